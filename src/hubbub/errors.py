@@ -1,0 +1,97 @@
+"""Every error that hubbub raises.
+
+    HubbubError
+    ├── NotFound(kind, key)         no such user, room, message, membership
+    ├── Conflict(what)              taken already, or an id reused with other content
+    ├── Invalid(field, reason)      refused input; nothing was written
+    ├── NotAMember(room_id, user_id)    also when there is no such room
+    ├── SchemaMismatch(found, wanted)   the database is older or newer than this code
+    └── Unavailable(service, reason)    cannot be reached, or not in time
+
+An error that came from a server keeps it as its cause. No message holds a password, a token or the content of
+a chat message.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import UUID
+
+Service = Literal["postgresql", "redis", "hub", "embedded"]
+
+
+class HubbubError(Exception):
+    """The root of the tree: `except HubbubError` catches all that hubbub raises on purpose."""
+
+
+class NotFound(HubbubError):
+    """There is no such thing: `kind` says what was looked for, `key` by what."""
+
+    def __init__(self, kind: str, key: object) -> None:
+        super().__init__(f"there is no {kind} {key}")
+        self.kind = kind
+        self.key = key
+
+
+class Conflict(HubbubError):
+    """It exists already: an email or username that is taken, an id that was used with other content.
+
+    `what` names the thing that is taken, for instance `email` or `message id`.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"this {what} is already in use")
+        self.what = what
+
+
+class Invalid(HubbubError):
+    """Input that is refused before anything is written: `field` names it, `reason` says why."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NotAMember(HubbubError):
+    """The user is not a member of the room, or there is no such room.
+
+    The two are one error on purpose: who may not enter a private room is not told that it exists.
+    """
+
+    def __init__(self, room_id: UUID, user_id: UUID) -> None:
+        super().__init__(f"user {user_id} is not a member of room {room_id}")
+        self.room_id = room_id
+        self.user_id = user_id
+
+
+class SchemaMismatch(HubbubError):
+    """The schema in the database is not the one that this code was written for.
+
+    `found` is the revision in the database (None: no hubbub schema at all), `wanted` the one of this code.
+    """
+
+    def __init__(self, found: str | None, wanted: str, hint: str) -> None:
+        super().__init__(f"the database is at revision {found or 'none'}, this hubbub wants {wanted}: {hint}")
+        self.found = found
+        self.wanted = wanted
+        self.hint = hint
+
+
+class Unavailable(HubbubError):
+    """A server cannot be reached, refuses to serve, or did not answer in time.
+
+    `outcome_unknown` is True when a change may or may not have been made: the connection was lost after the
+    statement left. Repeat the call if it is idempotent (a `send` with the same id is), else look first.
+    `retryable` is True when the same call may succeed a moment later.
+    """
+
+    def __init__(
+        self, service: Service, reason: str, *, outcome_unknown: bool = False, retryable: bool = True
+    ) -> None:
+        unknown = "; whether the change was made is unknown" if outcome_unknown else ""
+        super().__init__(f"{service}: {reason}{unknown}")
+        self.service = service
+        self.reason = reason
+        self.outcome_unknown = outcome_unknown
+        self.retryable = retryable
