@@ -1,0 +1,9 @@
+"""PostgreSQL: the only package that imports asyncpg."""
+
+from hubbub.postgres.connection import connect
+from hubbub.postgres.executor import Executor
+from hubbub.postgres.pool import Pool
+from hubbub.postgres.statement import Statement
+from hubbub.postgres.transaction import Transaction
+
+__all__ = ["Executor", "Pool", "Statement", "Transaction", "connect"]

@@ -1,0 +1,39 @@
+"""What repositories run their statements on: a pool or a transaction, and they cannot tell which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, TypeVar
+
+from hubbub.postgres.statement import Statement
+
+T = TypeVar("T")
+
+
+class Executor(Protocol):
+    """Runs statements. Every method raises the errors of `hubbub.errors`, and ends by its deadline."""
+
+    async def fetch_all(self, statement: Statement[T], *args: object) -> list[T]:
+        """Every row, as models."""
+        ...
+
+    async def fetch_one(self, statement: Statement[T], *args: object) -> T | None:
+        """The first row as a model, or None where there is none."""
+        ...
+
+    async def execute(self, statement: Statement[T], *args: object) -> int:
+        """The number of rows that the statement changed."""
+        ...
+
+    async def attempt(self, statement: Statement[T], *args: object) -> T | None:
+        """As `fetch_one`, for a statement whose failure is expected: what runs after it still can."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Executor]:
+        """All or nothing: a transaction on a pool, a savepoint in a transaction."""
+        ...
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Call `action` once what was done so far is durable; never if it is rolled back."""
+        ...

@@ -1,0 +1,68 @@
+"""Running one call on a connection: its deadline, and what its failure means."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import asyncpg
+
+from hubbub.errors import Unavailable
+from hubbub.postgres.failures import translated
+
+if TYPE_CHECKING:
+    from hubbub.postgres.connection import Connection
+
+R = TypeVar("R")
+
+FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
+
+def now() -> float:
+    """The time of the event loop, in seconds; deadlines are given in it."""
+    return asyncio.get_running_loop().time()
+
+
+def too_late(seconds: float, *, outcome_unknown: bool) -> Unavailable:
+    return Unavailable("postgresql", f"no answer within {seconds:g} s", outcome_unknown=outcome_unknown)
+
+
+async def run(
+    connection: Connection,
+    call: Callable[[Connection], Awaitable[R]],
+    *,
+    deadline: float,
+    seconds: float,
+    writes: bool,
+) -> R:
+    """Await `call(connection)` until `deadline`, which lies `seconds` after the caller's start.
+
+    Raises the errors of `hubbub.errors`. `writes` says whether a lost answer leaves the outcome unknown.
+    """
+    try:
+        with _ends_by(connection, deadline):
+            return await call(connection)
+    except FAILURES as error:
+        if now() >= deadline:
+            raise too_late(seconds, outcome_unknown=writes) from error
+        known = translated(error, writes=writes, lost=connection.is_closed())
+        if known is None:
+            raise
+        raise known from error
+
+
+@contextmanager
+def _ends_by(connection: Connection, deadline: float) -> Iterator[None]:
+    """Terminate the connection at the deadline.
+
+    Neither `asyncio.wait_for` nor asyncpg's own `timeout=` will do: both first ask the server, over a second
+    connection, to cancel the statement, and a frozen server never answers. Terminating fails the waiter at once,
+    whatever the server does; the pool replaces the connection.
+    """
+    timer = asyncio.get_running_loop().call_at(deadline, connection.terminate)
+    try:
+        yield
+    finally:
+        timer.cancel()
