@@ -1,0 +1,53 @@
+"""hubbub: the data foundation of a chat application, on PostgreSQL and Redis."""
+
+from hubbub.errors import (
+    Conflict,
+    HubbubError,
+    Invalid,
+    NotAMember,
+    NotFound,
+    SchemaMismatch,
+    Unavailable,
+)
+from hubbub.hub import Hub, Transaction, open
+from hubbub.models import (
+    Credentials,
+    Message,
+    MessagePage,
+    MessageType,
+    Page,
+    ReadReceipt,
+    Role,
+    Room,
+    RoomSummary,
+    RoomUser,
+    User,
+)
+from hubbub.settings import PostgresSettings, RedisSettings, Settings
+
+__all__ = [
+    "Conflict",
+    "Credentials",
+    "Hub",
+    "HubbubError",
+    "Invalid",
+    "Message",
+    "MessagePage",
+    "MessageType",
+    "NotAMember",
+    "NotFound",
+    "Page",
+    "PostgresSettings",
+    "ReadReceipt",
+    "RedisSettings",
+    "Role",
+    "Room",
+    "RoomSummary",
+    "RoomUser",
+    "SchemaMismatch",
+    "Settings",
+    "Transaction",
+    "Unavailable",
+    "User",
+    "open",
+]

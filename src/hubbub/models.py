@@ -106,6 +106,22 @@ class RoomUser(msgspec.Struct, frozen=True):
         msgspec.structs.force_setattr(self, "role", Role(self.role))
 
 
+class RoomSummary(msgspec.Struct, frozen=True):
+    """A room as one of its members sees it in a list.
+
+    `unread` counts messages of others after the watermark, up to the cap that was asked for. `partner_id` is the
+    other one in a direct room. `active_at` orders the list: when the newest message came, or the member joined.
+    """
+
+    room: Room
+    role: Role
+    last_read_seq: int
+    unread: int
+    partner_id: UUID | None
+    last_message: Message | None
+    active_at: datetime
+
+
 class ReadReceipt(msgspec.Struct, frozen=True):
     """That a member has read a message. `read_at` is None where the room keeps watermarks only (large rooms)."""
 

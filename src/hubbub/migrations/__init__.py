@@ -1,0 +1,101 @@
+"""The schema of hubbub and its history, beside whatever else lives in the database.
+
+The revisions are Alembic's, with a version table of hubbub's own (`hubbub_schema_version`). Importing this package
+imports neither Alembic nor SQLAlchemy: the library checks the schema when it opens, and only a command changes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hubbub.errors import Invalid
+from hubbub.migrations import revisions
+from hubbub.migrations.patience import Patience
+from hubbub.migrations.revisions import HEAD, REVISIONS, TABLES, verify
+from hubbub.postgres import Pool
+from hubbub.settings import PostgresSettings
+
+__all__ = ["HEAD", "REVISIONS", "TABLES", "Patience", "Status", "down", "losses", "sql", "status", "up", "verify"]
+
+USUAL_PATIENCE = Patience()
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a database stands. `unknown` is True when it is at a revision that this code does not know."""
+
+    current: str | None
+    head: str
+    applied: tuple[str, ...]
+    pending: tuple[str, ...]
+    unknown: bool
+
+
+async def up(
+    settings: PostgresSettings, revision: str = "head", *, patience: Patience = USUAL_PATIENCE
+) -> list[str]:
+    """Apply what is missing up to `revision`, and return the ids of what this call applied, the oldest first.
+
+    Any number of processes may call it at once: one applies, the others wait for it. Each revision is all or
+    nothing, and can be run again after a crash. Raises `Invalid` for an unknown revision and for rows that break
+    a rule which the schema is about to get, `SchemaMismatch` for a database newer than this code, `Unavailable`
+    where the locks were not to be had or the server is not.
+    """
+    from hubbub.migrations.walk import walk  # noqa: PLC0415 - Alembic and SQLAlchemy take 0.4 s to import
+
+    return await walk(settings, "up", lambda found: revisions.ahead(found, revision), patience)
+
+
+async def down(settings: PostgresSettings, revision: str, *, patience: Patience = USUAL_PATIENCE) -> list[str]:
+    """Undo what came after `revision`: an id, "-1" or "base". Returns the ids of what was undone, the newest first.
+
+    The data of what it drops is lost: `losses` says which. Raises as `up` does, and `Invalid` for a revision that
+    is not applied.
+    """
+    from hubbub.migrations.walk import walk  # noqa: PLC0415 - as in `up`
+
+    return await walk(settings, "down", lambda found: revisions.behind(found, revision), patience)
+
+
+async def status(settings: PostgresSettings) -> Status:
+    """Which revisions the database has and which it lacks. Changes nothing. Raises `Unavailable`."""
+    pool = Pool(settings)
+    try:
+        found = await revisions.found_in(pool)
+    finally:
+        await pool.close()
+    if revisions.is_unknown(found):
+        return Status(current=found, head=HEAD, applied=(), pending=(), unknown=True)
+    pending = revisions.ahead(found, "head")
+    applied = REVISIONS[: len(REVISIONS) - len(pending)]
+    return Status(current=found, head=HEAD, applied=applied, pending=pending, unknown=False)
+
+
+def sql(
+    direction: Literal["up", "down"] = "up", *, start: str | None = None, revision: str | None = None
+) -> str:
+    """The SQL that `up` or `down` would run, for a database administrator. Connects to nothing.
+
+    From `start` (default: nothing applied for up, the head for down) to `revision` (default: the head, and "base").
+    Statements end with a semicolon; indexes are built outside of transactions, so a client must send the statements
+    one by one, as psql does. Raises `Invalid`.
+    """
+    from hubbub.migrations.history import written  # noqa: PLC0415 - as in `up`
+
+    start = (HEAD if direction == "down" else None) if start in {None, "base"} else start
+    if revisions.is_unknown(start):
+        raise Invalid("start", "there is no such revision")
+    if direction == "up":
+        return written("up", revisions.ahead(start, revision or "head"), start)
+    return written("down", revisions.behind(start, revision or "base"), start)
+
+
+def losses(found: str | None, revision: str) -> dict[str, str]:
+    """What `down` from `found` to `revision` would lose: for each revision that it undoes, in words.
+
+    Raises as `down` does, without a connection.
+    """
+    from hubbub.migrations.history import loss  # noqa: PLC0415 - as in `up`
+
+    return {undone: loss(undone) for undone in revisions.behind(found, revision)}

@@ -26,8 +26,8 @@ class Executor(Protocol):
         """The number of rows that the statement changed."""
         ...
 
-    async def attempt(self, statement: Statement[T], *args: object) -> T | None:
-        """As `fetch_one`, for a statement whose failure is expected: what runs after it still can."""
+    async def attempt(self, statement: Statement[T], *args: object) -> list[T]:
+        """As `fetch_all`, for a statement whose failure is expected: what runs after it still can."""
         ...
 
     def transaction(self) -> AbstractAsyncContextManager[Executor]:

@@ -98,7 +98,7 @@ class Pool:
         tag = await self._run(statement, lambda connection: connection.execute(statement.sql, *args))
         return count_of(tag)
 
-    attempt = fetch_one  # a statement on its own is a transaction on its own
+    attempt = fetch_all  # a statement on its own is a transaction on its own
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """A statement on the pool has committed when it returns: the action runs in the loop's next turn."""

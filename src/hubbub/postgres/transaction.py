@@ -57,21 +57,20 @@ class Transaction:
 
     async def fetch_all(self, statement: Statement[T], *args: object) -> list[T]:
         async with self._turn:
-            rows = await self._run(lambda connection: connection.fetch(statement.sql, *args))
-        model = statement.model
-        return [model(*row) for row in rows]
+            return await self._fetch_all(statement, *args)
 
     async def fetch_one(self, statement: Statement[T], *args: object) -> T | None:
         async with self._turn:
-            return await self._fetch_one(statement, *args)
+            row = await self._run(lambda connection: connection.fetchrow(statement.sql, *args))
+        return None if row is None else statement.model(*row)
 
     async def execute(self, statement: Statement[T], *args: object) -> int:
         async with self._turn:
             return count_of(await self._run(lambda connection: connection.execute(statement.sql, *args)))
 
-    async def attempt(self, statement: Statement[T], *args: object) -> T | None:
+    async def attempt(self, statement: Statement[T], *args: object) -> list[T]:
         async with self._turn, self._savepoint():
-            return await self._fetch_one(statement, *args)
+            return await self._fetch_all(statement, *args)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -92,9 +91,10 @@ class Transaction:
         for action in self._actions:
             asyncio.get_running_loop().call_soon(action)
 
-    async def _fetch_one(self, statement: Statement[T], *args: object) -> T | None:
-        row = await self._run(lambda connection: connection.fetchrow(statement.sql, *args))
-        return None if row is None else statement.model(*row)
+    async def _fetch_all(self, statement: Statement[T], *args: object) -> list[T]:
+        rows = await self._run(lambda connection: connection.fetch(statement.sql, *args))
+        model = statement.model
+        return [model(*row) for row in rows]
 
     @asynccontextmanager
     async def _savepoint(self) -> AsyncIterator[None]:

@@ -1,0 +1,54 @@
+"""Cursors of keyset pages: opaque strings that only fit the list they come from."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
+from typing import Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from hubbub.errors import Invalid
+from hubbub.models import Page
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+# No cursor of hubbub's own comes near it; what is longer was made up.
+LONGEST = 400
+
+
+class Cursor(Generic[K]):
+    """The cursors of one list: `name` says which list, `key` is the type of the columns that order it.
+
+    A cursor carries the name and the scope (the room or the user whose list it is), so that one of another list
+    or another room is refused instead of giving a wrong page. It opens nothing: who may see a list is not decided
+    by the cursor.
+    """
+
+    def __init__(self, name: str, key: type[K]) -> None:
+        self._name = name
+        self._decoder = msgspec.json.Decoder(tuple[str, UUID | None, key])  # type: ignore[valid-type]
+
+    def encode(self, scope: UUID | None, key: K) -> str:
+        return urlsafe_b64encode(msgspec.json.encode((self._name, scope, key))).rstrip(b"=").decode()
+
+    def decode(self, scope: UUID | None, cursor: str) -> K:
+        """The key in `cursor`. Raises `Invalid` for one that was made up or belongs to another list."""
+        if not isinstance(cursor, str) or len(cursor) > LONGEST:
+            raise Invalid("after", "is not a cursor")
+        try:
+            name, its_scope, key = self._decoder.decode(urlsafe_b64decode(cursor.encode() + b"=="))
+        except (ValueError, msgspec.DecodeError):
+            raise Invalid("after", "is not a cursor of this list") from None
+        if (name, its_scope) != (self._name, scope):
+            raise Invalid("after", "is the cursor of another list")
+        return key
+
+    def page(self, scope: UUID | None, rows: list[T], limit: int, key: Callable[[T], K]) -> Page[T]:
+        """A page out of the up to `limit + 1` rows that were asked for."""
+        if len(rows) <= limit:
+            return Page(rows, None)
+        items = rows[:limit]
+        return Page(items, self.encode(scope, key(items[-1])))

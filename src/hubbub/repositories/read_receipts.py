@@ -1,0 +1,242 @@
+"""Who has read what: a watermark a member, and receipts a message in small rooms."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hubbub import inputs
+from hubbub.cursors import Cursor
+from hubbub.errors import NotAMember, NotFound
+from hubbub.models import Page, ReadReceipt
+from hubbub.postgres import Executor, Statement
+
+# Rooms of up to this many members, and direct rooms, keep a row with the time for each message and reader. In
+# larger ones that would be members x messages rows, and who has read is told by the watermarks alone.
+RECEIPTS_UP_TO_MEMBERS = 50
+
+
+class ReadReceipts:
+    """Reading state. A member has read m when its `last_read_seq` is at least `m.seq`."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    # One statement, however much is unread. The membership is locked first, so that the watermark only moves
+    # forward when two devices report at the same time; last_read_message_id follows it.
+    _MARK_READ = Statement(
+        "read_receipts.mark_read",
+        int,
+        f"""
+        WITH member AS MATERIALIZED (
+            SELECT room_id, user_id, last_read_seq
+            FROM room_users
+            WHERE room_id = $1
+                AND user_id = $2
+            FOR NO KEY UPDATE
+        ), target AS MATERIALIZED (
+            SELECT
+                member.room_id,
+                member.user_id,
+                member.last_read_seq AS old_seq,
+                LEAST($3, rooms.last_seq) AS new_seq,
+                rooms.direct_key IS NOT NULL OR (
+                    SELECT count(*)
+                    FROM (
+                        SELECT 1
+                        FROM room_users
+                        WHERE room_id = $1
+                        LIMIT {RECEIPTS_UP_TO_MEMBERS + 1}
+                    ) AS counted
+                ) <= {RECEIPTS_UP_TO_MEMBERS} AS keeps_receipts
+            FROM member
+            JOIN rooms ON rooms.id = member.room_id
+        ), moved AS (
+            UPDATE room_users
+            SET last_read_seq = target.new_seq,
+                last_read_message_id = (
+                    SELECT messages.id
+                    FROM messages
+                    WHERE messages.room_id = $1
+                        AND messages.seq <= target.new_seq
+                    ORDER BY messages.seq DESC
+                    LIMIT 1
+                )
+            FROM target
+            WHERE room_users.room_id = target.room_id
+                AND room_users.user_id = target.user_id
+                AND target.new_seq > target.old_seq
+        ), receipts AS (
+            INSERT INTO message_read_receipts (message_id, user_id, room_id)
+            SELECT messages.id, target.user_id, target.room_id
+            FROM target
+            JOIN messages
+                ON messages.room_id = target.room_id
+                AND messages.seq > target.old_seq
+                AND messages.seq <= target.new_seq
+            WHERE target.keeps_receipts
+                AND messages.user_id IS DISTINCT FROM target.user_id
+                AND messages.deleted_at IS NULL
+            ON CONFLICT DO NOTHING
+        )
+        SELECT GREATEST(old_seq, new_seq) AS last_read_seq
+        FROM target
+        """,
+        idempotent=True,
+    )
+
+    async def mark_read(self, room_id: UUID, user_id: UUID, *, up_to: int) -> int:
+        """Everything up to and including the seq `up_to` is read. Returns the watermark.
+
+        It never moves back: an older `up_to` from a second device changes nothing. One beyond the head of the log
+        is taken as the head. Raises `NotAMember`, `Invalid`.
+        """
+        return await self._watermark(self._MARK_READ, room_id, user_id, inputs.seq("up_to", up_to))
+
+    _MARK_UNREAD = Statement(
+        "read_receipts.mark_unread",
+        int,
+        """
+        WITH moved AS (
+            UPDATE room_users
+            SET last_read_seq = LEAST(last_read_seq, $3 - 1),
+                last_read_message_id = (
+                    SELECT messages.id
+                    FROM messages
+                    WHERE messages.room_id = $1
+                        AND messages.seq <= LEAST(room_users.last_read_seq, $3 - 1)
+                    ORDER BY messages.seq DESC
+                    LIMIT 1
+                )
+            WHERE room_id = $1
+                AND user_id = $2
+            RETURNING last_read_seq
+        ), receipts AS (
+            DELETE FROM message_read_receipts
+            USING messages
+            WHERE messages.room_id = $1
+                AND messages.seq >= $3
+                AND message_read_receipts.message_id = messages.id
+                AND message_read_receipts.user_id = $2
+        )
+        SELECT last_read_seq
+        FROM moved
+        """,
+        idempotent=True,
+    )
+
+    async def mark_unread(self, room_id: UUID, user_id: UUID, *, from_seq: int) -> int:
+        """Everything from the seq `from_seq` on is unread again, with its receipts. Returns the watermark.
+
+        The only way in which the watermark moves back. Raises `NotAMember`, `Invalid` for a `from_seq` below 1.
+        """
+        return await self._watermark(
+            self._MARK_UNREAD, room_id, user_id, inputs.seq("from_seq", from_seq, least=1)
+        )
+
+    async def _watermark(self, statement: Statement[int], room_id: UUID, user_id: UUID, seq: int) -> int:
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        watermark = await self._executor.fetch_one(statement, room_id, user_id, seq)
+        if watermark is None:
+            raise NotAMember(room_id, user_id)
+        return watermark
+
+    _WHO_READ_CURSOR = Cursor("readers", tuple[UUID])
+    _WHO_READ = Statement(
+        "read_receipts.who_read",
+        ReadReceipt,
+        """
+        SELECT messages.id AS message_id, room_users.user_id, message_read_receipts.read_at
+        FROM messages
+        JOIN room_users
+            ON room_users.room_id = messages.room_id
+            AND room_users.last_read_seq >= messages.seq
+            AND room_users.user_id IS DISTINCT FROM messages.user_id
+        LEFT JOIN message_read_receipts
+            ON message_read_receipts.message_id = messages.id
+            AND message_read_receipts.user_id = room_users.user_id
+        WHERE messages.id = $1
+            AND room_users.user_id > $2
+        ORDER BY room_users.user_id
+        LIMIT $3
+        """,
+    )
+    _MESSAGE_EXISTS = Statement(
+        "read_receipts.message_exists",
+        bool,
+        "SELECT EXISTS (SELECT 1 FROM messages WHERE id = $1) AS message_exists",
+    )
+
+    async def who_read(self, message_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[ReadReceipt]:
+        """The members who have read the message, its author left out, in the order of their ids.
+
+        The same for small and large rooms; `read_at` is only known in small ones. Raises `NotFound`.
+        """
+        message_id, limit = inputs.uuid("message_id", message_id), inputs.limit(limit)
+        (user_id,) = (UUID(int=0),) if after is None else self._WHO_READ_CURSOR.decode(message_id, after)
+        receipts = await self._executor.fetch_all(self._WHO_READ, message_id, user_id, limit + 1)
+        if not receipts and not await self._executor.fetch_one(self._MESSAGE_EXISTS, message_id):
+            raise NotFound("message", message_id)
+        return self._WHO_READ_CURSOR.page(message_id, receipts, limit, lambda receipt: (receipt.user_id,))
+
+    _UNREAD_COUNTS = Statement(
+        "read_receipts.unread_counts",
+        lambda room_id, unread: (room_id, unread),
+        """
+        SELECT room_users.room_id, counted.unread
+        FROM room_users
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS unread
+            FROM (
+                SELECT 1
+                FROM messages
+                WHERE messages.room_id = room_users.room_id
+                    AND messages.seq > room_users.last_read_seq
+                    AND messages.user_id IS DISTINCT FROM $1
+                    AND messages.deleted_at IS NULL
+                LIMIT $2
+            ) AS capped
+        ) AS counted
+        WHERE room_users.user_id = $1
+        """,
+    )
+
+    async def unread_counts(self, user_id: UUID, *, cap: int = 100) -> dict[UUID, int]:
+        """Unread messages of every room of the user, by room, in one query.
+
+        Messages of others after the watermark that are not deleted; counting stops at `cap`, 1 to 1,000.
+        """
+        cap = inputs.limit(cap, longest=1_000, field="cap")
+        rows = await self._executor.fetch_all(self._UNREAD_COUNTS, inputs.uuid("user_id", user_id), cap)
+        return dict(rows)
+
+    _UNREAD_COUNT = Statement(
+        "read_receipts.unread_count",
+        int,
+        """
+        SELECT counted.unread
+        FROM room_users
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS unread
+            FROM (
+                SELECT 1
+                FROM messages
+                WHERE messages.room_id = $1
+                    AND messages.seq > room_users.last_read_seq
+                    AND messages.user_id IS DISTINCT FROM $2
+                    AND messages.deleted_at IS NULL
+                LIMIT $3
+            ) AS capped
+        ) AS counted
+        WHERE room_users.room_id = $1
+            AND room_users.user_id = $2
+        """,
+    )
+
+    async def unread_count(self, room_id: UUID, user_id: UUID, *, cap: int = 100) -> int:
+        """Unread messages of one room, counted as in `unread_counts`. Raises `NotAMember`."""
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        cap = inputs.limit(cap, longest=1_000, field="cap")
+        unread = await self._executor.fetch_one(self._UNREAD_COUNT, room_id, user_id, cap)
+        if unread is None:
+            raise NotAMember(room_id, user_id)
+        return unread

@@ -1,0 +1,271 @@
+"""Memberships: who is in which room, and as what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from hubbub import inputs
+from hubbub.cursors import Cursor
+from hubbub.errors import Conflict, Invalid, NotAMember, NotFound
+from hubbub.models import Page, Role, RoomUser
+from hubbub.postgres import Executor, Statement
+
+MEMBER = """
+    room_id,
+    user_id,
+    joined_at,
+    role,
+    last_read_message_id,
+    last_read_seq
+"""
+
+# A join that meets the same join in another process starts over; the third time it is read.
+ATTEMPTS = 3
+
+
+class RoomUsers:
+    """Members of rooms. Joining, leaving and a change of role are entries of the room's log, each with a seq."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    # Who is in already is left out, and takes no seq. Everybody who joins starts with nothing unread.
+    _ADD = Statement(
+        "room_users.add",
+        RoomUser,
+        f"""
+        WITH new AS MATERIALIZED (
+            SELECT user_id, row_number() OVER (ORDER BY user_id) AS place
+            FROM (SELECT DISTINCT user_id FROM unnest($2::uuid[]) AS asked (user_id)) AS asked
+            WHERE NOT EXISTS (
+                SELECT 1
+                FROM room_users
+                WHERE room_id = $1
+                    AND room_users.user_id = asked.user_id
+            )
+        ), head AS (
+            UPDATE rooms
+            SET last_seq = last_seq + (SELECT count(*) FROM new)
+            WHERE id = $1
+                AND direct_key IS NULL
+                AND EXISTS (SELECT 1 FROM new)
+            RETURNING id, last_seq, last_seq - (SELECT count(*) FROM new) AS before
+        ), joined AS (
+            INSERT INTO room_users (room_id, user_id, role, last_read_seq, last_read_message_id)
+            SELECT
+                head.id,
+                new.user_id,
+                $3,
+                head.last_seq,
+                (SELECT id FROM messages WHERE room_id = $1 ORDER BY seq DESC LIMIT 1)
+            FROM head, new
+            RETURNING {MEMBER}
+        ), events AS (
+            INSERT INTO room_events (room_id, seq, kind, user_id, payload)
+            SELECT head.id, head.before + new.place, 'joined', new.user_id, jsonb_build_object('role', $3::text)
+            FROM head, new
+        )
+        SELECT room_id, user_id, joined_at, role, last_read_message_id, last_read_seq
+        FROM joined
+        """,
+    )
+
+    async def add(self, room_id: UUID, user_id: UUID, role: Role | str = Role.MEMBER) -> RoomUser:
+        """Let the user in. A second join changes nothing and returns the membership as it is.
+
+        Raises `NotFound` for an unknown room or user, `Invalid` for a third person in a direct room.
+        """
+        joined = await self.add_many(room_id, [user_id], role)
+        return joined[0] if joined else await self.get(room_id, user_id)
+
+    async def add_many(
+        self, room_id: UUID, user_ids: Iterable[UUID], role: Role | str = Role.MEMBER
+    ) -> list[RoomUser]:
+        """Let all of them in, in one statement: all or, where one of them does not exist, none.
+
+        Returns the new memberships; who was in before is left as he is. Raises as `add` does.
+        """
+        room_id = inputs.uuid("room_id", room_id)
+        asked = {inputs.uuid("user_ids", user_id) for user_id in user_ids}
+        role = inputs.role(role)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                joined = await self._executor.attempt(self._ADD, room_id, asked, role)
+                break
+            except Conflict:
+                if attempt == ATTEMPTS:
+                    raise
+        if not joined:
+            await self._explain_no_join(room_id, asked)
+        return joined
+
+    _STATE = Statement(
+        "room_users.state",
+        lambda is_direct, members: (is_direct, members),
+        """
+        SELECT
+            direct_key IS NOT NULL AS is_direct,
+            ARRAY(
+                SELECT user_id
+                FROM room_users
+                WHERE room_id = $1
+                    AND user_id = ANY($2::uuid[])
+            ) AS members
+        FROM rooms
+        WHERE id = $1
+        """,
+    )
+
+    async def _explain_no_join(self, room_id: UUID, asked: set[UUID]) -> None:
+        """Nobody joined. Fine if all were in already; else say why."""
+        state = await self._executor.fetch_one(self._STATE, room_id, asked)
+        if state is None:
+            raise NotFound("room", room_id)
+        is_direct, members = state
+        if is_direct and asked - set(members):
+            raise Invalid("room_id", "a direct room has exactly two members")
+
+    # The membership goes first: of two that remove the same member, the second waits and then finds nothing.
+    _REMOVE = Statement(
+        "room_users.remove",
+        RoomUser,
+        """
+        WITH gone AS (
+            DELETE FROM room_users
+            USING rooms
+            WHERE room_users.room_id = $1
+                AND room_users.user_id = $2
+                AND rooms.id = room_users.room_id
+                AND rooms.direct_key IS NULL
+            RETURNING room_users.room_id, room_users.user_id
+        ), head AS (
+            UPDATE rooms
+            SET last_seq = last_seq + 1
+            FROM gone
+            WHERE rooms.id = gone.room_id
+            RETURNING rooms.id, rooms.last_seq
+        )
+        INSERT INTO room_events (room_id, seq, kind, user_id)
+        SELECT id, last_seq, 'left', $2
+        FROM head
+        """,
+    )
+
+    async def remove(self, room_id: UUID, user_id: UUID) -> bool:
+        """Let the user go: True when there was a membership to end, False on a retry or when there was none.
+
+        No `send` of this user that starts after this returns is taken. Raises `Invalid` for a direct room, whose
+        two members stay.
+        """
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        if await self._executor.execute(self._REMOVE, room_id, user_id):
+            return True
+        state = await self._executor.fetch_one(self._STATE, room_id, [user_id])
+        if state is not None and all(state):
+            raise Invalid("room_id", "a direct room keeps its two members")
+        return False
+
+    _SET_ROLE = Statement(
+        "room_users.set_role",
+        RoomUser,
+        """
+        WITH changed AS (
+            UPDATE room_users
+            SET role = $3
+            WHERE room_id = $1
+                AND user_id = $2
+                AND role <> $3
+            RETURNING room_id, user_id, joined_at, role, last_read_message_id, last_read_seq
+        ), head AS (
+            UPDATE rooms
+            SET last_seq = last_seq + 1
+            FROM changed
+            WHERE rooms.id = changed.room_id
+            RETURNING rooms.id, rooms.last_seq
+        ), event AS (
+            INSERT INTO room_events (room_id, seq, kind, user_id, payload)
+            SELECT id, last_seq, 'role_changed', $2, jsonb_build_object('role', $3::text)
+            FROM head
+        )
+        SELECT room_id, user_id, joined_at, role, last_read_message_id, last_read_seq
+        FROM changed
+        """,
+    )
+
+    async def set_role(self, room_id: UUID, user_id: UUID, role: Role | str) -> RoomUser:
+        """Give the member another role; the one it has changes nothing. Raises `NotAMember`, `Invalid`."""
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        changed = await self._executor.fetch_one(self._SET_ROLE, room_id, user_id, inputs.role(role))
+        return changed if changed is not None else await self.get(room_id, user_id)
+
+    _GET = Statement(
+        "room_users.get",
+        RoomUser,
+        f"SELECT {MEMBER} FROM room_users WHERE room_id = $1 AND user_id = $2",
+    )
+
+    async def get(self, room_id: UUID, user_id: UUID) -> RoomUser:
+        """The membership. Raises `NotAMember`, also when there is no such room."""
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        member = await self._executor.fetch_one(self._GET, room_id, user_id)
+        if member is None:
+            raise NotAMember(room_id, user_id)
+        return member
+
+    _IS_MEMBER = Statement(
+        "room_users.is_member",
+        bool,
+        "SELECT EXISTS (SELECT 1 FROM room_users WHERE room_id = $1 AND user_id = $2) AS is_member",
+    )
+
+    async def is_member(self, room_id: UUID, user_id: UUID) -> bool:
+        """Whether the user is in the room now."""
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        found = await self._executor.fetch_one(self._IS_MEMBER, room_id, user_id)
+        return found is True
+
+    _MEMBERS_CURSOR = Cursor("members", tuple[UUID])
+    _MEMBERS = Statement(
+        "room_users.members",
+        RoomUser,
+        f"""
+        SELECT {MEMBER}
+        FROM room_users
+        WHERE room_id = $1
+            AND user_id > $2
+        ORDER BY user_id
+        LIMIT $3
+        """,
+    )
+
+    async def members(self, room_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[RoomUser]:
+        """The members of a room, in the order of their ids: stable while people come and go.
+
+        `limit` is 1 to 200; `after` is the `next` of a page before. Empty for an unknown room.
+        """
+        room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit)
+        (user_id,) = (UUID(int=0),) if after is None else self._MEMBERS_CURSOR.decode(room_id, after)
+        members = await self._executor.fetch_all(self._MEMBERS, room_id, user_id, limit + 1)
+        return self._MEMBERS_CURSOR.page(room_id, members, limit, lambda member: (member.user_id,))
+
+    _ROOMS_CURSOR = Cursor("memberships", tuple[UUID])
+    _ROOMS_OF = Statement(
+        "room_users.rooms_of",
+        RoomUser,
+        f"""
+        SELECT {MEMBER}
+        FROM room_users
+        WHERE user_id = $1
+            AND room_id > $2
+        ORDER BY room_id
+        LIMIT $3
+        """,
+    )
+
+    async def rooms_of(self, user_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[RoomUser]:
+        """The memberships of a user, in the order of the rooms' ids. For a screen, see `rooms.list_for`."""
+        user_id, limit = inputs.uuid("user_id", user_id), inputs.limit(limit)
+        (room_id,) = (UUID(int=0),) if after is None else self._ROOMS_CURSOR.decode(user_id, after)
+        members = await self._executor.fetch_all(self._ROOMS_OF, user_id, room_id, limit + 1)
+        return self._ROOMS_CURSOR.page(user_id, members, limit, lambda member: (member.room_id,))

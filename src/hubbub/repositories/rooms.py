@@ -1,0 +1,337 @@
+"""Rooms: making, finding and listing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from hubbub import inputs
+from hubbub.cursors import Cursor
+from hubbub.errors import Conflict, Invalid, NotFound
+from hubbub.models import Message, Page, Role, Room, RoomSummary
+from hubbub.postgres import Executor, Statement
+
+ROOM = """
+    id,
+    name,
+    description,
+    is_private,
+    direct_key IS NOT NULL AS is_direct,
+    created_by,
+    last_seq,
+    created_at,
+    updated_at
+"""
+
+# Rooms of two have no name of their own: what a screen shows is the name of the partner.
+DIRECT_NAME = "direct"
+
+
+def _summary(*row: Any) -> RoomSummary:  # noqa: ANN401 - each column has a type of its own
+    """The columns of a room, five of its own, and those of the newest message, all NULL where there is none."""
+    role, last_read_seq, unread, partner_id, active_at = row[9:14]
+    last_message = None if row[14] is None else Message(*row[14:])
+    return RoomSummary(Room(*row[:9]), Role(role), last_read_seq, unread, partner_id, last_message, active_at)
+
+
+class Rooms:
+    """Rooms. Making one, joining it and renaming it are entries of its log, each with a seq."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    _CREATE = Statement(
+        "rooms.create",
+        Room,
+        f"""
+        WITH room AS (
+            INSERT INTO rooms (id, name, description, is_private, created_by, last_seq)
+            VALUES ($1, $2, $3, $4, $5, 1)
+            RETURNING {ROOM}
+        ), admin AS (
+            INSERT INTO room_users (room_id, user_id, role, last_read_seq)
+            SELECT id, created_by, 'admin', last_seq
+            FROM room
+        ), event AS (
+            INSERT INTO room_events (room_id, seq, kind, user_id)
+            SELECT id, last_seq, 'joined', created_by
+            FROM room
+        )
+        SELECT id, name, description, is_private, is_direct, created_by, last_seq, created_at, updated_at
+        FROM room
+        """,
+    )
+
+    async def create(
+        self,
+        name: str,
+        *,
+        created_by: UUID,
+        description: str | None = None,
+        is_private: bool = False,
+        id: UUID | None = None,
+    ) -> Room:
+        """Make a room; its creator is its first member and admin, and joining is the first entry of its log.
+
+        Raises `Invalid`, `NotFound` for an unknown creator, `Conflict` for an id in use.
+        """
+        [room] = await self._executor.fetch_all(
+            self._CREATE,
+            uuid7() if id is None else inputs.uuid("id", id),
+            inputs.text("name", name, longest=inputs.ROOM_NAME_LENGTH),
+            _description(description),
+            inputs.flag("is_private", is_private),
+            inputs.uuid("created_by", created_by),
+        )
+        return room
+
+    _GET = Statement("rooms.get", Room, f"SELECT {ROOM} FROM rooms WHERE id = $1")
+
+    async def get(self, room_id: UUID) -> Room:
+        """The room. Raises `NotFound`."""
+        room = await self._executor.fetch_one(self._GET, inputs.uuid("room_id", room_id))
+        if room is None:
+            raise NotFound("room", room_id)
+        return room
+
+    _GET_MANY = Statement("rooms.get_many", Room, f"SELECT {ROOM} FROM rooms WHERE id = ANY($1::uuid[])")
+
+    async def get_many(self, room_ids: Iterable[UUID]) -> dict[UUID, Room]:
+        """Those of the rooms that exist, by id, in one query."""
+        ids = {inputs.uuid("room_ids", room_id) for room_id in room_ids}
+        return {room.id: room for room in await self._executor.fetch_all(self._GET_MANY, ids)}
+
+    _UPDATE = Statement(
+        "rooms.update",
+        Room,
+        f"""
+        WITH room AS (
+            UPDATE rooms
+            SET name = COALESCE($2, name),
+                description = NULLIF(COALESCE($3, description), ''),
+                is_private = COALESCE($4, is_private),
+                last_seq = last_seq + 1,
+                updated_at = CURRENT_TIMESTAMP
+            WHERE id = $1
+            RETURNING {ROOM}
+        ), event AS (
+            INSERT INTO room_events (room_id, seq, kind, user_id, payload)
+            SELECT
+                id,
+                last_seq,
+                'room_changed',
+                $5,
+                jsonb_build_object('name', name, 'description', description, 'is_private', is_private)
+            FROM room
+        )
+        SELECT id, name, description, is_private, is_direct, created_by, last_seq, created_at, updated_at
+        FROM room
+        """,
+    )
+
+    async def update(
+        self,
+        room_id: UUID,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        is_private: bool | None = None,
+        by: UUID | None = None,
+    ) -> Room:
+        """Change what is given and keep the rest; an empty description removes it. An entry of the room's log.
+
+        `by` is who changed it, for the log. Raises `NotFound`, `Invalid`.
+        """
+        if name is None and description is None and is_private is None:
+            return await self.get(room_id)
+        room = await self._executor.fetch_one(
+            self._UPDATE,
+            inputs.uuid("room_id", room_id),
+            None if name is None else inputs.text("name", name, longest=inputs.ROOM_NAME_LENGTH),
+            _description(description),
+            None if is_private is None else inputs.flag("is_private", is_private),
+            None if by is None else inputs.uuid("by", by),
+        )
+        if room is None:
+            raise NotFound("room", room_id)
+        return room
+
+    _DELETE = Statement("rooms.delete", Room, "DELETE FROM rooms WHERE id = $1")
+
+    async def delete(self, room_id: UUID) -> None:
+        """Delete the room with its members, messages, receipts and log. Raises `NotFound`."""
+        if not await self._executor.execute(self._DELETE, inputs.uuid("room_id", room_id)):
+            raise NotFound("room", room_id)
+
+    _FIND_DIRECT = Statement("rooms.find_direct", Room, f"SELECT {ROOM} FROM rooms WHERE direct_key = $1")
+    _CREATE_DIRECT = Statement(
+        "rooms.create_direct",
+        Room,
+        f"""
+        WITH room AS (
+            INSERT INTO rooms (id, name, is_private, created_by, direct_key, last_seq)
+            VALUES ($1, $2, true, $3, $5, 2)
+            RETURNING {ROOM}
+        ), pair AS (
+            SELECT user_id, seq
+            FROM unnest(ARRAY[$3, $4]::uuid[]) WITH ORDINALITY AS two (user_id, seq)
+        ), members AS (
+            INSERT INTO room_users (room_id, user_id, last_read_seq)
+            SELECT room.id, pair.user_id, room.last_seq
+            FROM room, pair
+        ), events AS (
+            INSERT INTO room_events (room_id, seq, kind, user_id)
+            SELECT room.id, pair.seq, 'joined', pair.user_id
+            FROM room, pair
+        )
+        SELECT id, name, description, is_private, is_direct, created_by, last_seq, created_at, updated_at
+        FROM room
+        """,
+    )
+
+    async def direct(self, user_id: UUID, partner_id: UUID) -> Room:
+        """The one room of these two, made when they have none: also under a race, and in either order.
+
+        Raises `Invalid` for one person twice, `NotFound` for an unknown user.
+        """
+        first, second = inputs.uuid("user_id", user_id), inputs.uuid("partner_id", partner_id)
+        if first == second:
+            raise Invalid("partner_id", "a direct room needs two different people")
+        key = sha256(b"".join(sorted((first.bytes, second.bytes)))).digest()
+        found = await self._executor.fetch_all(self._FIND_DIRECT, key)
+        if not found:
+            try:
+                found = await self._executor.attempt(self._CREATE_DIRECT, uuid7(), DIRECT_NAME, first, second, key)
+            except Conflict:  # the partner was faster
+                found = await self._executor.fetch_all(self._FIND_DIRECT, key)
+        if not found:
+            raise NotFound("direct room", key.hex())  # and deleted it again
+        return found[0]
+
+    _PUBLIC_CURSOR = Cursor("public rooms", tuple[str, UUID])
+    _PUBLIC = Statement(
+        "rooms.public",
+        Room,
+        f"""
+        SELECT {ROOM}
+        FROM rooms
+        WHERE NOT is_private
+            AND (name, id) > ($1, $2)
+        ORDER BY name, id
+        LIMIT $3
+        """,
+    )
+
+    async def public(self, *, limit: int = 50, after: str | None = None) -> Page[Room]:
+        """The rooms that are not private, by name. `limit` is 1 to 200; `after` is the `next` of a page before."""
+        limit = inputs.limit(limit)
+        cursor = self._PUBLIC_CURSOR
+        name, room_id = ("", UUID(int=0)) if after is None else cursor.decode(None, after)
+        rooms = await self._executor.fetch_all(self._PUBLIC, name, room_id, limit + 1)
+        return cursor.page(None, rooms, limit, lambda room: (room.name, room.id))
+
+    # The newest message of each room is one probe of the index (room_id, seq). Only the rooms of the page are
+    # counted: a count reads up to the cap of messages, a probe reads one.
+    _LIST_CURSOR = Cursor("rooms of a user", tuple[datetime, UUID])
+    _LIST_FOR = Statement(
+        "rooms.list_for",
+        _summary,
+        """
+        WITH page AS MATERIALIZED (
+            SELECT
+                room_users.room_id,
+                room_users.role,
+                room_users.last_read_seq,
+                newest.seq AS newest_seq,
+                COALESCE(newest.created_at, room_users.joined_at) AS active_at
+            FROM room_users
+            LEFT JOIN LATERAL (
+                SELECT messages.seq, messages.created_at
+                FROM messages
+                WHERE messages.room_id = room_users.room_id
+                ORDER BY messages.seq DESC
+                LIMIT 1
+            ) AS newest ON true
+            WHERE room_users.user_id = $1
+                AND (COALESCE(newest.created_at, room_users.joined_at), room_users.room_id) < ($2, $3)
+            ORDER BY active_at DESC, room_users.room_id DESC
+            LIMIT $4
+        )
+        SELECT
+            rooms.id,
+            rooms.name,
+            rooms.description,
+            rooms.is_private,
+            rooms.direct_key IS NOT NULL AS is_direct,
+            rooms.created_by,
+            rooms.last_seq,
+            rooms.created_at,
+            rooms.updated_at,
+            page.role,
+            page.last_read_seq,
+            unread.count AS unread,
+            partner.user_id AS partner_id,
+            page.active_at,
+            messages.id,
+            messages.room_id,
+            messages.seq,
+            messages.user_id,
+            messages.content,
+            messages.message_type,
+            messages.is_edited,
+            messages.created_at,
+            messages.updated_at,
+            messages.deleted_at
+        FROM page
+        JOIN rooms ON rooms.id = page.room_id
+        LEFT JOIN messages ON messages.room_id = page.room_id AND messages.seq = page.newest_seq
+        LEFT JOIN LATERAL (
+            SELECT others.user_id
+            FROM room_users AS others
+            WHERE others.room_id = page.room_id
+                AND others.user_id <> $1
+                AND rooms.direct_key IS NOT NULL
+            LIMIT 1
+        ) AS partner ON true
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS count
+            FROM (
+                SELECT 1
+                FROM messages AS unread
+                WHERE unread.room_id = page.room_id
+                    AND unread.seq > page.last_read_seq
+                    AND unread.user_id IS DISTINCT FROM $1
+                    AND unread.deleted_at IS NULL
+                LIMIT $5
+            ) AS capped
+        ) AS unread
+        ORDER BY page.active_at DESC, page.room_id DESC
+        """,
+    )
+
+    async def list_for(
+        self, user_id: UUID, *, limit: int = 50, after: str | None = None, unread_cap: int = 100
+    ) -> Page[RoomSummary]:
+        """The rooms of a user, the most recently active first, each with its newest message and unread count.
+
+        One query. `limit` is 1 to 200. `unread` stops counting at `unread_cap`, 1 to 1,000: a screen shows "99+".
+        """
+        limit = inputs.limit(limit)
+        user_id = inputs.uuid("user_id", user_id)
+        cursor = self._LIST_CURSOR
+        newest = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
+        active_at, room_id = newest if after is None else cursor.decode(user_id, after)
+        cap = inputs.limit(unread_cap, longest=1_000, field="unread_cap")
+        rows = await self._executor.fetch_all(self._LIST_FOR, user_id, active_at, room_id, limit + 1, cap)
+        return cursor.page(user_id, rows, limit, lambda summary: (summary.active_at, summary.room.id))
+
+
+def _description(description: str | None) -> str | None:
+    if description is None:
+        return None
+    return inputs.text("description", description, longest=inputs.DESCRIPTION_LENGTH, shortest=0)

@@ -1,0 +1,228 @@
+"""The people of the chat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from msgspec import UNSET, UnsetType
+from uuid_utils.compat import uuid7
+
+from hubbub import inputs
+from hubbub.errors import NotFound
+from hubbub.models import Credentials, User
+from hubbub.postgres import Executor, Statement
+
+USER = """
+    id,
+    email,
+    username,
+    avatar_url,
+    is_online,
+    last_seen,
+    created_at,
+    updated_at
+"""
+
+
+class Users:
+    """Accounts. Email and username are unique without regard to case, and found in any case."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    _CREATE = Statement(
+        "users.create",
+        User,
+        f"""
+        INSERT INTO users (id, email, username, password_hash, avatar_url)
+        VALUES ($1, $2, $3, $4, $5)
+        RETURNING {USER}
+        """,
+    )
+
+    async def create(
+        self,
+        email: str,
+        username: str,
+        password_hash: str,
+        avatar_url: str | None = None,
+        *,
+        id: UUID | None = None,
+    ) -> User:
+        """Make an account. `password_hash` is stored as given: `hub.register` takes a password instead.
+
+        Raises `Conflict` for an email or username that is taken in any case, `Invalid` for one that is malformed.
+        """
+        [user] = await self._executor.fetch_all(
+            self._CREATE,
+            uuid7() if id is None else inputs.uuid("id", id),
+            inputs.email(email),
+            inputs.username(username),
+            inputs.text("password_hash", password_hash, longest=inputs.PASSWORD_HASH_LENGTH),
+            inputs.url("avatar_url", avatar_url),
+        )
+        return user
+
+    _GET = Statement("users.get", User, f"SELECT {USER} FROM users WHERE id = $1")
+
+    async def get(self, user_id: UUID) -> User:
+        """The user. Raises `NotFound`."""
+        user = await self._executor.fetch_one(self._GET, inputs.uuid("user_id", user_id))
+        if user is None:
+            raise NotFound("user", user_id)
+        return user
+
+    _GET_MANY = Statement("users.get_many", User, f"SELECT {USER} FROM users WHERE id = ANY($1::uuid[])")
+
+    async def get_many(self, user_ids: Iterable[UUID]) -> dict[UUID, User]:
+        """Those of the users that exist, by id, in one query."""
+        ids = {inputs.uuid("user_ids", user_id) for user_id in user_ids}
+        return {user.id: user for user in await self._executor.fetch_all(self._GET_MANY, ids)}
+
+    _FIND_BY_EMAIL = Statement(
+        "users.find_by_email", User, f"SELECT {USER} FROM users WHERE lower(email) = lower($1)"
+    )
+
+    async def find_by_email(self, email: str) -> User | None:
+        """The user with this email in any case, or None. Raises `Invalid` for what cannot be an email."""
+        return await self._executor.fetch_one(self._FIND_BY_EMAIL, inputs.email(email))
+
+    _FIND_BY_USERNAME = Statement(
+        "users.find_by_username", User, f"SELECT {USER} FROM users WHERE lower(username) = lower($1)"
+    )
+
+    async def find_by_username(self, username: str) -> User | None:
+        """The user with this name in any case, or None. Raises `Invalid` for what cannot be a username."""
+        return await self._executor.fetch_one(self._FIND_BY_USERNAME, inputs.username(username))
+
+    _CREDENTIALS_BY_EMAIL = Statement(
+        "users.credentials_by_email",
+        Credentials,
+        "SELECT id AS user_id, password_hash FROM users WHERE lower(email) = lower($1)",
+    )
+    _CREDENTIALS_BY_USERNAME = Statement(
+        "users.credentials_by_username",
+        Credentials,
+        "SELECT id AS user_id, password_hash FROM users WHERE lower(username) = lower($1)",
+    )
+
+    async def find_credentials(self, login: str) -> Credentials | None:
+        """What a login with this email or username is checked against, or None.
+
+        A username never holds an @, so a login is one or the other.
+        """
+        if "@" in login:
+            return await self._executor.fetch_one(self._CREDENTIALS_BY_EMAIL, inputs.email(login))
+        return await self._executor.fetch_one(self._CREDENTIALS_BY_USERNAME, inputs.username(login))
+
+    _UPDATE_PROFILE = Statement(
+        "users.update_profile",
+        User,
+        f"""
+        UPDATE users
+        SET email = COALESCE($2, email),
+            username = COALESCE($3, username),
+            avatar_url = CASE WHEN $4::boolean THEN $5 ELSE avatar_url END,
+            updated_at = CURRENT_TIMESTAMP
+        WHERE id = $1
+        RETURNING {USER}
+        """,
+        idempotent=True,
+    )
+
+    async def update_profile(
+        self,
+        user_id: UUID,
+        *,
+        email: str | None = None,
+        username: str | None = None,
+        avatar_url: str | UnsetType | None = UNSET,
+    ) -> User:
+        """Change what is given and keep the rest; `avatar_url=None` removes the picture.
+
+        Raises `NotFound`, `Conflict`, `Invalid`.
+        """
+        user = await self._executor.fetch_one(
+            self._UPDATE_PROFILE,
+            inputs.uuid("user_id", user_id),
+            None if email is None else inputs.email(email),
+            None if username is None else inputs.username(username),
+            avatar_url is not UNSET,
+            None if avatar_url is UNSET else inputs.url("avatar_url", avatar_url),
+        )
+        if user is None:
+            raise NotFound("user", user_id)
+        return user
+
+    _CHANGE_PASSWORD_HASH = Statement(
+        "users.change_password_hash",
+        User,
+        "UPDATE users SET password_hash = $2, updated_at = CURRENT_TIMESTAMP WHERE id = $1",
+        idempotent=True,
+    )
+
+    async def change_password_hash(self, user_id: UUID, password_hash: str) -> None:
+        """Replace the hash. Raises `NotFound`. Sessions stay: revoking them is the caller's to decide."""
+        longest = inputs.PASSWORD_HASH_LENGTH
+        changed = await self._executor.execute(
+            self._CHANGE_PASSWORD_HASH,
+            inputs.uuid("user_id", user_id),
+            inputs.text("password_hash", password_hash, longest=longest),
+        )
+        if not changed:
+            raise NotFound("user", user_id)
+
+    _UPDATE_ONLINE_STATUS = Statement(
+        "users.update_online_status",
+        User,
+        "UPDATE users SET is_online = $2, last_seen = CURRENT_TIMESTAMP WHERE id = $1",
+        idempotent=True,
+    )
+
+    async def update_online_status(self, user_id: UUID, is_online: bool) -> None:
+        """Note that the user came or went, and when. Raises `NotFound`."""
+        if not await self._executor.execute(
+            self._UPDATE_ONLINE_STATUS, inputs.uuid("user_id", user_id), inputs.flag("is_online", is_online)
+        ):
+            raise NotFound("user", user_id)
+
+    # The log of each room says that its member left. Rooms are locked in the order of their ids, so that two
+    # accounts with rooms in common can be deleted at the same time.
+    _DELETE = Statement(
+        "users.delete",
+        User,
+        """
+        WITH gone AS (
+            DELETE FROM room_users
+            WHERE user_id = $1
+            RETURNING room_id
+        ), locked AS MATERIALIZED (
+            SELECT id
+            FROM rooms
+            WHERE id IN (SELECT room_id FROM gone)
+            ORDER BY id
+            FOR NO KEY UPDATE
+        ), heads AS (
+            UPDATE rooms
+            SET last_seq = last_seq + 1
+            FROM locked
+            WHERE rooms.id = locked.id
+            RETURNING rooms.id, rooms.last_seq
+        ), events AS (
+            INSERT INTO room_events (room_id, seq, kind, user_id)
+            SELECT id, last_seq, 'left', $1
+            FROM heads
+        )
+        DELETE FROM users
+        WHERE id = $1
+        """,
+    )
+
+    async def delete(self, user_id: UUID) -> None:
+        """Delete the account, its memberships and receipts; its messages stay, without an author.
+
+        Raises `NotFound`.
+        """
+        if not await self._executor.execute(self._DELETE, inputs.uuid("user_id", user_id)):
+            raise NotFound("user", user_id)
