@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from hubbub import embedded
+from hubbub.changes import Announce, Change
 from hubbub.errors import Unavailable
 from hubbub.migrations.revisions import verify
 from hubbub.postgres import Executor, Pool
@@ -18,12 +19,13 @@ from hubbub.settings import Settings
 class Repositories:
     """The repositories on one executor: the pool of a hub, or a transaction."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, announce: Announce) -> None:
         self._executor = executor
-        self.users = Users(executor)
-        self.rooms = Rooms(executor)
-        self.room_users = RoomUsers(executor)
-        self.messages = Messages(executor)
+        self._announce = announce
+        self.users = Users(executor, announce)
+        self.rooms = Rooms(executor, announce)
+        self.room_users = RoomUsers(executor, announce)
+        self.messages = Messages(executor, announce)
         self.receipts = ReadReceipts(executor)
 
 
@@ -37,7 +39,7 @@ class Transaction(Repositories):
         Use the repositories of the savepoint inside of the block.
         """
         async with self._executor.transaction() as executor:
-            yield Transaction(executor)
+            yield Transaction(executor, self._announce)
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call `action` once the transaction is durable; never when it is rolled back.
@@ -58,7 +60,10 @@ class Hub(Repositories):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._pool = Pool(settings.postgres)
-        super().__init__(self._pool)
+        super().__init__(self._pool, self._heard)
+
+    def _heard(self, change: Change) -> None:
+        """What follows from a change that is durable."""
 
     async def start(self) -> Self:
         """Connect, and check that the schema is the one this code was written for.
@@ -92,7 +97,7 @@ class Hub(Repositories):
         lost, and when a statement in the block had failed and its error was swallowed.
         """
         async with self._pool.transaction() as executor:
-            yield Transaction(executor)
+            yield Transaction(executor, self._announce)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from hubbub import inputs
+from hubbub.changes import Announce, Change, MessageSent, RoomChanged, to_nobody
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Invalid, NotAMember, NotFound
 from hubbub.models import Message, MessagePage, MessageType, Page
@@ -36,8 +37,12 @@ NEWEST = 2**63 - 1
 class Messages:
     """The messages of rooms. Their order is `seq`, their identity the id, which makes a retry harmless."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, announce: Announce = to_nobody) -> None:
         self._executor = executor
+        self._announce = announce
+
+    def _changed(self, change: Change) -> None:
+        self._executor.after_commit(lambda: self._announce(change))
 
     # The membership is checked in front of the bump, so a refused message takes no seq. A duplicate id fails the
     # whole statement and takes none either.
@@ -92,6 +97,7 @@ class Messages:
             return await self._sent_before(message_id, room_id, user_id, content, message_type)
         if not sent:
             raise NotAMember(room_id, user_id)
+        self._changed(MessageSent(sent[0]))
         return sent[0]
 
     async def _sent_before(
@@ -181,6 +187,7 @@ class Messages:
         content = inputs.text("content", content, longest=inputs.CONTENT_LENGTH)
         edited = await self._executor.fetch_one(self._EDIT, message_id, by, content)
         if edited is not None:
+            self._changed(RoomChanged(edited.room_id))
             return edited
         message = await self._unchanged(message_id, by)
         if message.deleted_at is not None:
@@ -206,7 +213,10 @@ class Messages:
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
         deleted = await self._executor.fetch_one(self._DELETE, message_id, by)
-        return deleted if deleted is not None else await self._unchanged(message_id, by)
+        if deleted is None:
+            return await self._unchanged(message_id, by)
+        self._changed(RoomChanged(deleted.room_id))
+        return deleted
 
     _MAY_CHANGE = Statement(
         "messages.may_change",

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from hubbub import inputs
+from hubbub.changes import Announce, Change, MemberLeft, RoomChanged, to_nobody
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Invalid, NotAMember, NotFound
 from hubbub.models import Page, Role, RoomUser
@@ -27,8 +28,12 @@ ATTEMPTS = 3
 class RoomUsers:
     """Members of rooms. Joining, leaving and a change of role are entries of the room's log, each with a seq."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, announce: Announce = to_nobody) -> None:
         self._executor = executor
+        self._announce = announce
+
+    def _changed(self, change: Change) -> None:
+        self._executor.after_commit(lambda: self._announce(change))
 
     # Who is in already is left out, and takes no seq. Everybody who joins starts with nothing unread.
     _ADD = Statement(
@@ -96,7 +101,9 @@ class RoomUsers:
             except Conflict:
                 if attempt == ATTEMPTS:
                     raise
-        if not joined:
+        if joined:
+            self._changed(RoomChanged(room_id))
+        else:
             await self._explain_no_join(room_id, asked)
         return joined
 
@@ -160,6 +167,8 @@ class RoomUsers:
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         if await self._executor.execute(self._REMOVE, room_id, user_id):
+            self._changed(MemberLeft(room_id, user_id))
+            self._changed(RoomChanged(room_id))
             return True
         state = await self._executor.fetch_one(self._STATE, room_id, [user_id])
         if state is not None and all(state):
@@ -197,7 +206,10 @@ class RoomUsers:
         """Give the member another role; the one it has changes nothing. Raises `NotAMember`, `Invalid`."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         changed = await self._executor.fetch_one(self._SET_ROLE, room_id, user_id, inputs.role(role))
-        return changed if changed is not None else await self.get(room_id, user_id)
+        if changed is None:
+            return await self.get(room_id, user_id)
+        self._changed(RoomChanged(room_id))
+        return changed
 
     _GET = Statement(
         "room_users.get",

@@ -11,6 +11,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from hubbub import inputs
+from hubbub.changes import Announce, Change, RoomChanged, to_nobody
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Invalid, NotFound
 from hubbub.models import Message, Page, Role, Room, RoomSummary
@@ -42,8 +43,12 @@ def _summary(*row: Any) -> RoomSummary:  # noqa: ANN401 - each column has a type
 class Rooms:
     """Rooms. Making one, joining it and renaming it are entries of its log, each with a seq."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, announce: Announce = to_nobody) -> None:
         self._executor = executor
+        self._announce = announce
+
+    def _changed(self, change: Change) -> None:
+        self._executor.after_commit(lambda: self._announce(change))
 
     _CREATE = Statement(
         "rooms.create",
@@ -159,14 +164,17 @@ class Rooms:
         )
         if room is None:
             raise NotFound("room", room_id)
+        self._changed(RoomChanged(room.id))
         return room
 
     _DELETE = Statement("rooms.delete", Room, "DELETE FROM rooms WHERE id = $1")
 
     async def delete(self, room_id: UUID) -> None:
         """Delete the room with its members, messages, receipts and log. Raises `NotFound`."""
-        if not await self._executor.execute(self._DELETE, inputs.uuid("room_id", room_id)):
+        room_id = inputs.uuid("room_id", room_id)
+        if not await self._executor.execute(self._DELETE, room_id):
             raise NotFound("room", room_id)
+        self._changed(RoomChanged(room_id))
 
     _FIND_DIRECT = Statement("rooms.find_direct", Room, f"SELECT {ROOM} FROM rooms WHERE direct_key = $1")
     _CREATE_DIRECT = Statement(

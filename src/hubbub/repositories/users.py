@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from uuid import UUID
 
 from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
 from hubbub import inputs
+from hubbub.changes import Announce, Change, MemberLeft, RoomChanged, UserChanged, to_nobody
 from hubbub.errors import NotFound
 from hubbub.models import Credentials, User
 from hubbub.postgres import Executor, Statement
@@ -25,11 +26,19 @@ USER = """
 """
 
 
+def _room_left(room_id: UUID | None) -> UUID | None:
+    return room_id
+
+
 class Users:
     """Accounts. Email and username are unique without regard to case, and found in any case."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, announce: Announce = to_nobody) -> None:
         self._executor = executor
+        self._announce = announce
+
+    def _changed(self, change: Change) -> None:
+        self._executor.after_commit(lambda: self._announce(change))
 
     _CREATE = Statement(
         "users.create",
@@ -153,6 +162,7 @@ class Users:
         )
         if user is None:
             raise NotFound("user", user_id)
+        self._changed(UserChanged(user.id))
         return user
 
     _CHANGE_PASSWORD_HASH = Statement(
@@ -182,16 +192,45 @@ class Users:
 
     async def update_online_status(self, user_id: UUID, is_online: bool) -> None:
         """Note that the user came or went, and when. Raises `NotFound`."""
-        if not await self._executor.execute(
-            self._UPDATE_ONLINE_STATUS, inputs.uuid("user_id", user_id), inputs.flag("is_online", is_online)
-        ):
+        user_id, is_online = inputs.uuid("user_id", user_id), inputs.flag("is_online", is_online)
+        if not await self._executor.execute(self._UPDATE_ONLINE_STATUS, user_id, is_online):
             raise NotFound("user", user_id)
+        self._changed(UserChanged(user_id))
+
+    # Rows are locked in the order of their ids, so that two processes with users in common cannot lock each other
+    # out. Who is as the table says already is left alone: a write less, and last_seen is that of the change.
+    _SET_ONLINE_MANY = Statement(
+        "users.set_online_many",
+        User,
+        """
+        WITH locked AS MATERIALIZED (
+            SELECT users.id, changes.is_online
+            FROM users
+            JOIN unnest($1::uuid[], $2::boolean[]) AS changes (user_id, is_online) ON changes.user_id = users.id
+            WHERE users.is_online IS DISTINCT FROM changes.is_online
+            ORDER BY users.id
+            FOR NO KEY UPDATE OF users
+        )
+        UPDATE users
+        SET is_online = locked.is_online,
+            last_seen = CURRENT_TIMESTAMP
+        FROM locked
+        WHERE users.id = locked.id
+        """,
+        idempotent=True,
+    )
+
+    async def set_online_many(self, changes: Mapping[UUID, bool]) -> None:
+        """Note who came and who went, and when, in one statement. Users that do not exist are passed over."""
+        users = [inputs.uuid("user_id", user_id) for user_id in changes]
+        flags = [inputs.flag("is_online", is_online) for is_online in changes.values()]
+        await self._executor.execute(self._SET_ONLINE_MANY, users, flags)
 
     # The log of each room says that its member left. Rooms are locked in the order of their ids, so that two
     # accounts with rooms in common can be deleted at the same time.
     _DELETE = Statement(
         "users.delete",
-        User,
+        _room_left,
         """
         WITH gone AS (
             DELETE FROM room_users
@@ -213,9 +252,14 @@ class Users:
             INSERT INTO room_events (room_id, seq, kind, user_id)
             SELECT id, last_seq, 'left', $1
             FROM heads
+        ), deleted AS (
+            DELETE FROM users
+            WHERE id = $1
+            RETURNING id
         )
-        DELETE FROM users
-        WHERE id = $1
+        SELECT heads.id AS room_id
+        FROM deleted
+        LEFT JOIN heads ON true
         """,
     )
 
@@ -224,5 +268,12 @@ class Users:
 
         Raises `NotFound`.
         """
-        if not await self._executor.execute(self._DELETE, inputs.uuid("user_id", user_id)):
+        user_id = inputs.uuid("user_id", user_id)
+        rooms = await self._executor.fetch_all(self._DELETE, user_id)
+        if not rooms:
             raise NotFound("user", user_id)
+        self._changed(UserChanged(user_id))
+        for room_id in rooms:
+            if room_id is not None:
+                self._changed(MemberLeft(room_id, user_id))
+                self._changed(RoomChanged(room_id))

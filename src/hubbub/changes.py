@@ -1,0 +1,45 @@
+"""What the repositories tell the hub once a change is durable: so that caches forget it and followers hear of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+import msgspec
+
+from hubbub.models import Message
+
+
+class UserChanged(msgspec.Struct, frozen=True):
+    """The profile or the online status of a user, or that there is one."""
+
+    user_id: UUID
+
+
+class RoomChanged(msgspec.Struct, frozen=True):
+    """The row of a room, its members or a message in it: its log has grown, or it is gone."""
+
+    room_id: UUID
+
+
+class MemberLeft(msgspec.Struct, frozen=True):
+    """A membership ended. Comes beside the `RoomChanged` of the room."""
+
+    room_id: UUID
+    user_id: UUID
+
+
+class MessageSent(msgspec.Struct, frozen=True):
+    """A new message; not told of a retry."""
+
+    message: Message
+
+
+Change = UserChanged | RoomChanged | MemberLeft | MessageSent
+
+# Called after the COMMIT, in its order, from the event loop. It must neither wait nor raise.
+Announce = Callable[[Change], None]
+
+
+def to_nobody(change: Change) -> None:
+    """For repositories that nobody listens to."""

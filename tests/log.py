@@ -1,0 +1,31 @@
+"""Reads the whole log of a room straight from the tables, for tests that compare it with what was done."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hubbub.postgres import Executor, Statement
+
+LOG = Statement(
+    "test.log",
+    lambda seq, kind: (seq, kind),
+    """
+    SELECT seq, 'sent' AS kind
+    FROM messages
+    WHERE room_id = $1
+    UNION ALL
+    SELECT seq, kind
+    FROM room_events
+    WHERE room_id = $1
+    ORDER BY seq
+    """,
+)
+HEAD = Statement("test.head", int, "SELECT last_seq FROM rooms WHERE id = $1")
+
+
+async def log_of(executor: Executor, room_id: UUID) -> list[str]:
+    """The kinds of the entries in order, after checking that their seqs are 1..last_seq without a hole."""
+    entries = await executor.fetch_all(LOG, room_id)
+    head = await executor.fetch_one(HEAD, room_id)
+    assert [seq for seq, _ in entries] == list(range(1, (head or 0) + 1))
+    return [kind for _, kind in entries]

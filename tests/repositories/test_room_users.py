@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from uuid import uuid4
+
+import pytest
+
+from hubbub import Hub, Invalid, NotAMember, NotFound, Role, Room, User
+from hubbub.postgres import Pool
+from log import log_of
+
+
+async def people(hub: Hub, count: int) -> list[User]:
+    return [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(count)]
+
+
+async def test_a_second_join_changes_nothing(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
+    joined = await hub.room_users.add(room.id, bob.id, Role.MODERATOR)
+    assert (joined.role, joined.last_read_seq) == (Role.MODERATOR, 2)
+    assert await hub.room_users.add(room.id, bob.id) == joined
+    assert await log_of(pool, room.id) == ["joined", "joined"]
+
+
+async def test_one_of_many_joins_at_once_is_the_join(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
+    joined = await asyncio.gather(*(hub.room_users.add(room.id, bob.id) for _ in range(20)))
+    assert len(set(joined)) == 1
+    assert await log_of(pool, room.id) == ["joined", "joined"]
+
+
+async def test_who_joins_has_nothing_unread(hub: Hub, ada: User, bob: User, room: Room) -> None:
+    message = await hub.messages.send(room.id, ada.id, "before you came")
+    joined = await hub.room_users.add(room.id, bob.id)
+    assert joined.last_read_message_id == message.id
+    assert await hub.receipts.unread_count(room.id, bob.id) == 0
+
+
+async def test_many_join_in_one_statement(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+    crowd = await people(hub, 5)
+    ids = [one.id for one in crowd]
+    await hub.room_users.add(room.id, ids[0])
+
+    joined = await hub.room_users.add_many(room.id, [*ids, *ids, ada.id])
+
+    assert {member.user_id for member in joined} == set(ids[1:])
+    assert await log_of(pool, room.id) == ["joined"] * 6
+    assert await hub.room_users.add_many(room.id, ids) == []
+    assert await hub.room_users.add_many(room.id, []) == []
+
+
+async def test_crowds_that_overlap_join_at_the_same_time(hub: Hub, pool: Pool, room: Room) -> None:
+    ids = [one.id for one in await people(hub, 6)]
+    crowds = [ids[start:] + ids[:start] for start in range(6)]
+    results = await asyncio.gather(*(hub.room_users.add_many(room.id, crowd) for crowd in crowds))
+    joined = Counter(member.user_id for members in results for member in members)
+    assert joined == Counter(ids)
+    assert await log_of(pool, room.id) == ["joined"] * 7
+
+
+async def test_one_unknown_user_keeps_the_crowd_out(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
+    nobody = uuid4()
+    with pytest.raises(NotFound) as missing:
+        await hub.room_users.add_many(room.id, [bob.id, nobody])
+    assert (missing.value.kind, missing.value.key) == ("user", str(nobody))
+    assert not await hub.room_users.is_member(room.id, bob.id)
+    assert await log_of(pool, room.id) == ["joined"]
+
+
+async def test_nobody_joins_an_unknown_room(hub: Hub, bob: User) -> None:
+    with pytest.raises(NotFound) as missing:
+        await hub.room_users.add(uuid4(), bob.id)
+    assert missing.value.kind == "room"
+
+
+async def test_a_foreign_role_is_refused(hub: Hub, bob: User, room: Room) -> None:
+    with pytest.raises(Invalid) as refused:
+        await hub.room_users.add(room.id, bob.id, "owner")
+    assert refused.value.field == "role"
+    with pytest.raises(Invalid):
+        await hub.room_users.set_role(room.id, bob.id, "owner")
+    assert not await hub.room_users.is_member(room.id, bob.id)
+
+
+async def test_a_direct_room_keeps_its_two(hub: Hub, pool: Pool, ada: User, bob: User) -> None:
+    direct = await hub.rooms.direct(ada.id, bob.id)
+    [carol] = await people(hub, 1)
+    with pytest.raises(Invalid):
+        await hub.room_users.add(direct.id, carol.id)
+    with pytest.raises(Invalid):
+        await hub.room_users.remove(direct.id, bob.id)
+    assert (await hub.room_users.add(direct.id, bob.id)).user_id == bob.id
+    assert not await hub.room_users.remove(direct.id, carol.id)
+    assert await log_of(pool, direct.id) == ["joined", "joined"]
+
+
+async def test_leaving_ends_the_right_to_send(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    assert await hub.room_users.remove(room.id, bob.id)
+    assert not await hub.room_users.remove(room.id, bob.id)
+    assert not await hub.room_users.is_member(room.id, bob.id)
+    with pytest.raises(NotAMember):
+        await hub.messages.send(room.id, bob.id, "still here?")
+    with pytest.raises(NotAMember):
+        await hub.room_users.get(room.id, bob.id)
+    assert await log_of(pool, room.id) == ["joined", "joined", "left"]
+
+
+async def test_one_of_many_leaves_at_once_is_the_leave(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    results = await asyncio.gather(*(hub.room_users.remove(room.id, bob.id) for _ in range(10)))
+    assert sum(results) == 1
+    assert await log_of(pool, room.id) == ["joined", "joined", "left"]
+
+
+async def test_the_log_stays_whole_while_people_come_go_and_talk(
+    hub: Hub, pool: Pool, ada: User, room: Room
+) -> None:
+    crowd = await people(hub, 6)
+
+    async def come_and_go(one: User) -> None:
+        for _ in range(5):
+            await hub.room_users.add(room.id, one.id)
+            await hub.messages.send(room.id, one.id, "hello")
+            await hub.room_users.set_role(room.id, one.id, Role.MODERATOR)
+            await hub.room_users.remove(room.id, one.id)
+
+    async def talk() -> None:
+        for n in range(20):
+            message = await hub.messages.send(room.id, ada.id, f"message {n}")
+            await hub.messages.edit(message.id, "edited", by=ada.id)
+
+    await asyncio.gather(talk(), *(come_and_go(one) for one in crowd))
+
+    assert Counter(await log_of(pool, room.id)) == {
+        "joined": 31,
+        "left": 30,
+        "role_changed": 30,
+        "sent": 50,
+        "edited": 20,
+    }
+
+
+async def test_a_role_changes_once(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    changed = await hub.room_users.set_role(room.id, bob.id, Role.ADMIN)
+    assert changed.role is Role.ADMIN
+    assert await hub.room_users.set_role(room.id, bob.id, "admin") == changed
+    assert await log_of(pool, room.id) == ["joined", "joined", "role_changed"]
+    with pytest.raises(NotAMember):
+        await hub.room_users.set_role(room.id, uuid4(), Role.ADMIN)
+
+
+async def test_members_come_in_pages_each_once_while_others_join(hub: Hub, ada: User, room: Room) -> None:
+    crowd = await people(hub, 9)
+    await hub.room_users.add_many(room.id, [one.id for one in crowd[:6]])
+    seen, after = [], None
+    while True:
+        page = await hub.room_users.members(room.id, limit=2, after=after)
+        seen += [member.user_id for member in page.items]
+        if page.next is None:
+            break
+        after = page.next
+        if len(seen) == 4:
+            await hub.room_users.add_many(room.id, [one.id for one in crowd[6:]])
+    assert len(seen) == len(set(seen))
+    assert {ada.id, *(one.id for one in crowd[:6])} <= set(seen)
+
+
+async def test_the_rooms_of_a_user_come_in_pages(hub: Hub, ada: User, bob: User) -> None:
+    rooms = {(await hub.rooms.create(f"room {n}", created_by=ada.id)).id for n in range(5)}
+    first = await hub.room_users.rooms_of(ada.id, limit=3)
+    rest = await hub.room_users.rooms_of(ada.id, limit=3, after=first.next)
+    assert first.has_more
+    assert not rest.has_more
+    assert {member.room_id for member in first.items + rest.items} == rooms
+    assert (await hub.room_users.rooms_of(bob.id)).items == []
+
+
+@pytest.mark.parametrize("id", ["", "not-a-uuid", None, 5, "{00000000-0000-0000-0000-000000000000}"])
+async def test_what_is_no_id_is_refused(hub: Hub, ada: User, id: object) -> None:
+    for operation in (
+        hub.room_users.add(id, ada.id),  # type: ignore[arg-type]
+        hub.room_users.remove(ada.id, id),  # type: ignore[arg-type]
+        hub.room_users.is_member(id, ada.id),  # type: ignore[arg-type]
+        hub.rooms.get(id),  # type: ignore[arg-type]
+        hub.users.get(id),  # type: ignore[arg-type]
+        hub.messages.get(id),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(Invalid):
+            await operation

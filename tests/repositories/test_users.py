@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+
+from hubbub import Conflict, Hub, Invalid, NotFound, Role, Room, User
+from hubbub.postgres import Pool
+from log import log_of
+
+
+async def test_a_new_user_is_found_by_id_email_and_username(hub: Hub) -> None:
+    ada = await hub.users.create("ada@example.org", "Ada", "hash", "https://example.org/ada.png")
+
+    assert (ada.email, ada.username, ada.avatar_url) == ("ada@example.org", "Ada", "https://example.org/ada.png")
+    assert (ada.is_online, ada.last_seen) == (False, None)
+    assert await hub.users.get(ada.id) == ada
+    assert await hub.users.find_by_email("ADA@Example.org") == ada
+    assert await hub.users.find_by_username("aDA") == ada
+
+
+async def test_a_user_carries_no_password_hash(ada: User) -> None:
+    assert not hasattr(ada, "password_hash")
+    assert "not a hash" not in repr(ada)
+
+
+async def test_credentials_are_found_by_either_login_and_do_not_show_the_hash(hub: Hub, ada: User) -> None:
+    by_email = await hub.users.find_credentials("Ada@example.org")
+    assert by_email is not None
+    assert (by_email.user_id, by_email.password_hash) == (ada.id, "not a hash")
+    assert by_email == await hub.users.find_credentials("ADA")
+    assert "not a hash" not in repr(by_email)
+    assert await hub.users.find_credentials("nobody") is None
+
+
+@pytest.mark.parametrize(
+    ("email", "username", "taken"),
+    [("ADA@example.org", "other", "email"), ("other@example.org", "ADA", "username")],
+)
+async def test_an_email_or_username_is_taken_in_any_case(
+    hub: Hub, ada: User, email: str, username: str, taken: str
+) -> None:
+    with pytest.raises(Conflict) as refused:
+        await hub.users.create(email, username, "hash")
+    assert refused.value.what == taken
+    assert await hub.users.find_by_username("other") is None
+
+
+async def test_one_of_two_who_register_the_same_name_at_once_gets_it(hub: Hub) -> None:
+    results = await asyncio.gather(
+        *(hub.users.create(f"ada{n}@example.org", "ada", "hash") for n in range(8)), return_exceptions=True
+    )
+    assert sum(isinstance(result, User) for result in results) == 1
+    assert sum(isinstance(result, Conflict) for result in results) == 7
+
+
+@pytest.mark.parametrize(
+    ("email", "username", "password_hash", "avatar_url", "field"),
+    [
+        ("no-at-sign", "ada", "hash", None, "email"),
+        (f"{'a' * 250}@example.org", "ada", "hash", None, "email"),
+        ("a\0da@example.org", "ada", "hash", None, "email"),
+        ("ada@example.org", "", "hash", None, "username"),
+        ("ada@example.org", "a" * 51, "hash", None, "username"),
+        ("ada@example.org", "ada@home", "hash", None, "username"),
+        ("ada@example.org", "ada\0", "hash", None, "username"),
+        ("ada@example.org", "ada\ud800", "hash", None, "username"),
+        ("ada@example.org", "ada", "", None, "password_hash"),
+        ("ada@example.org", "ada", "h" * 256, None, "password_hash"),
+        ("ada@example.org", "ada", "hash", "x" * 501, "avatar_url"),
+        ("ada@example.org", "ada", "hash", "javascript:alert(1)", "avatar_url"),
+    ],
+)
+async def test_malformed_fields_are_refused(
+    hub: Hub, email: str, username: str, password_hash: str, avatar_url: str | None, field: str
+) -> None:
+    with pytest.raises(Invalid) as refused:
+        await hub.users.create(email, username, password_hash, avatar_url)
+    assert refused.value.field == field
+
+
+async def test_an_unknown_user_is_not_found(hub: Hub) -> None:
+    nobody = uuid4()
+    with pytest.raises(NotFound) as missing:
+        await hub.users.get(nobody)
+    assert (missing.value.kind, missing.value.key) == ("user", nobody)
+    assert await hub.users.find_by_email("nobody@example.org") is None
+    for change in (
+        hub.users.update_profile(nobody, username="x"),
+        hub.users.change_password_hash(nobody, "x"),
+        hub.users.update_online_status(nobody, True),
+        hub.users.delete(nobody),
+    ):
+        with pytest.raises(NotFound):
+            await change
+
+
+async def test_many_users_come_in_one_query_without_the_unknown(hub: Hub, ada: User, bob: User) -> None:
+    assert await hub.users.get_many([ada.id, bob.id, uuid4(), ada.id]) == {ada.id: ada, bob.id: bob}
+    assert await hub.users.get_many([]) == {}
+
+
+async def test_a_profile_changes_where_something_is_given(hub: Hub, ada: User) -> None:
+    changed = await hub.users.update_profile(ada.id, username="countess", avatar_url="/ada.png")
+    assert (changed.email, changed.username, changed.avatar_url) == (ada.email, "countess", "/ada.png")
+    assert changed.updated_at > ada.updated_at
+
+    kept = await hub.users.update_profile(ada.id, email="countess@example.org")
+    assert (kept.email, kept.avatar_url) == ("countess@example.org", "/ada.png")
+
+    assert (await hub.users.update_profile(ada.id, avatar_url=None)).avatar_url is None
+
+
+async def test_a_profile_cannot_take_a_name_in_use(hub: Hub, ada: User, bob: User) -> None:
+    with pytest.raises(Conflict):
+        await hub.users.update_profile(bob.id, username="ADA")
+    assert await hub.users.get(bob.id) == bob
+
+
+async def test_a_password_hash_is_replaced(hub: Hub, ada: User) -> None:
+    await hub.users.change_password_hash(ada.id, "another hash")
+    found = await hub.users.find_credentials("ada")
+    assert found is not None
+    assert found.password_hash == "another hash"
+
+
+async def test_coming_and_going_is_noted_with_the_time(hub: Hub, ada: User) -> None:
+    await hub.users.update_online_status(ada.id, True)
+    online = await hub.users.get(ada.id)
+    assert online.is_online
+    assert online.last_seen is not None
+    await hub.users.update_online_status(ada.id, False)
+    offline = await hub.users.get(ada.id)
+    assert not offline.is_online
+    assert offline.last_seen is not None
+    assert offline.last_seen > online.last_seen
+
+
+async def test_a_deleted_account_leaves_its_messages_and_a_log_entry(
+    hub: Hub, pool: Pool, ada: User, bob: User, room: Room
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    message = await hub.messages.send(room.id, bob.id, "bye")
+    await hub.receipts.mark_read(room.id, ada.id, up_to=message.seq)
+
+    await hub.users.delete(bob.id)
+
+    left = await hub.messages.get(message.id)
+    assert (left.content, left.user_id) == ("bye", None)
+    assert [member.user_id for member in (await hub.room_users.members(room.id)).items] == [ada.id]
+    assert await log_of(pool, room.id) == ["joined", "joined", "sent", "left"]
+
+
+async def test_two_with_rooms_in_common_are_deleted_at_the_same_time(hub: Hub, pool: Pool, ada: User) -> None:
+    people = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(6)]
+    rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(6)]
+    for room in rooms:
+        await hub.room_users.add_many(room.id, [one.id for one in people], Role.MEMBER)
+
+    await asyncio.gather(*(hub.users.delete(one.id) for one in people))
+
+    for room in rooms:
+        assert await log_of(pool, room.id) == ["joined"] * 7 + ["left"] * 6

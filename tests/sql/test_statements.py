@@ -1,0 +1,179 @@
+"""SQL is a checked artefact: every statement of the package, against the migrated schema."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+import pytest_asyncio
+
+from hubbub import Message, Room, Settings, migrations
+from hubbub.postgres import Statement, connect
+from sql.package import calls, statements
+
+if TYPE_CHECKING:
+    from hubbub.postgres.connection import Connection
+
+NAMES = sorted(statements())
+
+# What may read a whole table, by name. The checks of `hubbub demo` read everything on purpose.
+COLD_PREFIXES = ("demo.",)
+
+# Models that are no class: what one row of the statement has to offer.
+COLUMNS = {
+    "rooms.list_for": [
+        *Room.__struct_fields__,
+        *("role", "last_read_seq", "unread", "partner_id", "active_at"),
+        *Message.__struct_fields__,
+    ],
+}
+
+# Enough for the planner to prefer an index wherever one helps: 20,000 people, 5,000 rooms, 100,000 messages.
+FILL = """
+    INSERT INTO users (email, username, password_hash)
+    SELECT 'user-' || n || '@example.org', 'user-' || n, '!'
+    FROM generate_series(1, 20000) AS n;
+
+    CREATE TEMPORARY TABLE people AS
+    SELECT id, row_number() OVER () - 1 AS number
+    FROM users;
+
+    INSERT INTO rooms (name, is_private, created_by, direct_key, last_seq)
+    SELECT 'room-' || n, n % 2 = 0, people.id, CASE WHEN n % 4 = 0 THEN sha256(n::text::bytea) END, 25
+    FROM generate_series(1, 5000) AS n
+    JOIN people ON people.number = n % 20000;
+
+    CREATE TEMPORARY TABLE places AS
+    SELECT id, row_number() OVER () - 1 AS number
+    FROM rooms;
+
+    INSERT INTO room_users (room_id, user_id)
+    SELECT places.id, people.id
+    FROM places
+    CROSS JOIN generate_series(0, 9) AS n
+    JOIN people ON people.number = (places.number * 7 + n * 11) % 20000;
+
+    INSERT INTO messages (room_id, seq, user_id, content, created_at)
+    SELECT places.id, n, people.id, 'message ' || n, CURRENT_TIMESTAMP - n * interval '1 minute'
+    FROM places
+    CROSS JOIN generate_series(1, 20) AS n
+    JOIN people ON people.number = (places.number * 7 + n * 11) % 20000;
+
+    INSERT INTO room_events (room_id, seq, kind)
+    SELECT id, 20 + n, 'joined'
+    FROM rooms
+    CROSS JOIN generate_series(1, 5) AS n;
+
+    INSERT INTO message_read_receipts (message_id, user_id, room_id)
+    SELECT messages.id, room_users.user_id, messages.room_id
+    FROM messages
+    JOIN room_users ON room_users.room_id = messages.room_id
+    WHERE messages.seq > 18;
+"""
+
+
+class Checked(NamedTuple):
+    """What the server says of a statement: its parameters, its columns, its plan for any values."""
+
+    parameters: int
+    columns: list[str]
+    plan: dict[str, Any]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def checked(servers: Settings) -> AsyncIterator[dict[str, Checked]]:
+    admin = await connect(servers.postgres)
+    await admin.execute("CREATE DATABASE hubbub_statements")
+    filled = replace(servers.postgres, database="hubbub_statements")
+    await migrations.up(filled)
+    connection = await connect(filled)
+    try:
+        await connection.execute(FILL)
+        await connection.execute("ANALYZE")
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        yield {name: await _check(connection, statement) for name, statement in statements().items()}
+    finally:
+        await connection.close()
+        await admin.execute("DROP DATABASE hubbub_statements WITH (FORCE)")
+        await admin.close()
+
+
+async def _check(connection: Connection, statement: Statement[Any]) -> Checked:
+    prepared = await connection.prepare(statement.sql)
+    parameters = len(prepared.get_parameters())
+    columns = [attribute.name for attribute in prepared.get_attributes()]
+    await connection.execute(f"PREPARE checked AS {statement.sql}")
+    nulls = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
+    explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE checked {nulls}")
+    await connection.execute("DEALLOCATE checked")
+    return Checked(parameters, columns, json.loads(explained)[0]["Plan"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_call_passes_as_many_arguments_as_the_statement_has_placeholders(
+    checked: dict[str, Checked], name: str
+) -> None:
+    found = [call for call in calls() if call.statement is statements()[name]]
+    assert found, "no call runs it"
+    for call in found:
+        assert call.arguments == checked[name].parameters, call.where
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_columns_of_a_row_are_the_fields_of_its_model(checked: dict[str, Checked], name: str) -> None:
+    columns = checked[name].columns
+    if not columns:
+        assert statements()[name].writes, "it neither reads nor writes"
+        return
+    assert columns == _fields(statements()[name], columns)
+
+
+def _fields(statement: Statement[Any], columns: list[str]) -> list[str]:
+    if statement.name in COLUMNS:
+        return COLUMNS[statement.name]
+    if statement.model in (bool, int, str):
+        assert len(columns) == 1, f"{statement.model} takes one column"
+        return columns
+    return list(inspect.signature(statement.model).parameters)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_statement_reads_columns_that_it_does_not_name(name: str) -> None:
+    assert not re.search(r"(SELECT|RETURNING)\s+(\w+\.)?\*", statements()[name].sql)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_placeholder_stands_inside_of_quotes(name: str) -> None:
+    quoted = re.findall(r"'[^']*'", statements()[name].sql)
+    assert not [text for text in quoted if re.search(r"\$\d", text)]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(COLD_PREFIXES)])
+def test_no_hot_statement_reads_a_whole_table_under_a_generic_plan(checked: dict[str, Checked], name: str) -> None:
+    whole = [
+        f"{node['Node Type']} on {node['Relation Name']}"
+        for node in _nodes(checked[name].plan)
+        if node.get("Relation Name") in TABLES and _reads_all_of_it(node)
+    ]
+    assert whole == []
+
+
+TABLES = ("users", "rooms", "messages", "room_users", "message_read_receipts", "room_events")
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from _nodes(child)
+
+
+def _reads_all_of_it(node: dict[str, Any]) -> bool:
+    """A sequential scan, or a walk over a whole index: one that no condition narrows."""
+    return node["Node Type"] == "Seq Scan" or (
+        node["Node Type"] in ("Index Scan", "Index Only Scan") and "Index Cond" not in node
+    )

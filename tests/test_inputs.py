@@ -1,0 +1,325 @@
+"""What is refused before it reaches a server, and what is let through unchanged or in its normal form."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+from unicodedata import is_normalized
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hubbub import inputs
+from hubbub.errors import Invalid
+from hubbub.models import MessageType, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECRET = "hunter2"
+NOT_TEXT: list[object] = [None, 5, b"bytes", ["a"], object()]
+NOT_STORABLE = ["a\0b", "\0", "a\ud800", "\udfff", "\ud83d \ude00"]
+
+# The first example also pays for imports, and the machine may be busy with other tests.
+patient = settings(deadline=None)
+
+anything = st.text(st.characters(), max_size=300)  # lone surrogates, controls and NUL included
+
+
+def reason(check: Callable[[], object], field: str) -> str:
+    with pytest.raises(Invalid) as caught:
+        check()
+    assert caught.value.field == field
+    return caught.value.reason
+
+
+# Text
+
+
+@pytest.mark.parametrize("value", ["a", "  a ", "é" * 10, "👋🏽", "0123456789", "line\nline"])
+def test_text_passes_unchanged(value: str) -> None:
+    assert inputs.text("content", value, longest=10) == value
+
+
+def test_lengths_are_in_characters_and_both_ends_are_allowed() -> None:
+    assert inputs.text("name", "😀" * 100, longest=100)
+    assert inputs.text("name", "abc", longest=3, shortest=3)
+    assert (
+        reason(lambda: inputs.text("name", "😀" * 101, longest=100), "name") == "must have at most 100 characters"
+    )
+    assert (
+        reason(lambda: inputs.text("name", "ab", longest=3, shortest=3), "name")
+        == "must have at least 3 characters"
+    )
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n", "\u00a0\u2003\u3000"])
+def test_blank_text_is_refused_unless_it_may_be_empty(blank: str) -> None:
+    assert reason(lambda: inputs.text("content", blank, longest=10), "content") == "must not be blank"
+    assert inputs.text("description", blank, longest=10, shortest=0) == blank
+
+
+@pytest.mark.parametrize("value", NOT_STORABLE)
+def test_what_postgresql_cannot_store_is_refused_in_every_text(value: str) -> None:
+    reason(lambda: inputs.text("content", value, longest=10), "content")
+    reason(lambda: inputs.text("content", value, longest=10, shortest=0), "content")
+    reason(lambda: inputs.email(f"{value}@example.org"), "email")
+    reason(lambda: inputs.username(value), "username")
+    reason(lambda: inputs.url("avatar_url", value), "avatar_url")
+
+
+@pytest.mark.parametrize("value", NOT_TEXT)
+def test_what_is_not_text_is_refused(value: object) -> None:
+    reason(lambda: inputs.text("content", value, longest=10), "content")
+    reason(lambda: inputs.email(value), "email")
+    reason(lambda: inputs.username(value), "username")
+    reason(lambda: inputs.role(value), "role")
+    reason(lambda: inputs.message_type(value), "message_type")
+    if value is not None:
+        reason(lambda: inputs.url("avatar_url", value), "avatar_url")
+
+
+@patient
+@given(value=anything)
+def test_text_is_either_refused_or_as_it_was_and_ready_for_postgresql(value: str) -> None:
+    try:
+        passed = inputs.text("content", value, longest=200)
+    except Invalid:
+        assert len(value) > 200 or not value.strip() or "\0" in value or not encodes(value)
+    else:
+        assert passed is value
+        assert encodes(value)
+        assert "\0" not in value
+
+
+def encodes(value: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+@patient
+@given(before=anything, after=anything)
+def test_no_refusal_repeats_what_it_refuses(before: str, after: str) -> None:
+    value = f"{before}{SECRET}{after}"
+    for check in (inputs.email, inputs.username, inputs.role, inputs.message_type, inputs.limit):
+        try:
+            check(value)
+        except Invalid as error:
+            assert SECRET not in f"{error} {error!r}"  # noqa: PT017 - most values are refused, not all
+
+
+# Email
+
+
+@pytest.mark.parametrize(
+    ("value", "normal"),
+    [
+        ("ada@example.org", "ada@example.org"),
+        ("Ada.Lovelace+chat@EXAMPLE.Org", "Ada.Lovelace+chat@example.org"),
+        ("ada@chat.test", "ada@chat.test"),
+        ("jose\u0301@example.org", "jos\u00e9@example.org"),
+        ("ada@xn--bcher-kva.example", "ada@b\u00fccher.example"),
+    ],
+)
+def test_an_email_is_given_back_in_its_normal_form(value: str, normal: str) -> None:
+    assert inputs.email(value) == normal
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ada",
+        "@example.org",
+        "ada@",
+        "ada@localhost",
+        "ada@example",
+        "ada@@example.org",
+        "a da@example.org",
+        " ada@example.org",
+        "ada@example.org\n",
+        "ada@[127.0.0.1]",
+        '"a b"@example.org',
+        "Ada <ada@example.org>",
+        "ada@example..org",
+        "ada@-example.org",
+    ],
+)
+def test_what_is_no_email_address_is_refused_in_few_words(value: str) -> None:
+    assert reason(lambda: inputs.email(value), "email") == "must be an email address"
+
+
+def test_an_email_has_at_most_255_characters() -> None:
+    assert reason(lambda: inputs.email("a" * 64 + "@" + "b." * 100 + "org"), "email")
+    assert reason(lambda: inputs.email("a" * 250 + "@b.org"), "email") == "must have at most 255 characters"
+
+
+@patient
+@given(value=st.emails() | anything)
+def test_an_accepted_email_fits_its_column_and_normalises_to_itself(value: str) -> None:
+    try:
+        address = inputs.email(value)
+    except Invalid:
+        return
+    assert len(address) <= inputs.EMAIL_LENGTH
+    assert inputs.email(address) == address
+
+
+def test_hubbub_starts_without_loading_the_email_validator() -> None:
+    code = "import sys, hubbub.inputs; sys.exit('email_validator' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# Username
+
+
+@pytest.mark.parametrize("value", ["a", "ada lovelace", "Æsir", "山田", "😀", "o'brien; --", "x" * 50])
+def test_a_username_may_be_what_a_person_is_called(value: str) -> None:
+    assert inputs.username(value) == value
+
+
+def test_a_username_is_given_back_composed() -> None:
+    assert inputs.username("Zoe\u0308") == "Zo\u00eb"
+
+
+@pytest.mark.parametrize("value", ["ada@example.org", "@ada", "@"])
+def test_a_username_has_no_at_sign_so_that_a_login_is_an_email_or_a_username(value: str) -> None:
+    assert reason(lambda: inputs.username(value), "username") == "must not hold an @"
+
+
+@pytest.mark.parametrize("value", [" ada", "ada ", "ada\n", "\u00a0ada", "\tada"])
+def test_a_username_has_no_white_space_around_it(value: str) -> None:
+    assert reason(lambda: inputs.username(value), "username") == "must not start or end with white space"
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\x7fb", "a\u200bb", "a\u202eb", "\ufeffada", "a\u00a0b"])
+def test_a_username_has_nothing_that_cannot_be_seen(value: str) -> None:
+    assert reason(lambda: inputs.username(value), "username") == "must not hold control or invisible characters"
+
+
+def test_a_username_that_grows_beyond_50_characters_by_composing_is_refused() -> None:
+    assert reason(lambda: inputs.username("\u0958" * 26), "username") == "must have at most 50 characters"
+
+
+@patient
+@given(value=anything)
+def test_an_accepted_username_fits_its_column_and_normalises_to_itself(value: str) -> None:
+    try:
+        name = inputs.username(value)
+    except Invalid:
+        return
+    assert 1 <= len(name) <= inputs.USERNAME_LENGTH
+    assert is_normalized("NFC", name)
+    assert inputs.username(name) == name
+
+
+# Avatar
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "https://cdn.example.org/ada.png?size=2#top",
+        "/avatars/ada.png",
+        "avatars/javascript:1.png",
+        "s3://bucket/ada.png",
+        "//cdn.example.org/é.png",
+        "x" * 500,
+    ],
+)
+def test_an_avatar_may_be_a_url_a_path_or_a_key(value: str | None) -> None:
+    assert inputs.url("avatar_url", value) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "javascript:alert(1)",
+        "JavaScript:alert(1)",
+        "vbscript:x",
+        "data:text/html,x",
+        "java\tscript:alert(1)",
+        "\x01javascript:alert(1)",
+        " javascript:alert(1)",
+        "a b",
+        "a\u00a0b",
+        "a\u202eb",
+        "x" * 501,
+    ],
+)
+def test_an_avatar_that_a_browser_would_run_or_that_cannot_be_seen_is_refused(value: str) -> None:
+    assert reason(lambda: inputs.url("avatar_url", value), "avatar_url")
+
+
+# Numbers
+
+
+def test_a_page_has_1_to_200_items() -> None:
+    assert [inputs.limit(value) for value in (1, 50, 200)] == [1, 50, 200]
+    assert inputs.limit(500, longest=500) == 500
+    for value in (0, -1, 201, True, 5.0, "5", None, 10**100):
+        assert reason(partial(inputs.limit, value), "limit") == "must be a whole number from 1 to 200"
+
+
+def test_a_seq_is_what_a_bigint_holds_from_0_on() -> None:
+    assert [inputs.seq("before", value) for value in (0, 1, 2**63 - 1)] == [0, 1, 2**63 - 1]
+    for value in (-1, 2**63, False, 1.0, "1", None):
+        assert reason(partial(inputs.seq, "before", value), "before").startswith("must be a whole")
+
+
+# Ids
+
+
+@patient
+@given(id=st.uuids())
+def test_a_uuid_is_taken_as_itself_and_in_its_string_form(id: UUID) -> None:
+    assert inputs.uuid("room_id", id) is id
+    assert inputs.uuid("room_id", str(id)) == inputs.uuid("room_id", str(id).upper()) == id
+
+
+@pytest.mark.parametrize("mangle", ["{%s}", "urn:uuid:%s", "%s\n", " %s", "%s0", "%.35s"])
+def test_another_form_of_a_uuid_is_refused(mangle: str) -> None:
+    assert reason(lambda: inputs.uuid("room_id", mangle % uuid4()), "room_id") == "must be a UUID"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *NOT_TEXT,
+        "",
+        "general",
+        uuid4().hex,
+        uuid4().bytes,
+        "1_" * 16,
+        "\u0660" * 8 + "-0000-0000-0000-" + "0" * 12,
+    ],
+)
+def test_what_is_no_uuid_is_refused(value: object) -> None:
+    assert reason(lambda: inputs.uuid("room_id", value), "room_id") == "must be a UUID"
+
+
+# Roles and types of message
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_role_is_taken_as_itself_and_by_its_name(role: Role) -> None:
+    assert inputs.role(role) is inputs.role(str(role)) is role
+
+
+@pytest.mark.parametrize("kind", MessageType)
+def test_a_type_of_message_is_taken_as_itself_and_by_its_name(kind: MessageType) -> None:
+    assert inputs.message_type(kind) is inputs.message_type(str(kind)) is kind
+
+
+@pytest.mark.parametrize("value", ["", "Admin", "owner", "ADMIN", "admin ", MessageType.TEXT])
+def test_a_foreign_role_is_refused(value: str) -> None:
+    assert reason(lambda: inputs.role(value), "role") == "must be one of admin, moderator, member"
+
+
+@pytest.mark.parametrize("value", ["", "Text", "video", Role.ADMIN])
+def test_a_foreign_type_of_message_is_refused(value: str) -> None:
+    assert reason(lambda: inputs.message_type(value), "message_type") == "must be one of text, image, file"

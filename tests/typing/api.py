@@ -1,0 +1,88 @@
+"""Uses nothing but the public names of hubbub. It is type-checked and never run: what fails here fails a user."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import assert_type
+from uuid import UUID
+
+import hubbub
+from hubbub import Hub, Message, MessagePage, MessageType, Page, Role, Room, RoomSummary, RoomUser, User
+
+
+async def accounts(hub: Hub) -> None:
+    ada = await hub.users.create("ada@example.org", "ada", "hash", avatar_url=None)
+    assert_type(ada, User)
+    assert_type(ada.id, UUID)
+    assert_type(ada.last_seen, datetime | None)
+    assert_type(await hub.users.get(ada.id), User)
+    assert_type(await hub.users.get_many([ada.id]), dict[UUID, User])
+    assert_type(await hub.users.find_by_email("ada@example.org"), User | None)
+    assert_type(await hub.users.find_by_username("ada"), User | None)
+    assert_type(await hub.users.find_credentials("ada"), hubbub.Credentials | None)
+    assert_type(await hub.users.update_profile(ada.id, username="countess", avatar_url=None), User)
+    await hub.users.change_password_hash(ada.id, "hash")
+    await hub.users.update_online_status(ada.id, True)
+    await hub.users.delete(ada.id)
+
+
+async def rooms(hub: Hub, ada: User, bob: User) -> None:
+    room = await hub.rooms.create("engine-room", created_by=ada.id, is_private=True)
+    assert_type(room, Room)
+    assert_type(await hub.rooms.update(room.id, name="boiler room", by=ada.id), Room)
+    assert_type(await hub.rooms.direct(ada.id, bob.id), Room)
+    assert_type(await hub.rooms.public(limit=10), Page[Room])
+    listed = await hub.rooms.list_for(ada.id)
+    assert_type(listed, Page[RoomSummary])
+    assert_type(listed.items[0].last_message, Message | None)
+    assert_type(listed.next, str | None)
+    assert_type(await hub.room_users.add(room.id, bob.id, Role.MODERATOR), RoomUser)
+    assert_type(await hub.room_users.add_many(room.id, [bob.id]), list[RoomUser])
+    assert_type(await hub.room_users.set_role(room.id, bob.id, "admin"), RoomUser)
+    assert_type(await hub.room_users.members(room.id), Page[RoomUser])
+    assert_type(await hub.room_users.rooms_of(bob.id), Page[RoomUser])
+    assert_type(await hub.room_users.is_member(room.id, bob.id), bool)
+    assert_type(await hub.room_users.remove(room.id, bob.id), bool)
+    await hub.rooms.delete(room.id)
+
+
+async def messages(hub: Hub, room: Room, ada: User) -> None:
+    message = await hub.messages.send(room.id, ada.id, "hello", message_type="image", id=UUID(int=1))
+    assert_type(message, Message)
+    assert_type(message.seq, int)
+    assert_type(message.user_id, UUID | None)
+    assert_type(message.message_type, MessageType)
+    assert_type(await hub.messages.edit(message.id, "hello!", by=ada.id), Message)
+    assert_type(await hub.messages.delete(message.id, by=ada.id), Message)
+    assert_type(await hub.messages.page(room.id, before=message, limit=10), MessagePage)
+    assert_type(await hub.messages.page(room.id, after=message.seq), MessagePage)
+    assert_type(await hub.messages.page(room.id, around=message.id), MessagePage)
+    assert_type(await hub.messages.by_author(ada.id), Page[Message])
+    assert_type(await hub.receipts.mark_read(room.id, ada.id, up_to=message.seq), int)
+    assert_type(await hub.receipts.mark_unread(room.id, ada.id, from_seq=message.seq), int)
+    assert_type(await hub.receipts.unread_counts(ada.id), dict[UUID, int])
+    assert_type(await hub.receipts.unread_count(room.id, ada.id), int)
+    assert_type(await hub.receipts.who_read(message.id), Page[hubbub.ReadReceipt])
+
+
+async def transactions(hub: Hub, ada: User) -> None:
+    async with hub.transaction() as tx:
+        assert_type(tx, hubbub.Transaction)
+        room = await tx.rooms.create("launch", created_by=ada.id)
+        async with tx.savepoint() as part:
+            await part.messages.send(room.id, ada.id, "first")
+        tx.after_commit(lambda: None)
+
+
+async def opening() -> None:
+    settings = hubbub.Settings.from_urls("postgresql://ada@localhost/chat", "redis://localhost")
+    async with hubbub.open(settings) as hub:
+        assert_type(hub, Hub)
+    try:
+        async with hubbub.open():
+            pass
+    except hubbub.Unavailable as error:
+        assert_type(error.outcome_unknown, bool)
+    except (hubbub.NotFound, hubbub.Conflict, hubbub.Invalid, hubbub.NotAMember, hubbub.SchemaMismatch) as error:
+        root: hubbub.HubbubError = error
+        raise SystemExit(str(root)) from error
