@@ -1,0 +1,61 @@
+"""The command `hubbub`. A command is imported when it is used, so that help is quick."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NamedTuple
+
+import click
+
+from hubbub.errors import HubbubError
+
+
+class Entry(NamedTuple):
+    """Where a command is, and what the help of `hubbub` says of it."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "demo": Entry("hubbub.cli.demo", "Let a chat happen on servers of its own, and check it."),
+    "up": Entry("hubbub.cli.servers", "Start PostgreSQL and Valkey in this folder, and migrate."),
+    "status": Entry("hubbub.cli.servers", "Say how these servers are, and how to log in to them."),
+    "down": Entry("hubbub.cli.servers", "Stop these servers. Their data stay."),
+    "migrate": Entry("hubbub.cli.migrate", "Change the schema of a database."),
+}
+
+
+class Commands(click.Group):
+    """The commands of the table above, each in its module under its own name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(COMMANDS[cmd_name].module), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except HubbubError as error:
+            # What the user can do something about needs no traceback: exit status 1 and the reason.
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hubbub", message="hubbub %(version)s")
+def main() -> None:
+    """The data foundation of a chat application, on PostgreSQL and Redis.
+
+    \b
+    hubbub demo     shows what it does, and leaves nothing behind
+    hubbub up       gives you servers to develop on
+    """

@@ -1,0 +1,139 @@
+"""`hubbub up`, `hubbub down` and `hubbub status`: the servers of a folder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+from pathlib import Path
+
+import click
+
+from hubbub import embedded, migrations
+from hubbub.embedded import ServerStatus, Status
+
+NOT_RUNNING = 3
+
+in_folder = click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=embedded.FOLDER,
+    show_default=True,
+    help="Where data, passwords and logs of the servers are.",
+)
+
+
+@click.command()
+@in_folder
+def up(folder: Path) -> None:
+    """Start PostgreSQL and Valkey, and bring the schema to its newest revision.
+
+    The servers listen on 127.0.0.1 alone, with passwords, and run until `hubbub down`. What runs already is left
+    as it is. The first time this makes the folder and the databases.
+    """
+    settings = asyncio.run(embedded.up(folder))
+    found = asyncio.run(embedded.status(folder))
+    for server in found.servers:
+        click.echo(_line(found, server))
+    applied = asyncio.run(migrations.up(settings.postgres))
+    done = f"{len(applied)} migration{'' if len(applied) == 1 else 's'} applied" if applied else "up to date"
+    click.echo(f"schema           {done}")
+    click.echo(_next_steps(found))
+
+
+@click.command()
+@in_folder
+@click.option("--delete-data", is_flag=True, help="Also delete data, passwords and logs, for good.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+def down(folder: Path, *, delete_data: bool, yes: bool) -> None:
+    """Stop the servers. Their data stay, for the next `hubbub up`."""
+    if yes and not delete_data:
+        raise click.UsageError("--yes goes with --delete-data")
+    if not delete_data:
+        stopped = asyncio.run(embedded.down(folder))
+        click.echo(f"stopped; the data stay in {folder}" if stopped else f"no servers run in {folder}")
+        return
+    if not yes:
+        click.confirm(f"Delete all data of the servers in {folder}, for good?", abort=True)
+    deleted = asyncio.run(embedded.delete_data(folder))
+    click.echo(f"deleted all data of the servers in {folder}" if deleted else f"there are no data in {folder}")
+
+
+@click.command()
+@in_folder
+@click.option(
+    "--output",
+    type=click.Choice(["text", "env", "json"]),
+    default="text",
+    show_default=True,
+    help="env and json contain the passwords.",
+)
+@click.pass_context
+def status(ctx: click.Context, folder: Path, output: str) -> None:
+    """Say how the servers are. Exit status 3 when they do not both run.
+
+    In a shell, for programs that read DB_HOST, REDIS_HOST and so on:
+
+    \b
+        set -a; eval "$(hubbub status --output env)"; set +a
+    """
+    found = asyncio.run(embedded.status(folder))
+    if output == "json":
+        click.echo(json.dumps(_figures(found), indent=2))
+    elif output == "env":
+        click.echo(_assignments(found), nl=False)
+    else:
+        click.echo(_text(found))
+    if found.settings is None:
+        if output == "env":
+            click.echo(f"no servers run in {folder}: hubbub up", err=True)
+        ctx.exit(NOT_RUNNING)
+
+
+def _text(found: Status) -> str:
+    if not found.servers:
+        return f"there are no servers in {found.folder}; make some: hubbub up"
+    lines = [_line(found, server) for server in found.servers]
+    if found.settings is None:
+        lines.append("start: hubbub up")
+    return "\n".join(lines)
+
+
+def _line(found: Status, server: ServerStatus) -> str:
+    name = f"{server.title} {server.version or ''}"
+    if server.port is None:
+        state = "does not answer" if server.alive else "does not run"
+        return f"{name:16} {state}; its log: {server.log}"
+    database = ""
+    if found.settings is not None and server.port == found.settings.postgres.port:
+        database = f"  database {found.settings.postgres.database}, user {found.settings.postgres.user}"
+    return f"{name:16} runs at 127.0.0.1:{server.port}{database}"
+
+
+def _next_steps(found: Status) -> str:
+    folder = "" if found.folder == embedded.FOLDER else f" --folder {shlex.quote(str(found.folder))}"
+    log_in = f'set -a; eval "$(hubbub status{folder} --output env)"; set +a'
+    finds = (
+        "hubbub.open() finds the servers" if not folder else "hubbub.open() finds the servers after the next line"
+    )
+    return f"""
+Their data are in {found.folder}. The servers run until: hubbub down{folder}
+In Python, here:  {finds}
+In a shell:       {log_in}"""
+
+
+def _assignments(found: Status) -> str:
+    variables = found.settings.to_env() if found.settings else {}
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def _figures(found: Status) -> dict[str, object]:
+    return {
+        "running": found.settings is not None,
+        "folder": str(found.folder),
+        "servers": [
+            {"title": server.title, "version": server.version, "port": server.port, "log": str(server.log)}
+            for server in found.servers
+        ],
+        "env": found.settings.to_env() if found.settings else {},
+    }

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hubbub import Settings
+
+FIND = (
+    "import asyncio, hubbub\nasync def main():\n    async with hubbub.open(): print('open')\nasyncio.run(main())"
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to work in, as a newcomer would. What runs in it ends with the test."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    assert hubbub("down").returncode == 0
+
+
+def hubbub(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
+    """The command, in a process of its own and at the other end of a pipe, where an inherited pipe would show."""
+    return subprocess.run(
+        [sys.executable, "-m", "hubbub", *arguments],
+        input=answer,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_servers_are_started_used_stopped_and_deleted(here: Path) -> None:
+    first = hubbub("up")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert "migrations applied" in first.stdout
+    again = hubbub("up")
+    assert again.returncode == 0
+    assert "up to date" in again.stdout
+
+    env = hubbub("status", "--output", "env")
+    assert env.returncode == 0
+    settings = Settings.from_env(dict(line.split("=", 1) for line in env.stdout.splitlines()))
+    assert settings is not None
+    for text in (first.stdout, again.stdout, hubbub("status").stdout):
+        assert f"127.0.0.1:{settings.postgres.port}" in text
+        assert f"127.0.0.1:{settings.redis.port}" in text
+        assert str(settings.postgres.password) not in text
+        assert str(settings.redis.password) not in text
+    figures = json.loads(hubbub("status", "--output", "json").stdout)
+    assert figures["running"] is True
+    assert Settings.from_env(figures["env"]) == settings
+
+    assert subprocess.check_output([sys.executable, "-c", FIND], text=True) == "open\n"
+    says = f'set -a; eval "$({sys.executable} -m hubbub status --output env)"; cd /; {sys.executable} -c "$FIND"'
+    assert subprocess.check_output(["sh", "-c", says], env={**os.environ, "FIND": FIND}, text=True) == "open\n"
+
+    assert hubbub("down").stdout == "stopped; the data stay in .hubbub\n"
+    assert hubbub("down").stdout == "no servers run in .hubbub\n"
+    assert hubbub("status").returncode == 3
+    assert "does not run" in hubbub("status").stdout
+
+    kept = hubbub("down", "--delete-data", answer="n\n")
+    assert kept.returncode == 1
+    assert (here / ".hubbub" / "postgresql" / "PG_VERSION").exists()
+    deleted = hubbub("down", "--delete-data", answer="y\n")
+    assert deleted.returncode == 0
+    assert not (here / ".hubbub").exists()
+
+
+def test_yes_deletes_without_asking_and_only_then(here: Path) -> None:
+    assert hubbub("down", "--yes").returncode == 2
+    assert "hubbub status --folder elsewhere --output env" in hubbub("up", "--folder", "elsewhere").stdout
+    assert hubbub("down", "--folder", "elsewhere", "--delete-data", "--yes").returncode == 0
+    assert list(here.iterdir()) == []
+
+
+def test_where_no_servers_run_status_says_so_and_exits_with_3(here: Path) -> None:
+    text = hubbub("status")
+    assert (text.returncode, text.stdout) == (3, "there are no servers in .hubbub; make some: hubbub up\n")
+    env = hubbub("status", "--output", "env")
+    assert (env.returncode, env.stdout) == (3, "")
+    assert "hubbub up" in env.stderr
+    figures = hubbub("status", "--output", "json")
+    assert figures.returncode == 3
+    assert json.loads(figures.stdout)["running"] is False
+    assert list(here.iterdir()) == []
+
+
+def test_what_the_user_can_mend_is_an_error_without_a_traceback(here: Path) -> None:
+    (here / ".hubbub").mkdir()
+    (here / ".hubbub" / "notes.txt").touch()
+    refused = hubbub("up")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("Error: ")
+    assert "holds other things" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_help_names_every_command_and_imports_none_of_them() -> None:
+    script = "import sys, hubbub.cli as cli; cli.main(['--help'], standalone_mode=False); print(*sys.modules)"
+    said = subprocess.check_output([sys.executable, "-c", script], text=True)
+    for command in ("demo", "up", "down", "status", "migrate"):
+        assert f"  {command} " in said
+    assert not {"hubbub.cli.servers", "hubbub.cli.migrate", "alembic", "sqlalchemy"} & set(said.split())
+
+
+def test_every_command_of_the_help_is_there() -> None:
+    for command in ("demo", "up", "down", "status", "migrate"):
+        assert hubbub(command, "--help").returncode == 0
+    assert hubbub("--version").stdout.startswith("hubbub ")
+    assert hubbub("dance").returncode == 2

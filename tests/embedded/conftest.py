@@ -1,0 +1,70 @@
+"""Folders for servers, with their data made already or still empty. What runs in them ends with the test."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from embedded.chat import all_gone
+from hubbub.embedded import Servers, down
+
+
+def new_folder() -> Path:
+    """Not below pytest's own folder, through which the account of the servers may not pass."""
+    return Path(tempfile.mkdtemp(prefix="hubbub-"))
+
+
+@pytest.fixture(scope="session")
+def made() -> Iterator[Path]:
+    """A folder with data in it: making them is what takes time."""
+
+    async def make(folder: Path) -> None:
+        async with Servers(folder, fsync=False):
+            pass
+
+    folder = new_folder()
+    asyncio.run(make(folder))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def folder(made: Path) -> AsyncIterator[Path]:
+    """A folder with data, in which nothing runs. Other tests have used it before, and others will."""
+    yield made
+    await down(made)
+    assert all_gone(made)
+
+
+@pytest.fixture
+async def copied_folder(made: Path) -> AsyncIterator[Path]:
+    """A folder with data, to do harm to."""
+    folder = new_folder()
+    copying = await asyncio.create_subprocess_exec("cp", "-a", f"{made}/.", folder)
+    assert await copying.wait() == 0
+    yield folder
+    await down(folder)
+    assert all_gone(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # a test may have deleted or moved it
+
+
+@pytest.fixture
+async def empty_folder() -> AsyncIterator[Path]:
+    """A folder in which there never was a server."""
+    folder = new_folder()
+    yield folder
+    await down(folder)
+    assert all_gone(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # a test may have deleted it
+
+
+@pytest.fixture
+def as_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root runs servers as another user")

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from hubbub.embedded.account import Account, servers_account
+
+
+@pytest.fixture
+def stranger() -> Account:
+    return Account("stranger", 54_321, 54_321)
+
+
+def test_an_account_enters_where_every_folder_above_lets_it(tmp_path: Path, stranger: Account) -> None:
+    open_to_all = Path("/")
+    assert stranger.can_enter(open_to_all)
+    tmp_path.chmod(0o700)
+    assert not stranger.can_enter(tmp_path)
+    (tmp_path / "inner").mkdir(mode=0o755)
+    assert not stranger.can_enter(tmp_path / "inner")
+
+
+def test_an_account_runs_what_it_may_read_and_run(stranger: Account) -> None:
+    assert stranger.can_run(Path("/bin/sh").resolve())
+    assert not stranger.can_run(Path("/etc/passwd"))
+
+
+@pytest.mark.usefixtures("as_root")
+def test_the_rights_of_the_group_count_for_the_group(tmp_path: Path, stranger: Account) -> None:
+    program = tmp_path / "program"
+    program.touch(mode=0o750)
+    program.chmod(0o750)
+    assert not stranger._may(0o5, program)
+    os.chown(program, -1, stranger.gid)
+    assert stranger._may(0o5, program)
+    os.chown(program, stranger.uid, -1)
+    program.chmod(0o077)
+    assert not stranger._may(0o5, program)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_root_hands_the_servers_to_an_unprivileged_account(tmp_path: Path) -> None:
+    account = servers_account(tmp_path / "no data yet")
+    assert account is not None
+    assert account.uid != 0
+    assert pwd.getpwnam(account.name).pw_uid == account.uid
+    assert account.name in {"postgres", "nobody"}
+
+
+@pytest.mark.usefixtures("as_root")
+def test_data_stay_with_the_account_that_they_belong_to(tmp_path: Path) -> None:
+    os.chown(tmp_path, 54_321, 54_322)
+    assert servers_account(tmp_path) == Account("user 54321", 54_321, 54_322)
+    os.chown(tmp_path, 0, 0)
+    account = servers_account(tmp_path)
+    assert account is not None
+    assert account.uid != 0
+
+
+def test_an_ordinary_user_runs_them_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert servers_account(tmp_path) is None

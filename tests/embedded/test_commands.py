@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+import hubbub
+from embedded.chat import (
+    SERVERS,
+    UP,
+    all_gone,
+    kill,
+    lives,
+    names,
+    owner,
+    parent,
+    pid,
+    program,
+    remembers,
+    say_hello,
+    sql,
+    until,
+)
+from hubbub import Unavailable
+from hubbub.embedded import commands, delete_data, down, find, status, supervisor, up
+from hubbub.embedded.account import Account
+
+ORDINARY = """
+import asyncio, sys
+from pathlib import Path
+from hubbub.embedded import Servers, delete_data, down, find, up
+from hubbub.postgres import connect
+
+async def main(folder):
+    async with Servers(folder, fsync=False) as settings:
+        connection = await connect(settings.postgres)
+        await connection.execute("CREATE TABLE kept ()")
+        await connection.close()
+    settings = await up(folder)
+    assert find(folder) == settings
+    connection = await connect(settings.postgres)
+    print(await connection.fetchval("SELECT to_regclass('kept')::text"))
+    await connection.close()
+    assert await down(folder)
+    assert await delete_data(folder)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+async def test_servers_outlive_the_program_that_started_them(folder: Path) -> None:
+    async with program(UP, str(folder)) as running:
+        assert await running.wait() == 0
+    settings = find(folder)
+    assert settings is not None
+    assert await sql(settings, "SELECT 1") == 1
+    assert await up(folder) == settings
+    assert await down(folder)
+    assert find(folder) is None
+    assert not await down(folder)
+
+
+async def test_servers_belong_to_no_one_who_would_have_to_wait_for_them(folder: Path) -> None:
+    await up(folder)
+    assert os.getpid() not in {parent(pid(folder, name)) for name in SERVERS}
+
+
+async def test_data_and_addresses_are_the_same_after_down_and_up(folder: Path) -> None:
+    before = await up(folder)
+    hello = await say_hello(before)
+    await down(folder)
+    after = await up(folder)
+    assert after == before
+    assert await remembers(after, hello)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+async def test_up_starts_only_what_has_died(folder: Path, name: str) -> None:
+    hello = await say_hello(await up(folder))
+    others = {other: pid(folder, other) for other in SERVERS if other != name}
+    kill(folder, name)
+    await until(lambda: not lives(folder, name))
+    assert find(folder) is None
+    assert await remembers(await up(folder), hello)
+    assert {other: pid(folder, other) for other in others} == others
+
+
+async def test_two_first_ups_at_once_make_one_pair_of_servers(empty_folder: Path) -> None:
+    async with program(UP, str(empty_folder)) as one, program(UP, str(empty_folder)) as other:
+        assert [await one.wait(), await other.wait()] == [0, 0]
+    settings = find(empty_folder)
+    assert settings is not None
+    assert await sql(settings, "SELECT count(*) FROM pg_database WHERE datname = 'chatapp'") == 1
+    assert (empty_folder / "postgresql.log").read_text().count("LOG:  starting PostgreSQL") == 1
+    assert (empty_folder / "valkey.log").read_text().count("Ready to accept connections") == 1
+
+
+async def test_servers_of_an_up_that_was_killed_half_way_are_found_and_stopped(folder: Path) -> None:
+    async with program(UP, str(folder)) as running:
+        await until(lambda: lives(folder, "postgresql"))
+        running.kill()
+        await running.wait()
+    settings = await up(folder)
+    assert find(folder) == settings
+    assert await sql(settings, "SELECT 1") == 1
+    assert await down(folder)
+
+
+async def test_the_terminal_that_started_them_may_go(folder: Path) -> None:
+    await up(folder)
+    for name in SERVERS:
+        assert os.getsid(pid(folder, name)) not in {os.getsid(0), os.getsid(os.getppid())}
+
+
+async def test_nothing_waits_for_the_output_of_the_servers(folder: Path) -> None:
+    # With an inherited pipe this would return when the servers end.
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", UP, folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    output, _ = await asyncio.wait_for(running.communicate(), 60)
+    assert (running.returncode, output) == (0, b"")
+    assert find(folder) is not None
+
+
+async def test_servers_of_a_running_program_are_not_stopped_by_down(folder: Path) -> None:
+    async with owner(folder) as (_, settings):
+        with pytest.raises(Unavailable, match="has servers of its own here"):
+            await down(folder)
+        with pytest.raises(Unavailable, match="has servers of its own here"):
+            await delete_data(folder)
+        assert await sql(settings, "SELECT 1") == 1
+
+
+async def test_without_a_folder_nothing_is_found_and_nothing_is_made(tmp_path: Path) -> None:
+    nowhere = tmp_path / ".hubbub"
+    assert find(nowhere) is None
+    assert (await status(nowhere)).servers == ()
+    assert not await down(nowhere)
+    assert not await delete_data(nowhere)
+    assert not nowhere.exists()
+
+
+async def test_status_asks_the_servers_themselves(folder: Path) -> None:
+    settings = await up(folder)
+    running = await status(folder)
+    assert running.settings == settings
+    assert [server.title for server in running.servers] == ["PostgreSQL", "Valkey"]
+    assert all(server.version for server in running.servers)
+    os.kill(pid(folder, "valkey"), signal.SIGSTOP)
+    frozen = await status(folder)
+    assert frozen.settings is None
+    assert [server.version is not None for server in frozen.servers] == [True, False]
+    assert all(server.alive for server in frozen.servers)
+    os.kill(pid(folder, "valkey"), signal.SIGCONT)
+    await down(folder)
+    stopped = await status(folder)
+    assert stopped.settings is None
+    assert not any(server.alive for server in stopped.servers)
+
+
+async def test_the_word_of_a_dead_server_is_not_believed(folder: Path) -> None:
+    settings = await up(folder)
+    await down(folder)
+    # Somebody else listens where ours did, and the files still say that ours is there.
+    async with (
+        await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", settings.postgres.port),
+        await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", settings.redis.port),
+    ):
+        assert find(folder) is None
+        assert (await status(folder)).settings is None
+        moved = await up(folder)
+        assert moved.postgres.port != settings.postgres.port
+        assert moved.redis.port != settings.redis.port
+
+
+async def test_a_server_that_hangs_is_reported_and_not_waited_for_without_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await up(folder)
+    os.kill(pid(folder, "valkey"), signal.SIGSTOP)
+    monkeypatch.setattr(supervisor, "START_SECONDS", 0.5)
+    with pytest.raises(Unavailable, match="Valkey runs but does not answer"):
+        await up(folder)
+    os.kill(pid(folder, "valkey"), signal.SIGCONT)
+    assert lives(folder, "postgresql")
+
+
+async def test_deleting_stops_the_servers_and_leaves_nothing(copied_folder: Path) -> None:
+    await up(copied_folder)
+    assert await delete_data(copied_folder)
+    assert copied_folder.name not in names(copied_folder.parent)
+
+
+async def test_finding_asks_no_server_for_more_than_a_connection(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = await up(folder)
+    monkeypatch.setattr("hubbub.embedded.postgresql.connect", None)
+    monkeypatch.setattr(commands, "status", None)
+    assert find(folder) == settings
+
+
+NOBODY = Account("nobody", 65_534, 65_534)
+
+
+@pytest.fixture
+def ordinary_python(as_root: None) -> Iterator[Path]:
+    """This Python, or a copy of it where it lies in a private home."""
+    here = Path(sys.executable).resolve()
+    if NOBODY.can_run(here):
+        yield here
+        return
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    unneeded = shutil.ignore_patterns("test", "idlelib", "site-packages", "__pycache__", "config-*")
+    with tempfile.TemporaryDirectory(prefix="hubbub-python-") as folder:
+        copy = Path(folder)
+        copy.chmod(0o755)
+        (copy / "bin").mkdir()
+        shutil.copy(here, copy / "bin" / name)
+        shutil.copytree(Path(sys.base_prefix, "lib", name), copy / "lib" / name, ignore=unneeded)
+        for library in Path(sys.base_prefix, "lib").glob("libpython*.so*"):
+            shutil.copy(library, copy / "lib")
+        yield copy / "bin" / name
+
+
+async def test_an_ordinary_user_needs_no_rights(empty_folder: Path, ordinary_python: Path) -> None:
+    os.chown(empty_folder, NOBODY.uid, NOBODY.gid)
+    packages = [Path(hubbub.__file__).parent.parent, Path(asyncpg.__file__).parent.parent]
+    if not all(NOBODY.can_enter(folder) for folder in packages):
+        pytest.skip("hubbub is itself installed where no ordinary user may go")
+    running = await asyncio.create_subprocess_exec(
+        *(ordinary_python, "-B", "-c", ORDINARY, str(empty_folder / "servers")),
+        env={
+            "PYTHONPATH": ":".join(map(str, packages)),
+            "LD_LIBRARY_PATH": str(ordinary_python.parent.with_name("lib")),
+            "HOME": str(empty_folder),
+            "PATH": "/usr/bin:/bin",
+        },
+        cwd=empty_folder,
+        stdout=asyncio.subprocess.PIPE,
+        user=NOBODY.uid,
+        group=NOBODY.gid,
+        extra_groups=[],
+    )
+    output, _ = await running.communicate()
+    assert (running.returncode, output) == (0, b"kept\n")
+    assert all_gone(empty_folder / "servers")

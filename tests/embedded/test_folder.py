@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from embedded.chat import SERVERS, names, pid, remembers, rights, say_hello, sql
+from hubbub import Unavailable
+from hubbub.embedded import Servers, delete_data, find, up
+from hubbub.embedded.folder import Folder
+
+
+async def test_a_folder_with_other_things_in_it_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("all of it")
+    before = rights(tmp_path)
+    for start in (Servers(tmp_path).start, lambda: up(tmp_path)):
+        with pytest.raises(Unavailable, match="holds other things"):
+            await start()
+    assert names(tmp_path) == ["thesis.txt"]
+    assert rights(tmp_path) == before
+
+
+async def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(Unavailable, match="cannot start servers"):
+        await Servers(tmp_path / "file").start()
+    assert find(tmp_path / "file") is None
+
+
+async def test_passwords_that_cannot_be_read_are_an_error_and_not_made_anew(copied_folder: Path) -> None:
+    passwords = copied_folder / "passwords.json"
+    passwords.write_text('{"postgresql": ')
+    with pytest.raises(Unavailable, match=r"passwords\.json that cannot be read"):
+        await Servers(copied_folder).start()
+    assert passwords.read_text() == '{"postgresql": '
+    passwords.unlink()
+    await delete_data(copied_folder)
+
+
+async def test_neither_repr_nor_error_holds_a_password(folder: Path) -> None:
+    place = Folder(folder).place()
+    secrets = json.loads((folder / "passwords.json").read_text()).values()
+    assert len(set(secrets)) == 3
+    assert not [secret for secret in secrets if secret in repr(place)]
+
+
+@pytest.mark.usefixtures("as_root")
+async def test_below_a_private_home_servers_run_and_no_folder_becomes_less_private(
+    made: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "root's home"
+    folder = home / "chat project" / ".hubbub"
+    folder.parent.mkdir(parents=True)
+    home.chmod(0o700)
+    copying = await asyncio.create_subprocess_exec("cp", "-a", made, folder)
+    assert await copying.wait() == 0
+
+    async with Servers(folder) as settings:
+        hello = await say_hello(settings)
+        for name in SERVERS:
+            assert (await asyncio.to_thread(Path(f"/proc/{pid(folder, name)}").stat)).st_uid != 0
+    assert (folder / "postgresql" / "PG_VERSION").exists()
+    async with Servers(folder) as settings:
+        assert await remembers(settings, hello)
+        assert await sql(settings, "SELECT 1") == 1
+    assert rights(home) == 0o700
+
+
+@pytest.mark.usefixtures("as_root")
+async def test_below_a_private_home_data_are_made_too(tmp_path: Path) -> None:
+    assert rights(tmp_path) == 0o700
+    async with Servers(tmp_path / "servers", fsync=False) as settings:
+        assert await sql(settings, "SELECT current_user::text") == "chatuser"
+
+
+async def test_a_folder_can_be_moved(copied_folder: Path, tmp_path: Path) -> None:
+    async with Servers(copied_folder) as settings:
+        hello = await say_hello(settings)
+    moved = tmp_path / "elsewhere"
+    shutil.move(copied_folder, moved)
+    async with Servers(moved) as settings:
+        assert await remembers(settings, hello)
+
+
+async def test_a_symbolic_link_leads_to_the_same_servers(folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    async with Servers(link) as settings:
+        assert await sql(settings, "SELECT 1") == 1
+        with pytest.raises(Unavailable, match="has servers of its own here"):
+            await Servers(folder).start()
+
+
+@pytest.mark.usefixtures("as_root")
+async def test_the_folder_of_another_user_is_refused(empty_folder: Path) -> None:
+    os.chown(empty_folder, 54_321, -1)
+    with pytest.raises(Unavailable, match="belongs to another user"):
+        await Servers(empty_folder).start()
+    assert names(empty_folder) == []
+    os.chown(empty_folder, os.geteuid(), -1)
+
+
+async def test_deleting_leaves_what_is_not_of_the_servers(copied_folder: Path) -> None:
+    (copied_folder / "notes.txt").write_text("mine")
+    assert await delete_data(copied_folder)
+    assert names(copied_folder) == ["notes.txt"]
+
+
+async def test_deleting_does_not_follow_a_symbolic_link(copied_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("all of it")
+    shutil.rmtree(copied_folder / "valkey")
+    (copied_folder / "valkey").symlink_to(tmp_path)
+    assert await delete_data(copied_folder)
+    assert (tmp_path / "precious").read_text() == "all of it"

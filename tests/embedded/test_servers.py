@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from embedded.chat import (
+    SERVERS,
+    all_gone,
+    kill,
+    lives,
+    owner,
+    pid,
+    program,
+    remembers,
+    rights,
+    say_hello,
+    sql,
+    until,
+    valkey,
+)
+from hubbub import Unavailable
+from hubbub.embedded import Servers, find, supervisor, up
+from hubbub.embedded.postgresql import PostgreSQL
+from hubbub.postgres import connect
+
+
+async def test_both_servers_answer_to_their_passwords_and_to_no_other(folder: Path) -> None:
+    async with Servers(folder) as settings:
+        assert await sql(settings, "SELECT 1") == 1
+        assert b"+PONG" in await valkey(settings.redis, "PING")
+        with pytest.raises(Unavailable):
+            await connect(replace(settings.postgres, password="a guess"))
+        with pytest.raises(Unavailable):
+            await connect(replace(settings.postgres, user="postgres"))
+        assert b"-NOAUTH" in await valkey(replace(settings.redis, password="a-guess"), "PING")
+
+
+async def test_both_servers_listen_on_loopback_alone(folder: Path) -> None:
+    async with Servers(folder) as settings:
+        assert await sql(settings, "SHOW listen_addresses") == "127.0.0.1"
+        sockets = await asyncio.to_thread(Path("/proc/net/unix").read_text)
+        assert f".s.PGSQL.{settings.postgres.port}" not in sockets
+        assert b"\r\n127.0.0.1\r\n" in await valkey(settings.redis, "CONFIG GET bind")
+
+
+async def test_the_owner_of_the_database_is_no_superuser_and_may_make_databases(folder: Path) -> None:
+    async with Servers(folder) as settings:
+        assert await sql(settings, "SELECT current_user::text") == "chatuser"
+        assert await sql(settings, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
+        owned = "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = current_database()"
+        assert await sql(settings, owned) == "chatuser"
+        await sql(settings, "CREATE DATABASE another TEMPLATE chatapp")
+        await sql(settings, "DROP DATABASE another")
+
+
+async def test_text_is_utf8_in_the_order_of_its_code_points(folder: Path) -> None:
+    async with Servers(folder) as settings:
+        assert await sql(settings, "SHOW server_encoding") == "UTF8"
+        assert await sql(settings, "SELECT upper('élan ñ')") == "ÉLAN Ñ"
+        assert await sql(settings, "SELECT 'Z' < 'a' AND 'z' < 'é'") is True
+
+
+@pytest.mark.parametrize(("fsync", "expected"), [(True, "on"), (False, "off")])
+async def test_a_commit_waits_for_the_disk_unless_told_otherwise(folder: Path, fsync: bool, expected: str) -> None:
+    async with Servers(folder, fsync=fsync) as settings:
+        assert await sql(settings, "SHOW fsync") == expected
+        assert await sql(settings, "SHOW synchronous_commit") == expected
+
+
+async def test_no_command_line_and_no_environment_holds_a_password(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "from the shell of the owner")
+    async with Servers(folder) as settings:
+        secrets = [settings.postgres.password, settings.redis.password, "from the shell of the owner"]
+        for name in SERVERS:
+            process = Path("/proc", str(pid(folder, name)))
+            seen = (process / "cmdline").read_text() + (process / "environ").read_text()
+            assert name in seen
+            assert not [secret for secret in secrets if secret is None or secret in seen]
+
+
+def test_what_is_secret_is_private(folder: Path) -> None:
+    assert rights(folder) & 0o067 == 0
+    for name in ("passwords.json", "valkey.conf", "postgresql.log", "valkey.log"):
+        assert rights(folder / name) == 0o600
+    for name in SERVERS:
+        assert rights(folder / name) == 0o700
+    assert (folder / ".gitignore").read_text() == "*\n"
+
+
+async def test_starting_twice_gives_the_same_servers(folder: Path) -> None:
+    servers = Servers(folder)
+    first = await servers.start()
+    pids = [pid(folder, name) for name in SERVERS]
+    second, third = await asyncio.gather(servers.start(), servers.start())
+    assert first == second == third
+    assert [pid(folder, name) for name in SERVERS] == pids
+    await servers.stop()
+    await servers.stop()
+    assert all_gone(folder)
+
+
+async def test_data_and_addresses_are_the_same_after_a_stop(folder: Path) -> None:
+    async with Servers(folder) as before:
+        hello = await say_hello(before)
+    assert all_gone(folder)
+    async with Servers(folder) as after:
+        assert after == before
+        assert await remembers(after, hello)
+
+
+async def test_servers_end_with_an_owner_that_is_killed_and_lose_nothing(folder: Path) -> None:
+    async with owner(folder) as (running, settings):
+        hello = await say_hello(settings)
+        running.kill()
+        await until(lambda: all_gone(folder))
+    async with Servers(folder) as after:
+        assert await remembers(after, hello)
+
+
+async def test_a_new_owner_need_not_wait_for_the_end_of_a_killed_one(folder: Path) -> None:
+    async with owner(folder) as (running, settings):
+        hello = await say_hello(settings)
+        running.kill()
+        await running.wait()
+        async with Servers(folder) as after:
+            assert await remembers(after, hello)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+async def test_a_server_that_was_killed_is_started_again_with_its_data(folder: Path, name: str) -> None:
+    servers = Servers(folder)
+    hello = await say_hello(await servers.start())
+    others = {other: pid(folder, other) for other in SERVERS if other != name}
+    kill(folder, name)
+    assert await remembers(await servers.start(), hello)
+    assert {other: pid(folder, other) for other in others} == others
+    await servers.stop()
+
+
+async def test_when_owner_and_servers_are_killed_at_once_the_data_are_there(folder: Path) -> None:
+    async with owner(folder) as (running, settings):
+        hello = await say_hello(settings)
+        os.kill(running.pid, signal.SIGSTOP)  # so that it cannot stop them in good order
+        for name in SERVERS:
+            kill(folder, name)
+        running.kill()
+        await running.wait()
+    async with Servers(folder) as after:
+        assert await remembers(after, hello)
+
+
+async def test_ctrl_c_is_for_the_owner_which_stops_its_servers(folder: Path) -> None:
+    async with owner(folder) as (running, _):
+        log = folder / "postgresql.log"
+        before = log.stat().st_size
+        running.send_signal(signal.SIGINT)
+        await running.wait()
+        assert all_gone(folder)
+    assert b"received fast shutdown request" in log.read_bytes()[before:]
+
+
+async def test_a_second_owner_is_refused_and_changes_nothing(folder: Path) -> None:
+    async with owner(folder) as (_, settings):
+        for attempt in (Servers(folder).start, lambda: up(folder)):
+            with pytest.raises(Unavailable, match="has servers of its own here"):
+                await attempt()
+        assert await sql(settings, "SELECT 1") == 1
+
+
+async def test_the_servers_of_hubbub_up_are_not_taken_over(folder: Path) -> None:
+    settings = await up(folder)
+    with pytest.raises(Unavailable, match="hubbub down"):
+        await Servers(folder).start()
+    assert find(folder) == settings
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_running(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(PostgreSQL, "version", never)
+    starting = asyncio.create_task(Servers(folder).start())
+    await reached.wait()
+    await until(lambda: lives(folder, "valkey"))
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert all_gone(folder)
+    monkeypatch.undo()
+    async with Servers(folder) as settings:
+        assert await sql(settings, "SELECT 1") == 1
+
+
+async def test_when_one_server_cannot_start_the_other_does_not_stay(copied_folder: Path) -> None:
+    (copied_folder / "postgresql" / "postgresql.conf").write_text("max_connections = many\n")
+    with pytest.raises(Unavailable, match=r'ended while starting.*\n.*"max_connections"') as failure:
+        await Servers(copied_folder).start()
+    assert str(copied_folder / "postgresql.log") in str(failure.value)
+    assert all_gone(copied_folder)
+
+
+async def test_a_port_that_somebody_takes_in_between_is_given_up_for_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0) as taken:
+        occupied = taken.sockets[0].getsockname()[1]
+        monkeypatch.setattr(supervisor, "_ports", lambda _: iter([occupied, supervisor.free_port()]))
+        async with Servers(folder) as settings:
+            assert occupied not in {settings.postgres.port, settings.redis.port}
+            assert await sql(settings, "SELECT 1") == 1
+            assert b"+PONG" in await valkey(settings.redis, "PING")
+
+
+async def test_a_server_that_hangs_is_killed_in_the_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PostgreSQL, "stop_signals", ((signal.SIGINT, 0.2), (signal.SIGKILL, 30.0)))
+    servers = Servers(folder)
+    hello = await say_hello(await servers.start())
+    os.kill(pid(folder, "postgresql"), signal.SIGSTOP)
+    await servers.stop()
+    assert all_gone(folder)
+    async with Servers(folder) as after:
+        assert await remembers(after, hello)
+
+
+async def test_a_making_of_data_that_was_killed_is_begun_anew(empty_folder: Path) -> None:
+    async with program(
+        "import asyncio, sys; from pathlib import Path; from hubbub.embedded import Servers;"
+        "asyncio.run(Servers(Path(sys.argv[1])).start())",
+        str(empty_folder),
+    ) as running:
+        await until((empty_folder / "postgresql.new" / "PG_VERSION").exists)
+        running.kill()
+        await running.wait()
+    async with Servers(empty_folder, fsync=False) as settings:
+        assert await sql(settings, "SELECT current_user::text") == "chatuser"
+    assert not (empty_folder / "postgresql.new").exists()
+
+
+async def test_half_made_data_are_never_mistaken_for_a_database(copied_folder: Path) -> None:
+    (copied_folder / "postgresql").rename(copied_folder / "postgresql.new")
+    (copied_folder / "postgresql.new" / "global" / "pg_control").unlink()
+    (copied_folder / "postgresql.password").write_text("left behind")
+    async with Servers(copied_folder, fsync=False) as settings:
+        assert await sql(settings, "SELECT 1") == 1
+    assert not (copied_folder / "postgresql.password").exists()
+
+
+async def test_the_event_loop_goes_on_while_servers_start(folder: Path) -> None:
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        loop = asyncio.get_running_loop()
+        while True:
+            asked = loop.time()
+            await asyncio.sleep(0.001)
+            longest = max(longest, loop.time() - asked)
+
+    watching = asyncio.create_task(watch())
+    async with Servers(folder):
+        watching.cancel()
+    assert longest < 0.5
