@@ -9,16 +9,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hubbub.errors import Invalid
 from hubbub.migrations import revisions
 from hubbub.migrations.patience import Patience
 from hubbub.migrations.revisions import HEAD, REVISIONS, TABLES, verify
 from hubbub.postgres import Pool
 from hubbub.settings import PostgresSettings
 
-__all__ = ["HEAD", "REVISIONS", "TABLES", "Patience", "Status", "down", "losses", "sql", "status", "up", "verify"]
+__all__ = [
+    "HEAD",
+    "REVISIONS",
+    "TABLES",
+    "Patience",
+    "Revision",
+    "Status",
+    "describe",
+    "down",
+    "sql",
+    "status",
+    "up",
+    "verify",
+]
 
 USUAL_PATIENCE = Patience()
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One step of the schema's history: what it is for, and what undoing it loses, in words."""
+
+    id: str
+    title: str
+    loss: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +69,10 @@ async def up(
 
 
 async def down(settings: PostgresSettings, revision: str, *, patience: Patience = USUAL_PATIENCE) -> list[str]:
-    """Undo what came after `revision`: an id, "-1" or "base". Returns the ids of what was undone, the newest first.
+    """Undo what came after `revision`: an id, "-1" or "base". Returns what was undone, the newest first.
 
-    The data of what it drops is lost: `losses` says which. Raises as `up` does, and `Invalid` for a revision that
-    is not applied.
+    The data of what it drops is lost: `describe` says which. Raises as `up` does, and `Invalid` for a revision
+    that is not applied.
     """
     from hubbub.migrations.walk import walk  # noqa: PLC0415 - as in `up`
 
@@ -72,30 +93,26 @@ async def status(settings: PostgresSettings) -> Status:
     return Status(current=found, head=HEAD, applied=applied, pending=pending, unknown=False)
 
 
-def sql(
-    direction: Literal["up", "down"] = "up", *, start: str | None = None, revision: str | None = None
-) -> str:
+def sql(direction: Literal["up", "down"] = "up", *, start: str | None = None, revision: str | None = None) -> str:
     """The SQL that `up` or `down` would run, for a database administrator. Connects to nothing.
 
-    From `start` (default: nothing applied for up, the head for down) to `revision` (default: the head, and "base").
-    Statements end with a semicolon; indexes are built outside of transactions, so a client must send the statements
-    one by one, as psql does. Raises `Invalid`.
+    From `start` (default: nothing for up, the head for down) to `revision` (default: the head for up, "base" for
+    down). Indexes are built outside of transactions, so a client must send the statements one by one, as psql
+    does. Raises `Invalid`.
     """
     from hubbub.migrations.history import written  # noqa: PLC0415 - as in `up`
 
-    start = (HEAD if direction == "down" else None) if start in {None, "base"} else start
-    if revisions.is_unknown(start):
-        raise Invalid("start", "there is no such revision")
+    if start is not None:
+        revisions.refuse_unknown(start)
     if direction == "up":
         return written("up", revisions.ahead(start, revision or "head"), start)
+    start = start or HEAD
     return written("down", revisions.behind(start, revision or "base"), start)
 
 
-def losses(found: str | None, revision: str) -> dict[str, str]:
-    """What `down` from `found` to `revision` would lose: for each revision that it undoes, in words.
+def describe(revision: str) -> Revision:
+    """What a revision is for, and what undoing it loses. Raises `Invalid` for an unknown one."""
+    from hubbub.migrations.history import told  # noqa: PLC0415 - as in `up`
 
-    Raises as `down` does, without a connection.
-    """
-    from hubbub.migrations.history import loss  # noqa: PLC0415 - as in `up`
-
-    return {undone: loss(undone) for undone in revisions.behind(found, revision)}
+    revisions.refuse_unknown(revision)
+    return Revision(revision, *told(revision))

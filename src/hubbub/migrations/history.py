@@ -1,8 +1,8 @@
 """hubbub's history in Alembic's hands. What imports this module imports Alembic and SQLAlchemy.
 
-Alembic is configured here in code. There is no alembic.ini and no env.py, and the revisions get `op` as an argument
-instead of importing Alembic's global one: so an application that runs its own Alembic in the same process, even
-around a call of hubbub's, is not disturbed.
+Alembic is configured here in code. There is no alembic.ini and no env.py, and the revisions get `op` as an
+argument instead of importing Alembic's global one: so an application that runs its own Alembic in the same
+process, even around a call of hubbub's, is not disturbed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
 from hubbub.migrations.revisions import VERSION_TABLE
 
 Direction = Literal["up", "down"]
+
+URL = "postgresql+asyncpg://"
 
 
 @cache
@@ -50,15 +51,16 @@ def written(direction: Direction, revisions: Iterable[str], start: str | None) -
         "starting_rev": start,
         "output_buffer": paper,
     }
-    context = MigrationContext.configure(dialect=PGDialect_asyncpg(), opts=options)
+    context = MigrationContext.configure(url=URL, opts=options)
     with context.begin_transaction():
         context.run_migrations(op=Operations(context))
     return paper.getvalue()
 
 
-def loss(revision: str) -> str:
-    """What undoing the revision loses, in words."""
-    return str(scripts().get_revision(revision).module.LOSS)
+def told(revision: str) -> tuple[str, str]:
+    """What the revision is for, and what undoing it loses, in words."""
+    script = scripts().get_revision(revision)
+    return script.doc, str(script.module.LOSS)
 
 
 def _options(direction: Direction, revisions: Iterable[str]) -> dict[str, object]:

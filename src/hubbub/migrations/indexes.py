@@ -64,9 +64,7 @@ class Index:
     def _create(self, op: Operations, to: str) -> None:
         unique = "UNIQUE " if self.unique else ""
         try:
-            op.execute(
-                f"CREATE {unique}INDEX CONCURRENTLY {self._provisional(to)} ON {self.table} {self.on}"
-            )
+            op.execute(f"CREATE {unique}INDEX CONCURRENTLY {self._provisional(to)} ON {self.table} {self.on}")
         except IntegrityError as error:
             # An index that failed on a duplicate would go on refusing new ones.
             self._drop_unfinished(op, to)

@@ -16,7 +16,7 @@ from hubbub.settings import PostgresSettings
 KEY = 0x687562627562
 
 TRY_LOCK = Statement(
-    "try_migration_lock",
+    "migrations.try_lock",
     bool,
     """
     SELECT pg_try_advisory_lock($1) AS taken

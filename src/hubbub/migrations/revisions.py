@@ -1,4 +1,7 @@
-"""The revisions of the schema, in order, and which of them a database is at. Imports neither Alembic nor SQLAlchemy."""
+"""The revisions of the schema, in order, and which of them a database is at.
+
+Imports neither Alembic nor SQLAlchemy: the library asks this each time it opens.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ TABLES: tuple[str, ...] = (
 )
 
 VERSION_TABLE_EXISTS = Statement(
-    "version_table_exists",
+    "migrations.version_table_exists",
     bool,
     """
     SELECT to_regclass('hubbub_schema_version') IS NOT NULL AS version_table_exists
@@ -40,7 +43,7 @@ VERSION_TABLE_EXISTS = Statement(
 )
 
 VERSIONS = Statement(
-    "schema_versions",
+    "migrations.versions",
     str,
     """
     SELECT version_num
@@ -102,6 +105,16 @@ def behind(found: str | None, revision: str) -> tuple[str, ...]:
     return REVISIONS[end:applied][::-1]
 
 
+def before(revision: str) -> str:
+    """The revision that a database is at once `revision` is undone: "base" for the first."""
+    return ("base", *REVISIONS)[_place(revision) - 1]
+
+
+def refuse_unknown(revision: str) -> None:
+    """Raise `Invalid` for an id that is not among the revisions."""
+    _place(revision)
+
+
 def _applied(found: str | None) -> int:
     """How many revisions a database at `found` has."""
     if is_unknown(found):
@@ -111,5 +124,5 @@ def _applied(found: str | None) -> int:
 
 def _place(revision: str) -> int:
     if revision not in REVISIONS:
-        raise Invalid("revision", f"there is no such revision; there are {REVISIONS[0]} to {HEAD}")
+        raise Invalid("revision", f"there is no such revision: they go from {REVISIONS[0]} to {HEAD}")
     return REVISIONS.index(revision) + 1

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from hubbub.errors import HubbubError, Unavailable
-from hubbub.migrations.history import Direction, move
+from hubbub.migrations.history import URL, Direction, move
 from hubbub.migrations.lock import session, take_lock
 from hubbub.migrations.patience import Patience
 from hubbub.migrations.revisions import found_in
@@ -28,9 +28,7 @@ DEADLOCK_DETECTED = "40P01"
 LONGEST_PAUSE_SECONDS = 5.0
 
 
-async def walk(
-    settings: PostgresSettings, direction: Direction, route: Route, patience: Patience
-) -> list[str]:
+async def walk(settings: PostgresSettings, direction: Direction, route: Route, patience: Patience) -> list[str]:
     """Apply or undo the revisions that `route` names for the revision found, one by one; returns them."""
     async with session(settings) as transaction:
         async with transaction() as executor:
@@ -44,9 +42,7 @@ async def walk(
     return list(revisions)
 
 
-async def _patiently(
-    settings: PostgresSettings, direction: Direction, revision: str, patience: Patience
-) -> None:
+async def _patiently(settings: PostgresSettings, direction: Direction, revision: str, patience: Patience) -> None:
     """Apply or undo one revision; where a lock is refused, let the application go first and try again."""
     loop = asyncio.get_running_loop()
     give_up_at = None
@@ -82,15 +78,10 @@ async def _migrating(settings: PostgresSettings, lock_timeout_seconds: float) ->
     async def opened() -> object:
         return raw
 
-    engine = create_async_engine("postgresql+asyncpg://", poolclass=NullPool, async_creator=opened)
+    engine = create_async_engine(URL, poolclass=NullPool, async_creator=opened)
     try:
         async with engine.connect() as connection:
-            try:
-                yield connection
-            except asyncio.CancelledError:
-                # SQLAlchemy would first wait for the server to have cancelled the statement.
-                raw.terminate()
-                raise
+            yield connection
     finally:
         raw.terminate()
 

@@ -16,7 +16,7 @@ down_revision = "0008"
 
 LOSS = "nothing"
 
-# White space is that of ASCII in these rules: what else is one depends on the server's locale, and a rule must not.
+# White space is that of ASCII here: what else counts as such depends on the server's locale, and a rule must not.
 RULES = {
     "users": {
         "users_email_check": "position('@' IN email) BETWEEN 2 AND char_length(email) - 1",
@@ -48,6 +48,15 @@ RULES = {
             "kind IN ('edited', 'deleted', 'joined', 'left', 'role_changed', 'room_changed')"
         ),
     },
+}
+
+# What finds a row that breaks a rule.
+KEYS = {
+    "users": "id",
+    "rooms": "id",
+    "messages": "id",
+    "room_users": "room_id, user_id",
+    "room_events": "room_id, seq",
 }
 
 # The columns that have a default in the seed. A NULL in one of them becomes the default.
@@ -113,7 +122,7 @@ def _refuse_what_breaks_a_rule(op: Operations) -> None:
         refuse(op, field, "belong to more than one user when case is not regarded", same)
     for table, rules in RULES.items():
         for name, rule in rules.items():
-            broken = f"SELECT * FROM {table} WHERE NOT ({rule})"  # noqa: S608 - fixed
+            broken = f"SELECT {KEYS[table]} FROM {table} WHERE NOT ({rule})"  # noqa: S608 - fixed
             refuse(op, name, f"are rows of {table} that break this rule", broken)
 
 
@@ -128,7 +137,7 @@ def _add_rules(op: Operations) -> None:
                 f"ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID",
             )
         ]
-        op.execute(f"ALTER TABLE {table} {', '.join(changes)}")
+        _alter(op, table, changes)
 
 
 def _fill_in_defaults(op: Operations) -> None:
@@ -145,10 +154,12 @@ def _validate_rules(op: Operations) -> None:
 
 
 def _forbid_nulls(op: Operations) -> None:
-    """The provisional rule has proven that there are none: no row is read again."""
+    """The provisional rule proves that there are none: no row is read again."""
     for table, defaults in DEFAULTS.items():
         changes = [f"ALTER COLUMN {column} SET NOT NULL" for column in defaults]
-        op.execute(f"ALTER TABLE {table} {', '.join(changes)}, DROP CONSTRAINT {_no_nulls(table)}")
+        _alter(op, table, changes)
+        # Not in the same statement, which would drop it first and then read every row under an exclusive lock.
+        _alter(op, table, [f"DROP CONSTRAINT {_no_nulls(table)}"])
 
 
 def _provisional_rules() -> dict[str, dict[str, str]]:
@@ -161,6 +172,12 @@ def _provisional_rules() -> dict[str, dict[str, str]]:
 
 def _no_nulls(table: str) -> str:
     return f"{table}_no_nulls_check"
+
+
+def _alter(op: Operations, table: str, changes: list[str]) -> None:
+    """All in one statement: the table is locked once, for an instant."""
+    one_a_line = ",\n    ".join(changes)
+    op.execute(f"ALTER TABLE {table}\n    {one_a_line}")
 
 
 def downgrade(op: Operations) -> None:
@@ -177,10 +194,10 @@ def downgrade(op: Operations) -> None:
 
 def _drop_rules(op: Operations) -> None:
     for table, rules in RULES.items():
-        op.execute(f"ALTER TABLE {table} {', '.join(f'DROP CONSTRAINT IF EXISTS {name}' for name in rules)}")
+        _alter(op, table, [f"DROP CONSTRAINT IF EXISTS {name}" for name in rules])
 
 
 def _allow_nulls(op: Operations) -> None:
     for table, defaults in DEFAULTS.items():
         changes = [f"ALTER COLUMN {column} DROP NOT NULL" for column in defaults]
-        op.execute(f"ALTER TABLE {table} {', '.join(changes)}")
+        _alter(op, table, changes)

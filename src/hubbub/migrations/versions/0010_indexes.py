@@ -32,7 +32,7 @@ def upgrade(op: Operations) -> None:
         index.build(op, to=revision)
     for index in INDEXES:
         index.replace(op, to=revision)
-    # Every message bumps last_seq of its room: with room left on the page that is a HOT update, which no index sees.
+    # Every message bumps last_seq of its room. With space left on the page that is a HOT update: no index changes.
     op.execute("ALTER TABLE rooms SET (fillfactor = 50)")
 
 

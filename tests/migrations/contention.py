@@ -1,0 +1,64 @@
+"""Others at work in the same database: connections, processes, and how to see who waits for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hubbub import PostgresSettings, Settings
+from hubbub.postgres import connect
+
+if TYPE_CHECKING:
+    from hubbub.postgres.connection import Connection
+
+WAITS_FOR_A_TABLE = """
+    SELECT EXISTS (
+        SELECT
+        FROM pg_locks
+        WHERE relation = 'messages'::regclass
+            AND mode = 'AccessExclusiveLock'
+            AND NOT granted
+    )
+"""
+WAITS_FOR_A_SNAPSHOT = """
+    SELECT EXISTS (
+        SELECT
+        FROM pg_locks
+        WHERE locktype = 'virtualxid'
+            AND NOT granted
+    )
+"""
+CLIENTS = """
+    SELECT count(*)
+    FROM pg_stat_activity
+    WHERE datname = current_database()
+        AND backend_type = 'client backend'
+"""
+FIVE_CLIENTS = f"SELECT ({CLIENTS}) = 5"
+ALONE = f"SELECT ({CLIENTS}) = 1"
+
+
+@asynccontextmanager
+async def connected(settings: PostgresSettings) -> AsyncIterator[Connection]:
+    connection = await connect(settings)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+async def until(connection: Connection, condition: str) -> None:
+    """Ask until the answer is yes; the test's own timeout ends what never comes."""
+    while not await connection.fetchval(condition):  # noqa: ASYNC110 - a server sets no event
+        await asyncio.sleep(0.005)
+
+
+async def process(settings: Settings, postgres: PostgresSettings, *command: str) -> asyncio.subprocess.Process:
+    environment = replace(settings, postgres=postgres).to_env()
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "hubbub", "migrate", *command, env=environment, stdout=asyncio.subprocess.PIPE
+    )

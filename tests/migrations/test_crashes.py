@@ -1,0 +1,150 @@
+"""A migration that dies on the way is completed by the next run, wherever it died."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Engine, event
+
+from hubbub import Conflict, PostgresSettings, Settings, migrations
+from hubbub.migrations import REVISIONS, revisions
+from migrations.catalog import schema
+from migrations.contention import WAITS_FOR_A_SNAPSHOT, connected, process, until
+from migrations.filled import OF_HUBBUB, OF_THE_SEED, fill
+
+
+class Died(Exception):
+    """Stands for whatever ends a process: nothing that hubbub catches."""
+
+
+@contextmanager
+def dying_at(statement: int) -> Iterator[None]:
+    """End the run in front of its n-th statement, as the server sees it: the connection closes, no COMMIT."""
+    sent = 0
+
+    def count(*_: object) -> None:
+        nonlocal sent
+        sent += 1
+        if sent == statement:
+            raise Died
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+
+
+async def _dies_everywhere(settings: PostgresSettings, direction: str, revision: str) -> int:
+    """Run one revision, let it die at its first statement, run again, let it die at its second, and so on."""
+    statement = 0
+    while True:
+        statement += 1
+        try:
+            with dying_at(statement):
+                if direction == "up":
+                    await migrations.up(settings, revision)
+                else:
+                    await migrations.down(settings, revisions.before(revision))
+        except Died:
+            continue
+        return statement
+
+
+@pytest.mark.parametrize("revision", REVISIONS[5:])
+async def test_a_run_that_died_at_any_statement_is_completed(
+    postgres_settings: PostgresSettings, empty_database: PostgresSettings, revision: str
+) -> None:
+    before = revisions.before(revision)
+    await migrations.up(empty_database, before)
+    below = await schema(empty_database)
+    await migrations.up(empty_database, revision)
+    above = await schema(empty_database)
+
+    await migrations.down(postgres_settings, "0005")
+    await fill(postgres_settings, OF_THE_SEED)
+    await migrations.up(postgres_settings)
+    await fill(postgres_settings, OF_HUBBUB)
+    await migrations.down(postgres_settings, before)
+
+    assert await _dies_everywhere(postgres_settings, "up", revision) > 5
+    assert await schema(postgres_settings) == above
+    assert await _dies_everywhere(postgres_settings, "down", revision) > 2
+    assert await schema(postgres_settings) == below
+
+
+LEFT_BEHIND = """
+    SELECT indisvalid
+    FROM pg_index
+    WHERE indexrelid = 'idx_rooms_name_to_0010'::regclass
+"""
+END_THE_BUILDER = """
+    SELECT pg_terminate_backend(pid)
+    FROM pg_stat_activity
+    WHERE query LIKE 'CREATE INDEX CONCURRENTLY%'
+        AND datname = current_database()
+"""
+NOBODY_BUILDS = f"SELECT NOT EXISTS ({END_THE_BUILDER.replace('pg_terminate_backend(pid)', 'pid')})"
+
+
+@pytest.fixture
+async def at_0009(empty_database: PostgresSettings) -> PostgresSettings:
+    await migrations.up(empty_database, "0009")
+    return empty_database
+
+
+async def test_an_invalid_index_that_a_killed_run_left_is_built_again(
+    servers: Settings, at_0009: PostgresSettings, postgres_settings: PostgresSettings
+) -> None:
+    async with connected(at_0009) as reader, connected(at_0009) as watcher:
+        await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await reader.fetchval("SELECT count(*) FROM users")
+        run = await process(servers, at_0009, "up")
+        await until(watcher, WAITS_FOR_A_SNAPSHOT)
+        run.kill()
+        await run.communicate()
+        await watcher.fetch(END_THE_BUILDER)
+        await until(watcher, NOBODY_BUILDS)
+        assert await watcher.fetchval(LEFT_BEHIND) is False
+        await reader.execute("ROLLBACK")
+    assert await migrations.up(at_0009) == ["0010"]
+    assert await schema(at_0009) == await schema(postgres_settings)
+
+
+async def test_a_killed_run_whose_server_process_still_works_is_waited_for(
+    servers: Settings, at_0009: PostgresSettings, postgres_settings: PostgresSettings
+) -> None:
+    async with connected(at_0009) as reader, connected(at_0009) as watcher:
+        await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await reader.fetchval("SELECT count(*) FROM users")
+        run = await process(servers, at_0009, "up")
+        await until(watcher, WAITS_FOR_A_SNAPSHOT)
+        run.kill()
+        await run.communicate()
+        second = asyncio.create_task(migrations.up(at_0009))
+        await until(watcher, "SELECT count(*) > 1 FROM pg_stat_activity WHERE query LIKE '%INDEX CONCURRENTLY%'")
+        await reader.execute("ROLLBACK")
+        assert await second == ["0010"]
+    assert await schema(at_0009) == await schema(postgres_settings)
+
+
+async def test_a_duplicate_that_comes_in_while_the_index_is_built_leaves_nothing_half_done(
+    empty_database: PostgresSettings,
+) -> None:
+    await migrations.up(empty_database, "0008")
+    await fill(empty_database, "INSERT INTO users (email, username, password_hash) VALUES ('a@b', 'a', '!')")
+    before = await schema(empty_database)
+    async with connected(empty_database) as other, connected(empty_database) as watcher:
+        await other.execute("BEGIN")
+        await other.execute("INSERT INTO users (email, username, password_hash) VALUES ('A@B', 'b', '!')")
+        migration = asyncio.create_task(migrations.up(empty_database))
+        await until(watcher, WAITS_FOR_A_SNAPSHOT)
+        await other.execute("COMMIT")
+        with pytest.raises(Conflict) as conflict:
+            await migration
+    assert conflict.value.what == "email"
+    assert await schema(empty_database) == before
+    assert (await migrations.status(empty_database)).current == "0008"

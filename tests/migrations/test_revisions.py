@@ -1,0 +1,133 @@
+"""The list of revisions, and the check that the library makes when it opens."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from hubbub import Invalid, PostgresSettings, SchemaMismatch, migrations
+from hubbub.migrations import HEAD, REVISIONS, revisions, verify
+from hubbub.migrations.history import scripts
+from hubbub.postgres import Pool
+from migrations.filled import fill
+
+
+def test_the_list_is_what_alembic_finds_in_one_line_without_branches() -> None:
+    found = [script.revision for script in scripts().walk_revisions("base", "heads")]
+    assert tuple(reversed(found)) == REVISIONS
+    assert scripts().get_heads() == [HEAD]
+
+
+def test_every_revision_says_what_it_is_for_and_what_undoing_it_loses() -> None:
+    for revision in REVISIONS:
+        described = migrations.describe(revision)
+        assert described.title
+        assert described.loss
+    with pytest.raises(Invalid):
+        migrations.describe("0042")
+
+
+def test_importing_the_migrations_loads_neither_alembic_nor_sqlalchemy() -> None:
+    code = "import sys, hubbub.migrations; sys.exit(bool({'alembic', 'sqlalchemy'} & sys.modules.keys()))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+async def test_a_migrated_database_is_accepted(postgres_settings: PostgresSettings) -> None:
+    pool = Pool(postgres_settings)
+    await verify(pool)
+    async with pool.transaction() as transaction:
+        await verify(transaction)
+    await pool.close()
+
+
+async def test_a_database_without_a_schema_is_told_to_migrate(empty_database: PostgresSettings) -> None:
+    pool = Pool(empty_database)
+    async with pool.transaction() as transaction:  # a failed statement would spoil it
+        with pytest.raises(SchemaMismatch) as mismatch:
+            await verify(transaction)
+    await pool.close()
+    assert (mismatch.value.found, mismatch.value.wanted) == (None, HEAD)
+    assert "hubbub migrate up" in mismatch.value.hint
+
+
+async def test_a_database_that_went_down_to_base_has_no_schema(postgres_settings: PostgresSettings) -> None:
+    await migrations.down(postgres_settings, "base")
+    assert (await migrations.status(postgres_settings)).current is None
+    assert await migrations.up(postgres_settings) == list(REVISIONS)
+
+
+async def test_an_older_database_is_told_to_migrate(empty_database: PostgresSettings) -> None:
+    await migrations.up(empty_database, "0002")
+    pool = Pool(empty_database)
+    with pytest.raises(SchemaMismatch) as mismatch:
+        await verify(pool)
+    await pool.close()
+    assert mismatch.value.found == "0002"
+    assert "hubbub migrate up" in mismatch.value.hint
+
+
+@pytest.fixture
+async def newer_database(postgres_settings: PostgresSettings) -> PostgresSettings:
+    await fill(postgres_settings, "UPDATE hubbub_schema_version SET version_num = '9999'")
+    return postgres_settings
+
+
+async def test_a_newer_database_asks_for_a_newer_hubbub(newer_database: PostgresSettings) -> None:
+    pool = Pool(newer_database)
+    with pytest.raises(SchemaMismatch) as mismatch:
+        await verify(pool)
+    await pool.close()
+    assert mismatch.value.found == "9999"
+    assert "upgrade hubbub" in mismatch.value.hint
+
+
+async def test_a_newer_database_is_left_alone(newer_database: PostgresSettings) -> None:
+    with pytest.raises(SchemaMismatch, match="upgrade hubbub"):
+        await migrations.up(newer_database)
+    with pytest.raises(SchemaMismatch, match="upgrade hubbub"):
+        await migrations.down(newer_database, "base")
+    status = await migrations.status(newer_database)
+    assert (status.current, status.unknown) == ("9999", True)
+
+
+async def test_a_version_table_with_two_rows_is_not_understood(postgres_settings: PostgresSettings) -> None:
+    await fill(postgres_settings, "INSERT INTO hubbub_schema_version VALUES ('0003')")
+    with pytest.raises(SchemaMismatch) as mismatch:
+        await migrations.up(postgres_settings)
+    assert mismatch.value.found == "0003, 0010"
+
+
+@pytest.mark.parametrize("revision", ["", "heads", "10", "0011", "+1", "-2", "0001; DROP TABLE users", "0009\n"])
+async def test_an_unknown_revision_is_refused(postgres_settings: PostgresSettings, revision: str) -> None:
+    for move in (migrations.up, migrations.down):
+        with pytest.raises(Invalid) as refused:
+            await move(postgres_settings, revision)
+        assert refused.value.field == "revision"
+    assert (await migrations.status(postgres_settings)).pending == ()
+
+
+async def test_down_does_not_go_up(empty_database: PostgresSettings) -> None:
+    await migrations.up(empty_database, "0002")
+    with pytest.raises(Invalid, match="0003 is not applied"):
+        await migrations.down(empty_database, "0003")
+    assert await migrations.down(empty_database, "0002") == []
+
+
+async def test_up_does_not_go_down(empty_database: PostgresSettings) -> None:
+    assert await migrations.up(empty_database, "0003") == ["0001", "0002", "0003"]
+    assert await migrations.up(empty_database, "0001") == []
+    status = await migrations.status(empty_database)
+    assert (status.current, status.applied) == ("0003", REVISIONS[:3])
+    assert status.pending == REVISIONS[3:]
+
+
+async def test_below_the_first_revision_there_is_nothing_to_undo(empty_database: PostgresSettings) -> None:
+    assert await migrations.down(empty_database, "-1") == []
+    assert await migrations.down(empty_database, "base") == []
+
+
+def test_what_lies_before_a_revision() -> None:
+    assert revisions.before("0001") == "base"
+    assert revisions.before(HEAD) == REVISIONS[-2]

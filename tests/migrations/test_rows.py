@@ -1,0 +1,163 @@
+"""What the rows of a filled database become on the way up and on the way down."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hubbub import Invalid, PostgresSettings, Unavailable, migrations
+from hubbub.migrations import REVISIONS, revisions
+from hubbub.postgres import connect
+from migrations.catalog import schema
+from migrations.documents import blocks
+from migrations.filled import OF_HUBBUB, OF_THE_SEED, fill
+
+if TYPE_CHECKING:
+    from hubbub.postgres.connection import Connection
+
+A_USER = "INSERT INTO users (email, username, password_hash) VALUES"
+
+
+@pytest.fixture
+async def of_the_seed(empty_database: PostgresSettings) -> PostgresSettings:
+    await migrations.up(empty_database, "0005")
+    return empty_database
+
+
+@pytest.fixture
+async def filled(of_the_seed: PostgresSettings) -> PostgresSettings:
+    await fill(of_the_seed, OF_THE_SEED)
+    return of_the_seed
+
+
+@pytest.fixture
+async def connection(empty_database: PostgresSettings) -> AsyncIterator[Connection]:
+    connection = await connect(empty_database)
+    yield connection
+    await connection.close()
+
+
+async def test_messages_are_numbered_by_time_in_each_room(
+    filled: PostgresSettings, connection: Connection
+) -> None:
+    by_time = "SELECT room_id, id FROM messages ORDER BY room_id, created_at, id"
+    before = await connection.fetch(by_time)
+    await migrations.up(filled)
+    assert await connection.fetch("SELECT room_id, id FROM messages ORDER BY room_id, seq") == before
+    heads = await connection.fetch("""
+        SELECT rooms.last_seq, count(seq), min(seq), max(seq)
+        FROM rooms
+        LEFT JOIN messages ON messages.room_id = rooms.id
+        GROUP BY rooms.id
+        ORDER BY rooms.last_seq
+    """)
+    assert [tuple(head) for head in heads] == [(0, 0, None, None)] + [(40, 40, 1, 40)] * 9
+
+
+async def test_what_was_read_becomes_a_watermark(filled: PostgresSettings, connection: Connection) -> None:
+    await migrations.up(filled)
+    marks = await connection.fetch("""
+        SELECT last_read_seq, last_read_message_id IS NULL AS nothing, count(*)
+        FROM room_users
+        GROUP BY 1, 2
+        ORDER BY 1
+    """)
+    assert [tuple(mark) for mark in marks] == [(0, True, 491), (40, False, 9)]
+
+
+async def test_a_last_read_message_of_another_room_is_forgotten(
+    filled: PostgresSettings, connection: Connection
+) -> None:
+    await fill(filled, "UPDATE room_users SET last_read_message_id = (SELECT id FROM messages LIMIT 1)")
+    await migrations.up(filled)
+    found = await connection.fetch("""
+        SELECT messages.room_id = room_users.room_id, messages.seq = room_users.last_read_seq, count(*)
+        FROM room_users
+        LEFT JOIN messages ON messages.id = room_users.last_read_message_id
+        GROUP BY 1, 2
+        ORDER BY 3
+    """)
+    assert [tuple(one) for one in found] == [(True, True, 50), (None, None, 450)]
+
+
+async def test_a_receipt_gets_the_room_of_its_message(filled: PostgresSettings, connection: Connection) -> None:
+    await migrations.up(filled)
+    strays = """
+        SELECT count(*)
+        FROM message_read_receipts
+        JOIN messages ON messages.id = message_read_receipts.message_id
+        WHERE messages.room_id = message_read_receipts.room_id
+    """
+    assert await connection.fetchval(strays) == 450
+
+
+async def test_null_becomes_the_default_of_its_column(filled: PostgresSettings, connection: Connection) -> None:
+    await migrations.up(filled)
+    assert (
+        await connection.fetchval("SELECT count(*) FROM users WHERE NOT is_online AND created_at <= now()") == 50
+    )
+    assert await connection.fetchval("SELECT count(*) FROM rooms WHERE NOT is_private") == 7
+    assert await connection.fetchval("SELECT count(*) FROM room_users WHERE role = 'member'") == 490
+    types = "SELECT message_type, count(*) FROM messages GROUP BY 1 ORDER BY 1"
+    assert [tuple(row) for row in await connection.fetch(types)] == [("image", 36), ("text", 324)]
+
+
+@pytest.mark.parametrize(
+    ("revision", "row", "field", "reason"),
+    [
+        ("0006", "INSERT INTO messages (content) VALUES ('lost')", "room_id", "1 in the database are messages"),
+        ("0009", f"{A_USER} ('a@b', 'a', '!'), ('A@b', 'b', '!')", "email", "1 in the database belong"),
+        ("0009", f"{A_USER} ('a@b', 'a', '!'), ('c@d', 'A', '!')", "username", "1 in the database belong"),
+        ("0009", f"{A_USER} ('nonsense', 'a', '!')", "users_email_check", "1 in the database are rows of users"),
+        ("0009", "INSERT INTO rooms (name) VALUES (' '), ('')", "rooms_name_check", "2 in the database are rows"),
+    ],
+)
+async def test_rows_that_cannot_be_taken_along_stop_it_before_anything_changes(
+    of_the_seed: PostgresSettings, connection: Connection, revision: str, row: str, field: str, reason: str
+) -> None:
+    await fill(of_the_seed, row)
+    before = revisions.before(revision)
+    await migrations.up(of_the_seed, before)
+    schema_before = await schema(of_the_seed)
+    with pytest.raises(Invalid) as refused:
+        await migrations.up(of_the_seed)
+    assert refused.value.field == field
+    assert refused.value.reason.startswith(reason)
+    assert await schema(of_the_seed) == schema_before
+    assert (await migrations.status(of_the_seed)).current == before
+    # The query that the error gives finds the rows.
+    query = refused.value.reason.partition("find them with: ")[2]
+    assert len(await connection.fetch(query)) == int(reason[0])
+
+
+async def test_the_way_down_keeps_what_the_seed_can_hold(filled: PostgresSettings, connection: Connection) -> None:
+    await migrations.up(filled)
+    await fill(filled, OF_HUBBUB)
+    await migrations.down(filled, "0005")
+    # Two of forty were deleted in each of nine rooms. The one that some had read up to was the last of them.
+    assert await connection.fetchval("SELECT count(*) FROM messages") == 9 * 38
+    assert await connection.fetchval("SELECT count(*) FROM messages WHERE content = ''") == 0
+    read = """
+        SELECT DISTINCT content LIKE '%says 39' OR content LIKE '%says 38'
+        FROM room_users
+        JOIN messages ON messages.id = last_read_message_id
+    """
+    assert [tuple(row) for row in await connection.fetch(read)] == [(True,)]
+    await migrations.up(filled)
+    assert await connection.fetchval("SELECT count(*) FROM room_users WHERE last_read_seq = 38") == 9
+
+
+async def test_tables_made_by_the_seed_are_taken_over(
+    empty_database: PostgresSettings, postgres_settings: PostgresSettings, connection: Connection
+) -> None:
+    await migrations.up(empty_database, "0005")
+    await fill(empty_database, f"{OF_THE_SEED}; DROP TABLE hubbub_schema_version")
+    with pytest.raises(Unavailable, match='"users" already exists'):
+        await migrations.up(empty_database)
+    await fill(empty_database, "DROP TABLE IF EXISTS hubbub_schema_version")
+    await fill(empty_database, "".join(blocks("migrations.md", "sql")))
+    assert await migrations.up(empty_database) == list(REVISIONS[5:])
+    assert await schema(empty_database) == await schema(postgres_settings)
+    assert await connection.fetchval("SELECT count(*) FROM messages") == 360

@@ -1,0 +1,176 @@
+"""What each named constraint refuses, what a caller is told, and what a delete takes along."""
+
+from __future__ import annotations
+
+import pytest
+
+from hubbub import Conflict, HubbubError, Invalid, NotFound, PostgresSettings
+from hubbub.postgres import Pool, Statement
+from hubbub.postgres.constraints import MISSING, REFUSED, TAKEN
+from migrations.filled import fill
+
+TABLES = ("users", "rooms", "messages", "room_users", "room_events")
+
+ROWS = """
+    INSERT INTO users (id, email, username, password_hash)
+    VALUES ('00000000-0000-0000-0000-00000000000a', 'ada@example.org', 'ada', '!');
+
+    INSERT INTO rooms (id, name, is_private, direct_key)
+    VALUES ('00000000-0000-0000-0000-00000000000b', 'engine-room', true, sha256('a'));
+
+    INSERT INTO messages (id, room_id, seq, user_id, content)
+    VALUES (
+        '00000000-0000-0000-0000-00000000000c',
+        '00000000-0000-0000-0000-00000000000b',
+        1,
+        '00000000-0000-0000-0000-00000000000a',
+        'hello'
+    );
+
+    INSERT INTO room_users (room_id, user_id)
+    VALUES ('00000000-0000-0000-0000-00000000000b', '00000000-0000-0000-0000-00000000000a');
+
+    INSERT INTO message_read_receipts (message_id, user_id, room_id)
+    VALUES (
+        '00000000-0000-0000-0000-00000000000c',
+        '00000000-0000-0000-0000-00000000000a',
+        '00000000-0000-0000-0000-00000000000b'
+    );
+
+    INSERT INTO room_events (room_id, seq, kind)
+    VALUES ('00000000-0000-0000-0000-00000000000b', 2, 'joined')
+"""
+
+A_USER = "INSERT INTO users (email, username, password_hash) VALUES "
+TWICE = "INSERT INTO {0} SELECT * FROM {0}"
+
+TAKING = {
+    "users_pkey": "INSERT INTO users (id, email, username, password_hash) SELECT id, 'b@c', 'b', '!' FROM users",
+    "idx_users_email": f"{A_USER} ('ADA@Example.org', 'other', '!')",
+    "idx_users_username": f"{A_USER} ('other@example.org', 'ADA', '!')",
+    "rooms_pkey": "INSERT INTO rooms (id, name) SELECT id, 'x' FROM rooms",
+    "rooms_direct_key_key": "INSERT INTO rooms (name, is_private, direct_key) VALUES ('x', true, sha256('a'))",
+    "messages_pkey": "INSERT INTO messages (id, room_id, seq, content) SELECT id, room_id, 9, 'x' FROM messages",
+    "idx_messages_room_id": "INSERT INTO messages (room_id, seq, content) SELECT room_id, 1, 'x' FROM messages",
+    "room_users_pkey": TWICE.format("room_users"),
+    "message_read_receipts_pkey": TWICE.format("message_read_receipts"),
+    "room_events_pkey": TWICE.format("room_events"),
+}
+
+MISSED = {
+    "rooms_created_by_fkey": "UPDATE rooms SET created_by = gen_random_uuid()",
+    "messages_room_id_fkey": "UPDATE messages SET room_id = gen_random_uuid()",
+    "messages_user_id_fkey": "UPDATE messages SET user_id = gen_random_uuid()",
+    "room_users_room_id_fkey": "UPDATE room_users SET room_id = gen_random_uuid()",
+    "room_users_user_id_fkey": "UPDATE room_users SET user_id = gen_random_uuid()",
+    "room_users_last_read_message_id_fkey": "UPDATE room_users SET last_read_message_id = gen_random_uuid()",
+    "message_read_receipts_message_id_fkey": "UPDATE message_read_receipts SET message_id = gen_random_uuid()",
+    "message_read_receipts_user_id_fkey": "UPDATE message_read_receipts SET user_id = gen_random_uuid()",
+    "room_events_room_id_fkey": "UPDATE room_events SET room_id = gen_random_uuid()",
+}
+
+BREAKING = {
+    "users_email_check": ["email = 'ada'", "email = '@example.org'", "email = 'ada@'", "email = ''"],
+    "users_username_check": [
+        "username = ''",
+        "username = 'a@b'",
+        "username = ' ada'",
+        "username = 'ada '",
+        "username = E'ada\\n'",
+        "username = E'\\tada'",
+    ],
+    "users_password_hash_check": ["password_hash = ''"],
+    "rooms_name_check": ["name = ''", "name = E' \\t\\n '"],
+    "rooms_description_check": ["description = repeat('x', 4001)"],
+    "rooms_last_seq_check": ["last_seq = -1"],
+    "rooms_direct_key_check": ["direct_key = 'short'", "is_private = false"],
+    "messages_content_check": ["content = ''", "content = repeat('x', 20001)", "deleted_at = now()"],
+    "messages_message_type_check": ["message_type = 'video'", "message_type = 'TEXT'"],
+    "messages_seq_check": ["seq = 0"],
+    "room_users_role_check": ["role = 'owner'", "role = ''"],
+    "room_users_last_read_seq_check": ["last_read_seq = -1"],
+    "room_events_seq_check": ["seq = 0"],
+    "room_events_kind_check": ["kind = 'created'"],
+}
+
+KEEPING = {
+    "users": ["email = 'a@b'", "username = 'Ada Lovelace'", "username = '\u00e4da'"],
+    "rooms": ["description = repeat('\u00e4', 4000)", "name = '\u2603'", "direct_key = NULL, is_private = false"],
+    "messages": ["content = ' '", "content = repeat('\u00e4', 20000)", "content = '', deleted_at = now()"],
+}
+
+
+@pytest.fixture
+async def peopled(postgres_settings: PostgresSettings, pool: Pool) -> Pool:
+    await fill(postgres_settings, ROWS)
+    return pool
+
+
+async def _execute(pool: Pool, sql: str) -> int:
+    return await pool.execute(Statement("test", int, sql))
+
+
+async def _refusal(pool: Pool, sql: str) -> HubbubError:
+    with pytest.raises(HubbubError) as refused:
+        await _execute(pool, sql)
+    return refused.value
+
+
+@pytest.mark.parametrize("name", TAKEN)
+async def test_what_is_taken_is_a_conflict(peopled: Pool, name: str) -> None:
+    error = await _refusal(peopled, TAKING[name])
+    assert isinstance(error, Conflict)
+    assert error.what == TAKEN[name]
+
+
+@pytest.mark.parametrize("name", MISSING)
+async def test_what_does_not_exist_cannot_be_referred_to(peopled: Pool, name: str) -> None:
+    error = await _refusal(peopled, MISSED[name])
+    assert isinstance(error, NotFound)
+    assert error.kind == MISSING[name]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_breaks_a_rule_is_invalid(peopled: Pool, name: str) -> None:
+    table = next(table for table in TABLES if name.startswith(f"{table}_"))
+    for change in BREAKING[name]:
+        error = await _refusal(peopled, f"UPDATE {table} SET {change}")
+        assert isinstance(error, Invalid), change
+        assert (error.field, error.reason) == REFUSED[name], change
+
+
+@pytest.mark.parametrize("table", KEEPING)
+async def test_what_keeps_the_rules_is_stored(peopled: Pool, table: str) -> None:
+    for change in KEEPING[table]:
+        assert await _execute(peopled, f"UPDATE {table} SET {change}") == 1
+
+
+async def test_a_deleted_account_leaves_its_messages_and_takes_its_memberships(peopled: Pool) -> None:
+    await _execute(peopled, "UPDATE rooms SET created_by = (SELECT id FROM users)")
+    await _execute(peopled, "DELETE FROM users")
+    assert await _count(peopled, "rooms WHERE created_by IS NULL") == 1
+    assert await _count(peopled, "messages WHERE user_id IS NULL") == 1
+    assert await _count(peopled, "room_users") == 0
+    assert await _count(peopled, "message_read_receipts") == 0
+
+
+async def test_a_deleted_room_takes_its_whole_log_and_its_memberships(peopled: Pool) -> None:
+    await peopled.execute(
+        Statement("test", int, "UPDATE room_users SET last_read_message_id = (SELECT id FROM messages)")
+    )
+    await _execute(peopled, "DELETE FROM rooms")
+    for table in ("messages", "room_events", "room_users", "message_read_receipts"):
+        assert await _count(peopled, table) == 0
+    assert await _count(peopled, "users") == 1
+
+
+async def test_a_last_read_message_can_be_deleted(peopled: Pool) -> None:
+    await peopled.execute(
+        Statement("test", int, "UPDATE room_users SET last_read_message_id = (SELECT id FROM messages)")
+    )
+    await _execute(peopled, "DELETE FROM messages")
+    assert await _count(peopled, "room_users WHERE last_read_message_id IS NULL") == 1
+
+
+async def _count(pool: Pool, rows: str) -> int | None:
+    return await pool.fetch_one(Statement("test", int, f"SELECT count(*) FROM {rows}"))

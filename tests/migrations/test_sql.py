@@ -1,0 +1,68 @@
+"""The SQL on paper does what the migration does."""
+
+from __future__ import annotations
+
+import pytest
+
+from hubbub import Invalid, PostgresSettings, migrations
+from hubbub.migrations import HEAD, Patience
+from hubbub.postgres import connect
+from migrations.catalog import schema
+from migrations.filled import OF_HUBBUB, OF_THE_SEED, fill
+
+
+async def _type_in(settings: PostgresSettings, script: str) -> None:
+    """One statement after the other, as psql sends them."""
+    connection = await connect(settings)
+    for statement in script.strip().split(";\n"):
+        await connection.execute(statement)
+    await connection.close()
+
+
+async def test_up_on_paper_makes_the_same_schema(
+    empty_database: PostgresSettings, postgres_settings: PostgresSettings
+) -> None:
+    await _type_in(empty_database, migrations.sql())
+    assert await schema(empty_database) == await schema(postgres_settings)
+    assert (await migrations.status(empty_database)).current == HEAD
+    assert await migrations.up(empty_database) == []
+
+
+async def test_part_of_the_way_can_be_written_as_well(
+    empty_database: PostgresSettings, postgres_settings: PostgresSettings
+) -> None:
+    await migrations.up(empty_database, "0005")
+    await fill(empty_database, OF_THE_SEED)
+    await _type_in(empty_database, migrations.sql(start="0005", revision="0009"))
+    assert (await migrations.status(empty_database)).current == "0009"
+    await migrations.up(empty_database, patience=Patience(lock_timeout_seconds=1))
+    assert await schema(empty_database) == await schema(postgres_settings)
+
+
+async def test_down_on_paper_takes_everything_away(postgres_settings: PostgresSettings) -> None:
+    await migrations.down(postgres_settings, "0005")
+    await fill(postgres_settings, OF_THE_SEED)
+    await migrations.up(postgres_settings)
+    await fill(postgres_settings, OF_HUBBUB)
+    await _type_in(postgres_settings, migrations.sql("down", revision="0003"))
+    assert (await migrations.status(postgres_settings)).current == "0003"
+    await _type_in(postgres_settings, migrations.sql("down", start="0003"))
+    assert (await migrations.status(postgres_settings)).current is None
+    assert await schema(postgres_settings) == []
+
+
+def test_no_statement_on_paper_waits_for_a_parameter() -> None:
+    for direction in ("up", "down"):
+        script = migrations.sql("up" if direction == "up" else "down")
+        assert "$1" not in script
+        assert ":name" not in script
+        assert "%%" not in script
+
+
+def test_a_place_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(Invalid):
+        migrations.sql(start="9999")
+    with pytest.raises(Invalid):
+        migrations.sql(revision="9999")
+    with pytest.raises(Invalid):
+        migrations.sql("down", start="0003", revision="0004")

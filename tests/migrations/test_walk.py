@@ -1,0 +1,188 @@
+"""Several that migrate at once, and a migration beside an application that is at work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from hubbub import PostgresSettings, Settings, Unavailable, migrations
+from hubbub.migrations import REVISIONS, Patience
+from hubbub.migrations.lock import KEY, TRY_LOCK
+from migrations.catalog import schema
+from migrations.contention import (
+    ALONE,
+    FIVE_CLIENTS,
+    WAITS_FOR_A_SNAPSHOT,
+    WAITS_FOR_A_TABLE,
+    connected,
+    process,
+    until,
+)
+from migrations.filled import OF_THE_SEED, fill
+
+IMPATIENT = Patience(lock_timeout_seconds=0.1, locks_seconds=0.3, turn_seconds=0.3)
+
+
+async def test_processes_that_start_at_once_apply_each_revision_once(
+    servers: Settings, empty_database: PostgresSettings
+) -> None:
+    processes = [await process(servers, empty_database, "up") for _ in range(6)]
+    outputs = [(await one.communicate())[0].decode() for one in processes]
+    assert [one.returncode for one in processes] == [0] * 6
+    applied = [line[:4] for output in outputs for line in output.splitlines() if "applied" in line]
+    assert sorted(applied) == list(REVISIONS)
+    assert (await migrations.status(empty_database)).pending == ()
+
+
+async def test_tasks_that_start_at_once_apply_each_revision_once(empty_database: PostgresSettings) -> None:
+    applied = await asyncio.gather(*(migrations.up(empty_database) for _ in range(5)))
+    assert sorted(applied) == [[], [], [], [], list(REVISIONS)]
+
+
+async def test_two_databases_are_migrated_side_by_side_in_one_process(
+    empty_database: PostgresSettings, postgres_settings: PostgresSettings
+) -> None:
+    up, down = await asyncio.gather(migrations.up(empty_database), migrations.down(postgres_settings, "base"))
+    assert up == list(REVISIONS)
+    assert down == list(reversed(REVISIONS))
+
+
+async def test_a_database_that_is_up_to_date_is_not_waited_for(postgres_settings: PostgresSettings) -> None:
+    async with connected(postgres_settings) as other:
+        assert await other.fetchval(TRY_LOCK.sql, KEY)
+        assert await migrations.up(postgres_settings, patience=IMPATIENT) == []
+
+
+async def test_who_waits_too_long_for_another_process_is_told(empty_database: PostgresSettings) -> None:
+    async with connected(empty_database) as other:
+        assert await other.fetchval(TRY_LOCK.sql, KEY)
+        with pytest.raises(Unavailable, match="other processes were migrating"):
+            await migrations.up(empty_database, patience=IMPATIENT)
+    assert await migrations.up(empty_database) == list(REVISIONS)
+
+
+async def test_one_database_does_not_wait_for_another(
+    empty_database: PostgresSettings, postgres_settings: PostgresSettings
+) -> None:
+    async with connected(postgres_settings) as other:
+        assert await other.fetchval(TRY_LOCK.sql, KEY)
+        assert await migrations.up(empty_database, patience=IMPATIENT) == list(REVISIONS)
+
+
+async def test_a_waiting_process_does_not_hold_up_the_building_of_an_index(
+    servers: Settings, empty_database: PostgresSettings
+) -> None:
+    """CREATE INDEX CONCURRENTLY waits for whoever has a snapshot: one who waits for the lock must have none."""
+    await migrations.up(empty_database, "0009")
+    async with connected(empty_database) as reader, connected(empty_database) as watcher:
+        await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await reader.fetchval("SELECT count(*) FROM users")
+        builder = asyncio.create_task(migrations.up(empty_database))
+        await until(watcher, WAITS_FOR_A_SNAPSHOT)
+        waiting = await process(servers, empty_database, "up")
+        await until(watcher, FIVE_CLIENTS)
+        await reader.execute("ROLLBACK")
+        assert await builder == ["0010"]
+        await waiting.communicate()
+        assert waiting.returncode == 0
+
+
+async def test_readers_go_on_while_a_migration_is_refused_its_lock(empty_database: PostgresSettings) -> None:
+    await migrations.up(empty_database, "0005")
+    await fill(empty_database, OF_THE_SEED)
+    patience = Patience(lock_timeout_seconds=0.3, locks_seconds=600)
+    async with connected(empty_database) as holder, connected(empty_database) as reader:
+        await holder.execute("BEGIN")
+        await holder.fetchval("SELECT count(*) FROM messages")
+        migration = asyncio.create_task(migrations.up(empty_database, "0006", patience=patience))
+        slowest = 0.0
+        for _ in range(3):
+            # The migration waits in the queue now, and this read behind it, while the holder keeps its lock.
+            await until(holder, WAITS_FOR_A_TABLE)
+            started = asyncio.get_running_loop().time()
+            await reader.fetchval("SELECT count(*) FROM messages")
+            slowest = max(slowest, asyncio.get_running_loop().time() - started)
+            assert not migration.done()
+        await holder.execute("COMMIT")
+        assert await migration == ["0006"]
+    # They came through at all because the migration left the queue. A loaded machine is given some seconds more.
+    assert slowest < 0.3 + 5
+
+
+async def test_a_migration_that_never_gets_its_lock_gives_up_and_changes_nothing(
+    empty_database: PostgresSettings,
+) -> None:
+    await migrations.up(empty_database, "0005")
+    before = await schema(empty_database)
+    async with connected(empty_database) as holder:
+        await holder.execute("BEGIN")
+        await holder.fetchval("SELECT count(*) FROM messages")
+        with pytest.raises(Unavailable, match="0006 was refused its locks") as gave_up:
+            await migrations.up(empty_database, patience=IMPATIENT)
+    assert gave_up.value.retryable
+    assert await schema(empty_database) == before
+    assert (await migrations.status(empty_database)).current == "0005"
+
+
+async def test_a_cancelled_migration_lets_go_of_everything(empty_database: PostgresSettings) -> None:
+    await migrations.up(empty_database, "0005")
+    async with connected(empty_database) as holder:
+        await holder.execute("BEGIN")
+        await holder.fetchval("SELECT count(*) FROM messages")
+        migration = asyncio.create_task(migrations.up(empty_database, patience=Patience(lock_timeout_seconds=60)))
+        await until(holder, WAITS_FOR_A_TABLE)
+        migration.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await migration
+        await until(holder, ALONE)
+    assert await migrations.up(empty_database) == list(REVISIONS[5:])
+
+
+async def test_a_cancelled_migration_does_not_wait_for_a_frozen_server(empty_database: PostgresSettings) -> None:
+    await migrations.up(empty_database, "0005")
+    async with connected(empty_database) as holder:
+        await holder.execute("BEGIN")
+        await holder.fetchval("SELECT count(*) FROM messages")
+        migration = asyncio.create_task(migrations.up(empty_database, patience=Patience(lock_timeout_seconds=60)))
+        await until(holder, WAITS_FOR_A_TABLE)
+        frozen = await holder.fetchval("SELECT pid FROM pg_locks WHERE NOT granted")
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            migration.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await migration
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+
+
+async def test_a_revision_that_meets_a_table_of_someone_else_says_so(empty_database: PostgresSettings) -> None:
+    await fill(empty_database, "CREATE TABLE rooms (id int)")
+    with pytest.raises(Unavailable, match='revision 0002 failed: relation "rooms" already exists') as failed:
+        await migrations.up(empty_database)
+    assert not failed.value.retryable
+    assert (await migrations.status(empty_database)).current == "0001"
+
+
+async def test_a_table_that_others_refer_to_is_not_dropped(postgres_settings: PostgresSettings) -> None:
+    await fill(postgres_settings, "CREATE TABLE pets (owner uuid REFERENCES users (id))")
+    with pytest.raises(Unavailable, match="revision 0001 failed: cannot drop table users"):
+        await migrations.down(postgres_settings, "base")
+    assert (await migrations.status(postgres_settings)).current == "0001"
+    assert await migrations.up(postgres_settings) == list(REVISIONS[1:])
+
+
+async def test_a_server_that_cannot_be_reached_is_unavailable(empty_database: PostgresSettings) -> None:
+    nowhere = replace(empty_database, port=1)
+    for call in (migrations.up(nowhere), migrations.down(nowhere, "base"), migrations.status(nowhere)):
+        with pytest.raises(Unavailable):
+            await call
+
+
+async def test_a_standby_is_not_migrated(empty_database: PostgresSettings) -> None:
+    await fill(empty_database, f"ALTER DATABASE {empty_database.database} SET default_transaction_read_only = on")
+    with pytest.raises(Unavailable, match="takes no changes"):
+        await migrations.up(empty_database)

@@ -1,0 +1,354 @@
+"""The schema is a checked artefact: against the seed, its own history, and the table of errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hubbub import PostgresSettings, migrations
+from hubbub.migrations import REVISIONS, revisions
+from hubbub.postgres import connect
+from hubbub.postgres.constraints import MISSING, REFUSED, TAKEN
+from migrations.catalog import schema
+from migrations.filled import OF_HUBBUB, OF_THE_SEED, fill
+
+if TYPE_CHECKING:
+    from hubbub.postgres.connection import Connection
+
+
+@pytest.fixture
+async def connection(postgres_settings: PostgresSettings) -> AsyncIterator[Connection]:
+    connection = await connect(postgres_settings)
+    yield connection
+    await connection.close()
+
+
+SEED = """
+CREATE TABLE users (
+    id UUID PRIMARY KEY DEFAULT gen_random_uuid(),
+    email VARCHAR(255) UNIQUE NOT NULL,
+    username VARCHAR(50) UNIQUE NOT NULL,
+    password_hash VARCHAR(255) NOT NULL,
+    avatar_url VARCHAR(500),
+    is_online BOOLEAN DEFAULT false,
+    last_seen TIMESTAMP WITH TIME ZONE,
+    created_at TIMESTAMP WITH TIME ZONE DEFAULT CURRENT_TIMESTAMP,
+    updated_at TIMESTAMP WITH TIME ZONE DEFAULT CURRENT_TIMESTAMP
+);
+
+CREATE INDEX idx_users_email ON users(email);
+CREATE INDEX idx_users_username ON users(username);
+
+CREATE TABLE rooms (
+    id UUID PRIMARY KEY DEFAULT gen_random_uuid(),
+    name VARCHAR(100) NOT NULL,
+    description TEXT,
+    is_private BOOLEAN DEFAULT false,
+    created_by UUID REFERENCES users(id) ON DELETE SET NULL,
+    created_at TIMESTAMP WITH TIME ZONE DEFAULT CURRENT_TIMESTAMP,
+    updated_at TIMESTAMP WITH TIME ZONE DEFAULT CURRENT_TIMESTAMP
+);
+
+CREATE INDEX idx_rooms_created_by ON rooms(created_by);
+CREATE INDEX idx_rooms_name ON rooms(name);
+
+CREATE TABLE messages (
+    id UUID PRIMARY KEY DEFAULT gen_random_uuid(),
+    room_id UUID REFERENCES rooms(id) ON DELETE CASCADE,
+    user_id UUID REFERENCES users(id) ON DELETE SET NULL,
+    content TEXT NOT NULL,
+    message_type VARCHAR(20) DEFAULT 'text',
+    is_edited BOOLEAN DEFAULT false,
+    created_at TIMESTAMP WITH TIME ZONE DEFAULT CURRENT_TIMESTAMP,
+    updated_at TIMESTAMP WITH TIME ZONE DEFAULT CURRENT_TIMESTAMP
+);
+
+CREATE INDEX idx_messages_room_id ON messages(room_id);
+CREATE INDEX idx_messages_user_id ON messages(user_id);
+CREATE INDEX idx_messages_created_at ON messages(created_at DESC);
+
+CREATE TABLE room_users (
+    room_id UUID REFERENCES rooms(id) ON DELETE CASCADE,
+    user_id UUID REFERENCES users(id) ON DELETE CASCADE,
+    joined_at TIMESTAMP WITH TIME ZONE DEFAULT CURRENT_TIMESTAMP,
+    role VARCHAR(20) DEFAULT 'member',
+    last_read_message_id UUID REFERENCES messages(id),
+    PRIMARY KEY (room_id, user_id)
+);
+
+CREATE INDEX idx_room_users_user_id ON room_users(user_id);
+
+CREATE TABLE message_read_receipts (
+    message_id UUID REFERENCES messages(id) ON DELETE CASCADE,
+    user_id UUID REFERENCES users(id) ON DELETE CASCADE,
+    read_at TIMESTAMP WITH TIME ZONE DEFAULT CURRENT_TIMESTAMP,
+    PRIMARY KEY (message_id, user_id)
+);
+"""
+
+# Where the migrated schema says more than the seed's words, or other words: line in the schema, reason in
+# docs/schema.md.
+IMPROVED_INDEXES = {
+    "idx_users_email": "CREATE UNIQUE INDEX idx_users_email ON public.users USING btree (lower((email)::text))",
+    "idx_users_username": (
+        "CREATE UNIQUE INDEX idx_users_username ON public.users USING btree (lower((username)::text))"
+    ),
+    "idx_rooms_name": (
+        "CREATE INDEX idx_rooms_name ON public.rooms USING btree (name, id) WHERE (NOT is_private)"
+    ),
+    "idx_messages_room_id": (
+        "CREATE UNIQUE INDEX idx_messages_room_id ON public.messages USING btree (room_id, seq)"
+    ),
+    "idx_messages_user_id": (
+        "CREATE INDEX idx_messages_user_id ON public.messages USING btree (user_id, created_at DESC, id DESC)"
+    ),
+    "idx_messages_created_at": ("CREATE INDEX idx_messages_created_at ON public.messages USING brin (created_at)"),
+    "idx_room_users_user_id": (
+        "CREATE INDEX idx_room_users_user_id ON public.room_users USING btree (user_id, room_id)"
+    ),
+}
+ADDED_INDEXES = {
+    "idx_room_users_last_read_message_id",
+    "idx_message_read_receipts_user_id",
+    "rooms_direct_key_key",
+}
+ADDED_CONSTRAINTS = {"idx_messages_room_id", "rooms_direct_key_key"}
+# Two indexes on one column are one too many: those named in the seed have taken over what these did.
+REPLACED_CONSTRAINTS = {"users_email_key", "users_username_key"}
+IMPROVED_CONSTRAINTS = {
+    "room_users_last_read_message_id_fkey": (
+        "FOREIGN KEY (last_read_message_id) REFERENCES messages(id) ON DELETE SET NULL"
+    ),
+}
+ADDED_COLUMNS = {
+    ("rooms", "last_seq"): "bigint",
+    ("rooms", "direct_key"): "bytea",
+    ("messages", "seq"): "bigint",
+    ("messages", "deleted_at"): "timestamp with time zone",
+    ("room_users", "last_read_seq"): "bigint",
+    ("message_read_receipts", "room_id"): "uuid",
+}
+
+COLUMNS = """
+    SELECT table_name, column_name, format_type(atttypid, atttypmod), column_default, is_nullable = 'YES'
+    FROM information_schema.columns
+    JOIN pg_attribute ON attrelid = table_name::regclass AND attname = column_name
+    WHERE table_schema = 'public'
+        AND table_name = ANY ($1)
+"""
+INDEXES = """
+    SELECT indexname, indexdef
+    FROM pg_indexes
+    WHERE schemaname = 'public'
+        AND tablename = ANY ($1)
+"""
+CONSTRAINTS = """
+    SELECT conname, pg_get_constraintdef(oid)
+    FROM pg_constraint
+    WHERE conrelid = ANY ($1::regclass[])
+        AND contype IN ('p', 'u', 'f')
+"""
+
+SEED_TABLES = re.findall(r"CREATE TABLE (\w+)", SEED)
+
+Column = tuple[str, str | None, bool]
+
+
+def _columns_in_the_words_of_the_seed() -> dict[tuple[str, str], Column]:
+    """The seed's own text, read without a database: (table, column) to type, default and whether NULL may be."""
+    return {
+        (table, column): (_type(words), _default(words), "NOT NULL" not in words and "PRIMARY" not in words)
+        for table, body in re.findall(r"CREATE TABLE (\w+) \((.*?)\n\);", SEED, re.DOTALL)
+        for column, words in re.findall(r"^ +([a-z_]+) (.+?),?$", body, re.MULTILINE)
+    }
+
+
+def _type(words: str) -> str:
+    kind = re.match(r"UUID|VARCHAR\(\d+\)|TEXT|BOOLEAN|TIMESTAMP WITH TIME ZONE", words)
+    assert kind, words
+    return kind[0].lower().replace("varchar", "character varying")
+
+
+def _default(words: str) -> str | None:
+    default = re.search(r"DEFAULT (\S+)$", words)
+    if default is None:
+        return None
+    return re.sub(r"^('.*')$", r"\1::character varying", default[1])
+
+
+async def test_every_table_and_column_of_the_seed_is_there_with_its_type_and_default(
+    connection: Connection,
+) -> None:
+    found = {
+        (table, column): (kind, default, nullable)
+        for table, column, kind, default, nullable in await connection.fetch(COLUMNS, SEED_TABLES)
+    }
+    seed = _columns_in_the_words_of_the_seed()
+    assert len(seed) == 9 + 7 + 8 + 5 + 3
+    assert {key: column[:2] for key, column in found.items() if key in seed} == {
+        key: column[:2] for key, column in seed.items()
+    }
+    assert {key: found[key][0] for key in found.keys() - seed.keys()} == ADDED_COLUMNS
+    # NULL was taken away from what has a default, from what is a key, and from nothing else.
+    stricter = {key for key, column in seed.items() if column[2] and not found[key][2]}
+    keys = {("room_users", "room_id"), ("room_users", "user_id")}
+    keys |= {("message_read_receipts", "message_id"), ("message_read_receipts", "user_id")}
+    defaulted = {key for key, column in seed.items() if column[1] and column[2]}
+    assert stricter == defaulted | keys | {("messages", "room_id")}
+    assert not {key for key, column in seed.items() if found[key][2] and not column[2]}
+
+
+async def test_the_first_five_revisions_are_the_seed_to_the_letter(
+    empty_database: PostgresSettings, postgres_settings: PostgresSettings
+) -> None:
+    await migrations.up(empty_database, "0005")
+    await migrations.down(postgres_settings, "base")
+    await fill(postgres_settings, SEED)
+    assert await schema(empty_database) == await schema(postgres_settings)
+
+
+async def _definitions(settings: PostgresSettings, query: str) -> dict[str, str]:
+    connection = await connect(settings)
+    found = {str(name): str(definition) for name, definition in await connection.fetch(query, SEED_TABLES)}
+    await connection.close()
+    return found
+
+
+async def test_every_index_of_the_seed_keeps_its_name_and_changes_only_as_stated(
+    empty_database: PostgresSettings, postgres_settings: PostgresSettings
+) -> None:
+    await fill(empty_database, SEED)
+    expected = await _definitions(empty_database, INDEXES)
+    for name in REPLACED_CONSTRAINTS:
+        del expected[name]
+    expected |= IMPROVED_INDEXES
+    found = await _definitions(postgres_settings, INDEXES)
+    assert found.keys() - expected.keys() == ADDED_INDEXES
+    assert {name: found[name] for name in expected} == expected
+
+
+async def test_every_key_of_the_seed_changes_only_as_stated(
+    empty_database: PostgresSettings, postgres_settings: PostgresSettings
+) -> None:
+    await fill(empty_database, SEED)
+    expected = await _definitions(empty_database, CONSTRAINTS)
+    for name in REPLACED_CONSTRAINTS:
+        del expected[name]
+    expected |= IMPROVED_CONSTRAINTS
+    found = await _definitions(postgres_settings, CONSTRAINTS)
+    assert found.keys() - expected.keys() == ADDED_CONSTRAINTS
+    assert {name: found[name] for name in expected} == expected
+
+
+async def test_every_step_down_and_up_leaves_the_same_schema(
+    empty_database: PostgresSettings, postgres_settings: PostgresSettings
+) -> None:
+    as_built = {"base": await schema(empty_database)}
+    for revision in REVISIONS:
+        await migrations.up(empty_database, revision)
+        as_built[revision] = await schema(empty_database)
+    await migrations.down(postgres_settings, "0005")
+    await fill(postgres_settings, OF_THE_SEED)
+    await migrations.up(postgres_settings)
+    await fill(postgres_settings, OF_HUBBUB)
+    assert await schema(postgres_settings) == as_built["0010"]
+    for revision in reversed(REVISIONS):
+        before = revisions.before(revision)
+        for _ in range(2):
+            assert await migrations.down(postgres_settings, "-1") == [revision]
+            assert await schema(postgres_settings) == as_built[before]
+            assert await migrations.up(postgres_settings, revision) == [revision]
+            assert await schema(postgres_settings) == as_built[revision]
+        await migrations.down(postgres_settings, before)
+    assert as_built["base"] == []
+    await migrations.up(postgres_settings)
+    assert await schema(postgres_settings) == as_built["0010"]
+    await migrations.down(postgres_settings, "base")
+    assert await schema(postgres_settings) == []
+
+
+COLLATIONS = """
+    SELECT DISTINCT attcollation::regcollation::text
+    FROM pg_attribute
+    WHERE attrelid = ANY ($1::regclass[])
+"""
+
+
+COLLATIONS = """
+    SELECT DISTINCT attcollation::regcollation::text
+    FROM pg_attribute
+    WHERE attrelid = ANY ($1::regclass[])
+"""
+
+
+async def test_nothing_needs_an_extension_a_trigger_or_a_collation_that_a_server_may_lack(
+    postgres_settings: PostgresSettings, connection: Connection
+) -> None:
+    lines = await schema(postgres_settings)
+    assert not [line for line in lines if line.startswith(("trigger", "function", "type"))]
+    assert await connection.fetchval("SELECT array_agg(extname::text) FROM pg_extension") == ["plpgsql"]
+    assert {name for (name,) in await connection.fetch(COLLATIONS, SEED_TABLES)} <= {"-", '"default"'}
+
+
+async def test_new_messages_in_every_room_at_once_touch_no_index_of_rooms(connection: Connection) -> None:
+    await connection.execute("INSERT INTO rooms (name) SELECT 'room ' || n FROM generate_series(1, 2000) AS n")
+    # Once: a second time would count on PostgreSQL to have cleared the old versions, which any other transaction
+    # of the server can put off.
+    await connection.execute("UPDATE rooms SET last_seq = last_seq + 1")
+    await connection.execute("SELECT pg_stat_force_next_flush()")
+    counted = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'rooms'"
+    assert tuple(await connection.fetchrow(counted) or ()) == (2000, 2000)
+
+
+FOREIGN_KEYS = """
+    SELECT
+        conname,
+        confdeltype <> 'a' AS says_on_delete,
+        EXISTS (
+            SELECT
+            FROM pg_index
+            WHERE indrelid = conrelid
+                AND indisvalid
+                AND indkey[0] = conkey[1]
+                AND (
+                    indpred IS NULL
+                    OR pg_get_expr(indpred, indrelid) = format('(%I IS NOT NULL)', attname)
+                )
+        ) AS has_an_index
+    FROM pg_constraint
+    JOIN pg_attribute ON attrelid = conrelid AND attnum = conkey[1]
+    WHERE contype = 'f'
+        AND connamespace = 'public'::regnamespace
+"""
+
+
+async def test_every_foreign_key_has_an_index_and_says_what_a_delete_does(connection: Connection) -> None:
+    found = await connection.fetch(FOREIGN_KEYS)
+    assert {tuple(row) for row in found} == {(name, True, True) for name in MISSING}
+
+
+NAMES = """
+    SELECT conname AS name, contype::text AS kind
+    FROM pg_constraint
+    WHERE connamespace = 'public'::regnamespace
+        AND contype <> 'n'
+        AND conrelid <> 'hubbub_schema_version'::regclass
+    UNION
+    SELECT relname, 'u'
+    FROM pg_index
+    JOIN pg_class ON pg_class.oid = indexrelid
+    WHERE indisunique
+        AND NOT indisprimary
+        AND relnamespace = 'public'::regnamespace
+"""
+
+
+async def test_every_constraint_has_a_meaning_and_every_meaning_a_constraint(connection: Connection) -> None:
+    found = await connection.fetch(NAMES)
+    assert {name for name, kind in found if kind in "pu"} == TAKEN.keys()
+    assert {name for name, kind in found if kind == "f"} == MISSING.keys()
+    assert {name for name, kind in found if kind == "c"} == REFUSED.keys()
+    assert {kind for _, kind in found} == set("pufc")
