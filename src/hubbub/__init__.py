@@ -6,6 +6,7 @@ from hubbub.errors import (
     Invalid,
     NotAMember,
     NotFound,
+    RateLimited,
     SchemaMismatch,
     Unavailable,
 )
@@ -21,7 +22,9 @@ from hubbub.models import (
     Room,
     RoomSummary,
     RoomUser,
+    Session,
     User,
+    Verdict,
 )
 from hubbub.settings import PostgresSettings, RedisSettings, Settings
 
@@ -38,6 +41,7 @@ __all__ = [
     "NotFound",
     "Page",
     "PostgresSettings",
+    "RateLimited",
     "ReadReceipt",
     "RedisSettings",
     "Role",
@@ -45,9 +49,11 @@ __all__ = [
     "RoomSummary",
     "RoomUser",
     "SchemaMismatch",
+    "Session",
     "Settings",
     "Transaction",
     "Unavailable",
     "User",
+    "Verdict",
     "open",
 ]

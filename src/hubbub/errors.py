@@ -5,6 +5,7 @@
     ├── Conflict(what)              taken already, or an id reused with other content
     ├── Invalid(field, reason)      refused input; nothing was written
     ├── NotAMember(room_id, user_id)    also when there is no such room
+    ├── RateLimited(retry_after_seconds)    too often; nothing was done
     ├── SchemaMismatch(found, wanted)   the database is older or newer than this code
     └── Unavailable(service, reason)    cannot be reached, or not in time
 
@@ -63,6 +64,14 @@ class NotAMember(HubbubError):
         super().__init__(f"user {user_id} is not a member of room {room_id}")
         self.room_id = room_id
         self.user_id = user_id
+
+
+class RateLimited(HubbubError):
+    """It was asked for too often, so nothing was done. After `retry_after_seconds` it may be asked again."""
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__(f"too many attempts, the next is possible in {retry_after_seconds:.3g} s")
+        self.retry_after_seconds = retry_after_seconds
 
 
 class SchemaMismatch(HubbubError):

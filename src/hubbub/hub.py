@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from hubbub import embedded
-from hubbub.changes import Announce, Change
+from hubbub.changes import Announce, Change, MemberLeft, MessageSent
 from hubbub.errors import Unavailable
 from hubbub.migrations.revisions import verify
+from hubbub.models import User
+from hubbub.passwords import Passwords
 from hubbub.postgres import Executor, Pool
+from hubbub.redis import Connection, Subscriptions
 from hubbub.repositories import Messages, ReadReceipts, Rooms, RoomUsers, Users
+from hubbub.services.accounts import Accounts
+from hubbub.services.cache import Cache
+from hubbub.services.presence import Presence
+from hubbub.services.rate_limits import RateLimits
+from hubbub.services.realtime import RealtimeService
+from hubbub.services.sessions import SessionService
+from hubbub.services.typing_indicators import TypingIndicators
 from hubbub.settings import Settings
 
 
@@ -36,7 +47,7 @@ class Transaction(Repositories):
     async def savepoint(self) -> AsyncIterator[Transaction]:
         """A part that can fail alone: when the block raises, its changes are undone and the rest stands.
 
-        Use the repositories of the savepoint inside of the block.
+        Inside of the block use the repositories of the savepoint: those around it wait until it ends.
         """
         async with self._executor.transaction() as executor:
             yield Transaction(executor, self._announce)
@@ -44,43 +55,78 @@ class Transaction(Repositories):
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call `action` once the transaction is durable; never when it is rolled back.
 
-        The event loop calls it right after the COMMIT. What it raises goes to the loop's exception handler: the
-        commit stands.
+        It is called right after the COMMIT. What it raises goes to the event loop's exception handler: the commit
+        stands.
         """
         self._executor.after_commit(action)
 
 
 class Hub(Repositories):
-    """A chat's data: repositories on a pool of connections. Safe to share between all tasks of an event loop.
+    """A chat's data: repositories on PostgreSQL, and what lives in Redis. All tasks of an event loop may share it.
 
     `hubbub.open()` makes and starts one; a program with its own life cycle calls `start` and `close` itself. The
     constructor does no I/O.
+
+    Without PostgreSQL nothing works, and every call says so by its deadline. Without Redis the repositories go on,
+    presence says that it does not know, and sessions are `Unavailable`, until it is back: no restart is needed.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, passwords: Passwords | None = None) -> None:
+        """`passwords` sets the cost of hashing and how many threads may do it; bcrypt's cost is 12 by default."""
         self.settings = settings
         self._pool = Pool(settings.postgres)
-        super().__init__(self._pool, self._heard)
+        super().__init__(self._pool, self._follow_up)
+        self._connection = Connection(settings.redis)
+        self._subscriptions = Subscriptions(settings.redis)
+        self._passwords = passwords or Passwords()
+        self._stack = AsyncExitStack()
 
-    def _heard(self, change: Change) -> None:
-        """What follows from a change that is durable."""
+        self.sessions = SessionService(self._connection)
+        self.realtime = RealtimeService(self._connection, self._subscriptions)
+        self.presence = Presence(self._connection, self._subscriptions, self.users.set_online_many)
+        self.typing = TypingIndicators(self._connection, self._subscriptions, self.room_users.is_member)
+        self.cache = Cache(
+            self._connection,
+            users=self.users,
+            rooms=self.rooms,
+            messages=self.messages,
+            room_users=self.room_users,
+        )
+        self.limits = RateLimits(self._connection)
+        take = partial(self.limits.take, fail_open=True)
+        self._accounts = Accounts(
+            self.users,
+            self._passwords,
+            per_login=partial(take, "login", capacity=10, refill_per_second=10 / 60),
+            per_address=partial(take, "address", capacity=100, refill_per_second=100 / 60),
+        )
 
     async def start(self) -> Self:
         """Connect, and check that the schema is the one this code was written for.
 
-        Raises `Unavailable`, `SchemaMismatch`; nothing is left open then.
+        Raises `Unavailable` when PostgreSQL cannot be reached, `SchemaMismatch`; nothing is left open then. A
+        Redis that cannot be reached is no reason not to start.
         """
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._passwords.close)
+            stack.push_async_callback(self._pool.close)
             await self._pool.open()
             await verify(self._pool)
-        except BaseException:
-            await self.close()
-            raise
+            stack.push_async_callback(self._connection.close)
+            await self._connection.start()
+            stack.push_async_callback(self._subscriptions.close)
+            await self._subscriptions.start()
+            stack.push_async_callback(self.cache.close)
+            stack.push_async_callback(self.typing.close)
+            self.typing.start_tasks()
+            stack.push_async_callback(self.presence.close)
+            self.presence.start()
+            self._stack = stack.pop_all()
         return self
 
     async def close(self) -> None:
-        """Let the calls at work end, up to their deadline, and close all connections. Idempotent."""
-        await self._pool.close()
+        """Give up leases, let the calls at work end by their deadline, and close all connections. Idempotent."""
+        await self._stack.aclose()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -99,6 +145,30 @@ class Hub(Repositories):
         async with self._pool.transaction() as executor:
             yield Transaction(executor, self._announce)
 
+    async def register(self, email: str, username: str, password: str) -> User:
+        """Make an account with a password of 1 to 72 bytes.
+
+        Raises `Invalid` before anything is hashed, `Conflict` for an email or username that is taken in any case.
+        """
+        return await self._accounts.register(email, username, password)
+
+    async def authenticate(self, login: str, password: str, *, address: str | None = None) -> User | None:
+        """The user with this email or username and this password, or None: in equal time either way.
+
+        10 attempts at once and 10 a minute are taken for a login, 100 and 100 a minute for the `address` of a
+        client; one more raises `RateLimited`. While Redis is down all are taken.
+        """
+        return await self._accounts.authenticate(login, password, address=address)
+
+    def _follow_up(self, change: Change) -> None:
+        """What follows from a change that is durable. Called after the COMMIT; neither waits nor raises."""
+        self.cache.invalidate(change)
+        match change:
+            case MessageSent(message=message) if message.user_id is not None:
+                self.typing.stop_soon(message.room_id, message.user_id)
+            case MemberLeft(room_id=room_id, user_id=user_id):
+                self.typing.stop_soon(room_id, user_id)
+
 
 @asynccontextmanager
 async def open(settings: Settings | None = None) -> AsyncIterator[Hub]:
@@ -114,7 +184,7 @@ async def open(settings: Settings | None = None) -> AsyncIterator[Hub]:
 
 def find_settings() -> Settings:
     """The settings of the environment, else those of the servers of `hubbub up` in this folder."""
-    settings = Settings.from_env() or embedded.find(Path.cwd())
+    settings = Settings.from_env() or embedded.find(Path.cwd() / embedded.FOLDER)
     if settings is None:
         reason = (
             "no servers to connect to: run `hubbub up` in this folder to start some, "

@@ -7,6 +7,7 @@ that the SQL names, so a row is built as `Message(*row)`. Times are aware and in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -93,7 +94,11 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class RoomUser(msgspec.Struct, frozen=True):
-    """A membership. Everything up to and including `last_read_seq` has been read by this member."""
+    """A membership. Everything up to and including `last_read_seq` has been read by this member.
+
+    `last_read_message_id` is the newest message at or before it; None until the member has marked something as
+    read: who joins has nothing unread, but has read nothing either.
+    """
 
     room_id: UUID
     user_id: UUID
@@ -152,3 +157,31 @@ class MessagePage(msgspec.Struct, frozen=True):
     items: list[Message]
     has_older: bool
     has_newer: bool
+
+
+class Session(msgspec.Struct, frozen=True):
+    """Somebody logged in, on one device. `id` is safe to show and to revoke by; it is not the token.
+
+    `data` is what the application keeps with it. `seen_at` is when it was last looked up, to the minute. However
+    busy, it ends at `expires_at`.
+    """
+
+    id: str
+    user_id: UUID
+    data: Mapping[str, object]
+    created_at: datetime
+    seen_at: datetime
+    expires_at: datetime
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What a rate limit says: whether this one may pass, and how many more could right after it.
+
+    `retry_after_seconds` is how long until as much may be asked again, 0 where it was allowed. `degraded` is True
+    when nobody could be asked and the limit lets all pass meanwhile.
+    """
+
+    allowed: bool
+    remaining: int
+    retry_after_seconds: float
+    degraded: bool = False

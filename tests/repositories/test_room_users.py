@@ -28,10 +28,12 @@ async def test_one_of_many_joins_at_once_is_the_join(hub: Hub, pool: Pool, bob: 
     assert await log_of(pool, room.id) == ["joined", "joined"]
 
 
-async def test_who_joins_has_nothing_unread(hub: Hub, ada: User, bob: User, room: Room) -> None:
+async def test_who_joins_has_nothing_unread_and_has_read_nothing(
+    hub: Hub, ada: User, bob: User, room: Room
+) -> None:
     message = await hub.messages.send(room.id, ada.id, "before you came")
     joined = await hub.room_users.add(room.id, bob.id)
-    assert joined.last_read_message_id == message.id
+    assert (joined.last_read_seq, joined.last_read_message_id) == (message.seq + 1, None)
     assert await hub.receipts.unread_count(room.id, bob.id) == 0
 
 

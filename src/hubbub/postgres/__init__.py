@@ -2,8 +2,9 @@
 
 from hubbub.postgres.connection import connect
 from hubbub.postgres.executor import Executor
+from hubbub.postgres.lookup import Lookup
 from hubbub.postgres.pool import Pool
 from hubbub.postgres.statement import Statement
 from hubbub.postgres.transaction import Transaction
 
-__all__ = ["Executor", "Pool", "Statement", "Transaction", "connect"]
+__all__ = ["Executor", "Lookup", "Pool", "Statement", "Transaction", "connect"]

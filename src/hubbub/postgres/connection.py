@@ -9,6 +9,7 @@ import asyncpg
 
 from hubbub.errors import Unavailable
 from hubbub.postgres.failures import translated
+from hubbub.postgres.run import FAILURES
 
 if TYPE_CHECKING:
     from hubbub.settings import PostgresSettings
@@ -46,7 +47,7 @@ async def connect(
             max_cached_statement_lifetime=0,
             server_settings={"application_name": "hubbub", **(server_settings or {})},
         )
-    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except FAILURES as error:
         raise _cannot_connect(settings, error, seconds) from error
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
+from hubbub.postgres.lookup import Lookup
 from hubbub.postgres.statement import Statement
 
 T = TypeVar("T")
@@ -20,6 +21,10 @@ class Executor(Protocol):
 
     async def fetch_one(self, statement: Statement[T], *args: object) -> T | None:
         """The first row as a model, or None where there is none."""
+        ...
+
+    async def look_up(self, lookup: Lookup[T], *key: object) -> T | None:
+        """The row of the key, or None, in a statement shared with others who ask now, unless in a transaction."""
         ...
 
     async def execute(self, statement: Statement[T], *args: object) -> int:

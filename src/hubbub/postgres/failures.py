@@ -31,6 +31,9 @@ DID_NOT_RUN: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((asyncpg.CannotConnectNowError,), "the server is starting or stopping"),
     ((asyncpg.TooManyConnectionsError, asyncpg.ConnectionRejectionError), "the server has no connection free"),
     ((asyncpg.InsufficientResourcesError,), "the server is out of disk space or memory"),
+    ((asyncpg.ReadOnlySQLTransactionError,), "the server takes no changes, as a standby does"),
+    ((asyncpg.InvalidCachedStatementError,), "the schema was changed under the statement"),
+    ((asyncpg.PostgresSystemError, asyncpg.InternalServerError), "the server failed to run the statement"),
 )
 
 # The connection was lost. Whether a statement that was on its way took effect, nobody knows.
@@ -52,17 +55,6 @@ MISCONFIGURED = (
     asyncpg.InsufficientPrivilegeError,
 )
 
-# A value that a column cannot hold. asyncpg refuses most of them itself, before they are sent; that error is an
-# InterfaceError and a ValueError.
-REFUSED_VALUE = (
-    asyncpg.StringDataRightTruncationError,
-    asyncpg.CharacterNotInRepertoireError,
-    asyncpg.UntranslatableCharacterError,
-    asyncpg.NumericValueOutOfRangeError,
-    asyncpg.InvalidTextRepresentationError,
-    ValueError,
-)
-
 
 def translated(error: Exception, *, writes: bool, lost: bool = False) -> HubbubError | None:
     """The error of hubbub's that says the same as `error`, or None for one that only a bug can cause.
@@ -72,7 +64,8 @@ def translated(error: Exception, *, writes: bool, lost: bool = False) -> HubbubE
     """
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
         return _integrity(error)
-    if isinstance(error, REFUSED_VALUE):
+    # asyncpg raises the same for an argument that it refuses itself, before anything is sent.
+    if isinstance(error, asyncpg.DataError):
         return Invalid("argument", "has a type or a size that the column cannot hold")
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError) and not lost:
         return None
@@ -94,7 +87,15 @@ def _unavailable(error: Exception, *, writes: bool) -> Unavailable | None:
             return Unavailable("postgresql", reason)
     if isinstance(error, LOST):
         return Unavailable("postgresql", "the connection was lost", outcome_unknown=writes)
+    if isinstance(error, asyncpg.InFailedSQLTransactionError):
+        return aborted()
     return None
+
+
+def aborted() -> Unavailable:
+    """A transaction goes on although a statement in it had failed: PostgreSQL has undone it already."""
+    reason = "the transaction was rolled back, because a statement in it had failed"
+    return Unavailable("postgresql", reason, retryable=False)
 
 
 def _first_line(error: Exception) -> str:

@@ -7,14 +7,14 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
-
-import asyncpg
 
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.postgres.connection import connect
 from hubbub.postgres.failures import LOST, ROLLED_BACK
-from hubbub.postgres.run import now, run, too_late
+from hubbub.postgres.lookup import Lookup, Lookups
+from hubbub.postgres.run import carry_out, now, run, too_late
 from hubbub.postgres.statement import Statement, count_of
 from hubbub.postgres.transaction import Transaction
 
@@ -49,11 +49,12 @@ class Pool:
         self._used: set[Connection] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._reaper: asyncio.TimerHandle | None = None
+        self._lookups = Lookups(self, settings.deadline_seconds)
         self._closed = False
 
     async def open(self) -> None:
         """Connect once, so that a wrong setting is told now. Raises `Unavailable`."""
-        await self._release(await self._acquire(now() + self._settings.deadline_seconds))
+        self._release(await self._acquire(now() + self._settings.deadline_seconds))
 
     async def close(self) -> None:
         """Refuse new callers, wait for those at work until the deadline, close every connection. Idempotent."""
@@ -66,14 +67,15 @@ class Pool:
             async with asyncio.timeout(self._settings.deadline_seconds):
                 for _ in range(self._settings.pool_size):
                     await self._gate.acquire()
-                await asyncio.gather(*(connection.close() for _, connection in self._idle))
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                closing = [connection.close() for _, connection in self._idle]
+                await asyncio.gather(*closing, return_exceptions=True)
+        except TimeoutError:
             pass  # what did not close in time is terminated below
         finally:
             for connection in [*self._used, *(connection for _, connection in self._idle)]:
                 connection.terminate()
             self._idle.clear()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*self._background, self._lookups.close(), return_exceptions=True)
 
     @property
     def size(self) -> int:
@@ -94,6 +96,9 @@ class Pool:
         row = await self._run(statement, lambda connection: connection.fetchrow(statement.sql, *args))
         return None if row is None else statement.model(*row)
 
+    async def look_up(self, lookup: Lookup[T], *key: object) -> T | None:
+        return await self._lookups.find(lookup, key)
+
     async def execute(self, statement: Statement[T], *args: object) -> int:
         tag = await self._run(statement, lambda connection: connection.execute(statement.sql, *args))
         return count_of(tag)
@@ -101,8 +106,8 @@ class Pool:
     attempt = fetch_all  # a statement on its own is a transaction on its own
 
     def after_commit(self, action: Callable[[], None]) -> None:
-        """A statement on the pool has committed when it returns: the action runs in the loop's next turn."""
-        asyncio.get_running_loop().call_soon(action)
+        """A statement on the pool has committed when it returns: the action runs now."""
+        carry_out((action,))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -117,7 +122,7 @@ class Pool:
             async with Transaction.on(connection, seconds) as transaction:
                 yield transaction
         finally:
-            await self._release(connection)
+            self._release(connection)
         transaction.leave()
 
     async def _run(self, statement: Statement[T], call: Callable[[Connection], Awaitable[R]]) -> R:
@@ -133,7 +138,7 @@ class Pool:
                 if attempt == ATTEMPTS or now() + pause >= deadline or not _may_repeat(statement, failure):
                     raise
             finally:
-                await self._release(connection)
+                self._release(connection)
             await asyncio.sleep(pause)
             attempt += 1
 
@@ -173,30 +178,22 @@ class Pool:
             return {}
         return {"statement_timeout": str(round(self._settings.deadline_seconds * 1000))}
 
-    async def _release(self, connection: Connection) -> None:
+    def _release(self, connection: Connection) -> None:
         """Give the connection back; where its statement was cancelled, only after the server has stopped it."""
         task = asyncio.current_task()
         if task is not None and task.cancelling() and not connection.is_closed():
-            waiting = asyncio.create_task(self._settle(connection), name="hubbub: settle a cancelled connection")
-            self._background.add(waiting)
-            waiting.add_done_callback(self._background.discard)
+            settling = asyncio.create_task(_settle(connection), name="hubbub: settle a cancelled connection")
+            self._background.add(settling)
+            # Not by the task itself: one that is cancelled before its first step runs none of its code.
+            settling.add_done_callback(partial(self._settled, connection))
         else:
             self._give_back(connection)
 
-    async def _settle(self, connection: Connection) -> None:
-        """Wait for the cancellation that asyncpg has asked for: the next statement waits for it, so send one."""
-        try:
-            await run(
-                connection,
-                lambda connection: connection.execute("SELECT 1"),
-                deadline=now() + CANCEL_GRACE_SECONDS,
-                seconds=CANCEL_GRACE_SECONDS,
-                writes=False,
-            )
-        except HubbubError:
+    def _settled(self, connection: Connection, settling: asyncio.Task[None]) -> None:
+        self._background.discard(settling)
+        if settling.cancelled():
             connection.terminate()
-        finally:
-            self._give_back(connection)
+        self._give_back(connection)
 
     def _give_back(self, connection: Connection) -> None:
         self._used.discard(connection)
@@ -223,3 +220,17 @@ def _may_repeat(statement: Statement[T], failure: Unavailable) -> bool:
     """Whether sending the statement again cannot do its work twice."""
     cause = failure.__cause__
     return isinstance(cause, ROLLED_BACK) or (statement.repeatable and isinstance(cause, LOST))
+
+
+async def _settle(connection: Connection) -> None:
+    """Wait for the cancellation that asyncpg has asked for: the next statement waits for it, so send one."""
+    try:
+        await run(
+            connection,
+            lambda connection: connection.execute("SELECT 1"),
+            deadline=now() + CANCEL_GRACE_SECONDS,
+            seconds=CANCEL_GRACE_SECONDS,
+            writes=False,
+        )
+    except HubbubError:
+        connection.terminate()

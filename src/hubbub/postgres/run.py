@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,6 +27,19 @@ def now() -> float:
 
 def too_late(seconds: float, *, outcome_unknown: bool) -> Unavailable:
     return Unavailable("postgresql", f"no answer within {seconds:g} s", outcome_unknown=outcome_unknown)
+
+
+def carry_out(actions: Iterable[Callable[[], None]]) -> None:
+    """Call what waited for a COMMIT, at once, so that its effects come before whatever the caller does next.
+
+    An action that raises is reported to the event loop: the commit stands, and the other actions still run.
+    """
+    for action in actions:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody can be failed for it any more
+            context = {"message": "an action after a COMMIT failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
 
 async def run(

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _WRITES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM)\b")
 
 
-class Statement(Generic[T]):
+class Statement(Generic[T_co]):
     """SQL as it is sent, what it is called in figures, and what its rows become.
 
     `model` is called with the columns of a row in the order in which the SQL names them. Being values at module
@@ -21,7 +21,7 @@ class Statement(Generic[T]):
 
     __slots__ = ("model", "name", "repeatable", "sql", "writes")
 
-    def __init__(self, name: str, model: Callable[..., T], sql: str, *, idempotent: bool = False) -> None:
+    def __init__(self, name: str, model: Callable[..., T_co], sql: str, *, idempotent: bool = False) -> None:
         """`idempotent` says of a writing statement that running it twice is the same as running it once."""
         self.name = name
         self.model = model

@@ -9,7 +9,9 @@ from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 from hubbub.errors import HubbubError, Unavailable
-from hubbub.postgres.run import now, run
+from hubbub.postgres.failures import aborted
+from hubbub.postgres.lookup import Lookup
+from hubbub.postgres.run import FAILURES, carry_out, now, run
 from hubbub.postgres.statement import Statement, count_of
 
 if TYPE_CHECKING:
@@ -25,118 +27,134 @@ ROLLBACK_GRACE_SECONDS = 1.0
 class Transaction:
     """An executor on one connection between BEGIN and COMMIT, or between SAVEPOINT and RELEASE.
 
-    Callers that use it at the same time take turns, statement by statement. While a savepoint is open, use the
-    executor of the savepoint, not the one around it.
+    Callers that use it at the same time take turns, statement by statement. A savepoint is one long turn: while it
+    is open, use its executor, not the one around it, which waits for the end of the savepoint until its deadline.
+    Its own end is the last turn. So no statement ever runs beside another, or after the end on a connection that
+    somebody else has by then.
     """
 
-    def __init__(
-        self, connection: Connection, deadline_seconds: float, turn: asyncio.Lock, names: count[int]
-    ) -> None:
+    def __init__(self, connection: Connection, deadline_seconds: float, names: count[int]) -> None:
         self._connection = connection
         self._deadline_seconds = deadline_seconds
-        self._turn = turn
         self._names = names
+        self._turn = asyncio.Lock()
         self._actions: list[Callable[[], None]] = []
         self._over = False
 
     @classmethod
     @asynccontextmanager
     async def on(cls, connection: Connection, deadline_seconds: float) -> AsyncIterator[Transaction]:
-        """BEGIN, the block, COMMIT; ROLLBACK when the block raises."""
-        transaction = cls(connection, deadline_seconds, asyncio.Lock(), count(1))
+        """BEGIN, the block, COMMIT; ROLLBACK when one of them fails."""
+        transaction = cls(connection, deadline_seconds, count(1))
         try:
-            await transaction._command("BEGIN")
+            await transaction._command("BEGIN", now() + deadline_seconds)
             yield transaction
-        except BaseException:
-            await transaction._roll_back("ROLLBACK")
-            raise
-        else:
             await transaction._commit()
-        finally:
-            transaction._over = True
+        except BaseException:
+            await transaction._undo("ROLLBACK")
+            raise
 
     async def fetch_all(self, statement: Statement[T], *args: object) -> list[T]:
-        async with self._turn:
-            return await self._fetch_all(statement, *args)
-
-    async def fetch_one(self, statement: Statement[T], *args: object) -> T | None:
-        async with self._turn:
-            row = await self._run(lambda connection: connection.fetchrow(statement.sql, *args))
-        return None if row is None else statement.model(*row)
-
-    async def execute(self, statement: Statement[T], *args: object) -> int:
-        async with self._turn:
-            return count_of(await self._run(lambda connection: connection.execute(statement.sql, *args)))
-
-    async def attempt(self, statement: Statement[T], *args: object) -> list[T]:
-        async with self._turn, self._savepoint():
-            return await self._fetch_all(statement, *args)
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
-        """A savepoint: when the block raises, what it did is undone, and nothing else."""
-        inner = Transaction(self._connection, self._deadline_seconds, self._turn, self._names)
-        async with self._savepoint():
-            try:
-                yield inner
-            finally:
-                inner._over = True
-        self._actions += inner._actions
-
-    def after_commit(self, action: Callable[[], None]) -> None:
-        self._actions.append(action)
-
-    def leave(self) -> None:
-        """Hand what waited for the COMMIT to the event loop, which runs each and reports one that raises."""
-        for action in self._actions:
-            asyncio.get_running_loop().call_soon(action)
-
-    async def _fetch_all(self, statement: Statement[T], *args: object) -> list[T]:
         rows = await self._run(lambda connection: connection.fetch(statement.sql, *args))
         model = statement.model
         return [model(*row) for row in rows]
 
+    async def fetch_one(self, statement: Statement[T], *args: object) -> T | None:
+        row = await self._run(lambda connection: connection.fetchrow(statement.sql, *args))
+        return None if row is None else statement.model(*row)
+
+    async def look_up(self, lookup: Lookup[T], *key: object) -> T | None:
+        return await self.fetch_one(lookup, *key)  # on this connection, which alone sees what was done here
+
+    async def execute(self, statement: Statement[T], *args: object) -> int:
+        return count_of(await self._run(lambda connection: connection.execute(statement.sql, *args)))
+
+    async def attempt(self, statement: Statement[T], *args: object) -> list[T]:
+        async with self.transaction() as savepoint:
+            return await savepoint.fetch_all(statement, *args)
+
     @asynccontextmanager
-    async def _savepoint(self) -> AsyncIterator[None]:
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """A savepoint: when the block raises, what it did is undone, and nothing else."""
         name = f"hubbub_{next(self._names)}"
-        await self._command(f"SAVEPOINT {name}")
+        inner = Transaction(self._connection, self._deadline_seconds, self._names)
+        async with self._taking_turns(self._deadline_seconds) as deadline:
+            self._check_open()
+            await self._command(f"SAVEPOINT {name}", deadline)
+            try:
+                yield inner
+                await inner._keep(f"RELEASE {name}")
+            except BaseException:
+                await inner._undo(f"ROLLBACK TO {name}; RELEASE {name}")
+                raise
+        self._actions += inner._actions
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        self._check_open()
+        self._actions.append(action)
+
+    def leave(self) -> None:
+        """Do what waited for the COMMIT, in the order in which it was asked for."""
+        carry_out(self._actions)
+
+    async def _run(self, call: Callable[[Connection], Awaitable[R]]) -> R:
+        seconds = self._deadline_seconds
+        async with self._taking_turns(seconds) as deadline:
+            self._check_open()
+            return await run(self._connection, call, deadline=deadline, seconds=seconds, writes=False)
+
+    @asynccontextmanager
+    async def _taking_turns(self, seconds: float) -> AsyncIterator[float]:
+        """The connection to oneself, once it is free. Gives the deadline, which covers the waiting for it."""
+        deadline = now() + seconds
         try:
-            yield
-        except BaseException:
-            await self._roll_back(f"ROLLBACK TO {name}; RELEASE {name}")
-            raise
-        await self._command(f"RELEASE {name}")
+            async with asyncio.timeout_at(deadline):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            raise Unavailable("hub", f"the transaction was in use for {seconds:g} s") from error
+        try:
+            yield deadline
+        finally:
+            self._turn.release()
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise Unavailable("hub", "the transaction is over", retryable=False)
 
     async def _commit(self) -> None:
-        """Only a lost COMMIT leaves an unknown outcome: what ran before it is gone with the connection."""
-        if await self._run(lambda connection: connection.execute("COMMIT"), writes=True) != "COMMIT":
+        """Only a COMMIT that was sent and not answered leaves an unknown outcome."""
+        sent = not self._connection.is_closed()  # or what was done is gone already, with the connection
+        if await self._keep("COMMIT", writes=sent) != "COMMIT":
             # PostgreSQL answers the COMMIT of a failed transaction with a ROLLBACK, and without an error.
-            reason = "the transaction was rolled back, because a statement in it had failed"
-            raise Unavailable("postgresql", reason, retryable=False)
+            raise aborted()
 
-    async def _command(self, command: str, seconds: float | None = None) -> None:
-        await self._run(lambda connection: connection.execute(command), seconds=seconds)
+    async def _keep(self, command: str, *, writes: bool = False) -> str:
+        """The last turn. Who has a turn may finish; who still waits for one comes too late."""
+        self._over = True
+        async with self._taking_turns(self._deadline_seconds) as deadline:
+            return await self._command(command, deadline, writes=writes)
 
-    async def _roll_back(self, command: str) -> None:
-        """Undo. A connection that is lost has undone it already, and the error on its way up says why."""
-        if self._connection.is_closed():
-            return
+    async def _undo(self, command: str) -> None:
+        """The last turn, when something failed: the error on its way up says what.
+
+        A connection that is lost has undone all of it, and one whose command fails is lost on purpose.
+        """
+        self._over = True
         try:
-            await self._command(command, seconds=ROLLBACK_GRACE_SECONDS)
-        except HubbubError:
+            async with self._taking_turns(ROLLBACK_GRACE_SECONDS) as deadline:
+                if not self._connection.is_closed():
+                    await self._command(command, deadline)
+        except (HubbubError, *FAILURES):
             self._connection.terminate()
         except BaseException:  # cancelled a second time: leave no transaction open behind
             self._connection.terminate()
             raise
 
-    async def _run(
-        self,
-        call: Callable[[Connection], Awaitable[R]],
-        *,
-        writes: bool = False,
-        seconds: float | None = None,
-    ) -> R:
-        if self._over:
-            raise Unavailable("hub", "the transaction is over", retryable=False)
-        seconds = self._deadline_seconds if seconds is None else seconds
-        return await run(self._connection, call, deadline=now() + seconds, seconds=seconds, writes=writes)
+    async def _command(self, command: str, deadline: float, *, writes: bool = False) -> str:
+        return await run(
+            self._connection,
+            lambda connection: connection.execute(command),
+            deadline=deadline,
+            seconds=self._deadline_seconds,
+            writes=writes,
+        )

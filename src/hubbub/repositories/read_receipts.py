@@ -96,20 +96,27 @@ class ReadReceipts:
         "read_receipts.mark_unread",
         int,
         """
-        WITH moved AS (
+        WITH member AS MATERIALIZED (
+            SELECT room_id, user_id, last_read_seq
+            FROM room_users
+            WHERE room_id = $1
+                AND user_id = $2
+            FOR NO KEY UPDATE
+        ), moved AS (
             UPDATE room_users
-            SET last_read_seq = LEAST(last_read_seq, $3 - 1),
+            SET last_read_seq = $3 - 1,
                 last_read_message_id = (
                     SELECT messages.id
                     FROM messages
                     WHERE messages.room_id = $1
-                        AND messages.seq <= LEAST(room_users.last_read_seq, $3 - 1)
+                        AND messages.seq < $3
                     ORDER BY messages.seq DESC
                     LIMIT 1
                 )
-            WHERE room_id = $1
-                AND user_id = $2
-            RETURNING last_read_seq
+            FROM member
+            WHERE room_users.room_id = member.room_id
+                AND room_users.user_id = member.user_id
+                AND member.last_read_seq >= $3
         ), receipts AS (
             DELETE FROM message_read_receipts
             USING messages
@@ -118,8 +125,8 @@ class ReadReceipts:
                 AND message_read_receipts.message_id = messages.id
                 AND message_read_receipts.user_id = $2
         )
-        SELECT last_read_seq
-        FROM moved
+        SELECT LEAST(last_read_seq, $3 - 1) AS last_read_seq
+        FROM member
         """,
         idempotent=True,
     )

@@ -10,7 +10,7 @@ from hubbub.changes import Announce, Change, MemberLeft, RoomChanged, to_nobody
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Invalid, NotAMember, NotFound
 from hubbub.models import Page, Role, RoomUser
-from hubbub.postgres import Executor, Statement
+from hubbub.postgres import Executor, Lookup, Statement
 
 MEMBER = """
     room_id,
@@ -57,13 +57,8 @@ class RoomUsers:
                 AND EXISTS (SELECT 1 FROM new)
             RETURNING id, last_seq, last_seq - (SELECT count(*) FROM new) AS before
         ), joined AS (
-            INSERT INTO room_users (room_id, user_id, role, last_read_seq, last_read_message_id)
-            SELECT
-                head.id,
-                new.user_id,
-                $3,
-                head.last_seq,
-                (SELECT id FROM messages WHERE room_id = $1 ORDER BY seq DESC LIMIT 1)
+            INSERT INTO room_users (room_id, user_id, role, last_read_seq)
+            SELECT head.id, new.user_id, $3, head.last_seq
             FROM head, new
             RETURNING {MEMBER}
         ), events AS (
@@ -211,31 +206,35 @@ class RoomUsers:
         self._changed(RoomChanged(room_id))
         return changed
 
-    _GET = Statement(
+    _GET_MANY = Statement(
+        "room_users.get_many",
+        RoomUser,
+        f"""
+        SELECT {MEMBER}
+        FROM room_users
+        JOIN unnest($1::uuid[], $2::uuid[]) AS asked (room_id, user_id) USING (room_id, user_id)
+        """,
+    )
+    _GET = Lookup(
         "room_users.get",
         RoomUser,
         f"SELECT {MEMBER} FROM room_users WHERE room_id = $1 AND user_id = $2",
+        many=_GET_MANY,
+        key=lambda member: (member.room_id, member.user_id),
     )
 
     async def get(self, room_id: UUID, user_id: UUID) -> RoomUser:
         """The membership. Raises `NotAMember`, also when there is no such room."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        member = await self._executor.fetch_one(self._GET, room_id, user_id)
+        member = await self._executor.look_up(self._GET, room_id, user_id)
         if member is None:
             raise NotAMember(room_id, user_id)
         return member
 
-    _IS_MEMBER = Statement(
-        "room_users.is_member",
-        bool,
-        "SELECT EXISTS (SELECT 1 FROM room_users WHERE room_id = $1 AND user_id = $2) AS is_member",
-    )
-
     async def is_member(self, room_id: UUID, user_id: UUID) -> bool:
         """Whether the user is in the room now."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        found = await self._executor.fetch_one(self._IS_MEMBER, room_id, user_id)
-        return found is True
+        return await self._executor.look_up(self._GET, room_id, user_id) is not None
 
     _MEMBERS_CURSOR = Cursor("members", tuple[UUID])
     _MEMBERS = Statement(

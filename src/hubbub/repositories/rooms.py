@@ -15,7 +15,7 @@ from hubbub.changes import Announce, Change, RoomChanged, to_nobody
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Invalid, NotFound
 from hubbub.models import Message, Page, Role, Room, RoomSummary
-from hubbub.postgres import Executor, Statement
+from hubbub.postgres import Executor, Lookup, Statement
 
 ROOM = """
     id,
@@ -95,16 +95,21 @@ class Rooms:
         )
         return room
 
-    _GET = Statement("rooms.get", Room, f"SELECT {ROOM} FROM rooms WHERE id = $1")
+    _GET_MANY = Statement("rooms.get_many", Room, f"SELECT {ROOM} FROM rooms WHERE id = ANY($1::uuid[])")
+    _GET = Lookup(
+        "rooms.get",
+        Room,
+        f"SELECT {ROOM} FROM rooms WHERE id = $1",
+        many=_GET_MANY,
+        key=lambda room: (room.id,),
+    )
 
     async def get(self, room_id: UUID) -> Room:
         """The room. Raises `NotFound`."""
-        room = await self._executor.fetch_one(self._GET, inputs.uuid("room_id", room_id))
+        room = await self._executor.look_up(self._GET, inputs.uuid("room_id", room_id))
         if room is None:
             raise NotFound("room", room_id)
         return room
-
-    _GET_MANY = Statement("rooms.get_many", Room, f"SELECT {ROOM} FROM rooms WHERE id = ANY($1::uuid[])")
 
     async def get_many(self, room_ids: Iterable[UUID]) -> dict[UUID, Room]:
         """Those of the rooms that exist, by id, in one query."""

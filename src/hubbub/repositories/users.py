@@ -12,7 +12,7 @@ from hubbub import inputs
 from hubbub.changes import Announce, Change, MemberLeft, RoomChanged, UserChanged, to_nobody
 from hubbub.errors import NotFound
 from hubbub.models import Credentials, User
-from hubbub.postgres import Executor, Statement
+from hubbub.postgres import Executor, Lookup, Statement
 
 USER = """
     id,
@@ -73,16 +73,21 @@ class Users:
         )
         return user
 
-    _GET = Statement("users.get", User, f"SELECT {USER} FROM users WHERE id = $1")
+    _GET_MANY = Statement("users.get_many", User, f"SELECT {USER} FROM users WHERE id = ANY($1::uuid[])")
+    _GET = Lookup(
+        "users.get",
+        User,
+        f"SELECT {USER} FROM users WHERE id = $1",
+        many=_GET_MANY,
+        key=lambda user: (user.id,),
+    )
 
     async def get(self, user_id: UUID) -> User:
         """The user. Raises `NotFound`."""
-        user = await self._executor.fetch_one(self._GET, inputs.uuid("user_id", user_id))
+        user = await self._executor.look_up(self._GET, inputs.uuid("user_id", user_id))
         if user is None:
             raise NotFound("user", user_id)
         return user
-
-    _GET_MANY = Statement("users.get_many", User, f"SELECT {USER} FROM users WHERE id = ANY($1::uuid[])")
 
     async def get_many(self, user_ids: Iterable[UUID]) -> dict[UUID, User]:
         """Those of the users that exist, by id, in one query."""
@@ -225,6 +230,8 @@ class Users:
         users = [inputs.uuid("user_id", user_id) for user_id in changes]
         flags = [inputs.flag("is_online", is_online) for is_online in changes.values()]
         await self._executor.execute(self._SET_ONLINE_MANY, users, flags)
+        for user_id in users:
+            self._changed(UserChanged(user_id))
 
     # The log of each room says that its member left. Rooms are locked in the order of their ids, so that two
     # accounts with rooms in common can be deleted at the same time.

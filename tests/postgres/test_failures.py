@@ -1,0 +1,265 @@
+"""Without a server: what each class of database error becomes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import asyncpg
+import pytest
+
+from hubbub import Conflict, HubbubError, Invalid, NotFound, Unavailable, User
+from hubbub.postgres import Statement, Transaction
+from hubbub.postgres.constraints import MISSING, REFUSED, TAKEN
+from hubbub.postgres.failures import translated
+from hubbub.postgres.run import now, run
+
+if TYPE_CHECKING:
+    from hubbub.postgres.connection import Connection
+
+SECRET = "correct horse"
+
+
+def raised(kind: type[asyncpg.PostgresError], **fields: str) -> asyncpg.PostgresError:
+    """An error as the server sends it, with content of a chat in every text."""
+    error = kind(f"server says {SECRET}")
+    for name, value in {"detail": f"Failing row contains ({SECRET}).", **fields}.items():
+        setattr(error, name, value)
+    return error
+
+
+# Constraints
+
+
+@pytest.mark.parametrize("name", sorted(TAKEN))
+def test_what_is_unique_and_taken_is_a_conflict(name: str) -> None:
+    error = translated(raised(asyncpg.UniqueViolationError, constraint_name=name), writes=True)
+    assert isinstance(error, Conflict)
+    assert error.what == TAKEN[name]
+
+
+@pytest.mark.parametrize("name", sorted(MISSING))
+def test_what_refers_to_nothing_is_not_found(name: str) -> None:
+    detail = 'Key (some_id)=(0192f0c1-0000-7000-8000-000000000000) is not present in table "some".'
+    error = translated(raised(asyncpg.ForeignKeyViolationError, constraint_name=name, detail=detail), writes=True)
+    assert isinstance(error, NotFound)
+    assert (error.kind, error.key) == (MISSING[name], "0192f0c1-0000-7000-8000-000000000000")
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_a_check_refuses_is_invalid(name: str) -> None:
+    error = translated(raised(asyncpg.CheckViolationError, constraint_name=name), writes=True)
+    assert isinstance(error, Invalid)
+    assert (error.field, error.reason) == REFUSED[name]
+
+
+def test_what_is_required_and_missing_is_invalid() -> None:
+    error = translated(raised(asyncpg.NotNullViolationError, column_name="email"), writes=True)
+    assert isinstance(error, Invalid)
+    assert (error.field, error.reason) == ("email", "is required")
+
+
+def test_a_constraint_of_somebody_else_is_left_as_it_is() -> None:
+    for kind in (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError, asyncpg.RestrictViolationError):
+        assert translated(raised(kind, constraint_name="the_application_s_own"), writes=True) is None
+
+
+# Values
+
+
+@pytest.mark.parametrize("kind", [asyncpg.DataError, *asyncpg.DataError.__subclasses__()])
+def test_a_value_that_a_column_cannot_hold_is_invalid(kind: type[asyncpg.PostgresError]) -> None:
+    error = translated(raised(kind), writes=True)
+    assert isinstance(error, Invalid)
+
+
+# The server, and the way to it. (error, connection lost) -> (retryable, outcome of a write unknown)
+
+DID_NOT_RUN = (True, False)
+UNKNOWN = (True, True)
+PERMANENT = (False, False)
+
+UNAVAILABLE: list[tuple[Exception, bool, tuple[bool, bool]]] = [
+    (raised(asyncpg.DeadlockDetectedError), False, DID_NOT_RUN),
+    (raised(asyncpg.SerializationError), False, DID_NOT_RUN),
+    (raised(asyncpg.LockNotAvailableError), False, DID_NOT_RUN),
+    (raised(asyncpg.QueryCanceledError), False, DID_NOT_RUN),
+    (raised(asyncpg.CannotConnectNowError), True, DID_NOT_RUN),
+    (raised(asyncpg.TooManyConnectionsError), True, DID_NOT_RUN),
+    (raised(asyncpg.ConnectionRejectionError), True, DID_NOT_RUN),
+    (raised(asyncpg.DiskFullError), False, DID_NOT_RUN),
+    (raised(asyncpg.OutOfMemoryError), False, DID_NOT_RUN),
+    (raised(asyncpg.ReadOnlySQLTransactionError), False, DID_NOT_RUN),
+    (raised(asyncpg.InvalidCachedStatementError), False, DID_NOT_RUN),
+    (raised(asyncpg.PostgresIOError), False, DID_NOT_RUN),
+    (raised(asyncpg.InternalServerError), False, DID_NOT_RUN),
+    (raised(asyncpg.DataCorruptedError), False, DID_NOT_RUN),
+    (raised(asyncpg.ConnectionDoesNotExistError), True, UNKNOWN),
+    (raised(asyncpg.ConnectionFailureError), True, UNKNOWN),
+    (raised(asyncpg.AdminShutdownError), True, UNKNOWN),
+    (raised(asyncpg.CrashShutdownError), True, UNKNOWN),
+    (raised(asyncpg.IdleInTransactionSessionTimeoutError), True, UNKNOWN),
+    (raised(asyncpg.IdleSessionTimeoutError), True, UNKNOWN),
+    (asyncpg.InterfaceError("connection is closed"), True, UNKNOWN),
+    (asyncpg.InternalClientError("got result for unknown protocol state"), True, UNKNOWN),
+    (ConnectionResetError("reset"), True, UNKNOWN),
+    (BrokenPipeError("broken"), True, UNKNOWN),
+    (TimeoutError(), True, UNKNOWN),
+    (asyncpg.InvalidPasswordError("password authentication failed"), True, PERMANENT),
+    (asyncpg.InvalidAuthorizationSpecificationError("no pg_hba.conf entry"), True, PERMANENT),
+    (asyncpg.InvalidCatalogNameError("no such database"), True, PERMANENT),
+    (asyncpg.InsufficientPrivilegeError("permission denied for table users"), False, PERMANENT),
+    (raised(asyncpg.InFailedSQLTransactionError), False, PERMANENT),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "lost", "expected"), UNAVAILABLE, ids=[type(error).__name__ for error, _, _ in UNAVAILABLE]
+)
+def test_a_server_that_cannot_serve_is_unavailable(
+    error: Exception, lost: bool, expected: tuple[bool, bool]
+) -> None:
+    write, read = (translated(error, writes=writes, lost=lost) for writes in (True, False))
+    assert isinstance(write, Unavailable)
+    assert isinstance(read, Unavailable)
+    assert (write.retryable, write.outcome_unknown) == expected
+    assert (read.retryable, read.outcome_unknown) == (expected[0], False)
+    assert write.service == "postgresql"
+    assert SECRET not in str(write)
+
+
+def test_a_mistake_in_the_code_is_left_as_it_is() -> None:
+    for error in (
+        asyncpg.PostgresSyntaxError("syntax error"),
+        asyncpg.UndefinedTableError("relation does not exist"),
+        asyncpg.InterfaceError("another operation is in progress"),
+        asyncpg.InternalClientError("waiter is done"),
+    ):
+        assert translated(error, writes=True) is None
+
+
+# On a connection that does what a real one cannot be made to do
+
+
+class Stub:
+    """A connection that answers each call with the next of its answers, or raises it."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[object, ...]] = []
+        self.closed = False
+
+    async def _answer(self, *asked: object) -> object:
+        self.asked.append(asked)
+        if self.closed:
+            raise asyncpg.InterfaceError("connection is closed")
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return await answer if isinstance(answer, asyncio.Future) else answer
+
+    fetch = fetchrow = execute = _answer
+
+    def is_closed(self) -> bool:
+        return self.closed
+
+    def terminate(self) -> None:
+        self.closed = True
+        for answer in self.answers:
+            if isinstance(answer, asyncio.Future) and not answer.done():
+                answer.set_exception(asyncpg.ConnectionDoesNotExistError("closed in the middle"))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        async with Transaction.on(cast("Connection", self), 5) as tx:
+            yield tx
+
+    async def run(self, *, writes: bool, seconds: float = 5) -> object:
+        call: Callable[[Connection], Any] = lambda connection: connection.fetch("SELECT 1")  # noqa: E731 - with its type
+        return await run(cast("Connection", self), call, deadline=now() + seconds, seconds=seconds, writes=writes)
+
+
+NAME = Statement("test.name", lambda id, name: {id: name}, "SELECT id, name FROM users WHERE id = $1")
+
+
+async def test_rows_become_models_in_the_order_of_their_columns() -> None:
+    stub = Stub("BEGIN", [(1, "ada"), (2, "bob")], (1, "ada"), None, "UPDATE 2", "COMMIT")
+    async with stub.transaction() as tx:
+        assert await tx.fetch_all(NAME, 1) == [{1: "ada"}, {2: "bob"}]
+        assert await tx.fetch_one(NAME, 1) == {1: "ada"}
+        assert await tx.fetch_one(NAME, 1) is None
+        assert await tx.execute(NAME, 1) == 2
+    assert stub.asked == [("BEGIN",), *[(NAME.sql, 1)] * 4, ("COMMIT",)]
+
+
+async def test_an_error_keeps_what_the_server_said_as_its_cause_and_not_in_its_text() -> None:
+    said = raised(asyncpg.UniqueViolationError, constraint_name="idx_users_email")
+    with pytest.raises(Conflict) as caught:
+        await Stub(said).run(writes=True)
+    assert caught.value.__cause__ is said
+    assert SECRET not in str(caught.value)
+
+
+async def test_a_mistake_in_the_code_comes_out_as_asyncpg_tells_it() -> None:
+    with pytest.raises(asyncpg.PostgresSyntaxError):
+        await Stub(asyncpg.PostgresSyntaxError("syntax error")).run(writes=True)
+
+
+@pytest.mark.parametrize("writes", [True, False])
+async def test_an_answer_that_never_comes_ends_with_the_deadline(writes: bool) -> None:
+    never: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    class Frozen(Stub):
+        def terminate(self) -> None:
+            super().terminate()
+            never.set_exception(asyncpg.ConnectionDoesNotExistError("closed in the middle"))
+
+    with pytest.raises(Unavailable, match=r"no answer within 0\.01 s") as caught:
+        await Frozen(never).run(writes=writes, seconds=0.01)
+    assert caught.value.outcome_unknown == writes
+
+
+async def test_an_answer_in_time_keeps_the_connection() -> None:
+    stub = Stub([(1,)])
+    assert await stub.run(writes=False, seconds=0.01) == [(1,)]
+    await asyncio.sleep(0.02)  # past the deadline: nothing is to happen then
+    assert not stub.closed
+
+
+async def test_a_transaction_whose_rollback_fails_loses_its_connection_and_tells_the_first_error() -> None:
+    for failure in (
+        asyncpg.InternalClientError("waiter is done"),
+        raised(asyncpg.InternalServerError),
+        asyncpg.InvalidSavepointSpecificationError("no such savepoint"),
+    ):
+        stub = Stub("BEGIN", raised(asyncpg.UniqueViolationError, constraint_name="users_pkey"), failure)
+        with pytest.raises(Conflict):
+            async with stub.transaction() as tx:
+                await tx.execute(NAME)
+        assert stub.closed
+
+
+async def test_a_begin_that_fails_is_told() -> None:
+    with pytest.raises(Unavailable, match="starting or stopping"):
+        async with Stub(raised(asyncpg.CannotConnectNowError), "ROLLBACK").transaction():
+            raise AssertionError
+
+
+async def test_a_commit_that_the_server_answers_with_a_rollback_is_no_commit() -> None:
+    with pytest.raises(Unavailable, match="a statement in it had failed"):
+        async with Stub("BEGIN", "ROLLBACK", "ROLLBACK").transaction():
+            pass
+
+
+async def test_a_conflict_of_the_serialization_at_the_commit_may_be_tried_again() -> None:
+    with pytest.raises(Unavailable) as caught:
+        async with Stub("BEGIN", raised(asyncpg.SerializationError), "ROLLBACK").transaction():
+            pass
+    assert (caught.value.retryable, caught.value.outcome_unknown) == (True, False)
+
+
+def test_every_error_has_one_root() -> None:
+    assert all(issubclass(kind, HubbubError) for kind in (Conflict, Invalid, NotFound, Unavailable))
+    assert not issubclass(User, HubbubError)

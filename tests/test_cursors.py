@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from contextlib import suppress
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hubbub import Invalid
+from hubbub.cursors import LONGEST, Cursor
+
+ONE, OTHER = UUID(int=1), UUID(int=2)
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+MEMBERS = Cursor("members", tuple[datetime, UUID])
+SEQS = Cursor("seqs", int)
+
+
+def made_of(value: object) -> str:
+    return urlsafe_b64encode(msgspec.json.encode(value)).decode()
+
+
+@given(st.datetimes(timezones=st.just(UTC)), st.uuids())
+def test_a_cursor_comes_back_as_it_went(when: datetime, member: UUID) -> None:
+    assert MEMBERS.decode(ONE, MEMBERS.encode(ONE, (when, member))) == (when, member)
+
+
+def test_a_list_of_nobody_has_cursors_too() -> None:
+    assert SEQS.decode(None, SEQS.encode(None, 7)) == 7
+
+
+def test_the_longest_name_of_a_room_fits_in_a_cursor() -> None:
+    rooms = Cursor("rooms.public", tuple[str, UUID])
+    for character in ("x", '"', "\N{GRINNING FACE}", "\u2028"):
+        key = (character * 50, OTHER)
+        assert rooms.decode(None, rooms.encode(None, key)) == key
+
+
+def test_a_cursor_is_safe_in_a_url() -> None:
+    cursor = MEMBERS.encode(ONE, (NOW, OTHER))
+    assert cursor.replace("-", "").replace("_", "").isalnum()
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        SEQS.encode(OTHER, 7),
+        SEQS.encode(None, 7),
+        Cursor("others", int).encode(ONE, 7),
+        MEMBERS.encode(ONE, (NOW, OTHER)),
+    ],
+    ids=["another room", "no room", "another list", "a list with other keys"],
+)
+def test_the_cursor_of_another_list_is_refused(cursor: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        SEQS.decode(ONE, cursor)
+    assert caught.value.field == "after"
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "x",
+        "=",
+        "nonsense",
+        "not base64 at all!",
+        "\0",
+        "\ud800",
+        "é",
+        "x" * LONGEST,
+        "x" * (LONGEST + 1),
+        None,
+        7,
+        b"bytes",
+        ["list"],
+        made_of(None),
+        made_of([]),
+        made_of(["seqs"]),
+        made_of(["seqs", str(ONE)]),
+        made_of(["seqs", str(ONE), "7"]),
+        made_of(["seqs", str(ONE), 7.5]),
+        made_of(["seqs", "no uuid", 7]),
+        made_of(["seqs", str(ONE), 7, 8]),
+        made_of({"seqs": 1}),
+        urlsafe_b64encode(b'["seqs", ').decode(),
+        urlsafe_b64encode(b"\xff\xfe").decode(),
+        urlsafe_b64encode(b"[" * 200).decode(),
+    ],
+)
+def test_what_was_made_up_is_refused(cursor: object) -> None:
+    with pytest.raises(Invalid) as caught:
+        SEQS.decode(ONE, cursor)  # type: ignore[arg-type]
+    assert caught.value.field == "after"
+    assert caught.value.__cause__ is None
+
+
+@given(st.text())
+def test_no_text_brings_anything_but_a_refusal(text: str) -> None:
+    with pytest.raises(Invalid):
+        SEQS.decode(ONE, text)
+
+
+@given(st.integers(min_value=0, max_value=2**63 - 1), st.data())
+def test_a_cursor_with_a_changed_character_is_a_refusal_or_a_key(seq: int, data: st.DataObject) -> None:
+    cursor = SEQS.encode(ONE, seq)
+    place = data.draw(st.integers(0, len(cursor) - 1))
+    changed = cursor[:place] + data.draw(st.sampled_from("AZaz09-_")) + cursor[place + 1 :]
+    with suppress(Invalid):
+        assert isinstance(SEQS.decode(ONE, changed), int)
+
+
+def test_a_page_is_cut_where_it_is_full_and_its_cursor_is_its_last_item() -> None:
+    assert SEQS.page(ONE, [1, 2], 2, key=int).items == [1, 2]
+    assert SEQS.page(ONE, [1, 2], 2, key=int).next is None
+    assert SEQS.page(ONE, [], 2, key=int).next is None
+    page = SEQS.page(ONE, [1, 2, 3], 2, key=int)
+    assert page.items == [1, 2]
+    assert SEQS.decode(ONE, page.next or "") == 2
+
+
+def test_a_cursor_hides_nothing() -> None:
+    """It is no secret: who may see a list is decided elsewhere."""
+    cursor = SEQS.encode(ONE, 7)
+    assert msgspec.json.decode(urlsafe_b64decode(cursor + "==")) == ["seqs", str(ONE), 7]

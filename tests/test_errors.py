@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import inspect
+from uuid import UUID
+
+import pytest
+
+import hubbub
+from hubbub import Conflict, HubbubError, Invalid, NotAMember, NotFound, SchemaMismatch, Unavailable, errors
+
+ONE, OTHER = UUID(int=1), UUID(int=2)
+
+
+def test_the_tree_at_the_top_of_the_file_is_the_tree() -> None:
+    kinds = {kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)}
+    for kind in kinds - {HubbubError}:
+        assert kind.__bases__ == (HubbubError,)
+        assert f" {kind.__name__}(" in (errors.__doc__ or "")
+        assert getattr(hubbub, kind.__name__) is kind
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (NotFound("user", ONE), f"there is no user {ONE}"),
+        (Conflict("email"), "this email is already in use"),
+        (Invalid("content", "must not be blank"), "content: must not be blank"),
+        (NotAMember(ONE, OTHER), f"user {OTHER} is not a member of room {ONE}"),
+        (
+            SchemaMismatch("0003", "0010", "run `hubbub migrate up`"),
+            "the database is at revision 0003, this hubbub wants 0010: run `hubbub migrate up`",
+        ),
+        (
+            SchemaMismatch(None, "0010", "run `hubbub migrate up`"),
+            "the database is at revision none, this hubbub wants 0010: run `hubbub migrate up`",
+        ),
+        (Unavailable("redis", "no answer"), "redis: no answer"),
+        (
+            Unavailable("postgresql", "the connection was lost", outcome_unknown=True),
+            "postgresql: the connection was lost; whether the change was made is unknown",
+        ),
+    ],
+)
+def test_an_error_says_what_happened(error: HubbubError, text: str) -> None:
+    assert str(error) == text
+
+
+def test_an_error_carries_what_a_program_decides_by() -> None:
+    assert (NotFound("user", ONE).kind, NotFound("user", ONE).key) == ("user", ONE)
+    assert Conflict("email").what == "email"
+    assert (Invalid("limit", "is too big").field, Invalid("limit", "is too big").reason) == ("limit", "is too big")
+    assert (NotAMember(ONE, OTHER).room_id, NotAMember(ONE, OTHER).user_id) == (ONE, OTHER)
+    mismatch = SchemaMismatch(None, "0010", "hint")
+    assert (mismatch.found, mismatch.wanted, mismatch.hint) == (None, "0010", "hint")
+    unavailable = Unavailable("hub", "it is closed", retryable=False)
+    assert (unavailable.service, unavailable.reason) == ("hub", "it is closed")
+    assert (unavailable.retryable, unavailable.outcome_unknown) == (False, False)
+    assert Unavailable("redis", "gone").retryable

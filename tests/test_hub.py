@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+import hubbub
+from hubbub import (
+    Conflict,
+    Hub,
+    NotFound,
+    PostgresSettings,
+    Room,
+    SchemaMismatch,
+    Settings,
+    Unavailable,
+    User,
+    embedded,
+)
+from hubbub.hub import find_settings
+from hubbub.migrations import HEAD
+from hubbub.postgres import connect
+
+
+class Oops(Exception):
+    pass
+
+
+async def connections(settings: PostgresSettings) -> int:
+    """How many connections hubs have to the database, as the server sees it."""
+    watch = await connect(settings, server_settings={"application_name": "watch"})
+    count: int = await watch.fetchval(
+        """
+        SELECT count(*)
+        FROM pg_stat_activity
+        WHERE datname = current_database()
+            AND application_name = 'hubbub'
+        """
+    )
+    await watch.close()
+    return count
+
+
+async def nobody_is_connected(settings: PostgresSettings) -> None:
+    async with asyncio.timeout(20):
+        while await connections(settings):  # noqa: ASYNC110 - it is the server that is waited for
+            await asyncio.sleep(0.01)
+
+
+# Starting
+
+
+async def test_a_hub_starts_and_closes(settings: Settings) -> None:
+    hub = Hub(settings)
+    assert await hub.start() is hub
+    ada = await hub.users.create("ada@example.org", "ada", "not a hash")
+    await hub.close()
+    await hub.close()
+    with pytest.raises(Unavailable, match="it is closed"):
+        await hub.users.get(ada.id)
+    await nobody_is_connected(settings.postgres)
+
+
+async def test_open_gives_a_hub_for_the_block(settings: Settings) -> None:
+    async with hubbub.open(settings) as hub:
+        ada = await hub.users.create("ada@example.org", "ada", "not a hash")
+    with pytest.raises(Unavailable, match="it is closed"):
+        await hub.users.get(ada.id)
+    with pytest.raises(Unavailable, match="it is closed"):
+        await hub.messages.send(ada.id, ada.id, "hello")
+    with pytest.raises(Unavailable, match="it is closed"):
+        async with hub.transaction():
+            pass
+
+
+async def test_a_database_without_hubbub_s_schema_is_told(
+    settings: Settings, empty_database: PostgresSettings
+) -> None:
+    with pytest.raises(SchemaMismatch, match="hubbub migrate up") as caught:
+        async with hubbub.open(replace(settings, postgres=empty_database)):
+            raise AssertionError
+    assert (caught.value.found, caught.value.wanted) == (None, HEAD)
+    await nobody_is_connected(empty_database)
+
+
+@pytest.mark.parametrize(
+    ("revision", "way_out"), [("0003", "hubbub migrate up"), ("9999", "upgrade hubbub")], ids=["older", "newer"]
+)
+async def test_a_database_of_another_revision_is_told(settings: Settings, revision: str, way_out: str) -> None:
+    connection = await connect(settings.postgres)
+    await connection.execute(f"UPDATE hubbub_schema_version SET version_num = '{revision}'")
+    await connection.close()
+    with pytest.raises(SchemaMismatch, match=way_out) as caught:
+        await Hub(settings).start()
+    assert (caught.value.found, caught.value.wanted) == (revision, HEAD)
+    await nobody_is_connected(settings.postgres)
+
+
+async def test_a_wrong_password_is_told_and_not_repeated(settings: Settings) -> None:
+    wrong = replace(settings, postgres=replace(settings.postgres, password="wrong-password"))
+    with pytest.raises(Unavailable, match="password authentication failed") as caught:
+        await Hub(wrong).start()
+    assert "wrong-password" not in str(caught.value)
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_open(settings: Settings) -> None:
+    for turns in range(0, 30, 3):
+        starting = asyncio.create_task(Hub(settings).start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait([starting])
+        if not starting.cancelled():
+            await starting.result().close()
+    await nobody_is_connected(settings.postgres)
+
+
+# Where the settings come from
+
+
+def test_settings_come_from_the_environment_first(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in settings.to_env().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(embedded, "find", lambda _folder: pytest.fail("the folder was looked at"))
+    assert find_settings() == settings
+
+
+def test_settings_come_from_the_servers_of_this_folder_otherwise(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(embedded, "find", {tmp_path / embedded.FOLDER: settings}.get)
+    assert find_settings() is settings
+
+
+async def test_without_settings_and_servers_both_ways_out_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unavailable, match=r"hubbub up.*DATABASE_URL") as caught:
+        async with hubbub.open():
+            raise AssertionError
+    assert not caught.value.retryable
+
+
+# Transactions
+
+
+async def test_a_room_and_its_first_message_are_made_together(hub: Hub, ada: User) -> None:
+    async with hub.transaction() as tx:
+        room = await tx.rooms.create("launch", created_by=ada.id)
+        message = await tx.messages.send(room.id, ada.id, "first")
+        with pytest.raises(NotFound):
+            await hub.rooms.get(room.id)
+    assert (await hub.rooms.get(room.id)).last_seq == message.seq
+    assert await hub.messages.get(message.id) == message
+
+
+async def test_nothing_is_left_of_a_transaction_that_raised(hub: Hub, ada: User, room: Room) -> None:
+    made: list[UUID] = []
+
+    async def block() -> None:
+        async with hub.transaction() as tx:
+            made.append((await tx.rooms.create("never", created_by=ada.id)).id)
+            await tx.messages.send(room.id, ada.id, "never")
+            raise Oops
+
+    with pytest.raises(Oops):
+        await block()
+    with pytest.raises(NotFound):
+        await hub.rooms.get(made[0])
+    assert await hub.rooms.get(room.id) == room
+
+
+async def test_a_savepoint_fails_alone(hub: Hub, ada: User, room: Room) -> None:
+    async def register_twice(tx: hubbub.Transaction) -> None:
+        async with tx.savepoint() as savepoint:
+            await savepoint.messages.send(room.id, ada.id, "undone")
+            await savepoint.users.create("ADA@example.org", "other", "not a hash")
+
+    async with hub.transaction() as tx:
+        first = await tx.messages.send(room.id, ada.id, "kept")
+        with pytest.raises(Conflict):
+            await register_twice(tx)
+        async with tx.savepoint() as outer, outer.savepoint() as inner:
+            second = await inner.messages.send(room.id, ada.id, "kept, and takes the place of what was undone")
+    assert second.seq == first.seq + 1
+    assert (await hub.rooms.get(room.id)).last_seq == second.seq
+
+
+async def test_a_message_sent_again_in_a_transaction_does_not_spoil_it(hub: Hub, ada: User, room: Room) -> None:
+    first = await hub.messages.send(room.id, ada.id, "hello")
+    async with hub.transaction() as tx:
+        assert await tx.messages.send(room.id, ada.id, "hello", id=first.id) == first
+        second = await tx.messages.send(room.id, ada.id, "and on it goes")
+    assert second.seq == first.seq + 1
+
+
+async def test_many_send_in_one_transaction_at_the_same_time(hub: Hub, ada: User, room: Room) -> None:
+    async with hub.transaction() as tx:
+        sent = await asyncio.gather(*(tx.messages.send(room.id, ada.id, f"{n}") for n in range(20)))
+    assert sorted(message.seq for message in sent) == list(range(room.last_seq + 1, room.last_seq + 21))
+
+
+async def test_actions_leave_after_the_commit_and_find_what_was_done(hub: Hub, ada: User, room: Room) -> None:
+    found: list[asyncio.Task[hubbub.Message]] = []
+
+    async def fail(tx: hubbub.Transaction) -> None:
+        async with tx.savepoint() as savepoint:
+            savepoint.after_commit(lambda: pytest.fail("the savepoint was undone"))
+            raise Oops
+
+    async with hub.transaction() as tx:
+        message = await tx.messages.send(room.id, ada.id, "hello")
+        tx.after_commit(lambda: found.append(asyncio.ensure_future(hub.messages.get(message.id))))
+        with pytest.raises(Oops):
+            await fail(tx)
+        async with tx.savepoint() as savepoint:
+            savepoint.after_commit(lambda: found.append(asyncio.ensure_future(hub.messages.get(message.id))))
+        assert found == []
+    await asyncio.sleep(0)
+    assert [await one for one in found] == [message, message]
+
+
+async def test_a_transaction_is_not_used_after_its_end(hub: Hub, ada: User, room: Room) -> None:
+    async with hub.transaction() as tx:
+        await tx.users.get(ada.id)
+    with pytest.raises(Unavailable, match="the transaction is over"):
+        await tx.messages.send(room.id, ada.id, "too late")
+    with pytest.raises(Unavailable, match="the transaction is over"):
+        tx.after_commit(lambda: None)
+    with pytest.raises(Unavailable, match="the transaction is over"):
+        async with tx.savepoint():
+            pass
+
+
+async def test_closing_lets_a_transaction_end(settings: Settings) -> None:
+    hub = await Hub(settings).start()
+    async with hub.transaction() as tx:
+        closing = asyncio.create_task(hub.close())
+        await asyncio.sleep(0)
+        ada = await tx.users.create("ada@example.org", "ada", "not a hash")
+    await closing
+    async with hubbub.open(settings) as again:
+        assert await again.users.get(ada.id) == ada

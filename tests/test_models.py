@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import inspect
+from datetime import UTC, datetime
+from typing import get_type_hints
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from hubbub import Credentials, Message, MessageType, Page, Role, RoomUser, User, models
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+ONE, OTHER = UUID(int=1), UUID(int=2)
+MESSAGE = Message(ONE, OTHER, 1, None, "hello", MessageType.IMAGE, False, NOW, NOW, None)
+STRUCTS = [
+    kind
+    for _, kind in inspect.getmembers(models, inspect.isclass)
+    if issubclass(kind, msgspec.Struct) and kind.__module__ == models.__name__
+]
+
+
+@pytest.mark.parametrize("kind", STRUCTS)
+def test_what_hubbub_gives_back_cannot_be_changed(kind: type[msgspec.Struct]) -> None:
+    assert kind.__struct_config__.frozen
+    assert kind.__doc__
+
+
+def test_a_row_becomes_a_message_with_a_type() -> None:
+    message = Message(ONE, OTHER, 1, ONE, "hello", "file", False, NOW, NOW, None)  # type: ignore[arg-type]
+    assert message.message_type is MessageType.FILE
+    with pytest.raises(AttributeError):
+        message.content = "changed"  # type: ignore[misc]
+
+
+def test_a_row_becomes_a_membership_with_a_role() -> None:
+    member = RoomUser(ONE, OTHER, NOW, "moderator", None, 0)  # type: ignore[arg-type]
+    assert member.role is Role.MODERATOR
+
+
+def test_what_this_version_does_not_know_is_no_model() -> None:
+    with pytest.raises(ValueError, match="video"):
+        Message(ONE, OTHER, 1, ONE, "hello", "video", False, NOW, NOW, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="owner"):
+        RoomUser(ONE, OTHER, NOW, "owner", None, 0)  # type: ignore[arg-type]
+
+
+def test_a_message_survives_its_way_through_json() -> None:
+    assert msgspec.json.decode(msgspec.json.encode(MESSAGE), type=Message) == MESSAGE
+    assert b'"message_type":"image"' in msgspec.json.encode(MESSAGE)
+
+
+def test_equal_messages_are_equal_and_can_be_kept_in_a_set() -> None:
+    again = msgspec.structs.replace(MESSAGE)
+    assert again == MESSAGE
+    assert len({again, MESSAGE}) == 1
+    assert msgspec.structs.replace(MESSAGE, content="other") != MESSAGE
+
+
+def test_the_hash_of_a_password_is_no_part_of_a_user_and_is_not_shown() -> None:
+    assert not [field for field in get_type_hints(User) if "password" in field]
+    credentials = Credentials(ONE, "$2b$12$secret")
+    assert "$2b$12$secret" not in repr(credentials) + str(credentials) + f"{credentials}"
+    assert credentials.password_hash == "$2b$12$secret"
+
+
+def test_a_page_knows_whether_another_follows() -> None:
+    assert Page([MESSAGE], "cursor").has_more
+    assert not Page([MESSAGE], None).has_more
