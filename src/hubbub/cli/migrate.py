@@ -1,0 +1,106 @@
+"""`hubbub migrate`: the schema of a database."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from hubbub import migrations
+from hubbub.hub import find_settings
+from hubbub.migrations import revisions
+from hubbub.settings import PostgresSettings
+
+SOMETHING_PENDING = 3
+
+
+@click.group()
+def migrate() -> None:
+    """Change the schema of a database.
+
+    It is the one that DATABASE_URL or DB_HOST and so on name, and without any of them that of the servers of
+    `hubbub up` in this folder.
+    """
+
+
+@migrate.command()
+@click.argument("revision", default="head")
+def up(revision: str) -> None:
+    """Apply what is missing, up to REVISION or the newest. Safe to run from many processes at once."""
+    applied = asyncio.run(migrations.up(_database(), revision))
+    for one in applied:
+        click.echo(f"{one}  applied  {_title(one)}")
+    if not applied:
+        click.echo("nothing to do")
+
+
+# Otherwise -1 would be taken for an option.
+@migrate.command(context_settings={"ignore_unknown_options": True})
+@click.argument("revision", default="-1")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def down(revision: str, *, yes: bool) -> None:
+    """Undo what came after REVISION, or the newest one: an id, base, or -1. Asks first, as data may be lost."""
+    database = _database()
+    undone = revisions.behind(asyncio.run(migrations.status(database)).current, revision)
+    if not undone:
+        click.echo("nothing to do")
+        return
+    if not yes:
+        _confirm(undone)
+    # Not REVISION: where another process goes down meanwhile, -1 would be one that nobody was asked about.
+    for one in asyncio.run(migrations.down(database, revisions.before(undone[-1]))):
+        click.echo(f"{one}  undone  {_title(one)}")
+
+
+def _confirm(undone: tuple[str, ...]) -> None:
+    click.echo("To undo these revisions loses:")
+    for one in undone:
+        click.echo(f"  {one}  {migrations.describe(one).loss}")
+    click.confirm("Go on?", abort=True)
+
+
+@migrate.command()
+def status() -> None:
+    """Say which revisions the database has. Changes nothing."""
+    found = asyncio.run(migrations.status(_database()))
+    click.echo(f"the database is at {found.current or 'no revision'}, this hubbub at {found.head}")
+    for one in (*found.applied, *found.pending):
+        click.echo(f"{one}  {'applied' if one in found.applied else 'pending'}  {_title(one)}")
+    if found.unknown:
+        click.echo(revisions.mismatch(found.current).hint)
+
+
+@migrate.command()
+@click.option("--down", "direction", flag_value="down", help="The way back.")
+@click.option(
+    "--from", "start", metavar="REVISION", help="Where the database is. Default: nowhere, or the newest."
+)
+@click.option("--to", "revision", metavar="REVISION", help="Where it is to be. Default: the newest, or base.")
+def sql(direction: str | None, start: str | None, revision: str | None) -> None:
+    """Print the SQL, for someone else to run. Connects to nothing.
+
+    \b
+        hubbub migrate sql --from 0005 | psql -v ON_ERROR_STOP=1 chat
+    """
+    click.echo(migrations.sql("down" if direction else "up", start=start, revision=revision), nl=False)
+
+
+@migrate.command()
+@click.pass_context
+def check(context: click.Context) -> None:
+    """Exit with 0 when the database is at the newest revision, 3 when it lacks some, 1 on any error."""
+    found = asyncio.run(migrations.status(_database()))
+    if found.unknown:
+        raise revisions.mismatch(found.current)
+    if found.pending:
+        click.echo(f"{len(found.pending)} pending: {', '.join(found.pending)} (run `hubbub migrate up`)")
+        context.exit(SOMETHING_PENDING)
+    click.echo(f"at {found.head}, nothing pending")
+
+
+def _database() -> PostgresSettings:
+    return find_settings().postgres
+
+
+def _title(revision: str) -> str:
+    return migrations.describe(revision).title

@@ -1,0 +1,102 @@
+"""`hubbub sessions`: who is logged in, on which devices."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import click
+
+from hubbub import hub, inputs
+from hubbub.errors import Invalid, NotFound
+
+if TYPE_CHECKING:
+    from hubbub.hub import Hub
+    from hubbub.models import Session, User
+
+SHOWN_OF_AN_ID = 12
+SHOWN_OF_A_DEVICE = 30
+
+
+@click.group()
+def sessions() -> None:
+    """Show who is logged in on which devices, and log them out.
+
+    USER is an email, a username or an id.
+    """
+
+
+@sessions.command("list")
+@click.argument("user")
+def show(user: str) -> None:
+    """Show the sessions of USER, the one seen last first."""
+    found = asyncio.run(_list(user))
+    for session in found:
+        click.echo(_line(session))
+    if not found:
+        click.echo("no sessions")
+    if len(found) == inputs.PAGE_LIMIT:
+        click.echo(f"these are {inputs.PAGE_LIMIT}, there may be more")
+
+
+@sessions.command()
+@click.argument("user")
+@click.argument("session")
+def revoke(user: str, session: str) -> None:
+    """End the session of USER whose id starts with SESSION, as `list` shows it."""
+    session_id = asyncio.run(_revoke(user, session))
+    click.echo(f"ended {session_id[:SHOWN_OF_AN_ID]}")
+
+
+@sessions.command()
+@click.argument("user")
+def revoke_all(user: str) -> None:
+    """End all sessions of USER."""
+    ended = asyncio.run(_revoke_all(user))
+    click.echo(f"ended {ended} {'session' if ended == 1 else 'sessions'}")
+
+
+async def _list(user: str) -> list[Session]:
+    async with hub.open() as chat:
+        return await chat.sessions.list_sessions((await _find(chat, user)).id)
+
+
+async def _revoke(user: str, start_of_id: str) -> str:
+    async with hub.open() as chat:
+        found = await _find(chat, user)
+        ids = [session.id for session in await chat.sessions.list_sessions(found.id)]
+        # A whole id may be of a session beyond those that a list shows.
+        matching = [id for id in ids if id.startswith(start_of_id)] or [start_of_id]
+        if len(matching) > 1:
+            raise click.ClickException(f"{len(matching)} sessions start with {start_of_id}")
+        if not await chat.sessions.revoke(found.id, matching[0]):
+            raise NotFound("session", start_of_id)
+        return matching[0]
+
+
+async def _revoke_all(user: str) -> int:
+    async with hub.open() as chat:
+        return await chat.sessions.revoke_all((await _find(chat, user)).id)
+
+
+async def _find(chat: Hub, user: str) -> User:
+    try:
+        return await chat.users.get(inputs.uuid("user", user))
+    except Invalid:  # no id, then it is a name
+        found = await (chat.users.find_by_email(user) if "@" in user else chat.users.find_by_username(user))
+    if found is None:
+        raise NotFound("user", user)
+    return found
+
+
+def _line(session: Session) -> str:
+    device = _printable(session.data.get("device", "-"))
+    times = {"created": session.created_at, "seen": session.seen_at, "ends": session.expires_at}
+    said = "  ".join(f"{what} {time:%Y-%m-%d %H:%M}" for what, time in times.items())
+    return f"{session.id[:SHOWN_OF_AN_ID]}  {device:{SHOWN_OF_A_DEVICE}}  {said} UTC"
+
+
+def _printable(device: object) -> str:
+    """What a client said of itself, without what would steer a terminal."""
+    text = str(device)[:SHOWN_OF_A_DEVICE]
+    return "".join(one if one.isprintable() else "?" for one in text)

@@ -1,0 +1,181 @@
+"""The command as a person runs it: a process of its own, servers of its own, nothing left of either."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from uuid import UUID
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hubbub import NotFound
+from hubbub.cli._demo.checks import check
+from hubbub.cli._demo.figures import Section
+from hubbub.cli._demo.load import load
+from hubbub.cli._demo.run import Step, run
+from hubbub.cli._demo.stage import Stage
+from hubbub.cli.demo import demo
+from hubbub.postgres import connect
+
+SECONDS = 100
+
+LINES = (
+    {"kind": "join", "room": "#chat", "user": "ada", "at": "2004-11-15T12:18:00Z"},
+    {"kind": "message", "room": "#chat", "user": "ada", "at": "2004-11-15T12:18:00Z", "content": "hello 👋"},
+    {"kind": "message", "room": "#chat", "user": "Ada", "at": "2004-11-15T12:18:00Z", "content": "hello yourself"},
+    {"kind": "topic", "room": "#chat", "user": "ada", "at": "2004-11-15T12:19:00Z"},
+    {"kind": "leave", "room": "#chat", "user": "ada", "at": "2004-11-15T12:19:00Z"},
+)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    file = tmp_path / "chat.jsonl"
+    file.write_bytes(gzip.compress("\n".join(json.dumps(line) for line in LINES).encode()))
+    return file
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where the temporary folder of the demo is made."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return home
+
+
+def started(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "hubbub", "demo", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def processes_in(folder: Path) -> list[int]:
+    """The servers whose data are below this folder, by their working directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            place = (process / "cwd").readlink()
+        except OSError:  # it has ended meanwhile
+            continue
+        if place.is_relative_to(folder):
+            found.append(int(process.name))
+    return found
+
+
+def test_it_loads_a_log_lets_people_talk_and_leaves_nothing_behind(log: Path, home: Path) -> None:
+    two_at_once = [started("--json", "--users", "4", "--log", log, "--folder", home) for _ in range(2)]
+    outputs = [process.communicate(timeout=SECONDS) for process in two_at_once]
+    for process, (out, err) in zip(two_at_once, outputs, strict=True):
+        assert process.returncode == 0, err
+        assert err == ""
+        told = json.loads(out)
+        assert told["ok"] is True
+        assert told["servers"].keys() == {"postgresql", "valkey"}
+        assert [line["line"] for line in told["log"]["first_refused"]] == [4]
+        assert [one["username"] for one in told["log"]["renamed"]] in (["Ada-2"], ["ada-2"])
+        checks = [check for step in told["steps"] for check in step["checks"]]
+        assert len(checks) == 17
+        assert all(check["ok"] for check in checks)
+    assert list(home.iterdir()) == []
+    assert processes_in(home) == []
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_and_leaves_nothing_behind(home: Path, told: signal.Signals) -> None:
+    process = started("--folder", home)
+    deadline = monotonic() + SECONDS
+    while not processes_in(home):
+        assert process.poll() is None, process.communicate()
+        assert monotonic() < deadline
+    process.send_signal(told)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 128 + told
+    assert out == ""
+    assert err == f"stopped by {told.name}; the servers are stopped and their files deleted\n"
+    assert list(home.iterdir()) == []
+    assert processes_in(home) == []
+
+
+def result_with(step: Step, monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Result:
+    """What the command gives when this step comes between loading and checking."""
+    monkeypatch.setattr("hubbub.cli.demo.run", partial(run, steps=(load, step, check)))
+    return CliRunner().invoke(demo, [str(argument) for argument in arguments])
+
+
+async def lose_a_message(stage: Stage) -> Section:
+    connection = await connect(stage.settings.postgres)
+    await connection.execute("DELETE FROM messages WHERE seq = 2")
+    await connection.close()
+    return Section(title="A message is lost")
+
+
+def test_a_check_that_does_not_hold_is_told_and_is_the_exit_status(
+    log: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = result_with(lose_a_message, monkeypatch, "--log", log, "--folder", home)
+    assert told.exit_code == 1
+    output = " ".join(told.output.split())
+    assert "NOT OK: nothing is lost, nothing is twice: 2 messages were acknowledged, 1 are stored" in output
+    assert "1 line could not be used: line 4: kind: 'topic' is none of message, join, leave" in output
+    assert "checks do NOT hold" in output
+    assert list(home.iterdir()) == []
+
+
+async def fail(stage: Stage) -> Section:
+    await stage.hub.rooms.get(UUID(int=0))
+    return Section(title="not reached")
+
+
+def test_what_must_work_and_does_not_ends_it_and_leaves_nothing_behind(
+    log: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = result_with(fail, monkeypatch, "--log", log, "--folder", home)
+    assert isinstance(told.exception, NotFound)
+    assert list(home.iterdir()) == []
+    assert processes_in(home) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--log", "no-such-file.jsonl"], "no-such-file.jsonl"),
+        (["--log", "."], "'.' is a directory"),
+        (["--log", "empty.jsonl"], "empty.jsonl is empty"),
+        (["--log", "picture.png"], "picture.png has no line that can be used; line 1: line: not UTF-8"),
+        (["--users", "1"], "--users"),
+        (["--folder", "no-such-folder"], "no-such-folder"),
+    ],
+)
+def test_bad_usage_is_told_before_any_server_starts(
+    arguments: Sequence[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hubbub.cli.demo.run", None)
+    Path("empty.jsonl").touch()
+    Path("picture.png").write_bytes(b'{"kind":"\x89PNG"}')
+    told = CliRunner().invoke(demo, arguments)
+    assert told.exit_code == 2
+    assert named in " ".join(told.output.split())
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, log: Path) -> None:
+    if os.geteuid() == 0:
+        log.unlink()
+        log.symlink_to("/proc/self/mem")  # which even root cannot read from its beginning
+    else:
+        log.chmod(0)
+    told = CliRunner().invoke(demo, ["--log", str(log)])
+    assert told.exit_code == 2
+    assert "chat.jsonl" in told.output

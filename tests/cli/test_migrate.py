@@ -1,0 +1,147 @@
+"""`hubbub migrate` as its user sees it: what it prints, and the exit status."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hubbub import PostgresSettings, Settings, migrations
+from hubbub.cli import main
+from hubbub.migrations import HEAD, REVISIONS
+from migrations.filled import fill
+
+
+class Terminal:
+    """Someone at a terminal whose environment names one database."""
+
+    def __init__(self, servers: Settings, database: PostgresSettings) -> None:
+        self._environment = replace(servers, postgres=database).to_env()
+
+    async def types(self, command: str, answer: str | None = None) -> Result:
+        runner = CliRunner(env=dict(self._environment))
+        # The command has an event loop of its own.
+        return await asyncio.to_thread(runner.invoke, main, ["migrate", *command.split()], answer)
+
+
+@pytest.fixture
+def new(servers: Settings, empty_database: PostgresSettings) -> Terminal:
+    return Terminal(servers, empty_database)
+
+
+@pytest.fixture
+def migrated(servers: Settings, postgres_settings: PostgresSettings) -> Terminal:
+    return Terminal(servers, postgres_settings)
+
+
+async def test_up_names_every_revision_that_it_applied(new: Terminal) -> None:
+    result = await new.types("up 0002")
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [
+        "0001  applied  The table of users, as the seed has it.",
+        "0002  applied  The table of rooms, as the seed has it.",
+    ]
+    result = await new.types("up")
+    assert [line[:13] for line in result.output.splitlines()] == [f"{one}  applied" for one in REVISIONS[2:]]
+    assert (await new.types("up")).output == "nothing to do\n"
+
+
+async def test_check_says_by_its_exit_status_whether_something_is_pending(new: Terminal) -> None:
+    result = await new.types("check")
+    assert (result.exit_code, result.output[:10]) == (3, "10 pending")
+    await new.types("up 0009")
+    result = await new.types("check")
+    assert (result.exit_code, result.output) == (3, "1 pending: 0010 (run `hubbub migrate up`)\n")
+    await new.types("up")
+    result = await new.types("check")
+    assert (result.exit_code, result.output) == (0, "at 0010, nothing pending\n")
+
+
+async def test_status_lists_what_is_applied_and_what_is_pending(new: Terminal) -> None:
+    assert (await new.types("status")).output.startswith("the database is at no revision, this hubbub at 0010\n")
+    await new.types("up 0009")
+    lines = (await new.types("status")).output.splitlines()
+    assert lines[0] == "the database is at 0009, this hubbub at 0010"
+    assert [line[:13] for line in lines[1:]] == [*(f"{one}  applied" for one in REVISIONS[:9]), "0010  pending"]
+
+
+async def test_down_says_what_is_lost_and_goes_on_only_when_told_to(
+    migrated: Terminal, postgres_settings: PostgresSettings
+) -> None:
+    result = await migrated.types("down 0007", answer="n\n")
+    assert result.exit_code == 1
+    assert "0008  which rooms are the direct rooms of two people" in result.output
+    assert (await migrations.status(postgres_settings)).current == HEAD
+    result = await migrated.types("down 0007", answer="y\n")
+    assert result.exit_code == 0
+    assert [line[:12] for line in result.output.splitlines()[-3:]] == [
+        "0010  undone",
+        "0009  undone",
+        "0008  undone",
+    ]
+    assert (await migrations.status(postgres_settings)).current == "0007"
+
+
+async def test_without_an_answer_down_changes_nothing(
+    migrated: Terminal, postgres_settings: PostgresSettings
+) -> None:
+    assert (await migrated.types("down base", answer="")).exit_code == 1
+    assert (await migrations.status(postgres_settings)).current == HEAD
+
+
+async def test_down_undoes_the_newest_by_default(migrated: Terminal, postgres_settings: PostgresSettings) -> None:
+    assert (await migrated.types("down --yes")).exit_code == 0
+    assert (await migrations.status(postgres_settings)).current == "0009"
+    assert (await migrated.types("down -1 --yes")).exit_code == 0
+    assert (await migrations.status(postgres_settings)).current == "0008"
+    assert (await migrated.types("down base --yes")).exit_code == 0
+    assert (await migrated.types("down --yes")).output == "nothing to do\n"
+
+
+async def test_sql_prints_and_changes_nothing(new: Terminal, empty_database: PostgresSettings) -> None:
+    result = await new.types("sql")
+    assert result.exit_code == 0
+    assert result.output == migrations.sql()
+    result = await new.types("sql --down --from 0003 --to 0001")
+    assert result.output == migrations.sql("down", start="0003", revision="0001")
+    assert (await migrations.status(empty_database)).current is None
+
+
+@pytest.mark.parametrize("command", ["up 9999", "down 9999 --yes", "down --force", "sql --to 9999"])
+async def test_what_does_not_exist_is_refused_in_one_line(migrated: Terminal, command: str) -> None:
+    result = await migrated.types(command)
+    assert result.exit_code == 1
+    assert result.output == "Error: revision: there is no such revision: they go from 0001 to 0010\n"
+
+
+@pytest.mark.parametrize("command", ["up", "down --yes", "check"])
+async def test_a_newer_database_is_refused_in_one_line(
+    migrated: Terminal, postgres_settings: PostgresSettings, command: str
+) -> None:
+    await fill(postgres_settings, "UPDATE hubbub_schema_version SET version_num = '9999'")
+    result = await migrated.types(command)
+    assert result.exit_code == 1
+    assert len(result.output.splitlines()) == 1
+    assert "upgrade hubbub" in result.output
+    assert "upgrade hubbub" in (await migrated.types("status")).output
+
+
+async def test_a_server_that_is_not_there_is_one_line_without_the_password(
+    servers: Settings, empty_database: PostgresSettings
+) -> None:
+    result = await Terminal(servers, replace(empty_database, port=1, password="s3cret")).types("up")
+    assert result.exit_code == 1
+    assert len(result.output.splitlines()) == 1
+    assert "cannot connect" in result.output
+    assert "s3cret" not in result.output
+
+
+async def test_without_any_server_both_ways_out_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = await asyncio.to_thread(CliRunner().invoke, main, ["migrate", "status"])
+    assert result.exit_code == 1
+    assert "hubbub up" in result.output
+    assert "DATABASE_URL" in result.output
