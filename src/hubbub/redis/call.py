@@ -1,0 +1,73 @@
+"""One command from the moment it is asked for until its caller has an answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from hubbub.redis.refusals import ReplyError, meaning
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from hubbub.errors import Unavailable
+    from hubbub.redis.replies import Reply
+
+Outcome: TypeAlias = "Reply | ReplyError | Unavailable"
+"""What became of one command of a pipeline."""
+
+
+class Call:
+    """A command and the future of the caller that waits for its reply.
+
+    The future is done early when the caller gives up. The reply comes all the same and is thrown away, so
+    that the replies behind it go to whom they belong.
+    """
+
+    __slots__ = ("deadline", "future", "packed", "since")
+
+    def __init__(self, future: asyncio.Future[Any], packed: bytes, since: float, deadline: float) -> None:
+        self.future = future
+        self.packed = packed
+        self.since = since
+        self.deadline = deadline
+
+    def answer(self, reply: Reply | ReplyError) -> None:
+        """Give the caller what the server replied."""
+        future = self.future
+        if future.done():
+            return
+        if isinstance(reply, ReplyError):
+            future.set_exception(meaning(reply))
+        else:
+            future.set_result(reply)
+
+    def fail(self, error: Unavailable) -> None:
+        """Give the caller an error instead of a reply."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Step(Call):
+    """One command of a pipeline. The steps share the caller's future and the list of what became of them."""
+
+    __slots__ = ("_outcomes", "_steps")
+
+    def __init__(
+        self,
+        future: asyncio.Future[Any],
+        packed: bytes,
+        since: float,
+        deadline: float,
+        *,
+        outcomes: list[Outcome],
+        steps: int,
+    ) -> None:
+        super().__init__(future, packed, since, deadline)
+        self._outcomes = outcomes
+        self._steps = steps
+
+    def answer(self, reply: Reply | ReplyError) -> None:
+        """Add to the outcomes; with the last one the caller has its answer."""
+        self._outcomes.append(meaning(reply) if isinstance(reply, ReplyError) else reply)
+        if len(self._outcomes) == self._steps and not self.future.done():
+            self.future.set_result(self._outcomes)

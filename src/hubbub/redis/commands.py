@@ -1,0 +1,231 @@
+"""The connection for commands: all callers of the process share it, and what waits goes out together."""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from hubbub.errors import Unavailable
+from hubbub.redis.call import Call, Outcome, Step
+from hubbub.redis.command_wire import CommandWire
+from hubbub.redis.line import Line
+from hubbub.redis.wire import pack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from hubbub.redis.replies import Part, Reply
+    from hubbub.settings import RedisSettings
+
+TICK_SECONDS: Final = 0.01
+"""How finely deadlines are kept: one timer serves all calls."""
+
+MAX_UNWRITTEN_BYTES: Final = 64 * 1024 * 1024
+"""What may wait to be written, however few commands it is."""
+
+
+class Connection:
+    """One multiplexed connection to Redis for commands.
+
+    What is asked for in one turn of the event loop goes out in one write. While the connection is down, calls
+    wait for the next one at most as long as a connection may take, and nothing is ever sent twice. At most
+    `max_waiting` commands wait at a time, whether for a connection or for a reply.
+    """
+
+    def __init__(self, settings: RedisSettings, *, max_waiting: int = 10_000) -> None:
+        self._settings = settings
+        self._max_waiting = max_waiting
+        self._line: Line[CommandWire] = Line(
+            "hubbub-redis-commands",
+            settings,
+            lambda: CommandWire(self._flush),
+            on_up=self._came_up,
+            on_down=self._went_down,
+        )
+        # Kept from start() on: asking asyncio for it costs a system call on Python 3.11, a third of a command.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._unwritten: list[Call] = []
+        self._unwritten_bytes = 0
+        self._flush_is_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._wakes_at = inf
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now. One that froze counts until its silence was noticed."""
+        return self._line.wire is not None
+
+    @property
+    def trouble(self) -> Unavailable | None:
+        """Why there is no connection, None while there is one. Not retryable: a wrong login, or closed."""
+        return self._line.trouble
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait to be written or to be answered."""
+        wire = self._line.wire
+        return len(self._unwritten) + (len(wire.written) if wire is not None else 0)
+
+    async def start(self) -> None:
+        """Connect. Returns after the first attempt and does not raise for its failure: more attempts follow.
+
+        Raises Unavailable once closed.
+        """
+        self._loop = asyncio.get_running_loop()
+        await self._line.start()
+
+    async def close(self) -> None:
+        """Give up the connection; whoever still waits gets Unavailable. May be called again."""
+        await self._line.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def execute(self, *parts: Part, deadline_seconds: float | None = None) -> asyncio.Future[Reply]:
+        """Run one command, given word by word: `await connection.execute("SET", key, value, "EX", 60)`.
+
+        Strings come back as bytes. Raises Unavailable: with `outcome_unknown` if the command was sent and no
+        reply came by the deadline or before the connection was lost; without it if the command was never sent
+        or the server would not serve. Raises ReplyError for a command that is wrong in itself.
+        """
+        loop = self._loop or asyncio.get_running_loop()
+        now = loop.time()
+        future: asyncio.Future[Reply] = loop.create_future()
+        seconds = self._settings.deadline_seconds if deadline_seconds is None else deadline_seconds
+        packed = pack(parts)
+        self._enqueue([Call(future, packed, now, now + seconds)], len(packed), loop, now)
+        return future
+
+    def execute_many(
+        self, commands: Iterable[Sequence[Part]], *, deadline_seconds: float | None = None
+    ) -> asyncio.Future[list[Outcome]]:
+        """Run commands back to back in one write: a pipeline, or MULTI to EXEC, which nothing comes between.
+
+        Gives what became of each, in order: its reply, or the error that `execute` would raise for it. Raises
+        Unavailable as a whole, as `execute` does.
+        """
+        loop = self._loop or asyncio.get_running_loop()
+        now = loop.time()
+        future: asyncio.Future[list[Outcome]] = loop.create_future()
+        deadline = now + (self._settings.deadline_seconds if deadline_seconds is None else deadline_seconds)
+        packed = [pack(tuple(command)) for command in commands]
+        if not packed:
+            future.set_result([])
+            return future
+        outcomes: list[Outcome] = []
+        self._enqueue(
+            [Step(future, step, now, deadline, outcomes=outcomes, steps=len(packed)) for step in packed],
+            sum(len(step) for step in packed),
+            loop,
+            now,
+        )
+        return future
+
+    def _enqueue(
+        self, calls: list[Call] | list[Step], size: int, loop: asyncio.AbstractEventLoop, now: float
+    ) -> None:
+        first = calls[0]
+        refusal = self._refusal(len(calls))
+        if refusal is not None:
+            first.fail(refusal)
+            return
+        self._unwritten.extend(calls)
+        self._unwritten_bytes += size
+        until = self._unwritten_until(first)
+        if until < self._wakes_at:
+            self._wake_by(until, now)
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            loop.call_soon(self._flush)
+
+    def _refusal(self, commands: int) -> Unavailable | None:
+        trouble = self._line.trouble
+        if trouble is not None and not trouble.retryable:
+            return Unavailable("redis", trouble.reason, retryable=False)
+        if self.waiting + commands > self._max_waiting:
+            return Unavailable("redis", f"too many commands are waiting (at most {self._max_waiting})")
+        if self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
+            return Unavailable("redis", f"too much is waiting to be sent (at most {MAX_UNWRITTEN_BYTES} bytes)")
+        return None
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        wire = self._line.wire
+        if wire is None or not wire.writable:
+            return  # _came_up or resume_writing calls again
+        calls = [call for call in self._unwritten if not call.future.done()]
+        self._unwritten.clear()
+        self._unwritten_bytes = 0
+        if calls:
+            wire.send(calls)
+
+    def _came_up(self, _: CommandWire) -> None:
+        self._flush()
+
+    def _went_down(self, trouble: Unavailable) -> None:
+        if not trouble.retryable:
+            for call in self._unwritten:
+                call.fail(Unavailable("redis", trouble.reason, retryable=False))
+            self._unwritten.clear()
+            self._unwritten_bytes = 0
+        elif self._unwritten:
+            now = asyncio.get_running_loop().time()
+            self._wake_by(now, now)
+
+    def _wake_by(self, at: float, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wakes_at = max(at, now + TICK_SECONDS)
+        self._timer = asyncio.get_running_loop().call_at(self._wakes_at, self._expire)
+
+    def _expire(self) -> None:
+        """Fail the calls whose time is over, and wake again when the next one's is."""
+        now = asyncio.get_running_loop().time()
+        self._timer = None
+        self._wakes_at = inf
+        wakes_at = self._expire_unwritten(now)
+        wire = self._line.wire
+        if wire is not None and wire.written:
+            wakes_at = min(wakes_at, self._expire_written(wire, now), self._drop_if_silent(wire, now))
+        if wakes_at < inf:
+            self._wake_by(wakes_at, now)
+
+    def _expire_unwritten(self, now: float) -> float:
+        trouble = self._line.trouble
+        reason = f"no connection: {trouble.reason}" if trouble is not None else "the server takes no more commands"
+        remaining = []
+        earliest = inf
+        for call in self._unwritten:
+            until = self._unwritten_until(call)
+            if until <= now:
+                call.fail(Unavailable("redis", reason))
+            elif not call.future.done():
+                remaining.append(call)
+                earliest = min(earliest, until)
+        self._unwritten = remaining
+        self._unwritten_bytes = sum(len(call.packed) for call in remaining)
+        return earliest
+
+    def _expire_written(self, wire: CommandWire, now: float) -> float:
+        earliest = inf
+        for call in wire.written:
+            if call.deadline <= now:
+                reason = f"no reply within {call.deadline - call.since:g} s"
+                call.fail(Unavailable("redis", reason, outcome_unknown=True))
+            elif not call.future.done():
+                earliest = min(earliest, call.deadline)
+        return earliest
+
+    def _drop_if_silent(self, wire: CommandWire, now: float) -> float:
+        """A frozen server closes nothing: what is asked and stays silent for a deadline is taken for lost."""
+        silent_at = wire.heard_at + self._settings.deadline_seconds
+        if silent_at > now:
+            return silent_at
+        wire.drop(f"the server was silent for {self._settings.deadline_seconds:g} s")
+        return inf
+
+    def _unwritten_until(self, call: Call) -> float:
+        if self._line.wire is not None:
+            return call.deadline
+        return min(call.deadline, call.since + self._settings.connect_timeout_seconds)

@@ -1,0 +1,67 @@
+"""What goes to Redis and what comes back, and how a caller says which kind of reply it expects.
+
+A reply of the wrong kind is a bug of the caller or of a script, not an event of the network: it raises
+TypeError.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+Part: TypeAlias = str | bytes | int | float
+"""One word of a command. Text goes out as UTF-8."""
+
+Reply: TypeAlias = "bool | int | float | bytes | list[Reply] | dict[bytes, Reply] | None"
+"""One answer. Strings stay bytes: decoding is the caller's."""
+
+
+def nothing(reply: Reply) -> None:
+    """Any reply, thrown away: for what is done for its effect."""
+
+
+def integer(reply: Reply) -> int:
+    """A count, or what a script returned as a number."""
+    if not isinstance(reply, int):
+        raise _unexpected(reply, "an integer")
+    return reply
+
+
+def truth(reply: Reply) -> bool:
+    """What a script returned as true or false: Lua's true is 1, its false is nothing."""
+    return bool(reply)
+
+
+def data(reply: Reply) -> bytes:
+    """A string that must be there."""
+    if not isinstance(reply, bytes):
+        raise _unexpected(reply, "a string")
+    return reply
+
+
+def optional_data(reply: Reply) -> bytes | None:
+    """A string, or None where there is none, as of GET."""
+    if reply is not None and not isinstance(reply, bytes):
+        raise _unexpected(reply, "a string or nothing")
+    return reply
+
+
+def array(reply: Reply) -> list[Reply]:
+    """A list of whatever."""
+    if not isinstance(reply, list):
+        raise _unexpected(reply, "an array")
+    return reply
+
+
+def data_array(reply: Reply) -> list[bytes]:
+    """A list of strings, as of SMEMBERS."""
+    return [data(item) for item in array(reply)]
+
+
+def optional_data_array(reply: Reply) -> list[bytes | None]:
+    """A list of strings with None where there is none, as of MGET."""
+    return [optional_data(item) for item in array(reply)]
+
+
+def _unexpected(reply: Reply, wanted: str) -> TypeError:
+    # Only the kind of the reply: its content may be secret.
+    return TypeError(f"Redis replied with {type(reply).__name__} where {wanted} was expected")

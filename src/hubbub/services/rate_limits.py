@@ -1,0 +1,110 @@
+"""Rate limits: how often something may be done, the same for all processes."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from math import isfinite
+from typing import Final
+
+from hubbub.errors import Invalid, Unavailable
+from hubbub.models import Verdict
+from hubbub.redis import Connection, Reply, Script
+from hubbub.redis.replies import array, integer
+
+LARGEST_CAPACITY: Final = 1_000_000_000
+LONGEST_FILL_SECONDS: Final = 366 * 86_400
+
+FAIL_OPEN_SECONDS: Final = 0.5
+"""How long a limit that lets all pass without Redis waits for Redis."""
+
+_NAME = re.compile("[a-z0-9_.-]{1,50}")
+
+
+def _milliseconds(reply: Reply) -> tuple[int, int, int]:
+    allowed, remaining, retry_after = (integer(item) for item in array(reply))
+    return allowed, remaining, retry_after
+
+
+# The bucket is kept as the one time at which it will be full: what is missing now is the time until then, times
+# the rate. A bucket that is full needs no key. The first line of the arithmetic forgives a bucket that says more
+# than empty: its capacity was lowered, or the clock was set back.
+_TAKE = Script(
+    keys=("bucket",),
+    args=("capacity", "per_second", "cost"),
+    source="""
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+local per_ms = per_second / 1000
+local full_at = math.min(tonumber(redis.call('GET', bucket) or 0), now + capacity / per_ms)
+local tokens = capacity - math.max(full_at - now, 0) * per_ms
+local left = tokens - cost
+if left < -1e-6 then return {0, math.floor(tokens), math.ceil(-left / per_ms)} end
+full_at = now + (capacity - left) / per_ms
+redis.call('SET', bucket, string.format('%.3f', full_at), 'PX', math.ceil(full_at - now) + 1)
+return {1, math.floor(left + 1e-6), 0}
+""",
+    reply=_milliseconds,
+)
+
+
+class RateLimits:
+    """Token buckets in Redis.
+
+    A bucket holds up to `capacity` tokens and gets `refill_per_second` more: so many may come at once, and so
+    many in the long run. Its key `limit:<name>:<SHA-256>` holds no address in clear and is gone when the bucket
+    is full.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def take(
+        self,
+        name: str,
+        key: str,
+        *,
+        capacity: int,
+        refill_per_second: float,
+        cost: int = 1,
+        fail_open: bool = False,
+    ) -> Verdict:
+        """Take `cost` tokens from the bucket that `key` has for `name`; none are taken when it has too few.
+
+        `name` says what is limited (1 to 50 of a-z, 0-9, dot, dash, underscore), `key` who or what it is limited
+        for, and may be any text. While Redis is unavailable this raises `Unavailable`; with `fail_open` all may
+        pass instead, after half a second and marked as `degraded`. Raises `Invalid` for a rate that cannot be.
+        """
+        _check(name, key, capacity, refill_per_second, cost)
+        bucket = f"limit:{name}:{sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
+        try:
+            allowed, remaining, retry_after = await _TAKE(
+                self._connection,
+                keys=(bucket,),
+                args=(capacity, refill_per_second, cost),
+                deadline_seconds=FAIL_OPEN_SECONDS if fail_open else None,
+            )
+        except Unavailable:
+            if not fail_open:
+                raise
+            return Verdict(allowed=True, remaining=0, retry_after_seconds=0, degraded=True)
+        return Verdict(allowed == 1, remaining, retry_after / 1000)
+
+
+def _check(name: str, key: str, capacity: int, refill_per_second: float, cost: int) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise Invalid("name", "must be 1 to 50 of a-z, 0-9, dot, dash and underscore")
+    if not isinstance(key, str):
+        raise Invalid("key", "must be text")
+    if not _is_whole(capacity) or not 1 <= capacity <= LARGEST_CAPACITY:
+        raise Invalid("capacity", f"must be a whole number from 1 to {LARGEST_CAPACITY}")
+    if not isfinite(refill_per_second) or refill_per_second <= 0:
+        raise Invalid("refill_per_second", "must be a number above 0")
+    if capacity / refill_per_second > LONGEST_FILL_SECONDS:
+        raise Invalid("refill_per_second", "must fill the bucket within a year")
+    if not _is_whole(cost) or not 1 <= cost <= capacity:
+        raise Invalid("cost", "must be a whole number from 1 to the capacity")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

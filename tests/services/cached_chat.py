@@ -1,0 +1,92 @@
+"""Repositories with a cache, on connections of their own: what one process of a chat has."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from hubbub import PostgresSettings, RedisSettings, User
+from hubbub.changes import Announce, Change
+from hubbub.hub import Repositories
+from hubbub.postgres import Executor, Pool
+from hubbub.redis import Connection
+from hubbub.repositories import Users
+from hubbub.services.cache import Cache
+
+PATIENT_SECONDS = 5.0
+"""How long reads of tests wait for Redis where it is up: a busy machine must not look like a slow server."""
+
+
+class WatchedUsers(Users):
+    """Counts the reads. The next one can be held between its answer and its return; all can be made to dawdle."""
+
+    def __init__(self, executor: Executor, announce: Announce) -> None:
+        super().__init__(executor, announce)
+        self.reads = 0
+        self.has_read = asyncio.Event()
+        self.may_go_on = asyncio.Event()
+        self.dawdling: random.Random | None = None
+        self._holds = False
+
+    async def get(self, user_id: UUID) -> User:
+        self.reads += 1
+        held, self._holds = self._holds, False
+        user = await super().get(user_id)
+        if held:
+            self.has_read.set()
+            await self.may_go_on.wait()
+        if self.dawdling is not None:
+            await asyncio.sleep(self.dawdling.choice([0, 0.001, 0.005]))
+        return user
+
+    def hold(self) -> None:
+        self._holds = True
+        self.has_read.clear()
+        self.may_go_on.clear()
+
+
+class Chat(Repositories):
+    def __init__(self, pool: Pool, redis: Connection, *, ttl_seconds: float, deadline_seconds: float) -> None:
+        super().__init__(pool, self._heard)
+        self.pool = pool
+        self.redis = redis
+        self.watched = WatchedUsers(pool, self._heard)
+        self.cache = Cache(
+            redis,
+            users=self.watched,
+            rooms=self.rooms,
+            messages=self.messages,
+            room_users=self.room_users,
+            ttl_seconds=ttl_seconds,
+            deadline_seconds=deadline_seconds,
+        )
+
+    def _heard(self, change: Change) -> None:
+        self.cache.invalidate(change)
+
+    async def told(self) -> None:
+        """What this process has announced has reached Redis; nobody else may be writing meanwhile."""
+        await asyncio.sleep(0)  # a change is announced in the turn after its acknowledgement
+        await self.redis.execute("PING")  # the replies of a connection come in order
+
+
+@asynccontextmanager
+async def opened(
+    postgres: PostgresSettings,
+    redis: RedisSettings,
+    *,
+    ttl_seconds: float = 60,
+    deadline_seconds: float = PATIENT_SECONDS,
+) -> AsyncIterator[Chat]:
+    pool, connection = Pool(postgres), Connection(redis)
+    await connection.start()
+    chat = Chat(pool, connection, ttl_seconds=ttl_seconds, deadline_seconds=deadline_seconds)
+    try:
+        yield chat
+    finally:
+        await chat.cache.close()
+        await connection.close()
+        await pool.close()

@@ -1,0 +1,28 @@
+"""Sessions as a test finds them."""
+
+from __future__ import annotations
+
+from hubbub.models import Session
+from hubbub.redis import Connection
+from hubbub.redis.replies import optional_data
+from hubbub.services.sessions import SessionService
+from hubbub.services.sessions.place import place_of
+
+PHONE = {"device": "phone"}
+
+
+async def found(sessions: SessionService, token: str) -> Session:
+    session = await sessions.get_session(token)
+    assert session is not None
+    return session
+
+
+async def unseen_for_years(connection: Connection, token: str) -> None:
+    """As if it was not looked up since 2023, so that the next look-up writes that it was."""
+    await connection.execute("SETRANGE", place_of(token).key, len('{"seenAt":'), "1700000000.000")
+
+
+async def value_of(connection: Connection, token: str) -> bytes:
+    value = optional_data(await connection.execute("GET", place_of(token).key))
+    assert value is not None
+    return value

@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from functools import partial
+
+import bcrypt
+import pytest
+
+from hubbub import passwords as passwords_module
+from hubbub.errors import Conflict, Invalid, RateLimited, Unavailable
+from hubbub.models import Credentials, User, Verdict
+from hubbub.passwords import Passwords
+from hubbub.postgres import Pool
+from hubbub.redis import Connection
+from hubbub.redis.replies import data_array
+from hubbub.repositories import Users
+from hubbub.services.accounts import Accounts
+from hubbub.services.rate_limits import RateLimits
+from redis_server import Server
+
+SECRET = "correct horse battery staple"
+SLOWLY = 1 / 3600  # attempts a second: none comes while a test runs
+
+
+@pytest.fixture
+def users(pool: Pool) -> Users:
+    return Users(pool)
+
+
+@pytest.fixture
+async def passwords() -> AsyncIterator[Passwords]:
+    passwords = Passwords(cost=10)
+    yield passwords
+    await passwords.close()
+
+
+@pytest.fixture
+def accounts(users: Users, passwords: Passwords, connection: Connection) -> Accounts:
+    return limited(users, passwords, connection)
+
+
+def limited(
+    users: Users, passwords: Passwords, connection: Connection, *, per_login: int = 100, per_address: int = 1_000
+) -> Accounts:
+    attempt = partial(RateLimits(connection).take, refill_per_second=SLOWLY, fail_open=True)
+    return Accounts(
+        users,
+        passwords,
+        per_login=partial(attempt, "login", capacity=per_login),
+        per_address=partial(attempt, "login-address", capacity=per_address),
+    )
+
+
+@pytest.fixture
+async def ada(accounts: Accounts) -> User:
+    return await accounts.register("ada@example.org", "Ada", SECRET)
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What bcrypt is asked to compute during the test, in order."""
+    told: list[str] = []
+
+    def noted(name: str) -> None:
+        compute: Callable[..., object] = getattr(passwords_module, name)
+
+        def compute_and_note(*args: object) -> object:
+            told.append(name)
+            return compute(*args)
+
+        monkeypatch.setattr(passwords_module, name, compute_and_note)
+
+    noted("_hash")
+    noted("_matches")
+    return told
+
+
+async def test_who_registered_can_log_in_by_email_and_by_username_in_any_case(
+    accounts: Accounts, ada: User
+) -> None:
+    assert (ada.email, ada.username) == ("ada@example.org", "Ada")
+    for login in ("ada@example.org", "ADA@Example.ORG", "Ada", "ada", "ADA"):
+        assert await accounts.authenticate(login, SECRET) == ada
+
+
+async def test_a_wrong_password_and_an_unknown_login_get_the_same_answer(accounts: Accounts, ada: User) -> None:
+    for login, password in [
+        (ada.username, "wrong"),
+        (ada.email, ""),
+        ("nobody", SECRET),
+        ("nobody@example.org", SECRET),
+    ]:
+        assert await accounts.authenticate(login, password) is None
+
+
+HOSTILE: list[object] = [
+    "", " ", "@", "a@", "ada@example.org\0", "ada\0", "\ud800", "x" * 1_000_000, "@" * 1_000_000, "' OR 1=1",
+    None, 7, b"ada", ["ada"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("login", HOSTILE, ids=range(len(HOSTILE)))
+async def test_a_login_that_nobody_can_have_is_refused_like_one_that_nobody_has(
+    accounts: Accounts, computed: list[str], login: str
+) -> None:
+    assert await accounts.authenticate(login, SECRET) is None
+    assert computed == ["_matches"]
+
+
+async def test_each_attempt_costs_one_hash_whoever_it_is_for(
+    accounts: Accounts, ada: User, computed: list[str]
+) -> None:
+    for login, password in [
+        ("Ada", SECRET),
+        ("Ada", "wrong"),
+        ("Ada", ""),
+        ("nobody", "x"),
+        ("nobody", "x" * 100),
+    ]:
+        computed.clear()
+        await accounts.authenticate(login, password)
+        assert computed == ["_matches"]
+
+
+@pytest.mark.parametrize(
+    ("email", "username", "password", "field"),
+    [
+        ("ada", "ada", SECRET, "email"),
+        ("ada@example.org", "ada@example.org", SECRET, "username"),
+        ("ada@example.org", "", SECRET, "username"),
+        ("ada@example.org", "ada", "", "password"),
+        ("ada@example.org", "ada", "x" * 73, "password"),
+        ("ada@example.org", "ada", "x\0", "password"),
+    ],
+)
+async def test_what_is_malformed_is_refused_before_anything_is_computed_or_written(
+    accounts: Accounts, users: Users, computed: list[str], email: str, username: str, password: str, field: str
+) -> None:
+    with pytest.raises(Invalid) as refusal:
+        await accounts.register(email, username, password)
+    assert refusal.value.field == field
+    assert computed == []
+    assert await users.find_by_email("ada@example.org") is None
+
+
+async def test_a_taken_name_is_a_conflict_also_between_two_at_the_same_moment(
+    accounts: Accounts, ada: User
+) -> None:
+    with pytest.raises(Conflict, match="email"):
+        await accounts.register("ADA@example.org", "ada2", SECRET)
+    with pytest.raises(Conflict, match="username"):
+        await accounts.register("ada2@example.org", "aDA", SECRET)
+    outcomes = await asyncio.gather(
+        *(accounts.register(f"bob{n}@example.org", "bob", SECRET) for n in range(4)), return_exceptions=True
+    )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Conflict", "Conflict", "Conflict", "User"]
+
+
+async def test_a_hash_of_lower_cost_is_renewed_at_the_login(accounts: Accounts, users: Users, ada: User) -> None:
+    cheap = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()
+    await users.change_password_hash(ada.id, cheap)
+    before = await users.get(ada.id)
+    assert await accounts.authenticate("ada", "wrong") is None
+    assert await hash_of(users) == cheap
+    assert await accounts.authenticate("ada", SECRET) == before
+    renewed = await hash_of(users)
+    assert renewed.startswith("$2b$10$")
+    assert await accounts.authenticate("ada", SECRET) is not None
+    assert await hash_of(users) == renewed
+
+
+async def hash_of(users: Users) -> str:
+    credentials = await users.find_credentials("ada")
+    assert credentials is not None
+    return credentials.password_hash
+
+
+async def test_a_renewal_does_not_undo_a_change_of_the_password_that_came_between(
+    users: Users, passwords: Passwords, connection: Connection, ada: User
+) -> None:
+    """Else whoever logs in with the old password at the right moment would bring it back."""
+    await users.change_password_hash(ada.id, bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode())
+    changed = await passwords.hash("another")
+
+    class Slow(Passwords):
+        async def hash(self, password: str) -> str:
+            await users.change_password_hash(ada.id, changed)
+            return await super().hash(password)
+
+    slow = Slow(cost=10)
+    assert await limited(users, slow, connection).authenticate("ada", SECRET) is not None
+    await slow.close()
+    assert await hash_of(users) == changed
+
+
+async def test_a_login_does_not_fail_because_its_hash_cannot_be_renewed(
+    users: Users, connection: Connection, ada: User
+) -> None:
+    cheap = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()
+    await users.change_password_hash(ada.id, cheap)
+
+    class Busy(Passwords):
+        async def hash(self, password: str) -> str:
+            raise Unavailable("hub", "too many passwords wait to be checked")
+
+    busy = Busy(cost=10)
+    assert await limited(users, busy, connection).authenticate("ada", SECRET) is not None
+    await busy.close()
+    assert await hash_of(users) == cheap
+
+
+async def test_an_account_that_is_deleted_while_its_password_is_checked_is_nobody(
+    users: Users, connection: Connection, ada: User
+) -> None:
+    class Slow(Passwords):
+        async def verify(self, password: str, password_hash: str | None) -> bool:
+            await users.delete(ada.id)
+            return await super().verify(password, password_hash)
+
+    slow = Slow(cost=10)
+    assert await limited(users, slow, connection).authenticate("ada", SECRET) is None
+    await slow.close()
+
+
+async def test_the_attempt_too_many_is_told_when_the_next_may_be_made(
+    users: Users, passwords: Passwords, connection: Connection, ada: User, computed: list[str]
+) -> None:
+    accounts = limited(users, passwords, connection, per_login=3)
+    for _ in range(3):
+        assert await accounts.authenticate("ada", "wrong") is None
+    computed.clear()
+    with pytest.raises(RateLimited) as refusal:
+        await accounts.authenticate("ada", SECRET)
+    assert 3_500 < refusal.value.retry_after_seconds <= 3_600
+    assert computed == []
+
+
+@pytest.mark.parametrize("login", ["ada", "nobody"])
+async def test_all_spellings_of_a_login_share_a_limit_whether_or_not_it_exists(
+    users: Users, passwords: Passwords, connection: Connection, ada: User, login: str
+) -> None:
+    accounts = limited(users, passwords, connection, per_login=4)
+    spellings = [login, login.upper(), login.title(), login]
+    for spelling in spellings:
+        assert await accounts.authenticate(spelling, "wrong") is None
+    with pytest.raises(RateLimited):
+        await accounts.authenticate(login.swapcase(), "wrong")
+
+
+async def test_email_and_username_of_one_person_do_not_share_a_limit(
+    users: Users, passwords: Passwords, connection: Connection, ada: User
+) -> None:
+    """If they did, trying both would tell a stranger that they belong to one person."""
+    accounts = limited(users, passwords, connection, per_login=1)
+    assert await accounts.authenticate("ada", "wrong") is None
+    assert await accounts.authenticate("ada@example.org", "wrong") is None
+
+
+async def test_an_address_that_tries_too_many_logins_is_refused_and_uses_up_nobody_s_attempts(
+    users: Users, passwords: Passwords, connection: Connection, ada: User
+) -> None:
+    accounts = limited(users, passwords, connection, per_login=2, per_address=3)
+    for n in range(3):
+        assert await accounts.authenticate(f"guess{n}", SECRET, address="192.0.2.1") is None
+    for _ in range(5):
+        with pytest.raises(RateLimited):
+            await accounts.authenticate("ada", SECRET, address="192.0.2.1")
+    assert await accounts.authenticate("ada", SECRET, address="192.0.2.2") is not None
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["2001:db8::1", "2001:db8::2", "2001:0DB8:0:0:ffff::"],
+        ["192.0.2.9", "::ffff:192.0.2.9", "::ffff:c000:209"],
+        ["a proxy", "a proxy", "a proxy"],
+    ],
+)
+async def test_all_that_one_client_can_call_itself_is_one_address(
+    users: Users, passwords: Passwords, connection: Connection, addresses: list[str]
+) -> None:
+    accounts = limited(users, passwords, connection, per_address=2)
+    for address in addresses[:2]:
+        assert await accounts.authenticate("nobody", SECRET, address=address) is None
+    with pytest.raises(RateLimited):
+        await accounts.authenticate("somebody", SECRET, address=addresses[2])
+    assert await accounts.authenticate("somebody", SECRET, address="2001:db8:0:1::1") is None
+
+
+async def test_without_redis_everybody_can_still_log_in(
+    users: Users, passwords: Passwords, own_server: Server, ada: User
+) -> None:
+    connection = Connection(replace(own_server.settings, deadline_seconds=0.5))
+    await connection.start()
+    accounts = limited(users, passwords, connection, per_login=1)
+    own_server.kill()
+    for _ in range(3):
+        assert await accounts.authenticate("ada", SECRET, address="192.0.2.1") is not None
+        assert await accounts.authenticate("ada", "wrong", address="192.0.2.1") is None
+    await connection.close()
+
+
+async def test_a_storm_of_logins_is_bounded_by_the_threads_and_those_too_many_are_told(
+    users: Users, connection: Connection, ada: User
+) -> None:
+    passwords = Passwords(cost=10, threads=1, max_waiting=10)
+    accounts = limited(users, passwords, connection)
+    outcomes = await asyncio.gather(
+        *(accounts.authenticate("ada", SECRET) for _ in range(40)), return_exceptions=True
+    )
+    served = [outcome for outcome in outcomes if outcome == ada]
+    refused = [outcome for outcome in outcomes if isinstance(outcome, Unavailable)]
+    assert len(served) >= 10
+    assert len(served) + len(refused) == 40
+    await passwords.close()
+
+
+async def test_neither_password_nor_hash_nor_login_is_told_to_anybody(
+    accounts: Accounts, users: Users, connection: Connection, ada: User, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    told: list[str] = [repr(ada), repr(await accounts.authenticate("ada", SECRET, address="192.0.2.1"))]
+    for attempt in (
+        accounts.register("ada@example.org", "other", SECRET),
+        accounts.register("other@example.org", "other", SECRET + "x" * 72),
+        accounts.register("other@example.org", "other", SECRET + "\ud800"),
+        limited(users, Passwords(cost=10, max_waiting=0), connection).authenticate("ada", SECRET),
+    ):
+        with pytest.raises((Conflict, Invalid, Unavailable)) as refusal:
+            await attempt
+        told.extend(traceback.format_exception(refusal.value))
+    told.extend(record.getMessage() for record in caplog.records)
+    told.extend(key.decode() for key in data_array(await connection.execute("KEYS", "*")))
+    everything = "\n".join(told)
+    assert "horse" not in everything
+    assert "$2b$" not in everything
+    assert "192.0.2.1" not in everything
+    assert not any("ada" in key for key in told[-2:])
+
+
+def test_credentials_do_not_show_the_hash(ada: User) -> None:
+    assert "$2b$" not in repr(Credentials(ada.id, "$2b$10$" + "." * 53))
+
+
+async def test_a_limit_is_a_function_from_whom_to_a_verdict(users: Users, passwords: Passwords, ada: User) -> None:
+    """So that an application can bring another one."""
+    asked: list[str] = []
+
+    async def refuse(key: str) -> Verdict:
+        asked.append(key)
+        return Verdict(allowed=False, remaining=0, retry_after_seconds=7)
+
+    accounts = Accounts(users, passwords, per_login=refuse, per_address=refuse)
+    with pytest.raises(RateLimited, match="possible in 7 s"):
+        await accounts.authenticate("ADA@example.org", SECRET, address="2001:db8::1")
+    with pytest.raises(RateLimited):
+        await accounts.authenticate("ADA@example.org", SECRET)
+    assert asked == ["2001:0db8:0000:0000", "ada@example.org"]

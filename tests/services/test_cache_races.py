@@ -1,0 +1,203 @@
+"""What the cache gives while others change things: between any two steps of a reader there can be a commit."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from hubbub import Settings, User
+from hubbub.redis import Connection
+from services import cache_reader
+from services.cached_chat import Chat, opened
+
+
+@pytest.fixture
+async def chat(settings: Settings, connection: Connection) -> AsyncIterator[Chat]:
+    async with opened(settings.postgres, settings.redis) as chat:
+        yield chat
+
+
+@pytest.fixture
+async def elsewhere(settings: Settings, connection: Connection) -> AsyncIterator[Chat]:
+    async with opened(settings.postgres, settings.redis) as chat:
+        yield chat
+
+
+@pytest.fixture
+async def ada(chat: Chat) -> User:
+    return await chat.users.create("ada@example.org", "ada", "not a hash")
+
+
+async def name_in(chat: Chat, user: User) -> str:
+    return (await chat.cache.user(user.id)).username
+
+
+@asynccontextmanager
+async def held_after_reading(chat: Chat, user: User) -> AsyncIterator[asyncio.Task[str]]:
+    """A reader that has its lease and the old value, and has not stored it yet."""
+    chat.watched.hold()
+    reader = asyncio.create_task(name_in(chat, user))
+    await chat.watched.has_read.wait()
+    yield reader
+
+
+async def test_what_was_read_before_a_change_is_not_stored_after_it(
+    chat: Chat, elsewhere: Chat, ada: User, connection: Connection
+) -> None:
+    async with held_after_reading(chat, ada) as slow:
+        await elsewhere.users.update_profile(ada.id, username="countess")
+        await elsewhere.told()
+        chat.watched.may_go_on.set()
+        assert await slow == "ada", "it began before the change"
+    assert await connection.execute("EXISTS", f"cache:1:user:{ada.id}") == 0
+    assert chat.cache.counts.overtaken == 1
+    assert await name_in(chat, ada) == "countess"
+
+
+async def test_a_slow_reader_does_not_replace_what_a_later_one_stored(
+    chat: Chat, elsewhere: Chat, ada: User
+) -> None:
+    async with held_after_reading(chat, ada) as slow:
+        await elsewhere.users.update_profile(ada.id, username="countess")
+        await elsewhere.told()
+        assert await name_in(elsewhere, ada) == "countess"
+        chat.watched.may_go_on.set()
+        await slow
+    assert await name_in(elsewhere, ada) == await name_in(chat, ada) == "countess"
+    assert chat.cache.counts.overtaken == 1
+    assert elsewhere.watched.reads == 1
+
+
+async def test_a_slow_reader_does_not_take_the_lease_of_a_later_one(
+    chat: Chat, elsewhere: Chat, ada: User
+) -> None:
+    async with held_after_reading(chat, ada) as slow:
+        await elsewhere.users.update_profile(ada.id, username="countess")
+        await elsewhere.told()
+        async with held_after_reading(elsewhere, ada) as later:
+            chat.watched.may_go_on.set()
+            await slow
+            elsewhere.watched.may_go_on.set()
+            assert await later == "countess"
+    assert (chat.cache.counts.overtaken, elsewhere.cache.counts.overtaken) == (1, 0)
+    assert await name_in(chat, ada) == "countess"
+
+
+async def test_who_asks_after_a_change_does_not_share_a_read_from_before_it(
+    chat: Chat, elsewhere: Chat, ada: User
+) -> None:
+    async with held_after_reading(chat, ada) as slow:
+        sharing = asyncio.create_task(name_in(chat, ada))
+        await chat.told()
+        await elsewhere.users.update_profile(ada.id, username="countess")
+        await elsewhere.told()
+        assert await name_in(chat, ada) == "countess", "in the process of the slow reader"
+        chat.watched.may_go_on.set()
+        assert await asyncio.gather(slow, sharing) == ["ada", "ada"]
+    assert await name_in(chat, ada) == "countess"
+
+
+async def test_ones_own_change_is_seen_though_a_read_from_before_it_is_under_way(chat: Chat, ada: User) -> None:
+    async with held_after_reading(chat, ada) as slow:
+        await chat.users.update_profile(ada.id, username="countess")
+        assert await name_in(chat, ada) == "countess", "without a turn of the loop in between"
+        chat.watched.may_go_on.set()
+        await slow
+    assert await name_in(chat, ada) == "countess"
+
+
+async def test_the_lease_of_another_process_makes_nobody_wait(
+    chat: Chat, elsewhere: Chat, ada: User, connection: Connection
+) -> None:
+    async with held_after_reading(chat, ada) as slow:
+        assert await asyncio.gather(*(name_in(elsewhere, ada) for _ in range(20))) == ["ada"] * 20
+        assert elsewhere.cache.counts.misses == 0
+        chat.watched.may_go_on.set()
+        await slow
+    await connection.execute("SET", f"cache:1:user:{ada.id}", "?of a process that died", "PX", 3000)
+    assert await name_in(chat, ada) == await name_in(elsewhere, ada) == "ada"
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_nobody_reads_what_is_older_than_a_change_that_was_told(
+    chat: Chat, elsewhere: Chat, ada: User, seed: int
+) -> None:
+    """Two processes, each with readers and a writer, on one user whose picture is the number of its version.
+
+    In the process that made a change it holds from the acknowledgement on, in the other from the time when Redis
+    was told.
+    """
+    dice = random.Random(seed)
+    turn = asyncio.Lock()  # so that the versions have one order
+    version = 0
+    acknowledged = {chat: 0, elsewhere: 0}
+    told = 0
+    await chat.users.update_profile(ada.id, avatar_url="0")
+    chat.watched.dawdling = elsewhere.watched.dawdling = dice
+
+    async def write(process: Chat) -> None:
+        nonlocal version, told
+        for _ in range(60):
+            async with turn:
+                version += 1
+                mine = version
+                await process.users.update_profile(ada.id, avatar_url=str(mine))
+            acknowledged[process] = mine
+            await process.told()
+            told = max(told, mine)
+            await asyncio.sleep(dice.choice([0, 0.002, 0.01]))
+
+    async def read(process: Chat) -> None:
+        while not writing.done():
+            least = max(told, acknowledged[process])
+            user = await process.cache.user(ada.id)
+            assert int(user.avatar_url or 0) >= least
+            await asyncio.sleep(dice.choice([0, 0.001]))
+
+    writing = asyncio.gather(*(write(process) for process in acknowledged))
+    await asyncio.gather(writing, *(read(process) for process in acknowledged for _ in range(6)))
+    counts = [process.cache.counts for process in acknowledged]
+    assert sum(one.overtaken for one in counts) > 0, "nothing was raced for"
+    assert sum(one.hits for one in counts) > 0
+    assert await name_in(chat, ada) == await name_in(elsewhere, ada)
+
+
+@asynccontextmanager
+async def another_process(settings: Settings, user_id: UUID) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        cache_reader.__file__,
+        str(user_id),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**settings.to_env(), "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_a_real_second_process_sees_each_change_once_redis_was_told(
+    settings: Settings, chat: Chat, ada: User
+) -> None:
+    async with another_process(settings, ada.id) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        for number in range(100):
+            await chat.users.update_profile(ada.id, username=f"ada-{number}")
+            await chat.told()
+            for _ in range(2):
+                reader.stdin.write(b"\n")
+                assert await reader.stdout.readline() == b"ada-%d\n" % number

@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+import pytest
+
+from hubbub import Settings
+from hubbub.errors import Unavailable
+from hubbub.events import PresenceChanged
+from hubbub.redis import Connection, Gap, Subscriptions
+from hubbub.services.presence import Presence
+from hubbub.services.presence.scripts import bucket_of, online_key
+from hubbub.settings import RedisSettings
+from redis_server import PASSWORD, Server
+from services import lease_holder
+from services.presence_events import Ear, Table, opened
+from waiting import until, until_it_answers
+
+HEARTBEAT_SECONDS = 1.0
+
+
+def brisk(server: Server) -> RedisSettings:
+    """For tests that wait until it is noticed that there is no server."""
+    return replace(server.settings, connect_timeout_seconds=1, deadline_seconds=5)
+
+
+@asynccontextmanager
+async def connected(settings: RedisSettings) -> AsyncIterator[tuple[Connection, Subscriptions]]:
+    connection, subscriptions = Connection(settings), Subscriptions(settings)
+    await connection.start()
+    await subscriptions.start()
+    try:
+        yield connection, subscriptions
+    finally:
+        await subscriptions.close()
+        await connection.close()
+
+
+@asynccontextmanager
+async def holder(server: Server, users: list[UUID]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another process that holds a lease for each of the users."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        lease_holder.__file__,
+        str(server.port),
+        PASSWORD,
+        str(HEARTBEAT_SECONDS),
+        *[str(user_id) for user_id in users],
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"held\n"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def state_of(presence: Presence, user_id: UUID) -> bool | None:
+    return (await presence.is_online([user_id]))[user_id]
+
+
+def says(presence: Presence, user_id: UUID, state: bool | None) -> Callable[[], Awaitable[bool]]:
+    async def answer() -> bool:
+        return await state_of(presence, user_id) is state
+
+    return answer
+
+
+async def test_users_of_a_killed_process_go_offline_once_by_any_other(own_server: Server) -> None:
+    """Within two heartbeats and a second. The bound is doubled here: the machine may be busy."""
+    users = [uuid4() for _ in range(50)]
+    kept = uuid4()
+    async with (
+        connected(own_server.settings) as (connection, subscriptions),
+        opened(connection, subscriptions) as one,
+        opened(connection, subscriptions) as other,
+        Ear(connection, subscriptions).listening() as ear,
+        one.online(kept),
+    ):
+        async with holder(own_server, [*users, kept]) as process:
+            clock = asyncio.get_running_loop().time
+            process.send_signal(signal.SIGKILL)
+            killed_at = clock()
+            changes = await ear.until_offline(set(users))
+            assert clock() - killed_at < 2 * (2 * HEARTBEAT_SECONDS + 1)
+        changes += await ear.until_now()
+        for user_id in users:
+            assert [change.is_online for change in changes if change.user_id == user_id] == [True, False]
+        assert [change.is_online for change in changes if change.user_id == kept] == [True]
+        assert await state_of(other, kept) is True
+
+
+async def test_users_of_a_frozen_process_come_back_when_it_does(own_server: Server) -> None:
+    ada = uuid4()
+    async with (
+        connected(own_server.settings) as (connection, subscriptions),
+        opened(connection, subscriptions),
+        Ear(connection, subscriptions).listening() as ear,
+        holder(own_server, [ada]) as process,
+    ):
+        assert await ear.next() == PresenceChanged(ada, is_online=True)
+        process.send_signal(signal.SIGSTOP)
+        assert await ear.next() == PresenceChanged(ada, is_online=False)
+        process.send_signal(signal.SIGCONT)
+        assert await ear.next() == PresenceChanged(ada, is_online=True)
+
+
+async def test_a_process_that_starts_after_all_have_died_says_who_is_gone(own_server: Server) -> None:
+    ada, table = uuid4(), Table()
+    async with connected(own_server.settings) as (connection, subscriptions):
+        async with holder(own_server, [ada]) as process:
+            process.send_signal(signal.SIGKILL)
+        async with (
+            Ear(connection, subscriptions).listening() as ear,
+            opened(connection, subscriptions, table.write),
+        ):
+            assert await ear.next() == PresenceChanged(ada, is_online=False)
+            await until(lambda: table.users == {ada: False})
+
+
+async def test_redis_that_lost_everything_is_told_again(own_server: Server) -> None:
+    """An online event is repeated then, and no offline event is made up."""
+    users = [uuid4() for _ in range(500)]
+    async with (
+        connected(own_server.settings) as (connection, subscriptions),
+        opened(connection, subscriptions) as presence,
+        AsyncExitStack() as stack,
+        Ear(connection, subscriptions).listening() as ear,
+    ):
+        await asyncio.gather(*[stack.enter_async_context(presence.online(user_id)) for user_id in users])
+        assert len(await ear.until_now()) == len(users)
+        own_server.kill()
+        own_server.start()
+
+        async def all_are_back() -> bool:
+            return await presence.is_online(users) == dict.fromkeys(users, True)
+
+        await until_it_answers(all_are_back)
+        assert all(change.is_online for change in await ear.until_now())
+        assert len(await presence.devices(users[0])) == 1
+
+
+async def test_without_redis_everybody_is_unknown_and_nobody_is_bothered(own_server: Server) -> None:
+    ada, bob, table = uuid4(), uuid4(), Table()
+    async with (
+        connected(brisk(own_server)) as (connection, subscriptions),
+        opened(connection, subscriptions, table.write) as presence,
+    ):
+        async with presence.online(ada):
+            own_server.kill()
+            await until(lambda: not connection.connected)
+            async with presence.online(bob):
+                assert await presence.is_online([ada, bob]) == {ada: None, bob: None}
+                with pytest.raises(Unavailable):
+                    await presence.devices(ada)
+                own_server.start()
+                await until_it_answers(says(presence, bob, True))
+                await until_it_answers(says(presence, ada, True))
+        await until_it_answers(says(presence, bob, False))
+        await until(lambda: table.users == {ada: False, bob: False})
+
+
+async def test_who_leaves_while_redis_is_frozen_is_gone_when_it_thaws(own_server: Server) -> None:
+    ada, bob = uuid4(), uuid4()
+    async with (
+        connected(own_server.settings) as (connection, subscriptions),
+        opened(connection, subscriptions, heartbeat_seconds=1) as presence,
+        Ear(connection, subscriptions).listening() as ear,
+        presence.online(bob),
+    ):
+        leave = asyncio.Event()
+
+        async def visit() -> None:
+            async with presence.online(ada):
+                await leave.wait()
+
+        visiting = asyncio.create_task(visit())
+        await until_it_answers(says(presence, ada, True))
+        own_server.freeze()
+        leave.set()
+        asking = asyncio.create_task(presence.is_online([ada]))
+        await until(lambda: connection.waiting > 1)
+        own_server.thaw()
+        await asking
+        await visiting
+        await until_it_answers(says(presence, ada, False))
+        assert await state_of(presence, bob) is True
+        assert await ear.until_now() == [
+            PresenceChanged(bob, is_online=True),
+            PresenceChanged(ada, is_online=True),
+            PresenceChanged(ada, is_online=False),
+        ]
+
+
+async def test_an_outage_longer_than_a_lease_is_no_reason_to_be_offline(own_server: Server) -> None:
+    """Frozen, the server forgets nothing and its clock goes on: when it is back, every lease has ended."""
+    users = [uuid4() for _ in range(300)]
+    settings = own_server.settings
+    async with (
+        connected(settings) as (connection, subscriptions),
+        connected(settings) as (connection_2, subscriptions_2),
+        opened(connection, subscriptions, heartbeat_seconds=1) as one,
+        opened(connection_2, subscriptions_2, heartbeat_seconds=1) as other,
+        AsyncExitStack() as stack,
+        Ear(connection, subscriptions).listening() as ear,
+    ):
+        for place, user_id in enumerate(users):
+            await stack.enter_async_context((one, other)[place % 2].online(user_id))
+        assert len(await ear.until_now()) == len(users)
+        frozen_at = await _due(connection, users)
+        own_server.freeze()
+        await asyncio.sleep(3)  # the outage itself: longer than a lease, which is two heartbeats
+        own_server.thaw()
+
+        async def all_are_renewed() -> bool:
+            return min((await _due(connection, users)).values()) > max(frozen_at.values()) + 3_000
+
+        await until_it_answers(all_are_renewed)
+        assert await ear.until_now() == []
+
+
+async def _due(connection: Connection, users: list[UUID]) -> dict[UUID, float]:
+    scores = await connection.execute_many(
+        [("ZSCORE", online_key(bucket_of(user_id)), str(user_id)) for user_id in users]
+    )
+    return {user: score for user, score in zip(users, scores, strict=True) if isinstance(score, float)}
+
+
+async def test_watching_goes_on_when_it_is_cut_off_over_and_over(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    async with opened(connection, subscriptions) as presence, aclosing(presence.watch()) as changes:
+        assert isinstance(await anext(changes), Gap)
+        for _ in range(10):
+            assert await connection.execute("CLIENT", "KILL", "TYPE", "pubsub") == 1
+            assert await anext(changes) == Gap("reconnected")
+            ada = uuid4()
+            async with presence.online(ada):
+                assert await anext(changes) == PresenceChanged(ada, is_online=True)
+            assert await anext(changes) == PresenceChanged(ada, is_online=False)
+
+
+async def test_watching_may_begin_while_redis_is_down(own_server: Server) -> None:
+    own_server.kill()
+    async with (
+        connected(own_server.settings) as (connection, subscriptions),
+        opened(connection, subscriptions) as presence,
+        aclosing(presence.watch()) as changes,
+        presence.online(uuid4()),
+    ):
+        own_server.start()
+        assert isinstance(await anext(changes), Gap)
+
+
+async def test_commands_that_are_cut_off_over_and_over_lose_no_transition(
+    servers: Settings, connection: Connection, subscriptions: Subscriptions
+) -> None:
+    """Whether a script ran whose reply was lost is unknown, and it is told again: still one event a transition."""
+    users, table, ends = [uuid4() for _ in range(100)], Table(), asyncio.Event()
+
+    async def cut() -> None:
+        while not ends.is_set():
+            await connection.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await asyncio.sleep(0.05)  # the rate of the cuts
+
+    async def come_and_go(presence: Presence, user_id: UUID) -> None:
+        for _ in range(5):
+            async with presence.online(user_id):
+                await asyncio.sleep(0.05)
+
+    async with (
+        connected(servers.redis) as (cut_off, heard_by),
+        opened(cut_off, heard_by, table.write, grace_seconds=0.05) as presence,
+        Ear(connection, subscriptions).listening() as ear,
+    ):
+        cutting = asyncio.create_task(cut())
+        await asyncio.gather(*[come_and_go(presence, user_id) for user_id in users])
+        ends.set()
+        await cutting
+
+        async def nobody_is_online() -> bool:
+            return set((await presence.is_online(users)).values()) == {False}
+
+        await until_it_answers(nobody_is_online)
+        changes = await ear.until_now()
+        await until(lambda: table.users == dict.fromkeys(users, False))
+    assert changes  # not of everybody: who comes and goes while nobody can be told is not told of
+    for user_id in users:
+        states = [change.is_online for change in changes if change.user_id == user_id]
+        assert states == [True, False] * (len(states) // 2)
+
+
+async def test_a_key_that_somebody_else_has_spoilt_stops_nothing_but_its_bucket(
+    connection: Connection, subscriptions: Subscriptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoilt, fine, gone = UUID(int=1), UUID(int=2), UUID(int=3)
+    table = Table()
+    await connection.execute("SET", online_key(bucket_of(spoilt)), "mine", "EX", 60)
+    async with (
+        opened(connection, subscriptions, table.write, heartbeat_seconds=1) as presence,
+        presence.online(spoilt),
+        presence.online(fine),
+    ):
+        assert await presence.is_online([spoilt, fine]) == {spoilt: None, fine: True}
+        async with presence.online(gone):
+            pass
+        await until_it_answers(says(presence, gone, False))
+        before = (await _due(connection, [fine]))[fine]
+
+        async def fine_is_renewed() -> bool:
+            return (await _due(connection, [fine]))[fine] > before + 3_000
+
+        await until_it_answers(fine_is_renewed)
+        await connection.execute("DEL", online_key(bucket_of(spoilt)))
+        await until_it_answers(says(presence, spoilt, True))
+        await until(lambda: table.users == {spoilt: True, fine: True, gone: False})
+    assert "refuses a script" in caplog.text
+
+
+async def test_a_frozen_redis_keeps_nobody_longer_than_the_deadline(own_server: Server) -> None:
+    ada = uuid4()
+    settings = replace(own_server.settings, deadline_seconds=0.5, connect_timeout_seconds=0.5)
+    async with connected(settings) as (connection, subscriptions), opened(connection, subscriptions) as presence:
+        own_server.freeze()
+        async with asyncio.timeout(20), presence.online(ada):
+            assert await state_of(presence, ada) is None
+        async with asyncio.timeout(20):
+            await presence.close()
+
+
+async def test_no_stall_of_the_event_loop_while_thousands_hold_leases(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    """Measured on a quiet machine the longest stall is a few ms; here the bound is far from what noise does."""
+    users = [uuid4() for _ in range(2_000)]
+    loop = asyncio.get_running_loop()
+    longest, ends = 0.0, asyncio.Event()
+
+    async def measure() -> None:
+        nonlocal longest
+        while not ends.is_set():
+            before = loop.time()
+            await asyncio.sleep(0.001)
+            longest = max(longest, loop.time() - before)
+
+    async with (
+        opened(connection, subscriptions, heartbeat_seconds=1, project_seconds=60) as presence,
+        AsyncExitStack() as stack,
+    ):
+        await asyncio.gather(*[stack.enter_async_context(presence.online(user_id)) for user_id in users])
+        measuring = asyncio.create_task(measure())
+        before = await _due(connection, users)
+
+        async def two_heartbeats_have_passed() -> bool:
+            return min((await _due(connection, users[:100])).values()) > max(before.values()) + 2_000
+
+        await until_it_answers(two_heartbeats_have_passed)
+        ends.set()
+        await measuring
+    assert longest < 0.5

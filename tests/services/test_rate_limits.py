@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from hubbub import Settings
+from hubbub.errors import Invalid, Unavailable
+from hubbub.models import Verdict
+from hubbub.redis import Connection
+from hubbub.redis.replies import data_array, integer
+from hubbub.services.rate_limits import RateLimits
+from redis_server import Server, binaries
+from waiting import until_it_answers
+
+SLOWLY = 1 / 3600  # tokens a second: none comes while a test runs
+
+
+@pytest.fixture
+def limits(connection: Connection) -> RateLimits:
+    return RateLimits(connection)
+
+
+@pytest.fixture
+def ada() -> str:
+    return f"{uuid4()}@example.org"
+
+
+def bucket(name: str, key: str) -> str:
+    return f"limit:{name}:{sha256(key.encode()).hexdigest()}"
+
+
+async def test_a_burst_passes_and_then_one_has_to_wait(limits: RateLimits, ada: str) -> None:
+    verdicts = [await limits.take("send", ada, capacity=3, refill_per_second=SLOWLY) for _ in range(5)]
+    assert [verdict.allowed for verdict in verdicts] == [True, True, True, False, False]
+    assert [verdict.remaining for verdict in verdicts] == [2, 1, 0, 0, 0]
+    assert [verdict.retry_after_seconds for verdict in verdicts[:3]] == [0, 0, 0]
+    assert all(3500 < verdict.retry_after_seconds <= 3600 for verdict in verdicts[3:])
+    assert not any(verdict.degraded for verdict in verdicts)
+
+
+async def test_after_the_seconds_it_was_told_one_may_pass_again(limits: RateLimits, ada: str) -> None:
+    async def take() -> Verdict:
+        return await limits.take("send", ada, capacity=2, refill_per_second=20)
+
+    while (refused := await take()).allowed:
+        pass
+    assert 0 < refused.retry_after_seconds <= 0.05
+    await asyncio.sleep(refused.retry_after_seconds)
+    assert (await take()).allowed
+
+
+async def test_a_refusal_costs_nothing(limits: RateLimits, connection: Connection, ada: str) -> None:
+    assert (await limits.take("send", ada, capacity=1, refill_per_second=SLOWLY)).allowed
+    before = await connection.execute("GET", bucket("send", ada))
+    for _ in range(10):
+        assert not (await limits.take("send", ada, capacity=1, refill_per_second=SLOWLY)).allowed
+    assert await connection.execute("GET", bucket("send", ada)) == before
+
+
+async def test_what_costs_more_takes_more(limits: RateLimits, ada: str) -> None:
+    async def take(cost: int) -> Verdict:
+        return await limits.take("upload", ada, capacity=10, refill_per_second=SLOWLY, cost=cost)
+
+    assert (await take(7)).remaining == 3
+    too_much = await take(5)
+    assert not too_much.allowed
+    assert too_much.remaining == 3
+    assert 3600 < too_much.retry_after_seconds <= 7200
+    assert (await take(3)).remaining == 0
+
+
+async def test_names_and_keys_have_buckets_of_their_own(limits: RateLimits, ada: str) -> None:
+    for name, key in [("send", ada), ("read", ada), ("send", ada + "x"), ("send", "")]:
+        await limits.take(name, key or str(uuid4()), capacity=1, refill_per_second=SLOWLY)
+    assert not (await limits.take("send", ada, capacity=1, refill_per_second=SLOWLY)).allowed
+    assert not (await limits.take("read", ada, capacity=1, refill_per_second=SLOWLY)).allowed
+
+
+async def test_all_processes_together_get_no_more_than_one(
+    servers: Settings, limits: RateLimits, ada: str
+) -> None:
+    other = Connection(servers.redis)
+    await other.start()
+    both = [limits, RateLimits(other)]
+    verdicts = await asyncio.gather(
+        *(both[n % 2].take("send", ada, capacity=50, refill_per_second=SLOWLY) for n in range(300))
+    )
+    await other.close()
+    assert sum(verdict.allowed for verdict in verdicts) == 50
+
+
+async def test_in_the_long_run_the_refill_is_the_rate(limits: RateLimits, ada: str) -> None:
+    """By Redis' own count of time: the bucket holds one token and gets 100 a second."""
+    loop = asyncio.get_running_loop()
+    allowed = 0
+    started = loop.time()
+    while loop.time() < started + 0.5:
+        allowed += (await limits.take("send", ada, capacity=1, refill_per_second=100)).allowed
+    assert 2 <= allowed <= (loop.time() - started) * 100 + 2
+
+
+async def test_a_bucket_is_gone_from_redis_when_it_is_full(
+    limits: RateLimits, connection: Connection, ada: str
+) -> None:
+    await limits.take("send", ada, capacity=10, refill_per_second=0.1)
+    assert 9_000 < integer(await connection.execute("PTTL", bucket("send", ada))) <= 10_001
+    await limits.take("read", ada, capacity=10, refill_per_second=100)
+
+    async def is_gone() -> bool:
+        return await connection.execute("EXISTS", bucket("read", ada)) == 0
+
+    await until_it_answers(is_gone)
+
+
+async def test_no_email_and_no_address_stands_in_redis(
+    limits: RateLimits, connection: Connection, ada: str
+) -> None:
+    for key in (ada, "192.0.2.7", "a\r\nb*", "\ud800", "x" * 1_000_000):
+        await limits.take("login", key, capacity=5, refill_per_second=1)
+    found = data_array(await connection.execute("KEYS", "*"))
+    assert len(found) == 5
+    assert all(len(key) == len(bucket("login", "")) for key in found)
+
+
+async def test_a_smaller_capacity_holds_at_once(limits: RateLimits, ada: str) -> None:
+    for _ in range(100):
+        await limits.take("send", ada, capacity=100, refill_per_second=SLOWLY)
+    refused = await limits.take("send", ada, capacity=2, refill_per_second=SLOWLY)
+    assert not refused.allowed
+    assert refused.retry_after_seconds <= 3600
+
+
+async def test_a_clock_that_was_set_back_locks_nobody_out(
+    limits: RateLimits, connection: Connection, ada: str
+) -> None:
+    await connection.execute("SET", bucket("send", ada), "99999999999999", "PX", 60_000)
+    refused = await limits.take("send", ada, capacity=5, refill_per_second=5)
+    assert not refused.allowed
+    assert refused.retry_after_seconds <= 0.2
+
+
+@pytest.mark.parametrize("capacity", [1, 7, 1_000_000_000])
+@pytest.mark.parametrize("rate", [1 / 3600, 0.1, 1 / 3, 10, 1e6, 1e300])
+async def test_any_rate_gives_what_it_promises(limits: RateLimits, capacity: int, rate: float) -> None:
+    if capacity / rate > 366 * 86_400:
+        with pytest.raises(Invalid, match="within a year"):
+            await limits.take("send", str(uuid4()), capacity=capacity, refill_per_second=rate)
+        return
+    key = str(uuid4())
+    first = await limits.take("send", key, capacity=capacity, refill_per_second=rate, cost=capacity)
+    assert first == Verdict(allowed=True, remaining=0, retry_after_seconds=0)
+    second = await limits.take("send", key, capacity=capacity, refill_per_second=rate, cost=capacity)
+    assert second.retry_after_seconds <= capacity / rate + 0.001
+
+
+BAD: list[tuple[str, dict[str, object]]] = [
+    ("name", {"name": ""}), ("name", {"name": "a:b"}), ("name", {"name": "A"}), ("name", {"name": "x" * 51}),
+    ("name", {"name": "a\n"}), ("name", {"name": None}), ("key", {"key": None}), ("key", {"key": b"x"}),
+    ("capacity", {"capacity": 0}), ("capacity", {"capacity": -1}), ("capacity", {"capacity": 1.5}),
+    ("capacity", {"capacity": True}), ("capacity", {"capacity": 10**10}), ("cost", {"cost": 0}),
+    ("cost", {"cost": 6}), ("cost", {"cost": -1}), ("cost", {"cost": 0.5}), ("cost", {"cost": True}),
+    ("refill_per_second", {"refill_per_second": 0}), ("refill_per_second", {"refill_per_second": -1}),
+    ("refill_per_second", {"refill_per_second": math.nan}), ("refill_per_second", {"refill_per_second": math.inf}),
+    ("refill_per_second", {"refill_per_second": 1e-300}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "bad"), BAD, ids=range(len(BAD)))
+async def test_a_limit_that_cannot_be_is_refused(limits: RateLimits, field: str, bad: dict[str, object]) -> None:
+    good: dict[str, object] = {"name": "send", "key": "ada", "capacity": 5, "refill_per_second": 1.0}
+    with pytest.raises(Invalid) as refusal:
+        await limits.take(**(good | bad))  # type: ignore[arg-type]  # what a configuration may say
+    assert refusal.value.field == field
+
+
+async def test_all_goes_on_when_the_scripts_are_flushed(
+    limits: RateLimits, connection: Connection, ada: str
+) -> None:
+    await limits.take("send", ada, capacity=2, refill_per_second=SLOWLY)
+    await connection.execute("SCRIPT", "FLUSH")
+    assert (await limits.take("send", ada, capacity=2, refill_per_second=SLOWLY)).remaining == 0
+
+
+@pytest.fixture(params=binaries(), ids=lambda binary: binary.name)
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
+    server = Server(request.param, tmp_path)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+async def test_without_redis_a_limit_says_so_or_lets_all_pass_and_is_back_with_redis(
+    server: Server, ada: str
+) -> None:
+    connection = Connection(replace(server.settings, deadline_seconds=0.5))
+    await connection.start()
+    limits = RateLimits(connection)
+
+    async def take(*, fail_open: bool) -> Verdict:
+        return await limits.take("send", ada, capacity=1, refill_per_second=SLOWLY, fail_open=fail_open)
+
+    server.freeze()
+    with pytest.raises(Unavailable):
+        await take(fail_open=False)
+    assert await take(fail_open=True) == Verdict(True, 0, 0, degraded=True)
+    server.thaw()
+    server.kill()
+    with pytest.raises(Unavailable):
+        await take(fail_open=False)
+    assert await take(fail_open=True) == Verdict(True, 0, 0, degraded=True)
+    server.start()
+
+    async def is_back() -> bool:
+        return not (await take(fail_open=True)).degraded
+
+    await until_it_answers(is_back)
+    assert not (await take(fail_open=True)).allowed
+    await connection.close()

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+
+from hubbub.errors import Invalid, Unavailable
+from hubbub.redis import Connection, Gap, Subscriptions
+from hubbub.services.realtime import CHANNEL_BYTES, MESSAGE_BYTES, RealtimeService
+from redis_server import Server
+from waiting import until, until_it_answers
+
+HOSTILE_NAMES = 100_000
+
+
+@pytest.fixture
+def realtime(connection: Connection, subscriptions: Subscriptions) -> RealtimeService:
+    return RealtimeService(connection, subscriptions)
+
+
+async def test_typing_is_published_with_the_keys_of_the_seed(realtime: RealtimeService) -> None:
+    room_id, user_id = uuid4(), uuid4()
+    async with await realtime.listen(f"typing:{room_id}") as messages:
+        await realtime.publish_typing_indicator(room_id, user_id, True)
+        heard = await anext(messages)
+    assert isinstance(heard, str)
+    assert json.loads(heard) == {"userId": str(user_id), "isTyping": True}
+
+
+async def test_presence_is_published_with_the_keys_of_the_seed(realtime: RealtimeService) -> None:
+    user_id = uuid4()
+    async with await realtime.listen("presence") as messages:
+        await realtime.publish_user_presence(user_id, False)
+        heard = await anext(messages)
+    assert isinstance(heard, str)
+    assert json.loads(heard) == {"userId": str(user_id), "isOnline": False}
+
+
+async def test_nothing_that_follows_the_confirmation_is_missed(realtime: RealtimeService) -> None:
+    heard: list[str] = []
+    async with await realtime.subscribe_to_channel("news", heard.append):
+        assert await realtime.publish("news", "first") == 1
+        await realtime.publish("news", "second")
+        await until(lambda: len(heard) == 2)
+    assert heard == ["first", "second"]
+
+
+async def test_who_unsubscribed_hears_nothing_more(realtime: RealtimeService) -> None:
+    gone: list[str] = []
+    stayed: list[str] = []
+    handle = await realtime.subscribe_to_channel("news", gone.append)
+    async with await realtime.subscribe_to_channel("news", stayed.append):
+        handle.unsubscribe()
+        handle.unsubscribe()
+        await realtime.publish("news", "hello")
+        await until(lambda: stayed == ["hello"])
+    assert gone == []
+
+
+async def test_a_thousand_listeners_of_a_channel_are_one_to_redis(
+    realtime: RealtimeService, connection: Connection
+) -> None:
+    heard: list[str] = []
+    handles = await asyncio.gather(*[realtime.subscribe_to_channel("news", heard.append) for _ in range(1000)])
+    assert await realtime.publish("news", "hello") == 1
+    await until(lambda: len(heard) == 1000)
+    for handle in handles:
+        handle.unsubscribe()
+    assert await realtime.publish("news", "hello") == 0
+
+
+async def test_a_callback_that_raises_hurts_no_other(
+    realtime: RealtimeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fall_over(message: str) -> None:
+        raise ValueError(message)
+
+    heard: list[str] = []
+    with caplog.at_level(logging.ERROR):
+        async with (
+            await realtime.subscribe_to_channel("news", fall_over),
+            await realtime.subscribe_to_channel("news", heard.append),
+        ):
+            await realtime.publish("news", "one")
+            await realtime.publish("news", "two")
+            await until(lambda: heard == ["one", "two"])
+    assert caplog.text.count("a subscriber of news raised") == 2
+
+
+async def test_a_slow_listener_is_told_how_much_it_lost(realtime: RealtimeService) -> None:
+    async with await realtime.listen("news", buffer=10) as slow, await realtime.listen("news") as quick:
+        for number in range(25):
+            await realtime.publish("news", str(number))
+        while await anext(quick) != "24":
+            pass
+        heard = [await anext(slow) for _ in range(11)]
+    assert heard == [Gap("overflow", 15), *[str(number) for number in range(15, 25)]]
+    assert slow.dropped == 15
+
+
+async def test_listening_ends_when_it_is_unsubscribed(realtime: RealtimeService) -> None:
+    messages = await realtime.listen("news")
+    reader = asyncio.create_task(anext(messages, "the end"))
+    await asyncio.sleep(0)
+    messages.unsubscribe()
+    assert await reader == "the end"
+
+
+async def test_what_is_no_utf8_arrives_all_the_same(realtime: RealtimeService, connection: Connection) -> None:
+    async with await realtime.listen("news") as messages:
+        await connection.execute("PUBLISH", "news", b"\xff\x00ok")
+        heard = await anext(messages)
+    assert isinstance(heard, str)
+    assert heard.encode(errors="surrogateescape") == b"\xff\x00ok"
+
+
+PIECES = [
+    "\r\n",
+    "*",
+    "?",
+    "[a-z]",
+    "\0",
+    "\\",
+    " ",
+    "{",
+    "}",
+    "\N{PILE OF POO}",
+    "\ud800",
+    "é",
+    "$5\r\n",
+    "\u202e",
+    "ab",
+]
+
+
+def _hostile_names() -> list[str]:
+    source = random.Random(20)
+    names = {"".join(source.choices(PIECES, k=source.randint(0, 9))) for _ in range(2 * HOSTILE_NAMES)}
+    names |= {chr(source.randrange(0x110000)) * source.choice([1, 100, 600]) for _ in range(HOSTILE_NAMES // 10)}
+    return sorted(names)[:HOSTILE_NAMES]
+
+
+def _is_fit(name: str) -> bool:
+    return 1 <= len(name.encode(errors="surrogatepass")) <= CHANNEL_BYTES and not any(
+        0xD800 <= ord(character) <= 0xDFFF for character in name
+    )
+
+
+async def test_a_hostile_name_is_heard_as_it_is_or_refused(realtime: RealtimeService) -> None:
+    """Each message carries the name of its channel: one that went elsewhere, or to two of them, is noticed."""
+    names = _hostile_names()
+    assert len(names) > 50_000
+    heard = 0
+    for start in range(0, len(names), 1000):
+        heard += await _round_trip(realtime, names[start : start + 1000])
+    assert 0 < heard == sum(map(_is_fit, names))
+
+
+async def _round_trip(realtime: RealtimeService, names: list[str]) -> int:
+    found: dict[str, list[str]] = {name: [] for name in names}
+    outcomes = await asyncio.gather(
+        *[realtime.subscribe_to_channel(name, found[name].append) for name in names], return_exceptions=True
+    )
+    refused = [name for name, outcome in zip(names, outcomes, strict=True) if isinstance(outcome, Invalid)]
+    fit = [name for name in names if name not in set(refused)]
+    assert not any(map(_is_fit, refused))
+    assert await asyncio.gather(*[realtime.publish(name, name) for name in fit]) == [1] * len(fit)
+    await until(lambda: all(found[name] for name in fit))
+    assert all(found[name] == [name] for name in fit)
+    for outcome in outcomes:
+        if not isinstance(outcome, BaseException):
+            outcome.unsubscribe()
+    return len(fit)
+
+
+@pytest.mark.parametrize("channel", ["", "x" * 513, "é" * 257, "\ud800", b"news", None, 7])
+async def test_a_channel_that_cannot_be_is_refused(realtime: RealtimeService, channel: object) -> None:
+    with pytest.raises(Invalid, match="channel"):
+        await realtime.publish(channel, "hello")  # type: ignore[arg-type]
+    with pytest.raises(Invalid, match="channel"):
+        await realtime.listen(channel)  # type: ignore[arg-type]
+    with pytest.raises(Invalid, match="channel"):
+        await realtime.subscribe_to_channel(channel, print)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("message", [b"hello", None, 7, {"a": 1}, "\udfff", "x" * (MESSAGE_BYTES + 1)])
+async def test_a_message_that_cannot_be_is_refused(realtime: RealtimeService, message: object) -> None:
+    with pytest.raises(Invalid, match="message"):
+        await realtime.publish("news", message)  # type: ignore[arg-type]
+
+
+async def test_an_empty_message_is_one(realtime: RealtimeService) -> None:
+    async with await realtime.listen("news") as messages:
+        await realtime.publish("news", "")
+        assert await anext(messages) == ""
+
+
+async def test_what_is_no_user_or_no_answer_is_refused(realtime: RealtimeService) -> None:
+    with pytest.raises(Invalid, match="user_id"):
+        await realtime.publish_user_presence("ada", True)  # type: ignore[arg-type]
+    with pytest.raises(Invalid, match="is_online"):
+        await realtime.publish_user_presence(uuid4(), "yes")  # type: ignore[arg-type]
+    with pytest.raises(Invalid, match="is_typing"):
+        await realtime.publish_typing_indicator(uuid4(), uuid4(), 1)  # type: ignore[arg-type]
+    with pytest.raises(Invalid, match="room_id"):
+        await realtime.publish_typing_indicator("engine-room", uuid4(), True)  # type: ignore[arg-type]
+
+
+async def test_a_callback_that_would_have_to_be_awaited_is_refused(realtime: RealtimeService) -> None:
+    async def wait(_: str) -> None: ...
+
+    with pytest.raises(Invalid, match="callback"):
+        await realtime.subscribe_to_channel("news", wait)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("buffer", [0, -1, 100_001, True, 1.5])
+async def test_a_buffer_that_makes_no_sense_is_refused(realtime: RealtimeService, buffer: object) -> None:
+    with pytest.raises(Invalid, match="buffer"):
+        await realtime.listen("news", buffer=buffer)  # type: ignore[arg-type]
+
+
+async def test_subscribers_survive_being_cut_off_over_and_over(
+    realtime: RealtimeService, connection: Connection
+) -> None:
+    heard: list[str] = []
+    gaps: list[Gap] = []
+    async with await realtime.subscribe_to_channel("news", heard.append, on_gap=gaps.append):
+        for cut in range(1, 11):
+            assert await connection.execute("CLIENT", "KILL", "TYPE", "pubsub") == 1
+            await until(lambda cut=cut: len(gaps) == cut)  # type: ignore[misc]
+            await realtime.publish("news", str(cut))
+            await until(lambda cut=cut: heard == [str(n) for n in range(1, cut + 1)])  # type: ignore[misc]
+    assert set(gaps) == {Gap("reconnected")}
+
+
+async def test_a_server_that_died_is_unavailable_and_heard_again_when_it_is_back(own_server: Server) -> None:
+    settings = replace(own_server.settings, connect_timeout_seconds=1)
+    connection, subscriptions = Connection(settings), Subscriptions(settings)
+    await connection.start()
+    await subscriptions.start()
+    try:
+        realtime = RealtimeService(connection, subscriptions)
+        async with await realtime.listen("news") as messages:
+            own_server.kill()
+            with pytest.raises(Unavailable):
+                await realtime.publish("news", "hello")
+            own_server.start()
+            assert await anext(messages) == Gap("reconnected")
+
+            async def is_published() -> bool:
+                try:
+                    return await realtime.publish("news", "again") == 1
+                except Unavailable:
+                    return False
+
+            await until_it_answers(is_published)
+            assert await anext(messages) == "again"
+    finally:
+        await subscriptions.close()
+        await connection.close()
