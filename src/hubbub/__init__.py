@@ -10,6 +10,7 @@ from hubbub.errors import (
     SchemaMismatch,
     Unavailable,
 )
+from hubbub.events import PresenceChanged, TypingChanged
 from hubbub.hub import Hub, Transaction, open
 from hubbub.models import (
     Credentials,
@@ -26,11 +27,15 @@ from hubbub.models import (
     User,
     Verdict,
 )
+from hubbub.redis import Gap
+from hubbub.services.presence import Device
 from hubbub.settings import PostgresSettings, RedisSettings, Settings
 
 __all__ = [
     "Conflict",
     "Credentials",
+    "Device",
+    "Gap",
     "Hub",
     "HubbubError",
     "Invalid",
@@ -41,6 +46,7 @@ __all__ = [
     "NotFound",
     "Page",
     "PostgresSettings",
+    "PresenceChanged",
     "RateLimited",
     "ReadReceipt",
     "RedisSettings",
@@ -52,6 +58,7 @@ __all__ = [
     "Session",
     "Settings",
     "Transaction",
+    "TypingChanged",
     "Unavailable",
     "User",
     "Verdict",

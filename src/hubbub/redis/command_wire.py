@@ -22,7 +22,16 @@ class CommandWire(Wire):
 
     def __init__(self, on_writable: Callable[[], None]) -> None:
         super().__init__(on_writable)
+        self._last_answered = 0
         self.written: deque[Call] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way and nothing is likely to join what is asked next.
+
+        After several replies at once their callers will ask again in this turn of the loop, to go together.
+        """
+        return not self.written and self._last_answered <= 1
 
     def send(self, calls: list[Call]) -> None:
         """All calls in one write."""
@@ -34,6 +43,7 @@ class CommandWire(Wire):
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
         written = self.written
+        waited = len(written)
         next_reply = self.reader.gets
         demoted = False
         try:
@@ -48,6 +58,7 @@ class CommandWire(Wire):
             self.drop("the server does not speak the Redis protocol")
         except IndexError:
             self.drop("the server replied without being asked")
+        self._last_answered = waited - len(written)
         if demoted:
             self.drop("the server has become a replica")
 

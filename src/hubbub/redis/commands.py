@@ -7,6 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from hubbub.errors import Unavailable
+from hubbub.redis.alarm import Alarm
 from hubbub.redis.call import Call, Outcome, Step
 from hubbub.redis.command_wire import CommandWire
 from hubbub.redis.line import Line
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from hubbub.redis.replies import Part, Reply
     from hubbub.settings import RedisSettings
 
-TICK_SECONDS: Final = 0.01
-"""How finely deadlines are kept: one timer serves all calls."""
-
 MAX_UNWRITTEN_BYTES: Final = 64 * 1024 * 1024
 """What may wait to be written, however few commands it is."""
 
@@ -31,6 +29,9 @@ class Connection:
     What is asked for in one turn of the event loop goes out in one write. While the connection is down, calls
     wait for the next one at most as long as a connection may take, and nothing is ever sent twice. At most
     `max_waiting` commands wait at a time, whether for a connection or for a reply.
+
+    Commands that block (BLPOP, WAIT) or that change the connection for everybody (SELECT, SUBSCRIBE, CLIENT REPLY)
+    do not belong here.
     """
 
     def __init__(self, settings: RedisSettings, *, max_waiting: int = 10_000) -> None:
@@ -48,8 +49,7 @@ class Connection:
         self._unwritten: list[Call] = []
         self._unwritten_bytes = 0
         self._flush_is_due = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._wakes_at = inf
+        self._alarm = Alarm(self._expire)
 
     @property
     def connected(self) -> bool:
@@ -78,9 +78,7 @@ class Connection:
     async def close(self) -> None:
         """Give up the connection; whoever still waits gets Unavailable. May be called again."""
         await self._line.close()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.stop()
 
     def execute(self, *parts: Part, deadline_seconds: float | None = None) -> asyncio.Future[Reply]:
         """Run one command, given word by word: `await connection.execute("SET", key, value, "EX", 60)`.
@@ -125,25 +123,29 @@ class Connection:
     def _enqueue(
         self, calls: list[Call] | list[Step], size: int, loop: asyncio.AbstractEventLoop, now: float
     ) -> None:
+        wire = self._line.wire
         first = calls[0]
-        refusal = self._refusal(len(calls))
+        refusal = self._refusal(wire, len(calls))
         if refusal is not None:
             first.fail(refusal)
             return
         self._unwritten.extend(calls)
         self._unwritten_bytes += size
-        until = self._unwritten_until(first)
-        if until < self._wakes_at:
-            self._wake_by(until, now)
-        if not self._flush_is_due:
+        if wire is None or first.deadline < self._alarm.at:
+            self._alarm.ring_by(self._unwritten_until(first), now)
+        if wire is not None and wire.idle:
+            self._flush()  # a lone caller, one call after another: nobody to wait for
+        elif not self._flush_is_due:
             self._flush_is_due = True
             loop.call_soon(self._flush)
 
-    def _refusal(self, commands: int) -> Unavailable | None:
-        trouble = self._line.trouble
-        if trouble is not None and not trouble.retryable:
+    def _refusal(self, wire: CommandWire | None, commands: int) -> Unavailable | None:
+        waiting = len(self._unwritten)
+        if wire is not None:
+            waiting += len(wire.written)
+        elif (trouble := self._line.trouble) is not None and not trouble.retryable:
             return Unavailable("redis", trouble.reason, retryable=False)
-        if self.waiting + commands > self._max_waiting:
+        if waiting + commands > self._max_waiting:
             return Unavailable("redis", f"too many commands are waiting (at most {self._max_waiting})")
         if self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
             return Unavailable("redis", f"too much is waiting to be sent (at most {MAX_UNWRITTEN_BYTES} bytes)")
@@ -171,25 +173,15 @@ class Connection:
             self._unwritten_bytes = 0
         elif self._unwritten:
             now = asyncio.get_running_loop().time()
-            self._wake_by(now, now)
+            self._alarm.ring_by(now, now)
 
-    def _wake_by(self, at: float, now: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._wakes_at = max(at, now + TICK_SECONDS)
-        self._timer = asyncio.get_running_loop().call_at(self._wakes_at, self._expire)
-
-    def _expire(self) -> None:
-        """Fail the calls whose time is over, and wake again when the next one's is."""
-        now = asyncio.get_running_loop().time()
-        self._timer = None
-        self._wakes_at = inf
-        wakes_at = self._expire_unwritten(now)
+    def _expire(self, now: float) -> None:
+        """Fail the calls whose time is over, and be woken again when the next one's is."""
+        next_at = self._expire_unwritten(now)
         wire = self._line.wire
         if wire is not None and wire.written:
-            wakes_at = min(wakes_at, self._expire_written(wire, now), self._drop_if_silent(wire, now))
-        if wakes_at < inf:
-            self._wake_by(wakes_at, now)
+            next_at = min(next_at, self._expire_written(wire, now), self._drop_if_silent(wire, now))
+        self._alarm.ring_by(next_at, now)
 
     def _expire_unwritten(self, now: float) -> float:
         trouble = self._line.trouble

@@ -56,7 +56,7 @@ class Dialler:
     async def _shake_hands(self) -> None:
         try:
             await self._redis.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-        except ResponseError as error:
+        except (ResponseError, AuthenticationError) as error:
             if self._redis.protocol == 2 or not _knows_no_hello(error):
                 raise
             self._redis = self._handshaker(protocol=2)
@@ -97,6 +97,7 @@ class Dialler:
             # The line redials; redis-py's own default differs between its constructors.
             retry=Retry(NoBackoff(), 0),
             health_check_interval=0,
+            socket_keepalive=True,
             # Byte by byte its parser never holds more than the reply it gave: nothing is left behind in it.
             socket_read_size=1,
         )
@@ -111,7 +112,7 @@ class Dialler:
         return Unavailable("redis", f"no connection to {where}: {error}")
 
 
-def _knows_no_hello(error: ResponseError) -> bool:
+def _knows_no_hello(error: RedisError) -> bool:
     """A proxy, or a server with HELLO renamed away: it may still speak RESP2."""
     # The last: Valkey says so to a command that it does not know before the login. HELLO would have logged in.
     return any(sign in str(error) for sign in ("NOPROTO", "unknown command", "Authentication required"))

@@ -68,13 +68,13 @@ class SubscriptionWire(Wire):
             if now >= self._pinged_at + patience_seconds:
                 self.drop(f"the server was silent for {patience_seconds:g} s after a PING")
                 return
-            next_look = self._pinged_at + patience_seconds
+            next_look = min(now + every_seconds, self._pinged_at + patience_seconds)
         elif now < self.heard_at + every_seconds:
             next_look = self.heard_at + every_seconds
         else:
             self._pinged_at = now
             self.write(self._ask("PING", []))
-            next_look = now + patience_seconds
+            next_look = now + min(every_seconds, patience_seconds)
         self._heartbeat = self._loop.call_at(next_look, self.keep_probing, every_seconds, patience_seconds)
 
     def data_received(self, data: bytes) -> None:
@@ -84,11 +84,11 @@ class SubscriptionWire(Wire):
         try:
             self.reader.feed(data)
             while (reply := next_reply()) is not INCOMPLETE:
-                if isinstance(reply, list) and reply[0] == b"message":
+                if isinstance(reply, list) and reply[0] == b"message":  # a push is a list too
                     on_message(reply[1], reply[2])
                 else:
                     self._answered(reply)
-        except HiredisError:
+        except (HiredisError, IndexError):
             self.drop("the server does not speak the Redis protocol")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -124,14 +124,22 @@ class SubscriptionWire(Wire):
     def _refused(self, question: Question, error: ReplyError) -> None:
         if question.verb != "SUBSCRIBE":
             return
-        if len(question.channels) > 1:  # the server does not say which of them it minds
-            self.write(b"".join(self._ask("SUBSCRIBE", [channel]) for channel in question.channels))
+        if len(question.channels) > 1:
+            self._ask_one_by_one(question.channels)
             return
         channel = question.channels[0]
         self._settle(channel)
         if channel not in self._unconfirmed:
             self.asked.discard(channel)
             self._on_refused(channel, error)
+
+    def _ask_one_by_one(self, channels: deque[bytes]) -> None:
+        """The server refuses them all for one of them and does not say which."""
+        for channel in channels:
+            if channel in self.asked:
+                self.write(self._ask("SUBSCRIBE", [channel]))
+            else:  # given up since
+                self._settle(channel)
 
     def _settle(self, channel: bytes) -> None:
         self._unconfirmed[channel] -= 1

@@ -1,0 +1,77 @@
+"""A server that says what a test tells it to say: for what a real one cannot be made to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from ssl import SSLContext
+
+import hiredis
+
+from hubbub.settings import RedisSettings
+
+HELLO = b"%1\r\n$5\r\nproto\r\n:3\r\n"
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def command(reader: asyncio.StreamReader, parser: hiredis.Reader) -> list[bytes]:
+    """The next command of the client."""
+    while not (words := parser.gets()):
+        data = await reader.read(65536)
+        if not data:
+            raise EOFError
+        parser.feed(data)
+    command: list[bytes] = words
+    return command
+
+
+async def handshake(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, glued: bytes = b""
+) -> hiredis.Reader:
+    """Answer until the last word of the handshake, with `glued` in one piece with the last answer."""
+    parser = hiredis.Reader()
+    while True:
+        words = await command(reader, parser)
+        if words[0] == b"HELLO":
+            writer.write(HELLO)
+        elif words[:3] == [b"CLIENT", b"SETINFO", b"LIB-VER"]:
+            writer.write(b"+OK\r\n" + glued)
+            return parser
+        else:
+            writer.write(b"+OK\r\n")
+
+
+@asynccontextmanager
+async def impostor(talk: Talk, tls: SSLContext | None = None) -> AsyncIterator[RedisSettings]:
+    """Runs `talk` for each connection; gives the settings to connect with."""
+    running: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.add(task)
+        try:
+            await talk(reader, writer)
+        except (EOFError, ConnectionError):
+            pass  # the client left, as it may
+        finally:
+            writer.close()
+            running.discard(task)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield RedisSettings(
+            host="127.0.0.1",
+            port=server.sockets[0].getsockname()[1],
+            connect_timeout_seconds=10,
+            deadline_seconds=30,
+        )
+    finally:
+        server.close()
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        await server.wait_closed()

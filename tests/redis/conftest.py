@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from hubbub.redis import Connection, Subscriptions
+from redis_server import Server, binaries
+
+
+@pytest.fixture(params=binaries(), ids=lambda binary: binary.name)
+def binary(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+@pytest.fixture
+def server(binary: Path, tmp_path: Path) -> Iterator[Server]:
+    """A server of this test's own, running."""
+    server = Server(binary, tmp_path)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(autouse=True)
+async def no_task_is_left() -> AsyncIterator[None]:
+    """Whatever a test closes must have ended its tasks."""
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    assert not left, [task.get_name() for task in left]
+
+
+@pytest.fixture
+async def connection(server: Server, no_task_is_left: None) -> AsyncIterator[Connection]:
+    connection = Connection(server.settings)
+    await connection.start()
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def subscriptions(server: Server, no_task_is_left: None) -> AsyncIterator[Subscriptions]:
+    subscriptions = Subscriptions(server.settings)
+    await subscriptions.start()
+    yield subscriptions
+    await subscriptions.close()

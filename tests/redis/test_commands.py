@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+import pytest
+
+from hubbub.errors import Unavailable
+from hubbub.redis import Connection, ReplyError, Script
+from hubbub.redis.commands import MAX_UNWRITTEN_BYTES
+from hubbub.redis.replies import array, integer, nothing
+from redis_server import Server
+from waiting import until
+
+
+async def echo(connection: Connection, word: str, deadline_seconds: float | None = None) -> str:
+    """Ask for a word of one's own: a reply of somebody else's call would be noticed."""
+    reply = await connection.execute("ECHO", word, deadline_seconds=deadline_seconds)
+    assert reply == word.encode(), "this is the reply of another call"
+    return word
+
+
+async def test_a_word_of_any_kind_goes_out_and_comes_back_as_bytes(connection: Connection) -> None:
+    assert await connection.execute("SET", "name", "Zoë") == b"OK"
+    assert await connection.execute("GET", b"name") == "Zoë".encode()
+    assert await connection.execute("INCRBY", "count", 41) == 41
+    assert await connection.execute("INCRBYFLOAT", "count", 0.5) == b"41.5"
+    assert await connection.execute("GET", "nobody") is None
+    assert await connection.execute("ECHO", b"\x00\r\n\xff") == b"\x00\r\n\xff"
+
+
+async def test_a_word_that_cannot_be_sent_is_refused_and_hurts_nobody_else(connection: Connection) -> None:
+    beside = asyncio.ensure_future(connection.execute("ECHO", "beside"))
+    with pytest.raises(TypeError):
+        await connection.execute("SET", "key", None)  # type: ignore[arg-type]
+    with pytest.raises(UnicodeEncodeError):
+        await connection.execute("SET", "key", "\ud800")
+    assert await beside == b"beside"
+
+
+async def test_many_callers_each_get_their_own_reply(connection: Connection) -> None:
+    async def caller(number: int) -> None:
+        for turn in range(50):
+            await echo(connection, f"{number}:{turn}")
+
+    await asyncio.gather(*(caller(number) for number in range(200)))
+    assert connection.waiting == 0
+
+
+async def test_what_waits_in_one_turn_of_the_loop_goes_out_in_one_write(connection: Connection) -> None:
+    before = integer(await _commands_read_at_once(connection))
+    await asyncio.gather(*(connection.execute("PING") for _ in range(500)))
+    after = integer(await _commands_read_at_once(connection))
+    assert after - before < 20  # 500 PINGs in a write or two, not in 500
+
+
+async def _commands_read_at_once(connection: Connection) -> int:
+    info = await connection.execute("INFO", "stats")
+    assert isinstance(info, bytes)
+    stats = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line)
+    return int(stats[b"total_reads_processed"])
+
+
+async def test_a_pipeline_gives_each_command_its_outcome(connection: Connection) -> None:
+    wrong, *others = await connection.execute_many(
+        [("LPUSH", "line", 1), ("GET", "line"), ("SET", "key", "value"), ("GET", "key")]
+    )
+    assert wrong == 1
+    assert isinstance(others[0], ReplyError)
+    assert others[0].code == "WRONGTYPE"
+    assert others[1:] == [b"OK", b"value"]
+    assert await connection.execute_many([]) == []
+
+
+async def test_nothing_comes_between_the_commands_of_a_transaction(connection: Connection) -> None:
+    async def transaction(number: int) -> None:
+        commands = [("MULTI",), ("SET", "owner", number), ("GET", "owner"), ("EXEC",)]
+        outcomes = await connection.execute_many(commands)
+        assert outcomes[-1] == [b"OK", str(number).encode()]
+
+    noise = [connection.execute("SET", "owner", "noise") for _ in range(100)]
+    await asyncio.gather(*noise, *(transaction(number) for number in range(100)))
+
+
+async def test_a_wrong_command_is_the_callers_bug_and_tells_no_value(connection: Connection) -> None:
+    with pytest.raises(ReplyError) as caught:
+        await connection.execute("NOSUCHCOMMAND", "a secret")
+    assert caught.value.code == "ERR"
+    assert "secret" not in str(caught.value)
+
+
+async def test_callers_who_give_up_do_not_upset_the_order_of_replies(connection: Connection) -> None:
+    chance = random.Random(7)  # the same storm every time
+
+    async def impatient(number: int) -> None:
+        async with asyncio.timeout(chance.random() * 0.01):
+            await echo(connection, f"impatient {number}")
+
+    for storm in range(10):
+        patient = [asyncio.create_task(echo(connection, f"patient {storm}:{n}")) for n in range(200)]
+        hasty = [asyncio.create_task(impatient(number)) for number in range(200)]
+        cancelled = [asyncio.create_task(echo(connection, f"cancelled {n}")) for n in range(200)]
+        await asyncio.sleep(chance.random() * 0.005)
+        for task in cancelled:
+            task.cancel()
+        await asyncio.wait([*hasty, *cancelled])
+        assert await asyncio.gather(*patient) == [f"patient {storm}:{n}" for n in range(200)]
+        assert {type(task.exception()) for task in hasty} <= {type(None), TimeoutError}
+    assert await echo(connection, "after the storms")
+
+
+async def test_a_call_that_is_cancelled_before_it_is_written_never_runs(connection: Connection) -> None:
+    first = connection.execute("PING")  # under way, so that the next one waits for its turn
+    unwritten = connection.execute("SET", "key", "value")
+    unwritten.cancel()
+    await first
+    assert await connection.execute("GET", "key") is None
+
+
+async def test_a_frozen_server_fails_each_call_at_its_own_deadline(server: Server, connection: Connection) -> None:
+    loop = asyncio.get_running_loop()
+    server.freeze()
+    began = loop.time()
+    patient = asyncio.create_task(echo(connection, "patient"))
+    with pytest.raises(Unavailable) as caught:
+        await connection.execute("INCR", "count", deadline_seconds=0.2)
+    assert 0.2 <= loop.time() - began < 3
+    assert caught.value.outcome_unknown
+    assert caught.value.retryable
+    server.thaw()
+    assert await patient == "patient"
+    assert await connection.execute("GET", "count") == b"1"  # it was carried out: unknown means just that
+
+
+async def test_a_server_that_stays_frozen_is_left_and_met_again(server: Server) -> None:
+    connection = Connection(replace(server.settings, deadline_seconds=0.3, connect_timeout_seconds=0.3))
+    await connection.start()
+    server.freeze()
+    with pytest.raises(Unavailable):
+        await echo(connection, "into the ice")
+    await until(lambda: not connection.connected)
+    server.thaw()
+    await until(lambda: connection.connected)
+    assert await echo(connection, "hello again", deadline_seconds=5)
+    await connection.close()
+
+
+async def test_a_killed_server_fails_what_was_written_and_serves_again_after_its_restart(
+    server: Server, connection: Connection
+) -> None:
+    answered = 0
+    failures: list[Unavailable] = []
+    halt = asyncio.Event()
+
+    async def caller(number: int) -> None:
+        nonlocal answered
+        turn = 0
+        while not halt.is_set():
+            turn += 1
+            try:
+                await echo(connection, f"{number}:{turn}")
+                answered += 1
+            except Unavailable as error:
+                failures.append(error)
+
+    callers = [asyncio.create_task(caller(number)) for number in range(50)]
+    for _ in range(3):
+        seen = answered
+        await until(lambda seen=seen: answered > seen + 500)  # type: ignore[misc]
+        server.kill()
+        server.start()
+        seen = answered
+        await until(lambda seen=seen: answered > seen + 500)  # type: ignore[misc]
+    halt.set()
+    await asyncio.gather(*callers)
+    assert failures
+    assert all(error.retryable for error in failures)
+
+
+async def test_what_was_written_to_a_killed_server_has_an_unknown_outcome(
+    server: Server, connection: Connection
+) -> None:
+    server.freeze()
+    written = connection.execute("SET", "key", "value")
+    await until(lambda: connection.waiting == 1)
+    await asyncio.sleep(0)  # the flush was scheduled before this
+    await asyncio.sleep(0)
+    server.kill()
+    with pytest.raises(Unavailable) as caught:
+        await written
+    assert caught.value.outcome_unknown
+
+
+async def test_calls_wait_for_a_server_that_is_back_in_time(server: Server, connection: Connection) -> None:
+    server.kill()
+    await until(lambda: not connection.connected)
+    waiting = [asyncio.create_task(echo(connection, str(number))) for number in range(10)]
+    await asyncio.sleep(0)
+    server.start()
+    assert await asyncio.gather(*waiting) == [str(number) for number in range(10)]
+
+
+async def test_without_a_server_a_call_fails_within_the_connect_timeout_and_was_not_sent(
+    server: Server,
+) -> None:
+    server.kill()
+    connection = Connection(replace(server.settings, connect_timeout_seconds=0.3))
+    await connection.start()  # does not raise
+    assert not connection.connected
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(Unavailable) as caught:
+        await connection.execute("PING")
+    assert loop.time() - began < 3
+    assert not caught.value.outcome_unknown
+    assert "no connection" in caught.value.reason
+    await connection.close()
+
+
+async def test_too_many_waiting_commands_are_refused_at_once(server: Server) -> None:
+    connection = Connection(server.settings, max_waiting=100)
+    await connection.start()
+    server.freeze()
+    waiting = [asyncio.create_task(echo(connection, str(number))) for number in range(100)]
+    await until(lambda: connection.waiting == 100)
+    with pytest.raises(Unavailable, match="too many commands are waiting"):
+        await connection.execute("PING")
+    with pytest.raises(Unavailable, match="too many commands are waiting"):
+        await connection.execute_many([("PING",)] * 2)
+    server.thaw()
+    assert await asyncio.gather(*waiting) == [str(number) for number in range(100)]
+    assert await echo(connection, "there is room again")
+    await connection.close()
+
+
+async def test_too_many_waiting_bytes_are_refused_at_once(connection: Connection) -> None:
+    megabyte = b"x" * 1024 * 1024
+    calls = [connection.execute("ECHO", megabyte) for _ in range(MAX_UNWRITTEN_BYTES // len(megabyte) + 2)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(outcomes[-1], Unavailable)
+    assert outcomes[:-2] == [megabyte] * (len(calls) - 2)
+
+
+async def test_a_frozen_server_does_not_pile_up_what_is_written(server: Server, connection: Connection) -> None:
+    server.freeze()
+    megabyte = b"x" * 1024 * 1024
+    calls = []
+    for _ in range(MAX_UNWRITTEN_BYTES // len(megabyte) * 3):
+        calls.append(connection.execute("ECHO", megabyte, deadline_seconds=0.5))
+        await asyncio.sleep(0)
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [one for one in outcomes if isinstance(one, Unavailable) and "too much" in one.reason]
+    assert refused
+    assert all(isinstance(one, Unavailable) for one in outcomes)
+    server.thaw()
+    assert await echo(connection, "after the thaw", deadline_seconds=30)
+
+
+async def test_a_connection_that_is_cut_again_and_again_keeps_the_replies_in_order(
+    server: Server, connection: Connection
+) -> None:
+    knife = Connection(server.settings)
+    await knife.start()
+    halt = asyncio.Event()
+    answered = 0
+    failures: list[Unavailable] = []
+
+    async def caller(number: int) -> None:
+        nonlocal answered
+        turn = 0
+        while not halt.is_set():
+            turn += 1
+            try:
+                await echo(connection, f"{number}:{turn}")
+                answered += 1
+            except Unavailable as error:
+                failures.append(error)
+
+    callers = [asyncio.create_task(caller(number)) for number in range(20)]
+    for _ in range(20):
+        seen = answered
+        await knife.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await until(lambda seen=seen: answered > seen + 50)  # type: ignore[misc]
+    halt.set()
+    await asyncio.gather(*callers)
+    assert all(error.retryable for error in failures)
+    await knife.close()
+
+
+async def test_a_server_that_became_a_replica_is_left_and_the_call_may_be_repeated(
+    server: Server, connection: Connection
+) -> None:
+    script = Script(keys=("key",), source="return redis.call('SET', key, 1)", reply=nothing)
+    await script(connection, keys=["key"])
+    for attempt in ("plain", "script"):
+        await connection.execute("REPLICAOF", "127.0.0.1", 1)
+        address = await connection.execute("CLIENT", "ID")
+        change = (
+            connection.execute("SET", "key", "value") if attempt == "plain" else script(connection, keys=["key"])
+        )
+        with pytest.raises(Unavailable) as caught:
+            await change
+        assert caught.value.retryable
+        assert not caught.value.outcome_unknown
+        assert isinstance(caught.value.__cause__, ReplyError)
+        assert await connection.execute("CLIENT", "ID") != address
+        await connection.execute("REPLICAOF", "NO", "ONE")
+        assert await connection.execute("SET", "key", "value") == b"OK"
+
+
+async def test_a_server_without_memory_may_be_asked_again(connection: Connection) -> None:
+    await connection.execute("CONFIG", "SET", "maxmemory", 1)
+    with pytest.raises(Unavailable) as caught:
+        await connection.execute("SET", "key", "value")
+    assert caught.value.retryable
+    assert connection.connected
+
+
+async def test_a_command_that_the_login_may_not_use_is_not_worth_repeating(
+    server: Server, connection: Connection
+) -> None:
+    await connection.execute("ACL", "SETUSER", "reader", "on", ">of-the-reader", "~*", "+@connection", "+@read")
+    reader = Connection(replace(server.settings, username="reader", password="of-the-reader"))
+    await reader.start()
+    assert await reader.execute("GET", "key") is None
+    with pytest.raises(Unavailable) as caught:
+        await reader.execute("SET", "key", "value")
+    assert not caught.value.retryable
+    await reader.close()
+
+
+async def test_closing_fails_whoever_waits_and_may_be_repeated(server: Server, connection: Connection) -> None:
+    server.freeze()
+    written = asyncio.create_task(echo(connection, "written"))
+    await until(lambda: connection.waiting == 1)
+    await asyncio.sleep(0.01)
+    unwritten = connection.execute("PING")
+    await asyncio.gather(connection.close(), connection.close())
+    await connection.close()
+    for call in (written, unwritten):
+        with pytest.raises(Unavailable, match="closed"):
+            await call
+    with pytest.raises(Unavailable, match="closed") as caught:
+        await connection.execute("PING")
+    assert not caught.value.retryable
+    with pytest.raises(Unavailable, match="closed"):
+        await connection.start()
+
+
+async def test_a_connection_that_was_never_started_says_so(server: Server) -> None:
+    connection = Connection(server.settings)
+    with pytest.raises(Unavailable, match="not started"):
+        await connection.execute("PING")
+    await connection.close()
+
+
+async def test_starting_twice_makes_one_connection(server: Server, connection: Connection) -> None:
+    await asyncio.gather(connection.start(), connection.start())
+    clients = await connection.execute("CLIENT", "LIST")
+    assert isinstance(clients, bytes)
+    assert clients.count(b"name=hubbub-redis-commands") == 1
+
+
+async def test_an_array_in_an_array_comes_back_as_it_is(connection: Connection) -> None:
+    reply = await connection.execute("EVAL", "return {1, {'two', 3}}", 0)
+    assert array(reply) == [1, [b"two", 3]]

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from hubbub.redis import Connection, ReplyError, Script
+from hubbub.redis.replies import data_array, integer
+
+ADD = Script(
+    keys=("sum",),
+    args=("number",),
+    source="return redis.call('INCRBY', sum, number)",
+    reply=integer,
+)
+
+UNION = Script(
+    keys=("target",),
+    args=("first", "*others"),
+    source="""
+        redis.call('SADD', target, first)
+        for position = 2, #ARGV do
+            redis.call('SADD', target, ARGV[position])
+        end
+        return redis.call('SORT', target, 'ALPHA')
+    """,
+    reply=data_array,
+)
+
+
+async def test_a_script_knows_its_keys_and_args_by_name(connection: Connection) -> None:
+    assert await ADD(connection, keys=["total"], args=[40]) == 40
+    assert await ADD(connection, keys=["total"], args=[2]) == 42
+
+
+async def test_the_last_name_may_take_any_number(connection: Connection) -> None:
+    assert await UNION(connection, keys=["all"], args=["a"]) == [b"a"]
+    assert await UNION(connection, keys=["all"], args=["b", "c", "d"]) == [b"a", b"b", b"c", b"d"]
+
+
+async def test_a_script_is_sent_in_full_once_and_again_after_the_server_forgot_it(
+    connection: Connection,
+) -> None:
+    for _ in range(2):
+        await asyncio.gather(*(ADD(connection, keys=["total"], args=[1]) for _ in range(50)))
+        await connection.execute("SCRIPT", "FLUSH")
+    assert await connection.execute("GET", "total") == b"100"
+
+
+async def test_a_script_with_too_few_or_too_many_values_is_not_sent(connection: Connection) -> None:
+    with pytest.raises(TypeError, match="keys"):
+        await ADD(connection, args=[1])
+    with pytest.raises(TypeError, match="args"):
+        await ADD(connection, keys=["total"], args=[1, 2])
+    with pytest.raises(TypeError, match="args"):
+        await UNION(connection, keys=["all"])
+    assert await connection.execute("EXISTS", "total", "all") == 0
+
+
+async def test_an_error_in_a_script_is_a_bug_of_the_script(connection: Connection) -> None:
+    broken: Script[int] = Script(source="return redis.call('INCR', 'key', 'too many')", reply=integer)
+    with pytest.raises(ReplyError):
+        await broken(connection)
+
+
+async def test_an_answer_of_another_type_is_a_bug_of_the_script(connection: Connection) -> None:
+    mistyped: Script[int] = Script(source="return 'not a number'", reply=integer)
+    with pytest.raises(TypeError, match="an integer"):
+        await mistyped(connection)

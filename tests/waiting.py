@@ -1,0 +1,21 @@
+"""Waiting for a condition that another process brings about."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+PATIENCE_SECONDS = 30
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async def answer() -> bool:
+        return condition()
+
+    await until_it_answers(answer)
+
+
+async def until_it_answers(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not await condition():  # noqa: ASYNC110 - nothing tells this process when it comes true
+            await asyncio.sleep(0.01)
