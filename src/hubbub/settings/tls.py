@@ -1,0 +1,89 @@
+"""TLS towards a server: which files go together, and the context that they make."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from ssl import CERT_NONE, PROTOCOL_TLS_CLIENT, SSLContext
+from typing import Literal, NamedTuple
+
+from hubbub.errors import Invalid
+
+SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
+
+Verified = Literal["nothing", "certificate", "certificate and name"]
+"""What is verified of the server."""
+
+
+class Pem(NamedTuple):
+    """A PEM file and the name of the variable that gives it."""
+
+    variable: str
+    file: Path | None
+
+
+class _Version(NamedTuple):
+    """What is another when a file is written, replaced, or reached by a link that points elsewhere now."""
+
+    device: int
+    inode: int
+    changed_ns: int
+    size: int
+
+
+def check_pair(cert: Pem, key: Pem) -> None:
+    """Raises Invalid where one stands without the other."""
+    if (cert.file is None) != (key.file is None):
+        absent = cert if cert.file is None else key
+        raise Invalid(absent.variable, "is missing: a client certificate and its key go together")
+
+
+def check_absent(*pems: Pem, reason: str) -> None:
+    """Raises Invalid with `reason` for the first that is there."""
+    for pem in pems:
+        if pem.file is not None:
+            raise Invalid(pem.variable, reason)
+
+
+def client_context(root: Pem, cert: Pem, key: Pem, verified: Verified) -> SSLContext:
+    """The context of these files: one and the same until a file changes, and nobody's to alter.
+
+    Without a `root` the server is verified by the authorities that the system trusts, read once a process.
+    Reads from disk without awaiting. Raises Invalid for a file that holds no certificate or no key.
+    """
+    versions = tuple(_version(pem.file) for pem in (root, cert, key))
+    return _context(root, cert, key, verified, versions)
+
+
+def _version(file: Path | None) -> _Version | None:
+    if file is None:
+        return None
+    try:
+        stat = file.stat()
+    except OSError:
+        return None  # to read it fails as well, and says which variable names it
+    return _Version(stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=16)  # bounded, so that the contexts of renewed files are let go in the end
+def _context(
+    root: Pem, cert: Pem, key: Pem, verified: Verified, _versions: tuple[_Version | None, ...]
+) -> SSLContext:
+    context = SSLContext(PROTOCOL_TLS_CLIENT)
+    context.check_hostname = verified == "certificate and name"
+    if verified == "nothing":
+        context.verify_mode = CERT_NONE
+    elif root.file is None:
+        context.load_default_certs()
+    try:
+        if root.file is not None:
+            context.load_verify_locations(cafile=root.file)
+    except OSError as error:  # ssl.SSLError is one
+        raise Invalid(root.variable, "holds no certificate that OpenSSL can read") from error
+    try:
+        if cert.file is not None:
+            # Without a password OpenSSL would ask the terminal for that of an encrypted key, and wait.
+            context.load_cert_chain(cert.file, key.file, password="")
+    except OSError as error:
+        raise Invalid(cert.variable, "and its key are no pair that OpenSSL can read without a password") from error
+    return context

@@ -1,0 +1,212 @@
+"""What the variables of the seed set, what is read back, and that no password gets out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hubbub.settings import VARIABLES, PostgresSettings, RedisSettings, Settings
+from settings.pem import Pem
+from settings.reading import DATABASE_URL, PARTS, REDIS_URL, SECRET, outcome, patient, read, refusal, shown
+
+
+def test_the_variables_of_the_seed_give_its_ports_and_limits() -> None:
+    assert read(PARTS) == Settings(
+        postgres=PostgresSettings(
+            host="db.example.org",
+            port=5432,
+            database="chatapp",
+            user="chatuser",
+            password="chatpass",
+            pool_size=20,
+            idle_timeout_seconds=30,
+            connect_timeout_seconds=2,
+        ),
+        redis=RedisSettings(host="redis.example.org", port=6379, password="redispass", database=0),
+    )
+
+
+def test_every_variable_has_its_effect(pem: Pem) -> None:
+    settings = read(
+        PARTS
+        | {
+            "DB_PORT": "6000",
+            "DB_SSLMODE": "verify-full",
+            "DB_SSLROOTCERT": str(pem.cert),
+            "DB_SSLCERT": str(pem.cert),
+            "DB_SSLKEY": str(pem.key),
+            "DB_POOL_SIZE": "5",
+            "DB_IDLE_TIMEOUT_SECONDS": "60",
+            "DB_CONNECT_TIMEOUT_SECONDS": "0.5",
+            "DB_DEADLINE_SECONDS": "3",
+            "DB_PREPARED_STATEMENTS": "false",
+            "REDIS_PORT": "7000",
+            "REDIS_USERNAME": "chat",
+            "REDIS_DB": "3",
+            "REDIS_TLS": "Yes",
+            "REDIS_CA_FILE": str(pem.cert),
+            "REDIS_CERT_FILE": str(pem.cert),
+            "REDIS_KEY_FILE": str(pem.key),
+            "REDIS_CONNECT_TIMEOUT_SECONDS": "1",
+            "REDIS_DEADLINE_SECONDS": "1.5",
+        }
+    )
+    assert settings.postgres == PostgresSettings(
+        host="db.example.org",
+        port=6000,
+        database="chatapp",
+        user="chatuser",
+        password="chatpass",
+        sslmode="verify-full",
+        ssl_root_cert=pem.cert,
+        ssl_cert=pem.cert,
+        ssl_key=pem.key,
+        pool_size=5,
+        idle_timeout_seconds=60,
+        connect_timeout_seconds=0.5,
+        deadline_seconds=3,
+        prepared_statements=False,
+    )
+    assert settings.redis == RedisSettings(
+        host="redis.example.org",
+        port=7000,
+        username="chat",
+        password="redispass",
+        database=3,
+        tls=True,
+        ssl_root_cert=pem.cert,
+        ssl_cert=pem.cert,
+        ssl_key=pem.key,
+        connect_timeout_seconds=1,
+        deadline_seconds=1.5,
+    )
+
+
+def test_without_any_variable_of_hubbub_there_are_no_settings() -> None:
+    assert Settings.from_env({"HOME": "/home/ada", "DB_COLOUR": "blue"}) is None
+
+
+def test_by_default_the_environment_of_the_process_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    assert Settings.from_env() is None
+    for variable, value in PARTS.items():
+        monkeypatch.setenv(variable, value)
+    assert Settings.from_env() == read(PARTS)
+
+
+@pytest.mark.parametrize("variable", ["DB_HOST", "DB_NAME", "DB_USER", "REDIS_HOST"])
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_missing_or_empty_part_is_refused_by_name(variable: str, empty: bool) -> None:
+    rest = {name: value for name, value in PARTS.items() if name != variable}
+    assert refusal(rest | {variable: ""} if empty else rest).field == variable
+
+
+def test_one_variable_alone_asks_for_the_others() -> None:
+    assert str(refusal({"DB_POOL_SIZE": "5"})) == "DB_HOST: is missing, and so is DATABASE_URL"
+    assert refusal({"DATABASE_URL": DATABASE_URL}).field == "REDIS_HOST"
+    assert refusal({"DATABASE_URL": ""}).field == "DB_HOST"
+
+
+def test_an_empty_optional_variable_counts_as_not_given() -> None:
+    optional = VARIABLES - {"DB_HOST", "DB_NAME", "DB_USER", "REDIS_HOST"}
+    bare = {"DB_HOST": "db", "DB_NAME": "chat", "DB_USER": "ada", "REDIS_HOST": "redis"}
+    assert read(dict.fromkeys(optional, "") | bare) == read(bare)
+
+
+def test_no_password_shows_in_a_repr() -> None:
+    settings = Settings.from_urls(f"postgres://u:{SECRET}@h/d", f"redis://:{SECRET}@h")
+    for one in (settings, settings.postgres, settings.redis):
+        assert SECRET not in f"{one!r} {one}"
+
+
+noise = st.text(max_size=10) | st.text("@:/?#[]%&=,; \n", max_size=5)
+
+
+@patient
+@given(before=noise, after=noise, host=st.sampled_from(["h", "h:x", "h,i", "[::1", "", "h:0"]), tail=noise)
+def test_no_error_shows_a_password_however_it_was_mangled(before: str, after: str, host: str, tail: str) -> None:
+    login = f"u:{before}{SECRET}{after}@{host}"
+    assert SECRET not in shown(outcome(PARTS | {"DATABASE_URL": f"postgres://{login}/d{tail}"}))
+    assert SECRET not in shown(outcome(PARTS | {"REDIS_URL": f"redis://{login}{tail}"}))
+
+
+@pytest.mark.parametrize("variable", sorted(VARIABLES))
+@pytest.mark.parametrize("misplaced", [SECRET, f"{SECRET}\n", f"-{SECRET},", f"{SECRET}\0"])
+def test_no_error_shows_a_password_that_stands_in_the_wrong_variable(variable: str, misplaced: str) -> None:
+    result = outcome(PARTS | {variable: misplaced})
+    assert isinstance(result, Settings) or SECRET not in shown(result)
+
+
+# There and back
+
+names = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=20)
+passwords = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
+dns_names = st.from_regex(r"[a-zA-Z0-9_-]{1,63}(\.[a-z0-9_-]{1,20}){0,3}\.?", fullmatch=True)
+hosts = dns_names | st.ip_addresses().map(str)
+ports = st.integers(1, 65_535)
+seconds = st.floats(0, 86_400, exclude_min=True) | st.integers(1, 86_400)
+
+
+postgres_settings = st.builds(
+    PostgresSettings,
+    host=hosts,
+    port=ports,
+    database=names,
+    user=names,
+    password=st.none() | passwords,
+    pool_size=st.integers(1, 1_000),
+    idle_timeout_seconds=seconds,
+    connect_timeout_seconds=seconds,
+    deadline_seconds=seconds,
+    prepared_statements=st.booleans(),
+)
+redis_settings = st.builds(
+    RedisSettings,
+    host=hosts,
+    port=ports,
+    password=passwords,
+    username=st.none() | names,
+    database=st.integers(0, 2**31 - 1),
+    connect_timeout_seconds=seconds,
+    deadline_seconds=seconds,
+)
+
+
+@patient
+@given(postgres=postgres_settings, redis=redis_settings, data=st.data())
+def test_the_variables_written_read_back_as_the_same_settings(
+    pem: Pem, postgres: PostgresSettings, redis: RedisSettings, data: st.DataObject
+) -> None:
+    pair = {"ssl_cert": pem.cert, "ssl_key": pem.key}
+    verified = {"sslmode": "verify-full", "ssl_root_cert": pem.cert}
+    modes = [{}, {"sslmode": "disable"}, {"sslmode": "require"} | pair, verified, verified | pair]
+    over_tls = [
+        {},
+        {"tls": True},
+        {"tls": True, "ssl_root_cert": pem.cert} | pair,
+        {"password": None, "username": None},
+    ]
+    settings = Settings(
+        postgres=replace(postgres, **data.draw(st.sampled_from(modes))),  # type: ignore[arg-type]
+        redis=replace(redis, **data.draw(st.sampled_from(over_tls))),  # type: ignore[arg-type]
+    )
+    environ = settings.to_env()
+    assert environ.keys() <= VARIABLES
+    assert Settings.from_env(environ) == settings
+
+
+@patient
+@given(user=names, password=passwords, host=hosts, port=ports, database=names)
+def test_a_percent_encoded_url_reads_back_as_its_parts(
+    user: str, password: str, host: str, port: int, database: str
+) -> None:
+    login, address = f"{quote(user, safe='')}:{quote(password, safe='')}", f"[{host}]" if ":" in host else host
+    postgres = Settings.from_urls(
+        f"postgres://{login}@{address}:{port}/{quote(database, safe='')}", REDIS_URL
+    ).postgres
+    assert postgres == PostgresSettings(host=host, port=port, database=database, user=user, password=password)

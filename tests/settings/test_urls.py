@@ -1,0 +1,135 @@
+"""What a URL says, beside the variables, and which URLs are refused."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+
+from hubbub.errors import Invalid
+from hubbub.settings import RedisSettings, Settings
+from settings.pem import Pem
+from settings.reading import DATABASE_URL, PARTS, REDIS_URL, SECRET, read, refusal
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "PostgreSQL"])
+def test_a_url_gives_what_the_parts_give(scheme: str) -> None:
+    url = f"{scheme}://chatuser:chatpass@db.example.org:5432/chatapp"
+    assert Settings.from_urls(url, "redis://:redispass@redis.example.org:6379/0") == read(PARTS)
+
+
+def test_urls_in_code_do_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_POOL_SIZE", "7")
+    monkeypatch.setenv("REDIS_PASSWORD", "another")
+    assert Settings.from_urls(DATABASE_URL, REDIS_URL) == read(PARTS)
+
+
+def test_a_url_is_percent_decoded_and_takes_an_ipv6_address() -> None:
+    url = "postgres://a%40b:p%2Fw%3A%25%C3%A9+x@[2001:db8::1]:6000/my%20chat"
+    postgres = Settings.from_urls(url, REDIS_URL).postgres
+    assert (postgres.user, postgres.password, postgres.host) == ("a@b", "p/w:%é+x", "2001:db8::1")
+    assert (postgres.port, postgres.database) == (6000, "my chat")
+
+
+def test_a_database_url_carries_tls(pem: Pem) -> None:
+    tls = f"sslmode=verify-full&sslrootcert={quote(str(pem.cert))}&sslcert={pem.cert}&sslkey={pem.key}"
+    postgres = Settings.from_urls(f"{DATABASE_URL}?{tls}", REDIS_URL).postgres
+    assert postgres.sslmode == "verify-full"
+    assert (postgres.ssl_root_cert, postgres.ssl_cert, postgres.ssl_key) == (pem.cert, pem.cert, pem.key)
+
+
+def test_a_redis_url_carries_user_database_and_tls() -> None:
+    redis = Settings.from_urls(DATABASE_URL, "rediss://chat:p%40w@[::1]:7000/3").redis
+    assert redis == RedisSettings(host="::1", port=7000, username="chat", password="p@w", database=3, tls=True)
+
+
+def test_a_url_wins_over_the_address_in_the_parts_even_where_it_leaves_a_default() -> None:
+    stale = {"DB_HOST": "old", "DB_PORT": "6000", "DB_NAME": "old", "REDIS_HOST": "old", "REDIS_PORT": "1"}
+    urls = {"DATABASE_URL": DATABASE_URL, "REDIS_URL": REDIS_URL}
+    assert read(PARTS | stale | {"REDIS_DB": "7"} | urls) == read(PARTS)
+
+
+def test_a_url_wins_over_the_user_the_password_and_the_tls_that_it_carries() -> None:
+    url = "postgres://ada:new@db/chat?sslmode=disable"
+    environ = PARTS | {"DATABASE_URL": url, "DB_SSLMODE": "require", "DB_POOL_SIZE": "5"}
+    postgres = read(environ).postgres
+    assert (postgres.user, postgres.password, postgres.sslmode) == ("ada", "new", "disable")
+    assert postgres.pool_size == 5
+
+
+def test_user_password_and_tls_that_a_url_lacks_come_from_the_variables() -> None:
+    urls = {"DATABASE_URL": "postgres://db/chat", "REDIS_URL": "redis://redis/1"}
+    settings = read(PARTS | urls | {"DB_SSLMODE": "require", "REDIS_TLS": "true"})
+    assert (settings.postgres.user, settings.postgres.password) == ("chatuser", "chatpass")
+    assert (settings.postgres.sslmode, settings.redis.password) == ("require", "redispass")
+    assert settings.redis.tls
+
+
+def test_rediss_turns_tls_on_whatever_the_variable_says() -> None:
+    assert read(PARTS | {"REDIS_URL": "rediss://redis", "REDIS_TLS": "false"}).redis.tls
+
+
+@pytest.mark.parametrize("hosts", ["a,b", "a:5432,b:5433", "[::1]:5432,b", "a,"])
+def test_several_hosts_are_refused_with_the_reason(hosts: str) -> None:
+    error = refusal(PARTS | {"DATABASE_URL": f"postgres://u:p@{hosts}/chat"})
+    assert error.field == "DATABASE_URL"
+    assert "one host" in error.reason
+    assert "hangs" in error.reason
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "mysql://u@h/d",
+        "postgresql+asyncpg://u@h/d",
+        "postgres:u@h/d",
+        "postgres://u@h",
+        "postgres://u@/d",
+        "postgres://u@h:0/d",
+        "postgres://u@h:70000/d",
+        "postgres://u@h:abc/d",
+        "postgres://u@[::1/d",
+        "postgres://u@[nonsense]/d",
+        "postgres://u@2001:db8::1/d",
+        "postgres://u@%2Frun%2Fpostgresql/d",
+        "postgres:///d?host=/run/postgresql",
+        "postgres://u@h/d/e",
+        "postgres://u@h/d#e",
+        "postgres://u@h/d ",
+        "postgres://u@h/d\n",
+        "\npostgres://u@h/d",
+        "postgres://u@h/%00",
+        "postgres://u@h/%ff",
+        "postgres://u:%zz@h/d",
+        "postgres://u@h/d?sslmode=never",
+        "postgres://u@h/d?sslmode=",
+        "postgres://u@h/d?sslmode=require&sslmode=disable",
+        "postgres://u@h/d?sslmode=verify-full&sslrootcert=/nowhere/ca.pem",
+    ],
+)
+def test_an_unusable_database_url_is_refused(url: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        Settings.from_urls(url, REDIS_URL)
+    assert caught.value.field == "DATABASE_URL"
+
+
+def test_an_unknown_parameter_is_refused_by_name() -> None:
+    error = refusal(PARTS | {"DATABASE_URL": f"{DATABASE_URL}?channel_binding=require"})
+    assert "channel_binding" in error.reason
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "http://h", "redis://", "redis://h/x", "redis://h/-1", "redis://h/1/2", "redis://h:0", "redis://h?db=1"],
+)
+def test_an_unusable_redis_url_is_refused(url: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        Settings.from_urls(DATABASE_URL, url)
+    assert caught.value.field == "REDIS_URL"
+
+
+def test_a_redis_password_in_the_place_of_the_user_is_noticed() -> None:
+    with pytest.raises(Invalid, match="redis://:password@host") as caught:
+        Settings.from_urls(DATABASE_URL, f"redis://{SECRET}@h")
+    assert SECRET not in str(caught.value)
