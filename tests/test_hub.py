@@ -249,3 +249,11 @@ async def test_closing_lets_a_transaction_end(settings: Settings) -> None:
     await closing
     async with hubbub.open(settings) as again:
         assert await again.users.get(ada.id) == ada
+
+
+async def test_a_deleted_account_is_logged_out_everywhere(hub: Hub, ada: User) -> None:
+    tokens = [await hub.sessions.create_session(ada.id) for _ in range(3)]
+    await hub.delete_account(ada.id)
+    assert [await hub.sessions.get_session(token) for token in tokens] == [None] * 3
+    with pytest.raises(NotFound):
+        await hub.users.get(ada.id)

@@ -1,4 +1,4 @@
-"""What the repositories tell the hub once a change is durable: so that caches forget it and followers hear of it."""
+"""What the repositories tell the hub once a change is durable: caches forget it, and followers hear of it."""
 
 from __future__ import annotations
 

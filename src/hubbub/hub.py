@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Self
+from uuid import UUID
 
 from hubbub import embedded
 from hubbub.changes import Announce, Change, MemberLeft, MessageSent
@@ -16,7 +17,7 @@ from hubbub.models import User
 from hubbub.passwords import Passwords
 from hubbub.postgres import Executor, Pool
 from hubbub.redis import Connection, Subscriptions
-from hubbub.repositories import Messages, ReadReceipts, Rooms, RoomUsers, Users
+from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, RoomUsers, Users
 from hubbub.services.accounts import Accounts
 from hubbub.services.cache import Cache
 from hubbub.services.presence import Presence
@@ -30,13 +31,13 @@ from hubbub.settings import Settings
 class Repositories:
     """The repositories on one executor: the pool of a hub, or a transaction."""
 
-    def __init__(self, executor: Executor, announce: Announce) -> None:
+    def __init__(self, executor: Executor, announce: Announce, writer: MessageWriter | None = None) -> None:
         self._executor = executor
         self._announce = announce
         self.users = Users(executor, announce)
         self.rooms = Rooms(executor, announce)
         self.room_users = RoomUsers(executor, announce)
-        self.messages = Messages(executor, announce)
+        self.messages = Messages(executor, announce, writer)
         self.receipts = ReadReceipts(executor)
 
 
@@ -75,7 +76,12 @@ class Hub(Repositories):
         """`passwords` sets the cost of hashing and how many threads may do it; bcrypt's cost is 12 by default."""
         self.settings = settings
         self._pool = Pool(settings.postgres)
-        super().__init__(self._pool, self._follow_up)
+        self._writer = MessageWriter(
+            self._pool,
+            lambda message: self._follow_up(MessageSent(message)),
+            deadline_seconds=settings.postgres.deadline_seconds,
+        )
+        super().__init__(self._pool, self._follow_up, self._writer)
         self._connection = Connection(settings.redis)
         self._subscriptions = Subscriptions(settings.redis)
         self._passwords = passwords or Passwords()
@@ -108,8 +114,9 @@ class Hub(Repositories):
         Redis that cannot be reached is no reason not to start.
         """
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._passwords.close)
             stack.push_async_callback(self._pool.close)
+            stack.push_async_callback(self._writer.drain)
+            stack.push_async_callback(self._passwords.close)
             await self._pool.open()
             await verify(self._pool)
             stack.push_async_callback(self._connection.close)
@@ -159,6 +166,14 @@ class Hub(Repositories):
         client; one more raises `RateLimited`. While Redis is down all are taken.
         """
         return await self._accounts.authenticate(login, password, address=address)
+
+    async def delete_account(self, user_id: UUID) -> None:
+        """End all sessions of the user, then delete the account as `users.delete` does.
+
+        Raises `NotFound`; `Unavailable` with nothing deleted when Redis cannot end the sessions.
+        """
+        await self.sessions.revoke_all(user_id)
+        await self.users.delete(user_id)
 
     def _follow_up(self, change: Change) -> None:
         """What follows from a change that is durable. Called after the COMMIT; neither waits nor raises."""

@@ -125,6 +125,14 @@ async def test_a_password_hash_is_replaced(hub: Hub, ada: User) -> None:
     assert found.password_hash == "another hash"
 
 
+async def test_a_hash_is_renewed_unless_the_password_was_changed_meanwhile(hub: Hub, ada: User) -> None:
+    await hub.users.renew_password_hash(ada.id, "a dearer hash", instead_of="not a hash")
+    await hub.users.renew_password_hash(ada.id, "too late", instead_of="not a hash")
+    found = await hub.users.find_credentials("ada")
+    assert found is not None
+    assert found.password_hash == "a dearer hash"
+
+
 async def test_coming_and_going_is_noted_with_the_time(hub: Hub, ada: User) -> None:
     await hub.users.update_online_status(ada.id, True)
     online = await hub.users.get(ada.id)

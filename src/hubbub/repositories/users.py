@@ -188,6 +188,21 @@ class Users:
         if not changed:
             raise NotFound("user", user_id)
 
+    _RENEW_PASSWORD_HASH = Statement(
+        "users.renew_password_hash",
+        User,
+        "UPDATE users SET password_hash = $2 WHERE id = $1 AND password_hash = $3",
+    )
+
+    async def renew_password_hash(self, user_id: UUID, password_hash: str, *, instead_of: str) -> None:
+        """Replace the hash by another one of the same password, unless the password was changed meanwhile."""
+        await self._executor.execute(
+            self._RENEW_PASSWORD_HASH,
+            inputs.uuid("user_id", user_id),
+            inputs.text("password_hash", password_hash, longest=inputs.PASSWORD_HASH_LENGTH),
+            instead_of,
+        )
+
     _UPDATE_ONLINE_STATUS = Statement(
         "users.update_online_status",
         User,

@@ -1,0 +1,312 @@
+"""Messages: sending, changing and paging them. Each takes the next seq of its room, in one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from hubbub import inputs
+from hubbub.changes import Announce, Change, MessageSent, RoomChanged, to_nobody
+from hubbub.cursors import Cursor
+from hubbub.errors import Invalid, NotAMember, NotFound
+from hubbub.models import Message, MessagePage, MessageType, Page
+from hubbub.postgres import Executor, Statement
+from hubbub.repositories.messages.sending import MESSAGE, Draft, send_one
+from hubbub.repositories.messages.writer import MessageWriter
+
+# A place in the log of a room: a seq, or the message that has it.
+Place = int | Message
+
+NEWEST = 2**63 - 1
+
+
+class Messages:
+    """The messages of rooms. Their order is `seq`, their identity the id, which makes a retry harmless."""
+
+    def __init__(
+        self, executor: Executor, announce: Announce = to_nobody, writer: MessageWriter | None = None
+    ) -> None:
+        """With a `writer`, concurrent sends share statements; without, as in a transaction, each has its own."""
+        self._executor = executor
+        self._announce = announce
+        self._writer = writer
+
+    def _changed(self, change: Change) -> None:
+        self._executor.after_commit(lambda: self._announce(change))
+
+    async def send(
+        self,
+        room_id: UUID,
+        user_id: UUID,
+        content: str,
+        *,
+        message_type: MessageType | str = MessageType.TEXT,
+        id: UUID | None = None,
+    ) -> Message:
+        """Append a message to the room: committed, with its `seq`, when this returns.
+
+        `content` has 1 to 20,000 characters. `id` makes a retry safe: a second send with the same id returns the
+        first message and takes no seq, also from another process. Without one, hubbub makes a UUIDv7.
+
+        Raises `NotAMember`, also when there is no such room; `Conflict` for an id that was used with other
+        content, room, author or type; `Invalid`; `Unavailable`, after which a retry with the same id is safe.
+        """
+        draft = Draft(
+            uuid7() if id is None else inputs.uuid("id", id),
+            inputs.uuid("room_id", room_id),
+            inputs.uuid("user_id", user_id),
+            inputs.text("content", content, longest=inputs.CONTENT_LENGTH),
+            inputs.message_type(message_type),
+        )
+        if self._writer is not None:
+            return await self._writer.send(draft)
+        sent = await send_one(self._executor, draft)
+        if sent.is_new:
+            self._changed(MessageSent(sent.message))
+        return sent.message
+
+    _GET = Statement("messages.get", Message, f"SELECT {MESSAGE} FROM messages WHERE id = $1")
+
+    async def get(self, message_id: UUID) -> Message:
+        """The message, or the tombstone that is left of it. Raises `NotFound`."""
+        message = await self._executor.fetch_one(self._GET, inputs.uuid("message_id", message_id))
+        if message is None:
+            raise NotFound("message", message_id)
+        return message
+
+    _GET_MANY = Statement(
+        "messages.get_many", Message, f"SELECT {MESSAGE} FROM messages WHERE id = ANY($1::uuid[])"
+    )
+
+    async def get_many(self, message_ids: Iterable[UUID]) -> dict[UUID, Message]:
+        """Those of the messages that exist, by id, in one query."""
+        ids = {inputs.uuid("message_ids", message_id) for message_id in message_ids}
+        return {message.id: message for message in await self._executor.fetch_all(self._GET_MANY, ids)}
+
+    # The message is locked before the head is bumped: of two that change it, the second waits and then finds what
+    # the first has left. One that finds nothing to change takes no seq.
+    _CHANGE = """
+        WITH target AS MATERIALIZED (
+            SELECT messages.id, messages.room_id
+            FROM messages
+            JOIN room_users
+                ON room_users.room_id = messages.room_id
+                AND room_users.user_id = $2
+            WHERE messages.id = $1
+                AND messages.deleted_at IS NULL
+                AND (messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'))
+                {unless}
+            FOR UPDATE OF messages
+        ), head AS (
+            UPDATE rooms
+            SET last_seq = last_seq + 1
+            FROM target
+            WHERE rooms.id = target.room_id
+            RETURNING rooms.id, rooms.last_seq
+        ), event AS (
+            INSERT INTO room_events (room_id, seq, kind, message_id, user_id)
+            SELECT id, last_seq, {kind}, $1, $2
+            FROM head
+        )
+        UPDATE messages
+        SET {change},
+            updated_at = CURRENT_TIMESTAMP
+        FROM head
+        WHERE messages.id = $1
+        RETURNING {columns}
+        """
+    _OF_MESSAGES = MESSAGE.replace("    ", "    messages.")
+    _EDIT = Statement(
+        "messages.edit",
+        Message,
+        _CHANGE.format(
+            unless="AND messages.content <> $3",
+            kind="'edited'",
+            change="content = $3, is_edited = true",
+            columns=_OF_MESSAGES,
+        ),
+        idempotent=True,
+    )
+
+    async def edit(self, message_id: UUID, content: str, *, by: UUID) -> Message:
+        """Give the message other content. An entry of the room's log; the message keeps its place.
+
+        `by` is its author, still in the room, or a moderator or admin of the room. The same content again changes
+        nothing. Raises `NotFound`, `NotAMember`, `Invalid` for one who may not, or for a deleted message.
+        """
+        message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
+        content = inputs.text("content", content, longest=inputs.CONTENT_LENGTH)
+        edited = await self._executor.fetch_one(self._EDIT, message_id, by, content)
+        if edited is not None:
+            self._changed(RoomChanged(edited.room_id))
+            return edited
+        message = await self._unchanged(message_id, by)
+        if message.deleted_at is not None:
+            raise Invalid("message_id", "the message is deleted")
+        return message
+
+    _DELETE = Statement(
+        "messages.delete",
+        Message,
+        _CHANGE.format(
+            unless="",
+            kind="'deleted'",
+            change="content = '', deleted_at = CURRENT_TIMESTAMP",
+            columns=_OF_MESSAGES,
+        ),
+        idempotent=True,
+    )
+
+    async def delete(self, message_id: UUID, *, by: UUID) -> Message:
+        """Leave a tombstone: the content is gone, the place in the log stays. A second time changes nothing.
+
+        `by` as in `edit`. Raises `NotFound`, `NotAMember`, `Invalid` for one who may not.
+        """
+        message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
+        deleted = await self._executor.fetch_one(self._DELETE, message_id, by)
+        if deleted is None:
+            return await self._unchanged(message_id, by)
+        self._changed(RoomChanged(deleted.room_id))
+        return deleted
+
+    _MAY_CHANGE = Statement(
+        "messages.may_change",
+        lambda is_member, may_change: (is_member, may_change),
+        """
+        SELECT
+            room_users.role IS NOT NULL AS is_member,
+            COALESCE(messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'), false) AS may_change
+        FROM messages
+        LEFT JOIN room_users
+            ON room_users.room_id = messages.room_id
+            AND room_users.user_id = $2
+        WHERE messages.id = $1
+        """,
+    )
+
+    async def _unchanged(self, message_id: UUID, by: UUID) -> Message:
+        """The message that a change left as it was, for one who may change it; else the reason."""
+        message = await self.get(message_id)
+        allowed = await self._executor.fetch_one(self._MAY_CHANGE, message_id, by)
+        is_member, may_change = allowed if allowed is not None else (False, False)
+        if not is_member:
+            raise NotAMember(message.room_id, by)
+        if not may_change:
+            raise Invalid("by", "is neither the author nor a moderator or admin of the room")
+        return message
+
+    # One statement for every direction: so many before the pivot, so many from it on. One row more than asked for
+    # on a side, or one row of the side that was not asked for, says whether there is more.
+    _PAGE = Statement(
+        "messages.page",
+        Message,
+        f"""
+        (
+            SELECT {MESSAGE}
+            FROM messages
+            WHERE room_id = $1
+                AND seq < $2
+            ORDER BY seq DESC
+            LIMIT $3
+        )
+        UNION ALL
+        (
+            SELECT {MESSAGE}
+            FROM messages
+            WHERE room_id = $1
+                AND seq >= $2
+            ORDER BY seq
+            LIMIT $4
+        )
+        """,
+    )
+
+    async def page(
+        self,
+        room_id: UUID,
+        *,
+        before: Place | None = None,
+        after: Place | None = None,
+        around: Place | UUID | None = None,
+        limit: int = 50,
+    ) -> MessagePage:
+        """Up to `limit` messages (1 to 200) of a room, the oldest first: by default its newest.
+
+        At most one place may be given: `before` and `after` leave it out, `around` has it in the middle. A place
+        is a seq or a message, for `around` also the id of one. To open a room at the first unread message, ask for
+        what is `after` the member's `last_read_seq`. Deleted messages are on the page as tombstones.
+
+        Raises `NotFound` for an unknown room or message, `Invalid` for a message of another room.
+        """
+        room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit)
+        if sum(place is not None for place in (before, after, around)) > 1:
+            raise Invalid("before", "only one of before, after and around can be given")
+        if after is not None:
+            pivot, older, newer = self._seq("after", room_id, after) + 1, 0, limit
+        elif around is not None:
+            place = await self.get(around) if isinstance(around, UUID) else around
+            pivot, older, newer = self._seq("around", room_id, place), limit // 2, limit - limit // 2
+        else:
+            pivot, older, newer = self._seq("before", room_id, NEWEST if before is None else before), limit, 0
+        rows = await self._executor.fetch_all(self._PAGE, room_id, pivot, older + 1, newer + 1)
+        if not rows:
+            await self._check_room(room_id)
+        return self._cut(room_id, rows, pivot, older, newer)
+
+    @staticmethod
+    def _seq(field: str, room_id: UUID, place: Place) -> int:
+        if isinstance(place, Message):
+            if place.room_id != room_id:
+                raise Invalid(field, "is a message of another room")
+            return place.seq
+        return min(inputs.seq(field, place), NEWEST - 1) if field == "after" else inputs.seq(field, place)
+
+    @staticmethod
+    def _cut(room_id: UUID, rows: list[Message], pivot: int, older: int, newer: int) -> MessagePage:
+        before = [message for message in rows if message.seq < pivot]  # the newest first
+        after = [message for message in rows if message.seq >= pivot]
+        return MessagePage(
+            room_id,
+            before[:older][::-1] + after[:newer],
+            has_older=len(before) > older,
+            has_newer=len(after) > newer,
+        )
+
+    _ROOM_EXISTS = Statement(
+        "messages.room_exists", bool, "SELECT EXISTS (SELECT 1 FROM rooms WHERE id = $1) AS room_exists"
+    )
+
+    async def _check_room(self, room_id: UUID) -> None:
+        if not await self._executor.fetch_one(self._ROOM_EXISTS, room_id):
+            raise NotFound("room", room_id)
+
+    _BY_AUTHOR_CURSOR = Cursor("messages by author", tuple[datetime, UUID])
+    _BY_AUTHOR = Statement(
+        "messages.by_author",
+        Message,
+        f"""
+        SELECT {MESSAGE}
+        FROM messages
+        WHERE user_id = $1
+            AND (created_at, id) < ($2, $3)
+            AND deleted_at IS NULL
+        ORDER BY created_at DESC, id DESC
+        LIMIT $4
+        """,
+    )
+
+    async def by_author(self, user_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[Message]:
+        """What a user wrote, in all rooms, the newest first, without what is deleted.
+
+        `limit` is 1 to 200; `after` is the `next` of a page before. For moderation and export: it does not ask who
+        may read it.
+        """
+        user_id, limit = inputs.uuid("user_id", user_id), inputs.limit(limit)
+        cursor = self._BY_AUTHOR_CURSOR
+        newest = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
+        created_at, message_id = newest if after is None else cursor.decode(user_id, after)
+        messages = await self._executor.fetch_all(self._BY_AUTHOR, user_id, created_at, message_id, limit + 1)
+        return cursor.page(user_id, messages, limit, lambda message: (message.created_at, message.id))

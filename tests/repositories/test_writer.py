@@ -1,0 +1,227 @@
+"""Sends that travel together: what becomes of each when something is wrong with one, or with the server."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+import pytest
+
+from hubbub import Conflict, Hub, Invalid, Message, NotAMember, Room, Settings, Unavailable, User
+from hubbub.postgres import Pool, connect
+from hubbub.repositories.messages import writer
+from log import log_of
+
+
+async def crowd_in(hub: Hub, room: Room, count: int) -> list[User]:
+    people = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(count)]
+    await hub.room_users.add_many(room.id, [one.id for one in people])
+    return people
+
+
+async def commits(pool: Pool, hub: Hub) -> int:
+    """How many transactions have written to messages so far: those that share a commit share an xmin."""
+    connection = await connect(hub.settings.postgres)
+    try:
+        return int(await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM messages"))
+    finally:
+        await connection.close()
+
+
+async def test_concurrent_sends_share_commits(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+    sent = await asyncio.gather(*(hub.messages.send(room.id, ada.id, f"message {n}") for n in range(200)))
+    assert [message.content for message in sorted(sent, key=lambda message: message.seq)] == [
+        f"message {n}" for n in range(200)
+    ]
+    assert await commits(pool, hub) <= 3
+    assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 200
+    assert await hub.messages.get_many([message.id for message in sent]) == {
+        message.id: message for message in sent
+    }
+
+
+async def test_a_lone_send_commits_alone(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+    for n in range(5):
+        await hub.messages.send(room.id, ada.id, f"message {n}")
+    assert await commits(pool, hub) == 5
+
+
+async def test_each_gets_what_its_own_draft_deserves(
+    hub: Hub, pool: Pool, ada: User, bob: User, room: Room
+) -> None:
+    retried, taken = uuid4(), uuid4()
+    first = await hub.messages.send(room.id, ada.id, "sent before", id=retried)
+    await hub.messages.send(room.id, ada.id, "something", id=taken)
+    twice = uuid4()
+
+    async def outcome(room_id: UUID, user_id: UUID, content: str, id: UUID | None = None) -> object:
+        try:
+            return await hub.messages.send(room_id, user_id, content, id=id)
+        except (NotAMember, Conflict, Invalid) as refusal:
+            return type(refusal)
+
+    outcomes = await asyncio.gather(
+        *(outcome(room.id, ada.id, f"good {n}") for n in range(20)),
+        outcome(room.id, bob.id, "not a member"),
+        outcome(uuid4(), ada.id, "no such room"),
+        outcome(room.id, ada.id, "sent before", retried),
+        outcome(room.id, ada.id, "something else", taken),
+        outcome(room.id, ada.id, "nul\0"),
+        outcome(room.id, ada.id, "twice", twice),
+        outcome(room.id, ada.id, "twice", twice),
+        *(outcome(room.id, ada.id, f"good {n}") for n in range(20, 40)),
+    )
+
+    good = [outcome for outcome in outcomes if isinstance(outcome, Message)]
+    assert Counter(outcome for outcome in outcomes if not isinstance(outcome, Message)) == {
+        NotAMember: 2,
+        Conflict: 1,
+        Invalid: 1,
+    }
+    assert first in good
+    assert len({message.id for message in good}) == 42
+    assert [message.content for message in good if message.content.startswith("good")] == [
+        f"good {n}" for n in range(40)
+    ]
+    assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 43
+
+
+async def test_one_draft_that_cannot_be_stored_fails_alone(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+    """A CHECK that inputs know nothing of stands for whatever the database refuses and hubbub did not foresee."""
+    connection = await connect(hub.settings.postgres)
+    await connection.execute(
+        "ALTER TABLE messages ADD CONSTRAINT messages_seq_check2 CHECK (content NOT LIKE 'bad%')"
+    )
+    await connection.close()
+    results = await asyncio.gather(
+        *(hub.messages.send(room.id, ada.id, f"{'bad' if n % 10 == 3 else 'good'} {n}") for n in range(60)),
+        return_exceptions=True,
+    )
+    assert [n for n, result in enumerate(results) if isinstance(result, BaseException)] == [3, 13, 23, 33, 43, 53]
+    assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 54
+
+
+async def test_cancelled_senders_harm_nobody_and_leave_no_hole(
+    hub: Hub, pool: Pool, ada: User, room: Room
+) -> None:
+    pick = random.Random(7)
+    sends = [asyncio.create_task(hub.messages.send(room.id, ada.id, f"message {n}")) for n in range(300)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    cancelled = pick.sample(sends, 100)
+    for send in cancelled:
+        send.cancel()
+    results = await asyncio.gather(*sends, return_exceptions=True)
+
+    acknowledged = [result for result in results if isinstance(result, Message)]
+    assert len(acknowledged) >= 200
+    kinds = await log_of(pool, room.id)
+    assert kinds.count("sent") >= len(acknowledged)
+    assert set(await hub.messages.get_many([message.id for message in acknowledged])) == {
+        message.id for message in acknowledged
+    }
+    assert (await hub.messages.send(room.id, ada.id, "still works")).seq == len(kinds) + 1
+
+
+async def test_two_processes_send_into_the_same_rooms(hub: Hub, pool: Pool, ada: User) -> None:
+    rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(20)]
+    async with Hub(hub.settings) as other:
+        await asyncio.gather(
+            *((hub, other)[n % 2].messages.send(rooms[n * 7 % 20].id, ada.id, f"message {n}") for n in range(1000))
+        )
+    for room in rooms:
+        assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 50
+
+
+async def test_a_send_whose_answer_was_lost_is_recognised_on_the_retry(
+    hub: Hub, pool: Pool, ada: User, room: Room
+) -> None:
+    admin = await connect(hub.settings.postgres)
+    ids = [uuid4() for _ in range(100)]
+
+    async def insist(id: UUID) -> Message:
+        while True:
+            try:
+                return await hub.messages.send(room.id, ada.id, f"message {id}", id=id)
+            except Unavailable:
+                continue
+
+    sending = asyncio.gather(*(insist(id) for id in ids for _ in range(2)))
+    killed = 0
+    while killed < 10 and not sending.done():
+        killed += await admin.fetchval(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            " AND query LIKE '%INSERT INTO messages%'"
+        )
+    sent = await sending
+    await admin.close()
+    assert killed
+    assert len(set(sent)) == 100
+    assert (await log_of(pool, room.id)).count("sent") == 100
+
+
+async def test_a_full_queue_makes_senders_wait_and_then_refuses(
+    settings: Settings, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "WAITING", 10)
+    short = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.5))
+    holder = await connect(settings.postgres)
+    async with Hub(short) as hub:
+        transaction = holder.transaction()
+        await transaction.start()
+        await holder.execute("SELECT 1 FROM rooms WHERE id = $1 FOR UPDATE", room.id)
+        started = asyncio.get_running_loop().time()
+        results = await asyncio.gather(
+            *(hub.messages.send(room.id, ada.id, f"message {n}") for n in range(30)), return_exceptions=True
+        )
+        assert all(isinstance(result, Unavailable) for result in results)
+        assert asyncio.get_running_loop().time() - started < 0.5 + 1
+        await transaction.rollback()
+        await holder.close()
+        assert (await hub.messages.send(room.id, ada.id, "after")).content == "after"
+
+
+async def test_waiting_senders_end_by_their_deadline_and_know_whether_it_was_sent(
+    settings: Settings, ada: User, room: Room
+) -> None:
+    short = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.5))
+    holder = await connect(settings.postgres)
+    async with Hub(short) as hub:
+        async with holder.transaction():
+            await holder.execute("SELECT 1 FROM rooms WHERE id = $1 FOR UPDATE", room.id)
+            results = await asyncio.gather(
+                *(hub.messages.send(room.id, ada.id, f"message {n}") for n in range(5)), return_exceptions=True
+            )
+        unknown = [isinstance(result, Unavailable) and result.outcome_unknown for result in results]
+        assert unknown == [True, False, False, False, False]  # one was on its way, the others waited behind it
+        await hub.messages.send(room.id, ada.id, "after")
+        page = await hub.messages.page(room.id)
+        assert {message.content for message in page.items} <= {"message 0", "after"}
+    await holder.close()
+
+
+async def test_a_busy_room_does_not_hold_up_the_others(hub: Hub, ada: User, room: Room) -> None:
+    quiet = await hub.rooms.create("quiet", created_by=ada.id)
+    holder = await connect(hub.settings.postgres)
+    async with holder.transaction():
+        await holder.execute("SELECT 1 FROM rooms WHERE id = $1 FOR UPDATE", room.id)
+        stuck = [asyncio.create_task(hub.messages.send(room.id, ada.id, f"{n}")) for n in range(writer.LOAD + 5)]
+        await asyncio.sleep(0)
+        message = await hub.messages.send(quiet.id, ada.id, "through the second lane")
+        assert message.content == "through the second lane"
+        assert not any(send.done() for send in stuck)
+    await holder.close()
+    await asyncio.gather(*stuck)
+
+
+async def test_closing_waits_for_what_is_on_its_way(settings: Settings, ada: User, room: Room, hub: Hub) -> None:
+    async with Hub(settings) as closing:
+        sends = [asyncio.create_task(closing.messages.send(room.id, ada.id, f"{n}")) for n in range(50)]
+        await asyncio.sleep(0)
+    sent = await asyncio.gather(*sends, return_exceptions=True)
+    stored = await hub.messages.get_many([message.id for message in sent if isinstance(message, Message)])
+    assert len(stored) == sum(isinstance(message, Message) for message in sent)
