@@ -81,13 +81,15 @@ LEFT_BEHIND = """
     FROM pg_index
     WHERE indexrelid = 'idx_rooms_name_to_0010'::regclass
 """
-END_THE_BUILDER = """
-    SELECT pg_terminate_backend(pid)
+AT_WORK = """
+    SELECT pid
     FROM pg_stat_activity
-    WHERE query LIKE 'CREATE INDEX CONCURRENTLY%'
+    WHERE query LIKE '{} INDEX CONCURRENTLY%'
+        AND state = 'active'
         AND datname = current_database()
 """
-NOBODY_BUILDS = f"SELECT NOT EXISTS ({END_THE_BUILDER.replace('pg_terminate_backend(pid)', 'pid')})"
+BUILDER = AT_WORK.format("CREATE")
+DROPPER = AT_WORK.format("DROP")
 
 
 @pytest.fixture
@@ -106,8 +108,8 @@ async def test_an_invalid_index_that_a_killed_run_left_is_built_again(
         await until(watcher, WAITS_FOR_A_SNAPSHOT)
         run.kill()
         await run.communicate()
-        await watcher.fetch(END_THE_BUILDER)
-        await until(watcher, NOBODY_BUILDS)
+        await watcher.fetch(f"SELECT pg_terminate_backend(pid) FROM ({BUILDER}) AS builder")
+        await until(watcher, f"SELECT NOT EXISTS ({BUILDER})")
         assert await watcher.fetchval(LEFT_BEHIND) is False
         await reader.execute("ROLLBACK")
     assert await migrations.up(at_0009) == ["0010"]
@@ -125,7 +127,7 @@ async def test_a_killed_run_whose_server_process_still_works_is_waited_for(
         run.kill()
         await run.communicate()
         second = asyncio.create_task(migrations.up(at_0009))
-        await until(watcher, "SELECT count(*) > 1 FROM pg_stat_activity WHERE query LIKE '%INDEX CONCURRENTLY%'")
+        await until(watcher, f"SELECT EXISTS ({DROPPER})")
         await reader.execute("ROLLBACK")
         assert await second == ["0010"]
     assert await schema(at_0009) == await schema(postgres_settings)

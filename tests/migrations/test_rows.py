@@ -136,15 +136,10 @@ async def test_the_way_down_keeps_what_the_seed_can_hold(filled: PostgresSetting
     await migrations.up(filled)
     await fill(filled, OF_HUBBUB)
     await migrations.down(filled, "0005")
-    # Two of forty were deleted in each of nine rooms. The one that some had read up to was the last of them.
+    # Two of forty were deleted in each of nine rooms, one of them the last that the creator of the room had read:
+    # that is the message before now.
     assert await connection.fetchval("SELECT count(*) FROM messages") == 9 * 38
     assert await connection.fetchval("SELECT count(*) FROM messages WHERE content = ''") == 0
-    read = """
-        SELECT DISTINCT content LIKE '%says 39' OR content LIKE '%says 38'
-        FROM room_users
-        JOIN messages ON messages.id = last_read_message_id
-    """
-    assert [tuple(row) for row in await connection.fetch(read)] == [(True,)]
     await migrations.up(filled)
     assert await connection.fetchval("SELECT count(*) FROM room_users WHERE last_read_seq = 38") == 9
 

@@ -142,6 +142,21 @@ async def test_a_cancelled_migration_lets_go_of_everything(empty_database: Postg
     assert await migrations.up(empty_database) == list(REVISIONS[5:])
 
 
+async def test_a_migration_that_is_cancelled_while_it_builds_an_index_is_cancelled(
+    empty_database: PostgresSettings,
+) -> None:
+    await migrations.up(empty_database, "0009")
+    async with connected(empty_database) as reader, connected(empty_database) as watcher:
+        await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await reader.fetchval("SELECT count(*) FROM messages")
+        migration = asyncio.create_task(migrations.up(empty_database))
+        await until(watcher, WAITS_FOR_A_SNAPSHOT)
+        migration.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await migration
+    assert await migrations.up(empty_database) == ["0010"]
+
+
 async def test_a_cancelled_migration_does_not_wait_for_a_frozen_server(empty_database: PostgresSettings) -> None:
     await migrations.up(empty_database, "0005")
     async with connected(empty_database) as holder:
@@ -157,6 +172,41 @@ async def test_a_cancelled_migration_does_not_wait_for_a_frozen_server(empty_dat
                 await migration
         finally:
             os.kill(frozen, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("at", ["0005", "0009"])  # in a transaction, and while an index is built outside of one
+async def test_a_lost_connection_is_unavailable_and_the_next_run_completes_it(
+    empty_database: PostgresSettings, at: str
+) -> None:
+    await migrations.up(empty_database, at)
+    async with connected(empty_database) as holder, connected(empty_database) as watcher:
+        await holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await holder.fetchval("SELECT count(*) FROM messages")
+        patience = Patience(lock_timeout_seconds=60)
+        migration = asyncio.create_task(migrations.up(empty_database, patience=patience))
+        await until(watcher, WAITS_FOR_A_TABLE if at == "0005" else WAITS_FOR_A_SNAPSHOT)
+        await watcher.fetch("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
+        with pytest.raises(Unavailable, match="the connection was lost") as lost:
+            await migration
+    assert lost.value.outcome_unknown
+    assert await migrations.up(empty_database) == list(REVISIONS[REVISIONS.index(at) + 1 :])
+
+
+async def test_a_revision_that_someone_else_noted_meanwhile_is_rolled_back(
+    empty_database: PostgresSettings,
+) -> None:
+    await migrations.up(empty_database, "0005")
+    before = await schema(empty_database)
+    async with connected(empty_database) as holder, connected(empty_database) as other:
+        await holder.execute("BEGIN")
+        await holder.fetchval("SELECT count(*) FROM messages")
+        migration = asyncio.create_task(migrations.up(empty_database, "0006"))
+        await until(other, WAITS_FOR_A_TABLE)
+        await other.execute("UPDATE hubbub_schema_version SET version_num = '0006'")
+        await holder.execute("COMMIT")
+        with pytest.raises(Unavailable, match="revision 0006: Online migration expected to match one row"):
+            await migration
+    assert await schema(empty_database) == before
 
 
 async def test_a_revision_that_meets_a_table_of_someone_else_says_so(empty_database: PostgresSettings) -> None:

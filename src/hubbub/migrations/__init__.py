@@ -58,10 +58,10 @@ async def up(
 ) -> list[str]:
     """Apply what is missing up to `revision`, and return the ids of what this call applied, the oldest first.
 
-    Any number of processes may call it at once: one applies, the others wait for it. Each revision is all or
-    nothing, and can be run again after a crash. Raises `Invalid` for an unknown revision and for rows that break
-    a rule which the schema is about to get, `SchemaMismatch` for a database newer than this code, `Unavailable`
-    where the locks were not to be had or the server is not.
+    Any number of processes may call it at once: one applies, the others wait for it. What was cut short is
+    completed by the next call. Raises `Invalid` for an unknown revision, and before anything is changed for rows
+    that the new schema cannot hold; `Conflict` for a duplicate that came in meanwhile; `SchemaMismatch` for a
+    database newer than this code; `Unavailable` where the server or a lock was not to be had.
     """
     from hubbub.migrations.walk import walk  # noqa: PLC0415 - Alembic and SQLAlchemy take 0.4 s to import
 

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from hubbub.errors import Conflict
+from hubbub.migrations.autocommit import autocommit
 from hubbub.postgres.constraints import TAKEN
 
 # To build an index is to wait for every transaction older than it. Nothing of the application queues behind that
@@ -33,7 +34,7 @@ class Index:
         The name carries `to`, the revision that the database is on its way to. So what a killed run left behind
         has the same definition: it is kept where it is whole, and dropped and built again where it is INVALID.
         """
-        with op.get_context().autocommit_block():
+        with autocommit(op):
             op.execute(f"SET lock_timeout = '{BUILD_LOCK_TIMEOUT}'")
             if not self._is_built(op, to):
                 self._drop_unfinished(op, to)

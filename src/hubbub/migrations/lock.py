@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 from hubbub.errors import Unavailable
 from hubbub.postgres import Executor, Statement, Transaction, connect
@@ -37,7 +37,8 @@ async def session(settings: PostgresSettings) -> AsyncIterator[Session]:
     connection = await connect(settings, server_settings={"idle_session_timeout": "0"})
     try:
         yield lambda: Transaction.on(connection, settings.deadline_seconds)
-        await connection.close(timeout=CLOSE_SECONDS)
+        with suppress(TimeoutError, OSError):
+            await connection.close(timeout=CLOSE_SECONDS)
     finally:
         connection.terminate()
 

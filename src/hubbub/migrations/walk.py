@@ -25,6 +25,9 @@ Route = Callable[[str | None], tuple[str, ...]]
 
 LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"
+# "tuple concurrently updated": seen when the server still builds an index for a run that was killed, and finishes
+# in the instant in which the next run drops it.
+INTERNAL_ERROR = "XX000"
 LONGEST_PAUSE_SECONDS = 5.0
 
 
@@ -43,7 +46,7 @@ async def walk(settings: PostgresSettings, direction: Direction, route: Route, p
 
 
 async def _patiently(settings: PostgresSettings, direction: Direction, revision: str, patience: Patience) -> None:
-    """Apply or undo one revision; where a lock is refused, let the application go first and try again."""
+    """Apply or undo one revision; where others are in the way, let them go first and try again."""
     loop = asyncio.get_running_loop()
     give_up_at = None
     pause = 0.1
@@ -52,11 +55,9 @@ async def _patiently(settings: PostgresSettings, direction: Direction, revision:
             async with _migrating(settings, patience.lock_timeout_seconds) as connection:
                 return await connection.run_sync(lambda c: move(c, direction, revision))
         except DBAPIError as error:
-            if not _is_lock_refusal(error):
-                raise _explained(error, revision) from error
             give_up_at = give_up_at or loop.time() + patience.locks_seconds
-            if loop.time() + pause > give_up_at:
-                raise _blocked(revision, patience) from error
+            if not _may_pass(error) or loop.time() + pause > give_up_at:
+                raise _explained(error, revision, patience) from error
         except CommandError as error:
             raise Unavailable("postgresql", f"revision {revision}: {error}") from error
         await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
@@ -86,17 +87,19 @@ async def _migrating(settings: PostgresSettings, lock_timeout_seconds: float) ->
         raw.terminate()
 
 
-def _is_lock_refusal(error: DBAPIError) -> bool:
-    return getattr(error.orig, "sqlstate", None) in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}
+def _may_pass(error: DBAPIError) -> bool:
+    return _sqlstate(error) in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, INTERNAL_ERROR}
 
 
-def _blocked(revision: str, patience: Patience) -> Unavailable:
-    reason = f"revision {revision} was refused its locks for {patience.locks_seconds:g} s by long transactions"
-    return Unavailable("postgresql", f"{reason}; see pg_stat_activity")
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
 
 
-def _explained(error: DBAPIError, revision: str) -> HubbubError:
+def _explained(error: DBAPIError, revision: str, patience: Patience) -> HubbubError:
     """What a failed revision means. What it did in the transaction that failed is undone."""
+    if _sqlstate(error) in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}:
+        reason = f"revision {revision} was refused its locks for {patience.locks_seconds:g} s by long transactions"
+        return Unavailable("postgresql", f"{reason}; see pg_stat_activity")
     cause = error.orig.__cause__ if error.orig else None
     if isinstance(cause, Exception):
         known = translated(cause, writes=True, lost=error.connection_invalidated)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alembic.operations import Operations
 
+from hubbub.migrations.autocommit import autocommit
 from hubbub.migrations.indexes import Index
 
 revision = "0007"
@@ -74,7 +75,7 @@ def _refer_to_last_read_message(op: Operations, on_delete: str) -> None:
             ADD CONSTRAINT room_users_last_read_message_id_fkey
                 FOREIGN KEY (last_read_message_id) REFERENCES messages (id) {on_delete} NOT VALID
     """)
-    with op.get_context().autocommit_block():
+    with autocommit(op):
         op.execute("ALTER TABLE room_users VALIDATE CONSTRAINT room_users_last_read_message_id_fkey")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from alembic.operations import Operations
 
+from hubbub.migrations.autocommit import autocommit
 from hubbub.migrations.indexes import Index
 from hubbub.migrations.rows import refuse
 
@@ -105,7 +106,7 @@ def upgrade(op: Operations) -> None:
     _refuse_what_breaks_a_rule(op)
     for index in INDEXES:
         index.build(op, to=revision)
-    with op.get_context().autocommit_block():
+    with autocommit(op):
         _add_rules(op)
         _fill_in_defaults(op)
         _validate_rules(op)
@@ -183,7 +184,7 @@ def _alter(op: Operations, table: str, changes: list[str]) -> None:
 def downgrade(op: Operations) -> None:
     for index in (*SEED_KEYS, *SEED_INDEXES):
         index.build(op, to=down_revision)
-    with op.get_context().autocommit_block():
+    with autocommit(op):
         _drop_rules(op)
         _allow_nulls(op)
     for key in SEED_KEYS:
