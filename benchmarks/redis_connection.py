@@ -4,8 +4,8 @@
 
 Starts a Valkey of its own. ioredis is installed into a temporary folder with npm. Every round runs every
 contender once, so that a noisy moment hits all of them; a ratio is taken within a round, and above 1 it speaks for
-hubbub. `rate` is operations a second, `cpu_us` the client's processor time for one in microseconds, `p50` and `p99`
-are milliseconds from PUBLISH to delivery at 200 a second.
+hubbub. `rate` is operations a second, `cpu_us` the client's processor time for one in microseconds, `p50` and
+`p99` are milliseconds from PUBLISH to delivery at 200 a second.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ async def hubbub_paced(settings: RedisSettings, a_second: int, seconds: float) -
 def ioredis(folder: Path, settings: RedisSettings, case: str, seconds: float) -> Figures:
     environment = {**os.environ, "REDIS_PORT": str(settings.port), "REDIS_PASSWORD": str(settings.password)}
     done = subprocess.run(
-        ["node", "peer.js", case, str(seconds)],  # noqa: S607 - whatever node the machine has
+        ["node", "peer.js", case, str(seconds)],
         cwd=folder,
         env=environment,
         check=True,

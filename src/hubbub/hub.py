@@ -114,16 +114,18 @@ class Hub(Repositories):
         Redis that cannot be reached is no reason not to start.
         """
         async with AsyncExitStack() as stack:
+            # Closed from the last to the first. The cache goes after the pool, so that it still hears of a change
+            # that commits while the pool closes, and before the connection, so that it can still tell Redis.
+            stack.push_async_callback(self._connection.close)
+            stack.push_async_callback(self._subscriptions.close)
+            stack.push_async_callback(self.cache.close)
             stack.push_async_callback(self._pool.close)
             stack.push_async_callback(self._writer.drain)
             stack.push_async_callback(self._passwords.close)
             await self._pool.open()
             await verify(self._pool)
-            stack.push_async_callback(self._connection.close)
             await self._connection.start()
-            stack.push_async_callback(self._subscriptions.close)
             await self._subscriptions.start()
-            stack.push_async_callback(self.cache.close)
             stack.push_async_callback(self.typing.close)
             self.typing.start_tasks()
             stack.push_async_callback(self.presence.close)

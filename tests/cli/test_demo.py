@@ -86,7 +86,7 @@ def test_it_loads_a_log_lets_people_talk_and_leaves_nothing_behind(log: Path, ho
         assert [line["line"] for line in told["log"]["first_refused"]] == [4]
         assert [one["username"] for one in told["log"]["renamed"]] in (["Ada-2"], ["ada-2"])
         checks = [check for step in told["steps"] for check in step["checks"]]
-        assert len(checks) == 17
+        assert len(checks) == 26
         assert all(check["ok"] for check in checks)
     assert list(home.iterdir()) == []
     assert processes_in(home) == []

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from hubbub import PostgresSettings, Unavailable
-from hubbub.postgres import Lookup, Pool, Statement
+from hubbub.postgres import Executor, Lookup, Pool, Statement
 from hubbub.postgres.executor import T
 from hubbub.postgres.lookup import MOST_TOGETHER
 from postgres.notes import Watch
@@ -71,8 +71,8 @@ async def pool(small: PostgresSettings, watch: Watch) -> AsyncIterator[Recorded]
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def look_up(pool: Pool, number: int) -> Note | None:
-    return await pool.look_up(NOTE, number)
+async def look_up(executor: Executor, number: int) -> Note | None:
+    return await executor.look_up(NOTE, number)
 
 
 def asking(pool: Pool, numbers: list[int]) -> list[asyncio.Task[Note | None]]:
@@ -121,23 +121,28 @@ async def test_a_crowd_is_split_into_statements_of_bounded_size(pool: Recorded) 
 
 async def test_a_key_of_two_parts_is_found_by_both(pool: Recorded) -> None:
     keys = [(1, "1"), (2, "2"), (2, "1"), (3, "3")]
-    found = await asyncio.gather(*(pool.look_up(PAIR, *key) for key in keys))
+
+    async def look_up_pair(number: int, body: str) -> Note | None:
+        return await pool.look_up(PAIR, number, body)
+
+    found = await asyncio.gather(*(look_up_pair(*key) for key in keys))
     assert found == [Note(1, "1"), Note(2, "2"), None, Note(3, "3")]
     assert pool.sent[1:] == [("test.pairs", 3)]
 
 
+@pytest.mark.parametrize("under_way", [[1], [2, 1, 1]], ids=["alone", "together"])
 async def test_who_asks_after_a_change_sees_it_though_an_older_statement_is_under_way(
-    pool: Recorded, watch: Watch
+    pool: Recorded, watch: Watch, under_way: list[int]
 ) -> None:
     await watch.connection.execute(GATE)
-    early = asking(pool, [1])
-    await until_it_answers(watch.busy)  # its snapshot is taken
+    early = asking(pool, under_way)
+    await until_it_answers(watch.waits_for_lock)  # its snapshot is taken
     await watch.connection.execute("UPDATE notes SET body = 'new' WHERE id = 1")
     late = asking(pool, [1, 1, 2])
     await asyncio.sleep(0)
     await watch.connection.execute(OPEN)
 
-    assert await early[0] == Note(1, "1")
+    assert await early[-1] == Note(1, "1")
     assert await asyncio.gather(*late) == [Note(1, "new"), Note(1, "new"), Note(2, "2")]
 
 
@@ -234,7 +239,7 @@ async def test_in_a_transaction_each_lookup_is_a_statement_of_its_own_and_sees_w
     write = Statement("test.rewrite", int, "UPDATE notes SET body = 'mine' WHERE id = $1")
     async with pool.transaction() as tx:
         await tx.execute(write, 3)
-        found = await asyncio.gather(tx.look_up(NOTE, 3), tx.look_up(NOTE, 4), tx.look_up(NOTE, 3))
+        found = await asyncio.gather(*(look_up(tx, number) for number in (3, 4, 3)))
         assert found == [Note(3, "mine"), Note(4, "4"), Note(3, "mine")]
         assert await look_up(pool, 3) == Note(3, "3")
     assert await look_up(pool, 3) == Note(3, "mine")

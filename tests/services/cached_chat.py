@@ -68,9 +68,9 @@ class Chat(Repositories):
         self.cache.invalidate(change)
 
     async def told(self) -> None:
-        """What this process has announced has reached Redis; nobody else may be writing meanwhile."""
-        await asyncio.sleep(0)  # a change is announced in the turn after its acknowledgement
-        await self.redis.execute("PING")  # the replies of a connection come in order
+        """Redis has deleted what the changes of this process made old."""
+        while self.cache.unacknowledged:
+            await self.redis.execute("PING")  # answered after what was sent before
 
 
 @asynccontextmanager

@@ -45,7 +45,10 @@ async def held_after_reading(chat: Chat, user: User) -> AsyncIterator[asyncio.Ta
     chat.watched.hold()
     reader = asyncio.create_task(name_in(chat, user))
     await chat.watched.has_read.wait()
-    yield reader
+    try:
+        yield reader
+    finally:
+        chat.watched.may_go_on.set()
 
 
 async def test_what_was_read_before_a_change_is_not_stored_after_it(
@@ -100,7 +103,7 @@ async def test_who_asks_after_a_change_does_not_share_a_read_from_before_it(
         await elsewhere.told()
         assert await name_in(chat, ada) == "countess", "in the process of the slow reader"
         chat.watched.may_go_on.set()
-        assert await asyncio.gather(slow, sharing) == ["ada", "ada"]
+        assert (await slow, await sharing) == ("ada", "ada")
     assert await name_in(chat, ada) == "countess"
 
 

@@ -184,6 +184,23 @@ async def test_closing_gives_up_every_lease(
     assert await presence.is_online(users) == dict.fromkeys(users, False)
 
 
+async def test_closing_in_the_middle_of_a_leave_forgets_no_lease(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    """Redis has forgotten the script, so the leave takes a second attempt, and the end comes between the two."""
+    ada = uuid4()
+    async with opened(connection, subscriptions) as presence:
+        visit = presence.online(ada)
+        await visit.__aenter__()
+        await connection.execute("SCRIPT", "FLUSH")
+        leaving = asyncio.create_task(visit.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await presence.close()
+        await leaving
+        assert await presence.devices(ada) == []
+
+
 async def test_nobody_can_come_online_before_the_start_or_after_the_end(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:

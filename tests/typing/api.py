@@ -65,6 +65,48 @@ async def messages(hub: Hub, room: Room, ada: User) -> None:
     assert_type(await hub.receipts.who_read(message.id), Page[hubbub.ReadReceipt])
 
 
+async def logins(hub: Hub) -> None:
+    ada = await hub.register("ada@example.org", "ada", "correct horse")
+    assert_type(ada, User)
+    assert_type(await hub.authenticate("ada", "correct horse", address="127.0.0.1"), User | None)
+    token = await hub.sessions.create_session(ada.id, {"device": "phone"})
+    assert_type(token, str)
+    assert_type(await hub.sessions.get_session(token), hubbub.Session | None)
+    assert_type(await hub.sessions.list_sessions(ada.id), list[hubbub.Session])
+    assert_type(await hub.sessions.rotate(token), str | None)
+    assert_type(await hub.sessions.update_data(token, {"device": "tablet"}), bool)
+    assert_type(await hub.sessions.revoke(ada.id, "id"), bool)
+    assert_type(await hub.sessions.revoke_all(ada.id, except_token=token), int)
+    await hub.sessions.delete_session(token)
+    await hub.delete_account(ada.id)
+    verdict = await hub.limits.take("invite", str(ada.id), capacity=5, refill_per_second=0.1)
+    assert_type(verdict, hubbub.Verdict)
+    assert_type(verdict.retry_after_seconds, float)
+
+
+async def presence_and_typing(hub: Hub, room: Room, ada: User) -> None:
+    async with hub.presence.online(ada.id, device="phone"):
+        assert_type(await hub.presence.is_online([ada.id]), dict[UUID, bool | None])
+        assert_type(await hub.presence.devices(ada.id), list[hubbub.Device])
+    async for change in hub.presence.watch():
+        assert_type(change, hubbub.PresenceChanged | hubbub.Gap)
+    assert_type(await hub.typing.start(room.id, ada.id), bool)
+    assert_type(await hub.typing.who_types(room.id), list[UUID])
+    assert_type(await hub.typing.stop(room.id, ada.id), bool)
+    async for typing in hub.typing.watch(room.id):
+        assert_type(typing, hubbub.TypingChanged | hubbub.Gap)
+    await hub.realtime.publish_typing_indicator(room.id, ada.id, True)
+    await hub.realtime.publish_user_presence(ada.id, True)
+    handle = await hub.realtime.subscribe_to_channel("presence", print)
+    handle.unsubscribe()
+    async for said in await hub.realtime.listen("presence"):
+        assert_type(said, str | hubbub.Gap)
+    assert_type(await hub.cache.user(ada.id), User)
+    assert_type(await hub.cache.room(room.id), Room)
+    assert_type(await hub.cache.is_member(room.id, ada.id), bool)
+    assert_type(await hub.cache.newest_page(room.id), bytes)
+
+
 async def transactions(hub: Hub, ada: User) -> None:
     async with hub.transaction() as tx:
         assert_type(tx, hubbub.Transaction)

@@ -23,6 +23,7 @@ COMMANDS = {
     "status": Entry("hubbub.cli.servers", "Say how these servers are, and how to log in to them."),
     "down": Entry("hubbub.cli.servers", "Stop these servers. Their data stay."),
     "migrate": Entry("hubbub.cli.migrate", "Change the schema of a database."),
+    "top": Entry("hubbub.cli.top", "Watch a chat and its servers, live."),
     "sessions": Entry("hubbub.cli.sessions", "Show who is logged in where, and log them out."),
 }
 

@@ -48,7 +48,8 @@ def demo(context: click.Context, log_file: Path | None, users: int, *, in_json: 
     """Let a chat happen on servers of its own, check it, and leave nothing behind.
 
     Starts PostgreSQL and Valkey in a temporary folder, makes the tables, loads a chat log, lets people talk at
-    the same time, reads everything back and compares. Exit status 1 when something does not hold.
+    the same time, log in, come and go, type and listen, reads everything back and compares. Exit status 1 when
+    something does not hold.
 
     A log has one JSON object a line, with the keys kind (message, join or leave), room, user, at (ISO 8601) and
     content. Lines that are none are counted and reported.

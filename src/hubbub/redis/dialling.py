@@ -50,7 +50,7 @@ class Dialler:
 
     async def _prepare_tls(self) -> None:
         if isinstance(self._redis, SSLConnection):
-            # Asked for every connection, so that renewed certificates are taken up; off the loop, as it may read files.
+            # For every connection, so that renewed certificates are taken up; off the loop, as it may read files.
             self._redis.ssl_context.context = await asyncio.to_thread(self._settings.ssl)
 
     async def _shake_hands(self) -> None:

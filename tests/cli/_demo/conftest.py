@@ -10,8 +10,15 @@ from hubbub import Hub, Settings
 from hubbub.cli._demo.conversation import made_up
 from hubbub.cli._demo.people import People
 from hubbub.cli._demo.stage import Stage
+from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import Pool
 from hubbub.redis import Connection
+
+
+@pytest.fixture
+async def hub(settings: Settings) -> AsyncIterator[Hub]:
+    async with Hub(settings, passwords=Passwords(cost=LEAST_COST)) as hub:
+        yield hub
 
 
 @pytest.fixture

@@ -65,8 +65,10 @@ async def test_after_a_talk_all_holds(played: Stage) -> None:
         ("UPDATE rooms SET last_seq = last_seq + 1", {"logs are numbered without a hole"}),
         (
             """
-            UPDATE room_users SET last_read_message_id = NULL
-            WHERE ctid = (SELECT min(ctid) FROM room_users WHERE last_read_message_id IS NOT NULL)
+            UPDATE room_users SET last_read_message_id = messages.id
+            FROM messages
+            WHERE messages.room_id = room_users.room_id
+                AND messages.id <> room_users.last_read_message_id
             """,
             {"read marks name the right message"},
         ),

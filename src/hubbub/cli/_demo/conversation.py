@@ -9,7 +9,7 @@ from typing import Final
 
 from hubbub.cli._demo.chatlog import ChatLog, Event
 
-EVENTS: Final = 2_500
+EVENTS: Final = 1_200
 BEGINNING: Final = datetime(2025, 3, 3, 8, 0, tzinfo=UTC)
 
 # Names that a careless column, collation or length check trips over stand among the plain ones.

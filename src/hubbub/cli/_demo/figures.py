@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,13 @@ class Section:
     notes: tuple[str, ...] = ()
 
 
+class Scene(NamedTuple):
+    """A part of a step that plays beside others."""
+
+    checks: tuple[Check, ...]
+    figures: tuple[Figure, ...] = ()
+
+
 class Stopwatch:
     """Times calls by what they do."""
 
@@ -63,7 +71,11 @@ class Stopwatch:
         """A call that raises is not counted."""
         start = perf_counter()
         yield
-        self._taken.setdefault(what, array("d")).append(perf_counter() - start)
+        self.note(what, perf_counter() - start)
+
+    def note(self, what: str, seconds: float) -> None:
+        """Something that took so long and is no call."""
+        self._taken.setdefault(what, array("d")).append(seconds)
 
     def figures(self) -> tuple[Figure, ...]:
         """One figure a kind of call, the most frequent first."""

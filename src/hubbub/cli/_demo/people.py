@@ -49,6 +49,10 @@ class People:
     def ids(self) -> list[UUID]:
         return list(self._ids.values())
 
+    def made_an_account(self, nickname: str, user_id: UUID) -> None:
+        """Somebody who came by himself."""
+        self._ids[nickname] = user_id
+
     async def meet(self, nickname: str) -> UUID:
         """Make the user of a nickname that was not met before."""
         number = next(self._numbers)

@@ -13,6 +13,7 @@ from hubbub import migrations
 from hubbub.cli._demo.chatlog import ChatLog, Refusal
 from hubbub.cli._demo.checks import check
 from hubbub.cli._demo.figures import Check, Figure, Section
+from hubbub.cli._demo.live import live
 from hubbub.cli._demo.load import load
 from hubbub.cli._demo.people import People, Renamed
 from hubbub.cli._demo.servers import greet, versions
@@ -20,6 +21,7 @@ from hubbub.cli._demo.stage import Stage
 from hubbub.cli._demo.talk import talk
 from hubbub.embedded import Servers
 from hubbub.hub import Hub
+from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import Pool
 from hubbub.redis import Connection
 from hubbub.settings import Settings
@@ -27,7 +29,7 @@ from hubbub.settings import Settings
 Step = Callable[[Stage], Awaitable[Section]]
 
 # What is shown, in this order; a part of hubbub that is to be seen gets a step here.
-STEPS: Final[tuple[Step, ...]] = (greet, load, talk, check)
+STEPS: Final[tuple[Step, ...]] = (greet, load, talk, live, check)
 
 # The checks look at every row, which takes longer than anything an application does.
 CHECK_SECONDS: Final = 300
@@ -98,7 +100,7 @@ async def _stage(
     redis = Connection(settings.redis)
     await redis.start()
     try:
-        async with Hub(settings) as hub:
+        async with Hub(settings, passwords=Passwords(cost=LEAST_COST)) as hub:
             people = People(hub.users)
             yield Stage(
                 settings=settings,

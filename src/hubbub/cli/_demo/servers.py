@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
 from hubbub.cli._demo.figures import Claim, Section, Stopwatch
 from hubbub.cli._demo.stage import Stage
+from hubbub.cli.quiet import unreported
 from hubbub.errors import Unavailable
 from hubbub.postgres import Statement, connect
 from hubbub.redis import Connection
@@ -49,7 +47,7 @@ async def _postgresql_refuses(settings: PostgresSettings) -> bool:
 async def _valkey_refuses(settings: RedisSettings) -> bool:
     connection = Connection(replace(settings, password=WRONG))
     try:
-        with _unreported():
+        with unreported():
             await connection.start()
         await connection.execute("PING")
     except Unavailable as refusal:
@@ -57,17 +55,6 @@ async def _valkey_refuses(settings: RedisSettings) -> bool:
     finally:
         await connection.close()
     return False
-
-
-@contextmanager
-def _unreported() -> Iterator[None]:
-    """What fails on purpose is no news: without this it would stand above the table as a warning."""
-    logger, nowhere = logging.getLogger("hubbub"), logging.NullHandler()
-    logger.addHandler(nowhere)
-    try:
-        yield
-    finally:
-        logger.removeHandler(nowhere)
 
 
 async def versions(stage: Stage) -> dict[str, str]:

@@ -11,8 +11,8 @@ from hubbub.cli._demo.stage import Stage
 from hubbub.cli._demo.talker import Claims, Talker
 from hubbub.cli._demo.together import together
 
-# How often each of them does something. With 40 people about 3 s on two cores.
-TURNS: Final = 50
+# How often each of them does something. With 40 people about 2 s on two cores.
+TURNS: Final = 30
 SMALL_ROOM: Final = 8
 
 

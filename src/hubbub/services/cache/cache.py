@@ -46,10 +46,10 @@ class Cache:
     **What is kept is at most this old.** In the process that made a change, no call that starts after the change
     was acknowledged gives what was there before it. In any other process, no call that starts after Redis has
     deleted the entry does, which is a round trip after the COMMIT. A value that was read before a change cannot be
-    stored after it (`Entries` says how). Where the deletion was lost for good, because the process died between
-    COMMIT and DEL or never learned that the COMMIT was done, because Redis lost what it had acknowledged, or because
-    a release with another layout made the change, an entry ends with its time to live: after `ttl_seconds` and 20 %,
-    72 s by default, and the 3 s that the lease of a read under way lasts.
+    stored after it (`Entries` says how). Where the deletion is lost for good, an entry ends with its time to live:
+    after `ttl_seconds` and 20 %, 72 s by default, and the 3 s that the lease of a read under way lasts. So it is
+    when the process dies between COMMIT and DEL, or never learns that the COMMIT was done; when Redis loses what
+    it had acknowledged, as in a failover; and between releases with different layouts that run side by side.
 
     **Without Redis** everything is read from PostgreSQL, and nothing raises because of it. A change that this
     process could not tell Redis of is told later, and until then the process does not use that entry; others may,
@@ -96,6 +96,11 @@ class Cache:
             self.counts,
             ttl_seconds=ttl_seconds,
         )
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many entries are out of date without Redis having said that they are gone: 0 but for a moment."""
+        return len(self._invalidations)
 
     async def user(self, user_id: UUID) -> User:
         """The user. Raises `NotFound`."""

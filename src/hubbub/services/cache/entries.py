@@ -72,6 +72,7 @@ class Entries(Generic[T]):
     async def get(self, id: UUID) -> T:
         """The value. Raises what reading PostgreSQL raises, and nothing because of Redis."""
         key = self.key(id)
+        # A change is announced before its writer is answered: who asks after that finds it here, or Redis has it.
         if key in self._invalidations:
             return await self._load(id)
         try:
@@ -80,10 +81,6 @@ class Entries(Generic[T]):
             return await self._load(id)
         except ReplyError:  # somebody else's key: no string at all
             held = b""
-        # Asked again: a change may be announced one turn of the loop after it was acknowledged, and the reply to
-        # its DEL comes after the reply to our GET.
-        if key in self._invalidations:
-            return await self._load(id)
         if held is None:
             return await self._fill(id, key)
         return await self._use(id, key, held)

@@ -43,6 +43,9 @@ class Invalidations:
     def __contains__(self, key: str) -> bool:
         return key in self._waiting or key in self._sent or self._has_forgotten()
 
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._sent)
+
     def _has_forgotten(self) -> bool:
         return self._nothing_until > 0 and asyncio.get_running_loop().time() < self._nothing_until
 
@@ -56,7 +59,6 @@ class Invalidations:
 
     async def close(self) -> None:
         """Tell Redis what is left, for up to a second. What it does not acknowledge ends with its time to live."""
-        await asyncio.sleep(0)  # a change may be announced one turn of the loop after it was acknowledged
         self._closed = True
         if self._retry is not None:
             self._retry.cancel()

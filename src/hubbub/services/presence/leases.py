@@ -188,6 +188,9 @@ class Leases:
             return True
         try:
             came = await self._send(bucket, leases)
+        except asyncio.CancelledError:
+            self._tell_again(bucket, leases)  # by `close`
+            raise
         except (Unavailable, ReplyError) as error:
             if isinstance(error, ReplyError):  # an outage is logged by the connection
                 log_refusal(error)

@@ -62,6 +62,10 @@ class Stopping:
     async def _tell(self, stops: list[tuple[UUID, UUID]]) -> None:
         try:
             await stop_now(self._connection, stops)
+        except asyncio.CancelledError:
+            for stop in stops:
+                self.add(*stop)  # for `close`
+            raise
         except Unavailable:
             pass  # the connection has logged the outage; what is not stopped fades
         except ReplyError as error:
