@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from hubbub.redis import Connection
 from hubbub.redis.line import pause_seconds
+from redis_server import Server
 
 
 @pytest.mark.parametrize(("attempt", "longest"), [(1, 0.05), (2, 0.1), (10, 0.5), (40, 2), (1_000, 2)])
@@ -11,3 +15,15 @@ def test_the_pause_grows_with_each_attempt_up_to_two_seconds(attempt: int, longe
     assert longest / 2 <= min(pauses)
     assert max(pauses) <= longest
     assert max(pauses) > min(pauses)
+
+
+async def test_a_line_closes_at_any_moment_of_its_dialling(server: Server) -> None:
+    """redis-py swallows a cancellation that meets the end of one of its waits: once in ten handshakes or so."""
+    for turns in range(120):
+        connection = Connection(server.settings)
+        starting = asyncio.create_task(connection.start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await connection.close()
+        await asyncio.gather(starting, return_exceptions=True)
