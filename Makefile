@@ -1,5 +1,7 @@
 # Everything runs in .venv, made on the first call from the versions in constraints.txt.
 PYTHON ?= python3
+# Test files run in this many processes, each with servers of its own. Much of a test is waiting.
+WORKERS ?= 3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format clean
@@ -11,7 +13,7 @@ demo: .venv/demo.stamp  ## start servers, let a chat happen, check it, stop them
 	@$(BIN)/hubbub demo $(if $(LOG),--log "$(LOG)")
 
 test: .venv/dev.stamp  ## the whole test suite, on servers that it starts and stops
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: .venv/dev.stamp  ## lint, types, layers and the SQL checks
 	$(BIN)/ruff check .
