@@ -63,15 +63,24 @@ class Loader:
             await self._people.meet(nickname)
 
     async def _play(self, name: str, events: Sequence[Event]) -> None:
+        """What members say between two events of another kind is sent at the same time, and stays in its order."""
+        said: list[Event] = []
         for event in events:
             room = self._rooms.get(name) or await self._open(name, event)
+            is_member = self._people[event.user] in room.members
+            if event.kind != "message" or not is_member:
+                await self._say(room, said)
+                said = []
             match event.kind:
-                case "message":
-                    await self._say(room, event)
-                case "join":
-                    await self._join(room, event)
                 case "leave":
                     await self._leave(room, event)
+                case "join":
+                    await self._join(room, event)
+                case "message" if not is_member:  # who speaks without having joined came in before the log begins
+                    await self._join(room, event)
+            if event.kind == "message":
+                said.append(event)
+        await self._say(self._rooms[name], said)
 
     async def _open(self, name: str, event: Event) -> RoomAccount:
         user_id = self._people[event.user]
@@ -86,14 +95,14 @@ class Loader:
             await self._hub.room_users.add(room.id, user_id)
         room.joined(user_id)
 
-    async def _say(self, room: RoomAccount, event: Event) -> None:
-        """Who speaks without having joined came in before the log begins."""
-        user_id = self._people[event.user]
-        if user_id not in room.members:
-            await self._join(room, event)
+    async def _say(self, room: RoomAccount, events: Sequence[Event]) -> None:
+        await together(self._send(room, event) for event in events)
+        for event in events:
+            room.was_told(self._people[event.user], event.content)
+
+    async def _send(self, room: RoomAccount, event: Event) -> None:
         with self._watch.time("send a message"):
-            await self._hub.messages.send(room.id, user_id, event.content)
-        room.was_told(user_id, event.content)
+            await self._hub.messages.send(room.id, self._people[event.user], event.content)
 
     async def _leave(self, room: RoomAccount, event: Event) -> None:
         user_id = self._people[event.user]
