@@ -11,6 +11,7 @@ import hubbub
 from hubbub import (
     Conflict,
     Hub,
+    Invalid,
     NotFound,
     PostgresSettings,
     Room,
@@ -249,6 +250,20 @@ async def test_closing_lets_a_transaction_end(settings: Settings) -> None:
     await closing
     async with hubbub.open(settings) as again:
         assert await again.users.get(ada.id) == ada
+
+
+async def test_a_new_password_ends_the_other_sessions(hub: Hub) -> None:
+    ada = await hub.register("ada@example.org", "ada", "correct horse")
+    kept, other = [await hub.sessions.create_session(ada.id) for _ in range(2)]
+    await hub.change_password(ada.id, "battery staple", keep_token=kept)
+    assert await hub.authenticate("ada", "correct horse") is None
+    assert await hub.authenticate("ada", "battery staple") == ada
+    assert await hub.sessions.get_session(kept) is not None
+    assert await hub.sessions.get_session(other) is None
+    with pytest.raises(Invalid):
+        await hub.change_password(ada.id, "")
+    with pytest.raises(NotFound):
+        await hub.change_password(UUID(int=1), "battery staple")
 
 
 async def test_a_deleted_account_is_logged_out_everywhere(hub: Hub, ada: User) -> None:

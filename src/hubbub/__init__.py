@@ -1,5 +1,7 @@
 """hubbub: the data foundation of a chat application, on PostgreSQL and Redis."""
 
+from uuid_utils.compat import uuid7 as new_id
+
 from hubbub.errors import (
     Conflict,
     HubbubError,
@@ -27,6 +29,7 @@ from hubbub.models import (
     User,
     Verdict,
 )
+from hubbub.passwords import Passwords
 from hubbub.redis import Gap
 from hubbub.services.presence import Device
 from hubbub.settings import PostgresSettings, RedisSettings, Settings
@@ -45,6 +48,7 @@ __all__ = [
     "NotAMember",
     "NotFound",
     "Page",
+    "Passwords",
     "PostgresSettings",
     "PresenceChanged",
     "RateLimited",
@@ -62,5 +66,6 @@ __all__ = [
     "Unavailable",
     "User",
     "Verdict",
+    "new_id",
     "open",
 ]

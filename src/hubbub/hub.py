@@ -169,6 +169,16 @@ class Hub(Repositories):
         """
         return await self._accounts.authenticate(login, password, address=address)
 
+    async def change_password(self, user_id: UUID, password: str, *, keep_token: str | None = None) -> None:
+        """Give the account another password, and end its sessions but for that of `keep_token`.
+
+        Whether the user may is the caller's to ask, by `authenticate` or by a link that was mailed. Raises
+        `Invalid` for an empty password or one over 72 bytes, `NotFound`; `Unavailable` when Redis cannot end the
+        sessions, after the password was changed: calling it again ends them.
+        """
+        await self._accounts.change_password(user_id, password)
+        await self.sessions.revoke_all(user_id, except_token=keep_token)
+
     async def delete_account(self, user_id: UUID) -> None:
         """End all sessions of the user, then delete the account as `users.delete` does.
 
@@ -188,14 +198,14 @@ class Hub(Repositories):
 
 
 @asynccontextmanager
-async def open(settings: Settings | None = None) -> AsyncIterator[Hub]:
+async def open(settings: Settings | None = None, *, passwords: Passwords | None = None) -> AsyncIterator[Hub]:
     """A started hub, closed at the end of the block.
 
     Without `settings` it takes those of the environment (DATABASE_URL and REDIS_URL, or DB_* and REDIS_*), and
     without these the servers of `hubbub up` in the current folder. Raises `Unavailable` when there are neither,
-    `Invalid` for a variable that cannot be used.
+    `Invalid` for a variable that cannot be used. `passwords` as in `Hub`.
     """
-    async with Hub(settings or find_settings()) as hub:
+    async with Hub(settings or find_settings(), passwords=passwords) as hub:
         yield hub
 
 

@@ -16,10 +16,11 @@ from migrations.filled import fill
 
 
 class Terminal:
-    """Someone at a terminal whose environment names one database."""
+    """Someone at a terminal whose environment names one database, and no Redis: a migration needs none."""
 
     def __init__(self, servers: Settings, database: PostgresSettings) -> None:
-        self._environment = replace(servers, postgres=database).to_env()
+        variables = replace(servers, postgres=database).to_env()
+        self._environment = {name: text for name, text in variables.items() if name.startswith("DB_")}
 
     async def types(self, command: str, answer: str | None = None) -> Result:
         runner = CliRunner(env=dict(self._environment))

@@ -64,15 +64,16 @@ async def test_an_id_that_fits_none_or_several_ends_none(run: Run, hub: Hub, ada
     bobs = await hub.sessions.create_session(bob.id)
     for session, reason in [
         ("", "2 sessions start with"),
-        ("xyz", "there is no session xyz"),
-        ("0" * 64, "there is no session 000"),
+        ("xyz", "there is no session of that id"),
+        ("0" * 64, "there is no session"),
         (place_of(bobs).id, "there is no session"),
         (tokens[0], "there is no session"),
     ]:
-        said = await run("revoke", "ada", session)
+        said = await run("revoke", "ada", "--", session)  # a token may begin with a dash
         assert said.status == 1
         assert reason in said.error
         assert "Traceback" not in said.error
+        assert tokens[0] not in said.error
     assert all([await hub.sessions.get_session(token) for token in (*tokens, bobs)])
 
 

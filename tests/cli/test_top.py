@@ -305,6 +305,7 @@ async def test_it_is_left_with_a_key_or_a_signal_and_the_terminal_is_as_before(
     with terminal(settings) as (process, person):
         seen = await asyncio.to_thread(read_until, person, b"messages a second")
         assert ALTERNATE_SCREEN[0] in seen
+        assert termios.tcgetattr(person)[3] & termios.NOFLSH  # or the kernel drops what answers a Ctrl-C too soon
         os.write(person, b"\x1a")  # Ctrl-Z does nothing
         if isinstance(leave, bytes):
             os.write(person, leave)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubbub.settings import VARIABLES, PostgresSettings, RedisSettings, Settings
+from hubbub.errors import Invalid
+from hubbub.settings import VARIABLES, PostgresSettings, RedisSettings, Settings, postgres_from_env
 from settings.pem import Pem
 from settings.reading import DATABASE_URL, PARTS, REDIS_URL, SECRET, outcome, patient, read, refusal, shown
 
@@ -28,6 +29,16 @@ def test_the_variables_of_the_seed_give_its_ports_and_limits() -> None:
         ),
         redis=RedisSettings(host="redis.example.org", port=6379, password="redispass", database=0),
     )
+
+
+def test_the_database_can_be_named_alone() -> None:
+    database = {name: text for name, text in PARTS.items() if name.startswith("DB_")}
+    assert postgres_from_env(database) == read(PARTS).postgres
+    assert postgres_from_env({"REDIS_URL": REDIS_URL}) is None
+    with pytest.raises(Invalid, match="DB_NAME"):
+        postgres_from_env({"DB_HOST": "db.example.org"})
+    assert Settings.is_given(database)
+    assert not Settings.is_given({"PATH": "/bin"})
 
 
 def test_every_variable_has_its_effect(pem: Pem) -> None:

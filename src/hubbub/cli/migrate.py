@@ -9,7 +9,7 @@ import click
 from hubbub import migrations
 from hubbub.hub import find_settings
 from hubbub.migrations import revisions
-from hubbub.settings import PostgresSettings
+from hubbub.settings import PostgresSettings, postgres_from_env
 
 SOMETHING_PENDING = 3
 
@@ -39,7 +39,10 @@ def up(revision: str) -> None:
 @click.argument("revision", default="-1")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def down(revision: str, *, yes: bool) -> None:
-    """Undo what came after REVISION, or the newest one: an id, base, or -1. Asks first, as data may be lost."""
+    """Undo the newest revision, or all that came after REVISION.
+
+    REVISION is an id, base, or -1. Asks first, as data may be lost.
+    """
     database = _database()
     undone = revisions.behind(asyncio.run(migrations.status(database)).current, revision)
     if not undone:
@@ -88,7 +91,10 @@ def sql(direction: str | None, start: str | None, revision: str | None) -> None:
 @migrate.command()
 @click.pass_context
 def check(context: click.Context) -> None:
-    """Exit with 0 when the database is at the newest revision, 3 when it lacks some, 1 on any error."""
+    """Say by the exit status whether something is pending.
+
+    0 when the database is at the newest revision, 3 when it lacks some, 1 on any error.
+    """
     found = asyncio.run(migrations.status(_database()))
     if found.unknown:
         raise revisions.mismatch(found.current)
@@ -99,7 +105,8 @@ def check(context: click.Context) -> None:
 
 
 def _database() -> PostgresSettings:
-    return find_settings().postgres
+    """A migration needs no Redis, so none has to be named."""
+    return postgres_from_env() or find_settings().postgres
 
 
 def _title(revision: str) -> str:

@@ -11,6 +11,7 @@ import click
 
 from hubbub import embedded, migrations
 from hubbub.embedded import ServerStatus, Status
+from hubbub.settings import Settings
 
 NOT_RUNNING = 3
 
@@ -113,9 +114,12 @@ def _line(found: Status, server: ServerStatus) -> str:
 def _next_steps(found: Status) -> str:
     folder = "" if found.folder == embedded.FOLDER else f" --folder {shlex.quote(str(found.folder))}"
     log_in = f'set -a; eval "$(hubbub status{folder} --output env)"; set +a'
-    finds = (
-        "hubbub.open() finds the servers" if not folder else "hubbub.open() finds the servers after the next line"
-    )
+    if Settings.is_given():
+        finds = "hubbub.open() takes the servers that the environment names; unset DATABASE_URL or DB_* for these"
+    elif folder:
+        finds = "hubbub.open() finds the servers after the next line"
+    else:
+        finds = "hubbub.open() finds the servers"
     return f"""
 Their data are in {found.folder}. The servers run until: hubbub down{folder}
 In Python, here:  {finds}

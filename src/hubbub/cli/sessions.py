@@ -70,7 +70,7 @@ async def _revoke(user: str, start_of_id: str) -> str:
         if len(matching) > 1:
             raise click.ClickException(f"{len(matching)} sessions start with {start_of_id}")
         if not await chat.sessions.revoke(found.id, matching[0]):
-            raise NotFound("session", start_of_id)
+            raise NotFound("session", "of that id")  # not what was typed: it may be a token
         return matching[0]
 
 

@@ -11,6 +11,7 @@ from hubbub.errors import Invalid, NotFound, RateLimited, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from uuid import UUID
 
     from hubbub.models import Credentials, User, Verdict
     from hubbub.passwords import Passwords
@@ -67,6 +68,10 @@ class Accounts:
         with suppress(NotFound):  # deleted meanwhile
             return await self._users.get(credentials.user_id)
         return None
+
+    async def change_password(self, user_id: UUID, password: str) -> None:
+        """Give the account another password. Raises `Invalid`, `NotFound`, `Unavailable`."""
+        await self._users.change_password_hash(user_id, await self._passwords.hash(password))
 
     async def _renew(self, credentials: Credentials, password: str) -> None:
         """What goes wrong here fails no login that succeeded: the next one tries again."""

@@ -16,8 +16,8 @@ of one at whose unescaped character a URL was cut, must not reach a log.
 
 from hubbub.settings.postgres import PostgresSettings
 from hubbub.settings.redis import RedisSettings
-from hubbub.settings.settings import Settings
+from hubbub.settings.settings import Settings, postgres_from_env
 from hubbub.settings.tls import SslMode
 from hubbub.settings.variables import VARIABLES
 
-__all__ = ["VARIABLES", "PostgresSettings", "RedisSettings", "Settings", "SslMode"]
+__all__ = ["VARIABLES", "PostgresSettings", "RedisSettings", "Settings", "SslMode", "postgres_from_env"]

@@ -29,9 +29,13 @@ class Settings:
         None when no variable of hubbub's is there at all. Raises Invalid for one that is missing or unusable.
         """
         environ = os.environ if environ is None else environ
-        if not any(variable in environ for variable in VARIABLES):
-            return None
-        return _settings(given_in(environ))
+        return _settings(given_in(environ)) if cls.is_given(environ) else None
+
+    @staticmethod
+    def is_given(environ: Mapping[str, str] | None = None) -> bool:
+        """Whether any variable of hubbub's is there, so that `from_env` gives settings or raises."""
+        environ = os.environ if environ is None else environ
+        return any(variable in environ for variable in VARIABLES)
 
     @classmethod
     def from_urls(cls, database_url: str, redis_url: str) -> Settings:
@@ -41,6 +45,18 @@ class Settings:
     def to_env(self) -> dict[str, str]:
         """The DB_* and REDIS_* variables of which `from_env` makes these settings again, passwords included."""
         return {**_written(self.postgres, POSTGRES), **_written(self.redis, REDIS)}
+
+
+def postgres_from_env(environ: Mapping[str, str] | None = None) -> PostgresSettings | None:
+    """The database alone, for what needs no Redis, such as a migration. None when no variable of it is there.
+
+    Raises Invalid as `Settings.from_env` does.
+    """
+    environ = os.environ if environ is None else environ
+    given = {name: environ[name] for name in VARIABLES if name in environ and not name.startswith("REDIS")}
+    if not given:
+        return None
+    return _build(PostgresSettings, POSTGRES, "DATABASE_URL", from_database_url, given_in(given))
 
 
 S = TypeVar("S", PostgresSettings, RedisSettings)

@@ -48,7 +48,7 @@ def _keys(loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> Iterato
     before = termios.tcgetattr(terminal)
     try:
         tty.setcbreak(terminal)
-        _disable_suspending(terminal)
+        _keep_the_screen(terminal)
         loop.add_reader(terminal, read)
         yield
     finally:
@@ -56,8 +56,10 @@ def _keys(loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> Iterato
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
-def _disable_suspending(terminal: int) -> None:
-    """Ctrl-Z would leave the shell on the alternate screen."""
+def _keep_the_screen(terminal: int) -> None:
+    """Ctrl-Z would leave the shell on the alternate screen. So could Ctrl-C: a terminal that has sent the signal
+    throws away what waits to be shown, which may be the return from that screen already."""
     modes = termios.tcgetattr(terminal)
+    modes[3] |= termios.NOFLSH
     modes[6][termios.VSUSP] = os.fpathconf(terminal, "PC_VDISABLE").to_bytes()
     termios.tcsetattr(terminal, termios.TCSADRAIN, modes)
