@@ -78,6 +78,7 @@ async def logins(hub: Hub) -> None:
     assert_type(await hub.sessions.revoke(ada.id, "id"), bool)
     assert_type(await hub.sessions.revoke_all(ada.id, except_token=token), int)
     await hub.sessions.delete_session(token)
+    await hub.change_password(ada.id, "battery staple", keep_token=token)
     await hub.delete_account(ada.id)
     verdict = await hub.limits.take("invite", str(ada.id), capacity=5, refill_per_second=0.1)
     assert_type(verdict, hubbub.Verdict)
