@@ -56,3 +56,17 @@ def test_an_error_carries_what_a_program_decides_by() -> None:
     assert (unavailable.service, unavailable.reason) == ("hub", "it is closed")
     assert (unavailable.retryable, unavailable.outcome_unknown) == (False, False)
     assert Unavailable("redis", "gone").retryable
+
+
+def test_those_who_are_struck_together_have_an_error_each_with_the_same_cause() -> None:
+    error = Unavailable("postgresql", "the connection was lost", outcome_unknown=True, retryable=False)
+    error.__cause__ = OSError("reset")
+    own = error.for_another()
+    assert own is not error
+    assert (own.service, own.reason, own.outcome_unknown, own.retryable) == (
+        error.service,
+        error.reason,
+        error.outcome_unknown,
+        error.retryable,
+    )
+    assert own.__cause__ is error.__cause__

@@ -30,7 +30,7 @@ class MemberLeft(msgspec.Struct, frozen=True):
 
 
 class MessageSent(msgspec.Struct, frozen=True):
-    """A new message; not told of a retry."""
+    """A new message. Told again on a retry: the try that was committed may have died before it could tell."""
 
     message: Message
 

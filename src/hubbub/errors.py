@@ -104,3 +104,14 @@ class Unavailable(HubbubError):
         self.reason = reason
         self.outcome_unknown = outcome_unknown
         self.retryable = retryable
+
+    def for_another(self) -> Unavailable:
+        """The same error, with the same cause, for another caller who is struck by it.
+
+        An exception that is raised in many places collects the tracebacks of all of them.
+        """
+        own = Unavailable(
+            self.service, self.reason, outcome_unknown=self.outcome_unknown, retryable=self.retryable
+        )
+        own.__cause__ = self.__cause__
+        return own

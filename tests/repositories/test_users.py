@@ -6,8 +6,9 @@ from uuid import uuid4
 import pytest
 
 from hubbub import Conflict, Hub, Invalid, NotFound, Role, Room, User
-from hubbub.postgres import Pool
+from hubbub.postgres import Pool, connect
 from log import log_of
+from waiting import until_it_answers
 
 
 async def test_a_new_user_is_found_by_id_email_and_username(hub: Hub) -> None:
@@ -32,6 +33,12 @@ async def test_credentials_are_found_by_either_login_and_do_not_show_the_hash(hu
     assert by_email == await hub.users.find_credentials("ADA")
     assert "not a hash" not in repr(by_email)
     assert await hub.users.find_credentials("nobody") is None
+
+
+@pytest.mark.parametrize("login", [None, 7, b"ada", "", "x" * 256, "ada\0", "\ud800", "ada@"])
+async def test_what_can_be_no_login_is_refused(hub: Hub, login: str) -> None:
+    with pytest.raises(Invalid):
+        await hub.users.find_credentials(login)
 
 
 @pytest.mark.parametrize(
@@ -170,3 +177,32 @@ async def test_two_with_rooms_in_common_are_deleted_at_the_same_time(hub: Hub, p
 
     for room in rooms:
         assert await log_of(pool, room.id) == ["joined"] * 7 + ["left"] * 6
+
+
+async def test_an_account_is_deleted_while_it_sends(hub: Hub, ada: User, bob: User, room: Room) -> None:
+    """Both lock the room, then the user: in the other order each would wait for the other, for a second."""
+
+    async def delete() -> None:
+        async with hub.transaction() as tx:  # which, unlike the pool, does not hide a deadlock by trying again
+            await tx.users.delete(bob.id)
+
+    await hub.room_users.add(room.id, bob.id)
+    sender = await connect(hub.settings.postgres)
+    async with sender.transaction():
+        await sender.execute("UPDATE rooms SET last_seq = last_seq + 1 WHERE id = $1", room.id)
+        deletion = asyncio.create_task(delete())
+
+        async def the_deletion_waits() -> bool:
+            waiting = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND transactionid IS NOT NULL)"
+            return bool(await sender.fetchval(waiting))
+
+        await until_it_answers(the_deletion_waits)
+        await sender.execute(
+            "INSERT INTO messages (room_id, seq, user_id, content) SELECT id, last_seq, $2, 'bye' FROM rooms"
+            " WHERE id = $1",
+            room.id,
+            bob.id,
+        )
+    await sender.close()
+    await deletion
+    assert (await hub.messages.page(room.id)).items[-1].user_id is None

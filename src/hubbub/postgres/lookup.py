@@ -175,21 +175,8 @@ class Queue(Generic[T]):
 def _refuse(callers: Iterable[_Caller], failure: BaseException) -> None:
     for caller in callers:
         if not caller.answer.done():
-            caller.answer.set_exception(_own(failure))
-
-
-def _own(failure: BaseException) -> BaseException:
-    """An error of the caller's own: an exception that is raised in many places collects the tracebacks of all."""
-    if not isinstance(failure, Unavailable):
-        return failure
-    own = Unavailable(
-        failure.service,
-        failure.reason,
-        outcome_unknown=failure.outcome_unknown,
-        retryable=failure.retryable,
-    )
-    own.__cause__ = failure.__cause__
-    return own
+            own = failure.for_another() if isinstance(failure, Unavailable) else failure
+            caller.answer.set_exception(own)
 
 
 def _closed() -> Unavailable:

@@ -124,8 +124,9 @@ class Users:
     async def find_credentials(self, login: str) -> Credentials | None:
         """What a login with this email or username is checked against, or None.
 
-        A username never holds an @, so a login is one or the other.
+        A username never holds an @, so a login is one or the other. Raises `Invalid` for what can be neither.
         """
+        login = inputs.text("login", login, longest=inputs.EMAIL_LENGTH)
         if "@" in login:
             return await self._executor.fetch_one(self._CREDENTIALS_BY_EMAIL, inputs.email(login))
         return await self._executor.fetch_one(self._CREDENTIALS_BY_USERNAME, inputs.username(login))
@@ -249,7 +250,7 @@ class Users:
             self._changed(UserChanged(user_id))
 
     # The log of each room says that its member left. Rooms are locked in the order of their ids, so that two
-    # accounts with rooms in common can be deleted at the same time.
+    # accounts with rooms in common can be deleted at the same time; and before the user, as a send of his does.
     _DELETE = Statement(
         "users.delete",
         _room_left,
@@ -277,6 +278,7 @@ class Users:
         ), deleted AS (
             DELETE FROM users
             WHERE id = $1
+                AND (SELECT count(*) FROM heads) >= 0
             RETURNING id
         )
         SELECT heads.id AS room_id

@@ -63,10 +63,9 @@ class Messages:
         )
         if self._writer is not None:
             return await self._writer.send(draft)
-        sent = await send_one(self._executor, draft)
-        if sent.is_new:
-            self._changed(MessageSent(sent.message))
-        return sent.message
+        message = await send_one(self._executor, draft)
+        self._changed(MessageSent(message))
+        return message
 
     _GET = Statement("messages.get", Message, f"SELECT {MESSAGE} FROM messages WHERE id = $1")
 

@@ -36,15 +36,8 @@ class Draft(msgspec.Struct, frozen=True):
     message_type: MessageType
 
 
-class Sent(msgspec.Struct, frozen=True):
-    """What came of a draft: a message, new or from an earlier try."""
-
-    message: Message
-    is_new: bool
-
-
-# What came of each draft, by its id.
-Outcomes = dict[UUID, Sent | Exception]
+# What came of each draft, by its id: a message, new or from an earlier try, or an error.
+Outcomes = dict[UUID, Message | Exception]
 
 # The membership is checked in front of the bump, so a refused message takes no seq. A duplicate id fails the whole
 # statement and takes none either.
@@ -73,8 +66,11 @@ SEND = Statement(
 )
 
 
-async def send_one(executor: Executor, draft: Draft) -> Sent:
-    """Append one message. Raises `NotAMember`, `Conflict` for an id used otherwise, `Unavailable`."""
+async def send_one(executor: Executor, draft: Draft) -> Message:
+    """Append one message, or find it as an earlier try has left it.
+
+    Raises `NotAMember`, `Conflict` for an id used otherwise, `Unavailable`.
+    """
     try:
         sent = await executor.attempt(
             SEND, draft.id, draft.room_id, draft.user_id, draft.content, draft.message_type
@@ -83,7 +79,7 @@ async def send_one(executor: Executor, draft: Draft) -> Sent:
         return _recognised(draft, await _known(executor, [draft]))
     if not sent:
         raise NotAMember(draft.room_id, draft.user_id)
-    return Sent(sent[0], is_new=True)
+    return sent[0]
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -146,29 +142,33 @@ async def send_together(executor: Executor, drafts: Sequence[Draft]) -> Outcomes
     """Append many messages, in their order, in as few statements as their faults allow: usually one.
 
     A draft that is refused or was sent before is found and set aside, and the others go on without it. Raises
-    `Unavailable` only when nothing is known of any of them.
+    nothing: a failure is the outcome of the drafts that it befell, for others may have been committed by then.
     """
-    if len(drafts) == 1:
-        try:
+    try:
+        if len(drafts) == 1:
             return {drafts[0].id: await send_one(executor, drafts[0])}
-        except Unavailable:
-            raise
-        except Exception as error:  # noqa: BLE001 - its sender gets it, whatever it is
-            return {drafts[0].id: error}
+        return await _send_what_can_be(executor, drafts)
+    except Unavailable as error:
+        return {draft.id: error.for_another() for draft in drafts}
+    except Exception as error:  # noqa: BLE001 - whatever it is, their senders get it
+        return {draft.id: error for draft in drafts}
+
+
+async def _send_what_can_be(executor: Executor, drafts: Sequence[Draft]) -> Outcomes:
     try:
         places = await _send_all_or_none(executor, drafts)
-    except Conflict:
-        aside = await _sent_before(executor, drafts)
     except Unavailable:
         raise
+    except Conflict:
+        aside = await _sent_before(executor, drafts)
     except Exception:  # noqa: BLE001 - one of them cannot be stored, be it for a rule of the application's own
         return await _by_halves(executor, drafts)
     else:
         if places:
-            return {draft.id: Sent(_message(draft, places[draft.id]), is_new=True) for draft in drafts}
+            return {draft.id: _message(draft, places[draft.id]) for draft in drafts}
         aside = await _refused(executor, drafts)
     if not aside:
-        return await _by_halves(executor, drafts)  # what was in the way is gone, or comes in pairs
+        return await _by_halves(executor, drafts)  # what was in the way is gone
     rest = [draft for draft in drafts if draft.id not in aside]
     return aside | (await send_together(executor, rest) if rest else {})
 
@@ -262,7 +262,7 @@ async def _sent_before(executor: Executor, drafts: Sequence[Draft]) -> Outcomes:
     return outcomes
 
 
-def _recognised(draft: Draft, known: dict[UUID, Message]) -> Sent:
+def _recognised(draft: Draft, known: dict[UUID, Message]) -> Message:
     """The message of an earlier try of this draft. Raises `Conflict` for one that is something else.
 
     What was edited or deleted since can no longer be compared by content: room, author and type have to do.
@@ -274,4 +274,4 @@ def _recognised(draft: Draft, known: dict[UUID, Message]) -> Sent:
     same_place = (first.room_id, first.user_id) == (draft.room_id, draft.user_id)
     if not (same_place and same_content and first.message_type is draft.message_type):
         raise Conflict("message id")
-    return Sent(first, is_new=False)
+    return first

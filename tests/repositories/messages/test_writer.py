@@ -10,10 +10,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from hubbub import Conflict, Hub, Invalid, Message, NotAMember, Room, Settings, Unavailable, User
+from hubbub import Conflict, Hub, Invalid, Message, MessageType, NotAMember, Room, Settings, Unavailable, User
 from hubbub.postgres import Pool, connect
 from hubbub.repositories.messages import writer
+from hubbub.repositories.messages.sending import Draft
 from log import log_of
+from waiting import until
 
 
 async def crowd_in(hub: Hub, room: Room, count: int) -> list[User]:
@@ -225,3 +227,133 @@ async def test_closing_waits_for_what_is_on_its_way(settings: Settings, ada: Use
     sent = await asyncio.gather(*sends, return_exceptions=True)
     stored = await hub.messages.get_many([message.id for message in sent if isinstance(message, Message)])
     assert len(stored) == sum(isinstance(message, Message) for message in sent)
+
+
+async def test_closing_lets_those_who_wait_arrive(settings: Settings, ada: User, room: Room) -> None:
+    async with Hub(settings) as closing:
+        sends = [asyncio.create_task(closing.messages.send(room.id, ada.id, f"{n}")) for n in range(50)]
+        await asyncio.sleep(0)  # the first is in flight, the others wait for it
+    sent = await asyncio.gather(*sends)
+    assert [message.content for message in sent] == [f"{n}" for n in range(50)]
+    with pytest.raises(Unavailable, match="hub: it is closed"):
+        await closing.messages.send(room.id, ada.id, "too late")
+
+
+async def test_closing_ends_although_others_never_stop_sending(settings: Settings, ada: User, room: Room) -> None:
+    async def send_for_ever(hub: Hub) -> None:
+        while True:
+            await hub.messages.send(room.id, ada.id, "and on")
+
+    async with asyncio.timeout(30):
+        async with Hub(settings) as closing:
+            senders = [asyncio.create_task(send_for_ever(closing)) for _ in range(10)]
+            await asyncio.wait(senders, timeout=0.1)
+        ends = await asyncio.gather(*senders, return_exceptions=True)
+    assert {str(end) for end in ends} == {"hub: it is closed"}
+
+
+async def test_a_locked_room_does_not_hold_up_the_few_who_send_elsewhere(hub: Hub, ada: User, room: Room) -> None:
+    quiet = [await hub.rooms.create(f"quiet {n}", created_by=ada.id) for n in range(3)]
+    async with hub.transaction() as tx:
+        await tx.messages.send(room.id, ada.id, "holds the lock on the room")
+        stuck = [asyncio.create_task(hub.messages.send(room.id, ada.id, f"{n}")) for n in range(3)]
+        await asyncio.sleep(0)
+        for other in quiet:
+            await hub.messages.send(other.id, ada.id, "elsewhere")
+        assert not any(send.done() for send in stuck)
+    assert [message.seq for message in await asyncio.gather(*stuck)] == [3, 4, 5]
+
+
+async def test_stuck_rooms_do_not_take_the_whole_pool(settings: Settings, hub: Hub, ada: User) -> None:
+    rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(writer.MOST_LANES * 2)]
+    small = replace(settings, postgres=replace(settings.postgres, pool_size=writer.MOST_LANES + 1))
+    async with Hub(small) as sending, hub.transaction() as tx:
+        for room in rooms:
+            await tx.rooms.update(room.id, description="locked")
+        stuck = []
+        for room in rooms:
+            stuck.append(asyncio.create_task(sending.messages.send(room.id, ada.id, "stuck")))
+            await asyncio.wait(stuck, timeout=writer.PATIENCE_SECONDS * 1.5)
+        assert (await sending.users.find_by_username("ada")) == ada
+        assert not any(send.done() for send in stuck)
+        for send in stuck:
+            send.cancel()
+        await asyncio.wait(stuck)
+
+
+async def test_who_was_committed_hears_so_though_the_server_gave_up_on_the_rest(
+    hub: Hub, pool: Pool, ada: User, room: Room
+) -> None:
+    """A message that breaks a rule makes the writer go on by halves; the server then runs out of disk in one."""
+    connection = await connect(hub.settings.postgres)
+    await connection.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF NEW.content LIKE 'bad%' THEN RAISE check_violation; END IF;
+                IF NEW.content LIKE 'full%' THEN RAISE disk_full; END IF;
+                RETURN NEW;
+            END
+        $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION refuse();
+    """)
+    await connection.close()
+    contents = ["first", "bad", *(f"good {n}" for n in range(10)), "full 1", "full 2"]
+    results = await asyncio.gather(
+        *(hub.messages.send(room.id, ada.id, content) for content in contents), return_exceptions=True
+    )
+
+    stored = {message.content for message in (await hub.messages.page(room.id)).items}
+    assert stored == {result.content for result in results if isinstance(result, Message)}
+    assert {"first", "good 0"} <= stored
+    lost = [result for result in results if isinstance(result, Unavailable)]
+    assert lost
+    assert len({id(error) for error in lost}) == len(lost)
+    assert not any(error.outcome_unknown or error.__cause__ is None for error in lost)
+    assert await log_of(pool, room.id) == ["joined"] + ["sent"] * len(stored)
+
+
+async def test_a_retry_is_told_again_for_the_first_time_may_have_gone_unheard(
+    pool: Pool, ada: User, room: Room
+) -> None:
+    told: list[Message] = []
+    messages = writer.MessageWriter(pool, told.append, deadline_seconds=10)
+    draft = Draft(uuid4(), room.id, ada.id, "hello", MessageType.TEXT)
+    first = await messages.send(draft)
+    again = await asyncio.gather(*(messages.send(draft) for _ in range(3)))
+    assert told == [first, *again] == [first] * 4
+
+
+async def test_a_listener_that_raises_stops_nobody(pool: Pool, ada: User, room: Room) -> None:
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+
+    def listener(message: Message) -> None:
+        raise ZeroDivisionError
+
+    messages = writer.MessageWriter(pool, listener, deadline_seconds=10)
+    drafts = [Draft(uuid4(), room.id, ada.id, f"{n}", MessageType.TEXT) for n in range(10)]
+    for _ in range(2):
+        sent = await asyncio.gather(*(messages.send(draft) for draft in drafts))
+        assert [message.content for message in sent] == [draft.content for draft in drafts]
+    assert reported == ["an action after a COMMIT failed"] * 20
+
+
+async def test_when_every_task_of_the_loop_is_cancelled_nobody_waits_for_ever(
+    hub: Hub, ada: User, room: Room
+) -> None:
+    other = await hub.rooms.create("other", created_by=ada.id)
+    async with hub.transaction() as tx:
+        await tx.messages.send(room.id, ada.id, "locked")
+        await tx.messages.send(other.id, ada.id, "locked")
+        alone = asyncio.create_task(hub.messages.send(room.id, ada.id, "alone"))
+        await asyncio.sleep(0)
+        together = asyncio.create_task(hub.messages.send(other.id, ada.id, "in a lane"))
+        await until(lambda: any(task.get_name() == "hubbub: write messages" for task in asyncio.all_tasks()))
+        for task in asyncio.all_tasks():
+            if task.get_name() == "hubbub: write messages":
+                task.cancel()
+        with pytest.raises(Unavailable, match="cancelled") as caught:
+            await together
+        assert caught.value.outcome_unknown
+    assert (await alone).content == "alone"
+    assert (await hub.messages.send(other.id, ada.id, "goes on")).content == "goes on"
