@@ -51,6 +51,11 @@ class Server:
         )
 
     @property
+    def runs(self) -> bool:
+        """Whether it was started and neither killed nor stopped since. A frozen one runs."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid

@@ -13,6 +13,7 @@ from hubbub import (
     Hub,
     Invalid,
     NotFound,
+    Options,
     PostgresSettings,
     Room,
     SchemaMismatch,
@@ -24,6 +25,7 @@ from hubbub import (
 from hubbub.hub import find_settings
 from hubbub.migrations import HEAD
 from hubbub.postgres import connect
+from waiting import until_it_answers
 
 
 class Oops(Exception):
@@ -274,3 +276,46 @@ async def test_a_deleted_account_is_logged_out_everywhere(hub: Hub, ada: User) -
     assert [await hub.sessions.get_session(token) for token in tokens] == [None] * 3
     with pytest.raises(NotFound):
         await hub.users.get(ada.id)
+
+
+async def test_all_who_close_at_once_wait_for_one_end(settings: Settings) -> None:
+    hub = await Hub(settings).start()
+    ada = await hub.users.create("ada@example.org", "ada", "not a hash")
+    async with hub.presence.online(ada.id):
+        await asyncio.gather(*(hub.close() for _ in range(5)))
+    with pytest.raises(Unavailable):
+        await hub.users.get(ada.id)
+
+
+async def test_a_hub_that_was_never_started_leaves_no_connection_when_it_is_closed(settings: Settings) -> None:
+    hub = Hub(settings)
+    await hub.users.create("ada@example.org", "ada", "not a hash")
+    await hub.close()
+    await nobody_is_connected(settings.postgres)
+
+
+async def test_closing_while_it_starts_lets_it_not_start(settings: Settings) -> None:
+    hub = Hub(settings)
+    starting = asyncio.create_task(hub.start())
+    await asyncio.sleep(0)
+    await hub.close()
+    with pytest.raises(Unavailable):
+        await starting
+    await nobody_is_connected(settings.postgres)
+
+
+async def test_options_reach_what_they_are_for(settings: Settings) -> None:
+    options = Options(session_idle_timeout_seconds=0.2, typing_seconds=0.2, presence_grace_seconds=0)
+    async with Hub(settings, options=options) as hub:
+        ada = await hub.users.create("ada@example.org", "ada", "not a hash")
+        room = await hub.rooms.create("engine-room", created_by=ada.id)
+        token = await hub.sessions.create_session(ada.id)
+        await hub.typing.start(room.id, ada.id)
+
+        async def all_over() -> bool:
+            return not await hub.typing.who_types(room.id) and not await hub.sessions.list_sessions(ada.id)
+
+        await until_it_answers(all_over)
+        assert await hub.sessions.get_session(token) is None
+    with pytest.raises(Invalid):
+        Hub(settings, options=Options(session_life_seconds=1, session_idle_timeout_seconds=2))

@@ -13,7 +13,7 @@ from hubbub.errors import (
     Unavailable,
 )
 from hubbub.events import PresenceChanged, TypingChanged
-from hubbub.hub import Hub, Transaction, open
+from hubbub.hub import Hub, Options, Transaction, open
 from hubbub.models import (
     Credentials,
     Message,
@@ -47,6 +47,7 @@ __all__ = [
     "MessageType",
     "NotAMember",
     "NotFound",
+    "Options",
     "Page",
     "Passwords",
     "PostgresSettings",

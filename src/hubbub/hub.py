@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -62,6 +64,21 @@ class Transaction(Repositories):
         self._executor.after_commit(action)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How long things last that live in Redis. All processes of a chat should have the same."""
+
+    session_life_seconds: float = 86_400
+    session_idle_timeout_seconds: float | None = None
+    """None: nothing but its age ends a session."""
+    presence_heartbeat_seconds: float = 10
+    """A process that was killed is noticed within two heartbeats and a second."""
+    presence_grace_seconds: float = 5
+    """Who goes and comes back within this time has not been offline."""
+    typing_seconds: float = 6
+    """How long typing lasts that nobody refreshes."""
+
+
 class Hub(Repositories):
     """A chat's data: repositories on PostgreSQL, and what lives in Redis. All tasks of an event loop may share it.
 
@@ -72,8 +89,14 @@ class Hub(Repositories):
     presence says that it does not know, and sessions are `Unavailable`, until it is back: no restart is needed.
     """
 
-    def __init__(self, settings: Settings, *, passwords: Passwords | None = None) -> None:
-        """`passwords` sets the cost of hashing and how many threads may do it; bcrypt's cost is 12 by default."""
+    def __init__(
+        self, settings: Settings, *, options: Options | None = None, passwords: Passwords | None = None
+    ) -> None:
+        """`passwords` sets the cost of hashing and how many threads may do it; bcrypt's cost is 12 by default.
+
+        Raises `Invalid` for options that do not fit together.
+        """
+        options = options or Options()
         self.settings = settings
         self._pool = Pool(settings.postgres)
         self._writer = MessageWriter(
@@ -86,11 +109,28 @@ class Hub(Repositories):
         self._subscriptions = Subscriptions(settings.redis)
         self._passwords = passwords or Passwords()
         self._stack = AsyncExitStack()
+        self._stack.push_async_callback(self._pool.close)  # it connects when it is used, started or not
+        self._closing: asyncio.Task[None] | None = None
 
-        self.sessions = SessionService(self._connection)
+        self.sessions = SessionService(
+            self._connection,
+            life_seconds=options.session_life_seconds,
+            idle_timeout_seconds=options.session_idle_timeout_seconds,
+        )
         self.realtime = RealtimeService(self._connection, self._subscriptions)
-        self.presence = Presence(self._connection, self._subscriptions, self.users.set_online_many)
-        self.typing = TypingIndicators(self._connection, self._subscriptions, self.room_users.is_member)
+        self.presence = Presence(
+            self._connection,
+            self._subscriptions,
+            self.users.set_online_many,
+            heartbeat_seconds=options.presence_heartbeat_seconds,
+            grace_seconds=options.presence_grace_seconds,
+        )
+        self.typing = TypingIndicators(
+            self._connection,
+            self._subscriptions,
+            self.room_users.is_member,
+            ttl_seconds=options.typing_seconds,
+        )
         self.cache = Cache(
             self._connection,
             users=self.users,
@@ -108,7 +148,7 @@ class Hub(Repositories):
         )
 
     async def start(self) -> Self:
-        """Connect, and check that the schema is the one this code was written for.
+        """Connect, and check that the schema is the one this code was written for. A hub is started once.
 
         Raises `Unavailable` when PostgreSQL cannot be reached, `SchemaMismatch`; nothing is left open then. A
         Redis that cannot be reached is no reason not to start.
@@ -135,7 +175,9 @@ class Hub(Repositories):
 
     async def close(self) -> None:
         """Give up leases, let the calls at work end by their deadline, and close all connections. Idempotent."""
-        await self._stack.aclose()
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._stack.aclose(), name="hubbub: close")
+        await asyncio.shield(self._closing)  # one order for all who close, and no end in the middle
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -180,12 +222,13 @@ class Hub(Repositories):
         await self.sessions.revoke_all(user_id, except_token=keep_token)
 
     async def delete_account(self, user_id: UUID) -> None:
-        """End all sessions of the user, then delete the account as `users.delete` does.
+        """End all sessions of the user, and delete the account as `users.delete` does.
 
         Raises `NotFound`; `Unavailable` with nothing deleted when Redis cannot end the sessions.
         """
         await self.sessions.revoke_all(user_id)
         await self.users.delete(user_id)
+        await self.sessions.revoke_all(user_id)  # of a login that came in between
 
     def _follow_up(self, change: Change) -> None:
         """What follows from a change that is durable. Called after the COMMIT; neither waits nor raises."""
@@ -198,14 +241,16 @@ class Hub(Repositories):
 
 
 @asynccontextmanager
-async def open(settings: Settings | None = None, *, passwords: Passwords | None = None) -> AsyncIterator[Hub]:
+async def open(
+    settings: Settings | None = None, *, options: Options | None = None, passwords: Passwords | None = None
+) -> AsyncIterator[Hub]:
     """A started hub, closed at the end of the block.
 
     Without `settings` it takes those of the environment (DATABASE_URL and REDIS_URL, or DB_* and REDIS_*), and
     without these the servers of `hubbub up` in the current folder. Raises `Unavailable` when there are neither,
-    `Invalid` for a variable that cannot be used. `passwords` as in `Hub`.
+    `Invalid` for a variable that cannot be used. `options` and `passwords` as in `Hub`.
     """
-    async with Hub(settings or find_settings(), passwords=passwords) as hub:
+    async with Hub(settings or find_settings(), options=options, passwords=passwords) as hub:
         yield hub
 
 

@@ -4,11 +4,13 @@ import asyncio
 import gc
 import logging
 import ssl
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import hiredis
 import pytest
 
 from hubbub.errors import Unavailable
@@ -16,7 +18,7 @@ from hubbub.redis import Connection, Subscriptions
 from hubbub.redis.dialling import Dialler
 from hubbub.redis.wire import Wire
 from hubbub.settings import RedisSettings
-from impostor import handshake, impostor
+from impostor import command, handshake, impostor
 from redis_server import PASSWORD, Server
 from waiting import until
 
@@ -94,6 +96,30 @@ async def test_a_wrong_password_is_told_once_and_without_the_password(
         "hubbub-redis-subscriptions",
     ]
     assert "wrong-secret" not in caplog.text
+    assert PASSWORD not in caplog.text
+
+
+async def test_a_server_that_quotes_what_it_does_not_know_gives_no_password_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """So does Redis where HELLO and AUTH were renamed, and many a proxy."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        parser = hiredis.Reader()
+        while True:
+            name, *values = await command(reader, parser)
+            quoted = b" ".join(b"'%s'" % value for value in values)
+            writer.write(b"-ERR unknown command '%s', with args beginning with: %s\r\n" % (name, quoted))
+
+    async with impostor(talk) as settings:
+        connection = Connection(replace(settings, password=PASSWORD))
+        await connection.start()
+        trouble = connection.trouble
+        await connection.close()
+    assert trouble is not None
+    assert "unknown command 'AUTH'" in trouble.reason
+    assert PASSWORD not in "".join(traceback.format_exception(trouble))
+    assert "unknown command 'AUTH'" in caplog.text
     assert PASSWORD not in caplog.text
 
 

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from hubbub import Settings
 from hubbub.redis import Connection, Subscriptions
-from hubbub.redis.replies import data_array, integer
 from redis_server import Server, binaries
+from services.keys import all_keys_end, kept_for_ever
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +28,10 @@ async def connection(servers: Settings, no_task_is_left: None) -> AsyncIterator[
     await connection.start()
     await connection.execute("FLUSHALL")
     yield connection
-    left = data_array(await connection.execute("KEYS", "*"))
-    for_ever = [key for key in left if integer(await connection.execute("PTTL", key)) == -1]
+    kept = await kept_for_ever(connection)
     await connection.execute("FLUSHALL")
     await connection.close()
-    assert not for_ever
+    assert not kept
 
 
 @pytest.fixture
@@ -44,10 +43,16 @@ async def subscriptions(servers: Settings, no_task_is_left: None) -> AsyncIterat
 
 
 @pytest.fixture(params=binaries(), ids=lambda binary: binary.name)
-def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """A server of this test's own, to kill and to freeze. It forgets everything with a restart."""
+async def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
+    """A server of this test's own, to kill and to freeze. It forgets everything with a restart.
+
+    Here too each key that is left must end by itself, if the test has not killed the server last.
+    """
     server = Server(request.param, tmp_path)
     try:
         yield server.start()
+        if server.runs:
+            server.thaw()
+            await all_keys_end(server)
     finally:
         server.stop()

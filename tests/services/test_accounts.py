@@ -10,6 +10,7 @@ from functools import partial
 import bcrypt
 import pytest
 
+from hubbub import Settings
 from hubbub import passwords as passwords_module
 from hubbub.errors import Conflict, Invalid, RateLimited, Unavailable
 from hubbub.models import Credentials, User, Verdict
@@ -21,6 +22,7 @@ from hubbub.repositories import Users
 from hubbub.services.accounts import Accounts
 from hubbub.services.rate_limits import RateLimits
 from redis_server import Server
+from services.monitored import monitored
 
 SECRET = "correct horse battery staple"
 SLOWLY = 1 / 3600  # attempts a second: none comes while a test runs
@@ -340,6 +342,19 @@ async def test_neither_password_nor_hash_nor_login_is_told_to_anybody(
     assert "$2b$" not in everything
     assert "192.0.2.1" not in everything
     assert not any("ada" in key for key in told[-2:])
+
+
+async def test_redis_is_told_neither_password_nor_hash_nor_login_nor_address(
+    accounts: Accounts, servers: Settings, connection: Connection, ada: User
+) -> None:
+    async with monitored(servers.redis, connection) as told:
+        await accounts.register("bob@example.org", "Bob", SECRET)
+        for login in ("ada@example.org", "Bob", "nobody@example.org"):
+            for password in (SECRET, SECRET + "x"):
+                await accounts.authenticate(login, password, address="192.0.2.1")
+    assert b"limit:login:" in told
+    for secret in (b"horse", b"$2b$", b"example.org", b"nobody", b"192.0.2.1"):
+        assert secret not in told
 
 
 def test_credentials_do_not_show_the_hash(ada: User) -> None:

@@ -215,6 +215,13 @@ async def test_nobody_can_come_online_before_the_start_or_after_the_end(
             pass
 
 
+async def test_a_second_start_leaves_no_task_behind(connection: Connection, subscriptions: Subscriptions) -> None:
+    presence = Presence(connection, subscriptions, Table().write)
+    presence.start()
+    presence.start()
+    await presence.close()
+
+
 async def test_a_crowd_is_told_apart_in_one_question(presence: Presence) -> None:
     users = [uuid4() for _ in range(5_000)]
     async with AsyncExitStack() as stack:

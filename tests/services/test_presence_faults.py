@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
@@ -337,20 +338,19 @@ async def test_a_frozen_redis_keeps_nobody_longer_than_the_deadline(own_server: 
             await presence.close()
 
 
-async def test_no_stall_of_the_event_loop_while_thousands_hold_leases(
+async def test_no_stall_of_the_event_loop_while_ten_thousand_hold_leases(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
-    """Measured on a quiet machine the longest stall is a few ms; here the bound is far from what noise does."""
-    users = [uuid4() for _ in range(2_000)]
-    loop = asyncio.get_running_loop()
+    """In processor time, which a busy machine hardly stretches. Here the longest turn took 3 ms of it."""
+    users = [uuid4() for _ in range(10_000)]
     longest, ends = 0.0, asyncio.Event()
 
     async def measure() -> None:
         nonlocal longest
         while not ends.is_set():
-            before = loop.time()
+            before = time.thread_time()
             await asyncio.sleep(0.001)
-            longest = max(longest, loop.time() - before)
+            longest = max(longest, time.thread_time() - before)
 
     async with (
         opened(connection, subscriptions, heartbeat_seconds=1, project_seconds=60) as presence,
@@ -358,7 +358,7 @@ async def test_no_stall_of_the_event_loop_while_thousands_hold_leases(
     ):
         await asyncio.gather(*[stack.enter_async_context(presence.online(user_id)) for user_id in users])
         measuring = asyncio.create_task(measure())
-        before = await _due(connection, users)
+        before = await _due(connection, users[:100])
 
         async def two_heartbeats_have_passed() -> bool:
             return min((await _due(connection, users[:100])).values()) > max(before.values()) + 2_000
@@ -366,4 +366,4 @@ async def test_no_stall_of_the_event_loop_while_thousands_hold_leases(
         await until_it_answers(two_heartbeats_have_passed)
         ends.set()
         await measuring
-    assert longest < 0.5
+    assert longest < 0.05

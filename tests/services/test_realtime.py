@@ -267,3 +267,31 @@ async def test_a_server_that_died_is_unavailable_and_heard_again_when_it_is_back
     finally:
         await subscriptions.close()
         await connection.close()
+
+
+async def test_a_server_that_froze_keeps_nobody_longer_than_the_deadline_and_is_heard_again(
+    own_server: Server,
+) -> None:
+    settings = replace(own_server.settings, deadline_seconds=0.5)
+    connection, subscriptions = Connection(settings), Subscriptions(settings, heartbeat_seconds=0.2)
+    await connection.start()
+    await subscriptions.start()
+    try:
+        realtime = RealtimeService(connection, subscriptions)
+        async with await realtime.listen("news") as messages, asyncio.timeout(40):
+            own_server.freeze()
+            with pytest.raises(Unavailable):
+                await realtime.publish("news", "hello")
+            with pytest.raises(Unavailable):
+                await realtime.listen("other news")
+            await until(lambda: not subscriptions.connected)
+            own_server.thaw()
+            while await anext(messages) != Gap("reconnected"):
+                pass  # what was published while it froze
+            await until(lambda: connection.connected)
+            await realtime.publish("news", "again")
+            while await anext(messages) != "again":
+                pass
+    finally:
+        await subscriptions.close()
+        await connection.close()

@@ -19,6 +19,7 @@ from hubbub.redis import Connection, Reply
 from hubbub.redis.replies import integer, optional_data
 from hubbub.services.sessions import SessionService
 from hubbub.services.sessions.place import index_of, place_of, tag_of
+from services.monitored import monitored
 from services.stored_sessions import PHONE, found, unseen_for_years, value_of
 from waiting import until_it_answers
 
@@ -512,28 +513,20 @@ async def test_no_token_reaches_redis_a_log_or_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    reader, writer = await asyncio.open_connection(servers.redis.host, servers.redis.port)
-    writer.write(f"AUTH {servers.redis.password}\r\nMONITOR\r\n".encode())
-    assert [await reader.readline() for _ in range(2)] == [b"+OK\r\n"] * 2
-    token = await sessions.create_session(ada, PHONE)
-    await sessions.get_session(token)
-    await SessionService(connection).get_session(token)
-    rotated = await sessions.rotate(token)
-    assert rotated is not None
-    await sessions.update_data(rotated, PHONE)
-    await sessions.list_sessions(ada)
-    await sessions.revoke(ada, place_of(token).id)
-    await sessions.revoke_all(ada, except_token=rotated)
-    await sessions.delete_session(rotated)
     malformed = "not-a-token-" * 3
-    await sessions.get_session(malformed)
-    await connection.execute("ECHO", "the end")
-    seen = b""
-    while b"the end" not in seen:
-        seen += await reader.readline()
-    writer.close()
-    await writer.wait_closed()
-    assert place_of(token).id.encode() in seen
+    async with monitored(servers.redis, connection) as told:
+        token = await sessions.create_session(ada, PHONE)
+        await sessions.get_session(token)
+        await SessionService(connection).get_session(token)
+        rotated = await sessions.rotate(token)
+        assert rotated is not None
+        await sessions.update_data(rotated, PHONE)
+        await sessions.list_sessions(ada)
+        await sessions.revoke(ada, place_of(token).id)
+        await sessions.revoke_all(ada, except_token=rotated)
+        await sessions.delete_session(rotated)
+        await sessions.get_session(malformed)
+    assert place_of(token).id.encode() in told
     for secret in (token, rotated, malformed):
-        assert secret[4:].encode() not in seen
+        assert secret[4:].encode() not in told
         assert secret[4:] not in caplog.text

@@ -17,6 +17,7 @@ from hubbub.redis import Connection, Reply
 from hubbub.services.sessions import SessionService
 from hubbub.services.sessions.place import index_of, place_of
 from redis_server import Server, binaries
+from services.keys import all_keys_end
 from services.stored_sessions import PHONE, found, unseen_for_years
 from waiting import until, until_it_answers
 
@@ -188,6 +189,8 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     server.start()
     try:
         yield server
+        server.thaw()
+        await all_keys_end(server)
     finally:
         server.stop()
 

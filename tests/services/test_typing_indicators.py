@@ -228,6 +228,13 @@ async def test_closing_tells_the_stops_that_wait(
     assert await typing.who_types(room_id) == []
 
 
+async def test_a_second_start_leaves_no_task_behind(
+    connection: Connection, subscriptions: Subscriptions, members: Members
+) -> None:
+    async with opened(connection, subscriptions, members) as typing:
+        typing.start_tasks()
+
+
 async def test_starts_stops_and_fades_of_many_are_told_in_turns(
     connection: Connection, subscriptions: Subscriptions, members: Members, heard: Subscription, room_id: UUID
 ) -> None:
@@ -302,6 +309,37 @@ async def test_what_is_no_room_or_user_is_refused(typing: TypingIndicators, id_:
         await typing.stop_everywhere(id_)  # type: ignore[arg-type]
     with pytest.raises(Invalid):
         await typing.who_types(id_)  # type: ignore[arg-type]
+
+
+async def test_a_frozen_redis_keeps_nobody_who_types_longer_than_the_deadline(
+    own_server: Server, members: Members, room_id: UUID
+) -> None:
+    settings = replace(own_server.settings, deadline_seconds=0.5)
+    connection, subscriptions = Connection(settings), Subscriptions(settings)
+    await connection.start()
+    await subscriptions.start()
+    ada = uuid4()
+    try:
+        async with opened(connection, subscriptions, members) as typing:
+            own_server.freeze()
+            for act in (typing.start(room_id, ada), typing.stop(room_id, ada), typing.stop_everywhere(ada)):
+                async with asyncio.timeout(20):
+                    with pytest.raises(Unavailable):
+                        await act
+            typing.stop_soon(room_id, ada)
+            own_server.thaw()
+
+            async def types() -> bool:
+                try:
+                    await typing.start(room_id, ada)
+                    return await typing.who_types(room_id) == [ada]
+                except Unavailable:
+                    return False
+
+            await until_it_answers(types)
+    finally:
+        await subscriptions.close()
+        await connection.close()
 
 
 async def test_without_redis_sending_is_not_bothered(own_server: Server, members: Members, room_id: UUID) -> None:

@@ -12,7 +12,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from hubbub.errors import Invalid, Unavailable
-from hubbub.redis.refusals import LOCKED_OUT
+from hubbub.redis.refusals import LOCKED_OUT, without_values
 
 if TYPE_CHECKING:
     from hubbub.redis.wire import Wire
@@ -37,7 +37,8 @@ class Dialler:
             await self._hand_over(wire)
         except (RedisError, OSError, Invalid, AttributeError, TypeError, ValueError) as error:
             # The last three: redis-py takes the answer to HELLO apart without a look at what it is.
-            raise self._failure(error) from error
+            quotes = without_values(str(error)) != str(error)  # of HELLO or AUTH: the password
+            raise self._failure(error) from (None if quotes else error)
 
     async def _open(self) -> None:
         try:
@@ -59,9 +60,12 @@ class Dialler:
         except (ResponseError, AuthenticationError) as error:
             if self._redis.protocol == 2 or not _knows_no_hello(error):
                 raise
-            self._redis = self._handshaker(protocol=2)
-            await self._prepare_tls()
-            await self._redis.connect()  # type: ignore[no-untyped-call]  # as above
+        else:
+            return
+        # Not while that error is handled: it may quote the password, and would be shown with the next one.
+        self._redis = self._handshaker(protocol=2)
+        await self._prepare_tls()
+        await self._redis.connect()  # type: ignore[no-untyped-call]  # as above
 
     async def _hand_over(self, wire: Wire) -> None:
         stream, reader = self._redis._writer, self._redis._reader
@@ -104,12 +108,13 @@ class Dialler:
 
     def _failure(self, error: Exception) -> Unavailable:
         where = f"{self._settings.host}:{self._settings.port}"
+        said = without_values(str(error))
         if isinstance(error, AuthenticationError) or getattr(error, "status_code", None) in LOCKED_OUT:
-            return Unavailable("redis", f"{where} refuses the login: {error}", retryable=False)
+            return Unavailable("redis", f"{where} refuses the login: {said}", retryable=False)
         if isinstance(error, (TimeoutError, RedisTimeoutError)):
             waited = self._settings.connect_timeout_seconds
             return Unavailable("redis", f"{where} did not answer within {waited:g} s")
-        return Unavailable("redis", f"no connection to {where}: {error}")
+        return Unavailable("redis", f"no connection to {where}: {said}")
 
 
 def _knows_no_hello(error: RedisError) -> bool:

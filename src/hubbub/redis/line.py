@@ -72,18 +72,19 @@ class Line(Generic[W]):
 
     async def _keep_up(self) -> None:
         attempt = 0
-        while not self._closed:
+        while True:
             wire = self._make_wire()
             try:
                 await self._dialler.dial(wire)
             except Unavailable as trouble:
-                attempt += 1
-                if not self._closed:
-                    self._tell(trouble)
-            else:
                 if self._closed:  # redis-py swallows a cancellation that meets the end of one of its waits
+                    return
+                attempt += 1
+                self._tell(trouble)
+            else:
+                if self._closed:  # as above
                     wire.drop("the connection was closed")
-                    break
+                    return
                 attempt = 1
                 self._put_up(wire)
                 await asyncio.wait([wire.lost])  # awaited as it is, a cancelled task would cancel it

@@ -24,6 +24,11 @@ LOCKED_OUT: Final = frozenset({"DENIED", "NOAUTH", "NOPERM", "WRONGPASS"})
 _WITHIN_SCRIPT: Final = re.compile(r"^ERR Error running script .*?@user_script: ?\d+: -([A-Z]+) ")
 
 
+def without_values(text: str) -> str:
+    """What the server said, without what it quotes: the words of a command that it does not know may be secret."""
+    return text.partition(", with args beginning with")[0]
+
+
 class ReplyError(ResponseError):
     """The server refused one command. `code` is the first word of its answer, such as WRONGTYPE.
 
@@ -31,8 +36,7 @@ class ReplyError(ResponseError):
     """
 
     def __init__(self, text: str) -> None:
-        # "unknown command 'X', with args beginning with: ..." would carry values into logs.
-        super().__init__(text.partition(", with args beginning with")[0])
+        super().__init__(without_values(text))
         within_script = _WITHIN_SCRIPT.match(text)
         self.code = within_script[1] if within_script else text.partition(" ")[0]
 

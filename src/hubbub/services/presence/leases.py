@@ -88,7 +88,9 @@ class Leases:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to send heartbeats."""
+        """Begin to send heartbeats. A second start does nothing."""
+        if self._task is not None:
+            return
         now = asyncio.get_running_loop().time()
         self._beats_at = [now + self._heartbeat_seconds * place / BUCKETS for place in range(BUCKETS)]
         self._task = asyncio.create_task(self._keep(), name="hubbub-presence-leases")

@@ -90,7 +90,7 @@ class Presence:
         )
 
     def start(self) -> None:
-        """Begin to send heartbeats, to sweep and to write down."""
+        """Begin to send heartbeats, to sweep and to write down. A second start does nothing."""
         self._leases.start()
         self._sweeper.start()
         self._projection.start()

@@ -48,8 +48,9 @@ class Projection:
             self._wake.set()
 
     def start(self) -> None:
-        """Begin to write."""
-        self._task = asyncio.create_task(self._keep_writing(), name="hubbub-presence-projection")
+        """Begin to write. A second start does nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._keep_writing(), name="hubbub-presence-projection")
 
     async def close(self) -> None:
         """Write what is left, without waiting for its time. What cannot be written now is not. Idempotent."""

@@ -44,8 +44,9 @@ class Sweeper:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to sweep."""
-        self._task = asyncio.create_task(self._keep_sweeping(), name="hubbub-presence-sweeper")
+        """Begin to sweep. A second start does nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._keep_sweeping(), name="hubbub-presence-sweeper")
 
     async def close(self) -> None:
         """Stop sweeping. Idempotent."""

@@ -6,7 +6,9 @@ import re
 import secrets
 from base64 import urlsafe_b64encode
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -20,7 +22,7 @@ _ID = re.compile("[0-9a-f]{64}")
 _NOBODYS_TOKEN: Final = "0" * 47
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True, gc=False):
     """Where one session is. The keys of all sessions of a user, and of their list, are in one slot of a cluster:
     the braces say that only the tag, which comes from the user id, decides about the slot."""
 

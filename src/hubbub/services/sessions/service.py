@@ -91,7 +91,7 @@ class SessionService:
         return session if await self._note_seen(place, session) else None
 
     async def list_sessions(self, user_id: UUID, *, limit: int = inputs.PAGE_LIMIT) -> list[Session]:
-        """The sessions of the user, at most `limit`, the one seen last first."""
+        """At most `limit` sessions of the user, those that end last; of these the one seen last stands first."""
         user_id = inputs.uuid("user_id", user_id)
         limit = inputs.limit(limit)
         prefix = Place(tag_of(user_id), "").prefix

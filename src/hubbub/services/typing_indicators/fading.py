@@ -29,8 +29,9 @@ class Fading:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to look for what has faded."""
-        self._task = asyncio.create_task(self._keep_fading(), name="hubbub-typing-fading")
+        """Begin to look for what has faded. A second start does nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._keep_fading(), name="hubbub-typing-fading")
 
     async def close(self) -> None:
         """Stop looking. Idempotent."""

@@ -33,8 +33,9 @@ class Stopping:
             self._wake.set()
 
     def start(self) -> None:
-        """Begin to tell Redis."""
-        self._task = asyncio.create_task(self._keep_stopping(), name="hubbub-typing-stops")
+        """Begin to tell Redis. A second start does nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._keep_stopping(), name="hubbub-typing-stops")
 
     async def close(self) -> None:
         """Tell Redis what waits, and end. Idempotent."""

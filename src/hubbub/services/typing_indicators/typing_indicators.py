@@ -52,7 +52,7 @@ class TypingIndicators:
         self._stopping = Stopping(connection)
 
     def start_tasks(self) -> None:
-        """Begin to look for what has faded, and to tell of what was stopped."""
+        """Begin to look for what has faded, and to tell of what was stopped. A second start does nothing."""
         self._fading.start()
         self._stopping.start()
 

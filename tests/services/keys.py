@@ -1,0 +1,22 @@
+"""What a test has left in Redis."""
+
+from __future__ import annotations
+
+from hubbub.redis import Connection
+from hubbub.redis.replies import data_array, integer
+from redis_server import Server
+
+
+async def kept_for_ever(connection: Connection) -> list[bytes]:
+    """The keys without a time to live."""
+    left = data_array(await connection.execute("KEYS", "*"))
+    return [key for key in left if integer(await connection.execute("PTTL", key)) == -1]
+
+
+async def all_keys_end(server: Server) -> None:
+    """Each key in the server has a time to live."""
+    connection = Connection(server.settings)
+    await connection.start()
+    kept = await kept_for_ever(connection)
+    await connection.close()
+    assert not kept

@@ -1,0 +1,27 @@
+"""What reaches Redis, word by word."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from hubbub.redis import Connection
+from hubbub.settings import RedisSettings
+
+
+@asynccontextmanager
+async def monitored(settings: RedisSettings, connection: Connection) -> AsyncIterator[bytearray]:
+    """Gives what MONITOR shows of all that is done in the block, complete once the block has ended."""
+    told = bytearray()
+    reader, writer = await asyncio.open_connection(settings.host, settings.port)
+    try:
+        writer.write(f"AUTH {settings.password}\r\nMONITOR\r\n".encode())
+        assert [await reader.readline() for _ in range(2)] == [b"+OK\r\n"] * 2
+        yield told
+        await connection.execute("ECHO", "the end")
+        while b"the end" not in told:
+            told += await reader.readline()
+    finally:
+        writer.close()
+        await writer.wait_closed()
