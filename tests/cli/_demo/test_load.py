@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
 
 import pytest
 
-from hubbub.cli._demo.chatlog import ChatLog, Event, Refusals
+from hubbub.cli._demo.chatlog import ChatLog, Event, Refusals, read
 from hubbub.cli._demo.load import load, read_back
 from hubbub.cli._demo.stage import Stage
 from hubbub.postgres import connect
 from log import log_of
+
+# A real log of #ubuntu, ten years long. It lies beside the project and is not part of it.
+REAL = Path(__file__).parents[4] / "shared" / "data" / "ubuntu-irc.jsonl.gz"
 
 AT = datetime(2004, 11, 15, 12, 18, tzinfo=UTC)
 
@@ -27,6 +32,17 @@ async def test_a_log_comes_back_in_the_order_of_its_lines(stage: Stage) -> None:
     [room] = stage.ledger.rooms
     page = await stage.hub.messages.page(room, limit=200)
     assert [message.content for message in page.items] == [content for _, _, content in said[50:]]
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real chat log does not lie beside the project")
+async def test_a_real_log_comes_back_in_the_order_of_its_lines(stage: Stage) -> None:
+    with REAL.open("rb") as file:
+        stage.log = ChatLog(REAL.name, islice(read(REAL.name, file).events, 6_000))
+        section = await load(stage)
+    assert [check.ok for check in section.checks] == [True]
+    assert section.checks[0].count > 5_000
+    for room in stage.ledger.rooms:
+        await log_of(stage.pool, room)
 
 
 async def test_who_speaks_without_having_joined_was_there_before(stage: Stage) -> None:
