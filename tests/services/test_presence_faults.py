@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 import time
@@ -357,13 +358,21 @@ async def test_no_stall_of_the_event_loop_while_ten_thousand_hold_leases(
         AsyncExitStack() as stack,
     ):
         await asyncio.gather(*[stack.enter_async_context(presence.online(user_id)) for user_id in users])
+
+        async def heartbeats(count: int) -> None:
+            before = await _due(connection, users[:100])
+
+            async def have_passed() -> bool:
+                return min((await _due(connection, users[:100])).values()) > max(before.values()) + count * 1_000
+
+            await until_it_answers(have_passed)
+
+        await heartbeats(1)  # until the rush at the door is over
+        gc.collect()
+        gc.freeze()  # the collector would be measured with all that the test itself holds
         measuring = asyncio.create_task(measure())
-        before = await _due(connection, users[:100])
-
-        async def two_heartbeats_have_passed() -> bool:
-            return min((await _due(connection, users[:100])).values()) > max(before.values()) + 2_000
-
-        await until_it_answers(two_heartbeats_have_passed)
+        await heartbeats(2)
         ends.set()
         await measuring
+        gc.unfreeze()
     assert longest < 0.05
