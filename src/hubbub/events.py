@@ -1,5 +1,8 @@
 """What happens in a chat, one type an event.
 
+Those with a `seq` are entries of the log of a room: they can be resumed from their `cursor`. The others are said once
+and kept nowhere.
+
 The channels and the JSON keys of what travels through Redis are those of the seed, so that a program in another
 language can take part: `{"userId": ..., "isOnline": ...}` on `presence`, and `{"userId": ..., "isTyping": ...}` on
 `typing:` with the id of the room. Keys that are not known are skipped.
@@ -7,10 +10,13 @@ language can take part: `{"userId": ..., "isOnline": ...}` on `presence`, and `{
 
 from __future__ import annotations
 
-from typing import Final
+from datetime import datetime
+from typing import Final, Literal
 from uuid import UUID
 
 import msgspec
+
+from hubbub.models import Message, Role
 
 PRESENCE_CHANNEL: Final = "presence"
 
@@ -66,3 +72,85 @@ class TypingChanged(msgspec.Struct, frozen=True):
 class _Typing(msgspec.Struct, frozen=True, rename="camel"):
     user_id: UUID
     is_typing: bool
+
+
+class Logged(msgspec.Struct, frozen=True, tag_field="type"):
+    """An entry of a room's log. `seq` is its place; `cursor` is where to go on from after it, kept by the client."""
+
+    room_id: UUID
+    seq: int
+    cursor: str
+    at: datetime
+
+
+class MessageSent(Logged, frozen=True, tag="message_sent"):
+    """A new message, as it is now: when it is read later it may have been edited, or be a tombstone."""
+
+    message: Message
+
+
+class MessageEdited(Logged, frozen=True, tag="message_edited"):
+    """A message has other content. `message` is as it is now; `by` is who edited it."""
+
+    by: UUID | None
+    message: Message
+
+
+class MessageDeleted(Logged, frozen=True, tag="message_deleted"):
+    """A message is gone; `message` is the tombstone, `by` who deleted it."""
+
+    by: UUID | None
+    message: Message
+
+
+class MemberJoined(Logged, frozen=True, tag="member_joined"):
+    """A user is in the room now."""
+
+    user_id: UUID
+    role: Role
+
+
+class MemberLeft(Logged, frozen=True, tag="member_left"):
+    """A user left or was removed. For that user it is the last entry, until the user joins again."""
+
+    user_id: UUID
+
+
+class RoleChanged(Logged, frozen=True, tag="role_changed"):
+    """A member has another role."""
+
+    user_id: UUID
+    role: Role
+
+
+class RoomChanged(Logged, frozen=True, tag="room_changed"):
+    """The room has another name, description or privacy; `by` is who changed it."""
+
+    by: UUID | None
+    name: str
+    description: str | None
+    is_private: bool
+
+
+LogEvent = MessageSent | MessageEdited | MessageDeleted | MemberJoined | MemberLeft | RoleChanged | RoomChanged
+
+
+class RoomDeleted(msgspec.Struct, frozen=True, tag_field="type", tag="room_deleted"):
+    """The room is gone, and its log with it."""
+
+    room_id: UUID
+
+
+class Resync(msgspec.Struct, frozen=True, tag_field="type", tag="resync"):
+    """What a client has of this room cannot be continued: load it anew, then go on from `cursor`.
+
+    `rewound`: the log does not hold what the client has seen, after a restore or a failover that lost commits.
+    `too_far_behind`: more than `Options.follow_at_most_behind` entries came since, a page is quicker.
+    """
+
+    room_id: UUID
+    cursor: str
+    reason: Literal["rewound", "too_far_behind"]
+
+
+FeedEvent = LogEvent | RoomDeleted | Resync

@@ -15,6 +15,8 @@ from uuid import UUID
 
 import msgspec
 
+from hubbub import positions
+
 T = TypeVar("T")
 
 
@@ -58,7 +60,11 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 class Room(msgspec.Struct, frozen=True):
-    """A room. `last_seq` is the head of its log: the seq of its newest message or event, 0 in an empty room."""
+    """A room. `last_seq` is the head of its log: the seq of its newest message or event, 0 in an empty room.
+
+    `keeps_receipts` says whether there is a receipt for each message and reader: None, the default, means in
+    direct rooms and as long as the room is small (`ReadReceipts`).
+    """
 
     id: UUID
     name: str
@@ -69,13 +75,15 @@ class Room(msgspec.Struct, frozen=True):
     last_seq: int
     created_at: datetime
     updated_at: datetime
+    keeps_receipts: bool | None = None
 
 
 class Message(msgspec.Struct, frozen=True):
     """A message. `seq` is its place in the log of the room and the only order that holds.
 
     `user_id` is None once its author's account is deleted. A deleted message stays as a tombstone: `deleted_at`
-    is set and `content` is empty.
+    is set, `content` is empty and `metadata` None. `reply_to` is a message of the same room. `metadata` is what
+    the application keeps with it, a JSON object.
     """
 
     id: UUID
@@ -88,9 +96,19 @@ class Message(msgspec.Struct, frozen=True):
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None
+    reply_to: UUID | None = None
+    metadata: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "message_type", MessageType(self.message_type))
+        metadata: object = self.metadata
+        if isinstance(metadata, str):  # as it comes from PostgreSQL; most messages have none
+            msgspec.structs.force_setattr(self, "metadata", msgspec.json.decode(metadata))
+
+    @property
+    def cursor(self) -> str:
+        """Its place in the log, to follow the room from: for `hub.follow` and `hub.messages.since`."""
+        return positions.Position(self.seq, positions.mark(self.id, self.created_at)).encode(self.room_id)
 
 
 class RoomUser(msgspec.Struct, frozen=True):

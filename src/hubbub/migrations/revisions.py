@@ -19,6 +19,7 @@ REVISIONS: tuple[str, ...] = (
     "0008",
     "0009",
     "0010",
+    "0011",
 )
 HEAD = REVISIONS[-1]
 
@@ -31,6 +32,7 @@ TABLES: tuple[str, ...] = (
     "room_users",
     "message_read_receipts",
     "room_events",
+    "hubbub_imports",
     VERSION_TABLE,
 )
 

@@ -19,6 +19,7 @@ TAKEN = {
     "room_users_pkey": "membership",
     "message_read_receipts_pkey": "read receipt",
     "room_events_pkey": "event seq",
+    "hubbub_imports_pkey": "import",
 }
 
 # A foreign key: what does not exist.
@@ -49,10 +50,14 @@ REFUSED = {
     "messages_content_check": ("content", "must have 1 to 20000 characters, none once it is deleted"),
     "messages_message_type_check": ("message_type", "must be text, image or file"),
     "messages_seq_check": ("seq", "must be positive"),
+    "messages_metadata_check": ("metadata", "must be a JSON object of at most 8192 bytes"),
+    "messages_reply_to_check": ("reply_to", "must be another message"),
     "room_users_role_check": ("role", "must be admin, moderator or member"),
     "room_users_last_read_seq_check": ("last_read_seq", "must not be negative"),
     "room_events_seq_check": ("seq", "must be positive"),
     "room_events_kind_check": ("kind", "must be a kind of event that this version knows"),
+    "hubbub_imports_digest_check": ("digest", "must be a SHA-256 digest"),
+    "hubbub_imports_lines_check": ("lines", "must be positive"),
 }
 
 

@@ -1,0 +1,77 @@
+"""Positions in the log of a room, and the cursors that clients keep of them.
+
+A position is a seq and a mark, which is made from what stands at that seq. When something else stands there than a
+reader has seen, the log was rewound, by a restore or by a failover that lost commits: `Resync`. A cursor is a
+position as text, bound to its room. Nobody can make one up that passes for a place they have not seen, because the
+mark has to match what PostgreSQL holds at the seq.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as NotBase64
+from datetime import UTC, datetime
+from hashlib import blake2b
+from struct import Struct
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from hubbub.errors import Invalid
+
+_FORM: Final = Struct(">B4sQ8s")  # version, room, seq, mark
+_VERSION: Final = 1
+_ENCODED_LENGTH: Final = 28
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+MARK_BYTES: Final = 8
+
+
+class Position(NamedTuple):
+    """A place in the log of a room, as somebody has seen it."""
+
+    seq: int
+    mark: bytes
+
+    def encode(self, room_id: UUID) -> str:
+        """The cursor: 28 characters that are safe in a URL."""
+        return urlsafe_b64encode(_FORM.pack(_VERSION, _tag(room_id), self.seq, self.mark)).decode()
+
+    @classmethod
+    def decode(cls, room_id: UUID, cursor: object, *, field: str = "after") -> Position:
+        """The position in a cursor. Raises `Invalid` for what is no cursor, or that of another room."""
+        if not isinstance(cursor, str) or len(cursor) != _ENCODED_LENGTH:
+            raise Invalid(field, "is not a cursor")
+        try:
+            version, tag, seq, mark = _FORM.unpack(urlsafe_b64decode(cursor))
+        except (ValueError, NotBase64) as error:
+            raise Invalid(field, "is not a cursor") from error
+        if version != _VERSION or seq >= 2**63:
+            raise Invalid(field, "is not a cursor")
+        if tag != _tag(room_id):
+            raise Invalid(field, "is the cursor of another room")
+        return cls(seq, mark)
+
+
+# Before the first entry of every log.
+START: Final = Position(0, bytes(MARK_BYTES))
+
+
+def mark(identity: UUID, at: datetime) -> bytes:
+    """The mark of a message, by its id and when it was created: neither ever changes."""
+    return _digest(identity.bytes, at)
+
+
+def event_mark(kind: str, message_id: UUID | None, user_id: UUID | None, at: datetime) -> bytes:
+    """The mark of an entry that is no message."""
+    about = b"".join(UUID(int=0).bytes if one is None else one.bytes for one in (message_id, user_id))
+    return _digest(kind.encode() + about, at)
+
+
+def _digest(what: bytes, at: datetime) -> bytes:
+    since = at - _EPOCH
+    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return blake2b(what + microseconds.to_bytes(8, "big", signed=True), digest_size=MARK_BYTES).digest()
+
+
+def _tag(room_id: UUID) -> bytes:
+    return blake2b(room_id.bytes, digest_size=4).digest()
