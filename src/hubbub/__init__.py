@@ -12,13 +12,29 @@ from hubbub.errors import (
     SchemaMismatch,
     Unavailable,
 )
-from hubbub.events import PresenceChanged, TypingChanged
+from hubbub.events import (
+    FeedEvent,
+    LogEvent,
+    LogPage,
+    MemberJoined,
+    MemberLeft,
+    MessageDeleted,
+    MessageEdited,
+    MessageSent,
+    PresenceChanged,
+    Resync,
+    RoleChanged,
+    RoomChanged,
+    RoomGone,
+    TypingChanged,
+)
 from hubbub.hub import Hub, Options, Transaction, open
 from hubbub.models import (
     Credentials,
     Message,
     MessagePage,
     MessageType,
+    NewMessage,
     Page,
     ReadReceipt,
     Role,
@@ -31,6 +47,7 @@ from hubbub.models import (
 )
 from hubbub.passwords import Passwords
 from hubbub.redis import Gap
+from hubbub.services.feed import Follower
 from hubbub.services.presence import Device
 from hubbub.settings import PostgresSettings, RedisSettings, Settings
 
@@ -38,13 +55,23 @@ __all__ = [
     "Conflict",
     "Credentials",
     "Device",
+    "FeedEvent",
+    "Follower",
     "Gap",
     "Hub",
     "HubbubError",
     "Invalid",
+    "LogEvent",
+    "LogPage",
+    "MemberJoined",
+    "MemberLeft",
     "Message",
+    "MessageDeleted",
+    "MessageEdited",
     "MessagePage",
+    "MessageSent",
     "MessageType",
+    "NewMessage",
     "NotAMember",
     "NotFound",
     "Options",
@@ -55,8 +82,12 @@ __all__ = [
     "RateLimited",
     "ReadReceipt",
     "RedisSettings",
+    "Resync",
     "Role",
+    "RoleChanged",
     "Room",
+    "RoomChanged",
+    "RoomGone",
     "RoomSummary",
     "RoomUser",
     "SchemaMismatch",

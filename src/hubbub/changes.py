@@ -22,6 +22,13 @@ class RoomChanged(msgspec.Struct, frozen=True):
     room_id: UUID
 
 
+class MembersJoined(msgspec.Struct, frozen=True):
+    """Memberships began. Comes beside the `RoomChanged` of the room."""
+
+    room_id: UUID
+    user_ids: tuple[UUID, ...]
+
+
 class MemberLeft(msgspec.Struct, frozen=True):
     """A membership ended. Comes beside the `RoomChanged` of the room."""
 
@@ -35,7 +42,7 @@ class MessageSent(msgspec.Struct, frozen=True):
     message: Message
 
 
-Change = UserChanged | RoomChanged | MemberLeft | MessageSent
+Change = UserChanged | RoomChanged | MembersJoined | MemberLeft | MessageSent
 
 # Called after the COMMIT, in its order, from the event loop. It must neither wait nor raise.
 Announce = Callable[[Change], None]

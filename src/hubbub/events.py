@@ -1,7 +1,7 @@
 """What happens in a chat, one type an event.
 
-Those with a `seq` are entries of the log of a room: they can be resumed from their `cursor`. The others are said once
-and kept nowhere.
+Those with a `seq` are entries of the log of a room, and can be resumed from their `cursor`. The others are said
+once and kept nowhere.
 
 The channels and the JSON keys of what travels through Redis are those of the seed, so that a program in another
 language can take part: `{"userId": ..., "isOnline": ...}` on `presence`, and `{"userId": ..., "isTyping": ...}` on
@@ -75,7 +75,7 @@ class _Typing(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Logged(msgspec.Struct, frozen=True, tag_field="type"):
-    """An entry of a room's log. `seq` is its place; `cursor` is where to go on from after it, kept by the client."""
+    """An entry of a room's log. `seq` is its place; a client keeps `cursor` to go on from after it."""
 
     room_id: UUID
     seq: int
@@ -135,8 +135,8 @@ class RoomChanged(Logged, frozen=True, tag="room_changed"):
 LogEvent = MessageSent | MessageEdited | MessageDeleted | MemberJoined | MemberLeft | RoleChanged | RoomChanged
 
 
-class RoomDeleted(msgspec.Struct, frozen=True, tag_field="type", tag="room_deleted"):
-    """The room is gone, and its log with it."""
+class RoomGone(msgspec.Struct, frozen=True, tag_field="type", tag="room_gone"):
+    """There is nothing more to read here: the room was deleted, and its log with it, or the user's account was."""
 
     room_id: UUID
 
@@ -153,4 +153,16 @@ class Resync(msgspec.Struct, frozen=True, tag_field="type", tag="resync"):
     reason: Literal["rewound", "too_far_behind"]
 
 
-FeedEvent = LogEvent | RoomDeleted | Resync
+FeedEvent = LogEvent | RoomGone | Resync
+
+
+class LogPage(msgspec.Struct, frozen=True):
+    """A part of the log of a room, in its order. `cursor` is where to go on from; None in a log without entries.
+
+    A `Resync` alone on the page says that the log is not the one that the cursor was from.
+    """
+
+    room_id: UUID
+    items: list[LogEvent | Resync]
+    cursor: str | None
+    has_more: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Self
 from uuid import UUID
 
 from hubbub import embedded
-from hubbub.changes import Announce, Change, MemberLeft, MessageSent
+from hubbub.changes import Announce, Change, MemberLeft, MembersJoined, MessageSent, RoomChanged
 from hubbub.errors import Unavailable
 from hubbub.migrations.revisions import verify
 from hubbub.models import User
@@ -22,6 +22,7 @@ from hubbub.redis import Connection, Subscriptions
 from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, RoomUsers, Users
 from hubbub.services.accounts import Accounts
 from hubbub.services.cache import Cache
+from hubbub.services.feed import Feed, Follower
 from hubbub.services.presence import Presence
 from hubbub.services.rate_limits import RateLimits
 from hubbub.services.realtime import RealtimeService
@@ -77,6 +78,11 @@ class Options:
     """Who goes and comes back within this time has not been offline."""
     typing_seconds: float = 6
     """How long typing lasts that nobody refreshes."""
+    follow_heartbeat_seconds: float = 1
+    """How often the logs of all followed rooms are compared with what followers have: the longest that a follower
+    waits for an event of which Redis did not tell."""
+    follow_at_most_behind: int = 10_000
+    """Entries of a room's log; who comes back with a cursor that is further behind gets a `Resync`."""
 
 
 class Hub(Repositories):
@@ -138,6 +144,13 @@ class Hub(Repositories):
             messages=self.messages,
             room_users=self.room_users,
         )
+        self._feed = Feed(
+            self._pool,
+            self._connection,
+            self._subscriptions,
+            heartbeat_seconds=options.follow_heartbeat_seconds,
+            most_behind=options.follow_at_most_behind,
+        )
         self.limits = RateLimits(self._connection)
         take = partial(self.limits.take, fail_open=True)
         self._accounts = Accounts(
@@ -170,6 +183,8 @@ class Hub(Repositories):
             self.typing.start_tasks()
             stack.push_async_callback(self.presence.close)
             self.presence.start()
+            stack.push_async_callback(self._feed.close)
+            self._feed.start()
             self._stack = stack.pop_all()
         return self
 
@@ -195,6 +210,34 @@ class Hub(Repositories):
         """
         async with self._pool.transaction() as executor:
             yield Transaction(executor, self._announce)
+
+    def follow(
+        self,
+        user_id: UUID,
+        *,
+        after: Mapping[UUID, str | None] | None = None,
+        rooms: Iterable[UUID] | None = None,
+        buffer: int = 1_000,
+    ) -> Follower:
+        """What happens in the rooms of a user, for `async with` and `async for`: messages, edits, deletions,
+        joins, leaves, changes of roles and of the room, each once and in the order of the log of the room.
+
+            async with hub.follow(user_id, after={room_id: cursor}) as feed:
+                async for event in feed: ...
+
+        `after` has the cursor of the last event or message that the client has of a room; None is the beginning of
+        the log. A room without one starts where its log ends when the block is entered. Without `rooms` it follows
+        all rooms of the user, also those joined later, from the joining on. The user's own `MemberLeft` is the
+        last event of a room until the user joins again.
+
+        At most `buffer` events (1 to 100,000) wait to be read; a reader that is slower reads the rest from
+        PostgreSQL when it comes to it. While PostgreSQL is away the iteration waits; Redis is not needed. A log
+        that was rewound, or a cursor that is more than `Options.follow_at_most_behind` behind, gives a `Resync`.
+
+        Raises `Invalid`, among others for what is no cursor or that of another room; on entering also `NotAMember`
+        for a room in `after` or `rooms`, and `Unavailable`.
+        """
+        return self._feed.follow(user_id, after=after or {}, rooms=rooms, buffer=buffer)
 
     async def register(self, email: str, username: str, password: str) -> User:
         """Make an account with a password of 1 to 72 bytes.
@@ -234,8 +277,14 @@ class Hub(Repositories):
         """What follows from a change that is durable. Called after the COMMIT; neither waits nor raises."""
         self.cache.invalidate(change)
         match change:
-            case MessageSent(message=message) if message.user_id is not None:
-                self.typing.stop_soon(message.room_id, message.user_id)
+            case MessageSent(message=message):
+                self._feed.message_sent(message)
+                if message.user_id is not None:
+                    self.typing.stop_soon(message.room_id, message.user_id)
+            case RoomChanged(room_id=room_id):
+                self._feed.room_changed(room_id)
+            case MembersJoined(user_ids=user_ids):
+                self._feed.members_joined(user_ids)
             case MemberLeft(room_id=room_id, user_id=user_id):
                 self.typing.stop_soon(room_id, user_id)
 

@@ -36,6 +36,10 @@ class Position(NamedTuple):
         """The cursor: 28 characters that are safe in a URL."""
         return urlsafe_b64encode(_FORM.pack(_VERSION, _tag(room_id), self.seq, self.mark)).decode()
 
+    def matches(self, seen: Position) -> bool:
+        """Whether this is what somebody has seen there, as far as they have."""
+        return self.seq == seen.seq and seen.mark in (NOT_SEEN, self.mark)
+
     @classmethod
     def decode(cls, room_id: UUID, cursor: object, *, field: str = "after") -> Position:
         """The position in a cursor. Raises `Invalid` for what is no cursor, or that of another room."""
@@ -52,6 +56,8 @@ class Position(NamedTuple):
         return cls(seq, mark)
 
 
+# No mark: of a reader who starts without having seen what stands there.
+NOT_SEEN: Final = b""
 # Before the first entry of every log.
 START: Final = Position(0, bytes(MARK_BYTES))
 

@@ -113,6 +113,18 @@ class Subscriptions:
             subscription.hear(Gap("reconnected"))
         return subscription
 
+    def subscribe_soon_with(self, channel: str, callback: Callable[[Heard], None]) -> CallbackSubscription:
+        """As `subscribe_soon`, by a callback as for `subscribe_with`, and without a refusal: while the login is
+        refused it hears nothing.
+
+        Raises Invalid for an empty channel.
+        """
+        subscription = CallbackSubscription(_name(channel), self._leave, callback)
+        self._add(subscription)
+        if self._is_live(subscription.channel):
+            subscription.hear(Gap("reconnected"))
+        return subscription
+
     def _subscription(self, channel: str, buffer: int) -> Subscription:
         if buffer < 1:
             raise Invalid("buffer", "must hold at least one message")
@@ -148,6 +160,9 @@ class Subscriptions:
         trouble = self._line.trouble
         if trouble is not None and not trouble.retryable:
             raise Unavailable("redis", trouble.reason, retryable=False)
+        return self._add(listener)
+
+    def _add(self, listener: Listener) -> Topic:
         topic = self._topics.get(listener.channel)
         if topic is None:
             topic = self._topics[listener.channel] = Topic()

@@ -1,6 +1,18 @@
 """Messages: sent one by one or together, changed, and read in pages."""
 
+from hubbub.repositories.messages.log import Entry, Head, Logs, Reading, entry_of
 from hubbub.repositories.messages.messages import Messages
+from hubbub.repositories.messages.readers import Readable, Readers
 from hubbub.repositories.messages.writer import MessageWriter
 
-__all__ = ["MessageWriter", "Messages"]
+__all__ = [
+    "Entry",
+    "Head",
+    "Logs",
+    "MessageWriter",
+    "Messages",
+    "Readable",
+    "Readers",
+    "Reading",
+    "entry_of",
+]

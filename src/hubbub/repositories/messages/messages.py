@@ -12,8 +12,11 @@ from hubbub import inputs
 from hubbub.changes import Announce, Change, MessageSent, RoomChanged, to_nobody
 from hubbub.cursors import Cursor
 from hubbub.errors import Invalid, NotAMember, NotFound
+from hubbub.events import LogEvent, LogPage, Resync
 from hubbub.models import Message, MessagePage, MessageType, Page
+from hubbub.positions import START, Position
 from hubbub.postgres import Executor, Statement
+from hubbub.repositories.messages.log import Logs
 from hubbub.repositories.messages.sending import MESSAGE, Draft, send_one
 from hubbub.repositories.messages.writer import MessageWriter
 
@@ -33,6 +36,7 @@ class Messages:
         self._executor = executor
         self._announce = announce
         self._writer = writer
+        self._logs = Logs(executor)
 
     def _changed(self, change: Change) -> None:
         self._executor.after_commit(lambda: self._announce(change))
@@ -281,6 +285,27 @@ class Messages:
     async def _check_room(self, room_id: UUID) -> None:
         if not await self._executor.fetch_one(self._ROOM_EXISTS, room_id):
             raise NotFound("room", room_id)
+
+    async def since(self, room_id: UUID, cursor: str | None, *, limit: int = 200) -> LogPage:
+        """Up to `limit` entries (1 to 1,000) of a room's log after the cursor: messages, edits, deletions, joins,
+        leaves, changes of roles and of the room, in the order of their seq.
+
+        `cursor` is that of an event, of a message or of a page before; None is the beginning of the log. Messages
+        are given as they are now. When the log was rewound since, by a restore or a failover that lost commits, a
+        `Resync` alone is on the page. It does not ask who may read.
+
+        Raises `NotFound` for an unknown room, `Invalid` for what is no cursor or that of another room.
+        """
+        room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit, longest=1_000)
+        after = START if cursor is None else Position.decode(room_id, cursor, field="cursor")
+        reading = await self._logs.read(room_id, after, limit)
+        if reading.is_rewound:
+            head = (await self._logs.head(room_id)).encode(room_id)
+            return LogPage(room_id, [Resync(room_id, head, "rewound")], head, has_more=False)
+        events: list[LogEvent | Resync] = [entry.event for entry in reading.entries]
+        newest = reading.entries[-1].position if reading.entries else after
+        going_on = newest.encode(room_id) if newest.seq else None
+        return LogPage(room_id, events, going_on, has_more=newest.seq < reading.head)
 
     _BY_AUTHOR_CURSOR = Cursor("messages by author", tuple[datetime, UUID])
     _BY_AUTHOR = Statement(

@@ -1,0 +1,216 @@
+"""The log of a room: messages and room_events together, read in the order of their seq."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from hubbub import events
+from hubbub.errors import NotFound
+from hubbub.events import LogEvent
+from hubbub.models import Message, Role
+from hubbub.positions import START, Position, event_mark, mark
+from hubbub.postgres import Executor, Statement
+
+# The columns of a message, in the order of its fields.
+OF_MESSAGE = "\n".join(f"    messages.{field}," for field in Message.__struct_fields__).strip().rstrip(",")
+
+
+class Entry(NamedTuple):
+    """An entry of a log: what happened, and where."""
+
+    position: Position
+    event: LogEvent
+
+
+class Reading(NamedTuple):
+    """What the log of a room holds after a position.
+
+    `head` is the last seq of the log. `is_rewound` says that something else than the reader has seen stands at the
+    position, or nothing; then there are no entries.
+    """
+
+    entries: list[Entry]
+    head: int
+    is_rewound: bool
+
+
+class Head(NamedTuple):
+    """`last_seq` of a room, and what stands at the place that was asked for, None for nothing."""
+
+    room_id: UUID
+    last_seq: int
+    position: Position | None
+
+
+def entry_of(message: Message) -> Entry:
+    """The entry of a message that was sent."""
+    position = Position(message.seq, mark(message.id, message.created_at))
+    cursor = position.encode(message.room_id)
+    event = events.MessageSent(message.room_id, message.seq, cursor, message.created_at, message)
+    return Entry(position, event)
+
+
+class _Payload(msgspec.Struct, frozen=True):
+    """What an entry that is no message carries, by its kind. Direct rooms are joined without a role."""
+
+    role: Role = Role.MEMBER
+    name: str = ""
+    description: str | None = None
+    is_private: bool = False
+
+
+_payload = msgspec.json.Decoder(_Payload).decode
+
+
+def _entry(*row: Any) -> tuple[int, Entry]:  # noqa: ANN401 - each column has a type of its own
+    """An entry with the head of its log. The last columns are those of the message that it is about."""
+    head, room_id, seq, kind, about, user_id, payload, at, *columns = row
+    if kind == "sent":
+        return head, entry_of(Message(*columns))
+    position = Position(seq, event_mark(kind, about, user_id, at))
+    place = (room_id, seq, position.encode(room_id), at)
+    return head, Entry(position, _event(kind, place, user_id, payload, columns))
+
+
+def _event(
+    kind: str,
+    place: tuple[UUID, int, str, datetime],
+    user_id: UUID,
+    payload: str,
+    columns: list[Any],
+) -> LogEvent:
+    match kind:
+        case "edited":
+            return events.MessageEdited(*place, user_id, Message(*columns))
+        case "deleted":
+            return events.MessageDeleted(*place, user_id, Message(*columns))
+        case "joined":
+            return events.MemberJoined(*place, user_id, _payload(payload).role)
+        case "left":
+            return events.MemberLeft(*place, user_id)
+        case "role_changed":
+            return events.RoleChanged(*place, user_id, _payload(payload).role)
+        case _:
+            room = _payload(payload)
+            return events.RoomChanged(*place, user_id, room.name, room.description, room.is_private)
+
+
+def _head_of(*row: Any) -> Head:  # noqa: ANN401 - each column has a type of its own
+    """The head of a log, with what stands at the place that was asked for: a message, or something else."""
+    room_id, last_seq, seq, sent_id, sent_at, kind, message_id, user_id, at = row
+    if sent_id is not None:
+        return Head(room_id, last_seq, Position(seq, mark(sent_id, sent_at)))
+    if kind is not None:
+        return Head(room_id, last_seq, Position(seq, event_mark(kind, message_id, user_id, at)))
+    return Head(room_id, last_seq, START if seq == 0 else None)
+
+
+class Logs:
+    """The logs of rooms. Who may read them is the caller's to ask."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    # From the position on, and with it: what stands there shows whether it is still the log that the reader knows.
+    # One statement sees one state of the database, and the order of seq is that of the commits: so there are no
+    # holes in what it returns.
+    _READ = Statement(
+        "log.read",
+        _entry,
+        f"""
+        (
+            SELECT
+                (SELECT last_seq FROM rooms WHERE id = $1) AS head,
+                messages.room_id,
+                messages.seq,
+                'sent' AS kind,
+                NULL::uuid AS about,
+                NULL::uuid AS by,
+                NULL::jsonb AS payload,
+                messages.created_at AS at,
+                {OF_MESSAGE}
+            FROM messages
+            WHERE messages.room_id = $1
+                AND messages.seq >= $2
+            ORDER BY messages.seq
+            LIMIT $3
+        )
+        UNION ALL
+        (
+            SELECT
+                (SELECT last_seq FROM rooms WHERE id = $1) AS head,
+                room_events.room_id,
+                room_events.seq,
+                room_events.kind,
+                room_events.message_id,
+                room_events.user_id,
+                room_events.payload,
+                room_events.created_at,
+                {OF_MESSAGE}
+            FROM room_events
+            LEFT JOIN messages ON messages.id = room_events.message_id
+            WHERE room_events.room_id = $1
+                AND room_events.seq >= $2
+            ORDER BY room_events.seq
+            LIMIT $3
+        )
+        ORDER BY 3
+        LIMIT $3
+        """,
+    )
+
+    async def read(self, room_id: UUID, after: Position, limit: int) -> Reading:
+        """Up to `limit` entries after the position, in their order. Raises `NotFound` for an unknown room."""
+        rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1)
+        head = rows[0][0] if rows else await self._head(room_id)
+        entries = [entry for _, entry in rows]
+        if after.seq == 0:
+            return Reading(entries[:limit], head, is_rewound=False)
+        if not entries or not entries[0].position.matches(after):
+            return Reading([], head, is_rewound=True)
+        return Reading(entries[1:], head, is_rewound=False)
+
+    async def _head(self, room_id: UUID) -> int:
+        for head in await self.heads({room_id: None}):
+            return head.last_seq
+        raise NotFound("room", room_id)
+
+    _HEADS = Statement(
+        "log.heads",
+        _head_of,
+        """
+        SELECT
+            rooms.id,
+            rooms.last_seq,
+            COALESCE(known.seq, rooms.last_seq) AS seq,
+            messages.id AS sent_id,
+            messages.created_at AS sent_at,
+            room_events.kind,
+            room_events.message_id,
+            room_events.user_id,
+            room_events.created_at AS happened_at
+        FROM unnest($1::uuid[], $2::bigint[]) AS known (room_id, seq)
+        JOIN rooms ON rooms.id = known.room_id
+        LEFT JOIN messages
+            ON messages.room_id = rooms.id
+            AND messages.seq = COALESCE(known.seq, rooms.last_seq)
+        LEFT JOIN room_events
+            ON room_events.room_id = rooms.id
+            AND room_events.seq = COALESCE(known.seq, rooms.last_seq)
+        """,
+    )
+
+    async def heads(self, places: Mapping[UUID, int | None]) -> list[Head]:
+        """The heads of the rooms that exist, and what stands at the seq of each; None asks for the head itself."""
+        return await self._executor.fetch_all(self._HEADS, list(places), list(places.values()))
+
+    async def head(self, room_id: UUID) -> Position:
+        """The newest entry of a room. Raises `NotFound`."""
+        for head in await self.heads({room_id: None}):
+            return head.position or START._replace(seq=head.last_seq)
+        raise NotFound("room", room_id)

@@ -1,0 +1,79 @@
+"""Who may read which logs: the memberships as followers need them, of many users at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from hubbub.postgres import Executor, Statement
+
+
+class Readable(NamedTuple):
+    """A room that a user is a member of, and the head of its log."""
+
+    room_id: UUID
+    last_seq: int
+    digest: int
+    """Of all rooms of the user: it is another one as soon as the user is in other rooms."""
+
+
+class Readers:
+    """Which rooms users are in now."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    _ROOMS_OF = Statement(
+        "readers.rooms_of",
+        Readable,
+        """
+        SELECT
+            room_users.room_id,
+            rooms.last_seq,
+            bit_xor(uuid_hash_extended(room_users.room_id, 0)) OVER () AS digest
+        FROM room_users
+        JOIN rooms ON rooms.id = room_users.room_id
+        WHERE room_users.user_id = $1
+        """,
+    )
+
+    async def rooms_of(self, user_id: UUID) -> list[Readable]:
+        """The rooms of a user."""
+        return await self._executor.fetch_all(self._ROOMS_OF, user_id)
+
+    _DIGESTS = Statement(
+        "readers.digests",
+        lambda user_id, digest: (user_id, digest),
+        """
+        SELECT
+            user_id,
+            bit_xor(uuid_hash_extended(room_id, 0)) AS digest
+        FROM room_users
+        WHERE user_id = ANY($1::uuid[])
+        GROUP BY user_id
+        """,
+    )
+
+    async def digests(self, user_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """The digest of each user's rooms; 0 for a user who is in none."""
+        found = dict(await self._executor.fetch_all(self._DIGESTS, user_ids))
+        return {user_id: found.get(user_id, 0) for user_id in user_ids}
+
+    _JOINED = Statement(
+        "readers.joined",
+        int,
+        """
+        SELECT seq
+        FROM room_events
+        WHERE room_id = $1
+            AND user_id = $2
+            AND kind = 'joined'
+        ORDER BY seq DESC
+        LIMIT 1
+        """,
+    )
+
+    async def joined(self, room_id: UUID, user_id: UUID) -> int | None:
+        """The seq at which the user joined the room the last time; None where the log does not say."""
+        return await self._executor.fetch_one(self._JOINED, room_id, user_id)

@@ -1,0 +1,82 @@
+"""A room that somebody in this process follows: how far its log is known here, and who hears of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from hubbub.events import MemberLeft
+from hubbub.positions import Position
+from hubbub.repositories.messages.log import Entry
+
+if TYPE_CHECKING:
+    from hubbub.services.feed.follower import Place
+
+
+class FollowedRoom:
+    """One for each followed room of the process, however many follow it.
+
+    `position` is the newest entry that is known here. Entries are taken one after the other: what rings ahead of
+    the next seq is not taken, but read from the log together with what is missing before it.
+    """
+
+    __slots__ = ("_read_soon", "asked", "id", "live", "places", "position", "rung")
+
+    def __init__(self, room_id: UUID, position: Position, read_soon: Callable[[FollowedRoom], None]) -> None:
+        self.id = room_id
+        self.position = position
+        self.rung = position.seq
+        """The highest seq that was heard of."""
+        self.asked = False
+        """Whether the log has to be read whatever was heard."""
+        self.places: dict[Place, None] = {}
+        """All that follow the room here."""
+        self.live: dict[Place, None] = {}
+        """The places that hear each entry as it is taken; the others are behind, and read the log themselves."""
+        self._read_soon = read_soon
+
+    @property
+    def is_behind(self) -> bool:
+        return self.asked or self.rung > self.position.seq
+
+    def hear(self, entry: Entry) -> None:
+        """An entry that somebody says was committed; any may be missing before it."""
+        seq = entry.position.seq
+        if seq == self.position.seq + 1:
+            self.take(entry)
+        elif seq > self.position.seq:
+            self.heard_of(seq)
+
+    def heard_of(self, seq: int) -> None:
+        """That the log has grown up to this seq."""
+        if seq > self.position.seq:
+            self.rung = max(self.rung, seq)
+            self._read_soon(self)
+
+    def ask(self) -> None:
+        """That the log has grown, nobody says how far."""
+        self.asked = True
+        self._read_soon(self)
+
+    def take(self, entry: Entry) -> None:
+        """The next entry: whoever is live hears it now."""
+        self.position = position = entry.position
+        seq = position.seq
+        for place in tuple(self.live):  # a copy: one whose buffer is full leaves
+            if place.position.seq < seq:
+                place.hear(entry)
+        if isinstance(entry.event, MemberLeft):
+            self._show_out(entry.event.user_id)
+
+    def _show_out(self, user_id: UUID) -> None:
+        for place in tuple(self.live):
+            if place.follower.user_id == user_id:
+                place.end()
+
+    def rewind(self, position: Position) -> None:
+        """The log is not the one that was known: everybody goes on from `position`, and is told."""
+        self.position = position
+        self.rung = position.seq
+        for place in tuple(self.live):
+            place.resync(position, "rewound")

@@ -1,0 +1,264 @@
+"""One who follows: a bounded buffer of what has happened, and a place in each of the rooms."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Collection, Mapping
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+from uuid import UUID
+
+from hubbub.errors import NotFound, Unavailable
+from hubbub.events import FeedEvent, MemberJoined, MemberLeft, Resync, RoomGone
+from hubbub.positions import Position
+
+if TYPE_CHECKING:
+    from hubbub.repositories.messages.log import Entry, Reading
+    from hubbub.services.feed.followed_room import FollowedRoom
+
+logger = logging.getLogger("hubbub.feed")
+
+# Entries read at a time by one who is behind.
+PAGE = 200
+# How long to wait before the log is read again when PostgreSQL was away: between these.
+PAUSE_SECONDS = (0.1, 0.5)
+
+
+class Place:
+    """How far one follower has come in one room.
+
+    A live place hears each entry as it is taken. One that is behind, because it starts at a cursor or because the
+    buffer was full, reads the log until it has caught up. Either way its entries come in order, each once: it goes
+    live in the same step in which it finds that nothing is missing.
+    """
+
+    __slots__ = ("follower", "is_missing", "is_outside", "position", "room")
+
+    def __init__(self, follower: Follower, room: FollowedRoom, position: Position) -> None:
+        self.follower = follower
+        self.room = room
+        self.position = position
+        self.is_outside = False
+        """Whether the user has left the room at this place of its log: nothing is for them until they join."""
+        self.is_missing = False
+        """Whether the user was not among the members when somebody looked."""
+
+    def hear(self, entry: Entry) -> None:
+        """The next entry of the room; when the buffer is full, it is left to be read later."""
+        follower = self.follower
+        if len(follower.buffer) >= follower.limit:
+            self.fall_behind()
+            return
+        self.position = entry.position
+        follower.put(entry.event)
+
+    def resync(self, position: Position, reason: Literal["rewound", "too_far_behind"]) -> None:
+        """Go on from another position, and say so. It is said however full the buffer is: once a rewinding."""
+        self.position = position
+        self.follower.put(Resync(self.room.id, position.encode(self.room.id), reason))
+
+    def catch_up(self) -> None:
+        """Go live when nothing is missing, else read the log."""
+        if self.position.seq < self.room.position.seq:
+            self.fall_behind()
+        elif self.is_outside:
+            self.end()
+        else:
+            self.follower.behind.pop(self, None)
+            self.room.live[self] = None
+
+    def fall_behind(self) -> None:
+        self.room.live.pop(self, None)
+        self.follower.behind[self] = None
+        self.follower.wake()
+
+    def end(self) -> None:
+        """No more of this room."""
+        self.room.live.pop(self, None)
+        self.follower.leave(self)
+
+
+class Source(Protocol):
+    """What a follower asks the feed for."""
+
+    def enter(self, follower: Follower) -> Awaitable[None]:
+        """Put the follower at a place in each of the rooms. Raises `NotAMember`, `Invalid`, `Unavailable`."""
+        ...
+
+    def read(self, room_id: UUID, after: Position, limit: int) -> Awaitable[Reading]:
+        """Read the log of a room. Raises `NotFound`, `Unavailable`."""
+        ...
+
+    def head(self, room: FollowedRoom) -> Awaitable[Position]:
+        """The head of a room's log, whose rewinding is told to all who follow it here. Raises as `read`."""
+        ...
+
+    def leave(self, place: Place) -> None:
+        """A place has come to its end."""
+        ...
+
+    def forget(self, follower: Follower) -> None:
+        """The follower is gone."""
+        ...
+
+
+class Follower:
+    """Iterate over it for what happens in the rooms of a user; `async with` begins and ends it.
+
+    Of each room it gives every entry of the log from the starting point on, in order, each once. One reader at a
+    time. The iteration ends when the block or the hub does. At most `limit` events wait to be read; what comes
+    then is read from PostgreSQL once there is space again: a slow reader misses nothing and costs no memory.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_reader",
+        "_source",
+        "after",
+        "behind",
+        "buffer",
+        "digest",
+        "is_closed",
+        "is_placed",
+        "limit",
+        "places",
+        "rooms",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        source: Source,
+        user_id: UUID,
+        *,
+        after: Mapping[UUID, Position],
+        rooms: Collection[UUID] | None,
+        limit: int,
+    ) -> None:
+        self._source = source
+        self._reader: asyncio.Future[None] | None = None
+        self.user_id = user_id
+        self.after = after
+        self.rooms = rooms
+        self.limit = limit
+        self.buffer: deque[FeedEvent] = deque()
+        self.places: dict[UUID, Place] = {}
+        self.behind: dict[Place, None] = {}
+        self.digest: int | None = None
+        """Of the user's rooms, when somebody looked last."""
+        self.is_placed = False
+        """Whether it has its starting places; before that nobody may give it others."""
+        self.is_closed = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._source.enter(self)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Follow no more, at once. Idempotent."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        for place in tuple(self.places.values()):
+            place.end()
+        self.buffer.clear()
+        self._source.forget(self)
+        self.wake()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> FeedEvent:
+        while not self.buffer:
+            if self.is_closed:
+                raise StopAsyncIteration
+            if self.behind:
+                await self._read_on(next(iter(self.behind)))
+            else:
+                await self._wait()
+        return self.buffer.popleft()
+
+    async def _wait(self) -> None:
+        if self._reader is not None:
+            raise RuntimeError("a follower has one reader at a time")
+        self._reader = asyncio.get_running_loop().create_future()
+        try:
+            await self._reader
+        finally:
+            self._reader = None
+
+    def wake(self) -> None:
+        """Somebody who waits for an event looks again."""
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+    def put(self, event: FeedEvent) -> None:
+        self.buffer.append(event)
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+    def leave(self, place: Place) -> None:
+        """Forget a place that has come to its end."""
+        self.behind.pop(place, None)
+        if self.places.pop(place.room.id, None) is not None:
+            self._source.leave(place)
+
+    def lose(self, place: Place) -> None:
+        """The room is gone for this user, and no log says so."""
+        self.put(RoomGone(place.room.id))
+        place.end()
+
+    def wants(self, room_id: UUID) -> bool:
+        return self.rooms is None or room_id in self.rooms
+
+    async def _read_on(self, place: Place) -> None:
+        """The next page for a place that is behind. While PostgreSQL is away it waits, and nothing is lost."""
+        try:
+            await self._read_page(place)
+        except NotFound:
+            if place in self.behind:
+                self.lose(place)
+        except Unavailable as error:
+            if not error.retryable:
+                raise
+            logger.info("reading the log again after: %s", error)
+            await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311 - jitter, not a secret
+
+    async def _read_page(self, place: Place) -> None:
+        asked = place.position
+        reading = await self._source.read(place.room.id, asked, min(PAGE, self.limit))
+        head = await self._source.head(place.room) if reading.is_rewound else None
+        if place not in self.behind or place.position is not asked:
+            return  # it was moved meanwhile: what was read is not the next of it
+        if head is not None:
+            place.resync(head, "rewound")
+        for entry in reading.entries:
+            self._take(place, entry)
+        self._turn(place)
+
+    def _take(self, place: Place, entry: Entry) -> None:
+        event = entry.event
+        place.position = entry.position
+        if place.is_outside and isinstance(event, MemberJoined) and event.user_id == self.user_id:
+            place.is_outside = False
+        if place.is_outside:
+            return
+        self.put(event)
+        if isinstance(event, MemberLeft) and event.user_id == self.user_id:
+            place.is_outside = True
+
+    def _turn(self, place: Place) -> None:
+        """Go live, or let the next of the rooms that are behind have its turn."""
+        self.behind.pop(place, None)
+        place.catch_up()

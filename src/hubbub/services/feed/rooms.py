@@ -1,0 +1,175 @@
+"""The followed rooms of a process: what rings is heard, what is missing is read, what was lost is found."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from hubbub.errors import NotFound, Unavailable
+from hubbub.positions import NOT_SEEN, Position
+from hubbub.redis import Gap
+from hubbub.repositories.messages import Head, Logs, Reading, entry_of
+from hubbub.services.feed.doorbell import Doorbell, room_channel
+from hubbub.services.feed.followed_room import FollowedRoom
+
+if TYPE_CHECKING:
+    from hubbub.redis import CallbackSubscription, Heard, Subscriptions
+    from hubbub.services.feed.follower import Place
+
+logger = logging.getLogger("hubbub.feed")
+
+# Entries read at a time when a room is behind.
+PAGE: Final = 500
+# Statements that read logs for the feed at a time: the pool has other callers as well.
+READERS: Final = 6
+# Rooms whose heads are compared in one statement.
+TOGETHER: Final = 1_000
+
+
+class FollowedRooms:
+    """One `FollowedRoom` and one subscription for each room that somebody here follows."""
+
+    def __init__(
+        self, logs: Logs, subscriptions: Subscriptions, doorbell: Doorbell, has_work: Callable[[], None]
+    ) -> None:
+        """`has_work` is called when there are rooms to compare now. It must not wait."""
+        self._logs = logs
+        self._subscriptions = subscriptions
+        self._doorbell = doorbell
+        self._has_work = has_work
+        self._rooms: dict[UUID, FollowedRoom] = {}
+        self._bells: dict[UUID, CallbackSubscription] = {}
+        self._readers = asyncio.Semaphore(READERS)
+        self._reading: dict[FollowedRoom, asyncio.Task[None]] = {}
+        self._doubtful: dict[FollowedRoom, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def get(self, room_id: UUID) -> FollowedRoom | None:
+        return self._rooms.get(room_id)
+
+    def open(self, room_id: UUID, last_seq: int) -> FollowedRoom:
+        """The room; one that nobody has followed so far begins at `last_seq`."""
+        room = self._rooms.get(room_id)
+        if room is None:
+            room = self._rooms[room_id] = FollowedRoom(room_id, Position(last_seq, NOT_SEEN), self._read_soon)
+            hear = partial(self._hear, room)
+            self._bells[room_id] = self._subscriptions.subscribe_soon_with(room_channel(room_id), hear)
+        return room
+
+    def leave(self, place: Place) -> None:
+        """One fewer follows a room. With the last one the process stops listening to it."""
+        room = place.room
+        room.places.pop(place, None)
+        if not room.places and self._rooms.get(room.id) is room:
+            del self._rooms[room.id]
+            self._bells.pop(room.id).unsubscribe()
+
+    async def close(self) -> None:
+        """Stop reading."""
+        tasks = tuple(self._reading.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _hear(self, room: FollowedRoom, heard: Heard) -> None:
+        if isinstance(heard, Gap):
+            self._doubtful[room] = None
+            self._has_work()
+            return
+        messages = self._doorbell.messages_in(heard)
+        if messages is None:
+            return
+        for message in messages:
+            if message.room_id == room.id:
+                room.hear(entry_of(message))
+        if not messages:
+            room.ask()
+
+    # Reading what is missing.
+
+    async def read(self, room_id: UUID, after: Position, limit: int) -> Reading:
+        """Read the log of a room. Raises `NotFound`, `Unavailable`."""
+        async with self._readers:
+            return await self._logs.read(room_id, after, limit)
+
+    async def head(self, room: FollowedRoom) -> Position:
+        """The head of the log, once all who follow the room know whether it was rewound. Raises as `read`."""
+        async with self._readers:
+            await self._compare([room])
+            return await self._logs.head(room.id)
+
+    def _read_soon(self, room: FollowedRoom) -> None:
+        if room not in self._reading and self._rooms.get(room.id) is room:
+            task = asyncio.create_task(self._read_on(room), name="hubbub: read the log of a room")
+            self._reading[room] = task
+            task.add_done_callback(partial(self._have_read, room))
+
+    def _have_read(self, room: FollowedRoom, task: asyncio.Task[None]) -> None:
+        del self._reading[room]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error  # a mistake of ours: the event loop reports it
+
+    async def _read_on(self, room: FollowedRoom) -> None:
+        """Read until nothing is missing. When PostgreSQL is away, the next heartbeat tries again."""
+        try:
+            while room.is_behind and room.places:
+                await self._read_page(room)
+        except NotFound:
+            self._is_gone(room)
+        except Unavailable as error:
+            logger.info("reading a log again at the next heartbeat, after: %s", error)
+
+    async def _read_page(self, room: FollowedRoom) -> None:
+        asked, rung = room.position, room.rung
+        room.asked = False
+        reading = await self.read(room.id, asked, PAGE)
+        if reading.is_rewound:
+            if room.position is asked:
+                room.rewind(await self._logs.head(room.id))
+            return
+        for entry in reading.entries:
+            if entry.position.seq > room.position.seq:
+                room.take(entry)
+        if rung > reading.head and room.rung == rung:
+            room.rung = room.position.seq  # who rang did not know this log: what is committed was read
+
+    def _is_gone(self, room: FollowedRoom) -> None:
+        for place in tuple(room.places):
+            place.follower.lose(place)
+
+    # Finding what nobody rang for.
+
+    def doubt_all(self) -> None:
+        """Compare all rooms, in the next `compare`."""
+        self._doubtful = dict.fromkeys(self._rooms.values())
+
+    async def compare(self) -> None:
+        """Compare the heads of the rooms in doubt with what is known of them here. Raises `Unavailable`."""
+        doubtful, self._doubtful = tuple(self._doubtful), {}
+        for start in range(0, len(doubtful), TOGETHER):
+            await self._compare(doubtful[start : start + TOGETHER])
+
+    async def _compare(self, rooms: Iterable[FollowedRoom]) -> None:
+        asked = {room.id: (room, room.position) for room in rooms if room.places}
+        if not asked:
+            return
+        heads = await self._logs.heads({room_id: position.seq for room_id, (_, position) in asked.items()})
+        for head in heads:
+            room, position = asked.pop(head.room_id)
+            if room.position is position:
+                await self._judge(room, head)
+        for room, _ in asked.values():
+            self._is_gone(room)
+
+    async def _judge(self, room: FollowedRoom, head: Head) -> None:
+        if head.position is None or not head.position.matches(room.position):
+            room.rewind(await self._logs.head(room.id))
+            return
+        room.position = head.position  # with its mark, if it was not seen before
+        room.heard_of(head.last_seq)

@@ -1,0 +1,173 @@
+"""The users that somebody in this process follows for: which rooms they are in, now and from now on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from hubbub.errors import NotAMember
+from hubbub.positions import NOT_SEEN, START, Position
+from hubbub.redis import Gap
+from hubbub.repositories.messages import Logs, Readable, Readers
+from hubbub.services.feed.doorbell import Doorbell
+from hubbub.services.feed.follower import Follower, Place
+from hubbub.services.feed.rooms import FollowedRooms
+
+if TYPE_CHECKING:
+    from hubbub.redis import Heard
+
+# Users whose memberships are compared in one statement, once a heartbeat.
+TOGETHER: Final = 1_000
+
+
+class FollowedUsers:
+    """Gives each follower a place in each of the rooms of its user, also in those that the user joins later.
+
+    A join rings. That a ring was lost is found by a digest of each user's rooms: of 1,000 users at a heartbeat,
+    and of all of them when the bell was out of order.
+    """
+
+    def __init__(
+        self,
+        logs: Logs,
+        readers: Readers,
+        rooms: FollowedRooms,
+        doorbell: Doorbell,
+        has_work: Callable[[], None],
+        *,
+        most_behind: int,
+    ) -> None:
+        """`has_work` is called when there are users to look at now. It must not wait."""
+        self._logs = logs
+        self._readers = readers
+        self._rooms = rooms
+        self._doorbell = doorbell
+        self._has_work = has_work
+        self._most_behind = most_behind
+        self._users: dict[UUID, dict[Follower, None]] = {}
+        self._moved: dict[UUID, None] = {}
+        self._round: deque[UUID] = deque()
+        self._in_doubt = 0
+
+    def __len__(self) -> int:
+        return sum(len(followers) for followers in self._users.values())
+
+    def followers(self) -> list[Follower]:
+        return [follower for followers in self._users.values() for follower in followers]
+
+    async def enter(self, follower: Follower) -> None:
+        """Put the follower at its starting places. Raises `NotAMember`, `Unavailable`."""
+        self._users.setdefault(follower.user_id, {})[follower] = None
+        readable = await self._readers.rooms_of(follower.user_id)
+        wanted = {room.room_id: room for room in readable if follower.wants(room.room_id)}
+        for room_id in (*follower.after, *(follower.rooms or ())):
+            if room_id not in wanted:
+                raise NotAMember(room_id, follower.user_id)
+        late = await self._heads_of_late(follower, wanted.values())
+        if follower.is_closed:
+            return
+        for room_id, room in wanted.items():
+            start = follower.after.get(room_id, Position(room.last_seq, NOT_SEEN))
+            place = self._place(follower, room, start)
+            if room_id in late:
+                place.resync(late[room_id], "too_far_behind")
+            place.catch_up()
+        follower.digest = readable[0].digest if readable else 0
+        follower.is_placed = True
+
+    async def _heads_of_late(self, follower: Follower, rooms: Iterable[Readable]) -> dict[UUID, Position]:
+        """The heads of the rooms whose cursor is too far behind to read on from it."""
+        late = {
+            room.room_id: None
+            for room in rooms
+            if 0 < follower.after.get(room.room_id, START).seq < room.last_seq - self._most_behind
+        }
+        heads = await self._logs.heads(late) if late else []
+        return {head.room_id: head.position for head in heads if head.position is not None}
+
+    def _place(self, follower: Follower, readable: Readable, start: Position) -> Place:
+        room = self._rooms.open(readable.room_id, readable.last_seq)
+        place = follower.places[room.id] = Place(follower, room, start)
+        room.places[place] = None
+        return place
+
+    def leave(self, follower: Follower) -> None:
+        """The follower is gone."""
+        followers = self._users.get(follower.user_id)
+        if followers is not None:
+            followers.pop(follower, None)
+            if not followers:
+                del self._users[follower.user_id]
+
+    # Rooms that are joined later, and memberships that end without a word.
+
+    def hear(self, heard: Heard) -> None:
+        """What the bell of memberships says."""
+        if isinstance(heard, Gap):
+            self._round = deque(self._users)
+            self._in_doubt = len(self._round)
+            self._has_work()
+        else:
+            self.look_at(self._doorbell.users_in(heard))
+
+    def look_at(self, user_ids: Iterable[UUID]) -> None:
+        """Read the rooms of these users again, in the next `compare`."""
+        moved = [user_id for user_id in user_ids if user_id in self._users]
+        if moved:
+            self._moved |= dict.fromkeys(moved)
+            self._has_work()
+
+    def doubt_some(self) -> None:
+        """Compare some of the users, the next in turn, in the next `compare`."""
+        if not self._round:
+            self._round = deque(self._users)
+        self._in_doubt = max(self._in_doubt, min(TOGETHER, len(self._round)))
+
+    async def compare(self) -> None:
+        """Find out who is in other rooms than before, and go there. Raises `Unavailable`."""
+        while self._in_doubt > 0:
+            users = [self._round.popleft() for _ in range(min(TOGETHER, len(self._round)))]
+            self._in_doubt = self._in_doubt - len(users) if users else 0
+            await self._compare(users)
+        while self._moved:
+            user_id = next(iter(self._moved))
+            del self._moved[user_id]
+            await self._move(user_id)
+
+    async def _compare(self, user_ids: list[UUID]) -> None:
+        digests = await self._readers.digests(user_ids) if user_ids else {}
+        for user_id, digest in digests.items():
+            if any(one.is_placed and one.digest != digest for one in self._users.get(user_id, ())):
+                self._moved[user_id] = None
+
+    async def _move(self, user_id: UUID) -> None:
+        readable = {room.room_id: room for room in await self._readers.rooms_of(user_id)}
+        digest = next((room.digest for room in readable.values()), 0)
+        for follower in tuple(self._users.get(user_id, ())):
+            if follower.is_placed:
+                is_settled = self._check_out(follower, readable.keys())
+                await self._check_in(follower, readable.values())
+                follower.digest = digest if is_settled else None
+
+    async def _check_in(self, follower: Follower, readable: Iterable[Readable]) -> None:
+        for room in readable:
+            if room.room_id in follower.places or not follower.wants(room.room_id):
+                continue
+            joined = await self._readers.joined(room.room_id, follower.user_id)
+            start = room.last_seq if joined is None else joined - 1  # the first thing to hear is one's own joining
+            if not follower.is_closed and room.room_id not in follower.places:
+                self._place(follower, room, Position(start, NOT_SEEN)).catch_up()
+
+    def _check_out(self, follower: Follower, member_of: Iterable[UUID]) -> bool:
+        """Look for places in rooms that the user is not in. Mostly the log is about to say so; where it does not,
+        because the account was deleted, the second look ends the place."""
+        gone = follower.places.keys() - member_of
+        for place in [follower.places[room_id] for room_id in gone]:
+            if place.is_missing and place not in follower.behind and not place.room.is_behind:
+                follower.lose(place)
+            else:
+                place.is_missing = True
+                place.room.ask()
+        return not gone
