@@ -59,7 +59,7 @@ async def test_what_was_read_before_a_change_is_not_stored_after_it(
         await elsewhere.told()
         chat.watched.may_go_on.set()
         assert await slow == "ada", "it began before the change"
-    assert await connection.execute("EXISTS", f"cache:1:user:{ada.id}") == 0
+    assert await connection.execute("EXISTS", f"cache:2:user:{ada.id}") == 0
     assert chat.cache.counts.overtaken == 1
     assert await name_in(chat, ada) == "countess"
 
@@ -124,7 +124,7 @@ async def test_the_lease_of_another_process_makes_nobody_wait(
         assert elsewhere.cache.counts.misses == 0
         chat.watched.may_go_on.set()
         await slow
-    await connection.execute("SET", f"cache:1:user:{ada.id}", "?of a process that died", "PX", 3000)
+    await connection.execute("SET", f"cache:2:user:{ada.id}", "?of a process that died", "PX", 3000)
     assert await name_in(chat, ada) == await name_in(elsewhere, ada) == "ada"
 
 

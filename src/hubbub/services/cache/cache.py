@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hubbub.redis import Connection
     from hubbub.repositories import Messages, Rooms, RoomUsers, Users
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Of the values in Redis. A change of `User`, `Message` or `MessagePage` takes the next number, so that no release
 reads what another one wrote."""
 
@@ -56,7 +56,7 @@ class Cache:
     for as long as an entry lives. A Redis that does not answer within `deadline_seconds` is left alone for a
     second.
 
-    Keys: `cache:1:user:<id>` and `cache:1:page:<id>`, 1 being the layout. Each has a time to live.
+    Keys: `cache:2:user:<id>` and `cache:2:page:<id>`, 2 being the layout. Each has a time to live.
     """
 
     def __init__(
