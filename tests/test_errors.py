@@ -27,12 +27,12 @@ def test_the_tree_at_the_top_of_the_file_is_the_tree() -> None:
         (Invalid("content", "must not be blank"), "content: must not be blank"),
         (NotAMember(ONE, OTHER), f"user {OTHER} is not a member of room {ONE}"),
         (
-            SchemaMismatch("0003", "0010", "run `hubbub migrate up`"),
-            "the database is at revision 0003, this hubbub wants 0010: run `hubbub migrate up`",
+            SchemaMismatch("0003", "0012", "run `hubbub migrate up`"),
+            "the database is at revision 0003, this hubbub wants 0012: run `hubbub migrate up`",
         ),
         (
-            SchemaMismatch(None, "0010", "run `hubbub migrate up`"),
-            "the database is at revision none, this hubbub wants 0010: run `hubbub migrate up`",
+            SchemaMismatch(None, "0012", "run `hubbub migrate up`"),
+            "the database is at revision none, this hubbub wants 0012: run `hubbub migrate up`",
         ),
         (Unavailable("redis", "no answer"), "redis: no answer"),
         (
@@ -50,8 +50,8 @@ def test_an_error_carries_what_a_program_decides_by() -> None:
     assert Conflict("email").what == "email"
     assert (Invalid("limit", "is too big").field, Invalid("limit", "is too big").reason) == ("limit", "is too big")
     assert (NotAMember(ONE, OTHER).room_id, NotAMember(ONE, OTHER).user_id) == (ONE, OTHER)
-    mismatch = SchemaMismatch(None, "0010", "hint")
-    assert (mismatch.found, mismatch.wanted, mismatch.hint) == (None, "0010", "hint")
+    mismatch = SchemaMismatch(None, "0012", "hint")
+    assert (mismatch.found, mismatch.wanted, mismatch.hint) == (None, "0012", "hint")
     unavailable = Unavailable("hub", "it is closed", retryable=False)
     assert (unavailable.service, unavailable.reason) == ("hub", "it is closed")
     assert (unavailable.retryable, unavailable.outcome_unknown) == (False, False)

@@ -124,12 +124,13 @@ class RoleChanged(Logged, frozen=True, tag="role_changed"):
 
 
 class RoomChanged(Logged, frozen=True, tag="room_changed"):
-    """The room has another name, description or privacy; `by` is who changed it."""
+    """The room has another name, description, privacy or receipts setting; `by` is who changed it."""
 
     by: UUID | None
     name: str
     description: str | None
     is_private: bool
+    keeps_receipts: bool | None = None
 
 
 LogEvent = MessageSent | MessageEdited | MessageDeleted | MemberJoined | MemberLeft | RoleChanged | RoomChanged

@@ -111,6 +111,16 @@ class Message(msgspec.Struct, frozen=True):
         return positions.Position(self.seq, positions.mark(self.id, self.created_at)).encode(self.room_id)
 
 
+class NewMessage(msgspec.Struct, frozen=True):
+    """A message that `send_many` is to send, its fields as in `send`."""
+
+    content: str
+    message_type: MessageType | str = MessageType.TEXT
+    id: UUID | None = None
+    reply_to: UUID | None = None
+    metadata: Mapping[str, object] | None = None
+
+
 class RoomUser(msgspec.Struct, frozen=True):
     """A membership. Everything up to and including `last_read_seq` has been read by this member.
 

@@ -96,10 +96,10 @@ async def test_a_version_table_with_two_rows_is_not_understood(postgres_settings
     await fill(postgres_settings, "INSERT INTO hubbub_schema_version VALUES ('0003')")
     with pytest.raises(SchemaMismatch) as mismatch:
         await migrations.up(postgres_settings)
-    assert mismatch.value.found == "0003, 0010"
+    assert mismatch.value.found == f"0003, {HEAD}"
 
 
-@pytest.mark.parametrize("revision", ["", "heads", "10", "0011", "+1", "-2", "0001; DROP TABLE users", "0009\n"])
+@pytest.mark.parametrize("revision", ["", "heads", "10", "9999", "+1", "-2", "0001; DROP TABLE users", "0009\n"])
 async def test_an_unknown_revision_is_refused(postgres_settings: PostgresSettings, revision: str) -> None:
     for move in (migrations.up, migrations.down):
         with pytest.raises(Invalid) as refused:

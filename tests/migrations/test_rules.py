@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from hubbub import Conflict, HubbubError, Invalid, NotFound, PostgresSettings
@@ -9,7 +11,7 @@ from hubbub.postgres import Pool, Statement
 from hubbub.postgres.constraints import MISSING, REFUSED, TAKEN
 from migrations.filled import fill
 
-TABLES = ("users", "rooms", "messages", "room_users", "room_events")
+TABLES = ("users", "rooms", "messages", "room_users", "room_events", "hubbub_imports")
 
 ROWS = """
     INSERT INTO users (id, email, username, password_hash)
@@ -38,7 +40,10 @@ ROWS = """
     );
 
     INSERT INTO room_events (room_id, seq, kind)
-    VALUES ('00000000-0000-0000-0000-00000000000b', 2, 'joined')
+    VALUES ('00000000-0000-0000-0000-00000000000b', 2, 'joined');
+
+    INSERT INTO hubbub_imports (digest, lines)
+    VALUES (sha256('history'), 1)
 """
 
 A_USER = "INSERT INTO users (email, username, password_hash) VALUES "
@@ -55,6 +60,7 @@ TAKING = {
     "room_users_pkey": TWICE.format("room_users"),
     "message_read_receipts_pkey": TWICE.format("message_read_receipts"),
     "room_events_pkey": TWICE.format("room_events"),
+    "hubbub_imports_pkey": TWICE.format("hubbub_imports"),
 }
 
 MISSED = {
@@ -87,23 +93,46 @@ BREAKING = {
     "messages_content_check": ["content = ''", "content = repeat('x', 20001)", "deleted_at = now()"],
     "messages_message_type_check": ["message_type = 'video'", "message_type = 'TEXT'"],
     "messages_seq_check": ["seq = 0"],
+    "messages_metadata_check": [
+        "metadata = '[]'",
+        "metadata = 'null'",
+        "metadata = '\"text\"'",
+        "metadata = jsonb_build_object('text', repeat('x', 65536))",
+        "metadata = jsonb_build_object('text', repeat('\u00e4', 32768))",
+        "metadata = '{\"number\": 1e65536}'",
+    ],
+    "messages_reply_to_check": ["reply_to = id"],
     "room_users_role_check": ["role = 'owner'", "role = ''"],
     "room_users_last_read_seq_check": ["last_read_seq = -1"],
+    "room_users_joined_seq_check": ["joined_seq = -1"],
     "room_events_seq_check": ["seq = 0"],
     "room_events_kind_check": ["kind = 'created'"],
+    "hubbub_imports_digest_check": ["digest = ''", "digest = 'short'"],
+    "hubbub_imports_lines_check": ["lines = 0"],
 }
 
 KEEPING = {
     "users": ["email = 'a@b'", "username = 'Ada Lovelace'", "username = '\u00e4da'"],
     "rooms": ["description = repeat('\u00e4', 4000)", "name = '\u2603'", "direct_key = NULL, is_private = false"],
-    "messages": ["content = ' '", "content = repeat('\u00e4', 20000)", "content = '', deleted_at = now()"],
+    "messages": [
+        "content = ' '",
+        "content = repeat('\u00e4', 20000)",
+        "content = '', deleted_at = now()",
+        "metadata = '{}'",
+        "metadata = jsonb_build_object('text', repeat('x', 65000))",
+        "reply_to = gen_random_uuid()",
+    ],
 }
 
 
 @pytest.fixture
-async def peopled(postgres_settings: PostgresSettings, pool: Pool) -> Pool:
+async def peopled(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
+    """The owner's: an application has no right to do most of what is tried here."""
     await fill(postgres_settings, ROWS)
-    return pool
+    pool = Pool(postgres_settings)
+    await pool.open()
+    yield pool
+    await pool.close()
 
 
 async def _execute(pool: Pool, sql: str) -> int:

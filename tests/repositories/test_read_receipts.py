@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import uuid4
+from collections.abc import Iterable
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hubbub import Hub, Invalid, NotAMember, NotFound, Room, User
+from hubbub import Hub, Invalid, NotAMember, NotFound, PostgresSettings, Room, User
 from hubbub.models import Message
-from hubbub.repositories.read_receipts import RECEIPTS_UP_TO_MEMBERS
+from hubbub.postgres import Pool, Statement, connect
+from hubbub.repositories import ReadReceipts
+from hubbub.repositories.read_receipts import RECEIPTS_AT_ONCE, RECEIPTS_UP_TO_MEMBERS
+from plans import pages_touched
 
 
 @pytest.fixture
@@ -21,6 +25,35 @@ async def messages(hub: Hub, ada: User, bob: User, room: Room) -> list[Message]:
 
 async def readers(hub: Hub, message: Message) -> list[object]:
     return [receipt.user_id for receipt in (await hub.receipts.who_read(message.id)).items]
+
+
+async def times(hub: Hub, messages: Iterable[Message]) -> list[list[bool]]:
+    """For each message, for each of its readers, whether it is known when."""
+    pages = [await hub.receipts.who_read(message.id) for message in messages]
+    return [[receipt.read_at is not None for receipt in page.items] for page in pages]
+
+
+async def fill(pool: Pool, room: Room, author: User, count: int) -> int:
+    """Messages that nobody waits for to be sent one by one. Returns the head."""
+    statement = Statement(
+        "test.fill",
+        int,
+        """
+        WITH head AS (
+            UPDATE rooms
+            SET last_seq = last_seq + $3
+            WHERE id = $1
+            RETURNING last_seq
+        ), filled AS (
+            INSERT INTO messages (room_id, seq, user_id, content)
+            SELECT $1, last_seq - $3 + n, $2, 'hello'
+            FROM head, generate_series(1, $3) AS n
+        )
+        SELECT last_seq
+        FROM head
+        """,
+    )
+    return await pool.fetch_one(statement, room.id, author.id, count) or 0
 
 
 async def test_reading_moves_the_watermark_and_counts_down(
@@ -135,9 +168,10 @@ async def test_readers_of_an_unknown_message_are_not_found(
         await hub.receipts.who_read(uuid4())
     carol = await hub.users.create("carol@example.org", "carol", "hash")
     await hub.room_users.add(room.id, carol.id)
+    newer = await hub.messages.send(room.id, messages[0].user_id or bob.id, "welcome")
     for reader in (bob, carol):
-        await hub.receipts.mark_read(room.id, reader.id, up_to=messages[0].seq)
-    cursor = (await hub.receipts.who_read(messages[0].id, limit=1)).next
+        await hub.receipts.mark_read(room.id, reader.id, up_to=newer.seq)
+    cursor = (await hub.receipts.who_read(newer.id, limit=1)).next
     assert cursor is not None
     with pytest.raises(Invalid):
         await hub.receipts.who_read(messages[1].id, after=cursor)
@@ -148,6 +182,113 @@ async def test_what_is_no_seq_is_refused(hub: Hub, ada: User, room: Room, seq: i
     with pytest.raises(Invalid) as refused:
         await hub.receipts.mark_read(room.id, ada.id, up_to=seq)
     assert refused.value.field == "up_to"
+
+
+@pytest.mark.parametrize(
+    ("keeps_receipts", "members", "expected"),
+    [
+        (None, RECEIPTS_UP_TO_MEMBERS, True),
+        (None, RECEIPTS_UP_TO_MEMBERS + 1, False),
+        (True, RECEIPTS_UP_TO_MEMBERS + 1, True),
+        (False, 2, False),
+    ],
+)
+async def test_a_room_keeps_receipts_as_it_was_asked_to(
+    hub: Hub, ada: User, keeps_receipts: bool | None, members: int, expected: bool
+) -> None:
+    room = await hub.rooms.create("asked", created_by=ada.id, keeps_receipts=keeps_receipts)
+    crowd = await asyncio.gather(
+        *(hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(members - 1))
+    )
+    await hub.room_users.add_many(room.id, [one.id for one in crowd])
+    message = await hub.messages.send(room.id, ada.id, "hello")
+    await hub.receipts.mark_read(room.id, crowd[0].id, up_to=message.seq)
+    [receipt] = (await hub.receipts.who_read(message.id)).items
+    assert receipt.user_id == crowd[0].id
+    assert (receipt.read_at is not None) is expected
+
+
+async def test_a_direct_room_keeps_receipts_until_it_is_asked_not_to(hub: Hub, ada: User, bob: User) -> None:
+    direct = await hub.rooms.direct(ada.id, bob.id)
+    said = [await hub.messages.send(direct.id, ada.id, f"message {n}") for n in range(2)]
+    await hub.receipts.mark_read(direct.id, bob.id, up_to=said[0].seq)
+    await hub.rooms.update(direct.id, keeps_receipts=False)
+    await hub.receipts.mark_read(direct.id, bob.id, up_to=said[1].seq)
+    assert await times(hub, said) == [[True], [False]]
+
+
+async def test_the_setting_is_about_what_is_read_from_then_on(
+    hub: Hub, bob: User, room: Room, messages: list[Message]
+) -> None:
+    for message, keeps_receipts in zip(messages, (None, False, None, False, True), strict=True):
+        await hub.rooms.update(room.id, keeps_receipts=keeps_receipts)
+        await hub.receipts.mark_read(room.id, bob.id, up_to=message.seq)
+    assert await times(hub, messages) == [[True], [False], [True], [False], [True]]
+    # What is unread again loses its receipt, and gets one by the setting of then.
+    await hub.receipts.mark_unread(room.id, bob.id, from_seq=messages[1].seq)
+    assert await times(hub, messages) == [[True], [], [], [], []]
+    await hub.receipts.mark_read(room.id, bob.id, up_to=messages[-1].seq)
+    assert await times(hub, messages) == [[True]] * 5
+
+
+async def test_who_joins_later_has_not_read_what_came_before(
+    hub: Hub, ada: User, room: Room, messages: list[Message]
+) -> None:
+    carol = await hub.users.create("carol@example.org", "carol", "hash")
+    for keeps_receipts in (False, True):
+        await hub.rooms.update(room.id, keeps_receipts=keeps_receipts)
+        await hub.room_users.add(room.id, carol.id)
+        assert await readers(hub, messages[0]) == []
+        newer = await hub.messages.send(room.id, ada.id, "welcome")
+        await hub.receipts.mark_read(room.id, carol.id, up_to=newer.seq)
+        assert await readers(hub, messages[0]) == []
+        assert await readers(hub, newer) == [carol.id]
+        await hub.room_users.remove(room.id, carol.id)
+
+
+@pytest.mark.parametrize("keeps_receipts", [True, False])
+async def test_who_comes_back_has_read_what_has_a_receipt_and_nothing_that_came_meanwhile(
+    hub: Hub, ada: User, bob: User, room: Room, messages: list[Message], keeps_receipts: bool
+) -> None:
+    await hub.rooms.update(room.id, keeps_receipts=keeps_receipts)
+    await hub.receipts.mark_read(room.id, bob.id, up_to=messages[0].seq)
+    await hub.room_users.remove(room.id, bob.id)
+    assert await readers(hub, messages[0]) == []  # who has left is no reader
+    meanwhile = await hub.messages.send(room.id, ada.id, "while you were away")
+    await hub.room_users.add(room.id, bob.id)
+    newer = await hub.messages.send(room.id, ada.id, "welcome back")
+    await hub.receipts.mark_read(room.id, bob.id, up_to=newer.seq)
+    known = [[True]] if keeps_receipts else [[]]
+    assert await times(hub, [messages[0], messages[1], meanwhile]) == [*known, [], []]
+    assert await times(hub, [newer]) == [[keeps_receipts]]
+
+
+async def test_who_reads_very_much_at_once_has_receipts_for_the_newest_of_it(
+    hub: Hub, pool: Pool, ada: User, bob: User, room: Room
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    first = await hub.messages.send(room.id, ada.id, "first")
+    head = await fill(pool, room, ada, RECEIPTS_AT_ONCE)
+    await hub.messages.send(room.id, bob.id, "mine")  # has no receipt and takes the place of none
+    assert await hub.receipts.mark_read(room.id, bob.id, up_to=head + 1) == head + 1
+    second, last = (await hub.messages.page(room.id, after=first, limit=1)).items[0], head
+    newest = (await hub.messages.page(room.id, before=last + 1, limit=1)).items[0]
+    assert await times(hub, [first, second, newest]) == [[False], [True], [True]]
+
+
+async def test_to_read_a_hundred_times_as_much_touches_as_much(
+    hub: Hub, pool: Pool, postgres_settings: PostgresSettings, ada: User, bob: User
+) -> None:
+    connection = await connect(postgres_settings)
+    touched = []
+    for count in (50, 5_000):
+        room = await hub.rooms.create(f"{count} messages", created_by=ada.id, keeps_receipts=False)
+        await hub.room_users.add(room.id, bob.id)
+        head = await fill(pool, room, ada, count)
+        await connection.execute("ANALYZE")
+        touched.append(await pages_touched(connection, ReadReceipts._MARK_READ, room.id, bob.id, head))
+    await connection.close()
+    assert touched[1] <= touched[0] + 20
 
 
 async def test_who_comes_back_has_nothing_unread(
@@ -166,40 +307,95 @@ STEPS = st.lists(
         st.tuples(st.just("send"), st.integers(0, 1)),
         st.tuples(st.just("delete"), st.integers(0, 30)),
         st.tuples(st.just("read"), st.integers(0, 30)),
-        st.tuples(st.just("unread"), st.integers(1, 30)),
+        st.tuples(st.just("unread"), st.integers(0, 30)),
         st.tuples(st.just("rejoin"), st.just(0)),
+        st.tuples(st.just("receipts"), st.integers(0, 2)),
     ),
-    max_size=25,
+    min_size=8,
+    max_size=40,
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+class ByHand:
+    """What Bob has read in a room of Ada's, told the slow way: message by message."""
+
+    def __init__(self, joined_seq: int) -> None:
+        self.joined_seq = self.watermark = joined_seq
+        self.keeps_receipts = True
+        self.of_ada: dict[int, Message] = {}
+        self.of_bob: dict[int, Message] = {}
+        self.deleted: set[int] = set()
+        self.receipts: set[int] = set()
+
+    def send(self, message: Message, *, by_ada: bool) -> None:
+        (self.of_ada if by_ada else self.of_bob)[message.seq] = message
+
+    def read(self, seq: int) -> None:
+        if self.keeps_receipts:
+            self.receipts |= {one for one in self._counting() if one <= seq}
+        self.watermark = max(self.watermark, seq)
+
+    def unread(self, seq: int) -> None:
+        self.receipts = {one for one in self.receipts if one < seq}
+        self.watermark = min(self.watermark, seq - 1)
+
+    def rejoin(self, joined_seq: int) -> None:
+        self.joined_seq = self.watermark = joined_seq
+
+    def count(self) -> int:
+        return len(self._counting())
+
+    def _counting(self) -> list[int]:
+        return [seq for seq in self.of_ada if seq > self.watermark and seq not in self.deleted]
+
+    def times(self, seq: int) -> list[bool]:
+        """Whether Bob has read the message, and with a receipt: [], [False] or [True]."""
+        is_read = seq <= self.watermark and (seq > self.joined_seq or seq in self.receipts)
+        return [seq in self.receipts] if is_read and seq in self.of_ada else []
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-async def test_unread_counts_equal_a_count_by_hand(
+async def test_what_is_unread_and_who_has_read_equals_a_count_by_hand(
     hub: Hub, ada: User, bob: User, steps: list[tuple[str, int]]
 ) -> None:
     room = await hub.rooms.create("by hand", created_by=ada.id)
-    watermark = (await hub.room_users.add(room.id, bob.id)).last_read_seq
-    log: dict[int, tuple[Message, bool]] = {}  # by seq: the message, and whether it counts for bob
+    by_hand = ByHand((await hub.room_users.add(room.id, bob.id)).last_read_seq)
     for step, number in steps:
-        if step == "send":
-            author = (ada, bob)[number]
-            message = await hub.messages.send(room.id, author.id, "hello")
-            log[message.seq] = (message, author is ada)
-        elif step == "delete" and log:
-            seq = sorted(log)[number % len(log)]
-            await hub.messages.delete(log[seq][0].id, by=ada.id)
-            log[seq] = (log[seq][0], False)
-        elif step == "read":
-            head = (await hub.rooms.get(room.id)).last_seq
-            watermark = max(watermark, min(number, head))
-            assert await hub.receipts.mark_read(room.id, bob.id, up_to=number) == watermark
-        elif step == "unread":
-            watermark = min(watermark, number - 1)
-            assert await hub.receipts.mark_unread(room.id, bob.id, from_seq=number) == watermark
-        elif step == "rejoin":
-            await hub.room_users.remove(room.id, bob.id)
-            watermark = (await hub.room_users.add(room.id, bob.id)).last_read_seq
-        by_hand = sum(counts and seq > watermark for seq, (_, counts) in log.items())
-        assert await hub.receipts.unread_count(room.id, bob.id) == by_hand
-    assert (await hub.receipts.unread_counts(bob.id))[room.id] == by_hand if steps else True
+        await _take(hub, room.id, by_hand, (ada, bob), step, number)
+        assert await hub.receipts.unread_count(room.id, bob.id) == by_hand.count()
+        member = await hub.room_users.get(room.id, bob.id)
+        assert member.last_read_seq == by_hand.watermark
+    assert (await hub.receipts.unread_counts(bob.id))[room.id] == by_hand.count()
+    listed = {summary.room.id: summary for summary in (await hub.rooms.list_for(bob.id, limit=200)).items}
+    assert listed[room.id].unread == by_hand.count()
+    said = by_hand.of_ada | by_hand.of_bob
+    assert await times(hub, said.values()) == [by_hand.times(seq) for seq in said]
+
+
+async def _take(
+    hub: Hub, room_id: UUID, by_hand: ByHand, people: tuple[User, User], step: str, number: int
+) -> None:
+    ada, bob = people
+    head = (await hub.rooms.get(room_id)).last_seq
+    if step == "send":
+        message = await hub.messages.send(room_id, people[number].id, "hello")
+        by_hand.send(message, by_ada=number == 0)
+    elif step == "delete" and (said := by_hand.of_ada | by_hand.of_bob):
+        seq = sorted(said)[number % len(said)]
+        await hub.messages.delete(said[seq].id, by=ada.id)
+        by_hand.deleted.add(seq)
+    elif step == "read":
+        up_to = number % (head + 3)
+        by_hand.read(min(up_to, head))
+        await hub.receipts.mark_read(room_id, bob.id, up_to=up_to)
+    elif step == "unread":
+        from_seq = 1 + number % head
+        by_hand.unread(from_seq)
+        await hub.receipts.mark_unread(room_id, bob.id, from_seq=from_seq)
+    elif step == "rejoin":
+        await hub.room_users.remove(room_id, bob.id)
+        by_hand.rejoin((await hub.room_users.add(room_id, bob.id)).last_read_seq)
+    elif step == "receipts":
+        by_hand.keeps_receipts = (True, False, True)[number]
+        await hub.rooms.update(room_id, keeps_receipts=(True, False, None)[number])

@@ -1,14 +1,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from uuid import uuid4
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
 
 import pytest
 
-from hubbub import Conflict, Hub, Invalid, NotFound, Role, Room, User
-from hubbub.postgres import Pool
+from hubbub import Conflict, Hub, Invalid, NotFound, PostgresSettings, Role, Room, User
+from hubbub.postgres import Pool, Statement, connect
+from hubbub.repositories import Rooms
 from log import log_of
+from plans import pages_touched
+
+if TYPE_CHECKING:
+    from hubbub.postgres.connection import Connection
+
+PAYLOADS = Statement(
+    "test.payloads", json.loads, "SELECT payload FROM room_events WHERE room_id = $1 ORDER BY seq"
+)
 
 
 async def test_who_makes_a_room_is_its_first_member_and_admin(hub: Hub, pool: Pool, ada: User) -> None:
@@ -56,6 +69,36 @@ async def test_a_room_changes_where_something_is_given_and_logs_it(
     assert (cleared.name, cleared.description) == ("boiler room", None)
     assert await hub.rooms.update(room.id) == cleared
     assert await log_of(pool, room.id) == ["joined", "room_changed", "room_changed"]
+
+
+@pytest.mark.parametrize("keeps_receipts", [None, True, False])
+async def test_a_room_knows_everywhere_whether_it_keeps_receipts(
+    hub: Hub, pool: Pool, ada: User, keeps_receipts: bool | None
+) -> None:
+    room = await hub.rooms.create("engine-room", created_by=ada.id, keeps_receipts=keeps_receipts)
+    assert room.keeps_receipts is keeps_receipts
+    assert await hub.rooms.get(room.id) == room
+    assert await hub.rooms.get_many([room.id]) == {room.id: room}
+    assert (await hub.rooms.public()).items == [room]
+    assert [summary.room for summary in (await hub.rooms.list_for(ada.id)).items] == [room]
+    renamed = await hub.rooms.update(room.id, name="boiler room")
+    assert renamed.keeps_receipts is keeps_receipts
+
+    for other in (False, None, True):
+        assert (await hub.rooms.update(room.id, keeps_receipts=other)).keeps_receipts is other
+    _, *changes = await pool.fetch_all(PAYLOADS, room.id)
+    assert [change["keeps_receipts"] for change in changes] == [keeps_receipts, False, None, True]
+    for nonsense in ("yes", 1, 0):
+        with pytest.raises(Invalid) as refused:
+            await hub.rooms.update(room.id, keeps_receipts=nonsense)  # type: ignore[arg-type]
+        assert refused.value.field == "keeps_receipts"
+
+
+async def test_the_log_says_as_what_the_first_members_came(hub: Hub, pool: Pool, ada: User, bob: User) -> None:
+    room = await hub.rooms.create("engine-room", created_by=ada.id)
+    assert await pool.fetch_all(PAYLOADS, room.id) == [{"role": "admin"}]
+    direct = await hub.rooms.direct(ada.id, bob.id)
+    assert await pool.fetch_all(PAYLOADS, direct.id) == [{"role": "member"}] * 2
 
 
 async def test_an_unknown_room_is_not_found(hub: Hub) -> None:
@@ -193,11 +236,67 @@ async def test_a_deleted_last_message_is_shown_as_its_tombstone(hub: Hub, ada: U
     assert summary.last_message.content == ""
 
 
+A_THOUSAND_ROOMS = """
+    INSERT INTO rooms (name, created_by, last_seq)
+    SELECT 'room ' || n, $1, 60
+    FROM generate_series(1, 1000) AS n;
+"""
+A_BUSY_YEAR = """
+    WITH placed AS (
+        SELECT id, row_number() OVER (ORDER BY id) AS number
+        FROM rooms
+    ), members AS (
+        INSERT INTO room_users (room_id, user_id, last_read_seq)
+        SELECT placed.id, people.id, CASE WHEN people.id = $1 THEN number % 4 * 20 ELSE 0 END
+        FROM placed
+        CROSS JOIN (VALUES ($1::uuid), ($2)) AS people (id)
+    )
+    INSERT INTO messages (room_id, seq, user_id, content, created_at)
+    SELECT placed.id, n, $2, 'message ' || n, CURRENT_TIMESTAMP - (60 - n) * interval '1 day'
+    FROM generate_series(1, 60) AS n
+    CROSS JOIN placed
+    ORDER BY n
+"""
+
+# VACUUM leaves out what some transaction may not see yet, be it one that gathers statistics.
+ALL_VISIBLE = "SELECT relallvisible >= relpages FROM pg_class WHERE oid = 'messages'::regclass"
+
+
+@pytest.fixture
+async def connection(postgres_settings: PostgresSettings) -> AsyncIterator[Connection]:
+    connection = await connect(postgres_settings, server_settings={"statement_timeout": "0"})
+    yield connection
+    await connection.close()
+
+
+async def test_a_page_of_a_thousand_rooms_touches_few_pages(
+    hub: Hub, connection: Connection, ada: User, bob: User
+) -> None:
+    """A place in an index for each room; and for each room of the page what it shows, and messages up to the cap.
+
+    These lie in the order of time, so no two of one room are on a page of the table. Once VACUUM has been there,
+    they are counted without a visit to it.
+    """
+    await connection.execute(A_THOUSAND_ROOMS.replace("$1", f"'{ada.id}'"))
+    await connection.execute(A_BUSY_YEAR.replace("$1", f"'{ada.id}'").replace("$2", f"'{bob.id}'"))
+    await connection.execute("ANALYZE")
+    newest = ("infinity", UUID(int=2**128 - 1))
+    to_show_a_room, cap = 20, 50
+    touched = await pages_touched(connection, Rooms._LIST_FOR, ada.id, *newest, 51, cap)
+    assert touched < 1_000 * 4 + 51 * (to_show_a_room + cap)
+    while not await connection.fetchval(ALL_VISIBLE):
+        await connection.execute("VACUUM messages")
+    touched = await pages_touched(connection, Rooms._LIST_FOR, ada.id, *newest, 51, cap)
+    assert touched < 1_000 * 3 + 51 * to_show_a_room
+    page = await hub.rooms.list_for(ada.id, limit=1_000, unread_cap=50)
+    assert Counter(summary.unread for summary in page.items) == {50: 250, 40: 250, 20: 250, 0: 250}
+    assert not page.has_more
+
+
 @pytest.mark.parametrize("limit", [0, -1, 201, True, 1.5, "10"])
 async def test_a_limit_out_of_range_is_refused(hub: Hub, ada: User, room: Room, limit: int) -> None:
     for operation in (
         hub.rooms.public(limit=limit),
-        hub.rooms.list_for(ada.id, limit=limit),
         hub.room_users.members(room.id, limit=limit),
         hub.room_users.rooms_of(ada.id, limit=limit),
         hub.messages.page(room.id, limit=limit),
@@ -207,6 +306,13 @@ async def test_a_limit_out_of_range_is_refused(hub: Hub, ada: User, room: Room, 
         with pytest.raises(Invalid) as refused:
             await operation
         assert refused.value.field == "limit"
+
+
+@pytest.mark.parametrize("limit", [0, 1_001, True])
+async def test_the_list_of_a_user_has_up_to_a_thousand_rooms(hub: Hub, ada: User, limit: int) -> None:
+    with pytest.raises(Invalid) as refused:
+        await hub.rooms.list_for(ada.id, limit=limit)
+    assert refused.value.field == "limit"
 
 
 async def test_the_cursor_of_another_list_is_refused(hub: Hub, ada: User, bob: User) -> None:

@@ -29,7 +29,11 @@ async def accounts(hub: Hub) -> None:
 async def rooms(hub: Hub, ada: User, bob: User) -> None:
     room = await hub.rooms.create("engine-room", created_by=ada.id, is_private=True)
     assert_type(room, Room)
+    assert_type(room.keeps_receipts, bool | None)
     assert_type(await hub.rooms.update(room.id, name="boiler room", by=ada.id), Room)
+    assert_type(await hub.rooms.update(room.id, keeps_receipts=True), Room)
+    assert_type(await hub.rooms.update(room.id, keeps_receipts=None), Room)
+    await hub.rooms.create("quiet", created_by=ada.id, keeps_receipts=False)
     assert_type(await hub.rooms.direct(ada.id, bob.id), Room)
     assert_type(await hub.rooms.public(limit=10), Page[Room])
     listed = await hub.rooms.list_for(ada.id)

@@ -54,6 +54,7 @@ REFUSED = {
     "messages_reply_to_check": ("reply_to", "must be another message"),
     "room_users_role_check": ("role", "must be admin, moderator or member"),
     "room_users_last_read_seq_check": ("last_read_seq", "must not be negative"),
+    "room_users_joined_seq_check": ("joined_seq", "must not be negative"),
     "room_events_seq_check": ("seq", "must be positive"),
     "room_events_kind_check": ("kind", "must be a kind of event that this version knows"),
     "hubbub_imports_digest_check": ("digest", "must be a SHA-256 digest"),

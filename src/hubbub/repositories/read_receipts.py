@@ -10,13 +10,17 @@ from hubbub.errors import NotAMember, NotFound
 from hubbub.models import Page, ReadReceipt
 from hubbub.postgres import Executor, Statement
 
-# Rooms of up to this many members, and direct rooms, keep a row with the time for each message and reader. In
+# Unless it is asked otherwise, a room of up to this many members keeps a row for each message and reader. In
 # larger ones that would be members x messages rows, and who has read is told by the watermarks alone.
 RECEIPTS_UP_TO_MEMBERS = 50
 
+# Who comes back to more unread messages than this gets receipts for the newest of them. A row each for a hundred
+# thousand would take longer than a call may, and then nothing would be read however often it is tried.
+RECEIPTS_AT_ONCE = 1_000
+
 
 class ReadReceipts:
-    """Reading state. A member has read m when its `last_read_seq` is at least `m.seq`."""
+    """Reading state. A member who was there for a message has read it when `last_read_seq` is at least its seq."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -39,15 +43,18 @@ class ReadReceipts:
                 member.user_id,
                 member.last_read_seq AS old_seq,
                 LEAST($3, rooms.last_seq) AS new_seq,
-                rooms.direct_key IS NOT NULL OR (
-                    SELECT count(*)
-                    FROM (
-                        SELECT 1
-                        FROM room_users
-                        WHERE room_id = $1
-                        LIMIT {RECEIPTS_UP_TO_MEMBERS + 1}
-                    ) AS counted
-                ) <= {RECEIPTS_UP_TO_MEMBERS} AS keeps_receipts
+                COALESCE(
+                    rooms.keeps_receipts,
+                    rooms.direct_key IS NOT NULL OR (
+                        SELECT count(*)
+                        FROM (
+                            SELECT 1
+                            FROM room_users
+                            WHERE room_id = $1
+                            LIMIT {RECEIPTS_UP_TO_MEMBERS + 1}
+                        ) AS counted
+                    ) <= {RECEIPTS_UP_TO_MEMBERS}
+                ) AS keeps_receipts
             FROM member
             JOIN rooms ON rooms.id = member.room_id
         ), moved AS (
@@ -67,15 +74,20 @@ class ReadReceipts:
                 AND target.new_seq > target.old_seq
         ), receipts AS (
             INSERT INTO message_read_receipts (message_id, user_id, room_id)
-            SELECT messages.id, target.user_id, target.room_id
+            SELECT unread.id, target.user_id, target.room_id
             FROM target
-            JOIN messages
-                ON messages.room_id = target.room_id
-                AND messages.seq > target.old_seq
-                AND messages.seq <= target.new_seq
+            CROSS JOIN LATERAL (
+                SELECT messages.id
+                FROM messages
+                WHERE messages.room_id = target.room_id
+                    AND messages.seq > target.old_seq
+                    AND messages.seq <= target.new_seq
+                    AND messages.user_id IS DISTINCT FROM target.user_id
+                    AND messages.deleted_at IS NULL
+                ORDER BY messages.seq DESC
+                LIMIT {RECEIPTS_AT_ONCE}
+            ) AS unread
             WHERE target.keeps_receipts
-                AND messages.user_id IS DISTINCT FROM target.user_id
-                AND messages.deleted_at IS NULL
             ON CONFLICT DO NOTHING
         )
         SELECT GREATEST(old_seq, new_seq) AS last_read_seq
@@ -88,7 +100,8 @@ class ReadReceipts:
         """Everything up to and including the seq `up_to` is read. Returns the watermark.
 
         It never moves back: an older `up_to` from a second device changes nothing. One beyond the head of the log
-        is taken as the head. Raises `NotAMember`, `Invalid`.
+        is taken as the head. One statement, which also keeps the receipts where the room has any: of the newest
+        1,000 messages when more are read at once. Raises `NotAMember`, `Invalid`.
         """
         return await self._watermark(self._MARK_READ, room_id, user_id, inputs.seq("up_to", up_to))
 
@@ -119,9 +132,10 @@ class ReadReceipts:
                 AND member.last_read_seq >= $3
         ), receipts AS (
             DELETE FROM message_read_receipts
-            USING messages
-            WHERE messages.room_id = $1
+            USING member, messages
+            WHERE messages.room_id = member.room_id
                 AND messages.seq >= $3
+                AND messages.seq <= member.last_read_seq
                 AND message_read_receipts.message_id = messages.id
                 AND message_read_receipts.user_id = $2
         )
@@ -163,6 +177,7 @@ class ReadReceipts:
             AND message_read_receipts.user_id = room_users.user_id
         WHERE messages.id = $1
             AND room_users.user_id > $2
+            AND (room_users.joined_seq < messages.seq OR message_read_receipts.read_at IS NOT NULL)
         ORDER BY room_users.user_id
         LIMIT $3
         """,
@@ -176,7 +191,9 @@ class ReadReceipts:
     async def who_read(self, message_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[ReadReceipt]:
         """The members who have read the message, its author left out, in the order of their ids.
 
-        The same for small and large rooms; `read_at` is only known in small ones. Raises `NotFound`.
+        The same for every room; `read_at` is known where the room kept receipts when the message was read
+        (`rooms.create`). What was sent before a member joined counts as read only with a receipt: of an earlier
+        stay, or because it was marked as unread and then read. Raises `NotFound`.
         """
         message_id, limit = inputs.uuid("message_id", message_id), inputs.limit(limit)
         (user_id,) = (UUID(int=0),) if after is None else self._WHO_READ_CURSOR.decode(message_id, after)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.changes import Announce, Change, MemberLeft, RoomChanged, to_nobody
+from hubbub.changes import Announce, Change, MemberLeft, MembersJoined, RoomChanged, to_nobody
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Invalid, NotAMember, NotFound
 from hubbub.models import Page, Role, RoomUser
@@ -57,8 +57,8 @@ class RoomUsers:
                 AND EXISTS (SELECT 1 FROM new)
             RETURNING id, last_seq, last_seq - (SELECT count(*) FROM new) AS before
         ), joined AS (
-            INSERT INTO room_users (room_id, user_id, role, last_read_seq)
-            SELECT head.id, new.user_id, $3, head.last_seq
+            INSERT INTO room_users (room_id, user_id, role, last_read_seq, joined_seq)
+            SELECT head.id, new.user_id, $3, head.last_seq, head.last_seq
             FROM head, new
             RETURNING {MEMBER}
         ), events AS (
@@ -97,6 +97,7 @@ class RoomUsers:
                 if attempt == ATTEMPTS:
                     raise
         if joined:
+            self._changed(MembersJoined(room_id, tuple(member.user_id for member in joined)))
             self._changed(RoomChanged(room_id))
         else:
             await self._explain_no_join(room_id, asked)

@@ -8,10 +8,11 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
 from hubbub import inputs
-from hubbub.changes import Announce, Change, RoomChanged, to_nobody
+from hubbub.changes import Announce, Change, MembersJoined, RoomChanged, to_nobody
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Invalid, NotFound
 from hubbub.models import Message, Page, Role, Room, RoomSummary
@@ -26,8 +27,26 @@ ROOM = """
     created_by,
     last_seq,
     created_at,
-    updated_at
+    updated_at,
+    keeps_receipts
 """
+
+# What a statement that changes rooms gives back: the columns of ROOM, of its WITH.
+CHANGED_ROOM = """
+    id,
+    name,
+    description,
+    is_private,
+    is_direct,
+    created_by,
+    last_seq,
+    created_at,
+    updated_at,
+    keeps_receipts
+"""
+
+# A sidebar shows all rooms of a user, and each page looks at all of them: 1,000 are quicker at once than by 200.
+LONGEST_LIST = 1_000
 
 # Rooms of two have no name of their own: what a screen shows is the name of the partner.
 DIRECT_NAME = "direct"
@@ -35,9 +54,9 @@ DIRECT_NAME = "direct"
 
 def _summary(*row: Any) -> RoomSummary:  # noqa: ANN401 - each column has a type of its own
     """The columns of a room, five of its own, and those of the newest message, all NULL where there is none."""
-    role, last_read_seq, unread, partner_id, active_at = row[9:14]
-    last_message = None if row[14] is None else Message(*row[14:])
-    return RoomSummary(Room(*row[:9]), Role(role), last_read_seq, unread, partner_id, last_message, active_at)
+    role, last_read_seq, unread, partner_id, active_at = row[10:15]
+    last_message = None if row[15] is None else Message(*row[15:])
+    return RoomSummary(Room(*row[:10]), Role(role), last_read_seq, unread, partner_id, last_message, active_at)
 
 
 class Rooms:
@@ -55,19 +74,19 @@ class Rooms:
         Room,
         f"""
         WITH room AS (
-            INSERT INTO rooms (id, name, description, is_private, created_by, last_seq)
-            VALUES ($1, $2, $3, $4, $5, 1)
+            INSERT INTO rooms (id, name, description, is_private, created_by, last_seq, keeps_receipts)
+            VALUES ($1, $2, $3, $4, $5, 1, $6)
             RETURNING {ROOM}
         ), admin AS (
-            INSERT INTO room_users (room_id, user_id, role, last_read_seq)
-            SELECT id, created_by, 'admin', last_seq
+            INSERT INTO room_users (room_id, user_id, role, last_read_seq, joined_seq)
+            SELECT id, created_by, 'admin', last_seq, last_seq
             FROM room
         ), event AS (
-            INSERT INTO room_events (room_id, seq, kind, user_id)
-            SELECT id, last_seq, 'joined', created_by
+            INSERT INTO room_events (room_id, seq, kind, user_id, payload)
+            SELECT id, last_seq, 'joined', created_by, jsonb_build_object('role', 'admin')
             FROM room
         )
-        SELECT id, name, description, is_private, is_direct, created_by, last_seq, created_at, updated_at
+        SELECT {CHANGED_ROOM}
         FROM room
         """,
     )
@@ -79,20 +98,26 @@ class Rooms:
         created_by: UUID,
         description: str | None = None,
         is_private: bool = False,
+        keeps_receipts: bool | None = None,
         id: UUID | None = None,
     ) -> Room:
         """Make a room; its creator is its first member and admin, and joining is the first entry of its log.
 
-        Raises `Invalid`, `NotFound` for an unknown creator, `Conflict` for an id in use.
+        `keeps_receipts` says whether the time at which each member read each message is kept: True, False, or None
+        for as long as the room has at most 50 members. Who has read what is known either way
+        (`receipts.who_read`). Raises `Invalid`, `NotFound` for an unknown creator, `Conflict` for an id in use.
         """
+        created_by = inputs.uuid("created_by", created_by)
         [room] = await self._executor.fetch_all(
             self._CREATE,
             uuid7() if id is None else inputs.uuid("id", id),
             inputs.text("name", name, longest=inputs.ROOM_NAME_LENGTH),
             _description(description),
             inputs.flag("is_private", is_private),
-            inputs.uuid("created_by", created_by),
+            created_by,
+            _keeps_receipts(keeps_receipts),
         )
+        self._changed(MembersJoined(room.id, (created_by,)))
         return room
 
     _GET_MANY = Statement("rooms.get_many", Room, f"SELECT {ROOM} FROM rooms WHERE id = ANY($1::uuid[])")
@@ -125,6 +150,7 @@ class Rooms:
             SET name = COALESCE($2, name),
                 description = NULLIF(COALESCE($3, description), ''),
                 is_private = COALESCE($4, is_private),
+                keeps_receipts = CASE WHEN $6::boolean THEN $7 ELSE keeps_receipts END,
                 last_seq = last_seq + 1,
                 updated_at = CURRENT_TIMESTAMP
             WHERE id = $1
@@ -136,10 +162,15 @@ class Rooms:
                 last_seq,
                 'room_changed',
                 $5,
-                jsonb_build_object('name', name, 'description', description, 'is_private', is_private)
+                jsonb_build_object(
+                    'name', name,
+                    'description', description,
+                    'is_private', is_private,
+                    'keeps_receipts', keeps_receipts
+                )
             FROM room
         )
-        SELECT id, name, description, is_private, is_direct, created_by, last_seq, created_at, updated_at
+        SELECT {CHANGED_ROOM}
         FROM room
         """,
     )
@@ -151,13 +182,17 @@ class Rooms:
         name: str | None = None,
         description: str | None = None,
         is_private: bool | None = None,
+        keeps_receipts: bool | UnsetType | None = UNSET,
         by: UUID | None = None,
     ) -> Room:
         """Change what is given and keep the rest; an empty description removes it. An entry of the room's log.
 
+        `keeps_receipts` is as in `create`; None is the way back to the default. It is about what is read from now
+        on: receipts that were kept stay, and what was read without one has none later.
+
         `by` is who changed it, for the log. Raises `NotFound`, `Invalid`.
         """
-        if name is None and description is None and is_private is None:
+        if name is None and description is None and is_private is None and keeps_receipts is UNSET:
             return await self.get(room_id)
         room = await self._executor.fetch_one(
             self._UPDATE,
@@ -166,6 +201,8 @@ class Rooms:
             _description(description),
             None if is_private is None else inputs.flag("is_private", is_private),
             None if by is None else inputs.uuid("by", by),
+            keeps_receipts is not UNSET,
+            None if keeps_receipts is UNSET else _keeps_receipts(keeps_receipts),
         )
         if room is None:
             raise NotFound("room", room_id)
@@ -194,15 +231,15 @@ class Rooms:
             SELECT user_id, seq
             FROM unnest(ARRAY[$3, $4]::uuid[]) WITH ORDINALITY AS two (user_id, seq)
         ), members AS (
-            INSERT INTO room_users (room_id, user_id, last_read_seq)
-            SELECT room.id, pair.user_id, room.last_seq
+            INSERT INTO room_users (room_id, user_id, last_read_seq, joined_seq)
+            SELECT room.id, pair.user_id, room.last_seq, room.last_seq
             FROM room, pair
         ), events AS (
-            INSERT INTO room_events (room_id, seq, kind, user_id)
-            SELECT room.id, pair.seq, 'joined', pair.user_id
+            INSERT INTO room_events (room_id, seq, kind, user_id, payload)
+            SELECT room.id, pair.seq, 'joined', pair.user_id, jsonb_build_object('role', 'member')
             FROM room, pair
         )
-        SELECT id, name, description, is_private, is_direct, created_by, last_seq, created_at, updated_at
+        SELECT {CHANGED_ROOM}
         FROM room
         """,
     )
@@ -220,6 +257,7 @@ class Rooms:
         if not found:
             try:
                 found = await self._executor.attempt(self._CREATE_DIRECT, uuid7(), DIRECT_NAME, first, second, key)
+                self._changed(MembersJoined(found[0].id, (first, second)))
             except Conflict:  # the partner was faster
                 found = await self._executor.fetch_all(self._FIND_DIRECT, key)
         if not found:
@@ -285,6 +323,7 @@ class Rooms:
             rooms.last_seq,
             rooms.created_at,
             rooms.updated_at,
+            rooms.keeps_receipts,
             page.role,
             page.last_read_seq,
             unread.count AS unread,
@@ -299,7 +338,9 @@ class Rooms:
             messages.is_edited,
             messages.created_at,
             messages.updated_at,
-            messages.deleted_at
+            messages.deleted_at,
+            messages.reply_to,
+            messages.metadata
         FROM page
         JOIN rooms ON rooms.id = page.room_id
         LEFT JOIN messages ON messages.room_id = page.room_id AND messages.seq = page.newest_seq
@@ -332,9 +373,10 @@ class Rooms:
     ) -> Page[RoomSummary]:
         """The rooms of a user, the most recently active first, each with its newest message and unread count.
 
-        One query. `limit` is 1 to 200. `unread` stops counting at `unread_cap`, 1 to 1,000: a screen shows "99+".
+        One query. `limit` is 1 to 1,000; `after` is the `next` of a page before. `unread` stops counting at
+        `unread_cap`, 1 to 1,000: a screen shows "99+".
         """
-        limit = inputs.limit(limit)
+        limit = inputs.limit(limit, longest=LONGEST_LIST)
         user_id = inputs.uuid("user_id", user_id)
         cursor = self._LIST_CURSOR
         newest = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
@@ -348,3 +390,7 @@ def _description(description: str | None) -> str | None:
     if description is None:
         return None
     return inputs.text("description", description, longest=inputs.DESCRIPTION_LENGTH, shortest=0)
+
+
+def _keeps_receipts(keeps_receipts: bool | None) -> bool | None:
+    return None if keeps_receipts is None else inputs.flag("keeps_receipts", keeps_receipts)

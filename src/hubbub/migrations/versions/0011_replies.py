@@ -1,7 +1,7 @@
-"""Replies and metadata of messages, receipts as a room asks for them, and how far an import of history came.
+"""Replies and metadata of messages, receipts as a room asks for them, and how far an import came.
 
-New columns without a default cost an instant. Every step commits on its own and can be repeated: the rules are
-added for new rows, and validated without a lock that would hold up writers.
+Every step but the last commits on its own and can be repeated: no two tables are locked at once, each for an
+instant, and rows are read through while the application goes on.
 """
 
 from __future__ import annotations
@@ -13,25 +13,40 @@ from hubbub.migrations.autocommit import autocommit
 revision = "0011"
 down_revision = "0010"
 
-LOSS = "what messages reply to, their metadata, the receipts setting of rooms, and how far imports came"
+LOSS = (
+    "what messages reply to and their metadata, the receipts setting of rooms, which messages a member was there "
+    "for, and how far imports came"
+)
 
-# The limit of 8 KiB is hubbub's, on the JSON text that the application gives. What PostgreSQL stores of such a text
-# is at most about four times as large; this rule keeps other writers from storing novels.
+COLUMNS = {
+    "messages": {"reply_to": "uuid", "metadata": "jsonb"},
+    "rooms": {"keeps_receipts": "boolean"},
+    "room_users": {"joined_seq": "bigint NOT NULL DEFAULT 0"},
+}
+
+# hubbub takes 8 KiB of JSON. This is about what a reader gets, which can be more: PostgreSQL writes a space after
+# each comma and colon, and 1e308 with all of its zeros. pg_column_size would not do: it tells of the same value
+# differently once it is compressed, so that a dump might not be restored.
 RULES = {
-    "messages_metadata_check": "jsonb_typeof(metadata) = 'object' AND pg_column_size(metadata) <= 65536",
-    "messages_reply_to_check": "reply_to <> id",
+    "messages": {
+        "messages_metadata_check": "jsonb_typeof(metadata) = 'object' AND octet_length(metadata::text) <= 65536",
+        "messages_reply_to_check": "reply_to <> id",
+    },
+    "room_users": {
+        "room_users_joined_seq_check": "joined_seq >= 0",
+    },
 }
 
 
 def upgrade(op: Operations) -> None:
-    op.execute("ALTER TABLE rooms ADD COLUMN IF NOT EXISTS keeps_receipts boolean")
+    with autocommit(op):
+        for table in COLUMNS:
+            _add_columns_and_rules(op, table)
+        for table, rules in RULES.items():
+            for name in rules:
+                op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
     op.execute("""
-        ALTER TABLE messages
-            ADD COLUMN IF NOT EXISTS reply_to uuid,
-            ADD COLUMN IF NOT EXISTS metadata jsonb
-    """)
-    op.execute("""
-        CREATE TABLE IF NOT EXISTS hubbub_imports (
+        CREATE TABLE hubbub_imports (
             digest bytea PRIMARY KEY,
             lines bigint NOT NULL,
             updated_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
@@ -39,19 +54,19 @@ def upgrade(op: Operations) -> None:
             CONSTRAINT hubbub_imports_lines_check CHECK (lines > 0)
         )
     """)
-    with autocommit(op):
-        for name, rule in RULES.items():
-            op.execute(f"ALTER TABLE messages DROP CONSTRAINT IF EXISTS {name}")
-            op.execute(f"ALTER TABLE messages ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID")
-        for name in RULES:
-            op.execute(f"ALTER TABLE messages VALIDATE CONSTRAINT {name}")
+
+
+def _add_columns_and_rules(op: Operations, table: str) -> None:
+    """All of a table in one statement, which locks it once. The rules hold for new rows from here on."""
+    changes = [f"ADD COLUMN IF NOT EXISTS {column} {kind}" for column, kind in COLUMNS[table].items()]
+    for name, rule in RULES.get(table, {}).items():
+        changes += [f"DROP CONSTRAINT IF EXISTS {name}", f"ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID"]
+    one_a_line = ",\n    ".join(changes)
+    op.execute(f"ALTER TABLE {table}\n    {one_a_line}")
 
 
 def downgrade(op: Operations) -> None:
     op.execute("DROP TABLE hubbub_imports")
-    op.execute("""
-        ALTER TABLE messages
-            DROP COLUMN metadata,
-            DROP COLUMN reply_to
-    """)
-    op.execute("ALTER TABLE rooms DROP COLUMN keeps_receipts")
+    for table, columns in COLUMNS.items():
+        dropped = ", ".join(f"DROP COLUMN {column}" for column in columns)
+        op.execute(f"ALTER TABLE {table} {dropped}")

@@ -62,6 +62,7 @@ class _Payload(msgspec.Struct, frozen=True):
     name: str = ""
     description: str | None = None
     is_private: bool = False
+    keeps_receipts: bool | None = None
 
 
 _payload = msgspec.json.Decoder(_Payload).decode
@@ -97,7 +98,8 @@ def _event(
             return events.RoleChanged(*place, user_id, _payload(payload).role)
         case _:
             room = _payload(payload)
-            return events.RoomChanged(*place, user_id, room.name, room.description, room.is_private)
+            settings = (room.name, room.description, room.is_private, room.keeps_receipts)
+            return events.RoomChanged(*place, user_id, *settings)
 
 
 def _head_of(*row: Any) -> Head:  # noqa: ANN401 - each column has a type of its own

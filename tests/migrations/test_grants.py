@@ -1,0 +1,232 @@
+"""An application's role: it may use the tables, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+from asyncpg import InsufficientPrivilegeError, InvalidSchemaNameError
+from click.testing import CliRunner
+
+from hubbub import Hub, Invalid, PostgresSettings, SchemaMismatch, Unavailable, migrations
+from hubbub.cli import main
+from hubbub.migrations.grants import RIGHTS, Limits, planned, quoted
+from hubbub.postgres import connect
+from rights import ROLE, as_role
+from sql.package import statements
+
+FORBIDDEN = (
+    "CREATE TABLE mine (id int)",
+    "CREATE TEMPORARY TABLE mine (id int)",
+    "CREATE SCHEMA mine",
+    "CREATE INDEX ON users (avatar_url)",
+    "CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "ALTER TABLE users ADD COLUMN mine int",
+    "ALTER TABLE users DISABLE TRIGGER ALL",
+    "DROP TABLE users",
+    "TRUNCATE messages CASCADE",
+    "DELETE FROM messages",
+    "UPDATE room_events SET seq = seq + 1",
+    "UPDATE hubbub_schema_version SET version_num = '0001'",
+    "DELETE FROM hubbub_imports",
+    "SELECT rolpassword FROM pg_authid",
+    "SELECT pg_read_file('postgresql.conf')",
+    "COPY users TO PROGRAM 'cat'",
+    "SELECT content FROM others.secrets",
+    "SET ROLE postgres",
+    "GRANT SELECT ON users TO PUBLIC",
+    "CREATE ROLE mine",
+    "ALTER SYSTEM SET fsync = off",
+)
+
+
+@pytest.fixture
+async def role(administrator: PostgresSettings) -> str:
+    """A role with a name that no SQL must be built of carelessly. It is gone with the cluster."""
+    name = f'o\'"; DROP TABLE users; --{uuid4()}'
+    await _run(administrator, f"CREATE ROLE {quoted(name)} LOGIN PASSWORD 'of-the-role'")
+    return name
+
+
+@pytest.fixture
+def migrator(administrator: PostgresSettings, postgres_settings: PostgresSettings) -> PostgresSettings:
+    """A superuser in a migrated database of this test's own."""
+    return replace(administrator, database=postgres_settings.database)
+
+
+async def _run(settings: PostgresSettings, *commands: str) -> None:
+    connection = await connect(settings)
+    try:
+        for command in commands:
+            await connection.execute(command)
+    finally:
+        await connection.close()
+
+
+async def _asked(settings: PostgresSettings, question: str) -> object:
+    connection = await connect(settings)
+    try:
+        return await connection.fetchval(question)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("command", FORBIDDEN)
+async def test_the_role_of_the_application_may_not(
+    migrator: PostgresSettings, postgres_settings: PostgresSettings, command: str
+) -> None:
+    await _run(migrator, "CREATE SCHEMA others", "CREATE TABLE others.secrets (content text)")
+    with pytest.raises(InsufficientPrivilegeError):
+        await _run(as_role(postgres_settings), command)
+
+
+def test_the_rights_are_those_that_the_statements_need_and_no_more() -> None:
+    needed = {
+        table: {
+            right
+            for right, words in (
+                ("SELECT", r"(?:FROM|JOIN)\s+"),
+                ("INSERT", r"INSERT INTO "),
+                ("UPDATE", r"UPDATE "),
+                ("DELETE", r"DELETE FROM "),
+            )
+            for name, statement in statements().items()
+            if re.search(rf"{words}{table}\b", statement.sql) and not name.startswith("demo.")
+        }
+        for table in RIGHTS
+    }
+    assert {table: set(rights.split(", ")) for table, rights in RIGHTS.items()} == needed
+    assert set(RIGHTS) == set(migrations.TABLES)
+
+
+async def test_a_hostile_name_of_a_role_is_quoted_and_granting_again_changes_nothing(
+    migrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
+) -> None:
+    first = await migrations.grant(migrator, role)
+    rights = await _asked(postgres_settings, "SELECT string_agg(relacl::text, ' ' ORDER BY oid) FROM pg_class")
+    assert await migrations.grant(migrator, role) == first
+    assert rights == await _asked(
+        postgres_settings, "SELECT string_agg(relacl::text, ' ' ORDER BY oid) FROM pg_class"
+    )
+    login = replace(postgres_settings, user=role, password="of-the-role")
+    assert await _asked(login, "SELECT count(*) FROM users") == 0
+
+
+async def test_the_role_has_a_search_path_and_limits_of_its_own_in_this_database_alone(
+    migrator: PostgresSettings, role: str
+) -> None:
+    limits = Limits(statement_seconds=7, lock_seconds=0.5, idle_in_transaction_seconds=9)
+    await migrations.grant(migrator, role, limits=limits)
+    login = replace(migrator, user=role, password="of-the-role")
+    assert await _asked(login, "SHOW search_path") == "public, pg_temp"
+    assert await _asked(login, "SHOW statement_timeout") == "7s"
+    assert await _asked(login, "SHOW lock_timeout") == "500ms"
+    assert await _asked(login, "SHOW idle_in_transaction_session_timeout") == "9s"
+    assert await _asked(replace(login, database="postgres"), "SHOW statement_timeout") == "0"
+
+
+async def test_rights_of_before_are_taken_away(
+    migrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
+) -> None:
+    await _run(postgres_settings, f"GRANT ALL ON TABLE messages TO {quoted(role)}")
+    await migrations.grant(migrator, role)
+    with pytest.raises(InsufficientPrivilegeError):
+        await _run(replace(postgres_settings, user=role, password="of-the-role"), "TRUNCATE messages CASCADE")
+
+
+async def test_tables_in_a_schema_of_their_own_are_found_there(
+    migrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
+) -> None:
+    """As an administrator has it who gives hubbub a schema, and the database a search path that leads there."""
+    database = postgres_settings.database
+    move = [f'ALTER TABLE {table} SET SCHEMA "chat ""room"""' for table in migrations.TABLES]
+    path = f'ALTER DATABASE {database} SET search_path = "chat ""room"""'
+    await _run(migrator, 'CREATE SCHEMA "chat ""room"""', *move, path)
+    await migrations.grant(migrator, role)
+    login = replace(postgres_settings, user=role, password="of-the-role")
+    assert await _asked(login, "SELECT count(*) FROM users") == 0
+    with pytest.raises((InsufficientPrivilegeError, InvalidSchemaNameError)):
+        await _run(login, "CREATE TABLE mine (id int)")
+
+
+async def test_whose_rights_cannot_be_limited_is_refused(
+    administrator: PostgresSettings, migrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
+) -> None:
+    for unfit, reason in (
+        ("postgres", "superuser"),
+        (postgres_settings.user, "owns the tables"),
+        ("pg_read_all_data", "PostgreSQL's own"),
+        ("nobody here", "no such role"),
+        ("public", "no such role"),
+        ("a\0b", "NUL"),
+        ("x" * 64, "at most 63"),
+    ):
+        with pytest.raises(Invalid, match=reason):
+            await migrations.grant(migrator, unfit)
+    await _run(administrator, f"GRANT {postgres_settings.user} TO {quoted(role)}")
+    with pytest.raises(Invalid, match="a member of who does"):
+        await migrations.grant(migrator, role)
+
+
+async def test_who_may_not_give_the_rights_is_told_what_to_do_and_nothing_is_changed(
+    administrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
+) -> None:
+    with pytest.raises(Unavailable, match=r"permission denied.*run it as the owner of the tables") as caught:
+        await migrations.grant(postgres_settings, role)
+    assert not caught.value.retryable
+    with pytest.raises(InsufficientPrivilegeError):
+        await _asked(replace(postgres_settings, user=role, password="of-the-role"), "SELECT count(*) FROM users")
+    await _run(administrator, f"ALTER ROLE {quoted(role)} CREATEDB")
+
+
+async def test_a_right_that_comes_by_another_role_is_found(
+    administrator: PostgresSettings, migrator: PostgresSettings, role: str
+) -> None:
+    other = quoted(f"others {uuid4()}")
+    await _run(
+        migrator, f"CREATE ROLE {other}", f"GRANT CREATE ON SCHEMA public TO {other}", f"GRANT {other} TO {quoted(role)}"
+    )
+    with pytest.raises(Unavailable, match="could still create in the schema"):
+        await migrations.grant(migrator, role)
+    await _run(migrator, f"REVOKE CREATE ON SCHEMA public FROM {other}")
+    await migrations.grant(migrator, role)
+
+
+async def test_a_database_without_the_tables_is_to_be_migrated_first(
+    empty_database: PostgresSettings, role: str
+) -> None:
+    with pytest.raises(SchemaMismatch, match="hubbub migrate up"):
+        await migrations.grant(empty_database, role)
+
+
+async def test_the_command_prints_what_it_would_do(
+    migrator: PostgresSettings, postgres_settings: PostgresSettings
+) -> None:
+    variables = {
+        "DB_HOST": migrator.host,
+        "DB_PORT": str(migrator.port),
+        "DB_NAME": migrator.database,
+        "DB_USER": migrator.user,
+        "DB_PASSWORD": str(migrator.password),
+    }
+    runner = CliRunner(env=variables)
+    printed = await asyncio.to_thread(runner.invoke, main, ["migrate", "grant", ROLE, "--print"])
+    assert printed.exit_code == 0
+    lines = [f"{sql};" for sql in planned(postgres_settings.database, "public", ROLE)]
+    assert printed.output.splitlines() == ["BEGIN;", *lines, "COMMIT;"]
+    done = await asyncio.to_thread(runner.invoke, main, ["migrate", "grant", ROLE, "--statement-timeout", "8"])
+    assert (done.exit_code, done.output.startswith(ROLE)) == (0, True)
+    assert await _asked(as_role(postgres_settings), "SHOW statement_timeout") == "8s"
+    refused = await asyncio.to_thread(runner.invoke, main, ["migrate", "grant", "postgres"])
+    assert (refused.exit_code, refused.output.partition(":")[0]) == (1, "Error")
+
+
+async def test_a_whole_hub_runs_as_the_role(hub: Hub) -> None:
+    """As every test does that takes `hub`; this one says so."""
+    ada = await hub.register("ada@example.org", "ada", "correct horse")
+    assert await hub.users.get(ada.id) == ada
+    assert hub.settings.postgres.user == ROLE
+    assert hub.settings.redis.username == "hubbub"
