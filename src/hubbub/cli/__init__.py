@@ -15,6 +15,8 @@ class Entry(NamedTuple):
 
     module: str
     summary: str
+    attribute: str | None = None
+    """What it is called in its module, where that is not the name of the command."""
 
 
 COMMANDS = {
@@ -23,7 +25,11 @@ COMMANDS = {
     "status": Entry("hubbub.cli.servers", "Say how these servers are, and how to log in to them."),
     "down": Entry("hubbub.cli.servers", "Stop these servers. Their data stay."),
     "migrate": Entry("hubbub.cli.migrate", "Change the schema of a database."),
+    "doctor": Entry("hubbub.cli.doctor", "Say what is wrong with the servers, and what to do."),
+    "import": Entry("hubbub.cli.history", "Take the history of rooms from a file.", "import_history"),
+    "export": Entry("hubbub.cli.history", "Write the history of a room, for an import.", "export_room"),
     "top": Entry("hubbub.cli.top", "Watch a chat and its servers, live."),
+    "bench": Entry("hubbub.cli.bench", "Measure hubbub beside its peers, in a clone of the project."),
     "sessions": Entry("hubbub.cli.sessions", "Show who is logged in where, and log them out."),
 }
 
@@ -37,7 +43,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(COMMANDS[cmd_name].module), cmd_name)
+        entry = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(entry.module), entry.attribute or cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

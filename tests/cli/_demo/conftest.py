@@ -6,13 +6,19 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from hubbub import Hub, Settings
+from hubbub import Hub, PostgresSettings, Settings
 from hubbub.cli._demo.conversation import made_up
 from hubbub.cli._demo.people import People
 from hubbub.cli._demo.stage import Stage
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import Pool
 from hubbub.redis import Connection
+
+
+@pytest.fixture
+def settings(servers: Settings, postgres_settings: PostgresSettings) -> Settings:
+    """The owner's: a demo has servers of its own."""
+    return Settings(postgres=postgres_settings, redis=servers.redis)
 
 
 @pytest.fixture

@@ -2,26 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
-from hubbub import Hub, inputs
-from hubbub.cli._demo.people import People, accepted
-
-
-@pytest.mark.parametrize(
-    ("nickname", "username"),
-    [
-        ("[FiDo] ", "[FiDo]"),
-        ("ada@example.org", "ada_example.org"),
-        ("a\tb\u200bc", "a_b_c"),
-        ("x" * 60, "x" * 50),
-        ("x" * 49 + " y", "x" * 49),
-        ("\u0344" * 50, "\u0308\u0301" * 25),  # in its composed form it has twice the length
-        ("\u0344", "\u0308\u0301"),
-    ],
-)
-def test_a_nickname_that_is_refused_becomes_one_that_is_not(nickname: str, username: str) -> None:
-    assert inputs.username(accepted(nickname)) == username
+from hubbub import Hub
+from hubbub.cli._demo.people import People
 
 
 async def test_each_nickname_is_one_user(hub: Hub) -> None:

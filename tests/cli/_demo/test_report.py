@@ -9,8 +9,8 @@ from rich.console import Console
 from hubbub.cli._demo import report
 from hubbub.cli._demo.chatlog import Refusal
 from hubbub.cli._demo.figures import Check, Figure, Section
-from hubbub.cli._demo.people import Renamed
 from hubbub.cli._demo.run import Result
+from hubbub.history import Renamed
 
 
 def result(*checks: Check) -> Result:

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
-from typing import Final, NamedTuple
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.errors import Conflict, Invalid
+from hubbub.errors import Conflict
+from hubbub.history.nicknames import NO_LOGIN, Renamed, accepted, refusal
 from hubbub.repositories import Users
-
-# No bcrypt hash reads so: nobody can log in as one of these users, and making thousands takes no time.
-NO_LOGIN: Final = "!"
-
-
-class Renamed(NamedTuple):
-    """A nickname that could not be taken as it is."""
-
-    nickname: str
-    username: str
-    reason: str
 
 
 class People:
@@ -56,7 +45,7 @@ class People:
     async def meet(self, nickname: str) -> UUID:
         """Make the user of a nickname that was not met before."""
         number = next(self._numbers)
-        reason = _refusal(nickname)
+        reason = refusal(nickname)
         for username in _candidates(nickname if reason is None else accepted(nickname)):
             try:
                 user = await self._users.create(f"user-{number:04}@example.org", username, NO_LOGIN)
@@ -70,23 +59,6 @@ class People:
             self.renamed.append(Renamed(nickname, user.username, reason))
         self._ids[nickname] = user.id
         return user.id
-
-
-def _refusal(nickname: str) -> str | None:
-    try:
-        inputs.username(nickname)
-    except Invalid as error:
-        return error.reason
-    return None
-
-
-def accepted(nickname: str) -> str:
-    """The username that comes closest to a nickname that the rules refuse."""
-    name = "".join(letter if letter.isprintable() and letter != "@" else "_" for letter in nickname)
-    name = name.strip()[: inputs.USERNAME_LENGTH].strip() or "nameless"
-    while _refusal(name) is not None:  # only the composed form can be longer than what was cut
-        name = name[:-1].strip() or "nameless"
-    return name
 
 
 def _candidates(name: str) -> Iterator[str]:

@@ -15,11 +15,12 @@ from hubbub.cli._demo.checks import check
 from hubbub.cli._demo.figures import Check, Figure, Section
 from hubbub.cli._demo.live import live
 from hubbub.cli._demo.load import load
-from hubbub.cli._demo.people import People, Renamed
+from hubbub.cli._demo.people import People
 from hubbub.cli._demo.servers import greet, versions
 from hubbub.cli._demo.stage import Stage
 from hubbub.cli._demo.talk import talk
 from hubbub.embedded import Servers
+from hubbub.history import Renamed
 from hubbub.hub import Hub
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import Pool

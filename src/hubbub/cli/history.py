@@ -1,0 +1,157 @@
+"""`hubbub import` and `hubbub export`: the history of rooms, from files and into them."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+from io import BufferedReader
+from pathlib import Path
+from stat import S_ISREG
+from typing import TYPE_CHECKING, BinaryIO, TextIO
+from uuid import UUID
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hubbub import hub, inputs
+from hubbub.errors import Invalid
+
+if TYPE_CHECKING:
+    from hubbub.history import Imported, Refusal
+    from hubbub.hub import Hub
+
+SOMETHING_REFUSED = 3
+STDOUT = Path("-")
+
+
+@click.command("import")
+@click.argument("file", type=click.File("rb"))
+@click.option(
+    "--refused",
+    type=click.File("w"),
+    metavar="FILE",
+    help="Write the refused lines' numbers and the reasons here.",
+)
+@click.pass_context
+def import_history(context: click.Context, file: BufferedReader, refused: TextIO | None) -> None:
+    """Take the history of rooms from FILE, or from standard input for a dash.
+
+    FILE has a JSON object a line, with the keys kind (message, join or leave), room, user, at (ISO 8601) and
+    content, or the richer form that `hubbub export` writes; it may be compressed with gzip. Users and rooms are
+    made as needed. Stopped or killed, run it again: it goes on where it was.
+
+    Exit status 0 when all lines are in, 3 when some were refused, 1 when it could not go on.
+    """
+    tell = None if refused is None else lambda refusal: _note(refused, refusal)
+    with _progress(file) as show:
+        imported = asyncio.run(_import(file, show, tell))
+    for line in _report(imported):
+        click.echo(line)
+    if imported.refusals.count:
+        context.exit(SOMETHING_REFUSED)
+
+
+async def _import(
+    file: BufferedReader, show: Callable[[Imported], None], tell: Callable[[Refusal], None] | None
+) -> Imported:
+    async with hub.open() as chat:
+        return await chat.history.load(file, progress=show, refused=tell)
+
+
+def _note(file: TextIO, refusal: Refusal) -> None:
+    file.write(f"{refusal.line}\t{refusal.reason}\n")
+
+
+@contextmanager
+def _progress(file: BufferedReader) -> Iterator[Callable[[Imported], None]]:
+    """A bar on a terminal, by how much of the file is read; nothing elsewhere."""
+    console = Console(stderr=True)
+    status = os.fstat(file.fileno())
+    size = status.st_size if S_ISREG(status.st_mode) else None
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=size)
+
+        def show(imported: Imported) -> None:
+            read = file.tell() if size is not None else None
+            speed = imported.lines / max(progress.tasks[0].elapsed or 0, 0.001)
+            said = f"{imported.lines:,} lines, {imported.messages:,} messages, {speed:,.0f} lines/s"
+            progress.update(task, completed=read, description=said)
+
+        yield show
+
+
+def _report(imported: Imported) -> Iterator[str]:
+    if imported.continued_from:
+        yield f"the first {imported.continued_from:,} lines had been imported before"
+    yield (
+        f"{imported.lines:,} lines: {imported.messages:,} messages and {imported.events:,} other entries stored, "
+        f"{imported.known:,} lines that changed nothing, {imported.refusals.count:,} refused; "
+        f"{imported.users:,} users made"
+    )
+    for one in imported.renamed:
+        yield f"  {one.nickname!a} is {one.username!a}: {one.reason}"
+    if imported.renamed_count > len(imported.renamed):
+        yield f"  and {imported.renamed_count - len(imported.renamed):,} more got another name"
+    for refusal in imported.refusals.first:
+        yield f"  line {refusal.line:,}: {refusal.reason}"
+    if imported.refusals.count > len(imported.refusals.first):
+        more = imported.refusals.count - len(imported.refusals.first)
+        yield f"  and {more:,} more lines were refused; --refused FILE writes all of them"
+
+
+@click.command("export")
+@click.argument("room")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, writable=True, allow_dash=True, path_type=Path),
+    default=STDOUT,
+    show_default="standard output",
+    help="Where to write; compressed with gzip where it ends with .gz.",
+)
+def export_room(room: str, output: Path) -> None:
+    """Write the history of ROOM, an id or the name of a public room, in the form that `hubbub import` takes.
+
+    It is the room of one moment: messages, edits, deletions, members and how far they have read, with all ids and
+    times. Accounts go with their email and without their password.
+    """
+    with _written(output) as file:
+        asyncio.run(_export(room, file))
+
+
+async def _export(room: str, file: BinaryIO | gzip.GzipFile) -> None:
+    async with hub.open() as chat, aclosing(chat.history.lines(await _find(chat, room))) as pieces:
+        async for piece in pieces:
+            file.write(piece)
+
+
+async def _find(chat: Hub, room: str) -> UUID:
+    try:
+        return inputs.uuid("room", room)
+    except Invalid:  # no id, then it is a name
+        return await chat.history.find(room)
+
+
+@contextmanager
+def _written(output: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
+    """A file that is there once it is whole."""
+    if output == STDOUT:
+        yield sys.stdout.buffer
+        return
+    part = output.with_name(f"{output.name}.part")
+    try:
+        with part.open("wb") as file:
+            if output.suffix == ".gz":
+                with gzip.GzipFile("", "wb", 6, file, mtime=0) as compressed:
+                    yield compressed
+            else:
+                yield file
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""A file as batches: lines that are committed together, with a digest of all that came up to their end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from io import BufferedReader
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from hubbub.errors import Invalid
+from hubbub.history import lines
+from hubbub.history.forms import AnyLine
+from hubbub.history.parsing import line_of
+from hubbub.history.refusals import Refusal
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+# What a batch holds is decided by the lines alone, so that every run of a file has the same batches.
+LINES: Final = 10_000
+BYTES: Final = 8 << 20
+
+
+class Checkpoint(NamedTuple):
+    """So many lines of some file were imported, and this is the SHA-256 of all of them."""
+
+    digest: bytes
+    lines: int
+
+
+class Batch:
+    """Consecutive lines of a file. `taken` are those that can be stored, with their numbers.
+
+    `before` is the number of lines in front of the batch, `is_last` whether the file ends with it.
+    """
+
+    __slots__ = ("_digest_before", "_raw", "before", "checkpoint", "is_last", "refused", "taken")
+
+    def __init__(self, before: int, digest_before: _Hash, raw: list[bytes], *, is_last: bool) -> None:
+        self.before = before
+        self.is_last = is_last
+        self.taken: list[tuple[int, AnyLine]] = []
+        self.refused: list[Refusal] = []
+        self._digest_before = digest_before
+        self._raw = raw
+        self.checkpoint = self._checkpoint(len(raw))
+        self._parse()
+
+    def reached(self, known: list[Checkpoint]) -> int:
+        """Up to which line the batch was imported before, `before` for not at all.
+
+        `known` are checkpoints of whatever files whose number of lines lies within the batch.
+        """
+        return max(
+            (one.lines for one in known if self._checkpoint(one.lines - self.before).digest == one.digest),
+            default=self.before,
+        )
+
+    def _checkpoint(self, count: int) -> Checkpoint:
+        digest = self._digest_before.copy()
+        digest.update(b"".join(raw + b"\n" for raw in self._raw[:count]))
+        return Checkpoint(digest.digest(), self.before + count)
+
+    def _parse(self) -> None:
+        for number, raw in enumerate(self._raw, self.before + 1):
+            try:
+                self.taken.append((number, line_of(raw)))
+            except Invalid as error:
+                if raw and not raw.isspace():
+                    self.refused.append(Refusal(number, str(error)))
+
+
+def batches(file: BufferedReader) -> Iterator[Batch]:
+    """The batches of an open file, which may be a pipe. A file without lines has none."""
+    digest, before = sha256(), 0
+    damage: list[Refusal] = []
+    chunks = _chunks(lines.numbered(file, lambda number, reason: damage.append(Refusal(number, reason))))
+    raw = next(chunks, [])
+    while raw or damage:
+        following = next(chunks, [])
+        batch = Batch(before, digest.copy(), raw, is_last=not following)
+        if batch.is_last:
+            batch.refused += damage
+        yield batch
+        digest.update(b"".join(one + b"\n" for one in raw))
+        before += len(raw)
+        if batch.is_last:
+            return
+        raw = following
+
+
+def _chunks(numbered: Iterator[tuple[int, bytes]]) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
+    size = 0
+    for _, raw in numbered:
+        chunk.append(raw)
+        size += len(raw)
+        if len(chunk) == LINES or size >= BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

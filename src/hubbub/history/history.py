@@ -1,0 +1,83 @@
+"""History of rooms, in and out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from io import BufferedReader
+from uuid import UUID
+
+from hubbub import inputs
+from hubbub.changes import Announce, to_nobody
+from hubbub.errors import Invalid, NotFound
+from hubbub.history.batches import batches
+from hubbub.history.exporting import export
+from hubbub.history.importing import Import, Imported
+from hubbub.history.refusals import Refusal
+from hubbub.postgres import Pool, Statement
+
+
+def _unheard(_: object) -> None:
+    """For who wants no progress."""
+
+
+# Two are enough to say that a name means more than one room.
+NAMED = Statement(
+    "history.named",
+    lambda id: id,
+    """
+    SELECT id
+    FROM rooms
+    WHERE name = $1
+        AND NOT is_private
+    ORDER BY id
+    LIMIT 2
+    """,
+)
+
+
+class History:
+    """Imports of files into rooms, and exports of rooms. Each works on connections of the pool."""
+
+    def __init__(self, pool: Pool, announce: Announce = to_nobody) -> None:
+        self._pool = pool
+        self._announce = announce
+
+    async def load(
+        self,
+        file: BufferedReader,
+        *,
+        progress: Callable[[Imported], None] = _unheard,
+        refused: Callable[[Refusal], None] | None = None,
+    ) -> Imported:
+        """Import the lines of an open file, plain or gzip, which may be a pipe. docs/history.md has their form.
+
+        Batches of at most 10,000 lines are committed, each with a note of how far the file is done: after any end,
+        also a kill, the same call goes on from there, and a file that has grown goes on from where it ended. The
+        entries of a room are in the order of the lines, with the times of the lines. `progress` is called after
+        each batch, `refused` with each line that cannot be taken; both from the event loop.
+
+        Raises `Unavailable` once PostgreSQL could not be reached for half a minute.
+        """
+        running = Import(self._pool, self._announce)
+        running.state.refusals.tell = refused
+        return await running.run(batches(file), progress)
+
+    def lines(self, room_id: UUID) -> AsyncGenerator[bytes, None]:
+        """The room as lines that `load` takes, in pieces of some thousand lines; close it when it is not read to
+        its end, as `contextlib.aclosing` does.
+
+        It is the room of one moment: a transaction is held until the last piece, without holding up anybody. The
+        import of it into another database makes the same room, with the same log; into the same one it changes
+        nothing. Raises `NotFound`.
+        """
+        return export(self._pool, inputs.uuid("room_id", room_id))
+
+    async def find(self, name: str) -> UUID:
+        """The one public room of this name. Raises `NotFound`, or `Invalid` where there are several."""
+        found = await self._pool.fetch_all(NAMED, inputs.text("room", name, longest=inputs.ROOM_NAME_LENGTH))
+        if not found:
+            raise NotFound("public room", repr(name))
+        if len(found) > 1:
+            raise Invalid("room", f"several are called so, {found[0]} and {found[1]} among them: give an id")
+        room_id: UUID = found[0]
+        return room_id

@@ -1,0 +1,189 @@
+"""An import: a file, batch after batch, each in one transaction with the note that it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from hubbub.changes import Announce, RoomChanged, UserChanged
+from hubbub.errors import Conflict, NotFound, Unavailable
+from hubbub.history.batches import Batch, Checkpoint
+from hubbub.history.forms import Line, RoomLine, UserLine
+from hubbub.history.members import Members
+from hubbub.history.nicknames import Renamed
+from hubbub.history.people import People, Person
+from hubbub.history.present import look_up
+from hubbub.history.refusals import REMEMBERED, Refusals
+from hubbub.history.replay import Replay, RoomLog
+from hubbub.history.rooms import hold, people_of, room_id_of
+from hubbub.history.storing import count_as_read, store
+from hubbub.postgres import Executor, Pool, Statement, Transaction
+
+# How long a batch is tried again while PostgreSQL cannot be reached, and how often when somebody was in its way.
+PATIENCE_SECONDS: Final = 30.0
+ATTEMPTS: Final = 5
+
+CHECKPOINTS = Statement(
+    "history.checkpoints",
+    Checkpoint,
+    """
+    SELECT
+        digest,
+        lines
+    FROM hubbub_imports
+    WHERE lines > $1
+        AND lines <= $2
+    """,
+)
+
+CHECK = Statement(
+    "history.check",
+    int,
+    """
+    INSERT INTO hubbub_imports (digest, lines)
+    VALUES ($1, $2)
+    """,
+)
+
+
+@dataclass(slots=True)
+class Imported:
+    """How far an import has come, and what came of its lines.
+
+    `known` lines were here before, or changed nothing. `continued_from` is the line up to which an earlier run of
+    the same file had come, 0 for none: what was refused of these lines is counted only where it shows without the
+    database. `users` is how many were made; of those `renamed` there are the first, and `renamed_count`.
+    """
+
+    lines: int = 0
+    messages: int = 0
+    events: int = 0
+    known: int = 0
+    users: int = 0
+    continued_from: int = 0
+    refusals: Refusals = field(default_factory=Refusals)
+    renamed: list[Renamed] = field(default_factory=list)
+    renamed_count: int = 0
+
+
+class _Written(NamedTuple):
+    """What one batch came to, to be counted once it is committed."""
+
+    start: int
+    made: list[Person]
+    replay: Replay | None
+
+
+class _Overtaken(Exception):
+    """Another import of the same lines has committed some of them."""
+
+
+class Import:
+    """Takes the batches of one file. Not to be used for two files: it remembers whom and what the lines mean."""
+
+    def __init__(self, pool: Pool, announce: Announce) -> None:
+        self.state = Imported()
+        self._pool = pool
+        self._announce = announce
+        self._people = People()
+        self._members = Members()
+        self._barred: set[UUID] = set()
+        self._named: set[UUID] = set()
+        self._careful = False
+
+    async def run(self, batches: Iterator[Batch], tell: Callable[[Imported], None]) -> Imported:
+        """All batches. While one is being written, a thread reads and checks the next."""
+        reading = asyncio.create_task(asyncio.to_thread(next, batches, None), name="hubbub: read history")
+        try:
+            while (batch := await reading) is not None:
+                reading = asyncio.create_task(asyncio.to_thread(next, batches, None), name="hubbub: read history")
+                self._count(batch, await self._patiently(batch))
+                tell(self.state)
+        finally:
+            await asyncio.wait([reading])  # a thread cannot be stopped, and the file is about to be closed
+        return self.state
+
+    async def _patiently(self, batch: Batch) -> _Written:
+        """Write the batch. It is safe to try again however a try has ended: what was committed is found."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + PATIENCE_SECONDS
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._write(batch)
+            except _Overtaken:
+                pass
+            except (Conflict, NotFound):
+                # An id is taken that only this line can have made; or an account or a room has gone meanwhile.
+                if attempt >= ATTEMPTS:
+                    raise
+                self._careful = True
+            except Unavailable as error:
+                if not error.retryable or loop.time() > give_up:
+                    raise
+                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - jitter, not a secret
+            self._people.forget()
+            self._members.forget()
+
+    async def _write(self, batch: Batch) -> _Written:
+        lines = [line for _, line in batch.taken]
+        self._named |= {room_id_of(line) for line in lines if isinstance(line, Line) and line.room_id is None}
+        async with self._pool.transaction() as transaction:
+            start = await self._reached(transaction, batch)
+            if start == batch.checkpoint.lines:
+                lines = [line for line in lines if isinstance(line, UserLine | RoomLine)]
+                if not lines:
+                    return _Written(start, [], None)
+            made = await self._people.meet(transaction, lines, people_of(lines))
+            held = await hold(transaction, lines, self._people, self._barred)
+            if start == batch.checkpoint.lines:
+                return _Written(start, made, None)
+            if await self._reached(transaction, batch) != start:
+                raise _Overtaken
+            todo = [(number, line) for number, line in batch.taken if number > start]
+            crowds = await self._members.look_up(transaction, held, (line for _, line in todo), self._people)
+            present = await look_up(transaction, todo, careful=self._careful)
+            replay = Replay([RoomLog(room, crowds[room.id]) for room in held], self._people, present)
+            replay.take(todo)
+            await store(transaction, replay)
+            if batch.is_last:
+                await count_as_read(transaction, self._named)
+            await transaction.execute(CHECK, batch.checkpoint.digest, batch.checkpoint.lines)
+            self._tell(transaction, replay, made)
+        self._careful = self._careful and replay.known > 0
+        for room in replay.rooms.values():
+            room.crowd.last_seq = room.last_seq
+        return _Written(start, made, replay)
+
+    @staticmethod
+    async def _reached(executor: Executor, batch: Batch) -> int:
+        return batch.reached(await executor.fetch_all(CHECKPOINTS, batch.before, batch.checkpoint.lines))
+
+    def _tell(self, transaction: Transaction, replay: Replay, made: list[Person]) -> None:
+        for person in made:
+            transaction.after_commit(lambda id=person.id: self._announce(UserChanged(id)))  # type: ignore[misc]
+        for room in replay.rooms.values():
+            transaction.after_commit(lambda id=room.id: self._announce(RoomChanged(id)))  # type: ignore[misc]
+
+    def _count(self, batch: Batch, written: _Written) -> None:
+        state = self.state
+        state.lines = batch.checkpoint.lines
+        if written.start > batch.before:
+            state.continued_from = written.start
+        refused = list(batch.refused)
+        if written.replay is not None:
+            state.messages += len(written.replay.messages)
+            state.events += len(written.replay.events)
+            state.known += written.replay.known
+            refused += written.replay.refused
+        for refusal in sorted(refused):
+            state.refusals.add(*refusal)
+        state.users += len(written.made)
+        renamed = [person.renamed for person in written.made if person.renamed is not None]
+        state.renamed_count += len(renamed)
+        state.renamed += renamed[: REMEMBERED - len(state.renamed)]

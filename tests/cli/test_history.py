@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import pty
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from history.histories import line, made_up, parsed, said
+from hubbub import Hub, Room, Settings, User
+from hubbub.history.identities import room_of
+
+
+class Said(NamedTuple):
+    """What the command said, and with which status it ended."""
+
+    status: int | None
+    out: bytes
+    error: bytes
+
+
+Run = Callable[..., Awaitable[Said]]
+
+
+@pytest.fixture
+def run(settings: Settings) -> Run:
+    """`hubbub ...` in a process of its own, with the servers of the test."""
+
+    async def run(*words: str, given: bytes | None = None) -> Said:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "hubbub", *words, env=os.environ | settings.to_env(),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, error = await process.communicate(given)
+        return Said(process.returncode, out, error)
+
+    return run
+
+
+async def test_a_file_is_imported_and_the_room_comes_out_again(run: Run, hub: Hub, tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl.gz"
+    file.write_bytes(gzip.compress(said("one", "two")))
+    imported = await run("import", str(file))
+    assert (imported.status, imported.error) == (0, b"")
+    assert b"2 messages and 1 other entries stored" in imported.out
+    again = await run("import", str(file))
+    assert (again.status, again.error) == (0, b"")
+    assert b"the first 2 lines had been imported before" in again.out
+    exported = await run("export", "#chat")
+    assert (exported.status, exported.error) == (0, b"")
+    assert [one["content"] for one in parsed(exported.out) if one["kind"] == "message"] == ["one", "two"]
+    for name in ("room.jsonl", "room.jsonl.gz"):
+        written = await run("export", str(room_of("#chat")), "--output", str(tmp_path / name))
+        assert (written.status, written.out) == (0, b"")
+    assert (tmp_path / "room.jsonl").read_bytes() == exported.out
+    assert gzip.decompress((tmp_path / "room.jsonl.gz").read_bytes()) == exported.out
+    assert sorted(os.listdir(tmp_path)) == [file.name, "room.jsonl", "room.jsonl.gz"]  # noqa: PTH208 - as text
+
+
+async def test_history_comes_through_a_pipe_and_refused_lines_are_told(run: Run, tmp_path: Path) -> None:
+    refused = tmp_path / "refused"
+    file = said("one") + b"oops\n" + b"oops\n" * 120 + said("two", user="x" * 51)
+    imported = await run("import", "-", "--refused", str(refused), given=file)
+    assert (imported.status, imported.error) == (3, b"")
+    said_so = imported.out.decode()
+    assert "121 refused" in said_so
+    assert "line 2: line: not JSON" in said_so
+    assert "and 21 more lines were refused" in said_so
+    assert "must have at most 50 characters" in said_so
+    assert [int(one.split("\t")[0]) for one in refused.read_text().splitlines()] == list(range(2, 123))
+
+
+async def test_what_is_not_there_is_said_without_a_traceback(run: Run, hub: Hub, room: Room, ada: User) -> None:
+    missing = await run("import", "no such file")
+    assert missing.status == 2
+    await hub.rooms.create(room.name, created_by=ada.id)
+    for name, reason in (("nowhere", b"no public room"), (room.name, b"several"), (str(ada.id), b"no room")):
+        found = await run("export", name)
+        assert (found.status, found.out) == (1, b"")
+        assert reason in found.error
+        assert b"Traceback" not in found.error
+
+
+async def test_a_terminal_shows_how_far_it_is(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    file.write_bytes(made_up(12_000) + line("oops"))
+    ours, theirs = pty.openpty()
+    environment = os.environ | settings.to_env() | {"TERM": "xterm"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "hubbub", "import", str(file), env=environment,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    drawn = asyncio.create_task(asyncio.to_thread(_all_of, ours))
+    out, _ = await process.communicate()
+    assert process.returncode == 3
+    assert b"12,001 lines" in out
+    assert b"10,000 lines" in await drawn
+
+
+def _all_of(terminal: int) -> bytes:
+    """What a terminal got until its other side was closed, which Linux tells as an error."""
+    got = b""
+    try:
+        while piece := os.read(terminal, 65_536):
+            got += piece
+    except OSError:
+        pass
+    os.close(terminal)
+    return got

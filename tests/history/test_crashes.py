@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from embedded.chat import kill
+from history.histories import REAL, check_logs, everything, load, made_up, real
+from hubbub import PostgresSettings, Settings, migrations
+from hubbub.embedded import Servers
+from hubbub.postgres import Pool
+
+PROGRAM = """
+import asyncio, os, sys
+from hubbub.history import History, batches
+from hubbub.postgres import Pool
+from hubbub.settings import Settings
+
+async def main():
+    batches.LINES = int(sys.argv[2])
+    pool = Pool(Settings.from_env(os.environ).postgres)
+    with open(sys.argv[1], "rb") as file:
+        await History(pool).load(file, progress=lambda done: print(done.lines, flush=True))
+    await pool.close()
+
+asyncio.run(main())
+"""
+
+
+@asynccontextmanager
+async def importing(settings: Settings, file: Path, lines: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """An import in a process of its own, which says after each batch how far it is, and ends with the test."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, str(file), str(lines),
+        env=os.environ | settings.to_env(), stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def undisturbed(other: Pool, elsewhere: PostgresSettings, content: bytes) -> dict[str, list[object]]:
+    """What is stored when nobody is killed."""
+    await load(other, content)
+    return await everything(elsewhere)
+
+
+async def kill_at_random(settings: Settings, file: Path, lines: int, times: int) -> None:
+    """Start the import so many times, and kill each after some batches and a bit."""
+    for _ in range(times):
+        async with importing(settings, file, lines) as process:
+            assert process.stdout is not None
+            for _ in range(random.randint(0, 4)):
+                await process.stdout.readline()
+            await asyncio.sleep(random.uniform(0, 0.05))
+            if process.returncode is None:
+                process.send_signal(signal.SIGKILL)
+
+
+async def finish(settings: Settings, file: Path, lines: int) -> None:
+    async with importing(settings, file, lines) as process:
+        await process.communicate()
+        assert process.returncode == 0
+
+
+async def test_an_import_that_was_killed_again_and_again_is_as_if_it_had_not_been(
+    settings: Settings,
+    postgres_settings: PostgresSettings,
+    other: Pool,
+    elsewhere: PostgresSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "history.jsonl"
+    file.write_bytes(made_up(4_000))
+    monkeypatch.setattr("hubbub.history.batches.LINES", 100)
+    expected = await undisturbed(other, elsewhere, file.read_bytes())
+    await kill_at_random(settings, file, 100, times=8)
+    await finish(settings, file, 100)
+    assert await everything(postgres_settings) == expected
+    await check_logs(postgres_settings)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real chat log does not lie beside the project")
+async def test_so_is_that_of_a_real_log(
+    settings: Settings,
+    postgres_settings: PostgresSettings,
+    other: Pool,
+    elsewhere: PostgresSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hubbub.history.batches.LINES", 2_000)
+    expected = await undisturbed(other, elsewhere, real())
+    await kill_at_random(settings, REAL, 2_000, times=4)
+    await finish(settings, REAL, 2_000)
+    assert await everything(postgres_settings) == expected
+
+
+async def test_an_import_outlives_a_kill_of_postgresql(tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    file.write_bytes(made_up(20_000))
+    folder = tmp_path / "servers"
+    async with Servers(folder) as settings:
+        await migrations.up(settings.postgres)
+        async with importing(settings, file, 200) as process:
+            assert process.stdout is not None
+            for _ in range(20):
+                await process.stdout.readline()
+            kill(folder, "postgresql")
+            await process.communicate()
+            # The servers do not come back by themselves here: it gives up, or was done before it noticed.
+    async with Servers(folder) as settings:
+        await finish(settings, file, 200)
+        stored = await everything(settings.postgres)
+        assert len(stored["messages"]) == file.read_bytes().count(b'"content"')
+        await check_logs(settings.postgres)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hubbub.errors import Invalid
+from hubbub.history.forms import JoinLine, MessageLine
+from hubbub.history.lines import LONGEST_LINE
+from hubbub.history.parsing import line_of
+
+ID = "01890a5d-ac96-774b-bcce-b302099a8057"
+OTHER = "01890a5d-ac96-774b-bcce-b302099a8058"
+
+
+def line(**changes: object) -> bytes:
+    event = {"kind": "message", "room": "#chat", "user": "ada", "at": "2004-11-15T12:18:00Z", "content": "hello"}
+    return json.dumps({name: value for name, value in {**event, **changes}.items() if value is not None}).encode()
+
+
+def room(**changes: object) -> bytes:
+    return line(**{"kind": "room", "user": None, "content": None, "id": ID, **changes})
+
+
+def user(**changes: object) -> bytes:
+    return line(**{"kind": "user", "room": None, "content": None, "id": ID, "email": "ada@example.org", **changes})
+
+
+def test_the_plain_form_needs_no_ids() -> None:
+    said = line_of(line())
+    assert isinstance(said, MessageLine)
+    assert (said.room, said.user, said.content, said.id) == ("#chat", "ada", "hello", None)
+    assert isinstance(line_of(line(kind="join", content=None)), JoinLine)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b'{"a":' + b"[" * 100_000, "not JSON"),
+        (b"[]", "object"),
+        (line(user="\xff").replace(b"\\u00ff", b"\xff"), "not UTF-8"),
+        (line(kind="topic"), "'topic'"),
+        (line(kind=None), "kind"),
+        (line(room=None), "room: is required"),
+        (line(user=7), "user"),
+        (line(user=None), "user: is required"),
+        (line(at=None), "at"),
+        (line(at="yesterday"), "at"),
+        (line(at="2004-11-15T12:18:00"), "timezone"),
+        (line(at="0001-01-01T00:00:00+05:00"), "at: is outside"),
+        (line(at="9999-12-31T23:59:59-05:00"), "at: is outside"),
+        (line(content=None), "content: must not be blank"),
+        (line(content=" "), "content: must not be blank"),
+        (line(content="a\0b"), "content: must not hold a NUL"),
+        (line(content="\ud800"), "not JSON"),
+        (line(content="x" * 20_001), "content: must have at most"),
+        (line(room="r" * 101), "room: must have at most"),
+        (line(room="a\0b"), "room: must not hold a NUL"),
+        (line(user="  "), "user: must not be blank"),
+        (b" " * (LONGEST_LINE + 1), "longer than"),
+        (line(id="1"), "id"),
+        (line(seq=0), "seq"),
+        (line(seq=2**63), "seq"),
+        (line(message_type="video"), "video"),
+        (line(id=ID, reply_to=ID), "reply_to: must be another"),
+        (line(metadata=[]), "metadata: must be a mapping"),
+        (line(metadata={"a": "\0"}), "metadata: must not hold a NUL"),
+        (line(metadata={"a": "x" * 8_192}), "metadata: must have at most"),
+        (line(deleted_at="2004-11-15T12:18:00Z"), "content: must be empty"),
+        (line(kind="edit"), "message_id"),
+        (line(kind="role"), "role"),
+        (line(kind="role", role="owner"), "owner"),
+        (line(kind="change", name=" ", description="", is_private=True), "name: must not be blank"),
+        (line(kind="change", name="a", description="x" * 4_001, is_private=True), "description"),
+        (line(kind="member"), "member: needs seq"),
+        (line(kind="member", room_id=ID, user_id=ID, seq=3, last_read_seq=4), "member: joined or read"),
+        (user(email="ada"), "email: must be an email"),
+        (user(email="@ada"), "email: must be an email"),
+        (user(avatar_url="javascript:alert(1)"), "avatar_url"),
+        (user(id=None), "id"),
+        (room(room=" "), "room: must not be blank"),
+        (room(direct=[ID, ID], is_private=True), "direct: must be two"),
+        (room(direct=[ID, OTHER]), "direct: must be two"),
+    ],
+)
+def test_a_line_that_cannot_be_stored_says_why(bad: bytes, reason: str) -> None:
+    with pytest.raises(Invalid, match=reason):
+        line_of(bad)
+
+
+def test_a_message_with_a_seq_may_have_lost_its_author() -> None:
+    assert line_of(line(user=None, seq=4)).at.year == 2004
