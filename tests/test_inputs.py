@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from functools import partial
+from math import inf, nan
 from typing import TYPE_CHECKING
 from unicodedata import is_normalized
 from uuid import UUID, uuid4
@@ -323,3 +324,59 @@ def test_a_foreign_role_is_refused(value: str) -> None:
 @pytest.mark.parametrize("value", ["", "Text", "video", Role.ADMIN])
 def test_a_foreign_type_of_message_is_refused(value: str) -> None:
     assert reason(lambda: inputs.message_type(value), "message_type") == "must be one of text, image, file"
+
+
+# JSON
+
+
+@pytest.mark.parametrize(
+    "value", [None, 5, "{}", b"{}", ["a"], [("a", 1)], {("a",): 1}, {1: 2}, {"a": (1,)}, {"a": nan}]
+)
+def test_what_json_does_not_give_back_the_same_is_refused(value: object) -> None:
+    assert reason(lambda: inputs.json_object("data", value, longest_bytes=100), "data").startswith(
+        "must be a mapping"
+    )
+
+
+def test_json_is_compact_and_its_length_is_in_bytes() -> None:
+    value = {"a": [1, "\u00e9"]}
+    assert inputs.json_object("data", value, longest_bytes=14) == '{"a":[1,"\u00e9"]}'.encode()
+    assert reason(lambda: inputs.json_object("data", value, longest_bytes=13), "data").endswith("13 bytes as JSON")
+
+
+def test_metadata_may_be_left_out() -> None:
+    assert inputs.metadata(None) is None
+    assert inputs.metadata({}) == "{}"
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e15, -1e15, 1e-30, 0.1, 10**200])
+def test_numbers_that_jsonb_keeps_are_taken_as_metadata(value: float) -> None:
+    assert inputs.metadata({"x": [value]})
+
+
+@pytest.mark.parametrize("value", [1.1e15, -1e23, 1e300, 9e-31, 5e-324, inf, nan])
+def test_numbers_that_jsonb_changes_or_writes_out_are_refused_as_metadata(value: float) -> None:
+    assert reason(lambda: inputs.metadata({"x": [value]}), "metadata")
+
+
+def nested(levels: int, innermost: object) -> object:
+    for _ in range(levels):
+        innermost = {"x": innermost}
+    return innermost
+
+
+@pytest.mark.parametrize("innermost", [1, "a", [], {}])
+def test_metadata_have_at_most_32_levels(innermost: object) -> None:
+    containers = isinstance(innermost, list | dict)
+    assert inputs.metadata(nested(32 - containers, innermost))
+    assert reason(lambda: inputs.metadata(nested(33 - containers, innermost)), "metadata").endswith(
+        "32 levels deep"
+    )
+    assert reason(lambda: inputs.metadata(nested(100_000, innermost)), "metadata")
+
+
+@pytest.mark.parametrize("value", NOT_STORABLE)
+def test_what_postgresql_cannot_store_is_refused_anywhere_in_metadata(value: str) -> None:
+    holding: list[object] = [{value: 1}, {"a": value}, {"a": [{"b": {value: []}}]}]
+    for metadata in holding:
+        assert SECRET not in reason(partial(inputs.metadata, metadata), "metadata")

@@ -14,6 +14,8 @@ from uuid import UUID
 from hubbub import embedded
 from hubbub.changes import Announce, Change, MemberLeft, MembersJoined, MessageSent, RoomChanged
 from hubbub.errors import Unavailable
+from hubbub.history import History
+from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.migrations.revisions import verify
 from hubbub.models import User
 from hubbub.passwords import Passwords
@@ -23,6 +25,7 @@ from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, Ro
 from hubbub.services.accounts import Accounts
 from hubbub.services.cache import Cache
 from hubbub.services.feed import Feed, Follower
+from hubbub.services.health import DEADLINE_SECONDS, Health, HealthProbe
 from hubbub.services.presence import Presence
 from hubbub.services.rate_limits import RateLimits
 from hubbub.services.realtime import RealtimeService
@@ -96,23 +99,30 @@ class Hub(Repositories):
     """
 
     def __init__(
-        self, settings: Settings, *, options: Options | None = None, passwords: Passwords | None = None
+        self,
+        settings: Settings,
+        *,
+        options: Options | None = None,
+        passwords: Passwords | None = None,
+        instrumentation: Instrumentation = SILENT,
     ) -> None:
         """`passwords` sets the cost of hashing and how many threads may do it; bcrypt's cost is 12 by default.
+        `instrumentation` is told what happens; by default nobody is.
 
         Raises `Invalid` for options that do not fit together.
         """
         options = options or Options()
         self.settings = settings
-        self._pool = Pool(settings.postgres)
+        self._instrumentation = instrumentation
+        self._pool = Pool(settings.postgres, instrumentation)
         self._writer = MessageWriter(
             self._pool,
             lambda message: self._follow_up(MessageSent(message)),
             deadline_seconds=settings.postgres.deadline_seconds,
         )
         super().__init__(self._pool, self._follow_up, self._writer)
-        self._connection = Connection(settings.redis)
-        self._subscriptions = Subscriptions(settings.redis)
+        self._connection = Connection(settings.redis, instrumentation=instrumentation)
+        self._subscriptions = Subscriptions(settings.redis, instrumentation=instrumentation)
         self._passwords = passwords or Passwords()
         self._stack = AsyncExitStack()
         self._stack.push_async_callback(self._pool.close)  # it connects when it is used, started or not
@@ -123,7 +133,7 @@ class Hub(Repositories):
             life_seconds=options.session_life_seconds,
             idle_timeout_seconds=options.session_idle_timeout_seconds,
         )
-        self.realtime = RealtimeService(self._connection, self._subscriptions)
+        self.realtime = RealtimeService(self._connection, self._subscriptions, instrumentation)
         self.presence = Presence(
             self._connection,
             self._subscriptions,
@@ -150,7 +160,10 @@ class Hub(Repositories):
             self._subscriptions,
             heartbeat_seconds=options.follow_heartbeat_seconds,
             most_behind=options.follow_at_most_behind,
+            instrumentation=instrumentation,
         )
+        self._health = HealthProbe(self._pool, self._connection, self._subscriptions)
+        self.history = History(self._pool, self._follow_up)
         self.limits = RateLimits(self._connection)
         take = partial(self.limits.take, fail_open=True)
         self._accounts = Accounts(
@@ -185,6 +198,7 @@ class Hub(Repositories):
             self.presence.start()
             stack.push_async_callback(self._feed.close)
             self._feed.start()
+            self._instrumentation.watch(lambda: self._pool.use)
             self._stack = stack.pop_all()
         return self
 
@@ -239,6 +253,14 @@ class Hub(Repositories):
         """
         return self._feed.follow(user_id, after=after or {}, rooms=rooms, buffer=buffer)
 
+    async def health(self, *, deadline_seconds: float = DEADLINE_SECONDS) -> Health:
+        """How the hub and its servers do, for a readiness probe. Ends by its own deadline, and does not raise.
+
+        It asks over the connections that everybody uses: a pool in which nobody gets a connection in time is not
+        ready. `ready` is about PostgreSQL, `degraded` about Redis.
+        """
+        return await self._health.health(deadline_seconds)
+
     async def register(self, email: str, username: str, password: str) -> User:
         """Make an account with a password of 1 to 72 bytes.
 
@@ -291,15 +313,20 @@ class Hub(Repositories):
 
 @asynccontextmanager
 async def open(
-    settings: Settings | None = None, *, options: Options | None = None, passwords: Passwords | None = None
+    settings: Settings | None = None,
+    *,
+    options: Options | None = None,
+    passwords: Passwords | None = None,
+    instrumentation: Instrumentation = SILENT,
 ) -> AsyncIterator[Hub]:
     """A started hub, closed at the end of the block.
 
     Without `settings` it takes those of the environment (DATABASE_URL and REDIS_URL, or DB_* and REDIS_*), and
     without these the servers of `hubbub up` in the current folder. Raises `Unavailable` when there are neither,
-    `Invalid` for a variable that cannot be used. `options` and `passwords` as in `Hub`.
+    `Invalid` for a variable that cannot be used. `options`, `passwords` and `instrumentation` as in `Hub`.
     """
-    async with Hub(settings or find_settings(), options=options, passwords=passwords) as hub:
+    hub = Hub(settings or find_settings(), options=options, passwords=passwords, instrumentation=instrumentation)
+    async with hub:
         yield hub
 
 

@@ -9,9 +9,12 @@ arrives from a socket has seldom been through mypy.
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeVar
 from unicodedata import normalize
 from uuid import UUID
+
+import msgspec
 
 from hubbub.errors import Invalid
 from hubbub.models import MessageType, Role
@@ -26,6 +29,9 @@ PASSWORD_HASH_LENGTH: Final = 255
 # These columns are TEXT in the seed; the limits are hubbub's, so that a page of 200 has a bounded size.
 DESCRIPTION_LENGTH: Final = 4_000
 CONTENT_LENGTH: Final = 20_000
+
+METADATA_BYTES: Final = 8_192
+METADATA_LEVELS: Final = 32  # far more than people nest by hand, far less than any parser on the way can take
 
 PAGE_LIMIT: Final = 200
 LARGEST_SEQ: Final = 2**63 - 1  # of a bigint
@@ -133,6 +139,17 @@ def flag(field: str, value: object) -> bool:
     return value
 
 
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def mapping(field: str, value: Mapping[K, V]) -> Mapping[K, V]:
+    """A mapping, whatever is in it."""
+    if not isinstance(value, Mapping):
+        raise Invalid(field, "must be a mapping")
+    return value
+
+
 # UUID() alone also takes braces, urn:uuid:, hyphens anywhere and underscores between digits.
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
@@ -162,3 +179,57 @@ def message_type(value: object) -> MessageType:
     if isinstance(value, str) and value in _MESSAGE_TYPES:
         return _MESSAGE_TYPES[value]
     raise Invalid("message_type", f"must be one of {', '.join(_MESSAGE_TYPES)}")
+
+
+def json_object(field: str, value: object, *, longest_bytes: int) -> bytes:
+    """The compact JSON of a mapping, if the mapping comes back from it as it was.
+
+    Refused is what JSON cannot hold, or would hold as something else, as it does keys that are no text, tuples,
+    times and NaN. Without a cause: the error of an encoding quotes the value.
+    """
+    encoded = _encoded(value, longest_bytes) if isinstance(value, Mapping) else None
+    if encoded is None:
+        raise Invalid(
+            field, "must be a mapping of JSON: text, numbers, booleans, None, and lists and dicts of them"
+        )
+    if len(encoded) > longest_bytes:
+        raise Invalid(field, f"must have at most {longest_bytes} bytes as JSON")
+    return encoded
+
+
+def _encoded(value: Mapping[object, object], longest_bytes: int) -> bytes | None:
+    try:
+        plain = dict(value)
+        encoded = msgspec.json.encode(plain)
+        same = len(encoded) > longest_bytes or msgspec.json.decode(encoded) == plain
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+    return encoded if same else None
+
+
+def metadata(value: object) -> str | None:
+    """None, or the JSON of what an application keeps with a message: at most 8 KiB, and 32 levels deep.
+
+    It lives in a column of type jsonb, which changes more than JSON does: it takes no NUL, and it writes numbers
+    out, so 1e23 would come back as a whole number that is another, and 1e-300 as 302 characters. So a float is 0,
+    or lies between 1e-30 and 1e15 on either side of it. Whole numbers may be of any size.
+    """
+    if value is None:
+        return None
+    encoded = json_object("metadata", value, longest_bytes=METADATA_BYTES)
+    _check_fits_jsonb(value, METADATA_LEVELS)
+    return encoded.decode()
+
+
+def _check_fits_jsonb(value: object, levels: int) -> None:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise Invalid("metadata", "must not hold a NUL character")
+    elif isinstance(value, float):
+        if value and not 1e-30 <= abs(value) <= 1e15:
+            raise Invalid("metadata", "must hold no float beyond 1e15, or closer to 0 than 1e-30")
+    elif isinstance(value, Mapping | list):
+        if not levels:
+            raise Invalid("metadata", f"must be at most {METADATA_LEVELS} levels deep")
+        for inner in (*value, *value.values()) if isinstance(value, Mapping) else value:
+            _check_fits_jsonb(inner, levels - 1)

@@ -223,6 +223,17 @@ async def test_the_server_gives_up_on_a_statement_when_its_caller_has(
     await pool.close()
 
 
+async def test_a_statement_ends_by_the_deadline_of_the_call_that_it_belongs_to(pool: Pool, watch: Watch) -> None:
+    by = asyncio.get_running_loop().time() + 0.2
+    with pytest.raises(Unavailable, match="no answer"):
+        await pool.fetch_one(SLEEP, 60, by=by)
+    assert asyncio.get_running_loop().time() < by + 1
+    with pytest.raises(Unavailable, match="no answer") as late:
+        await pool.attempt(WRITE, 1, "never sent", by=by)
+    assert not late.value.outcome_unknown
+    assert await ids(pool) == []
+
+
 async def test_a_lock_that_is_not_to_be_had_is_waited_for_as_long_as_the_server_is_told(
     small: PostgresSettings, watch: Watch
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from hubbub import Conflict, Invalid, NotFound, PostgresSettings, Unavailable
 from hubbub.postgres import Executor, Pool
+from hubbub.postgres.transaction import ROLLBACK_GRACE_SECONDS
 from postgres.notes import ECHO, EMPTY, IDS, ONE, SLEEP, WRITE, WRITE_IN_ROOM, Watch, ids, pid_of
 from postgres.trouble import Wire, eventually, frozen
 
@@ -103,6 +104,33 @@ async def test_a_transaction_that_is_over_is_not_used(pool: Pool) -> None:
     with pytest.raises(Unavailable, match="the transaction is over"):
         tx.after_commit(lambda: None)
     assert await ids(pool) == [1]
+
+
+async def test_a_transaction_with_a_deadline_ends_by_it_whatever_is_done_in_it(pool: Pool) -> None:
+    by = asyncio.get_running_loop().time() + 0.3
+
+    async def block() -> None:
+        async with pool.transaction(by=by) as tx:
+            assert tx.deadline() == by
+            await tx.execute(WRITE, 1, "a")
+            async with tx.transaction() as savepoint:
+                await savepoint.fetch_one(SLEEP, 60)
+
+    with pytest.raises(Unavailable):
+        await block()
+    assert asyncio.get_running_loop().time() < by + ROLLBACK_GRACE_SECONDS + 1
+    assert await ids(pool) == []
+
+
+async def test_a_statement_of_a_transaction_ends_by_the_deadline_of_its_call(pool: Pool) -> None:
+    async def block(by: float) -> None:
+        async with pool.transaction() as tx:
+            await tx.attempt(SLEEP, 60, by=by)
+
+    by = asyncio.get_running_loop().time() + 0.2
+    with pytest.raises(Unavailable):
+        await block(by)
+    assert asyncio.get_running_loop().time() < by + ROLLBACK_GRACE_SECONDS + 1
 
 
 async def test_while_a_savepoint_is_open_the_transaction_around_it_waits_in_vain(

@@ -10,6 +10,7 @@ import asyncpg
 from hubbub.errors import Unavailable
 from hubbub.postgres.failures import translated
 from hubbub.postgres.run import FAILURES
+from hubbub.settings.tls import failure_in
 
 if TYPE_CHECKING:
     from hubbub.settings import PostgresSettings
@@ -55,7 +56,7 @@ def _cannot_connect(settings: PostgresSettings, error: Exception, seconds: float
     """Says which server could not be reached, and why, without a secret."""
     where = f"{settings.host}:{settings.port}"
     if isinstance(error, ssl.SSLError):
-        return Unavailable("postgresql", f"TLS with {where} failed: {error.reason}", retryable=False)
+        return Unavailable("postgresql", f"TLS with {where} failed: {failure_in(error)}", retryable=False)
     if isinstance(error, TimeoutError):
         return Unavailable("postgresql", f"no connection to {where} within {seconds:g} s")
     if isinstance(error, OSError):

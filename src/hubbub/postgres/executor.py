@@ -13,13 +13,21 @@ T = TypeVar("T")
 
 
 class Executor(Protocol):
-    """Runs statements. Every method raises the errors of `hubbub.errors`, and ends by its deadline."""
+    """Runs statements. Every method raises the errors of `hubbub.errors`, and ends by its deadline.
 
-    async def fetch_all(self, statement: Statement[T], *args: object) -> list[T]:
+    A call of several statements asks for `deadline()` once and gives it to each of them as `by`, so that it ends
+    as soon as a call of one.
+    """
+
+    def deadline(self) -> float:
+        """When a call that starts now has to end, in the time of the event loop."""
+        ...
+
+    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
         """Every row, as models."""
         ...
 
-    async def fetch_one(self, statement: Statement[T], *args: object) -> T | None:
+    async def fetch_one(self, statement: Statement[T], *args: object, by: float | None = None) -> T | None:
         """The first row as a model, or None where there is none."""
         ...
 
@@ -31,12 +39,12 @@ class Executor(Protocol):
         """The number of rows that the statement changed."""
         ...
 
-    async def attempt(self, statement: Statement[T], *args: object) -> list[T]:
+    async def attempt(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
         """As `fetch_all`, for a statement whose failure is expected: what runs after it still can."""
         ...
 
-    def transaction(self) -> AbstractAsyncContextManager[Executor]:
-        """All or nothing: a transaction on a pool, a savepoint in a transaction."""
+    def transaction(self, *, by: float | None = None) -> AbstractAsyncContextManager[Executor]:
+        """All or nothing: a transaction on a pool, a savepoint in a transaction. `by` is for the whole block."""
         ...
 
     def after_commit(self, action: Callable[[], None]) -> None:

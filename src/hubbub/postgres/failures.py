@@ -24,9 +24,8 @@ ROLLED_BACK = (
     asyncpg.LockNotAvailableError,
 )
 
-# What did not run or was rolled back, and the reason that is given. The first that fits is taken.
+# What else did not run or was rolled back, and the reason that is given. The first that fits is taken.
 DID_NOT_RUN: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
-    (ROLLED_BACK, "a lock was not to be had"),
     ((asyncpg.QueryCanceledError,), "the server cancelled the statement"),
     ((asyncpg.CannotConnectNowError,), "the server is starting or stopping"),
     ((asyncpg.TooManyConnectionsError, asyncpg.ConnectionRejectionError), "the server has no connection free"),
@@ -47,6 +46,11 @@ LOST = (
     asyncpg.InternalClientError,
     OSError,
 )
+
+
+class Locked(Unavailable):
+    """A lock was not to be had, and what the statement had done was rolled back."""
+
 
 # Set up wrongly: trying again gives the same answer.
 MISCONFIGURED = (
@@ -82,6 +86,8 @@ def _integrity(error: asyncpg.IntegrityConstraintViolationError) -> HubbubError 
 def _unavailable(error: Exception, *, writes: bool) -> Unavailable | None:
     if isinstance(error, MISCONFIGURED):
         return Unavailable("postgresql", _first_line(error), retryable=False)
+    if isinstance(error, ROLLED_BACK):
+        return Locked("postgresql", "a lock was not to be had")
     for kinds, reason in DID_NOT_RUN:
         if isinstance(error, kinds):
             return Unavailable("postgresql", reason)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from hubbub.errors import HubbubError, Unavailable
+from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
 from hubbub.postgres.connection import connect
 from hubbub.postgres.failures import LOST, ROLLED_BACK
 from hubbub.postgres.lookup import Lookup, Lookups
@@ -42,8 +43,10 @@ class Pool:
     times its statements a second at 20 and at 200 callers (docs/decisions.md).
     """
 
-    def __init__(self, settings: PostgresSettings) -> None:
+    def __init__(self, settings: PostgresSettings, instrumentation: Instrumentation = SILENT) -> None:
         self._settings = settings
+        self._instrumentation = instrumentation
+        self._waiting = 0
         self._gate = asyncio.Semaphore(settings.pool_size)
         self._idle: deque[tuple[float, Connection]] = deque()  # when it fell idle; the longest idle first
         self._used: set[Connection] = set()
@@ -87,13 +90,21 @@ class Pool:
         """Connections that are open and not in use."""
         return len(self._idle)
 
-    async def fetch_all(self, statement: Statement[T], *args: object) -> list[T]:
-        rows = await self._run(statement, lambda connection: connection.fetch(statement.sql, *args))
+    @property
+    def use(self) -> PoolUse:
+        """How busy it is at this moment."""
+        return PoolUse(self._settings.pool_size, self.size, len(self._used), self._waiting)
+
+    def deadline(self) -> float:
+        return now() + self._settings.deadline_seconds
+
+    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+        rows = await self._run(statement, lambda connection: connection.fetch(statement.sql, *args), by)
         model = statement.model
         return [model(*row) for row in rows]
 
-    async def fetch_one(self, statement: Statement[T], *args: object) -> T | None:
-        row = await self._run(statement, lambda connection: connection.fetchrow(statement.sql, *args))
+    async def fetch_one(self, statement: Statement[T], *args: object, by: float | None = None) -> T | None:
+        row = await self._run(statement, lambda connection: connection.fetchrow(statement.sql, *args), by)
         return None if row is None else statement.model(*row)
 
     async def look_up(self, lookup: Lookup[T], *key: object) -> T | None:
@@ -110,29 +121,42 @@ class Pool:
         carry_out((action,))
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(self, *, by: float | None = None) -> AsyncIterator[Transaction]:
         """All that is done in the block, or none of it.
 
         What `after_commit` was given runs once the COMMIT is acknowledged. A COMMIT whose answer was lost raises
-        `Unavailable` with `outcome_unknown`. The deadline holds for each statement, not for the block.
+        `Unavailable` with `outcome_unknown`. Without `by` each statement has a deadline of its own.
         """
-        seconds = self._settings.deadline_seconds
-        connection = await self._acquire(now() + seconds)
+        connection = await self._acquire(self.deadline() if by is None else by)
         try:
-            async with Transaction.on(connection, seconds) as transaction:
+            async with Transaction.on(
+                connection, self._settings.deadline_seconds, by, self._instrumentation
+            ) as transaction:
                 yield transaction
         finally:
             self._release(connection)
         transaction.leave()
 
-    async def _run(self, statement: Statement[T], call: Callable[[Connection], Awaitable[R]]) -> R:
+    async def _run(
+        self, statement: Statement[T], call: Callable[[Connection], Awaitable[R]], by: float | None = None
+    ) -> R:
         seconds = self._settings.deadline_seconds
-        deadline = now() + seconds
+        if by is not None and now() >= by:
+            raise too_late(seconds, outcome_unknown=False)
+        deadline = now() + seconds if by is None else by
         attempt = 1
         while True:
             connection = await self._acquire(deadline)
             try:
-                return await run(connection, call, deadline=deadline, seconds=seconds, writes=statement.writes)
+                return await run(
+                    connection,
+                    call,
+                    deadline=deadline,
+                    seconds=seconds,
+                    writes=statement.writes,
+                    name=statement.name,
+                    instrumentation=self._instrumentation,
+                )
             except Unavailable as failure:
                 pause = random.uniform(0.001, 0.02) * attempt  # noqa: S311 - jitter, not a secret
                 if attempt == ATTEMPTS or now() + pause >= deadline or not _may_repeat(statement, failure):
@@ -145,11 +169,10 @@ class Pool:
     async def _acquire(self, deadline: float) -> Connection:
         if self._closed:
             raise Unavailable("hub", "it is closed", retryable=False)
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._gate.acquire()
-        except TimeoutError as error:
-            raise too_late(self._settings.deadline_seconds, outcome_unknown=False) from error
+        if self._gate.locked():
+            await self._wait_in_line(deadline)
+        else:
+            await self._gate.acquire()  # at once: a timeout around it would cost more than all the rest of this
         try:
             connection = await self._ready(deadline)
         except BaseException:
@@ -157,6 +180,18 @@ class Pool:
             raise
         self._used.add(connection)
         return connection
+
+    async def _wait_in_line(self, deadline: float) -> None:
+        since = now()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._gate.acquire()
+        except TimeoutError as error:
+            raise too_late(self._settings.deadline_seconds, outcome_unknown=False) from error
+        finally:
+            self._waiting -= 1
+            self._instrumentation.waited(now() - since)
 
     async def _ready(self, deadline: float) -> Connection:
         """An open connection that nobody uses: the one used last, or a new one."""
@@ -167,7 +202,9 @@ class Pool:
             if not connection.is_closed():
                 return connection
         left = max(deadline - now(), 0.001)
-        return await connect(self._settings, within_seconds=left, server_settings=self._server_settings())
+        connection = await connect(self._settings, within_seconds=left, server_settings=self._server_settings())
+        self._instrumentation.connected("postgresql")
+        return connection
 
     def _server_settings(self) -> dict[str, str]:
         """The server gives up on a statement when its caller has: losing the connection alone does not end it.
@@ -231,6 +268,7 @@ async def _settle(connection: Connection) -> None:
             deadline=now() + CANCEL_GRACE_SECONDS,
             seconds=CANCEL_GRACE_SECONDS,
             writes=False,
+            name="settle",
         )
     except HubbubError:
         connection.terminate()

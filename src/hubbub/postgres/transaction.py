@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 from hubbub.errors import HubbubError, Unavailable
+from hubbub.instrumentation import SILENT, Instrumentation
+from hubbub.postgres.copy import Copy
 from hubbub.postgres.failures import aborted
 from hubbub.postgres.lookup import Lookup
 from hubbub.postgres.run import FAILURES, carry_out, now, run
@@ -33,52 +35,91 @@ class Transaction:
     somebody else has by then.
     """
 
-    def __init__(self, connection: Connection, deadline_seconds: float, names: count[int]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        deadline_seconds: float,
+        names: count[int],
+        by: float | None = None,
+        instrumentation: Instrumentation = SILENT,
+    ) -> None:
         self._connection = connection
         self._deadline_seconds = deadline_seconds
+        self._by = by
         self._names = names
+        self._instrumentation = instrumentation
         self._turn = asyncio.Lock()
         self._actions: list[Callable[[], None]] = []
         self._over = False
 
     @classmethod
     @asynccontextmanager
-    async def on(cls, connection: Connection, deadline_seconds: float) -> AsyncIterator[Transaction]:
-        """BEGIN, the block, COMMIT; ROLLBACK when one of them fails."""
-        transaction = cls(connection, deadline_seconds, count(1))
+    async def on(
+        cls,
+        connection: Connection,
+        deadline_seconds: float,
+        by: float | None = None,
+        instrumentation: Instrumentation = SILENT,
+    ) -> AsyncIterator[Transaction]:
+        """BEGIN, the block, COMMIT; ROLLBACK when one of them fails. None of it ends later than `by`."""
+        transaction = cls(connection, deadline_seconds, count(1), by, instrumentation)
         try:
-            await transaction._command("BEGIN", now() + deadline_seconds)
+            await transaction._command("BEGIN", transaction.deadline())
             yield transaction
             await transaction._commit()
         except BaseException:
             await transaction._undo("ROLLBACK")
             raise
 
-    async def fetch_all(self, statement: Statement[T], *args: object) -> list[T]:
-        rows = await self._run(lambda connection: connection.fetch(statement.sql, *args))
+    def deadline(self) -> float:
+        return self._no_later_than(now() + self._deadline_seconds)
+
+    def _no_later_than(self, deadline: float | None) -> float:
+        if deadline is None:
+            return self.deadline()
+        return deadline if self._by is None else min(deadline, self._by)
+
+    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+        rows = await self._run(statement.name, lambda connection: connection.fetch(statement.sql, *args), by)
         model = statement.model
         return [model(*row) for row in rows]
 
-    async def fetch_one(self, statement: Statement[T], *args: object) -> T | None:
-        row = await self._run(lambda connection: connection.fetchrow(statement.sql, *args))
+    async def fetch_one(self, statement: Statement[T], *args: object, by: float | None = None) -> T | None:
+        row = await self._run(statement.name, lambda connection: connection.fetchrow(statement.sql, *args), by)
         return None if row is None else statement.model(*row)
 
     async def look_up(self, lookup: Lookup[T], *key: object) -> T | None:
         return await self.fetch_one(lookup, *key)  # on this connection, which alone sees what was done here
 
     async def execute(self, statement: Statement[T], *args: object) -> int:
-        return count_of(await self._run(lambda connection: connection.execute(statement.sql, *args)))
+        tag = await self._run(statement.name, lambda connection: connection.execute(statement.sql, *args))
+        return count_of(tag)
 
-    async def attempt(self, statement: Statement[T], *args: object) -> list[T]:
-        async with self.transaction() as savepoint:
+    async def see_one_state(self) -> None:
+        """Read the database as it is now until the transaction ends, and change nothing. To be asked for first."""
+        await self._run(
+            "SET",
+            lambda connection: connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"),
+        )
+
+    async def copy(self, into: Copy, rows: Sequence[tuple[object, ...]]) -> None:
+        """Add the rows by COPY: all, or none when one of them breaks a rule. Raises as an INSERT would."""
+        await self._run(
+            "COPY",
+            lambda connection: connection.copy_records_to_table(into.table, records=rows, columns=into.columns),
+        )
+
+    async def attempt(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+        async with self.transaction(by=by) as savepoint:
             return await savepoint.fetch_all(statement, *args)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(self, *, by: float | None = None) -> AsyncIterator[Transaction]:
         """A savepoint: when the block raises, what it did is undone, and nothing else."""
         name = f"hubbub_{next(self._names)}"
-        inner = Transaction(self._connection, self._deadline_seconds, self._names)
-        async with self._taking_turns(self._deadline_seconds) as deadline:
+        by = self._by if by is None else self._no_later_than(by)
+        inner = Transaction(self._connection, self._deadline_seconds, self._names, by, self._instrumentation)
+        async with self._taking_turns(inner.deadline()) as deadline:
             self._check_open()
             await self._command(f"SAVEPOINT {name}", deadline)
             try:
@@ -97,21 +138,29 @@ class Transaction:
         """Do what waited for the COMMIT, in the order in which it was asked for."""
         carry_out(self._actions)
 
-    async def _run(self, call: Callable[[Connection], Awaitable[R]]) -> R:
+    async def _run(self, name: str, call: Callable[[Connection], Awaitable[R]], by: float | None = None) -> R:
         seconds = self._deadline_seconds
-        async with self._taking_turns(seconds) as deadline:
+        async with self._taking_turns(self._no_later_than(by)) as deadline:
             self._check_open()
-            return await run(self._connection, call, deadline=deadline, seconds=seconds, writes=False)
+            return await run(
+                self._connection,
+                call,
+                deadline=deadline,
+                seconds=seconds,
+                writes=False,
+                name=name,
+                instrumentation=self._instrumentation,
+            )
 
     @asynccontextmanager
-    async def _taking_turns(self, seconds: float) -> AsyncIterator[float]:
+    async def _taking_turns(self, deadline: float) -> AsyncIterator[float]:
         """The connection to oneself, once it is free. Gives the deadline, which covers the waiting for it."""
-        deadline = now() + seconds
+        seconds = deadline - now()
         try:
             async with asyncio.timeout_at(deadline):
                 await self._turn.acquire()
         except TimeoutError as error:
-            raise Unavailable("hub", f"the transaction was in use for {seconds:g} s") from error
+            raise Unavailable("hub", f"the transaction was in use for {seconds:.3g} s") from error
         try:
             yield deadline
         finally:
@@ -131,7 +180,7 @@ class Transaction:
     async def _keep(self, command: str, *, writes: bool = False) -> str:
         """The last turn. Who has a turn may finish; who still waits for one comes too late."""
         self._over = True
-        async with self._taking_turns(self._deadline_seconds) as deadline:
+        async with self._taking_turns(self.deadline()) as deadline:
             return await self._command(command, deadline, writes=writes)
 
     async def _undo(self, command: str) -> None:
@@ -141,7 +190,7 @@ class Transaction:
         """
         self._over = True
         try:
-            async with self._taking_turns(ROLLBACK_GRACE_SECONDS) as deadline:
+            async with self._taking_turns(now() + ROLLBACK_GRACE_SECONDS) as deadline:
                 if not self._connection.is_closed():
                     await self._command(command, deadline)
         except (HubbubError, *FAILURES):
@@ -157,4 +206,6 @@ class Transaction:
             deadline=deadline,
             seconds=self._deadline_seconds,
             writes=writes,
+            name=command.partition(" ")[0],
+            instrumentation=self._instrumentation,
         )

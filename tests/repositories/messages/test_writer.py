@@ -10,7 +10,19 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from hubbub import Conflict, Hub, Invalid, Message, MessageType, NotAMember, Room, Settings, Unavailable, User
+from hubbub import (
+    Conflict,
+    Hub,
+    Invalid,
+    Message,
+    MessageType,
+    NotAMember,
+    PostgresSettings,
+    Room,
+    Settings,
+    Unavailable,
+    User,
+)
 from hubbub.postgres import Pool, connect
 from hubbub.repositories.messages import writer
 from hubbub.repositories.messages.sending import Draft
@@ -91,9 +103,11 @@ async def test_each_gets_what_its_own_draft_deserves(
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 43
 
 
-async def test_one_draft_that_cannot_be_stored_fails_alone(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_one_draft_that_cannot_be_stored_fails_alone(
+    hub: Hub, postgres_settings: PostgresSettings, pool: Pool, ada: User, room: Room
+) -> None:
     """A CHECK that inputs know nothing of stands for whatever the database refuses and hubbub did not foresee."""
-    connection = await connect(hub.settings.postgres)
+    connection = await connect(postgres_settings)
     await connection.execute(
         "ALTER TABLE messages ADD CONSTRAINT messages_seq_check2 CHECK (content NOT LIKE 'bad%')"
     )
@@ -284,10 +298,10 @@ async def test_stuck_rooms_do_not_take_the_whole_pool(settings: Settings, hub: H
 
 
 async def test_who_was_committed_hears_so_though_the_server_gave_up_on_the_rest(
-    hub: Hub, pool: Pool, ada: User, room: Room
+    hub: Hub, postgres_settings: PostgresSettings, pool: Pool, ada: User, room: Room
 ) -> None:
     """A message that breaks a rule makes the writer go on by halves; the server then runs out of disk in one."""
-    connection = await connect(hub.settings.postgres)
+    connection = await connect(postgres_settings)
     await connection.execute("""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN
@@ -345,17 +359,22 @@ async def test_when_every_task_of_the_loop_is_cancelled_nobody_waits_for_ever(
 ) -> None:
     other = await hub.rooms.create("other", created_by=ada.id)
     async with hub.transaction() as tx:
-        await tx.messages.send(room.id, ada.id, "locked")
-        await tx.messages.send(other.id, ada.id, "locked")
+        for locked in (room, other):
+            await tx.messages.send(locked.id, ada.id, "locked")
         alone = asyncio.create_task(hub.messages.send(room.id, ada.id, "alone"))
         await asyncio.sleep(0)
-        together = asyncio.create_task(hub.messages.send(other.id, ada.id, "in a lane"))
-        await until(lambda: any(task.get_name() == "hubbub: write messages" for task in asyncio.all_tasks()))
-        for task in asyncio.all_tasks():
-            if task.get_name() == "hubbub: write messages":
-                task.cancel()
+        sends = [asyncio.create_task(hub.messages.send(other.id, ada.id, "in a lane")) for _ in range(3)]
+
+        def end_the_writers_tasks() -> bool:
+            for task in asyncio.all_tasks():
+                if task.get_name() == "hubbub: write messages":
+                    task.cancel()
+            return all(send.done() for send in sends)
+
+        await until(end_the_writers_tasks)
+    for send in sends:
         with pytest.raises(Unavailable, match="cancelled") as caught:
-            await together
+            await send
         assert caught.value.outcome_unknown
     assert (await alone).content == "alone"
     assert (await hub.messages.send(other.id, ada.id, "goes on")).content == "goes on"

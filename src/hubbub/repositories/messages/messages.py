@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from uuid import UUID
-
-from uuid_utils.compat import uuid7
 
 from hubbub import inputs
 from hubbub.changes import Announce, Change, MessageSent, RoomChanged, to_nobody
 from hubbub.cursors import Cursor
 from hubbub.errors import Invalid, NotAMember, NotFound
 from hubbub.events import LogEvent, LogPage, Resync
-from hubbub.models import Message, MessagePage, MessageType, Page
+from hubbub.models import Message, MessagePage, MessageType, NewMessage, Page
 from hubbub.positions import START, Position
 from hubbub.postgres import Executor, Statement
+from hubbub.repositories.messages.drafts import drafted, drafted_all
 from hubbub.repositories.messages.log import Logs
-from hubbub.repositories.messages.sending import MESSAGE, Draft, send_one
+from hubbub.repositories.messages.sending import MESSAGE, send_one
+from hubbub.repositories.messages.together import send_all
 from hubbub.repositories.messages.writer import MessageWriter
 
 # A place in the log of a room: a seq, or the message that has it.
@@ -49,33 +49,56 @@ class Messages:
         *,
         message_type: MessageType | str = MessageType.TEXT,
         id: UUID | None = None,
+        reply_to: UUID | None = None,
+        metadata: Mapping[str, object] | None = None,
     ) -> Message:
         """Append a message to the room: committed, with its `seq`, when this returns.
 
         `content` has 1 to 20,000 characters. `id` makes a retry safe: a second send with the same id returns the
-        first message and takes no seq, also from another process. Without one, hubbub makes a UUIDv7.
+        first message and takes no seq, also from another process. Without one, hubbub makes a UUIDv7. `reply_to`
+        is a message of the same room, deleted or not. `metadata` is what the application keeps with the message: a
+        mapping of JSON, with at most 8 KiB and 32 levels.
 
         Raises `NotAMember`, also when there is no such room; `Conflict` for an id that was used with other
-        content, room, author or type; `Invalid`; `Unavailable`, after which a retry with the same id is safe.
+        content, room, author, type or `reply_to` (metadata are not compared, those of the first try stay);
+        `Invalid`; `Unavailable`, after which a retry with the same id is safe.
         """
-        draft = Draft(
-            uuid7() if id is None else inputs.uuid("id", id),
-            inputs.uuid("room_id", room_id),
-            inputs.uuid("user_id", user_id),
-            inputs.text("content", content, longest=inputs.CONTENT_LENGTH),
-            inputs.message_type(message_type),
-        )
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        draft = drafted(room_id, user_id, NewMessage(content, message_type, id, reply_to, metadata))
         if self._writer is not None:
             return await self._writer.send(draft)
-        message = await send_one(self._executor, draft)
+        message = await send_one(self._executor, draft, by=self._executor.deadline())
         self._changed(MessageSent(message))
         return message
+
+    async def send_many(self, room_id: UUID, user_id: UUID, drafts: Iterable[NewMessage]) -> list[Message]:
+        """Append up to 10,000 messages to the room: all or none, in their order, committed when this returns.
+
+        They stand in the log one after the other, but for those with an id that was sent before: these stay where
+        they are, so a retry with the same ids is safe. A draft may reply to one in front of it.
+
+        Raises what `send` does, and nothing is appended then; after `Unavailable` with `outcome_unknown`, all or
+        none. `Invalid` names the field as `drafts[3].content`, counted from 0.
+        """
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        checked = drafted_all(room_id, user_id, drafts)
+        if not checked:
+            return []
+        if self._writer is not None:
+            return await self._writer.send_many(checked)
+        messages = await send_all(self._executor, checked, by=self._executor.deadline())
+        for message in messages:
+            self._changed(MessageSent(message))
+        return messages
 
     _GET = Statement("messages.get", Message, f"SELECT {MESSAGE} FROM messages WHERE id = $1")
 
     async def get(self, message_id: UUID) -> Message:
         """The message, or the tombstone that is left of it. Raises `NotFound`."""
-        message = await self._executor.fetch_one(self._GET, inputs.uuid("message_id", message_id))
+        return await self._get(inputs.uuid("message_id", message_id), self._executor.deadline())
+
+    async def _get(self, message_id: UUID, by: float) -> Message:
+        message = await self._executor.fetch_one(self._GET, message_id, by=by)
         if message is None:
             raise NotFound("message", message_id)
         return message
@@ -135,18 +158,19 @@ class Messages:
     )
 
     async def edit(self, message_id: UUID, content: str, *, by: UUID) -> Message:
-        """Give the message other content. An entry of the room's log; the message keeps its place.
+        """Give the message other content. An entry of the room's log; the message keeps its place and the rest.
 
         `by` is its author, still in the room, or a moderator or admin of the room. The same content again changes
         nothing. Raises `NotFound`, `NotAMember`, `Invalid` for one who may not, or for a deleted message.
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
         content = inputs.text("content", content, longest=inputs.CONTENT_LENGTH)
-        edited = await self._executor.fetch_one(self._EDIT, message_id, by, content)
+        deadline = self._executor.deadline()
+        edited = await self._executor.fetch_one(self._EDIT, message_id, by, content, by=deadline)
         if edited is not None:
             self._changed(RoomChanged(edited.room_id))
             return edited
-        message = await self._unchanged(message_id, by)
+        message = await self._unchanged(message_id, by, deadline)
         if message.deleted_at is not None:
             raise Invalid("message_id", "the message is deleted")
         return message
@@ -157,21 +181,24 @@ class Messages:
         _CHANGE.format(
             unless="",
             kind="'deleted'",
-            change="content = '', deleted_at = CURRENT_TIMESTAMP",
+            change="content = '', metadata = NULL, deleted_at = CURRENT_TIMESTAMP",
             columns=_OF_MESSAGES,
         ),
         idempotent=True,
     )
 
     async def delete(self, message_id: UUID, *, by: UUID) -> Message:
-        """Leave a tombstone: the content is gone, the place in the log stays. A second time changes nothing.
+        """Leave a tombstone: content and metadata are gone, the place in the log and what it replied to stay.
+
+        A second time changes nothing.
 
         `by` as in `edit`. Raises `NotFound`, `NotAMember`, `Invalid` for one who may not.
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
-        deleted = await self._executor.fetch_one(self._DELETE, message_id, by)
+        deadline = self._executor.deadline()
+        deleted = await self._executor.fetch_one(self._DELETE, message_id, by, by=deadline)
         if deleted is None:
-            return await self._unchanged(message_id, by)
+            return await self._unchanged(message_id, by, deadline)
         self._changed(RoomChanged(deleted.room_id))
         return deleted
 
@@ -190,10 +217,10 @@ class Messages:
         """,
     )
 
-    async def _unchanged(self, message_id: UUID, by: UUID) -> Message:
+    async def _unchanged(self, message_id: UUID, by: UUID, deadline: float) -> Message:
         """The message that a change left as it was, for one who may change it; else the reason."""
-        message = await self.get(message_id)
-        allowed = await self._executor.fetch_one(self._MAY_CHANGE, message_id, by)
+        message = await self._get(message_id, deadline)
+        allowed = await self._executor.fetch_one(self._MAY_CHANGE, message_id, by, by=deadline)
         is_member, may_change = allowed if allowed is not None else (False, False)
         if not is_member:
             raise NotAMember(message.room_id, by)
@@ -247,16 +274,17 @@ class Messages:
         room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit)
         if sum(place is not None for place in (before, after, around)) > 1:
             raise Invalid("before", "only one of before, after and around can be given")
+        deadline = self._executor.deadline()
         if after is not None:
             pivot, older, newer = self._seq("after", room_id, after) + 1, 0, limit
         elif around is not None:
-            place = await self.get(around) if isinstance(around, UUID) else around
+            place = await self._get(around, deadline) if isinstance(around, UUID) else around
             pivot, older, newer = self._seq("around", room_id, place), limit // 2, limit - limit // 2
         else:
             pivot, older, newer = self._seq("before", room_id, NEWEST if before is None else before), limit, 0
-        rows = await self._executor.fetch_all(self._PAGE, room_id, pivot, older + 1, newer + 1)
+        rows = await self._executor.fetch_all(self._PAGE, room_id, pivot, older + 1, newer + 1, by=deadline)
         if not rows:
-            await self._check_room(room_id)
+            await self._check_room(room_id, deadline)
         return self._cut(room_id, rows, pivot, older, newer)
 
     @staticmethod
@@ -282,8 +310,8 @@ class Messages:
         "messages.room_exists", bool, "SELECT EXISTS (SELECT 1 FROM rooms WHERE id = $1) AS room_exists"
     )
 
-    async def _check_room(self, room_id: UUID) -> None:
-        if not await self._executor.fetch_one(self._ROOM_EXISTS, room_id):
+    async def _check_room(self, room_id: UUID, deadline: float) -> None:
+        if not await self._executor.fetch_one(self._ROOM_EXISTS, room_id, by=deadline):
             raise NotFound("room", room_id)
 
     async def since(self, room_id: UUID, cursor: str | None, *, limit: int = 200) -> LogPage:

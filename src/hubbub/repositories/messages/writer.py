@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from uuid import UUID
 
 from hubbub.errors import Unavailable
 from hubbub.models import Message
 from hubbub.postgres import Executor
-from hubbub.repositories.messages.sending import Draft, send_one, send_together
+from hubbub.repositories.messages.batches import Batches
+from hubbub.repositories.messages.queues import Queues, Waiting
+from hubbub.repositories.messages.sending import Draft, send_one
+from hubbub.repositories.messages.together import BATCH, send_all
 
-# Messages in a statement; a larger batch wins nothing (docs/decisions.md).
-BATCH = 500
 # Statements in flight at a time: a second one only while so many messages wait.
 LANES = 2
 LOAD = 100
@@ -25,17 +24,10 @@ PATIENCE_SECONDS = 0.05
 MOST_LANES = 4
 # Messages that wait. Who comes then waits for a place, and is refused at the deadline.
 WAITING = 10_000
-
-
-class _Waiting:
-    """A draft whose sender waits for it."""
-
-    __slots__ = ("draft", "future", "is_on_its_way")
-
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
-        self.future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self.is_on_its_way = False
+# Calls with many messages that are in flight at a time, beside the lanes.
+MOST_CALLS = 2
+# At the deadline a statement knows best whether its messages may have arrived: it has so long to say so.
+GRACE_SECONDS = 0.1
 
 
 class MessageWriter:
@@ -45,21 +37,24 @@ class MessageWriter:
     come meanwhile wait for it to end, and their messages share the next statement and its commit. A second
     statement is in flight only when many wait or the first is not answered soon, and never for a room that has one
     in flight: so the messages of a room are appended in the order in which they came.
+
+    A sender who is cancelled takes nothing from the others, and what is on its way goes on without him: a message
+    that was committed is told of, whoever waits for it.
     """
 
     def __init__(self, executor: Executor, tell: Callable[[Message], None], *, deadline_seconds: float) -> None:
         """`tell` is called with each message, after its COMMIT; again when a retry finds it. It must not wait."""
         self._executor = executor
+        self._batches = Batches(executor)
         self._tell = tell
         self._deadline_seconds = deadline_seconds
-        self._queues: dict[UUID, deque[_Waiting]] = {}  # what waits, by room, in the order in which it came
-        self._ready: deque[UUID] = deque()  # rooms with something waiting and nothing in flight
-        self._busy: set[UUID] = set()  # rooms with something in flight
+        self._queues = Queues()
         self._lanes: set[asyncio.Task[None]] = set()
         self._soloists = 0
         self._late = 0  # statements in flight that are not answered soon
-        self._waiting = 0
         self._space = asyncio.Semaphore(WAITING)
+        self._calls: set[asyncio.Task[list[Message]]] = set()
+        self._space_for_many = asyncio.Semaphore(MOST_CALLS)
         self._is_closed = False
         self._is_idle = asyncio.Event()
 
@@ -70,24 +65,37 @@ class MessageWriter:
         and after `drain`. A sender who is cancelled while his draft waits has not sent it; once it is on its way,
         it may arrive.
         """
-        if self._is_closed:
-            raise _closed()
-        if not self._in_flight:
-            return await self._send_alone(draft)
+        self._check_open()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._deadline_seconds
-        await self._take_space(deadline)
-        waiting = _Waiting(draft)
-        timer = loop.call_at(deadline, self._expire, waiting)
+        if not self._in_flight:
+            return await self._send_alone(draft, deadline)
+        await self._enter(self._space, deadline)
+        waiting = Waiting(draft, loop.create_future(), deadline)
+        timer = loop.call_at(deadline + GRACE_SECONDS, self._expire, waiting)
         try:
-            self._enqueue(waiting)
-            return await waiting.future
+            self._queues.add(waiting)
+            self._open_lane()
+            return await waiting.answer
         except asyncio.CancelledError:
-            self._forget(waiting)
+            self._queues.remove(waiting)
             raise
         finally:
             timer.cancel()
             self._space.release()
+
+    async def send_many(self, drafts: Sequence[Draft]) -> list[Message]:
+        """Append messages to one room, in their order and all or none: committed when this returns.
+
+        Raises what `send_all` does. A sender who is cancelled may have sent them.
+        """
+        self._check_open()
+        deadline = asyncio.get_running_loop().time() + self._deadline_seconds
+        await self._enter(self._space_for_many, deadline)
+        call = asyncio.create_task(self._send_many(drafts, deadline), name="hubbub: write many messages")
+        self._calls.add(call)
+        call.add_done_callback(self._close_call)
+        return await asyncio.shield(call)
 
     async def drain(self) -> None:
         """Refuse what comes from now on, and wait for what came before: until its deadline at the latest."""
@@ -99,57 +107,62 @@ class MessageWriter:
         except TimeoutError:
             pass  # whoever came before is late himself by now
 
-    @property
-    def _in_flight(self) -> int:
-        return len(self._lanes) + self._soloists
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise Unavailable("hub", "it is closed", retryable=False)
 
     def _note_idle(self) -> None:
-        if self._is_closed and not self._in_flight:
+        if self._is_closed and not self._in_flight and not self._calls:
             self._is_idle.set()
 
-    async def _send_alone(self, draft: Draft) -> Message:
+    async def _enter(self, space: asyncio.Semaphore, deadline: float) -> None:
+        if not space.locked():
+            await space.acquire()
+            return
+        try:
+            async with asyncio.timeout_at(deadline):
+                await space.acquire()
+        except TimeoutError as error:
+            reason = f"too many messages wait to be written for {self._deadline_seconds:g} s"
+            raise Unavailable("postgresql", reason) from error
+
+    async def _send_alone(self, draft: Draft, deadline: float) -> Message:
+        """In the task of the sender: one of the writer's costs a tenth of a millisecond where it was measured."""
         self._soloists += 1
-        self._busy.add(draft.room_id)
+        self._queues.occupy(draft.room_id)
         try:
             with self._patience():
-                message = await send_one(self._executor, draft)
+                message = await send_one(self._executor, draft, by=deadline)
+        except asyncio.CancelledError:
+            self._go_on_without_sender(draft, deadline)
+            raise
         finally:
             self._soloists -= 1
-            self._free((draft.room_id,))
+            self._queues.free(draft.room_id)
             self._open_lane()
             self._note_idle()
         self._hand_on(message)
         return message
 
-    async def _take_space(self, deadline: float) -> None:
-        if not self._space.locked():
-            await self._space.acquire()
-            return
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._space.acquire()
-        except TimeoutError as error:
-            raise Unavailable("postgresql", f"{WAITING} messages wait to be written") from error
+    def _go_on_without_sender(self, draft: Draft, deadline: float) -> None:
+        """The statement may have been committed when it was cancelled, and then nobody has been told. Sent again,
+        the message arrives, now or as the one that it was, before whatever else waits for the room."""
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        answer.cancel()
+        self._queues.put_back(Waiting(draft, answer, deadline))
 
-    def _enqueue(self, waiting: _Waiting) -> None:
-        room_id = waiting.draft.room_id
-        queue = self._queues.get(room_id)
-        if queue is None:
-            queue = self._queues[room_id] = deque()
-            if room_id not in self._busy:
-                self._ready.append(room_id)
-        queue.append(waiting)
-        self._waiting += 1
-        self._open_lane()
+    @property
+    def _in_flight(self) -> int:
+        return len(self._lanes) + self._soloists
 
     @property
     def _wanted(self) -> int:
         """One lane as long as something waits that is not on its way, a second while much does, one for each that
         is stuck."""
-        return min((LANES if self._waiting >= LOAD else 1) + self._late, MOST_LANES)
+        return min((LANES if len(self._queues) >= LOAD else 1) + self._late, MOST_LANES)
 
     def _open_lane(self) -> None:
-        if self._ready and self._in_flight < self._wanted:
+        if self._queues.is_ready and self._in_flight < self._wanted:
             lane = asyncio.create_task(self._drive(), name="hubbub: write messages")
             self._lanes.add(lane)
             lane.add_done_callback(self._close_lane)
@@ -159,13 +172,19 @@ class MessageWriter:
         self._open_lane()  # for what came after the lane had looked
         self._note_idle()
 
+    def _close_call(self, call: asyncio.Task[list[Message]]) -> None:
+        self._calls.discard(call)
+        self._space_for_many.release()
+        self._note_idle()
+
     async def _drive(self) -> None:
-        while self._in_flight <= self._wanted and (batch := self._take()):
+        while self._in_flight <= self._wanted and (batch := self._queues.take(BATCH)):
+            locked: list[Waiting] = []
             try:
                 with self._patience():
-                    await self._write(batch)
+                    locked = await self._write(batch)
             finally:
-                self._free({waiting.draft.room_id for waiting in batch})
+                self._queues.arrived(batch, locked)
             self._open_lane()
             # Let those whose messages have just arrived send the next, so that it comes along.
             await asyncio.sleep(0)
@@ -188,80 +207,43 @@ class MessageWriter:
             timer.cancel()
             self._late -= is_late
 
-    def _take(self) -> list[_Waiting]:
-        """What goes out together: from each free room what waits, up to a batch, an id only once."""
-        batch: list[_Waiting] = []
-        ids: set[UUID] = set()
-        for _ in range(len(self._ready)):
-            if len(batch) >= BATCH:
-                break
-            room_id = self._ready.popleft()
-            queue = self._queues[room_id]
-            taken = len(batch)
-            while queue and len(batch) < BATCH and queue[0].draft.id not in ids:
-                waiting = queue.popleft()
-                waiting.is_on_its_way = True
-                ids.add(waiting.draft.id)
-                batch.append(waiting)
-            if not queue:
-                del self._queues[room_id]
-            if len(batch) > taken:
-                self._busy.add(room_id)
-            else:
-                self._ready.append(room_id)
-        self._waiting -= len(batch)
-        return batch
-
-    def _free(self, rooms: Iterable[UUID]) -> None:
-        for room_id in rooms:
-            self._busy.discard(room_id)
-            if room_id in self._queues:
-                self._ready.append(room_id)
-
-    async def _write(self, batch: list[_Waiting]) -> None:
+    async def _write(self, batch: list[Waiting]) -> list[Waiting]:
+        """Send the drafts and answer those who wait for them. Gives those whose rooms were locked."""
+        drafts = [waiting.draft for waiting in batch]
         try:
-            outcomes = await send_together(self._executor, [waiting.draft for waiting in batch])
+            outcomes = await self._batches.send(drafts, by=max(waiting.deadline for waiting in batch))
         except asyncio.CancelledError:  # by whoever ends every task of the loop, for no sender can
             for waiting in batch:
                 _answer(waiting, Unavailable("hub", "the statement was cancelled", outcome_unknown=True))
             raise
         for waiting in batch:
-            outcome = outcomes[waiting.draft.id]
+            outcome = outcomes.get(waiting.draft.id)
             if isinstance(outcome, Message):
                 self._hand_on(outcome)
-            _answer(waiting, outcome)
+            if outcome is not None:
+                _answer(waiting, outcome)
+        return [waiting for waiting in batch if waiting.draft.id not in outcomes]
+
+    async def _send_many(self, drafts: Sequence[Draft], deadline: float) -> list[Message]:
+        messages = await send_all(self._executor, drafts, by=deadline)
+        for message in messages:
+            self._hand_on(message)
+        return messages
 
     def _hand_on(self, message: Message) -> None:
         self._executor.after_commit(partial(self._tell, message))
 
-    def _forget(self, waiting: _Waiting) -> None:
-        """Nobody waits for it any more: leave the draft out if it is not on its way."""
-        if not waiting.is_on_its_way:
-            room_id = waiting.draft.room_id
-            queue = self._queues[room_id]
-            queue.remove(waiting)
-            self._waiting -= 1
-            if not queue:
-                del self._queues[room_id]
-                if room_id not in self._busy:
-                    self._ready.remove(room_id)
-            waiting.is_on_its_way = True
-
-    def _expire(self, waiting: _Waiting) -> None:
+    def _expire(self, waiting: Waiting) -> None:
         reason = f"no answer within {self._deadline_seconds:g} s"
         error = Unavailable("postgresql", reason, outcome_unknown=waiting.is_on_its_way)
-        self._forget(waiting)
+        self._queues.remove(waiting)
         _answer(waiting, error)
 
 
-def _answer(waiting: _Waiting, outcome: Message | Exception) -> None:
-    if waiting.future.done():
+def _answer(waiting: Waiting, outcome: Message | Exception) -> None:
+    if waiting.answer.done():
         return
     if isinstance(outcome, Exception):
-        waiting.future.set_exception(outcome)
+        waiting.answer.set_exception(outcome)
     else:
-        waiting.future.set_result(outcome)
-
-
-def _closed() -> Unavailable:
-    return Unavailable("hub", "it is closed", retryable=False)
+        waiting.answer.set_result(outcome)

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from hubbub.errors import Invalid
+from hubbub import inputs
 from hubbub.models import Session
 
 if TYPE_CHECKING:
@@ -52,23 +52,4 @@ def read(value: bytes | None, session_id: str) -> Session | None:
 
 def encode(data: Mapping[str, object]) -> bytes:
     """The JSON of session data. Raises `Invalid` unless it comes back the same, and for more than 4 KiB of it."""
-    encoded = _json(data)
-    if encoded is None:
-        raise Invalid(
-            "data", "must be a mapping of JSON: text, numbers, booleans, None, and lists and dicts of them"
-        )
-    if len(encoded) > LONGEST_DATA_BYTES:
-        raise Invalid("data", f"must have at most {LONGEST_DATA_BYTES} bytes as JSON")
-    return encoded
-
-
-def _json(data: Mapping[str, object]) -> bytes | None:
-    """None for what JSON cannot hold, or would hold as something else, as it does keys that are numbers, tuples,
-    times and NaN. Without a cause: the error of an encoding quotes the data."""
-    try:
-        plain = dict(data)
-        encoded = msgspec.json.encode(plain)
-        same = len(encoded) > LONGEST_DATA_BYTES or msgspec.json.decode(encoded) == plain
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        return None
-    return encoded if same else None
+    return inputs.json_object("data", data, longest_bytes=LONGEST_DATA_BYTES)

@@ -1,0 +1,266 @@
+"""Batches of messages: what a locked room, a repeated id or a cancelled sender does to the others in one."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+import pytest
+
+from hubbub import Conflict, Hub, Invalid, Message, MessageType, NotFound, PostgresSettings, Room, Settings, User
+from hubbub.postgres import Pool, Statement, connect
+from hubbub.repositories.messages import Messages, MessageWriter, batches
+from hubbub.repositories.messages.sending import Draft
+from log import log_of
+
+T = TypeVar("T")
+
+
+class Recorded(Pool):
+    """Notes the name of each statement, and by when it has to end."""
+
+    def __init__(self, settings: PostgresSettings) -> None:
+        super().__init__(settings)
+        self.names: list[str] = []
+        self.deadlines: set[float | None] = set()
+
+    def _note(self, statement: Statement[T], by: float | None) -> None:
+        self.names.append(statement.name)
+        self.deadlines.add(by)
+
+    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+        self._note(statement, by)
+        return await super().fetch_all(statement, *args, by=by)
+
+    async def fetch_one(self, statement: Statement[T], *args: object, by: float | None = None) -> T | None:
+        self._note(statement, by)
+        return await super().fetch_one(statement, *args, by=by)
+
+    async def attempt(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+        self._note(statement, by)
+        return await super().attempt(statement, *args, by=by)
+
+
+@pytest.fixture
+async def recorded(settings: Settings) -> AsyncIterator[Recorded]:
+    pool = Recorded(settings.postgres)
+    await pool.open()
+    yield pool
+    await pool.close()
+
+
+def drafts(user: User, *rooms: Room) -> list[Draft]:
+    """One message into each, from its content on its number in the list."""
+    return [Draft(uuid4(), room.id, user.id, f"{n}", MessageType.TEXT) for n, room in enumerate(rooms)]
+
+
+async def make_rooms(hub: Hub, ada: User, count: int) -> list[Room]:
+    return [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(count)]
+
+
+# Locked rooms
+
+
+async def test_a_locked_room_lets_those_go_who_were_to_travel_with_it(
+    hub: Hub, pool: Pool, ada: User, room: Room
+) -> None:
+    others = await make_rooms(hub, ada, 3)
+    async with hub.transaction() as tx:
+        await tx.messages.send(room.id, ada.id, "holds the lock on the room")
+        first = asyncio.create_task(hub.messages.send(others[0].id, ada.id, "keeps the writer busy"))
+        await asyncio.sleep(0)
+        stuck = [asyncio.create_task(hub.messages.send(room.id, ada.id, f"{n}")) for n in range(3)]
+        elsewhere = [asyncio.create_task(hub.messages.send(other.id, ada.id, "elsewhere")) for other in others]
+        stuck += [asyncio.create_task(hub.messages.send(room.id, ada.id, f"{n}")) for n in range(3, 6)]
+        async with asyncio.timeout(hub.settings.postgres.deadline_seconds / 2):
+            await asyncio.gather(first, *elsewhere)
+        assert not any(send.done() for send in stuck)
+    sent = await asyncio.gather(*stuck)
+    assert [(message.content, message.seq) for message in sent] == [(f"{n}", n + 3) for n in range(6)]
+    assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 7
+
+
+async def test_who_was_left_out_with_a_locked_room_can_still_change_his_mind(
+    hub: Hub, pool: Pool, ada: User, room: Room
+) -> None:
+    """Cancelled while the room was locked: those on their way may arrive, and the room's log has no hole."""
+    [other] = await make_rooms(hub, ada, 1)
+    async with hub.transaction() as tx:
+        await tx.messages.send(room.id, ada.id, "locked")
+        stuck = [asyncio.create_task(hub.messages.send(room.id, ada.id, f"{n}")) for n in range(20)]
+        for _ in range(5):
+            await hub.messages.send(other.id, ada.id, "elsewhere")
+        for send in stuck[::2]:
+            send.cancel()
+        await asyncio.wait(stuck[::2])
+    sent = await asyncio.gather(*stuck[1::2])
+    assert [message.content for message in sent] == [f"{n}" for n in range(1, 20, 2)]
+    assert [message.seq for message in sent] == sorted(message.seq for message in sent)
+    last = await hub.messages.send(room.id, ada.id, "after")
+    assert len(await log_of(pool, room.id)) == last.seq
+
+
+TOUCH = Statement("test.touch", int, "UPDATE rooms SET description = 'locked' WHERE id = $1")
+
+
+class Meddled(Recorded):
+    """Somebody locks a room in front of the second of four statements that send, and lets go before the fourth."""
+
+    def __init__(self, settings: PostgresSettings, locked: Room) -> None:
+        super().__init__(settings)
+        self._locked = locked
+        self._lock = AsyncExitStack()
+
+    async def attempt(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+        match self.names.count("messages.send_together"):
+            case 1:
+                transaction = await self._lock.enter_async_context(self.transaction())
+                await transaction.execute(TOUCH, self._locked.id)
+            case 3:
+                await self._lock.aclose()
+        return await super().attempt(statement, *args, by=by)
+
+
+async def test_a_batch_that_goes_on_by_halves_lets_nothing_overtake_what_it_left_out(
+    settings: Settings, pool: Pool, postgres_settings: PostgresSettings, hub: Hub, ada: User, room: Room
+) -> None:
+    [other] = await make_rooms(hub, ada, 1)
+    owner = await connect(postgres_settings)
+    await owner.execute("ALTER TABLE messages ADD CONSTRAINT no_fifteen CHECK (content <> '15')")
+    await owner.close()
+    meddled = Meddled(settings.postgres, room)
+    together = drafts(ada, *[room, other] * 8)  # the last of which is number 15
+    outcomes = await batches.Batches(meddled).send(together, by=meddled.deadline())
+    await meddled.close()
+    assert meddled.names[:5] == [
+        "messages.send_together",
+        "messages.send_together",
+        "messages.rooms_not_locked",
+        "messages.send_together",
+        "messages.send_together",
+    ]
+    assert [draft.content for draft in together if draft.id not in outcomes] == [f"{n}" for n in range(0, 16, 2)]
+    assert isinstance(outcomes[together[-1].id], Exception)
+    assert await log_of(pool, room.id) == ["joined"]
+    assert await log_of(pool, other.id) == ["joined"] + ["sent"] * 7
+
+
+# Repeated ids
+
+
+async def test_where_one_id_was_repeated_others_are_looked_up_first(
+    recorded: Recorded, hub: Hub, ada: User, room: Room
+) -> None:
+    sender = batches.Batches(recorded)
+    before = drafts(ada, *[room] * 10)
+    first = await sender.send(before, by=recorded.deadline())
+    recorded.names.clear()
+
+    again = await sender.send([*before[:3], *drafts(ada, room, room)], by=recorded.deadline())
+    assert recorded.names == ["messages.send_together", "messages.known", "messages.send_together"]
+    assert [again[draft.id] for draft in before[:3]] == [first[draft.id] for draft in before[:3]]
+    recorded.names.clear()
+
+    edited = await hub.messages.edit(before[4].id, "edited", by=ada.id)
+    again = await sender.send([*before[3:6], *drafts(ada, room, room)], by=recorded.deadline())
+    assert recorded.names == ["messages.known", "messages.send_together"]
+    assert again[edited.id] == edited
+    assert len(again) == 5
+
+
+async def test_a_writer_that_no_id_was_repeated_to_looks_nothing_up(
+    recorded: Recorded, ada: User, room: Room
+) -> None:
+    sender = batches.Batches(recorded)
+    for _ in range(3):
+        await sender.send(drafts(ada, *[room] * 3), by=recorded.deadline())
+    assert recorded.names == ["messages.send_together"] * 3
+
+
+async def test_in_a_storm_of_retries_everybody_gets_his_first_message(hub: Hub, pool: Pool, ada: User) -> None:
+    """Two processes, of which each repeats what the other has sent, and one id that stands for something else."""
+    rooms = await make_rooms(hub, ada, 5)
+    pick = random.Random(11)
+    ids = [uuid4() for _ in range(120)]
+    first: dict[UUID, Message] = {}
+
+    async def send(hub: Hub, n: int) -> None:
+        message = await hub.messages.send(rooms[n % 5].id, ada.id, f"{n}", id=ids[n])
+        assert first.setdefault(message.id, message) == message
+
+    async with Hub(hub.settings) as other:
+        sends = [send(each, n) for each in (hub, other) for n in range(120) for _ in range(2)]
+        pick.shuffle(sends)
+        await asyncio.gather(*sends)
+        with pytest.raises(Conflict):
+            await other.messages.send(rooms[0].id, ada.id, "something else", id=ids[0])
+    for one in rooms:
+        assert await log_of(pool, one.id) == ["joined"] + ["sent"] * 24
+
+
+# Cancelled senders
+
+
+async def test_what_was_committed_is_told_of_though_its_lone_sender_is_gone(
+    pool: Pool, ada: User, room: Room, hub: Hub
+) -> None:
+    told: set[UUID] = set()
+    messages = MessageWriter(pool, lambda message: told.add(message.id), deadline_seconds=10)
+    pick = random.Random(5)
+    sent = drafts(ada, *[room] * 150)
+    for draft in sent:
+        sending = asyncio.create_task(messages.send(draft))
+        for _ in range(pick.randrange(8)):
+            await asyncio.sleep(0)
+        if pick.random() < 0.5:
+            await asyncio.wait([sending], timeout=pick.uniform(0, 0.005))
+        sending.cancel()
+        await asyncio.wait([sending])
+    await messages.drain()
+    stored = await hub.messages.get_many(draft.id for draft in sent)
+    assert set(stored) == told
+    assert len(await log_of(pool, room.id)) == 1 + len(stored)
+
+
+async def test_a_lone_sender_who_is_cancelled_keeps_his_place_before_who_comes_next(
+    hub: Hub, ada: User, room: Room
+) -> None:
+    async with hub.transaction() as tx:
+        await tx.rooms.update(room.id, description="locked")
+        gone = asyncio.create_task(hub.messages.send(room.id, ada.id, "first"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        second = asyncio.create_task(hub.messages.send(room.id, ada.id, "second"))
+        await asyncio.sleep(0)
+    await second
+    assert [message.content for message in (await hub.messages.page(room.id)).items] == ["first", "second"]
+
+
+# Deadlines
+
+
+async def test_a_call_of_several_statements_has_one_deadline(recorded: Recorded, ada: User, room: Room) -> None:
+    messages = Messages(recorded, writer=MessageWriter(recorded, lambda _: None, deadline_seconds=10))
+    id, nothing = uuid4(), uuid4()
+    await messages.send(room.id, ada.id, "hello", id=id)
+    calls = {
+        "a retry": messages.send(room.id, ada.id, "hello", id=id),
+        "a refused reply": messages.send(room.id, ada.id, "to nothing", reply_to=nothing),
+        "an edit that changes nothing": messages.edit(id, "hello", by=ada.id),
+        "a page around a message": messages.page(room.id, around=id),
+        "a page of no room": messages.page(nothing),
+    }
+    for name, call in calls.items():
+        recorded.names.clear()
+        recorded.deadlines.clear()
+        with suppress(Invalid, NotFound):
+            await call
+        assert len(recorded.names) > 1, name
+        assert len(recorded.deadlines) == 1, name
+        assert None not in recorded.deadlines, name
