@@ -8,17 +8,17 @@ mark has to match what PostgreSQL holds at the seq.
 
 from __future__ import annotations
 
+import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from datetime import UTC, datetime
 from hashlib import blake2b
-from struct import Struct
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from hubbub.errors import Invalid
 
-_FORM: Final = Struct(">B4sQ8s")  # version, room, seq, mark
+_FORM: Final = struct.Struct(">B4sQ8s")  # version, room, seq, mark
 _VERSION: Final = 1
 _ENCODED_LENGTH: Final = 28
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -47,7 +47,7 @@ class Position(NamedTuple):
             raise Invalid(field, "is not a cursor")
         try:
             version, tag, seq, mark = _FORM.unpack(urlsafe_b64decode(cursor))
-        except (ValueError, NotBase64) as error:
+        except (ValueError, NotBase64, struct.error) as error:
             raise Invalid(field, "is not a cursor") from error
         if version != _VERSION or seq >= 2**63:
             raise Invalid(field, "is not a cursor")

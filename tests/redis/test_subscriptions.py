@@ -310,6 +310,64 @@ async def test_who_subscribes_without_waiting_is_told_from_when_on_it_hears(
     assert await hear(early, 1) == await hear(late, 1) == [b"now"]
 
 
+async def test_a_callback_that_does_not_wait_is_told_from_when_on_it_hears(
+    server: Server, connection: Connection, subscriptions: Subscriptions
+) -> None:
+    server.kill()
+    await until(lambda: not subscriptions.connected)
+    heard: list[Heard] = []
+    early = subscriptions.subscribe_soon_with("room", heard.append)
+    assert heard == []
+    server.start()
+    await until(lambda: len(heard) == 1)
+    late = subscriptions.subscribe_soon_with("room", heard.append)
+    assert heard == [Gap("reconnected")] * 2  # at once, for the channel is heard already
+    await connection.execute("PUBLISH", "room", "now")
+    await until(lambda: len(heard) == 4)
+    assert heard[2:] == [b"now", b"now"]
+    assert await subscribers(connection, "room") == 1
+    early.unsubscribe()
+    early.unsubscribe()
+    await connection.execute("PUBLISH", "room", "later")
+    await until(lambda: len(heard) == 5)
+    late.unsubscribe()
+    await until_nobody_hears(connection, "room")
+    with pytest.raises(Invalid, match="channel"):
+        subscriptions.subscribe_soon_with("", heard.append)
+
+
+async def test_a_callback_that_does_not_wait_goes_and_comes_back_at_once(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    for number in range(50):
+        heard: list[Heard] = []
+        subscription = subscriptions.subscribe_soon_with("room", heard.append)
+        await until(lambda heard=heard: bool(heard))  # type: ignore[misc]
+        await connection.execute("PUBLISH", "room", number)
+        await until(lambda heard=heard: len(heard) == 2)  # type: ignore[misc]
+        assert heard == [Gap("reconnected"), str(number).encode()]
+        subscription.unsubscribe()
+        if number % 3 == 0:
+            await asyncio.sleep(0)  # the UNSUBSCRIBE is on its way when the next one comes
+    await until_nobody_hears(connection, "room")
+
+
+async def test_a_callback_that_does_not_wait_is_not_refused_while_the_login_is(
+    server: Server, connection: Connection
+) -> None:
+    subscriptions = Subscriptions(replace(server.settings, password="another"))
+    await subscriptions.start()
+    heard: list[Heard] = []
+    subscription = subscriptions.subscribe_soon_with("room", heard.append)
+    assert subscriptions.trouble is not None
+    assert not heard
+    await subscriptions.close()
+    subscription.unsubscribe()
+    after = subscriptions.subscribe_soon_with("room", heard.append)
+    after.unsubscribe()
+    assert not heard
+
+
 async def test_closing_ends_iterations_and_fails_whoever_is_subscribing(
     server: Server, subscriptions: Subscriptions
 ) -> None:

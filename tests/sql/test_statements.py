@@ -26,6 +26,14 @@ COLD_PREFIXES = ("demo.",)
 
 # Models that are no class: what one row of the statement has to offer.
 COLUMNS = {
+    "log.heads": [
+        *("id", "last_seq", "seq", "sent_id", "sent_at"),
+        *("kind", "message_id", "user_id", "happened_at"),
+    ],
+    "log.read": [
+        *("head", "room_id", "seq", "kind", "about", "by", "payload", "at"),
+        *Message.__struct_fields__,
+    ],
     "rooms.list_for": [
         *Room.__struct_fields__,
         *("role", "last_read_seq", "unread", "partner_id", "active_at"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -17,6 +18,7 @@ import msgspec
 from uuid_utils.compat import uuid4
 
 from hubbub.events import NOT_AN_EVENT
+from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.models import Message
 
 if TYPE_CHECKING:
@@ -60,8 +62,9 @@ _decode_memberships = msgspec.json.Decoder(MembershipRing).decode
 class Doorbell:
     """Rings, for everybody but this process, which knows already."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, instrumentation: Instrumentation = SILENT) -> None:
         self._connection = connection
+        self._instrumentation = instrumentation
         self._origin = uuid4().hex[:12]
         self._own = f'{{"from":"{self._origin}"'.encode()
         self._rooms: dict[UUID, list[Message] | None] = {}
@@ -93,9 +96,10 @@ class Doorbell:
         if payload.startswith(self._own):
             return None
         try:
-            return _decode_room(payload).messages
+            messages = _decode_room(payload).messages
         except NOT_AN_EVENT:
             return []
+        return messages if all(map(_can_be, messages)) else []
 
     def users_in(self, payload: bytes) -> list[UUID]:
         """The users of whom another process said that they joined a room."""
@@ -122,7 +126,8 @@ class Doorbell:
             ring = MembershipRing(self._origin, list(users))
             commands.append(("PUBLISH", MEMBERSHIPS_CHANNEL, msgspec.json.encode(ring)))
         self._rounds += 1
-        self._connection.execute_many(commands, deadline_seconds=DEADLINE_SECONDS).add_done_callback(self._rung)
+        round_ = self._connection.execute_many(commands, deadline_seconds=DEADLINE_SECONDS)
+        round_.add_done_callback(partial(self._rung, len(commands)))
 
     def _payload(self, messages: list[Message] | None) -> bytes:
         payload = msgspec.json.encode(RoomRing(self._origin, messages or []))
@@ -130,9 +135,16 @@ class Doorbell:
             return msgspec.json.encode(RoomRing(self._origin, []))
         return payload
 
-    def _rung(self, round_: asyncio.Future[list[Outcome]]) -> None:
+    def _rung(self, rings: int, round_: asyncio.Future[list[Outcome]]) -> None:
         self._rounds -= 1
-        if not round_.cancelled() and (error := round_.exception()) is not None:
+        error = None if round_.cancelled() else round_.exception()
+        if error is not None:
             logger.info("nobody else was told that logs have grown: %s", error)
+        self._instrumentation.published(rings, is_lost=error is not None)
         if self._rooms or self._users:
             self._publish_soon()
+
+
+def _can_be(message: Message) -> bool:
+    """Whether a log can hold it: anybody who reaches Redis can ring."""
+    return 0 < message.seq < 2**63 and message.created_at.tzinfo is not None

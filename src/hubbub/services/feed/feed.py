@@ -10,6 +10,7 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
+from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.positions import START, Position
 from hubbub.repositories.messages import Logs, Readers, Reading, entry_of
 from hubbub.services.feed.doorbell import MEMBERSHIPS_CHANNEL, Doorbell
@@ -44,13 +45,15 @@ class Feed:
         *,
         heartbeat_seconds: float,
         most_behind: int,
+        instrumentation: Instrumentation = SILENT,
     ) -> None:
         if not heartbeat_seconds > 0:
             raise Invalid("follow_heartbeat_seconds", "must be more than 0")
         inputs.limit(most_behind, longest=2**31, field="follow_at_most_behind")
         self._heartbeat_seconds = heartbeat_seconds
         self._subscriptions = subscriptions
-        self._doorbell = Doorbell(connection)
+        self._instrumentation = instrumentation
+        self._doorbell = Doorbell(connection, instrumentation)
         self._work = asyncio.Event()
         logs = Logs(executor)
         self._rooms = FollowedRooms(logs, subscriptions, self._doorbell, self._work.set)
@@ -59,6 +62,7 @@ class Feed:
         )
         self._memberships_bell: CallbackSubscription | None = None
         self._comparing: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     def start(self) -> None:
         """Begin to compare heads. Does not wait."""
@@ -67,6 +71,7 @@ class Feed:
 
     async def close(self) -> None:
         """End all followers. Idempotent."""
+        self._is_closed = True
         for follower in self._users.followers():
             follower.close()
         if self._memberships_bell is not None:
@@ -88,13 +93,15 @@ class Feed:
         user_id = inputs.uuid("user_id", user_id)
         only = None if rooms is None else {inputs.uuid("rooms", room_id) for room_id in rooms}
         starts: dict[UUID, Position] = {}
-        for key, cursor in after.items():
+        for key, cursor in inputs.mapping("after", after).items():
             room_id = inputs.uuid("after", key)
             if only is not None and room_id not in only:
                 raise Invalid("after", "has a cursor for a room that is not among the rooms")
             starts[room_id] = START if cursor is None else Position.decode(room_id, cursor)
         limit = inputs.limit(buffer, longest=LARGEST_BUFFER, field="buffer")
-        return Follower(self, user_id, after=starts, rooms=only, limit=limit)
+        return Follower(
+            self, user_id, after=starts, rooms=only, limit=limit, instrumentation=self._instrumentation
+        )
 
     # What this process did. Told after the COMMIT; neither waits nor raises.
 
@@ -121,6 +128,8 @@ class Feed:
 
     async def enter(self, follower: Follower) -> None:
         """Put the follower at its starting places. Raises `NotAMember`, `Unavailable`."""
+        if self._is_closed:
+            raise Unavailable("hub", "it is closed", retryable=False)
         await self._users.enter(follower)
 
     async def read(self, room_id: UUID, after: Position, limit: int) -> Reading:
@@ -148,6 +157,8 @@ class Feed:
                 async with asyncio.timeout_at(heartbeat_at):
                     await self._work.wait()
             except TimeoutError:
+                pass
+            if loop.time() >= heartbeat_at:  # there may be work without a pause
                 heartbeat_at = loop.time() + self._heartbeat_seconds
                 self._rooms.doubt_all()
                 self._users.doubt_some()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from hubbub.events import MemberLeft
@@ -13,6 +13,9 @@ from hubbub.repositories.messages.log import Entry
 if TYPE_CHECKING:
     from hubbub.services.feed.follower import Place
 
+# So many of the newest entries are remembered by their marks.
+REMEMBERED: Final = 64
+
 
 class FollowedRoom:
     """One for each followed room of the process, however many follow it.
@@ -21,20 +24,45 @@ class FollowedRoom:
     the next seq is not taken, but read from the log together with what is missing before it.
     """
 
-    __slots__ = ("_read_soon", "asked", "id", "live", "places", "position", "rung")
+    __slots__ = (
+        "_compare_soon",
+        "_marks",
+        "_read_soon",
+        "asked",
+        "id",
+        "live",
+        "places",
+        "position",
+        "rewindings",
+        "rung",
+        "suspect",
+    )
 
-    def __init__(self, room_id: UUID, position: Position, read_soon: Callable[[FollowedRoom], None]) -> None:
+    def __init__(
+        self,
+        room_id: UUID,
+        position: Position,
+        *,
+        read_soon: Callable[[FollowedRoom], None],
+        compare_soon: Callable[[FollowedRoom], None],
+    ) -> None:
         self.id = room_id
         self.position = position
         self.rung = position.seq
         """The highest seq that was heard of."""
         self.asked = False
         """Whether the log has to be read whatever was heard."""
+        self.suspect: Position | None = None
+        """What was taken here for an entry although something else was heard of at the same seq."""
+        self.rewindings = 0
+        """How often the log turned out to be another one."""
         self.places: dict[Place, None] = {}
         """All that follow the room here."""
         self.live: dict[Place, None] = {}
         """The places that hear each entry as it is taken; the others are behind, and read the log themselves."""
         self._read_soon = read_soon
+        self._compare_soon = compare_soon
+        self._marks: dict[int, bytes] = {}
 
     @property
     def is_behind(self) -> bool:
@@ -47,6 +75,16 @@ class FollowedRoom:
             self.take(entry)
         elif seq > self.position.seq:
             self.heard_of(seq)
+        else:
+            self._compare_with_known(entry.position)
+
+    def _compare_with_known(self, position: Position) -> None:
+        """What is heard late is mostly what was read before. If not, the log may have been rewound and have grown
+        past what is known here, so that its head alone would not show it."""
+        known = self._marks.get(position.seq, position.mark)
+        if known != position.mark:
+            self.suspect = Position(position.seq, known)
+            self._compare_soon(self)
 
     def heard_of(self, seq: int) -> None:
         """That the log has grown up to this seq."""
@@ -63,20 +101,26 @@ class FollowedRoom:
         """The next entry: whoever is live hears it now."""
         self.position = position = entry.position
         seq = position.seq
+        self._marks[seq] = position.mark
+        self._marks.pop(seq - REMEMBERED, None)
         for place in tuple(self.live):  # a copy: one whose buffer is full leaves
             if place.position.seq < seq:
                 place.hear(entry)
         if isinstance(entry.event, MemberLeft):
-            self._show_out(entry.event.user_id)
+            self._show_out(entry.event.user_id, seq)
 
-    def _show_out(self, user_id: UUID) -> None:
+    def _show_out(self, user_id: UUID, seq: int) -> None:
+        """Not from a place that is further: the user has joined again before it."""
         for place in tuple(self.live):
-            if place.follower.user_id == user_id:
+            if place.follower.user_id == user_id and place.position.seq == seq:
                 place.end()
 
     def rewind(self, position: Position) -> None:
         """The log is not the one that was known: everybody goes on from `position`, and is told."""
         self.position = position
         self.rung = position.seq
+        self.suspect = None
+        self.rewindings += 1
+        self._marks.clear()
         for place in tuple(self.live):
             place.resync(position, "rewound")

@@ -7,11 +7,12 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Collection, Mapping
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 from uuid import UUID
 
 from hubbub.errors import NotFound, Unavailable
 from hubbub.events import FeedEvent, MemberJoined, MemberLeft, Resync, RoomGone
+from hubbub.instrumentation import SILENT, Instrumentation, ResyncReason
 from hubbub.positions import Position
 
 if TYPE_CHECKING:
@@ -49,14 +50,16 @@ class Place:
         """The next entry of the room; when the buffer is full, it is left to be read later."""
         follower = self.follower
         if len(follower.buffer) >= follower.limit:
+            follower.instrumentation.fell_behind()
             self.fall_behind()
             return
         self.position = entry.position
         follower.put(entry.event)
 
-    def resync(self, position: Position, reason: Literal["rewound", "too_far_behind"]) -> None:
+    def resync(self, position: Position, reason: ResyncReason) -> None:
         """Go on from another position, and say so. It is said however full the buffer is: once a rewinding."""
         self.position = position
+        self.follower.instrumentation.resynced(reason)
         self.follower.put(Resync(self.room.id, position.encode(self.room.id), reason))
 
     def catch_up(self) -> None:
@@ -114,14 +117,19 @@ class Follower:
 
     __slots__ = (
         "__weakref__",
+        "_has_reader",
         "_reader",
+        "_reading",
         "_source",
         "after",
         "behind",
         "buffer",
         "digest",
+        "instrumentation",
         "is_closed",
+        "is_passed_over",
         "is_placed",
+        "left",
         "limit",
         "places",
         "rooms",
@@ -136,9 +144,13 @@ class Follower:
         after: Mapping[UUID, Position],
         rooms: Collection[UUID] | None,
         limit: int,
+        instrumentation: Instrumentation = SILENT,
     ) -> None:
         self._source = source
+        self.instrumentation = instrumentation
+        self._has_reader = False
         self._reader: asyncio.Future[None] | None = None
+        self._reading: asyncio.Timeout | None = None
         self.user_id = user_id
         self.after = after
         self.rooms = rooms
@@ -147,12 +159,18 @@ class Follower:
         self.places: dict[UUID, Place] = {}
         self.behind: dict[Place, None] = {}
         self.digest: int | None = None
-        """Of the user's rooms, when somebody looked last."""
+        """Of the user's rooms, as long as there is a place in each that is wanted; else None."""
+        self.left = 0
+        """How many places have come to their end."""
         self.is_placed = False
         """Whether it has its starting places; before that nobody may give it others."""
+        self.is_passed_over = False
+        """Whether somebody wanted to, meanwhile."""
         self.is_closed = False
 
     async def __aenter__(self) -> Self:
+        if self.is_placed or self.is_closed:
+            raise RuntimeError("a follower is entered once")
         try:
             await self._source.enter(self)
         except BaseException:
@@ -173,23 +191,37 @@ class Follower:
         self.buffer.clear()
         self._source.forget(self)
         self.wake()
+        if self._reading is not None:
+            self._reading.reschedule(0)  # long ago: PostgreSQL may be frozen, and nobody wants its answer
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> FeedEvent:
-        while not self.buffer:
-            if self.is_closed:
-                raise StopAsyncIteration
-            if self.behind:
-                await self._read_on(next(iter(self.behind)))
-            else:
-                await self._wait()
+        if not self.buffer:
+            await self._fill()
+        self.instrumentation.delivered()
         return self.buffer.popleft()
 
-    async def _wait(self) -> None:
-        if self._reader is not None:
+    async def _fill(self) -> None:
+        """Returns in the same step in which it finds an event."""
+        if self._has_reader:
             raise RuntimeError("a follower has one reader at a time")
+        self._has_reader = True
+        try:
+            while not self.buffer:
+                if self.is_closed:
+                    raise StopAsyncIteration
+                if not self.is_placed:
+                    raise RuntimeError("a follower is entered by `async with` before it is iterated over")
+                if self.behind:
+                    await self._read_on(next(iter(self.behind)))
+                else:
+                    await self._wait()
+        finally:
+            self._has_reader = False
+
+    async def _wait(self) -> None:
         self._reader = asyncio.get_running_loop().create_future()
         try:
             await self._reader
@@ -212,6 +244,8 @@ class Follower:
         """Forget a place that has come to its end."""
         self.behind.pop(place, None)
         if self.places.pop(place.room.id, None) is not None:
+            self.digest = None
+            self.left += 1
             self._source.leave(place)
 
     def lose(self, place: Place) -> None:
@@ -223,7 +257,17 @@ class Follower:
         return self.rooms is None or room_id in self.rooms
 
     async def _read_on(self, place: Place) -> None:
-        """The next page for a place that is behind. While PostgreSQL is away it waits, and nothing is lost."""
+        """The next page for a place that is behind, unless the follower is closed meanwhile."""
+        try:
+            async with asyncio.timeout(None) as self._reading:
+                await self._try_to_read(place)
+        except TimeoutError:
+            pass  # closed
+        finally:
+            self._reading = None
+
+    async def _try_to_read(self, place: Place) -> None:
+        """While PostgreSQL is away it waits, and nothing is lost."""
         try:
             await self._read_page(place)
         except NotFound:
@@ -243,7 +287,8 @@ class Follower:
             return  # it was moved meanwhile: what was read is not the next of it
         if head is not None:
             place.resync(head, "rewound")
-        for entry in reading.entries:
+        space = max(self.limit - len(self.buffer), 0)  # other rooms have put events there meanwhile
+        for entry in reading.entries[:space]:
             self._take(place, entry)
         self._turn(place)
 

@@ -57,7 +57,12 @@ class FollowedRooms:
         """The room; one that nobody has followed so far begins at `last_seq`."""
         room = self._rooms.get(room_id)
         if room is None:
-            room = self._rooms[room_id] = FollowedRoom(room_id, Position(last_seq, NOT_SEEN), self._read_soon)
+            room = self._rooms[room_id] = FollowedRoom(
+                room_id,
+                Position(last_seq, NOT_SEEN),
+                read_soon=self._read_soon,
+                compare_soon=self._compare_soon,
+            )
             hear = partial(self._hear, room)
             self._bells[room_id] = self._subscriptions.subscribe_soon_with(room_channel(room_id), hear)
         return room
@@ -79,8 +84,7 @@ class FollowedRooms:
 
     def _hear(self, room: FollowedRoom, heard: Heard) -> None:
         if isinstance(heard, Gap):
-            self._doubtful[room] = None
-            self._has_work()
+            self._compare_soon(room)
             return
         messages = self._doorbell.messages_in(heard)
         if messages is None:
@@ -108,12 +112,7 @@ class FollowedRooms:
         if room not in self._reading and self._rooms.get(room.id) is room:
             task = asyncio.create_task(self._read_on(room), name="hubbub: read the log of a room")
             self._reading[room] = task
-            task.add_done_callback(partial(self._have_read, room))
-
-    def _have_read(self, room: FollowedRoom, task: asyncio.Task[None]) -> None:
-        del self._reading[room]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            raise error  # a mistake of ours: the event loop reports it
+            task.add_done_callback(_complain)
 
     async def _read_on(self, room: FollowedRoom) -> None:
         """Read until nothing is missing. When PostgreSQL is away, the next heartbeat tries again."""
@@ -124,14 +123,23 @@ class FollowedRooms:
             self._is_gone(room)
         except Unavailable as error:
             logger.info("reading a log again at the next heartbeat, after: %s", error)
+        finally:
+            # In the same step as the last look at the room: what rings from now on starts to read anew.
+            self._reading.pop(room, None)
 
     async def _read_page(self, room: FollowedRoom) -> None:
-        asked, rung = room.position, room.rung
+        rung, rewindings = room.rung, room.rewindings
         room.asked = False
-        reading = await self.read(room.id, asked, PAGE)
+        try:
+            reading = await self.read(room.id, room.position, PAGE)
+        except Unavailable:
+            room.asked = True
+            raise
+        if room.rewindings != rewindings:
+            room.asked = True
+            return
         if reading.is_rewound:
-            if room.position is asked:
-                room.rewind(await self._logs.head(room.id))
+            await self._rewind(room)
             return
         for entry in reading.entries:
             if entry.position.seq > room.position.seq:
@@ -139,11 +147,23 @@ class FollowedRooms:
         if rung > reading.head and room.rung == rung:
             room.rung = room.position.seq  # who rang did not know this log: what is committed was read
 
+    async def _rewind(self, room: FollowedRoom) -> None:
+        """Go on from the head of another log. Raises `NotFound`, `Unavailable`."""
+        rewindings = room.rewindings
+        head = await self._logs.head(room.id)
+        if room.rewindings == rewindings:
+            room.rewind(head)
+            room.ask()  # what was heard of meanwhile looked old
+
     def _is_gone(self, room: FollowedRoom) -> None:
         for place in tuple(room.places):
             place.follower.lose(place)
 
     # Finding what nobody rang for.
+
+    def _compare_soon(self, room: FollowedRoom) -> None:
+        self._doubtful[room] = None
+        self._has_work()
 
     def doubt_all(self) -> None:
         """Compare all rooms, in the next `compare`."""
@@ -156,20 +176,34 @@ class FollowedRooms:
             await self._compare(doubtful[start : start + TOGETHER])
 
     async def _compare(self, rooms: Iterable[FollowedRoom]) -> None:
-        asked = {room.id: (room, room.position) for room in rooms if room.places}
+        asked = {room.id: (room, room.suspect or room.position, room.rewindings) for room in rooms if room.places}
         if not asked:
             return
-        heads = await self._logs.heads({room_id: position.seq for room_id, (_, position) in asked.items()})
+        heads = await self._logs.heads({room_id: position.seq for room_id, (_, position, _) in asked.items()})
         for head in heads:
-            room, position = asked.pop(head.room_id)
-            if room.position is position:
-                await self._judge(room, head)
-        for room, _ in asked.values():
+            room, position, rewindings = asked.pop(head.room_id)
+            if room.rewindings == rewindings:
+                await self._judge(room, position, head)
+        for room, _, _ in asked.values():
             self._is_gone(room)
 
-    async def _judge(self, room: FollowedRoom, head: Head) -> None:
-        if head.position is None or not head.position.matches(room.position):
-            room.rewind(await self._logs.head(room.id))
+    async def _judge(self, room: FollowedRoom, asked: Position, head: Head) -> None:
+        """What was known here has to stand in the log, also if more is known meanwhile."""
+        if room.suspect is asked:
+            room.suspect = None
+        if head.position is None or not head.position.matches(asked):
+            try:
+                await self._rewind(room)
+            except NotFound:
+                self._is_gone(room)
             return
-        room.position = head.position  # with its mark, if it was not seen before
+        if room.position is asked:
+            room.position = head.position  # with its mark, if it was not seen before
         room.heard_of(head.last_seq)
+        if room.is_behind:
+            self._read_soon(room)  # again, if PostgreSQL was away
+
+
+def _complain(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error  # a mistake of ours: the event loop reports it

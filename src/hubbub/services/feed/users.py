@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from hubbub.errors import NotAMember
-from hubbub.positions import NOT_SEEN, START, Position
+from hubbub.errors import NotAMember, Unavailable
+from hubbub.instrumentation import ResyncReason
+from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
 from hubbub.repositories.messages import Logs, Readable, Readers
 from hubbub.services.feed.doorbell import Doorbell
@@ -65,27 +66,33 @@ class FollowedUsers:
         for room_id in (*follower.after, *(follower.rooms or ())):
             if room_id not in wanted:
                 raise NotAMember(room_id, follower.user_id)
-        late = await self._heads_of_late(follower, wanted.values())
+        resyncs = await self._resyncs(follower.after)
         if follower.is_closed:
             return
         for room_id, room in wanted.items():
             start = follower.after.get(room_id, Position(room.last_seq, NOT_SEEN))
             place = self._place(follower, room, start)
-            if room_id in late:
-                place.resync(late[room_id], "too_far_behind")
+            if room_id in resyncs:
+                place.resync(*resyncs[room_id])
             place.catch_up()
         follower.digest = readable[0].digest if readable else 0
         follower.is_placed = True
+        if follower.is_passed_over:
+            self.look_at([follower.user_id])
 
-    async def _heads_of_late(self, follower: Follower, rooms: Iterable[Readable]) -> dict[UUID, Position]:
-        """The heads of the rooms whose cursor is too far behind to read on from it."""
-        late = {
-            room.room_id: None
-            for room in rooms
-            if 0 < follower.after.get(room.room_id, START).seq < room.last_seq - self._most_behind
+    async def _resyncs(self, after: Mapping[UUID, Position]) -> dict[UUID, tuple[Position, ResyncReason]]:
+        """The heads of the rooms that cannot be read on from these positions, and why not."""
+        seen = {room_id: position.seq for room_id, position in after.items() if position.seq > 0}
+        reasons: dict[UUID, ResyncReason] = {}
+        for found in await self._logs.heads(seen) if seen else ():
+            if found.position is None or not found.position.matches(after[found.room_id]):
+                reasons[found.room_id] = "rewound"
+            elif found.position.seq < found.last_seq - self._most_behind:
+                reasons[found.room_id] = "too_far_behind"
+        heads = await self._logs.heads(dict.fromkeys(reasons)) if reasons else ()
+        return {
+            head.room_id: (head.position, reasons[head.room_id]) for head in heads if head.position is not None
         }
-        heads = await self._logs.heads(late) if late else []
-        return {head.room_id: head.position for head in heads if head.position is not None}
 
     def _place(self, follower: Follower, readable: Readable, start: Position) -> Place:
         room = self._rooms.open(readable.room_id, readable.last_seq)
@@ -130,11 +137,19 @@ class FollowedUsers:
         while self._in_doubt > 0:
             users = [self._round.popleft() for _ in range(min(TOGETHER, len(self._round)))]
             self._in_doubt = self._in_doubt - len(users) if users else 0
-            await self._compare(users)
+            try:
+                await self._compare(users)
+            except Unavailable:
+                self._round.extendleft(users)
+                raise
         while self._moved:
             user_id = next(iter(self._moved))
             del self._moved[user_id]
-            await self._move(user_id)
+            try:
+                await self._move(user_id)
+            except Unavailable:
+                self._moved[user_id] = None
+                raise
 
     async def _compare(self, user_ids: list[UUID]) -> None:
         digests = await self._readers.digests(user_ids) if user_ids else {}
@@ -143,24 +158,33 @@ class FollowedUsers:
                 self._moved[user_id] = None
 
     async def _move(self, user_id: UUID) -> None:
+        left = {follower: follower.left for follower in self._users.get(user_id, ()) if follower.is_placed}
         readable = {room.room_id: room for room in await self._readers.rooms_of(user_id)}
         digest = next((room.digest for room in readable.values()), 0)
         for follower in tuple(self._users.get(user_id, ())):
-            if follower.is_placed:
-                is_settled = self._check_out(follower, readable.keys())
-                await self._check_in(follower, readable.values())
-                follower.digest = digest if is_settled else None
+            if follower not in left:
+                follower.is_passed_over = True
+                continue
+            wanted = {room_id: room for room_id, room in readable.items() if follower.wants(room_id)}
+            self._check_out(follower, wanted.keys())
+            await self._check_in(follower, wanted.values(), left[follower])
+            follower.digest = digest if follower.places.keys() == wanted.keys() else None
 
-    async def _check_in(self, follower: Follower, readable: Iterable[Readable]) -> None:
-        for room in readable:
-            if room.room_id in follower.places or not follower.wants(room.room_id):
+    async def _check_in(self, follower: Follower, wanted: Iterable[Readable], left: int) -> None:
+        for room in wanted:
+            if room.room_id in follower.places:
                 continue
             joined = await self._readers.joined(room.room_id, follower.user_id)
             start = room.last_seq if joined is None else joined - 1  # the first thing to hear is one's own joining
-            if not follower.is_closed and room.room_id not in follower.places:
-                self._place(follower, room, Position(start, NOT_SEEN)).catch_up()
+            if follower.is_closed:
+                return
+            if follower.left != left:
+                # It may have been this room, after the memberships were read: then this joining was heard before.
+                self._moved[follower.user_id] = None
+                return
+            self._place(follower, room, Position(start, NOT_SEEN)).catch_up()
 
-    def _check_out(self, follower: Follower, member_of: Iterable[UUID]) -> bool:
+    def _check_out(self, follower: Follower, member_of: Iterable[UUID]) -> None:
         """Look for places in rooms that the user is not in. Mostly the log is about to say so; where it does not,
         because the account was deleted, the second look ends the place."""
         gone = follower.places.keys() - member_of
@@ -170,4 +194,3 @@ class FollowedUsers:
             else:
                 place.is_missing = True
                 place.room.ask()
-        return not gone

@@ -1,0 +1,60 @@
+"""Reads followers, and logs by page, for tests that compare the two."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from uuid import UUID
+
+from hubbub import FeedEvent, Hub, LogEvent
+from hubbub.events import Resync, RoomGone
+from hubbub.services.feed import Follower
+from waiting import PATIENCE_SECONDS
+
+
+async def take(feed: Follower, count: int = 1) -> list[FeedEvent]:
+    """The next events."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return [await anext(feed) for _ in range(count)]
+
+
+async def take_until(feed: Follower, is_last: Callable[[FeedEvent], bool]) -> list[FeedEvent]:
+    """The next events, up to and including the one that is asked for."""
+    events = []
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        async for event in feed:
+            events.append(event)
+            if is_last(event):
+                break
+    return events
+
+
+def is_at(seq: int) -> Callable[[FeedEvent], bool]:
+    return lambda event: not isinstance(event, Resync | RoomGone) and event.seq == seq
+
+
+def seqs(events: list[FeedEvent]) -> list[int]:
+    """The seqs of events, all of which are entries of a log."""
+    return [entry.seq for entry in entries(events)]
+
+
+def entries(events: list[FeedEvent]) -> list[LogEvent]:
+    found = [event for event in events if not isinstance(event, Resync | RoomGone)]
+    assert len(found) == len(events), events
+    return found
+
+
+def resync(event: FeedEvent) -> Resync:
+    assert isinstance(event, Resync), event
+    return event
+
+
+async def log_of(hub: Hub, room_id: UUID, cursor: str | None = None, limit: int = 200) -> list[FeedEvent]:
+    """The log after the cursor, page by page."""
+    found: list[FeedEvent] = []
+    while True:
+        page = await hub.messages.since(room_id, cursor, limit=limit)
+        found += page.items
+        cursor = page.cursor
+        if not page.has_more:
+            return found

@@ -1,0 +1,155 @@
+"""PostgreSQL that is away, frozen, out of connections or late: followers wait for it, and go on."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from faults.fragile import FragileServers
+from hubbub import Hub, Room, Settings, Unavailable, User, migrations
+from hubbub.postgres import Pool, Statement
+from services.feed.conftest import OFTEN
+from services.feed.reading import is_at, seqs, take, take_until
+from waiting import until
+
+
+@pytest.fixture
+async def fragile() -> AsyncIterator[FragileServers]:
+    folder = Path(tempfile.mkdtemp(prefix="hubbub-feed-"))  # pytest's own is closed to the account of the servers
+    servers = FragileServers(folder)
+    await migrations.up((await servers.start()).postgres)
+    yield servers
+    await servers.stop()
+    shutil.rmtree(folder)
+
+
+async def keep_sending(hub: Hub, room: Room, user: User, halt: asyncio.Event) -> None:
+    while not halt.is_set():
+        try:
+            await hub.messages.send(room.id, user.id, "still here?")
+        except Unavailable:
+            await asyncio.sleep(0.01)  # as whoever tries again does
+
+
+async def test_followers_outlive_a_postgresql_that_is_frozen_killed_and_restarted(fragile: FragileServers) -> None:
+    settings = await fragile.start()
+    settings = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.5))
+    async with Hub(settings, options=OFTEN) as one, Hub(settings, options=OFTEN) as other:
+        ada = await one.users.create("ada@example.org", "ada", "not a hash")
+        room = await one.rooms.create("engine-room", created_by=ada.id)
+        halt = asyncio.Event()
+        async with one.follow(ada.id) as near, other.follow(ada.id, after={room.id: None}, buffer=3) as far:
+            sending = [asyncio.create_task(keep_sending(hub, room, ada, halt)) for hub in (one, other)]
+            heard = [await take(near, 30), await take(far, 30)]
+
+            async def go_on() -> None:
+                for feed, history in zip((near, far), heard, strict=True):
+                    history.extend(await take(feed, 100))
+
+            with fragile.frozen("postgresql"):
+                await asyncio.sleep(1)  # longer than the deadline: what is under way fails
+            await go_on()
+            fragile.kill("postgresql")
+            await fragile.start()
+            await go_on()
+            await fragile.stop()
+            await fragile.start()
+            await go_on()
+            halt.set()
+            await asyncio.gather(*sending)
+            head = (await one.rooms.get(room.id)).last_seq
+            for feed, history in zip((near, far), heard, strict=True):
+                if not is_at(head)(history[-1]):
+                    history.extend(await take_until(feed, is_at(head)))
+        assert seqs(heard[0]) == list(range(2, head + 1))
+        assert seqs(heard[1]) == list(range(1, head + 1))
+
+
+LOCK = Statement("test.lock", int, "LOCK TABLE messages, room_events, room_users IN ACCESS EXCLUSIVE MODE")
+
+
+async def test_a_log_that_cannot_be_read_by_the_deadline_is_read_later(
+    settings: Settings, pool: Pool, hub: Hub, room: Room, ada: User
+) -> None:
+    settings = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.2))
+    async with (
+        Hub(settings, options=OFTEN) as hasty,
+        hasty.follow(ada.id) as live,
+        hasty.follow(ada.id, after={room.id: None}) as behind,
+    ):
+        async with pool.transaction() as transaction:
+            await transaction.fetch_all(LOCK)
+            reading = asyncio.create_task(take(behind))
+            editing = asyncio.create_task(hub.rooms.update(room.id, name="other", by=ada.id))
+            await asyncio.sleep(1)  # some deadlines pass
+            assert not reading.done()
+        await editing
+        assert seqs(await reading) == [1]
+        assert seqs(await take(behind)) == [2]
+        assert seqs(await take(live)) == [2]
+
+
+async def test_a_pool_that_others_have_exhausted_delays_and_loses_nothing(
+    settings: Settings, hub: Hub, room: Room, ada: User
+) -> None:
+    settings = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.2, pool_size=2))
+    async with Hub(settings, options=OFTEN) as crowded, crowded.follow(ada.id, after={room.id: None}) as feed:
+        assert seqs(await take(feed)) == [1]
+        sent = None
+        for _ in range(5):
+            async with crowded.transaction(), crowded.transaction():
+                sent = await hub.messages.send(room.id, ada.id, "hello")
+                await hub.messages.edit(sent.id, "hello!", by=ada.id)
+                await asyncio.sleep(0.3)  # longer than the deadline
+        assert sent is not None
+        assert seqs(await take_until(feed, is_at(sent.seq + 1))) == list(range(2, sent.seq + 2))
+
+
+async def test_who_cannot_begin_is_told_and_may_try_again(
+    settings: Settings, pool: Pool, room: Room, ada: User
+) -> None:
+    settings = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.2))
+    async with Hub(settings, options=OFTEN) as hasty:
+        async with pool.transaction() as transaction:
+            await transaction.fetch_all(LOCK)
+            feed = hasty.follow(ada.id)
+            with pytest.raises(Unavailable):
+                await feed.__aenter__()
+            assert len(hasty._feed._users) == 0
+        async with hasty.follow(ada.id) as feed:
+            sent = await hasty.messages.send(room.id, ada.id, "hello")
+            assert seqs(await take(feed)) == [sent.seq]
+
+
+async def test_a_room_that_is_deleted_while_its_log_is_compared_stops_no_comparing(
+    watchful: Hub, mute: Hub, room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks rewound, and when its head is asked for it is gone."""
+    other = await watchful.rooms.create("other", created_by=ada.id)
+    rooms = watchful._feed._rooms
+    really = rooms._logs.heads
+    is_deleted = False
+
+    async def heads(places: dict[object, int | None]) -> object:
+        nonlocal is_deleted
+        found = await really(places)  # type: ignore[arg-type]
+        if room.id in places and not is_deleted:
+            is_deleted = True
+            await mute.rooms.delete(room.id)
+            return [one._replace(position=None) if one.room_id == room.id else one for one in found]
+        return found
+
+    async with watchful.follow(ada.id) as feed:
+        monkeypatch.setattr(rooms._logs, "heads", heads)
+        (gone,) = await take(feed)
+        assert gone.room_id == room.id
+        assert watchful._feed._comparing is not None
+        sent = await mute.messages.send(other.id, ada.id, "still heard")
+        assert seqs(await take(feed)) == [sent.seq]
+        await until(lambda: not feed.behind)

@@ -1,0 +1,186 @@
+"""Followers that come and go while much is going on."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from hubbub import FeedEvent, Hub, MemberJoined, MemberLeft, Room, User
+from hubbub.redis import Connection
+from hubbub.services.feed.doorbell import room_channel
+from services.feed.reading import entries, is_at, seqs, take, take_until
+from waiting import until
+
+
+async def keep_talking(hub: Hub, room: Room, user: User, halt: asyncio.Event, chance: random.Random) -> None:
+    while not halt.is_set():
+        sent = await hub.messages.send(room.id, user.id, "hello")
+        if chance.random() < 0.2:
+            await hub.messages.edit(sent.id, "hello!", by=user.id)
+
+
+async def test_between_catching_up_and_live_nothing_is_missed_and_nothing_doubled(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
+) -> None:
+    chance = random.Random(17)
+    await hub.room_users.add(room.id, bob.id)
+    halt = asyncio.Event()
+    talking = [
+        asyncio.create_task(keep_talking(one, room, user, halt, chance))
+        for one, user in ((hub, ada), (elsewhere, bob))
+    ]
+
+    async def visit(one: Hub, user: User) -> None:
+        cursor: str | None = None
+        seen = 0
+        for _ in range(10):
+            async with one.follow(user.id, after={room.id: cursor}, buffer=chance.choice([1, 3, 100])) as feed:
+                if chance.random() < 0.3:
+                    await asyncio.sleep(0)
+                heard = entries(await take(feed, chance.randrange(1, 30)))
+            assert [event.seq for event in heard] == list(range(seen + 1, seen + 1 + len(heard)))
+            seen, cursor = heard[-1].seq, heard[-1].cursor
+
+    await asyncio.gather(*(visit(one, user) for one in (hub, elsewhere) for user in (ada, bob) for _ in range(3)))
+    halt.set()
+    await asyncio.gather(*talking)
+    for one in (hub, elsewhere):
+        assert (len(one._feed._users), len(one._feed._rooms), len(one._feed._rooms._reading)) == (0, 0, 0)
+
+
+async def test_two_hundred_followers_in_a_storm_each_hear_a_piece_without_a_hole(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, administrator_of_redis: Connection
+) -> None:
+    chance = random.Random(23)
+    halt = asyncio.Event()
+    talking = [asyncio.create_task(keep_talking(one, room, ada, halt, chance)) for one in (hub, elsewhere)]
+
+    async def visit(one: Hub) -> None:
+        async with one.follow(ada.id) as feed:
+            for _ in range(chance.randrange(3)):
+                await asyncio.sleep(0)
+            heard = seqs(await take(feed, chance.randrange(1, 10)))
+        assert heard == list(range(heard[0], heard[0] + len(heard)))
+
+    await asyncio.gather(*(visit(one) for one in (hub, elsewhere) for _ in range(100)))
+    halt.set()
+    await asyncio.gather(*talking)
+    name = room_channel(room.id).encode()
+    for one in (hub, elsewhere):
+        assert (len(one._feed._users), len(one._feed._rooms), len(one._feed._rooms._bells)) == (0, 0, 0)
+        await until(lambda one=one: not one._subscriptions._is_live(name))  # type: ignore[misc]
+
+    async def deaf() -> object:
+        return await administrator_of_redis.execute("PUBSUB", "NUMSUB", name)
+
+    assert await deaf() == [name, 0]
+
+
+async def test_the_last_one_leaves_while_the_log_is_read_and_a_new_one_comes(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User
+) -> None:
+    for turns in range(20):
+        async with hub.follow(ada.id):
+            sent = await elsewhere.messages.send(room.id, ada.id, "hello")
+            await elsewhere.messages.edit(sent.id, "hello!", by=ada.id)
+            hub._feed._rooms._rooms[room.id].ask()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        async with hub.follow(ada.id, after={room.id: sent.cursor}) as feed:
+            after = await elsewhere.messages.send(room.id, ada.id, "after")
+            assert seqs(await take(feed, 2)) == [sent.seq + 1, after.seq]
+
+
+async def test_what_rings_while_a_reading_ends_is_read_too(hub: Hub, mute: Hub, room: Room, ada: User) -> None:
+    """Nobody compares heads here: a ring that started no reading would be lost."""
+    async with hub.follow(ada.id) as feed:
+        followed = hub._feed._rooms._rooms[room.id]
+        for turns in range(60):
+            sent = await mute.messages.send(room.id, ada.id, "hello")
+            followed.ask()
+            for _ in range(turns % 20):
+                await asyncio.sleep(0)
+            edited = await mute.messages.edit(sent.id, "hello!", by=ada.id)
+            if turns % 2:
+                await asyncio.gather(*hub._feed._rooms._reading.values())
+            followed.ask()
+            assert edited.id == sent.id
+            assert seqs(await take(feed, 2)) == [sent.seq, sent.seq + 1]
+
+
+async def test_a_member_who_goes_in_and_out_hears_whole_visits(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
+) -> None:
+    """Each visit begins with the joining and ends with the leaving, and no entry is given twice."""
+    halt = asyncio.Event()
+    chance = random.Random(3)
+    talking = asyncio.create_task(keep_talking(elsewhere, room, ada, halt, chance))
+    async with elsewhere.follow(bob.id, buffer=5) as feed:
+
+        async def go_in_and_out() -> None:
+            for _ in range(40):
+                await hub.room_users.add(room.id, bob.id)
+                for _ in range(chance.randrange(20)):
+                    await asyncio.sleep(0)
+                await hub.room_users.remove(room.id, bob.id)
+            halt.set()
+            await talking
+            await hub.room_users.add(room.id, bob.id)
+
+        going = asyncio.create_task(go_in_and_out())
+        heard: list[FeedEvent] = []
+        async with asyncio.timeout(60):
+            async for event in feed:
+                heard.append(event)
+                if going.done() and is_at((await hub.rooms.get(room.id)).last_seq)(event):
+                    break
+    found = entries(heard)
+    assert [event.seq for event in found] == sorted({event.seq for event in found})
+    is_inside = False
+    for before, event in zip([None, *found], found, strict=False):
+        if isinstance(event, MemberJoined) and event.user_id == bob.id:
+            assert not is_inside
+            is_inside = True
+        else:
+            assert is_inside
+            assert before is not None
+            assert event.seq == before.seq + 1
+        if isinstance(event, MemberLeft):
+            is_inside = False
+
+
+async def test_memberships_that_change_while_a_follower_begins_are_noticed(
+    hub: Hub, elsewhere: Hub, ada: User, bob: User
+) -> None:
+    for turns in range(30):
+        room = await hub.rooms.create(f"room {turns}", created_by=ada.id)
+
+        async def add(room: Room = room, turns: int = turns) -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await hub.room_users.add(room.id, bob.id)
+
+        adding = asyncio.create_task(add())
+        async with hub.follow(bob.id) as near, elsewhere.follow(bob.id) as far:
+            await adding
+            sent = await elsewhere.messages.send(room.id, ada.id, "welcome")
+            for feed in (near, far):
+                await take_until(feed, lambda event, cursor=sent.cursor: event.cursor == cursor)  # type: ignore[misc]
+
+
+async def test_a_follower_that_is_cancelled_while_it_begins_leaves_nothing(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User
+) -> None:
+    sent = await elsewhere.messages.send(room.id, ada.id, "hello")
+    for turns in range(60):
+        feed = hub.follow(ada.id, after={room.id: sent.cursor})
+        entering = asyncio.create_task(feed.__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        entering.cancel()
+        await asyncio.wait([entering])
+        if entering.cancelled():
+            assert turns == 0 or feed.is_closed
+        else:
+            feed.close()
+        assert (len(hub._feed._users), len(hub._feed._rooms)) == (0, 0)

@@ -1,0 +1,212 @@
+"""How a follower is read: slowly, with interruptions, by two at once, while it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import weakref
+
+import pytest
+
+from hubbub import FeedEvent, Follower, Hub, NewMessage, Room, Settings, Unavailable, User
+from hubbub.postgres import Pool, Statement
+from postgres.trouble import frozen
+from services.feed.reading import entries, is_at, seqs, take, take_until
+from waiting import until
+
+
+async def say(hub: Hub, room: Room, user: User, count: int) -> int:
+    """So many messages; the seq of the last."""
+    sent = await hub.messages.send_many(room.id, user.id, [NewMessage(str(number)) for number in range(count)])
+    return sent[-1].seq
+
+
+@pytest.mark.parametrize("buffer", [1, 5, 1_000])
+async def test_a_slow_reader_misses_nothing_and_never_has_more_waiting_than_its_buffer(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, buffer: int
+) -> None:
+    async with elsewhere.follow(ada.id, buffer=buffer) as feed:
+        witness = elsewhere.follow(ada.id)
+        async with witness:
+            for _ in range(5):
+                last = await say(hub, room, ada, 100)
+            await take_until(witness, is_at(last))
+            assert len(feed.buffer) <= buffer
+        heard: list[FeedEvent] = []
+        while not heard or not is_at(last)(heard[-1]):
+            heard += await take(feed)
+            assert len(feed.buffer) <= buffer
+        assert seqs(heard) == list(range(2, last + 1))
+        live = await hub.messages.send(room.id, ada.id, "live")
+        assert seqs(await take(feed)) == [live.seq]
+
+
+async def test_a_room_that_floods_does_not_hide_a_quiet_one(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User
+) -> None:
+    quiet = await hub.rooms.create("quiet", created_by=ada.id)
+    async with elsewhere.follow(ada.id, buffer=10) as feed:
+        halt = asyncio.Event()
+
+        async def flood() -> int:
+            while not halt.is_set():
+                last = await say(hub, room, ada, 200)
+            return last
+
+        flooding = asyncio.create_task(flood())
+        heard = await take(feed, 50)
+        for number in range(5):
+            sent = await hub.messages.send(quiet.id, ada.id, str(number))
+            heard += await take_until(feed, lambda event, cursor=sent.cursor: event.cursor == cursor)  # type: ignore[misc]
+            assert len(feed.buffer) <= feed.limit
+        halt.set()
+        last = await flooding
+        if not any(event.room_id == room.id and is_at(last)(event) for event in heard):
+            heard += await take_until(feed, lambda event: event.room_id == room.id and is_at(last)(event))
+        found = entries(heard)
+        assert [event.seq for event in found if event.room_id == quiet.id] == [2, 3, 4, 5, 6]
+        assert [event.seq for event in found if event.room_id == room.id] == list(range(2, last + 1))
+
+
+async def test_a_reader_that_is_cancelled_again_and_again_loses_and_doubles_nothing(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User
+) -> None:
+    chance = random.Random(5)
+    async with elsewhere.follow(ada.id, after={room.id: None}, buffer=7) as feed:
+        talking = asyncio.create_task(talk(hub, room, ada, 400))
+        heard: list[FeedEvent] = []
+        cancelled = 0
+        async with asyncio.timeout(60):
+            while not heard or not is_at(401)(heard[-1]):
+                reading = asyncio.ensure_future(anext(feed))
+                for _ in range(chance.randrange(4)):
+                    await asyncio.sleep(0)
+                reading.cancel()
+                (outcome,) = await asyncio.gather(reading, return_exceptions=True)
+                if isinstance(outcome, asyncio.CancelledError):
+                    cancelled += 1
+                    if chance.random() < 0.02:  # now and then it may finish what it began
+                        heard += await take(feed)
+                else:
+                    assert not isinstance(outcome, BaseException), outcome
+                    heard.append(outcome)
+        await talking
+        assert seqs(heard) == list(range(1, 402))
+        assert cancelled > 100
+
+
+async def talk(hub: Hub, room: Room, user: User, count: int) -> None:
+    while count:
+        some = min(count, 50)
+        await say(hub, room, user, some)
+        count -= some
+
+
+async def test_two_readers_at_once_are_refused(hub: Hub, room: Room, ada: User) -> None:
+    async with hub.follow(ada.id) as feed, hub.follow(ada.id, after={room.id: None}) as behind:
+        for one in (feed, behind):
+            reading = asyncio.create_task(anext(one))
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="one reader"):
+                await anext(one)
+            if one is feed:
+                await hub.messages.send(room.id, ada.id, "hello")
+            await reading
+
+
+async def test_an_iteration_may_be_left_and_taken_up_again(hub: Hub, room: Room, ada: User) -> None:
+    last = await say(hub, room, ada, 10)
+    heard: list[FeedEvent] = []
+    async with hub.follow(ada.id, after={room.id: None}) as feed:
+        while len(heard) < last:
+            async for event in feed:
+                heard.append(event)
+                if len(heard) % 3 == 0 or is_at(last)(event):
+                    break
+    assert seqs(heard) == list(range(1, last + 1))
+    assert [event async for event in feed] == []
+
+
+async def test_closing_ends_the_one_who_waits(hub: Hub, room: Room, ada: User) -> None:
+    async with hub.follow(ada.id) as feed:
+        reading = asyncio.create_task(anext(feed, "the end"))
+        await asyncio.sleep(0)
+        feed.close()
+        feed.close()
+        assert await reading == "the end"
+
+
+async def test_a_follower_is_entered_once_and_before_it_is_read(hub: Hub, room: Room, ada: User) -> None:
+    feed = hub.follow(ada.id)
+    with pytest.raises(RuntimeError, match="async with"):
+        await anext(feed)
+    async with feed:
+        with pytest.raises(RuntimeError, match="entered once"):
+            await feed.__aenter__()
+    with pytest.raises(RuntimeError, match="entered once"):
+        await feed.__aenter__()
+    closed = hub.follow(ada.id)
+    closed.close()
+    with pytest.raises(RuntimeError, match="entered once"):
+        await closed.__aenter__()
+    assert len(hub._feed._users) == 0
+
+
+async def test_a_follower_never_entered_leaves_nothing(hub: Hub, room: Room, ada: User) -> None:
+    followers = [weakref.ref(hub.follow(ada.id, after={room.id: None})) for _ in range(100)]
+    gc.collect()
+    assert not any(follower() for follower in followers)
+    assert (len(hub._feed._users), len(hub._feed._rooms)) == (0, 0)
+
+
+LOCK = Statement("test.lock", int, "LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+BACKENDS = Statement(
+    "test.backends",
+    int,
+    """
+    SELECT pid
+    FROM pg_stat_activity
+    WHERE datname = current_database()
+        AND backend_type = 'client backend'
+        AND pid <> pg_backend_pid()
+    """,
+)
+
+
+async def test_closing_the_hub_ends_every_iteration_also_while_postgresql_is_frozen(
+    settings: Settings, pool: Pool, room: Room, ada: User
+) -> None:
+    """Some wait for an event, some for PostgreSQL; none of them for its deadline."""
+
+    async def listen(feed: Follower) -> None:
+        async for _ in feed:
+            pass
+
+    async with Hub(settings) as hub:
+        waiting = [hub.follow(ada.id) for _ in range(3)]
+        behind = [hub.follow(ada.id, after={room.id: None}) for _ in range(12)]
+        for feed in (*waiting, *behind):
+            await feed.__aenter__()
+        async with pool.transaction() as transaction:
+            await transaction.fetch_all(LOCK)
+            listening = [asyncio.create_task(listen(feed)) for feed in (*waiting, *behind)]
+            await until(hub._feed._rooms._readers.locked)
+            async with frozen(*await transaction.fetch_all(BACKENDS)):
+                closing = asyncio.create_task(hub.close())
+                async with asyncio.timeout(5):  # half of the deadline of a statement
+                    await asyncio.gather(*listening)
+        await closing
+        with pytest.raises(Unavailable, match="closed"):
+            await hub.follow(ada.id).__aenter__()
+
+
+async def test_nothing_is_left_of_followers_that_are_gone(hub: Hub, elsewhere: Hub, room: Room, ada: User) -> None:
+    for _ in range(3):
+        async with hub.follow(ada.id), hub.follow(ada.id, after={room.id: None}) as feed:
+            await take(feed)
+            assert (len(hub._feed._users), len(hub._feed._rooms)) == (2, 1)
+        assert (len(hub._feed._users), len(hub._feed._rooms), len(hub._feed._rooms._bells)) == (0, 0, 0)
+        assert not hub._feed._rooms._reading
+    name = f"room:{room.id}".encode()
+    await until(lambda: not hub._subscriptions._is_live(name))

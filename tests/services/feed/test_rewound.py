@@ -1,0 +1,154 @@
+"""A log that lost its newest entries and went on: as after a restore, or a failover that lost commits."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from hubbub import Hub, Invalid, Message, NewMessage, Options, Room, Settings, User
+from hubbub.postgres import Pool, Statement
+from services.feed.reading import is_at, log_of, resync, seqs, take, take_until
+from waiting import until
+
+FORGET_MESSAGES = Statement("test.forget_messages", int, "DELETE FROM messages WHERE room_id = $1 AND seq > $2")
+FORGET_EVENTS = Statement("test.forget_events", int, "DELETE FROM room_events WHERE room_id = $1 AND seq > $2")
+REWIND = Statement("test.rewind", int, "UPDATE rooms SET last_seq = $2 WHERE id = $1")
+
+
+async def rewind(pool: Pool, room_id: UUID, seq: int) -> None:
+    """All entries after the seq are gone, as if they had never been."""
+    async with pool.transaction() as transaction:
+        await transaction.execute(REWIND, room_id, seq)
+        await transaction.execute(FORGET_MESSAGES, room_id, seq)
+        await transaction.execute(FORGET_EVENTS, room_id, seq)
+
+
+async def say(hub: Hub, room: Room, user: User, count: int) -> list[Message]:
+    return await hub.messages.send_many(room.id, user.id, [NewMessage(str(number)) for number in range(count)])
+
+
+async def test_a_live_follower_is_told_and_then_hears_only_what_is_new(
+    watchful: Hub, pool: Pool, room: Room, ada: User
+) -> None:
+    async with watchful.follow(ada.id) as feed:
+        sent = await say(watchful, room, ada, 9)
+        assert len(await take(feed, 9)) == 9
+        await rewind(pool, room.id, 4)
+        (told,) = await take(feed)
+        assert (resync(told).reason, resync(told).cursor) == ("rewound", sent[2].cursor)
+        new = await say(watchful, room, ada, 3)
+        assert seqs(await take(feed, 3)) == [one.seq for one in new] == [5, 6, 7]
+
+
+async def test_who_follows_from_a_cursor_that_the_log_does_not_hold_is_told(
+    hub: Hub, pool: Pool, room: Room, ada: User
+) -> None:
+    """Whether the log ends before the cursor, just there, or has grown past it again."""
+    sent = await say(hub, room, ada, 9)
+    await rewind(pool, room.id, 4)
+    for grown in (0, 5, 3, 3):
+        head = 4 if not grown else (await say(hub, room, ada, grown))[-1].seq
+        for lost in sent[3:]:
+            async with hub.follow(ada.id, after={room.id: lost.cursor}) as feed:
+                (told,) = await take(feed)
+                assert resync(told).reason == "rewound"
+                (new,) = await say(hub, room, ada, 1)
+                head += 1
+                assert seqs(await take(feed)) == [new.seq] == [head]
+                async with hub.follow(ada.id, after={room.id: resync(told).cursor}) as again:
+                    assert seqs(await take(again)) == [head]
+            await rewind(pool, room.id, head - 1)
+            head -= 1
+    async with hub.follow(ada.id, after={room.id: sent[2].cursor}) as feed:
+        assert seqs(await take(feed, 11)) == list(range(5, 16))
+
+
+async def test_a_page_after_such_a_cursor_is_a_resync_alone(hub: Hub, pool: Pool, room: Room, ada: User) -> None:
+    sent = await say(hub, room, ada, 9)
+    await rewind(pool, room.id, 4)
+    for grown in (0, 20):
+        if grown:
+            await say(hub, room, ada, grown)
+        for lost in sent[3:]:
+            page = await hub.messages.since(room.id, lost.cursor)
+            assert [resync(item).reason for item in page.items] == ["rewound"]
+            assert (page.cursor, page.has_more) == (resync(page.items[0]).cursor, False)
+            assert (await hub.messages.since(room.id, page.cursor)).items == []
+        kept = sent[2].cursor
+        assert len(await log_of(hub, room.id, kept)) == grown
+
+
+async def test_a_log_that_grew_past_its_old_head_before_anybody_looked_is_found_out(
+    hub: Hub, elsewhere: Hub, mute: Hub, pool: Pool, room: Room, ada: User
+) -> None:
+    """No heartbeat falls between, so what is heard at a seq that was heard before has to give it away."""
+    async with elsewhere.follow(ada.id) as near, hub.follow(ada.id) as far:
+        sent = await say(hub, room, ada, 9)
+        for feed in (near, far):
+            await take_until(feed, is_at(sent[-1].seq))
+        await rewind(pool, room.id, 7)
+        for number in range(10):
+            await hub.messages.send(room.id, ada.id, f"new {number}")
+        for feed in (near, far):
+            events = await take_until(feed, lambda event: not hasattr(event, "seq"))
+            told = resync(events[-1])
+            assert told.reason == "rewound"
+            assert not set(seqs(events[:-1])) & {8, 9, 10}
+            if told.cursor != (await hub.messages.page(room.id, limit=1)).items[0].cursor:
+                rest = await log_of(hub, room.id, told.cursor)
+                assert await take(feed, len(rest)) == rest
+
+
+async def test_a_log_that_was_rewound_and_grew_in_silence_is_found_at_the_heartbeat(
+    watchful: Hub, mute: Hub, pool: Pool, room: Room, ada: User
+) -> None:
+    async with watchful.follow(ada.id) as feed:
+        sent = await say(watchful, room, ada, 9)
+        await take_until(feed, is_at(sent[-1].seq))
+        for _ in range(5):
+            async with pool.transaction() as transaction:
+                await transaction.execute(REWIND, room.id, 5)
+                await transaction.execute(FORGET_MESSAGES, room.id, 5)
+            await say(mute, room, ada, 20)
+            events = await take_until(feed, lambda event: not hasattr(event, "seq"))
+            head = resync(events[-1]).cursor
+            rest = await log_of(mute, room.id, head)
+            assert await take(feed, len(rest)) == rest
+
+
+async def test_who_was_behind_when_the_log_was_rewound_goes_on_if_it_has_seen_nothing_of_what_is_lost(
+    hub: Hub, pool: Pool, room: Room, ada: User
+) -> None:
+    async with hub.follow(ada.id, buffer=2) as slow, hub.follow(ada.id, buffer=8) as quicker:
+        await say(hub, room, ada, 20)
+        await rewind(pool, room.id, 6)
+        await say(hub, room, ada, 30)
+        await until(lambda: not hub._feed._rooms._reading)
+        assert seqs(await take(slow, 35)) == list(range(2, 37))
+        heard = await take(quicker, 9)
+        assert seqs(heard[:8]) == list(range(2, 10))
+        assert resync(heard[8]).reason == "rewound"
+
+
+async def test_an_empty_log_is_followed_too(hub: Hub, pool: Pool, room: Room, ada: User) -> None:
+    """Rooms from before there was a log have none, and one may be rewound to nothing."""
+    cursor = (await hub.messages.since(room.id, None)).cursor
+    await rewind(pool, room.id, 0)
+    page = await hub.messages.since(room.id, None)
+    assert (page.items, page.cursor, page.has_more) == ([], None, False)
+    for after in (None, cursor):
+        async with hub.follow(ada.id, after={room.id: after}) as feed:
+            if after is not None:
+                told = resync((await take(feed))[0])
+                assert (await hub.messages.since(room.id, told.cursor)).items == []
+            (sent,) = await say(hub, room, ada, 1)
+            assert sent.seq == 1
+            assert seqs(await take(feed)) == [1]
+        await rewind(pool, room.id, 0)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
+def test_a_heartbeat_that_is_none_is_refused(settings: Settings, seconds: float) -> None:
+    with pytest.raises(Invalid, match="follow_heartbeat_seconds"):
+        Hub(settings, options=Options(follow_heartbeat_seconds=seconds))

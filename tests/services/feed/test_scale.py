@@ -1,0 +1,102 @@
+"""Many followers of many rooms in one process: one subscription a room, a bounded memory each."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+from collections import Counter
+
+from hubbub import Follower, Hub, Settings
+from hubbub.postgres import Pool, Statement
+from services.feed.conftest import NEVER
+from services.feed.reading import take
+
+BYTES_A_FOLLOWER = 8 * 1024
+FILL = (
+    Statement(
+        "test.people",
+        int,
+        """
+        INSERT INTO users (email, username, password_hash)
+        SELECT 'user-' || n || '@example.org', 'user-' || n, '!'
+        FROM generate_series(0, $1::integer - 1) AS n
+        """,
+    ),
+    Statement(
+        "test.rooms",
+        int,
+        "INSERT INTO rooms (name) SELECT 'room-' || n FROM generate_series(0, $1::integer - 1) AS n",
+    ),
+    Statement(
+        "test.members",
+        int,
+        """
+        WITH people AS (
+            SELECT id, row_number() OVER (ORDER BY username) AS number
+            FROM users
+        ), places AS (
+            SELECT id, row_number() OVER (ORDER BY name) - 1 AS number, count(*) OVER () AS rooms
+            FROM rooms
+        )
+        INSERT INTO room_users (room_id, user_id)
+        SELECT places.id, people.id
+        FROM people
+        CROSS JOIN generate_series(0, $1::integer - 1) AS n
+        JOIN places ON places.number = (people.number * 7 + n * 13) % places.rooms
+        """,
+    ),
+)
+PEOPLE = Statement("test.all_people", lambda user_id: user_id, "SELECT id FROM users")
+HELD = Statement(
+    "test.held",
+    lambda room_id, user_id: (room_id, user_id),
+    "SELECT room_id, min(user_id::text)::uuid FROM room_users GROUP BY room_id",
+)
+
+
+async def enter_all(hub: Hub, pool: Pool, *, people: int, rooms: int, each: int) -> list[Follower]:
+    """Followers for so many people, each a member of `each` of the rooms."""
+    for statement, number in zip(FILL, (people, rooms, each), strict=True):
+        await pool.execute(statement, number)
+    followers = [hub.follow(user_id) for user_id in await pool.fetch_all(PEOPLE)]
+    for start in range(0, people, 100):
+        await asyncio.gather(*(one.__aenter__() for one in followers[start : start + 100]))
+    return followers
+
+
+async def test_idle_followers_of_many_rooms_take_one_subscription_a_room_and_little_memory(
+    settings: Settings, pool: Pool
+) -> None:
+    people, rooms = 1_000, 300
+    async with Hub(settings, options=NEVER) as hub:
+        tracemalloc.start()
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        followers = await enter_all(hub, pool, people=people, rooms=rooms, each=10)
+        gc.collect()
+        used = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        assert sum(len(one.places) for one in followers) == people * 10
+        assert len(hub._feed._rooms) == rooms
+        channels = Counter(hub._subscriptions._topics)
+        assert sum(name.startswith(b"room:") for name in channels) == rooms
+        assert used / people < BYTES_A_FOLLOWER
+        for one in followers:
+            one.close()
+        assert len(hub._feed._rooms) == 0
+
+
+async def test_everyone_in_a_large_room_hears_everything(settings: Settings, pool: Pool) -> None:
+    async with Hub(settings, options=NEVER) as hub, Hub(settings, options=NEVER) as other:
+        followers = await enter_all(hub, pool, people=500, rooms=1, each=1)
+        ((room_id, user_id),) = await pool.fetch_all(HELD)
+        hearing = [asyncio.create_task(take(one, 40)) for one in followers]
+        for number in range(20):
+            for sender in (hub, other):
+                await sender.messages.send(room_id, user_id, str(number))
+        histories = await asyncio.gather(*hearing)
+        assert all(history == histories[0] for history in histories)
+        assert [event.seq for event in histories[0] if hasattr(event, "seq")] == list(range(1, 41))
+        for one in followers:
+            one.close()

@@ -1,0 +1,215 @@
+"""Where a follower begins, and which rooms it follows as memberships come and go."""
+
+from __future__ import annotations
+
+import pytest
+
+from hubbub import (
+    Hub,
+    MemberJoined,
+    MemberLeft,
+    MessageSent,
+    NotAMember,
+    Options,
+    Role,
+    Room,
+    RoomGone,
+    Settings,
+    User,
+)
+from hubbub.postgres import Pool, Statement
+from services.feed.reading import entries, is_at, resync, seqs, take, take_until
+
+DELETE_USER = Statement("test.delete_user", int, "DELETE FROM users WHERE id = $1")
+
+
+async def test_without_a_cursor_it_starts_at_the_head(hub: Hub, room: Room, ada: User) -> None:
+    await hub.messages.send(room.id, ada.id, "before")
+    async with hub.follow(ada.id) as feed:
+        sent = await hub.messages.send(room.id, ada.id, "after")
+        assert seqs(await take(feed)) == [sent.seq]
+
+
+async def test_any_event_message_or_page_says_where_to_go_on(hub: Hub, room: Room, ada: User) -> None:
+    sent = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(5)]
+    page = await hub.messages.since(room.id, None, limit=3)
+    for after in (sent[1].cursor, entries(list(page.items))[-1].cursor, page.cursor):
+        async with hub.follow(ada.id, after={room.id: after}) as feed:
+            assert seqs(await take(feed, 3)) == [4, 5, 6]
+    async with hub.follow(ada.id, after={room.id: None}) as feed:
+        assert seqs(await take(feed, 6)) == [1, 2, 3, 4, 5, 6]
+    async with hub.follow(ada.id, after={room.id: sent[-1].cursor}) as feed:
+        live = await hub.messages.send(room.id, ada.id, "live")
+        assert seqs(await take(feed)) == [live.seq]
+
+
+async def test_each_room_starts_at_its_own_place(hub: Hub, room: Room, ada: User) -> None:
+    second, third = [await hub.rooms.create(name, created_by=ada.id) for name in ("second", "third")]
+    for number in range(3):
+        for one in (room, second, third):
+            await hub.messages.send(one.id, ada.id, str(number))
+    cursor = (await hub.messages.since(second.id, None, limit=2)).cursor
+    async with hub.follow(ada.id, after={room.id: None, second.id: cursor}) as feed:
+        live = await hub.messages.send(third.id, ada.id, "live")
+        heard = entries(await take(feed, 4 + 2 + 1))
+    assert [event.seq for event in heard if event.room_id == room.id] == [1, 2, 3, 4]
+    assert [event.seq for event in heard if event.room_id == second.id] == [3, 4]
+    assert [event.seq for event in heard if event.room_id == third.id] == [live.seq]
+
+
+async def test_only_the_rooms_that_are_asked_for_are_followed(hub: Hub, room: Room, ada: User) -> None:
+    other = await hub.rooms.create("other", created_by=ada.id)
+    async with hub.follow(ada.id, rooms=[room.id]) as feed, hub.follow(ada.id, rooms=[]) as deaf:
+        for one in (other, await hub.rooms.create("later", created_by=ada.id), room):
+            await hub.messages.send(one.id, ada.id, "hello")
+        (event,) = await take(feed)
+        assert event.room_id == room.id
+        assert not deaf.buffer
+        assert not deaf.behind
+
+
+async def test_a_cursor_too_far_behind_gives_a_resync_and_then_what_is_new(
+    settings: Settings, hub: Hub, room: Room, ada: User
+) -> None:
+    sent = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(6)]
+    async with Hub(settings, options=Options(follow_at_most_behind=4)) as hasty:
+        async with hasty.follow(ada.id, after={room.id: sent[1].cursor}) as feed:
+            assert seqs(await take(feed, 4)) == [4, 5, 6, 7]
+        async with hasty.follow(ada.id, after={room.id: sent[0].cursor}) as feed:
+            (told,) = await take(feed)
+            assert (resync(told).reason, resync(told).cursor) == ("too_far_behind", sent[-1].cursor)
+            live = await hasty.messages.send(room.id, ada.id, "live")
+            assert seqs(await take(feed)) == [live.seq]
+        async with hasty.follow(ada.id, after={room.id: None}) as feed:
+            assert seqs(await take(feed, 8)) == list(range(1, 9))
+
+
+async def test_who_lost_the_membership_while_away_hears_of_it_and_nothing_after(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
+) -> None:
+    """Only a member may begin, so the membership ends between the entering and the reading."""
+    await hub.room_users.add(room.id, bob.id)
+    cursor = (await hub.messages.since(room.id, None)).cursor
+    told = await hub.messages.send(room.id, ada.id, "for bob")
+    async with elsewhere.follow(bob.id, after={room.id: cursor}) as feed:
+        await hub.room_users.remove(room.id, bob.id)
+        await hub.messages.send(room.id, ada.id, "not for bob")
+        own = await hub.rooms.create("of bob", created_by=bob.id)
+        heard = await take_until(feed, lambda event: event.room_id == own.id)
+    assert seqs(heard[:-1]) == [told.seq, told.seq + 1]
+    assert isinstance(heard[-2], MemberLeft)
+    assert isinstance(heard[-1], MemberJoined)
+
+
+async def test_what_happened_between_leaving_and_coming_back_is_not_told(
+    hub: Hub, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    cursor = (await hub.messages.since(room.id, None)).cursor
+    await hub.messages.send(room.id, ada.id, "3")
+    for _ in range(2):
+        await hub.room_users.remove(room.id, bob.id)
+        await hub.messages.send(room.id, ada.id, "not for bob")
+        await hub.room_users.set_role(room.id, ada.id, Role.MODERATOR)
+        await hub.room_users.set_role(room.id, ada.id, Role.ADMIN)
+        await hub.room_users.add(room.id, bob.id)
+    last = await hub.messages.send(room.id, ada.id, "14")
+    for buffer in (1, 2, 1_000):
+        async with hub.follow(bob.id, after={room.id: cursor}, buffer=buffer) as feed:
+            assert seqs(await take_until(feed, is_at(last.seq))) == [3, 4, 8, 9, 13, 14]
+
+
+async def test_being_removed_ends_the_room_and_coming_back_begins_it_again(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
+) -> None:
+    async with hub.follow(bob.id) as near, elsewhere.follow(bob.id) as far:
+        for _ in range(3):
+            await elsewhere.room_users.add(room.id, bob.id)
+            for feed in (near, far):
+                assert isinstance((await take(feed))[0], MemberJoined)
+            heard = await hub.messages.send(room.id, ada.id, "for bob")
+            await hub.room_users.remove(room.id, bob.id)
+            await elsewhere.messages.send(room.id, ada.id, "not for bob")
+            for feed in (near, far):
+                sent, left = await take(feed, 2)
+                assert isinstance(sent, MessageSent)
+                assert sent.seq == heard.seq
+                assert isinstance(left, MemberLeft)
+
+
+async def test_others_who_leave_end_nothing(hub: Hub, room: Room, ada: User, bob: User) -> None:
+    async with hub.follow(ada.id) as feed:
+        await hub.room_users.add(room.id, bob.id)
+        await hub.room_users.remove(room.id, bob.id)
+        await hub.messages.send(room.id, ada.id, "still here")
+        assert seqs(await take(feed, 3)) == [2, 3, 4]
+
+
+async def test_who_is_in_no_room_waits_for_the_first(hub: Hub, elsewhere: Hub, room: Room, bob: User) -> None:
+    async with hub.follow(bob.id) as feed:
+        await elsewhere.room_users.add(room.id, bob.id)
+        (joined,) = await take(feed)
+        assert isinstance(joined, MemberJoined)
+
+
+async def test_a_follower_that_names_its_rooms_hears_of_coming_back_to_them(
+    hub: Hub, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    other = await hub.rooms.create("other", created_by=ada.id)
+    async with hub.follow(bob.id, rooms=[room.id]) as feed:
+        await hub.room_users.remove(room.id, bob.id)
+        await hub.room_users.add(other.id, bob.id)
+        await hub.room_users.add(room.id, bob.id)
+        left, joined = await take(feed, 2)
+        assert isinstance(left, MemberLeft)
+        assert isinstance(joined, MemberJoined)
+        assert joined.room_id == room.id
+
+
+async def test_a_deleted_room_is_gone_here_and_elsewhere_also_for_who_is_behind(
+    hub: Hub, watchful: Hub, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    async with (
+        hub.follow(ada.id) as near,
+        watchful.follow(bob.id) as far,
+        watchful.follow(ada.id, after={room.id: None}) as behind,
+    ):
+        await hub.rooms.delete(room.id)
+        for feed in (near, far, behind):
+            events = await take_until(feed, lambda event: isinstance(event, RoomGone))
+            assert events[-1] == RoomGone(room.id)
+            assert not feed.places
+
+
+async def test_who_deletes_the_account_leaves_every_room(hub: Hub, elsewhere: Hub, room: Room, bob: User) -> None:
+    other = await hub.rooms.create("other", created_by=bob.id)
+    await hub.room_users.add(room.id, bob.id)
+    async with elsewhere.follow(bob.id) as feed:
+        await hub.users.delete(bob.id)
+        ends = await take(feed, 2)
+    assert all(isinstance(event, MemberLeft) for event in ends)
+    assert {event.room_id for event in ends} == {room.id, other.id}
+
+
+async def test_a_membership_that_ended_without_a_word_ends_the_room(
+    watchful: Hub, pool: Pool, room: Room, ada: User, bob: User
+) -> None:
+    """An account deleted by SQL takes its memberships along, and no log says so."""
+    await watchful.room_users.add(room.id, bob.id)
+    async with watchful.follow(bob.id) as feed, watchful.follow(ada.id) as other:
+        await pool.execute(DELETE_USER, bob.id)
+        assert await take(feed) == [RoomGone(room.id)]
+        sent = await watchful.messages.send(room.id, ada.id, "still here")
+        assert seqs(await take(other)) == [sent.seq]
+
+
+async def test_a_cursor_of_a_room_one_was_removed_from_is_refused(
+    hub: Hub, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    cursor = (await hub.messages.since(room.id, None)).cursor
+    await hub.room_users.remove(room.id, bob.id)
+    with pytest.raises(NotAMember):
+        await hub.follow(bob.id, after={room.id: cursor}).__aenter__()
