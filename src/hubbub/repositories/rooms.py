@@ -232,7 +232,7 @@ class Rooms:
             FROM unnest(ARRAY[$3, $4]::uuid[]) WITH ORDINALITY AS two (user_id, seq)
         ), members AS (
             INSERT INTO room_users (room_id, user_id, last_read_seq, joined_seq)
-            SELECT room.id, pair.user_id, room.last_seq, room.last_seq
+            SELECT room.id, pair.user_id, room.last_seq, pair.seq
             FROM room, pair
         ), events AS (
             INSERT INTO room_events (room_id, seq, kind, user_id, payload)

@@ -243,6 +243,7 @@ class Users:
 
     async def set_online_many(self, changes: Mapping[UUID, bool]) -> None:
         """Note who came and who went, and when, in one statement. Users that do not exist are passed over."""
+        changes = inputs.mapping("changes", changes)
         users = [inputs.uuid("user_id", user_id) for user_id in changes]
         flags = [inputs.flag("is_online", is_online) for is_online in changes.values()]
         await self._executor.execute(self._SET_ONLINE_MANY, users, flags)

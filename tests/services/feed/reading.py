@@ -7,7 +7,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from hubbub import FeedEvent, Hub, LogEvent
-from hubbub.events import Resync, RoomGone
+from hubbub.events import Logged, Resync
 from hubbub.services.feed import Follower
 from waiting import PATIENCE_SECONDS
 
@@ -29,8 +29,8 @@ async def take_until(feed: Follower, is_last: Callable[[FeedEvent], bool]) -> li
     return events
 
 
-def is_at(seq: int) -> Callable[[FeedEvent], bool]:
-    return lambda event: not isinstance(event, Resync | RoomGone) and event.seq == seq
+def is_at(seq: int, room_id: UUID | None = None) -> Callable[[FeedEvent], bool]:
+    return lambda event: isinstance(event, Logged) and event.seq == seq and room_id in (None, event.room_id)
 
 
 def seqs(events: list[FeedEvent]) -> list[int]:
@@ -39,7 +39,7 @@ def seqs(events: list[FeedEvent]) -> list[int]:
 
 
 def entries(events: list[FeedEvent]) -> list[LogEvent]:
-    found = [event for event in events if not isinstance(event, Resync | RoomGone)]
+    found = [event for event in events if isinstance(event, Logged)]
     assert len(found) == len(events), events
     return found
 

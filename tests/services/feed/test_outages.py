@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from faults.fragile import FragileServers
-from hubbub import Hub, Room, Settings, Unavailable, User, migrations
+from hubbub import Hub, Room, RoomGone, Settings, Unavailable, User, migrations
 from hubbub.postgres import Pool, Statement
 from services.feed.conftest import OFTEN
 from services.feed.reading import is_at, seqs, take, take_until
@@ -147,8 +147,7 @@ async def test_a_room_that_is_deleted_while_its_log_is_compared_stops_no_compari
 
     async with watchful.follow(ada.id) as feed:
         monkeypatch.setattr(rooms._logs, "heads", heads)
-        (gone,) = await take(feed)
-        assert gone.room_id == room.id
+        assert await take(feed) == [RoomGone(room.id)]
         assert watchful._feed._comparing is not None
         sent = await mute.messages.send(other.id, ada.id, "still heard")
         assert seqs(await take(feed)) == [sent.seq]

@@ -62,8 +62,8 @@ async def test_a_room_that_floods_does_not_hide_a_quiet_one(
             assert len(feed.buffer) <= feed.limit
         halt.set()
         last = await flooding
-        if not any(event.room_id == room.id and is_at(last)(event) for event in heard):
-            heard += await take_until(feed, lambda event: event.room_id == room.id and is_at(last)(event))
+        if not any(is_at(last, room.id)(event) for event in heard):
+            heard += await take_until(feed, is_at(last, room.id))
         found = entries(heard)
         assert [event.seq for event in found if event.room_id == quiet.id] == [2, 3, 4, 5, 6]
         assert [event.seq for event in found if event.room_id == room.id] == list(range(2, last + 1))

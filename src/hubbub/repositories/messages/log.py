@@ -13,7 +13,7 @@ from hubbub import events
 from hubbub.errors import NotFound
 from hubbub.events import LogEvent
 from hubbub.models import Message, Role
-from hubbub.positions import START, Position, event_mark, mark
+from hubbub.positions import NOT_SEEN, START, Position, event_mark, mark
 from hubbub.postgres import Executor, Statement
 
 # The columns of a message, in the order of its fields.
@@ -45,6 +45,13 @@ class Head(NamedTuple):
     room_id: UUID
     last_seq: int
     position: Position | None
+
+    def holds(self, seen: Position) -> bool:
+        """Whether the log still has what somebody has seen, at the place that was asked for. Where a row was
+        purged by other means than hubbub's there is nothing to compare with."""
+        if self.position is None:
+            return seen.mark == NOT_SEEN and seen.seq <= self.last_seq
+        return self.position.matches(seen)
 
 
 def entry_of(message: Message) -> Entry:
@@ -120,7 +127,7 @@ class Logs:
 
     # From the position on, and with it: what stands there shows whether it is still the log that the reader knows.
     # One statement sees one state of the database, and the order of seq is that of the commits: so there are no
-    # holes in what it returns.
+    # holes in what it returns. What is said of a message that was purged is left out.
     _READ = Statement(
         "log.read",
         _entry,
@@ -158,6 +165,7 @@ class Logs:
             LEFT JOIN messages ON messages.id = room_events.message_id
             WHERE room_events.room_id = $1
                 AND room_events.seq >= $2
+                AND (room_events.message_id IS NULL OR messages.id IS NOT NULL)
             ORDER BY room_events.seq
             LIMIT $3
         )
@@ -214,5 +222,5 @@ class Logs:
     async def head(self, room_id: UUID) -> Position:
         """The newest entry of a room. Raises `NotFound`."""
         for head in await self.heads({room_id: None}):
-            return head.position or START._replace(seq=head.last_seq)
+            return head.position or Position(head.last_seq, NOT_SEEN)
         raise NotFound("room", room_id)

@@ -10,10 +10,12 @@ from hubbub.postgres import Executor, Statement
 
 
 class Readable(NamedTuple):
-    """A room that a user is a member of, and the head of its log."""
+    """A room that a user is a member of, with the head of its log."""
 
     room_id: UUID
     last_seq: int
+    joined_seq: int
+    """Where the membership began; 0 for one that is older than this column."""
     digest: int
     """Of all rooms of the user: it is another one as soon as the user is in other rooms."""
 
@@ -31,6 +33,7 @@ class Readers:
         SELECT
             room_users.room_id,
             rooms.last_seq,
+            room_users.joined_seq,
             bit_xor(uuid_hash_extended(room_users.room_id, 0)) OVER () AS digest
         FROM room_users
         JOIN rooms ON rooms.id = room_users.room_id
@@ -41,6 +44,20 @@ class Readers:
     async def rooms_of(self, user_id: UUID) -> list[Readable]:
         """The rooms of a user."""
         return await self._executor.fetch_all(self._ROOMS_OF, user_id)
+
+    _ROOMS_OF_ALL = Statement(
+        "readers.rooms_of_all",
+        lambda user_id, room_id: (user_id, room_id),
+        """
+        SELECT user_id, room_id
+        FROM room_users
+        WHERE user_id = ANY($1::uuid[])
+        """,
+    )
+
+    async def rooms_of_all(self, user_ids: Sequence[UUID]) -> list[tuple[UUID, UUID]]:
+        """The rooms of many users, in pairs of user and room."""
+        return await self._executor.fetch_all(self._ROOMS_OF_ALL, user_ids)
 
     _DIGESTS = Statement(
         "readers.digests",
@@ -59,21 +76,3 @@ class Readers:
         """The digest of each user's rooms; 0 for a user who is in none."""
         found = dict(await self._executor.fetch_all(self._DIGESTS, user_ids))
         return {user_id: found.get(user_id, 0) for user_id in user_ids}
-
-    _JOINED = Statement(
-        "readers.joined",
-        int,
-        """
-        SELECT seq
-        FROM room_events
-        WHERE room_id = $1
-            AND user_id = $2
-            AND kind = 'joined'
-        ORDER BY seq DESC
-        LIMIT 1
-        """,
-    )
-
-    async def joined(self, room_id: UUID, user_id: UUID) -> int | None:
-        """The seq at which the user joined the room the last time; None where the log does not say."""
-        return await self._executor.fetch_one(self._JOINED, room_id, user_id)

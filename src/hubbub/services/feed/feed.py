@@ -15,8 +15,10 @@ from hubbub.positions import START, Position
 from hubbub.repositories.messages import Logs, Readers, Reading, entry_of
 from hubbub.services.feed.doorbell import MEMBERSHIPS_CHANNEL, Doorbell
 from hubbub.services.feed.followed_room import FollowedRoom
-from hubbub.services.feed.follower import Follower, Place
+from hubbub.services.feed.follower import Follower
+from hubbub.services.feed.place import Place
 from hubbub.services.feed.rooms import FollowedRooms
+from hubbub.services.feed.signals import Signals
 from hubbub.services.feed.users import FollowedUsers
 
 if TYPE_CHECKING:
@@ -57,8 +59,16 @@ class Feed:
         self._work = asyncio.Event()
         logs = Logs(executor)
         self._rooms = FollowedRooms(logs, subscriptions, self._doorbell, self._work.set)
+        readers = Readers(executor)
+        self._signals = Signals(subscriptions, readers, self._rooms)
         self._users = FollowedUsers(
-            logs, Readers(executor), self._rooms, self._doorbell, self._work.set, most_behind=most_behind
+            logs,
+            readers,
+            self._rooms,
+            self._signals,
+            self._doorbell,
+            has_work=self._work.set,
+            most_behind=most_behind,
         )
         self._memberships_bell: CallbackSubscription | None = None
         self._comparing: asyncio.Task[None] | None = None
@@ -79,6 +89,7 @@ class Feed:
         if self._comparing is not None:
             self._comparing.cancel()
             await asyncio.gather(self._comparing, return_exceptions=True)
+        await self._signals.close()
         await self._rooms.close()
 
     def follow(
@@ -88,6 +99,8 @@ class Feed:
         after: Mapping[UUID, str | None],
         rooms: Iterable[UUID] | None,
         buffer: int,
+        typing: bool = False,
+        presence: bool = False,
     ) -> Follower:
         """One who follows, for `async with`. Raises `Invalid`."""
         user_id = inputs.uuid("user_id", user_id)
@@ -100,7 +113,14 @@ class Feed:
             starts[room_id] = START if cursor is None else Position.decode(room_id, cursor)
         limit = inputs.limit(buffer, longest=LARGEST_BUFFER, field="buffer")
         return Follower(
-            self, user_id, after=starts, rooms=only, limit=limit, instrumentation=self._instrumentation
+            self,
+            user_id,
+            after=starts,
+            rooms=only,
+            limit=limit,
+            wants_typing=inputs.flag("typing", typing),
+            wants_presence=inputs.flag("presence", presence),
+            instrumentation=self._instrumentation,
         )
 
     # What this process did. Told after the COMMIT; neither waits nor raises.
@@ -142,6 +162,7 @@ class Feed:
 
     def leave(self, place: Place) -> None:
         """A place has come to its end."""
+        self._signals.end(place)
         self._rooms.leave(place)
 
     def forget(self, follower: Follower) -> None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from hubbub.events import MemberLeft
-from hubbub.positions import Position
+from hubbub.positions import NOT_SEEN, Position
 from hubbub.repositories.messages.log import Entry
 
 if TYPE_CHECKING:
-    from hubbub.services.feed.follower import Place
+    from hubbub.services.feed.place import Place
 
 # So many of the newest entries are remembered by their marks.
 REMEMBERED: Final = 64
@@ -85,6 +85,12 @@ class FollowedRoom:
         if known != position.mark:
             self.suspect = Position(position.seq, known)
             self._compare_soon(self)
+
+    def know(self, position: Position) -> None:
+        """What stands at the head, as somebody has read it: what is heard late of this seq is compared with it."""
+        if position.seq == self.position.seq and position.mark != NOT_SEEN:
+            self.position = position
+            self._marks[position.seq] = position.mark
 
     def heard_of(self, seq: int) -> None:
         """That the log has grown up to this seq."""

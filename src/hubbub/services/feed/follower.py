@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Protocol, Self
 from uuid import UUID
 
 from hubbub.errors import NotFound, Unavailable
-from hubbub.events import FeedEvent, MemberJoined, MemberLeft, Resync, RoomGone
-from hubbub.instrumentation import SILENT, Instrumentation, ResyncReason
+from hubbub.events import FeedEvent, MemberJoined, MemberLeft, PresenceChanged, RoomGone, TypingChanged
+from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.positions import Position
 
 if TYPE_CHECKING:
     from hubbub.repositories.messages.log import Entry, Reading
     from hubbub.services.feed.followed_room import FollowedRoom
+    from hubbub.services.feed.place import Place
 
 logger = logging.getLogger("hubbub.feed")
 
@@ -25,62 +26,6 @@ logger = logging.getLogger("hubbub.feed")
 PAGE = 200
 # How long to wait before the log is read again when PostgreSQL was away: between these.
 PAUSE_SECONDS = (0.1, 0.5)
-
-
-class Place:
-    """How far one follower has come in one room.
-
-    A live place hears each entry as it is taken. One that is behind, because it starts at a cursor or because the
-    buffer was full, reads the log until it has caught up. Either way its entries come in order, each once: it goes
-    live in the same step in which it finds that nothing is missing.
-    """
-
-    __slots__ = ("follower", "is_missing", "is_outside", "position", "room")
-
-    def __init__(self, follower: Follower, room: FollowedRoom, position: Position) -> None:
-        self.follower = follower
-        self.room = room
-        self.position = position
-        self.is_outside = False
-        """Whether the user has left the room at this place of its log: nothing is for them until they join."""
-        self.is_missing = False
-        """Whether the user was not among the members when somebody looked."""
-
-    def hear(self, entry: Entry) -> None:
-        """The next entry of the room; when the buffer is full, it is left to be read later."""
-        follower = self.follower
-        if len(follower.buffer) >= follower.limit:
-            follower.instrumentation.fell_behind()
-            self.fall_behind()
-            return
-        self.position = entry.position
-        follower.put(entry.event)
-
-    def resync(self, position: Position, reason: ResyncReason) -> None:
-        """Go on from another position, and say so. It is said however full the buffer is: once a rewinding."""
-        self.position = position
-        self.follower.instrumentation.resynced(reason)
-        self.follower.put(Resync(self.room.id, position.encode(self.room.id), reason))
-
-    def catch_up(self) -> None:
-        """Go live when nothing is missing, else read the log."""
-        if self.position.seq < self.room.position.seq:
-            self.fall_behind()
-        elif self.is_outside:
-            self.end()
-        else:
-            self.follower.behind.pop(self, None)
-            self.room.live[self] = None
-
-    def fall_behind(self) -> None:
-        self.room.live.pop(self, None)
-        self.follower.behind[self] = None
-        self.follower.wake()
-
-    def end(self) -> None:
-        """No more of this room."""
-        self.room.live.pop(self, None)
-        self.follower.leave(self)
 
 
 class Source(Protocol):
@@ -134,6 +79,8 @@ class Follower:
         "places",
         "rooms",
         "user_id",
+        "wants_presence",
+        "wants_typing",
     )
 
     def __init__(
@@ -144,6 +91,8 @@ class Follower:
         after: Mapping[UUID, Position],
         rooms: Collection[UUID] | None,
         limit: int,
+        wants_typing: bool = False,
+        wants_presence: bool = False,
         instrumentation: Instrumentation = SILENT,
     ) -> None:
         self._source = source
@@ -155,6 +104,8 @@ class Follower:
         self.after = after
         self.rooms = rooms
         self.limit = limit
+        self.wants_typing = wants_typing
+        self.wants_presence = wants_presence
         self.buffer: deque[FeedEvent] = deque()
         self.places: dict[UUID, Place] = {}
         self.behind: dict[Place, None] = {}
@@ -239,6 +190,11 @@ class Follower:
         reader = self._reader
         if reader is not None and not reader.done():
             reader.set_result(None)
+
+    def signal(self, event: TypingChanged | PresenceChanged) -> None:
+        """Something that cannot be read later: told if there is space."""
+        if len(self.buffer) < self.limit:
+            self.put(event)
 
     def leave(self, place: Place) -> None:
         """Forget a place that has come to its end."""

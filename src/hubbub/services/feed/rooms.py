@@ -18,7 +18,7 @@ from hubbub.services.feed.followed_room import FollowedRoom
 
 if TYPE_CHECKING:
     from hubbub.redis import CallbackSubscription, Heard, Subscriptions
-    from hubbub.services.feed.follower import Place
+    from hubbub.services.feed.place import Place
 
 logger = logging.getLogger("hubbub.feed")
 
@@ -191,14 +191,14 @@ class FollowedRooms:
         """What was known here has to stand in the log, also if more is known meanwhile."""
         if room.suspect is asked:
             room.suspect = None
-        if head.position is None or not head.position.matches(asked):
+        if not head.holds(asked):
             try:
                 await self._rewind(room)
             except NotFound:
                 self._is_gone(room)
             return
-        if room.position is asked:
-            room.position = head.position  # with its mark, if it was not seen before
+        if room.position is asked and head.position is not None:
+            room.know(head.position)
         room.heard_of(head.last_seq)
         if room.is_behind:
             self._read_soon(room)  # again, if PostgreSQL was away

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from hubbub.errors import NotAMember, Unavailable
+from hubbub.events import RoomGone
 from hubbub.instrumentation import ResyncReason
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
 from hubbub.repositories.messages import Logs, Readable, Readers
 from hubbub.services.feed.doorbell import Doorbell
-from hubbub.services.feed.follower import Follower, Place
+from hubbub.services.feed.follower import Follower
+from hubbub.services.feed.place import Place
 from hubbub.services.feed.rooms import FollowedRooms
+from hubbub.services.feed.signals import Signals
 
 if TYPE_CHECKING:
     from hubbub.redis import Heard
@@ -35,15 +38,17 @@ class FollowedUsers:
         logs: Logs,
         readers: Readers,
         rooms: FollowedRooms,
+        signals: Signals,
         doorbell: Doorbell,
-        has_work: Callable[[], None],
         *,
+        has_work: Callable[[], None],
         most_behind: int,
     ) -> None:
         """`has_work` is called when there are users to look at now. It must not wait."""
         self._logs = logs
         self._readers = readers
         self._rooms = rooms
+        self._signals = signals
         self._doorbell = doorbell
         self._has_work = has_work
         self._most_behind = most_behind
@@ -63,12 +68,15 @@ class FollowedUsers:
         self._users.setdefault(follower.user_id, {})[follower] = None
         readable = await self._readers.rooms_of(follower.user_id)
         wanted = {room.room_id: room for room in readable if follower.wants(room.room_id)}
-        for room_id in (*follower.after, *(follower.rooms or ())):
+        for room_id in follower.rooms or ():
             if room_id not in wanted:
                 raise NotAMember(room_id, follower.user_id)
-        resyncs = await self._resyncs(follower.after)
+        resyncs = await self._resyncs({room: at for room, at in follower.after.items() if room in wanted})
         if follower.is_closed:
             return
+        for room_id in follower.after:
+            if room_id not in wanted:  # the user has left it while away, or it was deleted
+                follower.put(RoomGone(room_id))
         for room_id, room in wanted.items():
             start = follower.after.get(room_id, Position(room.last_seq, NOT_SEEN))
             place = self._place(follower, room, start)
@@ -77,6 +85,7 @@ class FollowedUsers:
             place.catch_up()
         follower.digest = readable[0].digest if readable else 0
         follower.is_placed = True
+        self._signals.enter(follower)
         if follower.is_passed_over:
             self.look_at([follower.user_id])
 
@@ -85,9 +94,9 @@ class FollowedUsers:
         seen = {room_id: position.seq for room_id, position in after.items() if position.seq > 0}
         reasons: dict[UUID, ResyncReason] = {}
         for found in await self._logs.heads(seen) if seen else ():
-            if found.position is None or not found.position.matches(after[found.room_id]):
+            if not found.holds(after[found.room_id]):
                 reasons[found.room_id] = "rewound"
-            elif found.position.seq < found.last_seq - self._most_behind:
+            elif after[found.room_id].seq < found.last_seq - self._most_behind:
                 reasons[found.room_id] = "too_far_behind"
         heads = await self._logs.heads(dict.fromkeys(reasons)) if reasons else ()
         return {
@@ -98,10 +107,13 @@ class FollowedUsers:
         room = self._rooms.open(readable.room_id, readable.last_seq)
         place = follower.places[room.id] = Place(follower, room, start)
         room.places[place] = None
+        self._signals.begin(place)
         return place
 
     def leave(self, follower: Follower) -> None:
         """The follower is gone."""
+        if follower.is_placed:
+            self._signals.leave(follower)
         followers = self._users.get(follower.user_id)
         if followers is not None:
             followers.pop(follower, None)
@@ -167,17 +179,15 @@ class FollowedUsers:
                 continue
             wanted = {room_id: room for room_id, room in readable.items() if follower.wants(room_id)}
             self._check_out(follower, wanted.keys())
-            await self._check_in(follower, wanted.values(), left[follower])
+            self._check_in(follower, wanted.values(), left[follower])
             follower.digest = digest if follower.places.keys() == wanted.keys() else None
 
-    async def _check_in(self, follower: Follower, wanted: Iterable[Readable], left: int) -> None:
+    def _check_in(self, follower: Follower, wanted: Iterable[Readable], left: int) -> None:
         for room in wanted:
             if room.room_id in follower.places:
                 continue
-            joined = await self._readers.joined(room.room_id, follower.user_id)
-            start = room.last_seq if joined is None else joined - 1  # the first thing to hear is one's own joining
-            if follower.is_closed:
-                return
+            # The first thing to hear is one's own joining, where it is known.
+            start = room.joined_seq - 1 if room.joined_seq else room.last_seq
             if follower.left != left:
                 # It may have been this room, after the memberships were read: then this joining was heard before.
                 self._moved[follower.user_id] = None

@@ -1,0 +1,167 @@
+"""A chat under load: rooms and people in a database, processes that write and follow, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
+
+from faults import checker, follower, sender
+from faults.history import Acknowledged, Delivered, Failed, Follows, Record, read
+from faults.stored import stored_in
+from faults.worker import PATIENCE_SECONDS, Worker
+from hubbub import Hub, Settings
+
+PEOPLE = 4
+
+
+class Chat:
+    """Who knows its rooms, its people and its processes. `settings` are those of the servers themselves."""
+
+    def __init__(self, settings: Settings, folder: Path, room_ids: list[UUID], user_ids: list[UUID]) -> None:
+        self.settings = settings
+        self.room_ids = room_ids
+        self.user_ids = user_ids
+        self.senders: list[Worker] = []
+        self.followers: list[Worker] = []
+        self._folder = folder
+        self._acknowledged = 0
+
+    async def sender(
+        self,
+        messages: int,
+        *,
+        seed: int,
+        through: Settings | None = None,
+        callers: int = 10,
+        pause_seconds: float = 0,
+        left_behind: Worker | None = None,
+    ) -> Worker:
+        """A process that sends; `through` other settings, of a relay or with other deadlines."""
+        plan = sender.Plan(
+            self._folder / f"sender-{len(self.senders)}",
+            self.user_ids[seed % PEOPLE],
+            self.room_ids,
+            messages,
+            seed,
+            callers=callers,
+            pause_seconds=pause_seconds,
+            left_behind=[] if left_behind is None else [left_behind.history],
+        )
+        worker = await Worker.start("faults.sender", plan, plan.history, through or self.settings)
+        self.senders.append(worker)
+        return worker
+
+    async def follower(
+        self,
+        *,
+        through: Settings | None = None,
+        stalls_after: int | None = None,
+        buffer: int = 1_000,
+        instead_of: Worker | None = None,
+    ) -> Worker:
+        """A process that follows all rooms from their beginnings, and has begun to.
+
+        `instead_of` one that was killed it goes on in that one's history, from its last cursors.
+        """
+        if instead_of is not None:
+            self.followers.remove(instead_of)
+        path = self._folder / f"follower-{len(self.followers)}" if instead_of is None else instead_of.history
+        begun = sum(isinstance(record, Follows) for record in read(path))
+        plan = follower.Plan(path, self.user_ids[0], self.room_ids, stalls_after=stalls_after, buffer=buffer)
+        worker = await Worker.start("faults.follower", plan, path, through or self.settings)
+        self.followers.append(worker)
+        await self.until(lambda: sum(isinstance(record, Follows) for record in read(path)) > begun)
+        return worker
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what a process brings about; fail at once when one has failed."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not condition():
+                for worker in [*self.senders, *self.followers]:
+                    worker.check()
+                await asyncio.sleep(0.02)
+
+    async def acknowledged(self, more: int) -> None:
+        """Wait until so many more calls than at the last time were acknowledged in all senders together.
+
+        Each of them is at work by then.
+        """
+        wanted = self._acknowledged + more
+
+        def enough() -> bool:
+            for worker in self.senders:
+                self._acknowledged += sum(isinstance(record, Acknowledged) for record in worker.tail.new())
+            return self._acknowledged >= wanted and all(worker.has_begun for worker in self.senders)
+
+        await self.until(enough)
+
+    async def all_is_sent(self) -> None:
+        for worker in self.senders:
+            await worker.succeeds()
+
+    async def converged(self) -> None:
+        """Wait until all followers are at the heads of all rooms. Nobody may send any more."""
+        heads = (await stored_in(self.settings.postgres)).heads
+        reached = {worker: dict.fromkeys(self.room_ids, 0) for worker in self.followers}
+
+        def at_the_heads() -> bool:
+            for worker, seqs in reached.items():
+                for record in worker.tail.new():
+                    if isinstance(record, Delivered):
+                        seqs[record.room_id] = record.seq
+            return all(seqs == heads for seqs in reached.values())
+
+        await self.until(at_the_heads)
+
+    async def violations(self) -> list[str]:
+        """What the checker finds, after all processes have ended."""
+        stored = await stored_in(self.settings.postgres)
+        return checker.violations(self.sent, [read(worker.history) for worker in self.followers], stored)
+
+    @property
+    def sent(self) -> list[list[Record]]:
+        return [read(worker.history) for worker in self.senders]
+
+    @property
+    def count(self) -> int:
+        """Calls that were acknowledged."""
+        return sum(isinstance(record, Acknowledged) for history in self.sent for record in history)
+
+    @property
+    def errors(self) -> int:
+        """Tries that raised."""
+        return sum(isinstance(record, Failed) for history in self.sent for record in history)
+
+    def delays(self) -> list[float]:
+        """Seconds from the acknowledgement of each message to each follower, in order of size."""
+        acknowledged = {message_id: sent.acknowledged for message_id, sent in checker.sent_in(self.sent).items()}
+        return sorted(
+            (record.at - at) / 1e9
+            for worker in self.followers
+            for record in read(worker.history)
+            if isinstance(record, Delivered) and record.kind == "MessageSent" and record.message_id is not None
+            if (at := acknowledged.get(record.message_id)) is not None
+        )
+
+    async def close(self) -> None:
+        for worker in [*self.senders, *self.followers]:
+            await worker.kill()
+
+
+@asynccontextmanager
+async def opened(settings: Settings, folder: Path, *, rooms: int) -> AsyncIterator[Chat]:
+    """A chat whose people are members of all of its rooms."""
+    async with Hub(settings) as hub:
+        people = [await hub.users.create(f"p{n}@example.org", f"p{n}", "not a hash") for n in range(PEOPLE)]
+        user_ids = [one.id for one in people]
+        room_ids = [(await hub.rooms.create(f"room {n}", created_by=user_ids[0])).id for n in range(rooms)]
+        for room_id in room_ids:
+            await hub.room_users.add_many(room_id, user_ids[1:])
+    chat = Chat(settings, folder, room_ids, user_ids)
+    try:
+        yield chat
+    finally:
+        await chat.close()

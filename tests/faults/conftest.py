@@ -1,0 +1,90 @@
+"""Servers to kill, chats in them, and the table of figures at the end."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from faults import chat as chats
+from faults.chat import Chat
+from faults.figures import Figures, table
+from faults.fragile import FragileServers
+from hubbub import PostgresSettings, Settings, migrations
+from hubbub.postgres import connect
+
+TEMPLATE = "faults_template"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "guarantee(number, fault): the test shows a guarantee of docs/guarantees.md"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for group in ("passed", "failed", "error") for report in terminalreporter.getreports(group)]
+    for line in table(reports):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """Where a test with the marker `guarantee` says what it found."""
+    return Figures(request.node)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def fragile_folder() -> AsyncIterator[Path]:
+    """Not below pytest's own folder, through which the account of the servers may not pass."""
+    folder = Path(tempfile.mkdtemp(prefix="hubbub-faults-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def fragile_servers(fragile_folder: Path) -> AsyncIterator[FragileServers]:
+    servers = FragileServers(fragile_folder)
+    settings = await servers.start()
+    await _run(settings.postgres, f"CREATE DATABASE {TEMPLATE}")
+    await migrations.up(replace(settings.postgres, database=TEMPLATE))
+    yield servers
+    await servers.stop()
+
+
+async def _run(settings: PostgresSettings, command: str) -> None:
+    connection = await connect(settings)
+    try:
+        await connection.execute(command)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+async def fragile(fragile_servers: FragileServers) -> FragileServers:
+    """Both run when the test begins, whatever the test before it did."""
+    await fragile_servers.start()
+    return fragile_servers
+
+
+@pytest.fixture
+async def fragile_settings(fragile: FragileServers) -> AsyncIterator[Settings]:
+    """A migrated database of this test's own."""
+    settings, name = await fragile.start(), f"test_{uuid4().hex}"
+    await _run(settings.postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    yield replace(settings, postgres=replace(settings.postgres, database=name))
+    await fragile.start()
+    await _run(settings.postgres, f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+async def chat(fragile_settings: Settings, tmp_path: Path) -> AsyncIterator[Chat]:
+    """Three rooms, all people in each."""
+    async with chats.opened(fragile_settings, tmp_path, rooms=3) as chat:
+        yield chat

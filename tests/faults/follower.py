@@ -1,0 +1,68 @@
+"""A process that follows rooms, and goes on where the process before it was killed.
+
+python -m faults.follower PLAN      PLAN: a `Plan` as JSON; the settings are in the environment
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from faults.history import Delivered, Follows, History, Resynced, now, read
+from faults.process import plan_of, run, settings_of_environment
+from hubbub import Hub, Options
+from hubbub.events import FeedEvent, Logged, MessageDeleted, MessageEdited, MessageSent, Resync
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Who follows what. `history` may be that of an earlier process, whose cursors are then gone on from."""
+
+    history: Path
+    user_id: UUID
+    rooms: list[UUID]
+    buffer: int = 1_000
+    stalls_after: int | None = None
+    """So many events. It reads no further before it is told to, by a line on standard input."""
+
+
+def cursors(path: Path, rooms: list[UUID]) -> dict[UUID, str | None]:
+    """Where a client is that has seen what is in this history: at first before all rooms' beginnings."""
+    after: dict[UUID, str | None] = dict.fromkeys(rooms)
+    for record in read(path):
+        if isinstance(record, Delivered | Resynced):
+            after[record.room_id] = record.cursor
+    return after
+
+
+def note(event: FeedEvent) -> Delivered | Resynced:
+    """What is kept of an event."""
+    if isinstance(event, Resync):
+        return Resynced(now(), event.room_id, event.reason, event.cursor)
+    assert isinstance(event, Logged)  # no room is deleted here
+    message_id = event.message.id if isinstance(event, MessageSent | MessageEdited | MessageDeleted) else None
+    return Delivered(now(), event.room_id, event.seq, type(event).__name__, message_id, event.cursor)
+
+
+async def follow(told: asyncio.Event) -> None:
+    plan = plan_of(Plan)
+    after = cursors(plan.history, plan.rooms)
+    with History(plan.history) as history:
+        async with (
+            # However far behind: that a room is too far behind is told is another test's.
+            Hub(settings_of_environment(), options=Options(follow_at_most_behind=1_000_000)) as hub,
+            hub.follow(plan.user_id, after=after, buffer=plan.buffer) as feed,
+        ):
+            history.write(Follows(now(), after))
+            count = 0
+            async for event in feed:
+                history.write(note(event))
+                count += 1
+                if count == plan.stalls_after:
+                    await told.wait()
+
+
+if __name__ == "__main__":
+    run(follow)

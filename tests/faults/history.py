@@ -1,0 +1,143 @@
+"""What a process did and saw, kept so that a kill -9 of that process tears at most the last line.
+
+A line is one `write` to a file opened to append: what was written before the kill is with the kernel. Times are
+nanoseconds of CLOCK_MONOTONIC, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+from uuid import UUID
+
+import msgspec
+
+
+class Began(msgspec.Struct, frozen=True, tag="began"):
+    """A call starts. `call` is unique in its history; a retry after an error belongs to the same call."""
+
+    at: int
+    call: int
+    what: Literal["send", "edit", "delete"]
+    room_id: UUID
+    message_id: UUID
+    content: str
+
+
+class Acknowledged(msgspec.Struct, frozen=True, tag="acknowledged"):
+    """The call returned; `seq` is that of its message."""
+
+    at: int
+    call: int
+    seq: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """One try of the call raised."""
+
+    at: int
+    call: int
+    reason: str
+
+
+class Follows(msgspec.Struct, frozen=True, tag="follows"):
+    """A follower starts, from these cursors."""
+
+    at: int
+    after: dict[UUID, str | None]
+
+
+class Delivered(msgspec.Struct, frozen=True, tag="delivered"):
+    """A follower was given an entry of a log."""
+
+    at: int
+    room_id: UUID
+    seq: int
+    kind: str
+    message_id: UUID | None
+    cursor: str
+
+
+class Resynced(msgspec.Struct, frozen=True, tag="resynced"):
+    """A follower was told to load the room anew."""
+
+    at: int
+    room_id: UUID
+    reason: str
+    cursor: str
+
+
+class Stalled(msgspec.Struct, frozen=True, tag="stalled"):
+    """A turn of the event loop: how late it came, and how much of that the machine had given to others."""
+
+    at: int
+    late_seconds: float
+    waited_for_processor_seconds: float
+
+
+Record = Began | Acknowledged | Failed | Follows | Delivered | Resynced | Stalled
+
+_DECODER = msgspec.json.Decoder(Record)
+
+
+def now() -> int:
+    """Nanoseconds that can be compared between processes."""
+    return time.monotonic_ns()
+
+
+class History:
+    """The history that this process writes."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        # What an earlier process tore must not spoil the first line of this one.
+        if os.fstat(self._file).st_size:
+            os.write(self._file, b"\n")
+
+    def write(self, record: Record) -> None:
+        os.write(self._file, msgspec.json.encode(record) + b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+
+
+class Tail:
+    """Reads a history while it is written: each call of `new` gives what has come since the last."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new(self) -> list[Record]:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return list(_records(whole))
+
+
+def read(path: Path) -> list[Record]:
+    """All of a history but for a torn last line."""
+    return Tail(path).new()
+
+
+def _records(lines: bytes) -> list[Record]:
+    records = []
+    for line in lines.split(b"\n"):
+        try:
+            records.append(_DECODER.decode(line))
+        except msgspec.DecodeError:
+            continue  # torn by a kill, or the empty line that sets what follows apart from it
+    return records

@@ -1,0 +1,159 @@
+"""Servers die, freeze and lose what they carry; processes are killed. Followers see the log, once, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from faults.chat import Chat
+from faults.figures import Figures
+from faults.fragile import FragileServers
+from faults.relay import Doorbells
+from faults.scale import SCALE
+from hubbub import Options, Settings
+from hubbub.redis import Connection
+
+HEARTBEAT_SECONDS = Options().follow_heartbeat_seconds
+# What a look at the heads and a read of the log may take.
+SLACK_SECONDS = 0.3
+PAUSE_SECONDS = 0.05
+KILLS = 3
+
+Fault = Callable[[Chat, FragileServers], AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def nothing(chat: Chat, fragile: FragileServers) -> AsyncIterator[None]:
+    yield
+
+
+@asynccontextmanager
+async def postgresql_killed(chat: Chat, fragile: FragileServers) -> AsyncIterator[None]:
+    fragile.kill("postgresql")
+    yield
+    await fragile.start()
+
+
+@asynccontextmanager
+async def redis_killed(chat: Chat, fragile: FragileServers) -> AsyncIterator[None]:
+    fragile.kill("valkey")
+    yield
+    await fragile.start()
+
+
+@asynccontextmanager
+async def postgresql_frozen(chat: Chat, fragile: FragileServers) -> AsyncIterator[None]:
+    with fragile.frozen("postgresql"):
+        yield
+
+
+@asynccontextmanager
+async def redis_frozen(chat: Chat, fragile: FragileServers) -> AsyncIterator[None]:
+    with fragile.frozen("valkey"):
+        yield
+
+
+@asynccontextmanager
+async def subscriptions_cut(chat: Chat, fragile: FragileServers) -> AsyncIterator[None]:
+    """Over and over."""
+    connection = Connection(chat.settings.redis)
+    await connection.start()
+
+    async def cut() -> None:
+        while True:
+            await connection.execute("CLIENT", "KILL", "TYPE", "pubsub")
+            await asyncio.sleep(0.1)
+
+    cutting = asyncio.create_task(cut())
+    yield
+    cutting.cancel()
+    await asyncio.wait([cutting])
+    await connection.close()
+
+
+async def under_load(chat: Chat, fragile: FragileServers, fault: Fault, through: Settings) -> None:
+    """Followers follow while a sender sends; in the middle the fault; then all comes to rest."""
+    for _ in range(SCALE.followers):
+        await chat.follower(through=through)
+    # Enough to outlast the fault, with its callers' pauses alone.
+    messages = round(10 * (1.5 * SCALE.fault_seconds + 0.5) / PAUSE_SECONDS)
+    await chat.sender(messages, seed=1, callers=10, pause_seconds=PAUSE_SECONDS)
+    await chat.acknowledged(50)
+    async with fault(chat, fragile):
+        await asyncio.sleep(SCALE.fault_seconds)
+    await chat.all_is_sent()
+    await chat.converged()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=pytest.mark.guarantee("G4", words))
+        for fault, words in {
+            nothing: "no fault",
+            postgresql_killed: "PostgreSQL killed",
+            postgresql_frozen: "PostgreSQL frozen",
+            redis_killed: "Redis killed",
+            redis_frozen: "Redis frozen",
+            subscriptions_cut: "CLIENT KILL TYPE pubsub, ten times a second",
+        }.items()
+    ],
+    ids=lambda fault: fault.__name__,
+)
+async def test_followers_see_the_log_whatever_happens_to_a_server(
+    chat: Chat, fragile: FragileServers, fault: Fault, figures: Figures
+) -> None:
+    await under_load(chat, fragile, fault, chat.settings)
+    found = await chat.violations()
+    delays = chat.delays()
+    figures.found(f"{len(found)} violations in {len(delays):,} deliveries, delay at most {delays[-1]:.2f} s")
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("dropped", "late_seconds"),
+    [
+        pytest.param(1, 0, marks=pytest.mark.guarantee("G4", "every doorbell dropped")),
+        pytest.param(0.5, 0.5, marks=pytest.mark.guarantee("G4", "half of the doorbells dropped, the rest late")),
+    ],
+    ids=["dropped", "late"],
+)
+async def test_followers_see_the_log_in_time_when_doorbells_are_lost(
+    chat: Chat, fragile: FragileServers, dropped: float, late_seconds: float, figures: Figures
+) -> None:
+    redis = chat.settings.redis
+    async with Doorbells(redis.host, redis.port, dropped=dropped, late_seconds=late_seconds, seed=4) as relay:
+        through = replace(chat.settings, redis=replace(redis, port=relay.port))
+        await under_load(chat, fragile, nothing, through)
+        found = await chat.violations()
+        for follower in chat.followers:
+            await follower.kill()
+    delays = chat.delays()
+    figures.found(
+        f"{len(found)} violations in {len(delays):,} deliveries, {relay.dropped:,} doorbells dropped, "
+        f"delay at most {delays[-1]:.2f} s"
+    )
+    assert relay.dropped
+    assert bool(relay.delayed) == bool(late_seconds)
+    assert not found
+    assert delays[len(delays) * 99 // 100] <= (HEARTBEAT_SECONDS + SLACK_SECONDS) * SCALE.patience
+
+
+@pytest.mark.guarantee("G4", "kill -9 of a follower, another process goes on from its last cursor")
+async def test_a_follower_goes_on_where_the_one_before_was_killed(chat: Chat, figures: Figures) -> None:
+    follower = await chat.follower()
+    sender = await chat.sender(1_000_000, seed=1, callers=5, pause_seconds=0.01)
+    for _ in range(KILLS):
+        await chat.acknowledged(SCALE.messages // 5)
+        await follower.kill()
+        await chat.acknowledged(SCALE.messages // 20)
+        follower = await chat.follower(instead_of=follower)
+    await sender.end()
+    await chat.converged()
+    found = await chat.violations()
+    figures.found(f"{len(found)} violations in {len(chat.delays()):,} deliveries, {KILLS} kills")
+    assert not found

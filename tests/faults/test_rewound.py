@@ -1,0 +1,148 @@
+"""The database is put back to what it was, and other messages are written on top, as after a restore or a failover
+that lost commits. Whoever has seen what is gone is told to load the room anew."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from faults import checker
+from faults.chat import Chat
+from faults.figures import Figures
+from faults.follower import cursors
+from faults.history import Delivered, Follows, Record, Resynced, read
+from faults.scale import SCALE
+from faults.stored import stored_in
+from faults.worker import Worker
+from hubbub import Hub, PostgresSettings
+from hubbub.events import Resync
+from hubbub.postgres import connect
+from waiting import until_it_answers
+
+KEPT = 20
+"""Messages of each room that are in the earlier state."""
+GONE = 10
+"""Messages that come after it."""
+
+
+class Backup:
+    """An earlier state of a database, in another one on the same server."""
+
+    def __init__(self, database: PostgresSettings) -> None:
+        self._database = database.database
+        self._maintenance = replace(database, database="chatapp")
+
+    async def take(self) -> None:
+        """Nobody may be connected."""
+        await self._run(f"CREATE DATABASE {self._database}_earlier TEMPLATE {self._database}")
+
+    async def put_back(self) -> None:
+        """While others are connected, and will connect again."""
+        await self._run(f"ALTER DATABASE {self._database} ALLOW_CONNECTIONS false")
+        await until_it_answers(self._all_are_gone)
+        await self._run(f"DROP DATABASE {self._database}")
+        await self._run(f"ALTER DATABASE {self._database}_earlier RENAME TO {self._database}")
+
+    async def _all_are_gone(self) -> bool:
+        terminated = await self._run(
+            f"""
+            SELECT count(pg_terminate_backend(pid))
+            FROM pg_stat_activity
+            WHERE datname = '{self._database}'
+                AND usename = current_user
+            """
+        )
+        return terminated == 0
+
+    async def _run(self, command: str) -> object:
+        connection = await connect(self._maintenance)
+        try:
+            return await connection.fetchval(command)
+        finally:
+            await connection.close()
+
+
+async def talk(chat: Chat, messages: int, words: str, rooms: int) -> None:
+    """So many messages in each of the first rooms."""
+    async with Hub(chat.settings) as hub:
+        for n in range(messages):
+            for room_id in chat.room_ids[:rooms]:
+                await hub.messages.send(room_id, chat.user_ids[1], f"{words} {n}")
+
+
+@pytest.mark.parametrize(
+    "on_top",
+    [
+        pytest.param(0, marks=pytest.mark.guarantee("G5", "an earlier state put back, nothing written on top")),
+        pytest.param(5, marks=pytest.mark.guarantee("G5", "an earlier state put back, fewer written on top")),
+        pytest.param(GONE, marks=pytest.mark.guarantee("G5", "an earlier state put back, as many written on top")),
+        pytest.param(25, marks=pytest.mark.guarantee("G5", "an earlier state put back, more written on top")),
+    ],
+    ids=["nothing", "fewer", "as many", "more"],
+)
+async def test_all_who_have_seen_what_is_gone_are_told(chat: Chat, on_top: int, figures: Figures) -> None:
+    """In two of three rooms something is lost. In the third nothing is, and nobody is told to load it anew."""
+    rewound, whole = chat.room_ids[:2], chat.room_ids[2]
+    await talk(chat, KEPT, "kept", rooms=3)
+    backup = Backup(chat.settings.postgres)
+    await backup.take()
+    await talk(chat, GONE, "gone", rooms=2)
+    stopped = await chat.follower()
+    for _ in range(SCALE.followers):
+        await chat.follower()
+    await chat.converged()
+    await stopped.end()
+    kept = cursors(stopped.history, rewound)
+
+    await backup.put_back()
+    await talk(chat, on_top, "other", rooms=2)
+    await chat.follower(instead_of=stopped)
+
+    def told() -> int:
+        return sum(told_of(follower, rewound) for follower in chat.followers)
+
+    everybody = len(chat.followers) * len(rewound)
+    with suppress(TimeoutError):
+        await chat.until(lambda: told() >= everybody)
+    in_pages = await told_by_pages(chat, kept)
+    figures.found(f"{told() + in_pages} of {everybody + len(rewound)} told")
+    assert (told(), in_pages) == (everybody, len(rewound))
+
+    await talk(chat, 3, "later", rooms=3)
+    await chat.converged()
+    assert told() == everybody
+    stored = await stored_in(chat.settings.postgres)
+    for follower in chat.followers:
+        assert not told_of(follower, [whole])
+        assert not list(checker.wrong_following(since_told(read(follower.history), rewound), stored))
+
+
+def told_of(follower: Worker, room_ids: Collection[UUID]) -> int:
+    """How often this follower was told that one of the rooms was rewound."""
+    return sum(
+        isinstance(record, Resynced) and record.reason == "rewound" and record.room_id in room_ids
+        for record in read(follower.history)
+    )
+
+
+async def told_by_pages(chat: Chat, after: dict[UUID, str | None]) -> int:
+    """How many of these cursors are answered by the one word that the log is another one."""
+    async with Hub(chat.settings) as hub:
+        pages = [await hub.messages.since(room_id, cursor) for room_id, cursor in after.items()]
+    return sum(len(page.items) == 1 and isinstance(page.items[0], Resync) for page in pages)
+
+
+def since_told(history: list[Record], rewound: Collection[UUID]) -> list[Record]:
+    """What a follower keeps: of the rewound rooms only what came after it was told."""
+    kept: list[Record] = []
+    told: set[UUID] = set()
+    for record in history:
+        if isinstance(record, Resynced):
+            told.add(record.room_id)
+        if not isinstance(record, Delivered) or record.room_id in told or record.room_id not in rewound:
+            kept.append(record)
+    return [record for record in kept if not isinstance(record, Follows) or None in record.after.values()]
