@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from uuid import uuid4
 
@@ -9,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hubbub import Hub, Invalid, LogPage, NewMessage, NotFound, Resync, Role, Room, User
+from hubbub import Hub, Invalid, LogPage, NewMessage, NotFound, PostgresSettings, Resync, Role, Room, User
 from hubbub.events import LogEvent
 from hubbub.positions import START, Position
-from hubbub.postgres import Pool
+from hubbub.postgres import Pool, Statement
 from hubbub.repositories.messages import Logs
 
 
@@ -134,3 +135,28 @@ async def test_the_head_of_a_room_and_of_many(hub: Hub, pool: Pool, room: Room, 
         await logs.head(uuid4())
     with pytest.raises(NotFound):
         await logs.read(uuid4(), START, 10)
+
+
+PURGE = Statement("test.purge", int, "DELETE FROM messages WHERE room_id = $1")
+
+
+@pytest.fixture
+async def owner(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
+    """Who may delete messages: hubbub's own role may not."""
+    pool = Pool(postgres_settings)
+    await pool.open()
+    yield pool
+    await pool.close()
+
+
+async def test_messages_that_were_purged_by_sql_leave_a_log_that_can_be_read(
+    hub: Hub, owner: Pool, room: Room, ada: User
+) -> None:
+    """Retention is the application's own: what it deletes is gone, and what was said of it too."""
+    head = await fill(hub, room, ada)
+    await owner.execute(PURGE, room.id)
+    assert [entry.seq for entry in found(await hub.messages.since(room.id, None))] == [1]
+    await hub.messages.send(room.id, ada.id, "new")
+    entries = found(await hub.messages.since(room.id, None))
+    assert [entry.seq for entry in entries] == [1, head + 1]
+    assert found(await hub.messages.since(room.id, entries[0].cursor)) == entries[1:]

@@ -152,3 +152,21 @@ async def test_an_empty_log_is_followed_too(hub: Hub, pool: Pool, room: Room, ad
 def test_a_heartbeat_that_is_none_is_refused(settings: Settings, seconds: float) -> None:
     with pytest.raises(Invalid, match="follow_heartbeat_seconds"):
         Hub(settings, options=Options(follow_heartbeat_seconds=seconds))
+
+
+PURGE = Statement("test.purge", int, "DELETE FROM messages WHERE room_id = $1")
+
+
+async def test_a_purge_of_the_newest_message_by_sql_is_told_at_most_once(
+    watchful: Hub, pool: Pool, room: Room, ada: User
+) -> None:
+    async with watchful.follow(ada.id) as feed:
+        await watchful.messages.send(room.id, ada.id, "old")
+        await take(feed)
+        await pool.execute(PURGE, room.id)
+        resync(*await take(feed))
+        await watchful._feed._rooms.compare()
+        watchful._feed._rooms.doubt_all()
+        await watchful._feed._rooms.compare()
+        sent = await watchful.messages.send(room.id, ada.id, "new")
+        assert seqs(await take(feed)) == [sent.seq]

@@ -16,14 +16,10 @@ from hubbub.positions import START, Position
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.drafts import drafted, drafted_all
 from hubbub.repositories.messages.log import Logs
+from hubbub.repositories.messages.pages import NEWEST, Pages, Place, Span, seq_of
 from hubbub.repositories.messages.sending import MESSAGE, send_one
 from hubbub.repositories.messages.together import send_all
 from hubbub.repositories.messages.writer import MessageWriter
-
-# A place in the log of a room: a seq, or the message that has it.
-Place = int | Message
-
-NEWEST = 2**63 - 1
 
 
 class Messages:
@@ -37,6 +33,7 @@ class Messages:
         self._announce = announce
         self._writer = writer
         self._logs = Logs(executor)
+        self._pages = Pages(executor)
 
     def _changed(self, change: Change) -> None:
         self._executor.after_commit(lambda: self._announce(change))
@@ -228,32 +225,6 @@ class Messages:
             raise Invalid("by", "is neither the author nor a moderator or admin of the room")
         return message
 
-    # One statement for every direction: so many before the pivot, so many from it on. One row more than asked for
-    # on a side, or one row of the side that was not asked for, says whether there is more.
-    _PAGE = Statement(
-        "messages.page",
-        Message,
-        f"""
-        (
-            SELECT {MESSAGE}
-            FROM messages
-            WHERE room_id = $1
-                AND seq < $2
-            ORDER BY seq DESC
-            LIMIT $3
-        )
-        UNION ALL
-        (
-            SELECT {MESSAGE}
-            FROM messages
-            WHERE room_id = $1
-                AND seq >= $2
-            ORDER BY seq
-            LIMIT $4
-        )
-        """,
-    )
-
     async def page(
         self,
         room_id: UUID,
@@ -271,48 +242,47 @@ class Messages:
 
         Raises `NotFound` for an unknown room or message, `Invalid` for a message of another room.
         """
+        deadline = self._executor.deadline()
+        span = await self._span(room_id, before=before, after=after, around=around, limit=limit, deadline=deadline)
+        return await self._pages.read(span, deadline)
+
+    async def page_json(
+        self,
+        room_id: UUID,
+        *,
+        before: Place | None = None,
+        after: Place | None = None,
+        around: Place | UUID | None = None,
+        limit: int = 50,
+    ) -> bytes:
+        """The page as JSON in UTF-8, as PostgreSQL writes it: to hand on to a client as it is.
+
+        It says what `msgspec.json.encode` of the `page` says, for a quarter of the processor time of this process;
+        times are in ISO 8601 with the offset of the server's time zone. Otherwise as `page`.
+        """
+        deadline = self._executor.deadline()
+        span = await self._span(room_id, before=before, after=after, around=around, limit=limit, deadline=deadline)
+        return await self._pages.read_json(span, deadline)
+
+    async def _span(
+        self,
+        room_id: UUID,
+        *,
+        before: Place | None,
+        after: Place | None,
+        around: Place | UUID | None,
+        limit: int,
+        deadline: float,
+    ) -> Span:
         room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit)
         if sum(place is not None for place in (before, after, around)) > 1:
             raise Invalid("before", "only one of before, after and around can be given")
-        deadline = self._executor.deadline()
         if after is not None:
-            pivot, older, newer = self._seq("after", room_id, after) + 1, 0, limit
-        elif around is not None:
+            return Span(room_id, seq_of("after", room_id, after) + 1, 0, limit)
+        if around is not None:
             place = await self._get(around, deadline) if isinstance(around, UUID) else around
-            pivot, older, newer = self._seq("around", room_id, place), limit // 2, limit - limit // 2
-        else:
-            pivot, older, newer = self._seq("before", room_id, NEWEST if before is None else before), limit, 0
-        rows = await self._executor.fetch_all(self._PAGE, room_id, pivot, older + 1, newer + 1, by=deadline)
-        if not rows:
-            await self._check_room(room_id, deadline)
-        return self._cut(room_id, rows, pivot, older, newer)
-
-    @staticmethod
-    def _seq(field: str, room_id: UUID, place: Place) -> int:
-        if isinstance(place, Message):
-            if place.room_id != room_id:
-                raise Invalid(field, "is a message of another room")
-            return place.seq
-        return min(inputs.seq(field, place), NEWEST - 1) if field == "after" else inputs.seq(field, place)
-
-    @staticmethod
-    def _cut(room_id: UUID, rows: list[Message], pivot: int, older: int, newer: int) -> MessagePage:
-        before = [message for message in rows if message.seq < pivot]  # the newest first
-        after = [message for message in rows if message.seq >= pivot]
-        return MessagePage(
-            room_id,
-            before[:older][::-1] + after[:newer],
-            has_older=len(before) > older,
-            has_newer=len(after) > newer,
-        )
-
-    _ROOM_EXISTS = Statement(
-        "messages.room_exists", bool, "SELECT EXISTS (SELECT 1 FROM rooms WHERE id = $1) AS room_exists"
-    )
-
-    async def _check_room(self, room_id: UUID, deadline: float) -> None:
-        if not await self._executor.fetch_one(self._ROOM_EXISTS, room_id, by=deadline):
-            raise NotFound("room", room_id)
+            return Span(room_id, seq_of("around", room_id, place), limit // 2, limit - limit // 2)
+        return Span(room_id, seq_of("before", room_id, NEWEST if before is None else before), limit, 0)
 
     async def since(self, room_id: UUID, cursor: str | None, *, limit: int = 200) -> LogPage:
         """Up to `limit` entries (1 to 1,000) of a room's log after the cursor: messages, edits, deletions, joins,

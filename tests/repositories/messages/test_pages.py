@@ -1,0 +1,95 @@
+"""A page as JSON says what the page as objects says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TypedDict
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from hubbub import Hub, Invalid, Message, MessagePage, NewMessage, NotFound, Room, User
+
+
+class Places(TypedDict, total=False):
+    before: int | Message
+    after: int | Message
+    around: int | Message
+    limit: int
+
+
+SPANS: list[Places] = [
+    {},
+    {"limit": 1},
+    {"limit": 200},
+    {"before": 5},
+    {"before": 2, "limit": 3},
+    {"before": 0},
+    {"after": 0, "limit": 4},
+    {"after": 7, "limit": 200},
+    {"after": 2**63 - 1},
+    {"around": 6, "limit": 3},
+    {"around": 1, "limit": 1},
+    {"around": 10_000, "limit": 4},
+]
+
+
+@pytest.fixture
+async def said(hub: Hub, room: Room, ada: User) -> list[Message]:
+    """Every kind of message, and what JSON has to escape."""
+    contents = ["hello", 'a "quote"', "back\\slash", "line\r\nline\t", "🦊 \u202e \u200b", "</script>", "\x01\x7f"]
+    said = await hub.messages.send_many(room.id, ada.id, [NewMessage(content) for content in contents])
+    metadata = {"n": 1, "f": 1.5, "t": ["a", None, True, {"x": "ü\n"}], "": {}}
+    reply = await hub.messages.send(room.id, ada.id, "reply", reply_to=said[0].id, metadata=metadata)
+    await hub.messages.edit(said[1].id, "edited", by=ada.id)
+    await hub.messages.delete(said[2].id, by=ada.id)
+    return [*said, reply]
+
+
+@pytest.mark.parametrize("places", SPANS)
+async def test_json_and_objects_say_the_same(hub: Hub, room: Room, said: list[Message], places: Places) -> None:
+    page = await hub.messages.page(room.id, **places)
+    as_json = await hub.messages.page_json(room.id, **places)
+    assert msgspec.json.decode(as_json, type=MessagePage) == page
+    keys = msgspec.json.decode(msgspec.json.encode(page))
+    assert json.loads(as_json).keys() == keys.keys()
+    for one, other in zip(json.loads(as_json)["items"], keys["items"], strict=True):
+        assert list(one) == list(other)
+
+
+async def test_a_room_without_messages_is_an_empty_page_and_an_unknown_one_is_not_found(
+    hub: Hub, room: Room
+) -> None:
+    assert json.loads(await hub.messages.page_json(room.id)) == {
+        "room_id": str(room.id),
+        "items": [],
+        "has_older": False,
+        "has_newer": False,
+    }
+    with pytest.raises(NotFound):
+        await hub.messages.page_json(uuid4())
+
+
+async def test_json_is_asked_for_by_a_message_or_its_id_and_refused_as_objects_are(
+    hub: Hub, room: Room, said: list[Message], ada: User
+) -> None:
+    by_id = await hub.messages.page_json(room.id, around=said[3].id, limit=3)
+    by_message, by_seq = await asyncio.gather(
+        hub.messages.page_json(room.id, around=said[3], limit=3),
+        hub.messages.page_json(room.id, around=said[3].seq, limit=3),
+    )
+    assert by_id == by_message == by_seq
+    other = await hub.rooms.create("other", created_by=ada.id)
+    with pytest.raises(Invalid):
+        await hub.messages.page_json(other.id, before=said[3])
+    with pytest.raises(Invalid):
+        await hub.messages.page_json(room.id, before=1, after=2)
+
+
+async def test_in_a_transaction_it_is_the_page_of_the_transaction(hub: Hub, room: Room, ada: User) -> None:
+    async with hub.transaction() as tx:
+        sent = await tx.messages.send(room.id, ada.id, "not yet")
+        assert msgspec.json.decode(await tx.messages.page_json(room.id), type=MessagePage).items == [sent]
+    assert b"not yet" in await hub.messages.page_json(room.id)
