@@ -29,6 +29,7 @@ from hubbub.events import (
     TypingChanged,
 )
 from hubbub.hub import Hub, Options, Transaction, open
+from hubbub.instrumentation import Instrumentation, PoolUse
 from hubbub.models import (
     Credentials,
     Message,
@@ -48,6 +49,7 @@ from hubbub.models import (
 from hubbub.passwords import Passwords
 from hubbub.redis import Gap
 from hubbub.services.feed import Follower
+from hubbub.services.health import Health, ServerHealth
 from hubbub.services.presence import Device
 from hubbub.settings import PostgresSettings, RedisSettings, Settings
 
@@ -58,8 +60,10 @@ __all__ = [
     "FeedEvent",
     "Follower",
     "Gap",
+    "Health",
     "Hub",
     "HubbubError",
+    "Instrumentation",
     "Invalid",
     "LogEvent",
     "LogPage",
@@ -77,6 +81,7 @@ __all__ = [
     "Options",
     "Page",
     "Passwords",
+    "PoolUse",
     "PostgresSettings",
     "PresenceChanged",
     "RateLimited",
@@ -91,6 +96,7 @@ __all__ = [
     "RoomSummary",
     "RoomUser",
     "SchemaMismatch",
+    "ServerHealth",
     "Session",
     "Settings",
     "Transaction",

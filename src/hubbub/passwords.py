@@ -21,6 +21,7 @@ LONGEST_BYTES: Final = 72
 """What bcrypt looks at. In UTF-8: 72 characters of ASCII, 24 of Chinese."""
 
 LEAST_COST: Final = 10
+USUAL_COST: Final = 12
 MOST_COST: Final = 16
 """Above it one hash takes longer than anybody waits, and a thread that computes one cannot be stopped."""
 
@@ -50,7 +51,7 @@ class Passwords:
     def __init__(
         self,
         *,
-        cost: int = 12,
+        cost: int = USUAL_COST,
         threads: int | None = None,
         max_waiting: int = 100,
         deadline_seconds: float = 10,

@@ -7,6 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from hubbub.errors import Unavailable
+from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.alarm import Alarm
 from hubbub.redis.call import Call, Outcome, Step
 from hubbub.redis.command_wire import CommandWire
@@ -34,8 +35,15 @@ class Connection:
     do not belong here.
     """
 
-    def __init__(self, settings: RedisSettings, *, max_waiting: int = 10_000) -> None:
+    def __init__(
+        self,
+        settings: RedisSettings,
+        *,
+        max_waiting: int = 10_000,
+        instrumentation: Instrumentation = SILENT,
+    ) -> None:
         self._settings = settings
+        self._instrumentation = instrumentation
         self._max_waiting = max_waiting
         self._line: Line[CommandWire] = Line(
             "hubbub-redis-commands",
@@ -163,6 +171,7 @@ class Connection:
             wire.send(calls)
 
     def _came_up(self, _: CommandWire) -> None:
+        self._instrumentation.connected("redis-commands")
         self._flush()
 
     def _went_down(self, trouble: Unavailable) -> None:

@@ -13,6 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from hubbub.errors import Invalid, Unavailable
 from hubbub.redis.refusals import LOCKED_OUT, without_values
+from hubbub.settings.tls import failure_in
 
 if TYPE_CHECKING:
     from hubbub.redis.wire import Wire
@@ -111,6 +112,8 @@ class Dialler:
         said = without_values(str(error))
         if isinstance(error, AuthenticationError) or getattr(error, "status_code", None) in LOCKED_OUT:
             return Unavailable("redis", f"{where} refuses the login: {said}", retryable=False)
+        if (refused := failure_in(error)) is not None:
+            return Unavailable("redis", f"TLS with {where} failed: {refused}", retryable=False)
         if isinstance(error, (TimeoutError, RedisTimeoutError)):
             waited = self._settings.connect_timeout_seconds
             return Unavailable("redis", f"{where} did not answer within {waited:g} s")

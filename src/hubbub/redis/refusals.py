@@ -24,6 +24,10 @@ LOCKED_OUT: Final = frozenset({"DENIED", "NOAUTH", "NOPERM", "WRONGPASS"})
 _WITHIN_SCRIPT: Final = re.compile(r"^ERR Error running script .*?@user_script: ?\d+: -([A-Z]+) ")
 
 
+# What a script may not do is told in many words, each version its own.
+_DENIED_WITHIN_SCRIPT: Final = re.compile("ACL failure in script|The user executing the script can't")
+
+
 def without_values(text: str) -> str:
     """What the server said, without what it quotes: the words of a command that it does not know may be secret."""
     return text.partition(", with args beginning with")[0]
@@ -39,6 +43,8 @@ class ReplyError(ResponseError):
         super().__init__(without_values(text))
         within_script = _WITHIN_SCRIPT.match(text)
         self.code = within_script[1] if within_script else text.partition(" ")[0]
+        if _DENIED_WITHIN_SCRIPT.search(text):
+            self.code = "NOPERM"
 
 
 def meaning(reply: ReplyError) -> ReplyError | Unavailable:

@@ -9,6 +9,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
+from hubbub.instrumentation import SILENT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
@@ -68,9 +70,16 @@ class Subscription(Listener):
     at a time.
     """
 
-    def __init__(self, channel: bytes, leave: Callable[[Listener], None], buffer: int) -> None:
+    def __init__(
+        self,
+        channel: bytes,
+        leave: Callable[[Listener], None],
+        buffer: int,
+        tell_of_drop: Callable[[], None] = SILENT.dropped,
+    ) -> None:
         super().__init__(channel, leave)
         self._room = buffer
+        self._tell_of_drop = tell_of_drop
         self._heard: deque[Heard] = deque()
         self._missing: Gap | None = None  # what stands before the oldest of them
         self._ended = False
@@ -129,6 +138,7 @@ class Subscription(Listener):
         oldest = self._heard.popleft()
         if not isinstance(oldest, Gap):
             self.dropped += 1
+            self._tell_of_drop()
             unsaid = self._missing.dropped if self._missing is not None else 0
             self._missing = Gap("overflow", unsaid + 1)
         elif self._missing is None:

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from hubbub.errors import Invalid, Unavailable
+from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.line import Line
 from hubbub.redis.refusals import meaning
 from hubbub.redis.subscription import CallbackSubscription, Gap, Heard, Listener, Subscription
@@ -42,8 +43,15 @@ class Subscriptions:
     deadline of the settings to show life.
     """
 
-    def __init__(self, settings: RedisSettings, *, heartbeat_seconds: float = 5) -> None:
+    def __init__(
+        self,
+        settings: RedisSettings,
+        *,
+        heartbeat_seconds: float = 5,
+        instrumentation: Instrumentation = SILENT,
+    ) -> None:
         self._settings = settings
+        self._instrumentation = instrumentation
         self._heartbeat_seconds = heartbeat_seconds
         self._line: Line[SubscriptionWire] = Line(
             "hubbub-redis-subscriptions",
@@ -128,7 +136,7 @@ class Subscriptions:
     def _subscription(self, channel: str, buffer: int) -> Subscription:
         if buffer < 1:
             raise Invalid("buffer", "must hold at least one message")
-        return Subscription(_name(channel), self._leave, buffer)
+        return Subscription(_name(channel), self._leave, buffer, self._instrumentation.dropped)
 
     async def _enter(self, listener: Listener) -> None:
         topic = self._register(listener)
@@ -203,6 +211,7 @@ class Subscriptions:
         )
 
     def _came_up(self, wire: SubscriptionWire) -> None:
+        self._instrumentation.connected("redis-subscriptions")
         self._changed = set(self._topics)
         self._reconcile()
         wire.keep_probing(self._heartbeat_seconds, self._settings.deadline_seconds)

@@ -8,8 +8,9 @@ from typing import Final, Self
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.errors import Invalid
+from hubbub.errors import Invalid, Unavailable
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged, TypingChanged, typing_channel
+from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis import CallbackSubscription, Connection, Gap, Subscription, Subscriptions
 from hubbub.redis.replies import integer
 
@@ -24,7 +25,13 @@ class RealtimeService:
     Names of channels are plain text: no character in them is special.
     """
 
-    def __init__(self, connection: Connection, subscriptions: Subscriptions) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        subscriptions: Subscriptions,
+        instrumentation: Instrumentation = SILENT,
+    ) -> None:
+        self._instrumentation = instrumentation
         self._connection = connection
         self._subscriptions = subscriptions
 
@@ -36,7 +43,13 @@ class RealtimeService:
         """
         name = _text("channel", channel, shortest=1, longest=CHANNEL_BYTES)
         data = _text("message", message, shortest=0, longest=MESSAGE_BYTES)
-        return integer(await self._connection.execute("PUBLISH", name, data))
+        try:
+            heard_by = integer(await self._connection.execute("PUBLISH", name, data))
+        except Unavailable:
+            self._instrumentation.published(1, is_lost=True)
+            raise
+        self._instrumentation.published(1)
+        return heard_by
 
     async def publish_typing_indicator(self, room_id: UUID, user_id: UUID, is_typing: bool) -> None:
         """Say on `typing:{room_id}` that the user types or not, and keep no account of it.

@@ -1,0 +1,1 @@
+"""What `hubbub doctor` looks at."""

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from time import time
+
+import pytest
+
+from cli._doctor.saying import meanings, of, severities
+from hubbub import Settings, migrations
+from hubbub.cli._doctor import together
+from hubbub.cli._doctor.examination import Section
+from hubbub.cli._doctor.together import Both
+from hubbub.migrations import HEAD
+from hubbub.postgres import Pool
+from hubbub.redis import Connection, Subscriptions
+from redis_server import PASSWORD, Server
+
+
+@asynccontextmanager
+async def reached(settings: Settings) -> AsyncIterator[Both]:
+    pool = Pool(settings.postgres)
+    connection, subscriptions = Connection(settings.redis), Subscriptions(settings.redis)
+    await connection.start()
+    await subscriptions.start()
+    try:
+        yield Both(pool, connection, subscriptions)
+    finally:
+        await subscriptions.close()
+        await connection.close()
+        await pool.close()
+
+
+@pytest.fixture(autouse=True)
+def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "USUAL_COST", 4)
+    monkeypatch.setattr(together, "CHEAP_SECONDS", 0.0)
+
+
+async def look(settings: Settings) -> Section:
+    async with reached(settings) as both:
+        return await together.look(both)
+
+
+async def test_a_word_is_heard_and_a_follower_begins(both: Settings) -> None:
+    section = await look(both)
+    assert section.out_of_reach is None
+    assert [outcome.findings for outcome in section.checks] == [()] * len(together.CHECKS)
+    assert of(section, "together.delivery").remark.startswith("heard after")
+    assert of(section, "together.follower").remark.startswith("began after")
+
+
+async def test_nothing_is_left_behind(both: Settings) -> None:
+    await look(both)
+    async with reached(both) as after:
+        assert after.connection is not None
+        assert await after.connection.execute("DBSIZE") == 0
+        assert await after.connection.execute("PUBSUB", "CHANNELS") == []
+
+
+async def test_clocks_that_are_apart_are_told(both: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "time", lambda: time() - 10)
+    section = await look(both)
+    assert severities(section, "together.clocks") == ["warning"]
+    assert "ahead of that of this machine" in meanings(section, "together.clocks")
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.01, "cost=5"), (0.2, ""), (0.9, "cost=3")])
+async def test_hashes_that_are_cheap_or_dear_are_told_with_another_cost(
+    both: Settings, monkeypatch: pytest.MonkeyPatch, seconds: float, said: str
+) -> None:
+    monkeypatch.setattr(together, "CHEAP_SECONDS", 0.05)
+    monkeypatch.setattr(together, "_hash_seconds", lambda cost: seconds)
+    section = await look(both)
+    assert severities(section, "together.passwords") == (["warning"] if said else [])
+    assert said in meanings(section, "together.passwords")
+
+
+async def test_a_login_that_may_not_publish_is_an_error(both: Settings, servers_of: Callable[..., Server]) -> None:
+    server = servers_of(f"user mute on >{PASSWORD} ~* resetchannels +@all")
+    mute = replace(both, redis=replace(server.settings, username="mute", deadline_seconds=2))
+    section = await look(mute)
+    assert severities(section, "together.delivery") == ["error"]
+    assert "docs/redis.md" in meanings(section, "together.delivery")
+
+
+async def test_what_is_published_elsewhere_is_not_heard(
+    both: Settings, servers_of: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "HEARD_WITHIN_SECONDS", 0.3)
+    other = Subscriptions(servers_of().settings)
+    await other.start()
+    try:
+        async with reached(both) as reach:
+            section = await together.look(reach._replace(subscriptions=other))
+    finally:
+        await other.close()
+    assert severities(section, "together.delivery") == ["error"]
+    assert "more than one server" in meanings(section, "together.delivery")
+
+
+async def test_a_follower_needs_the_newest_schema(both: Settings) -> None:
+    await migrations.down(both.postgres, "-1")
+    assert of(await look(both), "together.follower").unseen == f"the database is not at {HEAD}"
+
+
+async def test_with_one_server_out_of_reach_it_does_what_it_can(both: Settings) -> None:
+    async with reached(both) as reach:
+        section = await together.look(reach._replace(pool=None))
+        assert of(section, "together.delivery").unseen is None
+        assert of(section, "together.follower").unseen == "it needs both servers"
+        section = await together.look(reach._replace(pool=None, connection=None))
+        assert of(section, "together.clocks").unseen == "no server is in reach"
+        assert of(section, "together.delivery").unseen == "Redis is out of reach"

@@ -1,0 +1,115 @@
+"""`hubbub doctor` as its user sees it: what it prints, and the exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hubbub import Hub, PostgresSettings, Room, Settings, User
+from hubbub.cli import main
+from hubbub.cli._doctor import postgresql, redis, together
+
+ALL = [check.name for checks in (postgresql.CHECKS, redis.CHECKS, together.CHECKS) for check in checks]
+
+
+async def doctor(settings: Settings, *arguments: str) -> Result:
+    runner = CliRunner(env=dict(settings.to_env()))
+    # The command has an event loop of its own.
+    return await asyncio.to_thread(runner.invoke, main, ["doctor", *arguments])
+
+
+async def test_it_says_what_it_looked_at_and_what_it_found(settings: Settings) -> None:
+    result = await doctor(settings)
+    assert result.exit_code == 1, result.output  # the servers of the tests wait for no disk
+    assert f" at 127.0.0.1:{settings.postgres.port}\n" in result.output
+    assert "fsync is off" in result.output
+    assert "Set fsync = on in postgresql.conf" in result.output
+    assert result.output.splitlines()[-1].endswith(".")
+
+
+async def test_as_json_it_has_every_check_by_its_name(settings: Settings) -> None:
+    result = await doctor(settings, "--json")
+    told = json.loads(result.output)
+    assert told["exit_status"] == result.exit_code == 1
+    assert [section["kind"] for section in told["sections"]] == ["postgresql", "redis", "together"]
+    assert [check["name"] for section in told["sections"] for check in section["checks"]] == ALL
+
+
+async def test_to_an_application_with_the_fewest_rights_it_says_little_and_what_it_could_not_see(
+    settings: Settings,
+) -> None:
+    sections = json.loads((await doctor(settings, "--json")).output)["sections"]
+    checks = [check for section in sections for check in section["checks"]]
+    assert {check["name"] for check in checks if check["findings"]} <= {
+        "postgresql.durability",  # the servers of the tests wait for no disk
+        "together.passwords",  # and the machine may be any
+    }
+    assert {check["name"] for check in checks if check["unseen"]} == {
+        "redis.version",
+        "redis.role",
+        "redis.memory",
+        "redis.persistence",
+        "redis.appendfsync",
+    }
+    assert all("NOPERM" in check["unseen"] for check in checks if check["unseen"])
+
+
+async def test_of_more_processes_it_says_that_their_pools_do_not_fit(settings: Settings) -> None:
+    result = await doctor(settings, "--processes", "100")
+    assert "100 processes with pools of 20 may want 2,000" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("away", ["postgres", "redis"])
+async def test_when_one_server_is_out_of_reach_it_looks_at_the_other(settings: Settings, away: str) -> None:
+    nowhere = replace(getattr(settings, away), port=1, connect_timeout_seconds=1)
+    result = await doctor(replace(settings, **{away: nowhere}), "--json")
+    assert result.exit_code == 3
+    chat, live, both = json.loads(result.output)["sections"]
+    assert (chat["out_of_reach"] is not None, live["out_of_reach"] is not None) == (
+        away == "postgres",
+        away == "redis",
+    )
+    assert bool(chat["checks"]) == (away == "redis")
+    assert bool(live["checks"]) == (away == "postgres")
+    assert [check["name"] for check in both["checks"]] == [check.name for check in together.CHECKS]
+
+
+async def test_it_shows_no_secret(settings: Settings) -> None:
+    secrets = [settings.postgres.password, settings.redis.password]
+    for arguments in ([], ["--json"]):
+        result = await doctor(settings, *arguments)
+        assert not [secret for secret in secrets if secret and secret in result.output]
+
+
+async def test_it_changes_nothing(settings: Settings, hub: Hub, ada: User, room: Room) -> None:
+    message = await hub.messages.send(room.id, ada.id, "hello")
+    await doctor(settings)
+    assert (await hub.messages.page(room.id)).items[-1] == message
+    assert (await hub.rooms.get(room.id)).last_seq == message.seq
+
+
+async def test_of_a_database_without_tables_it_says_how_to_get_them(
+    servers: Settings, empty_database: PostgresSettings
+) -> None:
+    result = await doctor(replace(servers, postgres=empty_database))
+    assert result.exit_code == 1
+    assert "Run `hubbub migrate up`" in " ".join(result.output.split())
+
+
+def test_every_check_is_in_the_documents() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    table = page.partition("| check | finds |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"`(\w+\.\w+)`", table)) == sorted(ALL)
+
+
+async def test_without_servers_it_says_how_to_name_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = await asyncio.to_thread(CliRunner().invoke, main, ["doctor"])
+    assert result.exit_code == 1
+    assert "hubbub up" in result.output

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import msgspec
+import pytest
+
+from hubbub import Hub, Settings
+from redis_server import Server, binaries
+from waiting import until_it_answers
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Server]:
+    server = Server(binaries()[0], tmp_path)
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture
+async def hub(settings: Settings, own_redis: Server) -> AsyncIterator[Hub]:
+    patient = replace(own_redis.settings, connect_timeout_seconds=10, deadline_seconds=10)
+    async with Hub(replace(settings, redis=patient)) as hub:
+        yield hub
+
+
+async def test_of_a_hub_that_is_well_it_says_so_as_json_too(hub: Hub) -> None:
+    health = await hub.health(deadline_seconds=20)
+    assert (health.ready, health.degraded) == (True, False)
+    assert (health.postgres.reason, health.redis.reason) == (None, None)
+    assert health.pool.limit == hub.settings.postgres.pool_size
+    told = msgspec.json.decode(msgspec.json.encode(health))
+    assert told.keys() == {"ready", "degraded", "postgres", "redis", "pool"}
+    assert told["pool"].keys() == {"limit", "open", "in_use", "waiting"}
+
+
+async def test_without_redis_it_is_ready_and_degraded(hub: Hub, own_redis: Server) -> None:
+    own_redis.kill()
+    health = await hub.health(deadline_seconds=1)
+    assert (health.ready, health.degraded, health.redis.ok) == (True, True, False)
+    assert health.redis.reason
+    own_redis.start()
+
+    async def is_well() -> bool:
+        return not (await hub.health(deadline_seconds=5)).degraded
+
+    await until_it_answers(is_well)
+
+
+async def test_a_frozen_redis_is_noticed_within_the_deadline(hub: Hub, own_redis: Server) -> None:
+    own_redis.freeze()
+    since = perf_counter()
+    health = await hub.health(deadline_seconds=0.3)
+    assert perf_counter() - since < 5
+    assert health.degraded
+    assert health.redis.reason == "no answer within 0.3 s"
+
+
+async def test_a_pool_in_which_nobody_gets_a_connection_is_not_ready(settings: Settings) -> None:
+    tiny = replace(settings, postgres=replace(settings.postgres, pool_size=1))
+    async with Hub(tiny) as hub, hub.transaction():
+        health = await hub.health(deadline_seconds=0.3)
+    assert not health.ready
+    assert not health.degraded
+    assert health.postgres.reason == "no answer within 0.3 s"
+    assert health.pool.in_use == health.pool.limit == 1
+
+
+async def test_a_closed_hub_is_not_ready(settings: Settings) -> None:
+    async with Hub(settings) as hub:
+        pass
+    health = await hub.health()
+    assert (health.ready, health.postgres.reason) == (False, "it is closed")
+    assert not health.redis.ok
+
+
+async def test_a_probe_that_is_given_up_leaves_nothing_behind(hub: Hub, own_redis: Server) -> None:
+    own_redis.freeze()
+    probes = [asyncio.create_task(hub.health(deadline_seconds=30)) for _ in range(20)]
+    await asyncio.sleep(0)
+    for probe in probes:
+        probe.cancel()
+    await asyncio.gather(*probes, return_exceptions=True)
+    own_redis.thaw()
+    health = await hub.health(deadline_seconds=20)
+    assert health.ready
+    assert health.pool.waiting == 0

@@ -1,0 +1,84 @@
+"""What hubbub logs goes to loggers below `hubbub`, and where that goes is the application's to say."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import hubbub
+
+PACKAGE = Path(hubbub.__file__).parent
+CONFIGURING = {
+    "addHandler",
+    "basicConfig",
+    "captureWarnings",
+    "dictConfig",
+    "disable",
+    "fileConfig",
+    "removeHandler",
+    "setLevel",
+}
+OF_A_TERMINAL = ("cli", "__main__.py")
+
+
+def _calls() -> Iterator[tuple[str, str, ast.Call]]:
+    """Every call in the package: its file, the last word of what is called, the call."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                called = node.func
+                name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+                yield str(file.relative_to(PACKAGE)), name, node
+
+
+def _documented() -> set[str]:
+    table = (PACKAGE.parents[1] / "docs" / "operations.md").read_text().partition("## Logging")[2]
+    return set(re.findall(r"^\| (`hubbub[\w.]*`)", table, re.MULTILINE))
+
+
+def test_every_logger_is_below_that_of_the_package_and_in_the_documents() -> None:
+    names = []
+    for file, name, call in _calls():
+        if name == "getLogger":
+            [argument] = call.args
+            assert isinstance(argument, ast.Constant), f"{file}: a name that stands there can be found"
+            names.append(str(argument.value))
+    assert {f"`{name}`" for name in names} - {"`hubbub`"} == _documented()
+    assert {name for name in names if name != "hubbub" and not name.startswith("hubbub.")} == set()
+
+
+def test_nothing_but_the_command_line_prints_or_configures_logging() -> None:
+    found = {
+        f"{file}: {name}"
+        for file, name, _ in _calls()
+        if not file.startswith(OF_A_TERMINAL) and name in CONFIGURING | {"print", "echo", "pprint", "secho"}
+    }
+    assert found == set()
+
+
+def test_nothing_logs_by_the_root_logger() -> None:
+    levels = {"debug", "info", "warning", "error", "exception", "critical", "log"}
+    found = {
+        f"{file}: {ast.unparse(call.func)}"
+        for file, name, call in _calls()
+        if name in levels and isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "logging"
+    }
+    assert found == set()
+
+
+IMPORTED = """
+import logging, hubbub
+root, own = logging.getLogger(), logging.getLogger("hubbub")
+print(root.handlers, root.level, own.handlers, own.level, own.propagate)
+"""
+
+
+def test_importing_it_configures_nothing() -> None:
+    said = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["[]", str(logging.WARNING), "[]", "0", "True"]
+    assert said.stderr == ""

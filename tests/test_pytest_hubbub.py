@@ -1,0 +1,131 @@
+"""The plugin as an application's tests use it: pytest in a project of its own, in a process of its own."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hubbub import Settings
+
+pytest_plugins = ["pytester"]
+
+CONFIGURATION = """
+    [pytest]
+    addopts = -p pytest_hubbub
+    asyncio_mode = {mode}
+    asyncio_default_fixture_loop_scope = function
+    filterwarnings = error
+"""
+
+OF_AN_APPLICATION = """
+    import pytest
+
+
+    @pytest.mark.asyncio
+    @pytest.mark.parametrize("time", ["first", "second"])
+    async def test_each_test_has_an_empty_chat(hub, time):
+        ada = await hub.register("ada@example.org", "ada", "correct horse")
+        assert await hub.sessions.list_sessions(ada.id) == []
+        await hub.sessions.create_session(ada.id)
+        room = await hub.rooms.create("engine-room", created_by=ada.id)
+        async with hub.follow(ada.id) as feed:
+            sent = await hub.messages.send(room.id, ada.id, "hello")
+            assert (await anext(feed)).message == sent
+
+
+    @pytest.mark.asyncio
+    async def test_redis_is_empty(hub):
+        assert await hub._connection.execute("DBSIZE") == 0
+
+
+    def test_a_test_without_a_loop_has_settings(hubbub_settings, hubbub_database, hubbub_servers):
+        assert hubbub_settings.postgres == hubbub_database
+        assert hubbub_settings.redis == hubbub_servers.redis
+"""
+
+UNUSED = """
+    import sys
+
+
+    def test_nothing_is_imported_or_started():
+        assert "pytest_hubbub" in sys.modules
+        assert not [name for name in sys.modules if name == "hubbub" or name.startswith("hubbub.")]
+        assert not {"asyncpg", "redis", "msgspec"} & set(sys.modules)
+"""
+
+WITH_SERVERS_OF_ITS_OWN = """
+    import asyncio
+
+    import pytest
+    from hubbub import Settings
+    from hubbub.postgres import connect
+
+
+    @pytest.fixture(scope="session")
+    def hubbub_servers():
+        return Settings.from_urls("{database}", "{redis}")
+
+
+    @pytest.fixture(scope="session")
+    def hubbub_template(hubbub_template):
+        async def create_tables(settings):
+            connection = await connect(settings)
+            await connection.execute("CREATE TABLE notes (id bigint PRIMARY KEY)")
+            await connection.close()
+
+        asyncio.run(create_tables(hubbub_template.settings))
+        return hubbub_template
+"""
+
+WITH_TABLES_OF_ITS_OWN = """
+    from hubbub.postgres import connect
+
+
+    async def test_they_are_in_every_database(hubbub_database):
+        connection = await connect(hubbub_database)
+        assert await connection.fetchval("SELECT count(*) FROM notes") == 0
+        await connection.close()
+"""
+
+
+@pytest.mark.parametrize("mode", ["auto", "strict"])
+def test_an_application_has_a_chat_of_its_own_in_each_test(pytester: pytest.Pytester, mode: str) -> None:
+    pytester.makeini(CONFIGURATION.format(mode=mode))
+    pytester.makepyfile(OF_AN_APPLICATION)
+    result = pytester.runpytest_subprocess("-p", "no:randomly", timeout=100)
+    result.assert_outcomes(passed=4)
+
+
+def test_each_worker_has_servers_of_its_own(pytester: pytest.Pytester) -> None:
+    pytester.makeini(CONFIGURATION.format(mode="auto"))
+    pytester.makepyfile(test_one=OF_AN_APPLICATION, test_other=OF_AN_APPLICATION)
+    result = pytester.runpytest_subprocess("-n", "2", "--dist", "loadfile", timeout=100)
+    result.assert_outcomes(passed=8)
+
+
+def test_who_does_not_use_it_does_not_pay_for_it(pytester: pytest.Pytester) -> None:
+    pytester.makeini(CONFIGURATION.format(mode="auto"))
+    pytester.makepyfile(UNUSED)
+    result = pytester.runpytest_subprocess(timeout=100)
+    result.assert_outcomes(passed=1)
+
+
+def test_an_application_may_name_servers_of_its_own(pytester: pytest.Pytester, servers: Settings) -> None:
+    database, redis = servers.postgres, servers.redis
+    pytester.makeini(CONFIGURATION.format(mode="auto"))
+    pytester.makeconftest(
+        WITH_SERVERS_OF_ITS_OWN.format(
+            database=f"postgresql://{database.user}:{database.password}@127.0.0.1:{database.port}/{database.database}",
+            redis=f"redis://:{redis.password}@127.0.0.1:{redis.port}/9",
+        )
+    )
+    pytester.makepyfile(test_chat=OF_AN_APPLICATION, test_tables=WITH_TABLES_OF_ITS_OWN)
+    result = pytester.runpytest_subprocess("-p", "no:randomly", timeout=100)
+    result.assert_outcomes(passed=5)
+
+
+def test_pytest_finds_it_without_being_told() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert project["project"]["entry-points"]["pytest11"] == {"pytest_hubbub": "pytest_hubbub"}
