@@ -1,84 +1,108 @@
-"""Real servers for the whole run, and a database of its own for every test that asks for one."""
+"""Real servers for the whole run, and a database of its own for every test that asks for one.
+
+They are those of the plugin that applications use, `pytest_hubbub`, with rights of our own making on top.
+
+What the tests do through `hub`, `settings` and `pool` they do as an application with as few rights as it can have;
+`servers`, `empty_database` and `postgres_settings` are the owner's, who migrates.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import pytest_asyncio
-from asyncpg import InsufficientPrivilegeError
 
 from hubbub import Hub, PostgresSettings, Settings, migrations
-from hubbub.embedded import Servers
 from hubbub.models import Room, User
 from hubbub.postgres import Pool, connect
+from hubbub.testing import Template, serving
+from rights import ROLE, as_redis_user, as_role, in_a_copy, make_redis_users, role, superuser
 
 # What a shell has set must not reach a test.
 for name in [name for name in os.environ if name.startswith(("DB_", "REDIS_", "DATABASE_URL"))]:
     del os.environ[name]
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settings]:
-    """PostgreSQL and Valkey that end with the run. Without fsync: what needs it starts its own."""
-    async with Servers(tmp_path_factory.mktemp("servers"), fsync=False) as settings:
+@pytest.fixture(scope="session")
+def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("servers")
+
+
+@pytest.fixture(scope="session")
+def hubbub_servers(servers_folder: Path) -> Iterator[Settings]:
+    """Those of the plugin, in a folder that we know: the superuser's password is there."""
+    with serving(servers_folder) as settings:
         yield settings
 
 
-async def _run(settings: PostgresSettings, command: str) -> None:
+@pytest.fixture(scope="session")
+def administrator(hubbub_servers: Settings, servers_folder: Path) -> PostgresSettings:
+    """A superuser of the servers."""
+    return superuser(hubbub_servers.postgres, servers_folder)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def servers(hubbub_servers: Settings, administrator: PostgresSettings) -> Settings:
+    """PostgreSQL and Valkey that end with the run. Without fsync: what needs it starts its own.
+
+    The settings are those of the owner of the database, and of the one Redis user who may do everything.
+    """
+    await _run(administrator, *role())
+    await make_redis_users(hubbub_servers.redis)
+    return hubbub_servers
+
+
+async def _run(settings: PostgresSettings, *commands: str) -> None:
     connection = await connect(settings)
     try:
-        await connection.execute(command)
+        for command in commands:
+            await connection.execute(command)
     finally:
         await connection.close()
 
 
-async def _drop(settings: PostgresSettings, name: str) -> None:
-    try:
-        await _run(settings, f"DROP DATABASE {name} WITH (FORCE)")
-    except InsufficientPrivilegeError:
-        # Only a superuser may force out autovacuum. Without force PostgreSQL itself asks it to leave.
-        await _run(settings, f"DROP DATABASE {name}")
-
-
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def template(servers: Settings) -> str:
-    """The name of a migrated database that others are copied from."""
-    name = "hubbub_template"
-    await _run(servers.postgres, f"CREATE DATABASE {name}")
-    await migrations.up(replace(servers.postgres, database=name))
-    return name
+async def template(servers: Settings, hubbub_template: Template, administrator: PostgresSettings) -> str:
+    """What a migrated database is copied from, as SQL: its name, and how."""
+    await migrations.grant(replace(administrator, database=hubbub_template.settings.database), ROLE)
+    return hubbub_template.as_sql
 
 
 @pytest.fixture
-async def empty_database(servers: Settings) -> AsyncIterator[PostgresSettings]:
+async def empty_database(servers: Settings, administrator: PostgresSettings) -> AsyncIterator[PostgresSettings]:
     """A database of this test's own, without a table."""
     name = f"test_{uuid4().hex}"
     await _run(servers.postgres, f"CREATE DATABASE {name}")
     yield replace(servers.postgres, database=name)
-    await _drop(servers.postgres, name)
+    await _run(administrator, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
-async def postgres_settings(servers: Settings, template: str) -> AsyncIterator[PostgresSettings]:
-    """A database of this test's own, migrated. A copy by wal_log takes a third of the time of one by file_copy."""
+async def postgres_settings(
+    servers: Settings, administrator: PostgresSettings, template: str
+) -> AsyncIterator[PostgresSettings]:
+    """A database of this test's own, migrated, for its owner."""
     name = f"test_{uuid4().hex}"
-    await _run(servers.postgres, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log")
+    create = f"CREATE DATABASE {name} OWNER {servers.postgres.user} TEMPLATE {template}"
+    await _run(administrator, create, *in_a_copy(name))
     yield replace(servers.postgres, database=name)
-    await _drop(servers.postgres, name)
+    await _run(administrator, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
 def settings(servers: Settings, postgres_settings: PostgresSettings) -> Settings:
-    return replace(servers, postgres=postgres_settings)
+    """Both servers for the application, which has no right that it does not need."""
+    return Settings(postgres=as_role(postgres_settings), redis=as_redis_user(servers.redis))
 
 
 @pytest.fixture
-async def pool(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
-    pool = Pool(postgres_settings)
+async def pool(settings: Settings) -> AsyncIterator[Pool]:
+    pool = Pool(settings.postgres)
     await pool.open()
     yield pool
     await pool.close()

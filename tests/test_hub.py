@@ -92,8 +92,10 @@ async def test_a_database_without_hubbub_s_schema_is_told(
 @pytest.mark.parametrize(
     ("revision", "way_out"), [("0003", "hubbub migrate up"), ("9999", "upgrade hubbub")], ids=["older", "newer"]
 )
-async def test_a_database_of_another_revision_is_told(settings: Settings, revision: str, way_out: str) -> None:
-    connection = await connect(settings.postgres)
+async def test_a_database_of_another_revision_is_told(
+    settings: Settings, postgres_settings: PostgresSettings, revision: str, way_out: str
+) -> None:
+    connection = await connect(postgres_settings)
     await connection.execute(f"UPDATE hubbub_schema_version SET version_num = '{revision}'")
     await connection.close()
     with pytest.raises(SchemaMismatch, match=way_out) as caught:

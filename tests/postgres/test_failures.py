@@ -178,7 +178,14 @@ class Stub:
 
     async def run(self, *, writes: bool, seconds: float = 5) -> object:
         call: Callable[[Connection], Any] = lambda connection: connection.fetch("SELECT 1")  # noqa: E731 - with its type
-        return await run(cast("Connection", self), call, deadline=now() + seconds, seconds=seconds, writes=writes, name="test")
+        return await run(
+            cast("Connection", self),
+            call,
+            deadline=now() + seconds,
+            seconds=seconds,
+            writes=writes,
+            name="test",
+        )
 
 
 NAME = Statement("test.name", lambda id, name: {id: name}, "SELECT id, name FROM users WHERE id = $1")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hubbub import Settings
+from hubbub import RedisSettings, Settings
 from hubbub.redis import Connection, Subscriptions
 from redis_server import Server, binaries
+from rights import as_redis_user
 from services.keys import all_keys_end, kept_for_ever
 
 
@@ -22,8 +23,8 @@ async def no_task_is_left() -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def connection(servers: Settings, no_task_is_left: None) -> AsyncIterator[Connection]:
-    """A connection to an empty Redis. Each key that the test leaves there must end by itself."""
+async def administrator_of_redis(servers: Settings, no_task_is_left: None) -> AsyncIterator[Connection]:
+    """A connection that may do everything, to an empty Redis. Each key that the test leaves must end by itself."""
     connection = Connection(servers.redis)
     await connection.start()
     await connection.execute("FLUSHALL")
@@ -35,8 +36,23 @@ async def connection(servers: Settings, no_task_is_left: None) -> AsyncIterator[
 
 
 @pytest.fixture
-async def subscriptions(servers: Settings, no_task_is_left: None) -> AsyncIterator[Subscriptions]:
-    subscriptions = Subscriptions(servers.redis)
+def redis_user(servers: Settings) -> RedisSettings:
+    """A user that is bound to the keys and channels of hubbub, and may look at what is there."""
+    return as_redis_user(servers.redis, "inspecting")
+
+
+@pytest.fixture
+async def connection(redis_user: RedisSettings, administrator_of_redis: Connection) -> AsyncIterator[Connection]:
+    """A connection to an empty Redis."""
+    connection = Connection(redis_user)
+    await connection.start()
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def subscriptions(redis_user: RedisSettings, no_task_is_left: None) -> AsyncIterator[Subscriptions]:
+    subscriptions = Subscriptions(redis_user)
     await subscriptions.start()
     yield subscriptions
     await subscriptions.close()

@@ -9,13 +9,21 @@ from uuid import uuid4
 
 import pytest
 
+from hubbub import RedisSettings, Settings
 from hubbub.errors import Invalid, Unavailable
 from hubbub.redis import Connection, Gap, Subscriptions
 from hubbub.services.realtime import CHANNEL_BYTES, MESSAGE_BYTES, RealtimeService
 from redis_server import Server
+from rights import as_redis_user
 from waiting import until, until_it_answers
 
 HOSTILE_NAMES = 100_000
+
+
+@pytest.fixture
+def redis_user(servers: Settings) -> RedisSettings:
+    """Realtime is for the channels of an application, too."""
+    return as_redis_user(servers.redis, "on-any-channel")
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ async def test_a_second_process_knows_at_once_who_is_logged_in_and_who_no_longer
         await process.wait()
 
 
-# Servers of a test's own: those of HUBBUB_REDIS_SERVERS as well, for what older ones may not know.
+# Servers of a test's own.
 
 
 @pytest.fixture(params=binaries(), ids=lambda binary: binary.name)

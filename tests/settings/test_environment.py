@@ -67,13 +67,14 @@ def example(line_start: str) -> dict[str, str]:
 
 def test_the_example_environment_is_the_one_of_the_seed() -> None:
     settings = read(example(""))
-    assert settings.to_env() | example("") == settings.to_env()
+    of_compose_alone = {"REDIS_ADMIN_PASSWORD": "adminpass"}
+    assert settings.to_env() | example("") == settings.to_env() | of_compose_alone
     assert (settings.postgres.database, settings.postgres.user) == ("chatapp", "chatuser")
     assert (settings.postgres.password, settings.redis.password) == ("chatpass", "redispass")
 
 
 def test_the_example_environment_names_every_variable_and_its_default() -> None:
-    assert example("(?:# )?").keys() == VARIABLES
+    assert example("(?:# )?").keys() == VARIABLES | {"REDIS_ADMIN_PASSWORD"}  # which the servers read, not hubbub
     assert read(example("") | example("# ")) == read(example(""))
 
 
@@ -81,4 +82,8 @@ def test_compose_has_no_default_for_a_password_and_reads_what_hubbub_reads() -> 
     compose = (ROOT / "compose.yaml").read_text()
     interpolated = dict(re.findall(r"(?<!\$)\$\{([A-Z_]+):([?-])", compose))
     assert interpolated == {"DB_NAME": "?", "DB_USER": "?", "DB_PORT": "-", "REDIS_PORT": "-"}
-    assert re.findall(r"^    environment: (\w+)$", compose, re.MULTILINE) == ["DB_PASSWORD", "REDIS_PASSWORD"]
+    assert re.findall(r"^    environment: (\w+)$", compose, re.MULTILINE) == [
+        "DB_PASSWORD",
+        "REDIS_PASSWORD",
+        "REDIS_ADMIN_PASSWORD",
+    ]

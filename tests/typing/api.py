@@ -133,3 +133,16 @@ async def opening() -> None:
     except (hubbub.NotFound, hubbub.Conflict, hubbub.Invalid, hubbub.NotAMember, hubbub.SchemaMismatch) as error:
         root: hubbub.HubbubError = error
         raise SystemExit(str(root)) from error
+
+
+async def operations(hub: Hub, settings: hubbub.Settings) -> None:
+    health = await hub.health(deadline_seconds=0.5)
+    assert_type(health.ready, bool)
+    assert_type(health.redis, hubbub.ServerHealth)
+    assert_type(health.redis.reason, str | None)
+    assert_type(health.pool, hubbub.PoolUse)
+
+    class Counting(hubbub.Instrumentation):
+        def delivered(self) -> None: ...
+
+    assert_type(Hub(settings, instrumentation=Counting()), Hub)

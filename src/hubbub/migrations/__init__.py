@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hubbub.migrations import revisions
+from hubbub.migrations.grants import Limits, grant
 from hubbub.migrations.patience import Patience
 from hubbub.migrations.revisions import HEAD, REVISIONS, TABLES, verify
 from hubbub.postgres import Pool
@@ -19,11 +20,13 @@ __all__ = [
     "HEAD",
     "REVISIONS",
     "TABLES",
+    "Limits",
     "Patience",
     "Revision",
     "Status",
     "describe",
     "down",
+    "grant",
     "sql",
     "status",
     "up",

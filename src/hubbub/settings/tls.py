@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from ssl import CERT_NONE, PROTOCOL_TLS_CLIENT, SSLContext
+from ssl import CERT_NONE, PROTOCOL_TLS_CLIENT, SSLCertVerificationError, SSLContext, SSLError
 from typing import Literal, NamedTuple
 
 from hubbub.errors import Invalid
@@ -63,6 +63,19 @@ def _version(file: Path | None) -> _Version | None:
     except OSError:
         return None  # to read it fails as well, and says which variable names it
     return _Version(stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_size)
+
+
+def failure_in(error: BaseException) -> str | None:
+    """Why TLS failed, in OpenSSL's words, if `error` or what caused it says that it did.
+
+    A client certificate that the server refuses is not among it: under TLS 1.3 the server hangs up afterwards.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, SSLCertVerificationError):
+        return f"the server's certificate is refused: {cause.verify_message}"
+    return None if cause is None else cause.reason or "no agreement"
 
 
 @lru_cache(maxsize=16)  # bounded, so that the contexts of renewed files are let go in the end

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,3 +153,22 @@ async def test_a_room_that_is_deleted_while_its_log_is_compared_stops_no_compari
         sent = await mute.messages.send(other.id, ada.id, "still heard")
         assert seqs(await take(feed)) == [sent.seq]
         await until(lambda: not feed.behind)
+
+
+TAKE_AWAY = Statement("test.take_away", int, "ALTER TABLE rooms RENAME TO rooms_elsewhere")
+GIVE_BACK = Statement("test.give_back", int, "ALTER TABLE rooms_elsewhere RENAME TO rooms")
+
+
+async def test_an_error_that_nobody_thought_of_is_reported_and_ends_no_heartbeat(
+    watchful: Hub, mute: Hub, pool: Pool, room: Room, ada: User
+) -> None:
+    """As of a migration that takes a table away for a while."""
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    async with watchful.follow(ada.id) as feed:
+        await pool.execute(TAKE_AWAY)
+        await until(lambda: bool(reported))
+        await pool.execute(GIVE_BACK)
+        sent = await mute.messages.send(room.id, ada.id, "nobody rings for it")
+        assert seqs(await take(feed)) == [sent.seq]
+    assert {context["message"] for context in reported} == {"comparing heads of logs failed"}

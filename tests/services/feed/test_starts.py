@@ -216,3 +216,49 @@ async def test_a_room_that_was_left_or_deleted_while_away_is_gone_and_the_others
         gone = await take(feed, 2)
         assert {event.room_id for event in gone if isinstance(event, RoomGone)} == {left.id, deleted.id}
         assert seqs(await take(feed)) == [sent.seq]
+
+
+async def test_who_comes_back_with_the_cursor_of_his_leaving_hears_nothing_before_his_joining(
+    hub: Hub, watchful: Hub, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    async with hub.follow(bob.id) as feed:
+        await hub.room_users.remove(room.id, bob.id)
+        (left,) = entries(await take(feed))
+    await hub.messages.send(room.id, ada.id, "not for bob")
+    await hub.room_users.add(room.id, bob.id)
+    back = await hub.messages.send(room.id, ada.id, "welcome back")
+    for one in (hub, watchful):
+        async with one.follow(bob.id, after={room.id: left.cursor}) as feed:
+            joined, sent = await take(feed, 2)
+            assert isinstance(joined, MemberJoined)
+            assert (joined.user_id, joined.seq) == (bob.id, back.seq - 1)
+            assert isinstance(sent, MessageSent)
+            assert sent.message == back
+
+
+async def test_a_cursor_from_before_the_first_joining_begins_with_the_joining(
+    hub: Hub, room: Room, ada: User, bob: User
+) -> None:
+    before = await hub.messages.send(room.id, ada.id, "on the page that bob has loaded")
+    eve = await hub.users.create("eve@example.org", "eve", "!")
+    await hub.room_users.add(room.id, eve.id)
+    await hub.room_users.add(room.id, bob.id)
+    async with hub.follow(bob.id, after={room.id: before.cursor}) as feed:
+        (joined,) = entries(await take(feed))
+        assert (joined.seq, isinstance(joined, MemberJoined)) == (before.seq + 2, True)
+
+
+async def test_a_place_that_ends_while_the_follower_begins_is_found_again(
+    hub: Hub, watchful: Hub, mute: Hub, room: Room, ada: User, bob: User
+) -> None:
+    """The process has not heard of the joining yet: as far as it knows the log ends with the leaving."""
+    await watchful.room_users.add(room.id, bob.id)
+    async with watchful.follow(ada.id) as ahead, watchful.follow(bob.id) as feed:
+        await watchful.room_users.remove(room.id, bob.id)
+        (left,) = entries(await take(feed))
+        await take(ahead)
+        await mute.room_users.add(room.id, bob.id)
+        async with watchful.follow(bob.id, after={room.id: left.cursor}) as again:
+            (joined,) = entries(await take(again))
+            assert joined.seq == left.seq + 1

@@ -1,0 +1,187 @@
+"""The rights of an application's role: to use hubbub's tables, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hubbub import inputs
+from hubbub.errors import Invalid, Unavailable
+from hubbub.migrations.lock import session, take_lock
+from hubbub.migrations.patience import Patience
+from hubbub.migrations.revisions import VERSION_TABLE, verify
+from hubbub.postgres import Executor, Statement
+from hubbub.settings import PostgresSettings
+
+RIGHTS: Final[Mapping[str, str]] = {
+    "users": "SELECT, INSERT, UPDATE, DELETE",
+    "rooms": "SELECT, INSERT, UPDATE, DELETE",
+    "messages": "SELECT, INSERT, UPDATE",
+    "room_users": "SELECT, INSERT, UPDATE, DELETE",
+    "message_read_receipts": "SELECT, INSERT, DELETE",
+    "room_events": "SELECT, INSERT",
+    "hubbub_imports": "SELECT, INSERT",
+    VERSION_TABLE: "SELECT",
+}
+"""What the statements of hubbub do, table by table. Messages go with their room, by the server's own cascade."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When PostgreSQL itself ends what the role does, in seconds, should the application not have ended it.
+
+    Longer than the deadline of a call (`DB_DEADLINE_SECONDS`, 10 by default), so that a call ends by its own.
+    """
+
+    statement_seconds: float = 30
+    lock_seconds: float = 15
+    idle_in_transaction_seconds: float = 60
+
+
+USUAL_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the tables are, and whether the role, if there is one, is one to be given rights.
+
+    `schema` and `owner` are quoted where SQL needs it.
+    """
+
+    database: str
+    schema: str
+    owner: str
+    exists: bool
+    is_superuser: bool
+    is_owner: bool
+
+
+_PLACE = Statement(
+    "migrations.place",
+    Place,
+    """
+    SELECT current_database() AS database,
+           tables.relnamespace::regnamespace::text AS schema,
+           tables.relowner::regrole::text AS owner,
+           roles.oid IS NOT NULL AS exists,
+           coalesce(roles.rolsuper, FALSE) AS is_superuser,
+           coalesce(pg_has_role(roles.oid, tables.relowner, 'MEMBER'), FALSE)
+               OR coalesce(pg_has_role(roles.oid, databases.datdba, 'MEMBER'), FALSE) AS is_owner
+    FROM pg_class AS tables
+    JOIN pg_database AS databases ON databases.datname = current_database()
+    LEFT JOIN pg_roles AS roles ON roles.rolname = $1
+    WHERE tables.oid = to_regclass('hubbub_schema_version')
+    """,
+)
+
+_SURPLUS = Statement(
+    "migrations.surplus",
+    str,
+    """
+    SELECT surplus.what
+    FROM (
+        VALUES ('create in the schema', has_schema_privilege($1::name, $2::text::regnamespace, 'CREATE')),
+               ('create schemas', has_database_privilege($1::name, current_database(), 'CREATE')),
+               ('make temporary tables', has_database_privilege($1::name, current_database(), 'TEMPORARY'))
+    ) AS surplus (what, is_held)
+    WHERE surplus.is_held
+    """,
+)
+
+
+async def grant(
+    settings: PostgresSettings, role: str, *, limits: Limits = USUAL_LIMITS, only_plan: bool = False
+) -> list[str]:
+    """The statements that let `role` use the tables and nothing else, run as one transaction unless `only_plan`.
+
+    Running it again changes nothing. Raises `Invalid` for a role that is not there, or whose rights cannot be
+    limited: a superuser, the owner, a member of the owner; `SchemaMismatch` for a database to be migrated first;
+    `Unavailable`, with nothing changed, where whoever runs it may not do it.
+    """
+    role = inputs.text("role", role, longest=63)
+    async with session(settings) as transaction:
+        if not only_plan:
+            await take_lock(transaction, Patience().turn_seconds)
+        async with transaction() as executor:
+            await verify(executor)
+            place = await _checked(executor, role)
+            statements = planned(place, role, limits)
+            if not only_plan:
+                await _carry_out(executor, statements)
+                await _refuse_surplus(executor, place, role)
+    return statements
+
+
+def planned(place: Place, role: str, limits: Limits = USUAL_LIMITS) -> list[str]:
+    """The statements for a role that is there."""
+    name, within, schema = quoted(role), quoted(place.database), place.schema
+    return [
+        # What the role had before goes first, so that an older hubbub's rights do not stay.
+        *(f"REVOKE ALL ON TABLE {schema}.{table} FROM {name}" for table in RIGHTS),
+        *(f"GRANT {rights} ON TABLE {schema}.{table} TO {name}" for table, rights in RIGHTS.items()),
+        f"GRANT CONNECT ON DATABASE {within} TO {name}",
+        f"GRANT USAGE ON SCHEMA {schema} TO {name}",
+        # Up to PostgreSQL 14 the owner of a database may create in it only as a member of PUBLIC.
+        f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {place.owner}",
+        # Everyone is a member of PUBLIC, which may do both where nobody has changed it (the first up to
+        # PostgreSQL 14): so it cannot be taken from one role alone.
+        f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC, {name}",
+        f"REVOKE CREATE, TEMPORARY ON DATABASE {within} FROM PUBLIC, {name}",
+        *(f"ALTER ROLE {name} IN DATABASE {within} SET {setting}" for setting in _settings(schema, limits)),
+    ]
+
+
+def quoted(name: str) -> str:
+    """A name of a role or database as SQL, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _settings(schema: str, limits: Limits) -> Sequence[str]:
+    return (
+        f"search_path = {schema}, pg_temp",  # temporary tables last, where they hide no other
+        f"statement_timeout = {_milliseconds(limits.statement_seconds)}",
+        f"lock_timeout = {_milliseconds(limits.lock_seconds)}",
+        f"idle_in_transaction_session_timeout = {_milliseconds(limits.idle_in_transaction_seconds)}",
+    )
+
+
+def _milliseconds(seconds: float) -> int:
+    if not 0.001 <= seconds <= 86_400:
+        raise Invalid("limits", "must be from 0.001 to 86,400 s")
+    return round(seconds * 1000)
+
+
+async def _checked(executor: Executor, role: str) -> Place:
+    place = await executor.fetch_one(_PLACE, role)
+    if place is None or not place.exists:
+        raise Invalid("role", "there is no such role: CREATE ROLE ... LOGIN PASSWORD '...' makes it")
+    if role.startswith("pg_"):
+        raise Invalid("role", "is one of PostgreSQL's own: make one for the application")
+    if place.is_superuser:
+        raise Invalid("role", "is a superuser, whom no right is denied: make another for the application")
+    if place.is_owner:
+        raise Invalid("role", "owns the tables or the database, or is a member of who does: make another")
+    return place
+
+
+async def _carry_out(executor: Executor, statements: Sequence[str]) -> None:
+    try:
+        for sql in statements:
+            await executor.fetch_all(Statement("migrations.grant", str, sql))
+    except Unavailable as error:
+        if error.retryable:
+            raise
+        hint = "run it as the owner of the tables, with CREATEROLE, or as a superuser, who can use --print"
+        raise Unavailable("postgresql", f"{error.reason}; {hint}", retryable=False) from error
+
+
+async def _refuse_surplus(executor: Executor, place: Place, role: str) -> None:
+    """Where a right is another's to take away, PostgreSQL warns at most. Then nothing is to be changed at all."""
+    surplus = await executor.fetch_all(_SURPLUS, role, place.schema)
+    if surplus:
+        reason = (
+            f"the role could still {' and '.join(surplus)}, by a right that is not yours to take: run it as a "
+            "superuser, or end the role's membership in the role that has it"
+        )
+        raise Unavailable("postgresql", reason, retryable=False)

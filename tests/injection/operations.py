@@ -1,0 +1,152 @@
+"""Every public operation of a hub, and an argument for each of its parameters that is not hostile."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from hubbub import Hub, Message, NewMessage, Room, User
+
+PARTS = (
+    *("users", "rooms", "room_users", "messages", "receipts"),
+    *("sessions", "realtime", "presence", "typing", "cache", "limits"),
+)
+
+NOT_DRIVEN = {
+    "start": "takes nothing",
+    "close": "takes nothing",
+    "transaction": "takes nothing; what it yields are the repositories",
+    "health": "takes a number of seconds alone",
+    "presence.start": "takes nothing",
+    "presence.close": "takes nothing",
+    "typing.start_tasks": "takes nothing",
+    "typing.close": "takes nothing",
+    "cache.close": "takes nothing",
+    "cache.invalidate": "takes a change, which repositories make",
+}
+
+NOT_PARTS = {
+    "settings": "values",
+    "history": "reads a file, and has hostile ones among its own tests",
+}
+
+
+class Operation(NamedTuple):
+    """A public method: `name` is what follows `hub.`."""
+
+    name: str
+    of: Callable[[Hub], Callable[..., Any]]
+    parameters: tuple[str, ...]
+
+
+@dataclass
+class World:
+    """A chat with two people, a room and a message, and what is right for each parameter."""
+
+    hub: Hub
+    ada: User
+    bob: User
+    room: Room
+    message: Message
+    token: str
+    good: dict[str, object] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.good = {
+            "user_id": self.ada.id,
+            "partner_id": self.bob.id,
+            "created_by": self.ada.id,
+            "by": self.ada.id,
+            "user_ids": [self.ada.id],
+            "changes": {self.ada.id: True},
+            "is_online": True,
+            "is_typing": True,
+            "room_id": self.room.id,
+            "room_ids": [self.room.id],
+            "is_private": False,
+            "keeps_receipts": True,
+            "message_id": self.message.id,
+            "message_ids": [self.message.id],
+            "drafts": [NewMessage("hi")],
+            "email": "grace@example.org",
+            "username": "grace",
+            "login": "ada",
+            "password": "correct horse",
+            "password_hash": "not a hash",
+            "instead_of": "not a hash",
+            "address": "192.0.2.1",
+            "avatar_url": "/a.png",
+            "name": "a name",
+            "description": "a room",
+            "content": "hello",
+            "role": "member",
+            "message_type": "text",
+            "metadata": {},
+            "reply_to": None,
+            "id": None,
+            "token": self.token,
+            "keep_token": self.token,
+            "except_token": self.token,
+            "session_id": "0" * 64,
+            "session_data": {},
+            "data": {},
+            "channel": "news",
+            "message": "hello",
+            "callback": print,
+            "on_gap": print,
+            "device": "phone",
+            "key": "ada",
+            "capacity": 5,
+            "refill_per_second": 1.0,
+            "cost": 1,
+            "fail_open": False,
+            "limit": 10,
+            "buffer": 10,
+            "cap": 10,
+            "unread_cap": 10,
+            "up_to": 1,
+            "from_seq": 1,
+            "cursor": None,
+            "before": None,
+            "after": None,
+            "around": None,
+            "rooms": None,
+            "typing": False,
+            "presence": False,
+        }
+
+
+# Functions: a callback is called, and what it is called with is not hostile by being a text.
+NOT_TEXT = {"callback", "on_gap"}
+
+
+def operations(hub: Hub) -> Iterator[Operation]:
+    """Every public method of the hub and its parts, but for those that are not to be driven."""
+    for part in (None, *PARTS):
+        owner = hub if part is None else getattr(hub, part)
+        for name, _ in inspect.getmembers(type(owner), callable):
+            full = name if part is None else f"{part}.{name}"
+            if not name.startswith("_") and full not in NOT_DRIVEN:
+                parameters = tuple(inspect.signature(getattr(owner, name)).parameters)
+                yield Operation(full, _finder(part, name), parameters)
+
+
+def _finder(part: str | None, name: str) -> Callable[[Hub], Callable[..., Any]]:
+    return lambda hub: getattr(hub if part is None else getattr(hub, part), name)
+
+
+async def used(result: object) -> object:
+    """Whatever the operation gives, used up to where it has done what it was asked for."""
+    if isinstance(result, Awaitable):
+        result = await result
+    if inspect.isasyncgen(result):
+        watching: object = await anext(result)
+        await result.aclose()
+        return watching
+    if isinstance(result, AbstractAsyncContextManager):
+        async with result:
+            return None
+    return result

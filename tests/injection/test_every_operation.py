@@ -1,0 +1,128 @@
+"""Hostile text in every argument of every public operation: an error of hubbub's, or the operation done."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies
+
+from hubbub import Hub, HubbubError, Invalid, PostgresSettings, Settings, Unavailable
+from hubbub.passwords import LEAST_COST, Passwords
+from hubbub.postgres import connect
+from hubbub.redis import Connection
+from hubbub.redis.replies import data_array
+from injection.hostile import texts
+from injection.operations import NOT_DRIVEN, NOT_PARTS, NOT_TEXT, PARTS, Operation, World, operations, used
+from rights import as_redis_user
+
+OUT_OF_REACH = Hub(Settings.from_urls("postgresql://nobody@192.0.2.1/none", "redis://192.0.2.1"))
+OPERATIONS = list(operations(OUT_OF_REACH))
+
+ZERO = str(UUID(int=0))
+IDS = {"user_id", "partner_id", "created_by", "by", "room_id", "message_id"}
+
+driven = settings(
+    max_examples=20,
+    deadline=None,
+    # The chat of a test is for all of its examples: each of them has to be survived.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.fixture
+async def hub(settings: Settings, servers: Settings) -> AsyncIterator[Hub]:
+    """Realtime takes any channel, so its user may use any; keys and commands are those that hubbub may use."""
+    redis = as_redis_user(servers.redis, "on-any-channel")
+    async with Hub(replace(settings, redis=redis), passwords=Passwords(cost=LEAST_COST)) as hub:
+        yield hub
+
+
+@pytest.fixture
+async def administrator_of_redis(servers: Settings) -> AsyncIterator[Connection]:
+    connection = Connection(servers.redis)
+    await connection.start()
+    await connection.execute("FLUSHALL")
+    yield connection
+    await connection.execute("FLUSHALL")
+    await connection.close()
+
+
+@pytest.fixture
+async def world(
+    hub: Hub, administrator_of_redis: Connection, postgres_settings: PostgresSettings
+) -> AsyncIterator[World]:
+    ada = await hub.users.create("ada@example.org", "ada", "not a hash")
+    bob = await hub.users.create("bob@example.org", "bob", "not a hash")
+    room = await hub.rooms.create("engine-room", created_by=ada.id)
+    message = await hub.messages.send(room.id, ada.id, "hello")
+    tables = await _tables(postgres_settings)
+    yield World(hub, ada, bob, room, message, await hub.sessions.create_session(ada.id))
+    assert await _tables(postgres_settings) == tables
+    keys = data_array(await administrator_of_redis.execute("KEYS", "*"))
+    for key in keys:
+        prefix, colon, _ = key.partition(b":")
+        assert (prefix in {b"session", b"presence", b"typing", b"limit", b"cache"}, colon) == (True, b":"), key
+        assert key.isascii(), key
+        assert not key.isspace(), key
+        assert len(key) < 200, key
+
+
+async def _tables(settings: PostgresSettings) -> object:
+    connection = await connect(settings)
+    try:
+        return await connection.fetchval("SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class")
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+@driven
+@given(data=strategies.data())
+async def test_hostile_text_is_refused_or_taken_for_what_it_is(
+    world: World, operation: Operation, data: strategies.DataObject
+) -> None:
+    hostile = data.draw(strategies.sampled_from([one for one in operation.parameters if one not in NOT_TEXT]))
+    text = data.draw(texts)
+    arguments = {name: world.good[name] for name in operation.parameters} | {hostile: text}
+    refusal = await _refusal(operation, world.hub, arguments)
+    assert refusal is not None or hostile not in IDS or text in ZERO
+    assert len(text) < 20 or text in ZERO or text not in str(refusal)
+
+
+async def _refusal(operation: Operation, hub: Hub, arguments: dict[str, object]) -> HubbubError | None:
+    """The error of hubbub's that it ends in, but for the one that tells of a server that was misunderstood."""
+    try:
+        await used(operation.of(hub)(**arguments))
+    except Unavailable:
+        raise
+    except HubbubError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+async def test_no_text_is_an_id(world: World, operation: Operation) -> None:
+    for name in IDS.intersection(operation.parameters):
+        arguments = {one: world.good[one] for one in operation.parameters} | {name: "' OR 1=1 --"}
+        with pytest.raises(Invalid):
+            await used(operation.of(world.hub)(**arguments))
+
+
+def test_the_table_of_operations_is_complete() -> None:
+    hub = OUT_OF_REACH
+    public = {name for name in vars(hub) if not name.startswith("_")}
+    assert public == {*PARTS, *NOT_PARTS}
+    names = {operation.name for operation in operations(hub)}
+    assert not names & NOT_DRIVEN.keys()
+    for name in NOT_DRIVEN:
+        owner, _, method = name.rpartition(".")
+        assert inspect.ismethod(getattr(getattr(hub, owner) if owner else hub, method)), f"there is no {name}"
+
+
+async def test_there_is_an_argument_for_every_parameter(world: World) -> None:
+    parameters = {name for operation in OPERATIONS for name in operation.parameters}
+    assert parameters <= world.good.keys()

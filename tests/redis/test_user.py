@@ -1,0 +1,81 @@
+"""The user of deploy/redis-user.conf has what the code uses, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import hubbub
+from hubbub import Unavailable
+from hubbub.redis import Connection
+from hubbub.redis.refusals import ReplyError
+from redis_server import Server
+from rights import as_redis_user, make_redis_users, user_line
+
+SOURCES = Path(hubbub.__file__).parent
+IN_SERVICES = re.compile(r"""redis\.call\('([A-Z]+)'|execute\(\s*"([A-Z]+)"|\(\s*"([A-Z]{3,})",""")
+IN_REDIS = re.compile(r"""(?:self|connection)\.(?:execute|_ask)\(\s*"([A-Z]+)\"""")
+
+HANDSHAKE = {"hello", "auth", "select", "ping", "client|setname"}
+"""What redis-py sends when it opens a connection, and the probe of a silent subscription."""
+
+
+def used() -> set[str]:
+    """The commands in the sources of the library. `hubbub demo`, `top` and `doctor` ask more of a server."""
+    found: set[str] = set()
+    for folder, pattern in (("services", IN_SERVICES), ("redis", IN_REDIS)):
+        for source in (SOURCES / folder).rglob("*.py"):
+            for groups in pattern.finditer(source.read_text()):
+                found.update(command.lower() for command in groups.groups() if command)
+    return found
+
+
+def test_the_user_may_run_the_commands_that_are_used_and_no_others() -> None:
+    allowed = {word[1:] for word in user_line() if word.startswith("+")}
+    assert allowed == used() | HANDSHAKE
+    assert "-@all" in user_line()
+
+
+def test_the_user_is_bound_to_keys_and_channels() -> None:
+    words = user_line()
+    assert words.index("resetkeys") < min(words.index(word) for word in words if word.startswith("~"))
+    assert words.index("resetchannels") < min(words.index(word) for word in words if word.startswith("&"))
+    assert {"~*", "&*", "allkeys", "allchannels", "nopass"}.isdisjoint(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("GET", "secret"),
+        ("SET", "sessions", "1"),
+        ("RENAME", "session:{a}:b", "elsewhere"),
+        ("EVAL", "return redis.call('GET', 'secret')", 0),
+        ("EVAL", "return redis.call('CONFIG', 'GET', '*')", 0),
+        ("EVAL", "return redis.call('KEYS', '*')", 0),
+        ("PUBLISH", "news", "x"),
+        ("KEYS", "*"),
+        ("SCAN", 0),
+        ("FLUSHALL",),
+        ("CONFIG", "GET", "requirepass"),
+        ("ACL", "LIST"),
+        ("CLIENT", "LIST"),
+        ("CLIENT", "KILL", "TYPE", "normal"),
+        ("MONITOR",),
+        ("DEBUG", "SLEEP", 0),
+        ("REPLICAOF", "NO", "ONE"),
+        ("MODULE", "LIST"),
+        ("SHUTDOWN",),
+    ],
+    ids=lambda words: " ".join(str(word) for word in words[:2]),
+)
+async def test_the_user_may_not(server: Server, words: tuple[str | int, ...]) -> None:
+    await make_redis_users(server.settings)
+    connection = Connection(as_redis_user(server.settings))
+    await connection.start()
+    try:
+        with pytest.raises((Unavailable, ReplyError), match=r"NOPERM|not allowed|permission|ACL|can't"):
+            await connection.execute(*words)
+    finally:
+        await connection.close()

@@ -1,0 +1,67 @@
+"""The application of the tests: a role and a user with no more rights than the documents tell to give them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from hubbub import PostgresSettings, RedisSettings
+from hubbub.migrations.grants import Place, planned, quoted
+from hubbub.redis import Connection
+
+ROLE = 'the application\'s "role"'
+PASSWORD = "of-the-application"
+REDIS_USER = Path(__file__).parents[1] / "deploy" / "redis-user.conf"
+
+
+def superuser(owner: PostgresSettings, folder: Path) -> PostgresSettings:
+    """The one who made the cluster of the servers in this folder."""
+    password = json.loads((folder / "passwords.json").read_text())["postgresql_superuser"]
+    return replace(owner, user="postgres", database="postgres", password=password)
+
+
+def role() -> list[str]:
+    """What makes the role that `hubbub migrate grant` is then run for."""
+    return [f"CREATE ROLE {quoted(ROLE)} LOGIN PASSWORD '{PASSWORD}'"]
+
+
+def in_a_copy(database: str) -> list[str]:
+    """What a copy of a granted database lacks: the rights on tables are copied, those on the database are not."""
+    place = Place(database, "public", "nobody", exists=True, is_superuser=False, is_owner=False)
+    return [sql for sql in planned(place, ROLE) if " DATABASE " in sql]
+
+
+def as_role(owner: PostgresSettings) -> PostgresSettings:
+    return replace(owner, user=ROLE, password=PASSWORD)
+
+
+def user_line() -> list[str]:
+    """The words of the file that makes the Redis user, after `user`, with a password."""
+    [line] = [line for line in REDIS_USER.read_text().splitlines() if line.startswith("user ")]
+    return line.replace("PASSWORD_SHA256", sha256(PASSWORD.encode()).hexdigest()).split()[1:]
+
+
+INSPECTING = ("+keys", "+exists", "+type", "+dbsize", "+echo", "+rpush", "+script", "+client", "+pubsub")
+"""What tests of one service do on its connection besides."""
+
+REDIS_USERS = {
+    "hubbub": (),
+    "inspecting": INSPECTING,
+    "on-any-channel": (*INSPECTING, "&*"),
+}
+"""What each may do besides what the file gives it. As the first the tests of a whole hub run."""
+
+
+async def make_redis_users(settings: RedisSettings) -> None:
+    connection = Connection(settings)
+    await connection.start()
+    _, *rules = user_line()
+    for name, others in REDIS_USERS.items():
+        await connection.execute("ACL", "SETUSER", name, *rules, *others)
+    await connection.close()
+
+
+def as_redis_user(settings: RedisSettings, name: str = "hubbub") -> RedisSettings:
+    return replace(settings, username=name, password=PASSWORD)

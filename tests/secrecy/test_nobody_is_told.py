@@ -1,0 +1,181 @@
+"""Passwords and tokens, and everything that a server, a log, an error or a command says while they are in use."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hubbub import Hub, HubbubError, Settings, migrations
+from hubbub.embedded import Servers
+from hubbub.passwords import LEAST_COST, Passwords
+from hubbub.postgres import connect
+from hubbub.redis import Connection
+from rights import superuser
+from services.monitored import monitored
+
+PASSWORD, NEW_PASSWORD, GUESS = "kept-pass-ἀ-1", "kept-pass-2", "kept-guess-3"
+WRONG_LOGIN = "kept-server-login-4"
+TOO_LONG = "kept-too-long-5" * 10
+LOG_ALL = (
+    *("log_statement = 'all'", "log_min_duration_statement = 0", "log_parameter_max_length = -1"),
+    *("log_parameter_max_length_on_error = -1", "log_connections = on", "log_min_messages = debug1"),
+)
+
+
+@pytest.fixture
+async def folder() -> AsyncIterator[Path]:
+    """Where the account of the servers may pass."""
+    folder = Path(tempfile.mkdtemp(prefix="hubbub-secrets-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def talkative(folder: Path) -> AsyncIterator[Settings]:
+    """Servers that write down whatever they are asked, with every parameter."""
+    async with Servers(folder, fsync=False) as settings:
+        await migrations.up(settings.postgres)
+        connection = await connect(superuser(settings.postgres, folder))
+        for setting in LOG_ALL:
+            await connection.execute(f"ALTER SYSTEM SET {setting}")
+        await connection.execute("SELECT pg_reload_conf()")
+        await connection.close()
+        yield settings
+
+
+async def _refused(action: object) -> str:
+    """What a program prints that does not expect the error, or nothing."""
+    try:
+        await action  # type: ignore[misc]  # whatever it is, it can be awaited
+    except HubbubError as error:
+        return "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error))
+    return ""
+
+
+async def _live(settings: Settings) -> tuple[list[str], str]:
+    """Use every operation that takes a secret. The secrets that came up, and what was said."""
+    said = ""
+    async with Hub(settings, passwords=Passwords(cost=LEAST_COST)) as hub:
+        ada = await hub.register("ada@example.org", "ada", PASSWORD)
+        said += await _refused(hub.register("bob@example.org", "bob", TOO_LONG))
+        said += await _refused(hub.register("ada@example.org", "ada", NEW_PASSWORD))
+        assert await hub.authenticate("ada", PASSWORD, address="192.0.2.1") == ada
+        assert await hub.authenticate("ada", GUESS) is None
+        tokens = [await hub.sessions.create_session(ada.id, {"device": "phone"}) for _ in range(3)]
+        session = await hub.sessions.get_session(tokens[0])
+        rotated = await hub.sessions.rotate(tokens[0])
+        assert rotated is not None
+        tokens.append(rotated)
+        await hub.sessions.update_data(rotated, {"device": "tv"})
+        await hub.sessions.delete_session(tokens[1])
+        said += repr(session) + repr(await hub.sessions.list_sessions(ada.id)) + repr(hub) + repr(hub.settings)
+        said += repr(await hub.users.find_credentials("ada"))
+        await hub.change_password(ada.id, NEW_PASSWORD, keep_token=rotated)
+        said += await _refused(hub.sessions.get_session(f"{tokens[0]}\ud800"))
+        said += await _refused(hub.change_password(ada.id, TOO_LONG))
+        await hub.sessions.revoke_all(ada.id)
+        await hub.delete_account(ada.id)
+    for server in ("postgres", "redis"):
+        wrong = replace(settings, **{server: replace(getattr(settings, server), password=WRONG_LOGIN)})
+        said += await _refused(Hub(wrong).start()) + repr(wrong)
+        hub = Hub(wrong)
+        with suppress(HubbubError):
+            await hub.start()
+            said += await _refused(hub.sessions.create_session(ada.id))
+        await hub.close()
+    return tokens, said
+
+
+async def test_neither_server_nor_log_nor_error_tells_a_password_or_a_token(
+    talkative: Settings, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    # asyncpg and redis-py log nothing; asyncio in its debug mode logs the repr of what is slow.
+    connection = Connection(talkative.redis)
+    await connection.start()
+    async with monitored(talkative.redis, connection) as told:
+        tokens, said = await _live(talkative)
+    await connection.close()
+    written = {
+        "the log of PostgreSQL": (folder / "postgresql.log").read_text(errors="replace"),
+        "the log of Redis": (folder / "valkey.log").read_text(errors="replace"),
+        "MONITOR": told.decode(errors="replace"),
+        "logging": caplog.text,
+        "errors and reprs": said,
+    }
+    logins = [str(talkative.postgres.password), str(talkative.redis.password), WRONG_LOGIN]
+    secrets = [PASSWORD, NEW_PASSWORD, GUESS, TOO_LONG, *logins, *tokens]
+    assert [(where, secret) for where, text in written.items() for secret in secrets if secret in text] == []
+    # And these were awake: hashes reach PostgreSQL, digests Redis.
+    assert "$2b$" in written["the log of PostgreSQL"]
+    assert "session:{" in written["MONITOR"]
+
+
+COMMANDS = (
+    ["status"],
+    ["migrate", "status"],
+    ["migrate", "grant", "nobody-here"],
+    ["sessions", "list", "ada"],
+    ["top", "--no-such-option"],
+)
+ENVIRONMENTS = {
+    "refused": {"DB_PASSWORD": WRONG_LOGIN, "REDIS_PASSWORD": WRONG_LOGIN},
+    "malformed": {
+        "DATABASE_URL": f"postgresql://chat:{WRONG_LOGIN}@[bad/x",
+        "REDIS_URL": f"redis://:{WRONG_LOGIN}@:x",
+    },
+}
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+async def test_no_command_tells_a_password(
+    servers: Settings, tmp_path: Path, command: list[str], environment: str
+) -> None:
+    variables = {**servers.to_env(), **ENVIRONMENTS[environment]}
+    ran = await asyncio.to_thread(_run, ["-m", "hubbub", *command], variables, tmp_path)
+    assert WRONG_LOGIN not in ran
+    assert str(servers.postgres.password) not in ran
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+async def test_a_program_that_falls_over_prints_no_password(
+    servers: Settings, tmp_path: Path, environment: str
+) -> None:
+    program = """
+import asyncio, hubbub
+async def main():
+    async with hubbub.open() as hub:
+        await hub.sessions.get_session("kept-token")
+asyncio.run(main())
+"""
+    variables = {**servers.to_env(), **ENVIRONMENTS[environment]}
+    ran = await asyncio.to_thread(_run, ["-X", "dev", "-c", program], variables, tmp_path)
+    assert "Traceback" in ran
+    assert WRONG_LOGIN not in ran
+
+
+def _run(arguments: list[str], variables: dict[str, str], folder: Path) -> str:
+    """Everything that the program prints."""
+    ran = subprocess.run(
+        [sys.executable, *arguments],
+        env=variables,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return ran.stdout + ran.stderr

