@@ -1,136 +1,88 @@
-"""Session lookups: hub.sessions.get_session against GET and json.loads on redis-py's asyncio client, interleaved.
-
-    python benchmarks/sessions.py [--rounds 15] [--seconds 1]
-
-Starts servers of its own. Every round runs every contender once, so that a noisy moment hits all of them; ratios
-are taken within a round, and above 1 they speak for hubbub. `rate` is lookups a second, `cpu_us` this process'
-processor time for one in microseconds, which a busy machine disturbs far less. All look up the same sessions.
-
-    hubbub     get_session: a Session, with its times and ids as values; refused if it has ended
-    bare       GET on hubbub's connection, the bytes as they come
-    redis-py   its client as it comes, GET and json.loads: a dict of text, as in the seed
-    pooled     the same on its own waiting pool, with that one's default of 50 connections
-"""
+"""Who is logged in: session lookups, 200 callers and one."""
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import json
-import statistics
-import tempfile
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
-from uuid import uuid4
 
 import redis.asyncio
 
-from hubbub.embedded import Servers
-from hubbub.redis import Connection
-from hubbub.services.sessions import SessionService
-from hubbub.services.sessions.place import place_of
-from hubbub.settings import RedisSettings
+from benchmarks import limits
+from benchmarks.measuring import Comparison, Pace, Step, Target, compare, loop_of
+from benchmarks.peers import node
+from benchmarks.stage import USERS, Stage
+from hubbub import Hub, RedisSettings
 
 SESSIONS = 1_000
-CALLERS = (1, 200)
 DATA = {"device": "phone", "roles": ["member"], "ip": "192.0.2.1"}
-
-Look = Callable[[str], Awaitable[object]]
-Figures = dict[tuple[str, int], tuple[float, float]]
-
-
-async def measure(look: Look, names: list[str], callers: int, seconds: float) -> tuple[float, float]:
-    """Each caller looks one up after another. Gives lookups a second and microseconds of processor for each."""
-    done = 0
-    began, cpu_began = time.perf_counter(), time.process_time()
-    until = began + seconds
-
-    async def caller(number: int) -> None:
-        nonlocal done
-        while time.perf_counter() < until:
-            assert await look(names[number % SESSIONS])
-            number += 7
-            done += 1
-
-    await asyncio.gather(*(caller(number * 5) for number in range(callers)))
-    return done / (time.perf_counter() - began), (time.process_time() - cpu_began) * 1_000_000 / done
+KEYS = [f"session:{number}" for number in range(SESSIONS)]
+LIFE_SECONDS = 86_400
+CALLERS = (200, 1)
+ASK = "GET session:__rand_int__"
 
 
-async def contenders(settings: RedisSettings, rounds: int, seconds: float) -> list[Figures]:
-    connection = Connection(settings)
-    await connection.start()
-    sessions = SessionService(connection)
-    tokens = [await sessions.create_session(uuid4(), DATA) for _ in range(SESSIONS)]
-    keys = [place_of(token).key for token in tokens]
-    client = redis.asyncio.Redis(
-        host=settings.host,
-        port=settings.port,
-        password=settings.password,
-        max_connections=max(CALLERS),  # at its limit of 100 it raises
+def client_of(settings: RedisSettings, connections: int) -> redis.asyncio.Redis:
+    """redis-py's client as it comes, but for the limit of 100 connections, at which it raises."""
+    return redis.asyncio.Redis(
+        host=settings.host, port=settings.port, password=settings.password, max_connections=connections
     )
+
+
+async def sessions(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
+    """Each contender as it stores sessions itself: hubbub in its form, the others in the seed's."""
+    async with AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(Hub(stage.settings))
+        tokens = [await hub.sessions.create_session(user_id, DATA) for user_id in USERS[:SESSIONS]]
+        client = await stack.enter_async_context(client_of(stage.settings.redis, max(CALLERS)))
+        pooled = await stack.enter_async_context(_waiting_client(stage.settings.redis))
+        for key, user_id in zip(KEYS, USERS, strict=False):
+            await client.setex(key, LIFE_SECONDS, json.dumps({"userId": str(user_id), **DATA}))
+        steps = {
+            "hubbub": lambda number: hub.sessions.get_session(tokens[number % SESSIONS]),
+            "redis-py": _looking_up(client),
+            "redis-py, its pool of 50": _looking_up(pooled),
+        }
+        skipped, seed, benchmark = {}, None, _benchmark()
+        if reason := node.missing():
+            skipped["ioredis"] = reason
+        else:
+            seed = await stack.enter_async_context(node.node(stage, stage.seed, sessions=KEYS))
+        if benchmark is None:
+            skipped["redis-benchmark"] = "neither valkey-benchmark nor redis-benchmark is installed"
+        for callers in CALLERS:
+            contenders = {name: loop_of(step, callers) for name, step in steps.items()}
+            if seed:
+                contenders["ioredis"] = seed.load("session", callers)
+            if benchmark:
+                contenders[benchmark.name] = limits.redis_benchmark(stage, benchmark, ASK, callers)
+            yield await compare(
+                f"sessions-{callers}",
+                f"session lookups, {callers} callers" if callers > 1 else "session lookups, one caller",
+                contenders,
+                pace,
+                targets=[Target("rate", 1.2, "ioredis"), Target("rate", 8, "redis-py")] if callers > 1 else [],
+                skipped=skipped,
+            )
+
+
+def _waiting_client(settings: RedisSettings) -> redis.asyncio.Redis:
+    """On redis-py's own pool that lets callers wait, with its default of 50 connections."""
     pool = redis.asyncio.BlockingConnectionPool(
         host=settings.host, port=settings.port, password=settings.password, timeout=None
     )
-    pooled = redis.asyncio.Redis.from_pool(pool)
-
-    async def redis_py(key: str) -> object:
-        return json.loads(await client.get(key))
-
-    async def redis_py_pooled(key: str) -> object:
-        return json.loads(await pooled.get(key))
-
-    looks: dict[str, tuple[Look, list[str]]] = {
-        "hubbub": (sessions.get_session, tokens),
-        "bare": (lambda key: connection.execute("GET", key), keys),
-        "redis-py": (redis_py, keys),
-        "pooled": (redis_py_pooled, keys),
-    }
-    figures: list[Figures] = [{} for _ in range(rounds)]
-    for callers in CALLERS:
-        for look, names in looks.values():  # with connections opened, and compilers done, before it counts
-            await measure(look, names, callers, seconds / 2)
-        for one in figures:
-            for name, (look, names) in looks.items():
-                one[name, callers] = await measure(look, names, callers, seconds)
-    await pooled.aclose()
-    await client.aclose()
-    await connection.close()
-    return figures
+    return redis.asyncio.Redis.from_pool(pool)
 
 
-def spread(values: list[float]) -> str:
-    return f"{min(values):10,.2f} {statistics.median(values):12,.2f} {max(values):12,.2f}"
+def _looking_up(client: redis.asyncio.Redis) -> Step:
+    async def look(number: int) -> None:
+        data = await client.get(KEYS[number % SESSIONS])
+        assert data is not None
+        assert json.loads(data)["userId"]
+
+    return look
 
 
-def report(rounds: list[Figures]) -> None:
-    print(f"{'':44}{'min':>10} {'median':>12} {'max':>12}")
-    for name, callers in rounds[0]:
-        rates, costs = zip(*(one[name, callers] for one in rounds), strict=True)
-        print(f"{f'{name}, {callers} callers: rate':44}{spread(list(rates))}")
-        print(f"{f'{name}, {callers} callers: cpu_us':44}{spread(list(costs))}")
-    for callers in CALLERS:
-        for peer in ("redis-py", "pooled"):
-            pairs = [(one["hubbub", callers], one[peer, callers]) for one in rounds]
-            label = f"hubbub / {peer}, {callers}"
-            print(f"{label + ': rate':44}{spread([ours[0] / theirs[0] for ours, theirs in pairs])}")
-            print(f"{label + ': cpu':44}{spread([theirs[1] / ours[1] for ours, theirs in pairs])}")
-
-
-async def run(folder: Path, rounds: int, seconds: float) -> list[Figures]:
-    async with Servers(folder, fsync=False) as settings:
-        return await contenders(settings.redis, rounds, seconds)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=1)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="hubbub-sessions-") as name:
-        Path(name).chmod(0o755)  # PostgreSQL runs as another user where this runs as root
-        report(asyncio.run(run(Path(name) / "servers", arguments.rounds, arguments.seconds)))
-
-
-if __name__ == "__main__":
-    main()
+def _benchmark() -> Path | None:
+    return limits.find("valkey-benchmark") or limits.find("redis-benchmark")

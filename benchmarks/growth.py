@@ -1,0 +1,137 @@
+"""How reads grow with the table: the newest page of any room, and unread counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from itertools import pairwise
+
+import asyncpg
+
+from benchmarks.filling import HOT_ROOM, QUIET_ROOM, READER, USUAL_ROOM, fill
+from benchmarks.measuring import LEAST_WARM_UP_SECONDS, Comparison, Figures, Pace, Target, closed_loop
+from benchmarks.stage import Stage, connect
+from hubbub import PostgresSettings
+from hubbub.postgres import Pool, Statement
+from hubbub.postgres.executor import T
+from hubbub.repositories import Messages, ReadReceipts
+
+FEW = 50_000
+ROOMS = {"quiet room": QUIET_ROOM, "usual room": USUAL_ROOM, "hot room": HOT_ROOM}
+
+# As the seed's three indexes serve it. The log's own order, and the index of it, are taken away for the question.
+SEED_INDEXES = (
+    "ALTER TABLE messages DROP CONSTRAINT idx_messages_room_id",
+    "DROP INDEX idx_messages_created_at, idx_messages_user_id",
+    "CREATE INDEX seed_room_id ON messages (room_id)",
+    "CREATE INDEX seed_user_id ON messages (user_id)",
+    "CREATE INDEX seed_created_at ON messages (created_at DESC)",
+    "ANALYZE messages",
+)
+SEED_PAGE = "SELECT * FROM messages WHERE room_id = $1 ORDER BY created_at DESC LIMIT 50"
+
+
+class Noting(Pool):
+    """Remembers the last statement and what it was asked with."""
+
+    last: tuple[str, tuple[object, ...]]
+
+    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+        self.last = (statement.sql, args)
+        return await super().fetch_all(statement, *args, by=by)
+
+
+async def growth(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
+    """Time and buffers by EXPLAIN (ANALYZE, BUFFERS), at 50,000 messages and at many more."""
+    database = (await stage.new_database("growth")).postgres
+    superuser = replace(stage.superuser, database="growth")
+    ours: list[dict[str, Figures]] = [{} for _ in range(pace.rounds)]
+    seeds: dict[str, Figures] = {}
+    unread: dict[str, Figures] = {}
+    sizes = (FEW, pace.messages) if pace.quick else (FEW, pace.messages // 10, pace.messages)
+    for before, messages in pairwise((0, *sizes)):
+        took = await fill(superuser, before, messages)
+        for one in ours:
+            one.update(await _pages(database, messages))
+        seeds |= await _seed_pages(superuser, messages)
+        size = {"bytes a message": await _bytes(superuser) / messages, "s to fill": took}
+        unread[f"hubbub, {messages:,}"] = await _unread(database, pace.seconds) | size
+    yield Comparison(
+        "growth",
+        "newest page by messages in the table",
+        ours,
+        [Target("buffers", at_most=59, of=f"{room}, {pace.messages:,}") for room in ROOMS],
+    )
+    yield Comparison("growth-seed", "the same, by created_at and the seed's indexes", [seeds])
+    yield Comparison(
+        "unread",
+        "unread counts of 100 rooms, by messages in the table",
+        [unread],
+        [Target("p50_ms", at_most=10, of=f"hubbub, {pace.messages:,}")],
+    )
+
+
+async def _pages(settings: PostgresSettings, messages: int) -> dict[str, Figures]:
+    pool, connection = Noting(settings), await connect(settings)
+    try:
+        found = {}
+        for name, room_id in ROOMS.items():
+            page = await Messages(pool).page(room_id, limit=50)
+            assert len(page.items) == 50
+            found[f"{name}, {messages:,}"] = {**await _explained(connection, *pool.last), "messages": messages}
+        return found
+    finally:
+        await connection.close()
+        await pool.close()
+
+
+async def _seed_pages(superuser: PostgresSettings, messages: int) -> dict[str, Figures]:
+    """Once, because to build the indexes takes long. All is rolled back."""
+    connection = await connect(superuser)
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        for statement in SEED_INDEXES:
+            await connection.execute(statement)
+        found = {
+            f"{name}, {messages:,}": {**await _explained(connection, SEED_PAGE, (room_id,)), "messages": messages}
+            for name, room_id in ROOMS.items()
+        }
+        await transaction.rollback()
+        return found
+    finally:
+        await connection.close()
+
+
+async def _explained(
+    connection: asyncpg.Connection[asyncpg.Record], sql: str, arguments: tuple[object, ...]
+) -> Figures:
+    """The second time, when what it needs is in the cache: buffers are those found there and those read."""
+    for _ in range(2):
+        plan = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", *arguments)
+    found = json.loads(plan)[0]
+    top = found["Plan"]
+    return {"ms": found["Execution Time"], "buffers": top["Shared Hit Blocks"] + top["Shared Read Blocks"]}
+
+
+async def _bytes(settings: PostgresSettings) -> float:
+    """Of the table with its indexes."""
+    connection = await connect(settings)
+    try:
+        return float(await connection.fetchval("SELECT pg_total_relation_size('messages')"))
+    finally:
+        await connection.close()
+
+
+async def _unread(settings: PostgresSettings, seconds: float) -> Figures:
+    """One caller. The reader has nothing read in half of the rooms, so that counts go up to their cap of 100."""
+    pool = Pool(settings)
+    try:
+        receipts = ReadReceipts(pool)
+        counts = await receipts.unread_counts(READER)
+        assert len(counts) == 100
+        await closed_loop(lambda _: receipts.unread_counts(READER), 1, LEAST_WARM_UP_SECONDS)
+        return await closed_loop(lambda _: receipts.unread_counts(READER), 1, seconds)
+    finally:
+        await pool.close()

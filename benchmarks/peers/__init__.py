@@ -1,0 +1,1 @@
+"""The same operations, as users of other libraries write them."""

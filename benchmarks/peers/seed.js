@@ -1,0 +1,190 @@
+// The seed's own stack on Node.js: pg with a pool of 20 and ioredis, each as the seed configures it.
+//
+// Reads one JSON object a line: first where the servers are and what is in them, then one load after the other,
+// {"load", "callers", "seconds"}. Answers each with one line of figures. Ends when its input does.
+const { randomUUID } = require("node:crypto");
+const readline = require("node:readline");
+const { Pool } = require("pg");
+const Redis = require("ioredis");
+
+const SEND = `
+  INSERT INTO messages (room_id, user_id, content, message_type)
+  VALUES ($1, $2, $3, $4)
+  RETURNING *
+`;
+const CHANNEL = "room-ioredis";
+const FIND_USER = "SELECT * FROM users WHERE id = $1";
+const FIND_MEMBERSHIP = "SELECT * FROM room_users WHERE room_id = $1 AND user_id = $2";
+const PAGE = `
+  SELECT *
+  FROM messages
+  WHERE room_id = $1
+  ORDER BY seq DESC
+  LIMIT 50
+`;
+
+const mapToUser = (row) => ({
+  id: row.id,
+  email: row.email,
+  username: row.username,
+  passwordHash: row.password_hash,
+  avatarUrl: row.avatar_url,
+  isOnline: row.is_online,
+  lastSeen: row.last_seen,
+  createdAt: row.created_at,
+  updatedAt: row.updated_at,
+});
+const mapToMessage = (row) => ({
+  id: row.id,
+  roomId: row.room_id,
+  seq: row.seq,
+  userId: row.user_id,
+  content: row.content,
+  messageType: row.message_type,
+  isEdited: row.is_edited,
+  createdAt: row.created_at,
+  updatedAt: row.updated_at,
+});
+const mapToRoomUser = (row) => ({
+  roomId: row.room_id,
+  userId: row.user_id,
+  joinedAt: row.joined_at,
+  role: row.role,
+  lastReadMessageId: row.last_read_message_id,
+});
+
+function one(rows) {
+  if (rows.length !== 1) throw new Error(`${rows.length} rows where there should be one`);
+  return rows[0];
+}
+
+// Each is one operation of a caller; `n` says whose turn it is.
+function operations({ postgres, people, rooms, page_room, strict_send, content, sessions, redis: redisOptions }) {
+  const pool = new Pool({ ...postgres, max: 20, idleTimeoutMillis: 30000, connectionTimeoutMillis: 0 });
+  const redis = new Redis({ ...redisOptions, retryStrategy: (times) => Math.min(times * 50, 2000) });
+  const person = (n) => people[n % people.length];
+  const room = (n) => rooms[n % rooms.length];
+  const query = async (text, values) => (await pool.query(text, values)).rows;
+  const named = async (name, text, values) => (await pool.query({ name, text, values })).rows;
+  const strict = (id, n) => [randomUUID(), id, person(n), content, "text"];
+  const page = async () => (await named("page", PAGE, [page_room])).map(mapToMessage);
+  return {
+    pool,
+    redis,
+    steps: {
+      "send, plain": async (n) => mapToMessage(one(await query(SEND, [room(n), person(n), content, "text"]))),
+      "send, named": async (n) => mapToMessage(one(await named("send", SEND, [room(n), person(n), content, "text"]))),
+      "send, strict": async (n) => mapToMessage(one(await named("strict", strict_send, strict(room(n), n)))),
+      "send, one room": async (n) => mapToMessage(one(await named("strict", strict_send, strict(rooms[0], n)))),
+      user: async (n) => mapToUser(one(await named("user", FIND_USER, [person(n)]))),
+      membership: async (n) => mapToRoomUser(one(await named("membership", FIND_MEMBERSHIP, [room(n), person(n)]))),
+      page,
+      "page, JSON": async () => Buffer.from(JSON.stringify(await page())),
+      session: async (n) => {
+        const session = JSON.parse(await redis.get(sessions[n % sessions.length]));
+        if (!session.userId) throw new Error("not a session");
+      },
+    },
+  };
+}
+
+async function closedLoop(step, callers, seconds) {
+  const latencies = [];
+  const cpuBegan = process.cpuUsage();
+  const began = performance.now();
+  const until = began + seconds * 1000;
+  const caller = async (n) => {
+    for (let ended = performance.now(); ; n += callers) {
+      const started = ended;
+      await step(n);
+      ended = performance.now();
+      latencies.push(ended - started);
+      if (ended >= until) return;
+    }
+  };
+  await Promise.all(Array.from({ length: callers }, (_, n) => caller(n)));
+  return summary(latencies, performance.now() - began, process.cpuUsage(cpuBegan));
+}
+
+function summary(latencies, elapsed, cpu) {
+  const sorted = Float64Array.from(latencies).sort();
+  const done = sorted.length;
+  return {
+    rate: done / (elapsed / 1000),
+    p50_ms: sorted[done >> 1],
+    p99_ms: sorted[Math.floor(done * 0.99)],
+    cpu_us: (cpu.user + cpu.system) / done,
+  };
+}
+
+const delay = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+// `publish` says in the end how many there are to arrive.
+async function delivered(sub, publish) {
+  const latencies = [];
+  sub.on("message", (_, message) => latencies.push(performance.now() - Number(message.slice(0, message.indexOf(" ")))));
+  await sub.subscribe(CHANNEL);
+  const cpuBegan = process.cpuUsage();
+  const began = performance.now();
+  const expected = await publish();
+  while (latencies.length < expected) await delay(1);
+  const figures = summary(latencies, performance.now() - began, process.cpuUsage(cpuBegan));
+  sub.removeAllListeners("message");
+  await sub.unsubscribe(CHANNEL);
+  return figures;
+}
+
+// Publishers that each wait for their PUBLISH.
+function saturated({ redis, sub, payload }, publishers, seconds) {
+  let count = 0;
+  const publisher = async (until) => {
+    for (; performance.now() < until; count++) await redis.publish(CHANNEL, `${performance.now()} ${payload}`);
+  };
+  const publish = async () => {
+    const until = performance.now() + seconds * 1000;
+    await Promise.all(Array.from({ length: publishers }, () => publisher(until)));
+    return count;
+  };
+  return delivered(sub, publish);
+}
+
+function paced({ redis, sub, payload }, aSecond, seconds) {
+  const total = Math.round(aSecond * seconds);
+  const publish = async () => {
+    const began = performance.now();
+    for (let i = 0; i < total; i++) {
+      const early = began + (i * 1000) / aSecond - performance.now();
+      if (early > 0) await delay(early);
+      await redis.publish(CHANNEL, `${performance.now()} ${payload}`);
+    }
+    return total;
+  };
+  return delivered(sub, publish);
+}
+
+async function main() {
+  const lines = readline.createInterface({ input: process.stdin });
+  let stage;
+  for await (const line of lines) {
+    const request = JSON.parse(line);
+    if (stage === undefined) {
+      stage = operations(request);
+      stage.sub = stage.redis.duplicate();
+      stage.payload = request.payload;
+      console.log("{}");
+      continue;
+    }
+    const { load, callers, seconds } = request;
+    const loads = {
+      publish: () => saturated(stage, callers, seconds),
+      "publish, paced": () => paced(stage, callers, seconds),
+    };
+    const run = loads[load] ?? (() => closedLoop(stage.steps[load], callers, seconds));
+    console.log(JSON.stringify(await run()));
+  }
+  await stage?.pool.end();
+  stage?.redis.disconnect();
+  stage?.sub.disconnect();
+}
+
+main();

@@ -1,0 +1,171 @@
+"""Durable sends: membership checked, seq taken under the room's lock, message inserted, committed on disk."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from benchmarks import limits
+from benchmarks.measuring import Comparison, Load, Pace, Step, Target, compare, loop_of
+from benchmarks.peers import node
+from benchmarks.peers.drivers import bare_asyncpg, psycopg3
+from benchmarks.peers.node import CONTENT
+from benchmarks.peers.orm import sqlalchemy
+from benchmarks.stage import PEOPLE, ROOMS, USERS, Stage
+from hubbub import Hub
+
+# By the number of senders: times the rate of the seed's stack.
+AIMS = {20: 2.5, 200: 5.5, 2_000: 8.0}
+
+SEED = "seed, named"
+PLAIN = "seed, plain"
+STRICT = "seed, strict"
+
+COMMIT_DELAY_US = 2_000
+
+PGBENCH = """
+\\set n random(1, 1000)
+WITH pair AS (
+    SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(:n::integer), 12, '0'))::uuid AS id
+), head AS (
+    UPDATE rooms
+    SET last_seq = last_seq + 1
+    FROM pair
+    WHERE rooms.id = pair.id
+        AND EXISTS (SELECT 1 FROM room_users WHERE room_id = pair.id AND user_id = pair.id)
+    RETURNING pair.id, last_seq
+)
+INSERT INTO messages (room_id, seq, user_id, content, message_type)
+SELECT id, last_seq, id, '{content}', 'text'
+FROM head
+RETURNING id, room_id, seq, user_id, content, message_type, is_edited, created_at, updated_at;
+"""
+
+
+def step_of(hub: Hub) -> Step:
+    return lambda number: hub.messages.send(ROOMS[number % PEOPLE], USERS[number % PEOPLE], CONTENT)
+
+
+@asynccontextmanager
+async def seed_stack(stage: Stage, callers: int, *, plain: bool = False) -> AsyncIterator[dict[str, Load]]:
+    """The seed's stack on the seed's schema, and with hubbub's meaning on hubbub's."""
+    if node.missing():
+        yield {}
+        return
+    async with node.node(stage, stage.seed) as seed, node.node(stage, stage.settings.postgres) as strict:
+        loads = {SEED: seed.load("send, named", callers), STRICT: strict.load("send, strict", callers)}
+        yield loads | ({PLAIN: seed.load("send, plain", callers)} if plain else {})
+
+
+def skipped() -> dict[str, str]:
+    reason = node.missing()
+    return {SEED: reason} if reason else {}
+
+
+async def many_rooms(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
+    """Senders in 1,000 rooms: 20, 200 and 2,000."""
+    for callers, aim in AIMS.items():
+        async with AsyncExitStack() as stack:
+            hub = await stack.enter_async_context(Hub(stage.settings))
+            seeds = await stack.enter_async_context(seed_stack(stage, callers, plain=callers == 200))
+            asyncpg = await stack.enter_async_context(bare_asyncpg(stage.settings.postgres))
+            copy = await stack.enter_async_context(limits.copier(stage.settings.postgres))
+            contenders = {
+                "hubbub": loop_of(step_of(hub), callers),
+                **seeds,
+                "asyncpg": loop_of(asyncpg["send"], callers),
+            }
+            if callers == 200:
+                psycopg = await stack.enter_async_context(psycopg3(stage.settings.postgres))
+                orm = await stack.enter_async_context(sqlalchemy(stage.settings.postgres))
+                contenders["psycopg"] = loop_of(psycopg["send"], callers)
+                contenders["SQLAlchemy"] = loop_of(orm["send"], callers)
+                if limits.find("pgbench"):
+                    script = PGBENCH.format(content=CONTENT)
+                    contenders["pgbench"] = limits.pgbench(stage, "send", script, clients=20)
+            contenders["COPY"] = loop_of(copy, callers)
+            yield await compare(
+                f"sends-{callers}",
+                f"durable sends, {callers:,} senders in 1,000 rooms",
+                contenders,
+                pace,
+                targets=[
+                    Target("rate", aim, SEED),
+                    Target("p99_ms", 3.0, SEED),
+                    Target("rate", 0.6, "COPY"),
+                ],
+                skipped=skipped() | (limits.missing("pgbench") if callers == 200 else {}),
+            )
+
+
+async def one_room(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
+    """200 senders in one room: each waits for the lock on it."""
+    async with AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(Hub(stage.settings))
+        asyncpg = await stack.enter_async_context(bare_asyncpg(stage.settings.postgres))
+
+        async def send(number: int) -> None:
+            await hub.messages.send(ROOMS[0], USERS[number % PEOPLE], CONTENT)
+
+        contenders = {
+            "hubbub": loop_of(send, 200),
+            "one statement a message": loop_of(asyncpg["send, one room"], 200),
+        }
+        if not node.missing():
+            strict = await stack.enter_async_context(node.node(stage, stage.settings.postgres))
+            contenders[STRICT] = strict.load("send, one room", 200)
+        yield await compare(
+            "sends-one-room",
+            "durable sends, 200 senders in one room",
+            contenders,
+            pace,
+            targets=[Target("rate", 15, "one statement a message"), Target("rate", 15, STRICT)],
+            skipped=skipped(),
+        )
+
+
+async def one_sender(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
+    """Nobody to travel with: what a send costs alone."""
+    async with AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(Hub(stage.settings))
+        seeds = await stack.enter_async_context(seed_stack(stage, 1))
+        bare = await stack.enter_async_context(bare_asyncpg(stage.seed))
+        strict = await stack.enter_async_context(bare_asyncpg(stage.settings.postgres))
+        yield await compare(
+            "sends-1",
+            "durable sends, one sender",
+            {
+                "hubbub": loop_of(step_of(hub), 1),
+                **seeds,
+                "bare INSERT, asyncpg": loop_of(bare["insert"], 1),
+                "asyncpg": loop_of(strict["send"], 1),
+            },
+            pace,
+            targets=[Target("p50_ms", 1 / 1.2, "bare INSERT, asyncpg"), Target("p50_ms", 1.0, SEED)],
+            skipped=skipped(),
+        )
+
+
+async def slow_disk(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
+    """Each flush of the log waits 2 ms longer, as a disk across a network would make it."""
+    database = stage.settings.postgres.database
+    for name in (database, stage.seed.database):
+        await stage.as_superuser(
+            f"ALTER DATABASE {name} SET commit_delay = {COMMIT_DELAY_US}",
+            f"ALTER DATABASE {name} SET commit_siblings = 0",
+        )
+    try:
+        async with AsyncExitStack() as stack:
+            hub = await stack.enter_async_context(Hub(stage.settings))
+            seeds = await stack.enter_async_context(seed_stack(stage, 200))
+            yield await compare(
+                "sends-slow-disk",
+                "durable sends, 200 senders, flush of the log 2 ms slower",
+                {"hubbub": loop_of(step_of(hub), 200), **seeds},
+                pace,
+                targets=[Target("rate", 4, SEED)],
+                skipped=skipped(),
+            )
+    finally:
+        for name in (database, stage.seed.database):
+            await stage.as_superuser(f"ALTER DATABASE {name} RESET ALL")

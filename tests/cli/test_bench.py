@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hubbub.cli import bench, main
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: no clone, and hubbub is not imported from one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hubbub.__file__", str(tmp_path / "lib" / "hubbub" / "__init__.py"))
+    return tmp_path
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path]]:
+    """The commands that would have run, and where."""
+    commands: list[tuple[list[str], Path]] = []
+
+    def run(command: list[str], *, cwd: Path, check: bool) -> subprocess.CompletedProcess[bytes]:
+        commands.append((command, cwd))
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr("subprocess.run", run)
+    return commands
+
+
+def test_without_a_clone_it_says_where_the_benchmarks_are(nowhere: Path) -> None:
+    said = CliRunner().invoke(main, ["bench"])
+    assert said.exit_code == 1
+    assert said.output == f"Error: {bench.NO_CLONE}\n"
+
+
+@pytest.fixture
+def clone(nowhere: Path) -> Path:
+    """The current folder is one."""
+    (nowhere / "pyproject.toml").touch()
+    (nowhere / "benchmarks").mkdir()
+    (nowhere / "benchmarks" / "__main__.py").touch()
+    return nowhere
+
+
+def test_peers_that_are_not_installed_are_named(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "PEERS", ("asyncpg", "no_such_driver"))
+    said = CliRunner().invoke(main, ["bench"])
+    assert said.exit_code == 1
+    assert "no_such_driver missing: run `pip install -e '.[embedded,bench]'`" in said.output
+
+
+def test_a_clone_in_the_current_folder_is_found_and_told_what_to_measure(
+    clone: Path, started: list[tuple[list[str], Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "PEERS", ())
+    said = CliRunner().invoke(main, ["bench", "--quick", "--only", "sends", "--output", "found"])
+    assert said.exit_code == 3
+    options = ["--quick", "--only=sends", f"--output={clone / 'found'}"]
+    assert started == [([sys.executable, "-m", "benchmarks", *options], clone)]
+
+
+def test_an_editable_install_leads_to_its_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bench.find_clone() == PROJECT

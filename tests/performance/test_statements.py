@@ -1,0 +1,42 @@
+"""How many statements an operation takes, alone and under load."""
+
+from __future__ import annotations
+
+from hubbub import Hub, Room, User
+from performance.conftest import Statements
+
+
+async def test_each_operation_of_one_caller_is_one_statement(
+    hub: Hub, ada: User, bob: User, room: Room, statements: Statements
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    sent = [await hub.messages.send(room.id, ada.id, f"message {number}") for number in range(60)]
+    operations = {
+        "send": hub.messages.send(room.id, ada.id, "hello"),
+        "page": hub.messages.page(room.id, before=sent[55].seq),
+        "edit": hub.messages.edit(sent[0].id, "hello again", by=ada.id),
+        "delete": hub.messages.delete(sent[1].id, by=ada.id),
+        "mark read": hub.receipts.mark_read(room.id, bob.id, up_to=sent[50].seq),
+        "unread counts": hub.receipts.unread_counts(bob.id),
+        "room list": hub.rooms.list_for(bob.id),
+        "user": hub.users.get(ada.id),
+        "membership": hub.room_users.get(room.id, bob.id),
+        "leave": hub.room_users.remove(room.id, bob.id),
+    }
+    taken = {name: await statements.of(operation) for name, operation in operations.items()}
+    assert taken == dict.fromkeys(operations, 1)
+
+
+async def test_a_thousand_senders_share_a_few_statements(hub: Hub, ada: User, statements: Statements) -> None:
+    rooms = [await hub.rooms.create(f"room {number}", created_by=ada.id) for number in range(20)]
+    sends = [hub.messages.send(rooms[number % 20].id, ada.id, f"message {number}") for number in range(1_000)]
+    # The first goes alone, and up to 500 with each of the others. A busy machine may let further lanes open.
+    assert await statements.of(*sends) <= 12
+
+
+async def test_hundreds_of_lookups_share_a_few_statements(
+    hub: Hub, ada: User, bob: User, room: Room, statements: Statements
+) -> None:
+    users = [hub.users.get(user.id) for user in (ada, bob) for _ in range(100)]
+    memberships = [hub.room_users.get(room.id, ada.id) for _ in range(200)]
+    assert await statements.of(*users, *memberships) <= 8
