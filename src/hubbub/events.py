@@ -29,7 +29,7 @@ def typing_channel(room_id: UUID) -> str:
     return f"typing:{room_id}"
 
 
-class PresenceChanged(msgspec.Struct, frozen=True, rename="camel"):
+class PresenceChanged(msgspec.Struct, frozen=True, tag_field="type", tag="presence_changed"):
     """A user came online, with the first of their devices, or went offline, with the last."""
 
     user_id: UUID
@@ -37,18 +37,24 @@ class PresenceChanged(msgspec.Struct, frozen=True, rename="camel"):
 
     def to_json(self) -> str:
         """The payload on the channel."""
-        return msgspec.json.encode(self).decode()
+        return msgspec.json.encode(_Presence(self.user_id, self.is_online)).decode()
 
     @classmethod
     def from_json(cls, payload: bytes) -> PresenceChanged | None:
         """The event in a payload, None for one that is something else."""
         try:
-            return msgspec.json.decode(payload, type=cls)
+            presence = msgspec.json.decode(payload, type=_Presence)
         except NOT_AN_EVENT:
             return None
+        return cls(presence.user_id, presence.is_online)
 
 
-class TypingChanged(msgspec.Struct, frozen=True):
+class _Presence(msgspec.Struct, frozen=True, rename="camel"):
+    user_id: UUID
+    is_online: bool
+
+
+class TypingChanged(msgspec.Struct, frozen=True, tag_field="type", tag="typing_changed"):
     """A member of the room started typing, or stopped."""
 
     room_id: UUID

@@ -191,8 +191,6 @@ async def test_what_makes_no_sense_is_refused(hub: Hub, room: Room, ada: User, b
             hub.follow(ada.id, buffer=buffer)
     strange: list[Follower] = [
         hub.follow(ada.id, rooms=[elsewhere.id]),
-        hub.follow(ada.id, after={elsewhere.id: message.cursor}),
-        hub.follow(ada.id, after={elsewhere.id: None}),
         hub.follow(ada.id, rooms=[uuid4()]),
         hub.follow(uuid4(), rooms=[room.id]),
     ]

@@ -166,9 +166,9 @@ async def test_an_error_that_nobody_thought_of_is_reported_and_ends_no_heartbeat
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     async with watchful.follow(ada.id) as feed:
-        await pool.execute(TAKE_AWAY)
+        await pool.fetch_all(TAKE_AWAY)
         await until(lambda: bool(reported))
-        await pool.execute(GIVE_BACK)
+        await pool.fetch_all(GIVE_BACK)
         sent = await mute.messages.send(room.id, ada.id, "nobody rings for it")
         assert seqs(await take(feed)) == [sent.seq]
     assert {context["message"] for context in reported} == {"comparing heads of logs failed"}

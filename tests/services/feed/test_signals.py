@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hubbub import Hub, Invalid, MessageSent, PresenceChanged, Room, TypingChanged, User
+from hubbub import Hub, Invalid, MemberLeft, MessageSent, PresenceChanged, Room, TypingChanged, User
 from hubbub.events import PRESENCE_CHANNEL, typing_channel
 from hubbub.redis import Connection
 from services.feed.reading import take
@@ -108,6 +108,26 @@ async def test_leaving_a_room_ends_its_typing(
         await hub.room_users.remove(room.id, bob.id)
         await take(feed)
         await is_heard_no_more(administrator_of_redis, typing_channel(room.id))
+
+
+async def test_who_was_removed_and_has_not_read_so_far_hears_no_typing(
+    hub: Hub, elsewhere: Hub, administrator_of_redis: Connection, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    async with (
+        hub.follow(ada.id, typing=True) as member,
+        hub.follow(bob.id, typing=True, buffer=2) as removed,
+    ):
+        await are_heard(administrator_of_redis, typing_channel(room.id))
+        for number in range(5):
+            await hub.messages.send(room.id, ada.id, str(number))
+        await hub.room_users.remove(room.id, bob.id)
+        await take(removed, 2)  # and has space again
+        await take(member, 6)
+        await elsewhere.typing.start(room.id, ada.id)
+        assert await take(member) == [TypingChanged(room.id, ada.id, is_typing=True)]
+        rest = await take(removed, 4)
+    assert [type(event) for event in rest] == [MessageSent] * 3 + [MemberLeft]
 
 
 async def test_what_is_no_event_and_a_full_buffer_hurt_nobody(

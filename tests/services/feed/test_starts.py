@@ -237,16 +237,37 @@ async def test_who_comes_back_with_the_cursor_of_his_leaving_hears_nothing_befor
             assert sent.message == back
 
 
-async def test_a_cursor_from_before_the_first_joining_begins_with_the_joining(
+async def test_who_reads_what_was_before_the_first_joining_may_break_off_and_go_on(
     hub: Hub, room: Room, ada: User, bob: User
 ) -> None:
-    before = await hub.messages.send(room.id, ada.id, "on the page that bob has loaded")
-    eve = await hub.users.create("eve@example.org", "eve", "!")
-    await hub.room_users.add(room.id, eve.id)
+    for number in range(5):
+        await hub.messages.send(room.id, ada.id, str(number))
     await hub.room_users.add(room.id, bob.id)
-    async with hub.follow(bob.id, after={room.id: before.cursor}) as feed:
-        (joined,) = entries(await take(feed))
-        assert (joined.seq, isinstance(joined, MemberJoined)) == (before.seq + 2, True)
+    heard: list[int] = []
+    cursor: str | None = None
+    for _ in range(7):
+        async with hub.follow(bob.id, after={room.id: cursor}) as feed:
+            (event,) = entries(await take(feed))
+            heard.append(event.seq)
+            cursor = event.cursor
+    assert heard == [1, 2, 3, 4, 5, 6, 7]
+
+
+async def test_a_short_visit_is_told_although_it_was_over_when_somebody_looked(
+    hub: Hub, mute: Hub, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    async with hub.follow(bob.id) as feed:
+        await hub.room_users.remove(room.id, bob.id)
+        await take(feed)
+        await mute.room_users.add(room.id, bob.id)  # nobody is told
+        await mute.messages.send(room.id, bob.id, "just passing by")
+        await mute.room_users.remove(room.id, bob.id)
+        await mute.messages.send(room.id, ada.id, "not for bob")
+        await hub.room_users.add(room.id, bob.id)
+        visit = await take(feed, 4)
+        kinds = [MemberJoined, MessageSent, MemberLeft, MemberJoined]
+        assert [type(event) for event in visit] == kinds
 
 
 async def test_a_place_that_ends_while_the_follower_begins_is_found_again(

@@ -23,6 +23,7 @@ from waiting import until
 T = TypeVar("T")
 
 PEOPLE = 3
+COMING_AND_GOING = ("MemberJoined", "MemberLeft")
 # What an entry of the log says: its kind, whom it is about, and what else does not change later.
 Line = tuple[str, UUID | None, str]
 
@@ -169,8 +170,9 @@ class Chat(RuleBasedStateMachine):
         self.followers.append(Following(feed, user_id, self._readable(user_id, start)))
 
     def _readable(self, user_id: UUID, start: int) -> list[int]:
-        """The seqs after the start that the user may read: not those between a leaving and the next joining."""
-        found, is_inside = [], True
+        """The seqs after the start that are for the user: not those between a leaving and the next joining."""
+        own = [kind for kind, about, _ in self.log[:start] if about == user_id and kind in COMING_AND_GOING]
+        found, is_inside = [], own[-1:] != ["MemberLeft"]
         for seq, (kind, about, _) in enumerate(self.log[start:], start + 1):
             is_inside = is_inside or (kind == "MemberJoined" and about == user_id)
             if is_inside:

@@ -89,7 +89,9 @@ async def test_many_who_join_at_once_hold_up_no_comparing_of_heads(
             await hub.room_users.add_many(room.id, user_ids)
             for one in followers:
                 await until(lambda one=one: room.id in one.places)  # type: ignore[misc]
-    asked = [query.statement for query in recording.queries if query.statement in ("readers.rooms_of", "log.heads")]
+    asked = [
+        query.statement for query in recording.queries if query.statement in ("readers.rooms_of", "log.heads")
+    ]
     runs = [len(list(run)) for statement, run in groupby(asked) if statement == "readers.rooms_of"]
     assert sum(runs) >= 300
     assert max(runs) <= 100

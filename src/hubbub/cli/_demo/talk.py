@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
+from hubbub.cli._demo.audience import audience
 from hubbub.cli._demo.figures import Section, Stopwatch
 from hubbub.cli._demo.ledger import RoomAccount
 from hubbub.cli._demo.stage import Stage
@@ -14,6 +15,8 @@ from hubbub.cli._demo.together import together
 # How often each of them does something. With 40 people about 2 s on two cores.
 TURNS: Final = 30
 SMALL_ROOM: Final = 8
+# One in so many has somebody who listens for them on another hub, in this same process.
+LISTENED_FOR: Final = 4
 
 
 async def talk(stage: Stage) -> Section:
@@ -21,12 +24,14 @@ async def talk(stage: Stage) -> Section:
     watch, claims = Stopwatch(), Claims()
     talkers = await _arrive(stage, watch, claims)
     stage.tell(f"{len(talkers)} people talk at the same time")
-    await together(talker.talk(TURNS) for talker in talkers)
+    async with audience(stage.settings, watch, [talker.id for talker in talkers[::LISTENED_FOR]]) as listening:
+        await together(talker.talk(TURNS) for talker in talkers)
+        heard = await listening.compare()
     calls = watch.all_in_all("calls in all", watch.calls)
     return Section(
         title=f"Talk: {stage.users} people at the same time",
         figures=(calls, *watch.figures()),
-        checks=claims.checks(),
+        checks=(*claims.checks(), heard),
     )
 
 

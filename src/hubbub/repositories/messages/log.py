@@ -30,12 +30,14 @@ class Entry(NamedTuple):
 class Reading(NamedTuple):
     """What the log of a room holds after a position.
 
-    `head` is the last seq of the log. `is_rewound` says that something else than the reader has seen stands at the
-    position, or nothing; then there are no entries.
+    `head` is the last seq of the log, `end` the one up to which this is all of it: beyond the last entry where
+    rows were purged by other means than hubbub's. `is_rewound` says that something else than the reader has seen
+    stands at the position, or nothing; then there are no entries, and `end` is 0.
     """
 
     entries: list[Entry]
     head: int
+    end: int
     is_rewound: bool
 
 
@@ -176,19 +178,18 @@ class Logs:
 
     async def read(self, room_id: UUID, after: Position, limit: int) -> Reading:
         """Up to `limit` entries after the position, in their order. Raises `NotFound` for an unknown room."""
+        head = 0
         rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1)
-        head = rows[0][0] if rows else await self._head(room_id)
+        if not rows:  # purged, or gone; read again, for what has come before the head was known
+            head = (await self.head(room_id)).seq
+            rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1)
+        head = rows[0][0] if rows else head
         entries = [entry for _, entry in rows]
-        if after.seq == 0:
-            return Reading(entries[:limit], head, is_rewound=False)
-        if not entries or not entries[0].position.matches(after):
-            return Reading([], head, is_rewound=True)
-        return Reading(entries[1:], head, is_rewound=False)
-
-    async def _head(self, room_id: UUID) -> int:
-        for head in await self.heads({room_id: None}):
-            return head.last_seq
-        raise NotFound("room", room_id)
+        there = entries.pop(0).position if entries and entries[0].position.seq == after.seq else None
+        if after.seq and not Head(room_id, head, there).holds(after):
+            return Reading([], head, 0, is_rewound=True)
+        end = head if len(rows) <= limit else entries[:limit][-1].position.seq
+        return Reading(entries[:limit], head, end, is_rewound=False)
 
     _HEADS = Statement(
         "log.heads",

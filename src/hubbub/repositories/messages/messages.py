@@ -303,7 +303,7 @@ class Messages:
         events: list[LogEvent | Resync] = [entry.event for entry in reading.entries]
         newest = reading.entries[-1].position if reading.entries else after
         going_on = newest.encode(room_id) if newest.seq else None
-        return LogPage(room_id, events, going_on, has_more=newest.seq < reading.head)
+        return LogPage(room_id, events, going_on, has_more=reading.end < reading.head)
 
     _BY_AUTHOR_CURSOR = Cursor("messages by author", tuple[datetime, UUID])
     _BY_AUTHOR = Statement(

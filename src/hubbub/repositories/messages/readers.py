@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -44,6 +44,31 @@ class Readers:
     async def rooms_of(self, user_id: UUID) -> list[Readable]:
         """The rooms of a user."""
         return await self._executor.fetch_all(self._ROOMS_OF, user_id)
+
+    # What the user did last before: who left was outside. Who had never been there reads what was before them.
+    _OUTSIDE = Statement(
+        "readers.outside",
+        lambda room_id: room_id,
+        """
+        SELECT place.room_id
+        FROM unnest($2::uuid[], $3::bigint[]) AS place (room_id, seq)
+        CROSS JOIN LATERAL (
+            SELECT room_events.kind
+            FROM room_events
+            WHERE room_events.room_id = place.room_id
+                AND room_events.seq <= place.seq
+                AND room_events.user_id = $1
+                AND room_events.kind IN ('joined', 'left')
+            ORDER BY room_events.seq DESC
+            LIMIT 1
+        ) AS latest
+        WHERE latest.kind = 'left'
+        """,
+    )
+
+    async def outside(self, user_id: UUID, seqs: Mapping[UUID, int]) -> set[UUID]:
+        """The rooms that the user had left at the given seq."""
+        return set(await self._executor.fetch_all(self._OUTSIDE, user_id, list(seqs), list(seqs.values())))
 
     _ROOMS_OF_ALL = Statement(
         "readers.rooms_of_all",

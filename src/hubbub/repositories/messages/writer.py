@@ -12,7 +12,7 @@ from hubbub.models import Message
 from hubbub.postgres import Executor
 from hubbub.repositories.messages.batches import Batches
 from hubbub.repositories.messages.queues import Queues, Waiting
-from hubbub.repositories.messages.sending import Draft, send_one
+from hubbub.repositories.messages.sending import Draft, Outcomes, send_one
 from hubbub.repositories.messages.together import BATCH, send_all
 
 # Statements in flight at a time: a second one only while so many messages wait.
@@ -26,6 +26,8 @@ MOST_LANES = 4
 WAITING = 10_000
 # Calls with many messages that are in flight at a time, beside the lanes.
 MOST_CALLS = 2
+# Messages told of before the rest of the process has its turn: some milliseconds, where many follow the room.
+A_TURN = 50
 # At the deadline a statement knows best whether its messages may have arrived: it has so long to say so.
 GRACE_SECONDS = 0.1
 
@@ -212,22 +214,29 @@ class MessageWriter:
         drafts = [waiting.draft for waiting in batch]
         try:
             outcomes = await self._batches.send(drafts, by=max(waiting.deadline for waiting in batch))
+            await self._hand_out(batch, outcomes)
         except asyncio.CancelledError:  # by whoever ends every task of the loop, for no sender can
             for waiting in batch:
                 _answer(waiting, Unavailable("hub", "the statement was cancelled", outcome_unknown=True))
             raise
-        for waiting in batch:
+        return [waiting for waiting in batch if waiting.draft.id not in outcomes]
+
+    async def _hand_out(self, batch: Sequence[Waiting], outcomes: Outcomes) -> None:
+        for number, waiting in enumerate(batch, 1):
             outcome = outcomes.get(waiting.draft.id)
             if isinstance(outcome, Message):
                 self._hand_on(outcome)
             if outcome is not None:
                 _answer(waiting, outcome)
-        return [waiting for waiting in batch if waiting.draft.id not in outcomes]
+            if number % A_TURN == 0:
+                await asyncio.sleep(0)
 
     async def _send_many(self, drafts: Sequence[Draft], deadline: float) -> list[Message]:
         messages = await send_all(self._executor, drafts, by=deadline)
-        for message in messages:
+        for number, message in enumerate(messages, 1):
             self._hand_on(message)
+            if number % A_TURN == 0:
+                await asyncio.sleep(0)
         return messages
 
     def _hand_on(self, message: Message) -> None:

@@ -189,3 +189,5 @@ class Feed:
                 await self._users.compare()
             except Unavailable as error:
                 logger.info("comparing heads again at the next heartbeat, after: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, followers need the next heartbeat
+                loop.call_exception_handler({"message": "comparing heads of logs failed", "exception": error})

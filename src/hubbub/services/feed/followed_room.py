@@ -115,6 +115,12 @@ class FollowedRoom:
         if isinstance(entry.event, MemberLeft):
             self._show_out(entry.event.user_id, seq)
 
+    def skip_to(self, seq: int) -> None:
+        """There is nothing up to this seq that was not taken: what there was has been purged."""
+        if self.position.seq < seq:
+            self.position = Position(seq, NOT_SEEN)
+            self._marks.clear()
+
     def _show_out(self, user_id: UUID, seq: int) -> None:
         """Not from a place that is further: the user has joined again before it."""
         for place in tuple(self.live):

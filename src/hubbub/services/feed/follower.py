@@ -75,6 +75,7 @@ class Follower:
         "is_passed_over",
         "is_placed",
         "left",
+        "left_at",
         "limit",
         "places",
         "rooms",
@@ -113,6 +114,8 @@ class Follower:
         """Of the user's rooms, as long as there is a place in each that is wanted; else None."""
         self.left = 0
         """How many places have come to their end."""
+        self.left_at: dict[UUID, Position] = {}
+        """Where they did, by room."""
         self.is_placed = False
         """Whether it has its starting places; before that nobody may give it others."""
         self.is_passed_over = False
@@ -202,6 +205,7 @@ class Follower:
         if self.places.pop(place.room.id, None) is not None:
             self.digest = None
             self.left += 1
+            self.left_at[place.room.id] = place.position
             self._source.leave(place)
 
     def lose(self, place: Place) -> None:
@@ -246,6 +250,8 @@ class Follower:
         space = max(self.limit - len(self.buffer), 0)  # other rooms have put events there meanwhile
         for entry in reading.entries[:space]:
             self._take(place, entry)
+        if len(reading.entries) <= space:
+            place.skip_to(reading.end)
         self._turn(place)
 
     def _take(self, place: Place, entry: Entry) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hubbub.events import Resync
+from hubbub.positions import NOT_SEEN, Position
 
 if TYPE_CHECKING:
     from hubbub.instrumentation import ResyncReason
-    from hubbub.positions import Position
     from hubbub.repositories.messages.log import Entry
     from hubbub.services.feed.followed_room import FollowedRoom
     from hubbub.services.feed.follower import Follower
@@ -46,8 +46,14 @@ class Place:
     def resync(self, position: Position, reason: ResyncReason) -> None:
         """Go on from another position, and say so. It is said however full the buffer is: once a rewinding."""
         self.position = position
+        self.is_outside = False
         self.follower.instrumentation.resynced(reason)
         self.follower.put(Resync(self.room.id, position.encode(self.room.id), reason))
+
+    def skip_to(self, seq: int) -> None:
+        """There is nothing up to this seq that was not given: what there was has been purged."""
+        if self.position.seq < seq:
+            self.position = Position(seq, NOT_SEEN)
 
     def catch_up(self) -> None:
         """Go live when nothing is missing, else read the log."""
@@ -59,6 +65,11 @@ class Place:
             self.follower.behind.pop(self, None)
             self.room.live[self] = None
             self.room.know(self.position)
+
+    def return_from_outside(self) -> None:
+        """Read on from where the user had left the room: the next thing for them is that they joined again."""
+        self.is_outside = True
+        self.fall_behind()
 
     def fall_behind(self) -> None:
         self.room.live.pop(self, None)

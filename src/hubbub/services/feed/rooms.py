@@ -12,7 +12,7 @@ from uuid import UUID
 from hubbub.errors import NotFound, Unavailable
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
-from hubbub.repositories.messages import Head, Logs, Reading, entry_of
+from hubbub.repositories.messages import Entry, Head, Logs, Reading, entry_of
 from hubbub.services.feed.doorbell import Doorbell, room_channel
 from hubbub.services.feed.followed_room import FollowedRoom
 
@@ -28,6 +28,8 @@ PAGE: Final = 500
 READERS: Final = 6
 # Rooms whose heads are compared in one statement.
 TOGETHER: Final = 1_000
+# Events given to followers before the rest of the process has its turn: some milliseconds.
+A_TURN: Final = 10_000
 
 
 class FollowedRooms:
@@ -141,11 +143,27 @@ class FollowedRooms:
         if reading.is_rewound:
             await self._rewind(room)
             return
-        for entry in reading.entries:
-            if entry.position.seq > room.position.seq:
-                room.take(entry)
+        await self._take_all(room, reading.entries)
+        if room.rewindings != rewindings:
+            room.asked = True
+            return
+        room.skip_to(reading.end)
         if rung > reading.head and room.rung == rung:
             room.rung = room.position.seq  # who rang did not know this log: what is committed was read
+
+    async def _take_all(self, room: FollowedRoom, entries: Iterable[Entry]) -> None:
+        """All of them that are news, unless the log turns out to be another one meanwhile."""
+        rewindings = room.rewindings
+        given = 0
+        for entry in entries:
+            if entry.position.seq > room.position.seq:
+                given += len(room.live)
+                room.take(entry)
+            if given >= A_TURN:
+                given = 0
+                await asyncio.sleep(0)
+                if room.rewindings != rewindings:
+                    return
 
     async def _rewind(self, room: FollowedRoom) -> None:
         """Go on from the head of another log. Raises `NotFound`, `Unavailable`."""

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hubbub.feed")
 
-# Changes of presence whose rooms are looked up in one statement, and that wait for it at most.
-TOGETHER: Final = 500
+# Changes of presence whose rooms are looked up in one statement: each user may be in a thousand, and all rows of an
+# answer are read in one step. And how many changes wait for it at most.
+TOGETHER: Final = 20
 MOST_WAITING: Final = 10_000
 
 
@@ -92,7 +93,9 @@ class Signals:
         event = TypingChanged.from_json(room_id, heard)
         if event is not None:
             for place in tuple(self._typing.get(room_id, ())):
-                place.follower.signal(event)
+                # Who is behind may have been removed further on, and would hear of now among what is long past.
+                if place in place.room.live:
+                    place.follower.signal(event)
 
     def _hear_presence(self, heard: Heard) -> None:
         if isinstance(heard, Gap):

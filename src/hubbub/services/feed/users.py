@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -22,8 +23,13 @@ from hubbub.services.feed.signals import Signals
 if TYPE_CHECKING:
     from hubbub.redis import Heard
 
+# Entries of a log; who was away from the room for longer begins with the newest joining, and not with a visit
+# between that nobody here has noticed.
+LONGEST_ABSENCE: Final = 1_000
 # Users whose memberships are compared in one statement, once a heartbeat.
 TOGETHER: Final = 1_000
+# Users whose rooms are read again, one after the other, before the heads of rooms have their turn.
+A_TURN: Final = 100
 
 
 class FollowedUsers:
@@ -72,6 +78,7 @@ class FollowedUsers:
             if room_id not in wanted:
                 raise NotAMember(room_id, follower.user_id)
         resyncs = await self._resyncs({room: at for room, at in follower.after.items() if room in wanted})
+        outside = await self._outside(follower, wanted.values())
         if follower.is_closed:
             return
         for room_id in follower.after:
@@ -82,12 +89,25 @@ class FollowedUsers:
             place = self._place(follower, room, start)
             if room_id in resyncs:
                 place.resync(*resyncs[room_id])
-            place.catch_up()
-        follower.digest = readable[0].digest if readable else 0
+            if room_id in outside and room_id not in resyncs:
+                place.return_from_outside()
+            else:
+                place.catch_up()
+        digest = readable[0].digest if readable else 0
+        follower.digest = digest if follower.places.keys() == wanted.keys() else None
         follower.is_placed = True
         self._signals.enter(follower)
         if follower.is_passed_over:
             self.look_at([follower.user_id])
+
+    async def _outside(self, follower: Follower, rooms: Iterable[Readable]) -> set[UUID]:
+        """The rooms that the user had left at the cursor, and has joined again since."""
+        before = {
+            room.room_id: follower.after[room.room_id].seq
+            for room in rooms
+            if room.room_id in follower.after and 0 < follower.after[room.room_id].seq < room.joined_seq
+        }
+        return await self._readers.outside(follower.user_id, before) if before else set()
 
     async def _resyncs(self, after: Mapping[UUID, Position]) -> dict[UUID, tuple[Position, ResyncReason]]:
         """The heads of the rooms that cannot be read on from these positions, and why not."""
@@ -145,8 +165,9 @@ class FollowedUsers:
         self._in_doubt = max(self._in_doubt, min(TOGETHER, len(self._round)))
 
     async def compare(self) -> None:
-        """Find out who is in other rooms than before, and go there. Raises `Unavailable`."""
-        while self._in_doubt > 0:
+        """Find out who is in other rooms than before, and go there; where these are many, with the first of them.
+        Raises `Unavailable`."""
+        if self._in_doubt > 0:
             users = [self._round.popleft() for _ in range(min(TOGETHER, len(self._round)))]
             self._in_doubt = self._in_doubt - len(users) if users else 0
             try:
@@ -154,14 +175,15 @@ class FollowedUsers:
             except Unavailable:
                 self._round.extendleft(users)
                 raise
-        while self._moved:
-            user_id = next(iter(self._moved))
+        for user_id in tuple(islice(self._moved, A_TURN)):
             del self._moved[user_id]
             try:
                 await self._move(user_id)
             except Unavailable:
                 self._moved[user_id] = None
                 raise
+        if self._in_doubt > 0 or self._moved:
+            self._has_work()
 
     async def _compare(self, user_ids: list[UUID]) -> None:
         digests = await self._readers.digests(user_ids) if user_ids else {}
@@ -192,7 +214,11 @@ class FollowedUsers:
                 # It may have been this room, after the memberships were read: then this joining was heard before.
                 self._moved[follower.user_id] = None
                 return
-            self._place(follower, room, Position(start, NOT_SEEN)).catch_up()
+            left_at = follower.left_at.pop(room.room_id, None)
+            if left_at is not None and start - left_at.seq <= LONGEST_ABSENCE:
+                self._place(follower, room, left_at).return_from_outside()
+            else:
+                self._place(follower, room, Position(start, NOT_SEEN)).catch_up()
 
     def _check_out(self, follower: Follower, member_of: Iterable[UUID]) -> None:
         """Look for places in rooms that the user is not in. Mostly the log is about to say so; where it does not,
