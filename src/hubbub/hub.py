@@ -6,15 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
-from hubbub import embedded
 from hubbub.changes import Announce, Change, MemberLeft, MembersJoined, MessageSent, RoomChanged
 from hubbub.errors import Unavailable
-from hubbub.history import History
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.migrations.revisions import verify
 from hubbub.models import User
@@ -32,6 +30,9 @@ from hubbub.services.realtime import RealtimeService
 from hubbub.services.sessions import SessionService
 from hubbub.services.typing_indicators import TypingIndicators
 from hubbub.settings import Settings
+
+if TYPE_CHECKING:
+    from hubbub.history import History
 
 
 class Repositories:
@@ -163,7 +164,6 @@ class Hub(Repositories):
             instrumentation=instrumentation,
         )
         self._health = HealthProbe(self._pool, self._connection, self._subscriptions)
-        self.history = History(self._pool, self._follow_up)
         self.limits = RateLimits(self._connection)
         take = partial(self.limits.take, fail_open=True)
         self._accounts = Accounts(
@@ -262,6 +262,13 @@ class Hub(Repositories):
             user_id, after=after or {}, rooms=rooms, buffer=buffer, typing=typing, presence=presence
         )
 
+    @cached_property
+    def history(self) -> History:
+        """Import of histories, and export of rooms."""
+        from hubbub.history import History  # noqa: PLC0415 - 25 ms, which only who imports or exports should pay
+
+        return History(self._pool, self._follow_up)
+
     async def health(self, *, deadline_seconds: float = DEADLINE_SECONDS) -> Health:
         """How the hub and its servers do, for a readiness probe. Ends by its own deadline, and does not raise.
 
@@ -341,7 +348,7 @@ async def open(
 
 def find_settings() -> Settings:
     """The settings of the environment, else those of the servers of `hubbub up` in this folder."""
-    settings = Settings.from_env() or embedded.find(Path.cwd() / embedded.FOLDER)
+    settings = Settings.from_env() or _embedded_settings()
     if settings is None:
         reason = (
             "no servers to connect to: run `hubbub up` in this folder to start some, "
@@ -349,3 +356,9 @@ def find_settings() -> Settings:
         )
         raise Unavailable("hub", reason, retryable=False)
     return settings
+
+
+def _embedded_settings() -> Settings | None:
+    from hubbub import embedded  # noqa: PLC0415 - 40 ms, which a service with servers of its own should not pay
+
+    return embedded.find(Path.cwd() / embedded.FOLDER)
