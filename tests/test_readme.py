@@ -35,6 +35,7 @@ def test_the_example_runs(settings: Settings, tmp_path: Path) -> None:
         "a retry gives the same message: True",
         "engine-room: 1 unread",
         "unread now: 0",
+        "bob hears: MessageEdited",
         "online: True",
         "typing: True",
     ]
