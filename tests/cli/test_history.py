@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import os
 import pty
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -75,6 +76,25 @@ async def test_history_comes_through_a_pipe_and_refused_lines_are_told(run: Run,
     assert [int(one.split("\t")[0]) for one in refused.read_text().splitlines()] == list(range(2, 123))
 
 
+async def test_ctrl_c_ends_an_import_also_while_its_pipe_says_nothing(settings: Settings) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "hubbub", "import", "-", env=os.environ | settings.to_env(),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdin is not None
+        process.stdin.write(made_up(9_000))
+        await process.stdin.drain()  # far more than a pipe holds: so it is being read
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(30):
+            await process.wait()
+        assert process.returncode == 1
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
 async def test_what_is_not_there_is_said_without_a_traceback(run: Run, hub: Hub, room: Room, ada: User) -> None:
     missing = await run("import", "no such file")
     assert missing.status == 2
@@ -100,7 +120,7 @@ async def test_a_terminal_shows_how_far_it_is(settings: Settings, tmp_path: Path
     out, _ = await process.communicate()
     assert process.returncode == 3
     assert b"12,001 lines" in out
-    assert b"10,000 lines" in await drawn
+    assert b"12,001 lines" in await drawn
 
 
 def _all_of(terminal: int) -> bytes:

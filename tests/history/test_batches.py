@@ -88,7 +88,7 @@ def test_a_batch_knows_how_far_it_was_imported_before(monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "LINES", 4)
     first, second = taken(b"\n".join(some))
     assert first.checkpoint == ends[3]
-    assert first.reached([]) == 0
-    assert first.reached([ends[0], ends[2]]) == 3
-    assert second.reached([ends[5]]) == 6
-    assert second.reached([ends[5]._replace(digest=ends[4].digest)]) == second.before == 4
+    assert first.reached([]) is None
+    assert first.reached([ends[0], ends[2]]) == ends[2]
+    assert second.reached([ends[5]]) == ends[5]
+    assert second.reached([ends[5]._replace(digest=ends[4].digest)]) is None

@@ -183,3 +183,15 @@ async def test_the_lines_can_be_read_as_the_plain_form(pool: Pool, lively: Room)
 async def test_a_room_that_is_not_there_is_said_so(pool: Pool) -> None:
     with pytest.raises(NotFound):
         await exported(pool, UUID(int=1))
+
+
+async def test_an_account_that_was_deleted_since_is_made_again_without_a_password(
+    hub: Hub, pool: Pool, lively: Room, ada: User
+) -> None:
+    lines = await exported(pool, lively.id)
+    await hub.users.delete(ada.id)
+    imported = await load(pool, lines)
+    assert (imported.users, imported.messages, imported.refusals.first) == (1, 0, [])
+    again = await hub.users.find_by_email(ada.email)
+    assert again is not None
+    assert again.id == ada.id

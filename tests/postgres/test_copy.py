@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 import pytest
@@ -34,6 +36,28 @@ async def test_one_row_that_breaks_a_rule_refuses_all(
     with pytest.raises(error):
         async with pool.transaction() as tx:
             await tx.copy(NOTES, rows)
+    assert await ids(pool) == []
+
+
+async def test_rows_may_come_while_the_copy_is_under_way(pool: Pool) -> None:
+    async def rows() -> AsyncIterator[tuple[object, ...]]:
+        for number in range(1, 4):
+            await asyncio.sleep(0)
+            yield number, "x" * 1_000_000
+
+    async with pool.transaction() as tx:
+        await tx.copy(NOTES, rows())
+    assert await ids(pool) == [1, 2, 3]
+
+
+async def test_what_fails_while_rows_are_made_fails_the_copy(pool: Pool) -> None:
+    async def rows() -> AsyncIterator[tuple[object, ...]]:
+        yield 1, "a"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with pool.transaction() as tx:
+            await tx.copy(NOTES, rows())
     assert await ids(pool) == []
 
 

@@ -136,6 +136,7 @@ def test_a_mistake_in_the_code_is_left_as_it_is() -> None:
         asyncpg.UndefinedTableError("relation does not exist"),
         asyncpg.InterfaceError("another operation is in progress"),
         asyncpg.InternalClientError("waiter is done"),
+        AttributeError("no such attribute"),
     ):
         assert translated(error, writes=True) is None
 
@@ -212,6 +213,20 @@ async def test_an_error_keeps_what_the_server_said_as_its_cause_and_not_in_its_t
 async def test_a_mistake_in_the_code_comes_out_as_asyncpg_tells_it() -> None:
     with pytest.raises(asyncpg.PostgresSyntaxError):
         await Stub(asyncpg.PostgresSyntaxError("syntax error")).run(writes=True)
+
+
+async def test_a_connection_that_is_lost_while_a_statement_is_prepared_is_unavailable() -> None:
+    """asyncpg then asks None to run the statement."""
+
+    class PreparedAndLost(Stub):
+        async def fetch(self, *_: object) -> object:
+            self.terminate()
+            nothing: Any = None
+            return await nothing.bind_execute()
+
+    with pytest.raises(Unavailable, match="the connection was lost") as caught:
+        await PreparedAndLost().run(writes=True)
+    assert caught.value.retryable
 
 
 @pytest.mark.parametrize("writes", [True, False])

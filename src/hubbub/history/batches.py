@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import sha256
 from io import BufferedReader
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from hubbub.errors import Invalid
 from hubbub.history import lines
+from hubbub.history.checkpoints import Checkpoint
 from hubbub.history.forms import AnyLine
 from hubbub.history.parsing import line_of
 from hubbub.history.refusals import Refusal
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
 # What a batch holds is decided by the lines alone, so that every run of a file has the same batches.
 LINES: Final = 10_000
 BYTES: Final = 8 << 20
-
-
-class Checkpoint(NamedTuple):
-    """So many lines of some file were imported, and this is the SHA-256 of all of them."""
-
-    digest: bytes
-    lines: int
 
 
 class Batch:
@@ -46,15 +40,13 @@ class Batch:
         self.checkpoint = self._checkpoint(len(raw))
         self._parse()
 
-    def reached(self, known: list[Checkpoint]) -> int:
-        """Up to which line the batch was imported before, `before` for not at all.
+    def reached(self, known: list[Checkpoint]) -> Checkpoint | None:
+        """Up to which line the batch was imported before, None for not at all.
 
         `known` are checkpoints of whatever files whose number of lines lies within the batch.
         """
-        return max(
-            (one.lines for one in known if self._checkpoint(one.lines - self.before).digest == one.digest),
-            default=self.before,
-        )
+        ours = [one for one in known if self._checkpoint(one.lines - self.before).digest == one.digest]
+        return max(ours, key=lambda one: one.lines, default=None)
 
     def _checkpoint(self, count: int) -> Checkpoint:
         digest = self._digest_before.copy()

@@ -9,7 +9,6 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.changes import Announce, to_nobody
 from hubbub.errors import Invalid, NotFound
-from hubbub.history.batches import batches
 from hubbub.history.exporting import export
 from hubbub.history.importing import Import, Imported
 from hubbub.history.refusals import Refusal
@@ -60,7 +59,7 @@ class History:
         """
         running = Import(self._pool, self._announce)
         running.state.refusals.tell = refused
-        return await running.run(batches(file), progress)
+        return await running.run(file, progress)
 
     def lines(self, room_id: UUID) -> AsyncGenerator[bytes, None]:
         """The room as lines that `load` takes, in pieces of some thousand lines; close it when it is not read to

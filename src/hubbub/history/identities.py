@@ -44,11 +44,6 @@ def message_of(line: int, room: str, user: str, at: datetime, content: str) -> U
     return FastUUID(((since << 80) | (hashed & _HASHED) | _VERSION_7).to_bytes(16))
 
 
-def direct_key(first: UUID, second: UUID) -> bytes:
-    """What makes the direct room of two people one: as `rooms.direct` has it."""
-    return sha256(b"".join(sorted((first.bytes, second.bytes)))).digest()
-
-
 def _named(name: str) -> UUID:
     hashed = int.from_bytes(sha256(f"hubbub\0{name}".encode()).digest()[:16])
     return FastUUID((hashed & ~((0xF << 76) | (0x3 << 62)) | _VERSION_8).to_bytes(16))

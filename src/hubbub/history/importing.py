@@ -4,50 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from functools import partial
+from io import BufferedReader
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from hubbub.changes import Announce, RoomChanged, UserChanged
 from hubbub.errors import Conflict, NotFound, Unavailable
-from hubbub.history.batches import Batch, Checkpoint
-from hubbub.history.forms import Line, RoomLine, UserLine
+from hubbub.history.batches import Batch
+from hubbub.history.checkpoints import CHECK, CHECKPOINTS, Checkpoint
+from hubbub.history.ends import Ends
+from hubbub.history.forms import RoomLine, UserLine
 from hubbub.history.members import Members
 from hubbub.history.nicknames import Renamed
 from hubbub.history.people import People, Person
 from hubbub.history.present import look_up
+from hubbub.history.reading import Reading
 from hubbub.history.refusals import REMEMBERED, Refusals
-from hubbub.history.replay import Replay, RoomLog
-from hubbub.history.rooms import hold, people_of, room_id_of
-from hubbub.history.storing import count_as_read, store
-from hubbub.postgres import Executor, Pool, Statement, Transaction
+from hubbub.history.replay import Replay
+from hubbub.history.room_log import RoomLog
+from hubbub.history.rooms import hold, people_of
+from hubbub.history.storing import store
+from hubbub.postgres import Executor, Pool, Transaction
+
+T = TypeVar("T")
 
 # How long a batch is tried again while PostgreSQL cannot be reached, and how often when somebody was in its way.
 PATIENCE_SECONDS: Final = 30.0
 ATTEMPTS: Final = 5
-
-CHECKPOINTS = Statement(
-    "history.checkpoints",
-    Checkpoint,
-    """
-    SELECT
-        digest,
-        lines
-    FROM hubbub_imports
-    WHERE lines > $1
-        AND lines <= $2
-    """,
-)
-
-CHECK = Statement(
-    "history.check",
-    int,
-    """
-    INSERT INTO hubbub_imports (digest, lines)
-    VALUES ($1, $2)
-    """,
-)
 
 
 @dataclass(slots=True)
@@ -71,9 +57,9 @@ class Imported:
 
 
 class _Written(NamedTuple):
-    """What one batch came to, to be counted once it is committed."""
+    """What one batch came to, to be counted once it is committed. `before` is how far it was here already."""
 
-    start: int
+    before: Checkpoint | None
     made: list[Person]
     replay: Replay | None
 
@@ -91,31 +77,35 @@ class Import:
         self._announce = announce
         self._people = People()
         self._members = Members()
+        self._ends = Ends()
         self._barred: set[UUID] = set()
-        self._named: set[UUID] = set()
         self._careful = False
 
-    async def run(self, batches: Iterator[Batch], tell: Callable[[Imported], None]) -> Imported:
-        """All batches. While one is being written, a thread reads and checks the next."""
-        reading = asyncio.create_task(asyncio.to_thread(next, batches, None), name="hubbub: read history")
-        try:
-            while (batch := await reading) is not None:
-                reading = asyncio.create_task(asyncio.to_thread(next, batches, None), name="hubbub: read history")
-                self._count(batch, await self._patiently(batch))
+    async def run(self, file: BufferedReader, tell: Callable[[Imported], None]) -> Imported:
+        """All of it. A thread reads and checks a batch while PostgreSQL is busy with the one before."""
+        async with Reading(file) as reading:
+            while (batch := await reading.next()) is not None:
+                await self._take(batch, reading)
                 tell(self.state)
-        finally:
-            await asyncio.wait([reading])  # a thread cannot be stopped, and the file is about to be closed
         return self.state
 
-    async def _patiently(self, batch: Batch) -> _Written:
-        """Write the batch. It is safe to try again however a try has ended: what was committed is found."""
+    async def _take(self, batch: Batch, reading: Reading) -> None:
+        self._ends.expect(batch)
+        written = await self._patiently(partial(self._write, batch, reading.ahead))
+        self._ends.reach(written.before, () if written.replay is None else written.replay.rooms.values())
+        if batch.is_last:
+            await self._patiently(partial(self._ends.count_as_read, self._pool, batch.checkpoint))
+        self._count(batch, written)
+
+    async def _patiently(self, write: Callable[[], Awaitable[T]]) -> T:
+        """It is safe to try again however a try has ended: what was committed is found."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + PATIENCE_SECONDS
         attempt = 0
         while True:
             attempt += 1
             try:
-                return await self._write(batch)
+                return await write()
             except _Overtaken:
                 pass
             except (Conflict, NotFound):
@@ -130,38 +120,34 @@ class Import:
             self._people.forget()
             self._members.forget()
 
-    async def _write(self, batch: Batch) -> _Written:
+    async def _write(self, batch: Batch, while_it_is_stored: Callable[[], None]) -> _Written:
         lines = [line for _, line in batch.taken]
-        self._named |= {room_id_of(line) for line in lines if isinstance(line, Line) and line.room_id is None}
         async with self._pool.transaction() as transaction:
-            start = await self._reached(transaction, batch)
-            if start == batch.checkpoint.lines:
+            before = await self._reached(transaction, batch)
+            if before == batch.checkpoint:
                 lines = [line for line in lines if isinstance(line, UserLine | RoomLine)]
                 if not lines:
-                    return _Written(start, [], None)
+                    return _Written(before, [], None)
             made = await self._people.meet(transaction, lines, people_of(lines))
             held = await hold(transaction, lines, self._people, self._barred)
-            if start == batch.checkpoint.lines:
-                return _Written(start, made, None)
-            if await self._reached(transaction, batch) != start:
+            if before == batch.checkpoint:
+                return _Written(before, made, None)
+            if await self._reached(transaction, batch) != before:
                 raise _Overtaken
-            todo = [(number, line) for number, line in batch.taken if number > start]
+            todo = batch.taken if before is None else [one for one in batch.taken if one[0] > before.lines]
             crowds = await self._members.look_up(transaction, held, (line for _, line in todo), self._people)
             present = await look_up(transaction, todo, careful=self._careful)
             replay = Replay([RoomLog(room, crowds[room.id]) for room in held], self._people, present)
-            replay.take(todo)
-            await store(transaction, replay)
-            if batch.is_last:
-                await count_as_read(transaction, self._named)
+            await store(transaction, replay, todo, while_it_is_stored)
             await transaction.execute(CHECK, batch.checkpoint.digest, batch.checkpoint.lines)
             self._tell(transaction, replay, made)
         self._careful = self._careful and replay.known > 0
         for room in replay.rooms.values():
             room.crowd.last_seq = room.last_seq
-        return _Written(start, made, replay)
+        return _Written(before, made, replay)
 
     @staticmethod
-    async def _reached(executor: Executor, batch: Batch) -> int:
+    async def _reached(executor: Executor, batch: Batch) -> Checkpoint | None:
         return batch.reached(await executor.fetch_all(CHECKPOINTS, batch.before, batch.checkpoint.lines))
 
     def _tell(self, transaction: Transaction, replay: Replay, made: list[Person]) -> None:
@@ -173,12 +159,12 @@ class Import:
     def _count(self, batch: Batch, written: _Written) -> None:
         state = self.state
         state.lines = batch.checkpoint.lines
-        if written.start > batch.before:
-            state.continued_from = written.start
+        if written.before is not None:
+            state.continued_from = written.before.lines
         refused = list(batch.refused)
         if written.replay is not None:
-            state.messages += len(written.replay.messages)
-            state.events += len(written.replay.events)
+            state.messages += written.replay.said
+            state.events += written.replay.entered
             state.known += written.replay.known
             refused += written.replay.refused
         for refusal in sorted(refused):

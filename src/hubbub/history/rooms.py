@@ -9,9 +9,10 @@ from typing import NamedTuple
 from uuid import UUID
 
 from hubbub.history.forms import AnyLine, Line, RoomLine, UserLine
-from hubbub.history.identities import direct_key, room_of
+from hubbub.history.identities import room_of
 from hubbub.history.people import People
 from hubbub.postgres import Executor, Statement
+from hubbub.repositories.rooms import direct_key
 
 _room_of = lru_cache(maxsize=10_000)(room_of)
 

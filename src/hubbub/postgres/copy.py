@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+# The values of its columns, in their order.
+Row = tuple[object, ...]
+
 
 class Copy(NamedTuple):
     """A table, and those of its columns that the rows of a COPY fill, in their order.

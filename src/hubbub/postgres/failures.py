@@ -44,6 +44,7 @@ LOST = (
     asyncpg.IdleSessionTimeoutError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
+    AttributeError,  # asyncpg looks for what is gone, when the connection was lost while a statement was prepared
     OSError,
 )
 
@@ -71,7 +72,7 @@ def translated(error: Exception, *, writes: bool, lost: bool = False) -> HubbubE
     # asyncpg raises the same for an argument that it refuses itself, before anything is sent.
     if isinstance(error, asyncpg.DataError):
         return Invalid("argument", "has a type or a size that the column cannot hold")
-    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError) and not lost:
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | AttributeError) and not lost:
         return None
     return _unavailable(error, writes=writes)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.postgres.copy import Copy
+from hubbub.postgres.copy import Copy, Row
 from hubbub.postgres.failures import aborted
 from hubbub.postgres.lookup import Lookup
 from hubbub.postgres.run import FAILURES, carry_out, now, run
@@ -102,8 +102,11 @@ class Transaction:
             lambda connection: connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"),
         )
 
-    async def copy(self, into: Copy, rows: Sequence[tuple[object, ...]]) -> None:
-        """Add the rows by COPY: all, or none when one of them breaks a rule. Raises as an INSERT would."""
+    async def copy(self, into: Copy, rows: Iterable[Row] | AsyncIterable[Row]) -> None:
+        """Add the rows by COPY: all, or none when one of them breaks a rule. Raises as an INSERT would.
+
+        What comes of an asynchronous iterable is sent as it comes, and PostgreSQL takes it in meanwhile.
+        """
         await self._run(
             "COPY",
             lambda connection: connection.copy_records_to_table(into.table, records=rows, columns=into.columns),

@@ -59,6 +59,11 @@ def _summary(*row: Any) -> RoomSummary:  # noqa: ANN401 - each column has a type
     return RoomSummary(Room(*row[:10]), Role(role), last_read_seq, unread, partner_id, last_message, active_at)
 
 
+def direct_key(first: UUID, second: UUID) -> bytes:
+    """What makes the direct room of two people one: a SHA-256 of their ids, in either order."""
+    return sha256(b"".join(sorted((first.bytes, second.bytes)))).digest()
+
+
 class Rooms:
     """Rooms. Making one, joining it and renaming it are entries of its log, each with a seq."""
 
@@ -252,7 +257,7 @@ class Rooms:
         first, second = inputs.uuid("user_id", user_id), inputs.uuid("partner_id", partner_id)
         if first == second:
             raise Invalid("partner_id", "a direct room needs two different people")
-        key = sha256(b"".join(sorted((first.bytes, second.bytes)))).digest()
+        key = direct_key(first, second)
         found = await self._executor.fetch_all(self._FIND_DIRECT, key)
         if not found:
             try:

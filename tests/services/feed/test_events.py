@@ -186,6 +186,8 @@ async def test_what_makes_no_sense_is_refused(hub: Hub, room: Room, ada: User, b
             hub.follow(ada.id, after=wrong)
     with pytest.raises(Invalid, match="not among the rooms"):
         hub.follow(ada.id, after={room.id: None}, rooms=[])
+    with pytest.raises(Invalid, match="at most 10000 cursors"):
+        hub.follow(ada.id, after={uuid4(): None for _ in range(10_001)})
     for buffer in (0, -1, 100_001):
         with pytest.raises(Invalid, match="buffer"):
             hub.follow(ada.id, buffer=buffer)

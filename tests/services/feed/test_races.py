@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
+
 from hubbub import FeedEvent, Hub, MemberJoined, MemberLeft, Room, User
 from hubbub.redis import Connection
+from hubbub.services.feed import follower
 from hubbub.services.feed.doorbell import room_channel
 from services.feed.reading import entries, is_at, seqs, take, take_until
 from waiting import until
@@ -184,3 +187,17 @@ async def test_a_follower_that_is_cancelled_while_it_begins_leaves_nothing(
         else:
             feed.close()
         assert (len(hub._feed._users), len(hub._feed._rooms)) == (0, 0)
+
+
+async def test_of_many_rooms_that_were_left_only_the_newest_are_remembered(
+    hub: Hub, room: Room, ada: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "MOST_LEFT", 2)
+    rooms = [room, *[await hub.rooms.create(f"room {number}", created_by=ada.id) for number in range(3)]]
+    for one in rooms:
+        await hub.room_users.add(one.id, bob.id)
+    async with hub.follow(bob.id) as feed:
+        for one in rooms:
+            await hub.room_users.remove(one.id, bob.id)
+            assert isinstance((await take(feed))[0], MemberLeft)
+        assert list(feed.left_at) == [one.id for one in rooms[-2:]]

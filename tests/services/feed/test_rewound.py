@@ -148,6 +148,28 @@ async def test_an_empty_log_is_followed_too(hub: Hub, pool: Pool, room: Room, ad
         await rewind(pool, room.id, 0)
 
 
+REJOIN = Statement(
+    "test.rejoin",
+    int,
+    "INSERT INTO room_users (room_id, user_id, joined_seq, last_read_seq) VALUES ($1, $2, 2, 2)",
+)
+
+
+async def test_a_log_rewound_to_before_a_leaving_is_followed_again(
+    watchful: Hub, pool: Pool, room: Room, ada: User, bob: User
+) -> None:
+    await watchful.room_users.add(room.id, bob.id)
+    async with watchful.follow(bob.id) as feed:
+        await say(watchful, room, ada, 3)
+        await watchful.room_users.remove(room.id, bob.id)
+        assert len(await take(feed, 4)) == 4
+        await rewind(pool, room.id, 4)
+        await pool.execute(REJOIN, room.id, bob.id)
+        resync(*await take(feed))
+        (new,) = await say(watchful, room, ada, 1)
+        assert seqs(await take(feed)) == [new.seq] == [5]
+
+
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
 def test_a_heartbeat_that_is_none_is_refused(settings: Settings, seconds: float) -> None:
     with pytest.raises(Invalid, match="follow_heartbeat_seconds"):

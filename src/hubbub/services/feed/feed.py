@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hubbub.feed")
 
 LARGEST_BUFFER: Final = 100_000
+# Each may be of a room that is gone, and that is said however full the buffer is.
+MOST_CURSORS: Final = 10_000
 
 
 class Feed:
@@ -105,8 +107,10 @@ class Feed:
         """One who follows, for `async with`. Raises `Invalid`."""
         user_id = inputs.uuid("user_id", user_id)
         only = None if rooms is None else {inputs.uuid("rooms", room_id) for room_id in rooms}
+        if len(inputs.mapping("after", after)) > MOST_CURSORS:
+            raise Invalid("after", f"must have at most {MOST_CURSORS} cursors")
         starts: dict[UUID, Position] = {}
-        for key, cursor in inputs.mapping("after", after).items():
+        for key, cursor in after.items():
             room_id = inputs.uuid("after", key)
             if only is not None and room_id not in only:
                 raise Invalid("after", "has a cursor for a room that is not among the rooms")

@@ -24,6 +24,8 @@ logger = logging.getLogger("hubbub.feed")
 
 # Entries read at a time by one who is behind.
 PAGE = 200
+# Rooms of which a follower remembers where its user left them: one may live long, and see many rooms come and go.
+MOST_LEFT = 1_000
 # How long to wait before the log is read again when PostgreSQL was away: between these.
 PAUSE_SECONDS = (0.1, 0.5)
 
@@ -206,6 +208,8 @@ class Follower:
             self.digest = None
             self.left += 1
             self.left_at[place.room.id] = place.position
+            if len(self.left_at) > MOST_LEFT:
+                del self.left_at[next(iter(self.left_at))]
             self._source.leave(place)
 
     def lose(self, place: Place) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hubbub.feed")
 
-# Changes of presence whose rooms are looked up in one statement: each user may be in a thousand, and all rows of an
-# answer are read in one step. And how many changes wait for it at most.
+# Changes of presence whose rooms are looked up in one statement: each user may be in a thousand, and all rows
+# of the answer are read in one step. And how many changes wait for it at most.
 TOGETHER: Final = 20
 MOST_WAITING: Final = 10_000
 

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from history.histories import line, load, made_up, said
+from hubbub import Hub, Unavailable, User
+from hubbub.history import watermarks
+from hubbub.history.identities import room_of
+from hubbub.history.watermarks import Head, count_as_read
+from hubbub.postgres import Pool, Statement
+
+SEQS = Statement(
+    "test.watermarks",
+    lambda seq, last_seq: (seq, last_seq),
+    """
+    SELECT room_users.last_read_seq, rooms.last_seq
+    FROM room_users
+    JOIN rooms ON rooms.id = room_users.room_id
+    """,
+)
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watermarks, "ROOMS", 2)
+    monkeypatch.setattr(watermarks, "MEMBERS", 3)
+
+
+@pytest.fixture
+def stopped_at_the_end(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """An import stops when all is stored and nothing counts as read. To be called to let the next one go on."""
+
+    async def stop(*_: object) -> None:
+        raise Unavailable("postgresql", "stopped", retryable=False)
+
+    monkeypatch.setattr("hubbub.history.ends.count_as_read", stop)
+    return lambda: monkeypatch.setattr("hubbub.history.ends.count_as_read", count_as_read)
+
+
+async def test_every_member_of_every_room_has_read_all(pool: Pool, small_steps: None) -> None:
+    await load(pool, made_up(500, rooms=5, people=11))
+    seqs = await pool.fetch_all(SEQS)
+    assert len(seqs) > 5 * 3
+    assert all(seq == last_seq for seq, last_seq in seqs)
+
+
+async def test_nobody_is_taken_back(pool: Pool, hub: Hub, ada: User) -> None:
+    await load(pool, said(*map(str, range(9))))
+    room_id = room_of("#chat")
+    await count_as_read(pool, [Head(room_id, 4)])
+    assert await pool.fetch_all(SEQS) == [(10, 10)]
+
+
+async def test_an_import_that_was_stopped_before_it_is_done_by_the_next(
+    pool: Pool, stopped_at_the_end: Callable[[], None], ada: User
+) -> None:
+    file = line("join", user="bob") + said(*map(str, range(9)))
+    with pytest.raises(Unavailable):
+        await load(pool, file)
+    stopped_at_the_end()
+    again = await load(pool, file)
+    assert again.messages == 0
+    assert set(await pool.fetch_all(SEQS)) == {(11, 11)}
+
+
+async def test_what_is_said_live_stays_unread_when_a_file_is_imported_again(
+    pool: Pool, hub: Hub, ada: User
+) -> None:
+    file = line("join", user="bob") + said(*map(str, range(9)))
+    await load(pool, file)
+    bob = await hub.users.find_by_username("bob")
+    assert bob is not None
+    await hub.messages.send(room_of("#chat"), bob.id, "live")
+    await load(pool, file)
+    await load(pool, file + b"\n")
+    await load(pool, file + b"\n")
+    await load(pool, file + said("elsewhere", room="another"))
+    rooms = {summary.room.name: summary.unread for summary in (await hub.rooms.list_for(ada.id)).items}
+    assert rooms == {"#chat": 1, "another": 0}
