@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from uuid import UUID
 
@@ -195,3 +196,19 @@ async def test_an_account_that_was_deleted_since_is_made_again_without_a_passwor
     again = await hub.users.find_by_email(ada.email)
     assert again is not None
     assert again.id == ada.id
+
+
+async def test_without_its_line_and_its_name_an_account_is_not_made(
+    hub: Hub, pool: Pool, lively: Room, bob: User, elsewhere: PostgresSettings, other: Pool
+) -> None:
+    lines = parsed(await exported(pool, lively.id))
+    kept = [one for one in lines if (one["kind"], one.get("id")) != ("user", str(bob.id))]
+    for one in kept:
+        if one.get("user_id") == str(bob.id):
+            one.pop("user")
+    imported = await load(other, b"".join(json.dumps(one).encode() + b"\n" for one in kept))
+    assert imported.refusals.first == []
+    there = await everything(elsewhere)
+    assert bob.id not in {user[0] for user in there["users"]}
+    assert len(there["messages"]) == sum(one["kind"] == "message" for one in lines)
+    await check_logs(elsewhere)

@@ -11,7 +11,7 @@ from hubbub.history.forms import Line
 from hubbub.history.room_log import RoomLog
 from hubbub.history.rooms import room_id_of
 from hubbub.history.watermarks import HEADS, Head, count_as_read
-from hubbub.postgres import Executor
+from hubbub.postgres import Pool
 
 
 class Ends:
@@ -33,20 +33,20 @@ class Ends:
             self._before = before
         self._heads |= {room.id: room.last_seq for room in rooms if room.has_grown and room.id in self._named}
 
-    async def count_as_read(self, executor: Executor, end: Checkpoint) -> None:
+    async def count_as_read(self, pool: Pool, end: Checkpoint) -> None:
         """What the file said counts as read, once for each end that it had.
 
         A run that was stopped has not said how far it had brought its rooms, so that is where they are now.
         """
-        if self._before is not None and not await self._is_settled(executor, self._before):
+        if self._before is not None and not await self._is_settled(pool, self._before):
             unknown = self._named - self._heads.keys()
-            self._heads |= dict(await executor.fetch_all(HEADS, unknown))
-        if not await self._is_settled(executor, end):
-            await count_as_read(executor, [Head(room_id, seq) for room_id, seq in self._heads.items()])
+            self._heads |= dict(await pool.fetch_all(HEADS, unknown))
+        if not await self._is_settled(pool, end):
+            await count_as_read(pool, [Head(room_id, seq) for room_id, seq in self._heads.items()])
             settled = end.counted_as_read()
-            await executor.execute(CHECK, settled.digest, settled.lines)
+            await pool.execute(CHECK, settled.digest, settled.lines)
 
     @staticmethod
-    async def _is_settled(executor: Executor, point: Checkpoint) -> bool:
-        known = await executor.fetch_all(CHECKPOINTS, point.lines - 1, point.lines)
+    async def _is_settled(pool: Pool, point: Checkpoint) -> bool:
+        known = await pool.fetch_all(CHECKPOINTS, point.lines - 1, point.lines)
         return point.counted_as_read() in known

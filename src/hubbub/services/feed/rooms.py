@@ -17,6 +17,7 @@ from hubbub.services.feed.doorbell import Doorbell, room_channel
 from hubbub.services.feed.followed_room import FollowedRoom
 
 if TYPE_CHECKING:
+    from hubbub.models import Message
     from hubbub.redis import CallbackSubscription, Heard, Subscriptions
     from hubbub.services.feed.place import Place
 
@@ -48,6 +49,7 @@ class FollowedRooms:
         self._readers = asyncio.Semaphore(READERS)
         self._reading: dict[FollowedRoom, asyncio.Task[None]] = {}
         self._doubtful: dict[FollowedRoom, None] = {}
+        self._given = 0  # in this turn of the loop, because of what rang
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -93,9 +95,22 @@ class FollowedRooms:
             return
         for message in messages:
             if message.room_id == room.id:
-                room.hear(entry_of(message))
+                self._hear_of(room, message)
         if not messages:
             room.ask()
+
+    def _hear_of(self, room: FollowedRoom, message: Message) -> None:
+        """Many rings may arrive in one step. What is too much for it is read from the log, which makes pauses."""
+        if message.seq > room.position.seq and self._given >= A_TURN:
+            room.heard_of(message.seq)
+            return
+        if not self._given:
+            asyncio.get_running_loop().call_soon(self._begin_a_turn)
+        self._given += 1 + len(room.live)
+        room.hear(entry_of(message))
+
+    def _begin_a_turn(self) -> None:
+        self._given = 0
 
     # Reading what is missing.
 
