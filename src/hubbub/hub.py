@@ -241,11 +241,11 @@ class Hub(Repositories):
             async with hub.follow(user_id, after={room_id: cursor}) as feed:
                 async for event in feed: ...
 
-        `after` has the cursor of the last event or message that the client has of a room; None is the beginning of
-        the log. A room without one starts where its log ends when the block is entered. Without `rooms` it follows
-        all rooms of the user, also those joined later, from the joining on. The user's own `MemberLeft` is the
-        last event of a room until the user joins again. `RoomGone` stands for a room that is deleted, and for one
-        in `after` that the user has left meanwhile.
+        `after` has the cursor of the last event or message that the client has of a room, of at most 10,000 rooms;
+        None is the beginning of the log. A room without one starts where its log ends when the block is entered.
+        Without `rooms` it follows all rooms of the user, also those joined later, from the joining on. The user's
+        own `MemberLeft` is the last event of a room until the user joins again. `RoomGone` stands for a room that
+        is deleted, and for one in `after` that the user has left meanwhile.
 
         At most `buffer` events (1 to 100,000) wait to be read; a reader that is slower reads the rest from
         PostgreSQL when it comes to it. While PostgreSQL is away the iteration waits; Redis is not needed. A log
