@@ -86,7 +86,7 @@ def test_it_loads_a_log_lets_people_talk_and_leaves_nothing_behind(log: Path, ho
         assert [line["line"] for line in told["log"]["first_refused"]] == [4]
         assert [one["username"] for one in told["log"]["renamed"]] in (["Ada-2"], ["ada-2"])
         checks = [check for step in told["steps"] for check in step["checks"]]
-        assert len(checks) == 26
+        assert len(checks) == 27
         assert all(check["ok"] for check in checks)
     assert list(home.iterdir()) == []
     assert processes_in(home) == []
@@ -128,7 +128,7 @@ def test_a_check_that_does_not_hold_is_told_and_is_the_exit_status(
     assert told.exit_code == 1
     output = " ".join(told.output.split())
     assert "NOT OK: nothing is lost, nothing is twice: 2 messages were acknowledged, 1 are stored" in output
-    assert "1 line could not be used: line 4: kind: 'topic' is none of message, join, leave" in output
+    assert "1 line could not be used: line 4: line: Invalid value 'topic' - at `$.kind`" in output
     assert "checks do NOT hold" in output
     assert list(home.iterdir()) == []
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hubbub.settings import VARIABLES, RedisSettings
+from settings.pem import Pem
 from settings.reading import PARTS, SECRET, read, refusal, shown
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,16 @@ def example(line_start: str) -> dict[str, str]:
     return dict(re.findall(rf"^{line_start}([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
 
 
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pem: Pem) -> None:
+    """The file that `deploy/certificates` makes, and that the example names."""
+    made = tmp_path / "deploy" / "tls"
+    made.mkdir(parents=True)
+    (made / "authority.pem").write_bytes(pem.cert.read_bytes())
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("authority")
 def test_the_example_environment_is_the_one_of_the_seed() -> None:
     settings = read(example(""))
     of_compose_alone = {"REDIS_ADMIN_PASSWORD": "adminpass"}
@@ -73,6 +84,7 @@ def test_the_example_environment_is_the_one_of_the_seed() -> None:
     assert (settings.postgres.password, settings.redis.password) == ("chatpass", "redispass")
 
 
+@pytest.mark.usefixtures("authority")
 def test_the_example_environment_names_every_variable_and_its_default() -> None:
     assert example("(?:# )?").keys() == VARIABLES | {"REDIS_ADMIN_PASSWORD"}  # which the servers read, not hubbub
     assert read(example("") | example("# ")) == read(example(""))

@@ -197,6 +197,8 @@ class FollowedUsers:
         digest = next((room.digest for room in readable.values()), 0)
         for follower in tuple(self._users.get(user_id, ())):
             if follower not in left:
+                if follower.is_placed:  # meanwhile, perhaps by an older answer than this one
+                    self._moved[user_id] = None
                 follower.is_passed_over = True
                 continue
             wanted = {room_id: room for room_id, room in readable.items() if follower.wants(room_id)}
