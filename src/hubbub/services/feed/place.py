@@ -22,7 +22,7 @@ class Place:
     live in the same step in which it finds that nothing is missing.
     """
 
-    __slots__ = ("follower", "is_missing", "is_outside", "position", "room")
+    __slots__ = ("follower", "is_outside", "missed", "position", "room")
 
     def __init__(self, follower: Follower, room: FollowedRoom, position: Position) -> None:
         self.follower = follower
@@ -30,8 +30,8 @@ class Place:
         self.position = position
         self.is_outside = False
         """Whether the user has left the room at this place of its log: nothing is for them until they join."""
-        self.is_missing = False
-        """Whether the user was not among the members when somebody looked."""
+        self.missed = 0
+        """How often in a row the user was not among the members when somebody looked."""
 
     def hear(self, entry: Entry) -> None:
         """The next entry of the room; when the buffer is full, it is left to be read later."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -23,6 +23,9 @@ from hubbub.services.feed.signals import Signals
 if TYPE_CHECKING:
     from hubbub.redis import Heard
 
+# The first may be by an answer that is older than the place. The log that is read after the second one says of a
+# leaving; when it does not, the third ends the place.
+LOOKS: Final = 2
 # Entries of a log; who was away from the room for longer begins with the newest joining, and not with a visit
 # between that nobody here has noticed.
 LONGEST_ABSENCE: Final = 1_000
@@ -222,13 +225,15 @@ class FollowedUsers:
             else:
                 self._place(follower, room, Position(start, NOT_SEEN)).catch_up()
 
-    def _check_out(self, follower: Follower, member_of: Iterable[UUID]) -> None:
+    def _check_out(self, follower: Follower, member_of: Set[UUID]) -> None:
         """Look for places in rooms that the user is not in. Mostly the log is about to say so; where it does not,
-        because the account was deleted, the second look ends the place."""
+        because the account was deleted, a later look ends the place."""
         gone = follower.places.keys() - member_of
         for place in [follower.places[room_id] for room_id in gone]:
-            if place.is_missing and place not in follower.behind and not place.room.is_behind:
+            if place.missed >= LOOKS and place not in follower.behind and not place.room.is_behind:
                 follower.lose(place)
             else:
-                place.is_missing = True
+                place.missed += 1
                 place.room.ask()
+        for room_id in follower.places.keys() & member_of:
+            follower.places[room_id].missed = 0
