@@ -15,7 +15,7 @@ demo: .venv/demo.stamp  ## start servers, let a chat happen, check it, stop them
 test: .venv/dev.stamp  ## the whole test suite, on servers that it starts and stops
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-faults: .venv/dev.stamp  ## kill, freeze and cut what hubbub stands on, and show what each guarantee is worth (5 minutes)
+faults: .venv/dev.stamp  ## kill, freeze and cut what hubbub stands on, and show what each guarantee is worth (3 minutes)
 	@FAULTS=full $(BIN)/pytest tests/faults -q $(ARGS)
 
 bench: .venv/bench.stamp  ## measure hubbub beside its peers, in 10 minutes (ARGS=--quick: in 90 s, to see that it runs)

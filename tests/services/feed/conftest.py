@@ -24,16 +24,22 @@ async def pool(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-async def hub(settings: Settings, no_task_is_left: None) -> AsyncIterator[Hub]:
+def options() -> Options:
+    """Of `hub` and `elsewhere`; a module of tests may have its own."""
+    return NEVER
+
+
+@pytest.fixture
+async def hub(settings: Settings, options: Options, no_task_is_left: None) -> AsyncIterator[Hub]:
     """A process of the chat that compares no heads: what it delivers live, it was told."""
-    async with Hub(settings, options=NEVER) as hub:
+    async with Hub(settings, options=options) as hub:
         yield hub
 
 
 @pytest.fixture
-async def elsewhere(settings: Settings, no_task_is_left: None) -> AsyncIterator[Hub]:
+async def elsewhere(settings: Settings, options: Options, no_task_is_left: None) -> AsyncIterator[Hub]:
     """Another process, as the first."""
-    async with Hub(settings, options=NEVER) as hub:
+    async with Hub(settings, options=options) as hub:
         yield hub
 
 

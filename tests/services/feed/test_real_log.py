@@ -7,7 +7,7 @@ import gzip
 import os
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from uuid import UUID
@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from hubbub import Hub, LogEvent, MemberJoined, MemberLeft, MessageSent, Options, Room, Settings, User
+from hubbub import Hub, LogEvent, MemberJoined, MemberLeft, MessageSent, Options, Room, User
 from services.feed.reading import entries, take
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "ubuntu-irc.jsonl.gz"
@@ -62,20 +62,10 @@ def said(event: LogEvent, names: dict[UUID, str]) -> Line:
     return Line("join" if isinstance(event, MemberJoined) else "leave", names[event.user_id])
 
 
-# Whoever comes back here has missed any number of entries.
-PATIENT = Options(follow_heartbeat_seconds=600, follow_at_most_behind=1_000_000)
-
-
 @pytest.fixture
-async def hub(settings: Settings, no_task_is_left: None) -> AsyncIterator[Hub]:
-    async with Hub(settings, options=PATIENT) as hub:
-        yield hub
-
-
-@pytest.fixture
-async def elsewhere(settings: Settings, no_task_is_left: None) -> AsyncIterator[Hub]:
-    async with Hub(settings, options=PATIENT) as hub:
-        yield hub
+def options() -> Options:
+    """Whoever comes back here has missed any number of entries."""
+    return Options(follow_heartbeat_seconds=600, follow_at_most_behind=1_000_000)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real chat log is not part of the project, and not beside it")

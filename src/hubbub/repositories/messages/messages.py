@@ -257,8 +257,9 @@ class Messages:
     ) -> bytes:
         """The page as JSON in UTF-8, as PostgreSQL writes it: to hand on to a client as it is.
 
-        It says what `msgspec.json.encode` of the `page` says, for a quarter of the processor time of this process;
-        times are in ISO 8601 with the offset of the server's time zone. Otherwise as `page`.
+        It says what `msgspec.json.encode` of the `page` says, for about a quarter of the processor time of this
+        process (docs/decisions.md); times are in ISO 8601 with the offset of the server's time zone.
+        Otherwise as `page`.
         """
         deadline = self._executor.deadline()
         span = await self._span(room_id, before=before, after=after, around=around, limit=limit, deadline=deadline)
