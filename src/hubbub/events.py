@@ -11,12 +11,12 @@ language can take part: `{"userId": ..., "isOnline": ...}` on `presence`, and `{
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final
 from uuid import UUID
 
 import msgspec
 
-from hubbub.models import Message, Role
+from hubbub.models import Message, ResyncReason, Role
 
 PRESENCE_CHANNEL: Final = "presence"
 
@@ -143,7 +143,8 @@ LogEvent = MessageSent | MessageEdited | MessageDeleted | MemberJoined | MemberL
 
 
 class RoomGone(msgspec.Struct, frozen=True, tag_field="type", tag="room_gone"):
-    """There is nothing more to read here: the room was deleted, and its log with it, or the user's account was."""
+    """There is nothing more to read here: the room was deleted, and its log with it, or the user is no member any
+    more and was not there to hear of the leaving."""
 
     room_id: UUID
 
@@ -157,7 +158,7 @@ class Resync(msgspec.Struct, frozen=True, tag_field="type", tag="resync"):
 
     room_id: UUID
     cursor: str
-    reason: Literal["rewound", "too_far_behind"]
+    reason: ResyncReason
 
 
 FeedEvent = LogEvent | RoomGone | Resync | TypingChanged | PresenceChanged

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -18,6 +18,10 @@ import msgspec
 from hubbub import positions
 
 T = TypeVar("T")
+
+
+# Why what a client has of a room cannot be continued: see `events.Resync`.
+ResyncReason: TypeAlias = Literal["rewound", "too_far_behind"]
 
 
 class Role(StrEnum):

@@ -6,7 +6,7 @@ from hubbub.instrumentation.instrumentation import (
     Line,
     Outcome,
     PoolUse,
-    ResyncReason,
 )
+from hubbub.models import ResyncReason
 
 __all__ = ["SILENT", "Instrumentation", "Line", "Outcome", "PoolUse", "ResyncReason"]

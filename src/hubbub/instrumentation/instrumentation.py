@@ -7,14 +7,14 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from hubbub.models import ResyncReason
+
 Outcome: TypeAlias = Literal["ok", "refused", "cancelled", "failed"]
 """Of a statement. `refused`: it broke a rule of the schema, as a retry of a send does on purpose. `failed`: the
 server would not or did not answer."""
 
 Line: TypeAlias = Literal["postgresql", "redis-commands", "redis-subscriptions"]
 """Of what kind a connection is. There are many of the first, and one at a time of each other."""
-
-ResyncReason: TypeAlias = Literal["rewound", "too_far_behind"]
 
 
 class PoolUse(msgspec.Struct, frozen=True):

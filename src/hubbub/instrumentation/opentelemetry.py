@@ -12,7 +12,8 @@ from importlib.metadata import version
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
-from hubbub.instrumentation.instrumentation import Instrumentation, Line, Outcome, PoolUse, ResyncReason
+from hubbub.instrumentation.instrumentation import Instrumentation, Line, Outcome, PoolUse
+from hubbub.models import ResyncReason
 
 
 class OpenTelemetryInstrumentation(Instrumentation):

@@ -14,7 +14,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from hubbub.instrumentation.instrumentation import Instrumentation, Line, Outcome, PoolUse, ResyncReason
+from hubbub.instrumentation.instrumentation import Instrumentation, Line, Outcome, PoolUse
+from hubbub.models import ResyncReason
 
 BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds. From a lookup by key to the default deadline of a call."""

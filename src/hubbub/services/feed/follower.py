@@ -192,9 +192,7 @@ class Follower:
 
     def put(self, event: FeedEvent) -> None:
         self.buffer.append(event)
-        reader = self._reader
-        if reader is not None and not reader.done():
-            reader.set_result(None)
+        self.wake()
 
     def signal(self, event: TypingChanged | PresenceChanged) -> None:
         """Something that cannot be read later: told if there is space."""

@@ -8,7 +8,7 @@ from hubbub.events import Resync
 from hubbub.positions import NOT_SEEN, Position
 
 if TYPE_CHECKING:
-    from hubbub.instrumentation import ResyncReason
+    from hubbub.models import ResyncReason
     from hubbub.repositories.messages.log import Entry
     from hubbub.services.feed.followed_room import FollowedRoom
     from hubbub.services.feed.follower import Follower

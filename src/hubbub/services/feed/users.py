@@ -10,7 +10,7 @@ from uuid import UUID
 
 from hubbub.errors import NotAMember, Unavailable
 from hubbub.events import RoomGone
-from hubbub.instrumentation import ResyncReason
+from hubbub.models import ResyncReason
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
 from hubbub.repositories.messages import Logs, Readable, Readers
