@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from redis_server import PASSWORD, Server
 from rights import superuser
 from tls.certificates import Certificate, Certificates, Kind
 from versions.catalogue import program
+from waiting import until
 
 ABSENT = "there is no {} with TLS on this machine: `make servers` fetches one"
 
@@ -27,6 +29,26 @@ ABSENT = "there is no {} with TLS on this machine: `make servers` fetches one"
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def _sockets() -> int:
+    """How many this process has open."""
+    count = 0
+    for number in os.listdir("/dev/fd"):
+        try:
+            count += stat.S_ISSOCK(os.fstat(int(number)).st_mode)
+        except OSError:  # the one that the folder was read with
+            continue
+    return count
+
+
+@pytest.fixture(autouse=True)
+async def no_socket_is_left() -> AsyncIterator[None]:
+    """A refused connection says goodbye over TLS, and is closed only when the server has hung up: wait for it, as
+    the loop of the test ends with the test."""
+    before = _sockets()
+    yield
+    await until(lambda: _sockets() <= before)
 
 
 class TlsPostgreSQL:
