@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import msgspec
@@ -36,13 +36,13 @@ class MemberLeft(msgspec.Struct, frozen=True):
     user_id: UUID
 
 
-class MessageSent(msgspec.Struct, frozen=True):
-    """A new message. Told again on a retry: the try that was committed may have died before it could tell."""
+class MessagesSent(msgspec.Struct, frozen=True):
+    """New messages. Told again on a retry: the try that was committed may have died before it could tell."""
 
-    message: Message
+    messages: Sequence[Message]
 
 
-Change = UserChanged | RoomChanged | MembersJoined | MemberLeft | MessageSent
+Change = UserChanged | RoomChanged | MembersJoined | MemberLeft | MessagesSent
 
 # Called after the COMMIT, in its order, from the event loop. It must neither wait nor raise.
 Announce = Callable[[Change], None]

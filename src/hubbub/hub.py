@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
-from hubbub.changes import Announce, Change, MemberLeft, MembersJoined, MessageSent, RoomChanged
+from hubbub.changes import Announce, Change, MemberLeft, MembersJoined, MessagesSent, RoomChanged
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.migrations.revisions import verify
@@ -118,7 +118,7 @@ class Hub(Repositories):
         self._pool = Pool(settings.postgres, instrumentation)
         self._writer = MessageWriter(
             self._pool,
-            lambda message: self._follow_up(MessageSent(message)),
+            lambda messages: self._follow_up(MessagesSent(messages)),
             deadline_seconds=settings.postgres.deadline_seconds,
         )
         super().__init__(self._pool, self._follow_up, self._writer)
@@ -315,10 +315,11 @@ class Hub(Repositories):
         """What follows from a change that is durable. Called after the COMMIT; neither waits nor raises."""
         self.cache.invalidate(change)
         match change:
-            case MessageSent(message=message):
-                self._feed.message_sent(message)
-                if message.user_id is not None:
-                    self.typing.stop_soon(message.room_id, message.user_id)
+            case MessagesSent(messages=messages):
+                self._feed.messages_sent(messages)
+                for message in messages:
+                    if message.user_id is not None:
+                        self.typing.stop_soon(message.room_id, message.user_id)
             case RoomChanged(room_id=room_id):
                 self._feed.room_changed(room_id)
             case MembersJoined(user_ids=user_ids):

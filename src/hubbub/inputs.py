@@ -176,6 +176,8 @@ def role(value: object) -> Role:
 
 def message_type(value: object) -> MessageType:
     """A type of message, from itself or from its name."""
+    if value.__class__ is MessageType:  # this runs on every send, and the hash of an Enum is computed in Python
+        return value
     if isinstance(value, str) and value in _MESSAGE_TYPES:
         return _MESSAGE_TYPES[value]
     raise Invalid("message_type", f"must be one of {', '.join(_MESSAGE_TYPES)}")

@@ -34,9 +34,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def _sockets() -> int:
     """How many this process has open."""
     count = 0
-    for number in os.listdir("/dev/fd"):
+    for descriptor in Path("/dev/fd").iterdir():
         try:
-            count += stat.S_ISSOCK(os.fstat(int(number)).st_mode)
+            count += stat.S_ISSOCK(os.fstat(int(descriptor.name)).st_mode)
         except OSError:  # the one that the folder was read with
             continue
     return count

@@ -4,7 +4,7 @@ from hubbub.postgres.connection import connect
 from hubbub.postgres.copy import Copy, Row
 from hubbub.postgres.executor import Executor
 from hubbub.postgres.failures import Locked
-from hubbub.postgres.ids import FastUUID
+from hubbub.postgres.ids import FastUUID, fast
 from hubbub.postgres.lookup import Lookup
 from hubbub.postgres.pool import Pool
 from hubbub.postgres.statement import Statement
@@ -21,4 +21,5 @@ __all__ = [
     "Statement",
     "Transaction",
     "connect",
+    "fast",
 ]

@@ -47,23 +47,16 @@ class Call:
             self.future.set_exception(error)
 
 
-class Step(Call):
-    """One command of a pipeline. The steps share the caller's future and the list of what became of them."""
+class Pipeline(Call):
+    """Commands that go out together, with one future for what becomes of them all: a reply of each."""
 
     __slots__ = ("_outcomes", "_steps")
 
     def __init__(
-        self,
-        future: asyncio.Future[Any],
-        packed: bytes,
-        since: float,
-        deadline: float,
-        *,
-        outcomes: list[Outcome],
-        steps: int,
+        self, future: asyncio.Future[Any], packed: bytes, since: float, deadline: float, *, steps: int
     ) -> None:
         super().__init__(future, packed, since, deadline)
-        self._outcomes = outcomes
+        self._outcomes: list[Outcome] = []
         self._steps = steps
 
     def answer(self, reply: Reply | ReplyError) -> None:

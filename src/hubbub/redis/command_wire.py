@@ -34,11 +34,11 @@ class CommandWire(Wire):
         return not self.written and self._last_answered <= 1
 
     def send(self, calls: list[Call]) -> None:
-        """All calls in one write."""
+        """All calls in one write. A pipeline is there once for each of its replies."""
         if not self.written:
             self.heard_at = self._loop.time()  # silence counts from the first question, not from the last answer
         self.written.extend(calls)
-        self.write(b"".join([call.packed for call in calls]))
+        self.write(b"".join([call.packed for call in dict.fromkeys(calls)]))
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.alarm import Alarm
-from hubbub.redis.call import Call, Outcome, Step
+from hubbub.redis.call import Call, Outcome, Pipeline
 from hubbub.redis.command_wire import CommandWire
 from hubbub.redis.line import Line
 from hubbub.redis.wire import pack
@@ -100,7 +100,7 @@ class Connection:
         future: asyncio.Future[Reply] = loop.create_future()
         seconds = self._settings.deadline_seconds if deadline_seconds is None else deadline_seconds
         packed = pack(parts)
-        self._enqueue([Call(future, packed, now, now + seconds)], len(packed), loop, now)
+        self._enqueue(Call(future, packed, now, now + seconds), 1, loop, now)
         return future
 
     def execute_many(
@@ -119,30 +119,25 @@ class Connection:
         if not packed:
             future.set_result([])
             return future
-        outcomes: list[Outcome] = []
-        self._enqueue(
-            [Step(future, step, now, deadline, outcomes=outcomes, steps=len(packed)) for step in packed],
-            sum(len(step) for step in packed),
-            loop,
-            now,
-        )
+        steps = len(packed)
+        pipeline = Pipeline(future, b"".join(packed), now, deadline, steps=steps)
+        self._enqueue(pipeline, steps, loop, now)
         return future
 
-    def _enqueue(
-        self, calls: list[Call] | list[Step], size: int, loop: asyncio.AbstractEventLoop, now: float
-    ) -> None:
+    def _enqueue(self, call: Call, commands: int, loop: asyncio.AbstractEventLoop, now: float) -> None:
         wire = self._line.wire
-        first = calls[0]
-        refusal = self._refusal(wire, len(calls))
+        refusal = self._refusal(wire, commands)
         if refusal is not None:
-            first.fail(refusal)
+            call.fail(refusal)
             return
-        self._unwritten.extend(calls)
-        self._unwritten_bytes += size
-        if wire is None or first.deadline < self._alarm.at:
-            self._alarm.ring_by(self._unwritten_until(first), now)
-        if wire is not None and wire.idle:
-            self._flush()  # a lone caller, one call after another: nobody to wait for
+        self._unwritten.extend((call,) * commands)
+        self._unwritten_bytes += len(call.packed)
+        if wire is None or call.deadline < self._alarm.at:
+            self._alarm.ring_by(self._unwritten_until(call), now)
+        if commands == 1 and wire is not None and wire.idle:
+            # A lone caller, one call after another: nobody to wait for. Where many commands come at once, as after
+            # a commit, others are likely to follow, and a write costs more than all of them.
+            self._flush()
         elif not self._flush_is_due:
             self._flush_is_due = True
             loop.call_soon(self._flush)
@@ -205,7 +200,7 @@ class Connection:
                 remaining.append(call)
                 earliest = min(earliest, until)
         self._unwritten = remaining
-        self._unwritten_bytes = sum(len(call.packed) for call in remaining)
+        self._unwritten_bytes = sum(len(call.packed) for call in dict.fromkeys(remaining))
         return earliest
 
     def _expire_written(self, wire: CommandWire, now: float) -> float:

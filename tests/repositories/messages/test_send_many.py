@@ -180,7 +180,9 @@ async def test_all_are_told_of_in_their_order_though_the_caller_is_gone(
 ) -> None:
     told: list[UUID] = []
     many = drafts_of(room, ada, together.BATCH + 1)
-    messages = writer.MessageWriter(pool, lambda message: told.append(message.id), deadline_seconds=10)
+    messages = writer.MessageWriter(
+        pool, lambda messages: told.extend(message.id for message in messages), deadline_seconds=10
+    )
     async with hub.transaction() as tx:
         await tx.rooms.update(room.id, description="locked")
         sending = asyncio.create_task(messages.send_many(many))

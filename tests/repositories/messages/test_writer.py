@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -332,7 +333,7 @@ async def test_a_retry_is_told_again_for_the_first_time_may_have_gone_unheard(
     pool: Pool, ada: User, room: Room
 ) -> None:
     told: list[Message] = []
-    messages = writer.MessageWriter(pool, told.append, deadline_seconds=10)
+    messages = writer.MessageWriter(pool, told.extend, deadline_seconds=10)
     draft = Draft(uuid4(), room.id, ada.id, "hello", MessageType.TEXT)
     first = await messages.send(draft)
     again = await asyncio.gather(*(messages.send(draft) for _ in range(3)))
@@ -343,15 +344,16 @@ async def test_a_listener_that_raises_stops_nobody(pool: Pool, ada: User, room: 
     reported: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
 
-    def listener(message: Message) -> None:
+    def listener(messages: Sequence[Message]) -> None:
         raise ZeroDivisionError
 
-    messages = writer.MessageWriter(pool, listener, deadline_seconds=10)
+    writing = writer.MessageWriter(pool, listener, deadline_seconds=10)
     drafts = [Draft(uuid4(), room.id, ada.id, f"{n}", MessageType.TEXT) for n in range(10)]
     for _ in range(2):
-        sent = await asyncio.gather(*(messages.send(draft) for draft in drafts))
+        sent = await asyncio.gather(*(writing.send(draft) for draft in drafts))
         assert [message.content for message in sent] == [draft.content for draft in drafts]
-    assert reported == ["an action after a COMMIT failed"] * 20
+    assert set(reported) == {"an action after a COMMIT failed"}
+    assert len(reported) >= 4  # of the first and of the others, each time
 
 
 async def test_when_every_task_of_the_loop_is_cancelled_nobody_waits_for_ever(

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import Final
 from uuid import UUID
 
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from hubbub import inputs
 from hubbub.errors import Invalid
 from hubbub.models import NewMessage
+from hubbub.postgres import FastUUID, fast
 from hubbub.repositories.messages.sending import Draft
 
 # For a bounded time in which the room is locked: about a second on a busy machine of 2 cores.
@@ -20,15 +21,15 @@ MOST_AT_ONCE: Final = 10_000
 def drafted(room_id: UUID, user_id: UUID, new: NewMessage) -> Draft:
     """Raises `Invalid`."""
     draft = Draft(
-        uuid7() if new.id is None else inputs.uuid("id", new.id),
-        room_id,
-        user_id,
+        FastUUID(uuid7().bytes) if new.id is None else fast(inputs.uuid("id", new.id)),
+        fast(room_id),
+        fast(user_id),
         inputs.text("content", new.content, longest=inputs.CONTENT_LENGTH),
         inputs.message_type(new.message_type),
         None if new.reply_to is None else inputs.uuid("reply_to", new.reply_to),
         inputs.metadata(new.metadata),
     )
-    if draft.reply_to == draft.id:
+    if draft.reply_to is not None and draft.reply_to == draft.id:
         raise Invalid("reply_to", "must be another message")
     return draft
 

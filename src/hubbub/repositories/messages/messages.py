@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.changes import Announce, Change, MessageSent, RoomChanged, to_nobody
+from hubbub.changes import Announce, Change, MessagesSent, RoomChanged, to_nobody
 from hubbub.cursors import Cursor
 from hubbub.errors import Invalid, NotAMember, NotFound
 from hubbub.events import LogEvent, LogPage, Resync
@@ -65,7 +65,7 @@ class Messages:
         if self._writer is not None:
             return await self._writer.send(draft)
         message = await send_one(self._executor, draft, by=self._executor.deadline())
-        self._changed(MessageSent(message))
+        self._changed(MessagesSent([message]))
         return message
 
     async def send_many(self, room_id: UUID, user_id: UUID, drafts: Iterable[NewMessage]) -> list[Message]:
@@ -84,8 +84,7 @@ class Messages:
         if self._writer is not None:
             return await self._writer.send_many(checked)
         messages = await send_all(self._executor, checked, by=self._executor.deadline())
-        for message in messages:
-            self._changed(MessageSent(message))
+        self._changed(MessagesSent(messages))
         return messages
 
     _GET = Statement("messages.get", Message, f"SELECT {MESSAGE} FROM messages WHERE id = $1")

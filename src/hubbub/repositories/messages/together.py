@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
 
 from hubbub.errors import Conflict, Invalid
-from hubbub.models import Message
+from hubbub.models import Message, MessageType
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.sending import Draft, Outcomes, in_the_way, sent_before
+
+V = TypeVar("V")
 
 # Messages in a statement; a larger batch wins nothing (docs/decisions.md).
 BATCH = 500
@@ -19,77 +22,98 @@ BATCH = 500
 LOCK_TIMEOUT = "100ms"
 
 
-class _Place(msgspec.Struct, frozen=True):
-    id: UUID
-    seq: int
-    created_at: datetime
+class _Heads(msgspec.Struct, frozen=True):
+    """What a statement has done: the heads of its rooms before it, how many messages it wrote, and when."""
+
+    old_seqs: Sequence[int] | None
+    messages: int
+    created_at: datetime | None
 
 
-# As SEND, for all or none of many. The distinct pairs of room and user ($8, $9), and of what is replied to and
-# its room ($10, $11), are checked in front. The rooms ($12) are locked in the order of their ids, so that two
-# writers with rooms in common cannot lock each other out; $16 is how long to wait for each, NULL for as long as
-# it takes. Each head moves on by the number of its messages ($13). A message finds its room by the place in $12
-# ($14); its seq is the old head plus its place among the room's messages ($15). Old heads are looked up in an
-# array, not joined: a generic plan expects ten rows of an unnest, and joins 500 with 500 in a nested loop.
+# As SEND, for all or none of many. A draft finds its room by the place in $9 ($2); its seq is the old head plus
+# its place among the room's messages ($3). Memberships, and what is replied to in which room ($11, $12), are
+# checked in front. The rooms ($9) are locked in the order of their ids, so that two writers with rooms in common
+# cannot lock each other out; $13 is how long to wait for each, NULL for as long as it takes. Each head moves on
+# by the number of its messages ($10). Old heads are looked up in an array, not joined: a generic plan expects ten
+# rows of an unnest, and joins 500 with 500 in a nested loop. Arrays of which no draft has a value are empty:
+# unnest makes them NULL. What an element of an array costs to encode, and a row to decode, is a good part of a
+# send: so the numbers ($2, $3, $10) come as text, and one row goes back.
 SEND_TOGETHER = Statement(
     "messages.send_together",
-    _Place,
+    _Heads,
     """
-    WITH allowed AS MATERIALIZED (
+    WITH draft AS MATERIALIZED (
+        SELECT
+            id,
+            ($9::uuid[])[room_place] AS room_id,
+            room_place,
+            place,
+            user_id,
+            content,
+            COALESCE(message_type, 'text') AS message_type,
+            reply_to,
+            metadata
+        FROM unnest(
+            $1::uuid[],
+            $2::text::integer[],
+            $3::text::integer[],
+            $4::uuid[],
+            $5::text[],
+            $6::text[],
+            $7::uuid[],
+            $8::text[]
+        ) AS draft (id, room_place, place, user_id, content, message_type, reply_to, metadata)
+    ), allowed AS MATERIALIZED (
         SELECT
             (
                 SELECT count(*)
-                FROM unnest($8::uuid[], $9::uuid[]) AS pair (room_id, user_id)
+                FROM draft
                 JOIN room_users USING (room_id, user_id)
-            ) = cardinality($8::uuid[])
+            ) = cardinality($1::uuid[])
             AND (
                 SELECT count(*)
-                FROM unnest($10::uuid[], $11::uuid[]) AS original (id, room_id)
+                FROM unnest($11::uuid[], $12::uuid[]) AS original (id, room_id)
                 JOIN messages USING (id, room_id)
-            ) = cardinality($10::uuid[])
-            AND ($16::text IS NULL OR set_config('lock_timeout', $16, true) IS NOT NULL) AS all_of_them
+            ) = cardinality($11::uuid[])
+            AND ($13::text IS NULL OR set_config('lock_timeout', $13, true) IS NOT NULL) AS all_of_them
     ), locked AS MATERIALIZED (
         SELECT id
         FROM rooms
-        WHERE id = ANY($12::uuid[])
+        WHERE id = ANY($9::uuid[])
             AND (SELECT all_of_them FROM allowed)
         ORDER BY id
         FOR NO KEY UPDATE
     ), heads AS (
         UPDATE rooms
         SET last_seq = last_seq + counted.messages
-        FROM unnest($12::uuid[], $13::integer[]) WITH ORDINALITY AS counted (room_id, messages, place)
+        FROM unnest($9::uuid[], $10::text::integer[]) WITH ORDINALITY AS counted (room_id, messages, place)
         WHERE rooms.id = counted.room_id
-            AND (SELECT count(*) FROM locked) = cardinality($12::uuid[])
+            AND (SELECT count(*) FROM locked) = cardinality($9::uuid[])
         RETURNING counted.place, rooms.last_seq - counted.messages AS old_seq
     ), bases AS MATERIALIZED (
-        SELECT array_agg(old_seq ORDER BY place) AS old_seq
+        SELECT array_agg(old_seq ORDER BY place) AS old_seqs
         FROM heads
+    ), sent AS (
+        INSERT INTO messages (id, room_id, seq, user_id, content, message_type, reply_to, metadata)
+        SELECT
+            draft.id,
+            draft.room_id,
+            bases.old_seqs[draft.room_place] + draft.place,
+            draft.user_id,
+            draft.content,
+            draft.message_type,
+            draft.reply_to,
+            draft.metadata::jsonb
+        FROM bases
+        CROSS JOIN draft
+        WHERE bases.old_seqs IS NOT NULL
+        RETURNING created_at
     )
-    INSERT INTO messages (id, room_id, seq, user_id, content, message_type, reply_to, metadata)
     SELECT
-        draft.id,
-        draft.room_id,
-        bases.old_seq[draft.room_place] + draft.place,
-        draft.user_id,
-        draft.content,
-        draft.message_type,
-        draft.reply_to,
-        draft.metadata::jsonb
-    FROM bases
-    CROSS JOIN unnest(
-        $1::uuid[],
-        $2::uuid[],
-        $3::uuid[],
-        $4::text[],
-        $5::text[],
-        $6::uuid[],
-        $7::text[],
-        $14::integer[],
-        $15::integer[]
-    ) AS draft (id, room_id, user_id, content, message_type, reply_to, metadata, room_place, place)
-    WHERE bases.old_seq IS NOT NULL
-    RETURNING id, seq, created_at
+        (SELECT old_seqs FROM bases) AS old_seqs,
+        count(*) AS messages,
+        min(created_at) AS created_at
+    FROM sent
     """,
     idempotent=True,
 )
@@ -97,42 +121,59 @@ SEND_TOGETHER = Statement(
 
 async def append(executor: Executor, drafts: Sequence[Draft], *, by: float) -> Outcomes:
     """The messages, none of them if one is refused. Raises `Locked` if one of several rooms is."""
-    counts: dict[UUID, int] = {}
-    place_in_room = []
+    place_of_room: dict[UUID, int] = {}
+    counts: list[int] = []
+    room_places, places = [], []
     for draft in drafts:
-        counts[draft.room_id] = place = counts.get(draft.room_id, 0) + 1
-        place_in_room.append(place)
-    place_of_room = {room_id: place for place, room_id in enumerate(counts, 1)}
-    pairs = {(draft.room_id, draft.user_id) for draft in drafts}
+        room_place = place_of_room.setdefault(draft.room_id, len(counts))
+        if room_place == len(counts):
+            counts.append(0)
+        counts[room_place] += 1
+        room_places.append(room_place + 1)
+        places.append(counts[room_place])
     originals = _originals(drafts)
-    places = await executor.attempt(
+    (heads,) = await executor.attempt(
         SEND_TOGETHER,
         [draft.id for draft in drafts],
-        [draft.room_id for draft in drafts],
+        _integers(room_places),
+        _integers(places),
         [draft.user_id for draft in drafts],
         [draft.content for draft in drafts],
-        [draft.message_type for draft in drafts],
-        [draft.reply_to for draft in drafts],
-        [draft.metadata for draft in drafts],
-        [room_id for room_id, _ in pairs],
-        [user_id for _, user_id in pairs],
+        _unless_all(MessageType.TEXT, [draft.message_type for draft in drafts]),
+        _unless_all(None, [draft.reply_to for draft in drafts]),
+        _unless_all(None, [draft.metadata for draft in drafts]),
+        list(place_of_room),
+        _integers(counts),
         [message_id for message_id, _ in originals],
         [room_id for _, room_id in originals],
-        list(counts),
-        list(counts.values()),
-        [place_of_room[draft.room_id] for draft in drafts],
-        place_in_room,
         LOCK_TIMEOUT if len(counts) > 1 else None,
         by=by,
     )
-    place_of = {place.id: place for place in places}
-    return {draft.id: _message(draft, place_of[draft.id]) for draft in drafts} if places else {}
+    if heads.old_seqs is None or heads.created_at is None or heads.messages != len(drafts):
+        return {}  # refused, or something of the application's own kept a row from being written
+    at, old_seqs = heads.created_at, heads.old_seqs
+    return {
+        draft.id: _message(draft, old_seqs[room_place - 1] + place, at)
+        for draft, room_place, place in zip(drafts, room_places, places, strict=True)
+    }
+
+
+def _integers(numbers: list[int]) -> str:
+    """An array of integers as PostgreSQL reads it."""
+    return "{" + ",".join(map(str, numbers)) + "}"
+
+
+def _unless_all(usual: V, values: list[V]) -> list[V]:
+    """The values, or none where each is the usual one."""
+    return values if values.count(usual) < len(values) else []
 
 
 def _originals(drafts: Sequence[Draft]) -> set[tuple[UUID, UUID]]:
     """What has to be there to be replied to, with its room: not what one of the drafts puts there in front."""
     earlier: set[tuple[UUID, UUID]] = set()
-    originals = set()
+    originals: set[tuple[UUID, UUID]] = set()
+    if all(draft.reply_to is None for draft in drafts):
+        return originals
     for draft in drafts:
         if draft.reply_to is not None and (draft.reply_to, draft.room_id) not in earlier:
             originals.add((draft.reply_to, draft.room_id))
@@ -140,17 +181,17 @@ def _originals(drafts: Sequence[Draft]) -> set[tuple[UUID, UUID]]:
     return originals
 
 
-def _message(draft: Draft, place: _Place) -> Message:
+def _message(draft: Draft, seq: int, at: datetime) -> Message:
     return Message(
         draft.id,
         draft.room_id,
-        place.seq,
+        seq,
         draft.user_id,
         draft.content,
         draft.message_type,
         False,
-        place.created_at,
-        place.created_at,
+        at,
+        at,
         None,
         draft.reply_to,
         draft.metadata,  # type: ignore[arg-type]  # JSON, as it comes from PostgreSQL

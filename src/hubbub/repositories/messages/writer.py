@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 from hubbub.errors import Unavailable
 from hubbub.models import Message
 from hubbub.postgres import Executor
 from hubbub.repositories.messages.batches import Batches
+from hubbub.repositories.messages.places import Deadlines, Places
 from hubbub.repositories.messages.queues import Queues, Waiting
 from hubbub.repositories.messages.sending import Draft, Outcomes, send_one
 from hubbub.repositories.messages.together import BATCH, send_all
@@ -44,8 +44,10 @@ class MessageWriter:
     that was committed is told of, whoever waits for it.
     """
 
-    def __init__(self, executor: Executor, tell: Callable[[Message], None], *, deadline_seconds: float) -> None:
-        """`tell` is called with each message, after its COMMIT; again when a retry finds it. It must not wait."""
+    def __init__(
+        self, executor: Executor, tell: Callable[[Sequence[Message]], None], *, deadline_seconds: float
+    ) -> None:
+        """`tell` is called with messages after their COMMIT; again when a retry finds them. It must not wait."""
         self._executor = executor
         self._batches = Batches(executor)
         self._tell = tell
@@ -54,9 +56,10 @@ class MessageWriter:
         self._lanes: set[asyncio.Task[None]] = set()
         self._soloists = 0
         self._late = 0  # statements in flight that are not answered soon
-        self._space = asyncio.Semaphore(WAITING)
+        self._places = Places(WAITING)
+        self._deadlines = Deadlines(self._expire, grace_seconds=GRACE_SECONDS)
         self._calls: set[asyncio.Task[list[Message]]] = set()
-        self._space_for_many = asyncio.Semaphore(MOST_CALLS)
+        self._places_for_many = Places(MOST_CALLS)
         self._is_closed = False
         self._is_idle = asyncio.Event()
 
@@ -72,19 +75,19 @@ class MessageWriter:
         deadline = loop.time() + self._deadline_seconds
         if not self._in_flight:
             return await self._send_alone(draft, deadline)
-        await self._enter(self._space, deadline)
+        if not self._places.take():
+            await self._wait_for(self._places, deadline)
         waiting = Waiting(draft, loop.create_future(), deadline)
-        timer = loop.call_at(deadline + GRACE_SECONDS, self._expire, waiting)
         try:
             self._queues.add(waiting)
+            self._deadlines.add(waiting)
             self._open_lane()
             return await waiting.answer
         except asyncio.CancelledError:
             self._queues.remove(waiting)
             raise
         finally:
-            timer.cancel()
-            self._space.release()
+            self._places.give_back()
 
     async def send_many(self, drafts: Sequence[Draft]) -> list[Message]:
         """Append messages to one room, in their order and all or none: committed when this returns.
@@ -93,7 +96,8 @@ class MessageWriter:
         """
         self._check_open()
         deadline = asyncio.get_running_loop().time() + self._deadline_seconds
-        await self._enter(self._space_for_many, deadline)
+        if not self._places_for_many.take():
+            await self._wait_for(self._places_for_many, deadline)
         call = asyncio.create_task(self._send_many(drafts, deadline), name="hubbub: write many messages")
         self._calls.add(call)
         call.add_done_callback(self._close_call)
@@ -117,13 +121,9 @@ class MessageWriter:
         if self._is_closed and not self._in_flight and not self._calls:
             self._is_idle.set()
 
-    async def _enter(self, space: asyncio.Semaphore, deadline: float) -> None:
-        if not space.locked():
-            await space.acquire()
-            return
+    async def _wait_for(self, places: Places, deadline: float) -> None:
         try:
-            async with asyncio.timeout_at(deadline):
-                await space.acquire()
+            await places.wait(deadline)
         except TimeoutError as error:
             reason = f"too many messages wait to be written for {self._deadline_seconds:g} s"
             raise Unavailable("postgresql", reason) from error
@@ -143,7 +143,7 @@ class MessageWriter:
             self._queues.free(draft.room_id)
             self._open_lane()
             self._note_idle()
-        self._hand_on(message)
+        self._hand_on([message])
         return message
 
     def _go_on_without_sender(self, draft: Draft, deadline: float) -> None:
@@ -176,7 +176,7 @@ class MessageWriter:
 
     def _close_call(self, call: asyncio.Task[list[Message]]) -> None:
         self._calls.discard(call)
-        self._space_for_many.release()
+        self._places_for_many.give_back()
         self._note_idle()
 
     async def _drive(self) -> None:
@@ -222,25 +222,28 @@ class MessageWriter:
         return [waiting for waiting in batch if waiting.draft.id not in outcomes]
 
     async def _hand_out(self, batch: Sequence[Waiting], outcomes: Outcomes) -> None:
-        for number, waiting in enumerate(batch, 1):
-            outcome = outcomes.get(waiting.draft.id)
-            if isinstance(outcome, Message):
-                self._hand_on(outcome)
-            if outcome is not None:
+        for first in range(0, len(batch), A_TURN):
+            answered = [
+                (waiting, outcome)
+                for waiting in batch[first : first + A_TURN]
+                if (outcome := outcomes.get(waiting.draft.id)) is not None
+            ]
+            self._hand_on([outcome for _, outcome in answered if isinstance(outcome, Message)])
+            for waiting, outcome in answered:
                 _answer(waiting, outcome)
-            if number % A_TURN == 0:
+            if first + A_TURN < len(batch):
                 await asyncio.sleep(0)
 
     async def _send_many(self, drafts: Sequence[Draft], deadline: float) -> list[Message]:
         messages = await send_all(self._executor, drafts, by=deadline)
-        for number, message in enumerate(messages, 1):
-            self._hand_on(message)
-            if number % A_TURN == 0:
-                await asyncio.sleep(0)
+        for first in range(0, len(messages), A_TURN):
+            self._hand_on(messages[first : first + A_TURN])
+            await asyncio.sleep(0)
         return messages
 
-    def _hand_on(self, message: Message) -> None:
-        self._executor.after_commit(partial(self._tell, message))
+    def _hand_on(self, messages: Sequence[Message]) -> None:
+        if messages:
+            self._executor.after_commit(lambda: self._tell(messages))
 
     def _expire(self, waiting: Waiting) -> None:
         reason = f"no answer within {self._deadline_seconds:g} s"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from hubbub import inputs
-from hubbub.changes import Change, MessageSent, RoomChanged, UserChanged
+from hubbub.changes import Change, MessagesSent, RoomChanged, UserChanged
 from hubbub.errors import Invalid
 from hubbub.models import User
 from hubbub.services.cache.counts import Counts
@@ -133,8 +133,9 @@ class Cache:
                 self._users.invalidate(user_id)
             case RoomChanged(room_id=room_id):
                 self._pages.invalidate(room_id)
-            case MessageSent(message=message):
-                self._pages.invalidate(message.room_id)
+            case MessagesSent(messages=messages):
+                for room_id in {message.room_id for message in messages}:
+                    self._pages.invalidate(room_id)
 
     async def close(self) -> None:
         """Wait for what is under way, and for Redis to hear of the last changes, at most a second.

@@ -23,10 +23,11 @@ MOST_REMEMBERED: Final = 50_000
 class Invalidations:
     """The keys whose entries are out of date, each until Redis has acknowledged that the entry is gone.
 
-    While a key is in here, this process uses no entry of it. One DELETE is under way at a time and takes all that
-    wait, so a room in which many write costs one key a round trip, not one a message. What fails is tried again,
-    four times a second, for as long as it takes. When too many wait, all entries are out of use for
-    `longest_life_seconds` instead: after that time no entry from before is left in Redis.
+    While a key is in here, this process uses no entry of it. What is added in one turn of the event loop goes out
+    together, and one DELETE is under way at a time and takes all that wait: so a room in which many write costs
+    one key a round trip, not one a message. What fails is tried again, four times a second, for as long as it
+    takes. When too many wait, all entries are out of use for `longest_life_seconds` instead: after that time no
+    entry from before is left in Redis.
     """
 
     def __init__(self, connection: Connection, counts: Counts, *, longest_life_seconds: float) -> None:
@@ -37,6 +38,7 @@ class Invalidations:
         self._sent: dict[str, None] = {}
         self._deleting: asyncio.Future[list[Outcome]] | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._is_due = False
         self._nothing_until = 0.0
         self._closed = False
 
@@ -55,18 +57,22 @@ class Invalidations:
             self._nothing_until = asyncio.get_running_loop().time() + self._longest_life_seconds
             self._waiting.clear()
         self._waiting[key] = None
-        self._send()
+        if not self._is_due and self._deleting is None and self._retry is None:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._send)
 
     async def close(self) -> None:
         """Tell Redis what is left, for up to a second. What it does not acknowledge ends with its time to live."""
         self._closed = True
         if self._retry is not None:
             self._retry.cancel()
-            self._try_again()
+            self._retry = None
+        self._send()
         while self._deleting is not None:
             await asyncio.wait([self._deleting])
 
     def _send(self) -> None:
+        self._is_due = False
         if self._deleting is not None or self._retry is not None or not self._waiting:
             return
         self._sent = dict.fromkeys(islice(self._waiting, TOGETHER))

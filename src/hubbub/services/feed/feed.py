@@ -129,12 +129,13 @@ class Feed:
 
     # What this process did. Told after the COMMIT; neither waits nor raises.
 
-    def message_sent(self, message: Message) -> None:
+    def messages_sent(self, messages: Iterable[Message]) -> None:
         """Tell the followers here and elsewhere."""
-        room = self._rooms.get(message.room_id)
-        if room is not None:
-            room.hear(entry_of(message))
-        self._doorbell.ring(message)
+        for message in messages:
+            room = self._rooms.get(message.room_id)
+            if room is not None:
+                room.hear(entry_of(message))
+            self._doorbell.ring(message)
 
     def room_changed(self, room_id: UUID) -> None:
         """The log of the room has grown by something else than a message, or the room is gone."""

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import islice
 from typing import Final
 from uuid import UUID
 
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
-from hubbub.services.typing_indicators.scripts import BUCKETS, STOP, bucket_of, due_key, log_refusal, room_key
+from hubbub.redis.replies import array
+from hubbub.services.typing_indicators.scripts import STOP, bucket_of, due_key, log_refusal, room_key
 
-STOPS_A_SCRIPT: Final = 200
 LONGEST_WAIT: Final = 10_000
 """Stops that may wait. Beyond that they are let go: what is not stopped fades."""
+ROOMS_AT_ONCE: Final = 1_000
+PAUSE_SECONDS: Final = 0.02
+"""After Redis was told, before it is told again: what nobody can see is left for others to come along."""
+
+Stop = tuple[UUID, UUID]
+"""The room, and who stops typing in it."""
 
 
 class Stopping:
-    """Takes stops at once and tells Redis of them in batches, a bucket at a time. What fails is let go."""
+    """Takes stops at once and tells Redis of them together. What fails is let go.
+
+    There is a stop for each message, and hardly ever somebody who types: so Redis is asked first in which of the
+    rooms anybody does, a word for a room and one write for all.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._waiting: list[dict[tuple[UUID, UUID], None]] = [{} for _ in range(BUCKETS)]
+        self._waiting: list[Stop] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def add(self, room_id: UUID, user_id: UUID) -> None:
         """The user is to stop typing in the room, soon."""
-        waiting = self._waiting[bucket_of(room_id)]
-        if len(waiting) < LONGEST_WAIT // BUCKETS:
-            waiting[room_id, user_id] = None
+        if len(self._waiting) < LONGEST_WAIT:
+            self._waiting.append((room_id, user_id))
             self._wake.set()
 
     def start(self) -> None:
@@ -50,31 +58,58 @@ class Stopping:
             await self._wake.wait()
             self._wake.clear()
             await self._stop_all()
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def _stop_all(self) -> None:
-        for waiting in self._waiting:
-            while waiting and self._connection.connected:
-                stops = list(islice(waiting, STOPS_A_SCRIPT))
-                for stop in stops:
-                    del waiting[stop]
-                await self._tell(stops)
-            waiting.clear()
+        while self._waiting and self._connection.connected:
+            stops, self._waiting = self._waiting[:ROOMS_AT_ONCE], self._waiting[ROOMS_AT_ONCE:]
+            await self._tell(stops)
+        self._waiting.clear()
 
-    async def _tell(self, stops: list[tuple[UUID, UUID]]) -> None:
+    async def _tell(self, stops: list[Stop]) -> None:
         try:
-            await stop_now(self._connection, stops)
+            rooms = await self._rooms_with_typists({room_id for room_id, _ in stops})
+            await stop_now(self._connection, [stop for stop in stops if stop[0] in rooms])
         except asyncio.CancelledError:
-            for stop in stops:
-                self.add(*stop)  # for `close`
+            self._waiting += stops  # for `close`
             raise
         except Unavailable:
             pass  # the connection has logged the outage; what is not stopped fades
         except ReplyError as error:
             log_refusal(error)
 
+    async def _rooms_with_typists(self, rooms: set[UUID]) -> set[UUID]:
+        """Those in which somebody typed a moment ago. Raises `Unavailable`, `ReplyError`."""
+        buckets = _by_bucket(rooms)
+        questions = [("ZMSCORE", due_key(bucket), *map(str, asked)) for bucket, asked in buckets.items()]
+        found = set()
+        for asked, outcome in zip(buckets.values(), await self._connection.execute_many(questions), strict=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+            due = zip(asked, array(outcome), strict=True)
+            found |= {room_id for room_id, score in due if score is not None}
+        return found
 
-async def stop_now(connection: Connection, stops: list[tuple[UUID, UUID]]) -> int:
-    """Stop in these rooms of one bucket; how many of the users did type. Raises `Unavailable`."""
-    due = due_key(bucket_of(stops[0][0]))
-    words = [str(one) for stop in stops for one in stop]
-    return await STOP(connection, keys=(due, *[room_key(room_id) for room_id, _ in stops]), args=words)
+
+async def stop_now(connection: Connection, stops: list[Stop]) -> int:
+    """Stop in these rooms; how many of the users did type. Raises `Unavailable`, `ReplyError`."""
+    by_bucket: dict[int, list[Stop]] = {}
+    for stop in stops:
+        by_bucket.setdefault(bucket_of(stop[0]), []).append(stop)
+    stopped = await asyncio.gather(*[_stop_in(connection, bucket, some) for bucket, some in by_bucket.items()])
+    return sum(stopped)
+
+
+async def _stop_in(connection: Connection, bucket: int, stops: list[Stop]) -> int:
+    return await STOP(
+        connection,
+        keys=(due_key(bucket), *[room_key(room_id) for room_id, _ in stops]),
+        args=[str(one) for stop in stops for one in stop],
+    )
+
+
+def _by_bucket(rooms: set[UUID]) -> dict[int, list[UUID]]:
+    buckets: dict[int, list[UUID]] = {}
+    for room_id in rooms:
+        buckets.setdefault(bucket_of(room_id), []).append(room_id)
+    return buckets

@@ -93,11 +93,7 @@ class TypingIndicators:
         user_id = inputs.uuid("user_id", user_id)
         hint = hint_key(user_id)
         rooms = ids(await self._connection.execute("SMEMBERS", hint))
-        by_bucket: dict[int, list[tuple[UUID, UUID]]] = {}
-        for room_id in rooms:
-            by_bucket.setdefault(bucket_of(room_id), []).append((room_id, user_id))
-        stopped = [await stop_now(self._connection, stops) for stops in by_bucket.values()]
-        return sum(stopped)
+        return await stop_now(self._connection, [(room_id, user_id) for room_id in rooms])
 
     async def who_types(self, room_id: UUID) -> list[UUID]:
         """The users that type in the room now. Raises `Invalid`, `Unavailable`."""
