@@ -4,7 +4,7 @@ PYTHON ?= python3
 WORKERS ?= 3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test matrix servers audit faults bench check format clean
+.PHONY: help demo test matrix pooled servers audit faults bench check format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,7 +15,7 @@ demo: .venv/demo.stamp  ## start servers, let a chat happen, check it, stop them
 test: .venv/dev.stamp  ## the whole test suite, on servers that it starts and stops
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-faults: .venv/dev.stamp  ## kill, freeze and cut what hubbub stands on, and show what each guarantee is worth (3 minutes)
+faults: .venv/dev.stamp  ## kill, freeze and cut what hubbub stands on, and show what each guarantee is worth (5 minutes)
 	@FAULTS=full $(BIN)/pytest tests/faults -q $(ARGS)
 
 bench: .venv/bench.stamp  ## measure hubbub beside its peers, in 10 minutes (ARGS=--quick: in 90 s, to see that it runs)
@@ -30,8 +30,12 @@ matrix: $(PAIRS:%=on-%)  ## the whole suite on PostgreSQL 14 to 18 and on Redis 
 on-%: .venv/dev.stamp
 	PYTHONPATH=tests $(BIN)/python -m versions run $(subst +, ,$*) -- $(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-servers: .venv/dev.stamp  ## fetch the servers with TLS, without which the tests of TLS are skipped
-	PYTHONPATH=tests $(BIN)/python -m versions fetch postgresql-15 redis-7.0
+pooled: .venv/dev.stamp  ## the whole suite through PgBouncer in transaction mode
+	PYTHONPATH=tests $(BIN)/python -m versions run --through pgbouncer postgresql-18 valkey-9 -- \
+		$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+servers: .venv/dev.stamp  ## fetch servers with TLS and PgBouncer, without which the tests of these are skipped
+	PYTHONPATH=tests $(BIN)/python -m versions fetch postgresql-15 redis-7.0 pgbouncer
 
 audit: .venv/dev.stamp  ## ask the advisory database of PyPI about the pinned versions; it has to be in reach
 	$(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit

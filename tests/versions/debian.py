@@ -1,4 +1,4 @@
-"""Redis out of Debian's packages, which are unpacked and not installed: that would start a service."""
+"""Servers out of Debian's packages, which are unpacked and not installed: that would start a service."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-REDIS = Path("redis-server")
-
 SCRIPT = """\
 #!/bin/sh
-usr="${{0%/*}}/usr"
-LD_LIBRARY_PATH="$usr/lib/{machine}" exec "$usr/bin/redis-server" "$@"
+folder="${{0%/*}}"
+LD_LIBRARY_PATH="$folder/usr/lib/{machine}" exec "$folder/{program}" "$@"
 """
 
 
-def package(name: str) -> Callable[[Path], None]:
-    """Fetch this package with all that it depends on and this system lacks."""
+def package(name: str, program: Path) -> Callable[[Path], None]:
+    """Fetch this package with all that it depends on and this system lacks.
+
+    Its program, which lies there in the package, is run by a script of the same name beside `usr`.
+    """
 
     def fetch(folder: Path) -> None:
         if os.geteuid() == 0:
@@ -29,8 +30,9 @@ def package(name: str) -> Callable[[Path], None]:
             subprocess.run(["dpkg-deb", "--extract", archive, folder], check=True)
             archive.unlink()
         [libraries] = folder.glob("usr/lib/*-linux-gnu")
-        (folder / REDIS).write_text(SCRIPT.format(machine=libraries.name))
-        (folder / REDIS).chmod(0o755)
+        script = folder / program.name
+        script.write_text(SCRIPT.format(machine=libraries.name, program=program))
+        script.chmod(0o755)
 
     return fetch
 

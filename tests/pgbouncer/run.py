@@ -1,0 +1,33 @@
+"""The PgBouncer that a whole run of the tests goes through: `make pooled`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hubbub import PostgresSettings
+from pgbouncer.server import PgBouncer
+
+CHOSEN = "HUBBUB_PGBOUNCER"
+"""The variable that names its program. Where it is not set, every connection goes to PostgreSQL itself."""
+
+
+@contextmanager
+def chosen(folder: Path, *people: PostgresSettings) -> Iterator[PgBouncer | None]:
+    """In front of the server of these people, whom it lets in; None where none is chosen."""
+    if (program := os.environ.get(CHOSEN)) is None:
+        yield None
+        return
+    with PgBouncer(Path(program), folder, people).running() as pgbouncer:
+        yield pgbouncer
+
+
+def through(pgbouncer: PgBouncer | None, settings: PostgresSettings, test: pytest.Item) -> PostgresSettings:
+    """By way of the pooler, if there is one and the test is not marked with `session`."""
+    if pgbouncer is None or test.get_closest_marker("session") is not None:
+        return settings
+    return pgbouncer.in_front_of(settings)

@@ -1,0 +1,106 @@
+"""PgBouncer in transaction mode: each transaction may run in another session of PostgreSQL than the one before."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from hubbub import PostgresSettings
+from hubbub.embedded.account import servers_account
+
+START_SECONDS = 20
+
+CONFIGURATION = """\
+[databases]
+* = host={host} port={port}
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {own_port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {people}
+pool_mode = transaction
+max_client_conn = 1000
+; In turn, so that what is left behind in a session is found by another.
+server_round_robin = 1
+; By default it waits for 15 s before it tries a server again that was away.
+server_login_retry = 1
+{others}
+"""
+
+
+class PgBouncer:
+    """One process, in front of one server and all of its databases. It keeps its port over a restart."""
+
+    def __init__(self, program: Path, folder: Path, people: Sequence[PostgresSettings], *others: str) -> None:
+        """It lets in whom the settings of `people` name, and logs in as them to the server, the same in all.
+
+        `others` are further lines of its configuration.
+        """
+        self.port = _free_port()
+        self._program = program
+        self._folder = folder
+        self._configuration = folder / "pgbouncer.ini"
+        self._process: subprocess.Popen[bytes] | None = None
+        auth_file = folder / "people"
+        auth_file.write_text("".join(f'"{_doubled(one.user)}" "{one.password}"\n' for one in people))
+        if (account := servers_account(folder)) is not None:
+            others = (*others, f"user = {account.name}")  # it refuses to run as root
+        [(host, port)] = {(one.host, one.port) for one in people}
+        self._configuration.write_text(
+            CONFIGURATION.format(
+                host=host, port=port, own_port=self.port, people=auth_file, others="\n".join(others)
+            )
+        )
+
+    def start(self) -> Self:
+        with (self._folder / "pgbouncer.log").open("ab") as log:
+            self._process = subprocess.Popen([self._program, self._configuration], stdout=log, stderr=log)
+        deadline = time.monotonic() + START_SECONDS
+        while not self._accepts():
+            assert self._process.poll() is None, (self._folder / "pgbouncer.log").read_text()
+            assert time.monotonic() < deadline, "PgBouncer did not start"
+            time.sleep(0.005)
+        return self
+
+    def in_front_of(self, settings: PostgresSettings) -> PostgresSettings:
+        """The same database for the same role through the pooler, with the one setting that it needs."""
+        return replace(settings, host="127.0.0.1", port=self.port, prepared_statements=False)
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """Between `start` and `stop`."""
+        try:
+            yield self.start()
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """At once: SIGTERM, unlike SIGINT, waits for nobody. May be called again."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=START_SECONDS)
+
+    def _accepts(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def _doubled(name: str) -> str:
+    return name.replace('"', '""')
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
