@@ -8,7 +8,19 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from hubbub import Credentials, Message, MessageType, Page, Role, RoomUser, User, models
+from hubbub import (
+    Credentials,
+    Message,
+    MessageSent,
+    MessageType,
+    NewMessage,
+    Page,
+    Role,
+    RoomUser,
+    Session,
+    User,
+    models,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ONE, OTHER = UUID(int=1), UUID(int=2)
@@ -55,6 +67,25 @@ def test_equal_messages_are_equal_and_can_be_kept_in_a_set() -> None:
     assert again == MESSAGE
     assert len({again, MESSAGE}) == 1
     assert msgspec.structs.replace(MESSAGE, content="other") != MESSAGE
+
+
+def test_what_carries_json_can_be_kept_in_a_set_too() -> None:
+    message = msgspec.structs.replace(MESSAGE, metadata={"pinned": True})
+    again = msgspec.json.decode(msgspec.json.encode(message), type=Message)
+    assert {message, again} == {message}
+    sent = MessageSent(OTHER, 1, message.cursor, NOW, message)
+    assert {sent, msgspec.structs.replace(sent, message=again)} == {sent}
+    draft, plain = NewMessage("hello", metadata={"pinned": True}), NewMessage("hello")
+    assert {draft, plain, msgspec.structs.replace(draft)} == {draft, plain}
+    session = Session("0" * 64, ONE, {"device": "phone"}, NOW, NOW, NOW)
+    assert {session, msgspec.structs.replace(session)} == {session}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STRUCTS if "items" not in kind.__struct_fields__])
+def test_everything_but_pages_can_be_kept_in_a_set(kind: type[msgspec.Struct]) -> None:
+    fields = get_type_hints(kind)
+    json = [name for name, annotation in fields.items() if "Mapping" in str(annotation)]
+    assert not json or kind.__hash__.__qualname__ == f"{kind.__name__}.__hash__", json
 
 
 def test_the_hash_of_a_password_is_no_part_of_a_user_and_is_not_shown() -> None:

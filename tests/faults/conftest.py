@@ -18,6 +18,8 @@ from faults.figures import Figures, table
 from faults.fragile import FragileServers
 from hubbub import PostgresSettings, Settings, migrations
 from hubbub.postgres import connect
+from pgbouncer.run import chosen, through
+from pgbouncer.server import PgBouncer
 
 TEMPLATE = "faults_template"
 
@@ -73,14 +75,27 @@ async def fragile(fragile_servers: FragileServers) -> FragileServers:
     return fragile_servers
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def fragile_pgbouncer(
+    fragile_servers: FragileServers, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[PgBouncer | None]:
+    """The one in front of them, if the run goes through one. It outlives them."""
+    settings = await fragile_servers.start()
+    with chosen(tmp_path_factory.mktemp("pgbouncer"), settings.postgres) as pgbouncer:
+        yield pgbouncer
+
+
 @pytest.fixture
-async def fragile_settings(fragile: FragileServers) -> AsyncIterator[Settings]:
+async def fragile_settings(
+    fragile: FragileServers, fragile_pgbouncer: PgBouncer | None, request: pytest.FixtureRequest
+) -> AsyncIterator[Settings]:
     """A migrated database of this test's own."""
     settings, name = await fragile.start(), f"test_{uuid4().hex}"
     await _run(settings.postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    yield replace(settings, postgres=replace(settings.postgres, database=name))
+    own = replace(settings.postgres, database=name)
+    yield replace(settings, postgres=through(fragile_pgbouncer, own, request.node))
     await fragile.start()
-    await _run(settings.postgres, f"DROP DATABASE {name}")
+    await _run(settings.postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -25,10 +25,12 @@ class Figures:
         self._node.user_properties.append((FIGURE, figure))
 
 
-def table(reports: Iterable[pytest.TestReport]) -> list[str]:
+def table(reports: Iterable[pytest.TestReport | pytest.CollectReport]) -> list[str]:
     """One line for each test that shows a guarantee, in the order of the guarantees. Empty without any."""
     rows = []
     for report in reports:
+        if isinstance(report, pytest.CollectReport):
+            continue  # of a module that cannot be read; pytest says so itself
         properties = report.user_properties
         guarantees = [str(value) for name, value in properties if name == GUARANTEE]
         if guarantees and (report.when == "call" or report.failed):

@@ -1,4 +1,4 @@
-"""PostgreSQL and Valkey that are killed and frozen, and come back at the same ports with what they had."""
+"""PostgreSQL and Valkey that are killed, stopped and frozen, and come back at the same port with what they had."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from signal import SIGCONT, SIGKILL, SIGSTOP
+from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM
 from typing import Literal
 
-from hubbub import Settings
-from hubbub.embedded import Servers
+from hubbub import PostgresSettings, Settings
+from hubbub.embedded import Servers, locks
+from rights import superuser
+from waiting import until
 
 Which = Literal["postgresql", "valkey"]
+
+# As an administrator stops them: the fast shutdown of PostgreSQL, which ends its sessions.
+STOP_SIGNALS = {"postgresql": SIGINT, "valkey": SIGTERM}
 
 
 class FragileServers:
@@ -35,6 +41,20 @@ class FragileServers:
         for pid in self._pids(which):
             with suppress(ProcessLookupError):  # a child ends by itself when it notices
                 os.kill(pid, SIGKILL)
+
+    async def shut_down(self, which: Which) -> None:
+        """In good order. Returns once the last process of the server is gone."""
+        os.kill(self._pids(which)[0], STOP_SIGNALS[which])
+        await until(lambda: not locks.is_held(self._folder / f"{which}.lock"))
+
+    def administrator(self, settings: PostgresSettings) -> PostgresSettings:
+        """A superuser, in the database of `settings`, past a pooler if there is one."""
+        port = json.loads((self._folder / "postgresql.lock").read_text())["port"]
+        return replace(superuser(settings, self._folder), port=port, database=settings.database)
+
+    def log(self, which: Which) -> str:
+        """All that the server has said."""
+        return (self._folder / f"{which}.log").read_text(errors="replace")
 
     @contextmanager
     def frozen(self, which: Which) -> Iterator[None]:

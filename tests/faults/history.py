@@ -78,7 +78,24 @@ class Stalled(msgspec.Struct, frozen=True, tag="stalled"):
     waited_for_processor_seconds: float
 
 
-Record = Began | Acknowledged | Failed | Follows | Delivered | Resynced | Stalled
+class Opened(msgspec.Struct, frozen=True, tag="opened"):
+    """A process of a crowd has a hub, after so many tries."""
+
+    at: int
+    process: int
+    began: int
+    tries: int
+
+
+class Served(msgspec.Struct, frozen=True, tag="served"):
+    """A call of a process of a crowd was answered."""
+
+    at: int
+    process: int
+    began: int
+
+
+Record = Began | Acknowledged | Failed | Follows | Delivered | Resynced | Stalled | Opened | Served
 
 _DECODER = msgspec.json.Decoder(Record)
 

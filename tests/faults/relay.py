@@ -1,11 +1,13 @@
-"""TCP relays before a server: one loses answers of PostgreSQL, one loses and delays doorbells of Redis."""
+"""TCP relays before a server: one loses answers of PostgreSQL, one doorbells of Redis, and one everything."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Self
 
 from faults.frames import Commands, Pushes
@@ -22,7 +24,7 @@ class Relay(ABC):
         self.port = 0
 
     async def __aenter__(self) -> Self:
-        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._listener = await self._listen(0)
         self.port = self._listener.sockets[0].getsockname()[1]
         return self
 
@@ -37,6 +39,15 @@ class Relay(ABC):
     async def answers(self, server: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         """Carry what the server says. When it returns the connection ends."""
 
+    async def questions(self, client: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
+        """Carry what the client says. When it returns the connection ends."""
+        while data := await client.read(65536):
+            server.write(data)
+            await server.drain()
+
+    async def _listen(self, port: int) -> asyncio.Server:
+        return await asyncio.start_server(self._accept, "127.0.0.1", port)
+
     def _accept(self, client: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         call = asyncio.create_task(self._carry(client, writer))
         self._calls.add(call)
@@ -49,7 +60,7 @@ class Relay(ABC):
             writer.close()  # as the server itself would refuse
             return
         pumps = [
-            asyncio.create_task(_questions(client, to_server)),
+            asyncio.create_task(self.questions(client, to_server)),
             asyncio.create_task(self.answers(server, writer)),
             asyncio.create_task(self._is_over.wait()),
         ]
@@ -61,12 +72,6 @@ class Relay(ABC):
             end.close()
             with suppress(OSError):
                 await end.wait_closed()
-
-
-async def _questions(client: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
-    while data := await client.read(65536):
-        server.write(data)
-        await server.drain()
 
 
 class LostAnswers(Relay):
@@ -93,6 +98,40 @@ class LostAnswers(Relay):
                     return
                 if not is_losing:
                     client.write(frame.data)
+
+
+class Blackhole(Relay):
+    """Before either server: carries everything, until the network swallows everything and says nothing of it."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self._is_passable = asyncio.Event()
+        self._is_passable.set()
+
+    @asynccontextmanager
+    async def swallowing(self) -> AsyncIterator[None]:
+        """What is sent does not arrive, on open connections either, and nobody answers who connects.
+
+        At the end all of it is delivered, as TCP does, which has tried again meanwhile.
+        """
+        assert self._listener is not None
+        self._listener.close()
+        self._is_passable.clear()
+        with socket.create_server(("127.0.0.1", self.port), backlog=0):
+            # One connection is made by the kernel, and nobody accepts it. What comes then is not answered at all.
+            yield
+        self._listener = await self._listen(self.port)
+        self._is_passable.set()
+
+    async def questions(self, client: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
+        while data := await client.read(65536):
+            await self._is_passable.wait()
+            server.write(data)
+
+    async def answers(self, server: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        while data := await server.read(65536):
+            await self._is_passable.wait()
+            client.write(data)
 
 
 class Doorbells(Relay):

@@ -20,6 +20,8 @@ class Scale:
     """Messages that come while a follower reads nothing."""
     cancelled: int
     """Calls that are cancelled."""
+    crowd: int
+    """Processes that open at once."""
     patience: float
     """How many times longer than promised things may take, because the machine does others besides."""
 
@@ -33,6 +35,7 @@ SCALE = (
         followers=2,
         stalled=50_000,
         cancelled=1_000,
+        crowd=200,
         patience=1,
     )
     if IS_FULL
@@ -43,6 +46,7 @@ SCALE = (
         followers=1,
         stalled=6_000,
         cancelled=200,
+        crowd=30,
         patience=5,
     )
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -12,18 +12,16 @@ import pytest
 from faults.chat import Chat
 from faults.figures import Figures
 from faults.fragile import FragileServers
+from faults.load import Fault, under_load
 from faults.relay import Doorbells
 from faults.scale import SCALE
-from hubbub import Options, Settings
+from hubbub import Options
 from hubbub.redis import Connection
 
 HEARTBEAT_SECONDS = Options().follow_heartbeat_seconds
 # What a look at the heads and a read of the log may take.
 SLACK_SECONDS = 0.3
-PAUSE_SECONDS = 0.05
 KILLS = 3
-
-Fault = Callable[[Chat, FragileServers], AbstractAsyncContextManager[None]]
 
 
 @asynccontextmanager
@@ -73,20 +71,6 @@ async def subscriptions_cut(chat: Chat, fragile: FragileServers) -> AsyncIterato
     cutting.cancel()
     await asyncio.wait([cutting])
     await connection.close()
-
-
-async def under_load(chat: Chat, fragile: FragileServers, fault: Fault, through: Settings) -> None:
-    """Followers follow while a sender sends; in the middle the fault; then all comes to rest."""
-    for _ in range(SCALE.followers):
-        await chat.follower(through=through)
-    # Enough to outlast the fault, with its callers' pauses alone.
-    messages = round(10 * (1.5 * SCALE.fault_seconds + 0.5) / PAUSE_SECONDS)
-    await chat.sender(messages, seed=1, callers=10, pause_seconds=PAUSE_SECONDS)
-    await chat.acknowledged(50)
-    async with fault(chat, fragile):
-        await asyncio.sleep(SCALE.fault_seconds)
-    await chat.all_is_sent()
-    await chat.converged()
 
 
 @pytest.mark.parametrize(

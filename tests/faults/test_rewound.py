@@ -18,9 +18,9 @@ from faults.history import Delivered, Follows, Record, Resynced, read
 from faults.scale import SCALE
 from faults.stored import stored_in
 from faults.worker import Worker
-from hubbub import Hub, PostgresSettings
+from hubbub import Hub, PostgresSettings, Unavailable
 from hubbub.events import Resync
-from hubbub.postgres import connect
+from hubbub.postgres import Pool, Statement, connect
 from waiting import until_it_answers
 
 KEPT = 20
@@ -29,15 +29,20 @@ GONE = 10
 """Messages that come after it."""
 
 
+ANYTHING = Statement("test.anything", int, "SELECT 1")
+
+
 class Backup:
     """An earlier state of a database, in another one on the same server."""
 
     def __init__(self, database: PostgresSettings) -> None:
+        self._settings = database
         self._database = database.database
         self._maintenance = replace(database, database="chatapp")
 
     async def take(self) -> None:
-        """Nobody may be connected."""
+        """Nobody may be connected, and a pooler keeps the connections that nobody uses."""
+        await until_it_answers(self._all_are_gone)
         await self._run(f"CREATE DATABASE {self._database}_earlier TEMPLATE {self._database}")
 
     async def put_back(self) -> None:
@@ -46,6 +51,18 @@ class Backup:
         await until_it_answers(self._all_are_gone)
         await self._run(f"DROP DATABASE {self._database}")
         await self._run(f"ALTER DATABASE {self._database}_earlier RENAME TO {self._database}")
+        await until_it_answers(self._is_there)
+
+    async def _is_there(self) -> bool:
+        """A pooler that was refused asks again only after a while."""
+        pool = Pool(self._settings)
+        try:
+            await pool.fetch_all(ANYTHING)
+        except Unavailable:
+            return False
+        finally:
+            await pool.close()
+        return True
 
     async def _all_are_gone(self) -> bool:
         terminated = await self._run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
@@ -11,6 +12,10 @@ from hubbub import PostgresSettings
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.postgres.executor import T
 from hubbub.repositories import Messages
+from hubbub.repositories.messages.pages import NEWEST
+
+if TYPE_CHECKING:
+    from hubbub.postgres.connection import Connection
 
 BUFFERS = 60
 ROOMS = {"full": UUID(int=1), "usual": UUID(int=20), "quiet": UUID(int=100)}
@@ -63,8 +68,23 @@ async def test_a_newest_page_touches_as_much_in_a_table_four_times_as_large(
             explained = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"
             top = json.loads(await connection.fetchval(explained, *arguments))[0]["Plan"]
             touched[name].append(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+    planned_anew = {name: await _plans(connection, pool.asked[0], room_id) for name, room_id in ROOMS.items()}
     await connection.close()
     await pool.close()
     assert all(count < BUFFERS for counts in touched.values() for count in counts), touched
-    # One more level of the index is one more buffer on each side of the place.
+    # One more level of the index is one more buffer, and the places of a page may stand on two of its leaves.
     assert all(large <= small + 2 for small, large in touched.values()), touched
+    # PostgreSQL tries five plans for given numbers before it keeps one for any.
+    assert planned_anew == dict.fromkeys(ROOMS, 5)
+
+
+async def _plans(connection: Connection, sql: str, room_id: UUID) -> int:
+    """How many of twelve newest pages were planned for their own numbers."""
+    await connection.reload_schema_state()  # forget the statement and its plan
+    await connection.execute("DEALLOCATE ALL")
+    for _ in range(12):
+        await connection.fetch(sql, room_id, NEWEST, 51, 1)
+    planned: int = await connection.fetchval(
+        "SELECT custom_plans FROM pg_prepared_statements WHERE statement = $1", sql
+    )
+    return planned

@@ -40,3 +40,12 @@ async def test_hundreds_of_lookups_share_a_few_statements(
     users = [hub.users.get(user.id) for user in (ada, bob) for _ in range(100)]
     memberships = [hub.room_users.get(room.id, ada.id) for _ in range(200)]
     assert await statements.of(*users, *memberships) <= 8
+
+
+async def test_hundreds_who_open_the_same_room_share_a_few_statements(
+    hub: Hub, ada: User, room: Room, statements: Statements
+) -> None:
+    await hub.messages.send(room.id, ada.id, "hello")
+    pages = [hub.messages.page(room.id) for _ in range(200)]
+    as_json = [hub.messages.page_json(room.id) for _ in range(200)]
+    assert await statements.of(*pages, *as_json) <= 8

@@ -9,9 +9,9 @@ import asyncpg
 import pytest
 
 from hubbub import PostgresSettings, Unavailable
-from hubbub.postgres import Executor, Lookup, Pool, Statement
+from hubbub.postgres import Executor, Lookup, Pool, Statement, sharing
 from hubbub.postgres.executor import T
-from hubbub.postgres.lookup import MOST_TOGETHER
+from hubbub.postgres.sharing import MOST_TOGETHER
 from postgres.notes import Watch
 from waiting import until_it_answers
 
@@ -31,7 +31,8 @@ NOTE = Lookup(
     Note,
     f"SELECT id, body FROM notes WHERE id = $1 AND {PASSES}",
     many=NOTES,
-    key=lambda note: (note.id,),
+    named=lambda number: number,
+    name_of=lambda note: note.id,
 )
 PAIRS = Statement(
     "test.pairs",
@@ -39,7 +40,12 @@ PAIRS = Statement(
     "SELECT id, body FROM notes JOIN unnest($1::int[], $2::text[]) AS asked (id, body) USING (id, body)",
 )
 PAIR = Lookup(
-    "test.pair", Note, "SELECT id, body FROM notes WHERE id = $1 AND body = $2", many=PAIRS, key=lambda note: note
+    "test.pair",
+    Note,
+    "SELECT id, body FROM notes WHERE id = $1 AND body = $2",
+    many=PAIRS,
+    named=lambda number, body: (number, body),
+    name_of=tuple,
 )
 
 
@@ -245,7 +251,10 @@ async def test_in_a_transaction_each_lookup_is_a_statement_of_its_own_and_sees_w
     assert await look_up(pool, 3) == Note(3, "mine")
 
 
-async def test_closing_refuses_who_waits_and_leaves_nothing_behind(pool: Recorded, watch: Watch) -> None:
+async def test_closing_refuses_who_waits_and_leaves_nothing_behind(
+    pool: Recorded, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "PATIENCE_SECONDS", 60)  # or who waits is sent off on a busy machine
     await watch.connection.execute(GATE)
     under_way, waiting = asking(pool, [1, 2])
     await until_it_answers(watch.busy)

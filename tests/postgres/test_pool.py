@@ -136,6 +136,19 @@ async def test_a_value_that_a_column_cannot_hold_is_invalid_and_costs_no_connect
     assert (pool.size, pool.idle) == (1, 1)
 
 
+@pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "not prepared"])
+async def test_a_value_that_was_refused_leaves_no_transaction_open(
+    small: PostgresSettings, watch: Watch, prepared: bool
+) -> None:
+    """asyncpg refuses it itself, after the server has begun with the statement."""
+    pool = Pool(replace(small, prepared_statements=prepared))
+    with pytest.raises(Invalid):
+        await pool.execute(WRITE, "one", "a")
+    assert await watch.states() == ["idle"]
+    await watch.connection.execute("BEGIN; LOCK TABLE notes IN ACCESS EXCLUSIVE MODE NOWAIT; COMMIT")
+    await pool.close()
+
+
 async def test_prepared_statements_can_be_turned_off(small: PostgresSettings, watch: Watch) -> None:
     prepared = Statement("test.prepared", int, "SELECT count(*) FROM pg_prepared_statements WHERE NOT from_sql")
     timeout = Statement("test.timeout", str, "SELECT current_setting('statement_timeout')")

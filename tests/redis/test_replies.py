@@ -12,7 +12,6 @@ from hubbub.redis.replies import (
     integer,
     nothing,
     optional_data,
-    optional_data_array,
     truth,
 )
 
@@ -23,7 +22,6 @@ def test_a_reply_of_the_expected_kind_is_given_as_that_kind() -> None:
     assert optional_data(None) is None
     assert array([1, b"x"]) == [1, b"x"]
     assert data_array([b"x"]) == [b"x"]
-    assert optional_data_array([b"x", None]) == [b"x", None]
     assert truth(1)
     assert not truth(None)
     nothing(b"whatever")
@@ -37,7 +35,6 @@ def test_a_reply_of_the_expected_kind_is_given_as_that_kind() -> None:
         (optional_data, 1),
         (array, b"secret"),
         (data_array, [b"x", None]),
-        (optional_data_array, [1]),
     ],
 )
 def test_a_reply_of_another_kind_is_a_bug_and_its_content_is_not_told(

@@ -25,10 +25,11 @@ BYTES: Final = 8 << 20
 class Batch:
     """Consecutive lines of a file. `taken` are those that can be stored, with their numbers.
 
-    `before` is the number of lines in front of the batch, `is_last` whether the file ends with it.
+    `before` is the number of lines in front of the batch, `is_last` whether the file ends with it. `digest` has
+    read all lines up to its end.
     """
 
-    __slots__ = ("_digest_before", "_raw", "before", "checkpoint", "is_last", "refused", "taken")
+    __slots__ = ("_digest_before", "_raw", "before", "checkpoint", "digest", "is_last", "refused", "taken")
 
     def __init__(self, before: int, digest_before: _Hash, raw: list[bytes], *, is_last: bool) -> None:
         self.before = before
@@ -37,7 +38,8 @@ class Batch:
         self.refused: list[Refusal] = []
         self._digest_before = digest_before
         self._raw = raw
-        self.checkpoint = self._checkpoint(len(raw))
+        self.digest = self._digest_after(len(raw))
+        self.checkpoint = Checkpoint(self.digest.digest(), before + len(raw))
         self._parse()
 
     def reached(self, known: list[Checkpoint]) -> Checkpoint | None:
@@ -45,13 +47,13 @@ class Batch:
 
         `known` are checkpoints of whatever files whose number of lines lies within the batch.
         """
-        ours = [one for one in known if self._checkpoint(one.lines - self.before).digest == one.digest]
+        ours = [one for one in known if self._digest_after(one.lines - self.before).digest() == one.digest]
         return max(ours, key=lambda one: one.lines, default=None)
 
-    def _checkpoint(self, count: int) -> Checkpoint:
+    def _digest_after(self, count: int) -> _Hash:
         digest = self._digest_before.copy()
-        digest.update(b"".join(raw + b"\n" for raw in self._raw[:count]))
-        return Checkpoint(digest.digest(), self.before + count)
+        digest.update(b"\n".join([*self._raw[:count], b""]))
+        return digest
 
     def _parse(self) -> None:
         for number, raw in enumerate(self._raw, self.before + 1):
@@ -70,11 +72,11 @@ def batches(file: BufferedReader) -> Iterator[Batch]:
     raw = next(chunks, [])
     while raw or damage:
         following = next(chunks, [])
-        batch = Batch(before, digest.copy(), raw, is_last=not following)
+        batch = Batch(before, digest, raw, is_last=not following)
         if batch.is_last:
             batch.refused += damage
         yield batch
-        digest.update(b"".join(one + b"\n" for one in raw))
+        digest = batch.digest
         before += len(raw)
         if batch.is_last:
             return

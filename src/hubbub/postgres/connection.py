@@ -9,6 +9,7 @@ import asyncpg
 
 from hubbub.errors import Unavailable
 from hubbub.postgres.failures import translated
+from hubbub.postgres.pooler import refused_by_pooler
 from hubbub.postgres.run import FAILURES
 from hubbub.settings.tls import failure_in
 
@@ -61,6 +62,8 @@ def _cannot_connect(settings: PostgresSettings, error: Exception, seconds: float
         return Unavailable("postgresql", f"no connection to {where} within {seconds:g} s")
     if isinstance(error, OSError):
         return Unavailable("postgresql", f"cannot connect to {where}: {error.strerror or error}")
+    if (refusal := refused_by_pooler(error, where)) is not None:
+        return refusal
     known = translated(error, writes=False, lost=True)
     if isinstance(known, Unavailable):
         return Unavailable("postgresql", f"{where}: {known.reason}", retryable=known.retryable)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
@@ -31,8 +31,16 @@ class Executor(Protocol):
         """The first row as a model, or None where there is none."""
         ...
 
-    async def look_up(self, lookup: Lookup[T], *key: object) -> T | None:
+    def look_up(self, lookup: Lookup[T], *key: object) -> Awaitable[T | None]:
         """The row of the key, or None, in a statement shared with others who ask now, unless in a transaction."""
+        ...
+
+    def fetch_shared(self, statement: Statement[T], *args: object, by: float | None = None) -> Awaitable[list[T]]:
+        """As `fetch_all`, shared with others who ask for the same now, unless in a transaction.
+
+        The statement begins after the call, so the rows are no older than it. The list belongs to all who share
+        it: nobody may change it.
+        """
         ...
 
     async def execute(self, statement: Statement[T], *args: object) -> int:

@@ -13,6 +13,7 @@ import asyncpg
 
 from hubbub.errors import HubbubError, Invalid, Unavailable
 from hubbub.postgres.constraints import violated
+from hubbub.postgres.pooler import because_of_pooler
 
 # 'Key (user_id)=(0192...) is not present in table "users".'
 _KEY = re.compile(r"Key \([^)]*\)=\((?P<key>[^)]*)\) is not present")
@@ -23,6 +24,10 @@ ROLLED_BACK = (
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
 )
+
+# Nothing was done, so that on its own, outside of a transaction, the statement may be sent again at once. asyncpg
+# does so itself once where the schema was changed; a change of many columns comes between a second time.
+SENT_AGAIN = (*ROLLED_BACK, asyncpg.InvalidCachedStatementError)
 
 # What else did not run or was rolled back, and the reason that is given. The first that fits is taken.
 DID_NOT_RUN: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
@@ -60,6 +65,10 @@ MISCONFIGURED = (
     asyncpg.InsufficientPrivilegeError,
 )
 
+# asyncpg refuses a value itself once the server has told it the types, and leaves the server waiting for the rest
+# of the statement: in a transaction that has begun, holding the locks of what it is about.
+LEFT_HALFWAY = (asyncpg.DataError,)
+
 
 def translated(error: Exception, *, writes: bool, lost: bool = False) -> HubbubError | None:
     """The error of hubbub's that says the same as `error`, or None for one that only a bug can cause.
@@ -74,7 +83,7 @@ def translated(error: Exception, *, writes: bool, lost: bool = False) -> HubbubE
         return Invalid("argument", "has a type or a size that the column cannot hold")
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | AttributeError) and not lost:
         return None
-    return _unavailable(error, writes=writes)
+    return because_of_pooler(error) or _unavailable(error, writes=writes)
 
 
 def _integrity(error: asyncpg.IntegrityConstraintViolationError) -> HubbubError | None:

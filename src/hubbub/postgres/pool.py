@@ -10,11 +10,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from hubbub.errors import HubbubError, Unavailable
+from hubbub.errors import HubbubError, Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
 from hubbub.postgres.connection import connect
-from hubbub.postgres.failures import LOST, ROLLED_BACK
+from hubbub.postgres.failures import LEFT_HALFWAY, LOST, SENT_AGAIN
 from hubbub.postgres.lookup import Lookup, Lookups
+from hubbub.postgres.outage import Outage
 from hubbub.postgres.run import carry_out, now, run, too_late
 from hubbub.postgres.statement import Statement, count_of
 from hubbub.postgres.transaction import Transaction
@@ -52,12 +53,25 @@ class Pool:
         self._used: set[Connection] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._reaper: asyncio.TimerHandle | None = None
+        self._outage = Outage(self._reach)
         self._lookups = Lookups(self, settings.deadline_seconds)
         self._closed = False
 
     async def open(self) -> None:
-        """Connect once, so that a wrong setting is told now. Raises `Unavailable`."""
-        self._release(await self._acquire(now() + self._settings.deadline_seconds))
+        """Connect once, so that a wrong setting is told now.
+
+        A server that is starting, overrun or full is tried again until the deadline, with pauses: all processes of
+        an application may start at once. Raises `Unavailable`.
+        """
+        deadline = self.deadline()
+        while True:
+            try:
+                self._release(await self._acquire(deadline))
+            except Unavailable as failure:
+                if now() >= deadline or not _may_pass(failure):
+                    raise
+            else:
+                return
 
     async def close(self) -> None:
         """Refuse new callers, wait for those at work until the deadline, close every connection. Idempotent."""
@@ -66,6 +80,7 @@ class Pool:
         self._closed = True
         if self._reaper is not None:
             self._reaper.cancel()
+        await self._outage.close()
         try:
             async with asyncio.timeout(self._settings.deadline_seconds):
                 for _ in range(self._settings.pool_size):
@@ -107,8 +122,11 @@ class Pool:
         row = await self._run(statement, lambda connection: connection.fetchrow(statement.sql, *args), by)
         return None if row is None else statement.model(*row)
 
-    async def look_up(self, lookup: Lookup[T], *key: object) -> T | None:
-        return await self._lookups.find(lookup, key)
+    def look_up(self, lookup: Lookup[T], *key: object) -> Awaitable[T | None]:
+        return self._lookups.find(lookup, key)
+
+    def fetch_shared(self, statement: Statement[T], *args: object, by: float | None = None) -> Awaitable[list[T]]:
+        return self._lookups.share(statement, args, by)
 
     async def execute(self, statement: Statement[T], *args: object) -> int:
         tag = await self._run(statement, lambda connection: connection.execute(statement.sql, *args))
@@ -157,6 +175,10 @@ class Pool:
                     name=statement.name,
                     instrumentation=self._instrumentation,
                 )
+            except Invalid as refusal:
+                if isinstance(refusal.__cause__, LEFT_HALFWAY):
+                    await _settle(connection)
+                raise
             except Unavailable as failure:
                 pause = random.uniform(0.001, 0.02) * attempt  # noqa: S311 - jitter, not a secret
                 if attempt == ATTEMPTS or now() + pause >= deadline or not _may_repeat(statement, failure):
@@ -167,6 +189,18 @@ class Pool:
             attempt += 1
 
     async def _acquire(self, deadline: float) -> Connection:
+        if self._outage.trouble is not None and not self._idle and not self._closed:
+            await self._outage.next_attempt(deadline - now())
+            if self._outage.trouble is not None and not self._idle:
+                raise self._outage.trouble.for_another()
+        return await self._take(deadline)
+
+    async def _reach(self) -> None:
+        """Connect, or find that a connection has come back meanwhile."""
+        deadline = now() + self._settings.connect_timeout_seconds
+        self._release(await self._take(deadline, is_attempt=True))
+
+    async def _take(self, deadline: float, *, is_attempt: bool = False) -> Connection:
         if self._closed:
             raise Unavailable("hub", "it is closed", retryable=False)
         if self._gate.locked():
@@ -174,7 +208,7 @@ class Pool:
         else:
             await self._gate.acquire()  # at once: a timeout around it would cost more than all the rest of this
         try:
-            connection = await self._ready(deadline)
+            connection = await self._ready(deadline, is_attempt=is_attempt)
         except BaseException:
             self._gate.release()
             raise
@@ -193,16 +227,29 @@ class Pool:
             self._waiting -= 1
             self._instrumentation.waited(now() - since)
 
-    async def _ready(self, deadline: float) -> Connection:
-        """An open connection that nobody uses: the one used last, or a new one."""
+    async def _ready(self, deadline: float, *, is_attempt: bool) -> Connection:
+        """An open connection that nobody uses: the one used last, or a new one.
+
+        In an outage only its attempts make one: those who stood in line when it began would try one by one.
+        """
         if self._closed:  # while this caller was waiting
             raise Unavailable("hub", "it is closed", retryable=False)
         while self._idle:
             _, connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
-        left = max(deadline - now(), 0.001)
-        connection = await connect(self._settings, within_seconds=left, server_settings=self._server_settings())
+        if self._outage.trouble is not None and not is_attempt:
+            raise self._outage.trouble.for_another()
+        since = now()
+        left = max(deadline - since, 0.001)
+        try:
+            connection = await connect(
+                self._settings, within_seconds=left, server_settings=self._server_settings()
+            )
+        except Unavailable as trouble:
+            self._outage.goes_on(trouble, now() - since)
+            raise
+        self._outage.is_over()
         self._instrumentation.connected("postgresql")
         return connection
 
@@ -256,11 +303,20 @@ class Pool:
 def _may_repeat(statement: Statement[T], failure: Unavailable) -> bool:
     """Whether sending the statement again cannot do its work twice."""
     cause = failure.__cause__
-    return isinstance(cause, ROLLED_BACK) or (statement.repeatable and isinstance(cause, LOST))
+    return isinstance(cause, SENT_AGAIN) or (statement.repeatable and isinstance(cause, LOST))
+
+
+def _may_pass(failure: Unavailable) -> bool:
+    """Whether a server that takes no connection now may take one soon: it is there, and says so or nothing."""
+    cause = failure.__cause__
+    return failure.retryable and (isinstance(cause, TimeoutError) or not isinstance(cause, OSError))
 
 
 async def _settle(connection: Connection) -> None:
-    """Wait for the cancellation that asyncpg has asked for: the next statement waits for it, so send one."""
+    """Have the server end what it is at: a statement that was cancelled, or never sent as a whole.
+
+    Any statement does: asyncpg sends it once the cancellation that it has asked for is answered.
+    """
     try:
         await run(
             connection,

@@ -91,6 +91,8 @@ class Transaction:
     async def look_up(self, lookup: Lookup[T], *key: object) -> T | None:
         return await self.fetch_one(lookup, *key)  # on this connection, which alone sees what was done here
 
+    fetch_shared = fetch_all  # for the same reason
+
     async def execute(self, statement: Statement[T], *args: object) -> int:
         tag = await self._run(statement.name, lambda connection: connection.execute(statement.sql, *args))
         return count_of(tag)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
+
 from hubbub.redis.refusals import ReplyError, meaning
 
 if TYPE_CHECKING:
@@ -16,20 +18,18 @@ Outcome: TypeAlias = "Reply | ReplyError | Unavailable"
 """What became of one command of a pipeline."""
 
 
-class Call:
+class Call(msgspec.Struct, eq=False, gc=False):
     """A command and the future of the caller that waits for its reply.
 
     The future is done early when the caller gives up. The reply comes all the same and is thrown away, so
-    that the replies behind it go to whom they belong.
+    that the replies behind it go to whom they belong. There is one for each command: a struct that the garbage
+    collector leaves alone, as nothing that it holds leads back to it, takes half as long to make.
     """
 
-    __slots__ = ("deadline", "future", "packed", "since")
-
-    def __init__(self, future: asyncio.Future[Any], packed: bytes, since: float, deadline: float) -> None:
-        self.future = future
-        self.packed = packed
-        self.since = since
-        self.deadline = deadline
+    future: asyncio.Future[Any]
+    packed: bytes
+    since: float
+    deadline: float
 
     def answer(self, reply: Reply | ReplyError) -> None:
         """Give the caller what the server replied."""
@@ -47,20 +47,14 @@ class Call:
             self.future.set_exception(error)
 
 
-class Pipeline(Call):
+class Pipeline(Call, eq=False, gc=False):
     """Commands that go out together, with one future for what becomes of them all: a reply of each."""
 
-    __slots__ = ("_outcomes", "_steps")
-
-    def __init__(
-        self, future: asyncio.Future[Any], packed: bytes, since: float, deadline: float, *, steps: int
-    ) -> None:
-        super().__init__(future, packed, since, deadline)
-        self._outcomes: list[Outcome] = []
-        self._steps = steps
+    steps: int
+    outcomes: list[Outcome] = []
 
     def answer(self, reply: Reply | ReplyError) -> None:
         """Add to the outcomes; with the last one the caller has its answer."""
-        self._outcomes.append(meaning(reply) if isinstance(reply, ReplyError) else reply)
-        if len(self._outcomes) == self._steps and not self.future.done():
-            self.future.set_result(self._outcomes)
+        self.outcomes.append(meaning(reply) if isinstance(reply, ReplyError) else reply)
+        if len(self.outcomes) == self.steps and not self.future.done():
+            self.future.set_result(self.outcomes)

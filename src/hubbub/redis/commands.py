@@ -120,7 +120,7 @@ class Connection:
             future.set_result([])
             return future
         steps = len(packed)
-        pipeline = Pipeline(future, b"".join(packed), now, deadline, steps=steps)
+        pipeline = Pipeline(future, b"".join(packed), now, deadline, steps)
         self._enqueue(pipeline, steps, loop, now)
         return future
 
@@ -130,15 +130,20 @@ class Connection:
         if refusal is not None:
             call.fail(refusal)
             return
-        self._unwritten.extend((call,) * commands)
+        if commands == 1:
+            self._unwritten.append(call)
+        else:
+            self._unwritten.extend((call,) * commands)
         self._unwritten_bytes += len(call.packed)
         if wire is None or call.deadline < self._alarm.at:
             self._alarm.ring_by(self._unwritten_until(call), now)
+        if self._flush_is_due:
+            return  # along with the others
         if commands == 1 and wire is not None and wire.idle:
             # A lone caller, one call after another: nobody to wait for. Where many commands come at once, as after
             # a commit, others are likely to follow, and a write costs more than all of them.
             self._flush()
-        elif not self._flush_is_due:
+        else:
             self._flush_is_due = True
             loop.call_soon(self._flush)
 

@@ -57,11 +57,6 @@ def data_array(reply: Reply) -> list[bytes]:
     return [data(item) for item in array(reply)]
 
 
-def optional_data_array(reply: Reply) -> list[bytes | None]:
-    """A list of strings with None where there is none, as of MGET."""
-    return [optional_data(item) for item in array(reply)]
-
-
 def _unexpected(reply: Reply, wanted: str) -> TypeError:
     # Only the kind of the reply: its content may be secret.
     return TypeError(f"Redis replied with {type(reply).__name__} where {wanted} was expected")

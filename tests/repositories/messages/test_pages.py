@@ -93,3 +93,47 @@ async def test_in_a_transaction_it_is_the_page_of_the_transaction(hub: Hub, room
         sent = await tx.messages.send(room.id, ada.id, "not yet")
         assert msgspec.json.decode(await tx.messages.page_json(room.id), type=MessagePage).items == [sent]
     assert b"not yet" in await hub.messages.page_json(room.id)
+
+
+async def test_those_who_share_a_page_each_find_what_was_sent_before_they_asked(
+    hub: Hub, room: Room, ada: User
+) -> None:
+    acknowledged = 0
+
+    async def send() -> None:
+        nonlocal acknowledged
+        for number in range(60):
+            acknowledged = (await hub.messages.send(room.id, ada.id, f"message {number}")).seq
+
+    async def read(*, as_json: bool) -> None:
+        while not sending.done():
+            least = acknowledged
+            if as_json:
+                page = msgspec.json.decode(await hub.messages.page_json(room.id), type=MessagePage)
+            else:
+                page = await hub.messages.page(room.id)
+            assert [message.seq for message in page.items] == sorted(message.seq for message in page.items)
+            assert (page.items[-1].seq if page.items else 0) >= least
+
+    sending = asyncio.create_task(send())
+    await asyncio.gather(sending, *(read(as_json=number % 4 == 0) for number in range(20)))
+
+
+async def test_those_who_share_a_page_have_each_a_list_of_their_own(
+    hub: Hub, room: Room, said: list[Message]
+) -> None:
+    pages = await asyncio.gather(*(hub.messages.page(room.id) for _ in range(5)))
+    for page in pages:
+        page.items.clear()
+    assert len((await hub.messages.page(room.id)).items) == len(said)
+    again = await asyncio.gather(*(hub.messages.page(room.id) for _ in range(5)))
+    again[1].items.clear()
+    assert [len(page.items) for page in again] == [len(said), 0, len(said), len(said), len(said)]
+
+
+async def test_a_message_of_the_same_transaction_is_on_the_page(hub: Hub, room: Room, ada: User) -> None:
+    async with hub.transaction() as tx:
+        sent = await tx.messages.send(room.id, ada.id, "mine")
+        pages = await asyncio.gather(*(tx.messages.page(room.id) for _ in range(3)))
+        assert [page.items[-1] for page in pages] == [sent] * 3
+        assert sent not in (await hub.messages.page(room.id)).items

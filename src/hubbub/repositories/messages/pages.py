@@ -16,6 +16,36 @@ Place = int | Message
 
 NEWEST: Final = 2**63 - 1
 
+# What a page reads at most stands in the SQL, around it what was asked for. Of a bare LIMIT $3 PostgreSQL expects
+# a tenth of the room, finds that dear in a large table, and plans each page anew for its own numbers, which takes
+# as long as to read it.
+_MOST: Final = inputs.PAGE_LIMIT + 1
+_OLDER: Final = f"""
+    SELECT {MESSAGE}
+    FROM (
+        SELECT {MESSAGE}
+        FROM messages
+        WHERE room_id = $1
+            AND seq < $2
+        ORDER BY seq DESC
+        LIMIT {_MOST}
+    ) AS older
+    ORDER BY seq DESC
+"""
+_NEWER: Final = f"""
+    SELECT {MESSAGE}
+    FROM (
+        SELECT {MESSAGE}
+        FROM messages
+        WHERE room_id = $1
+            AND seq >= $2
+            AND $2 < {NEWEST}
+        ORDER BY seq
+        LIMIT {_MOST}
+    ) AS newer
+    ORDER BY seq
+"""
+
 
 class Span(NamedTuple):
     """What a page shows: so many messages before the pivot, a seq, and so many from it on."""
@@ -40,41 +70,28 @@ def _as_it_is(page: bytes) -> bytes:
 
 
 class Pages:
-    """Reads pages. Who may read them is the caller's to ask."""
+    """Reads pages. Who may read them is the caller's to ask.
+
+    Those who wait for the same page share the statement that reads it, as when everybody opens one room. A caller
+    joins only one that has not been sent: what was acknowledged before the call is on the page.
+    """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
     # One statement for every direction: so many before the pivot, so many from it on. One row more than asked for
-    # on a side, or one row of the side that was not asked for, says whether there is more.
+    # on a side, or one row of the side that was not asked for, says whether there is more. After the newest there
+    # is nothing to look for: PostgreSQL sees that before it goes down the index.
     _PAGE = Statement(
         "messages.page",
         Message,
-        f"""
-        (
-            SELECT {MESSAGE}
-            FROM messages
-            WHERE room_id = $1
-                AND seq < $2
-            ORDER BY seq DESC
-            LIMIT $3
-        )
-        UNION ALL
-        (
-            SELECT {MESSAGE}
-            FROM messages
-            WHERE room_id = $1
-                AND seq >= $2
-            ORDER BY seq
-            LIMIT $4
-        )
-        """,
+        f"({_OLDER} LIMIT $3) UNION ALL ({_NEWER} LIMIT $4) LIMIT $3 + $4",
     )
 
     async def read(self, span: Span, deadline: float) -> MessagePage:
         """The page. Raises `NotFound` for an unknown room."""
         room_id, pivot, older, newer = span
-        rows = await self._executor.fetch_all(self._PAGE, room_id, pivot, older + 1, newer + 1, by=deadline)
+        rows = await self._executor.fetch_shared(self._PAGE, room_id, pivot, older + 1, newer + 1, by=deadline)
         if not rows:
             await self._check_room(room_id, deadline)
         before = [message for message in rows if message.seq < pivot]  # the newest first
@@ -92,18 +109,10 @@ class Pages:
         _as_it_is,
         f"""
         WITH older AS MATERIALIZED (
-            SELECT {MESSAGE}
-            FROM messages
-            WHERE room_id = $1
-                AND seq < $2
-            ORDER BY seq DESC
+            {_OLDER}
             LIMIT $3 + 1
         ), newer AS MATERIALIZED (
-            SELECT {MESSAGE}
-            FROM messages
-            WHERE room_id = $1
-                AND seq >= $2
-            ORDER BY seq
+            {_NEWER}
             LIMIT $4 + 1
         ), page AS (
             (
@@ -137,10 +146,9 @@ class Pages:
     async def read_json(self, span: Span, deadline: float) -> bytes:
         """The page as JSON. Raises `NotFound` for an unknown room."""
         room_id, pivot, older, newer = span
-        page = await self._executor.fetch_one(self._PAGE_JSON, room_id, pivot, older, newer, by=deadline)
-        if page is None:
-            raise NotFound("room", room_id)
-        return page
+        for page in await self._executor.fetch_shared(self._PAGE_JSON, room_id, pivot, older, newer, by=deadline):
+            return page
+        raise NotFound("room", room_id)
 
     _ROOM_EXISTS = Statement(
         "messages.room_exists", bool, "SELECT EXISTS (SELECT 1 FROM rooms WHERE id = $1) AS room_exists"

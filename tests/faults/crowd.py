@@ -1,0 +1,117 @@
+"""Many processes at once, forked from one that has everything loaded already: they share most of its memory.
+
+python -m faults.crowd PLAN         PLAN: a `Plan` as JSON; the settings are in the environment
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import os
+import random
+import signal
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from faults.history import History, Opened, Served, now
+from faults.process import plan_of, run, settings_of_environment
+from hubbub import Hub, Settings, Unavailable
+
+# Of Linux: the signal that a process gets when its parent has died.
+PR_SET_PDEATHSIG = 1
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How many processes, how many callers in each, and how often each of these calls."""
+
+    history: Path
+    user_id: UUID
+    processes: int
+    callers: int = 2
+    pause_seconds: float = 1
+    """Between two calls of a caller. One that was refused tries again sooner, as callers do."""
+
+
+class Member:
+    """One process of the crowd."""
+
+    def __init__(self, number: int, plan: Plan, history: History) -> None:
+        self._number = number
+        self._plan = plan
+        self._history = history
+
+    async def live(self, settings: Settings) -> None:
+        hub = await self._open(settings)
+        await asyncio.gather(*(self._call(hub) for _ in range(self._plan.callers)))
+
+    async def _open(self, settings: Settings) -> Hub:
+        """As often as it takes: what starts a service starts it again."""
+        began, tries = now(), 1
+        while True:
+            try:
+                hub = await Hub(settings).start()
+            except Unavailable:
+                tries += 1
+                await _a_moment()
+            else:
+                self._history.write(Opened(now(), self._number, began, tries))
+                return hub
+
+    async def _call(self, hub: Hub) -> None:
+        while True:
+            began = now()
+            try:
+                await hub.rooms.list_for(self._plan.user_id)
+            except Unavailable:
+                await _a_moment()
+            else:
+                self._history.write(Served(now(), self._number, began))
+                await asyncio.sleep(self._plan.pause_seconds * random.uniform(0.5, 1.5))
+
+
+async def _a_moment() -> None:
+    await asyncio.sleep(random.uniform(0.01, 0.1))
+
+
+def fork(plan: Plan, settings: Settings) -> list[int]:
+    """The pids of processes that all begin at the same moment."""
+    gate, opening = os.pipe()
+    gc.freeze()  # or the first collection in each would make its own copy of everything
+    pids = []
+    for number in range(plan.processes):
+        pid = os.fork()
+        if pid == 0:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            os.close(opening)
+            os.read(gate, 1)  # until the parent closes it
+            random.seed(number)
+            with History(plan.history) as history:
+                asyncio.run(Member(number, plan, history).live(settings))
+            os._exit(0)
+        pids.append(pid)
+    os.close(gate)
+    os.close(opening)
+    return pids
+
+
+def main() -> None:
+    plan = plan_of(Plan)
+    pids = fork(plan, settings_of_environment())
+
+    async def until_told_to_end(_told: asyncio.Event) -> None:
+        await asyncio.Event().wait()
+
+    try:
+        run(until_told_to_end)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    main()

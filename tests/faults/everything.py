@@ -1,0 +1,93 @@
+"""Every public call of a hub, found by reflection, so that a new one is under test on the day it is made."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+from uuid import uuid4
+
+from hubbub import Hub, new_id
+from injection.operations import NOT_DRIVEN, NOT_PARTS, World, operations, used
+
+Call = Callable[[], Awaitable[object]]
+
+# What reflection does not drive, and who does.
+DRIVEN_ELSEWHERE = {
+    "start": "the test opens another hub",
+    "close": "the test closes another hub",
+    "transaction": "here",
+    "presence.start": "by start",
+    "presence.close": "by close",
+    "typing.start_tasks": "by start",
+    "typing.close": "by close",
+    "cache.close": "by close",
+    "cache.invalidate": "does not wait; every change calls it",
+}
+PARTS_ELSEWHERE = {
+    "settings": "values",
+    "history": "here",
+}
+assert NOT_DRIVEN.keys() <= DRIVEN_ELSEWHERE.keys(), "a public method that nobody drives"
+assert NOT_PARTS.keys() <= PARTS_ELSEWHERE.keys(), "a public part that nobody drives"
+
+
+async def world_in(hub: Hub) -> World:
+    """Two people of this world's own, a room of theirs with a message in it, and a session."""
+    name = uuid4().hex[:20]
+    ada = await hub.users.create(f"ada-{name}@example.org", f"ada-{name}", "not a hash")
+    bob = await hub.users.create(f"bob-{name}@example.org", f"bob-{name}", "not a hash")
+    room = await hub.rooms.create(name, created_by=ada.id)
+    await hub.room_users.add(room.id, bob.id)
+    message = await hub.messages.send(room.id, ada.id, "hello")
+    world = World(hub, ada, bob, room, message, await hub.sessions.create_session(ada.id))
+    # Those that are refused where they are taken or make no sense would never come to a server.
+    world.good |= {"username": f"grace-{name}", "email": f"grace-{name}@example.org", "login": ada.username}
+    world.good |= {"session_id": (await hub.sessions.list_sessions(ada.id))[0].id, "deadline_seconds": 1.0}
+    return world
+
+
+def calls_in(world: World, folder: Path) -> dict[str, Call]:
+    """Each by its name, ready to be made once or more often."""
+    hub = world.hub
+    calls = {
+        operation.name: _call(operation.of(hub), {name: world.good[name] for name in operation.parameters})
+        for operation in operations(hub)
+    }
+    return calls | {
+        "transaction": lambda: _transaction(world),
+        "history.find": lambda: hub.history.find(world.room.name),
+        "history.lines": lambda: _read_lines(world),
+        "history.load": lambda: _load(world, folder),
+    }
+
+
+def _call(method: Callable[..., object], arguments: dict[str, object]) -> Call:
+    async def call() -> object:
+        return await used(method(**arguments))
+
+    return call
+
+
+async def _transaction(world: World) -> None:
+    async with world.hub.transaction() as tx:
+        await tx.users.get(world.ada.id)
+        await tx.messages.send(world.room.id, world.ada.id, "first", id=new_id())
+        async with tx.savepoint() as part:
+            await part.messages.send(world.room.id, world.ada.id, "second")
+
+
+async def _read_lines(world: World) -> None:
+    async with aclosing(world.hub.history.lines(world.room.id)) as pieces:
+        async for _ in pieces:
+            pass
+
+
+async def _load(world: World, folder: Path) -> None:
+    """A line of history that nobody has loaded before."""
+    path = folder / f"{uuid4().hex}.jsonl.gz"
+    line = b'{"kind": "message", "room": "%s", "user": "eve", "at": "2020-01-01T00:00:00Z", "content": "hello"}\n'
+    path.write_bytes(gzip.compress(line % uuid4().hex.encode()))
+    with path.open("rb") as file:
+        await world.hub.history.load(file)

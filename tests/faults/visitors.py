@@ -1,0 +1,84 @@
+"""Callers in this process who read and write while something happens to the servers, and what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+from faults.chat import Chat
+from hubbub import Hub, Unavailable
+
+POOL_SIZE = 5
+PAUSE_SECONDS = 0.01
+
+
+class Visitors(NamedTuple):
+    """The hub that all of them share, and how often which call failed with which `Unavailable`."""
+
+    hub: Hub
+    answered: Counter[str]
+    refused: Counter[tuple[str, str]]
+
+    async def are_served(self) -> None:
+        """Wait until each kind of call has been answered once more."""
+        async with asyncio.timeout(30):
+            for name, count in list(self.answered.items()):
+                while self.answered[name] == count:  # noqa: ASYNC110 - it is a server that is waited for
+                    await asyncio.sleep(PAUSE_SECONDS)
+
+
+def calls_of(hub: Hub, chat: Chat) -> dict[str, Callable[[], Awaitable[object]]]:
+    """Reads of every table, and changes that add nothing to a log, to whose end followers have to come."""
+    [room_id, *_], [user_id, *others] = chat.room_ids, chat.user_ids
+
+    async def together() -> None:
+        async with hub.transaction() as tx:
+            user = await tx.users.get(user_id)
+            assert user is not None
+            await tx.users.update_profile(user_id, avatar_url=user.avatar_url)
+            await tx.room_users.get(room_id, user_id)
+
+    return {
+        "messages.page": lambda: hub.messages.page(room_id),
+        "messages.page_json": lambda: hub.messages.page_json(room_id),
+        "messages.since": lambda: hub.messages.since(room_id, None),
+        "messages.by_author": lambda: hub.messages.by_author(user_id),
+        "rooms.get": lambda: hub.rooms.get(room_id),
+        "rooms.list_for": lambda: hub.rooms.list_for(user_id),
+        "room_users.members": lambda: hub.room_users.members(room_id),
+        "users.get": lambda: hub.users.get(user_id),
+        "users.find_by_username": lambda: hub.users.find_by_username("p0"),
+        "users.update_profile": lambda: hub.users.update_profile(others[0], avatar_url="/a.png"),
+        "receipts.unread_counts": lambda: hub.receipts.unread_counts(user_id),
+        "receipts.mark_read": lambda: hub.receipts.mark_read(room_id, user_id, up_to=1),
+        "transaction": together,
+    }
+
+
+@asynccontextmanager
+async def visitors(chat: Chat) -> AsyncIterator[Visitors]:
+    """One caller of each kind, for as long as the block runs. An error other than `Unavailable` fails the test."""
+    patient = replace(chat.settings.postgres, pool_size=POOL_SIZE)
+    async with Hub(replace(chat.settings, postgres=patient)) as hub, asyncio.TaskGroup() as group:
+        found = Visitors(hub, Counter(), Counter())
+
+        async def visit(name: str, call: Callable[[], Awaitable[object]]) -> None:
+            while True:
+                try:
+                    await call()
+                except Unavailable as error:
+                    found.refused[name, error.reason] += 1
+                else:
+                    found.answered[name] += 1
+                await asyncio.sleep(PAUSE_SECONDS)
+
+        visits = [group.create_task(visit(name, call)) for name, call in calls_of(hub, chat).items()]
+        while len(found.answered) < len(visits):  # noqa: ASYNC110 - each has to have been here once
+            await asyncio.sleep(PAUSE_SECONDS)
+        yield found
+        for task in visits:
+            task.cancel()
