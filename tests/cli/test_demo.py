@@ -25,6 +25,7 @@ from hubbub.cli._demo.run import Step, run
 from hubbub.cli._demo.stage import Stage
 from hubbub.cli.demo import demo
 from hubbub.postgres import connect
+from redis_server import title
 
 SECONDS = 100
 
@@ -82,7 +83,7 @@ def test_it_loads_a_log_lets_people_talk_and_leaves_nothing_behind(log: Path, ho
         assert err == ""
         told = json.loads(out)
         assert told["ok"] is True
-        assert told["servers"].keys() == {"postgresql", "valkey"}
+        assert told["servers"].keys() == {"postgresql", title().lower()}
         assert [line["line"] for line in told["log"]["first_refused"]] == [4]
         assert [one["username"] for one in told["log"]["renamed"]] in (["Ada-2"], ["ada-2"])
         checks = [check for step in told["steps"] for check in step["checks"]]

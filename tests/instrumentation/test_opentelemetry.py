@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from time import time_ns
 from typing import Any
 
+import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
-from hubbub import Hub, Settings
+from hubbub import Conflict, Hub, Settings, Unavailable, User
 from hubbub.instrumentation.opentelemetry import OpenTelemetryInstrumentation
+from hubbub.postgres import Pool, Statement
+
+SLEEP = Statement("test.sleep", str, "SELECT pg_sleep($1)::text AS slept")
 
 
 def _points(reader: InMemoryMetricReader) -> dict[tuple[str, ...], Any]:
@@ -60,3 +71,81 @@ async def test_of_a_hub_at_work_it_gives_the_pool(settings: Settings) -> None:
         assert points["hubbub.pool.connections", "idle"].value >= 1
     assert _points(reader)["hubbub.statement.duration", "users.find_by_username", "ok"].count == 1
     provider.shutdown()
+
+
+class Traces:
+    """What an application that traces its requests would see."""
+
+    def __init__(self) -> None:
+        self.provider = TracerProvider()
+        self._exporter = InMemorySpanExporter()
+        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.tracer: Tracer = self.provider.get_tracer("the application")
+        self.instrumentation = OpenTelemetryInstrumentation(tracer_provider=self.provider)
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self._exporter.get_finished_spans() if span.name == name]
+
+    @property
+    def of_hubbub(self) -> list[ReadableSpan]:
+        finished = self._exporter.get_finished_spans()
+        return [span for span in finished if span.kind is SpanKind.CLIENT]
+
+
+@pytest.fixture
+def traces() -> Iterator[Traces]:
+    traces = Traces()
+    yield traces
+    traces.provider.shutdown()
+
+
+@pytest.fixture
+async def traced(settings: Settings, traces: Traces) -> AsyncIterator[Hub]:
+    async with Hub(settings, instrumentation=traces.instrumentation) as hub:
+        yield hub
+
+
+async def test_a_statement_is_a_span_in_the_trace_of_the_request(traced: Hub, traces: Traces) -> None:
+    before = time_ns()
+    with traces.tracer.start_as_current_span("GET /rooms") as request:
+        ada = await traced.users.create("ada@example.org", "ada", "not a hash")
+        await traced.rooms.create("engine-room", created_by=ada.id)
+    [created] = traces.named("users.create")
+    assert created.kind is SpanKind.CLIENT
+    assert created.parent == request.get_span_context()
+    assert created.status.status_code is StatusCode.UNSET
+    assert created.start_time is not None
+    assert created.end_time is not None
+    assert before <= created.start_time < created.end_time <= time_ns()
+    assert created.attributes == {
+        "db.system.name": "postgresql",
+        "db.query.summary": "users.create",
+        "hubbub.outcome": "ok",
+    }
+    assert all("ada" not in str(span.to_json()) for span in traces.of_hubbub)
+
+
+async def test_what_a_rule_refused_is_no_error_and_what_had_no_answer_is(
+    settings: Settings, traced: Hub, traces: Traces, ada: User
+) -> None:
+    pool = Pool(replace(settings.postgres, deadline_seconds=0.2), traces.instrumentation)
+    with traces.tracer.start_as_current_span("POST /users"):
+        with pytest.raises(Conflict):
+            await traced.users.create(ada.email, "countess", "not a hash")
+        with pytest.raises(Unavailable):
+            await pool.fetch_all(SLEEP, 30.0)
+    await pool.close()
+    [refused] = traces.named("users.create")
+    [failed] = traces.named("test.sleep")
+    assert refused.status.status_code is StatusCode.UNSET
+    assert (refused.attributes or {})["hubbub.outcome"] == "refused"
+    assert failed.status.status_code is StatusCode.ERROR
+    assert (failed.attributes or {})["error.type"] == "failed"
+
+
+async def test_outside_of_a_trace_there_are_no_spans(traced: Hub, traces: Traces) -> None:
+    """As of the heartbeats of followers, which would each be a trace of its own."""
+    await traced.users.find_by_username("ada")
+    with traces.tracer.start_as_current_span("GET /healthz"):
+        pass
+    assert traces.of_hubbub == []

@@ -4,54 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
+import resource
+import socket
 import subprocess
 import sys
-import tempfile
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGABRT
 
 import pytest
 
-from hubbub import Hub, HubbubError, Settings, migrations
-from hubbub.embedded import Servers
+from hubbub import Hub, HubbubError, Settings
 from hubbub.passwords import LEAST_COST, Passwords
-from hubbub.postgres import connect
 from hubbub.redis import Connection
-from rights import superuser
+from secrecy.conftest import looked_at, superuser_of
 from services.monitored import monitored
 
 PASSWORD, NEW_PASSWORD, GUESS = "kept-pass-ἀ-1", "kept-pass-2", "kept-guess-3"
 WRONG_LOGIN = "kept-server-login-4"
 TOO_LONG = "kept-too-long-5" * 10
-LOG_ALL = (
-    *("log_statement = 'all'", "log_min_duration_statement = 0", "log_parameter_max_length = -1"),
-    *("log_parameter_max_length_on_error = -1", "log_connections = on", "log_min_messages = debug1"),
-)
-
-
-@pytest.fixture
-async def folder() -> AsyncIterator[Path]:
-    """Where the account of the servers may pass."""
-    folder = Path(tempfile.mkdtemp(prefix="hubbub-secrets-"))
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-async def talkative(folder: Path) -> AsyncIterator[Settings]:
-    """Servers that write down whatever they are asked, with every parameter."""
-    async with Servers(folder, fsync=False) as settings:
-        await migrations.up(settings.postgres)
-        connection = await connect(superuser(settings.postgres, folder))
-        for setting in LOG_ALL:
-            await connection.execute(f"ALTER SYSTEM SET {setting}")
-        await connection.execute("SELECT pg_reload_conf()")
-        await connection.close()
-        yield settings
 
 
 async def _refused(action: object) -> str:
@@ -104,11 +78,15 @@ async def test_neither_server_nor_log_nor_error_tells_a_password_or_a_token(
     # asyncpg and redis-py log nothing; asyncio in its debug mode logs the repr of what is slow.
     connection = Connection(talkative.redis)
     await connection.start()
-    async with monitored(talkative.redis, connection) as told:
+    async with (
+        monitored(talkative.redis, connection) as told,
+        looked_at(superuser_of(talkative, folder)) as seen,
+    ):
         tokens, said = await _live(talkative)
     await connection.close()
     written = {
-        "the log of PostgreSQL": (folder / "postgresql.log").read_text(errors="replace"),
+        "the log of PostgreSQL, with plans": (folder / "postgresql.log").read_text(errors="replace"),
+        "pg_stat_activity and pg_stat_statements": "\n".join(seen),
         "the log of Redis": (folder / "valkey.log").read_text(errors="replace"),
         "MONITOR": told.decode(errors="replace"),
         "logging": caplog.text,
@@ -118,7 +96,11 @@ async def test_neither_server_nor_log_nor_error_tells_a_password_or_a_token(
     secrets = [PASSWORD, NEW_PASSWORD, GUESS, TOO_LONG, *logins, *tokens]
     assert [(where, secret) for where, text in written.items() for secret in secrets if secret in text] == []
     # And these were awake: hashes reach PostgreSQL, digests Redis.
-    assert "$2b$" in written["the log of PostgreSQL"]
+    log = written["the log of PostgreSQL, with plans"]
+    assert "$2b$" in log
+    assert "Query Text: " in log
+    assert "Insert on public.users" in log
+    assert "INSERT INTO users" in written["pg_stat_activity and pg_stat_statements"]
     assert "session:{" in written["MONITOR"]
 
 
@@ -164,6 +146,40 @@ asyncio.run(main())
     ran = await asyncio.to_thread(_run, ["-X", "dev", "-c", program], variables, tmp_path)
     assert "Traceback" in ran
     assert WRONG_LOGIN not in ran
+
+
+@pytest.fixture
+def no_core() -> Iterator[None]:
+    """A core dump is the memory of a process, secrets and all: that is for the system to switch off."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+@pytest.mark.usefixtures("no_core")
+def test_the_dump_of_a_command_that_was_aborted_has_no_password(servers: Settings, tmp_path: Path) -> None:
+    """It waits for a server that says nothing, with the password at hand."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        settings = replace(servers, postgres=replace(servers.postgres, port=mute.getsockname()[1]))
+        mute.settimeout(60)
+        with subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-m", "hubbub", "migrate", "status"],
+            env=settings.to_env(),
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            try:
+                with mute.accept()[0]:
+                    process.send_signal(SIGABRT)
+                    said, _ = process.communicate(timeout=60)
+            finally:
+                process.kill()
+    assert "Fatal Python error: Aborted" in said
+    assert str(servers.postgres.password) not in said
+    assert str(servers.redis.password) not in said
 
 
 def _run(arguments: list[str], variables: dict[str, str], folder: Path) -> str:

@@ -104,17 +104,18 @@ class TlsPostgreSQL:
             await connection.close()
 
 
-def _postgresql_with_tls() -> Path | None:
-    """A folder of programs: Debian's, or those that were fetched."""
+def postgresql_with_tls() -> Path:
+    """A folder of programs: Debian's, or those that were fetched. Skips the test where there are none."""
     found = sorted(DEBIAN.glob("*/bin"), key=lambda folder: int(folder.parent.name), reverse=True)
-    return found[0] if found else program("postgresql-15")
+    programs = found[0] if found else program("postgresql-15")
+    if programs is None:
+        pytest.skip(ABSENT.format("PostgreSQL"))
+    return programs
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def one_postgresql(certificates: Certificates) -> AsyncIterator[TlsPostgreSQL]:
-    programs = _postgresql_with_tls()
-    if programs is None:
-        pytest.skip(ABSENT.format("PostgreSQL"))
+    programs = postgresql_with_tls()
     folder = Path(tempfile.mkdtemp(prefix="hubbub-tls-"))  # where the account of the servers may pass
     servers = Servers(folder, fsync=False)
     with pytest.MonkeyPatch.context() as environment:

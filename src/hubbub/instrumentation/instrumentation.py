@@ -38,7 +38,8 @@ class Instrumentation:
         """A hub has started. `pool` says how its pool does, whenever it is asked, also once the hub is closed."""
 
     def queried(self, statement: str, seconds: float, outcome: Outcome) -> None:
-        """A statement was run once, in so many seconds on its connection.
+        """A statement was run once, in so many seconds on its connection, which end now. Called in the task that
+        ran it: what belongs to a trace finds its context there.
 
         `statement` is its name, such as `messages.page`; BEGIN, COMMIT and the like have their first word. One
         statement may serve many callers that asked at the same time.

@@ -1,28 +1,38 @@
-"""A hub's figures as metrics of OpenTelemetry. Needs `pip install 'hubbub[opentelemetry]'`.
+"""A hub's figures as metrics of OpenTelemetry, and its statements as spans in the application's traces. Needs
+`pip install 'hubbub[opentelemetry]'`.
 
     hubbub.open(instrumentation=OpenTelemetryInstrumentation())
 
-They go wherever the application has its meter provider send them, and nowhere without one.
+They go wherever the application has its providers send them, and nowhere without these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from time import time_ns
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
+from opentelemetry.trace import SpanKind, StatusCode, TracerProvider, get_current_span, get_tracer
 
 from hubbub.instrumentation.instrumentation import Instrumentation, Line, Outcome, PoolUse
 from hubbub.models import ResyncReason
 
 
 class OpenTelemetryInstrumentation(Instrumentation):
-    """Reports to a meter named `hubbub` of `provider`, by default the one that is set for the process.
+    """Reports to a meter and a tracer named `hubbub` of these providers, by default those set for the process.
 
     Any number of hubs of a process may share it; the pools are then added up.
+
+    A statement is a span in the trace of the task that ran it, named like the statement; it has no parameters.
+    Outside of any trace that is recorded there is none: what a hub asks by itself, such as the heads of logs once
+    a second, begins no traces.
     """
 
-    def __init__(self, provider: MeterProvider | None = None) -> None:
+    def __init__(
+        self, provider: MeterProvider | None = None, *, tracer_provider: TracerProvider | None = None
+    ) -> None:
+        self._tracer = get_tracer("hubbub", version("hubbub"), tracer_provider)
         meter = get_meter("hubbub", version("hubbub"), provider)
         self._watched: list[Callable[[], PoolUse]] = []
         self._statements = meter.create_histogram(
@@ -64,6 +74,8 @@ class OpenTelemetryInstrumentation(Instrumentation):
 
     def queried(self, statement: str, seconds: float, outcome: Outcome) -> None:
         self._statements.record(seconds, {"statement": statement, "outcome": outcome})
+        if get_current_span().is_recording():
+            self._trace(statement, seconds, outcome)
 
     def waited(self, seconds: float) -> None:
         self._waits.record(seconds)
@@ -85,6 +97,19 @@ class OpenTelemetryInstrumentation(Instrumentation):
 
     def dropped(self) -> None:
         self._dropped.add(1)
+
+    def _trace(self, statement: str, seconds: float, outcome: Outcome) -> None:
+        """A span that ends now. That a rule refused a statement is no error: retries of a send count on it."""
+        end = time_ns()
+        attributes = {"db.system.name": "postgresql", "db.query.summary": statement, "hubbub.outcome": outcome}
+        if outcome == "failed":
+            attributes["error.type"] = outcome
+        span = self._tracer.start_span(
+            statement, kind=SpanKind.CLIENT, attributes=attributes, start_time=end - round(seconds * 1e9)
+        )
+        if outcome == "failed":
+            span.set_status(StatusCode.ERROR)
+        span.end(end)
 
     def _connections(self, _: CallbackOptions) -> Iterator[Observation]:
         uses = [pool() for pool in self._watched]

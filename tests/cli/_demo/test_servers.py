@@ -6,6 +6,7 @@ import pytest
 
 from hubbub.cli._demo.servers import greet, versions
 from hubbub.cli._demo.stage import Stage
+from redis_server import title
 
 
 async def test_both_servers_answer_and_refuse_a_wrong_password(
@@ -22,5 +23,5 @@ async def test_both_servers_answer_and_refuse_a_wrong_password(
 
 async def test_both_servers_say_their_version(stage: Stage) -> None:
     told = await versions(stage)
-    assert list(told) == ["PostgreSQL", "Valkey"]
+    assert list(told) == ["PostgreSQL", title()]
     assert all(version[0].isdigit() for version in told.values())

@@ -138,7 +138,14 @@ async def _follower(both: Both) -> Seen:
         raise Unseen("it needs both servers")
     if await revisions.found_in(both.pool) != HEAD:
         raise Unseen(f"the database is not at {HEAD}")
-    feed = Feed(both.pool, both.connection, both.subscriptions, heartbeat_seconds=1, most_behind=1_000)
+    feed = Feed(
+        both.pool,
+        both.connection,
+        both.subscriptions,
+        heartbeat_seconds=1,
+        most_behind=1_000,
+        was_rewound=lambda _: None,
+    )
     feed.start()
     since = monotonic()
     try:

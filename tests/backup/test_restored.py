@@ -1,0 +1,187 @@
+"""A backup that was taken while people talked, put on another server: what is there, and what those are told who
+had seen more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from backup.conftest import NewServer
+from backup.programs import DUMP, RESTORE, Programs
+from faults import checker
+from faults.chat import Chat
+from faults.checker import Entry, Stored
+from faults.follower import cursors
+from faults.history import Acknowledged, Began, Follows, Record, Resynced, now, read
+from faults.stored import stored_in
+from hubbub import Hub, MessagePage, PostgresSettings, Settings, migrations
+from hubbub.events import Resync
+from rights import ROLE, as_role
+from waiting import until_it_answers
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
+
+SENDERS = 2
+MORE = 150
+"""Calls that are acknowledged before the backup, and again after it."""
+ENDLESS = 1_000_000
+
+
+class Backup:
+    """The file, and when it was begun."""
+
+    def __init__(self, archive: Path, began: int) -> None:
+        self.archive = archive
+        self.began = began
+
+
+async def taken_under_load(chat: Chat, programs: Programs, reader: PostgresSettings, folder: Path) -> Backup:
+    """People send, edit and delete before it, meanwhile, and after it."""
+    for seed in range(SENDERS):
+        await chat.sender(ENDLESS, seed=seed)
+    await chat.acknowledged(MORE)
+    backup = Backup(folder / "chat.dump", now())
+    await programs.dump(reader, backup.archive)
+    await chat.acknowledged(MORE)
+    for sender in chat.senders:
+        await sender.end()
+    return backup
+
+
+async def restored(backup: Backup, programs: Programs, server: NewServer) -> PostgresSettings:
+    """The database on the new server, for the application."""
+    await programs.restore(backup.archive, server.owner)
+    await migrations.grant(server.superuser, ROLE)
+    return as_role(server.owner)
+
+
+def acknowledged_before(moment: int, histories: Iterable[list[Record]]) -> list[list[Record]]:
+    """What the senders knew then. Calls that were begun later may have been made or not."""
+    return [
+        [record for record in history if not isinstance(record, Acknowledged) or record.at < moment]
+        for history in histories
+    ]
+
+
+def places(log: list[Entry]) -> list[tuple[int, str, UUID | None]]:
+    """Of contents later edits may be missing; what stands where never changes."""
+    return [(entry.seq, entry.kind, entry.message_id) for entry in log]
+
+
+def test_the_documents_say_how() -> None:
+    document = DOCUMENT.read_text()
+    assert " ".join(DUMP) in document
+    assert " ".join(RESTORE) in document
+    assert "GRANT SELECT ON ALL TABLES IN SCHEMA public TO" in document
+
+
+async def test_a_backup_taken_under_load_is_a_log_without_a_flaw(
+    chat: Chat, programs: Programs, reader: PostgresSettings, new_server: NewServer, tmp_path: Path
+) -> None:
+    backup = await taken_under_load(chat, programs, reader, tmp_path)
+    there = await stored_in(await restored(backup, programs, new_server))
+    whole = await stored_in(chat.settings.postgres)
+    assert checker.violations(acknowledged_before(backup.began, chat.sent), [], there) == []
+    assert there.heads.keys() == whole.heads.keys() == set(chat.room_ids)
+    for room_id, head in there.heads.items():
+        assert 0 < head < whole.heads[room_id], "nothing was sent meanwhile"
+        assert places(there.logs[room_id]) == places(whole.logs[room_id])[:head]
+
+
+async def test_all_who_had_seen_more_are_told_and_go_on(
+    chat: Chat, programs: Programs, reader: PostgresSettings, new_server: NewServer, tmp_path: Path
+) -> None:
+    """Redis is the one from before."""
+    follower = await chat.follower()
+    backup = await taken_under_load(chat, programs, reader, tmp_path)
+    await chat.converged()
+    await follower.end()
+    seen = cursors(follower.history, chat.room_ids)
+
+    chat.settings = replace(chat.settings, postgres=await restored(backup, programs, new_server))
+    async with Hub(chat.settings) as hub:
+        for room_id, cursor in seen.items():
+            [told] = (await hub.messages.since(room_id, cursor)).items
+            assert isinstance(told, Resync)
+    await chat.follower(instead_of=follower)
+    await chat.sender(100, seed=SENDERS)
+    await chat.senders[-1].succeeds()
+    await chat.converged()
+    heard = since_it_came_back(chat.followers[0].history)
+    assert {record.room_id for record in heard if isinstance(record, Resynced)} == set(chat.room_ids)
+    assert list(checker.wrong_following(heard, await stored_in(chat.settings.postgres))) == []
+
+
+def since_it_came_back(path: Path) -> list[Record]:
+    """What the follower noted from its second beginning on."""
+    history = read(path)
+    _, second = [place for place, record in enumerate(history) if isinstance(record, Follows)]
+    return history[second:]
+
+
+async def test_what_was_acknowledged_and_is_not_in_the_backup_can_be_sent_again_once(
+    chat: Chat, programs: Programs, reader: PostgresSettings, new_server: NewServer, tmp_path: Path
+) -> None:
+    backup = await taken_under_load(chat, programs, reader, tmp_path)
+    application = await restored(backup, programs, new_server)
+    missing = lost(chat.sent, await stored_in(application))
+    assert missing
+    async with Hub(Settings(postgres=application, redis=chat.settings.redis)) as hub:
+        for sender, call in missing:
+            arguments = (call.room_id, chat.user_ids[sender], call.content)
+            message = await hub.messages.send(*arguments, id=call.message_id)
+            assert await hub.messages.send(*arguments, id=call.message_id) == message
+    there = await stored_in(application)
+    assert lost(chat.sent, there) == []
+    assert checker.violations([], [], there) == []
+
+
+def lost(histories: Iterable[list[Record]], stored: Stored) -> list[tuple[int, Began]]:
+    """The sends that were acknowledged, and whose messages are not there; with the number of the sender."""
+    there = {entry.message_id for log in stored.logs.values() for entry in log}
+    found: dict[UUID, tuple[int, Began]] = {}
+    for sender, history in enumerate(histories):
+        calls = {record.call: record for record in history if isinstance(record, Began)}
+        for record in history:
+            if isinstance(record, Acknowledged) and calls[record.call].message_id not in there:
+                call = calls[record.call]
+                if call.what == "send":
+                    found.setdefault(call.message_id, (sender, call))
+    return list(found.values())
+
+
+@pytest.mark.parametrize("way", ["follow", "since"])
+async def test_who_is_told_loads_no_page_of_before_from_redis(
+    chat: Chat, programs: Programs, reader: PostgresSettings, new_server: NewServer, tmp_path: Path, way: str
+) -> None:
+    room_id, user_id = chat.room_ids[0], chat.user_ids[0]
+    backup = await taken_under_load(chat, programs, reader, tmp_path)
+    async with Hub(chat.settings) as hub:
+        shown = page_of(await hub.cache.newest_page(room_id))
+
+        async def is_kept() -> bool:
+            await hub.cache.newest_page(room_id)
+            return hub.cache.counts.hits > 0
+
+        await until_it_answers(is_kept)
+    cursor = shown.items[-1].cursor
+
+    application = await restored(backup, programs, new_server)
+    async with Hub(Settings(postgres=application, redis=chat.settings.redis)) as hub:
+        if way == "follow":
+            async with hub.follow(user_id, after={room_id: cursor}) as feed:
+                told: object = await anext(feed)
+        else:
+            [told] = (await hub.messages.since(room_id, cursor)).items
+        assert isinstance(told, Resync)
+        assert page_of(await hub.cache.newest_page(room_id)) == await hub.messages.page(room_id, limit=50)
+    assert (await stored_in(application)).heads[room_id] < shown.items[-1].seq, "nothing on the page is gone"
+
+
+def page_of(data: bytes) -> MessagePage:
+    return msgspec.json.decode(data, type=MessagePage)

@@ -1,0 +1,89 @@
+"""Servers that write down whatever they are asked, with every parameter, and explain how they did it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hubbub import PostgresSettings, Settings, migrations
+from hubbub.embedded import Servers
+from hubbub.postgres import connect
+from rights import superuser
+
+LOG_ALL = (
+    *("log_statement = 'all'", "log_min_duration_statement = 0", "log_parameter_max_length = -1"),
+    *("log_parameter_max_length_on_error = -1", "log_connections = on", "log_min_messages = debug1"),
+)
+LIBRARIES = "auto_explain, pg_stat_statements"
+EXPLAIN_ALL = (
+    *("auto_explain.log_min_duration = 0", "auto_explain.log_analyze = on", "auto_explain.log_verbose = on"),
+    *("auto_explain.log_nested_statements = on", "pg_stat_statements.track = 'all'"),
+)
+
+
+@pytest.fixture
+async def folder() -> AsyncIterator[Path]:
+    """Where the account of the servers may pass."""
+    folder = Path(tempfile.mkdtemp(prefix="hubbub-secrets-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+async def execute(settings: PostgresSettings, *commands: str) -> None:
+    connection = await connect(settings)
+    try:
+        for command in commands:
+            await connection.execute(command)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+async def talkative(folder: Path) -> AsyncIterator[Settings]:
+    async with Servers(folder, fsync=False) as settings:
+        await execute(
+            superuser(settings.postgres, folder), f"ALTER SYSTEM SET shared_preload_libraries = {LIBRARIES}"
+        )
+    async with Servers(folder, fsync=False) as settings:
+        await migrations.up(settings.postgres)
+        of_all = superuser_of(settings, folder)
+        await execute(of_all, *(f"ALTER SYSTEM SET {setting}" for setting in (*LOG_ALL, *EXPLAIN_ALL)))
+        await execute(of_all, "SELECT pg_reload_conf()", "CREATE EXTENSION pg_stat_statements")
+        yield settings
+
+
+def superuser_of(settings: Settings, folder: Path) -> PostgresSettings:
+    """A superuser, in the database of the application."""
+    return replace(superuser(settings.postgres, folder), database=settings.postgres.database)
+
+
+@asynccontextmanager
+async def looked_at(administrator: PostgresSettings) -> AsyncIterator[set[str]]:
+    """Gives what an administrator sees of others' statements while the block runs, and of all when it has."""
+    seen: set[str] = set()
+    over = asyncio.Event()
+    connection = await connect(administrator)
+
+    async def see(queries: str) -> None:
+        seen.update(str(query) for (query,) in await connection.fetch(queries))
+
+    async def keep_looking() -> None:
+        while not over.is_set():
+            await see("SELECT query FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+            await asyncio.sleep(0.005)  # and leave the server something of its time
+
+    looking = asyncio.create_task(keep_looking())
+    try:
+        yield seen
+    finally:
+        over.set()
+        await looking
+    await see("SELECT query FROM pg_stat_statements")
+    await connection.close()

@@ -1,0 +1,67 @@
+"""PostgreSQL as compose.yaml starts it, with a server of this machine in place of the image."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from hubbub import PostgresSettings, migrations
+from hubbub.embedded import Servers
+from hubbub.migrations.grants import quoted
+from hubbub.postgres import connect
+from rights import superuser
+
+ROLE, PASSWORD = "chat", "of the application's \\ 'role'"
+
+
+class Composed:
+    """TLS by the certificate of deploy/certificates, and the pg_hba.conf of deploy. It waits for the disk."""
+
+    def __init__(self, folder: Path, deployed: Path) -> None:
+        self._folder = folder
+        self._deployed = deployed
+        self._servers = Servers(folder)
+
+    async def start(self) -> PostgresSettings:
+        """Migrated; for a role of the application that was granted, as the documents tell."""
+        settings = (await self._servers.start()).postgres
+        await migrations.up(settings)
+        of_all = replace(superuser(settings, self._folder), database=settings.database)
+        secret = PASSWORD.replace("'", "''")
+        await _run(of_all, f"CREATE ROLE {quoted(ROLE)} LOGIN PASSWORD '{secret}'")
+        await migrations.grant(of_all, ROLE)
+        self._place("tls/postgres.pem", "server.crt")
+        self._place("tls/postgres.key", "server.key")
+        self._place("pg_hba.conf", "pg_hba.conf")
+        await _run(of_all, "ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
+        authority = self._deployed / "tls" / "authority.pem"
+        return replace(
+            settings,
+            host="localhost",
+            user=ROLE,
+            password=PASSWORD,
+            sslmode="verify-full",
+            ssl_root_cert=authority,
+        )
+
+    async def stop(self) -> None:
+        await self._servers.stop()
+
+    def _place(self, source: str, name: str) -> None:
+        """Where the image has it by `-c`: in the folder of the data, for the owner of the server."""
+        target = self._folder / "postgresql" / name
+        owner = target.parent.stat()
+        shutil.copyfile(self._deployed / source, target)
+        target.chmod(0o600)
+        os.chown(target, owner.st_uid, owner.st_gid)
+
+
+async def _run(settings: PostgresSettings, *commands: str) -> None:
+    connection = await connect(settings)
+    try:
+        for command in commands:
+            await connection.execute(command)
+    finally:
+        await connection.close()
