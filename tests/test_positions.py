@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubbub import Invalid
-from hubbub.positions import MARK_BYTES, NOT_SEEN, START, Position, event_mark, mark
+from hubbub.positions import MARK_BYTES, NOT_SEEN, NOTHING, START, Position, event_mark, mark
 
 SEQS = st.integers(0, 2**63 - 1)
 MARKS = st.binary(min_size=MARK_BYTES, max_size=MARK_BYTES)
@@ -94,3 +94,12 @@ def test_who_has_not_seen_what_stands_there_takes_whatever_does() -> None:
     assert not position.matches(Position(3, b"87654321"))
     assert not position.matches(Position(4, NOT_SEEN))
     assert START.matches(Position(0, NOT_SEEN))
+
+
+def test_that_nothing_stands_at_a_place_can_be_seen_too() -> None:
+    purged, room_id = Position(3, NOTHING), UUID(int=7)
+    assert Position.decode(room_id, purged.encode(room_id)) == purged
+    assert purged.matches(Position(3, NOT_SEEN))
+    assert purged.matches(purged)
+    assert not purged.matches(Position(3, b"12345678"))
+    assert not Position(3, b"12345678").matches(purged)

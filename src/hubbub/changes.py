@@ -22,6 +22,13 @@ class RoomChanged(msgspec.Struct, frozen=True):
     room_id: UUID
 
 
+class RoomRewound(msgspec.Struct, frozen=True):
+    """Somebody has seen entries of a room's log that are not there any more: a restore or a failover took them
+    back. Nothing was committed; what was read before that is old."""
+
+    room_id: UUID
+
+
 class MembersJoined(msgspec.Struct, frozen=True):
     """Memberships began. Comes beside the `RoomChanged` of the room."""
 
@@ -42,7 +49,7 @@ class MessagesSent(msgspec.Struct, frozen=True):
     messages: Sequence[Message]
 
 
-Change = UserChanged | RoomChanged | MembersJoined | MemberLeft | MessagesSent
+Change = UserChanged | RoomChanged | RoomRewound | MembersJoined | MemberLeft | MessagesSent
 
 # Called after the COMMIT, in its order, from the event loop. It must neither wait nor raise.
 Announce = Callable[[Change], None]

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
-from hubbub.changes import Announce, Change, MemberLeft, MembersJoined, MessagesSent, RoomChanged
+from hubbub import inputs
+from hubbub.changes import Announce, Change, MemberLeft, MembersJoined, MessagesSent, RoomChanged, RoomRewound
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.migrations.revisions import verify
@@ -161,6 +162,7 @@ class Hub(Repositories):
             self._subscriptions,
             heartbeat_seconds=options.follow_heartbeat_seconds,
             most_behind=options.follow_at_most_behind,
+            was_rewound=lambda room_id: self._follow_up(RoomRewound(room_id)),
             instrumentation=instrumentation,
         )
         self._health = HealthProbe(self._pool, self._connection, self._subscriptions)
@@ -259,7 +261,12 @@ class Hub(Repositories):
         for a room in `rooms`, and `Unavailable`.
         """
         return self._feed.follow(
-            user_id, after=after or {}, rooms=rooms, buffer=buffer, typing=typing, presence=presence
+            user_id,
+            after={} if after is None else after,
+            rooms=rooms,
+            buffer=buffer,
+            typing=typing,
+            presence=presence,
         )
 
     @cached_property
@@ -270,19 +277,21 @@ class Hub(Repositories):
         return History(self._pool, self._follow_up)
 
     async def health(self, *, deadline_seconds: float = DEADLINE_SECONDS) -> Health:
-        """How the hub and its servers do, for a readiness probe. Ends by its own deadline, and does not raise.
+        """How the hub and its servers do, for a readiness probe. Ends by its own deadline, and raises nothing but
+        `Invalid`, for one that is no number above 0.
 
         It asks over the connections that everybody uses: a pool in which nobody gets a connection in time is not
         ready. `ready` is about PostgreSQL, `degraded` about Redis.
         """
-        return await self._health.health(deadline_seconds)
+        return await self._health.health(inputs.positive("deadline_seconds", deadline_seconds))
 
     async def register(self, email: str, username: str, password: str) -> User:
         """Make an account with a password of 1 to 72 bytes.
 
         Raises `Invalid` before anything is hashed, `Conflict` for an email or username that is taken in any case.
         """
-        return await self._accounts.register(email, username, password)
+        async with self._one_deadline():
+            return await self._accounts.register(email, username, password)
 
     async def authenticate(self, login: str, password: str, *, address: str | None = None) -> User | None:
         """The user with this email or username and this password, or None: in equal time either way.
@@ -290,7 +299,8 @@ class Hub(Repositories):
         10 attempts at once and 10 a minute are taken for a login, 100 and 100 a minute for the `address` of a
         client; one more raises `RateLimited`. While Redis is down all are taken.
         """
-        return await self._accounts.authenticate(login, password, address=address)
+        async with self._one_deadline():
+            return await self._accounts.authenticate(login, password, address=address)
 
     async def change_password(self, user_id: UUID, password: str, *, keep_token: str | None = None) -> None:
         """Give the account another password, and end its sessions but for that of `keep_token`.
@@ -299,17 +309,33 @@ class Hub(Repositories):
         `Invalid` for an empty password or one over 72 bytes, `NotFound`; `Unavailable` when Redis cannot end the
         sessions, after the password was changed: calling it again ends them.
         """
-        await self._accounts.change_password(user_id, password)
-        await self.sessions.revoke_all(user_id, except_token=keep_token)
+        async with self._one_deadline():
+            await self._accounts.change_password(user_id, password)
+            await self.sessions.revoke_all(user_id, except_token=keep_token)
 
     async def delete_account(self, user_id: UUID) -> None:
         """End all sessions of the user, and delete the account as `users.delete` does.
 
         Raises `NotFound`; `Unavailable` with nothing deleted when Redis cannot end the sessions.
         """
-        await self.sessions.revoke_all(user_id)
-        await self.users.delete(user_id)
-        await self.sessions.revoke_all(user_id)  # of a login that came in between
+        async with self._one_deadline():
+            await self.sessions.revoke_all(user_id)
+            await self.users.delete(user_id)
+            await self.sessions.revoke_all(user_id)  # of a login that came in between
+
+    @asynccontextmanager
+    async def _one_deadline(self) -> AsyncIterator[None]:
+        """Of a call that asks one after the other: the longest that any of them has by itself."""
+        seconds = max(
+            self.settings.postgres.deadline_seconds,
+            self.settings.redis.deadline_seconds,
+            self._passwords.deadline_seconds,
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError as error:
+            raise Unavailable("hub", f"not done within {seconds:g} s", outcome_unknown=True) from error
 
     def _follow_up(self, change: Change) -> None:
         """What follows from a change that is durable. Called after the COMMIT; neither waits nor raises."""

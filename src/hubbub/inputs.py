@@ -9,7 +9,8 @@ arrives from a socket has seldom been through mypy.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 from unicodedata import normalize
 from uuid import UUID
@@ -35,6 +36,7 @@ METADATA_LEVELS: Final = 32  # far more than people nest by hand, far less than 
 
 PAGE_LIMIT: Final = 200
 LARGEST_SEQ: Final = 2**63 - 1  # of a bigint
+LARGEST_FLOAT: Final = sys.float_info.max
 
 
 def text(field: str, value: object, *, longest: int, shortest: int = 1) -> str:
@@ -139,8 +141,23 @@ def flag(field: str, value: object) -> bool:
     return value
 
 
+def positive(field: str, value: object) -> float:
+    """A number above 0: of seconds, or of things a second."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= LARGEST_FLOAT:
+        raise Invalid(field, "must be a number above 0")
+    return value
+
+
+T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+def items(field: str, value: Iterable[T]) -> Iterable[T]:
+    """An iterable, whatever is in it. A text is none: who gives one has forgotten the brackets around it."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+        raise Invalid(field, "must be an iterable, and no text")
+    return value
 
 
 def mapping(field: str, value: Mapping[K, V]) -> Mapping[K, V]:
@@ -161,6 +178,11 @@ def uuid(field: str, value: object) -> UUID:
     if isinstance(value, str) and _UUID.fullmatch(value):
         return UUID(value)
     raise Invalid(field, "must be a UUID")
+
+
+def uuids(field: str, value: Iterable[UUID]) -> set[UUID]:
+    """The UUIDs of an iterable, each once."""
+    return {uuid(field, one) for one in items(field, value)}
 
 
 _ROLES = {one.value: one for one in Role}

@@ -63,7 +63,7 @@ class Passwords:
         self._cost = cost
         self._nobodys_hash = f"$2b${cost}${'.' * 53}"
         self._max_waiting = max_waiting
-        self._deadline_seconds = deadline_seconds
+        self.deadline_seconds = deadline_seconds
         self._waiting = 0
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="hubbub-passwords")
         self._free = asyncio.Semaphore(size)
@@ -110,12 +110,12 @@ class Passwords:
             raise Unavailable("hub", f"too many passwords wait to be checked (at most {self._max_waiting})")
         self._waiting += 1
         try:
-            async with asyncio.timeout(self._deadline_seconds):
+            async with asyncio.timeout(self.deadline_seconds):
                 # Not the queue of the threads: there, a password whose caller gave up would wait on.
                 await self._free.acquire()
                 return await asyncio.shield(self._begin(compute, password, other))
         except TimeoutError:
-            raise Unavailable("hub", f"no turn for a password within {self._deadline_seconds:g} s") from None
+            raise Unavailable("hub", f"no turn for a password within {self.deadline_seconds:g} s") from None
         finally:
             self._waiting -= 1
 

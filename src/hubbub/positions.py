@@ -3,7 +3,8 @@
 A position is a seq and a mark, which is made from what stands at that seq. When something else stands there than a
 reader has seen, the log was rewound, by a restore or by a failover that lost commits: `Resync`. A cursor is a
 position as text, bound to its room. Nobody can make one up that passes for a place they have not seen, because the
-mark has to match what PostgreSQL holds at the seq.
+mark has to match what PostgreSQL holds at the seq. Where it holds nothing, because the row was purged by other
+means than hubbub's, the mark says so: when something stands there later, the log is another one.
 """
 
 from __future__ import annotations
@@ -56,10 +57,12 @@ class Position(NamedTuple):
         return cls(seq, mark)
 
 
-# No mark: of a reader who starts without having seen what stands there.
+# No mark: of a reader who starts without having looked. It is in no cursor.
 NOT_SEEN: Final = b""
+# Of a place at which nothing stands.
+NOTHING: Final = bytes(MARK_BYTES)
 # Before the first entry of every log.
-START: Final = Position(0, bytes(MARK_BYTES))
+START: Final = Position(0, NOTHING)
 
 
 def mark(identity: UUID, at: datetime) -> bytes:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from functools import cached_property
 from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from hubbub import Hub, HubbubError, Invalid, PostgresSettings, Settings, Unavailable
-from hubbub.passwords import LEAST_COST, Passwords
-from hubbub.postgres import connect
-from hubbub.redis import Connection
-from hubbub.redis.replies import data_array
+from hubbub import Hub, HubbubError, Invalid, Settings, Unavailable
 from injection.hostile import texts
 from injection.operations import NOT_DRIVEN, NOT_PARTS, NOT_TEXT, PARTS, Operation, World, operations, used
-from rights import as_redis_user
 
 OUT_OF_REACH = Hub(Settings.from_urls("postgresql://nobody@192.0.2.1/none", "redis://192.0.2.1"))
 OPERATIONS = list(operations(OUT_OF_REACH))
@@ -32,52 +25,6 @@ driven = settings(
     # The chat of a test is for all of its examples: each of them has to be survived.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-
-
-@pytest.fixture
-async def hub(settings: Settings, servers: Settings) -> AsyncIterator[Hub]:
-    """Realtime takes any channel, so its user may use any; keys and commands are those that hubbub may use."""
-    redis = as_redis_user(servers.redis, "on-any-channel")
-    async with Hub(replace(settings, redis=redis), passwords=Passwords(cost=LEAST_COST)) as hub:
-        yield hub
-
-
-@pytest.fixture
-async def administrator_of_redis(servers: Settings) -> AsyncIterator[Connection]:
-    connection = Connection(servers.redis)
-    await connection.start()
-    await connection.execute("FLUSHALL")
-    yield connection
-    await connection.execute("FLUSHALL")
-    await connection.close()
-
-
-@pytest.fixture
-async def world(
-    hub: Hub, administrator_of_redis: Connection, postgres_settings: PostgresSettings
-) -> AsyncIterator[World]:
-    ada = await hub.users.create("ada@example.org", "ada", "not a hash")
-    bob = await hub.users.create("bob@example.org", "bob", "not a hash")
-    room = await hub.rooms.create("engine-room", created_by=ada.id)
-    message = await hub.messages.send(room.id, ada.id, "hello")
-    tables = await _tables(postgres_settings)
-    yield World(hub, ada, bob, room, message, await hub.sessions.create_session(ada.id))
-    assert await _tables(postgres_settings) == tables
-    keys = data_array(await administrator_of_redis.execute("KEYS", "*"))
-    for key in keys:
-        prefix, colon, _ = key.partition(b":")
-        assert (prefix in {b"session", b"presence", b"typing", b"limit", b"cache"}, colon) == (True, b":"), key
-        assert key.isascii(), key
-        assert not key.isspace(), key
-        assert len(key) < 200, key
-
-
-async def _tables(settings: PostgresSettings) -> object:
-    connection = await connect(settings)
-    try:
-        return await connection.fetchval("SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class")
-    finally:
-        await connection.close()
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)

@@ -76,8 +76,10 @@ class RoomUsers:
 
         Raises `NotFound` for an unknown room or user, `Invalid` for a third person in a direct room.
         """
-        joined = await self.add_many(room_id, [user_id], role)
-        return joined[0] if joined else await self.get(room_id, user_id)
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        deadline = self._executor.deadline()
+        joined = await self._add(room_id, {user_id}, inputs.role(role), deadline)
+        return joined[0] if joined else await self._get(room_id, user_id, deadline)
 
     async def add_many(
         self, room_id: UUID, user_ids: Iterable[UUID], role: Role | str = Role.MEMBER
@@ -87,11 +89,13 @@ class RoomUsers:
         Returns the new memberships; who was in before is left as he is. Raises as `add` does.
         """
         room_id = inputs.uuid("room_id", room_id)
-        asked = {inputs.uuid("user_ids", user_id) for user_id in user_ids}
-        role = inputs.role(role)
+        asked = inputs.uuids("user_ids", user_ids)
+        return await self._add(room_id, asked, inputs.role(role), self._executor.deadline())
+
+    async def _add(self, room_id: UUID, asked: set[UUID], role: Role, deadline: float) -> list[RoomUser]:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                joined = await self._executor.attempt(self._ADD, room_id, asked, role)
+                joined = await self._executor.attempt(self._ADD, room_id, asked, role, by=deadline)
                 break
             except Conflict:
                 if attempt == ATTEMPTS:
@@ -100,7 +104,7 @@ class RoomUsers:
             self._changed(MembersJoined(room_id, tuple(member.user_id for member in joined)))
             self._changed(RoomChanged(room_id))
         else:
-            await self._explain_no_join(room_id, asked)
+            await self._explain_no_join(room_id, asked, deadline)
         return joined
 
     _STATE = Statement(
@@ -120,9 +124,9 @@ class RoomUsers:
         """,
     )
 
-    async def _explain_no_join(self, room_id: UUID, asked: set[UUID]) -> None:
+    async def _explain_no_join(self, room_id: UUID, asked: set[UUID], deadline: float) -> None:
         """Nobody joined. Fine if all were in already; else say why."""
-        state = await self._executor.fetch_one(self._STATE, room_id, asked)
+        state = await self._executor.fetch_one(self._STATE, room_id, asked, by=deadline)
         if state is None:
             raise NotFound("room", room_id)
         is_direct, members = state
@@ -162,11 +166,12 @@ class RoomUsers:
         two members stay.
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        deadline = self._executor.deadline()
         if await self._executor.execute(self._REMOVE, room_id, user_id):
             self._changed(MemberLeft(room_id, user_id))
             self._changed(RoomChanged(room_id))
             return True
-        state = await self._executor.fetch_one(self._STATE, room_id, [user_id])
+        state = await self._executor.fetch_one(self._STATE, room_id, [user_id], by=deadline)
         if state is not None and all(state):
             raise Invalid("room_id", "a direct room keeps its two members")
         return False
@@ -201,9 +206,10 @@ class RoomUsers:
     async def set_role(self, room_id: UUID, user_id: UUID, role: Role | str) -> RoomUser:
         """Give the member another role; the one it has changes nothing. Raises `NotAMember`, `Invalid`."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        changed = await self._executor.fetch_one(self._SET_ROLE, room_id, user_id, inputs.role(role))
+        role, deadline = inputs.role(role), self._executor.deadline()
+        changed = await self._executor.fetch_one(self._SET_ROLE, room_id, user_id, role, by=deadline)
         if changed is None:
-            return await self.get(room_id, user_id)
+            return await self._get(room_id, user_id, deadline)
         self._changed(RoomChanged(room_id))
         return changed
 
@@ -221,13 +227,21 @@ class RoomUsers:
         RoomUser,
         f"SELECT {MEMBER} FROM room_users WHERE room_id = $1 AND user_id = $2",
         many=_GET_MANY,
-        key=lambda member: (member.room_id, member.user_id),
+        named=lambda room_id, user_id: (room_id.int, user_id.int),
+        name_of=lambda member: (member.room_id.int, member.user_id.int),
     )
 
     async def get(self, room_id: UUID, user_id: UUID) -> RoomUser:
         """The membership. Raises `NotAMember`, also when there is no such room."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         member = await self._executor.look_up(self._GET, room_id, user_id)
+        if member is None:
+            raise NotAMember(room_id, user_id)
+        return member
+
+    async def _get(self, room_id: UUID, user_id: UUID, deadline: float) -> RoomUser:
+        """The membership, as the second half of a call."""
+        member = await self._executor.fetch_one(self._GET, room_id, user_id, by=deadline)
         if member is None:
             raise NotAMember(room_id, user_id)
         return member

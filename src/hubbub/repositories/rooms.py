@@ -131,7 +131,8 @@ class Rooms:
         Room,
         f"SELECT {ROOM} FROM rooms WHERE id = $1",
         many=_GET_MANY,
-        key=lambda room: (room.id,),
+        named=lambda room_id: room_id.int,
+        name_of=lambda room: room.id.int,
     )
 
     async def get(self, room_id: UUID) -> Room:
@@ -143,7 +144,7 @@ class Rooms:
 
     async def get_many(self, room_ids: Iterable[UUID]) -> dict[UUID, Room]:
         """Those of the rooms that exist, by id, in one query."""
-        ids = {inputs.uuid("room_ids", room_id) for room_id in room_ids}
+        ids = inputs.uuids("room_ids", room_ids)
         return {room.id: room for room in await self._executor.fetch_all(self._GET_MANY, ids)}
 
     _UPDATE = Statement(
@@ -257,14 +258,16 @@ class Rooms:
         first, second = inputs.uuid("user_id", user_id), inputs.uuid("partner_id", partner_id)
         if first == second:
             raise Invalid("partner_id", "a direct room needs two different people")
-        key = direct_key(first, second)
-        found = await self._executor.fetch_all(self._FIND_DIRECT, key)
+        key, by = direct_key(first, second), self._executor.deadline()
+        found = await self._executor.fetch_all(self._FIND_DIRECT, key, by=by)
         if not found:
             try:
-                found = await self._executor.attempt(self._CREATE_DIRECT, uuid7(), DIRECT_NAME, first, second, key)
+                found = await self._executor.attempt(
+                    self._CREATE_DIRECT, uuid7(), DIRECT_NAME, first, second, key, by=by
+                )
                 self._changed(MembersJoined(found[0].id, (first, second)))
             except Conflict:  # the partner was faster
-                found = await self._executor.fetch_all(self._FIND_DIRECT, key)
+                found = await self._executor.fetch_all(self._FIND_DIRECT, key, by=by)
         if not found:
             raise NotFound("direct room", key.hex())  # and deleted it again
         return found[0]

@@ -79,7 +79,8 @@ class Users:
         User,
         f"SELECT {USER} FROM users WHERE id = $1",
         many=_GET_MANY,
-        key=lambda user: (user.id,),
+        named=lambda user_id: user_id.int,
+        name_of=lambda user: user.id.int,
     )
 
     async def get(self, user_id: UUID) -> User:
@@ -91,7 +92,7 @@ class Users:
 
     async def get_many(self, user_ids: Iterable[UUID]) -> dict[UUID, User]:
         """Those of the users that exist, by id, in one query."""
-        ids = {inputs.uuid("user_ids", user_id) for user_id in user_ids}
+        ids = inputs.uuids("user_ids", user_ids)
         return {user.id: user for user in await self._executor.fetch_all(self._GET_MANY, ids)}
 
     _FIND_BY_EMAIL = Statement(
@@ -201,7 +202,7 @@ class Users:
             self._RENEW_PASSWORD_HASH,
             inputs.uuid("user_id", user_id),
             inputs.text("password_hash", password_hash, longest=inputs.PASSWORD_HASH_LENGTH),
-            instead_of,
+            inputs.text("instead_of", instead_of, longest=inputs.PASSWORD_HASH_LENGTH),
         )
 
     _UPDATE_ONLINE_STATUS = Statement(
@@ -244,8 +245,8 @@ class Users:
     async def set_online_many(self, changes: Mapping[UUID, bool]) -> None:
         """Note who came and who went, and when, in one statement. Users that do not exist are passed over."""
         changes = inputs.mapping("changes", changes)
-        users = [inputs.uuid("user_id", user_id) for user_id in changes]
-        flags = [inputs.flag("is_online", is_online) for is_online in changes.values()]
+        users = [inputs.uuid("changes", user_id) for user_id in changes]
+        flags = [inputs.flag("changes", is_online) for is_online in changes.values()]
         await self._executor.execute(self._SET_ONLINE_MANY, users, flags)
         for user_id in users:
             self._changed(UserChanged(user_id))

@@ -98,6 +98,8 @@ def _known_as(login: str) -> str | None:
 
 def _network(address: str) -> str:
     """What to count an address as: who has one address of IPv6 has a network of them."""
+    if not isinstance(address, str):
+        raise Invalid("address", "must be text")
     try:
         parsed = ip_address(address)
     except ValueError:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
-from math import isfinite
 from typing import Final
 
+from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
 from hubbub.models import Verdict
 from hubbub.redis import Connection, Reply, Script
@@ -76,6 +76,7 @@ class RateLimits:
         pass instead, after half a second and marked as `degraded`. Raises `Invalid` for a rate that cannot be.
         """
         _check(name, key, capacity, refill_per_second, cost)
+        inputs.flag("fail_open", fail_open)
         bucket = f"limit:{name}:{sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
         try:
             allowed, remaining, retry_after = await _TAKE(
@@ -98,9 +99,7 @@ def _check(name: str, key: str, capacity: int, refill_per_second: float, cost: i
         raise Invalid("key", "must be text")
     if not _is_whole(capacity) or not 1 <= capacity <= LARGEST_CAPACITY:
         raise Invalid("capacity", f"must be a whole number from 1 to {LARGEST_CAPACITY}")
-    if not isfinite(refill_per_second) or refill_per_second <= 0:
-        raise Invalid("refill_per_second", "must be a number above 0")
-    if capacity / refill_per_second > LONGEST_FILL_SECONDS:
+    if capacity / inputs.positive("refill_per_second", refill_per_second) > LONGEST_FILL_SECONDS:
         raise Invalid("refill_per_second", "must fill the bucket within a year")
     if not _is_whole(cost) or not 1 <= cost <= capacity:
         raise Invalid("cost", "must be a whole number from 1 to the capacity")

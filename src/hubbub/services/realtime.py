@@ -88,6 +88,8 @@ class RealtimeService:
         """
         if not callable(callback) or iscoroutinefunction(callback):
             raise Invalid("callback", "must be a function that is not async: `listen` is for what waits")
+        if on_gap is not None and (not callable(on_gap) or iscoroutinefunction(on_gap)):
+            raise Invalid("on_gap", "must be a function that is not async")
 
         def hear(heard: bytes | Gap) -> None:
             if not isinstance(heard, Gap):

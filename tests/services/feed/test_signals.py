@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hubbub import Hub, Invalid, MemberLeft, MessageSent, PresenceChanged, Room, TypingChanged, User
+from hubbub import Hub, Invalid, MemberJoined, MemberLeft, MessageSent, PresenceChanged, Room, TypingChanged, User
 from hubbub.events import PRESENCE_CHANNEL, typing_channel
 from hubbub.redis import Connection
 from services.feed.reading import take
@@ -128,6 +128,37 @@ async def test_who_was_removed_and_has_not_read_so_far_hears_no_typing(
         assert await take(member) == [TypingChanged(room.id, ada.id, is_typing=True)]
         rest = await take(removed, 4)
     assert [type(event) for event in rest] == [MessageSent] * 3 + [MemberLeft]
+
+
+async def test_who_was_removed_and_has_not_read_so_far_hears_no_presence(
+    hub: Hub, elsewhere: Hub, administrator_of_redis: Connection, room: Room, ada: User, bob: User
+) -> None:
+    """Until they have joined again, however far they have read."""
+    await hub.room_users.add(room.id, bob.id)
+    async with (
+        hub.follow(ada.id, presence=True) as member,
+        hub.follow(bob.id, presence=True, buffer=3) as removed,
+    ):
+        await are_heard(administrator_of_redis, PRESENCE_CHANNEL)
+        for number in range(5):
+            await hub.messages.send(room.id, ada.id, str(number))
+        await take(removed, 3)  # and has space again
+        await take(member, 5)
+        await elsewhere.realtime.publish_user_presence(ada.id, True)
+        for one in (member, removed):  # who is behind, and still a member
+            assert await take(one) == [PresenceChanged(ada.id, is_online=True)]
+        await hub.room_users.remove(room.id, bob.id)
+        assert [type(event) for event in await take(member)] == [MemberLeft]
+        await elsewhere.realtime.publish_user_presence(ada.id, False)
+        assert await take(member) == [PresenceChanged(ada.id, is_online=False)]
+        await hub.room_users.add(room.id, bob.id)
+        await take(member)
+        await elsewhere.realtime.publish_user_presence(ada.id, True)
+        assert await take(member) == [PresenceChanged(ada.id, is_online=True)]
+        assert await take(removed) == [PresenceChanged(ada.id, is_online=True)]
+        assert [type(event) for event in await take(removed, 4)] == [
+            *(MessageSent, MessageSent, MemberLeft, MemberJoined)
+        ]
 
 
 async def test_what_is_no_event_and_a_full_buffer_hurt_nobody(

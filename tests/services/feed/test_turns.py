@@ -93,5 +93,5 @@ async def test_many_who_join_at_once_hold_up_no_comparing_of_heads(
         query.statement for query in recording.queries if query.statement in ("readers.rooms_of", "log.heads")
     ]
     runs = [len(list(run)) for statement, run in groupby(asked) if statement == "readers.rooms_of"]
-    assert sum(runs) >= 300
-    assert max(runs) <= 100
+    assert 3 <= sum(runs) <= 30  # a hundred users each, but for those that a heartbeat looked at meanwhile
+    assert max(runs) <= 2

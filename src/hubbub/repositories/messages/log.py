@@ -13,7 +13,7 @@ from hubbub import events
 from hubbub.errors import NotFound
 from hubbub.events import LogEvent
 from hubbub.models import Message, Role
-from hubbub.positions import NOT_SEEN, START, Position, event_mark, mark
+from hubbub.positions import NOTHING, Position, event_mark, mark
 from hubbub.postgres import Executor, Statement
 
 # The columns of a message, in the order of its fields.
@@ -42,18 +42,15 @@ class Reading(NamedTuple):
 
 
 class Head(NamedTuple):
-    """`last_seq` of a room, and what stands at the place that was asked for, None for nothing."""
+    """`last_seq` of a room, and the place that was asked for with what stands there; None beyond the end."""
 
     room_id: UUID
     last_seq: int
     position: Position | None
 
     def holds(self, seen: Position) -> bool:
-        """Whether the log still has what somebody has seen, at the place that was asked for. Where a row was
-        purged by other means than hubbub's there is nothing to compare with."""
-        if self.position is None:
-            return seen.mark == NOT_SEEN and seen.seq <= self.last_seq
-        return self.position.matches(seen)
+        """Whether the log still has what somebody has seen, at the place that was asked for."""
+        return self.position is not None and self.position.matches(seen)
 
 
 def entry_of(message: Message) -> Entry:
@@ -77,14 +74,17 @@ class _Payload(msgspec.Struct, frozen=True):
 _payload = msgspec.json.Decoder(_Payload).decode
 
 
-def _entry(*row: Any) -> tuple[int, Entry]:  # noqa: ANN401 - each column has a type of its own
-    """An entry with the head of its log. The last columns are those of the message that it is about."""
+def _entry(*row: Any) -> tuple[int, Position, LogEvent | None]:  # noqa: ANN401 - each column has a type of its own
+    """What stands at a place, after the head of its log; no event when the message that it is about was purged.
+    The last columns are those of that message."""
     head, room_id, seq, kind, about, user_id, payload, at, *columns = row
     if kind == "sent":
-        return head, entry_of(Message(*columns))
+        return head, *entry_of(Message(*columns))
     position = Position(seq, event_mark(kind, about, user_id, at))
+    if about is not None and columns[0] is None:
+        return head, position, None
     place = (room_id, seq, position.encode(room_id), at)
-    return head, Entry(position, _event(kind, place, user_id, payload, columns))
+    return head, position, _event(kind, place, user_id, payload, columns)
 
 
 def _event(
@@ -118,7 +118,12 @@ def _head_of(*row: Any) -> Head:  # noqa: ANN401 - each column has a type of its
         return Head(room_id, last_seq, Position(seq, mark(sent_id, sent_at)))
     if kind is not None:
         return Head(room_id, last_seq, Position(seq, event_mark(kind, message_id, user_id, at)))
-    return Head(room_id, last_seq, START if seq == 0 else None)
+    return Head(room_id, last_seq, _without_entry(seq, last_seq))
+
+
+def _without_entry(seq: int, last_seq: int) -> Position | None:
+    """A place at which nothing stands: before the first entry, of one that was purged, or None beyond the end."""
+    return Position(seq, NOTHING) if seq <= last_seq else None
 
 
 class Logs:
@@ -129,7 +134,7 @@ class Logs:
 
     # From the position on, and with it: what stands there shows whether it is still the log that the reader knows.
     # One statement sees one state of the database, and the order of seq is that of the commits: so there are no
-    # holes in what it returns. What is said of a message that was purged is left out.
+    # holes in what it returns. What is said of a message that was purged is left out, but for the comparison.
     _READ = Statement(
         "log.read",
         _entry,
@@ -167,7 +172,7 @@ class Logs:
             LEFT JOIN messages ON messages.id = room_events.message_id
             WHERE room_events.room_id = $1
                 AND room_events.seq >= $2
-                AND (room_events.message_id IS NULL OR messages.id IS NOT NULL)
+                AND (room_events.message_id IS NULL OR messages.id IS NOT NULL OR room_events.seq = $2)
             ORDER BY room_events.seq
             LIMIT $3
         )
@@ -176,18 +181,18 @@ class Logs:
         """,
     )
 
-    async def read(self, room_id: UUID, after: Position, limit: int) -> Reading:
+    async def read(self, room_id: UUID, after: Position, limit: int, *, by: float | None = None) -> Reading:
         """Up to `limit` entries after the position, in their order. Raises `NotFound` for an unknown room."""
-        head = 0
-        rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1)
+        head, by = 0, self._executor.deadline() if by is None else by
+        rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1, by=by)
         if not rows:  # purged, or gone; read again, for what has come before the head was known
-            head = (await self.head(room_id)).seq
-            rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1)
-        head = rows[0][0] if rows else head
-        entries = [entry for _, entry in rows]
-        there = entries.pop(0).position if entries and entries[0].position.seq == after.seq else None
-        if after.seq and not Head(room_id, head, there).holds(after):
+            head = (await self.head(room_id, by=by)).seq
+            rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1, by=by)
+        head, first, _ = rows[0] if rows else (head, None, None)
+        there = first if first is not None and first.seq == after.seq else _without_entry(after.seq, head)
+        if not Head(room_id, head, there).holds(after):
             return Reading([], head, 0, is_rewound=True)
+        entries = [Entry(at, event) for _, at, event in rows if event is not None and at.seq > after.seq]
         end = head if len(rows) <= limit else entries[:limit][-1].position.seq
         return Reading(entries[:limit], head, end, is_rewound=False)
 
@@ -216,12 +221,13 @@ class Logs:
         """,
     )
 
-    async def heads(self, places: Mapping[UUID, int | None]) -> list[Head]:
+    async def heads(self, places: Mapping[UUID, int | None], *, by: float | None = None) -> list[Head]:
         """The heads of the rooms that exist, and what stands at the seq of each; None asks for the head itself."""
-        return await self._executor.fetch_all(self._HEADS, list(places), list(places.values()))
+        return await self._executor.fetch_all(self._HEADS, list(places), list(places.values()), by=by)
 
-    async def head(self, room_id: UUID) -> Position:
+    async def head(self, room_id: UUID, *, by: float | None = None) -> Position:
         """The newest entry of a room. Raises `NotFound`."""
-        for head in await self.heads({room_id: None}):
-            return head.position or Position(head.last_seq, NOT_SEEN)
+        for head in await self.heads({room_id: None}, by=by):
+            if head.position is not None:  # it is, there being no place beyond the end in the question
+                return head.position
         raise NotFound("room", room_id)

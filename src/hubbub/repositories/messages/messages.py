@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.changes import Announce, Change, MessagesSent, RoomChanged, to_nobody
+from hubbub.changes import Announce, Change, MessagesSent, RoomChanged, RoomRewound, to_nobody
 from hubbub.cursors import Cursor
 from hubbub.errors import Invalid, NotAMember, NotFound
 from hubbub.events import LogEvent, LogPage, Resync
@@ -78,7 +78,7 @@ class Messages:
         none. `Invalid` names the field as `drafts[3].content`, counted from 0.
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        checked = drafted_all(room_id, user_id, drafts)
+        checked = drafted_all(room_id, user_id, inputs.items("drafts", drafts))
         if not checked:
             return []
         if self._writer is not None:
@@ -105,7 +105,7 @@ class Messages:
 
     async def get_many(self, message_ids: Iterable[UUID]) -> dict[UUID, Message]:
         """Those of the messages that exist, by id, in one query."""
-        ids = {inputs.uuid("message_ids", message_id) for message_id in message_ids}
+        ids = inputs.uuids("message_ids", message_ids)
         return {message.id: message for message in await self._executor.fetch_all(self._GET_MANY, ids)}
 
     # The message is locked before the head is bumped: of two that change it, the second waits and then finds what
@@ -296,9 +296,11 @@ class Messages:
         """
         room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit, longest=1_000)
         after = START if cursor is None else Position.decode(room_id, cursor, field="cursor")
-        reading = await self._logs.read(room_id, after, limit)
+        deadline = self._executor.deadline()
+        reading = await self._logs.read(room_id, after, limit, by=deadline)
         if reading.is_rewound:
-            head = (await self._logs.head(room_id)).encode(room_id)
+            self._changed(RoomRewound(room_id))
+            head = (await self._logs.head(room_id, by=deadline)).encode(room_id)
             return LogPage(room_id, [Resync(room_id, head, "rewound")], head, has_more=False)
         events: list[LogEvent | Resync] = [entry.event for entry in reading.entries]
         newest = reading.entries[-1].position if reading.entries else after

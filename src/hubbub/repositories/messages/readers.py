@@ -12,6 +12,7 @@ from hubbub.postgres import Executor, Statement
 class Readable(NamedTuple):
     """A room that a user is a member of, with the head of its log."""
 
+    user_id: UUID
     room_id: UUID
     last_seq: int
     joined_seq: int
@@ -31,19 +32,23 @@ class Readers:
         Readable,
         """
         SELECT
+            room_users.user_id,
             room_users.room_id,
             rooms.last_seq,
             room_users.joined_seq,
-            bit_xor(uuid_hash_extended(room_users.room_id, 0)) OVER () AS digest
+            bit_xor(uuid_hash_extended(room_users.room_id, 0)) OVER (PARTITION BY room_users.user_id) AS digest
         FROM room_users
         JOIN rooms ON rooms.id = room_users.room_id
-        WHERE room_users.user_id = $1
+        WHERE room_users.user_id = ANY($1::uuid[])
         """,
     )
 
-    async def rooms_of(self, user_id: UUID) -> list[Readable]:
-        """The rooms of a user."""
-        return await self._executor.fetch_all(self._ROOMS_OF, user_id)
+    async def rooms_of(self, user_ids: Sequence[UUID], *, by: float | None = None) -> dict[UUID, list[Readable]]:
+        """The rooms of each of the users."""
+        rooms: dict[UUID, list[Readable]] = {user_id: [] for user_id in user_ids}
+        for room in await self._executor.fetch_all(self._ROOMS_OF, user_ids, by=by):
+            rooms[room.user_id].append(room)
+        return rooms
 
     # What the user did last before: who left was outside. Who had never been there reads what was before them.
     _OUTSIDE = Statement(
@@ -66,9 +71,10 @@ class Readers:
         """,
     )
 
-    async def outside(self, user_id: UUID, seqs: Mapping[UUID, int]) -> set[UUID]:
+    async def outside(self, user_id: UUID, seqs: Mapping[UUID, int], *, by: float | None = None) -> set[UUID]:
         """The rooms that the user had left at the given seq."""
-        return set(await self._executor.fetch_all(self._OUTSIDE, user_id, list(seqs), list(seqs.values())))
+        rooms, places = list(seqs), list(seqs.values())
+        return set(await self._executor.fetch_all(self._OUTSIDE, user_id, rooms, places, by=by))
 
     _ROOMS_OF_ALL = Statement(
         "readers.rooms_of_all",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from hubbub import inputs
-from hubbub.changes import Change, MessagesSent, RoomChanged, UserChanged
+from hubbub.changes import Change, MessagesSent, RoomChanged, RoomRewound, UserChanged
 from hubbub.errors import Invalid
 from hubbub.models import User
 from hubbub.services.cache.counts import Counts
@@ -50,6 +50,10 @@ class Cache:
     after `ttl_seconds` and 20 %, 72 s by default, and the 3 s that the lease of a read under way lasts. So it is
     when the process dies between COMMIT and DEL, or never learns that the COMMIT was done; when Redis loses what
     it had acknowledged, as in a failover; and between releases with different layouts that run side by side.
+
+    **A restore of PostgreSQL**, or a failover that lost commits, is a change that nobody announces. The page of a
+    room goes with the first `Resync` that says so, so that who then loads the room anew sees what is there; all
+    else lives on for as long as an entry does.
 
     **Without Redis** everything is read from PostgreSQL, and nothing raises because of it. A change that this
     process could not tell Redis of is told later, and until then the process does not use that entry; others may,
@@ -131,7 +135,7 @@ class Cache:
         match change:
             case UserChanged(user_id=user_id):
                 self._users.invalidate(user_id)
-            case RoomChanged(room_id=room_id):
+            case RoomChanged(room_id=room_id) | RoomRewound(room_id=room_id):
                 self._pages.invalidate(room_id)
             case MessagesSent(messages=messages):
                 for room_id in {message.room_id for message in messages}:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -49,18 +49,23 @@ class Feed:
         *,
         heartbeat_seconds: float,
         most_behind: int,
+        was_rewound: Callable[[UUID], None],
         instrumentation: Instrumentation = SILENT,
     ) -> None:
+        """`was_rewound` is called when a follower is told that the log of a room was. It must not wait."""
         if not heartbeat_seconds > 0:
             raise Invalid("follow_heartbeat_seconds", "must be more than 0")
         inputs.limit(most_behind, longest=2**31, field="follow_at_most_behind")
         self._heartbeat_seconds = heartbeat_seconds
+        self._executor = executor
         self._subscriptions = subscriptions
         self._instrumentation = instrumentation
         self._doorbell = Doorbell(connection, instrumentation)
         self._work = asyncio.Event()
         logs = Logs(executor)
-        self._rooms = FollowedRooms(logs, subscriptions, self._doorbell, self._work.set)
+        self._rooms = FollowedRooms(
+            logs, subscriptions, self._doorbell, has_work=self._work.set, was_rewound=was_rewound
+        )
         readers = Readers(executor)
         self._signals = Signals(subscriptions, readers, self._rooms)
         self._users = FollowedUsers(
@@ -106,7 +111,7 @@ class Feed:
     ) -> Follower:
         """One who follows, for `async with`. Raises `Invalid`."""
         user_id = inputs.uuid("user_id", user_id)
-        only = None if rooms is None else {inputs.uuid("rooms", room_id) for room_id in rooms}
+        only = None if rooms is None else inputs.uuids("rooms", rooms)
         if len(inputs.mapping("after", after)) > MOST_CURSORS:
             raise Invalid("after", f"must have at most {MOST_CURSORS} cursors")
         starts: dict[UUID, Position] = {}
@@ -155,7 +160,7 @@ class Feed:
         """Put the follower at its starting places. Raises `NotAMember`, `Unavailable`."""
         if self._is_closed:
             raise Unavailable("hub", "it is closed", retryable=False)
-        await self._users.enter(follower)
+        await self._users.enter(follower, by=self._executor.deadline())
 
     async def read(self, room_id: UUID, after: Position, limit: int) -> Reading:
         """Read the log of a room. Raises `NotFound`, `Unavailable`."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from hubbub.events import MemberLeft
+from hubbub.events import MemberJoined, MemberLeft
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.repositories.messages.log import Entry
 
@@ -29,6 +29,7 @@ class FollowedRoom:
         "_marks",
         "_read_soon",
         "asked",
+        "gone",
         "id",
         "live",
         "places",
@@ -36,6 +37,7 @@ class FollowedRoom:
         "rewindings",
         "rung",
         "suspect",
+        "was_rewound",
     )
 
     def __init__(
@@ -45,6 +47,7 @@ class FollowedRoom:
         *,
         read_soon: Callable[[FollowedRoom], None],
         compare_soon: Callable[[FollowedRoom], None],
+        was_rewound: Callable[[UUID], None],
     ) -> None:
         self.id = room_id
         self.position = position
@@ -60,8 +63,11 @@ class FollowedRoom:
         """All that follow the room here."""
         self.live: dict[Place, None] = {}
         """The places that hear each entry as it is taken; the others are behind, and read the log themselves."""
+        self.gone: set[UUID] = set()
+        """Users who have left the room as far as it is known here, and have a place in it that is behind."""
         self._read_soon = read_soon
         self._compare_soon = compare_soon
+        self.was_rewound = was_rewound
         self._marks: dict[int, bytes] = {}
 
     @property
@@ -114,6 +120,8 @@ class FollowedRoom:
                 place.hear(entry)
         if isinstance(entry.event, MemberLeft):
             self._show_out(entry.event.user_id, seq)
+        elif isinstance(entry.event, MemberJoined):
+            self.gone.discard(entry.event.user_id)
 
     def skip_to(self, seq: int) -> None:
         """There is nothing up to this seq that was not taken: what there was has been purged."""
@@ -123,9 +131,18 @@ class FollowedRoom:
 
     def _show_out(self, user_id: UUID, seq: int) -> None:
         """Not from a place that is further: the user has joined again before it."""
-        for place in tuple(self.live):
-            if place.follower.user_id == user_id and place.position.seq == seq:
+        for place in [place for place in self.places if place.follower.user_id == user_id]:
+            if place not in self.live:
+                self.gone.add(user_id)
+            elif place.position.seq == seq:
                 place.end()
+
+    def leave(self, place: Place) -> None:
+        """One fewer follows the room."""
+        self.places.pop(place, None)
+        user_id = place.follower.user_id
+        if user_id in self.gone and all(other.follower.user_id != user_id for other in self.places):
+            self.gone.discard(user_id)
 
     def rewind(self, position: Position) -> None:
         """The log is not the one that was known: everybody goes on from `position`, and is told."""
@@ -134,5 +151,6 @@ class FollowedRoom:
         self.suspect = None
         self.rewindings += 1
         self._marks.clear()
+        self.gone.clear()
         for place in tuple(self.live):
             place.resync(position, "rewound")

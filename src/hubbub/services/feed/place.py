@@ -47,6 +47,8 @@ class Place:
         """Go on from another position, and say so. It is said however full the buffer is: once a rewinding."""
         self.position = position
         self.is_outside = False
+        if reason == "rewound":
+            self.room.was_rewound(self.room.id)
         self.follower.instrumentation.resynced(reason)
         self.follower.put(Resync(self.room.id, position.encode(self.room.id), reason))
 

@@ -37,13 +37,21 @@ class FollowedRooms:
     """One `FollowedRoom` and one subscription for each room that somebody here follows."""
 
     def __init__(
-        self, logs: Logs, subscriptions: Subscriptions, doorbell: Doorbell, has_work: Callable[[], None]
+        self,
+        logs: Logs,
+        subscriptions: Subscriptions,
+        doorbell: Doorbell,
+        *,
+        has_work: Callable[[], None],
+        was_rewound: Callable[[UUID], None],
     ) -> None:
-        """`has_work` is called when there are rooms to compare now. It must not wait."""
+        """`has_work` is called when there are rooms to compare now, `was_rewound` when a follower is
+        told that the log of a room was. Neither may wait."""
         self._logs = logs
         self._subscriptions = subscriptions
         self._doorbell = doorbell
         self._has_work = has_work
+        self._was_rewound = was_rewound
         self._rooms: dict[UUID, FollowedRoom] = {}
         self._bells: dict[UUID, CallbackSubscription] = {}
         self._readers = asyncio.Semaphore(READERS)
@@ -66,6 +74,7 @@ class FollowedRooms:
                 Position(last_seq, NOT_SEEN),
                 read_soon=self._read_soon,
                 compare_soon=self._compare_soon,
+                was_rewound=self._was_rewound,
             )
             hear = partial(self._hear, room)
             self._bells[room_id] = self._subscriptions.subscribe_soon_with(room_channel(room_id), hear)
@@ -74,7 +83,7 @@ class FollowedRooms:
     def leave(self, place: Place) -> None:
         """One fewer follows a room. With the last one the process stops listening to it."""
         room = place.room
-        room.places.pop(place, None)
+        room.leave(place)
         if not room.places and self._rooms.get(room.id) is room:
             del self._rooms[room.id]
             self._bells.pop(room.id).unsubscribe()

@@ -17,6 +17,7 @@ from hubbub.services.feed.rooms import FollowedRooms
 
 if TYPE_CHECKING:
     from hubbub.redis import CallbackSubscription, Heard, Subscriptions
+    from hubbub.services.feed.followed_room import FollowedRoom
     from hubbub.services.feed.follower import Follower
     from hubbub.services.feed.place import Place
 
@@ -125,8 +126,13 @@ class Signals:
         for user_id, room_id in pairs:
             room = self._rooms.get(room_id)
             if room is not None:
-                wanting = (place.follower for place in room.places if place.follower.wants_presence)
-                told.setdefault(user_id, set()).update(wanting)
+                told.setdefault(user_id, set()).update(_wanting(room))
         for user_id, followers in told.items():
             for follower in followers:
                 follower.signal(changes[user_id])
+
+
+def _wanting(room: FollowedRoom) -> Iterable[Follower]:
+    """Who hears of the presence of members: also who is behind, unless they were removed further on in the log."""
+    followers = (place.follower for place in room.places)
+    return (one for one in followers if one.wants_presence and one.user_id not in room.gone)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -31,8 +30,10 @@ LOOKS: Final = 2
 LONGEST_ABSENCE: Final = 1_000
 # Users whose memberships are compared in one statement, once a heartbeat.
 TOGETHER: Final = 1_000
-# Users whose rooms are read again, one after the other, before the heads of rooms have their turn.
+# Users whose rooms are read again, in one statement, before the heads of rooms have their turn. The second is how
+# many places they may have: all of them are looked at in one step of the event loop.
 A_TURN: Final = 100
+PLACES_A_TURN: Final = 2_000
 
 
 class FollowedUsers:
@@ -72,16 +73,16 @@ class FollowedUsers:
     def followers(self) -> list[Follower]:
         return [follower for followers in self._users.values() for follower in followers]
 
-    async def enter(self, follower: Follower) -> None:
-        """Put the follower at its starting places. Raises `NotAMember`, `Unavailable`."""
+    async def enter(self, follower: Follower, *, by: float) -> None:
+        """Put the follower at its starting places, until the deadline `by`. Raises `NotAMember`, `Unavailable`."""
         self._users.setdefault(follower.user_id, {})[follower] = None
-        readable = await self._readers.rooms_of(follower.user_id)
+        readable = (await self._readers.rooms_of([follower.user_id], by=by))[follower.user_id]
         wanted = {room.room_id: room for room in readable if follower.wants(room.room_id)}
         for room_id in follower.rooms or ():
             if room_id not in wanted:
                 raise NotAMember(room_id, follower.user_id)
-        resyncs = await self._resyncs({room: at for room, at in follower.after.items() if room in wanted})
-        outside = await self._outside(follower, wanted.values())
+        resyncs = await self._resyncs({room: at for room, at in follower.after.items() if room in wanted}, by)
+        outside = await self._outside(follower, wanted.values(), by)
         if follower.is_closed:
             return
         for room_id in follower.after:
@@ -103,25 +104,27 @@ class FollowedUsers:
         if follower.is_passed_over:
             self.look_at([follower.user_id])
 
-    async def _outside(self, follower: Follower, rooms: Iterable[Readable]) -> set[UUID]:
+    async def _outside(self, follower: Follower, rooms: Iterable[Readable], by: float) -> set[UUID]:
         """The rooms that the user had left at the cursor, and has joined again since."""
         before = {
             room.room_id: follower.after[room.room_id].seq
             for room in rooms
             if room.room_id in follower.after and 0 < follower.after[room.room_id].seq < room.joined_seq
         }
-        return await self._readers.outside(follower.user_id, before) if before else set()
+        return await self._readers.outside(follower.user_id, before, by=by) if before else set()
 
-    async def _resyncs(self, after: Mapping[UUID, Position]) -> dict[UUID, tuple[Position, ResyncReason]]:
+    async def _resyncs(
+        self, after: Mapping[UUID, Position], by: float
+    ) -> dict[UUID, tuple[Position, ResyncReason]]:
         """The heads of the rooms that cannot be read on from these positions, and why not."""
         seen = {room_id: position.seq for room_id, position in after.items() if position.seq > 0}
         reasons: dict[UUID, ResyncReason] = {}
-        for found in await self._logs.heads(seen) if seen else ():
+        for found in await self._logs.heads(seen, by=by) if seen else ():
             if not found.holds(after[found.room_id]):
                 reasons[found.room_id] = "rewound"
             elif after[found.room_id].seq < found.last_seq - self._most_behind:
                 reasons[found.room_id] = "too_far_behind"
-        heads = await self._logs.heads(dict.fromkeys(reasons)) if reasons else ()
+        heads = await self._logs.heads(dict.fromkeys(reasons), by=by) if reasons else ()
         return {
             head.room_id: (head.position, reasons[head.room_id]) for head in heads if head.position is not None
         }
@@ -178,13 +181,12 @@ class FollowedUsers:
             except Unavailable:
                 self._round.extendleft(users)
                 raise
-        for user_id in tuple(islice(self._moved, A_TURN)):
-            del self._moved[user_id]
-            try:
-                await self._move(user_id)
-            except Unavailable:
-                self._moved[user_id] = None
-                raise
+        moved = self._next_moved()
+        try:
+            await self._move_all(moved)
+        except Unavailable:
+            self._moved |= dict.fromkeys(moved)
+            raise
         if self._in_doubt > 0 or self._moved:
             self._has_work()
 
@@ -194,9 +196,25 @@ class FollowedUsers:
             if any(one.is_placed and one.digest != digest for one in self._users.get(user_id, ())):
                 self._moved[user_id] = None
 
-    async def _move(self, user_id: UUID) -> None:
-        left = {follower: follower.left for follower in self._users.get(user_id, ()) if follower.is_placed}
-        readable = {room.room_id: room for room in await self._readers.rooms_of(user_id)}
+    def _next_moved(self) -> list[UUID]:
+        """The next in turn, at least one where there is one."""
+        moved: list[UUID] = []
+        places = 0
+        while self._moved and len(moved) < A_TURN and places < PLACES_A_TURN:
+            user_id = next(iter(self._moved))
+            del self._moved[user_id]
+            moved.append(user_id)
+            places += sum(len(follower.places) for follower in self._users.get(user_id, ()))
+        return moved
+
+    async def _move_all(self, user_ids: list[UUID]) -> None:
+        followers = [follower for user_id in user_ids for follower in self._users.get(user_id, ())]
+        left = {follower: follower.left for follower in followers if follower.is_placed}
+        rooms = await self._readers.rooms_of(user_ids) if followers else {}
+        for user_id, readable in rooms.items():
+            self._move(user_id, {room.room_id: room for room in readable}, left)
+
+    def _move(self, user_id: UUID, readable: Mapping[UUID, Readable], left: Mapping[Follower, int]) -> None:
         digest = next((room.digest for room in readable.values()), 0)
         for follower in tuple(self._users.get(user_id, ())):
             if follower not in left:

@@ -119,7 +119,7 @@ class Presence:
         It does not raise for an unavailable Redis. A user is online through the grace time, and an unknown id is
         not. Raises `Invalid` for what is no UUID.
         """
-        ids = {inputs.uuid("user_ids", user_id) for user_id in user_ids}
+        ids = inputs.uuids("user_ids", user_ids)
         parts = by_bucket(ids, lambda user_id: user_id, at_most=USERS_A_QUESTION)
         answers = await asyncio.gather(*[self._ask(bucket, users) for bucket, users in parts])
         return {user_id: is_online for answer in answers for user_id, is_online in answer.items()}

@@ -70,7 +70,7 @@ class SessionService:
         `Invalid` for what is not JSON and for more than 4 KiB of it.
         """
         user_id = inputs.uuid("user_id", user_id)
-        data = stored.encode({} if session_data is None else session_data)
+        data = stored.encode("session_data", {} if session_data is None else session_data)
         token = new_token(tag_of(user_id))
         place = place_of(token)
         now = await scripts.CREATE(
@@ -105,7 +105,7 @@ class SessionService:
 
         Changes neither whose it is nor when it ends. Raises `Invalid` as `create_session` does.
         """
-        encoded = stored.encode(data)
+        encoded = stored.encode("data", data)
         return await scripts.UPDATE(self._connection, keys=(place_of(token).key,), args=(encoded,))
 
     async def rotate(self, token: str) -> str | None:

@@ -50,6 +50,6 @@ def read(value: bytes | None, session_id: str) -> Session | None:
     return Session(session_id, found.user_id, found.data, found.created_at, found.seen_at, found.expires_at)
 
 
-def encode(data: Mapping[str, object]) -> bytes:
+def encode(field: str, data: Mapping[str, object]) -> bytes:
     """The JSON of session data. Raises `Invalid` unless it comes back the same, and for more than 4 KiB of it."""
-    return inputs.json_object("data", data, longest_bytes=LONGEST_DATA_BYTES)
+    return inputs.json_object(field, data, longest_bytes=LONGEST_DATA_BYTES)

@@ -1,0 +1,95 @@
+"""A call of several statements has one deadline: each of them is given what is left of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import pytest
+
+from hubbub import Hub, HubbubError, NewMessage, Options, PostgresSettings, Room, Settings, User
+from hubbub.changes import to_nobody
+from hubbub.hub import Repositories
+from hubbub.instrumentation import SILENT, Instrumentation
+from hubbub.postgres import Pool, Statement
+
+T = TypeVar("T")
+
+
+class Watched(Pool):
+    """Notes the deadline that each statement is given."""
+
+    def __init__(self, settings: PostgresSettings, instrumentation: Instrumentation = SILENT) -> None:
+        super().__init__(settings, instrumentation)
+        self.deadlines: list[tuple[str, float | None]] = []
+
+    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+        self.deadlines.append((statement.name, by))
+        return await super().fetch_all(statement, *args, by=by)
+
+    async def fetch_one(self, statement: Statement[T], *args: object, by: float | None = None) -> T | None:
+        self.deadlines.append((statement.name, by))
+        return await super().fetch_one(statement, *args, by=by)
+
+    async def execute(self, statement: Statement[T], *args: object) -> int:
+        self.deadlines.append((statement.name, None))
+        return await super().execute(statement, *args)
+
+    attempt = fetch_all
+
+
+@pytest.fixture
+async def watched(settings: Settings) -> AsyncIterator[Watched]:
+    pool = Watched(settings.postgres)
+    await pool.open()
+    yield pool
+    await pool.close()
+
+
+Call = Callable[[Repositories, UUID, UUID], Awaitable[Any]]
+CALLS: dict[str, tuple[int, Call]] = {
+    "room_users.add": (3, lambda of, room, user: of.room_users.add(room, user)),
+    "room_users.add_many": (2, lambda of, room, user: of.room_users.add_many(room, [user])),
+    "room_users.remove": (2, lambda of, room, user: of.room_users.remove(room, uuid4())),
+    "room_users.set_role": (2, lambda of, room, user: of.room_users.set_role(room, user, "admin")),
+    "rooms.direct": (2, lambda of, room, user: of.rooms.direct(user, uuid4())),
+    "receipts.who_read": (2, lambda of, room, user: of.receipts.who_read(uuid4())),
+    "messages.since": (2, lambda of, room, user: of.messages.since(uuid4(), None)),
+    "messages.edit": (2, lambda of, room, user: of.messages.edit(uuid4(), "x", by=user)),
+    "messages.delete": (2, lambda of, room, user: of.messages.delete(uuid4(), by=user)),
+    "messages.page": (2, lambda of, room, user: of.messages.page(uuid4())),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_all_statements_of_a_call_have_one_deadline(
+    watched: Watched, room: Room, ada: User, name: str
+) -> None:
+    """The first one's own is the same, where it is given none."""
+    statements, call = CALLS[name]
+    with suppress(HubbubError):
+        await call(Repositories(watched, to_nobody), room.id, ada.id)
+    first, *others = [by for _, by in watched.deadlines]
+    assert len(others) == statements - 1
+    [deadline] = set(others)
+    assert deadline is not None
+    assert first in {None, deadline}
+
+
+async def test_so_have_those_of_a_follower_that_enters(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, room: Room, ada: User
+) -> None:
+    monkeypatch.setattr("hubbub.hub.Pool", Watched)
+    async with Hub(settings, options=Options(follow_heartbeat_seconds=600, follow_at_most_behind=1)) as hub:
+        cursor = (await hub.messages.since(room.id, None)).cursor
+        await hub.messages.send_many(room.id, ada.id, [NewMessage("hello")] * 3)
+        watched = hub._pool
+        assert isinstance(watched, Watched)
+        watched.deadlines.clear()
+        async with hub.follow(ada.id, after={room.id: cursor}):
+            entering = [by for name, by in watched.deadlines if name in {"readers.rooms_of", "log.heads"}]
+            assert len(entering) == 3
+            assert len(set(entering)) == 1
+            assert None not in entering
