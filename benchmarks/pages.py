@@ -1,4 +1,8 @@
-"""The newest 50 messages of a room, 20 callers at a time: as objects, as JSON, from the cache."""
+"""The newest 50 messages of a room, 20 callers at a time: as objects, as JSON, from the cache.
+
+All callers open the same room, which hubbub reads once for those who wait; and each one a room of its own, where
+nothing is shared. To the peers it is the same.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,13 @@ from benchmarks.peers import node
 from benchmarks.peers.drivers import bare_asyncpg, psycopg3
 from benchmarks.peers.node import CONTENT
 from benchmarks.peers.orm import sqlalchemy
-from benchmarks.stage import USERS, Stage, id_of
+from benchmarks.stage import ROOMS, USERS, Stage
 from hubbub import Hub
 
 CALLERS = 20
-ROOM = id_of(7)
-"""A room to which person 7 sends, and more than a page of it."""
+OWN = ROOMS[:CALLERS]
+"""A room for each caller. In each there is more than a page of messages."""
+ROOM = OWN[6]
 
 OBJECTS = "seed, objects"
 JSON = "seed, JSON"
@@ -26,23 +31,24 @@ async def pages(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
     """A page that is read again and again, as when everybody opens the same room."""
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(Hub(stage.settings))
-        await asyncio.gather(*(hub.messages.send(ROOM, USERS[6], f"{CONTENT} {number}") for number in range(100)))
+        for room_id, user_id in zip(OWN, USERS, strict=False):
+            await asyncio.gather(*(hub.messages.send(room_id, user_id, f"{CONTENT} {n}") for n in range(100)))
         asyncpg = await stack.enter_async_context(bare_asyncpg(stage.settings.postgres, ROOM))
         psycopg = await stack.enter_async_context(psycopg3(stage.settings.postgres, ROOM))
         orm = await stack.enter_async_context(sqlalchemy(stage.settings.postgres, ROOM))
         contenders = {
             "hubbub": loop_of(lambda _: hub.messages.page(ROOM, limit=50), CALLERS),
+            "hubbub, own rooms": loop_of(lambda n: hub.messages.page(OWN[n % CALLERS], limit=50), CALLERS),
+            "hubbub, JSON": loop_of(lambda _: hub.messages.page_json(ROOM, limit=50), CALLERS),
+            "hubbub, JSON, own rooms": loop_of(
+                lambda n: hub.messages.page_json(OWN[n % CALLERS], limit=50), CALLERS
+            ),
             "hubbub, cache": loop_of(lambda _: hub.cache.newest_page(ROOM), CALLERS),
             "asyncpg": loop_of(asyncpg["page"], CALLERS),
             "psycopg": loop_of(psycopg["page"], CALLERS),
             "SQLAlchemy": loop_of(orm["page"], CALLERS),
         }
         skipped = {}
-        if hasattr(hub.messages, "page_json"):
-            page_json = hub.messages.page_json
-            contenders["hubbub, JSON"] = loop_of(lambda _: page_json(ROOM, limit=50), CALLERS)
-        else:
-            skipped["hubbub, JSON"] = "there is no hub.messages.page_json"
         if reason := node.missing():
             skipped["seed"] = reason
         else:
@@ -57,7 +63,9 @@ async def pages(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
             pace,
             targets=[
                 Target("rate", 1.3, OBJECTS),
+                Target("rate", 1.3, OBJECTS, of="hubbub, own rooms"),
                 Target("rate", 2, JSON, of="hubbub, JSON"),
+                Target("rate", 2, JSON, of="hubbub, JSON, own rooms"),
                 Target("rate", 10, JSON, of="hubbub, cache"),
             ],
             skipped=skipped,
