@@ -28,11 +28,20 @@ MEGABYTES = 128
 NO_CONNECTION = "the server has no connection free"
 NO_DISK = "the server is out of disk space or memory"
 
-OF_THE_APPLICATION = """
+TERMINATE = """
+    SELECT pg_terminate_backend(pid)
     FROM pg_stat_activity
     WHERE backend_type = 'client backend'
         AND application_name = 'hubbub'
-        AND pid <> pg_backend_pid()
+"""
+# Whether the others and the administrator have all that there are. A connection of the application that is still
+# logging in stands in no view, and would be free when it is lost.
+NONE_IS_LEFT = """
+    SELECT count(*) = current_setting('max_connections')::integer
+        - current_setting('superuser_reserved_connections')::integer
+        - COALESCE(current_setting('reserved_connections', true), '0')::integer
+    FROM pg_stat_activity
+    WHERE application_name IN ('other', 'administrator')
 """
 
 
@@ -60,10 +69,11 @@ class Crowd:
 
 @asynccontextmanager
 async def no_connection_free(chat: Chat, fragile: FragileServers) -> AsyncIterator[None]:
-    administrator = await connect(
-        fragile.administrator(chat.settings.postgres), server_settings={"application_name": "administrator"}
-    )
     async with AsyncExitStack() as stack:
+        administrator = await connect(
+            fragile.administrator(chat.settings.postgres), server_settings={"application_name": "administrator"}
+        )
+        stack.push_async_callback(administrator.close)
         crowd = Crowd(chat.settings, stack)
         # What the hub has it keeps, and it cannot grow.
         async with Hub(chat.settings) as hub, hub.transaction() as tx:
@@ -74,9 +84,9 @@ async def no_connection_free(chat: Chat, fragile: FragileServers) -> AsyncIterat
             assert await tx.users.get(chat.user_ids[0])
 
         async def nobody_is_left() -> bool:
-            await administrator.execute(f"SELECT pg_terminate_backend(pid) {OF_THE_APPLICATION}")
+            await administrator.execute(TERMINATE)
             await crowd.take_all()
-            return int(await administrator.fetchval(f"SELECT count(*) {OF_THE_APPLICATION}")) == 0
+            return bool(await administrator.fetchval(NONE_IS_LEFT))
 
         await until_it_answers(nobody_is_left)
         impatient = replace(chat.settings.postgres, deadline_seconds=1)
@@ -85,7 +95,6 @@ async def no_connection_free(chat: Chat, fragile: FragileServers) -> AsyncIterat
         assert caught.value.retryable
         assert not caught.value.outcome_unknown
         yield
-    await administrator.close()
 
 
 @pytest.mark.session("takes the connections of the server, of which a pooler keeps some")
