@@ -27,7 +27,7 @@ MESSAGE = """
 """
 
 
-class Draft(msgspec.Struct, frozen=True):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """A message that is about to be sent, its fields checked. `metadata` is JSON."""
 
     id: UUID

@@ -17,7 +17,7 @@ from hubbub.repositories.messages.together import BATCH, send_all
 
 # Statements in flight at a time: a second one only while so many messages wait.
 LANES = 2
-LOAD = 100
+LOAD = 25
 # How long a statement that is not answered holds the next one back: one locked room must not stop all. And how
 # many may be in flight then, so that stuck ones cannot take the whole pool.
 PATIENCE_SECONDS = 0.05
