@@ -47,7 +47,7 @@ class Doing(NamedTuple):
 USE = (
     Doing("sends a message", 40, "sends-200", "hubbub"),
     Doing("is delivered a message, to an online member", 40 * 15, "followers", "hubbub, in 100 rooms"),
-    Doing("opens a room: a page", 30, "pages", "hubbub"),
+    Doing("opens a room: a page", 30, "pages", "hubbub, own rooms"),
     Doing("opens the app: unread counts of 100 rooms", 10, "unread", None),
     Doing("is looked up, as author or member", 400, "lookups-user", "hubbub"),
     Doing("has the session checked", 300, "sessions-200", "hubbub"),
@@ -103,10 +103,11 @@ def markdown(results: Results) -> str:
 
 def _machines(users: int, cores: float, message_bytes: float | None) -> str:
     machines = math.ceil(cores / HEADROOM / CORES)
+    noun = "machine" if machines == 1 else "machines"
     followers = users * ONLINE_AT_PEAK
     memory = followers * FOLLOWER_KIB / 2**20
     line = (
-        f"- {users:,} daily users: {machines:,} machines of {CORES} cores for application, PostgreSQL and Redis "
+        f"- {users:,} daily users: {machines:,} {noun} of {CORES} cores for application, PostgreSQL and Redis "
         f"together; {memory:,.1f} GiB for {followers:,.0f} followers"
     )
     if message_bytes is None:

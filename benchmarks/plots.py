@@ -123,7 +123,7 @@ def _peers(results: Results) -> Figure | None:
     axis.minorticks_off()
     axis.set_ylim(0.4, len(found) + 0.6)
     axis.axvline(1, color="#374151", linewidth=0.8)
-    axis.set_title("times its peer; a line is the target, a whisker the rounds")
+    axis.set_title("times its peer; dark: target reached; | the target; a whisker: all rounds")
     return figure
 
 
