@@ -19,7 +19,7 @@ faults: .venv/dev.stamp  ## kill, freeze and cut what hubbub stands on, and show
 	@FAULTS=full $(BIN)/pytest tests/faults -q $(ARGS)
 
 bench: .venv/bench.stamp  ## measure hubbub beside its peers, in 10 minutes (ARGS=--quick: in 90 s, to see that it runs)
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@PATH="$(CURDIR)/.servers/redis-7.0:$$PATH" $(BIN)/python -m benchmarks $(ARGS)
 
 # Every version of one server at least once, and the lowest and the highest together.
 PAIRS := postgresql-14+redis-6.2 postgresql-15+redis-7.0 postgresql-16+redis-6.2 postgresql-17+redis-7.0 \

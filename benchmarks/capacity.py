@@ -108,7 +108,7 @@ def _machines(users: int, cores: float, message_bytes: float | None) -> str:
     memory = followers * FOLLOWER_KIB / 2**20
     line = (
         f"- {users:,} daily users: {machines:,} {noun} of {CORES} cores for application, PostgreSQL and Redis "
-        f"together; {memory:,.1f} GiB for {followers:,.0f} followers"
+        f"together; {memory:,.1f} GiB for {followers:,.0f} followers, at most {FOLLOWER_KIB} KiB each"
     )
     if message_bytes is None:
         return f"{line}."

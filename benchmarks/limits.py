@@ -118,14 +118,15 @@ def pgbench(stage: Stage, name: str, script: str, clients: int) -> Load:
 def redis_benchmark(stage: Stage, program: Path, command: str, clients: int) -> Load:
     """So many connections, one command at a time on each."""
     redis = stage.settings.redis
+    # It reads no password from anywhere else; this one is that of a server which ends with the run.
+    login = ("-a", redis.password) if redis.password else ()
     asked = [20_000]
 
     async def load(seconds: float) -> Figures:
         began = time.perf_counter()
         output = await _output(
-            *(str(program), "-p", str(redis.port), "-c", str(clients), "-n", str(asked[0]), "-r", "1000", "--csv"),
-            *command.split(),
-            REDISCLI_AUTH=redis.password or "",
+            *(str(program), "-p", str(redis.port), *login, "-c", str(clients), "-n", str(asked[0])),
+            *("-r", "1000", "--csv", *command.split()),
         )
         asked[0] = max(1_000, round(asked[0] * seconds / (time.perf_counter() - began)))
         return {"rate": _number(r'(?m)^"[^"]*","([\d.]+)"', output)}

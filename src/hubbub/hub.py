@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from hubbub.history import History
 
 
+# A call that asks one after the other ends this long after the deadline of what it asked first.
+GRACE_SECONDS = 0.1
+
+
 class Repositories:
     """The repositories on one executor: the pool of a hub, or a transaction."""
 
@@ -299,8 +303,8 @@ class Hub(Repositories):
         10 attempts at once and 10 a minute are taken for a login, 100 and 100 a minute for the `address` of a
         client; one more raises `RateLimited`. While Redis is down all are taken.
         """
-        async with self._one_deadline():
-            return await self._accounts.authenticate(login, password, address=address)
+        async with self._one_deadline(outcome_unknown=False) as by:
+            return await self._accounts.authenticate(login, password, address=address, by=by)
 
     async def change_password(self, user_id: UUID, password: str, *, keep_token: str | None = None) -> None:
         """Give the account another password, and end its sessions but for that of `keep_token`.
@@ -324,18 +328,22 @@ class Hub(Repositories):
             await self.sessions.revoke_all(user_id)  # of a login that came in between
 
     @asynccontextmanager
-    async def _one_deadline(self) -> AsyncIterator[None]:
-        """Of a call that asks one after the other: the longest that any of them has by itself."""
+    async def _one_deadline(self, *, outcome_unknown: bool = True) -> AsyncIterator[float]:
+        """Of a call that asks one after the other: the longest that any of them has by itself.
+
+        The block gets when that is. What was asked first is given a moment more, to say itself what it was.
+        """
         seconds = max(
             self.settings.postgres.deadline_seconds,
             self.settings.redis.deadline_seconds,
             self._passwords.deadline_seconds,
         )
+        by = asyncio.get_running_loop().time() + seconds
         try:
-            async with asyncio.timeout(seconds):
-                yield
+            async with asyncio.timeout_at(by + GRACE_SECONDS):
+                yield by
         except TimeoutError as error:
-            raise Unavailable("hub", f"not done within {seconds:g} s", outcome_unknown=True) from error
+            raise Unavailable("hub", f"not done within {seconds:g} s", outcome_unknown=outcome_unknown) from error
 
     def _follow_up(self, change: Change) -> None:
         """What follows from a change that is durable. Called after the COMMIT; neither waits nor raises."""

@@ -10,6 +10,7 @@ import pytest
 from hubbub import PostgresSettings, Unavailable
 from hubbub.postgres import Pool, Statement
 from hubbub.postgres.outage import LONGEST_PAUSE_SECONDS, Outage
+from hubbub.postgres.run import now
 from postgres.notes import Watch
 from postgres.trouble import eventually
 
@@ -120,3 +121,45 @@ async def test_a_pool_that_is_closed_while_it_waits_for_its_server_leaves_nothin
 async def _is_more_than(tasks: set[asyncio.Task[None]]) -> bool:
     """Whether another attempt is being made."""
     return bool(asyncio.all_tasks() - tasks)
+
+
+async def test_callers_take_turns_on_what_the_pool_has_while_it_gets_no_more(
+    small: PostgresSettings, watch: Watch
+) -> None:
+    await watch.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT 2")
+    pool = Pool(replace(small, deadline_seconds=30))
+    async with pool.transaction() as tx:
+        with pytest.raises(Unavailable, match="the server has no connection free"):
+            await pool.fetch_one(ONE)
+        calls = [asyncio.create_task(pool.fetch_one(ONE)) for _ in range(5)]
+        assert not (await asyncio.wait(calls, timeout=0.3))[0]
+        assert await tx.fetch_one(ONE) == 1
+    assert await asyncio.gather(*calls) == [1] * 5
+    await pool.close()
+
+
+async def test_a_caller_without_time_for_a_connection_says_nothing_of_the_server(small: PostgresSettings) -> None:
+    writers: list[asyncio.StreamWriter] = []
+
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    pool = Pool(replace(small, host="127.0.0.1", port=port, deadline_seconds=1, connect_timeout_seconds=0.3))
+    with pytest.raises(Unavailable):
+        await pool.fetch_one(ONE, by=now() + 0.02)
+    hurried = len(writers)
+    calls = [asyncio.create_task(pool.fetch_one(ONE)) for _ in range(2)]
+    await eventually(lambda: _are(writers, hurried + len(calls)))  # each for itself, as there is no outage
+    await asyncio.wait(calls)
+    assert [type(call.exception()) for call in calls] == [Unavailable] * len(calls)
+    await pool.close()
+    for writer in writers:
+        writer.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def _are(writers: list[asyncio.StreamWriter], number: int) -> bool:
+    return len(writers) >= number

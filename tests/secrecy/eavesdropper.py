@@ -25,7 +25,7 @@ import pytest
 
 from hubbub import HubbubError, Passwords, PostgresSettings, RedisSettings
 from hubbub.postgres import connect
-from hubbub.redis import Connection
+from hubbub.redis import Connection, Part, Reply
 from redis_server import PASSWORD as OF_OTHER_SERVERS
 from rights import PASSWORD as OF_THE_APPLICATION
 
@@ -84,14 +84,11 @@ class Eavesdropper(logging.Handler):
         for command in WRITE_PARAMETERS:
             await postgres.execute(command)
         await postgres.close()
-        connection = Connection(redis)
-        await connection.start()
-        await connection.execute("CONFIG", "SET", "slowlog-max-len", REMEMBERED)
-        await connection.execute("CONFIG", "SET", "slowlog-log-slower-than", 0)
+        await _ask(redis, ("CONFIG", "SET", "slowlog-max-len", REMEMBERED))
+        await _ask(redis, ("CONFIG", "SET", "slowlog-log-slower-than", 0))
         yield
-        commands = await connection.execute("SLOWLOG", "GET", REMEMBERED, deadline_seconds=60)
-        self.hear("the commands of Redis", str(commands))
-        await connection.close()
+        # Over a connection of its own: one from the beginning may be among those that a test has ended.
+        self.hear("the commands of Redis", str(await _ask(redis, ("SLOWLOG", "GET", REMEMBERED))))
 
     def told(self) -> list[str]:
         """Which secret stands where, by names alone."""
@@ -104,6 +101,15 @@ class Eavesdropper(logging.Handler):
                 if secret in said
             }
         )
+
+
+async def _ask(redis: RedisSettings, command: tuple[Part, ...]) -> Reply:
+    connection = Connection(redis)
+    await connection.start()
+    try:
+        return await connection.execute(*command, deadline_seconds=60)
+    finally:
+        await connection.close()
 
 
 EAVESDROPPER = pytest.StashKey[Eavesdropper]()

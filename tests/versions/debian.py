@@ -15,10 +15,10 @@ LD_LIBRARY_PATH="$folder/usr/lib/{machine}" exec "$folder/{program}" "$@"
 """
 
 
-def package(name: str, program: Path) -> Callable[[Path], None]:
+def package(name: str, *programs: Path) -> Callable[[Path], None]:
     """Fetch this package with all that it depends on and this system lacks.
 
-    Its program, which lies there in the package, is run by a script of the same name beside `usr`.
+    Each of the programs, which lie there in the packages, is run by a script of the same name beside `usr`.
     """
 
     def fetch(folder: Path) -> None:
@@ -30,9 +30,10 @@ def package(name: str, program: Path) -> Callable[[Path], None]:
             subprocess.run(["dpkg-deb", "--extract", archive, folder], check=True)
             archive.unlink()
         [libraries] = folder.glob("usr/lib/*-linux-gnu")
-        script = folder / program.name
-        script.write_text(SCRIPT.format(machine=libraries.name, program=program))
-        script.chmod(0o755)
+        for program in programs:
+            script = folder / program.name
+            script.write_text(SCRIPT.format(machine=libraries.name, program=program))
+            script.chmod(0o755)
 
     return fetch
 

@@ -30,6 +30,7 @@ class Outage:
         self._attempts = 0
         self._not_before = 0.0
         self._next: asyncio.Task[None] | None = None
+        self._is_worth_a_try = asyncio.Event()
         self.trouble: Unavailable | None = None
         """Why the last connection could not be made; None while the server can be reached."""
 
@@ -43,6 +44,11 @@ class Outage:
         """A connection was made."""
         self.trouble = None
         self._attempts = 0
+
+    def connection_is_back(self) -> None:
+        """One that was in use is idle: the next attempt has no reason to pause."""
+        if self._next is not None:
+            self._is_worth_a_try.set()
 
     async def next_attempt(self, seconds: float) -> None:
         """Wait for the next attempt, for so long at most. What came of it is to be seen."""
@@ -59,12 +65,20 @@ class Outage:
 
     async def _attempt(self) -> None:
         try:
-            await asyncio.sleep(max(self._not_before - now(), 0))
+            await self._pause()
             await self._connect()
         except Unavailable:
             pass  # it is kept as the trouble, which each of those who wait raises as his own
         finally:
             self._next = None
+
+    async def _pause(self) -> None:
+        self._is_worth_a_try.clear()
+        try:
+            async with asyncio.timeout_at(self._not_before):
+                await self._is_worth_a_try.wait()
+        except TimeoutError:
+            pass  # it is over
 
 
 def jittered(seconds: float) -> float:

@@ -33,6 +33,14 @@ CANCEL_GRACE_SECONDS = 1.0
 ATTEMPTS = 3
 
 
+class _NoConnection(Exception):
+    """No connection is idle, and the server gives no new one."""
+
+    def __init__(self, trouble: Unavailable) -> None:
+        super().__init__()
+        self.trouble = trouble
+
+
 class Pool:
     """Connections to PostgreSQL: at most `settings.pool_size`, opened when needed, closed when idle too long.
 
@@ -189,11 +197,15 @@ class Pool:
             attempt += 1
 
     async def _acquire(self, deadline: float) -> Connection:
-        if self._outage.trouble is not None and not self._idle and not self._closed:
-            await self._outage.next_attempt(deadline - now())
-            if self._outage.trouble is not None and not self._idle:
-                raise self._outage.trouble.for_another()
-        return await self._take(deadline)
+        while True:
+            if self._outage.trouble is not None and not self._idle and not self._closed:
+                await self._outage.next_attempt(deadline - now())
+            try:
+                return await self._take(deadline)
+            except _NoConnection as failure:
+                # Those in use come back, though no new one can be had.
+                if not self._used or now() >= deadline:
+                    raise failure.trouble.for_another() from None
 
     async def _reach(self) -> None:
         """Connect, or find that a connection has come back meanwhile."""
@@ -239,7 +251,7 @@ class Pool:
             if not connection.is_closed():
                 return connection
         if self._outage.trouble is not None and not is_attempt:
-            raise self._outage.trouble.for_another()
+            raise _NoConnection(self._outage.trouble)
         since = now()
         left = max(deadline - since, 0.001)
         try:
@@ -247,11 +259,17 @@ class Pool:
                 self._settings, within_seconds=left, server_settings=self._server_settings()
             )
         except Unavailable as trouble:
-            self._outage.goes_on(trouble, now() - since)
+            if not self._came_late(trouble, left):
+                self._outage.goes_on(trouble, now() - since)
             raise
         self._outage.is_over()
         self._instrumentation.connected("postgresql")
         return connection
+
+    def _came_late(self, trouble: Unavailable, left: float) -> bool:
+        """Whether the caller had too little time left for a connection, which says nothing of the server."""
+        enough = min(self._settings.connect_timeout_seconds, self._settings.deadline_seconds / 2)
+        return isinstance(trouble.__cause__, TimeoutError) and left < enough
 
     def _server_settings(self) -> dict[str, str]:
         """The server gives up on a statement when its caller has: losing the connection alone does not end it.
@@ -283,6 +301,7 @@ class Pool:
         self._used.discard(connection)
         if not connection.is_closed():
             self._idle.append((now(), connection))
+            self._outage.connection_is_back()
             if self._reaper is None and not self._closed:
                 self._reap_in(self._settings.idle_timeout_seconds)
         self._gate.release()

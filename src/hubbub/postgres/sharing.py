@@ -31,7 +31,7 @@ MOST_UNDER_WAY: Final = 4
 
 
 class _Caller(msgspec.Struct, gc=False):
-    """One who waits. Not the garbage collector's business: nothing that it holds leads back to it."""
+    """One who waits. Not the garbage collector's business: whatever leads back to it ends with the answer."""
 
     name: Hashable
     key: Key
@@ -67,7 +67,7 @@ class Queue(Generic[T]):
     async def find(self, name: Hashable, key: Key, deadline: float | None = None) -> T:
         """The answer for the key. Keys with one name are the same question.
 
-        Raises `Unavailable`, by the deadline at the latest, and what the statement raises.
+        Raises `Unavailable`, at most 50 ms after the deadline, and what the statement raises.
         """
         if self._under_way or self._waiting or self._send_is_due:
             answer: T = await self._wait(name, key, deadline)

@@ -23,7 +23,7 @@ class Call(msgspec.Struct, eq=False, gc=False):
 
     The future is done early when the caller gives up. The reply comes all the same and is thrown away, so
     that the replies behind it go to whom they belong. There is one for each command: a struct that the garbage
-    collector leaves alone, as nothing that it holds leads back to it, takes half as long to make.
+    collector leaves alone, as whatever leads back to it ends with the answer, takes half as long to make.
     """
 
     future: asyncio.Future[Any]

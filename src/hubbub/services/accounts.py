@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, TypeAlias
@@ -44,13 +45,16 @@ class Accounts:
         email, username = inputs.email(email), inputs.username(username)
         return await self._users.create(email, username, await self._passwords.hash(password))
 
-    async def authenticate(self, login: str, password: str, *, address: str | None = None) -> User | None:
+    async def authenticate(
+        self, login: str, password: str, *, address: str | None = None, by: float | None = None
+    ) -> User | None:
         """The user with this email or username, in any case, and this password; None when there is none such.
 
         It takes as long for a login that nobody has as for a wrong password. `address` is that of the client:
         attempts are limited for each login and each address (of IPv6, each network of 64 bits), and the one too
         many raises `RateLimited` with the seconds to wait, whether or not the login exists. A hash that is
-        cheaper than those made today is renewed on the way. Raises `Unavailable`.
+        cheaper than those made today is renewed on the way, if there is time for it until `by`, in the time of the
+        event loop. Raises `Unavailable`.
         """
         known_as = _known_as(login)
         # The address first: one that is refused must not use up what the owner of the login may try.
@@ -63,23 +67,26 @@ class Accounts:
         password_hash = None if credentials is None else credentials.password_hash
         if not await self._passwords.verify(password, password_hash) or credentials is None:
             return None
+        try:
+            user = await self._users.get(credentials.user_id)
+        except NotFound:  # deleted meanwhile
+            return None
         if self._passwords.needs_rehash(credentials.password_hash):
-            await self._renew(credentials, password)
-        with suppress(NotFound):  # deleted meanwhile
-            return await self._users.get(credentials.user_id)
-        return None
+            await self._renew(credentials, password, by)
+        return user
 
     async def change_password(self, user_id: UUID, password: str) -> None:
         """Give the account another password. Raises `Invalid`, `NotFound`, `Unavailable`."""
         await self._users.change_password_hash(user_id, await self._passwords.hash(password))
 
-    async def _renew(self, credentials: Credentials, password: str) -> None:
-        """What goes wrong here fails no login that succeeded: the next one tries again."""
-        with suppress(Unavailable):
-            password_hash = await self._passwords.hash(password)
-            await self._users.renew_password_hash(
-                credentials.user_id, password_hash, instead_of=credentials.password_hash
-            )
+    async def _renew(self, credentials: Credentials, password: str, by: float | None) -> None:
+        """What goes wrong here, or takes too long, fails no login that succeeded: the next one tries again."""
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout_at(by):
+                password_hash = await self._passwords.hash(password)
+                await self._users.renew_password_hash(
+                    credentials.user_id, password_hash, instead_of=credentials.password_hash
+                )
 
 
 def _let_pass(verdict: Verdict) -> None:

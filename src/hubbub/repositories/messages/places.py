@@ -18,10 +18,11 @@ class Places:
     def __init__(self, number: int) -> None:
         self._free = number
         self._line: deque[asyncio.Future[None]] = deque()
+        self._called = 0  # those who were given a place and have not woken yet
 
     def take(self) -> bool:
-        """A place, if one is free."""
-        if self._free:
+        """A place, if one is free and nobody stands in line for it."""
+        if self._free and not self._called and not self._line:
             self._free -= 1
             return True
         return False
@@ -30,22 +31,29 @@ class Places:
         """A place, as soon as there is one. Raises `TimeoutError` at that time of the event loop."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line.append(turn)
+        self._call()  # one may have become free while others were on their way to theirs
         try:
             async with asyncio.timeout_at(until):
                 await turn
         except BaseException:
             if turn.done() and not turn.cancelled():
+                self._called -= 1
                 self.give_back()  # it came at the same moment
             raise
+        self._called -= 1
 
     def give_back(self) -> None:
         """To whoever has waited longest for it."""
-        while self._line:
+        self._free += 1
+        self._call()
+
+    def _call(self) -> None:
+        while self._line and self._free:
             turn = self._line.popleft()
             if not turn.done():
+                self._free -= 1
+                self._called += 1
                 turn.set_result(None)
-                return
-        self._free += 1
 
 
 class Deadlines:

@@ -149,8 +149,10 @@ async def append(executor: Executor, drafts: Sequence[Draft], *, by: float) -> O
         LOCK_TIMEOUT if len(counts) > 1 else None,
         by=by,
     )
-    if heads.old_seqs is None or heads.created_at is None or heads.messages != len(drafts):
-        return {}  # refused, or something of the application's own kept a row from being written
+    if heads.old_seqs is None:
+        return {}
+    if heads.messages != len(drafts) or heads.created_at is None:
+        raise Invalid("message", "must not be kept out by a trigger")
     at, old_seqs = heads.created_at, heads.old_seqs
     return {
         draft.id: _message(draft, old_seqs[room_place - 1] + place, at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from hubbub.services.typing_indicators.scripts import STOP, bucket_of, due_key, 
 
 LONGEST_WAIT: Final = 10_000
 """Stops that may wait. Beyond that they are let go: what is not stopped fades."""
-ROOMS_AT_ONCE: Final = 1_000
+STOPS_AT_ONCE: Final = 1_000
 PAUSE_SECONDS: Final = 0.02
 """After Redis was told, before it is told again: what nobody can see is left for others to come along."""
 
@@ -30,14 +31,14 @@ class Stopping:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._waiting: list[Stop] = []
+        self._waiting: dict[Stop, None] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def add(self, room_id: UUID, user_id: UUID) -> None:
         """The user is to stop typing in the room, soon."""
         if len(self._waiting) < LONGEST_WAIT:
-            self._waiting.append((room_id, user_id))
+            self._waiting[room_id, user_id] = None
             self._wake.set()
 
     def start(self) -> None:
@@ -62,7 +63,9 @@ class Stopping:
 
     async def _stop_all(self) -> None:
         while self._waiting and self._connection.connected:
-            stops, self._waiting = self._waiting[:ROOMS_AT_ONCE], self._waiting[ROOMS_AT_ONCE:]
+            stops = list(islice(self._waiting, STOPS_AT_ONCE))
+            for stop in stops:
+                del self._waiting[stop]
             await self._tell(stops)
         self._waiting.clear()
 
@@ -71,7 +74,7 @@ class Stopping:
             rooms = await self._rooms_with_typists({room_id for room_id, _ in stops})
             await stop_now(self._connection, [stop for stop in stops if stop[0] in rooms])
         except asyncio.CancelledError:
-            self._waiting += stops  # for `close`
+            self._waiting |= dict.fromkeys(stops)  # for `close`
             raise
         except Unavailable:
             pass  # the connection has logged the outage; what is not stopped fades
