@@ -95,7 +95,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     `user_id` is None once its author's account is deleted. A deleted message stays as a tombstone: `deleted_at`
     is set, `content` is empty and `metadata` None. `reply_to` is a message of the same room. `metadata` is what
-    the application keeps with it, a JSON object.
+    the application keeps with it, a JSON object; it is not to be changed in place, as callers who open one page at
+    the same time share its messages.
     """
 
     id: UUID
