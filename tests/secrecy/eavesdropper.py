@@ -32,7 +32,7 @@ from rights import PASSWORD as OF_THE_APPLICATION
 MARK = "-Never-told-"
 
 SHORTEST = 8
-"""Characters of a password. A shorter one may be found by chance."""
+"""Characters of a password, of which half differ. A shorter one, or `xxxxxxxx`, may be found by chance."""
 
 REMEMBERED = 20_000
 """Commands of Redis; of each the first 128 bytes of the first 32 arguments."""
@@ -58,7 +58,7 @@ class Eavesdropper(logging.Handler):
 
     def keep(self, secret: object, name: str) -> None:
         """From now on, and in what was said before."""
-        if isinstance(secret, str) and len(secret) >= SHORTEST:
+        if isinstance(secret, str) and len(secret) >= SHORTEST and len(set(secret)) >= SHORTEST // 2:
             self._secrets.setdefault(secret, name)
 
     def hear(self, where: str, text: str) -> None:

@@ -31,7 +31,7 @@ async def test_a_hub_that_takes_any_password_is_caught(stage: Stage, monkeypatch
 
 
 async def test_a_hub_that_lets_nobody_in_is_caught(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def locked(accounts: Accounts, login: str, password: str, *, address: str | None = None) -> User | None:
+    async def locked(accounts: Accounts, login: str, password: str, **_: object) -> User | None:
         return None
 
     monkeypatch.setattr(Accounts, "authenticate", locked)
