@@ -19,9 +19,10 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
+from commands import execute
 from hubbub import Hub, PostgresSettings, Settings, migrations
 from hubbub.models import Room, User
-from hubbub.postgres import Pool, connect
+from hubbub.postgres import Pool
 from hubbub.testing import Template, serving
 from pgbouncer.run import chosen, through
 from pgbouncer.server import PgBouncer
@@ -67,19 +68,10 @@ async def servers(
 
     The settings are those of the owner of the database, and of the one Redis user who may do everything.
     """
-    await _run(administrator, *role())
+    await execute(administrator, *role())
     await make_redis_users(hubbub_servers.redis)
     async with eavesdropper.over(hubbub_servers.redis, administrator):
         yield hubbub_servers
-
-
-async def _run(settings: PostgresSettings, *commands: str) -> None:
-    connection = await connect(settings)
-    try:
-        for command in commands:
-            await connection.execute(command)
-    finally:
-        await connection.close()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -93,9 +85,9 @@ async def template(servers: Settings, hubbub_template: Template, administrator: 
 async def empty_database(servers: Settings, administrator: PostgresSettings) -> AsyncIterator[PostgresSettings]:
     """A database of this test's own, without a table."""
     name = f"test_{uuid4().hex}"
-    await _run(servers.postgres, f"CREATE DATABASE {name}")
+    await execute(servers.postgres, f"CREATE DATABASE {name}")
     yield replace(servers.postgres, database=name)
-    await _run(administrator, f"DROP DATABASE {name} WITH (FORCE)")
+    await execute(administrator, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -105,9 +97,9 @@ async def postgres_settings(
     """A database of this test's own, migrated, for its owner."""
     name = f"test_{uuid4().hex}"
     create = f"CREATE DATABASE {name} OWNER {servers.postgres.user} TEMPLATE {template}"
-    await _run(administrator, create, *in_a_copy(name))
+    await execute(administrator, create, *in_a_copy(name))
     yield replace(servers.postgres, database=name)
-    await _run(administrator, f"DROP DATABASE {name} WITH (FORCE)")
+    await execute(administrator, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,12 @@ from uuid import uuid4
 import pytest
 
 from backup.programs import Programs
+from commands import execute
 from faults import chat as chats
 from faults.chat import Chat
 from hubbub import PostgresSettings, Settings
 from hubbub.embedded import Servers
 from hubbub.embedded.binaries import CHOSEN_POSTGRESQL
-from hubbub.postgres import connect
 from rights import role, superuser
 
 PASSWORD = "of-the-backup"
@@ -38,21 +38,12 @@ async def chat(settings: Settings, tmp_path: Path) -> AsyncIterator[Chat]:
         yield chat
 
 
-async def _run(settings: PostgresSettings, *commands: str) -> None:
-    connection = await connect(settings)
-    try:
-        for command in commands:
-            await connection.execute(command)
-    finally:
-        await connection.close()
-
-
 @pytest.fixture
 async def reader(postgres_settings: PostgresSettings, administrator: PostgresSettings) -> PostgresSettings:
     """Who takes the backup, with the rights that the documents tell to give. It is gone with the cluster."""
     name = f"backup_{uuid4().hex}"
-    await _run(administrator, f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
-    await _run(postgres_settings, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}")
+    await execute(administrator, f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+    await execute(postgres_settings, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}")
     return replace(postgres_settings, user=name, password=PASSWORD)
 
 
@@ -68,6 +59,6 @@ async def new_server(programs: Programs) -> AsyncIterator[NewServer]:
     folder = Path(tempfile.mkdtemp(prefix="hubbub-backup-"))  # where the account of the servers may pass
     async with Servers(folder, fsync=False) as servers:
         of_all = replace(superuser(servers.postgres, folder), database=servers.postgres.database)
-        await _run(of_all, *role())
+        await execute(of_all, *role())
         yield NewServer(servers.postgres, of_all)
     shutil.rmtree(folder)

@@ -12,12 +12,12 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
+from commands import execute
 from faults import chat as chats
 from faults.chat import Chat
 from faults.figures import Figures, table
 from faults.fragile import FragileServers
-from hubbub import PostgresSettings, Settings, migrations
-from hubbub.postgres import connect
+from hubbub import Settings, migrations
 from pgbouncer.run import chosen, through
 from pgbouncer.server import PgBouncer
 
@@ -54,18 +54,10 @@ async def fragile_folder() -> AsyncIterator[Path]:
 async def fragile_servers(fragile_folder: Path) -> AsyncIterator[FragileServers]:
     servers = FragileServers(fragile_folder)
     settings = await servers.start()
-    await _run(settings.postgres, f"CREATE DATABASE {TEMPLATE}")
+    await execute(settings.postgres, f"CREATE DATABASE {TEMPLATE}")
     await migrations.up(replace(settings.postgres, database=TEMPLATE))
     yield servers
     await servers.stop()
-
-
-async def _run(settings: PostgresSettings, command: str) -> None:
-    connection = await connect(settings)
-    try:
-        await connection.execute(command)
-    finally:
-        await connection.close()
 
 
 @pytest.fixture
@@ -91,11 +83,11 @@ async def fragile_settings(
 ) -> AsyncIterator[Settings]:
     """A migrated database of this test's own."""
     settings, name = await fragile.start(), f"test_{uuid4().hex}"
-    await _run(settings.postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    await execute(settings.postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     own = replace(settings.postgres, database=name)
     yield replace(settings, postgres=through(fragile_pgbouncer, own, request.node))
     await fragile.start()
-    await _run(settings.postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    await execute(settings.postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -119,10 +119,7 @@ async def test_what_an_administrator_ends_comes_back_without_a_restart_of_the_pr
         await under_load(chat, fragile, fault, chat.settings)
         await guests.are_served()
     found = await chat.violations()
-    figures.found(
-        f"{len(found)} violations in {chat.count:,} calls, {chat.errors:,} tries failed; of "
-        f"{guests.answered.total() + guests.refused.total():,} other calls {guests.refused.total():,} were refused"
-    )
+    figures.found(guests.figure(chat, found))
     assert not found
 
 

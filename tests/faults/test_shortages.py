@@ -106,10 +106,7 @@ async def test_who_gets_no_connection_is_told_and_goes_on_when_there_are_some(
         await under_load(chat, fragile, no_connection_free, chat.settings)
         await guests.are_served()
     found = await chat.violations()
-    figures.found(
-        f"{len(found)} violations in {chat.count:,} calls, {chat.errors:,} tries failed; of "
-        f"{guests.answered.total() + guests.refused.total():,} other calls {guests.refused.total():,} were refused"
-    )
+    figures.found(guests.figure(chat, found))
     assert guests.refused
     assert not found
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from commands import execute
 from faults import chat as chats
 from faults.chat import Chat
 from faults.crowd import Plan
@@ -21,7 +22,6 @@ from faults.history import Opened, Served, now
 from faults.scale import SCALE
 from faults.worker import Worker
 from hubbub import Settings, migrations
-from hubbub.postgres import connect
 
 POOL_SIZE = 2
 MOST_CONNECTIONS = 500
@@ -34,10 +34,11 @@ async def roomy(fragile_folder: Path) -> AsyncIterator[FragileServers]:
     """Servers of this test's own, that take so many connections and note each of them."""
     servers = FragileServers(fragile_folder / "roomy")
     settings = await servers.start()
-    connection = await connect(servers.administrator(settings.postgres))
-    await connection.execute(f"ALTER SYSTEM SET max_connections = {MOST_CONNECTIONS}")
-    await connection.execute("ALTER SYSTEM SET log_connections = on")
-    await connection.close()
+    await execute(
+        servers.administrator(settings.postgres),
+        f"ALTER SYSTEM SET max_connections = {MOST_CONNECTIONS}",
+        "ALTER SYSTEM SET log_connections = on",
+    )
     await servers.shut_down("postgresql")
     await servers.start()
     yield servers

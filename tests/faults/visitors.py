@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sized
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -29,6 +29,14 @@ class Visitors(NamedTuple):
             for name, count in list(self.answered.items()):
                 while self.answered[name] == count:  # noqa: ASYNC110 - it is a server that is waited for
                     await asyncio.sleep(PAUSE_SECONDS)
+
+    def figure(self, chat: Chat, violations: Sized) -> str:
+        """What became of the calls of everybody, for the table of `make faults`."""
+        refused = self.refused.total()
+        return (
+            f"{len(violations)} violations in {chat.count:,} calls, {chat.errors:,} tries failed; of "
+            f"{self.answered.total() + refused:,} other calls {refused:,} were refused"
+        )
 
 
 def calls_of(hub: Hub, chat: Chat) -> dict[str, Callable[[], Awaitable[object]]]:

@@ -11,6 +11,7 @@ import pytest
 from asyncpg import InsufficientPrivilegeError, InvalidSchemaNameError
 from click.testing import CliRunner
 
+from commands import execute
 from hubbub import Hub, Invalid, PostgresSettings, SchemaMismatch, Unavailable, migrations
 from hubbub.cli import main
 from hubbub.migrations.grants import RIGHTS, Limits, quoted
@@ -46,7 +47,7 @@ FORBIDDEN = (
 async def role(administrator: PostgresSettings) -> str:
     """A role with a name that no SQL must be built of carelessly. It is gone with the cluster."""
     name = f"o'\"; DROP TABLE users; --{uuid4()}"
-    await _run(administrator, f"CREATE ROLE {quoted(name)} LOGIN PASSWORD 'of-the-role'")
+    await execute(administrator, f"CREATE ROLE {quoted(name)} LOGIN PASSWORD 'of-the-role'")
     return name
 
 
@@ -54,15 +55,6 @@ async def role(administrator: PostgresSettings) -> str:
 def migrator(administrator: PostgresSettings, postgres_settings: PostgresSettings) -> PostgresSettings:
     """A superuser in a migrated database of this test's own."""
     return replace(administrator, database=postgres_settings.database)
-
-
-async def _run(settings: PostgresSettings, *commands: str) -> None:
-    connection = await connect(settings)
-    try:
-        for command in commands:
-            await connection.execute(command)
-    finally:
-        await connection.close()
 
 
 async def _asked(settings: PostgresSettings, question: str) -> object:
@@ -77,9 +69,9 @@ async def _asked(settings: PostgresSettings, question: str) -> object:
 async def test_the_role_of_the_application_may_not(
     migrator: PostgresSettings, postgres_settings: PostgresSettings, command: str
 ) -> None:
-    await _run(migrator, "CREATE SCHEMA others", "CREATE TABLE others.secrets (content text)")
+    await execute(migrator, "CREATE SCHEMA others", "CREATE TABLE others.secrets (content text)")
     with pytest.raises(InsufficientPrivilegeError):
-        await _run(as_role(postgres_settings), command)
+        await execute(as_role(postgres_settings), command)
 
 
 def test_the_rights_are_those_that_the_statements_need_and_no_more() -> None:
@@ -130,10 +122,10 @@ async def test_the_role_has_a_search_path_and_limits_of_its_own_in_this_database
 async def test_rights_of_before_are_taken_away(
     migrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
 ) -> None:
-    await _run(postgres_settings, f"GRANT ALL ON TABLE messages TO {quoted(role)}")
+    await execute(postgres_settings, f"GRANT ALL ON TABLE messages TO {quoted(role)}")
     await migrations.grant(migrator, role)
     with pytest.raises(InsufficientPrivilegeError):
-        await _run(replace(postgres_settings, user=role, password="of-the-role"), "TRUNCATE messages CASCADE")
+        await execute(replace(postgres_settings, user=role, password="of-the-role"), "TRUNCATE messages CASCADE")
 
 
 async def test_tables_in_a_schema_of_their_own_are_found_there(
@@ -143,12 +135,12 @@ async def test_tables_in_a_schema_of_their_own_are_found_there(
     database = postgres_settings.database
     move = [f'ALTER TABLE {table} SET SCHEMA "chat ""room"""' for table in migrations.TABLES]
     path = f'ALTER DATABASE {database} SET search_path = "chat ""room"""'
-    await _run(migrator, 'CREATE SCHEMA "chat ""room"""', *move, path)
+    await execute(migrator, 'CREATE SCHEMA "chat ""room"""', *move, path)
     await migrations.grant(migrator, role)
     login = replace(postgres_settings, user=role, password="of-the-role")
     assert await _asked(login, "SELECT count(*) FROM users") == 0
     with pytest.raises((InsufficientPrivilegeError, InvalidSchemaNameError)):
-        await _run(login, "CREATE TABLE mine (id int)")
+        await execute(login, "CREATE TABLE mine (id int)")
 
 
 async def test_whose_rights_cannot_be_limited_is_refused(
@@ -165,7 +157,7 @@ async def test_whose_rights_cannot_be_limited_is_refused(
     ):
         with pytest.raises(Invalid, match=reason):
             await migrations.grant(migrator, unfit)
-    await _run(administrator, f"GRANT {postgres_settings.user} TO {quoted(role)}")
+    await execute(administrator, f"GRANT {postgres_settings.user} TO {quoted(role)}")
     with pytest.raises(Invalid, match="a member of who does"):
         await migrations.grant(migrator, role)
 
@@ -178,14 +170,14 @@ async def test_who_may_not_give_the_rights_is_told_what_to_do_and_nothing_is_cha
     assert not caught.value.retryable
     with pytest.raises(InsufficientPrivilegeError):
         await _asked(replace(postgres_settings, user=role, password="of-the-role"), "SELECT count(*) FROM users")
-    await _run(administrator, f"ALTER ROLE {quoted(role)} CREATEDB")
+    await execute(administrator, f"ALTER ROLE {quoted(role)} CREATEDB")
 
 
 async def test_a_right_that_comes_by_another_role_is_found(
     administrator: PostgresSettings, migrator: PostgresSettings, role: str
 ) -> None:
     other = quoted(f"others {uuid4()}")
-    await _run(
+    await execute(
         migrator,
         f"CREATE ROLE {other}",
         f"GRANT CREATE ON SCHEMA public TO {other}",
@@ -193,7 +185,7 @@ async def test_a_right_that_comes_by_another_role_is_found(
     )
     with pytest.raises(Unavailable, match="could still create in the schema"):
         await migrations.grant(migrator, role)
-    await _run(migrator, f"REVOKE CREATE ON SCHEMA public FROM {other}")
+    await execute(migrator, f"REVOKE CREATE ON SCHEMA public FROM {other}")
     await migrations.grant(migrator, role)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import execute
 from hubbub import PostgresSettings, Settings, migrations
 from hubbub.embedded import Servers
 from hubbub.postgres import connect
@@ -34,15 +35,6 @@ async def folder() -> AsyncIterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="hubbub-secrets-"))
     yield folder
     shutil.rmtree(folder)
-
-
-async def execute(settings: PostgresSettings, *commands: str) -> None:
-    connection = await connect(settings)
-    try:
-        for command in commands:
-            await connection.execute(command)
-    finally:
-        await connection.close()
 
 
 @pytest.fixture

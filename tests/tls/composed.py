@@ -7,10 +7,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from commands import execute
 from hubbub import PostgresSettings, migrations
 from hubbub.embedded import Servers
 from hubbub.migrations.grants import quoted
-from hubbub.postgres import connect
 from rights import superuser
 
 ROLE, PASSWORD = "chat", "of the application's \\ 'role'"
@@ -30,12 +30,12 @@ class Composed:
         await migrations.up(settings)
         of_all = replace(superuser(settings, self._folder), database=settings.database)
         secret = PASSWORD.replace("'", "''")
-        await _run(of_all, f"CREATE ROLE {quoted(ROLE)} LOGIN PASSWORD '{secret}'")
+        await execute(of_all, f"CREATE ROLE {quoted(ROLE)} LOGIN PASSWORD '{secret}'")
         await migrations.grant(of_all, ROLE)
         self._place("tls/postgres.pem", "server.crt")
         self._place("tls/postgres.key", "server.key")
         self._place("pg_hba.conf", "pg_hba.conf")
-        await _run(of_all, "ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
+        await execute(of_all, "ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
         authority = self._deployed / "tls" / "authority.pem"
         return replace(
             settings,
@@ -56,12 +56,3 @@ class Composed:
         shutil.copyfile(self._deployed / source, target)
         target.chmod(0o600)
         os.chown(target, owner.st_uid, owner.st_gid)
-
-
-async def _run(settings: PostgresSettings, *commands: str) -> None:
-    connection = await connect(settings)
-    try:
-        for command in commands:
-            await connection.execute(command)
-    finally:
-        await connection.close()

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from commands import execute
 from hubbub import PostgresSettings, RedisSettings, migrations
 from hubbub.embedded import Servers
 from hubbub.embedded.binaries import DEBIAN
-from hubbub.postgres import connect
 from redis_server import PASSWORD, Server
 from rights import superuser
 from tls.certificates import Certificate, Certificates, Kind
@@ -91,17 +91,10 @@ class TlsPostgreSQL:
         os.chown(target, owner.st_uid, owner.st_gid)
 
     async def _configure(self, name: str, value: str) -> None:
-        await self._run(f"ALTER SYSTEM SET {name} = '{value}'")
+        await execute(self._superuser, f"ALTER SYSTEM SET {name} = '{value}'")
 
     async def _reload(self) -> None:
-        await self._run("SELECT pg_reload_conf()")
-
-    async def _run(self, command: str) -> None:
-        connection = await connect(self._superuser)
-        try:
-            await connection.execute(command)
-        finally:
-            await connection.close()
+        await execute(self._superuser, "SELECT pg_reload_conf()")
 
 
 def postgresql_with_tls() -> Path:

@@ -1,0 +1,16 @@
+"""Commands to PostgreSQL on a connection of their own, past any pool."""
+
+from __future__ import annotations
+
+from hubbub import PostgresSettings
+from hubbub.postgres import connect
+
+
+async def execute(settings: PostgresSettings, *commands: str) -> None:
+    """One after the other, each in a transaction of its own."""
+    connection = await connect(settings)
+    try:
+        for command in commands:
+            await connection.execute(command)
+    finally:
+        await connection.close()
