@@ -19,7 +19,7 @@ from hubbub.postgres.run import now, run
 if TYPE_CHECKING:
     from hubbub.postgres.connection import Connection
 
-SECRET = "correct horse"
+SECRET = "what Ada wrote to Bob"
 
 
 def raised(kind: type[asyncpg.PostgresError], **fields: str) -> asyncpg.PostgresError:
