@@ -9,11 +9,12 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.changes import Announce, Change, MessagesSent, RoomChanged, RoomRewound, to_nobody
 from hubbub.cursors import Cursor
-from hubbub.errors import Invalid, NotAMember, NotFound
+from hubbub.errors import Invalid, NotFound
 from hubbub.events import LogEvent, LogPage, Resync
 from hubbub.models import Message, MessagePage, MessageType, NewMessage, Page
 from hubbub.positions import START, Position
 from hubbub.postgres import Executor, Statement
+from hubbub.repositories.messages.changing import Changes
 from hubbub.repositories.messages.drafts import drafted, drafted_all
 from hubbub.repositories.messages.log import Logs
 from hubbub.repositories.messages.pages import NEWEST, Pages, Place, Span, seq_of
@@ -32,6 +33,7 @@ class Messages:
         self._executor = executor
         self._announce = announce
         self._writer = writer
+        self._changes = Changes(executor)
         self._logs = Logs(executor)
         self._pages = Pages(executor)
 
@@ -108,51 +110,6 @@ class Messages:
         ids = inputs.uuids("message_ids", message_ids)
         return {message.id: message for message in await self._executor.fetch_all(self._GET_MANY, ids)}
 
-    # The message is locked before the head is bumped: of two that change it, the second waits and then finds what
-    # the first has left. One that finds nothing to change takes no seq.
-    _CHANGE = """
-        WITH target AS MATERIALIZED (
-            SELECT messages.id, messages.room_id
-            FROM messages
-            JOIN room_users
-                ON room_users.room_id = messages.room_id
-                AND room_users.user_id = $2
-            WHERE messages.id = $1
-                AND messages.deleted_at IS NULL
-                AND (messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'))
-                {unless}
-            FOR UPDATE OF messages
-        ), head AS (
-            UPDATE rooms
-            SET last_seq = last_seq + 1
-            FROM target
-            WHERE rooms.id = target.room_id
-            RETURNING rooms.id, rooms.last_seq
-        ), event AS (
-            INSERT INTO room_events (room_id, seq, kind, message_id, user_id)
-            SELECT id, last_seq, {kind}, $1, $2
-            FROM head
-        )
-        UPDATE messages
-        SET {change},
-            updated_at = CURRENT_TIMESTAMP
-        FROM head
-        WHERE messages.id = $1
-        RETURNING {columns}
-        """
-    _OF_MESSAGES = MESSAGE.replace("    ", "    messages.")
-    _EDIT = Statement(
-        "messages.edit",
-        Message,
-        _CHANGE.format(
-            unless="AND messages.content <> $3",
-            kind="'edited'",
-            change="content = $3, is_edited = true",
-            columns=_OF_MESSAGES,
-        ),
-        idempotent=True,
-    )
-
     async def edit(self, message_id: UUID, content: str, *, by: UUID) -> Message:
         """Give the message other content. An entry of the room's log; the message keeps its place and the rest.
 
@@ -162,26 +119,10 @@ class Messages:
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
         content = inputs.text("content", content, longest=inputs.CONTENT_LENGTH)
         deadline = self._executor.deadline()
-        edited = await self._executor.fetch_one(self._EDIT, message_id, by, content, by=deadline)
-        if edited is not None:
-            self._changed(RoomChanged(edited.room_id))
-            return edited
-        message = await self._unchanged(message_id, by, deadline)
-        if message.deleted_at is not None:
-            raise Invalid("message_id", "the message is deleted")
+        message, is_changed = await self._changes.edit(message_id, content, by, deadline)
+        if is_changed:
+            self._changed(RoomChanged(message.room_id))
         return message
-
-    _DELETE = Statement(
-        "messages.delete",
-        Message,
-        _CHANGE.format(
-            unless="",
-            kind="'deleted'",
-            change="content = '', metadata = NULL, deleted_at = CURRENT_TIMESTAMP",
-            columns=_OF_MESSAGES,
-        ),
-        idempotent=True,
-    )
 
     async def delete(self, message_id: UUID, *, by: UUID) -> Message:
         """Leave a tombstone: content and metadata are gone, the place in the log and what it replied to stay.
@@ -192,36 +133,9 @@ class Messages:
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
         deadline = self._executor.deadline()
-        deleted = await self._executor.fetch_one(self._DELETE, message_id, by, by=deadline)
-        if deleted is None:
-            return await self._unchanged(message_id, by, deadline)
-        self._changed(RoomChanged(deleted.room_id))
-        return deleted
-
-    _MAY_CHANGE = Statement(
-        "messages.may_change",
-        lambda is_member, may_change: (is_member, may_change),
-        """
-        SELECT
-            room_users.role IS NOT NULL AS is_member,
-            COALESCE(messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'), false) AS may_change
-        FROM messages
-        LEFT JOIN room_users
-            ON room_users.room_id = messages.room_id
-            AND room_users.user_id = $2
-        WHERE messages.id = $1
-        """,
-    )
-
-    async def _unchanged(self, message_id: UUID, by: UUID, deadline: float) -> Message:
-        """The message that a change left as it was, for one who may change it; else the reason."""
-        message = await self._get(message_id, deadline)
-        allowed = await self._executor.fetch_one(self._MAY_CHANGE, message_id, by, by=deadline)
-        is_member, may_change = allowed if allowed is not None else (False, False)
-        if not is_member:
-            raise NotAMember(message.room_id, by)
-        if not may_change:
-            raise Invalid("by", "is neither the author nor a moderator or admin of the room")
+        message, is_changed = await self._changes.delete(message_id, by, deadline)
+        if is_changed:
+            self._changed(RoomChanged(message.room_id))
         return message
 
     async def page(

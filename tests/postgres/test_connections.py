@@ -1,0 +1,411 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+from signal import SIGKILL
+
+import pytest
+
+from hubbub import PostgresSettings, Unavailable
+from hubbub.embedded import Servers
+from hubbub.postgres import Pool, Statement
+from postgres.notes import (
+    ECHO,
+    ONE,
+    SLEEP,
+    TABLE,
+    WRITE,
+    WRITE_ONCE,
+    WRITE_SLOWLY,
+    Watch,
+    ids,
+    pid_of,
+)
+from postgres.trouble import eventually, frozen
+from postgres.whole import is_whole
+
+# Serving
+
+
+async def test_connections_are_opened_when_they_are_needed_and_the_last_used_is_next(
+    pool: Pool, watch: Watch
+) -> None:
+    assert pool.size == 0
+    pids = {await pid_of(pool) for _ in range(10)}
+    assert len(pids) == pool.size == len(await watch.states()) == 1
+
+
+async def test_there_are_never_more_connections_than_the_setting_says(pool: Pool, watch: Watch) -> None:
+    pid_slowly = Statement("test.pid_slowly", int, "SELECT pg_backend_pid() FROM pg_sleep(0.01)")
+    callers = asyncio.gather(*(pool.fetch_one(pid_slowly) for _ in range(50)))
+    seen = 0
+    while not callers.done():
+        seen = max(seen, len(await watch.states()))
+    assert len(set(await callers)) == seen == pool.size == pool.idle == 2
+
+
+async def test_callers_are_served_in_the_order_in_which_they_came(small: PostgresSettings) -> None:
+    pool = Pool(replace(small, pool_size=1))
+    served: list[int] = []
+
+    async def call(number: int) -> None:
+        await pool.fetch_one(ONE)
+        served.append(number)
+
+    await asyncio.gather(*(call(number) for number in range(200)))
+    assert served == list(range(200))
+    await pool.close()
+
+
+async def test_idle_connections_are_closed_and_used_ones_are_not(small: PostgresSettings, watch: Watch) -> None:
+    pool = Pool(replace(small, idle_timeout_seconds=0.05))
+    async with pool.transaction() as tx:
+        await asyncio.gather(pool.fetch_one(ONE), tx.fetch_one(ONE))
+
+        async def only_the_used_one() -> bool:
+            return await watch.states() == ["idle in transaction"]
+
+        await eventually(only_the_used_one)
+        assert (pool.size, pool.idle) == (1, 0)
+        assert await tx.fetch_one(ONE) == 1
+    await eventually(watch.nobody)
+    assert pool.size == 0
+    assert await pool.fetch_one(ONE) == 1
+    await pool.close()
+
+
+async def test_a_wrong_setting_is_told_when_the_pool_opens(small: PostgresSettings) -> None:
+    pool = Pool(replace(small, password="wrong"))
+    with pytest.raises(Unavailable, match="password authentication failed") as caught:
+        await pool.open()
+    assert not caught.value.retryable
+    assert "wrong" not in str(caught.value)
+    assert pool.size == 0
+    await pool.close()
+
+
+# Waiting
+
+
+async def test_the_deadline_covers_the_wait_for_a_connection(small: PostgresSettings, watch: Watch) -> None:
+    pool = Pool(replace(small, deadline_seconds=0.3))
+    async with pool.transaction() as one, pool.transaction() as other:
+        await one.fetch_one(ONE)
+        await other.fetch_one(ONE)
+        calls = (pool.execute(WRITE, 1, "a"), pool.fetch_one(ONE), pool.fetch_all(ONE))
+        for late in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(late, Unavailable)
+            assert not late.outcome_unknown
+            assert late.retryable
+    await is_whole(pool, watch)
+    await pool.close()
+
+
+async def test_a_server_process_that_hangs_costs_a_caller_the_deadline(
+    small: PostgresSettings, watch: Watch
+) -> None:
+    pool = Pool(replace(small, pool_size=1, deadline_seconds=0.3))
+    for statement, *args in ((ONE,), (WRITE, 1, "a"), (WRITE_ONCE, 2, 0)):
+        async with frozen(await pid_of(pool)):
+            with pytest.raises(Unavailable, match=r"no answer within 0\.3 s") as caught:
+                await pool.execute(statement, *args)
+            assert caught.value.outcome_unknown == statement.writes
+            assert await pool.fetch_one(ONE) == 1  # on a connection of its own: the pool is not one short
+    await pool.close()
+
+
+# Lost connections
+
+
+async def test_idle_connections_that_the_server_ended_are_replaced(pool: Pool, watch: Watch) -> None:
+    await asyncio.gather(pool.fetch_one(SLEEP, 0.01), pool.fetch_one(SLEEP, 0.01))
+    assert pool.size == 2
+    await watch.connection.execute(
+        """
+        SELECT pg_terminate_backend(pid, 10000)
+        FROM pg_stat_activity
+        WHERE datname = current_database()
+            AND application_name = 'hubbub'
+        """
+    )
+    assert await asyncio.gather(*(pool.fetch_one(ONE) for _ in range(4))) == [1] * 4
+    await is_whole(pool, watch)
+
+
+async def test_a_pool_survives_a_server_without_a_connection_free(small: PostgresSettings, watch: Watch) -> None:
+    await watch.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT 2")
+    pool = Pool(small)
+    async with pool.transaction():
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="the server has no connection free") as caught:
+                await pool.fetch_one(ONE)
+            assert caught.value.retryable
+    await watch.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT -1")
+    await is_whole(pool, watch)
+    await pool.close()
+
+
+def postmaster_of(folder: Path) -> int:
+    """The first process of the PostgreSQL whose data are below the folder."""
+    [lock] = folder.rglob("postmaster.pid")
+    return int(lock.read_text().splitlines()[0])
+
+
+async def test_a_pool_survives_its_server(tmp_path: Path) -> None:
+    """Frozen as a whole, then killed, then started again. A server of this test's own."""
+    servers = Servers(tmp_path, fsync=False)
+    async with servers as settings:
+        watch = await Watch.on(settings.postgres)
+        await watch.connection.execute(TABLE)
+        postmaster = postmaster_of(tmp_path)
+        pool = Pool(replace(settings.postgres, pool_size=2, deadline_seconds=0.5, connect_timeout_seconds=0.3))
+        used = await pid_of(pool)
+
+        async with frozen(postmaster, used):
+            calls = [pool.fetch_one(ONE), pool.execute(WRITE, 1, "a"), pool.fetch_one(ONE)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(answer) for answer in answers] == [Unavailable] * 3
+        assert await pool.fetch_one(ONE) == 1
+
+        slow = [asyncio.create_task(pool.execute(WRITE_SLOWLY, 2, 60)), asyncio.create_task(_held(pool))]
+        await eventually(lambda: watch.busy(2))
+        os.kill(postmaster, SIGKILL)
+        lost = await asyncio.gather(*slow, return_exceptions=True)
+        assert [type(answer) for answer in lost] == [Unavailable] * 2
+        with pytest.raises(Unavailable):
+            await pool.execute(WRITE, 3, "a")
+        assert pool.size == 0
+
+        await servers.start()
+        await pool.execute(WRITE, 4, "a")
+        assert set(await ids(pool)) <= {1, 4}
+        await pool.close()
+        watch.connection.terminate()
+
+
+async def _held(pool: Pool) -> None:
+    async with pool.transaction() as tx:
+        await tx.fetch_one(SLEEP, 60)
+
+
+# Closing
+
+
+async def test_a_closed_pool_serves_nobody(pool: Pool, watch: Watch) -> None:
+    await pool.fetch_one(ONE)
+    await asyncio.gather(pool.close(), pool.close())
+    await pool.close()
+    await eventually(watch.nobody)
+    assert pool.size == 0
+    with pytest.raises(Unavailable, match="it is closed") as caught:
+        await pool.fetch_one(ONE)
+    assert not caught.value.retryable
+    with pytest.raises(Unavailable, match="it is closed"):
+        async with pool.transaction():
+            pass
+    with pytest.raises(Unavailable, match="it is closed"):
+        await pool.open()
+
+
+async def test_closing_lets_those_at_work_finish_and_refuses_those_who_wait(pool: Pool, watch: Watch) -> None:
+    entered = asyncio.Barrier(3)
+    leave = asyncio.Event()
+
+    async def work(number: int) -> None:
+        async with pool.transaction() as tx:
+            await entered.wait()
+            await leave.wait()
+            await tx.execute(WRITE, number, "a")
+
+    working = [asyncio.create_task(work(number)) for number in range(2)]
+    await entered.wait()
+    waiting = [asyncio.create_task(pool.fetch_one(ONE)) for _ in range(5)]
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(pool.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    leave.set()
+    await closing
+    await asyncio.gather(*working)
+    assert {str(error) for error in await asyncio.gather(*waiting, return_exceptions=True)} == {
+        "hub: it is closed"
+    }
+    await eventually(watch.nobody)
+    assert await watch.connection.fetchval("SELECT count(*) FROM notes") == 2
+
+
+async def test_closing_does_not_wait_for_ever(small: PostgresSettings, watch: Watch) -> None:
+    pool = Pool(replace(small, deadline_seconds=0.3))
+    pid = await pid_of(pool)
+    entered = asyncio.Event()
+
+    async def block() -> None:
+        async with pool.transaction():
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(block())
+    async with frozen(pid):
+        await asyncio.wait([task], timeout=0.05)
+        await pool.close()
+    assert pool.size == pool.idle == 0 or task.done()
+    task.cancel()
+    await asyncio.wait([task])
+    await eventually(watch.nobody)
+
+
+async def test_closing_can_be_cancelled_and_leaves_nothing_open(pool: Pool, watch: Watch) -> None:
+    entered = asyncio.Event()
+
+    async def block() -> None:
+        async with pool.transaction() as tx:
+            entered.set()
+            await tx.fetch_one(SLEEP, 60)
+
+    await asyncio.gather(pool.fetch_one(ONE), pool.fetch_one(ONE))
+    task = asyncio.create_task(block())
+    await entered.wait()
+    closing = asyncio.create_task(pool.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing, task])
+    assert closing.cancelled()
+    assert isinstance(task.exception(), Unavailable)
+    assert pool.size == 0
+
+
+# Cancellation
+
+
+async def test_a_caller_cancelled_while_waiting_takes_no_place(pool: Pool, watch: Watch) -> None:
+    async with pool.transaction(), pool.transaction():
+        waiting = [asyncio.create_task(pool.fetch_one(ONE)) for _ in range(10)]
+        await asyncio.sleep(0)
+        for task in waiting[::2]:
+            task.cancel()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert answers[1::2] == [1] * 5
+    assert {type(answer) for answer in answers[::2]} == {asyncio.CancelledError}
+    await is_whole(pool, watch)
+
+
+async def test_a_caller_cancelled_in_the_moment_of_its_turn_passes_it_on(
+    small: PostgresSettings, watch: Watch
+) -> None:
+    pool = Pool(replace(small, pool_size=1))
+    async with pool.transaction():
+        waiting = [asyncio.create_task(pool.fetch_one(ONE)) for _ in range(2)]
+        await asyncio.sleep(0)
+    waiting[0].cancel()  # its turn has come, and it has not run yet
+    await asyncio.wait(waiting)
+    assert [task.cancelled() for task in waiting] == [True, False]
+    await is_whole(pool, watch, places=1)
+    await pool.close()
+
+
+async def test_a_caller_cancelled_while_connecting_takes_no_place(small: PostgresSettings) -> None:
+    async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+        writer.close()
+
+    connected = asyncio.Event()
+    async with await asyncio.start_server(silence, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        pool = Pool(replace(small, host="127.0.0.1", port=port, pool_size=1, connect_timeout_seconds=0.2))
+        for _ in range(3):
+            connected.clear()
+            task = asyncio.create_task(pool.fetch_one(ONE))
+            await connected.wait()
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+        with pytest.raises(Unavailable, match=r"no connection to 127\.0\.0\.1:\d+ within 0\.2 s"):
+            await pool.fetch_one(ONE)
+        await pool.close()
+
+
+async def test_a_cancelled_statement_stops_on_the_server_before_its_connection_is_used_again(
+    small: PostgresSettings, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubbub.postgres.connections.CANCEL_GRACE_SECONDS", 30)  # the machine may be busy
+    pool = Pool(replace(small, pool_size=1))
+    pid = await pid_of(pool)
+    for call in (pool.fetch_one(SLEEP, 60), pool.execute(WRITE_SLOWLY, 1, 60), pool.fetch_all(SLEEP, 60)):
+        task = asyncio.create_task(call)
+        await eventually(watch.busy)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert await pid_of(pool) == pid
+    assert await ids(pool) == []
+    assert (pool.size, pool.idle) == (1, 1)
+    await pool.close()
+
+
+async def test_a_cancelled_statement_on_a_process_that_hangs_costs_the_connection(
+    small: PostgresSettings, watch: Watch
+) -> None:
+    pool = Pool(replace(small, pool_size=1))
+    pid = await pid_of(pool)
+    async with frozen(pid):
+        task = asyncio.create_task(pool.fetch_one(ONE))
+        await asyncio.wait([task], timeout=0.05)
+        task.cancel()
+        await asyncio.wait([task])
+        assert await pid_of(pool) != pid
+    await pool.close()
+
+
+async def test_all_tasks_cancelled_at_once_leave_the_pool_whole(pool: Pool, watch: Watch) -> None:
+    """As a program does that ends: what the pool itself has running is cancelled as well."""
+    calls = [asyncio.create_task(pool.fetch_one(SLEEP, 0.5)) for _ in range(4)]
+    await eventually(lambda: watch.busy(2))
+    for _ in range(3):
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait(calls)
+    await is_whole(pool, watch)
+
+
+async def test_a_thousand_random_cancellations_leave_the_pool_whole(pool: Pool, watch: Watch) -> None:
+    chance = random.Random(11)
+    done = 0
+
+    async def block(number: int) -> None:
+        async with pool.transaction() as tx:
+            await tx.execute(WRITE, number, "a")
+            await tx.attempt(WRITE, 10_000 + number, "b")
+
+    async def call(number: int) -> None:
+        nonlocal done
+        match number % 4:
+            case 0:
+                await block(number)
+            case 1:
+                await pool.execute(WRITE, number, "a")
+            case 2:
+                await pool.fetch_one(SLEEP, 0.005)
+            case _:
+                assert await pool.fetch_one(ECHO, str(number)) == str(number)
+        done += 1
+
+    for start in range(0, 1000, 50):
+        calls = [asyncio.create_task(call(number)) for number in range(start, start + 50)]
+        chance.shuffle(calls)
+        for task in calls:
+            for _ in range(chance.randrange(6)):
+                await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait(calls)
+        assert {type(task.exception()) for task in calls if not task.cancelled()} <= {type(None)}
+    await is_whole(pool, watch)
+    found = await ids(pool)
+    assert {number + 10_000 for number in found if number < 10_000 and number % 4 == 0} == {
+        number for number in found if number >= 10_000
+    }
+    assert done < 1000
