@@ -285,9 +285,9 @@ async def test_a_deleted_account_is_logged_out_everywhere(hub: Hub, ada: User) -
 @pytest.mark.parametrize(
     ("part", "step", "call"),
     [
-        ("users", "create", lambda hub, ada: hub.register("eve@example.org", "eve", "a password")),
-        ("users", "find_credentials", lambda hub, ada: hub.authenticate("ada", "a password")),
-        ("sessions", "revoke_all", lambda hub, ada: hub.change_password(ada.id, "a password")),
+        ("users", "create", lambda hub, ada: hub.register("eve@example.org", "eve", "hers alone 5")),
+        ("users", "find_credentials", lambda hub, ada: hub.authenticate("ada", "hers alone 5")),
+        ("sessions", "revoke_all", lambda hub, ada: hub.change_password(ada.id, "hers alone 5")),
         ("sessions", "revoke_all", lambda hub, ada: hub.delete_account(ada.id)),
     ],
 )
@@ -312,6 +312,18 @@ async def test_a_call_that_asks_one_after_the_other_has_one_deadline(
         async with asyncio.timeout(PATIENCE_SECONDS):
             with pytest.raises(Unavailable, match="within 1 s"):
                 await call(hub, ada)
+
+
+async def test_who_disconnects_types_nowhere_any_more(settings: Settings, ada: User, room: Room) -> None:
+    async with Hub(settings, options=Options(typing_seconds=3600)) as hub:
+        async with hub.presence.online(ada.id):
+            await hub.typing.start(room.id, ada.id)
+            assert await hub.typing.who_types(room.id) == [ada.id]
+
+        async def nobody_types() -> bool:
+            return not await hub.typing.who_types(room.id)
+
+        await until_it_answers(nobody_types)
 
 
 async def test_all_who_close_at_once_wait_for_one_end(settings: Settings) -> None:

@@ -115,3 +115,7 @@ class Unavailable(HubbubError):
         )
         own.__cause__ = self.__cause__
         return own
+
+    def with_unknown_outcome(self) -> Unavailable:
+        """The same error, where an attempt before this one may have made the change."""
+        return Unavailable(self.service, self.reason, outcome_unknown=True, retryable=self.retryable)

@@ -41,7 +41,7 @@ GRACE_SECONDS = 0.1
 
 
 class Repositories:
-    """The repositories on one executor: the pool of a hub, or a transaction."""
+    """The repositories on one executor: the pool of a hub, or a transaction. What calls raise is said at `Hub`."""
 
     def __init__(self, executor: Executor, announce: Announce, writer: MessageWriter | None = None) -> None:
         self._executor = executor
@@ -102,6 +102,10 @@ class Hub(Repositories):
 
     Without PostgreSQL nothing works, and every call says so by its deadline. Without Redis the repositories go on,
     presence says that it does not know, and sessions are `Unavailable`, until it is back: no restart is needed.
+
+    Any call, also of the parts, may raise `Invalid`, for a value of a wrong type or form, such as the cursor of
+    another list, and `Unavailable`, when a server is out of reach or does not answer by the deadline. What else a
+    call raises its docstring says, and of these two what is not plain.
     """
 
     def __init__(
@@ -140,18 +144,19 @@ class Hub(Repositories):
             idle_timeout_seconds=options.session_idle_timeout_seconds,
         )
         self.realtime = RealtimeService(self._connection, self._subscriptions, instrumentation)
-        self.presence = Presence(
-            self._connection,
-            self._subscriptions,
-            self.users.set_online_many,
-            heartbeat_seconds=options.presence_heartbeat_seconds,
-            grace_seconds=options.presence_grace_seconds,
-        )
         self.typing = TypingIndicators(
             self._connection,
             self._subscriptions,
             self.room_users.is_member,
             ttl_seconds=options.typing_seconds,
+        )
+        self.presence = Presence(
+            self._connection,
+            self._subscriptions,
+            self.users.set_online_many,
+            on_disconnect=self.typing.stop_everywhere_soon,
+            heartbeat_seconds=options.presence_heartbeat_seconds,
+            grace_seconds=options.presence_grace_seconds,
         )
         self.cache = Cache(
             self._connection,
@@ -374,7 +379,8 @@ async def open(
 
     Without `settings` it takes those of the environment (DATABASE_URL and REDIS_URL, or DB_* and REDIS_*), and
     without these the servers of `hubbub up` in the current folder. Raises `Unavailable` when there are neither,
-    `Invalid` for a variable that cannot be used. `options`, `passwords` and `instrumentation` as in `Hub`.
+    `Invalid` for a variable that cannot be used, and what `Hub.start` does. `options`, `passwords` and
+    `instrumentation` as in `Hub`.
     """
     hub = Hub(settings or find_settings(), options=options, passwords=passwords, instrumentation=instrumentation)
     async with hub:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from inspect import iscoroutinefunction
 from typing import Final, TypeVar
 from unicodedata import normalize
 from uuid import UUID
@@ -149,6 +150,7 @@ def positive(field: str, value: object) -> float:
 
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -257,3 +259,10 @@ def _check_fits_jsonb(value: object, levels: int) -> None:
             raise Invalid("metadata", f"must be at most {METADATA_LEVELS} levels deep")
         for inner in (*value, *value.values()) if isinstance(value, Mapping) else value:
             _check_fits_jsonb(inner, levels - 1)
+
+
+def callback(field: str, function: F) -> F:
+    """A function that the event loop calls: what an async one returns would be awaited by nobody."""
+    if not callable(function) or iscoroutinefunction(function):
+        raise Invalid(field, "must be a function that is not async")
+    return function

@@ -94,7 +94,7 @@ async def test_it_says_who_is_there_and_how_the_servers_do(
         await hub.typing.start(room.id, bob.id)
         said = await once(settings)
     assert (said.status, said.error) == (0, "")
-    assert [said.figure(name) for name in ("users online", "sessions", "users typing")] == [
+    assert [said.figure(name) for name in ("users online", "sessions", "members typing")] == [
         "2",
         "3",
         "1 in 1 room",

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +21,7 @@ from history.histories import (
     real,
     said,
 )
-from hubbub import Hub, PostgresSettings, User
+from hubbub import Hub, Invalid, PostgresSettings, User
 from hubbub.changes import Change, RoomChanged
 from hubbub.history import History, Imported, Refusal
 from hubbub.history import batches as batches_module
@@ -245,6 +247,23 @@ async def test_a_damaged_file_gives_what_it_has_and_a_whole_one_the_rest(
     assert mended.continued_from == damaged.lines
     assert len((await everything(postgres_settings))["messages"]) == made_up(5_000).count(b'"content"')
     await check_logs(postgres_settings)
+
+
+@pytest.mark.parametrize("file", [io.StringIO("{}"), "chat.jsonl", Path("chat.jsonl"), b"{}", 5, None], ids=repr)
+async def test_what_is_no_file_of_bytes_is_refused(hub: Hub, file: object) -> None:
+    with pytest.raises(Invalid) as refusal:
+        await hub.history.load(file)  # type: ignore[arg-type]
+    assert refusal.value.field == "file"
+
+
+@pytest.mark.parametrize("field", ["progress", "refused"])
+async def test_what_cannot_be_called_is_refused_before_a_line_is_read(hub: Hub, field: str) -> None:
+    async def in_its_own_time(_: object) -> None: ...
+
+    for listener in (3, "print", in_its_own_time):
+        with pytest.raises(Invalid) as refusal:
+            await hub.history.load(io.BytesIO(b"not read"), **{field: listener})  # type: ignore[arg-type]
+        assert refusal.value.field == field
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real chat log does not lie beside the project")

@@ -18,7 +18,7 @@ from postgres.notes import (
     ids,
     pid_of,
 )
-from postgres.trouble import eventually
+from postgres.trouble import Wire, eventually
 
 
 async def test_rows_become_models(pool: Pool) -> None:
@@ -191,6 +191,29 @@ async def test_a_write_is_sent_again_only_where_that_changes_nothing(pool: Pool,
                 await writing
             assert caught.value.outcome_unknown
     assert await ids(pool) == [2]
+
+
+NOTE_ONCE = Statement(
+    "test.note_once", int, "INSERT INTO notes (id, body) VALUES ($1, $2) ON CONFLICT DO NOTHING", idempotent=True
+)
+
+
+async def test_a_write_whose_answer_is_lost_and_that_cannot_be_sent_again_may_have_been_made(
+    small: PostgresSettings, watch: Watch
+) -> None:
+    async with Wire(small) as wire:
+        pool = Pool(wire.settings)
+        await pool.execute(NOTE_ONCE, 1, "first")
+        wire.lose_answer_to(b"second", cut=True, last=True)
+        with pytest.raises(Unavailable) as caught:
+            await pool.execute(NOTE_ONCE, 2, "second")
+        assert caught.value.outcome_unknown
+        with pytest.raises(Unavailable) as caught:
+            await pool.execute(NOTE_ONCE, 3, "third")
+        assert not caught.value.outcome_unknown
+        stored = await watch.connection.fetch("SELECT id FROM notes ORDER BY id")
+        assert [row["id"] for row in stored] == [1, 2]
+        await pool.close()
 
 
 async def test_a_statement_prepared_for_an_older_schema_is_sent_again_or_may_be(pool: Pool, watch: Watch) -> None:

@@ -316,7 +316,7 @@ async def test_a_commit_whose_answer_is_lost_has_an_unknown_outcome(
     left: list[int] = []
     async with Wire(small) as wire:
         pool = Pool(replace(wire.settings, deadline_seconds=10 if cut else 0.3))
-        wire.lose_answer_to("COMMIT", cut=cut)
+        wire.lose_answer_to(b"COMMIT\0", cut=cut)
 
         async def block() -> None:
             async with pool.transaction() as tx:

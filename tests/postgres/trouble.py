@@ -22,14 +22,14 @@ class Wire:
         self._listener: asyncio.Server | None = None
         self._calls: set[asyncio.Task[None]] = set()
         self._lost: bytes | None = None
-        self._cut = False
+        self._cut = self._last = False
 
-    def lose_answer_to(self, command: str, *, cut: bool) -> None:
-        """The server gets `command` and carries it out; its answer does not arrive.
+    def lose_answer_to(self, sent: bytes, *, cut: bool, last: bool = False) -> None:
+        """The server gets what has `sent` in it, once, and carries it out; its answer does not arrive.
 
-        With `cut` the connection ends then, else it falls silent.
+        With `cut` the connection ends then, else it falls silent. With `last` there is no other connection.
         """
-        self._lost, self._cut = command.encode() + b"\0", cut
+        self._lost, self._cut, self._last = sent, cut, last
 
     def heal(self) -> None:
         self._lost = None
@@ -60,7 +60,10 @@ class Wire:
         async def questions() -> None:
             while data := await reader.read(65536):
                 if self._lost is not None and self._lost in data:
+                    self._lost = None
                     losing.set()
+                    if self._last and self._listener is not None:
+                        self._listener.close()
                 to_server.write(data)
 
         async def answers() -> None:

@@ -311,4 +311,4 @@ async def test_times_that_do_not_fit_are_refused(
     connection: Connection, subscriptions: Subscriptions, times: dict[str, float]
 ) -> None:
     with pytest.raises(Invalid):
-        Presence(connection, subscriptions, Table().write, **times)
+        Presence(connection, subscriptions, Table().write, **times)  # type: ignore[arg-type]  # all of them are times

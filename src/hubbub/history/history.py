@@ -55,10 +55,14 @@ class History:
         entries of a room are in the order of the lines, with the times of the lines. `progress` is called after
         each batch, `refused` with each line that cannot be taken; both from the event loop.
 
-        Raises `Unavailable` once PostgreSQL could not be reached for half a minute.
+        Raises `Invalid` for what is no file of bytes or no function, `Unavailable` once PostgreSQL could not be
+        reached for half a minute.
         """
+        if not hasattr(file, "read1"):
+            raise Invalid("file", "must be a file opened for reading bytes: open(path, 'rb')")
+        progress = inputs.callback("progress", progress)
         running = Import(self._pool, self._announce)
-        running.state.refusals.tell = refused
+        running.state.refusals.tell = None if refused is None else inputs.callback("refused", refused)
         return await running.run(file, progress)
 
     def lines(self, room_id: UUID) -> AsyncGenerator[bytes, None]:

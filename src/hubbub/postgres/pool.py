@@ -125,10 +125,11 @@ class Pool:
         if by is not None and now() >= by:
             raise too_late(seconds, outcome_unknown=False)
         deadline = now() + seconds if by is None else by
-        attempt = 1
+        attempt, may_be_done = 1, False
         while True:
-            connection = await self._connections.acquire(deadline)
+            connection = None
             try:
+                connection = await self._connections.acquire(deadline)
                 return await run(
                     connection,
                     call,
@@ -139,15 +140,20 @@ class Pool:
                     instrumentation=self._instrumentation,
                 )
             except Invalid as refusal:
-                if isinstance(refusal.__cause__, LEFT_HALFWAY):
+                if connection is not None and isinstance(refusal.__cause__, LEFT_HALFWAY):
                     await settle(connection)
                 raise
             except Unavailable as failure:
+                may_be_done = may_be_done or failure.outcome_unknown
                 pause = random.uniform(0.001, 0.02) * attempt  # noqa: S311 - jitter, not a secret
-                if attempt == ATTEMPTS or now() + pause >= deadline or not _may_repeat(statement, failure):
+                is_last = connection is None or attempt == ATTEMPTS or now() + pause >= deadline
+                if is_last or not _may_repeat(statement, failure):
+                    if may_be_done and not failure.outcome_unknown:
+                        raise failure.with_unknown_outcome() from failure
                     raise
             finally:
-                self._connections.release(connection)
+                if connection is not None:
+                    self._connections.release(connection)
             await asyncio.sleep(pause)
             attempt += 1
 

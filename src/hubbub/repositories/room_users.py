@@ -167,14 +167,14 @@ class RoomUsers:
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         deadline = self._executor.deadline()
-        if await self._executor.execute(self._REMOVE, room_id, user_id):
-            self._changed(MemberLeft(room_id, user_id))
-            self._changed(RoomChanged(room_id))
-            return True
-        state = await self._executor.fetch_one(self._STATE, room_id, [user_id], by=deadline)
-        if state is not None and all(state):
-            raise Invalid("room_id", "a direct room keeps its two members")
-        return False
+        is_gone = await self._executor.execute(self._REMOVE, room_id, user_id) == 1
+        if not is_gone:
+            state = await self._executor.fetch_one(self._STATE, room_id, [user_id], by=deadline)
+            if state is not None and all(state):
+                raise Invalid("room_id", "a direct room keeps its two members")
+        self._changed(MemberLeft(room_id, user_id))  # on a retry as well: the first try may not have told
+        self._changed(RoomChanged(room_id))
+        return is_gone
 
     _SET_ROLE = Statement(
         "room_users.set_role",
@@ -208,10 +208,9 @@ class RoomUsers:
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         role, deadline = inputs.role(role), self._executor.deadline()
         changed = await self._executor.fetch_one(self._SET_ROLE, room_id, user_id, role, by=deadline)
-        if changed is None:
-            return await self._get(room_id, user_id, deadline)
+        member = changed or await self._get(room_id, user_id, deadline)
         self._changed(RoomChanged(room_id))
-        return changed
+        return member
 
     _GET_MANY = Statement(
         "room_users.get_many",

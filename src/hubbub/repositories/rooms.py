@@ -220,9 +220,10 @@ class Rooms:
     async def delete(self, room_id: UUID) -> None:
         """Delete the room with its members, messages, receipts and log. Raises `NotFound`."""
         room_id = inputs.uuid("room_id", room_id)
-        if not await self._executor.execute(self._DELETE, room_id):
+        is_gone = await self._executor.execute(self._DELETE, room_id)
+        self._changed(RoomChanged(room_id))  # on a retry as well: the first try may not have told
+        if not is_gone:
             raise NotFound("room", room_id)
-        self._changed(RoomChanged(room_id))
 
     _FIND_DIRECT = Statement("rooms.find_direct", Room, f"SELECT {ROOM} FROM rooms WHERE direct_key = $1")
     _CREATE_DIRECT = Statement(

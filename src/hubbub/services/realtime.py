@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import iscoroutinefunction
 from typing import Final, Self
 from uuid import UUID
 
@@ -86,10 +85,8 @@ class RealtimeService:
         have been missed, after a reconnect. `unsubscribe()` of what is returned, or the end of `async with`, ends
         it. Raises `Invalid`, `Unavailable` when there is no confirmation in time.
         """
-        if not callable(callback) or iscoroutinefunction(callback):
-            raise Invalid("callback", "must be a function that is not async: `listen` is for what waits")
-        if on_gap is not None and (not callable(on_gap) or iscoroutinefunction(on_gap)):
-            raise Invalid("on_gap", "must be a function that is not async")
+        callback = inputs.callback("callback", callback)
+        on_gap = None if on_gap is None else inputs.callback("on_gap", on_gap)
 
         def hear(heard: bytes | Gap) -> None:
             if not isinstance(heard, Gap):

@@ -112,7 +112,7 @@ def _chat(servers: Servers) -> Table:
     now = [
         ("messages a second", _rate(sent)),
         ("users online", UNKNOWN if live is None else f"{live.online:,}"),
-        ("users typing", UNKNOWN if live is None else _typing(live.typing)),
+        ("members typing", UNKNOWN if live is None else _typing(live.typing)),
         ("sessions", UNKNOWN if live is None else _sessions(live.sessions)),
     ]
     return _block("Chat", [*stored, *now])

@@ -5,19 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 from uuid import UUID
 
-from hubbub.errors import Invalid, NotAMember, NotFound
+from hubbub.errors import Invalid, NotAMember, NotFound, Unavailable
 from hubbub.models import Message
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.sending import MESSAGE
 
 _OF_MESSAGES = MESSAGE.replace("    ", "    messages.")
-
-
-class Changed(NamedTuple):
-    """The message as it is now, and whether that is other than before: then its room's log has an entry more."""
-
-    message: Message
-    is_changed: bool
 
 
 class _Standing(NamedTuple):
@@ -81,15 +74,15 @@ class Changes:
         idempotent=True,
     )
 
-    async def edit(self, message_id: UUID, content: str, by: UUID, deadline: float) -> Changed:
+    async def edit(self, message_id: UUID, content: str, by: UUID, deadline: float) -> Message:
         """Raises `Invalid` for a deleted message as well."""
         edited = await self._executor.fetch_one(self._EDIT, message_id, by, content, by=deadline)
         if edited is not None:
-            return Changed(edited, is_changed=True)
+            return edited
         message = await self._unchanged(message_id, by, deadline)
         if message.deleted_at is not None:
             raise Invalid("message_id", "the message is deleted")
-        return Changed(message, is_changed=False)
+        return message
 
     _DELETE = Statement(
         "messages.delete",
@@ -103,12 +96,10 @@ class Changes:
         idempotent=True,
     )
 
-    async def delete(self, message_id: UUID, by: UUID, deadline: float) -> Changed:
+    async def delete(self, message_id: UUID, by: UUID, deadline: float) -> Message:
         """A message that is deleted already stays as it is."""
         deleted = await self._executor.fetch_one(self._DELETE, message_id, by, by=deadline)
-        if deleted is not None:
-            return Changed(deleted, is_changed=True)
-        return Changed(await self._unchanged(message_id, by, deadline), is_changed=False)
+        return deleted or await self._unchanged(message_id, by, deadline)
 
     _STANDING = Statement(
         "messages.standing",
@@ -126,8 +117,14 @@ class Changes:
     )
 
     async def _unchanged(self, message_id: UUID, by: UUID, deadline: float) -> Message:
-        """The message that a change left as it was, for one who may change it; else the reason."""
-        standing = await self._executor.fetch_one(self._STANDING, message_id, by, by=deadline)
+        """The message that a change left as it was, for one who may change it; else the reason.
+
+        It may be this very change that left it so: one whose answer is lost is made again.
+        """
+        try:
+            standing = await self._executor.fetch_one(self._STANDING, message_id, by, by=deadline)
+        except Unavailable as failure:
+            raise failure.with_unknown_outcome() from failure
         if standing is None:
             raise NotFound("message", message_id)
         if not standing.is_member:

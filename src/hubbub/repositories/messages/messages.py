@@ -58,9 +58,10 @@ class Messages:
         is a message of the same room, deleted or not. `metadata` is what the application keeps with the message: a
         mapping of JSON, with at most 8 KiB and 32 levels.
 
-        Raises `NotAMember`, also when there is no such room; `Conflict` for an id that was used with other
-        content, room, author, type or `reply_to` (metadata are not compared, those of the first try stay);
-        `Invalid`; `Unavailable`, after which a retry with the same id is safe.
+        Raises `NotAMember`, also when there is no such room; `NotFound` for an author whose account is deleted at
+        this moment; `Conflict` for an id that was used with other content, room, author, type or `reply_to`
+        (metadata are not compared, those of the first try stay); `Invalid`; `Unavailable`, after which a retry
+        with the same id is safe.
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         draft = drafted(room_id, user_id, NewMessage(content, message_type, id, reply_to, metadata))
@@ -119,9 +120,8 @@ class Messages:
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
         content = inputs.text("content", content, longest=inputs.CONTENT_LENGTH)
         deadline = self._executor.deadline()
-        message, is_changed = await self._changes.edit(message_id, content, by, deadline)
-        if is_changed:
-            self._changed(RoomChanged(message.room_id))
+        message = await self._changes.edit(message_id, content, by, deadline)
+        self._changed(RoomChanged(message.room_id))  # on a retry as well: the first try may not have told
         return message
 
     async def delete(self, message_id: UUID, *, by: UUID) -> Message:
@@ -133,9 +133,8 @@ class Messages:
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
         deadline = self._executor.deadline()
-        message, is_changed = await self._changes.delete(message_id, by, deadline)
-        if is_changed:
-            self._changed(RoomChanged(message.room_id))
+        message = await self._changes.delete(message_id, by, deadline)
+        self._changed(RoomChanged(message.room_id))
         return message
 
     async def page(

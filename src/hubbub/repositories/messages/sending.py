@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from hubbub.errors import Conflict, Invalid, NotAMember
+from hubbub.errors import Conflict, Invalid, NotAMember, Unavailable
 from hubbub.models import Message, MessageType
 from hubbub.postgres import Executor, Statement
 
@@ -104,8 +104,14 @@ KNOWN = Statement("messages.known", Message, f"SELECT {MESSAGE} FROM messages WH
 
 
 async def sent_before(executor: Executor, drafts: Sequence[Draft], *, by: float) -> Outcomes:
-    """The drafts whose id is taken: by an earlier try, which left a message, or by something else."""
-    known = await executor.fetch_all(KNOWN, [draft.id for draft in drafts], by=by)
+    """The drafts whose id is taken: by an earlier try, which left a message, or by something else.
+
+    Raises `Unavailable` with `outcome_unknown`: the earlier try may be one of this very call.
+    """
+    try:
+        known = await executor.fetch_all(KNOWN, [draft.id for draft in drafts], by=by)
+    except Unavailable as failure:
+        raise failure.with_unknown_outcome() from failure
     first_of = {message.id: message for message in known}
     return {draft.id: _recognised(draft, first_of[draft.id]) for draft in drafts if draft.id in first_of}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 from uuid import UUID
@@ -27,11 +27,12 @@ class Visit(AbstractAsyncContextManager[None]):
     A class and no generator: ten thousand of them make a full garbage collection 10 ms longer, and not 24.
     """
 
-    __slots__ = ("_lease", "_leases")
+    __slots__ = ("_lease", "_leases", "_on_disconnect")
 
-    def __init__(self, leases: Leases, lease: Lease) -> None:
+    def __init__(self, leases: Leases, lease: Lease, on_disconnect: Callable[[UUID], None]) -> None:
         self._leases = leases
         self._lease = lease
+        self._on_disconnect = on_disconnect
 
     async def __aenter__(self) -> None:
         try:
@@ -41,6 +42,7 @@ class Visit(AbstractAsyncContextManager[None]):
             raise
 
     async def __aexit__(self, *_: object) -> None:
+        self._on_disconnect(self._lease.user_id)
         await self._leases.give_up(self._lease)
 
 
@@ -59,12 +61,14 @@ class Presence:
         subscriptions: Subscriptions,
         project: Write,
         *,
+        on_disconnect: Callable[[UUID], None] = lambda _: None,
         heartbeat_seconds: float = 10,
         grace_seconds: float = 5,
         sweep_seconds: float = 0.5,
         project_seconds: float = 3,
     ) -> None:
         """`project` writes down who is online, in a batch; each user at most once every `project_seconds`.
+        `on_disconnect` is told whose connection has ended, whether or not they have others; it may not wait.
 
         Raises `Invalid` for times that do not fit: all above zero, a grace of at most two heartbeats.
         """
@@ -74,6 +78,7 @@ class Presence:
             raise Invalid("grace_seconds", "must be at most two heartbeats")
         self._connection = connection
         self._subscriptions = subscriptions
+        self._on_disconnect = on_disconnect
         self._projection = Projection(self.is_online, project, every_seconds=project_seconds)
         self._leases = Leases(
             connection,
@@ -107,11 +112,14 @@ class Presence:
     def online(self, user_id: UUID, device: str | None = None) -> AbstractAsyncContextManager[None]:
         """The user is online for as long as the block runs, on a device that may have a name.
 
+        At its end the user types nowhere any more; one who types on another device does again with its next
+        `typing.start`.
+
         Inside of it Redis knows, unless it is down: then it is told when it is back, and nothing is raised. Raises
         `Invalid` for a device name over 100 characters, `Unavailable` when the hub is not open.
         """
         name = None if device is None else inputs.text("device", device, longest=DEVICE_LENGTH)
-        return Visit(self._leases, Lease(inputs.uuid("user_id", user_id), name))
+        return Visit(self._leases, Lease(inputs.uuid("user_id", user_id), name), self._on_disconnect)
 
     async def is_online(self, user_ids: Iterable[UUID]) -> dict[UUID, bool | None]:
         """Who of these users is online, as the events said; None where Redis cannot say now.

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
-from hubbub.redis.replies import array
-from hubbub.services.typing_indicators.scripts import STOP, bucket_of, due_key, log_refusal, room_key
+from hubbub.redis.replies import Part, Reply, array
+from hubbub.services.typing_indicators.scripts import (
+    STOP,
+    bucket_of,
+    due_key,
+    hint_key,
+    ids,
+    log_refusal,
+    room_key,
+)
+
+T = TypeVar("T")
 
 LONGEST_WAIT: Final = 10_000
-"""Stops that may wait. Beyond that they are let go: what is not stopped fades."""
+"""Stops that may wait, and users who stop everywhere. Beyond that they are let go: what is not stopped fades."""
 STOPS_AT_ONCE: Final = 1_000
 PAUSE_SECONDS: Final = 0.02
 """After Redis was told, before it is told again: what nobody can see is left for others to come along."""
@@ -32,6 +43,7 @@ class Stopping:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._waiting: dict[Stop, None] = {}
+        self._departed: dict[UUID, None] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -39,6 +51,12 @@ class Stopping:
         """The user is to stop typing in the room, soon."""
         if len(self._waiting) < LONGEST_WAIT:
             self._waiting[room_id, user_id] = None
+            self._wake.set()
+
+    def add_everywhere(self, user_id: UUID) -> None:
+        """The user is to stop typing in all rooms, soon."""
+        if len(self._departed) < LONGEST_WAIT:
+            self._departed[user_id] = None
             self._wake.set()
 
     def start(self) -> None:
@@ -62,19 +80,20 @@ class Stopping:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _stop_all(self) -> None:
-        while self._waiting and self._connection.connected:
-            stops = list(islice(self._waiting, STOPS_AT_ONCE))
-            for stop in stops:
-                del self._waiting[stop]
-            await self._tell(stops)
+        while (self._waiting or self._departed) and self._connection.connected:
+            await self._tell(_first_of(self._waiting), _first_of(self._departed))
         self._waiting.clear()
+        self._departed.clear()
 
-    async def _tell(self, stops: list[Stop]) -> None:
+    async def _tell(self, stops: list[Stop], departed: list[UUID]) -> None:
         try:
+            stops += await rooms_of(self._connection, departed)
+            departed = []
             rooms = await self._rooms_with_typists({room_id for room_id, _ in stops})
             await stop_now(self._connection, [stop for stop in stops if stop[0] in rooms])
         except asyncio.CancelledError:
             self._waiting |= dict.fromkeys(stops)  # for `close`
+            self._departed |= dict.fromkeys(departed)
             raise
         except Unavailable:
             pass  # the connection has logged the outage; what is not stopped fades
@@ -86,12 +105,16 @@ class Stopping:
         buckets = _by_bucket(rooms)
         questions = [("ZMSCORE", due_key(bucket), *map(str, asked)) for bucket, asked in buckets.items()]
         found = set()
-        for asked, outcome in zip(buckets.values(), await self._connection.execute_many(questions), strict=True):
-            if isinstance(outcome, Exception):
-                raise outcome
-            due = zip(asked, array(outcome), strict=True)
+        for asked, reply in zip(buckets.values(), await _ask(self._connection, questions), strict=True):
+            due = zip(asked, array(reply), strict=True)
             found |= {room_id for room_id, score in due if score is not None}
         return found
+
+
+async def rooms_of(connection: Connection, users: list[UUID]) -> list[Stop]:
+    """Where these users may be typing. Raises `Unavailable`, `ReplyError`."""
+    replies = await _ask(connection, [("SMEMBERS", hint_key(user_id)) for user_id in users])
+    return [(room_id, user_id) for user_id, reply in zip(users, replies, strict=True) for room_id in ids(reply)]
 
 
 async def stop_now(connection: Connection, stops: list[Stop]) -> int:
@@ -109,6 +132,23 @@ async def _stop_in(connection: Connection, bucket: int, stops: list[Stop]) -> in
         keys=(due_key(bucket), *[room_key(room_id) for room_id, _ in stops]),
         args=[str(one) for stop in stops for one in stop],
     )
+
+
+async def _ask(connection: Connection, questions: Sequence[tuple[Part, ...]]) -> list[Reply]:
+    replies: list[Reply] = []
+    for outcome in await connection.execute_many(questions):
+        if isinstance(outcome, Exception):
+            raise outcome
+        replies.append(outcome)
+    return replies
+
+
+def _first_of(waiting: dict[T, None]) -> list[T]:
+    """Take those out that have waited longest."""
+    first = list(islice(waiting, STOPS_AT_ONCE))
+    for one in first:
+        del waiting[one]
+    return first
 
 
 def _by_bucket(rooms: set[UUID]) -> dict[int, list[UUID]]:

@@ -18,10 +18,9 @@ from hubbub.services.typing_indicators.scripts import (
     bucket_of,
     due_key,
     hint_key,
-    ids,
     room_key,
 )
-from hubbub.services.typing_indicators.stopping import Stopping, stop_now
+from hubbub.services.typing_indicators.stopping import Stopping, rooms_of, stop_now
 
 
 class TypingIndicators:
@@ -89,11 +88,13 @@ class TypingIndicators:
         self._stopping.add(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
 
     async def stop_everywhere(self, user_id: UUID) -> int:
-        """The user has disconnected: stop in all rooms. How many it were. Raises `Invalid`, `Unavailable`."""
-        user_id = inputs.uuid("user_id", user_id)
-        hint = hint_key(user_id)
-        rooms = ids(await self._connection.execute("SMEMBERS", hint))
-        return await stop_now(self._connection, [(room_id, user_id) for room_id in rooms])
+        """Stop in all rooms. How many it were. Raises `Invalid`, `Unavailable`."""
+        rooms = await rooms_of(self._connection, [inputs.uuid("user_id", user_id)])
+        return await stop_now(self._connection, rooms)
+
+    def stop_everywhere_soon(self, user_id: UUID) -> None:
+        """As `stop_everywhere`, but as `stop_soon` does: for after the user has disconnected."""
+        self._stopping.add_everywhere(inputs.uuid("user_id", user_id))
 
     async def who_types(self, room_id: UUID) -> list[UUID]:
         """The users that type in the room now. Raises `Invalid`, `Unavailable`."""
