@@ -77,7 +77,7 @@ async def test_what_does_not_exist_is_asked_for_each_time_and_not_kept(chat: Cha
 
 async def test_what_is_no_id_is_refused(chat: Chat) -> None:
     with pytest.raises(Invalid):
-        await chat.cache.user("cache:2:*")  # type: ignore[arg-type]  # as from a socket
+        await chat.cache.user("cache:3:*")  # type: ignore[arg-type]  # as from a socket
     with pytest.raises(Invalid):
         await chat.cache.newest_page("")  # type: ignore[arg-type]  # as above
 
@@ -91,7 +91,7 @@ async def test_keys_name_the_layout_and_live_for_about_a_minute(
     await chat.cache.room(room.id)
     await chat.cache.is_member(room.id, ada.id)
     keys = data_array(await connection.execute("KEYS", "*"))
-    wanted = [f"cache:2:user:{user.id}" for user in people] + [f"cache:2:page:{room.id}"]
+    wanted = [f"cache:3:user:{user.id}" for user in people] + [f"cache:3:page:{room.id}"]
     assert sorted(key.decode() for key in keys) == sorted(wanted)
     lives = [integer(await connection.execute("PTTL", key)) for key in keys]
     assert 30_000 < min(lives) < max(lives) <= 72_000
@@ -100,7 +100,7 @@ async def test_keys_name_the_layout_and_live_for_about_a_minute(
 
 def test_a_change_of_what_is_stored_takes_a_new_layout() -> None:
     """Whoever changes one of these changes LAYOUT and this test with it."""
-    assert LAYOUT == 2
+    assert LAYOUT == 3
     assert User.__struct_fields__ == (
         *("id", "email", "username", "avatar_url", "is_online", "last_seen", "created_at", "updated_at"),
     )
@@ -210,7 +210,7 @@ async def test_many_who_come_while_it_is_read_share_that_read(chat: Chat, ada: U
 async def test_what_cannot_be_decoded_is_replaced(
     chat: Chat, connection: Connection, ada: User, room: Room, rubbish: bytes
 ) -> None:
-    for key in (f"cache:2:user:{ada.id}", f"cache:2:page:{room.id}"):
+    for key in (f"cache:3:user:{ada.id}", f"cache:3:page:{room.id}"):
         await connection.execute("SET", key, rubbish, "PX", 60_000)
     for _ in range(3):
         assert await chat.cache.user(ada.id) == ada
@@ -223,7 +223,7 @@ async def test_an_entry_of_another_user_or_another_type_is_replaced(
     chat: Chat, connection: Connection, ada: User
 ) -> None:
     bob = await chat.users.create("bob@example.org", "bob", "not a hash")
-    key = f"cache:2:user:{ada.id}"
+    key = f"cache:3:user:{ada.id}"
     await connection.execute("SET", key, msgspec.json.encode(bob), "PX", 60_000)
     assert await chat.cache.user(ada.id) == ada
     await chat.told()
@@ -242,7 +242,7 @@ async def test_the_last_change_before_closing_reaches_redis(
     await chat.cache.user(ada.id)
     async with opened(settings.postgres, settings.redis) as brief:
         await brief.users.update_profile(ada.id, username="countess")
-    assert await connection.execute("EXISTS", f"cache:2:user:{ada.id}") == 0
+    assert await connection.execute("EXISTS", f"cache:3:user:{ada.id}") == 0
     assert (await chat.cache.user(ada.id)).username == "countess"
 
 
@@ -278,5 +278,5 @@ async def test_a_read_that_fails_is_told_to_all_who_wait_and_leaves_no_lease(
     await chat.pool.close()
     failures = await asyncio.gather(*(chat.cache.user(bob.id) for _ in range(5)), return_exceptions=True)
     assert [type(failure) for failure in failures] == [Unavailable] * 5
-    assert await connection.execute("EXISTS", f"cache:2:user:{bob.id}") == 0
+    assert await connection.execute("EXISTS", f"cache:3:user:{bob.id}") == 0
     assert await chat.cache.user(ada.id) == ada, "what is in Redis is still served"

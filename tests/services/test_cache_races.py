@@ -60,7 +60,7 @@ async def test_what_was_read_before_a_change_is_not_stored_after_it(
         await elsewhere.told()
         chat.watched.may_go_on.set()
         assert await slow == "ada", "it began before the change"
-    assert await connection.execute("EXISTS", f"cache:2:user:{ada.id}") == 0
+    assert await connection.execute("EXISTS", f"cache:3:user:{ada.id}") == 0
     assert chat.cache.counts.overtaken == 1
     assert await name_in(chat, ada) == "countess"
 
@@ -128,7 +128,7 @@ async def test_a_change_whose_first_answer_was_lost_is_on_the_next_page(
         message = await chat.messages.send(room.id, ada.id, "a secret")
         await chat.told()
         assert b"a secret" in await chat.cache.newest_page(room.id)
-        assert await connection.execute("EXISTS", f"cache:2:page:{room.id}") == 1
+        assert await connection.execute("EXISTS", f"cache:3:page:{room.id}") == 1
         wire.lose_answer_to(message.id.bytes, cut=True)
         if change == "edit":
             await chat.messages.edit(message.id, "nothing", by=ada.id)
@@ -146,7 +146,7 @@ async def test_the_lease_of_another_process_makes_nobody_wait(
         assert elsewhere.cache.counts.misses == 0
         chat.watched.may_go_on.set()
         await slow
-    await connection.execute("SET", f"cache:2:user:{ada.id}", "?of a process that died", "PX", 3000)
+    await connection.execute("SET", f"cache:3:user:{ada.id}", "?of a process that died", "PX", 3000)
     assert await name_in(chat, ada) == await name_in(elsewhere, ada) == "ada"
 
 

@@ -13,7 +13,6 @@ from hubbub.models import User
 from hubbub.services.cache.counts import Counts
 from hubbub.services.cache.entries import JITTER, Entries, Kind
 from hubbub.services.cache.invalidations import Invalidations
-from hubbub.services.cache.sharing import Shared
 from hubbub.services.cache.store import Store
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from hubbub.redis import Connection
     from hubbub.repositories import Messages, Rooms, RoomUsers, Users
 
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 """Of the values in Redis. A change of `User`, `Message` or `MessagePage` takes the next number, so that no release
 reads what another one wrote."""
 
@@ -60,7 +59,7 @@ class Cache:
     for as long as an entry lives. A Redis that does not answer within `deadline_seconds` is left alone for a
     second.
 
-    Keys: `cache:2:user:<id>` and `cache:2:page:<id>`, 2 being the layout. Each has a time to live.
+    Keys: `cache:3:user:<id>` and `cache:3:page:<id>`, 3 being the layout. Each has a time to live.
     """
 
     def __init__(
@@ -85,7 +84,6 @@ class Cache:
         self._invalidations = Invalidations(
             connection, self.counts, longest_life_seconds=LEASE_SECONDS + ttl_seconds * (1 + JITTER)
         )
-        self._read_page = Shared(self._load_page)
         self._users: Entries[User] = Entries(
             Kind(f"cache:{LAYOUT}:user:", users.get, msgspec.json.encode, _user),
             store,
@@ -94,7 +92,7 @@ class Cache:
             ttl_seconds=ttl_seconds,
         )
         self._pages: Entries[bytes] = Entries(
-            Kind(f"cache:{LAYOUT}:page:", self._read_page, bytes, _page),
+            Kind(f"cache:{LAYOUT}:page:", self._load_page, bytes, _page),
             store,
             self._invalidations,
             self.counts,
@@ -111,7 +109,7 @@ class Cache:
         return await self._users.get(inputs.uuid("user_id", user_id))
 
     async def newest_page(self, room_id: UUID) -> bytes:
-        """The `MessagePage` of the newest 50 messages, as JSON to be sent as it is. Raises `NotFound`.
+        """The newest 50 messages as `messages.page_json` gives them, to be sent as they are. Raises `NotFound`.
 
         It does not ask who wants to read it: `is_member` does. When an account is deleted, its id may stand as the
         author on pages of rooms that it had left before, for as long as an entry lives.
@@ -149,10 +147,9 @@ class Cache:
         await self._invalidations.close()
         await self._users.close()
         await self._pages.close()
-        await self._read_page.close()
 
     async def _load_page(self, room_id: UUID) -> bytes:
-        return msgspec.json.encode(await self._messages.page(room_id, limit=PAGE_LENGTH))
+        return await self._messages.page_json(room_id, limit=PAGE_LENGTH)
 
 
 _decode_user = msgspec.json.Decoder(User).decode
@@ -168,4 +165,4 @@ def _user(user_id: UUID, data: bytes) -> User | None:
 
 def _page(room_id: UUID, data: bytes) -> bytes | None:
     """Not taken apart: that it begins with the room's id and ends as JSON does has to do."""
-    return data if data.startswith(b'{"room_id":"%s",' % str(room_id).encode()) and data.endswith(b"}") else None
+    return data if data.startswith(b'{"room_id" : "%s",' % str(room_id).encode()) and data.endswith(b"}") else None
