@@ -48,7 +48,7 @@ async def growth(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
     superuser = replace(stage.superuser, database="growth")
     ours: list[dict[str, Figures]] = [{} for _ in range(pace.rounds)]
     seeds: dict[str, Figures] = {}
-    unread: dict[str, Figures] = {}
+    unread: list[dict[str, Figures]] = [{} for _ in range(pace.rounds)]
     sizes = (FEW, pace.messages) if pace.quick else (FEW, pace.messages // 10, pace.messages)
     for before, messages in pairwise((0, *sizes)):
         took = await fill(superuser, before, messages)
@@ -56,7 +56,8 @@ async def growth(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
             one.update(await _pages(database, messages))
         seeds |= await _seed_pages(superuser, messages)
         size = {"bytes a message": await _bytes(superuser) / messages, "s to fill": took}
-        unread[f"hubbub, {messages:,}"] = await _unread(database, pace.seconds) | size
+        for one in unread:
+            one[f"hubbub, {messages:,}"] = await _unread(database, pace.seconds) | size
     yield Comparison(
         "growth",
         "newest page by messages in the table",
@@ -67,7 +68,7 @@ async def growth(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
     yield Comparison(
         "unread",
         "unread counts of 100 rooms, by messages in the table",
-        [unread],
+        unread,
         [Target("p50_ms", at_most=10, of=f"hubbub, {pace.messages:,}")],
     )
 
