@@ -105,7 +105,7 @@ class Hub(Repositories):
 
     Any call, also of the parts, may raise `Invalid`, for a value of a wrong type or form, such as the cursor of
     another list, and `Unavailable`, when a server is out of reach or does not answer by the deadline. What else a
-    call raises its docstring says, and of these two what is not plain.
+    call may raise its docstring says.
     """
 
     def __init__(

@@ -179,6 +179,17 @@ async def test_two_with_rooms_in_common_are_deleted_at_the_same_time(hub: Hub, p
         assert await log_of(pool, room.id) == ["joined"] * 7 + ["left"] * 6
 
 
+async def test_an_account_is_deleted_in_the_transaction_in_which_it_says_farewell(
+    hub: Hub, pool: Pool, ada: User, room: Room
+) -> None:
+    async with hub.transaction() as tx:
+        farewell = await tx.messages.send(room.id, ada.id, "bye")
+        await tx.users.delete(ada.id)
+    assert (await hub.rooms.get(room.id)).created_by is None
+    assert (await hub.messages.get(farewell.id)).user_id is None
+    assert await log_of(pool, room.id) == ["joined", "sent", "left"]
+
+
 async def test_an_account_is_deleted_while_it_sends(hub: Hub, ada: User, bob: User, room: Room) -> None:
     """Both lock the room, then the user: in the other order each would wait for the other, for a second."""
 

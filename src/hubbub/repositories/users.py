@@ -61,7 +61,8 @@ class Users:
     ) -> User:
         """Make an account. `password_hash` is stored as given: `hub.register` takes a password instead.
 
-        Raises `Conflict` for an email or username that is taken in any case, `Invalid` for one that is malformed.
+        Raises `Conflict` for an email or username that is taken in any case, or an id that is; `Invalid` for one
+        that is malformed.
         """
         [user] = await self._executor.fetch_all(
             self._CREATE,
@@ -252,7 +253,8 @@ class Users:
             self._changed(UserChanged(user_id))
 
     # The log of each room says that its member left. Rooms are locked in the order of their ids, so that two
-    # accounts with rooms in common can be deleted at the same time; and before the user, as a send of his does.
+    # accounts with rooms in common can be deleted at the same time; and before the user, as a send of his does. Of a
+    # room that this very transaction has written to before, PostgreSQL looks the creator up once more: he is gone.
     _DELETE = Statement(
         "users.delete",
         _room_left,
@@ -269,7 +271,8 @@ class Users:
             FOR NO KEY UPDATE
         ), heads AS (
             UPDATE rooms
-            SET last_seq = last_seq + 1
+            SET last_seq = last_seq + 1,
+                created_by = NULLIF(created_by, $1)
             FROM locked
             WHERE rooms.id = locked.id
             RETURNING rooms.id, rooms.last_seq
