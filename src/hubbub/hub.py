@@ -306,7 +306,8 @@ class Hub(Repositories):
         """The user with this email or username and this password, or None: in equal time either way.
 
         10 attempts at once and 10 a minute are taken for a login, 100 and 100 a minute for the `address` of a
-        client; one more raises `RateLimited`. While Redis is down all are taken.
+        client; one more raises `RateLimited`. While Redis is down all are taken. A password that is changed while
+        it is checked is wrong; a session made of the answer after a `change_password` is not ended by it.
         """
         async with self._one_deadline(outcome_unknown=False) as by:
             return await self._accounts.authenticate(login, password, address=address, by=by)

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 
@@ -15,11 +16,11 @@ from hubbub import passwords as passwords_module
 from hubbub.errors import Conflict, Invalid, RateLimited, Unavailable
 from hubbub.models import Credentials, User, Verdict
 from hubbub.passwords import Passwords
-from hubbub.postgres import Pool
+from hubbub.postgres import Pool, connect
 from hubbub.redis import Connection
 from hubbub.redis.replies import data_array
 from hubbub.repositories import Users
-from hubbub.services.accounts import Accounts
+from hubbub.services.accounts import READS_SECONDS, Accounts, known_as
 from hubbub.services.rate_limits import RateLimits
 from redis_server import Server
 from services.monitored import monitored
@@ -181,7 +182,7 @@ async def hash_of(users: Users) -> str:
     return credentials.password_hash
 
 
-async def test_a_renewal_does_not_undo_a_change_of_the_password_that_came_between(
+async def test_a_renewal_neither_undoes_nor_outlives_a_change_of_the_password_that_came_between(
     users: Users, passwords: Passwords, connection: Connection, ada: User
 ) -> None:
     """Else whoever logs in with the old password at the right moment would bring it back."""
@@ -194,9 +195,18 @@ async def test_a_renewal_does_not_undo_a_change_of_the_password_that_came_betwee
             return await super().hash(password)
 
     slow = Slow(cost=10)
-    assert await limited(users, slow, connection).authenticate("ada", SECRET) is not None
+    assert await limited(users, slow, connection).authenticate("ada", SECRET) is None
     await slow.close()
     assert await hash_of(users) == changed
+
+
+async def test_of_logins_at_the_same_moment_all_succeed_though_one_renews_the_hash(
+    accounts: Accounts, users: Users, ada: User
+) -> None:
+    await users.change_password_hash(ada.id, bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode())
+    logins = await asyncio.gather(*(accounts.authenticate("ada", SECRET) for _ in range(5)))
+    assert [user and user.id for user in logins] == [ada.id] * 5
+    assert (await hash_of(users)).startswith("$2b$10$")
 
 
 async def test_a_login_does_not_fail_because_its_hash_cannot_be_renewed(
@@ -215,6 +225,16 @@ async def test_a_login_does_not_fail_because_its_hash_cannot_be_renewed(
     assert await hash_of(users) == cheap
 
 
+async def test_a_renewal_leaves_time_for_what_is_read_after_it(
+    accounts: Accounts, users: Users, ada: User
+) -> None:
+    cheap = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()
+    await users.change_password_hash(ada.id, cheap)
+    by = asyncio.get_running_loop().time() + READS_SECONDS
+    assert await accounts.authenticate("ada", SECRET, by=by) is not None
+    assert await hash_of(users) == cheap
+
+
 async def test_a_login_does_not_wait_for_a_renewal_beyond_its_time(
     users: Users, connection: Connection, ada: User
 ) -> None:
@@ -226,23 +246,92 @@ async def test_a_login_does_not_wait_for_a_renewal_beyond_its_time(
             never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             return await never
 
-    stuck, by = Stuck(cost=10), asyncio.get_running_loop().time() + 0.5
+    stuck, by = Stuck(cost=10), asyncio.get_running_loop().time() + READS_SECONDS + 0.5
     assert await limited(users, stuck, connection).authenticate("ada", SECRET, by=by) is not None
     await stuck.close()
     assert await hash_of(users) == cheap
 
 
+class Interrupted(Passwords):
+    """Something happens each time that a password is about to be checked, after its hash was read."""
+
+    def __init__(self, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(cost=10)
+        self._meanwhile = meanwhile
+
+    async def verify(self, password: str, password_hash: str | None) -> bool:
+        await self._meanwhile()
+        return await super().verify(password, password_hash)
+
+
+async def test_a_password_that_is_changed_while_it_is_checked_lets_nobody_in_any_more(
+    accounts: Accounts, users: Users, connection: Connection, ada: User
+) -> None:
+    """Else a thief who logs in all the time gets a session after the change that ended all sessions."""
+    interrupted = Interrupted(lambda: accounts.change_password(ada.id, "changed meanwhile 3"))
+    assert await limited(users, interrupted, connection).authenticate("ada", SECRET) is None
+    await interrupted.close()
+    assert await accounts.authenticate("ada", "changed meanwhile 3") is not None
+
+
 async def test_an_account_that_is_deleted_while_its_password_is_checked_is_nobody(
     users: Users, connection: Connection, ada: User
 ) -> None:
-    class Slow(Passwords):
-        async def verify(self, password: str, password_hash: str | None) -> bool:
-            await users.delete(ada.id)
-            return await super().verify(password, password_hash)
+    interrupted = Interrupted(lambda: users.delete(ada.id))
+    assert await limited(users, interrupted, connection).authenticate("ada", SECRET) is None
+    await interrupted.close()
 
-    slow = Slow(cost=10)
-    assert await limited(users, slow, connection).authenticate("ada", SECRET) is None
-    await slow.close()
+
+async def test_a_hash_of_the_same_password_that_came_meanwhile_is_checked_in_its_place(
+    users: Users, passwords: Passwords, connection: Connection, ada: User, computed: list[str]
+) -> None:
+    other = await passwords.hash(SECRET)
+    interrupted = Interrupted(lambda: users.change_password_hash(ada.id, other))
+    computed.clear()
+    assert await limited(users, interrupted, connection).authenticate("ada", SECRET) is not None
+    assert computed == ["_matches"] * 2
+    await interrupted.close()
+
+
+async def test_a_hash_that_is_another_one_each_time_ends_the_login_after_two(
+    accounts: Accounts, users: Users, connection: Connection, ada: User, computed: list[str]
+) -> None:
+    interrupted = Interrupted(lambda: accounts.change_password(ada.id, SECRET))
+    assert await limited(users, interrupted, connection).authenticate("ada", SECRET) is None
+    assert computed.count("_matches") == 2
+    await interrupted.close()
+
+
+async def test_a_name_that_another_takes_while_its_password_is_checked_is_the_other_s(
+    users: Users, passwords: Passwords, connection: Connection, ada: User
+) -> None:
+    bobs = await passwords.hash("his own 7")
+
+    async def take() -> None:
+        if await users.find_by_email("bob@example.org") is None:
+            await users.update_profile(ada.id, username="countess")
+            await users.create("bob@example.org", "ada", bobs)
+
+    interrupted = Interrupted(take)
+    assert await limited(users, interrupted, connection).authenticate("ada", SECRET) is None
+    await interrupted.close()
+
+
+async def test_credentials_are_read_again_after_a_right_password_only(
+    pool: Pool, passwords: Passwords, connection: Connection, ada: User
+) -> None:
+    """Else the time of the answer would tell which logins exist."""
+    read: list[str] = []
+
+    class Noted(Users):
+        async def find_credentials(self, login: str) -> Credentials | None:
+            read.append(login)
+            return await super().find_credentials(login)
+
+    accounts = limited(Noted(pool), passwords, connection)
+    for login, password in [("nobody", SECRET), ("ada", "wrong"), ("ADA", SECRET)]:
+        await accounts.authenticate(login, password)
+    assert read == ["nobody", "ada", "ADA", "ADA"]
 
 
 async def test_the_attempt_too_many_is_told_when_the_next_may_be_made(
@@ -268,6 +357,50 @@ async def test_all_spellings_of_a_login_share_a_limit_whether_or_not_it_exists(
         assert await accounts.authenticate(spelling, "wrong") is None
     with pytest.raises(RateLimited):
         await accounts.authenticate(login.swapcase(), "wrong")
+
+
+async def test_no_spelling_of_a_name_has_a_limit_of_its_own(
+    users: Users, passwords: Passwords, connection: Connection
+) -> None:
+    """The capital İ is an i for PostgreSQL, and an i with a dot above for str.casefold()."""
+    accounts = limited(users, passwords, connection, per_login=3)
+    await accounts.register("mississippi@example.org", "Mississippi", SECRET)
+    assert await accounts.authenticate("mİssİssİppİ", SECRET) is not None
+    for spelling in ("mİssissippi", "missİssippi"):
+        assert await accounts.authenticate(spelling, "wrong") is None
+    with pytest.raises(RateLimited):
+        await accounts.authenticate("mississippİ", "wrong")
+
+
+LOWERED = """
+    SELECT chr(code) AS spelling, lower(chr(code)) AS lowered
+    FROM generate_series(1, x'10ffff'::integer) AS code
+    WHERE code NOT BETWEEN x'd800'::integer AND x'dfff'::integer
+        AND lower(chr(code)) <> chr(code)
+"""
+LOWERED_ELSEWHERE = [
+    ("I", "\N{LATIN SMALL LETTER DOTLESS I}"), ("İ", "i"),  # in Turkish
+    ("Ì", "i\u0307\u0300"), ("J\u0301", "j\u0307\u0301"),  # in Lithuanian, by ICU
+    ("Σ", "\N{GREEK SMALL LETTER FINAL SIGMA}"),  # at the end of a word, by ICU
+]  # fmt: skip
+
+
+async def test_whatever_lower_makes_of_a_login_shares_its_limit(servers: Settings) -> None:
+    """For all characters there are: as this server has it, as Python has it, and as other locales do."""
+    connection = await connect(servers.postgres)
+    lowered = [(row["spelling"], row["lowered"]) for row in await connection.fetch(LOWERED)]
+    await connection.close()
+    assert len(lowered) > 1_000
+    by_python = [(character, character.lower()) for character in map(chr, range(sys.maxunicode + 1))]
+    for pair in [*lowered, *((one, other) for one, other in by_python if one != other), *LOWERED_ELSEWHERE]:
+        for login in ("{}", "{}\u0327\u0301", "Ada {} Byron", "{}@example.org"):
+            # None of what nobody can be called, such as a letter that is newer than this Python.
+            assert len({known_as(login.format(spelling)) for spelling in pair} - {None}) <= 1, (login, pair)
+
+
+def test_a_name_of_nothing_but_dots_above_has_a_limit_of_its_own() -> None:
+    assert known_as("\u0307") == "\u0307"
+    assert known_as("\u0307\u0307") == "\u0307\u0307"
 
 
 async def test_email_and_username_of_one_person_do_not_share_a_limit(

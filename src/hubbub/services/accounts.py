@@ -5,21 +5,32 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
+from unicodedata import normalize
 
 from hubbub import inputs
 from hubbub.errors import Invalid, NotFound, RateLimited, Unavailable
+from hubbub.models import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from uuid import UUID
 
-    from hubbub.models import Credentials, User, Verdict
+    from hubbub.models import User, Verdict
     from hubbub.passwords import Passwords
     from hubbub.repositories import Users
 
 Limit: TypeAlias = "Callable[[str], Awaitable[Verdict]]"
 """Asked with whom or what the attempt is for; says whether it may be made."""
+
+CHECKS: Final = 2
+"""How many hashes a password is checked against. A second one is there when a login beside renewed the first."""
+
+READS_SECONDS: Final = 1.0
+"""What is kept of the time of a login for the reads after the renewal of a hash."""
+
+DOT_ABOVE: Final = "\N{COMBINING DOT ABOVE}"
+DOTLESS_I: Final = "\N{LATIN SMALL LETTER DOTLESS I}"
 
 
 class Accounts:
@@ -55,38 +66,53 @@ class Accounts:
         many raises `RateLimited` with the seconds to wait, whether or not the login exists. A hash that is
         cheaper than those made today is renewed on the way, if there is time for it until `by`, in the time of the
         event loop. Raises `Unavailable`.
+
+        A password that is changed while it is checked is wrong. A session that the caller makes of the answer is
+        not covered: a change just before it ends the sessions that exist at that time. Whoever changes a password
+        that a thief knows ends all sessions once more when the logins that were under way are over.
         """
-        known_as = _known_as(login)
+        name = known_as(login)
         # The address first: one that is refused must not use up what the owner of the login may try.
         if address is not None:
             _let_pass(await self._per_address(_network(address)))
         # By login rather than by user: else two logins that share a limit would be seen to be of one person.
-        if known_as is not None:
-            _let_pass(await self._per_login(known_as))
-        credentials = None if known_as is None else await self._users.find_credentials(login)
-        password_hash = None if credentials is None else credentials.password_hash
-        if not await self._passwords.verify(password, password_hash) or credentials is None:
-            return None
-        try:
-            user = await self._users.get(credentials.user_id)
-        except NotFound:  # deleted meanwhile
-            return None
-        if self._passwords.needs_rehash(credentials.password_hash):
-            await self._renew(credentials, password, by)
-        return user
+        if name is not None:
+            _let_pass(await self._per_login(name))
+        credentials = None if name is None else await self._users.find_credentials(login)
+        for _ in range(CHECKS):
+            password_hash = None if credentials is None else credentials.password_hash
+            if not await self._passwords.verify(password, password_hash) or credentials is None:
+                return None
+            checked = await self._renewed(credentials, password, by)
+            try:
+                user = await self._users.get(checked.user_id)
+            except NotFound:  # deleted meanwhile
+                return None
+            # Last, and after a right password only: else the time would tell which logins exist.
+            credentials = await self._users.find_credentials(login)
+            if credentials == checked:
+                return user
+        return None
 
     async def change_password(self, user_id: UUID, password: str) -> None:
         """Give the account another password. Raises `Invalid`, `NotFound`, `Unavailable`."""
         await self._users.change_password_hash(user_id, await self._passwords.hash(password))
 
-    async def _renew(self, credentials: Credentials, password: str, by: float | None) -> None:
-        """What goes wrong here, or takes too long, fails no login that succeeded: the next one tries again."""
+    async def _renewed(self, credentials: Credentials, password: str, by: float | None) -> Credentials:
+        """What the credentials are now, unless somebody else changed them: with a new hash if theirs was cheap.
+
+        What goes wrong here, or takes too long, fails no login that succeeded: the next one tries again.
+        """
+        if not self._passwords.needs_rehash(credentials.password_hash):
+            return credentials
         with suppress(Unavailable, TimeoutError):
-            async with asyncio.timeout_at(by):
-                password_hash = await self._passwords.hash(password)
+            async with asyncio.timeout_at(None if by is None else by - READS_SECONDS):
+                renewed = Credentials(credentials.user_id, await self._passwords.hash(password))
                 await self._users.renew_password_hash(
-                    credentials.user_id, password_hash, instead_of=credentials.password_hash
+                    renewed.user_id, renewed.password_hash, instead_of=credentials.password_hash
                 )
+                return renewed
+        return credentials
 
 
 def _let_pass(verdict: Verdict) -> None:
@@ -94,13 +120,20 @@ def _let_pass(verdict: Verdict) -> None:
         raise RateLimited(verdict.retry_after_seconds)
 
 
-def _known_as(login: str) -> str | None:
-    """One form for all spellings that find the same user; None for what nobody can be called."""
+def known_as(login: str) -> str | None:
+    """One form for all spellings that may find the same user; None for what nobody can be called.
+
+    Which spellings do is for the database's `lower` to say, by its locale: in Turkish the small form of I has no
+    dot, elsewhere İ is a capital of i, and Lithuanian writes the dot under an accent. A form that told two of them
+    apart would give each its own attempts, so this one has neither dots above nor the i without. That żeta shares
+    the attempts of zeta costs little. Letters are taken apart first, for the dot that stands before an accent. A
+    name of nothing but dots is its own form, as no `lower` changes it.
+    """
     try:
         name = inputs.email(login) if isinstance(login, str) and "@" in login else inputs.username(login)
     except Invalid:
         return None
-    return name.casefold()
+    return normalize("NFD", name).casefold().replace(DOT_ABOVE, "").replace(DOTLESS_I, "i") or name
 
 
 def _network(address: str) -> str:
