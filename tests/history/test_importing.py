@@ -249,7 +249,11 @@ async def test_a_damaged_file_gives_what_it_has_and_a_whole_one_the_rest(
     await check_logs(postgres_settings)
 
 
-@pytest.mark.parametrize("file", [io.StringIO("{}"), "chat.jsonl", Path("chat.jsonl"), b"{}", 5, None], ids=repr)
+@pytest.mark.parametrize(
+    "file",
+    [io.StringIO("{}"), "chat.jsonl", Path("chat.jsonl"), b"{}", 5, None],
+    ids=lambda file: type(file).__name__,
+)
 async def test_what_is_no_file_of_bytes_is_refused(hub: Hub, file: object) -> None:
     with pytest.raises(Invalid) as refusal:
         await hub.history.load(file)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from redis_server import Server
 from rights import as_redis_user, make_redis_users, user_line
 
 SOURCES = Path(hubbub.__file__).parent
-IN_SERVICES = re.compile(r"""redis\.call\('([A-Z]+)'|execute\(\s*"([A-Z]+)"|\(\s*"([A-Z]{3,})",""")
+IN_SERVICES = re.compile(r"""redis\.call\('([A-Z]+)'|execute\(\s*"([A-Z]+)"|(?<!normalize)\(\s*"([A-Z]{3,})",""")
 IN_REDIS = re.compile(r"""(?:self|connection)\.(?:execute|_ask)\(\s*"([A-Z]+)\"""")
 
 HANDSHAKE = {"hello", "auth", "select", "ping", "client|setname"}

@@ -12,6 +12,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from faults.figures import Figures
+from faults.scale import SCALE
 from hubbub import Settings
 from hubbub.errors import Unavailable
 from hubbub.events import PresenceChanged
@@ -77,8 +79,11 @@ def says(presence: Presence, user_id: UUID, state: bool | None) -> Callable[[], 
     return answer
 
 
-async def test_users_of_a_killed_process_go_offline_once_by_any_other(own_server: Server) -> None:
-    """Within two heartbeats and a second. The bound is doubled here: the machine may be busy."""
+@pytest.mark.guarantee("G7", "kill -9 of a process through which fifty are online")
+async def test_users_of_a_killed_process_go_offline_once_by_any_other(
+    own_server: Server, figures: Figures
+) -> None:
+    """Within two heartbeats and a second, on a machine that does nothing else."""
     users = [uuid4() for _ in range(50)]
     kept = uuid4()
     async with (
@@ -93,7 +98,9 @@ async def test_users_of_a_killed_process_go_offline_once_by_any_other(own_server
             process.send_signal(signal.SIGKILL)
             killed_at = clock()
             changes = await ear.until_offline(set(users))
-            assert clock() - killed_at < 2 * (2 * HEARTBEAT_SECONDS + 1)
+            seconds = clock() - killed_at
+        figures.found(f"{len(users)} offline after {seconds:.1f} s, with heartbeats of {HEARTBEAT_SECONDS:g} s")
+        assert seconds <= (2 * HEARTBEAT_SECONDS + 1) * SCALE.patience
         changes += await ear.until_now()
         for user_id in users:
             assert [change.is_online for change in changes if change.user_id == user_id] == [True, False]

@@ -5,10 +5,12 @@ from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
 
-from hubbub import Hub, User
+from commands import execute
+from hubbub import Hub, PostgresSettings, User
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, Subscriptions
-from hubbub.services.presence.projection import Projection
+from hubbub.services.presence.projection import BATCH, Projection
+from reports import reports
 from services.presence_events import Table, opened
 from waiting import until, until_it_answers
 
@@ -130,3 +132,146 @@ async def test_what_cannot_be_written_is_written_later() -> None:
         projection.start()
         await projection.close()
         assert table.users == ({} if is_down else {ada: True})
+
+
+REFUSE = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF OLD.username LIKE 'bad%' THEN RAISE 'of the application''s own'; END IF;
+            RETURN NEW;
+        END
+    $$;
+    CREATE TRIGGER refuse BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
+
+
+async def test_users_whose_rows_cannot_be_written_keep_no_one_else_and_are_written_later(
+    hub: Hub,
+    postgres_settings: PostgresSettings,
+    connection: Connection,
+    subscriptions: Subscriptions,
+) -> None:
+    names = [f"{'bad' if n % 20 == 0 else 'good'}{n}" for n in range(60)]
+    users = [await hub.users.create(f"{name}@example.org", name, "not a hash") for name in names]
+
+    async def who_is_online() -> set[str]:
+        found = await hub.users.get_many([user.id for user in users])
+        return {user.username for user in found.values() if user.is_online}
+
+    async def all_are_online() -> bool:
+        return await who_is_online() == set(names)
+
+    async def the_others_are_online() -> bool:
+        return await who_is_online() == {name for name in names if name.startswith("good")}
+
+    await execute(postgres_settings, REFUSE)
+    with reports() as reported:
+        async with (
+            opened(connection, subscriptions, hub.users.set_online_many) as presence,
+            AsyncExitStack() as stack,
+        ):
+            await asyncio.gather(*[stack.enter_async_context(presence.online(user.id)) for user in users])
+            await until_it_answers(the_others_are_online)
+            await until(lambda: bool(reported))
+            await execute(postgres_settings, "DROP TRIGGER refuse ON users")
+            await until_it_answers(all_are_online)
+    assert all("of the application's own" in str(context["exception"]) for context in reported)
+
+
+async def test_closing_writes_down_whoever_can_be_written(
+    hub: Hub,
+    ada: User,
+    postgres_settings: PostgresSettings,
+    connection: Connection,
+    subscriptions: Subscriptions,
+) -> None:
+    bad = await hub.users.create("bad@example.org", "bad", "not a hash")
+    await execute(postgres_settings, REFUSE)
+    with reports():
+        async with (
+            opened(
+                connection, subscriptions, hub.users.set_online_many, grace_seconds=5, project_seconds=60
+            ) as presence,
+            presence.online(bad.id),
+            presence.online(ada.id),
+        ):
+            pass
+    assert (await hub.users.get(ada.id)).is_online
+    assert not (await hub.users.get(bad.id)).is_online
+
+
+class Refusing(Table):
+    """Refuses any write in which one of these users is, until it `relents`."""
+
+    def __init__(self, refused: Collection[UUID]) -> None:
+        super().__init__()
+        self.refused = set(refused)
+        self.statements = 0
+
+    async def write(self, changes: Mapping[UUID, bool]) -> None:
+        await asyncio.sleep(0)
+        self.statements += 1
+        if not self.refused.isdisjoint(changes):
+            raise ZeroDivisionError
+        await super().write(changes)
+
+    def relent(self) -> None:
+        self.refused.clear()
+
+
+async def all_online(user_ids: Collection[UUID]) -> dict[UUID, bool | None]:
+    await asyncio.sleep(0)
+    return dict.fromkeys(user_ids, True)
+
+
+async def test_one_user_who_is_refused_is_found_in_few_statements_and_not_tried_all_the_time() -> None:
+    users = [uuid4() for _ in range(BATCH)]
+    table = Refusing(users[7:8])
+    projection = Projection(all_online, table.write, every_seconds=60)
+    with reports() as reported:
+        projection.start()
+        projection.note(users)
+        await until(lambda: bool(reported))
+        assert set(table.users) == set(users) - table.refused
+        assert str(users[7]) in reported[0]["message"]
+        projection.note([later := uuid4()])
+        await until(lambda: later in table.users)
+        assert table.statements <= 2 * 9 + 2
+        table.relent()
+        await projection.close()
+    assert set(table.users) == {*users, later}
+    assert len(reported) == 1
+
+
+async def test_a_table_that_refuses_everybody_is_not_asked_for_each_of_them() -> None:
+    users = [uuid4() for _ in range(BATCH)]
+    table = Refusing(users)
+    projection = Projection(all_online, table.write, every_seconds=0.01)
+    with reports() as reported:
+        projection.start()
+        projection.note(users)
+        await until(lambda: bool(reported))
+        assert table.statements < 30
+        table.relent()
+        await until(lambda: set(table.users) == set(users))
+        await projection.close()
+
+
+async def test_users_whose_presence_cannot_be_read_are_written_later() -> None:
+    ada, table = uuid4(), Table()
+    is_broken = True
+
+    async def read(user_ids: Collection[UUID]) -> dict[UUID, bool | None]:
+        if is_broken:
+            raise ZeroDivisionError
+        return await all_online(user_ids)
+
+    projection = Projection(read, table.write, every_seconds=0.01)
+    with reports() as reported:
+        projection.start()
+        projection.note([ada])
+        await until(lambda: bool(reported))
+        is_broken = False
+        await until(lambda: table.users == {ada: True})
+        await projection.close()
+    assert {context["message"] for context in reported} == {"writing down who is online failed"}

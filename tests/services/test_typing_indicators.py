@@ -13,8 +13,11 @@ from hubbub.errors import Invalid, NotAMember, Unavailable
 from hubbub.events import TypingChanged, typing_channel
 from hubbub.redis import Connection, Gap, Subscription, Subscriptions
 from hubbub.services.typing_indicators import TypingIndicators
-from hubbub.services.typing_indicators.scripts import BUCKETS, bucket_of, due_key, room_key
+from hubbub.services.typing_indicators.fading import ROOMS_A_SCRIPT, Fading
+from hubbub.services.typing_indicators.scripts import BUCKETS, bucket_of, due_key, hint_key, room_key
 from redis_server import Server
+from reports import reports
+from services.odd_answers import answering
 from waiting import until, until_it_answers
 
 THE_END = b"the end"
@@ -215,6 +218,27 @@ async def test_stops_that_nobody_waits_for_travel_together(
     assert await connection.execute("KEYS", "typing:{*") == []
 
 
+async def test_who_has_disconnected_stops_everywhere_without_anybody_waiting(
+    connection: Connection, subscriptions: Subscriptions, members: Members
+) -> None:
+    ada, bob, rooms = uuid4(), uuid4(), [uuid4() for _ in range(40)]
+    async with (
+        opened(connection, subscriptions, members) as one,
+        opened(connection, subscriptions, members) as other,
+    ):
+        await asyncio.gather(*[one.start(room_id, user) for room_id in rooms for user in (ada, bob)])
+        other.stop_everywhere_soon(uuid4())
+        other.stop_everywhere_soon(ada)
+
+        async def only_bob_types() -> bool:
+            return await asyncio.gather(*[one.who_types(room_id) for room_id in rooms]) == [[bob]] * len(rooms)
+
+        await until_it_answers(only_bob_types)
+        other.stop_everywhere_soon(bob)
+        await asyncio.sleep(0)
+    assert not any(await asyncio.gather(*[one.who_types(room_id) for room_id in rooms]))
+
+
 async def test_closing_tells_the_stops_that_wait(
     connection: Connection, subscriptions: Subscriptions, members: Members, room_id: UUID
 ) -> None:
@@ -268,6 +292,43 @@ async def test_starts_stops_and_fades_of_many_are_told_in_turns(
         assert states == [True, False] * (len(states) // 2)
 
 
+async def test_strays_go_when_they_are_due_and_are_in_nobodys_way(
+    connection: Connection, subscriptions: Subscriptions, members: Members, room_id: UUID
+) -> None:
+    """In what is due they come first, and are more than fit into a script."""
+    ada = uuid4()
+    due, room = due_key(bucket_of(room_id)), room_key(room_id)
+    strays = [b"junk", b"\xff", str(uuid4()).upper().encode(), *(b"stray %d" % n for n in range(ROOMS_A_SCRIPT))]
+    await connection.execute("ZADD", due, *[word for stray in strays for word in (1, stray)])
+    await connection.execute("ZADD", room, 1, b'","isTyping":true}', 1, b"junk")
+    await connection.execute("SADD", hint_key(ada), b"junk", b"\xff")
+    async with (
+        opened(connection, subscriptions, members, ttl_seconds=0.5) as typing,
+        aclosing(typing.watch(room_id)) as changes,
+    ):
+        assert isinstance(await anext(changes), Gap)
+        await typing.start(room_id, ada)
+        assert await typing.who_types(room_id) == [ada]
+        assert await anext(changes) == TypingChanged(room_id, ada, is_typing=True)
+        assert await anext(changes) == TypingChanged(room_id, ada, is_typing=False)
+
+        async def nothing_is_left() -> bool:
+            return await connection.execute("EXISTS", due, room) == 0
+
+        await until_it_answers(nothing_is_left)
+        assert await typing.stop_everywhere(ada) == 0
+
+
+async def test_an_answer_that_cannot_be_ends_no_fading() -> None:
+    async with answering(b"+what?\r\n", b"*0\r\n") as (connection, given):
+        fading = Fading(connection, every_seconds=0.01)
+        with reports() as reported:
+            fading.start()
+            await until(lambda: len(given) > 2 * BUCKETS)
+            await fading.close()
+    assert [context["message"] for context in reported] == ["letting typing fade failed"]
+
+
 async def test_every_key_has_an_end(typing: TypingIndicators, connection: Connection, room_id: UUID) -> None:
     await typing.start(room_id, uuid4())
     keys = await connection.execute("KEYS", "*")
@@ -307,6 +368,8 @@ async def test_what_is_no_room_or_user_is_refused(typing: TypingIndicators, id_:
         typing.stop_soon(uuid4(), id_)  # type: ignore[arg-type]
     with pytest.raises(Invalid):
         await typing.stop_everywhere(id_)  # type: ignore[arg-type]
+    with pytest.raises(Invalid):
+        typing.stop_everywhere_soon(id_)  # type: ignore[arg-type]
     with pytest.raises(Invalid):
         await typing.who_types(id_)  # type: ignore[arg-type]
 

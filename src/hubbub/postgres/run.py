@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 
+from hubbub.attempts import Attempt
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation, Outcome
 from hubbub.postgres.failures import translated
@@ -35,14 +36,11 @@ def too_late(seconds: float, *, outcome_unknown: bool) -> Unavailable:
 def carry_out(actions: Iterable[Callable[[], None]]) -> None:
     """Call what waited for a COMMIT, at once, so that its effects come before whatever the caller does next.
 
-    An action that raises is reported to the event loop: the commit stands, and the other actions still run.
+    One that raises can fail nobody any more: the commit stands, and the other actions still run.
     """
     for action in actions:
-        try:
+        with Attempt("an action after a COMMIT"):
             action()
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody can be failed for it any more
-            context = {"message": "an action after a COMMIT failed", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(context)
 
 
 async def run(

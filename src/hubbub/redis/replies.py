@@ -7,6 +7,7 @@ TypeError.
 from __future__ import annotations
 
 from typing import TypeAlias
+from uuid import UUID
 
 Part: TypeAlias = str | bytes | int | float
 """One word of a command. Text goes out as UTF-8."""
@@ -55,6 +56,14 @@ def array(reply: Reply) -> list[Reply]:
 def data_array(reply: Reply) -> list[bytes]:
     """A list of strings, as of SMEMBERS."""
     return [data(item) for item in array(reply)]
+
+
+def id_in(text: bytes) -> UUID | None:
+    """The id that the text is, None where it is none."""
+    try:
+        return UUID(text.decode())
+    except ValueError:
+        return None
 
 
 def _unexpected(reply: Reply, wanted: str) -> TypeError:

@@ -253,9 +253,9 @@ class Users:
             self._changed(UserChanged(user_id))
 
     # The log of each room says that its member left. Rooms are locked in the order of their ids, so that two
-    # accounts with rooms in common can be deleted at the same time; and before the user, as a send of his does. They
-    # lose their creator here already: of a room that this very transaction has written to before, PostgreSQL would
-    # look him up once more, and he is gone.
+    # accounts with rooms in common can be deleted at the same time; and before the user, as a send of his does.
+    # They lose their creator here already: of a room that this very transaction has written to before, PostgreSQL
+    # would look him up once more, and he is gone.
     _DELETE = Statement(
         "users.delete",
         _room_left,

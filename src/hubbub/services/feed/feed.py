@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from hubbub import inputs
+from hubbub.attempts import Attempt
 from hubbub.errors import Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.positions import START, Position
@@ -194,10 +195,12 @@ class Feed:
                 self._rooms.doubt_all()
                 self._users.doubt_some()
             self._work.clear()
-            try:
-                await self._rooms.compare()
-                await self._users.compare()
-            except Unavailable as error:
-                logger.info("comparing heads again at the next heartbeat, after: %s", error)
-            except Exception as error:  # noqa: BLE001 - whatever it is, followers need the next heartbeat
-                loop.call_exception_handler({"message": "comparing heads of logs failed", "exception": error})
+            with Attempt("comparing heads of logs"):
+                await self._compare()
+
+    async def _compare(self) -> None:
+        try:
+            await self._rooms.compare()
+            await self._users.compare()
+        except Unavailable as error:
+            logger.info("comparing heads again at the next heartbeat, after: %s", error)

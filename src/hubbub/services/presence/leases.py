@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
+from hubbub.attempts import Attempt
 from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL
 from hubbub.redis import Connection, Part, ReplyError
@@ -52,7 +53,7 @@ class Lease:
 
 def device_of(word: bytes) -> Device:
     """What the word of a lease, as Redis keeps it, says."""
-    lease, _, name = word.decode().partition(":")
+    lease, _, name = word.decode(errors="replace").partition(":")
     return Device(UUID(lease), name or None)
 
 
@@ -188,22 +189,27 @@ class Leases:
         """Tell Redis how it stands with these leases of a bucket. False when that failed; it is told again."""
         if not leases:
             return True
+        came: list[UUID] | None = None
         try:
-            came = await self._send(bucket, leases)
-        except asyncio.CancelledError:
-            self._tell_again(bucket, leases)  # by `close`
-            raise
-        except (Unavailable, ReplyError) as error:
-            if isinstance(error, ReplyError):  # an outage is logged by the connection
-                log_refusal(error)
-            self._tell_again(bucket, leases)
-            self._on_transition([lease.user_id for lease in leases])  # it may have happened all the same
-            return False
-        else:
-            self._on_transition(came)
-            return True
+            with Attempt("telling Redis of leases"):
+                came = await self._ask(bucket, leases)
         finally:
+            if came is None:
+                self._tell_again(bucket, leases)  # by `close`, where this was cancelled
             self._answer(leases)
+        # Where no answer came it may have happened all the same.
+        self._on_transition([lease.user_id for lease in leases] if came is None else came)
+        return came is not None
+
+    async def _ask(self, bucket: int, leases: Collection[Lease]) -> list[UUID] | None:
+        """Who has come online by it, None where Redis did not say."""
+        try:
+            return await self._send(bucket, leases)
+        except Unavailable:
+            return None  # the connection has logged the outage
+        except ReplyError as error:
+            log_refusal(error)
+            return None
 
     async def _send(self, bucket: int, leases: Collection[Lease]) -> list[UUID]:
         held = self._held[bucket]

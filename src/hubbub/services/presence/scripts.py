@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from hubbub.redis import Reply, ReplyError, Script
-from hubbub.redis.replies import array, data, data_array, integer
+from hubbub.redis.replies import array, data, data_array, id_in, integer
 
 logger = logging.getLogger("hubbub.presence")
 
@@ -62,8 +62,9 @@ def log_refusal(error: ReplyError) -> None:
     logger.error("Redis refuses a script of presence: %s", error)
 
 
-def _users(reply: Reply) -> list[UUID]:
-    return [UUID(user.decode()) for user in data_array(reply)]
+def users_in(reply: Reply) -> list[UUID]:
+    """Ids of users. What somebody else has put into a key and is no id is passed over."""
+    return [user_id for member in data_array(reply) if (user_id := id_in(member)) is not None]
 
 
 # Redis' clock and no other: the processes' clocks differ.
@@ -106,15 +107,15 @@ SETTLE = Script(
     redis.call('PEXPIRE', online, keep_ms)
     return came
     """,
-    reply=_users,
+    reply=users_in,
 )
 """Renew or end leases. A change is three words: user, lease, 1 if it is held and 0 if it was given up; its key
 stands at the same place among the `leases`. Gives the users that have come online by it."""
 
 
-def _count_and_users(reply: Reply) -> tuple[int, list[UUID]]:
-    count, users = array(reply)
-    return integer(count), _users(users)
+def _count_and_members(reply: Reply) -> tuple[int, list[bytes]]:
+    count, members = array(reply)
+    return integer(count), data_array(members)
 
 
 FIND_DUE = Script(
@@ -125,9 +126,9 @@ FIND_DUE = Script(
     local due = redis.call('ZRANGEBYSCORE', online, '-inf', now, 'LIMIT', 0, at_most)
     return {redis.call('ZCARD', online), due}
     """,
-    reply=_count_and_users,
+    reply=_count_and_members,
 )
-"""How many are online, and who of them is due to go offline."""
+"""How many are online, and who of them is due to go offline: as they stand there, so that no stray stays."""
 
 END_DUE = Script(
     keys=("online",),
@@ -146,7 +147,7 @@ END_DUE = Script(
     end
     return went
     """,
-    reply=_users,
+    reply=users_in,
 )
 """Let those users go offline that are still due. Gives the ones that did: each is given to one caller only."""
 

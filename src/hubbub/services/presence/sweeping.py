@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import Final
 from uuid import UUID
 
+from hubbub.attempts import Attempt
 from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL
 from hubbub.redis import Connection, ReplyError
-from hubbub.services.presence.scripts import BUCKETS, END_DUE, FIND_DUE, log_refusal, online_key
+from hubbub.services.presence.scripts import BUCKETS, END_DUE, FIND_DUE, log_refusal, online_key, users_in
 
 CHUNK: Final = 500
 
@@ -58,14 +59,14 @@ class Sweeper:
     async def _keep_sweeping(self) -> None:
         while True:
             for bucket in range(BUCKETS):
-                await self._sweep(bucket)
+                with Attempt("sweeping presence"):
+                    await self._sweep(bucket)
             # Jittered, so that the processes' sweeps spread out.
             await asyncio.sleep(self._every_seconds * random.uniform(0.5, 1))  # noqa: S311 - guards nothing
 
     async def _sweep(self, bucket: int) -> None:
         clock = asyncio.get_running_loop().time
         asked_at = clock()
-        due: list[UUID] = []
         try:
             online, due = await FIND_DUE(self._connection, keys=(online_key(bucket),), args=(CHUNK,))
             if clock() - asked_at > self._heartbeat_seconds / 2:
@@ -76,11 +77,12 @@ class Sweeper:
                 await self._end(bucket, due)
         except Unavailable:
             self._truce_until = clock() + self._heartbeat_seconds
-            self._on_transition(due)  # it may have happened all the same
         except ReplyError as error:
             log_refusal(error)
 
-    async def _end(self, bucket: int, due: list[UUID]) -> None:
-        users = [str(user_id) for user_id in due]
-        went = await END_DUE(self._connection, keys=(online_key(bucket),), args=(PRESENCE_CHANNEL, *users))
-        self._on_transition(went)
+    async def _end(self, bucket: int, due: list[bytes]) -> None:
+        went = users_in([*due])  # where no answer comes: it may have happened all the same
+        try:
+            went = await END_DUE(self._connection, keys=(online_key(bucket),), args=(PRESENCE_CHANNEL, *due))
+        finally:
+            self._on_transition(went)

@@ -6,6 +6,7 @@ import asyncio
 import random
 from typing import Final
 
+from hubbub.attempts import Attempt
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
 from hubbub.services.typing_indicators.scripts import (
@@ -14,7 +15,7 @@ from hubbub.services.typing_indicators.scripts import (
     FIND_DUE,
     due_key,
     log_refusal,
-    room_key,
+    room_key_in,
 )
 
 ROOMS_A_SCRIPT: Final = 100
@@ -43,7 +44,8 @@ class Fading:
     async def _keep_fading(self) -> None:
         while True:
             for bucket in range(BUCKETS):
-                await self._fade(bucket)
+                with Attempt("letting typing fade"):
+                    await self._fade(bucket)
             # Jittered, so that the processes' rounds spread out.
             await asyncio.sleep(self._every_seconds * random.uniform(0.5, 1))  # noqa: S311 - guards nothing
 
@@ -52,8 +54,8 @@ class Fading:
         try:
             rooms = await FIND_DUE(self._connection, keys=(key,), args=(ROOMS_A_SCRIPT,))
             if rooms:
-                keys = (key, *[room_key(room_id) for room_id in rooms])
-                await FADE(self._connection, keys=keys, args=[str(room_id) for room_id in rooms])
+                keys = (key, *[room_key_in(bucket, room.decode(errors="replace")) for room in rooms])
+                await FADE(self._connection, keys=keys, args=rooms)
         except Unavailable:
             pass  # the connection has logged the outage; what is due now is due later
         except ReplyError as error:

@@ -15,7 +15,7 @@ from typing import Final
 from uuid import UUID
 
 from hubbub.redis import Reply, ReplyError, Script
-from hubbub.redis.replies import data_array, integer, truth
+from hubbub.redis.replies import data_array, id_in, integer, truth
 
 logger = logging.getLogger("hubbub.typing")
 
@@ -38,7 +38,12 @@ def due_key(bucket: int) -> str:
 
 def room_key(room_id: UUID) -> str:
     """The key of those who type in a room."""
-    return f"typing:{{b{bucket_of(room_id)}}}:room:{room_id}"
+    return room_key_in(bucket_of(room_id), str(room_id))
+
+
+def room_key_in(bucket: int, room: str) -> str:
+    """The key of those who type in a room of the bucket."""
+    return f"typing:{{b{bucket}}}:room:{room}"
 
 
 def hint_key(user_id: UUID) -> str:
@@ -52,8 +57,8 @@ def log_refusal(error: ReplyError) -> None:
 
 
 def ids(reply: Reply) -> list[UUID]:
-    """Ids of users or rooms."""
-    return [UUID(one.decode()) for one in data_array(reply)]
+    """Ids of users or rooms. What somebody else has put into a key and is no id is passed over."""
+    return [one for member in data_array(reply) if (one := id_in(member)) is not None]
 
 
 _NOW: Final = """
@@ -120,9 +125,9 @@ FIND_DUE = Script(
     keys=("due",),
     args=("at_most",),
     source=_NOW + "return redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, at_most)",
-    reply=ids,
+    reply=data_array,
 )
-"""The rooms where somebody is due to fade."""
+"""The rooms where somebody is due to fade: as they stand there, so that what is no id goes too."""
 
 FADE = Script(
     keys=("due", "*rooms"),

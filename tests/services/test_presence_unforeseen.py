@@ -1,0 +1,104 @@
+"""What others do to the data of presence, and answers that no server gives: none of it ends a task."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from uuid import UUID, uuid4
+
+from hubbub.redis import Connection, Subscriptions
+from hubbub.services.presence.leases import Lease, Leases
+from hubbub.services.presence.scripts import BUCKETS, bucket_of, leases_key, online_key
+from hubbub.services.presence.sweeping import CHUNK, Sweeper
+from reports import reports
+from services.odd_answers import answering
+from services.presence_events import Ear, opened
+from waiting import PATIENCE_SECONDS, until, until_it_answers
+
+STRAYS = [
+    b"junk",
+    b"",
+    b"\xff\x00",
+    b'","isOnline":true}',
+    b"long" * 100_000,
+    b"urn:uuid:01920000-0000-7000-8000-000000000000",
+    b"{01920000-0000-7000-8000-000000000000}",
+    b"01920000-0000-7000-8000-00000000ABCD",
+    b"01920000-0000-7000-8000-000000000000\n",
+    b"01920000000070008000000000000000",
+]
+"""Members that are no ids as hubbub writes them, though some can be read as one."""
+
+
+async def test_strays_among_those_online_go_when_they_are_due_and_are_in_nobodys_way(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    """There are more than fit into a script, in front of Ada, and three processes that find them."""
+    ada = uuid4()
+    key = online_key(bucket_of(ada))
+    strays = [*STRAYS, *(b"stray %d" % n for n in range(CHUNK))]
+    await connection.execute("ZADD", key, *[word for stray in strays for word in (1, stray)])
+    async with AsyncExitStack() as stack:
+        ear = await stack.enter_async_context(Ear(connection, subscriptions).listening())
+        presence, *_ = [
+            await stack.enter_async_context(opened(connection, subscriptions, grace_seconds=0)) for _ in range(3)
+        ]
+        async with presence.online(ada):
+            pass
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            heard = await ear.until_offline({ada})
+        assert [change.is_online for change in heard if change.user_id == ada] == [True, False]
+
+        async def nobody_is_left() -> bool:
+            return await connection.execute("EXISTS", key) == 0
+
+        await until_it_answers(nobody_is_left)
+
+
+async def test_a_device_whose_name_is_no_text_hides_no_other(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    ada = uuid4()
+    async with opened(connection, subscriptions) as presence, presence.online(ada, "phone"):
+        await connection.execute("ZADD", leases_key(ada), 2**53, b"0" * 32 + b":\xff")
+        names = [device.name for device in await presence.devices(ada)]
+        assert sorted(map(str, names)) == ["phone", "\N{REPLACEMENT CHARACTER}"]
+
+
+async def test_an_answer_that_cannot_be_ends_no_sweeping() -> None:
+    swept: list[int] = []
+    nobody = b"*2\r\n:0\r\n*0\r\n"
+    async with answering(b"+what?\r\n", nobody) as (connection, _):
+        sweeper = Sweeper(
+            connection,
+            every_seconds=0.01,
+            heartbeat_seconds=1,
+            on_transition=lambda _: None,
+            on_empty=swept.append,
+        )
+        with reports() as reported:
+            sweeper.start()
+            await until(lambda: len(swept) >= 2 * BUCKETS - 1)
+            await sweeper.close()
+    assert swept[: 2 * BUCKETS - 1] == [*range(1, BUCKETS), *range(BUCKETS)]
+    assert [context["message"] for context in reported] == ["sweeping presence failed"]
+
+
+async def test_an_answer_that_cannot_be_leaves_no_lease_untold() -> None:
+    ada = uuid4()
+    came: list[list[UUID]] = []
+    async with answering(b":1\r\n", b"*1\r\n$36\r\n%s\r\n" % str(ada).encode(), b"*0\r\n") as (connection, _):
+        leases = Leases(
+            connection,
+            heartbeat_seconds=60,
+            grace_seconds=1,
+            on_transition=lambda user_ids: came.append(list(user_ids)),
+        )
+        with reports() as reported:
+            leases.start()
+            await leases.take(lease := Lease(ada, None))
+            await until(lambda: len(came) == 2)  # it may have happened the first time
+            await leases.give_up(lease)
+            await leases.close()
+    assert came[:2] == [[ada], [ada]]
+    assert [context["message"] for context in reported] == ["telling Redis of leases failed"]
