@@ -229,7 +229,7 @@ async def test_of_very_many_keys_the_sessions_are_estimated(own_redis: Server) -
     for kind, count in (
         ("session:{abcd}:%s", 3_000),
         ("session:{abcd}:user:%s", 1_000),
-        ("cache:2:user:%s", 5_000),
+        ("cache:3:user:%s", 5_000),
     ):
         await connection.execute_many([("SET", kind % number, "x", "EX", 600) for number in range(count)])
     sessions = (await redis.ask(connection)).sessions
