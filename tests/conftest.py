@@ -31,7 +31,7 @@ from rights import ROLE, as_redis_user, as_role, in_a_copy, make_redis_users, ro
 if TYPE_CHECKING:
     from secrecy.eavesdropper import Eavesdropper
 
-pytest_plugins = ["secrecy.eavesdropper"]
+pytest_plugins = ["secrecy.eavesdropper", "faults.figures"]
 
 # What a shell has set must not reach a test.
 for name in [name for name in os.environ if name.startswith(("DB_", "REDIS_", "DATABASE_URL"))]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from uuid import UUID
 
 from faults import checker, follower, sender
-from faults.history import Acknowledged, Delivered, Failed, Follows, Record, read
+from faults.history import Acknowledged, Delivered, Failed, Follows, GaveUp, Record, read
+from faults.sent import sent_in
 from faults.stored import stored_in
 from faults.worker import PATIENCE_SECONDS, Worker
 from hubbub import Hub, Settings
@@ -37,6 +38,8 @@ class Chat:
         through: Settings | None = None,
         callers: int = 10,
         pause_seconds: float = 0,
+        changes: float = 0.1,
+        is_wary: bool = False,
         left_behind: Worker | None = None,
     ) -> Worker:
         """A process that sends; `through` other settings, of a relay or with other deadlines."""
@@ -48,6 +51,8 @@ class Chat:
             seed,
             callers=callers,
             pause_seconds=pause_seconds,
+            changes=changes,
+            is_wary=is_wary,
             left_behind=[] if left_behind is None else [left_behind.history],
         )
         worker = await Worker.start("faults.sender", plan, plan.history, through or self.settings)
@@ -135,9 +140,14 @@ class Chat:
         """Tries that raised."""
         return sum(isinstance(record, Failed) for history in self.sent for record in history)
 
+    @property
+    def given_up(self) -> int:
+        """Calls that were left, because no try of them had been made."""
+        return sum(isinstance(record, GaveUp) for history in self.sent for record in history)
+
     def delays(self) -> list[float]:
         """Seconds from the acknowledgement of each message to each follower, in order of size."""
-        acknowledged = {message_id: sent.acknowledged for message_id, sent in checker.sent_in(self.sent).items()}
+        acknowledged = {message_id: sent.acknowledged for message_id, sent in sent_in(self.sent).items()}
         return sorted(
             (record.at - at) / 1e9
             for worker in self.followers

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from uuid import UUID
 
-from faults.history import Acknowledged, Began, Delivered, Follows, Record, Resynced
+from faults.history import Acknowledged, Began, Delivered, Follows, Looked, Record, Resynced
+from faults.sent import Histories, sent_in
 from hubbub.positions import Position
 
-Histories = Sequence[Sequence[Record]]
+KINDS = {"send": "MessageSent", "edit": "MessageEdited", "delete": "MessageDeleted"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,52 +30,6 @@ class Stored:
 
     heads: dict[UUID, int]
     logs: dict[UUID, list[Entry]]
-
-
-@dataclass(slots=True)
-class Sent:
-    """All that the histories say of one message. A process that was killed leaves it to another to retry."""
-
-    room_id: UUID
-    began: int
-    content: str
-    acknowledged: int | None = None
-    seqs: set[int] = field(default_factory=set)
-    # Contents that it may have by the calls made since the last acknowledged one, that one's own included.
-    possible: list[str] = field(default_factory=list)
-    acknowledged_edits: int = 0
-
-
-def sent_in(histories: Histories) -> dict[UUID, Sent]:
-    """The messages of all senders, each changed by its own sender alone, one call at a time."""
-    messages: dict[UUID, Sent] = {}
-    for history in histories:
-        calls: dict[int, Began] = {}
-        for record in history:
-            if isinstance(record, Began):
-                calls[record.call] = record
-                _begin(messages, record)
-            elif isinstance(record, Acknowledged):
-                _acknowledge(messages[calls[record.call].message_id], calls[record.call], record)
-    return messages
-
-
-def _begin(messages: dict[UUID, Sent], call: Began) -> None:
-    if call.what == "send":
-        sent = messages.setdefault(call.message_id, Sent(call.room_id, call.at, call.content))
-        sent.began = min(sent.began, call.at)
-        sent.possible = sent.possible or [call.content]
-    else:
-        messages[call.message_id].possible.append(call.content)
-
-
-def _acknowledge(sent: Sent, call: Began, acknowledged: Acknowledged) -> None:
-    sent.seqs.add(acknowledged.seq)
-    if call.what == "send":
-        sent.acknowledged = min(sent.acknowledged or acknowledged.at, acknowledged.at)
-    else:
-        sent.possible = [call.content]
-        sent.acknowledged_edits += call.what == "edit"
 
 
 def lost(histories: Histories, stored: Stored) -> Iterator[str]:
@@ -99,6 +54,32 @@ def lost(histories: Histories, stored: Stored) -> Iterator[str]:
             yield f"message {message_id} has content that an acknowledged change had replaced"
         if edits[message_id] < sent.acknowledged_edits:
             yield f"{sent.acknowledged_edits - edits[message_id]} acknowledged edits of {message_id} are lost"
+
+
+def made_after_all(histories: Histories, stored: Stored) -> Iterator[str]:
+    """Calls that were made although each of their tries had said that it was not."""
+    entries = Counter((entry.kind, entry.message_id) for log in stored.logs.values() for entry in log)
+    for message_id, sent in sent_in(histories).items():
+        for what, tried in sent.tried.items():
+            made = entries[KINDS[what], message_id]
+            if made > tried:
+                yield f"{what} of message {message_id} was made {made} times, and may have been {tried} times"
+
+
+def otherwise_than_told(histories: Histories) -> Iterator[str]:
+    """What authors found in the place of what they had been told of their own messages."""
+    for history in histories:
+        calls: dict[int, Began] = {}
+        told: dict[UUID, str] = {}
+        for record in history:
+            if isinstance(record, Began):
+                calls[record.call] = record
+            elif isinstance(record, Acknowledged):
+                told[calls[record.call].message_id] = calls[record.call].content
+            elif isinstance(record, Looked):
+                call = calls[record.call]
+                if record.content != told.get(call.message_id):
+                    yield f"message {call.message_id} is not as its author was told by {call.what}"
 
 
 def holes(stored: Stored) -> Iterator[str]:
@@ -187,6 +168,7 @@ def _wrong_entry(record: Delivered, stored: Stored) -> Iterator[str]:
 def violations(senders: Histories, followers: Histories, stored: Stored) -> list[str]:
     """All of it."""
     found = [*lost(senders, stored), *holes(stored), *duplicates(stored), *out_of_order(senders, stored)]
+    found += [*made_after_all(senders, stored), *otherwise_than_told(senders)]
     for history in followers:
         found += wrong_following(history, stored)
     return found

@@ -1,4 +1,4 @@
-"""Servers to kill, chats in them, and the table of figures at the end."""
+"""Servers to kill, and chats in them."""
 
 from __future__ import annotations
 
@@ -15,31 +15,12 @@ import pytest_asyncio
 from commands import execute
 from faults import chat as chats
 from faults.chat import Chat
-from faults.figures import Figures, table
 from faults.fragile import FragileServers
 from hubbub import Settings, migrations
 from pgbouncer.run import chosen, through
 from pgbouncer.server import PgBouncer
 
 TEMPLATE = "faults_template"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "guarantee(number, fault): the test shows a guarantee of docs/guarantees.md"
-    )
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [report for group in ("passed", "failed", "error") for report in terminalreporter.getreports(group)]
-    for line in table(reports):
-        terminalreporter.write_line(line)
-
-
-@pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Figures:
-    """Where a test with the marker `guarantee` says what it found."""
-    return Figures(request.node)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -32,6 +32,18 @@ PARTS_ELSEWHERE = {
 assert NOT_DRIVEN.keys() <= DRIVEN_ELSEWHERE.keys(), "a public method that nobody drives"
 assert NOT_PARTS.keys() <= PARTS_ELSEWHERE.keys(), "a public part that nobody drives"
 
+# What changes a table, by one statement on its own.
+CHANGES = {
+    *("users.create", "users.delete", "users.update_profile", "users.update_online_status"),
+    *("users.set_online_many", "users.change_password_hash", "users.renew_password_hash"),
+    *("rooms.create", "rooms.update", "rooms.delete"),
+    *("room_users.add", "room_users.add_many", "room_users.remove", "room_users.set_role"),
+    *("messages.send", "messages.send_many", "messages.edit", "messages.delete"),
+    *("receipts.mark_read", "receipts.mark_unread"),
+}
+# These have to hash a password or to ask Redis first, and may not come to their statement in time.
+CHANGES_AFTER_OTHER_WORK = {"register", "change_password", "delete_account"}
+
 
 async def world_in(hub: Hub) -> World:
     """Two people of this world's own, a room of theirs with a message in it, and a session."""

@@ -1,4 +1,7 @@
-"""The table of guarantees: what was done to the chat, what was found, and whether the promise was kept."""
+"""The table of guarantees: what was done to the chat, what was found, and whether the promise was kept.
+
+A plugin of pytest's, so that a test may show a guarantee wherever it stands.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,24 @@ class Figures:
     def found(self, figure: str) -> None:
         """Say it before asserting anything of it, so that the table has the figure of a broken promise too."""
         self._node.user_properties.append((FIGURE, figure))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "guarantee(number, fault): the test shows a guarantee of docs/guarantees.md"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for group in ("passed", "failed", "error") for report in terminalreporter.getreports(group)]
+    for line in table(reports):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """Where a test with the marker `guarantee` says what it found."""
+    return Figures(request.node)
 
 
 def table(reports: Iterable[pytest.TestReport | pytest.CollectReport]) -> list[str]:

@@ -13,9 +13,10 @@ class CommandFrame:
     data: bytes
 
     @property
-    def ends_write(self) -> bool:
-        """Whether it says what an INSERT or UPDATE has done (CommandComplete)."""
-        return self.data[:1] == b"C" and self.data[5:11] in {b"INSERT", b"UPDATE"}
+    def ends_statement(self) -> bool:
+        """Whether a statement was carried out (CommandComplete), or has given the rows that were asked for
+        (PortalSuspended): one that writes has written all by then, however few of its rows were wanted."""
+        return self.data[:1] in {b"C", b"s"}
 
     @property
     def is_ready(self) -> bool:

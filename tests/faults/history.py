@@ -15,13 +15,15 @@ from uuid import UUID
 
 import msgspec
 
+What = Literal["send", "edit", "delete"]
+
 
 class Began(msgspec.Struct, frozen=True, tag="began"):
     """A call starts. `call` is unique in its history; a retry after an error belongs to the same call."""
 
     at: int
     call: int
-    what: Literal["send", "edit", "delete"]
+    what: What
     room_id: UUID
     message_id: UUID
     content: str
@@ -41,6 +43,21 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     at: int
     call: int
     reason: str
+
+
+class GaveUp(msgspec.Struct, frozen=True, tag="gave up"):
+    """The call is not tried again: each try said that it had not been made."""
+
+    at: int
+    call: int
+
+
+class Looked(msgspec.Struct, frozen=True, tag="looked"):
+    """What the message of the call says after it: None where there is none, "" where it is deleted."""
+
+    at: int
+    call: int
+    content: str | None
 
 
 class Follows(msgspec.Struct, frozen=True, tag="follows"):
@@ -95,7 +112,9 @@ class Served(msgspec.Struct, frozen=True, tag="served"):
     began: int
 
 
-Record = Began | Acknowledged | Failed | Follows | Delivered | Resynced | Stalled | Opened | Served
+Record = (
+    Began | Acknowledged | Failed | GaveUp | Looked | Follows | Delivered | Resynced | Stalled | Opened | Served
+)
 
 _DECODER = msgspec.json.Decoder(Record)
 

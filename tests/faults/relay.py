@@ -1,4 +1,4 @@
-"""TCP relays before a server: one loses answers of PostgreSQL, one doorbells of Redis, and one everything."""
+"""TCP relays before a server: one loses doorbells of Redis, and one everything."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import asyncio
 import random
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Self
+from typing import NamedTuple, Self
 
-from faults.frames import Commands, Pushes
+from faults.frames import Pushes
+
+Pump = Coroutine[None, None, None]
+
+
+class End(NamedTuple):
+    """What a relay hears and says to one of the two that it connects."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
 
 
 class Relay(ABC):
@@ -31,73 +40,53 @@ class Relay(ABC):
     async def __aexit__(self, *_: object) -> None:
         assert self._listener is not None
         self._listener.close()
-        self._is_over.set()  # each call hangs up by itself, so that none is left half closed
+        self.hang_up()
         await asyncio.gather(*self._calls)
         await self._listener.wait_closed()
 
-    @abstractmethod
-    async def answers(self, server: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        """Carry what the server says. When it returns the connection ends."""
+    def hang_up(self) -> None:
+        """End all connections that there are. Each ends by itself, so that none is left half closed."""
+        self._is_over.set()
+        self._is_over = asyncio.Event()
 
-    async def questions(self, client: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
-        """Carry what the client says. When it returns the connection ends."""
-        while data := await client.read(65536):
-            server.write(data)
-            await server.drain()
+    @abstractmethod
+    def pumps(self, client: End, server: End) -> tuple[Pump, Pump]:
+        """What carries the questions, and what the answers. When one of them returns the connection ends."""
 
     async def _listen(self, port: int) -> asyncio.Server:
         return await asyncio.start_server(self._accept, "127.0.0.1", port)
 
-    def _accept(self, client: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        call = asyncio.create_task(self._carry(client, writer))
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        call = asyncio.create_task(self._carry(End(reader, writer), self._is_over))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
 
-    async def _carry(self, client: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, client: End, is_over: asyncio.Event) -> None:
         try:
-            server, to_server = await asyncio.open_connection(*self._server)
+            server = End(*await asyncio.open_connection(*self._server))
         except OSError:
-            writer.close()  # as the server itself would refuse
+            client.writer.close()  # as the server itself would refuse
             return
-        pumps = [
-            asyncio.create_task(self.questions(client, to_server)),
-            asyncio.create_task(self.answers(server, writer)),
-            asyncio.create_task(self._is_over.wait()),
-        ]
+        pumps = [asyncio.create_task(pump) for pump in (*self.pumps(client, server), _until(is_over))]
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
-        for end in (writer, to_server):
-            end.close()
+        for end in (client, server):
+            end.writer.close()
             with suppress(OSError):
-                await end.wait_closed()
+                await end.writer.wait_closed()
 
 
-class LostAnswers(Relay):
-    """Before PostgreSQL: now and then the answer to a write is lost, with the connection, after its commit."""
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
 
-    def __init__(self, host: str, port: int, *, share: float, seed: int) -> None:
-        super().__init__(host, port)
-        self._share = share
-        self._random = random.Random(seed)
-        self.lost = 0
-        self.carried = 0
 
-    async def answers(self, server: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        commands = Commands()
-        is_losing = False
-        while data := await server.read(65536):
-            for frame in commands.feed(data):
-                if frame.ends_write:
-                    is_losing = self._random.random() < self._share
-                    self.carried += not is_losing
-                # The server is ready for the next query after the commit, not before.
-                if is_losing and frame.is_ready:
-                    self.lost += 1
-                    return
-                if not is_losing:
-                    client.write(frame.data)
+async def passed_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    """A pump that loses nothing."""
+    while data := await source.read(65536):
+        target.write(data)
+        await target.drain()
 
 
 class Blackhole(Relay):
@@ -123,15 +112,13 @@ class Blackhole(Relay):
         self._listener = await self._listen(self.port)
         self._is_passable.set()
 
-    async def questions(self, client: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
-        while data := await client.read(65536):
-            await self._is_passable.wait()
-            server.write(data)
+    def pumps(self, client: End, server: End) -> tuple[Pump, Pump]:
+        return self._pass(client.reader, server.writer), self._pass(server.reader, client.writer)
 
-    async def answers(self, server: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        while data := await server.read(65536):
+    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
             await self._is_passable.wait()
-            client.write(data)
+            target.write(data)
 
 
 class Doorbells(Relay):
@@ -145,7 +132,10 @@ class Doorbells(Relay):
         self.dropped = 0
         self.delayed = 0
 
-    async def answers(self, server: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+    def pumps(self, client: End, server: End) -> tuple[Pump, Pump]:
+        return passed_on(client.reader, server.writer), self._answers(server.reader, client.writer)
+
+    async def _answers(self, server: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         pushes = Pushes()
         while data := await server.read(65536):
             for frame in pushes.feed(data):

@@ -10,14 +10,13 @@ import random
 from collections.abc import Awaitable, Callable
 from itertools import count
 from pathlib import Path
-from typing import Literal
 from uuid import UUID
 
 import msgspec
 
-from faults.history import Acknowledged, Began, Failed, History, now, read
+from faults.history import Acknowledged, Began, Failed, GaveUp, History, Looked, now, read
 from faults.process import plan_of, run, settings_of_environment
-from hubbub import Hub, Message, Unavailable, new_id
+from hubbub import Hub, Message, NotFound, Settings, Unavailable, new_id
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -35,11 +34,10 @@ class Plan(msgspec.Struct, frozen=True):
     """The share of messages that are edited, and of those half are deleted too."""
     repeats: float = 0.05
     """The share of messages that are sent again after they were acknowledged."""
+    is_wary: bool = False
+    """Whether it looks at its message after each call; and leaves a call that, it is told, was not made."""
     left_behind: list[Path] = []
     """Histories of senders that were killed: what they had no answer to is sent again, under the same id."""
-
-
-What = Literal["send", "edit", "delete"]
 
 
 class Sender:
@@ -63,16 +61,17 @@ class Sender:
             padding = "." * self._random.randrange(100)
             room_id, message_id = self._random.choice(self._plan.rooms), new_id()
             content = f"{self._plan.seed}/{number} {padding}"
-            await self._send(room_id, message_id, content)
+            if not await self._send(room_id, message_id, content):
+                continue
             if self._random.random() < self._plan.repeats:
                 await self._send(room_id, message_id, content)
             if self._random.random() < self._plan.changes:
                 await self._change(room_id, message_id, number)
             await asyncio.sleep(self._plan.pause_seconds)
 
-    async def _send(self, room_id: UUID, message_id: UUID, content: str) -> None:
+    async def _send(self, room_id: UUID, message_id: UUID, content: str) -> bool:
         user_id = self._plan.user_id
-        await self._insist(
+        return await self._insist(
             Began(now(), next(self._calls), "send", room_id, message_id, content),
             lambda: self._hub.messages.send(room_id, user_id, content, id=message_id),
         )
@@ -89,17 +88,42 @@ class Sender:
                 lambda: self._hub.messages.delete(message_id, by=user_id),
             )
 
-    async def _insist(self, began: Began, call: Callable[[], Awaitable[Message]]) -> None:
+    async def _insist(self, began: Began, call: Callable[[], Awaitable[Message]]) -> bool:
+        """Whether the call was made in the end."""
         self._history.write(began)
+        is_made = await self._is_made(began.call, call)
+        if self._plan.is_wary:
+            self._history.write(Looked(now(), began.call, await self._content_of(began.message_id)))
+        return is_made
+
+    async def _is_made(self, number: int, call: Callable[[], Awaitable[Message]]) -> bool:
+        may_be_made = False
         while True:
             try:
                 message = await call()
             except Unavailable as error:
-                self._history.write(Failed(now(), began.call, str(error)))
-                await asyncio.sleep(self._random.uniform(0.01, 0.1))  # as a client that tries again
+                self._history.write(Failed(now(), number, str(error)))
+                may_be_made = may_be_made or error.outcome_unknown
+                if self._plan.is_wary and not may_be_made:
+                    self._history.write(GaveUp(now(), number))
+                    return False
+                await self._a_moment()
             else:
-                self._history.write(Acknowledged(now(), began.call, message.seq))
-                return
+                self._history.write(Acknowledged(now(), number, message.seq))
+                return True
+
+    async def _content_of(self, message_id: UUID) -> str | None:
+        while True:
+            try:
+                return (await self._hub.messages.get(message_id)).content
+            except NotFound:
+                return None
+            except Unavailable:
+                await self._a_moment()
+
+    async def _a_moment(self) -> None:
+        """As a client waits that tries again."""
+        await asyncio.sleep(self._random.uniform(0.01, 0.1))
 
 
 def unanswered(histories: list[Path]) -> list[Began]:
@@ -116,11 +140,23 @@ def unanswered(histories: list[Path]) -> list[Began]:
     return found
 
 
+async def started(settings: Settings) -> Hub:
+    """As often as it takes: what starts a service starts it again."""
+    while True:
+        try:
+            return await Hub(settings).start()
+        except Unavailable:
+            await asyncio.sleep(0.05)
+
+
 async def send(_: asyncio.Event) -> None:
     plan = plan_of(Plan)
     with History(plan.history) as history:
-        async with Hub(settings_of_environment()) as hub:
+        hub = await started(settings_of_environment())
+        try:
             await Sender(hub, plan, history).send_all()
+        finally:
+            await hub.close()
 
 
 if __name__ == "__main__":

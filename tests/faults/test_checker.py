@@ -9,7 +9,20 @@ import pytest
 
 from faults import checker
 from faults.checker import Entry, Stored
-from faults.history import Acknowledged, Began, Delivered, Failed, Follows, History, Record, Resynced, Tail, read
+from faults.history import (
+    Acknowledged,
+    Began,
+    Delivered,
+    Failed,
+    Follows,
+    GaveUp,
+    History,
+    Looked,
+    Record,
+    Resynced,
+    Tail,
+    read,
+)
 from hubbub.positions import Position
 
 ROOM, OTHER_ROOM = uuid4(), uuid4()
@@ -110,6 +123,55 @@ def test_an_edit_without_an_answer_may_have_been_made_or_not() -> None:
     made = [JOINED, LOG[1], Entry(3, "MessageSent", TWO, "two, edited"), Entry(4, "MessageEdited", TWO)]
     assert checker.violations([tried], [], stored(*LOG)) == []
     assert checker.violations([tried], [], stored(*made)) == []
+
+
+def test_a_send_that_was_left_because_it_was_not_made_and_is_there_is_found() -> None:
+    left: list[Record] = [*SENDING, send(30, 3, THREE, "three"), Failed(31, 3, "no connection"), GaveUp(32, 3)]
+    assert checker.violations([left], [], stored(*LOG)) == []
+    made = stored(*LOG, Entry(4, "MessageSent", THREE, "three"))
+    assert checker.violations([left], [], made) == [*checker.made_after_all([left], made)] != []
+
+
+def test_a_change_that_was_left_because_it_was_not_made_and_is_in_the_log_is_found() -> None:
+    left: list[Record] = [*SENDING, edit(30, 3, TWO, "two, edited"), GaveUp(31, 3)]
+    assert checker.violations([left], [], stored(*LOG)) == []
+    edited = [JOINED, LOG[1], Entry(3, "MessageSent", TWO, "two, edited"), Entry(4, "MessageEdited", TWO)]
+    assert list(checker.made_after_all([left], stored(*edited)))
+    assert list(checker.lost([left], stored(*edited)))
+    deleted = [*left, Began(40, 4, "delete", ROOM, TWO, ""), Acknowledged(41, 4, 3)]
+    tombstone = [JOINED, LOG[1], Entry(3, "MessageSent", TWO, "")]
+    assert checker.violations([deleted], [], stored(*tombstone, Entry(4, "MessageDeleted", TWO))) == []
+    both = [Entry(4, "MessageEdited", TWO), Entry(5, "MessageDeleted", TWO)]
+    assert list(checker.made_after_all([deleted], stored(*tombstone, *both)))
+
+
+def test_a_send_that_was_repeated_and_the_repetition_left_is_where_it_was() -> None:
+    again: list[Record] = [*SENDING, send(30, 3, TWO, "two"), GaveUp(31, 3), Looked(32, 3, "two")]
+    assert checker.violations([again], [], stored(*LOG)) == []
+
+
+@pytest.mark.parametrize(
+    ("end", "right", "wrong"),
+    [
+        ([Acknowledged(31, 3, 3)], "two, edited", "two"),
+        ([Failed(31, 3, "no answer"), Acknowledged(32, 3, 3)], "two, edited", "two"),
+        ([Acknowledged(31, 3, 3)], "two, edited", None),
+        ([GaveUp(31, 3)], "two", "two, edited"),
+    ],
+    ids=["made", "made at the second try", "made and gone", "left"],
+)
+def test_a_message_that_is_not_as_its_author_was_told_is_found(
+    end: list[Record], right: str, wrong: str | None
+) -> None:
+    changed: list[Record] = [*SENDING, edit(30, 3, TWO, "two, edited"), *end]
+    assert list(checker.otherwise_than_told([[*changed, Looked(40, 3, right)]])) == []
+    assert list(checker.otherwise_than_told([[*changed, Looked(40, 3, wrong)]]))
+
+
+def test_a_message_that_was_not_sent_and_is_there_is_found() -> None:
+    left: list[Record] = [send(10, 1, ONE, "one"), GaveUp(11, 1)]
+    assert list(checker.otherwise_than_told([[*left, Looked(12, 1, None)]])) == []
+    assert list(checker.otherwise_than_told([[*left, Looked(12, 1, "one")]]))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import pytest
 
 from faults.chat import Chat
-from faults.everything import Call, calls_in, world_in
+from faults.everything import CHANGES, CHANGES_AFTER_OTHER_WORK, Call, calls_in, world_in
 from faults.figures import Figures
 from faults.fragile import FragileServers, Which
 from faults.relay import Blackhole
@@ -29,20 +29,8 @@ DEADLINE_SECONDS = 1.0
 # Each call has a connection then, so that its statement leaves; and with few most of them wait for one.
 ENOUGH, FEW = 90, 5
 
-# Nothing ends these but what they wait for, as documented; and a load of history is given half a minute.
+# Nothing ends these but what they wait for, and a load of history is given half a minute: docs/guarantees.md.
 WITHOUT_DEADLINE = {"presence.watch", "typing.watch", "history.load"}
-
-# What may have been done by a statement that left and was not answered.
-BY_ONE_STATEMENT = {
-    *("users.create", "users.delete", "users.update_profile", "users.update_online_status"),
-    *("users.set_online_many", "users.change_password_hash", "users.renew_password_hash"),
-    *("rooms.create", "rooms.update", "rooms.delete"),
-    *("room_users.add", "room_users.add_many", "room_users.remove", "room_users.set_role"),
-    *("messages.send", "messages.send_many", "messages.edit", "messages.delete"),
-    *("receipts.mark_read", "receipts.mark_unread"),
-}
-# These have to hash a password or to ask Redis first, and may not come to their statement in time.
-AFTER_OTHER_WORK = {"register", "change_password", "delete_account"}
 
 
 Silence = AbstractAsyncContextManager[None]
@@ -225,4 +213,4 @@ async def test_no_public_call_waits_longer_than_its_deadline(
     assert longest.seconds <= (DEADLINE_SECONDS + 1) * SCALE.patience
     if situation in {postgresql_frozen, postgresql_swallowed}:
         unknown = {o.name for o in outcomes if isinstance(o.error, Unavailable) and o.error.outcome_unknown}
-        assert BY_ONE_STATEMENT <= unknown <= BY_ONE_STATEMENT | AFTER_OTHER_WORK
+        assert CHANGES <= unknown <= CHANGES | CHANGES_AFTER_OTHER_WORK

@@ -124,7 +124,7 @@ async def test_followers_see_the_log_in_time_when_doorbells_are_lost(
     assert relay.dropped
     assert bool(relay.delayed) == bool(late_seconds)
     assert not found
-    assert delays[len(delays) * 99 // 100] <= (HEARTBEAT_SECONDS + SLACK_SECONDS) * SCALE.patience
+    assert delays[-1] <= (HEARTBEAT_SECONDS + SLACK_SECONDS) * SCALE.patience
 
 
 @pytest.mark.guarantee("G4", "kill -9 of a follower, another process goes on from its last cursor")

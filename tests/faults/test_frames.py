@@ -18,6 +18,7 @@ REST = [
     b"-ERR no\r\n",
 ]
 DONE = b"C\x00\x00\x00\x0fINSERT 0 1\x00"
+SUSPENDED = b"s\x00\x00\x00\x04"
 READY = b"Z\x00\x00\x00\x05I"
 ROW = b"D\x00\x00\x00\x06\x00\x00"
 
@@ -32,10 +33,10 @@ def test_what_redis_publishes_is_told_from_its_answers(piece: int) -> None:
 
 
 @pytest.mark.parametrize("piece", [1, 4, 1_000])
-def test_the_end_of_a_write_is_found_in_what_postgresql_says(piece: int) -> None:
-    stream = ROW + DONE + READY + ROW + b"C\x00\x00\x00\x0dSELECT 1\x00" + READY
+def test_the_end_of_a_statement_is_found_in_what_postgresql_says(piece: int) -> None:
+    stream = ROW + DONE + READY + ROW + SUSPENDED + READY
     commands = Commands()
     frames = [frame for at in range(0, len(stream), piece) for frame in commands.feed(stream[at : at + piece])]
     assert b"".join(frame.data for frame in frames) == stream
-    assert [frame.data for frame in frames if frame.ends_write] == [DONE]
+    assert [frame.data for frame in frames if frame.ends_statement] == [DONE, SUSPENDED]
     assert [frame.data for frame in frames if frame.is_ready] == [READY, READY]
