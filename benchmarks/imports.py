@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
@@ -50,7 +51,9 @@ async def _more(_: float) -> Figures:
 
 async def _imported(modules: str) -> Figures:
     program = PROGRAM.format(modules=modules, unwanted=UNWANTED)
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=PIPE)
+    # Compiled once and kept, as installed packages are.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=PIPE, env=environment)
     output, _ = await process.communicate()
     figures: Figures = json.loads(output)
     return figures

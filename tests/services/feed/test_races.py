@@ -7,10 +7,13 @@ import random
 
 import pytest
 
-from hubbub import FeedEvent, Hub, MemberJoined, MemberLeft, Room, User
+from hubbub import FeedEvent, Hub, MemberJoined, MemberLeft, MessageSent, Room, User
+from hubbub.postgres import Pool
 from hubbub.redis import Connection
+from hubbub.repositories import RoomUsers
 from hubbub.services.feed import follower
 from hubbub.services.feed.doorbell import room_channel
+from hubbub.services.feed.users import LOOKS
 from services.feed.reading import entries, is_at, seqs, take, take_until
 from waiting import until
 
@@ -152,6 +155,37 @@ async def test_a_member_who_goes_in_and_out_hears_whole_visits(
             assert event.seq == before.seq + 1
         if isinstance(event, MemberLeft):
             is_inside = False
+
+
+async def test_who_was_away_while_a_place_was_behind_hears_of_the_next_leaving_from_the_log(
+    hub: Hub, pool: Pool, room: Room, ada: User, bob: User
+) -> None:
+    unheard = RoomUsers(pool)
+    await hub.room_users.add(room.id, bob.id)
+    async with hub.follow(bob.id, buffer=1) as feed:
+        for _ in range(2):
+            await hub.messages.send(room.id, ada.id, "hello")
+        await until(lambda: bool(feed.behind))
+        await unheard.remove(room.id, bob.id)
+        for _ in range(LOOKS + 1):
+            await hub._feed._users._move_all([bob.id])
+        await unheard.add(room.id, bob.id)
+        last = await hub.messages.send(room.id, ada.id, "welcome back")
+        followed = hub._feed._rooms.get(room.id)
+        await until(lambda: followed is not None and followed.position.seq == last.seq)
+        heard = await take(feed, 5)
+        assert [type(event) for event in heard] == [
+            MessageSent,
+            MessageSent,
+            MemberLeft,
+            MemberJoined,
+            MessageSent,
+        ]
+        assert not feed.behind
+        await unheard.remove(room.id, bob.id)
+        await hub._feed._users._move_all([bob.id])
+        [left] = await take(feed)
+        assert isinstance(left, MemberLeft)
 
 
 async def test_memberships_that_change_while_a_follower_begins_are_noticed(

@@ -31,7 +31,7 @@ class Place:
         self.is_outside = False
         """Whether the user has left the room at this place of its log: nothing is for them until they join."""
         self.missed = 0
-        """How often in a row the user was not among the members when somebody looked."""
+        """How often in a row, while it was live, the user was not among the members when somebody looked."""
 
     def hear(self, entry: Entry) -> None:
         """The next entry of the room; when the buffer is full, it is left to be read later."""
@@ -74,6 +74,7 @@ class Place:
         self.fall_behind()
 
     def fall_behind(self) -> None:
+        self.missed = 0
         self.room.live.pop(self, None)
         self.follower.behind[self] = None
         self.follower.wake()

@@ -248,7 +248,9 @@ class FollowedUsers:
         because the account was deleted, a later look ends the place."""
         gone = follower.places.keys() - member_of
         for place in [follower.places[room_id] for room_id in gone]:
-            if place.missed >= LOOKS and place not in follower.behind and not place.room.is_behind:
+            if place in follower.behind:
+                continue  # it reads the log, which may be of more than one visit
+            if place.missed >= LOOKS and not place.room.is_behind:
                 follower.lose(place)
             else:
                 place.missed += 1
