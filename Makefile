@@ -45,9 +45,10 @@ audit: .venv/dev.stamp  ## ask the advisory database of PyPI about the pinned ve
 	$(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit
 	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
-check: .venv/dev.stamp  ## lint, types, layers and the SQL checks
+check: .venv/dev.stamp  ## lint, types, layers, security and the SQL checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level medium src
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/sql
