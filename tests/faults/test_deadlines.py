@@ -32,6 +32,8 @@ ENOUGH, FEW = 90, 5
 # Nothing ends these but what they wait for, and a load of history is given half a minute: docs/guarantees.md.
 WITHOUT_DEADLINE = {"presence.watch", "typing.watch", "history.load"}
 
+QUESTIONS_TO_REDIS = {"sessions.get_session", "sessions.list_sessions", "presence.devices", "typing.who_types"}
+
 
 Silence = AbstractAsyncContextManager[None]
 Situation = Callable[[FragileServers, Settings], AbstractAsyncContextManager[tuple[Settings, Silence]]]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -176,6 +177,21 @@ async def test_a_killed_server_fails_what_was_written_and_serves_again_after_its
     await asyncio.gather(*callers)
     assert failures
     assert all(error.retryable for error in failures)
+
+
+async def test_what_only_reads_has_no_outcome_to_be_unknown(server: Server, connection: Connection) -> None:
+    reading = Script(source="return 1", reply=integer, writes=False)
+    await reading(connection)
+    server.freeze()
+    asked: list[asyncio.Future[Any]] = [
+        connection.execute("GET", "key", deadline_seconds=0.2, writes=False),
+        connection.execute_many([("GET", "key"), ("TTL", "key")], deadline_seconds=0.2, writes=False),
+        asyncio.create_task(reading(connection, deadline_seconds=0.2)),
+    ]
+    for refusal in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(refusal, Unavailable)
+        assert not refusal.outcome_unknown
+        assert "unknown" not in str(refusal)
 
 
 async def test_what_was_written_to_a_killed_server_has_an_unknown_outcome(

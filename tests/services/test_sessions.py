@@ -109,9 +109,9 @@ async def test_a_malformed_token_is_looked_for_like_any_and_not_found(
     sent: list[tuple[object, ...]] = []
     execute = connection.execute
 
-    def noted(*parts: str, deadline_seconds: float | None = None) -> object:
+    def noted(*parts: str, deadline_seconds: float | None = None, writes: bool = True) -> object:
         sent.append(parts)
-        return execute(*parts, deadline_seconds=deadline_seconds)
+        return execute(*parts, deadline_seconds=deadline_seconds, writes=writes)
 
     monkeypatch.setattr(connection, "execute", noted)
     assert await sessions.get_session(token) is None
@@ -288,9 +288,9 @@ async def test_the_clock_of_the_process_has_no_say(
     execute = connection.execute
     commands: list[str] = []
 
-    def count(*parts: str, deadline_seconds: float | None = None) -> Awaitable[Reply]:
+    def count(*parts: str, deadline_seconds: float | None = None, writes: bool = True) -> Awaitable[Reply]:
         commands.append(parts[0])
-        return execute(*parts, deadline_seconds=deadline_seconds)
+        return execute(*parts, deadline_seconds=deadline_seconds, writes=writes)
 
     monkeypatch.setattr(connection, "execute", count)
     await found(sessions, token)

@@ -87,8 +87,8 @@ async def test_a_session_that_ends_between_the_look_up_and_the_note_that_it_was_
     await unseen_for_years(connection, token)
     execute = connection.execute
 
-    async def look_up_and_revoke(*parts: str, deadline_seconds: float | None = None) -> Reply:
-        reply = await execute(*parts, deadline_seconds=deadline_seconds)
+    async def look_up_and_revoke(*parts: str, deadline_seconds: float | None = None, writes: bool = True) -> Reply:
+        reply = await execute(*parts, deadline_seconds=deadline_seconds, writes=writes)
         if parts[0] == "GET":
             await execute("DEL", parts[1])
         return reply

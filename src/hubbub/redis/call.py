@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from hubbub.errors import Unavailable
 from hubbub.redis.refusals import ReplyError, meaning
 
 if TYPE_CHECKING:
     import asyncio
 
-    from hubbub.errors import Unavailable
     from hubbub.redis.replies import Reply
 
 Outcome: TypeAlias = "Reply | ReplyError | Unavailable"
@@ -30,6 +30,7 @@ class Call(msgspec.Struct, eq=False, gc=False):
     packed: bytes
     since: float
     deadline: float
+    writes: bool
 
     def answer(self, reply: Reply | ReplyError) -> None:
         """Give the caller what the server replied."""
@@ -40,6 +41,10 @@ class Call(msgspec.Struct, eq=False, gc=False):
             future.set_exception(meaning(reply))
         else:
             future.set_result(reply)
+
+    def leave_unanswered(self, reason: str) -> None:
+        """It was sent, and nobody knows what became of it."""
+        self.fail(Unavailable("redis", reason, outcome_unknown=self.writes))
 
     def fail(self, error: Unavailable) -> None:
         """Give the caller an error instead of a reply."""

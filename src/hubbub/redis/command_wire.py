@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from hiredis import HiredisError, PushNotification
 
-from hubbub.errors import Unavailable
 from hubbub.redis.refusals import DEMOTED, ReplyError
 from hubbub.redis.wire import INCOMPLETE, Wire
 
@@ -66,4 +65,4 @@ class CommandWire(Wire):
         super().connection_lost(exc)
         reason = self.lost.result().reason
         while self.written:
-            self.written.popleft().fail(Unavailable("redis", reason, outcome_unknown=True))
+            self.written.popleft().leave_unanswered(reason)

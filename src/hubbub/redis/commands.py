@@ -88,23 +88,25 @@ class Connection:
         await self._line.close()
         self._alarm.stop()
 
-    def execute(self, *parts: Part, deadline_seconds: float | None = None) -> asyncio.Future[Reply]:
+    def execute(
+        self, *parts: Part, deadline_seconds: float | None = None, writes: bool = True
+    ) -> asyncio.Future[Reply]:
         """Run one command, given word by word: `await connection.execute("SET", key, value, "EX", 60)`.
 
-        Strings come back as bytes. Raises Unavailable: with `outcome_unknown` if the command was sent and no
-        reply came by the deadline or before the connection was lost; without it if the command was never sent
-        or the server would not serve. Raises ReplyError for a command that is wrong in itself.
+        Strings come back as bytes. Raises Unavailable: with `outcome_unknown` if a command that `writes` was sent
+        and no reply came by the deadline or before the connection was lost; without it if the command only reads,
+        was never sent, or the server would not serve. Raises ReplyError for a command that is wrong in itself.
         """
         loop = self._loop or asyncio.get_running_loop()
         now = loop.time()
         future: asyncio.Future[Reply] = loop.create_future()
         seconds = self._settings.deadline_seconds if deadline_seconds is None else deadline_seconds
         packed = pack(parts)
-        self._enqueue(Call(future, packed, now, now + seconds), 1, loop, now)
+        self._enqueue(Call(future, packed, now, now + seconds, writes), 1, loop, now)
         return future
 
     def execute_many(
-        self, commands: Iterable[Sequence[Part]], *, deadline_seconds: float | None = None
+        self, commands: Iterable[Sequence[Part]], *, deadline_seconds: float | None = None, writes: bool = True
     ) -> asyncio.Future[list[Outcome]]:
         """Run commands back to back in one write: a pipeline, or MULTI to EXEC, which nothing comes between.
 
@@ -120,7 +122,7 @@ class Connection:
             future.set_result([])
             return future
         steps = len(packed)
-        pipeline = Pipeline(future, b"".join(packed), now, deadline, steps)
+        pipeline = Pipeline(future, b"".join(packed), now, deadline, writes, steps)
         self._enqueue(pipeline, steps, loop, now)
         return future
 
@@ -212,8 +214,7 @@ class Connection:
         earliest = inf
         for call in wire.written:
             if call.deadline <= now:
-                reason = f"no reply within {call.deadline - call.since:g} s"
-                call.fail(Unavailable("redis", reason, outcome_unknown=True))
+                call.leave_unanswered(f"no reply within {call.deadline - call.since:g} s")
             elif not call.future.done():
                 earliest = min(earliest, call.deadline)
         return earliest

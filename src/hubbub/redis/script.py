@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from hubbub.redis.refusals import SCRIPT_MISSING, ReplyError
@@ -39,12 +40,15 @@ class Script(Generic[R]):
         args: tuple[str, ...] = (),
         source: str,
         reply: Callable[[Reply], R],
+        writes: bool = True,
     ) -> None:
+        """One that does not `writes` has changed nothing that its caller asked for when its answer is lost."""
         self._keys = keys
         self._args = args
         self._source = _named("KEYS", keys) + _named("ARGV", args) + source
         self._sha = hashlib.sha1(self._source.encode(), usedforsecurity=False).hexdigest()
         self._reply = reply
+        self._writes = writes
 
     async def __call__(
         self,
@@ -58,13 +62,14 @@ class Script(Generic[R]):
         _check_count("keys", self._keys, keys)
         _check_count("args", self._args, args)
         rest = (len(keys), *keys, *args)
+        execute = partial(connection.execute, deadline_seconds=deadline_seconds, writes=self._writes)
         try:
-            reply = await connection.execute("EVALSHA", self._sha, *rest, deadline_seconds=deadline_seconds)
+            reply = await execute("EVALSHA", self._sha, *rest)
         except ReplyError as error:
             if error.code != SCRIPT_MISSING:
                 raise
             # The server was restarted or flushed its scripts; it did nothing, so this is no second run.
-            reply = await connection.execute("EVAL", self._source, *rest, deadline_seconds=deadline_seconds)
+            reply = await execute("EVAL", self._source, *rest)
         return self._reply(reply)
 
 

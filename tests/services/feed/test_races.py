@@ -188,6 +188,22 @@ async def test_who_was_away_while_a_place_was_behind_hears_of_the_next_leaving_f
         assert isinstance(left, MemberLeft)
 
 
+async def test_who_was_away_before_anybody_here_heard_of_it_hears_of_the_whole_absence(
+    hub: Hub, pool: Pool, room: Room, ada: User, bob: User
+) -> None:
+    """The look that the joining rings for finds nothing new, if it comes before the leaving was heard."""
+    unheard = RoomUsers(pool)
+    await hub.room_users.add(room.id, bob.id)
+    async with hub.follow(bob.id) as feed:
+        await unheard.remove(room.id, bob.id)
+        await unheard.add(room.id, bob.id)
+        await hub._feed._users._move_all([bob.id])
+        await hub.messages.send(room.id, ada.id, "welcome back")
+        assert [type(event) for event in await take(feed, 3)] == [MemberLeft, MemberJoined, MessageSent]
+        await hub.messages.send(room.id, ada.id, "and live again")
+        assert [type(event) for event in await take(feed)] == [MessageSent]
+
+
 async def test_memberships_that_change_while_a_follower_begins_are_noticed(
     hub: Hub, elsewhere: Hub, ada: User, bob: User
 ) -> None:

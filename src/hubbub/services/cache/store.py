@@ -61,7 +61,9 @@ class Store:
         """The value, the lease of somebody who reads it at this moment, or None."""
         self._check()
         try:
-            reply = await self._connection.execute("GET", key, deadline_seconds=self._deadline_seconds)
+            reply = await self._connection.execute(
+                "GET", key, deadline_seconds=self._deadline_seconds, writes=False
+            )
         except Unavailable:
             self._rest()
             raise

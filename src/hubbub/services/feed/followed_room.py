@@ -135,7 +135,7 @@ class FollowedRoom:
             if place not in self.live:
                 self.gone.add(user_id)
             elif place.position.seq == seq:
-                place.end()
+                place.show_out()
 
     def leave(self, place: Place) -> None:
         """One fewer follows the room."""

@@ -22,7 +22,7 @@ class Place:
     live in the same step in which it finds that nothing is missing.
     """
 
-    __slots__ = ("follower", "is_outside", "missed", "position", "room")
+    __slots__ = ("follower", "is_outside", "member_since", "missed", "position", "room")
 
     def __init__(self, follower: Follower, room: FollowedRoom, position: Position) -> None:
         self.follower = follower
@@ -30,6 +30,8 @@ class Place:
         self.position = position
         self.is_outside = False
         """Whether the user has left the room at this place of its log: nothing is for them until they join."""
+        self.member_since = 0
+        """The seq of the user's newest joining, as far as somebody has looked; 0 where it is not known."""
         self.missed = 0
         """How often in a row, while it was live, the user was not among the members when somebody looked."""
 
@@ -62,11 +64,19 @@ class Place:
         if self.position.seq < self.room.position.seq:
             self.fall_behind()
         elif self.is_outside:
-            self.end()
+            self.show_out()
         else:
             self.follower.behind.pop(self, None)
             self.room.live[self] = None
             self.room.know(self.position)
+
+    def show_out(self) -> None:
+        """The user has left the room here. If they are known to have joined again further on, the log says so."""
+        if self.member_since > self.position.seq:
+            self.member_since = 0  # looked for once: the log may have been rewound
+            self.return_from_outside()
+        else:
+            self.end()
 
     def return_from_outside(self) -> None:
         """Read on from where the user had left the room: the next thing for them is that they joined again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -223,7 +223,7 @@ class FollowedUsers:
                 follower.is_passed_over = True
                 continue
             wanted = {room_id: room for room_id, room in readable.items() if follower.wants(room_id)}
-            self._check_out(follower, wanted.keys())
+            self._check_out(follower, wanted)
             self._check_in(follower, wanted.values(), left[follower])
             follower.digest = digest if follower.places.keys() == wanted.keys() else None
 
@@ -243,10 +243,10 @@ class FollowedUsers:
             else:
                 self._place(follower, room, Position(start, NOT_SEEN)).catch_up()
 
-    def _check_out(self, follower: Follower, member_of: Set[UUID]) -> None:
+    def _check_out(self, follower: Follower, member_of: Mapping[UUID, Readable]) -> None:
         """Look for places in rooms that the user is not in. Mostly the log is about to say so; where it does not,
         because the account was deleted, a later look ends the place."""
-        gone = follower.places.keys() - member_of
+        gone = follower.places.keys() - member_of.keys()
         for place in [follower.places[room_id] for room_id in gone]:
             if place in follower.behind:
                 continue  # it reads the log, which may be of more than one visit
@@ -255,5 +255,6 @@ class FollowedUsers:
             else:
                 place.missed += 1
                 place.room.ask()
-        for room_id in follower.places.keys() & member_of:
-            follower.places[room_id].missed = 0
+        for room_id in follower.places.keys() & member_of.keys():
+            place = follower.places[room_id]
+            place.missed, place.member_since = 0, member_of[room_id].joined_seq

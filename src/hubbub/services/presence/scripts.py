@@ -127,6 +127,7 @@ FIND_DUE = Script(
     return {redis.call('ZCARD', online), due}
     """,
     reply=_count_and_members,
+    writes=False,
 )
 """How many are online, and who of them is due to go offline: as they stand there, so that no stray stays."""
 
@@ -167,6 +168,7 @@ ARE_ONLINE = Script(
     return flags
     """,
     reply=_flags,
+    writes=False,
 )
 """For each of the users, whether they are online."""
 
@@ -175,5 +177,6 @@ LEASES_OF = Script(
     keys=("leases",),
     source=_NOW + "return redis.call('ZRANGEBYSCORE', leases, '(' .. now, '+inf')",
     reply=lambda reply: [data(lease) for lease in array(reply)],
+    writes=False,
 )
 """The leases of a user that have not ended."""

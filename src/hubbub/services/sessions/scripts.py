@@ -166,5 +166,6 @@ end
 return found
 """,
     reply=data_array,
+    writes=False,
 )
 """Gives ids and values by turns, those that end last first."""

@@ -84,7 +84,7 @@ class SessionService:
     async def get_session(self, token: str) -> Session | None:
         """The session of the token; None when it ended, never was, or the token is malformed, in equal time."""
         place = place_of(token)
-        value = optional_data(await self._connection.execute("GET", place.key))
+        value = optional_data(await self._connection.execute("GET", place.key, writes=False))
         session = stored.read(value, place.id)
         if session is None or not self._seen_long_ago(session):
             return session
@@ -156,7 +156,7 @@ class SessionService:
             )
         except Unavailable as error:
             if error.outcome_unknown:
-                raise
+                raise Unavailable("redis", error.reason) from error  # to the caller it is a question
             return True  # a server that still reads but writes no more, being full for instance
         if now is None:
             return False

@@ -126,6 +126,7 @@ FIND_DUE = Script(
     args=("at_most",),
     source=_NOW + "return redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, at_most)",
     reply=data_array,
+    writes=False,
 )
 """The rooms where somebody is due to fade: as they stand there, so that what is no id goes too."""
 
@@ -153,5 +154,6 @@ WHO_TYPES = Script(
     keys=("room",),
     source=_NOW + "return redis.call('ZRANGEBYSCORE', room, '(' .. now, '+inf')",
     reply=ids,
+    writes=False,
 )
 """The users that type in a room and have not faded."""

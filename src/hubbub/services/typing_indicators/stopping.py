@@ -138,7 +138,7 @@ async def _stop_in(connection: Connection, bucket: int, stops: list[Stop]) -> in
 
 async def _ask(connection: Connection, questions: Sequence[tuple[Part, ...]]) -> list[Reply]:
     replies: list[Reply] = []
-    for outcome in await connection.execute_many(questions):
+    for outcome in await connection.execute_many(questions, writes=False):
         if isinstance(outcome, Exception):
             raise outcome
         replies.append(outcome)
