@@ -53,8 +53,10 @@ async def connected(settings: PostgresSettings) -> AsyncIterator[Connection]:
 
 async def until(connection: Connection, condition: str) -> None:
     """Ask until the answer is yes; the test's own timeout ends what never comes."""
-    while not await connection.fetchval(condition):  # noqa: ASYNC110 - a server sets no event
+    while not await connection.fetchval(condition):
         await asyncio.sleep(0.005)
+        # In a transaction pg_stat_activity stays as it was at the first look.
+        await connection.execute("SELECT pg_stat_clear_snapshot()")
 
 
 async def process(settings: Settings, postgres: PostgresSettings, *command: str) -> asyncio.subprocess.Process:
