@@ -15,8 +15,9 @@ from hubbub.models import Page
 T = TypeVar("T")
 K = TypeVar("K")
 
-# No cursor of hubbub's own comes near it; what is longer was made up.
-LONGEST = 400
+# The name of a room may have 100 characters, each of which may take six bytes in JSON: about 900 in all. What is
+# longer was made up.
+LONGEST = 1_000
 
 
 class Cursor(Generic[K]):

@@ -60,6 +60,7 @@ async def test_to_an_application_with_the_fewest_rights_it_says_little_and_what_
     assert all("NOPERM" in check["unseen"] for check in checks if check["unseen"])
 
 
+@pytest.mark.session("compares with what the server has, which behind a pooler is not what matters")
 async def test_of_more_processes_it_says_that_their_pools_do_not_fit(settings: Settings) -> None:
     result = await doctor(settings, "--processes", "100")
     assert "100 processes with pools of 20 may want 2,000" in " ".join(result.output.split())

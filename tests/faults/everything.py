@@ -34,7 +34,7 @@ assert NOT_PARTS.keys() <= PARTS_ELSEWHERE.keys(), "a public part that nobody dr
 
 # What changes a table, by one statement on its own.
 CHANGES = {
-    *("users.create", "users.delete", "users.update_profile", "users.update_online_status"),
+    *("users.create", "users.update_profile", "users.update_online_status"),
     *("users.set_online_many", "users.change_password_hash", "users.renew_password_hash"),
     *("rooms.create", "rooms.update", "rooms.delete"),
     *("room_users.add", "room_users.add_many", "room_users.remove", "room_users.set_role"),
@@ -42,7 +42,9 @@ CHANGES = {
     *("receipts.mark_read", "receipts.mark_unread"),
 }
 # These have to hash a password or to ask Redis first, and may not come to their statement in time.
-CHANGES_AFTER_OTHER_WORK = {"register", "change_password", "delete_account"}
+CHANGES_AFTER_OTHER_WORK = {"register", "change_password"}
+# Of these nothing is made before the COMMIT, and only its outcome may be unknown.
+TRANSACTIONS = {"users.delete", "delete_account"}
 
 
 async def world_in(hub: Hub) -> World:

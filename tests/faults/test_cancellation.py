@@ -116,6 +116,7 @@ async def cancelled_somewhere(call: Call) -> bool:
     return task.cancelled()
 
 
+@pytest.mark.session("counts the sessions of the server, which a pooler keeps")
 @pytest.mark.guarantee("G10", "calls of every kind cancelled at random moments")
 async def test_cancelled_callers_leave_nothing_behind(chat: Chat, tmp_path: Path, figures: Figures) -> None:
     tasks, files = asyncio.all_tasks(), sockets()

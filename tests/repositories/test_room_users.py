@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from hubbub import Hub, Invalid, NotAMember, NotFound, Role, Room, User
+from hubbub import Hub, Invalid, NotAMember, NotFound, Role, Room, Settings, User
 from hubbub.postgres import Pool
 from log import log_of
 
@@ -66,6 +66,19 @@ async def test_one_unknown_user_keeps_the_crowd_out(hub: Hub, pool: Pool, bob: U
     assert (missing.value.kind, missing.value.key) == ("user", str(nobody))
     assert not await hub.room_users.is_member(room.id, bob.id)
     assert await log_of(pool, room.id) == ["joined"]
+
+
+async def test_a_crowd_joins_while_each_of_it_joins_by_itself(
+    hub: Hub, pool: Pool, settings: Settings, ada: User
+) -> None:
+    crowd = [await hub.users.create(f"c{n}@example.org", f"c{n}", "not a hash") for n in range(60)]
+    ids = [one.id for one in crowd]
+    async with Hub(settings) as elsewhere:
+        for turn in range(4):
+            room = await hub.rooms.create(f"hall {turn}", created_by=ada.id)
+            alone = [elsewhere.room_users.add(room.id, user_id) for user_id in reversed(ids)]
+            await asyncio.gather(hub.room_users.add_many(room.id, ids), *alone)
+            assert await log_of(pool, room.id) == ["joined"] * 61
 
 
 async def test_nobody_joins_an_unknown_room(hub: Hub, bob: User) -> None:

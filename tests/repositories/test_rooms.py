@@ -202,6 +202,20 @@ async def test_the_list_of_a_user_shows_the_active_room_first(hub: Hub, ada: Use
     assert own.seq < last.seq
 
 
+@pytest.mark.parametrize("letter", ["\x01", "\U0001f4f1", "\u6f22", "\\"])
+async def test_the_longest_names_are_in_nobodys_way(hub: Hub, ada: User, letter: str) -> None:
+    names = [letter * 99 + end for end in "abc"]
+    for name in names:
+        await hub.rooms.create(name, created_by=ada.id)
+    found: list[str] = []
+    cursor: str | None = None
+    for _ in names:
+        page = await hub.rooms.public(after=cursor, limit=1)
+        found += [room.name for room in page.items]
+        cursor = page.next
+    assert (found, cursor) == (names, None)
+
+
 async def test_the_list_of_a_user_pages_without_loss_or_repetition(hub: Hub, ada: User) -> None:
     rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(7)]
     for room in rooms[::2]:

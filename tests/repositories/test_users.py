@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from hubbub import Conflict, Hub, Invalid, NotFound, Role, Room, User
-from hubbub.postgres import Pool, connect
+from hubbub.postgres import Pool, Statement, connect
 from log import log_of
 from waiting import until_it_answers
 
@@ -177,6 +177,27 @@ async def test_two_with_rooms_in_common_are_deleted_at_the_same_time(hub: Hub, p
 
     for room in rooms:
         assert await log_of(pool, room.id) == ["joined"] * 7 + ["left"] * 6
+
+
+async def test_who_joins_while_the_account_is_deleted_leaves_as_well(
+    hub: Hub, pool: Pool, ada: User, bob: User, room: Room
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    other = await hub.rooms.create("other", created_by=ada.id)
+    async with hub.transaction() as tx:
+        await tx.room_users.add(other.id, bob.id)
+        deletion = asyncio.create_task(hub.users.delete(bob.id))
+        waiting = Statement("test.waits", bool, "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+
+        async def the_deletion_waits() -> bool:
+            return bool(await pool.fetch_one(waiting))
+
+        await until_it_answers(the_deletion_waits)
+    await deletion
+    for one in (room, other):
+        assert await log_of(pool, one.id) == ["joined", "joined", "left"]
+    with pytest.raises(NotFound):
+        await hub.users.get(bob.id)
 
 
 async def test_an_account_is_deleted_in_the_transaction_in_which_it_says_farewell(

@@ -21,9 +21,6 @@ MEMBER = """
     last_read_seq
 """
 
-# A join that meets the same join in another process starts over; the third time it is read.
-ATTEMPTS = 3
-
 
 class RoomUsers:
     """Members of rooms. Joining, leaving and a change of role are entries of the room's log, each with a seq."""
@@ -71,6 +68,10 @@ class RoomUsers:
         """,
     )
 
+    _LOCK = Statement(
+        "room_users.lock_room", lambda id: id, "SELECT id FROM rooms WHERE id = $1 FOR NO KEY UPDATE"
+    )
+
     async def add(self, room_id: UUID, user_id: UUID, role: Role | str = Role.MEMBER) -> RoomUser:
         """Let the user in. A second join changes nothing and returns the membership as it is.
 
@@ -93,13 +94,12 @@ class RoomUsers:
         return await self._add(room_id, asked, inputs.role(role), self._executor.deadline())
 
     async def _add(self, room_id: UUID, asked: set[UUID], role: Role, deadline: float) -> list[RoomUser]:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                joined = await self._executor.attempt(self._ADD, room_id, asked, role, by=deadline)
-                break
-            except Conflict:
-                if attempt == ATTEMPTS:
-                    raise
+        try:
+            joined = await self._executor.attempt(self._ADD, room_id, asked, role, by=deadline)
+        except Conflict:  # one of them joined meanwhile; once the room is locked, nobody does
+            async with self._executor.transaction(by=deadline) as part:
+                await part.fetch_one(self._LOCK, room_id)
+                joined = await part.fetch_all(self._ADD, room_id, asked, role)
         if joined:
             self._changed(MembersJoined(room_id, tuple(member.user_id for member in joined)))
             self._changed(RoomChanged(room_id))

@@ -254,7 +254,7 @@ class Rooms:
     async def direct(self, user_id: UUID, partner_id: UUID) -> Room:
         """The one room of these two, made when they have none: also under a race, and in either order.
 
-        Raises `Invalid` for one person twice, `NotFound` for an unknown user.
+        Raises `Invalid` for one person twice, `NotFound` for an unknown user with whom there is no room yet.
         """
         first, second = inputs.uuid("user_id", user_id), inputs.uuid("partner_id", partner_id)
         if first == second:

@@ -10,9 +10,9 @@ from uuid_utils.compat import uuid7
 
 from hubbub import inputs
 from hubbub.changes import Announce, Change, MemberLeft, RoomChanged, UserChanged, to_nobody
-from hubbub.errors import NotFound
+from hubbub.errors import NotFound, Unavailable
 from hubbub.models import Credentials, User
-from hubbub.postgres import Executor, Lookup, Statement
+from hubbub.postgres import Executor, Locked, Lookup, Statement
 
 USER = """
     id,
@@ -26,8 +26,12 @@ USER = """
 """
 
 
-def _room_left(room_id: UUID | None) -> UUID | None:
-    return room_id
+# Of deleting an account whose owner joins rooms meanwhile.
+ATTEMPTS = 5
+
+
+class _JoinedMeanwhile(Exception):
+    """There is a membership again, of which the log has to say that it ended."""
 
 
 class Users:
@@ -256,9 +260,9 @@ class Users:
     # accounts with rooms in common can be deleted at the same time; and before the user, as a send of his does.
     # They lose their creator here already: of a room that this very transaction has written to before, PostgreSQL
     # would look him up once more, and he is gone.
-    _DELETE = Statement(
-        "users.delete",
-        _room_left,
+    _LEAVE = Statement(
+        "users.leave_all",
+        lambda id: id,
         """
         WITH gone AS (
             DELETE FROM room_users
@@ -281,15 +285,20 @@ class Users:
             INSERT INTO room_events (room_id, seq, kind, user_id)
             SELECT id, last_seq, 'left', $1
             FROM heads
-        ), deleted AS (
-            DELETE FROM users
-            WHERE id = $1
-                AND (SELECT count(*) FROM heads) >= 0
-            RETURNING id
         )
-        SELECT heads.id AS room_id
-        FROM deleted
-        LEFT JOIN heads ON true
+        SELECT id
+        FROM heads
+        """,
+    )
+    # Waits for the joins that are under way, and lets no other one begin.
+    _LOCK = Statement("users.lock", lambda id: id, "SELECT id FROM users WHERE id = $1 FOR UPDATE")
+    _DELETE = Statement(
+        "users.delete",
+        User,
+        """
+        DELETE FROM users
+        WHERE id = $1
+            AND NOT EXISTS (SELECT 1 FROM room_users WHERE user_id = $1)
         """,
     )
 
@@ -298,12 +307,32 @@ class Users:
 
         Raises `NotFound`.
         """
-        user_id = inputs.uuid("user_id", user_id)
-        rooms = await self._executor.fetch_all(self._DELETE, user_id)
-        if not rooms:
-            raise NotFound("user", user_id)
-        self._changed(UserChanged(user_id))
+        user_id, by = inputs.uuid("user_id", user_id), self._executor.deadline()
+        try:
+            for _ in range(ATTEMPTS):
+                rooms = await self._try_to_delete(user_id, by)
+                if rooms is not None:
+                    break
+            else:
+                raise Unavailable("postgresql", "the user goes on joining rooms")
+        finally:
+            self._changed(UserChanged(user_id))  # on a retry as well: the first try may not have told
         for room_id in rooms:
-            if room_id is not None:
-                self._changed(MemberLeft(room_id, user_id))
-                self._changed(RoomChanged(room_id))
+            self._changed(MemberLeft(room_id, user_id))
+            self._changed(RoomChanged(room_id))
+
+    async def _try_to_delete(self, user_id: UUID, by: float) -> list[UUID] | None:
+        """The rooms that the user has left by it. None, and nothing is done, where a new one was joined."""
+        try:
+            async with self._executor.transaction(by=by) as part:
+                return await self._delete_in(part, user_id)
+        except (_JoinedMeanwhile, Locked):
+            return None
+
+    async def _delete_in(self, part: Executor, user_id: UUID) -> list[UUID]:
+        rooms = await part.fetch_all(self._LEAVE, user_id)
+        if await part.fetch_one(self._LOCK, user_id) is None:
+            raise NotFound("user", user_id)
+        if not await part.execute(self._DELETE, user_id):
+            raise _JoinedMeanwhile
+        return rooms
