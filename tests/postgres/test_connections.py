@@ -11,6 +11,7 @@ import pytest
 
 from hubbub import PostgresSettings, Unavailable
 from hubbub.embedded import Servers
+from hubbub.instrumentation import Instrumentation
 from hubbub.postgres import Pool, Statement
 from postgres.notes import (
     ECHO,
@@ -26,6 +27,7 @@ from postgres.notes import (
 )
 from postgres.trouble import eventually, frozen
 from postgres.whole import is_whole
+from reports import reports
 
 # Serving
 
@@ -409,3 +411,20 @@ async def test_a_thousand_random_cancellations_leave_the_pool_whole(pool: Pool, 
         number for number in found if number >= 10_000
     }
     assert done < 1000
+
+
+@pytest.mark.parametrize("method", ["connected", "waited", "queried"])
+async def test_an_instrumentation_that_raises_costs_a_report_and_nothing_else(
+    small: PostgresSettings, method: str
+) -> None:
+    def raises(*_: object) -> None:
+        raise RuntimeError(method)
+
+    instrumentation = Instrumentation()
+    setattr(instrumentation, method, raises)
+    pool = Pool(small, instrumentation)
+    with reports() as reported:
+        assert await asyncio.gather(*(pool.fetch_one(ONE) for _ in range(8))) == [1] * 8
+    assert {str(context["exception"]) for context in reported} == {method}
+    assert (pool.size, pool.idle) == (2, 2)
+    await pool.close()

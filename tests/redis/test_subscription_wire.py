@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
 from hubbub.redis import Gap, Subscriptions
+from hubbub.redis import subscriptions as module
 from impostor import command, handshake, impostor
 
 
@@ -60,3 +62,31 @@ async def test_a_confirmation_that_an_unsubscribe_follows_confirms_nothing() -> 
         confirm.set()
         await second
         await subscriptions.close()
+
+
+async def test_what_a_busy_server_refuses_is_asked_for_again_together(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "ASK_AGAIN_SECONDS", 0.05)
+    asked: list[list[bytes]] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        parser = await handshake(reader, writer)
+        for _ in range(2):
+            asked.append(sorted(await command(reader, parser)))
+            writer.write(b"-BUSY a script runs\r\n")
+        asked.append(sorted(await command(reader, parser)))
+        for name in (b"blue", b"red"):
+            writer.write(b">3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(name), name))
+        await reader.read()
+
+    async with impostor(talk) as settings:
+        subscriptions = Subscriptions(settings)
+        await subscriptions.start()
+        rooms = [subscriptions.subscribe_soon(name) for name in ("red", "blue")]
+        async with asyncio.timeout(30):
+            assert [await anext(room) for room in rooms] == [Gap("reconnected")] * 2
+        await subscriptions.close()
+    assert asked == [[b"SUBSCRIBE", b"blue", b"red"]] * 3
+    told = [level for name, level, _ in caplog.record_tuples if name == "hubbub.redis"]
+    assert told == [logging.WARNING] * 2

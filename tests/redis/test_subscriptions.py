@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,6 +15,7 @@ import pytest
 
 from hubbub.errors import Invalid, Unavailable
 from hubbub.redis import Connection, Gap, Heard, Subscription, Subscriptions
+from hubbub.redis import subscriptions as module
 from redis_server import PASSWORD, Server
 from waiting import until, until_it_answers
 
@@ -43,6 +47,30 @@ async def subscribers(connection: Connection, channel: str) -> int:
 async def hear(subscription: Subscription, count: int) -> list[Heard]:
     async with asyncio.timeout(30):
         return [await anext(subscription) for _ in range(count)]
+
+
+@asynccontextmanager
+async def a_script_that_runs_too_long(server: Server) -> AsyncIterator[None]:
+    """Until it is killed, which is at the end, the server answers BUSY to everybody."""
+    slow, other = Connection(server.settings), Connection(server.settings)
+    await asyncio.gather(slow.start(), other.start())
+    await other.execute("CONFIG", "SET", "lua-time-limit", 1)
+    script = slow.execute("EVAL", "while true do end", 0)
+
+    async def is_busy() -> bool:
+        try:
+            await other.execute("PING")
+        except Unavailable:
+            return True
+        return False
+
+    try:
+        await until_it_answers(is_busy)
+        yield
+    finally:
+        await other.execute("SCRIPT", "KILL")
+        await asyncio.gather(script, return_exceptions=True)
+        await asyncio.gather(slow.close(), other.close())
 
 
 async def test_what_is_published_after_subscribing_is_heard_in_order(
@@ -408,6 +436,69 @@ async def test_a_channel_that_the_login_may_not_hear_is_refused_and_its_neighbou
     assert await hear(again, 1) == [b"welcome after all"]
     assert caplog.record_tuples[-1][:2] == ("hubbub.redis", logging.ERROR)
     await subscriptions.close()
+
+
+async def test_who_is_told_beside_others_that_a_channel_is_refused_waits_for_no_deadline(
+    server: Server, connection: Connection
+) -> None:
+    await connection.execute("ACL", "SETUSER", "guest", "on", ">of-the-guest", "+@all", "resetchannels")
+    subscriptions = Subscriptions(replace(server.settings, username="guest", password="of-the-guest"))
+    await subscriptions.start()
+    heard: list[Heard] = []
+    subscriptions.subscribe_soon_with("closed", heard.append)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="NOPERM") as refused:
+            await subscriptions.subscribe("closed")
+        assert not refused.value.retryable
+    await connection.execute("ACL", "SETUSER", "guest", "&*")
+    await subscriptions.subscribe("closed")
+    assert heard == [Gap("reconnected")]
+    await subscriptions.close()
+
+
+async def test_who_comes_while_the_server_is_busy_with_a_script_is_heard_afterwards(
+    server: Server, connection: Connection, subscriptions: Subscriptions
+) -> None:
+    heard: list[Heard] = []
+    async with a_script_that_runs_too_long(server):
+        subscriptions.subscribe_soon_with("room", heard.append)
+        with pytest.raises(Unavailable, match="BUSY") as refused:
+            await subscriptions.subscribe("room")
+        assert refused.value.retryable
+    await until(lambda: bool(heard))
+    await connection.execute("PUBLISH", "room", "now")
+    await until(lambda: len(heard) == 2)
+    assert heard == [Gap("reconnected"), b"now"]
+
+
+async def test_who_comes_after_a_refusal_waits_for_no_other_attempt(
+    server: Server, subscriptions: Subscriptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ASK_AGAIN_SECONDS", 3600)
+    heard: list[Heard] = []
+    async with a_script_that_runs_too_long(server):
+        subscriptions.subscribe_soon_with("room", heard.append)
+        with pytest.raises(Unavailable, match="BUSY"):
+            await subscriptions.subscribe("room")
+    await subscriptions.subscribe("room")
+    assert heard == [Gap("reconnected")]
+
+
+async def test_a_refused_subscription_that_was_closed_is_not_asked_for_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ASK_AGAIN_SECONDS", 3600)
+    subscriptions = Subscriptions(server.settings)
+    await subscriptions.start()
+    async with a_script_that_runs_too_long(server):
+        subscriptions.subscribe_soon("room")
+        with pytest.raises(Unavailable, match="BUSY"):
+            await subscriptions.subscribe("room")
+    await subscriptions.close()
+    closed = weakref.ref(subscriptions)
+    del subscriptions
+    gc.collect()
+    assert closed() is None  # a timer would keep it
 
 
 async def test_a_channel_or_buffer_that_makes_no_sense_is_refused(subscriptions: Subscriptions) -> None:

@@ -16,7 +16,7 @@ from rights import as_redis_user, make_redis_users, user_line
 
 SOURCES = Path(hubbub.__file__).parent
 IN_SERVICES = re.compile(r"""redis\.call\('([A-Z]+)'|execute\(\s*"([A-Z]+)"|(?<!normalize)\(\s*"([A-Z]{3,})",""")
-IN_REDIS = re.compile(r"""(?:self|connection)\.(?:execute|_ask)\(\s*"([A-Z]+)\"""")
+IN_REDIS = re.compile(r"""(?:(?:self|connection)\.(?:execute|_ask)|await execute)\(\s*"([A-Z]+)\"""")
 
 HANDSHAKE = {"hello", "auth", "select", "ping", "client|setname"}
 """What redis-py sends when it opens a connection, and the probe of a silent subscription."""

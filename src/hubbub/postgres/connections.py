@@ -7,6 +7,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hubbub.attempts import Attempt
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.postgres.connection import connect
 from hubbub.postgres.outage import Outage
@@ -144,7 +145,8 @@ class Connections:
             raise too_late(self._settings.deadline_seconds, outcome_unknown=False) from error
         finally:
             self.waiting -= 1
-            self._instrumentation.waited(now() - since)
+            with Attempt("the instrumentation"):
+                self._instrumentation.waited(now() - since)
 
     async def _ready(self, deadline: float, *, is_attempt: bool) -> Connection:
         """An open connection that nobody uses: the one used last, or a new one.
@@ -170,7 +172,8 @@ class Connections:
                 self._outage.goes_on(trouble, now() - since)
             raise
         self._outage.is_over()
-        self._instrumentation.connected("postgresql")
+        with Attempt("the instrumentation"):
+            self._instrumentation.connected("postgresql")
         return connection
 
     def _came_late(self, trouble: Unavailable, left: float) -> bool:

@@ -79,7 +79,8 @@ async def run(
         raise
     finally:
         if instrumentation is not SILENT:
-            instrumentation.queried(name, perf_counter() - since, outcome)
+            with Attempt("the instrumentation"):
+                instrumentation.queried(name, perf_counter() - since, outcome)
     return result
 
 

@@ -173,8 +173,8 @@ class Connection:
             wire.send(calls)
 
     def _came_up(self, _: CommandWire) -> None:
-        self._instrumentation.connected("redis-commands")
         self._flush()
+        self._instrumentation.connected("redis-commands")  # last: it may raise, though it must not
 
     def _went_down(self, trouble: Unavailable) -> None:
         if not trouble.retryable:

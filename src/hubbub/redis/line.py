@@ -7,6 +7,7 @@ import logging
 import random
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from hubbub.attempts import Attempt
 from hubbub.errors import Unavailable
 from hubbub.redis.dialling import Dialler
 from hubbub.redis.wire import Wire
@@ -96,7 +97,8 @@ class Line(Generic[W]):
             logger.info("%s: connected again", self._name)
         self._told = self.trouble = None
         self.wire = wire
-        self._on_up(wire)
+        with Attempt(f"{self._name}: putting a connection to use"):
+            self._on_up(wire)
         self._first_outcome.set()
 
     def _tell(self, trouble: Unavailable) -> None:
@@ -113,7 +115,8 @@ class Line(Generic[W]):
     def _take_down(self, trouble: Unavailable) -> None:
         self.trouble = trouble
         self.wire = None
-        self._on_down(trouble)
+        with Attempt(f"{self._name}: telling of a lost connection"):
+            self._on_down(trouble)
         self._first_outcome.set()
 
 

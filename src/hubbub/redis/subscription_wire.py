@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hiredis import HiredisError
 
-from hubbub.redis.refusals import ReplyError
+from hubbub.redis.refusals import PASSING, ReplyError
 from hubbub.redis.wire import INCOMPLETE, Wire, pack
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class SubscriptionWire(Wire):
         *,
         on_message: Callable[[bytes, bytes], None],
         on_live: Callable[[bytes], None],
-        on_refused: Callable[[bytes, ReplyError], None],
+        on_refused: Callable[[list[bytes], ReplyError], None],
     ) -> None:
         super().__init__(on_writable)
         self._on_message = on_message
@@ -124,14 +124,16 @@ class SubscriptionWire(Wire):
     def _refused(self, question: Question, error: ReplyError) -> None:
         if question.verb != "SUBSCRIBE":
             return
-        if len(question.channels) > 1:
+        # What passes has to do with none of them: one by one they would all be refused again.
+        if len(question.channels) > 1 and error.code not in PASSING:
             self._ask_one_by_one(question.channels)
             return
-        channel = question.channels[0]
-        self._settle(channel)
-        if channel not in self._unconfirmed:
-            self.asked.discard(channel)
-            self._on_refused(channel, error)
+        for channel in question.channels:
+            self._settle(channel)
+        refused = [channel for channel in question.channels if channel not in self._unconfirmed]
+        self.asked.difference_update(refused)
+        if refused:
+            self._on_refused(refused, error)
 
     def _ask_one_by_one(self, channels: deque[bytes]) -> None:
         """The server refuses them all for one of them and does not say which."""

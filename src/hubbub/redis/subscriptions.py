@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hubbub.errors import Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
+from hubbub.redis.alarm import Alarm
 from hubbub.redis.line import Line
-from hubbub.redis.refusals import meaning
+from hubbub.redis.refusals import PASSING, meaning
 from hubbub.redis.subscription import CallbackSubscription, Gap, Heard, Listener, Subscription
 from hubbub.redis.subscription_wire import SubscriptionWire
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from hubbub.settings import RedisSettings
 
 logger = logging.getLogger("hubbub.redis")
+
+ASK_AGAIN_SECONDS: Final = 1
+"""How long the server is left alone after it refused subscriptions for the moment, as while a script runs."""
 
 
 class Topic:
@@ -39,7 +43,8 @@ class Subscriptions:
     What is wanted changes at once and without waiting; one step, `_reconcile`, then tells the server the
     difference to what it was last asked. So subscribers that come and go cannot race, and a thousand
     subscribers of a channel are one to Redis. After a reconnect all channels are asked for again and every
-    subscriber gets a Gap. When nothing was heard for `heartbeat_seconds` the server is probed, and it has the
+    subscriber gets a Gap. A server that refuses for the moment is asked again until it confirms, and subscribers
+    who stayed get a Gap then. When nothing was heard for `heartbeat_seconds` the server is probed, and it has the
     deadline of the settings to show life.
     """
 
@@ -63,6 +68,8 @@ class Subscriptions:
         self._topics: dict[bytes, Topic] = {}
         self._changed: set[bytes] = set()
         self._reconcile_is_due = False
+        self._refused_for_now: set[bytes] = set()
+        self._ask_again_at = Alarm(self._ask_again)
 
     @property
     def connected(self) -> bool:
@@ -84,6 +91,7 @@ class Subscriptions:
     async def close(self) -> None:
         """Give up the connection; all iterations end. May be called again."""
         await self._line.close()
+        self._ask_again_at.stop()
         topics, self._topics = self._topics, {}
         for topic in topics.values():
             for listener in tuple(topic.listeners):
@@ -174,8 +182,10 @@ class Subscriptions:
         topic = self._topics.get(listener.channel)
         if topic is None:
             topic = self._topics[listener.channel] = Topic()
-            self._change(listener.channel)
         topic.listeners[listener] = None
+        wire = self._line.wire
+        if wire is not None and listener.channel not in wire.asked:  # it is new, or was refused
+            self._change(listener.channel)
         return topic
 
     def _leave(self, listener: Listener) -> None:
@@ -207,14 +217,14 @@ class Subscriptions:
 
     def _make_wire(self) -> SubscriptionWire:
         return SubscriptionWire(
-            self._reconcile, on_message=self._deliver, on_live=self._went_live, on_refused=self._was_refused
+            self._reconcile, on_message=self._deliver, on_live=self._went_live, on_refused=self._were_refused
         )
 
     def _came_up(self, wire: SubscriptionWire) -> None:
-        self._instrumentation.connected("redis-subscriptions")
         self._changed = set(self._topics)
         self._reconcile()
         wire.keep_probing(self._heartbeat_seconds, self._settings.deadline_seconds)
+        self._instrumentation.connected("redis-subscriptions")  # last: it may raise, though it must not
 
     def _went_down(self, trouble: Unavailable) -> None:
         if trouble.retryable:
@@ -241,12 +251,24 @@ class Subscriptions:
             elif not confirmed.done():
                 confirmed.set_result(None)
 
-    def _was_refused(self, channel: bytes, error: ReplyError) -> None:
-        logger.error("the server refuses a subscription: %s", error)
-        topic = self._topics.get(channel)
-        if topic is not None:
-            for confirmed in topic.awaited.values():
-                _fail(confirmed, meaning(error))
+    def _were_refused(self, channels: list[bytes], error: ReplyError) -> None:
+        if error.code in PASSING:
+            logger.warning("the server refuses subscriptions for now: %s; asking again", error)
+            self._refused_for_now.update(channels)
+            now = asyncio.get_running_loop().time()
+            self._ask_again_at.ring_by(now + ASK_AGAIN_SECONDS, now)
+        else:
+            logger.error("the server refuses a subscription: %s", error)
+        for channel in channels:
+            topic = self._topics.get(channel)
+            if topic is not None:
+                for confirmed in topic.awaited.values():
+                    _fail(confirmed, meaning(error))
+
+    def _ask_again(self, _: float) -> None:
+        self._changed |= self._refused_for_now
+        self._refused_for_now.clear()
+        self._reconcile()
 
     def _is_live(self, channel: bytes) -> bool:
         wire = self._line.wire
