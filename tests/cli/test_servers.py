@@ -103,6 +103,36 @@ def test_what_the_user_can_mend_is_an_error_without_a_traceback(here: Path) -> N
     assert "Traceback" not in refused.stderr
 
 
+def test_what_the_system_refuses_is_an_error_without_a_traceback(here: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        said = subprocess.run(
+            [sys.executable, "-m", "hubbub", "status"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    assert (said.returncode, said.stderr) == (1, "Error: [Errno 28] No space left on device\n")
+
+
+def test_a_reader_that_has_gone_is_no_error_to_tell(here: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        said = subprocess.run(
+            [sys.executable, "-m", "hubbub", "status"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (said.returncode, said.stderr) == (1, "")
+
+
 def test_help_names_every_command_and_imports_none_of_them() -> None:
     script = "import sys, hubbub.cli as cli; cli.main(['--help'], standalone_mode=False); print(*sys.modules)"
     said = subprocess.check_output([sys.executable, "-c", script], text=True)

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import json
 import os
 import pwd
+import subprocess
 from pathlib import Path
+from signal import SIGTERM
 
 import pytest
 
+from hubbub import Unavailable
+from hubbub.embedded import launch, locks
 from hubbub.embedded.account import Account, servers_account
+from hubbub.embedded.folder import Passwords, Place
+from hubbub.embedded.process import Process
 
 
 @pytest.fixture
@@ -63,3 +70,33 @@ def test_data_stay_with_the_account_that_they_belong_to(tmp_path: Path) -> None:
 def test_an_ordinary_user_runs_them_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert servers_account(tmp_path) is None
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("user", [54_321, 0])
+async def test_root_signals_a_process_of_the_servers_account_and_no_other_that_the_lock_names(
+    tmp_path: Path, stranger: Account, user: int
+) -> None:
+    # The servers can write their lock files, and so name whomever they like.
+    lock = locks.take(tmp_path / "valkey.lock")
+    assert lock is not None
+    with subprocess.Popen(["cat"], user=user, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as named:  # noqa: ASYNC220 - starts at once
+        try:
+            signed = {"pid": named.pid, "started": launch.started(named.pid), "port": 1, "detached": True}
+            os.pwrite(lock.descriptor, json.dumps(signed).encode(), 0)
+            place = Place(tmp_path, Passwords("", "", ""), stranger, must_be_handed=False)
+            with pytest.raises(Unavailable, match="does not stop"):  # we hold the lock all the while
+                await Process("Valkey", "valkey", place).stop([(SIGTERM, 0.1)])
+            out, _ = named.communicate(b"still here")
+            assert out == (b"" if user == stranger.uid else b"still here")
+        finally:
+            named.kill()
+            lock.release()
+
+
+@pytest.mark.parametrize("several", [0, -1, -4321])
+def test_a_lock_names_one_process_and_never_a_group_of_them(tmp_path: Path, several: int) -> None:
+    signed = {"pid": several, "started": "", "port": 1, "detached": True}
+    (tmp_path / "valkey.lock").write_text(json.dumps(signed))
+    place = Place(tmp_path, Passwords("", "", ""), None, must_be_handed=False)
+    assert Process("Valkey", "valkey", place).holder() is None

@@ -24,6 +24,29 @@ async def test_a_folder_with_other_things_in_it_is_refused_and_left_as_it_was(tm
     assert rights(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["postgresql", "valkey"])
+async def test_data_of_another_server_are_not_taken_for_ours(tmp_path: Path, name: str) -> None:
+    precious = tmp_path / name / "precious"
+    precious.parent.mkdir()
+    precious.write_text("all of it")
+    before = rights(tmp_path)
+    for start in (Servers(tmp_path).start, lambda: up(tmp_path)):
+        with pytest.raises(Unavailable, match="holds other things"):
+            await start()
+    assert not await delete_data(tmp_path)
+    assert names(tmp_path) == [name]
+    assert precious.read_text() == "all of it"
+    assert rights(tmp_path) == before
+
+
+async def test_a_folder_whose_making_was_killed_before_it_had_passwords_is_ours(tmp_path: Path) -> None:
+    for name in ("commands.lock", ".gitignore", "passwords.json.new"):
+        (tmp_path / name).touch()
+    folder = Folder(tmp_path)
+    async with folder.command():
+        assert folder.set_up() == folder.place()
+
+
 async def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(Unavailable, match="cannot start servers"):
@@ -108,6 +131,21 @@ async def test_deleting_leaves_what_is_not_of_the_servers(copied_folder: Path) -
     (copied_folder / "notes.txt").write_text("mine")
     assert await delete_data(copied_folder)
     assert names(copied_folder) == ["notes.txt"]
+
+
+async def test_deleting_that_broke_off_leaves_the_passwords_and_can_be_done_again(
+    copied_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks_off(path: Path) -> None:
+        raise OSError(f"the disk of {path} is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", breaks_off)
+        with pytest.raises(Unavailable, match="cannot delete the data"):
+            await delete_data(copied_folder)
+    assert {"passwords.json", "postgresql", "valkey"} & set(names(copied_folder)) > {"passwords.json"}
+    assert await delete_data(copied_folder)
+    assert copied_folder.name not in names(copied_folder.parent)
 
 
 async def test_deleting_does_not_follow_a_symbolic_link(copied_folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import NamedTuple
 
@@ -57,6 +59,21 @@ class Commands(click.Group):
         except HubbubError as error:
             # What the user can do something about needs no traceback: exit status 1 and the reason.
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            raise  # whoever read has read enough; click knows what to do
+        except OSError as error:
+            _give_up_output()
+            raise click.ClickException(str(error) or repr(error)) from error
+
+
+def _give_up_output() -> None:
+    """Sends what can be written no more to nowhere: Python would try once more at its end, and exit with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -143,6 +143,7 @@ def _written(output: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
     """A file that is there once it is whole."""
     if output == STDOUT:
         yield sys.stdout.buffer
+        sys.stdout.buffer.flush()  # here, where a disk that is full is still an error that we can tell
         return
     part = output.with_name(f"{output.name}.part")
     try:

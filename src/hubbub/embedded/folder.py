@@ -2,7 +2,7 @@
 
     .hubbub/
       .gitignore         for all of it: neither passwords nor data belong in a repository
-      passwords.json     written before there are data, so that there never are data without their passwords
+      passwords.json     written before there are data, deleted after them: data without passwords are not ours
       commands.lock      held by whoever starts or stops servers here, while it does so
       owner.lock         held by a `Servers` from start to stop
       postgresql/        the data directory of PostgreSQL
@@ -60,6 +60,9 @@ NAMES = frozenset(
         "valkey.log",
     }
 )
+
+NAMES_BEFORE_PASSWORDS = frozenset({".gitignore", "commands.lock", "passwords.json.new"})
+"""All that is ours in a folder before it has passwords and after they are deleted, wherever that broke off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,7 @@ class Folder:
             self.path.mkdir(mode=0o700)
         self._check_owner()
         names = {entry.name for entry in self.path.iterdir()}
-        if "passwords.json" not in names and names - NAMES:
+        if "passwords.json" not in names and names - NAMES_BEFORE_PASSWORDS:
             raise self._refused("holds other things: servers want a folder of their own, new or empty")
 
     def _check_owner(self) -> None:

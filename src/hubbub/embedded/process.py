@@ -12,10 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
+from typing import Annotated
 
 import msgspec
 
 from hubbub.embedded import launch, locks
+from hubbub.embedded.account import Account
 from hubbub.embedded.folder import Place
 from hubbub.errors import Unavailable
 
@@ -28,7 +30,7 @@ LOG_LINES = 12
 class Holder:
     """Who holds the lock of a server, in the server's own words. Believed only while the lock is held."""
 
-    pid: int
+    pid: Annotated[int, msgspec.Meta(gt=0)]  # the others are groups of processes, and -1 is all there are
     started: str
     port: int
     detached: bool
@@ -128,7 +130,7 @@ class Process:
                     return lived
                 # Asked anew each time: one that was starting signs a moment later.
                 if (holder := self.holder()) is not None and holder != told:
-                    _send(holder, last_signal)
+                    _send(holder, last_signal, self._place.account)
                     told = holder
                 await asyncio.sleep(pause)
         raise self.failure(f"{self.title} does not stop")
@@ -209,10 +211,23 @@ class Process:
         raise self.failure(f"{self.title} does not end")
 
 
-def _send(holder: Holder, last_signal: Signals) -> None:
+def _send(holder: Holder, last_signal: Signals, account: Account | None) -> None:
     """Signals the process that signed the lock; not a later one of that pid, where the system tells them apart."""
-    if launch.started(holder.pid) != holder.started:
+    if launch.started(holder.pid) != holder.started or not _is_of(account, holder.pid):
         return
     # Not by pidfd, which containers often forbid: a pid is not given away again in this one moment.
     with suppress(ProcessLookupError):
         os.kill(holder.pid, last_signal)
+
+
+def _is_of(account: Account | None, pid: int) -> bool:
+    """Whether the process is one of the account. True where that is us: whom we may signal, the kernel knows.
+
+    Root may signal anyone, and the servers can write their locks: they must not choose whom. Linux alone says.
+    """
+    if account is None or sys.platform != "linux":
+        return True
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid == account.uid
+    except (FileNotFoundError, ProcessLookupError):
+        return False
