@@ -14,7 +14,7 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.changes import Announce, Change, MemberLeft, MembersJoined, MessagesSent, RoomChanged, RoomRewound
 from hubbub.errors import Unavailable
-from hubbub.instrumentation import SILENT, Instrumentation
+from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
 from hubbub.migrations.revisions import verify
 from hubbub.models import User
 from hubbub.passwords import Passwords
@@ -209,9 +209,15 @@ class Hub(Repositories):
             self.presence.start()
             stack.push_async_callback(self._feed.close)
             self._feed.start()
-            self._instrumentation.watch(lambda: self._pool.use)
+            pool = self._pool
+            stack.callback(self._let_watch(lambda: pool.use))  # not self._pool: who keeps it would keep the hub
             self._stack = stack.pop_all()
         return self
+
+    def _let_watch(self, use: Callable[[], PoolUse]) -> Callable[[], None]:
+        """Gives what ends it."""
+        self._instrumentation.watch(use)
+        return partial(self._instrumentation.unwatch, use)
 
     async def close(self) -> None:
         """Give up leases, let the calls at work end by their deadline, and close all connections. Idempotent."""

@@ -33,7 +33,7 @@ DESCRIPTION_LENGTH: Final = 4_000
 CONTENT_LENGTH: Final = 20_000
 
 METADATA_BYTES: Final = 8_192
-METADATA_LEVELS: Final = 32  # far more than people nest by hand, far less than any parser on the way can take
+JSON_LEVELS: Final = 32  # far more than people nest by hand, far less than any parser on the way can take
 
 PAGE_LIMIT: Final = 200
 LARGEST_SEQ: Final = 2**63 - 1  # of a bigint
@@ -208,7 +208,7 @@ def message_type(value: object) -> MessageType:
 
 
 def json_object(field: str, value: object, *, longest_bytes: int) -> bytes:
-    """The compact JSON of a mapping, if the mapping comes back from it as it was.
+    """The compact JSON of a mapping, if the mapping comes back from it as it was. It may be 32 levels deep.
 
     Refused is what JSON cannot hold, or would hold as something else, as it does keys that are no text, tuples,
     times and NaN. Without a cause: the error of an encoding quotes the value.
@@ -220,6 +220,7 @@ def json_object(field: str, value: object, *, longest_bytes: int) -> bytes:
         )
     if len(encoded) > longest_bytes:
         raise Invalid(field, f"must have at most {longest_bytes} bytes as JSON")
+    _check_levels(field, value, JSON_LEVELS)
     return encoded
 
 
@@ -233,6 +234,14 @@ def _encoded(value: Mapping[object, object], longest_bytes: int) -> bytes | None
     return encoded if same else None
 
 
+def _check_levels(field: str, value: object, levels: int) -> None:
+    if isinstance(value, Mapping | list):
+        if not levels:
+            raise Invalid(field, f"must be at most {JSON_LEVELS} levels deep")
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            _check_levels(field, inner, levels - 1)
+
+
 def metadata(value: object) -> str | None:
     """None, or the JSON of what an application keeps with a message: at most 8 KiB, and 32 levels deep.
 
@@ -243,11 +252,11 @@ def metadata(value: object) -> str | None:
     if value is None:
         return None
     encoded = json_object("metadata", value, longest_bytes=METADATA_BYTES)
-    _check_fits_jsonb(value, METADATA_LEVELS)
+    _check_fits_jsonb(value)
     return encoded.decode()
 
 
-def _check_fits_jsonb(value: object, levels: int) -> None:
+def _check_fits_jsonb(value: object) -> None:
     if isinstance(value, str):
         if "\0" in value:
             raise Invalid("metadata", "must not hold a NUL character")
@@ -255,10 +264,8 @@ def _check_fits_jsonb(value: object, levels: int) -> None:
         if value and not 1e-30 <= abs(value) <= 1e15:
             raise Invalid("metadata", "must hold no float beyond 1e15, or closer to 0 than 1e-30")
     elif isinstance(value, Mapping | list):
-        if not levels:
-            raise Invalid("metadata", f"must be at most {METADATA_LEVELS} levels deep")
         for inner in (*value, *value.values()) if isinstance(value, Mapping) else value:
-            _check_fits_jsonb(inner, levels - 1)
+            _check_fits_jsonb(inner)
 
 
 def callback(field: str, function: F) -> F:

@@ -6,9 +6,9 @@ import os
 import pty
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pytest
 
@@ -32,13 +32,13 @@ Run = Callable[..., Awaitable[Said]]
 def run(settings: Settings) -> Run:
     """`hubbub ...` in a process of its own, with the servers of the test."""
 
-    async def run(*words: str, given: bytes | None = None) -> Said:
+    async def run(*words: str, given: bytes | None = None, into: int | BinaryIO = asyncio.subprocess.PIPE) -> Said:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "hubbub", *words, env=os.environ | settings.to_env(),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.PIPE, stdout=into, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, error = await process.communicate(given)
-        return Said(process.returncode, out, error)
+        return Said(process.returncode, out or b"", error)
 
     return run
 
@@ -76,6 +76,12 @@ async def test_history_comes_through_a_pipe_and_refused_lines_are_told(run: Run,
     assert [int(one.split("\t")[0]) for one in refused.read_text().splitlines()] == list(range(2, 123))
 
 
+async def test_a_file_that_is_damaged_from_the_start_is_told_as_one_that_is_damaged_later(run: Run) -> None:
+    imported = await run("import", "-", given=b"\x1f\x8bno gzip")
+    assert (imported.status, imported.error) == (3, b"")
+    assert b"line 1: the compressed file is damaged from here on" in imported.out
+
+
 async def test_ctrl_c_ends_an_import_also_while_its_pipe_says_nothing(settings: Settings) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "hubbub", "import", "-", env=os.environ | settings.to_env(),
@@ -104,6 +110,24 @@ async def test_what_is_not_there_is_said_without_a_traceback(run: Run, hub: Hub,
         assert (found.status, found.out) == (1, b"")
         assert reason in found.error
         assert b"Traceback" not in found.error
+
+
+@pytest.fixture
+def full_disk() -> Iterator[BinaryIO]:
+    with Path("/dev/full").open("wb") as full:
+        yield full
+
+
+async def test_where_an_export_cannot_be_written_it_says_so_without_a_traceback(
+    run: Run, room: Room, tmp_path: Path, full_disk: BinaryIO
+) -> None:
+    missing = await run("export", str(room.id), "--output", str(tmp_path / "missing" / "room.jsonl"))
+    assert (missing.status, missing.out) == (1, b"")
+    assert missing.error.startswith(b"Error: ")
+    assert b"No such file or directory" in missing.error
+    full = await run("export", str(room.id), into=full_disk)
+    assert full.status == 1
+    assert full.error == b"Error: [Errno 28] No space left on device\n"
 
 
 async def test_a_terminal_shows_how_far_it_is(settings: Settings, tmp_path: Path) -> None:

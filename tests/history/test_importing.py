@@ -236,6 +236,18 @@ async def test_hostile_text_comes_back_as_it_was(pool: Pool, hub: Hub) -> None:
     assert [message.content for message in page.items] == texts
 
 
+@pytest.mark.parametrize("length", [2, 10, 20])
+async def test_a_file_that_is_damaged_before_its_first_line_gives_nothing_and_a_whole_one_all(
+    pool: Pool, length: int
+) -> None:
+    whole = gzip.compress(made_up(50))
+    damaged = await load(pool, whole[:length])
+    assert (damaged.lines, damaged.messages) == (0, 0)
+    assert damaged.refusals.first == [Refusal(1, "the compressed file is damaged from here on")]
+    mended = await load(pool, whole)
+    assert (mended.continued_from, mended.refusals.count) == (0, 0)
+
+
 async def test_a_damaged_file_gives_what_it_has_and_a_whole_one_the_rest(
     postgres_settings: PostgresSettings, pool: Pool, small_batches: None
 ) -> None:

@@ -34,6 +34,9 @@ class Recording(Instrumentation):
     def watch(self, pool: Callable[[], PoolUse]) -> None:
         self.pools.append(pool)
 
+    def unwatch(self, pool: Callable[[], PoolUse]) -> None:
+        self.pools.remove(pool)
+
     def queried(self, statement: str, seconds: float, outcome: Outcome) -> None:
         self.queries.append(Query(statement, seconds, outcome))
 

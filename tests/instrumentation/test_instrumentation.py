@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -10,7 +12,7 @@ from typing import NoReturn
 import pytest
 
 import hubbub
-from hubbub import Conflict, Hub, Instrumentation, Options, Room, Settings, Unavailable, User
+from hubbub import Conflict, Hub, Instrumentation, Options, PoolUse, Room, Settings, Unavailable, User
 from hubbub.postgres import Pool, Statement
 from instrumentation.recording import Recording
 from redis_server import Server, binaries
@@ -83,7 +85,27 @@ async def test_a_started_hub_lets_its_pool_be_watched(hub: Hub, told: Recording)
     [pool] = told.pools
     assert (pool().limit, pool().in_use, pool().waiting) == (hub.settings.postgres.pool_size, 0, 0)
     await hub.close()
+    assert told.pools == []
     assert pool().open == 0
+
+
+async def test_a_closed_hub_is_not_kept_by_one_that_does_not_ask_when_it_closes(settings: Settings) -> None:
+    class Old(Instrumentation):
+        def __init__(self) -> None:
+            self.pools: list[Callable[[], PoolUse]] = []
+
+        def watch(self, pool: Callable[[], PoolUse]) -> None:
+            self.pools.append(pool)
+
+    old = Old()
+    hub = Hub(settings, instrumentation=old)
+    kept = weakref.ref(hub)
+    async with hub:
+        pass
+    del hub
+    gc.collect()
+    assert kept() is None
+    assert [pool().open for pool in old.pools] == [0]
 
 
 async def test_events_and_announcements_are_counted(hub: Hub, told: Recording, room: Room, ada: User) -> None:

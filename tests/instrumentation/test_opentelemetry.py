@@ -69,7 +69,9 @@ async def test_of_a_hub_at_work_it_gives_the_pool(settings: Settings) -> None:
         assert points["hubbub.pool.waiting",].value == 0
         assert points["hubbub.pool.connections", "in_use"].value == 0
         assert points["hubbub.pool.connections", "idle"].value >= 1
-    assert _points(reader)["hubbub.statement.duration", "users.find_by_username", "ok"].count == 1
+    points = _points(reader)
+    assert points["hubbub.statement.duration", "users.find_by_username", "ok"].count == 1
+    assert points["hubbub.pool.limit",].value == 0
     provider.shutdown()
 
 

@@ -57,6 +57,7 @@ async def test_of_hubs_at_work_it_gives_the_pools_added_up(settings: Settings) -
         idle = registry.get_sample_value("hubbub_pool_connections", {"state": "idle"})
         assert idle is not None
         assert idle >= 2
+    assert registry.get_sample_value("hubbub_pool_limit") == 0
     labels = {"statement": "users.find_by_username", "outcome": "ok"}
     assert registry.get_sample_value("hubbub_statement_seconds_count", labels) == 1
 

@@ -162,6 +162,23 @@ async def test_whose_rights_cannot_be_limited_is_refused(
         await migrations.grant(migrator, role)
 
 
+async def test_who_can_become_a_superuser_is_refused(
+    administrator: PostgresSettings, migrator: PostgresSettings, role: str
+) -> None:
+    boss, between = (quoted(f"{name} {uuid4()}") for name in ("boss", "between"))
+    await execute(
+        administrator,
+        f"CREATE ROLE {boss} SUPERUSER",
+        f"CREATE ROLE {between} NOINHERIT",
+        f"GRANT {boss} TO {between}",
+        f"GRANT {between} TO {quoted(role)}",
+    )
+    with pytest.raises(Invalid, match="superuser"):
+        await migrations.grant(migrator, role)
+    await execute(administrator, f"REVOKE {boss} FROM {between}", f"DROP ROLE {boss}")
+    await migrations.grant(migrator, role)
+
+
 async def test_who_may_not_give_the_rights_is_told_what_to_do_and_nothing_is_changed(
     administrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
 ) -> None:

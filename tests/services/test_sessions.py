@@ -138,9 +138,9 @@ def circular() -> dict[str, object]:
     return data
 
 
-def deep() -> dict[str, object]:
+def deep(levels: int) -> dict[str, object]:
     data: dict[str, object] = {}
-    for _ in range(100_000):
+    for _ in range(levels - 1):
         data = {"x": data}
     return data
 
@@ -148,7 +148,8 @@ def deep() -> dict[str, object]:
 REFUSED: dict[str, object] = {
     "4 KiB": {"x": "y" * 4_089},
     "4 KiB in UTF-8": {"x": "\u00e9" * 2_045},
-    "deep": deep(),
+    "deep": deep(100_000),
+    "33 levels": deep(33),
     "circular": circular(),
     "set": {"x": {1}},
     "bytes": {"x": b"y"},
@@ -186,7 +187,7 @@ async def test_data_that_json_does_not_give_back_or_that_are_too_large_are_refus
 TAKEN: list[dict[str, object]] = [
     {}, {"x": "y" * 4_088}, {"": ""}, {"x": "\0\u2028\u202e\U0001f980\"'\\%s%d]]"}, {"x": []}, {"x": {}},
     {"x": [[], {}]}, {"x": 2**53 + 1}, {"x": -(2**63)}, {"x": 0.1}, {"x": 1e308},
-    {"x": True, "y": False, "z": None},
+    {"x": True, "y": False, "z": None}, deep(32),
 ]  # fmt: skip
 
 
@@ -329,6 +330,21 @@ async def test_the_one_seen_last_stands_first(sessions: SessionService, connecti
             await sessions.list_sessions(ada, limit=limit)
 
 
+async def test_sessions_that_redis_threw_out_take_no_place_in_the_list(
+    sessions: SessionService, connection: Connection, ada: UUID
+) -> None:
+    """As a server that is short of memory does with values, and not with the ids in the list of the user."""
+    tokens = [await sessions.create_session(ada) for _ in range(12)]
+    by_end = [session.id for session in await sessions.list_sessions(ada)]
+    thrown_out = [place_of(token) for token in (*tokens[2:5], *tokens[7:])]
+    for place in thrown_out:
+        await connection.execute("DEL", place.key)
+    living = set(by_end) - {place.id for place in thrown_out}
+    assert {session.id for session in await sessions.list_sessions(ada, limit=4)} == living
+    assert await connection.execute("ZCARD", index_of(ada)) == 4
+    assert len(await sessions.list_sessions(ada, limit=3)) == 3
+
+
 async def test_one_device_is_logged_out_by_the_id_in_the_list(sessions: SessionService, ada: UUID) -> None:
     lost, kept = [await sessions.create_session(ada) for _ in range(2)]
     lost_id = (await found(sessions, lost)).id
@@ -460,6 +476,21 @@ async def test_what_somebody_else_wrote_there_is_no_session(
         assert await sessions.list_sessions(ada) == []
     assert "is no session" in caplog.text
     await sessions.delete_session(token)
+
+
+async def test_data_too_deep_to_be_read_are_no_session(
+    sessions: SessionService, connection: Connection, ada: UUID, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An earlier hubbub took data of any depth, which it could read from a shallow stack only."""
+    token = await sessions.create_session(ada)
+    value = (await value_of(connection, token)).removesuffix(b"{}}")
+    deepest = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
+    await connection.execute("SET", place_of(token).key, value + deepest, "KEEPTTL")
+    assert await sessions.get_session(token) is None
+    assert await sessions.list_sessions(ada) == []
+    assert "is no session" in caplog.text
+    assert await sessions.update_data(token, PHONE)
+    assert (await found(sessions, token)).data == PHONE
 
 
 @pytest.mark.parametrize("user_id", ["", "ada", "{x}", "*", None, 7, "0" * 36])

@@ -65,7 +65,10 @@ class Batch:
 
 
 def batches(file: BufferedReader) -> Iterator[Batch]:
-    """The batches of an open file, which may be a pipe. A file without lines has none."""
+    """The batches of an open file, which may be a pipe.
+
+    A file without lines has none; one that is damaged before its first line has one without lines, which says so.
+    """
     digest, before = sha256(), 0
     damage: list[Refusal] = []
     chunks = _chunks(lines.numbered(file, lambda number, reason: damage.append(Refusal(number, reason))))

@@ -90,6 +90,9 @@ class Import:
         return self.state
 
     async def _take(self, batch: Batch, reading: Reading) -> None:
+        if not batch.checkpoint.lines:  # a file that is damaged before its first line: there is nothing to store
+            self._count(batch, _Written(None, [], None))
+            return
         self._ends.expect(batch)
         written = await self._patiently(partial(self._write, batch, reading.ahead))
         self._ends.reach(written.before, () if written.replay is None else written.replay.rooms.values())

@@ -37,6 +37,9 @@ class Instrumentation:
     def watch(self, pool: Callable[[], PoolUse]) -> None:
         """A hub has started. `pool` says how its pool does, whenever it is asked, also once the hub is closed."""
 
+    def unwatch(self, pool: Callable[[], PoolUse]) -> None:
+        """The hub that came with this `pool` closes: it is to be counted, and kept, no longer."""
+
     def queried(self, statement: str, seconds: float, outcome: Outcome) -> None:
         """A statement was run once, in so many seconds on its connection, which end now. Called in the task that
         ran it: what belongs to a trace finds its context there.

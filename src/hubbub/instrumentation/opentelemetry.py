@@ -22,7 +22,7 @@ from hubbub.models import ResyncReason
 class OpenTelemetryInstrumentation(Instrumentation):
     """Reports to a meter and a tracer named `hubbub` of these providers, by default those set for the process.
 
-    Any number of hubs of a process may share it; the pools are then added up.
+    Any number of hubs of a process may share it; the pools of those that are open are then added up.
 
     A statement is a span in the trace of the task that ran it, named like the statement; it has no parameters.
     Outside of any trace that is recorded there is none: what a hub asks by itself, such as the heads of logs once
@@ -72,6 +72,9 @@ class OpenTelemetryInstrumentation(Instrumentation):
     def watch(self, pool: Callable[[], PoolUse]) -> None:
         self._watched.append(pool)
 
+    def unwatch(self, pool: Callable[[], PoolUse]) -> None:
+        self._watched.remove(pool)
+
     def queried(self, statement: str, seconds: float, outcome: Outcome) -> None:
         self._statements.record(seconds, {"statement": statement, "outcome": outcome})
         if get_current_span().is_recording():
@@ -112,12 +115,15 @@ class OpenTelemetryInstrumentation(Instrumentation):
         span.end(end)
 
     def _connections(self, _: CallbackOptions) -> Iterator[Observation]:
-        uses = [pool() for pool in self._watched]
+        uses = self._uses()
         yield Observation(sum(use.in_use for use in uses), {"state": "in_use"})
         yield Observation(sum(use.open - use.in_use for use in uses), {"state": "idle"})
 
     def _limit(self, _: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(sum(pool().limit for pool in self._watched))
+        yield Observation(sum(use.limit for use in self._uses()))
 
     def _waiting(self, _: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(sum(pool().waiting for pool in self._watched))
+        yield Observation(sum(use.waiting for use in self._uses()))
+
+    def _uses(self) -> list[PoolUse]:
+        return [pool() for pool in tuple(self._watched)]  # a copy: a reader's thread asks while hubs come and go

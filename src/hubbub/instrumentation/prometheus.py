@@ -24,8 +24,8 @@ BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 class PrometheusInstrumentation(Instrumentation):
     """Keeps the figures in a registry, by default that which `prometheus_client` exposes. One a registry.
 
-    Any number of hubs of a process may share it; the pools are then added up. Hubs in several event loops or
-    processes are Prometheus' own matter, as with any other application.
+    Any number of hubs of a process may share it; the pools of those that are open are then added up. Hubs in
+    several event loops or processes are Prometheus' own matter, as with any other application.
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
@@ -69,6 +69,9 @@ class PrometheusInstrumentation(Instrumentation):
     def watch(self, pool: Callable[[], PoolUse]) -> None:
         self._pools.watch(pool)
 
+    def unwatch(self, pool: Callable[[], PoolUse]) -> None:
+        self._pools.unwatch(pool)
+
     def queried(self, statement: str, seconds: float, outcome: Outcome) -> None:
         key = (statement, outcome)
         figure = self._of.get(key)
@@ -107,8 +110,11 @@ class _Pools(Collector):
     def watch(self, pool: Callable[[], PoolUse]) -> None:
         self._watched.append(pool)
 
+    def unwatch(self, pool: Callable[[], PoolUse]) -> None:
+        self._watched.remove(pool)
+
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        uses = [pool() for pool in self._watched]
+        uses = [pool() for pool in tuple(self._watched)]  # a copy: a scrape is a thread, and hubs come and go
         connections = GaugeMetricFamily(
             "hubbub_pool_connections", "Connections to PostgreSQL, by state.", labels=("state",)
         )

@@ -46,6 +46,7 @@ USUAL_LIMITS = Limits()
 class Place:
     """Where the tables are, and whether the role, if there is one, is one to be given rights.
 
+    Who is a member of a superuser, or of the owner, can become it by SET ROLE, and counts as it.
     `schema` and `owner` are quoted where SQL needs it.
     """
 
@@ -65,7 +66,10 @@ _PLACE = Statement(
            tables.relnamespace::regnamespace::text AS schema,
            tables.relowner::regrole::text AS owner,
            roles.oid IS NOT NULL AS exists,
-           coalesce(roles.rolsuper, FALSE) AS is_superuser,
+           EXISTS (
+               SELECT FROM pg_roles AS others
+               WHERE others.rolsuper AND pg_has_role(roles.oid, others.oid, 'MEMBER')
+           ) AS is_superuser,
            coalesce(pg_has_role(roles.oid, tables.relowner, 'MEMBER'), FALSE)
                OR coalesce(pg_has_role(roles.oid, databases.datdba, 'MEMBER'), FALSE) AS is_owner
     FROM pg_class AS tables
@@ -96,7 +100,7 @@ async def grant(
     """The statements that let `role` use the tables and nothing else, run as one transaction unless `only_plan`.
 
     Running it again changes nothing. Raises `Invalid` for a role that is not there, or whose rights cannot be
-    limited: a superuser, the owner, a member of the owner; `SchemaMismatch` for a database to be migrated first;
+    limited: a superuser, the owner, a member of either; `SchemaMismatch` for a database to be migrated first;
     `Unavailable`, with nothing changed, where whoever runs it may not do it.
     """
     role = inputs.text("role", role, longest=63)
@@ -159,7 +163,7 @@ async def _checked(executor: Executor, role: str) -> Place:
     if role.startswith("pg_"):
         raise Invalid("role", "is one of PostgreSQL's own: make one for the application")
     if place.is_superuser:
-        raise Invalid("role", "is a superuser, whom no right is denied: make another for the application")
+        raise Invalid("role", "is a superuser, whom no right is denied, or a member of one: make another")
     if place.is_owner:
         raise Invalid("role", "owns the tables or the database, or is a member of who does: make another")
     return place

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from uuid import uuid4
+
 from cli._doctor.saying import Look, Sql, meanings, of, severities
 from hubbub import PostgresSettings
 
@@ -34,6 +36,19 @@ async def test_attributes_that_reach_beyond_the_database_are_named(
     said = meanings(await look(role), "postgresql.role")
     for power in ("may create roles", "may replicate", "reads past row security"):
         assert power in said
+
+
+async def test_who_can_become_a_superuser_is_as_good_as_one(look: Look, role: PostgresSettings, sql: Sql) -> None:
+    boss = f"boss_{uuid4().hex}"
+    await sql(f"CREATE ROLE {boss} CREATEDB BYPASSRLS; GRANT {boss} TO {role.user}")
+    section = await look(role)
+    assert severities(section, "postgresql.role") == ["warning"]
+    for power in ("may create databases", "reads past row security"):
+        assert power in meanings(section, "postgresql.role")
+    await sql(f"ALTER ROLE {boss} SUPERUSER")
+    assert severities(await look(role), "postgresql.role") == ["error"]
+    await sql(f"DROP ROLE {boss}")
+    assert severities(await look(role), "postgresql.role") == []
 
 
 async def test_a_schema_named_like_the_role_hides_the_tables(

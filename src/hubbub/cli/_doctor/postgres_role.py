@@ -29,12 +29,12 @@ _ROLE = Statement(
     Role,
     """
     SELECT
-        rolname::text AS name,
-        rolsuper AS is_superuser,
-        rolcreaterole AS may_create_roles,
-        rolcreatedb AS may_create_databases,
-        rolreplication AS may_replicate,
-        rolbypassrls AS bypasses_row_security,
+        current_user::text AS name,
+        bool_or(rolsuper) AS is_superuser,
+        bool_or(rolcreaterole) AS may_create_roles,
+        bool_or(rolcreatedb) AS may_create_databases,
+        bool_or(rolreplication) AS may_replicate,
+        bool_or(rolbypassrls) AS bypasses_row_security,
         ARRAY(
             SELECT relname::text
             FROM pg_class
@@ -51,7 +51,7 @@ _ROLE = Statement(
             ORDER BY nspname
         ) AS may_create_in
     FROM pg_roles
-    WHERE rolname = current_user
+    WHERE pg_has_role(oid, 'MEMBER')
     """,
 )
 
@@ -59,7 +59,7 @@ _ROLE = Statement(
 async def _role(postgres: Postgres) -> Seen:
     [role] = await postgres.executor.fetch_all(_ROLE, list(TABLES))
     if role.is_superuser:
-        meaning = f"{role.name} is a superuser: whoever takes over the application has the server."
+        meaning = f"{role.name} is as good as a superuser: whoever takes over the application has the server."
         return Seen(role.name, (error(meaning, OWN_ROLE),))
     powers = _powers(role)
     if not powers:

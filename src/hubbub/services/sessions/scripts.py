@@ -154,15 +154,19 @@ LIST = Script(
     + """
 redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
 local found = {}
-for _, id in ipairs(redis.call('ZREVRANGE', index, 0, limit - 1)) do
-    local value = redis.call('GET', prefix .. id)
-    if value then
-        found[#found + 1] = id
-        found[#found + 1] = value
-    else
-        redis.call('ZREM', index, id)
+-- A value may have been evicted. Its id goes, and those behind move up to where the next round begins.
+repeat
+    local ids = redis.call('ZREVRANGE', index, #found / 2, limit - 1)
+    for _, id in ipairs(ids) do
+        local value = redis.call('GET', prefix .. id)
+        if value then
+            found[#found + 1] = id
+            found[#found + 1] = value
+        else
+            redis.call('ZREM', index, id)
+        end
     end
-end
+until #ids == 0
 return found
 """,
     reply=data_array,

@@ -67,7 +67,7 @@ class SessionService:
         """A new session; gives its token, 47 characters that are safe in URLs and cookies.
 
         `session_data` comes back with each lookup. A text in it under "device" is shown in lists. Raises
-        `Invalid` for what is not JSON and for more than 4 KiB of it.
+        `Invalid` for what is not JSON, for more than 4 KiB of it and for more than 32 levels.
         """
         user_id = inputs.uuid("user_id", user_id)
         data = stored.encode("session_data", {} if session_data is None else session_data)

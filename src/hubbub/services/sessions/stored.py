@@ -44,12 +44,15 @@ def read(value: bytes | None, session_id: str) -> Session | None:
         return None
     try:
         found = _decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         logger.warning("what Redis holds for the session %s is no session", session_id)
         return None
     return Session(session_id, found.user_id, found.data, found.created_at, found.seen_at, found.expires_at)
 
 
 def encode(field: str, data: Mapping[str, object]) -> bytes:
-    """The JSON of session data. Raises `Invalid` unless it comes back the same, and for more than 4 KiB of it."""
+    """The JSON of session data.
+
+    Raises `Invalid` unless it comes back the same, and for more than 4 KiB or 32 levels of it.
+    """
     return inputs.json_object(field, data, longest_bytes=LONGEST_DATA_BYTES)
