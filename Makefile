@@ -48,7 +48,7 @@ audit: .venv/dev.stamp  ## ask the advisory database of PyPI about the pinned ve
 check: .venv/dev.stamp  ## lint, types, layers, security and the SQL checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level medium src
+	$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level high src
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/sql

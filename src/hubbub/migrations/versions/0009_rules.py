@@ -145,7 +145,7 @@ def _fill_in_defaults(op: Operations) -> None:
     for table, defaults in DEFAULTS.items():
         filled = ", ".join(f"{column} = coalesce({column}, {default})" for column, default in defaults.items())
         lacking = " OR ".join(f"{column} IS NULL" for column in defaults)
-        op.execute(f"UPDATE {table} SET {filled} WHERE {lacking}")  # noqa: S608 - fixed  # nosec B608
+        op.execute(f"UPDATE {table} SET {filled} WHERE {lacking}")  # noqa: S608 - fixed
 
 
 def _validate_rules(op: Operations) -> None:
