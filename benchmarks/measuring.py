@@ -23,7 +23,7 @@ Load = Callable[[float], Awaitable[Figures]]
 
 
 # So that each of 20 connections has prepared its statements, and Node.js has compiled, before it counts.
-LEAST_WARM_UP_SECONDS = 0.2
+LEAST_WARM_UP_SECONDS = 0.1
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class Pace(msgspec.Struct, frozen=True):
 
 
 FULL = Pace(rounds=5, seconds=0.8, messages=5_000_000, quick=False)
-QUICK = Pace(rounds=2, seconds=0.2, messages=200_000, quick=True)
+QUICK = Pace(rounds=2, seconds=0.1, messages=200_000, quick=True)
 
 
 class Target(NamedTuple):
