@@ -1,4 +1,4 @@
-"""What nobody foresaw, where nobody waits for the outcome: in a task in the background."""
+"""What nobody foresaw, where nobody waits for the outcome."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ def report(what: str, error: Exception) -> None:
 
 
 class Attempt(AbstractContextManager[None, bool]):
-    """For a round of a background task: what is raised inside ends there, and `work` is reported to have failed.
+    """For a round of a background task, an action after a COMMIT, a word to the instrumentation: what is raised
+    inside ends there, and `work` is reported to have failed.
 
-    An error that ended the task would do so without a word, as nobody awaits it before the process closes, and its
+    An error that ended a task would do so without a word, as nobody awaits it before the process closes, and its
     work would stay undone until the process is started anew. So whatever it is, the next round is needed. What can
     be foreseen is for the work itself to catch. Cancellation passes, and what is to end the process.
     """

@@ -210,14 +210,14 @@ class Hub(Repositories):
             stack.push_async_callback(self._feed.close)
             self._feed.start()
             pool = self._pool
-            stack.callback(self._let_watch(lambda: pool.use))  # not self._pool: who keeps it would keep the hub
+
+            def use() -> PoolUse:
+                return pool.use  # not self._pool: who keeps this would keep the hub
+
+            self._instrumentation.watch(use)
+            stack.callback(self._instrumentation.unwatch, use)
             self._stack = stack.pop_all()
         return self
-
-    def _let_watch(self, use: Callable[[], PoolUse]) -> Callable[[], None]:
-        """Gives what ends it."""
-        self._instrumentation.watch(use)
-        return partial(self._instrumentation.unwatch, use)
 
     async def close(self) -> None:
         """Give up leases, let the calls at work end by their deadline, and close all connections. Idempotent."""

@@ -58,8 +58,12 @@ def data_array(reply: Reply) -> list[bytes]:
     return [data(item) for item in array(reply)]
 
 
-def id_in(text: bytes) -> UUID | None:
-    """The id that the text is, None where it is none."""
+def ids(reply: Reply) -> list[UUID]:
+    """Ids of users or rooms. What somebody else has put into a key and is no id is passed over."""
+    return [id for text in data_array(reply) if (id := _id(text)) is not None]
+
+
+def _id(text: bytes) -> UUID | None:
     try:
         return UUID(text.decode())
     except ValueError:

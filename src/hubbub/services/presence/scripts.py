@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from hubbub.redis import Reply, ReplyError, Script
-from hubbub.redis.replies import array, data, data_array, id_in, integer
+from hubbub.redis.replies import array, data, data_array, ids, integer
 
 logger = logging.getLogger("hubbub.presence")
 
@@ -62,11 +62,6 @@ def log_refusal(error: ReplyError) -> None:
     logger.error("Redis refuses a script of presence: %s", error)
 
 
-def users_in(reply: Reply) -> list[UUID]:
-    """Ids of users. What somebody else has put into a key and is no id is passed over."""
-    return [user_id for member in data_array(reply) if (user_id := id_in(member)) is not None]
-
-
 # Redis' clock and no other: the processes' clocks differ.
 _NOW: Final = """
     local time = redis.call('TIME')
@@ -107,7 +102,7 @@ SETTLE = Script(
     redis.call('PEXPIRE', online, keep_ms)
     return came
     """,
-    reply=users_in,
+    reply=ids,
 )
 """Renew or end leases. A change is three words: user, lease, 1 if it is held and 0 if it was given up; its key
 stands at the same place among the `leases`. Gives the users that have come online by it."""
@@ -148,7 +143,7 @@ END_DUE = Script(
     end
     return went
     """,
-    reply=users_in,
+    reply=ids,
 )
 """Let those users go offline that are still due. Gives the ones that did: each is given to one caller only."""
 

@@ -14,8 +14,8 @@ import logging
 from typing import Final
 from uuid import UUID
 
-from hubbub.redis import Reply, ReplyError, Script
-from hubbub.redis.replies import data_array, id_in, integer, truth
+from hubbub.redis import ReplyError, Script
+from hubbub.redis.replies import data_array, ids, integer, truth
 
 logger = logging.getLogger("hubbub.typing")
 
@@ -54,11 +54,6 @@ def hint_key(user_id: UUID) -> str:
 def log_refusal(error: ReplyError) -> None:
     """A key is not what it should be: somebody else wrote to it, or a script is wrong."""
     logger.error("Redis refuses a script of typing: %s", error)
-
-
-def ids(reply: Reply) -> list[UUID]:
-    """Ids of users or rooms. What somebody else has put into a key and is no id is passed over."""
-    return [one for member in data_array(reply) if (one := id_in(member)) is not None]
 
 
 _NOW: Final = """

@@ -11,13 +11,12 @@ from uuid import UUID
 from hubbub.attempts import Attempt
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
-from hubbub.redis.replies import Part, Reply, array
+from hubbub.redis.replies import Part, Reply, array, ids
 from hubbub.services.typing_indicators.scripts import (
     STOP,
     bucket_of,
     due_key,
     hint_key,
-    ids,
     log_refusal,
     room_key,
 )
