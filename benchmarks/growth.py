@@ -37,9 +37,9 @@ class Noting(Pool):
 
     last: tuple[str, tuple[object, ...]]
 
-    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+    async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         self.last = (statement.sql, args)
-        return await super().fetch_all(statement, *args, by=by)
+        return await super().fetch_all(statement, *args, deadline=deadline)
 
 
 async def growth(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:

@@ -315,8 +315,8 @@ class Hub(Repositories):
         client; one more raises `RateLimited`. While Redis is down all are taken. A password that is changed while
         it is checked is wrong; a session made of the answer after a `change_password` is not ended by it.
         """
-        async with self._one_deadline(outcome_unknown=False) as by:
-            return await self._accounts.authenticate(login, password, address=address, by=by)
+        async with self._one_deadline(outcome_unknown=False) as deadline:
+            return await self._accounts.authenticate(login, password, address=address, deadline=deadline)
 
     async def change_password(self, user_id: UUID, password: str, *, keep_token: str | None = None) -> None:
         """Give the account another password, and end its sessions but for that of `keep_token`.
@@ -350,10 +350,10 @@ class Hub(Repositories):
             self.settings.redis.deadline_seconds,
             self._passwords.deadline_seconds,
         )
-        by = asyncio.get_running_loop().time() + seconds
+        deadline = asyncio.get_running_loop().time() + seconds
         try:
-            async with asyncio.timeout_at(by + GRACE_SECONDS):
-                yield by
+            async with asyncio.timeout_at(deadline + GRACE_SECONDS):
+                yield deadline
         except TimeoutError as error:
             raise Unavailable("hub", f"not done within {seconds:g} s", outcome_unknown=outcome_unknown) from error
 

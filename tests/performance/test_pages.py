@@ -46,9 +46,9 @@ class Noting(Pool):
 
     asked: tuple[str, tuple[object, ...]]
 
-    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+    async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         self.asked = (statement.sql, args)
-        return await super().fetch_all(statement, *args, by=by)
+        return await super().fetch_all(statement, *args, deadline=deadline)
 
 
 @pytest.mark.timeout(300)

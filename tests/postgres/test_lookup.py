@@ -56,15 +56,15 @@ class Recorded(Pool):
         super().__init__(settings)
         self.sent: list[tuple[str, int]] = []
 
-    async def fetch_one(self, statement: Statement[T], *args: object, by: float | None = None) -> T | None:
+    async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
         self.sent.append((statement.name, 1))
-        return await super().fetch_one(statement, *args, by=by)
+        return await super().fetch_one(statement, *args, deadline=deadline)
 
-    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+    async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         keys = args[0] if args else ()
         assert isinstance(keys, tuple)
         self.sent.append((statement.name, len(keys)))
-        return await super().fetch_all(statement, *args, by=by)
+        return await super().fetch_all(statement, *args, deadline=deadline)
 
 
 @pytest.fixture

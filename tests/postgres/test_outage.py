@@ -148,7 +148,7 @@ async def test_a_caller_without_time_for_a_connection_says_nothing_of_the_server
     port = server.sockets[0].getsockname()[1]
     pool = Pool(replace(small, host="127.0.0.1", port=port, deadline_seconds=1, connect_timeout_seconds=0.3))
     with pytest.raises(Unavailable):
-        await pool.fetch_one(ONE, by=now() + 0.02)
+        await pool.fetch_one(ONE, deadline=now() + 0.02)
     hurried = len(writers)
     calls = [asyncio.create_task(pool.fetch_one(ONE)) for _ in range(2)]
     await eventually(lambda: _are(writers, hurried + len(calls)))  # each for itself, as there is no outage

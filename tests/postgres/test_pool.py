@@ -115,12 +115,12 @@ async def test_the_server_gives_up_on_a_statement_when_its_caller_has(
 
 
 async def test_a_statement_ends_by_the_deadline_of_the_call_that_it_belongs_to(pool: Pool, watch: Watch) -> None:
-    by = asyncio.get_running_loop().time() + 0.2
+    deadline = asyncio.get_running_loop().time() + 0.2
     with pytest.raises(Unavailable, match="no answer"):
-        await pool.fetch_one(SLEEP, 60, by=by)
-    assert asyncio.get_running_loop().time() < by + 1
+        await pool.fetch_one(SLEEP, 60, deadline=deadline)
+    assert asyncio.get_running_loop().time() < deadline + 1
     with pytest.raises(Unavailable, match="no answer") as late:
-        await pool.attempt(WRITE, 1, "never sent", by=by)
+        await pool.attempt(WRITE, 1, "never sent", deadline=deadline)
     assert not late.value.outcome_unknown
     assert await ids(pool) == []
 

@@ -42,9 +42,9 @@ class Recorded(Pool):
         super().__init__(settings)
         self.sent: list[tuple[object, ...]] = []
 
-    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+    async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         self.sent.append(args)
-        return await super().fetch_all(statement, *args, by=by)
+        return await super().fetch_all(statement, *args, deadline=deadline)
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ async def test_the_deadline_holds_for_each_and_each_gets_an_error_of_its_own(
 async def test_a_deadline_that_was_given_is_kept_alone_and_in_company(pool: Recorded, watch: Watch) -> None:
     await watch.connection.execute(GATE)
     loop = asyncio.get_running_loop()
-    soon = [asyncio.ensure_future(pool.fetch_shared(BODIES, 1, 2, by=loop.time() + 0.2)) for _ in range(3)]
+    soon = [asyncio.ensure_future(pool.fetch_shared(BODIES, 1, 2, deadline=loop.time() + 0.2)) for _ in range(3)]
     failures = await asyncio.gather(*soon, return_exceptions=True)
     assert [type(failure) for failure in failures] == [Unavailable] * 3
     await watch.connection.execute(OPEN)

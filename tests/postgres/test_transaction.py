@@ -107,30 +107,30 @@ async def test_a_transaction_that_is_over_is_not_used(pool: Pool) -> None:
 
 
 async def test_a_transaction_with_a_deadline_ends_by_it_whatever_is_done_in_it(pool: Pool) -> None:
-    by = asyncio.get_running_loop().time() + 0.3
+    deadline = asyncio.get_running_loop().time() + 0.3
 
     async def block() -> None:
-        async with pool.transaction(by=by) as tx:
-            assert tx.deadline() == by
+        async with pool.transaction(deadline=deadline) as tx:
+            assert tx.deadline() == deadline
             await tx.execute(WRITE, 1, "a")
             async with tx.transaction() as savepoint:
                 await savepoint.fetch_one(SLEEP, 60)
 
     with pytest.raises(Unavailable):
         await block()
-    assert asyncio.get_running_loop().time() < by + ROLLBACK_GRACE_SECONDS + 1
+    assert asyncio.get_running_loop().time() < deadline + ROLLBACK_GRACE_SECONDS + 1
     assert await ids(pool) == []
 
 
 async def test_a_statement_of_a_transaction_ends_by_the_deadline_of_its_call(pool: Pool) -> None:
-    async def block(by: float) -> None:
+    async def block(deadline: float) -> None:
         async with pool.transaction() as tx:
-            await tx.attempt(SLEEP, 60, by=by)
+            await tx.attempt(SLEEP, 60, deadline=deadline)
 
-    by = asyncio.get_running_loop().time() + 0.2
+    deadline = asyncio.get_running_loop().time() + 0.2
     with pytest.raises(Unavailable):
-        await block(by)
-    assert asyncio.get_running_loop().time() < by + ROLLBACK_GRACE_SECONDS + 1
+        await block(deadline)
+    assert asyncio.get_running_loop().time() < deadline + ROLLBACK_GRACE_SECONDS + 1
 
 
 async def test_while_a_savepoint_is_open_the_transaction_around_it_waits_in_vain(

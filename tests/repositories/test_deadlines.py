@@ -25,13 +25,13 @@ class Watched(Pool):
         super().__init__(settings, instrumentation)
         self.deadlines: list[tuple[str, float | None]] = []
 
-    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
-        self.deadlines.append((statement.name, by))
-        return await super().fetch_all(statement, *args, by=by)
+    async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
+        self.deadlines.append((statement.name, deadline))
+        return await super().fetch_all(statement, *args, deadline=deadline)
 
-    async def fetch_one(self, statement: Statement[T], *args: object, by: float | None = None) -> T | None:
-        self.deadlines.append((statement.name, by))
-        return await super().fetch_one(statement, *args, by=by)
+    async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
+        self.deadlines.append((statement.name, deadline))
+        return await super().fetch_one(statement, *args, deadline=deadline)
 
     async def execute(self, statement: Statement[T], *args: object) -> int:
         self.deadlines.append((statement.name, None))
@@ -71,7 +71,7 @@ async def test_all_statements_of_a_call_have_one_deadline(
     statements, call = CALLS[name]
     with suppress(HubbubError):
         await call(Repositories(watched, to_nobody), room.id, ada.id)
-    first, *others = [by for _, by in watched.deadlines]
+    first, *others = [deadline for _, deadline in watched.deadlines]
     assert len(others) == statements - 1
     [deadline] = set(others)
     assert deadline is not None
@@ -89,7 +89,9 @@ async def test_so_have_those_of_a_follower_that_enters(
         assert isinstance(watched, Watched)
         watched.deadlines.clear()
         async with hub.follow(ada.id, after={room.id: cursor}):
-            entering = [by for name, by in watched.deadlines if name in {"readers.rooms_of", "log.heads"}]
+            entering = [
+                deadline for name, deadline in watched.deadlines if name in {"readers.rooms_of", "log.heads"}
+            ]
             assert len(entering) == 3
             assert len(set(entering)) == 1
             assert None not in entering

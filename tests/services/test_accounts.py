@@ -230,8 +230,8 @@ async def test_a_renewal_leaves_time_for_what_is_read_after_it(
 ) -> None:
     cheap = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()
     await users.change_password_hash(ada.id, cheap)
-    by = asyncio.get_running_loop().time() + READS_SECONDS
-    assert await accounts.authenticate("ada", SECRET, by=by) is not None
+    deadline = asyncio.get_running_loop().time() + READS_SECONDS
+    assert await accounts.authenticate("ada", SECRET, deadline=deadline) is not None
     assert await hash_of(users) == cheap
 
 
@@ -246,8 +246,8 @@ async def test_a_login_does_not_wait_for_a_renewal_beyond_its_time(
             never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             return await never
 
-    stuck, by = Stuck(cost=10), asyncio.get_running_loop().time() + READS_SECONDS + 0.5
-    assert await limited(users, stuck, connection).authenticate("ada", SECRET, by=by) is not None
+    stuck, deadline = Stuck(cost=10), asyncio.get_running_loop().time() + READS_SECONDS + 0.5
+    assert await limited(users, stuck, connection).authenticate("ada", SECRET, deadline=deadline) is not None
     await stuck.close()
     assert await hash_of(users) == cheap
 

@@ -23,11 +23,11 @@ class Executor(Protocol):
         """When a call that starts now has to end, in the time of the event loop."""
         ...
 
-    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+    async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         """Every row, as models."""
         ...
 
-    async def fetch_one(self, statement: Statement[T], *args: object, by: float | None = None) -> T | None:
+    async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
         """The first row as a model, or None where there is none."""
         ...
 
@@ -35,7 +35,9 @@ class Executor(Protocol):
         """The row of the key, or None, in a statement shared with others who ask now, unless in a transaction."""
         ...
 
-    def fetch_shared(self, statement: Statement[T], *args: object, by: float | None = None) -> Awaitable[list[T]]:
+    def fetch_shared(
+        self, statement: Statement[T], *args: object, deadline: float | None = None
+    ) -> Awaitable[list[T]]:
         """As `fetch_all`, shared with others who ask for the same now, unless in a transaction.
 
         The statement begins after the call, so the rows are no older than it. The list belongs to all who share
@@ -47,11 +49,11 @@ class Executor(Protocol):
         """The number of rows that the statement changed."""
         ...
 
-    async def attempt(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+    async def attempt(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         """As `fetch_all`, for a statement whose failure is expected: what runs after it still can."""
         ...
 
-    def transaction(self, *, by: float | None = None) -> AbstractAsyncContextManager[Executor]:
+    def transaction(self, *, deadline: float | None = None) -> AbstractAsyncContextManager[Executor]:
         """All or nothing: a transaction on a pool, a savepoint in a transaction. `by` is for the whole block."""
         ...
 

@@ -57,13 +57,15 @@ class Lookups:
         return queue.find(lookup.named(*key), key)
 
     def _by_key(self, lookup: Lookup[T]) -> Ask[T | None]:
-        async def ask(keys: Mapping[Hashable, Key], by: float | None) -> Answers[T | None]:
+        async def ask(keys: Mapping[Hashable, Key], deadline: float | None) -> Answers[T | None]:
             if len(keys) == 1:
                 [key] = keys.values()
-                row = await self._executor.fetch_one(lookup, *key, by=by)
+                row = await self._executor.fetch_one(lookup, *key, deadline=deadline)
                 return lambda _: row
             name_of = lookup.name_of
-            rows = await self._executor.fetch_all(lookup.many, *zip(*keys.values(), strict=True), by=by)
+            rows = await self._executor.fetch_all(
+                lookup.many, *zip(*keys.values(), strict=True), deadline=deadline
+            )
             return {name_of(row): row for row in rows}.get
 
         return ask
@@ -83,9 +85,9 @@ class Lookups:
         return rows
 
     def _as_it_is(self, statement: Statement[T]) -> Ask[list[T]]:
-        async def ask(keys: Mapping[Hashable, Key], by: float | None) -> Answers[list[T]]:
+        async def ask(keys: Mapping[Hashable, Key], deadline: float | None) -> Answers[list[T]]:
             [args] = keys.values()
-            rows = await self._executor.fetch_all(statement, *args, by=by)
+            rows = await self._executor.fetch_all(statement, *args, deadline=deadline)
             return lambda _: rows
 
         return ask

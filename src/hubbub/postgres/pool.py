@@ -76,20 +76,22 @@ class Pool:
     def deadline(self) -> float:
         return now() + self._settings.deadline_seconds
 
-    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
-        rows = await self._run(statement, lambda connection: connection.fetch(statement.sql, *args), by)
+    async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
+        rows = await self._run(statement, lambda connection: connection.fetch(statement.sql, *args), deadline)
         model = statement.model
         return [model(*row) for row in rows]
 
-    async def fetch_one(self, statement: Statement[T], *args: object, by: float | None = None) -> T | None:
-        row = await self._run(statement, lambda connection: connection.fetchrow(statement.sql, *args), by)
+    async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
+        row = await self._run(statement, lambda connection: connection.fetchrow(statement.sql, *args), deadline)
         return None if row is None else statement.model(*row)
 
     def look_up(self, lookup: Lookup[T], *key: object) -> Awaitable[T | None]:
         return self._lookups.find(lookup, key)
 
-    def fetch_shared(self, statement: Statement[T], *args: object, by: float | None = None) -> Awaitable[list[T]]:
-        return self._lookups.share(statement, args, by)
+    def fetch_shared(
+        self, statement: Statement[T], *args: object, deadline: float | None = None
+    ) -> Awaitable[list[T]]:
+        return self._lookups.share(statement, args, deadline)
 
     async def execute(self, statement: Statement[T], *args: object) -> int:
         tag = await self._run(statement, lambda connection: connection.execute(statement.sql, *args))
@@ -102,16 +104,16 @@ class Pool:
         carry_out((action,))
 
     @asynccontextmanager
-    async def transaction(self, *, by: float | None = None) -> AsyncIterator[Transaction]:
+    async def transaction(self, *, deadline: float | None = None) -> AsyncIterator[Transaction]:
         """All that is done in the block, or none of it.
 
         What `after_commit` was given runs once the COMMIT is acknowledged. A COMMIT whose answer was lost raises
         `Unavailable` with `outcome_unknown`. Without `by` each statement has a deadline of its own.
         """
-        connection = await self._connections.acquire(self.deadline() if by is None else by)
+        connection = await self._connections.acquire(self.deadline() if deadline is None else deadline)
         try:
             async with Transaction.on(
-                connection, self._settings.deadline_seconds, by, self._instrumentation
+                connection, self._settings.deadline_seconds, deadline, self._instrumentation
             ) as transaction:
                 yield transaction
         finally:
@@ -119,12 +121,12 @@ class Pool:
         transaction.leave()
 
     async def _run(
-        self, statement: Statement[T], call: Callable[[Connection], Awaitable[R]], by: float | None = None
+        self, statement: Statement[T], call: Callable[[Connection], Awaitable[R]], deadline: float | None = None
     ) -> R:
         seconds = self._settings.deadline_seconds
-        if by is not None and now() >= by:
+        if deadline is not None and now() >= deadline:
             raise too_late(seconds, outcome_unknown=False)
-        deadline = now() + seconds if by is None else by
+        deadline = now() + seconds if deadline is None else deadline
         attempt, may_be_done = 1, False
         while True:
             connection = None

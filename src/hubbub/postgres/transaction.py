@@ -40,12 +40,12 @@ class Transaction:
         connection: Connection,
         deadline_seconds: float,
         names: count[int],
-        by: float | None = None,
+        deadline: float | None = None,
         instrumentation: Instrumentation = SILENT,
     ) -> None:
         self._connection = connection
         self._deadline_seconds = deadline_seconds
-        self._by = by
+        self._deadline = deadline
         self._names = names
         self._instrumentation = instrumentation
         self._turn = asyncio.Lock()
@@ -58,11 +58,11 @@ class Transaction:
         cls,
         connection: Connection,
         deadline_seconds: float,
-        by: float | None = None,
+        deadline: float | None = None,
         instrumentation: Instrumentation = SILENT,
     ) -> AsyncIterator[Transaction]:
         """BEGIN, the block, COMMIT; ROLLBACK when one of them fails. None of it ends later than `by`."""
-        transaction = cls(connection, deadline_seconds, count(1), by, instrumentation)
+        transaction = cls(connection, deadline_seconds, count(1), deadline, instrumentation)
         try:
             await transaction._command("BEGIN", transaction.deadline())
             yield transaction
@@ -77,15 +77,17 @@ class Transaction:
     def _no_later_than(self, deadline: float | None) -> float:
         if deadline is None:
             return self.deadline()
-        return deadline if self._by is None else min(deadline, self._by)
+        return deadline if self._deadline is None else min(deadline, self._deadline)
 
-    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
-        rows = await self._run(statement.name, lambda connection: connection.fetch(statement.sql, *args), by)
+    async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
+        rows = await self._run(statement.name, lambda connection: connection.fetch(statement.sql, *args), deadline)
         model = statement.model
         return [model(*row) for row in rows]
 
-    async def fetch_one(self, statement: Statement[T], *args: object, by: float | None = None) -> T | None:
-        row = await self._run(statement.name, lambda connection: connection.fetchrow(statement.sql, *args), by)
+    async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
+        row = await self._run(
+            statement.name, lambda connection: connection.fetchrow(statement.sql, *args), deadline
+        )
         return None if row is None else statement.model(*row)
 
     async def look_up(self, lookup: Lookup[T], *key: object) -> T | None:
@@ -114,16 +116,16 @@ class Transaction:
             lambda connection: connection.copy_records_to_table(into.table, records=rows, columns=into.columns),
         )
 
-    async def attempt(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
-        async with self.transaction(by=by) as savepoint:
+    async def attempt(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
+        async with self.transaction(deadline=deadline) as savepoint:
             return await savepoint.fetch_all(statement, *args)
 
     @asynccontextmanager
-    async def transaction(self, *, by: float | None = None) -> AsyncIterator[Transaction]:
+    async def transaction(self, *, deadline: float | None = None) -> AsyncIterator[Transaction]:
         """A savepoint: when the block raises, what it did is undone, and nothing else."""
         name = f"hubbub_{next(self._names)}"
-        by = self._by if by is None else self._no_later_than(by)
-        inner = Transaction(self._connection, self._deadline_seconds, self._names, by, self._instrumentation)
+        deadline = self._deadline if deadline is None else self._no_later_than(deadline)
+        inner = Transaction(self._connection, self._deadline_seconds, self._names, deadline, self._instrumentation)
         async with self._taking_turns(inner.deadline()) as deadline:
             self._check_open()
             await self._command(f"SAVEPOINT {name}", deadline)
@@ -143,14 +145,16 @@ class Transaction:
         """Do what waited for the COMMIT, in the order in which it was asked for."""
         carry_out(self._actions)
 
-    async def _run(self, name: str, call: Callable[[Connection], Awaitable[R]], by: float | None = None) -> R:
+    async def _run(
+        self, name: str, call: Callable[[Connection], Awaitable[R]], deadline: float | None = None
+    ) -> R:
         seconds = self._deadline_seconds
-        async with self._taking_turns(self._no_later_than(by)) as deadline:
+        async with self._taking_turns(self._no_later_than(deadline)) as ends_at:
             self._check_open()
             return await run(
                 self._connection,
                 call,
-                deadline=deadline,
+                deadline=ends_at,
                 seconds=seconds,
                 writes=False,
                 name=name,

@@ -198,8 +198,12 @@ class ReadReceipts:
         message_id, limit = inputs.uuid("message_id", message_id), inputs.limit(limit)
         (user_id,) = (UUID(int=0),) if after is None else self._WHO_READ_CURSOR.decode(message_id, after)
         deadline = self._executor.deadline()
-        receipts = await self._executor.fetch_all(self._WHO_READ, message_id, user_id, limit + 1, by=deadline)
-        if not receipts and not await self._executor.fetch_one(self._MESSAGE_EXISTS, message_id, by=deadline):
+        receipts = await self._executor.fetch_all(
+            self._WHO_READ, message_id, user_id, limit + 1, deadline=deadline
+        )
+        if not receipts and not await self._executor.fetch_one(
+            self._MESSAGE_EXISTS, message_id, deadline=deadline
+        ):
             raise NotFound("message", message_id)
         return self._WHO_READ_CURSOR.page(message_id, receipts, limit, lambda receipt: (receipt.user_id,))
 

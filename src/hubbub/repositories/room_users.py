@@ -95,9 +95,9 @@ class RoomUsers:
 
     async def _add(self, room_id: UUID, asked: set[UUID], role: Role, deadline: float) -> list[RoomUser]:
         try:
-            joined = await self._executor.attempt(self._ADD, room_id, asked, role, by=deadline)
+            joined = await self._executor.attempt(self._ADD, room_id, asked, role, deadline=deadline)
         except Conflict:  # one of them joined meanwhile; once the room is locked, nobody does
-            async with self._executor.transaction(by=deadline) as part:
+            async with self._executor.transaction(deadline=deadline) as part:
                 await part.fetch_one(self._LOCK, room_id)
                 joined = await part.fetch_all(self._ADD, room_id, asked, role)
         if joined:
@@ -126,7 +126,7 @@ class RoomUsers:
 
     async def _explain_no_join(self, room_id: UUID, asked: set[UUID], deadline: float) -> None:
         """Nobody joined. Fine if all were in already; else say why."""
-        state = await self._executor.fetch_one(self._STATE, room_id, asked, by=deadline)
+        state = await self._executor.fetch_one(self._STATE, room_id, asked, deadline=deadline)
         if state is None:
             raise NotFound("room", room_id)
         is_direct, members = state
@@ -169,7 +169,7 @@ class RoomUsers:
         deadline = self._executor.deadline()
         is_gone = await self._executor.execute(self._REMOVE, room_id, user_id) == 1
         if not is_gone:
-            state = await self._executor.fetch_one(self._STATE, room_id, [user_id], by=deadline)
+            state = await self._executor.fetch_one(self._STATE, room_id, [user_id], deadline=deadline)
             if state is not None and all(state):
                 raise Invalid("room_id", "a direct room keeps its two members")
         self._changed(MemberLeft(room_id, user_id))  # on a retry as well: the first try may not have told
@@ -207,7 +207,7 @@ class RoomUsers:
         """Give the member another role; the one it has changes nothing. Raises `NotAMember`, `Invalid`."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         role, deadline = inputs.role(role), self._executor.deadline()
-        changed = await self._executor.fetch_one(self._SET_ROLE, room_id, user_id, role, by=deadline)
+        changed = await self._executor.fetch_one(self._SET_ROLE, room_id, user_id, role, deadline=deadline)
         member = changed or await self._get(room_id, user_id, deadline)
         self._changed(RoomChanged(room_id))
         return member
@@ -240,7 +240,7 @@ class RoomUsers:
 
     async def _get(self, room_id: UUID, user_id: UUID, deadline: float) -> RoomUser:
         """The membership, as the second half of a call."""
-        member = await self._executor.fetch_one(self._GET, room_id, user_id, by=deadline)
+        member = await self._executor.fetch_one(self._GET, room_id, user_id, deadline=deadline)
         if member is None:
             raise NotAMember(room_id, user_id)
         return member

@@ -259,16 +259,16 @@ class Rooms:
         first, second = inputs.uuid("user_id", user_id), inputs.uuid("partner_id", partner_id)
         if first == second:
             raise Invalid("partner_id", "a direct room needs two different people")
-        key, by = direct_key(first, second), self._executor.deadline()
-        found = await self._executor.fetch_all(self._FIND_DIRECT, key, by=by)
+        key, deadline = direct_key(first, second), self._executor.deadline()
+        found = await self._executor.fetch_all(self._FIND_DIRECT, key, deadline=deadline)
         if not found:
             try:
                 found = await self._executor.attempt(
-                    self._CREATE_DIRECT, uuid7(), DIRECT_NAME, first, second, key, by=by
+                    self._CREATE_DIRECT, uuid7(), DIRECT_NAME, first, second, key, deadline=deadline
                 )
                 self._changed(MembersJoined(found[0].id, (first, second)))
             except Conflict:  # the partner was faster
-                found = await self._executor.fetch_all(self._FIND_DIRECT, key, by=by)
+                found = await self._executor.fetch_all(self._FIND_DIRECT, key, deadline=deadline)
         if not found:
             raise NotFound("direct room", key.hex())  # and deleted it again
         return found[0]

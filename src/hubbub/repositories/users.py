@@ -307,10 +307,10 @@ class Users:
 
         Raises `NotFound`.
         """
-        user_id, by = inputs.uuid("user_id", user_id), self._executor.deadline()
+        user_id, deadline = inputs.uuid("user_id", user_id), self._executor.deadline()
         try:
             for _ in range(ATTEMPTS):
-                rooms = await self._try_to_delete(user_id, by)
+                rooms = await self._try_to_delete(user_id, deadline)
                 if rooms is not None:
                     break
             else:
@@ -321,10 +321,10 @@ class Users:
             self._changed(MemberLeft(room_id, user_id))
             self._changed(RoomChanged(room_id))
 
-    async def _try_to_delete(self, user_id: UUID, by: float) -> list[UUID] | None:
+    async def _try_to_delete(self, user_id: UUID, deadline: float) -> list[UUID] | None:
         """The rooms that the user has left by it. None, and nothing is done, where a new one was joined."""
         try:
-            async with self._executor.transaction(by=by) as part:
+            async with self._executor.transaction(deadline=deadline) as part:
                 return await self._delete_in(part, user_id)
         except (_JoinedMeanwhile, Locked):
             return None

@@ -57,7 +57,7 @@ class Accounts:
         return await self._users.create(email, username, await self._passwords.hash(password))
 
     async def authenticate(
-        self, login: str, password: str, *, address: str | None = None, by: float | None = None
+        self, login: str, password: str, *, address: str | None = None, deadline: float | None = None
     ) -> User | None:
         """The user with this email or username, in any case, and this password; None when there is none such.
 
@@ -83,7 +83,7 @@ class Accounts:
             password_hash = None if credentials is None else credentials.password_hash
             if not await self._passwords.verify(password, password_hash) or credentials is None:
                 return None
-            checked = await self._renewed(credentials, password, by)
+            checked = await self._renewed(credentials, password, deadline)
             try:
                 user = await self._users.get(checked.user_id)
             except NotFound:  # deleted meanwhile
@@ -98,7 +98,7 @@ class Accounts:
         """Give the account another password. Raises `Invalid`, `NotFound`, `Unavailable`."""
         await self._users.change_password_hash(user_id, await self._passwords.hash(password))
 
-    async def _renewed(self, credentials: Credentials, password: str, by: float | None) -> Credentials:
+    async def _renewed(self, credentials: Credentials, password: str, deadline: float | None) -> Credentials:
         """What the credentials are now, unless somebody else changed them: with a new hash if theirs was cheap.
 
         What goes wrong here, or takes too long, fails no login that succeeded: the next one tries again.
@@ -106,7 +106,7 @@ class Accounts:
         if not self._passwords.needs_rehash(credentials.password_hash):
             return credentials
         with suppress(Unavailable, TimeoutError):
-            async with asyncio.timeout_at(None if by is None else by - READS_SECONDS):
+            async with asyncio.timeout_at(None if deadline is None else deadline - READS_SECONDS):
                 renewed = Credentials(credentials.user_id, await self._passwords.hash(password))
                 await self._users.renew_password_hash(
                     renewed.user_id, renewed.password_hash, instead_of=credentials.password_hash

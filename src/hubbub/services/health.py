@@ -66,7 +66,7 @@ class HealthProbe:
         )
 
     async def _ask_postgres(self, seconds: float) -> None:
-        await self._pool.fetch_one(_PING, by=asyncio.get_running_loop().time() + seconds)
+        await self._pool.fetch_one(_PING, deadline=asyncio.get_running_loop().time() + seconds)
 
     async def _ask_redis(self, seconds: float) -> None:
         await self._connection.execute("PING", deadline_seconds=seconds)

@@ -28,21 +28,21 @@ class Recorded(Pool):
         self.names: list[str] = []
         self.deadlines: set[float | None] = set()
 
-    def _note(self, statement: Statement[T], by: float | None) -> None:
+    def _note(self, statement: Statement[T], deadline: float | None) -> None:
         self.names.append(statement.name)
-        self.deadlines.add(by)
+        self.deadlines.add(deadline)
 
-    async def fetch_all(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
-        self._note(statement, by)
-        return await super().fetch_all(statement, *args, by=by)
+    async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
+        self._note(statement, deadline)
+        return await super().fetch_all(statement, *args, deadline=deadline)
 
-    async def fetch_one(self, statement: Statement[T], *args: object, by: float | None = None) -> T | None:
-        self._note(statement, by)
-        return await super().fetch_one(statement, *args, by=by)
+    async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
+        self._note(statement, deadline)
+        return await super().fetch_one(statement, *args, deadline=deadline)
 
-    async def attempt(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
-        self._note(statement, by)
-        return await super().attempt(statement, *args, by=by)
+    async def attempt(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
+        self._note(statement, deadline)
+        return await super().attempt(statement, *args, deadline=deadline)
 
 
 @pytest.fixture
@@ -115,14 +115,14 @@ class Meddled(Recorded):
         self._locked = locked
         self._lock = AsyncExitStack()
 
-    async def attempt(self, statement: Statement[T], *args: object, by: float | None = None) -> list[T]:
+    async def attempt(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         match self.names.count("messages.send_together"):
             case 1:
                 transaction = await self._lock.enter_async_context(self.transaction())
                 await transaction.execute(TOUCH, self._locked.id)
             case 3:
                 await self._lock.aclose()
-        return await super().attempt(statement, *args, by=by)
+        return await super().attempt(statement, *args, deadline=deadline)
 
 
 async def test_a_batch_that_goes_on_by_halves_lets_nothing_overtake_what_it_left_out(
@@ -134,7 +134,7 @@ async def test_a_batch_that_goes_on_by_halves_lets_nothing_overtake_what_it_left
     await owner.close()
     meddled = Meddled(settings.postgres, room)
     together = drafts(ada, *[room, other] * 8)  # the last of which is number 15
-    outcomes = await batches.Batches(meddled).send(together, by=meddled.deadline())
+    outcomes = await batches.Batches(meddled).send(together, deadline=meddled.deadline())
     await meddled.close()
     assert meddled.names[:5] == [
         "messages.send_together",
@@ -157,16 +157,16 @@ async def test_where_one_id_was_repeated_others_are_looked_up_first(
 ) -> None:
     sender = batches.Batches(recorded)
     before = drafts(ada, *[room] * 10)
-    first = await sender.send(before, by=recorded.deadline())
+    first = await sender.send(before, deadline=recorded.deadline())
     recorded.names.clear()
 
-    again = await sender.send([*before[:3], *drafts(ada, room, room)], by=recorded.deadline())
+    again = await sender.send([*before[:3], *drafts(ada, room, room)], deadline=recorded.deadline())
     assert recorded.names == ["messages.send_together", "messages.known", "messages.send_together"]
     assert [again[draft.id] for draft in before[:3]] == [first[draft.id] for draft in before[:3]]
     recorded.names.clear()
 
     edited = await hub.messages.edit(before[4].id, "edited", by=ada.id)
-    again = await sender.send([*before[3:6], *drafts(ada, room, room)], by=recorded.deadline())
+    again = await sender.send([*before[3:6], *drafts(ada, room, room)], deadline=recorded.deadline())
     assert recorded.names == ["messages.known", "messages.send_together"]
     assert again[edited.id] == edited
     assert len(again) == 5
@@ -177,7 +177,7 @@ async def test_a_writer_that_no_id_was_repeated_to_looks_nothing_up(
 ) -> None:
     sender = batches.Batches(recorded)
     for _ in range(3):
-        await sender.send(drafts(ada, *[room] * 3), by=recorded.deadline())
+        await sender.send(drafts(ada, *[room] * 3), deadline=recorded.deadline())
     assert recorded.names == ["messages.send_together"] * 3
 
 

@@ -76,7 +76,7 @@ class Changes:
 
     async def edit(self, message_id: UUID, content: str, by: UUID, deadline: float) -> Message:
         """Raises `Invalid` for a deleted message as well."""
-        edited = await self._executor.fetch_one(self._EDIT, message_id, by, content, by=deadline)
+        edited = await self._executor.fetch_one(self._EDIT, message_id, by, content, deadline=deadline)
         if edited is not None:
             return edited
         message = await self._unchanged(message_id, by, deadline)
@@ -98,7 +98,7 @@ class Changes:
 
     async def delete(self, message_id: UUID, by: UUID, deadline: float) -> Message:
         """A message that is deleted already stays as it is."""
-        deleted = await self._executor.fetch_one(self._DELETE, message_id, by, by=deadline)
+        deleted = await self._executor.fetch_one(self._DELETE, message_id, by, deadline=deadline)
         return deleted or await self._unchanged(message_id, by, deadline)
 
     _STANDING = Statement(
@@ -122,7 +122,7 @@ class Changes:
         It may be this very change that left it so: one whose answer is lost is made again.
         """
         try:
-            standing = await self._executor.fetch_one(self._STANDING, message_id, by, by=deadline)
+            standing = await self._executor.fetch_one(self._STANDING, message_id, by, deadline=deadline)
         except Unavailable as failure:
             raise failure.with_unknown_outcome() from failure
         if standing is None:

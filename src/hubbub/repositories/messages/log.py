@@ -181,13 +181,13 @@ class Logs:
         """,
     )
 
-    async def read(self, room_id: UUID, after: Position, limit: int, *, by: float | None = None) -> Reading:
+    async def read(self, room_id: UUID, after: Position, limit: int, *, deadline: float | None = None) -> Reading:
         """Up to `limit` entries after the position, in their order. Raises `NotFound` for an unknown room."""
-        head, by = 0, self._executor.deadline() if by is None else by
-        rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1, by=by)
+        head, deadline = 0, self._executor.deadline() if deadline is None else deadline
+        rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1, deadline=deadline)
         if not rows:  # purged, or gone; read again, for what has come before the head was known
-            head = (await self.head(room_id, by=by)).seq
-            rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1, by=by)
+            head = (await self.head(room_id, deadline=deadline)).seq
+            rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1, deadline=deadline)
         head, first, _ = rows[0] if rows else (head, None, None)
         there = first if first is not None and first.seq == after.seq else _without_entry(after.seq, head)
         if not Head(room_id, head, there).holds(after):
@@ -221,13 +221,13 @@ class Logs:
         """,
     )
 
-    async def heads(self, places: Mapping[UUID, int | None], *, by: float | None = None) -> list[Head]:
+    async def heads(self, places: Mapping[UUID, int | None], *, deadline: float | None = None) -> list[Head]:
         """The heads of the rooms that exist, and what stands at the seq of each; None asks for the head itself."""
-        return await self._executor.fetch_all(self._HEADS, list(places), list(places.values()), by=by)
+        return await self._executor.fetch_all(self._HEADS, list(places), list(places.values()), deadline=deadline)
 
-    async def head(self, room_id: UUID, *, by: float | None = None) -> Position:
+    async def head(self, room_id: UUID, *, deadline: float | None = None) -> Position:
         """The newest entry of a room. Raises `NotFound`."""
-        for head in await self.heads({room_id: None}, by=by):
+        for head in await self.heads({room_id: None}, deadline=deadline):
             if head.position is not None:  # it is, there being no place beyond the end in the question
                 return head.position
         raise NotFound("room", room_id)

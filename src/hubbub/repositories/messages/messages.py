@@ -67,7 +67,7 @@ class Messages:
         draft = drafted(room_id, user_id, NewMessage(content, message_type, id, reply_to, metadata))
         if self._writer is not None:
             return await self._writer.send(draft)
-        message = await send_one(self._executor, draft, by=self._executor.deadline())
+        message = await send_one(self._executor, draft, deadline=self._executor.deadline())
         self._changed(MessagesSent([message]))
         return message
 
@@ -86,7 +86,7 @@ class Messages:
             return []
         if self._writer is not None:
             return await self._writer.send_many(checked)
-        messages = await send_all(self._executor, checked, by=self._executor.deadline())
+        messages = await send_all(self._executor, checked, deadline=self._executor.deadline())
         self._changed(MessagesSent(messages))
         return messages
 
@@ -96,8 +96,8 @@ class Messages:
         """The message, or the tombstone that is left of it. Raises `NotFound`."""
         return await self._get(inputs.uuid("message_id", message_id), self._executor.deadline())
 
-    async def _get(self, message_id: UUID, by: float) -> Message:
-        message = await self._executor.fetch_one(self._GET, message_id, by=by)
+    async def _get(self, message_id: UUID, deadline: float) -> Message:
+        message = await self._executor.fetch_one(self._GET, message_id, deadline=deadline)
         if message is None:
             raise NotFound("message", message_id)
         return message
@@ -210,10 +210,10 @@ class Messages:
         room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit, longest=1_000)
         after = START if cursor is None else Position.decode(room_id, cursor, field="cursor")
         deadline = self._executor.deadline()
-        reading = await self._logs.read(room_id, after, limit, by=deadline)
+        reading = await self._logs.read(room_id, after, limit, deadline=deadline)
         if reading.is_rewound:
             self._changed(RoomRewound(room_id))
-            head = (await self._logs.head(room_id, by=deadline)).encode(room_id)
+            head = (await self._logs.head(room_id, deadline=deadline)).encode(room_id)
             return LogPage(room_id, [Resync(room_id, head, "rewound")], head, has_more=False)
         events: list[LogEvent | Resync] = [entry.event for entry in reading.entries]
         newest = reading.entries[-1].position if reading.entries else after

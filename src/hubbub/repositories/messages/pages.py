@@ -91,7 +91,9 @@ class Pages:
     async def read(self, span: Span, deadline: float) -> MessagePage:
         """The page. Raises `NotFound` for an unknown room."""
         room_id, pivot, older, newer = span
-        rows = await self._executor.fetch_shared(self._PAGE, room_id, pivot, older + 1, newer + 1, by=deadline)
+        rows = await self._executor.fetch_shared(
+            self._PAGE, room_id, pivot, older + 1, newer + 1, deadline=deadline
+        )
         if not rows:
             await self._check_room(room_id, deadline)
         before = [message for message in rows if message.seq < pivot]  # the newest first
@@ -146,7 +148,9 @@ class Pages:
     async def read_json(self, span: Span, deadline: float) -> bytes:
         """The page as JSON. Raises `NotFound` for an unknown room."""
         room_id, pivot, older, newer = span
-        for page in await self._executor.fetch_shared(self._PAGE_JSON, room_id, pivot, older, newer, by=deadline):
+        for page in await self._executor.fetch_shared(
+            self._PAGE_JSON, room_id, pivot, older, newer, deadline=deadline
+        ):
             return page
         raise NotFound("room", room_id)
 
@@ -155,5 +159,5 @@ class Pages:
     )
 
     async def _check_room(self, room_id: UUID, deadline: float) -> None:
-        if not await self._executor.fetch_one(self._ROOM_EXISTS, room_id, by=deadline):
+        if not await self._executor.fetch_one(self._ROOM_EXISTS, room_id, deadline=deadline):
             raise NotFound("room", room_id)

@@ -43,10 +43,12 @@ class Readers:
         """,
     )
 
-    async def rooms_of(self, user_ids: Sequence[UUID], *, by: float | None = None) -> dict[UUID, list[Readable]]:
+    async def rooms_of(
+        self, user_ids: Sequence[UUID], *, deadline: float | None = None
+    ) -> dict[UUID, list[Readable]]:
         """The rooms of each of the users."""
         rooms: dict[UUID, list[Readable]] = {user_id: [] for user_id in user_ids}
-        for room in await self._executor.fetch_all(self._ROOMS_OF, user_ids, by=by):
+        for room in await self._executor.fetch_all(self._ROOMS_OF, user_ids, deadline=deadline):
             rooms[room.user_id].append(room)
         return rooms
 
@@ -71,10 +73,12 @@ class Readers:
         """,
     )
 
-    async def outside(self, user_id: UUID, seqs: Mapping[UUID, int], *, by: float | None = None) -> set[UUID]:
+    async def outside(
+        self, user_id: UUID, seqs: Mapping[UUID, int], *, deadline: float | None = None
+    ) -> set[UUID]:
         """The rooms that the user had left at the given seq."""
         rooms, places = list(seqs), list(seqs.values())
-        return set(await self._executor.fetch_all(self._OUTSIDE, user_id, rooms, places, by=by))
+        return set(await self._executor.fetch_all(self._OUTSIDE, user_id, rooms, places, deadline=deadline))
 
     _ROOMS_OF_ALL = Statement(
         "readers.rooms_of_all",

@@ -70,7 +70,7 @@ SEND = Statement(
 )
 
 
-async def send_one(executor: Executor, draft: Draft, *, by: float) -> Message:
+async def send_one(executor: Executor, draft: Draft, *, deadline: float) -> Message:
     """Append one message, or find it as an earlier try has left it. Ends at `by`.
 
     Raises `NotAMember`, `Invalid` for a reply to nothing, `Conflict` for an id used otherwise, `Unavailable`.
@@ -85,15 +85,15 @@ async def send_one(executor: Executor, draft: Draft, *, by: float) -> Message:
             draft.message_type,
             draft.reply_to,
             draft.metadata,
-            by=by,
+            deadline=deadline,
         )
     except Conflict:
-        outcomes = await sent_before(executor, [draft], by=by)
+        outcomes = await sent_before(executor, [draft], deadline=deadline)
         outcome = outcomes.get(draft.id) or Conflict("message id")  # or the room is gone since, and all in it
     else:
         if sent:
             return sent[0]
-        outcomes = await in_the_way(executor, [draft], by=by)
+        outcomes = await in_the_way(executor, [draft], deadline=deadline)
         outcome = outcomes.get(draft.id) or NotAMember(draft.room_id, draft.user_id)  # until a moment ago
     if isinstance(outcome, Message):
         return outcome
@@ -103,13 +103,13 @@ async def send_one(executor: Executor, draft: Draft, *, by: float) -> Message:
 KNOWN = Statement("messages.known", Message, f"SELECT {MESSAGE} FROM messages WHERE id = ANY($1::uuid[])")
 
 
-async def sent_before(executor: Executor, drafts: Sequence[Draft], *, by: float) -> Outcomes:
+async def sent_before(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> Outcomes:
     """The drafts whose id is taken: by an earlier try, which left a message, or by something else.
 
     Raises `Unavailable` with `outcome_unknown`: the earlier try may be one of this very call.
     """
     try:
-        known = await executor.fetch_all(KNOWN, [draft.id for draft in drafts], by=by)
+        known = await executor.fetch_all(KNOWN, [draft.id for draft in drafts], deadline=deadline)
     except Unavailable as failure:
         raise failure.with_unknown_outcome() from failure
     first_of = {message.id: message for message in known}
@@ -158,12 +158,12 @@ PERMISSIONS = Statement(
 )
 
 
-async def in_the_way(executor: Executor, drafts: Sequence[Draft], *, by: float) -> Outcomes:
+async def in_the_way(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> Outcomes:
     """What comes of the drafts that a check of all together has failed for.
 
     An earlier try counts before a membership that has ended since: the message is in the room.
     """
-    outcomes = await sent_before(executor, drafts, by=by)
+    outcomes = await sent_before(executor, drafts, deadline=deadline)
     rest = [draft for draft in drafts if draft.id not in outcomes]
     if not rest:
         return outcomes
@@ -172,7 +172,7 @@ async def in_the_way(executor: Executor, drafts: Sequence[Draft], *, by: float) 
         [draft.room_id for draft in rest],
         [draft.user_id for draft in rest],
         [draft.reply_to for draft in rest],
-        by=by,
+        deadline=deadline,
     )
     sendable: set[tuple[UUID | None, UUID]] = set()  # with their rooms: what later ones may reply to
     for draft, allowed in zip(rest, permissions, strict=True):

@@ -119,7 +119,7 @@ SEND_TOGETHER = Statement(
 )
 
 
-async def append(executor: Executor, drafts: Sequence[Draft], *, by: float) -> Outcomes:
+async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> Outcomes:
     """The messages, none of them if one is refused. Raises `Locked` if one of several rooms is."""
     place_of_room: dict[UUID, int] = {}
     counts: list[int] = []
@@ -147,7 +147,7 @@ async def append(executor: Executor, drafts: Sequence[Draft], *, by: float) -> O
         [message_id for message_id, _ in originals],
         [room_id for _, room_id in originals],
         LOCK_TIMEOUT if len(counts) > 1 else None,
-        by=by,
+        deadline=deadline,
     )
     if heads.old_seqs is None:
         return {}
@@ -213,33 +213,37 @@ ROOMS_NOT_LOCKED = Statement(
 )
 
 
-async def rooms_not_locked(executor: Executor, rooms: Iterable[UUID], *, by: float) -> set[UUID]:
+async def rooms_not_locked(executor: Executor, rooms: Iterable[UUID], *, deadline: float) -> set[UUID]:
     """Those of the rooms that nobody had locked a moment ago."""
-    return set(await executor.fetch_all(ROOMS_NOT_LOCKED, list(rooms), by=by))
+    return set(await executor.fetch_all(ROOMS_NOT_LOCKED, list(rooms), deadline=deadline))
 
 
-async def send_all(executor: Executor, drafts: Sequence[Draft], *, by: float) -> list[Message]:
+async def send_all(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> list[Message]:
     """Append messages to one room, in their order and all or none, or find them as an earlier try has left them.
 
     Raises what `send_one` does; an `Invalid` says which of the drafts it is about.
     """
     if len(drafts) <= BATCH:
-        return await _send_all(executor, drafts, 0, by)
-    async with executor.transaction(by=by) as part:
+        return await _send_all(executor, drafts, 0, deadline)
+    async with executor.transaction(deadline=deadline) as part:
         few = range(0, len(drafts), BATCH)
         return [
-            message for first in few for message in await _send_all(part, drafts[first : first + BATCH], first, by)
+            message
+            for first in few
+            for message in await _send_all(part, drafts[first : first + BATCH], first, deadline)
         ]
 
 
-async def _send_all(executor: Executor, drafts: Sequence[Draft], first: int, by: float) -> list[Message]:
+async def _send_all(executor: Executor, drafts: Sequence[Draft], first: int, deadline: float) -> list[Message]:
     """As `send_all`, for a batch; the first of its drafts is number `first` of all."""
     sent: dict[UUID, Message] = {}
     while rest := [draft for draft in drafts if draft.id not in sent]:
         try:
-            outcomes = await append(executor, rest, by=by) or await in_the_way(executor, rest, by=by)
+            outcomes = await append(executor, rest, deadline=deadline) or await in_the_way(
+                executor, rest, deadline=deadline
+            )
         except Conflict:
-            outcomes = await sent_before(executor, rest, by=by)
+            outcomes = await sent_before(executor, rest, deadline=deadline)
             if not outcomes:
                 raise
         for number, draft in enumerate(drafts, first):

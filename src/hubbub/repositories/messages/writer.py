@@ -134,7 +134,7 @@ class MessageWriter:
         self._queues.occupy(draft.room_id)
         try:
             with self._patience():
-                message = await send_one(self._executor, draft, by=deadline)
+                message = await send_one(self._executor, draft, deadline=deadline)
         except asyncio.CancelledError:
             self._go_on_without_sender(draft, deadline)
             raise
@@ -213,7 +213,7 @@ class MessageWriter:
         """Send the drafts and answer those who wait for them. Gives those whose rooms were locked."""
         drafts = [waiting.draft for waiting in batch]
         try:
-            outcomes = await self._batches.send(drafts, by=max(waiting.deadline for waiting in batch))
+            outcomes = await self._batches.send(drafts, deadline=max(waiting.deadline for waiting in batch))
             await self._hand_out(batch, outcomes)
         except asyncio.CancelledError:  # by whoever ends every task of the loop, for no sender can
             for waiting in batch:
@@ -235,7 +235,7 @@ class MessageWriter:
                 await asyncio.sleep(0)
 
     async def _send_many(self, drafts: Sequence[Draft], deadline: float) -> list[Message]:
-        messages = await send_all(self._executor, drafts, by=deadline)
+        messages = await send_all(self._executor, drafts, deadline=deadline)
         for first in range(0, len(messages), A_TURN):
             self._hand_on(messages[first : first + A_TURN])
             await asyncio.sleep(0)

@@ -161,7 +161,7 @@ class Feed:
         """Put the follower at its starting places. Raises `NotAMember`, `Unavailable`."""
         if self._is_closed:
             raise Unavailable("hub", "it is closed", retryable=False)
-        await self._users.enter(follower, by=self._executor.deadline())
+        await self._users.enter(follower, deadline=self._executor.deadline())
 
     async def read(self, room_id: UUID, after: Position, limit: int) -> Reading:
         """Read the log of a room. Raises `NotFound`, `Unavailable`."""

@@ -73,16 +73,18 @@ class FollowedUsers:
     def followers(self) -> list[Follower]:
         return [follower for followers in self._users.values() for follower in followers]
 
-    async def enter(self, follower: Follower, *, by: float) -> None:
+    async def enter(self, follower: Follower, *, deadline: float) -> None:
         """Put the follower at its starting places, until the deadline `by`. Raises `NotAMember`, `Unavailable`."""
         self._users.setdefault(follower.user_id, {})[follower] = None
-        readable = (await self._readers.rooms_of([follower.user_id], by=by))[follower.user_id]
+        readable = (await self._readers.rooms_of([follower.user_id], deadline=deadline))[follower.user_id]
         wanted = {room.room_id: room for room in readable if follower.wants(room.room_id)}
         for room_id in follower.rooms or ():
             if room_id not in wanted:
                 raise NotAMember(room_id, follower.user_id)
-        resyncs = await self._resyncs({room: at for room, at in follower.after.items() if room in wanted}, by)
-        outside = await self._outside(follower, wanted.values(), by)
+        resyncs = await self._resyncs(
+            {room: at for room, at in follower.after.items() if room in wanted}, deadline
+        )
+        outside = await self._outside(follower, wanted.values(), deadline)
         if follower.is_closed:
             return
         for room_id in follower.after:
@@ -104,27 +106,27 @@ class FollowedUsers:
         if follower.is_passed_over:
             self.look_at([follower.user_id])
 
-    async def _outside(self, follower: Follower, rooms: Iterable[Readable], by: float) -> set[UUID]:
+    async def _outside(self, follower: Follower, rooms: Iterable[Readable], deadline: float) -> set[UUID]:
         """The rooms that the user had left at the cursor, and has joined again since."""
         before = {
             room.room_id: follower.after[room.room_id].seq
             for room in rooms
             if room.room_id in follower.after and 0 < follower.after[room.room_id].seq < room.joined_seq
         }
-        return await self._readers.outside(follower.user_id, before, by=by) if before else set()
+        return await self._readers.outside(follower.user_id, before, deadline=deadline) if before else set()
 
     async def _resyncs(
-        self, after: Mapping[UUID, Position], by: float
+        self, after: Mapping[UUID, Position], deadline: float
     ) -> dict[UUID, tuple[Position, ResyncReason]]:
         """The heads of the rooms that cannot be read on from these positions, and why not."""
         seen = {room_id: position.seq for room_id, position in after.items() if position.seq > 0}
         reasons: dict[UUID, ResyncReason] = {}
-        for found in await self._logs.heads(seen, by=by) if seen else ():
+        for found in await self._logs.heads(seen, deadline=deadline) if seen else ():
             if not found.holds(after[found.room_id]):
                 reasons[found.room_id] = "rewound"
             elif after[found.room_id].seq < found.last_seq - self._most_behind:
                 reasons[found.room_id] = "too_far_behind"
-        heads = await self._logs.heads(dict.fromkeys(reasons), by=by) if reasons else ()
+        heads = await self._logs.heads(dict.fromkeys(reasons), deadline=deadline) if reasons else ()
         return {
             head.room_id: (head.position, reasons[head.room_id]) for head in heads if head.position is not None
         }
