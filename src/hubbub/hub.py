@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.changes import Announce, Change, MemberLeft, MembersJoined, MessagesSent, RoomChanged, RoomRewound
+from hubbub.commits import Commits, MessagesSent, OnCommit, RoomRewound
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
 from hubbub.migrations.revisions import verify
@@ -43,13 +43,13 @@ GRACE_SECONDS = 0.1
 class Repositories:
     """The repositories on one executor: the pool of a hub, or a transaction. What calls raise is said at `Hub`."""
 
-    def __init__(self, executor: Executor, announce: Announce, writer: MessageWriter | None = None) -> None:
+    def __init__(self, executor: Executor, on_commit: OnCommit, writer: MessageWriter | None = None) -> None:
         self._executor = executor
-        self._announce = announce
-        self.users = Users(executor, announce)
-        self.rooms = Rooms(executor, announce)
-        self.room_users = RoomUsers(executor, announce)
-        self.messages = Messages(executor, announce, writer)
+        self._on_commit = on_commit
+        self.users = Users(executor, on_commit)
+        self.rooms = Rooms(executor, on_commit)
+        self.room_users = RoomUsers(executor, on_commit)
+        self.messages = Messages(executor, on_commit, writer)
         self.receipts = ReadReceipts(executor)
 
 
@@ -63,7 +63,7 @@ class Transaction(Repositories):
         Inside of the block use the repositories of the savepoint: those around it wait until it ends.
         """
         async with self._executor.transaction() as executor:
-            yield Transaction(executor, self._announce)
+            yield Transaction(executor, self._on_commit)
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call `action` once the transaction is durable; never when it is rolled back.
@@ -124,13 +124,14 @@ class Hub(Repositories):
         options = options or Options()
         self.settings = settings
         self._instrumentation = instrumentation
+        self._commits = Commits()
         self._pool = Pool(settings.postgres, instrumentation)
         self._writer = MessageWriter(
             self._pool,
-            lambda messages: self._follow_up(MessagesSent(messages)),
+            lambda messages: self._commits(MessagesSent(messages)),
             deadline_seconds=settings.postgres.deadline_seconds,
         )
-        super().__init__(self._pool, self._follow_up, self._writer)
+        super().__init__(self._pool, self._commits, self._writer)
         self._connection = Connection(settings.redis, instrumentation=instrumentation)
         self._subscriptions = Subscriptions(settings.redis, instrumentation=instrumentation)
         self._passwords = passwords or Passwords()
@@ -171,9 +172,11 @@ class Hub(Repositories):
             self._subscriptions,
             heartbeat_seconds=options.follow_heartbeat_seconds,
             most_behind=options.follow_at_most_behind,
-            was_rewound=lambda room_id: self._follow_up(RoomRewound(room_id)),
+            was_rewound=lambda room_id: self._commits(RoomRewound(room_id)),
             instrumentation=instrumentation,
         )
+        for part in (self.cache, self._feed, self.typing):
+            part.register(self._commits)
         self._health = HealthProbe(self._pool, self._connection, self._subscriptions)
         self.limits = RateLimits(self._connection)
         take = partial(self.limits.take, fail_open=True)
@@ -240,7 +243,7 @@ class Hub(Repositories):
         lost, and when a statement in the block had failed and its error was swallowed.
         """
         async with self._pool.transaction() as executor:
-            yield Transaction(executor, self._announce)
+            yield Transaction(executor, self._on_commit)
 
     def follow(
         self,
@@ -289,7 +292,7 @@ class Hub(Repositories):
         """Import of histories, and export of rooms."""
         from hubbub.history import History  # noqa: PLC0415 - 25 ms, which only who imports or exports should pay
 
-        return History(self._pool, self._follow_up)
+        return History(self._pool, self._commits)
 
     async def health(self, *, deadline_seconds: float = DEADLINE_SECONDS) -> Health:
         """How the hub and its servers do, for a readiness probe. Ends by its own deadline, and raises nothing but
@@ -356,22 +359,6 @@ class Hub(Repositories):
                 yield deadline
         except TimeoutError as error:
             raise Unavailable("hub", f"not done within {seconds:g} s", outcome_unknown=outcome_unknown) from error
-
-    def _follow_up(self, change: Change) -> None:
-        """What follows from a change that is durable. Called after the COMMIT; neither waits nor raises."""
-        self.cache.invalidate(change)
-        match change:
-            case MessagesSent(messages=messages):
-                self._feed.messages_sent(messages)
-                for message in messages:
-                    if message.user_id is not None:
-                        self.typing.stop_soon(message.room_id, message.user_id)
-            case RoomChanged(room_id=room_id):
-                self._feed.room_changed(room_id)
-            case MembersJoined(user_ids=user_ids):
-                self._feed.members_joined(user_ids)
-            case MemberLeft(room_id=room_id, user_id=user_id):
-                self.typing.stop_soon(room_id, user_id)
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from history.histories import (
     said,
 )
 from hubbub import Hub, Invalid, PostgresSettings, User
-from hubbub.changes import Change, RoomChanged
+from hubbub.commits import Change, RoomTouched
 from hubbub.history import History, Imported, Refusal
 from hubbub.history import batches as batches_module
 from hubbub.history.identities import room_of
@@ -190,7 +190,7 @@ async def test_a_room_in_use_takes_live_messages_between_batches(
 async def test_followers_hear_of_every_room_that_has_grown(pool: Pool) -> None:
     heard: list[Change] = []
     await History(pool, heard.append).load(opened(made_up(30)))
-    rooms = {change.room_id for change in heard if isinstance(change, RoomChanged)}
+    rooms = {change.room_id for change in heard if isinstance(change, RoomTouched)}
     assert rooms == {room_of(f"room {n}") for n in range(3)}
 
 

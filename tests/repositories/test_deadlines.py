@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from hubbub import Hub, HubbubError, NewMessage, Options, PostgresSettings, Room, Settings, User
-from hubbub.changes import to_nobody
+from hubbub.commits import ignore
 from hubbub.hub import Repositories
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.postgres import Pool, Statement
@@ -70,7 +70,7 @@ async def test_all_statements_of_a_call_have_one_deadline(
     """The first one's own is the same, where it is given none."""
     statements, call = CALLS[name]
     with suppress(HubbubError):
-        await call(Repositories(watched, to_nobody), room.id, ada.id)
+        await call(Repositories(watched, ignore), room.id, ada.id)
     first, *others = [deadline for _, deadline in watched.deadlines]
     assert len(others) == statements - 1
     [deadline] = set(others)

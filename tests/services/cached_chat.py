@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from hubbub import PostgresSettings, RedisSettings, User
-from hubbub.changes import Announce, Change
+from hubbub.commits import Commits, OnCommit
 from hubbub.hub import Repositories
 from hubbub.postgres import Executor, Pool
 from hubbub.redis import Connection
@@ -23,8 +23,8 @@ PATIENT_SECONDS = 5.0
 class WatchedUsers(Users):
     """Counts the reads. The next one can be held between its answer and its return; all can be made to dawdle."""
 
-    def __init__(self, executor: Executor, announce: Announce) -> None:
-        super().__init__(executor, announce)
+    def __init__(self, executor: Executor, on_commit: OnCommit) -> None:
+        super().__init__(executor, on_commit)
         self.reads = 0
         self.has_read = asyncio.Event()
         self.may_go_on = asyncio.Event()
@@ -50,10 +50,11 @@ class WatchedUsers(Users):
 
 class Chat(Repositories):
     def __init__(self, pool: Pool, redis: Connection, *, ttl_seconds: float, deadline_seconds: float) -> None:
-        super().__init__(pool, self._heard)
+        self.commits = Commits()
+        super().__init__(pool, self.commits)
         self.pool = pool
         self.redis = redis
-        self.watched = WatchedUsers(pool, self._heard)
+        self.watched = WatchedUsers(pool, self.commits)
         self.cache = Cache(
             redis,
             users=self.watched,
@@ -63,9 +64,7 @@ class Chat(Repositories):
             ttl_seconds=ttl_seconds,
             deadline_seconds=deadline_seconds,
         )
-
-    def _heard(self, change: Change) -> None:
-        self.cache.invalidate(change)
+        self.cache.register(self.commits)
 
     async def told(self) -> None:
         """Redis has deleted what the changes of this process made old."""

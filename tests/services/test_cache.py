@@ -120,7 +120,7 @@ async def test_a_change_is_seen_by_the_next_read_of_the_process_that_made_it(cha
             await chat.users.update_profile(ada.id, username=f"ada-{number}")
         else:
             async with chat.pool.transaction() as tx:
-                await Users(tx, chat.cache.invalidate).update_profile(ada.id, username=f"ada-{number}")
+                await Users(tx, chat.commits).update_profile(ada.id, username=f"ada-{number}")
         assert (await chat.cache.user(ada.id)).username == f"ada-{number}"
     assert chat.cache.counts.hits >= 100
 

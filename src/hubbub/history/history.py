@@ -7,7 +7,7 @@ from io import BufferedReader
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.changes import Announce, to_nobody
+from hubbub.commits import OnCommit, ignore
 from hubbub.errors import Invalid, NotFound
 from hubbub.history.exporting import export
 from hubbub.history.importing import Import, Imported
@@ -37,9 +37,9 @@ NAMED = Statement(
 class History:
     """Imports of files into rooms, and exports of rooms. Each works on connections of the pool."""
 
-    def __init__(self, pool: Pool, announce: Announce = to_nobody) -> None:
+    def __init__(self, pool: Pool, on_commit: OnCommit = ignore) -> None:
         self._pool = pool
-        self._announce = announce
+        self._on_commit = on_commit
 
     async def load(
         self,
@@ -61,7 +61,7 @@ class History:
         if not hasattr(file, "read1"):
             raise Invalid("file", "must be a file opened for reading bytes: open(path, 'rb')")
         progress = inputs.callback("progress", progress)
-        running = Import(self._pool, self._announce)
+        running = Import(self._pool, self._on_commit)
         running.state.refusals.tell = None if refused is None else inputs.callback("refused", refused)
         return await running.run(file, progress)
 

@@ -11,7 +11,7 @@ from io import BufferedReader
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
-from hubbub.changes import Announce, RoomChanged, UserChanged
+from hubbub.commits import OnCommit, RoomTouched, UserChanged
 from hubbub.errors import Conflict, NotFound, Unavailable
 from hubbub.history.batches import Batch
 from hubbub.history.checkpoints import CHECK, CHECKPOINTS, Checkpoint
@@ -71,10 +71,10 @@ class _Overtaken(Exception):
 class Import:
     """Takes the batches of one file. Not to be used for two files: it remembers whom and what the lines mean."""
 
-    def __init__(self, pool: Pool, announce: Announce) -> None:
+    def __init__(self, pool: Pool, on_commit: OnCommit) -> None:
         self.state = Imported()
         self._pool = pool
-        self._announce = announce
+        self._on_commit = on_commit
         self._people = People()
         self._members = Members()
         self._ends = Ends()
@@ -155,9 +155,9 @@ class Import:
 
     def _tell(self, transaction: Transaction, replay: Replay, made: list[Person]) -> None:
         for person in made:
-            transaction.after_commit(lambda id=person.id: self._announce(UserChanged(id)))  # type: ignore[misc]
+            transaction.after_commit(lambda id=person.id: self._on_commit(UserChanged(id)))  # type: ignore[misc]
         for room in replay.rooms.values():
-            transaction.after_commit(lambda id=room.id: self._announce(RoomChanged(id)))  # type: ignore[misc]
+            transaction.after_commit(lambda id=room.id: self._on_commit(RoomTouched(id)))  # type: ignore[misc]
 
     def _count(self, batch: Batch, written: _Written) -> None:
         state = self.state

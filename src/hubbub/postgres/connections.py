@@ -7,7 +7,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hubbub.attempts import Attempt
+from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.postgres.connection import connect
 from hubbub.postgres.outage import Outage
@@ -145,7 +145,7 @@ class Connections:
             raise too_late(self._settings.deadline_seconds, outcome_unknown=False) from error
         finally:
             self.waiting -= 1
-            with Attempt("the instrumentation"):
+            with ReportErrors("the instrumentation"):
                 self._instrumentation.waited(now() - since)
 
     async def _ready(self, deadline: float, *, is_attempt: bool) -> Connection:
@@ -172,7 +172,7 @@ class Connections:
                 self._outage.goes_on(trouble, now() - since)
             raise
         self._outage.is_over()
-        with Attempt("the instrumentation"):
+        with ReportErrors("the instrumentation"):
             self._instrumentation.connected("postgresql")
         return connection
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
 
-from hubbub.attempts import Attempt
+from hubbub.background import ReportErrors
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation, Outcome
 from hubbub.postgres.failures import translated
@@ -39,7 +39,7 @@ def carry_out(actions: Iterable[Callable[[], None]]) -> None:
     One that raises can fail nobody any more: the commit stands, and the other actions still run.
     """
     for action in actions:
-        with Attempt("an action after a COMMIT"):
+        with ReportErrors("an action after a COMMIT"):
             action()
 
 
@@ -79,7 +79,7 @@ async def run(
         raise
     finally:
         if instrumentation is not SILENT:
-            with Attempt("the instrumentation"):
+            with ReportErrors("the instrumentation"):
                 instrumentation.queried(name, perf_counter() - since, outcome)
     return result
 

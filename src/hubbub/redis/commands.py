@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.redis.alarm import Alarm
 from hubbub.redis.call import Call, Outcome, Pipeline
 from hubbub.redis.command_wire import CommandWire
 from hubbub.redis.line import Line
 from hubbub.redis.wire import pack
+from hubbub.scheduling import EarliestTimer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,7 +57,7 @@ class Connection:
         self._unwritten: list[Call] = []
         self._unwritten_bytes = 0
         self._flush_is_due = False
-        self._alarm = Alarm(self._expire)
+        self._timer = EarliestTimer(self._expire)
 
     @property
     def connected(self) -> bool:
@@ -86,7 +86,7 @@ class Connection:
     async def close(self) -> None:
         """Give up the connection; whoever still waits gets Unavailable. May be called again."""
         await self._line.close()
-        self._alarm.stop()
+        self._timer.cancel()
 
     def execute(
         self, *parts: Part, deadline_seconds: float | None = None, writes: bool = True
@@ -137,8 +137,8 @@ class Connection:
         else:
             self._unwritten.extend((call,) * commands)
         self._unwritten_bytes += len(call.packed)
-        if wire is None or call.deadline < self._alarm.at:
-            self._alarm.ring_by(self._unwritten_until(call), now)
+        if wire is None or call.deadline < self._timer.at:
+            self._timer.request(self._unwritten_until(call), now)
         if self._flush_is_due:
             return  # along with the others
         if commands == 1 and wire is not None and wire.idle:
@@ -184,7 +184,7 @@ class Connection:
             self._unwritten_bytes = 0
         elif self._unwritten:
             now = asyncio.get_running_loop().time()
-            self._alarm.ring_by(now, now)
+            self._timer.request(now, now)
 
     def _expire(self, now: float) -> None:
         """Fail the calls whose time is over, and be woken again when the next one's is."""
@@ -192,7 +192,7 @@ class Connection:
         wire = self._line.wire
         if wire is not None and wire.written:
             next_at = min(next_at, self._expire_written(wire, now), self._drop_if_silent(wire, now))
-        self._alarm.ring_by(next_at, now)
+        self._timer.request(next_at, now)
 
     def _expire_unwritten(self, now: float) -> float:
         trouble = self._line.trouble

@@ -7,7 +7,7 @@ import logging
 import random
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from hubbub.attempts import Attempt
+from hubbub.background import ReportErrors
 from hubbub.errors import Unavailable
 from hubbub.redis.dialling import Dialler
 from hubbub.redis.wire import Wire
@@ -97,7 +97,7 @@ class Line(Generic[W]):
             logger.info("%s: connected again", self._name)
         self._told = self.trouble = None
         self.wire = wire
-        with Attempt(f"{self._name}: putting a connection to use"):
+        with ReportErrors(f"{self._name}: putting a connection to use"):
             self._on_up(wire)
         self._first_outcome.set()
 
@@ -115,7 +115,7 @@ class Line(Generic[W]):
     def _take_down(self, trouble: Unavailable) -> None:
         self.trouble = trouble
         self.wire = None
-        with Attempt(f"{self._name}: telling of a lost connection"):
+        with ReportErrors(f"{self._name}: telling of a lost connection"):
             self._on_down(trouble)
         self._first_outcome.set()
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from hubbub.errors import Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.redis.alarm import Alarm
 from hubbub.redis.line import Line
 from hubbub.redis.refusals import PASSING, meaning
 from hubbub.redis.subscription import CallbackSubscription, Gap, Heard, Listener, Subscription
 from hubbub.redis.subscription_wire import SubscriptionWire
+from hubbub.scheduling import EarliestTimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ class Subscriptions:
         self._changed: set[bytes] = set()
         self._reconcile_is_due = False
         self._refused_for_now: set[bytes] = set()
-        self._ask_again_at = Alarm(self._ask_again)
+        self._ask_again_at = EarliestTimer(self._ask_again)
 
     @property
     def connected(self) -> bool:
@@ -91,7 +91,7 @@ class Subscriptions:
     async def close(self) -> None:
         """Give up the connection; all iterations end. May be called again."""
         await self._line.close()
-        self._ask_again_at.stop()
+        self._ask_again_at.cancel()
         topics, self._topics = self._topics, {}
         for topic in topics.values():
             for listener in tuple(topic.listeners):
@@ -256,7 +256,7 @@ class Subscriptions:
             logger.warning("the server refuses subscriptions for now: %s; asking again", error)
             self._refused_for_now.update(channels)
             now = asyncio.get_running_loop().time()
-            self._ask_again_at.ring_by(now + ASK_AGAIN_SECONDS, now)
+            self._ask_again_at.request(now + ASK_AGAIN_SECONDS, now)
         else:
             logger.error("the server refuses a subscription: %s", error)
         for channel in channels:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.changes import Announce, Change, MemberLeft, MembersJoined, RoomChanged, to_nobody
+from hubbub.commits import Change, MembershipEnded, MembersJoined, OnCommit, RoomTouched, ignore
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Invalid, NotAMember, NotFound
 from hubbub.models import Page, Role, RoomUser
@@ -25,12 +25,12 @@ MEMBER = """
 class RoomUsers:
     """Members of rooms. Joining, leaving and a change of role are entries of the room's log, each with a seq."""
 
-    def __init__(self, executor: Executor, announce: Announce = to_nobody) -> None:
+    def __init__(self, executor: Executor, on_commit: OnCommit = ignore) -> None:
         self._executor = executor
-        self._announce = announce
+        self._on_commit = on_commit
 
     def _changed(self, change: Change) -> None:
-        self._executor.after_commit(lambda: self._announce(change))
+        self._executor.after_commit(lambda: self._on_commit(change))
 
     # Who is in already is left out, and takes no seq. Everybody who joins starts with nothing unread.
     _ADD = Statement(
@@ -102,7 +102,7 @@ class RoomUsers:
                 joined = await part.fetch_all(self._ADD, room_id, asked, role)
         if joined:
             self._changed(MembersJoined(room_id, tuple(member.user_id for member in joined)))
-            self._changed(RoomChanged(room_id))
+            self._changed(RoomTouched(room_id))
         else:
             await self._explain_no_join(room_id, asked, deadline)
         return joined
@@ -172,8 +172,8 @@ class RoomUsers:
             state = await self._executor.fetch_one(self._STATE, room_id, [user_id], deadline=deadline)
             if state is not None and all(state):
                 raise Invalid("room_id", "a direct room keeps its two members")
-        self._changed(MemberLeft(room_id, user_id))  # on a retry as well: the first try may not have told
-        self._changed(RoomChanged(room_id))
+        self._changed(MembershipEnded(room_id, user_id))  # on a retry as well: the first try may not have told
+        self._changed(RoomTouched(room_id))
         return is_gone
 
     _SET_ROLE = Statement(
@@ -209,7 +209,7 @@ class RoomUsers:
         role, deadline = inputs.role(role), self._executor.deadline()
         changed = await self._executor.fetch_one(self._SET_ROLE, room_id, user_id, role, deadline=deadline)
         member = changed or await self._get(room_id, user_id, deadline)
-        self._changed(RoomChanged(room_id))
+        self._changed(RoomTouched(room_id))
         return member
 
     _GET_MANY = Statement(

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
 from hubbub import inputs
-from hubbub.changes import Announce, Change, MembersJoined, RoomChanged, to_nobody
+from hubbub.commits import Change, MembersJoined, OnCommit, RoomTouched, ignore
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Invalid, NotFound
 from hubbub.models import Message, Page, Role, Room, RoomSummary
@@ -67,12 +67,12 @@ def direct_key(first: UUID, second: UUID) -> bytes:
 class Rooms:
     """Rooms. Making one, joining it and renaming it are entries of its log, each with a seq."""
 
-    def __init__(self, executor: Executor, announce: Announce = to_nobody) -> None:
+    def __init__(self, executor: Executor, on_commit: OnCommit = ignore) -> None:
         self._executor = executor
-        self._announce = announce
+        self._on_commit = on_commit
 
     def _changed(self, change: Change) -> None:
-        self._executor.after_commit(lambda: self._announce(change))
+        self._executor.after_commit(lambda: self._on_commit(change))
 
     _CREATE = Statement(
         "rooms.create",
@@ -212,7 +212,7 @@ class Rooms:
         )
         if room is None:
             raise NotFound("room", room_id)
-        self._changed(RoomChanged(room.id))
+        self._changed(RoomTouched(room.id))
         return room
 
     _DELETE = Statement("rooms.delete", Room, "DELETE FROM rooms WHERE id = $1")
@@ -221,7 +221,7 @@ class Rooms:
         """Delete the room with its members, messages, receipts and log. Raises `NotFound`."""
         room_id = inputs.uuid("room_id", room_id)
         is_gone = await self._executor.execute(self._DELETE, room_id)
-        self._changed(RoomChanged(room_id))  # on a retry as well: the first try may not have told
+        self._changed(RoomTouched(room_id))  # on a retry as well: the first try may not have told
         if not is_gone:
             raise NotFound("room", room_id)
 

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
 from hubbub import inputs
-from hubbub.changes import Announce, Change, MemberLeft, RoomChanged, UserChanged, to_nobody
+from hubbub.commits import Change, MembershipEnded, OnCommit, RoomTouched, UserChanged, ignore
 from hubbub.errors import NotFound, Unavailable
 from hubbub.models import Credentials, User
 from hubbub.postgres import Executor, Locked, Lookup, Statement
@@ -37,12 +37,12 @@ class _JoinedMeanwhile(Exception):
 class Users:
     """Accounts. Email and username are unique without regard to case, and found in any case."""
 
-    def __init__(self, executor: Executor, announce: Announce = to_nobody) -> None:
+    def __init__(self, executor: Executor, on_commit: OnCommit = ignore) -> None:
         self._executor = executor
-        self._announce = announce
+        self._on_commit = on_commit
 
     def _changed(self, change: Change) -> None:
-        self._executor.after_commit(lambda: self._announce(change))
+        self._executor.after_commit(lambda: self._on_commit(change))
 
     _CREATE = Statement(
         "users.create",
@@ -318,8 +318,8 @@ class Users:
         finally:
             self._changed(UserChanged(user_id))  # on a retry as well: the first try may not have told
         for room_id in rooms:
-            self._changed(MemberLeft(room_id, user_id))
-            self._changed(RoomChanged(room_id))
+            self._changed(MembershipEnded(room_id, user_id))
+            self._changed(RoomTouched(room_id))
 
     async def _try_to_delete(self, user_id: UUID, deadline: float) -> list[UUID] | None:
         """The rooms that the user has left by it. None, and nothing is done, where a new one was joined."""

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from hubbub.changes import Change
 from hubbub.cli._demo.figures import Stopwatch
 from hubbub.cli._demo.load import load
 from hubbub.cli._demo.newest import read_newest
 from hubbub.cli._demo.stage import Stage
+from hubbub.commits import Change
 from hubbub.services.cache import Cache
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.changes import Announce, Change, MessagesSent, RoomChanged, RoomRewound, to_nobody
+from hubbub.commits import Change, MessagesSent, OnCommit, RoomRewound, RoomTouched, ignore
 from hubbub.cursors import Cursor
 from hubbub.errors import Invalid, NotFound
 from hubbub.events import LogEvent, LogPage, Resync
@@ -27,18 +27,18 @@ class Messages:
     """The messages of rooms. Their order is `seq`, their identity the id, which makes a retry harmless."""
 
     def __init__(
-        self, executor: Executor, announce: Announce = to_nobody, writer: MessageWriter | None = None
+        self, executor: Executor, on_commit: OnCommit = ignore, writer: MessageWriter | None = None
     ) -> None:
         """With a `writer`, concurrent sends share statements; without, as in a transaction, each has its own."""
         self._executor = executor
-        self._announce = announce
+        self._on_commit = on_commit
         self._writer = writer
         self._changes = Changes(executor)
         self._logs = Logs(executor)
         self._pages = Pages(executor)
 
     def _changed(self, change: Change) -> None:
-        self._executor.after_commit(lambda: self._announce(change))
+        self._executor.after_commit(lambda: self._on_commit(change))
 
     async def send(
         self,
@@ -121,7 +121,7 @@ class Messages:
         content = inputs.text("content", content, longest=inputs.CONTENT_LENGTH)
         deadline = self._executor.deadline()
         message = await self._changes.edit(message_id, content, by, deadline)
-        self._changed(RoomChanged(message.room_id))  # on a retry as well: the first try may not have told
+        self._changed(RoomTouched(message.room_id))  # on a retry as well: the first try may not have told
         return message
 
     async def delete(self, message_id: UUID, *, by: UUID) -> Message:
@@ -134,7 +134,7 @@ class Messages:
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
         deadline = self._executor.deadline()
         message = await self._changes.delete(message_id, by, deadline)
-        self._changed(RoomChanged(message.room_id))
+        self._changed(RoomTouched(message.room_id))
         return message
 
     async def page(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from hubbub import inputs
-from hubbub.changes import Change, MessagesSent, RoomChanged, RoomRewound, UserChanged
+from hubbub.commits import Commits, MessagesSent, RoomRewound, RoomTouched, UserChanged
 from hubbub.errors import Invalid
 from hubbub.models import User
 from hubbub.services.cache.counts import Counts
@@ -128,16 +128,16 @@ class Cache:
         """Whether the user is in the room now, from PostgreSQL."""
         return await self._room_users.is_member(room_id, user_id)
 
-    def invalidate(self, change: Change) -> None:
-        """Forget what the change made old. Called after its COMMIT; neither waits nor raises."""
-        match change:
-            case UserChanged(user_id=user_id):
-                self._users.invalidate(user_id)
-            case RoomChanged(room_id=room_id) | RoomRewound(room_id=room_id):
-                self._pages.invalidate(room_id)
-            case MessagesSent(messages=messages):
-                for room_id in {message.room_id for message in messages}:
-                    self._pages.invalidate(room_id)
+    def register(self, commits: Commits) -> None:
+        """Forget, from now on, what a commit made out of date."""
+        commits.on(UserChanged, lambda change: self._users.invalidate(change.user_id))
+        commits.on(RoomTouched, lambda change: self._pages.invalidate(change.room_id))
+        commits.on(RoomRewound, lambda change: self._pages.invalidate(change.room_id))
+        commits.on(MessagesSent, self._forget_pages)
+
+    def _forget_pages(self, change: MessagesSent) -> None:
+        for room_id in {message.room_id for message in change.messages}:
+            self._pages.invalidate(room_id)
 
     async def close(self) -> None:
         """Wait for what is under way, and for Redis to hear of the last changes, at most a second.

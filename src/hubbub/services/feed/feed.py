@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.attempts import Attempt
+from hubbub.background import ReportErrors
+from hubbub.commits import Commits, MembersJoined, MessagesSent, RoomTouched
 from hubbub.errors import Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.positions import START, Position
@@ -23,7 +24,6 @@ from hubbub.services.feed.signals import Signals
 from hubbub.services.feed.users import FollowedUsers
 
 if TYPE_CHECKING:
-    from hubbub.models import Message
     from hubbub.postgres import Executor
     from hubbub.redis import CallbackSubscription, Connection, Subscriptions
 
@@ -133,27 +133,28 @@ class Feed:
             instrumentation=self._instrumentation,
         )
 
-    # What this process did. Told after the COMMIT; neither waits nor raises.
+    def register(self, commits: Commits) -> None:
+        """Notify followers, here and in other processes, of what this process commits from now on."""
+        commits.on(MessagesSent, self._messages_sent)
+        commits.on(RoomTouched, self._room_touched)
+        commits.on(MembersJoined, self._members_joined)
 
-    def messages_sent(self, messages: Iterable[Message]) -> None:
-        """Tell the followers here and elsewhere."""
-        for message in messages:
+    def _messages_sent(self, change: MessagesSent) -> None:
+        for message in change.messages:
             room = self._rooms.get(message.room_id)
             if room is not None:
                 room.hear(entry_of(message))
             self._doorbell.ring(message)
 
-    def room_changed(self, room_id: UUID) -> None:
-        """The log of the room has grown by something else than a message, or the room is gone."""
-        room = self._rooms.get(room_id)
+    def _room_touched(self, change: RoomTouched) -> None:
+        room = self._rooms.get(change.room_id)
         if room is not None:
             room.ask()
-        self._doorbell.ring_for_more(room_id)
+        self._doorbell.ring_for_more(change.room_id)
 
-    def members_joined(self, user_ids: Collection[UUID]) -> None:
-        """These users are in a room more than before."""
-        self._users.look_at(user_ids)
-        self._doorbell.ring_for(user_ids)
+    def _members_joined(self, change: MembersJoined) -> None:
+        self._users.look_at(change.user_ids)
+        self._doorbell.ring_for(change.user_ids)
 
     # What a follower asks for.
 
@@ -195,7 +196,7 @@ class Feed:
                 self._rooms.doubt_all()
                 self._users.doubt_some()
             self._work.clear()
-            with Attempt("comparing heads of logs"):
+            with ReportErrors("comparing heads of logs"):
                 await self._compare()
 
     async def _compare(self) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from hubbub.attempts import Attempt
+from hubbub.background import ReportErrors
 from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL
 from hubbub.redis import Connection, Part, ReplyError
@@ -191,7 +191,7 @@ class Leases:
             return True
         came: list[UUID] | None = None
         try:
-            with Attempt("telling Redis of leases"):
+            with ReportErrors("telling Redis of leases"):
                 came = await self._ask(bucket, leases)
         finally:
             if came is None:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final, TypeAlias
 from uuid import UUID
 
-from hubbub.attempts import Attempt, report
+from hubbub.background import ReportErrors, report
 from hubbub.errors import Unavailable
 
 logger = logging.getLogger("hubbub.presence")
@@ -96,7 +96,7 @@ class Projection:
 
     async def _project(self, user_ids: Collection[UUID]) -> bool:
         """Write these users. False when it is no use to go on at once: they stay to be written."""
-        with Attempt("writing down who is online"):
+        with ReportErrors("writing down who is online"):
             return await self._write_down(user_ids)
         return False
 

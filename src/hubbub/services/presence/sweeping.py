@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 from uuid import UUID
 
-from hubbub.attempts import Attempt
+from hubbub.background import ReportErrors
 from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL
 from hubbub.redis import Connection, ReplyError
@@ -60,7 +60,7 @@ class Sweeper:
     async def _keep_sweeping(self) -> None:
         while True:
             for bucket in range(BUCKETS):
-                with Attempt("sweeping presence"):
+                with ReportErrors("sweeping presence"):
                     await self._sweep(bucket)
             # Jittered, so that the processes' sweeps spread out.
             await asyncio.sleep(self._every_seconds * random.uniform(0.5, 1))  # noqa: S311 - guards nothing

@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import Final
 
-from hubbub.attempts import Attempt
+from hubbub.background import ReportErrors
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
 from hubbub.services.typing_indicators.scripts import (
@@ -44,7 +44,7 @@ class Fading:
     async def _keep_fading(self) -> None:
         while True:
             for bucket in range(BUCKETS):
-                with Attempt("letting typing fade"):
+                with ReportErrors("letting typing fade"):
                     await self._fade(bucket)
             # Jittered, so that the processes' rounds spread out.
             await asyncio.sleep(self._every_seconds * random.uniform(0.5, 1))  # noqa: S311 - guards nothing

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
 
-from hubbub.attempts import Attempt
+from hubbub.background import ReportErrors
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
 from hubbub.redis.replies import Part, Reply, array, ids
@@ -81,7 +81,7 @@ class Stopping:
 
     async def _stop_all(self) -> None:
         while (self._waiting or self._departed) and self._connection.connected:
-            with Attempt("stopping typing"):
+            with ReportErrors("stopping typing"):
                 await self._tell(_first_of(self._waiting), _first_of(self._departed))
         self._waiting.clear()
         self._departed.clear()

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from uuid import UUID
 
 from hubbub import inputs
+from hubbub.commits import Commits, MembershipEnded, MessagesSent
 from hubbub.errors import Invalid, NotAMember
 from hubbub.events import TypingChanged, typing_channel
 from hubbub.redis import Connection, Gap, Subscriptions
@@ -49,6 +50,16 @@ class TypingIndicators:
         self._ttl_ms = round(ttl_seconds * 1000)
         self._fading = Fading(connection, every_seconds=fade_seconds)
         self._stopping = Stopping(connection)
+
+    def register(self, commits: Commits) -> None:
+        """Stop, from now on, the typing of the author of a message and of a member who left."""
+        commits.on(MessagesSent, self._stop_authors)
+        commits.on(MembershipEnded, lambda change: self.stop_soon(change.room_id, change.user_id))
+
+    def _stop_authors(self, change: MessagesSent) -> None:
+        for message in change.messages:
+            if message.user_id is not None:
+                self.stop_soon(message.room_id, message.user_id)
 
     def start_tasks(self) -> None:
         """Begin to look for what has faded, and to tell of what was stopped. A second start does nothing."""

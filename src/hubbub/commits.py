@@ -1,0 +1,82 @@
+"""What was committed, and the parts of a hub that act on it: caches forget, followers are notified.
+
+A repository reports each change after its COMMIT. A part registers for the kinds that concern it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from hubbub.models import Message
+
+C = TypeVar("C", bound="Change")
+
+
+class UserChanged(msgspec.Struct, frozen=True):
+    """The profile or the online status of a user changed, or the user is new."""
+
+    user_id: UUID
+
+
+class RoomTouched(msgspec.Struct, frozen=True):
+    """The row of a room, its members or one of its messages changed: its log has grown, or the room is gone."""
+
+    room_id: UUID
+
+
+class RoomRewound(msgspec.Struct, frozen=True):
+    """A follower had seen entries that are no longer in the log of a room: a restore or a failover took them back.
+
+    Nothing was committed, but what was read before that is out of date.
+    """
+
+    room_id: UUID
+
+
+class MembersJoined(msgspec.Struct, frozen=True):
+    """Memberships began. Comes beside the `RoomTouched` of the room."""
+
+    room_id: UUID
+    user_ids: tuple[UUID, ...]
+
+
+class MembershipEnded(msgspec.Struct, frozen=True):
+    """A membership ended. Comes beside the `RoomTouched` of the room."""
+
+    room_id: UUID
+    user_id: UUID
+
+
+class MessagesSent(msgspec.Struct, frozen=True):
+    """New messages. Reported again on a retry: the attempt that committed may have died before it could report."""
+
+    messages: Sequence[Message]
+
+
+Change = UserChanged | RoomTouched | RoomRewound | MembersJoined | MembershipEnded | MessagesSent
+
+# Called after the COMMIT, in the order of the commits, from the event loop. It must neither wait nor raise.
+OnCommit = Callable[[Change], None]
+
+
+def ignore(change: Change) -> None:
+    """For a repository without a hub, whose changes concern no other part."""
+
+
+class Commits:
+    """Calls the parts of a hub for each change that they registered for, in the order of registration."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[type[Any], list[Callable[[Any], None]]] = {}
+
+    def on(self, kind: type[C], listener: Callable[[C], None]) -> None:
+        """Call `listener` with each change of this kind, after its COMMIT. It must neither wait nor raise."""
+        self._listeners.setdefault(kind, []).append(listener)
+
+    def __call__(self, change: Change) -> None:
+        for listener in self._listeners.get(type(change), ()):
+            listener(change)

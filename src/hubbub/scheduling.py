@@ -1,0 +1,77 @@
+"""What the event loop is to call later: once a turn for all who asked, or at the earliest of many deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+from typing import Final
+
+TICK_SECONDS: Final = 0.01
+"""The resolution of an `EarliestTimer`: however many deadlines follow each other, it fires no more often."""
+
+
+class OncePerTurn:
+    """Calls an action once in the next turn of the event loop, however often it is requested in this one.
+
+    What several callers want done then goes out together: one statement, one write.
+    """
+
+    __slots__ = ("_action", "_handle")
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action = action
+        self._handle: asyncio.Handle | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the action was requested and has not begun."""
+        return self._handle is not None
+
+    def request(self) -> None:
+        """Have the action called in the next turn."""
+        if self._handle is None:
+            self._handle = asyncio.get_running_loop().call_soon(self._call)
+
+    def cancel(self) -> None:
+        """Forget the request, if there is one."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _call(self) -> None:
+        self._handle = None
+        self._action()
+
+
+class EarliestTimer:
+    """One timer for many deadlines: a timer per call would cost as much as the call.
+
+    It fires once, at the earliest of the times requested, with the time of the event loop at that moment. The
+    action requests the next time.
+    """
+
+    def __init__(self, action: Callable[[float], None]) -> None:
+        self._action = action
+        self._timer: asyncio.TimerHandle | None = None
+        self.at = inf
+        """When it will fire, in the time of the event loop."""
+
+    def request(self, at: float, now: float) -> None:
+        """Fire at that time, or `TICK_SECONDS` after now if that is later, unless it fires earlier anyway."""
+        if at >= self.at:
+            return
+        self.cancel()
+        self.at = max(at, now + TICK_SECONDS)
+        self._timer = asyncio.get_running_loop().call_at(self.at, self._fire)
+
+    def cancel(self) -> None:
+        """Forget all requested times."""
+        self.at = inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fire(self) -> None:
+        self.cancel()
+        self._action(asyncio.get_running_loop().time())

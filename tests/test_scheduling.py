@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import asyncio
+
+from hubbub.scheduling import TICK_SECONDS, EarliestTimer, OncePerTurn
+
+
+async def turn() -> None:
+    await asyncio.sleep(0)
+
+
+async def test_requests_of_one_turn_become_one_call() -> None:
+    calls: list[str] = []
+    once = OncePerTurn(lambda: calls.append("called"))
+    for _ in range(3):
+        once.request()
+    assert once.is_due
+    assert calls == []
+    await turn()
+    assert calls == ["called"]
+    assert not once.is_due
+
+
+async def test_an_action_may_request_its_next_call() -> None:
+    calls: list[str] = []
+
+    def action() -> None:
+        calls.append("called")
+        if len(calls) < 2:
+            once.request()
+
+    once = OncePerTurn(action)
+    once.request()
+    await turn()
+    assert calls == ["called"]
+    await turn()
+    assert calls == ["called", "called"]
+
+
+async def test_a_cancelled_request_is_not_called_and_the_next_one_is() -> None:
+    calls: list[str] = []
+    once = OncePerTurn(lambda: calls.append("called"))
+    once.request()
+    once.cancel()
+    once.cancel()
+    await turn()
+    assert calls == []
+    once.request()
+    await turn()
+    assert calls == ["called"]
+
+
+async def test_a_timer_fires_once_at_the_earliest_time_and_not_before() -> None:
+    fired: list[float] = []
+    timer = EarliestTimer(fired.append)
+    now = asyncio.get_running_loop().time()
+    for seconds in (0.2, 0.05, 0.3):
+        timer.request(now + seconds, now)
+    await asyncio.sleep(0.4)
+    assert len(fired) == 1
+    assert fired[0] >= now + 0.05
+
+
+async def test_a_time_that_has_passed_fires_after_a_tick() -> None:
+    fired: list[float] = []
+    timer = EarliestTimer(fired.append)
+    now = asyncio.get_running_loop().time()
+    timer.request(now - 1, now)
+    assert timer.at == now + TICK_SECONDS
+    await asyncio.sleep(0.1)
+    assert len(fired) == 1
+
+
+async def test_a_cancelled_timer_is_silent_until_the_next_request() -> None:
+    fired: list[float] = []
+    timer = EarliestTimer(fired.append)
+    now = asyncio.get_running_loop().time()
+    timer.request(now, now)
+    timer.cancel()
+    await asyncio.sleep(0.05)
+    assert fired == []
+    timer.request(now, now + 0.05)
+    await asyncio.sleep(0.1)
+    assert len(fired) == 1
