@@ -1,0 +1,78 @@
+"""Three habits that make English hard to read for a stranger, counted per 1,000 words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from english.texts import ROOT, documents, prose, sources
+
+MOST_PER_THOUSAND_WORDS = 0.3
+
+_VERB = r"(?:is|are|was|were|has|have|had|does|do|did|can|cannot|may|must|will|came|went|left|wants?|\w+s)"
+# "Who comes then waits", "what is refused costs nothing": name the subject. Questions are left alone.
+BARE_SUBJECT = re.compile(rf"(?:^|[.;:,(] ?)(?:who|whoever|what) {_VERB} [^.;?]*(?:[.;?]|$)", re.IGNORECASE)
+# "Nobody is told": say which caller, client, process or row.
+INDEFINITE_PERSON = re.compile(r"\b(?:no|some|any|every)body\b|\bwhoever\b", re.IGNORECASE)
+# The schema that was asked for at first is explained on these pages, and is "the original schema" elsewhere.
+ORIGINAL = re.compile(r"\bthe seed\b(?! of)|\bseed's\b", re.IGNORECASE)
+PAGES_ABOUT_THE_ORIGINAL = {"schema.md", "decisions.md"}
+
+
+def matches(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    return [match for match in pattern.finditer(text) if not match[0].rstrip().endswith("?")]
+
+
+def found(pattern: re.Pattern[str], paths: Iterable[Path]) -> Iterator[str]:
+    for path in paths:
+        for line, text in prose(path):
+            for match in matches(pattern, text):
+                yield f"{path.relative_to(ROOT)}:{line}: {text[max(0, match.start() - 30) : match.end() + 30]}"
+
+
+def others() -> list[Path]:
+    return [path for path in sources("tests", "benchmarks", "examples") if path != Path(__file__)]
+
+
+def words_in(paths: Iterable[Path]) -> int:
+    return sum(len(text.split()) for path in paths for _, text in prose(path))
+
+
+@pytest.mark.parametrize("pattern", [BARE_SUBJECT, INDEFINITE_PERSON], ids=["bare_subject", "indefinite_person"])
+@pytest.mark.parametrize("area", ["product", "tests"])
+def test_prose_names_its_subjects(pattern: re.Pattern[str], area: str) -> None:
+    paths = [*sources("src"), *documents()] if area == "product" else others()
+    places = list(found(pattern, paths))
+    rate = 1000 * len(places) / words_in(paths)
+    assert rate < MOST_PER_THOUSAND_WORDS, f"{rate:.2f} per 1,000 words:\n" + "\n".join(places)
+
+
+def test_prose_calls_the_first_schema_the_original_one() -> None:
+    paths = [*sources("src", "tests", "benchmarks", "examples"), *documents()]
+    own = Path(__file__)
+    elsewhere = [path for path in paths if path.name not in PAGES_ABOUT_THE_ORIGINAL and path != own]
+    assert list(found(ORIGINAL, elsewhere)) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (BARE_SUBJECT, "Who comes then waits for a slot."),
+        (BARE_SUBJECT, "It is sent at once; what waits goes out together."),
+        (INDEFINITE_PERSON, "Nobody waits for a timer."),
+        (INDEFINITE_PERSON, "whoever asks next finishes it"),
+        (ORIGINAL, "as in the seed, with one index more"),
+    ],
+)
+def test_a_pattern_finds_an_example_of_its_habit(pattern: re.Pattern[str], text: str) -> None:
+    assert matches(pattern, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["The caller decides what is sent.", "members who are online", "A random seed of 7"]
+)
+def test_good_prose_is_left_alone(text: str) -> None:
+    assert not any(matches(pattern, text) for pattern in (BARE_SUBJECT, INDEFINITE_PERSON, ORIGINAL))
