@@ -20,7 +20,7 @@ from hubbub import Hub, HubbubError, Options, Settings
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import connect
 from hubbub.redis import Connection
-from hubbub.redis.replies import data_array
+from hubbub.redis.replies import as_bytes_list
 from injection.operations import World
 from waiting import until, until_it_answers
 
@@ -66,7 +66,7 @@ async def keys_left(settings: Settings) -> list[str]:
     connection = Connection(settings.redis)
     await connection.start()
     try:
-        keys = [key.decode() for key in data_array(await connection.execute("KEYS", "*"))]
+        keys = [key.decode() for key in as_bytes_list(await connection.execute("KEYS", "*"))]
         return [
             key for key in keys if await connection.execute("TTL", key) == -1 and not key.startswith("session:")
         ]

@@ -9,7 +9,7 @@ from hubbub import Hub, PostgresSettings, Settings
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import connect
 from hubbub.redis import Connection
-from hubbub.redis.replies import data_array
+from hubbub.redis.replies import as_bytes_list
 from injection.operations import World
 from rights import as_redis_user
 
@@ -43,7 +43,7 @@ async def world(
     tables = await _tables(postgres_settings)
     yield World(hub, ada, bob, room, message, await hub.sessions.create_session(ada.id))
     assert await _tables(postgres_settings) == tables
-    keys = data_array(await administrator_of_redis.execute("KEYS", "*"))
+    keys = as_bytes_list(await administrator_of_redis.execute("KEYS", "*"))
     for key in keys:
         prefix, colon, _ = key.partition(b":")
         assert (prefix in {b"session", b"presence", b"typing", b"limit", b"cache"}, colon) == (True, b":"), key

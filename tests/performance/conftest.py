@@ -13,7 +13,7 @@ from asyncpg.connection import LoggedQuery
 
 from hubbub import Hub, Settings
 from hubbub.redis import Connection
-from hubbub.redis.replies import data
+from hubbub.redis.replies import as_bytes
 
 # What asyncpg asks about types, once a connection.
 OF_ASYNCPG = ("typeinfo_tree", "set_config('jit'")
@@ -78,7 +78,7 @@ class Reads:
         self._connection = connection
 
     async def count(self) -> int:
-        statistics = data(await self._connection.execute("INFO", "stats")).decode()
+        statistics = as_bytes(await self._connection.execute("INFO", "stats")).decode()
         [line] = [line for line in statistics.splitlines() if line.startswith("total_reads_processed:")]
         return int(line.partition(":")[2])
 

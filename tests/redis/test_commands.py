@@ -10,7 +10,7 @@ import pytest
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError, Script
 from hubbub.redis.commands import MAX_UNWRITTEN_BYTES
-from hubbub.redis.replies import array, integer, nothing
+from hubbub.redis.replies import as_int, as_list, ignore
 from redis_server import Server
 from waiting import until
 
@@ -50,9 +50,9 @@ async def test_many_callers_each_get_their_own_reply(connection: Connection) -> 
 
 
 async def test_what_waits_in_one_turn_of_the_loop_goes_out_in_one_write(connection: Connection) -> None:
-    before = integer(await _commands_read_at_once(connection))
+    before = as_int(await _commands_read_at_once(connection))
     await asyncio.gather(*(connection.execute("PING") for _ in range(500)))
-    after = integer(await _commands_read_at_once(connection))
+    after = as_int(await _commands_read_at_once(connection))
     assert after - before < 20  # 500 PINGs in a write or two, not in 500
 
 
@@ -180,7 +180,7 @@ async def test_a_killed_server_fails_what_was_written_and_serves_again_after_its
 
 
 async def test_what_only_reads_has_no_outcome_to_be_unknown(server: Server, connection: Connection) -> None:
-    reading = Script(source="return 1", reply=integer, writes=False)
+    reading = Script(source="return 1", reply=as_int, writes=False)
     await reading(connection)
     server.freeze()
     asked: list[asyncio.Future[Any]] = [
@@ -307,7 +307,7 @@ async def test_a_connection_that_is_cut_again_and_again_keeps_the_replies_in_ord
 async def test_a_server_that_became_a_replica_is_left_and_the_call_may_be_repeated(
     server: Server, connection: Connection
 ) -> None:
-    script = Script(keys=("key",), source="return redis.call('SET', key, 1)", reply=nothing)
+    script = Script(keys=("key",), source="return redis.call('SET', key, 1)", reply=ignore)
     await script(connection, keys=["key"])
     for attempt in ("plain", "script"):
         await connection.execute("REPLICAOF", "127.0.0.1", 1)
@@ -380,4 +380,4 @@ async def test_starting_twice_makes_one_connection(server: Server, connection: C
 
 async def test_an_array_in_an_array_comes_back_as_it_is(connection: Connection) -> None:
     reply = await connection.execute("EVAL", "return {1, {'two', 3}}", 0)
-    assert array(reply) == [1, [b"two", 3]]
+    assert as_list(reply) == [1, [b"two", 3]]

@@ -6,35 +6,35 @@ import pytest
 
 from hubbub.redis.replies import (
     Reply,
-    array,
-    data,
-    data_array,
-    integer,
-    nothing,
-    optional_data,
-    truth,
+    as_bool,
+    as_bytes,
+    as_bytes_list,
+    as_int,
+    as_list,
+    as_optional_bytes,
+    ignore,
 )
 
 
 def test_a_reply_of_the_expected_kind_is_given_as_that_kind() -> None:
-    assert integer(1) == 1
-    assert data(b"x") == b"x"
-    assert optional_data(None) is None
-    assert array([1, b"x"]) == [1, b"x"]
-    assert data_array([b"x"]) == [b"x"]
-    assert truth(1)
-    assert not truth(None)
-    nothing(b"whatever")
+    assert as_int(1) == 1
+    assert as_bytes(b"x") == b"x"
+    assert as_optional_bytes(None) is None
+    assert as_list([1, b"x"]) == [1, b"x"]
+    assert as_bytes_list([b"x"]) == [b"x"]
+    assert as_bool(1)
+    assert not as_bool(None)
+    ignore(b"whatever")
 
 
 @pytest.mark.parametrize(
     ("read", "reply"),
     [
-        (integer, b"1"),
-        (data, None),
-        (optional_data, 1),
-        (array, b"secret"),
-        (data_array, [b"x", None]),
+        (as_int, b"1"),
+        (as_bytes, None),
+        (as_optional_bytes, 1),
+        (as_list, b"secret"),
+        (as_bytes_list, [b"x", None]),
     ],
 )
 def test_a_reply_of_another_kind_is_a_bug_and_its_content_is_not_told(

@@ -5,13 +5,13 @@ import asyncio
 import pytest
 
 from hubbub.redis import Connection, ReplyError, Script
-from hubbub.redis.replies import data_array, integer
+from hubbub.redis.replies import as_bytes_list, as_int
 
 ADD = Script(
     keys=("sum",),
     args=("number",),
     source="return redis.call('INCRBY', sum, number)",
-    reply=integer,
+    reply=as_int,
 )
 
 UNION = Script(
@@ -24,7 +24,7 @@ UNION = Script(
         end
         return redis.call('SORT', target, 'ALPHA')
     """,
-    reply=data_array,
+    reply=as_bytes_list,
 )
 
 
@@ -58,12 +58,12 @@ async def test_a_script_with_too_few_or_too_many_values_is_not_sent(connection: 
 
 
 async def test_an_error_in_a_script_is_a_bug_of_the_script(connection: Connection) -> None:
-    broken: Script[int] = Script(source="return redis.call('INCR', 'key', 'too many')", reply=integer)
+    broken: Script[int] = Script(source="return redis.call('INCR', 'key', 'too many')", reply=as_int)
     with pytest.raises(ReplyError):
         await broken(connection)
 
 
 async def test_an_answer_of_another_type_is_a_bug_of_the_script(connection: Connection) -> None:
-    mistyped: Script[int] = Script(source="return 'not a number'", reply=integer)
+    mistyped: Script[int] = Script(source="return 'not a number'", reply=as_int)
     with pytest.raises(TypeError, match="an integer"):
         await mistyped(connection)

@@ -14,7 +14,7 @@ from itertools import pairwise
 import pytest
 
 from hubbub.errors import Invalid, Unavailable
-from hubbub.redis import Connection, Gap, Heard, Subscription, Subscriptions
+from hubbub.redis import Connection, Gap, Received, Subscription, Subscriptions
 from hubbub.redis import subscriptions as module
 from redis_server import PASSWORD, Server
 from waiting import until, until_it_answers
@@ -44,7 +44,7 @@ async def subscribers(connection: Connection, channel: str) -> int:
     return count
 
 
-async def hear(subscription: Subscription, count: int) -> list[Heard]:
+async def hear(subscription: Subscription, count: int) -> list[Received]:
     async with asyncio.timeout(30):
         return [await anext(subscription) for _ in range(count)]
 
@@ -186,7 +186,7 @@ async def test_a_subscription_that_is_cut_again_and_again_loses_nothing_without_
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
     halt = asyncio.Event()
-    heard: list[Heard] = []
+    heard: list[Received] = []
 
     async def publisher() -> int:
         number = 0
@@ -264,9 +264,9 @@ async def test_a_slow_subscriber_loses_the_oldest_and_is_told_how_many(
 async def test_a_callback_that_raises_is_logged_and_hurts_no_other(
     connection: Connection, subscriptions: Subscriptions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    heard: list[Heard] = []
+    heard: list[Received] = []
 
-    def broken(_: Heard) -> None:
+    def broken(_: Received) -> None:
         raise ZeroDivisionError
 
     await subscriptions.subscribe_with("room", broken)
@@ -285,12 +285,12 @@ async def test_a_callback_may_subscribe_and_unsubscribe(
     heard: list[str] = []
     leave: list[Callable[[], None]] = []
 
-    def once(_: Heard) -> None:
+    def once(_: Received) -> None:
         heard.append("once")
         leave[0]()
         subscriptions.subscribe_soon("another room")
 
-    def always(_: Heard) -> None:
+    def always(_: Received) -> None:
         heard.append("always")
 
     leave.append((await subscriptions.subscribe_with("room", once)).unsubscribe)
@@ -343,7 +343,7 @@ async def test_a_callback_that_does_not_wait_is_told_from_when_on_it_hears(
 ) -> None:
     server.kill()
     await until(lambda: not subscriptions.connected)
-    heard: list[Heard] = []
+    heard: list[Received] = []
     early = subscriptions.subscribe_soon_with("room", heard.append)
     assert heard == []
     server.start()
@@ -368,7 +368,7 @@ async def test_a_callback_that_does_not_wait_goes_and_comes_back_at_once(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
     for number in range(50):
-        heard: list[Heard] = []
+        heard: list[Received] = []
         subscription = subscriptions.subscribe_soon_with("room", heard.append)
         await until(lambda heard=heard: bool(heard))  # type: ignore[misc]
         await connection.execute("PUBLISH", "room", number)
@@ -385,7 +385,7 @@ async def test_a_callback_that_does_not_wait_is_not_refused_while_the_login_is(
 ) -> None:
     subscriptions = Subscriptions(replace(server.settings, password="another"))
     await subscriptions.start()
-    heard: list[Heard] = []
+    heard: list[Received] = []
     subscription = subscriptions.subscribe_soon_with("room", heard.append)
     assert subscriptions.trouble is not None
     assert not heard
@@ -444,7 +444,7 @@ async def test_who_is_told_beside_others_that_a_channel_is_refused_waits_for_no_
     await connection.execute("ACL", "SETUSER", "guest", "on", ">of-the-guest", "+@all", "resetchannels")
     subscriptions = Subscriptions(replace(server.settings, username="guest", password="of-the-guest"))
     await subscriptions.start()
-    heard: list[Heard] = []
+    heard: list[Received] = []
     subscriptions.subscribe_soon_with("closed", heard.append)
     for _ in range(2):
         with pytest.raises(Unavailable, match="NOPERM") as refused:
@@ -459,7 +459,7 @@ async def test_who_is_told_beside_others_that_a_channel_is_refused_waits_for_no_
 async def test_who_comes_while_the_server_is_busy_with_a_script_is_heard_afterwards(
     server: Server, connection: Connection, subscriptions: Subscriptions
 ) -> None:
-    heard: list[Heard] = []
+    heard: list[Received] = []
     async with a_script_that_runs_too_long(server):
         subscriptions.subscribe_soon_with("room", heard.append)
         with pytest.raises(Unavailable, match="BUSY") as refused:
@@ -475,7 +475,7 @@ async def test_who_comes_after_a_refusal_waits_for_no_other_attempt(
     server: Server, subscriptions: Subscriptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ASK_AGAIN_SECONDS", 3600)
-    heard: list[Heard] = []
+    heard: list[Received] = []
     async with a_script_that_runs_too_long(server):
         subscriptions.subscribe_soon_with("room", heard.append)
         with pytest.raises(Unavailable, match="BUSY"):

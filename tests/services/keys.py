@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from hubbub.redis import Connection
-from hubbub.redis.replies import data_array, integer
+from hubbub.redis.replies import as_bytes_list, as_int
 from redis_server import Server
 
 
 async def kept_for_ever(connection: Connection) -> list[bytes]:
     """The keys without a time to live."""
-    left = data_array(await connection.execute("KEYS", "*"))
-    return [key for key in left if integer(await connection.execute("PTTL", key)) == -1]
+    left = as_bytes_list(await connection.execute("KEYS", "*"))
+    return [key for key in left if as_int(await connection.execute("PTTL", key)) == -1]
 
 
 async def all_keys_end(server: Server) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hubbub.models import Session
 from hubbub.redis import Connection
-from hubbub.redis.replies import optional_data
+from hubbub.redis.replies import as_optional_bytes
 from hubbub.services.sessions import SessionService
 from hubbub.services.sessions.place import place_of
 
@@ -23,6 +23,6 @@ async def unseen_for_years(connection: Connection, token: str) -> None:
 
 
 async def value_of(connection: Connection, token: str) -> bytes:
-    value = optional_data(await connection.execute("GET", place_of(token).key))
+    value = as_optional_bytes(await connection.execute("GET", place_of(token).key))
     assert value is not None
     return value

@@ -18,7 +18,7 @@ from hubbub.models import Credentials, User, Verdict
 from hubbub.passwords import Passwords
 from hubbub.postgres import Pool, connect
 from hubbub.redis import Connection
-from hubbub.redis.replies import data_array
+from hubbub.redis.replies import as_bytes_list
 from hubbub.repositories import Users
 from hubbub.services.accounts import READS_SECONDS, Accounts, known_as
 from hubbub.services.rate_limits import RateLimits
@@ -486,7 +486,7 @@ async def test_neither_password_nor_hash_nor_login_is_told_to_anybody(
             await attempt
         told.extend(traceback.format_exception(refusal.value))
     told.extend(record.getMessage() for record in caplog.records)
-    told.extend(key.decode() for key in data_array(await connection.execute("KEYS", "*")))
+    told.extend(key.decode() for key in as_bytes_list(await connection.execute("KEYS", "*")))
     everything = "\n".join(told)
     assert "horse" not in everything
     assert "$2b$" not in everything

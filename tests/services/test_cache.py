@@ -9,7 +9,7 @@ import pytest
 
 from hubbub import Invalid, Message, MessagePage, NotAMember, NotFound, Room, Settings, Unavailable, User
 from hubbub.redis import Connection
-from hubbub.redis.replies import data_array, integer
+from hubbub.redis.replies import as_bytes_list, as_int
 from hubbub.repositories import Users
 from hubbub.services.cache import Cache
 from hubbub.services.cache.cache import LAYOUT
@@ -90,10 +90,10 @@ async def test_keys_name_the_layout_and_live_for_about_a_minute(
     await chat.cache.newest_page(room.id)
     await chat.cache.room(room.id)
     await chat.cache.is_member(room.id, ada.id)
-    keys = data_array(await connection.execute("KEYS", "*"))
+    keys = as_bytes_list(await connection.execute("KEYS", "*"))
     wanted = [f"cache:3:user:{user.id}" for user in people] + [f"cache:3:page:{room.id}"]
     assert sorted(key.decode() for key in keys) == sorted(wanted)
-    lives = [integer(await connection.execute("PTTL", key)) for key in keys]
+    lives = [as_int(await connection.execute("PTTL", key)) for key in keys]
     assert 30_000 < min(lives) < max(lives) <= 72_000
     assert max(lives) - min(lives) > 1_000, "they would all end at once"
 

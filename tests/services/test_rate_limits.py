@@ -14,7 +14,7 @@ from hubbub import Settings
 from hubbub.errors import Invalid, Unavailable
 from hubbub.models import Verdict
 from hubbub.redis import Connection
-from hubbub.redis.replies import data_array, integer
+from hubbub.redis.replies import as_bytes_list, as_int
 from hubbub.services.rate_limits import RateLimits
 from redis_server import Server, binaries
 from waiting import until_it_answers
@@ -110,7 +110,7 @@ async def test_a_bucket_is_gone_from_redis_when_it_is_full(
     limits: RateLimits, connection: Connection, ada: str
 ) -> None:
     await limits.take("send", ada, capacity=10, refill_per_second=0.1)
-    assert 9_000 < integer(await connection.execute("PTTL", bucket("send", ada))) <= 10_001
+    assert 9_000 < as_int(await connection.execute("PTTL", bucket("send", ada))) <= 10_001
     await limits.take("read", ada, capacity=10, refill_per_second=100)
 
     async def is_gone() -> bool:
@@ -124,7 +124,7 @@ async def test_no_email_and_no_address_stands_in_redis(
 ) -> None:
     for key in (ada, "192.0.2.7", "a\r\nb*", "\ud800", "x" * 1_000_000):
         await limits.take("login", key, capacity=5, refill_per_second=1)
-    found = data_array(await connection.execute("KEYS", "*"))
+    found = as_bytes_list(await connection.execute("KEYS", "*"))
     assert len(found) == 5
     assert all(len(key) == len(bucket("login", "")) for key in found)
 

@@ -16,7 +16,7 @@ import pytest
 from hubbub import Settings
 from hubbub.errors import Invalid
 from hubbub.redis import Connection, Reply
-from hubbub.redis.replies import integer, optional_data
+from hubbub.redis.replies import as_int, as_optional_bytes
 from hubbub.services.sessions import SessionService
 from hubbub.services.sessions.place import index_of, place_of, tag_of
 from services.monitored import monitored
@@ -65,7 +65,7 @@ async def test_redis_holds_json_under_the_seed_s_prefix_and_the_digest(
 ) -> None:
     token = await sessions.create_session(ada, PHONE)
     digest = sha256(token.encode()).hexdigest()
-    value = optional_data(await connection.execute("GET", f"session:{{{token[:4]}}}:{digest}"))
+    value = as_optional_bytes(await connection.execute("GET", f"session:{{{token[:4]}}}:{digest}"))
     assert value is not None
     held = msgspec.json.decode(value)
     assert held["userId"] == str(ada)
@@ -210,7 +210,7 @@ async def test_new_data_take_the_place_of_the_old_and_change_nothing_else(
     await connection.execute("PEXPIRE", place_of(token).key, 50_000_000)
     assert await sessions.update_data(token, {"device": "tablet"})
     assert await found(sessions, token) == msgspec.structs.replace(before, data={"device": "tablet"})
-    assert 49_000_000 < integer(await connection.execute("PTTL", place_of(token).key)) <= 50_000_000
+    assert 49_000_000 < as_int(await connection.execute("PTTL", place_of(token).key)) <= 50_000_000
 
 
 async def test_data_of_a_session_that_ended_cannot_be_written(sessions: SessionService, ada: UUID) -> None:
@@ -232,7 +232,7 @@ async def test_a_session_ends_when_its_time_is_over_however_busy_it_is(connectio
             return True
         seen.add(session.seen_at)
         assert session.expires_at == expires_at
-        assert integer(await connection.execute("PTTL", place_of(token).key)) <= 600
+        assert as_int(await connection.execute("PTTL", place_of(token).key)) <= 600
         return False
 
     await until_it_answers(has_ended)
@@ -272,7 +272,7 @@ async def test_a_look_up_is_a_read_and_writes_that_it_was_seen_only_now_and_then
     after = await value_of(connection, token)
     assert len(after) == len(before)
     assert msgspec.json.decode(after)["seenAt"] >= msgspec.json.decode(before)["seenAt"]
-    assert 590_000 < integer(await connection.execute("PTTL", key)) <= 600_000
+    assert 590_000 < as_int(await connection.execute("PTTL", key)) <= 600_000
     assert await connection.execute("ZSCORE", index_of(ada), place_of(token).id) is not None
 
 
@@ -401,7 +401,7 @@ async def test_a_rotated_session_lives_on_under_another_token(
     assert new != old
     assert await sessions.get_session(old) is None
     assert await found(sessions, new) == msgspec.structs.replace(before, id=place_of(new).id)
-    assert 49_000_000 < integer(await connection.execute("PTTL", place_of(new).key)) <= 50_000_000
+    assert 49_000_000 < as_int(await connection.execute("PTTL", place_of(new).key)) <= 50_000_000
     assert await connection.execute("ZCARD", index_of(ada)) == 1
     assert [session.id for session in await sessions.list_sessions(ada)] == [place_of(new).id]
     assert await sessions.rotate(old) is None
@@ -424,7 +424,7 @@ async def test_ten_thousand_logins_of_one_user_leave_a_thousand_sessions(
     for _ in range(20):
         tokens += await asyncio.gather(*(sessions.create_session(ada) for _ in range(500)))
     assert await connection.execute("ZCARD", index_of(ada)) == 1_000
-    assert integer(await connection.execute("DBSIZE")) == 1_001
+    assert as_int(await connection.execute("DBSIZE")) == 1_001
     assert len(await sessions.list_sessions(ada)) == 200
     assert all(await asyncio.gather(*(sessions.get_session(token) for token in tokens[-500:])))
     assert not any(await asyncio.gather(*(sessions.get_session(token) for token in tokens[:8_500])))
@@ -448,13 +448,13 @@ async def test_the_list_of_a_user_outlasts_their_sessions_and_is_not_kept_for_ev
     """A list that ended before a session would let `revoke_all` miss it."""
     lasting, brief = SessionService(connection, life_seconds=100), SessionService(connection, life_seconds=10)
     tokens = [await service.create_session(ada) for service in (lasting, brief)]
-    assert 90_000 < integer(await connection.execute("PTTL", index_of(ada))) <= 100_000
+    assert 90_000 < as_int(await connection.execute("PTTL", index_of(ada))) <= 100_000
     # Should Redis have thrown the list out, a session is in it again when it is next noted as seen.
     await connection.execute("DEL", index_of(ada))
     fresh = SessionService(connection, life_seconds=100, idle_timeout_seconds=0.2)
     await unseen_for_years(connection, tokens[0])
     await found(fresh, tokens[0])
-    assert 90_000 < integer(await connection.execute("PTTL", index_of(ada))) <= 100_000
+    assert 90_000 < as_int(await connection.execute("PTTL", index_of(ada))) <= 100_000
     assert await fresh.revoke_all(ada) == 1
 
 

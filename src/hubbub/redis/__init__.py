@@ -5,16 +5,16 @@ from hubbub.redis.commands import Connection
 from hubbub.redis.refusals import ReplyError
 from hubbub.redis.replies import Part, Reply
 from hubbub.redis.script import Script
-from hubbub.redis.subscription import CallbackSubscription, Gap, Heard, Subscription
+from hubbub.redis.subscription import CallbackSubscription, Gap, Received, Subscription
 from hubbub.redis.subscriptions import Subscriptions
 
 __all__ = [
     "CallbackSubscription",
     "Connection",
     "Gap",
-    "Heard",
     "Outcome",
     "Part",
+    "Received",
     "Reply",
     "ReplyError",
     "Script",

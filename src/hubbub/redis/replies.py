@@ -16,51 +16,51 @@ Reply: TypeAlias = "bool | int | float | bytes | list[Reply] | dict[bytes, Reply
 """One answer. Strings stay bytes: decoding is the caller's."""
 
 
-def nothing(reply: Reply) -> None:
+def ignore(reply: Reply) -> None:
     """Any reply, thrown away: for what is done for its effect."""
 
 
-def integer(reply: Reply) -> int:
+def as_int(reply: Reply) -> int:
     """A count, or what a script returned as a number."""
     if not isinstance(reply, int):
         raise _unexpected(reply, "an integer")
     return reply
 
 
-def truth(reply: Reply) -> bool:
+def as_bool(reply: Reply) -> bool:
     """What a script returned as true or false: Lua's true is 1, its false is nothing."""
     return bool(reply)
 
 
-def data(reply: Reply) -> bytes:
+def as_bytes(reply: Reply) -> bytes:
     """A string that must be there."""
     if not isinstance(reply, bytes):
         raise _unexpected(reply, "a string")
     return reply
 
 
-def optional_data(reply: Reply) -> bytes | None:
+def as_optional_bytes(reply: Reply) -> bytes | None:
     """A string, or None where there is none, as of GET."""
     if reply is not None and not isinstance(reply, bytes):
         raise _unexpected(reply, "a string or nothing")
     return reply
 
 
-def array(reply: Reply) -> list[Reply]:
+def as_list(reply: Reply) -> list[Reply]:
     """A list of whatever."""
     if not isinstance(reply, list):
         raise _unexpected(reply, "an array")
     return reply
 
 
-def data_array(reply: Reply) -> list[bytes]:
+def as_bytes_list(reply: Reply) -> list[bytes]:
     """A list of strings, as of SMEMBERS."""
-    return [data(item) for item in array(reply)]
+    return [as_bytes(item) for item in as_list(reply)]
 
 
-def ids(reply: Reply) -> list[UUID]:
+def as_ids(reply: Reply) -> list[UUID]:
     """Ids of users or rooms. What somebody else has put into a key and is no id is passed over."""
-    return [id for text in data_array(reply) if (id := _id(text)) is not None]
+    return [id for text in as_bytes_list(reply) if (id := _id(text)) is not None]
 
 
 def _id(text: bytes) -> UUID | None:

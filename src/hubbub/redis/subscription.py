@@ -30,7 +30,7 @@ class Gap:
     dropped: int = 0
 
 
-Heard: TypeAlias = bytes | Gap
+Received: TypeAlias = bytes | Gap
 
 
 class Listener(ABC):
@@ -41,7 +41,7 @@ class Listener(ABC):
         self._leave = leave
 
     @abstractmethod
-    def hear(self, heard: Heard) -> None:
+    def hear(self, heard: Received) -> None:
         """Take a message, or the word that some are missing."""
 
     @abstractmethod
@@ -80,7 +80,7 @@ class Subscription(Listener):
         super().__init__(channel, leave)
         self._room = buffer
         self._tell_of_drop = tell_of_drop
-        self._heard: deque[Heard] = deque()
+        self._heard: deque[Received] = deque()
         self._missing: Gap | None = None  # what stands before the oldest of them
         self._ended = False
         self._reader: asyncio.Future[None] | None = None
@@ -92,7 +92,7 @@ class Subscription(Listener):
         """How many messages and Gaps wait to be read."""
         return len(self._heard) + (self._missing is not None)
 
-    def hear(self, heard: Heard) -> None:
+    def hear(self, heard: Received) -> None:
         if self._ended:
             return
         if isinstance(heard, Gap) and self._heard and isinstance(self._heard[-1], Gap):
@@ -111,7 +111,7 @@ class Subscription(Listener):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Heard:
+    async def __anext__(self) -> Received:
         while not (self._heard or self._missing):
             if self._ended:
                 raise StopAsyncIteration
@@ -149,13 +149,13 @@ class CallbackSubscription(Listener):
     """Calls `callback` with each payload or Gap, in order, as it arrives; what that raises is logged."""
 
     def __init__(
-        self, channel: bytes, leave: Callable[[Listener], None], callback: Callable[[Heard], None]
+        self, channel: bytes, leave: Callable[[Listener], None], callback: Callable[[Received], None]
     ) -> None:
         super().__init__(channel, leave)
         self._callback = callback
         self._ended = False
 
-    def hear(self, heard: Heard) -> None:
+    def hear(self, heard: Received) -> None:
         if self._ended:
             return
         try:

@@ -10,7 +10,7 @@ from hubbub.errors import Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.line import Line
 from hubbub.redis.refusals import PASSING, meaning
-from hubbub.redis.subscription import CallbackSubscription, Gap, Heard, Listener, Subscription
+from hubbub.redis.subscription import CallbackSubscription, Gap, Listener, Received, Subscription
 from hubbub.redis.subscription_wire import SubscriptionWire
 from hubbub.scheduling import EarliestTimer
 
@@ -108,7 +108,7 @@ class Subscriptions:
         await self._enter(subscription)
         return subscription
 
-    async def subscribe_with(self, channel: str, callback: Callable[[Heard], None]) -> CallbackSubscription:
+    async def subscribe_with(self, channel: str, callback: Callable[[Received], None]) -> CallbackSubscription:
         """Hear a channel by a callback, called in the event loop as messages arrive, so it must be quick.
 
         A callback that raises is logged and goes on being called. Otherwise as `subscribe`.
@@ -129,7 +129,7 @@ class Subscriptions:
             subscription.hear(Gap("reconnected"))
         return subscription
 
-    def subscribe_soon_with(self, channel: str, callback: Callable[[Heard], None]) -> CallbackSubscription:
+    def subscribe_soon_with(self, channel: str, callback: Callable[[Received], None]) -> CallbackSubscription:
         """As `subscribe_soon`, by a callback as for `subscribe_with`, and without a refusal: while the login is
         refused it hears nothing.
 

@@ -10,7 +10,7 @@ from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
 from hubbub.models import Verdict
 from hubbub.redis import Connection, Reply, Script
-from hubbub.redis.replies import array, integer
+from hubbub.redis.replies import as_int, as_list
 
 LARGEST_CAPACITY: Final = 1_000_000_000
 LONGEST_FILL_SECONDS: Final = 366 * 86_400
@@ -22,7 +22,7 @@ _NAME = re.compile("[a-z0-9_.-]{1,50}")
 
 
 def _milliseconds(reply: Reply) -> tuple[int, int, int]:
-    allowed, remaining, retry_after = (integer(item) for item in array(reply))
+    allowed, remaining, retry_after = (as_int(item) for item in as_list(reply))
     return allowed, remaining, retry_after
 
 

@@ -11,7 +11,7 @@ from hubbub.errors import Invalid, Unavailable
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged, TypingChanged, typing_channel
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis import CallbackSubscription, Connection, Gap, Subscription, Subscriptions
-from hubbub.redis.replies import integer
+from hubbub.redis.replies import as_int
 
 CHANNEL_BYTES: Final = 512
 MESSAGE_BYTES: Final = 256 * 1024
@@ -43,7 +43,7 @@ class RealtimeService:
         name = _text("channel", channel, shortest=1, longest=CHANNEL_BYTES)
         data = _text("message", message, shortest=0, longest=MESSAGE_BYTES)
         try:
-            heard_by = integer(await self._connection.execute("PUBLISH", name, data))
+            heard_by = as_int(await self._connection.execute("PUBLISH", name, data))
         except Unavailable:
             self._instrumentation.published(1, is_lost=True)
             raise

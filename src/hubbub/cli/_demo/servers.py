@@ -11,7 +11,7 @@ from hubbub.cli.quiet import unreported
 from hubbub.errors import Unavailable
 from hubbub.postgres import Statement, connect
 from hubbub.redis import Connection
-from hubbub.redis.replies import data
+from hubbub.redis.replies import as_bytes
 from hubbub.settings import PostgresSettings, RedisSettings
 
 ROUND_TRIPS: Final = 200
@@ -59,7 +59,7 @@ async def _valkey_refuses(settings: RedisSettings) -> bool:
 
 async def versions(stage: Stage) -> dict[str, str]:
     """The name of each server and the version that it says it has."""
-    told = data(await stage.redis.execute("INFO", "server")).decode()
+    told = as_bytes(await stage.redis.execute("INFO", "server")).decode()
     lines = dict(line.split(":", 1) for line in told.splitlines() if ":" in line)
     keeper = "Valkey" if "valkey_version" in lines else "Redis"
     return {

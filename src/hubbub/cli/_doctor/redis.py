@@ -9,7 +9,7 @@ from hubbub.cli._doctor.findings import Check, Finding, Seen, Unseen, error, not
 from hubbub.cli._doctor.network import is_this_machine, unencrypted
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
-from hubbub.redis.replies import Reply, data
+from hubbub.redis.replies import Reply, as_bytes
 from hubbub.settings import RedisSettings
 
 OLDEST: Final = {"Redis": (6, 2), "Valkey": (7, 2)}
@@ -26,7 +26,7 @@ class Redis(NamedTuple):
 
     async def told(self) -> dict[str, str]:
         """What INFO says. Raises `Unavailable` and `ReplyError`."""
-        text = data(await self.connection.execute("INFO")).decode(errors="replace")
+        text = as_bytes(await self.connection.execute("INFO")).decode(errors="replace")
         return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
     async def configured(self, name: str) -> str:
@@ -45,7 +45,7 @@ def _of_pairs(reply: Reply, name: str) -> str:
         reply = [part for pair in reply.items() for part in pair]
     if not isinstance(reply, list) or len(reply) != 2:
         raise Unseen(f"the server knows no {name}")
-    return data(reply[1]).decode(errors="replace")
+    return as_bytes(reply[1]).decode(errors="replace")
 
 
 def _name_and_version(told: dict[str, str]) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from hubbub.migrations import HEAD, revisions
 from hubbub.passwords import USUAL_COST
 from hubbub.postgres import Pool, Statement
 from hubbub.redis import Connection, ReplyError, Subscriptions
-from hubbub.redis.replies import data_array
+from hubbub.redis.replies import as_bytes_list
 from hubbub.services.feed import Feed
 from hubbub.services.feed.doorbell import room_channel
 
@@ -82,7 +82,7 @@ def _of_postgresql(pool: Pool) -> Callable[[], Awaitable[float]]:
 
 def _of_redis(connection: Connection) -> Callable[[], Awaitable[float]]:
     async def now() -> float:
-        seconds, microseconds = data_array(await connection.execute("TIME"))
+        seconds, microseconds = as_bytes_list(await connection.execute("TIME"))
         return int(seconds) + int(microseconds) / 1_000_000
 
     return now

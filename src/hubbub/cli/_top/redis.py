@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from hubbub.redis import Connection
-from hubbub.redis.replies import array, data, data_array, integer
+from hubbub.redis.replies import as_bytes, as_bytes_list, as_int, as_list
 from hubbub.services.presence.scripts import BUCKETS as PRESENCE_BUCKETS
 from hubbub.services.presence.scripts import online_key
 from hubbub.services.typing_indicators.scripts import BUCKETS as TYPING_BUCKETS
@@ -73,7 +73,7 @@ async def ask(connection: Connection) -> Live:
 
 
 async def _server(connection: Connection) -> Server:
-    told = data(await connection.execute("INFO")).decode(errors="replace")
+    told = as_bytes(await connection.execute("INFO")).decode(errors="replace")
     lines = dict(line.split(":", 1) for line in told.splitlines() if ":" in line)
     name = "Valkey" if "valkey_version" in lines else "Redis"
     return Server(
@@ -98,7 +98,7 @@ async def _typing(connection: Connection, now: int) -> Typing:
     keys = [due_key(bucket) for bucket in range(TYPING_BUCKETS)]
     # One more than are counted, to know whether there are more.
     found = await asyncio.gather(*[connection.execute("ZRANGE", key, 0, ROOMS_A_BUCKET) for key in keys])
-    rooms = [data_array(ids) for ids in found]
+    rooms = [as_bytes_list(ids) for ids in found]
     counted = [room_key(UUID(id.decode())) for ids in rooms for id in ids[:ROOMS_A_BUCKET]]
     users = await _not_over(connection, counted, now)
     return Typing(
@@ -115,12 +115,12 @@ async def _not_over(connection: Connection, keys: Iterable[str], now: int) -> li
     """
     # In one turn of the event loop, these go out in one write.
     counts = await asyncio.gather(*[connection.execute("ZCOUNT", key, f"({now}", "+inf") for key in keys])
-    return [integer(count) for count in counts]
+    return [as_int(count) for count in counts]
 
 
 async def _now(connection: Connection) -> int:
     """Redis' clock, by which all ends are kept, in milliseconds."""
-    seconds, microseconds = data_array(await connection.execute("TIME"))
+    seconds, microseconds = as_bytes_list(await connection.execute("TIME"))
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
@@ -136,13 +136,13 @@ async def _sessions(connection: Connection) -> Sessions:
         sessions += sum(_is_session(key) for key in keys)
         if cursor == b"0":
             return Sessions(sessions, is_exact=True)
-    total = integer(await connection.execute("DBSIZE"))
+    total = as_int(await connection.execute("DBSIZE"))
     return Sessions(round(sessions / looked_at * total), is_exact=False)
 
 
 async def _scan(connection: Connection, cursor: bytes) -> tuple[bytes, list[bytes]]:
-    following, keys = array(await connection.execute("SCAN", cursor, "COUNT", KEYS_A_SCAN))
-    return data(following), data_array(keys)
+    following, keys = as_list(await connection.execute("SCAN", cursor, "COUNT", KEYS_A_SCAN))
+    return as_bytes(following), as_bytes_list(keys)
 
 
 def _is_session(key: bytes) -> bool:

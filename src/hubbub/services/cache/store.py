@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from hubbub.errors import Unavailable
 from hubbub.redis import Script
-from hubbub.redis.replies import optional_data, truth
+from hubbub.redis.replies import as_bool, as_optional_bytes
 
 if TYPE_CHECKING:
     from hubbub.redis import Connection
@@ -28,7 +28,7 @@ if held then return held end
 redis.call('SET', entry, lease, 'PX', milliseconds)
 return false
 """,
-    reply=optional_data,
+    reply=as_optional_bytes,
 )
 
 # An invalidation deletes the lease; who then holds another lease has read later. Without a value the lease ends.
@@ -44,7 +44,7 @@ else
 end
 return true
 """,
-    reply=truth,
+    reply=as_bool,
 )
 
 
@@ -67,7 +67,7 @@ class Store:
         except Unavailable:
             self._rest()
             raise
-        return optional_data(reply)
+        return as_optional_bytes(reply)
 
     async def lease(self, key: str, lease: bytes) -> bytes | None:
         """As `get`; and with None the lease is now the caller's, who reads PostgreSQL from here on."""

@@ -18,7 +18,7 @@ from hubbub.services.feed.followed_room import FollowedRoom
 
 if TYPE_CHECKING:
     from hubbub.models import Message
-    from hubbub.redis import CallbackSubscription, Heard, Subscriptions
+    from hubbub.redis import CallbackSubscription, Received, Subscriptions
     from hubbub.services.feed.place import Place
 
 logger = logging.getLogger("hubbub.feed")
@@ -95,7 +95,7 @@ class FollowedRooms:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _hear(self, room: FollowedRoom, heard: Heard) -> None:
+    def _hear(self, room: FollowedRoom, heard: Received) -> None:
         if isinstance(heard, Gap):
             self._compare_soon(room)
             return

@@ -16,7 +16,7 @@ from hubbub.repositories.messages import Readers
 from hubbub.services.feed.rooms import FollowedRooms
 
 if TYPE_CHECKING:
-    from hubbub.redis import CallbackSubscription, Heard, Subscriptions
+    from hubbub.redis import CallbackSubscription, Received, Subscriptions
     from hubbub.services.feed.followed_room import FollowedRoom
     from hubbub.services.feed.follower import Follower
     from hubbub.services.feed.place import Place
@@ -88,7 +88,7 @@ class Signals:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
 
-    def _hear_typing(self, room_id: UUID, heard: Heard) -> None:
+    def _hear_typing(self, room_id: UUID, heard: Received) -> None:
         if isinstance(heard, Gap):
             return  # a client lets typing fade by itself
         event = TypingChanged.from_json(room_id, heard)
@@ -98,7 +98,7 @@ class Signals:
                 if place in place.room.live:
                     place.follower.signal(event)
 
-    def _hear_presence(self, heard: Heard) -> None:
+    def _hear_presence(self, heard: Received) -> None:
         if isinstance(heard, Gap):
             return
         event = PresenceChanged.from_json(heard)

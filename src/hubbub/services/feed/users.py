@@ -20,7 +20,7 @@ from hubbub.services.feed.rooms import FollowedRooms
 from hubbub.services.feed.signals import Signals
 
 if TYPE_CHECKING:
-    from hubbub.redis import Heard
+    from hubbub.redis import Received
 
 # The first may be by an answer that is older than the place. The log that is read after the second one says of a
 # leaving; when it does not, the third ends the place.
@@ -150,7 +150,7 @@ class FollowedUsers:
 
     # Rooms that are joined later, and memberships that end without a word.
 
-    def hear(self, heard: Heard) -> None:
+    def hear(self, heard: Received) -> None:
         """What the bell of memberships says."""
         if isinstance(heard, Gap):
             self._round = deque(self._users)

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from hubbub.redis import Reply, ReplyError, Script
-from hubbub.redis.replies import array, data, data_array, ids, integer
+from hubbub.redis.replies import as_bytes, as_bytes_list, as_ids, as_int, as_list
 
 logger = logging.getLogger("hubbub.presence")
 
@@ -102,15 +102,15 @@ SETTLE = Script(
     redis.call('PEXPIRE', online, keep_ms)
     return came
     """,
-    reply=ids,
+    reply=as_ids,
 )
 """Renew or end leases. A change is three words: user, lease, 1 if it is held and 0 if it was given up; its key
 stands at the same place among the `leases`. Gives the users that have come online by it."""
 
 
 def _count_and_members(reply: Reply) -> tuple[int, list[bytes]]:
-    count, members = array(reply)
-    return integer(count), data_array(members)
+    count, members = as_list(reply)
+    return as_int(count), as_bytes_list(members)
 
 
 FIND_DUE = Script(
@@ -143,13 +143,13 @@ END_DUE = Script(
     end
     return went
     """,
-    reply=ids,
+    reply=as_ids,
 )
 """Let those users go offline that are still due. Gives the ones that did: each is given to one caller only."""
 
 
 def _flags(reply: Reply) -> list[bool]:
-    return [integer(flag) == 1 for flag in array(reply)]
+    return [as_int(flag) == 1 for flag in as_list(reply)]
 
 
 ARE_ONLINE = Script(
@@ -171,7 +171,7 @@ ARE_ONLINE = Script(
 LEASES_OF = Script(
     keys=("leases",),
     source=_NOW + "return redis.call('ZRANGEBYSCORE', leases, '(' .. now, '+inf')",
-    reply=lambda reply: [data(lease) for lease in array(reply)],
+    reply=lambda reply: [as_bytes(lease) for lease in as_list(reply)],
     writes=False,
 )
 """The leases of a user that have not ended."""

@@ -12,7 +12,7 @@ from hubbub.background import ReportErrors
 from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL
 from hubbub.redis import Connection, ReplyError
-from hubbub.redis.replies import ids
+from hubbub.redis.replies import as_ids
 from hubbub.services.presence.scripts import BUCKETS, END_DUE, FIND_DUE, log_refusal, online_key
 
 CHUNK: Final = 500
@@ -82,7 +82,7 @@ class Sweeper:
             log_refusal(error)
 
     async def _end(self, bucket: int, due: list[bytes]) -> None:
-        went = ids([*due])  # where no answer comes: it may have happened all the same
+        went = as_ids([*due])  # where no answer comes: it may have happened all the same
         try:
             went = await END_DUE(self._connection, keys=(online_key(bucket),), args=(PRESENCE_CHANNEL, *due))
         finally:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hubbub.redis import Script
-from hubbub.redis.replies import data_array, integer, truth
+from hubbub.redis.replies import as_bool, as_bytes_list, as_int
 
 if TYPE_CHECKING:
     from hubbub.redis import Reply
 
 
 def _integer_or_none(reply: Reply) -> int | None:
-    return None if reply is None else integer(reply)
+    return None if reply is None else as_int(reply)
 
 
 # `now` is in milliseconds. Lua counts from 1, GETRANGE and SETRANGE from 0.
@@ -64,7 +64,7 @@ end
 enlist(index, id, ends, expires)
 return now
 """,
-    reply=integer,
+    reply=as_int,
 )
 """Gives the time on Redis' clock. The user's sessions that end first make room for one above the `most`."""
 
@@ -97,7 +97,7 @@ if not found then return false end
 redis.call('SET', session, found.text .. data .. '}', 'KEEPTTL')
 return true
 """,
-    reply=truth,
+    reply=as_bool,
 )
 
 ROTATE = Script(
@@ -113,7 +113,7 @@ redis.call('ZREM', index, old_id)
 enlist(index, new_id, now + redis.call('PTTL', new), found.expires)
 return true
 """,
-    reply=truth,
+    reply=as_bool,
 )
 
 END = Script(
@@ -127,7 +127,7 @@ redis.call('DEL', session)
 redis.call('ZREM', prefix .. 'user:' .. found.user, id)
 return true
 """,
-    reply=truth,
+    reply=as_bool,
 )
 """With an owner, only a session of theirs."""
 
@@ -144,7 +144,7 @@ for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
 end
 return ended
 """,
-    reply=integer,
+    reply=as_int,
 )
 
 LIST = Script(
@@ -169,7 +169,7 @@ repeat
 until #ids == 0
 return found
 """,
-    reply=data_array,
+    reply=as_bytes_list,
     writes=False,
 )
 """Gives ids and values by turns, those that end last first."""

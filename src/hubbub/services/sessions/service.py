@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
-from hubbub.redis.replies import optional_data
+from hubbub.redis.replies import as_optional_bytes
 from hubbub.services.sessions import scripts, stored
 from hubbub.services.sessions.place import Place, index_of, is_session_id, new_token, place_of, tag_of
 
@@ -84,7 +84,7 @@ class SessionService:
     async def get_session(self, token: str) -> Session | None:
         """The session of the token; None when it ended, never was, or the token is malformed, in equal time."""
         place = place_of(token)
-        value = optional_data(await self._connection.execute("GET", place.key, writes=False))
+        value = as_optional_bytes(await self._connection.execute("GET", place.key, writes=False))
         session = stored.read(value, place.id)
         if session is None or not self._seen_long_ago(session):
             return session

@@ -15,7 +15,7 @@ from typing import Final
 from uuid import UUID
 
 from hubbub.redis import ReplyError, Script
-from hubbub.redis.replies import data_array, ids, integer, truth
+from hubbub.redis.replies import as_bool, as_bytes_list, as_ids, as_int
 
 logger = logging.getLogger("hubbub.typing")
 
@@ -91,7 +91,7 @@ START = Script(
     redis.call('PEXPIRE', due, keep_ms)
     return is_new
     """,
-    reply=truth,
+    reply=as_bool,
 )
 """Start or go on. True when the user was not typing before."""
 
@@ -112,7 +112,7 @@ STOP = Script(
     end
     return stopped
     """,
-    reply=integer,
+    reply=as_int,
 )
 """Stop in some rooms, each given by its key and by two words: its id and the user. Gives how many did type."""
 
@@ -120,7 +120,7 @@ FIND_DUE = Script(
     keys=("due",),
     args=("at_most",),
     source=_NOW + "return redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, at_most)",
-    reply=data_array,
+    reply=as_bytes_list,
     writes=False,
 )
 """The rooms where somebody is due to fade: as they stand there, so that what is no id goes too."""
@@ -141,14 +141,14 @@ FADE = Script(
     end
     return #KEYS - 1
     """,
-    reply=integer,
+    reply=as_int,
 )
 """Let everybody in these rooms stop whose time is over."""
 
 WHO_TYPES = Script(
     keys=("room",),
     source=_NOW + "return redis.call('ZRANGEBYSCORE', room, '(' .. now, '+inf')",
-    reply=ids,
+    reply=as_ids,
     writes=False,
 )
 """The users that type in a room and have not faded."""

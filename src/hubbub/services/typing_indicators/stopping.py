@@ -11,7 +11,7 @@ from uuid import UUID
 from hubbub.background import ReportErrors
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
-from hubbub.redis.replies import Part, Reply, array, ids
+from hubbub.redis.replies import Part, Reply, as_ids, as_list
 from hubbub.services.typing_indicators.scripts import (
     STOP,
     bucket_of,
@@ -107,7 +107,7 @@ class Stopping:
         questions = [("ZMSCORE", due_key(bucket), *map(str, asked)) for bucket, asked in buckets.items()]
         found = set()
         for asked, reply in zip(buckets.values(), await _ask(self._connection, questions), strict=True):
-            due = zip(asked, array(reply), strict=True)
+            due = zip(asked, as_list(reply), strict=True)
             found |= {room_id for room_id, score in due if score is not None}
         return found
 
@@ -115,7 +115,7 @@ class Stopping:
 async def rooms_of(connection: Connection, users: list[UUID]) -> list[Stop]:
     """Where these users may be typing. Raises `Unavailable`, `ReplyError`."""
     replies = await _ask(connection, [("SMEMBERS", hint_key(user_id)) for user_id in users])
-    return [(room_id, user_id) for user_id, reply in zip(users, replies, strict=True) for room_id in ids(reply)]
+    return [(room_id, user_id) for user_id, reply in zip(users, replies, strict=True) for room_id in as_ids(reply)]
 
 
 async def stop_now(connection: Connection, stops: list[Stop]) -> int:
