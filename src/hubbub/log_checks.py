@@ -1,0 +1,133 @@
+"""Checks of logs and of the followers that read them: nothing lost, nothing twice, no gap, nothing out of order.
+
+Pure functions over entries that were stored and received. The demo and the tests share them. Each
+yields one sentence per violation, and nothing when its rule holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from hubbub import events
+
+
+class LogEntry(NamedTuple):
+    """One entry of a log, by what never changes about it. Later edits change the content, which is not in here."""
+
+    seq: int
+    kind: str
+    """The name of the event type, such as `MessageSent`."""
+    message_id: UUID | None = None
+    member_id: UUID | None = None
+    """The user who joined, left or has another role."""
+
+    @classmethod
+    def of(cls, event: events.LogEvent) -> LogEntry:
+        """The entry that this event was made from."""
+        kind = type(event).__name__
+        match event:
+            case events.MessageSent() | events.MessageEdited() | events.MessageDeleted():
+                return cls(event.seq, kind, message_id=event.message.id)
+            case events.MemberJoined() | events.MemberLeft() | events.RoleChanged():
+                return cls(event.seq, kind, member_id=event.user_id)
+            case _:
+                return cls(event.seq, kind)
+
+    def __str__(self) -> str:
+        about = self.message_id or self.member_id
+        return f"{self.kind} at seq {self.seq}" if about is None else f"{self.kind} of {about} at seq {self.seq}"
+
+
+class AcknowledgedMessage(NamedTuple):
+    """The answer to a send. Retries of one send have the same answer."""
+
+    message_id: UUID
+    room_id: UUID
+    seq: int
+
+
+Logs = Mapping[UUID, Sequence[LogEntry]]
+"""The log of each room, in the order of its seqs."""
+
+
+def seq_errors(log: Sequence[LogEntry], head: int) -> Iterator[str]:
+    """The seqs of a log are 1 to its head, each once and in order."""
+    seqs = [entry.seq for entry in log]
+    if seqs != list(range(1, head + 1)):
+        yield f"{len(seqs)} entries with {len(set(seqs))} seqs, and the head is {head}"
+
+
+def repeated_messages(logs: Logs) -> Iterator[str]:
+    """No message has two `MessageSent` entries, in one log or in two."""
+    sent = Counter(entry.message_id for log in logs.values() for entry in log if entry.kind == "MessageSent")
+    for message_id, count in sent.items():
+        if count > 1:
+            yield f"message {message_id} is in the logs {count} times"
+
+
+def lost_messages(logs: Logs, acknowledged: Iterable[AcknowledgedMessage]) -> Iterator[str]:
+    """Each acknowledged message is in the log of its room, at the seq that the answer named."""
+    stored = {
+        entry.message_id: (room_id, entry.seq)
+        for room_id, log in logs.items()
+        for entry in log
+        if entry.kind == "MessageSent"
+    }
+    for message_id, room_id, seq in acknowledged:
+        if message_id not in stored:
+            yield f"message {message_id} was acknowledged and is lost"
+        elif stored[message_id] != (room_id, seq):
+            found_room, found_seq = stored[message_id]
+            yield (
+                f"message {message_id} was acknowledged as seq {seq} of room {room_id}, "
+                f"and is seq {found_seq} of room {found_room}"
+            )
+
+
+def entries_for(log: Sequence[LogEntry], *, after: int = 0, member_id: UUID | None = None) -> list[LogEntry]:
+    """The entries that a follower gets from the cursor `after` on: all of them, in order.
+
+    With `member_id` the entries between that user's leaving and next joining are left out.
+    """
+    due: list[LogEntry] = []
+    is_away = False
+    for entry in log:
+        is_own = member_id is not None and entry.member_id == member_id
+        is_away = is_away and not (is_own and entry.kind == "MemberJoined")
+        if entry.seq > after and not is_away:
+            due.append(entry)
+        is_away = is_away or (is_own and entry.kind == "MemberLeft")
+    return due
+
+
+def delivery_errors(
+    log: Sequence[LogEntry],
+    received: Iterable[LogEntry],
+    *,
+    after: int = 0,
+    member_id: UUID | None = None,
+    to_head: bool = True,
+) -> Iterator[str]:
+    """A follower received the log of one room from the cursor `after` on: each entry once, in order.
+
+    `member_id` as in `entries_for`. Without `to_head` the follower may have stopped anywhere. After a `Resync` a
+    follower starts anew: check what came after it on its own.
+    """
+    due = entries_for(log, after=after, member_id=member_id)
+    index_of = {entry.seq: index for index, entry in enumerate(due)}
+    following, last_seq = 0, after
+    for entry in received:
+        index = index_of.get(entry.seq)
+        if index is None:
+            yield f"{entry} was received, which is not an entry for this follower"
+            continue
+        if index != following:
+            yield f"seq {entry.seq} was received after seq {last_seq}"
+        if entry != due[index]:
+            yield f"{entry} was received, and the log has {due[index]}"
+        following, last_seq = index + 1, entry.seq
+    if to_head and following < len(due):
+        yield f"{len(due) - following} entries after seq {last_seq} were not received"
