@@ -14,7 +14,7 @@ import pytest
 
 from history.histories import line, made_up, parsed, said
 from hubbub import Hub, Room, Settings, User
-from hubbub.history.identities import room_of
+from hubbub.history import derive_room_id
 
 
 class Said(NamedTuple):
@@ -56,7 +56,7 @@ async def test_a_file_is_imported_and_the_room_comes_out_again(run: Run, hub: Hu
     assert (exported.status, exported.error) == (0, b"")
     assert [one["content"] for one in parsed(exported.out) if one["kind"] == "message"] == ["one", "two"]
     for name in ("room.jsonl", "room.jsonl.gz"):
-        written = await run("export", str(room_of("#chat")), "--output", str(tmp_path / name))
+        written = await run("export", str(derive_room_id("#chat")), "--output", str(tmp_path / name))
         assert (written.status, written.out) == (0, b"")
     assert (tmp_path / "room.jsonl").read_bytes() == exported.out
     assert gzip.decompress((tmp_path / "room.jsonl.gz").read_bytes()) == exported.out

@@ -9,7 +9,7 @@ import pytest
 
 from history import histories
 from hubbub.history import batches as module
-from hubbub.history.batches import Batch, batches
+from hubbub.history.batches import Batch, batches, read_lines
 from hubbub.history.lines import LONGEST_LINE
 
 
@@ -34,6 +34,14 @@ def test_lines_are_taken_in_their_order_and_known_by_their_number() -> None:
     assert [number for number, _ in batch.taken] == [1, 4]
     assert refused([batch]) == [2]
     assert batch.is_last
+
+
+def test_read_lines_gives_numbers_and_refuses_what_an_import_refuses() -> None:
+    refused: list[tuple[int, str]] = []
+    file = histories.opened(gzip.compress(line(content="one") + b"\n\noops\n" + line(content="two")))
+    found = read_lines(file, lambda number, reason: refused.append((number, reason)))
+    assert [(number, getattr(one, "content", "")) for number, one in found] == [(1, "one"), (4, "two")]
+    assert refused == [(3, "line: not JSON")]
 
 
 def test_an_empty_file_has_no_batches() -> None:

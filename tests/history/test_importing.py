@@ -23,9 +23,8 @@ from history.histories import (
 )
 from hubbub import Hub, Invalid, PostgresSettings, User
 from hubbub.commits import Change, RoomTouched
-from hubbub.history import History, Imported, Refusal
+from hubbub.history import History, Imported, Refusal, derive_room_id, derive_user_id
 from hubbub.history import batches as batches_module
-from hubbub.history.identities import room_of
 from hubbub.postgres import Pool
 from log import log_of
 
@@ -39,7 +38,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_messages_keep_the_order_of_their_lines_and_their_times(hub: Hub, pool: Pool) -> None:
     imported = await load(pool, said("one", "two") + line(at="1999-01-01T00:00:00.123456Z", content="older"))
     assert (imported.lines, imported.messages, imported.refusals.count) == (3, 3, 0)
-    page = await hub.messages.page(room_of("#chat"))
+    page = await hub.messages.page(derive_room_id("#chat"))
     assert [(message.seq, message.content) for message in page.items] == [(2, "one"), (3, "two"), (4, "older")]
     assert page.items[0].created_at == datetime(2004, 11, 15, 12, 18, tzinfo=UTC)
     assert page.items[2].updated_at == datetime(1999, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
@@ -47,7 +46,7 @@ async def test_messages_keep_the_order_of_their_lines_and_their_times(hub: Hub, 
 
 async def test_who_speaks_without_having_joined_came_in_before(hub: Hub, pool: Pool) -> None:
     await load(pool, said("hello") + line("join") + line("join", user="bob") + line("leave") + line("leave"))
-    room = await hub.rooms.get(room_of("#chat"))
+    room = await hub.rooms.get(derive_room_id("#chat"))
     assert await log_of(pool, room.id) == ["joined", "sent", "joined", "left"]
     [member] = (await hub.room_users.members(room.id)).items
     bob = await hub.users.find_by_username("BOB")
@@ -64,7 +63,7 @@ async def test_all_that_was_imported_counts_as_read(hub: Hub, pool: Pool, small_
         [summary] = (await hub.rooms.list_for(user.id)).items
         assert summary.unread == 0
     # What comes later does not.
-    await hub.messages.send(room_of("#chat"), bob.id, "live")
+    await hub.messages.send(derive_room_id("#chat"), bob.id, "live")
     [summary] = (await hub.rooms.list_for(ada.id)).items
     assert summary.unread == 1
 
@@ -72,7 +71,7 @@ async def test_all_that_was_imported_counts_as_read(hub: Hub, pool: Pool, small_
 async def test_an_account_that_has_the_nickname_is_who_is_meant(hub: Hub, pool: Pool, ada: User) -> None:
     imported = await load(pool, said("hello", user="ADA"))
     assert imported.users == 0
-    page = await hub.messages.page(room_of("#chat"))
+    page = await hub.messages.page(derive_room_id("#chat"))
     assert [message.user_id for message in page.items] == [ada.id]
 
 
@@ -91,7 +90,7 @@ async def test_nicknames_that_are_no_usernames_get_another_one_each(hub: Hub, po
     imported = await load(pool, b"".join(said("hello", user=nickname) for nickname in nicknames))
     assert (imported.users, imported.refusals.count) == (8, 0)
     assert imported.renamed_count == 6
-    page = await hub.messages.page(room_of("#chat"))
+    page = await hub.messages.page(derive_room_id("#chat"))
     assert len({message.user_id for message in page.items}) == 8
 
 
@@ -191,7 +190,7 @@ async def test_followers_hear_of_every_room_that_has_grown(pool: Pool) -> None:
     heard: list[Change] = []
     await History(pool, heard.append).load(opened(made_up(30)))
     rooms = {change.room_id for change in heard if isinstance(change, RoomTouched)}
-    assert rooms == {room_of(f"room {n}") for n in range(3)}
+    assert rooms == {derive_room_id(f"room {n}") for n in range(3)}
 
 
 async def test_an_id_makes_a_message_the_same_one(hub: Hub, pool: Pool, ada: User) -> None:
@@ -232,7 +231,7 @@ async def test_hostile_text_comes_back_as_it_was(pool: Pool, hub: Hub) -> None:
     ]
     imported = await load(pool, said(*texts))
     assert imported.messages == len(texts)
-    page = await hub.messages.page(room_of("#chat"))
+    page = await hub.messages.page(derive_room_id("#chat"))
     assert [message.content for message in page.items] == texts
 
 
@@ -259,6 +258,17 @@ async def test_a_damaged_file_gives_what_it_has_and_a_whole_one_the_rest(
     assert mended.continued_from == damaged.lines
     assert len((await everything(postgres_settings))["messages"]) == made_up(5_000).count(b'"content"')
     await check_logs(postgres_settings)
+
+
+async def test_import_into_an_empty_database_gives_users_and_rooms_the_derived_ids(hub: Hub) -> None:
+    await hub.history.load(io.BytesIO(made_up(30)))
+    assert {room.name: room.id for room in (await hub.rooms.public()).items} == {
+        name: derive_room_id(name) for name in ("room 0", "room 1", "room 2")
+    }
+    for nickname in ("user0", "user1", "USER2"):
+        user = await hub.users.find_by_username(nickname)
+        assert user is not None
+        assert user.id == derive_user_id(nickname)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import pytest
 
 from history.histories import line, load, made_up, said
 from hubbub import Hub, Unavailable, User
-from hubbub.history import watermarks
-from hubbub.history.identities import room_of
+from hubbub.history import derive_room_id, watermarks
 from hubbub.history.watermarks import Head, count_as_read
 from hubbub.postgres import Pool, Statement
 
@@ -48,7 +47,7 @@ async def test_every_member_of_every_room_has_read_all(pool: Pool, small_steps: 
 
 async def test_nobody_is_taken_back(pool: Pool, hub: Hub, ada: User) -> None:
     await load(pool, said(*map(str, range(9))))
-    room_id = room_of("#chat")
+    room_id = derive_room_id("#chat")
     await count_as_read(pool, [Head(room_id, 4)])
     assert await pool.fetch_all(SEQS) == [(10, 10)]
 
@@ -72,7 +71,7 @@ async def test_what_is_said_live_stays_unread_when_a_file_is_imported_again(
     await load(pool, file)
     bob = await hub.users.find_by_username("bob")
     assert bob is not None
-    await hub.messages.send(room_of("#chat"), bob.id, "live")
+    await hub.messages.send(derive_room_id("#chat"), bob.id, "live")
     await load(pool, file)
     await load(pool, file + b"\n")
     await load(pool, file + b"\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from io import BufferedReader
 from typing import TYPE_CHECKING, Final
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 # What a batch holds is decided by the lines alone, so that every run of a file has the same batches.
 LINES: Final = 10_000
 BYTES: Final = 8 << 20
+
+
+def read_lines(file: BufferedReader, refuse: Callable[[int, str], None]) -> Iterator[tuple[int, AnyLine]]:
+    """The lines of an open file with their numbers, as an import reads them, blank lines left out.
+
+    `refuse` is called with the number of each line that cannot be read, and the reason.
+    """
+    for number, raw in lines.numbered(file, refuse):
+        if raw and not raw.isspace():
+            try:
+                yield number, line_of(raw)
+            except Invalid as error:
+                refuse(number, str(error))
 
 
 class Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from io import BufferedReader
+from io import BufferedIOBase
 from uuid import UUID
 
 from hubbub import inputs
@@ -43,17 +43,18 @@ class History:
 
     async def load(
         self,
-        file: BufferedReader,
+        file: BufferedIOBase,
         *,
         progress: Callable[[Imported], None] = _unheard,
         refused: Callable[[Refusal], None] | None = None,
     ) -> Imported:
-        """Import the lines of an open file, plain or gzip, which may be a pipe. docs/history.md has their form.
+        """Import the lines of a file open for reading bytes, plain or gzip: also a pipe or an `io.BytesIO`.
 
         Batches of at most 10,000 lines are committed, each with a note of how far the file is done: after any end,
         also a kill, the same call goes on from there, and a file that has grown goes on from where it ended. The
-        entries of a room are in the order of the lines, with the times of the lines. `progress` is called after
-        each batch, `refused` with each line that cannot be taken; both from the event loop.
+        entries of a room are in the order of the lines, with their times. docs/history.md has the form of the lines.
+        `progress` is called after each batch, `refused` with each line that cannot be taken; both from the event
+        loop.
 
         Raises `Invalid` for what is no file of bytes or no function, `Unavailable` once PostgreSQL could not be
         reached for half a minute.

@@ -18,12 +18,12 @@ _VERSION_8: Final = (8 << 76) | (2 << 62)
 NO_EMAIL: Final = "import.invalid"
 
 
-def room_of(name: str) -> UUID:
+def derive_room_id(name: str) -> UUID:
     """The room that history without ids means by a name. Names of rooms are not unique; this id is."""
     return _named(f"room\0{name}")
 
 
-def user_of(nickname: str) -> UUID:
+def derive_user_id(nickname: str) -> UUID:
     """The user that history without ids means by a nickname, in any case."""
     return _named(f"user\0{nickname.casefold()}")
 
@@ -33,7 +33,7 @@ def email_of(user_id: UUID) -> str:
     return f"{user_id.hex}@{NO_EMAIL}"
 
 
-def message_of(line: int, room: str, user: str, at: datetime, content: str) -> UUID:
+def derive_message_id(line: int, room: str, user: str, at: datetime, content: str) -> UUID:
     """The id of the message on a line: a UUIDv7 of its time and, for the rest, of a hash of all that it is.
 
     `room` is the id of the room in hexadecimal. The number of the line tells apart what somebody said twice in one

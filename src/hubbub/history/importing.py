@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from io import BufferedReader
+from io import BufferedIOBase
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -81,7 +81,7 @@ class Import:
         self._barred: set[UUID] = set()
         self._careful = False
 
-    async def run(self, file: BufferedReader, tell: Callable[[Imported], None]) -> Imported:
+    async def run(self, file: BufferedIOBase, tell: Callable[[Imported], None]) -> Imported:
         """All of it. A thread reads and checks a batch while PostgreSQL is busy with the one before."""
         async with Reading(file) as reading:
             while (batch := await reading.next()) is not None:

@@ -10,7 +10,7 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.errors import Conflict
 from hubbub.history.forms import AnyLine, Line, UserLine
-from hubbub.history.identities import email_of, user_of
+from hubbub.history.identities import derive_user_id, email_of
 from hubbub.history.nicknames import NO_LOGIN, Renamed, marked, refusal
 from hubbub.postgres import Executor, Statement
 
@@ -115,7 +115,9 @@ class People:
             elif isinstance(line, Line) and line.user is not None:
                 key = line.user_id or line.user
                 if key not in persons and self.find(key) is None:
-                    persons[key] = _person(key, line.user_id or user_of(line.user), line.user, line.at, None)
+                    persons[key] = _person(
+                        key, line.user_id or derive_user_id(line.user), line.user, line.at, None
+                    )
         return persons
 
     async def _find(self, executor: Executor, persons: Iterable[Person]) -> list[Person]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from hubbub.history.forms import AnyLine, DeleteLine, EditLine, Line, MemberLine, MessageLine
-from hubbub.history.identities import message_of
+from hubbub.history.identities import derive_message_id
 from hubbub.history.rooms import room_id_of
 from hubbub.postgres import Executor, Statement
 
@@ -143,7 +143,7 @@ def _named_messages(lines: Iterable[AnyLine]) -> set[UUID]:
 
 def _derived_messages(lines: Iterable[tuple[int, AnyLine]]) -> set[UUID]:
     return {
-        message_of(number, room_id_of(line).hex, line.user or str(line.user_id), line.at, line.content)
+        derive_message_id(number, room_id_of(line).hex, line.user or str(line.user_id), line.at, line.content)
         for number, line in lines
         if type(line) is MessageLine and line.id is None
     }

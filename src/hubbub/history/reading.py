@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from io import BufferedReader
+from io import BufferedIOBase
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +14,7 @@ from hubbub.history.source import Source
 class Reading:
     """One batch after the other, and the next one ahead of time, from whenever `ahead` is called."""
 
-    def __init__(self, file: BufferedReader) -> None:
+    def __init__(self, file: BufferedIOBase) -> None:
         self._source = Source(file)
         self._content = self._source.buffered()
         self._coming = batches(self._content)

@@ -21,7 +21,7 @@ from hubbub.history.forms import (
     RoomLine,
     UserLine,
 )
-from hubbub.history.identities import message_of
+from hubbub.history.identities import derive_message_id
 from hubbub.history.parsing import metadata_of
 from hubbub.history.people import People
 from hubbub.history.present import Happened, Present, Stored
@@ -91,7 +91,7 @@ class Replay:
         author = self._people[line]
         if author is None and line.seq is None:
             raise _nobody()
-        id = line.id or message_of(number, room.hex, line.user or str(line.user_id), line.at, line.content)
+        id = line.id or derive_message_id(number, room.hex, line.user or str(line.user_id), line.at, line.content)
         if id in self._present.messages and self._is_known(id, line, room, author):
             self.known += 1
             return

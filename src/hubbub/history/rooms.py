@@ -9,12 +9,12 @@ from typing import NamedTuple
 from uuid import UUID
 
 from hubbub.history.forms import AnyLine, Line, RoomLine, UserLine
-from hubbub.history.identities import room_of
+from hubbub.history.identities import derive_room_id
 from hubbub.history.people import People
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.rooms import direct_key
 
-_room_of = lru_cache(maxsize=10_000)(room_of)
+_room_of = lru_cache(maxsize=10_000)(derive_room_id)
 
 
 def room_id_of(line: Line) -> UUID:

@@ -21,7 +21,7 @@ class Source(io.RawIOBase):
     is something to read, or for `stop`.
     """
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: io.BufferedIOBase) -> None:
         self._file = file
         self._stopped, self._stop = os.pipe()
         self._waiting = select.poll()
