@@ -4,7 +4,7 @@ PYTHON ?= python3
 WORKERS ?= 3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test matrix pooled servers audit faults bench check format clean
+.PHONY: help demo test test-fast test-wheel coverage matrix pooled servers audit faults bench check format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,6 +14,24 @@ demo: .venv/demo.stamp  ## start servers, let a chat happen, check it, stop them
 
 test: .venv/dev.stamp  ## the whole test suite, on servers that it starts and stops
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-fast: .venv/dev.stamp  ## the tests for the inner loop: no fault, no second server version, no real waiting
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
+
+# What a user installs is the wheel: a file that it lacks would be found in the source tree, so there is none here.
+WHEEL := .venv/wheel
+test-wheel: .venv/bin/python  ## build the wheel, install it into an environment of its own, and test that
+	@rm -rf $(WHEEL) && mkdir -p $(WHEEL)
+	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL) .
+	@$(PYTHON) -m venv $(WHEEL)/venv
+	@$(WHEEL)/venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		"hubbub[embedded,dev] @ file://$$(ls $(CURDIR)/$(WHEEL)/*.whl)"
+	@cp -r tests deploy pyproject.toml $(WHEEL)/ && cd $(WHEEL) && venv/bin/mypy tests/typing/api.py && \
+		venv/bin/pytest -n $(WORKERS) --dist loadfile tests/test_hub.py tests/test_pytest_hubbub.py \
+		tests/cli/test_migrate.py tests/repositories tests/services/feed/test_events.py $(ARGS)
+
+coverage: .venv/dev.stamp  ## how much of the code, by branches, the whole suite runs (20 minutes)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term $(ARGS)
 
 # Two of the tests that show a guarantee stand among those of what it is about.
 SHOWN := tests/faults tests/services/feed/test_real_log.py \

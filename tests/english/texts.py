@@ -1,7 +1,7 @@
 """The prose of the project, as `(line, text)`.
 
-In Python: docstrings, comments, and string literals of four words and more, which are messages, help and labels. In
-Markdown: all but blocks of code.
+In Python: docstrings, comments, and string literals of four words and more, which are messages, help and labels.
+In Markdown: all but blocks of code.
 """
 
 from __future__ import annotations
