@@ -39,7 +39,7 @@ for name in [name for name in os.environ if name.startswith(("DB_", "REDIS_", "D
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: kills or freezes a server, starts one of its own, or waits in real time")
+    config.addinivalue_line("markers", "slow: kills, freezes or starts a server, or waits in real time")
     config.addinivalue_line("markers", "session(reason): goes past a pooler, as it is about sessions of its own")
 
 

@@ -1,4 +1,4 @@
-"""What the README shows runs, and prints what it says."""
+"""The example of the README runs and prints what the README claims."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def test_the_example_runs(settings: Settings, tmp_path: Path) -> None:
         "a retry gives the same message: True",
         "engine-room: 1 unread",
         "unread now: 0",
-        "bob hears: MessageEdited",
+        "bob receives: MessageEdited",
         "online: True",
         "typing: True",
     ]
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", README.read_text()))))
-def test_every_link_leads_somewhere(link: str) -> None:
+def test_a_link_names_an_existing_file(link: str) -> None:
     assert (README.parent / link).exists()
