@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 
 import pytest
 
@@ -139,6 +140,120 @@ async def test_a_task_is_running_between_start_and_close() -> None:
     await task.close()
     states.append(task.is_running)
     assert states == [False, True, False]
+
+
+class Pausing:
+    """A task whose rounds return the pause that the test has set."""
+
+    def __init__(self, pause_seconds: float | None) -> None:
+        self.begun = 0
+        self.pause_seconds = pause_seconds
+        self.in_round = asyncio.Event()
+        self.in_round.set()
+        self.task = BackgroundTask("pausing", self.round)
+
+    async def round(self) -> float | None:
+        self.begun += 1
+        await asyncio.sleep(0)
+        await self.in_round.wait()
+        return self.pause_seconds
+
+
+async def test_rounds_that_return_no_pause_follow_each_other() -> None:
+    pausing = Pausing(None)
+    pausing.task.start()
+    await until(lambda: pausing.begun > 3)
+    await pausing.task.close()
+
+
+async def test_a_pause_ends_by_itself() -> None:
+    pausing = Pausing(0.001)
+    pausing.task.start()
+    await until(lambda: pausing.begun > 3)
+    await pausing.task.close()
+
+
+async def test_an_endless_pause_ends_when_the_task_is_woken() -> None:
+    pausing = Pausing(inf)
+    pausing.task.start()
+    for rounds in range(1, 4):
+        await asyncio.sleep(0.01)
+        assert pausing.begun == rounds
+        pausing.task.wake()
+    await pausing.task.close()
+
+
+async def test_a_task_woken_during_a_round_does_not_pause_after_it() -> None:
+    pausing = Pausing(inf)
+    pausing.in_round.clear()
+    pausing.task.start()
+    await until(lambda: pausing.begun == 1)
+    pausing.task.wake()
+    pausing.in_round.set()
+    await until(lambda: pausing.begun == 2)
+    await asyncio.sleep(0.01)
+    assert pausing.begun == 2
+    await pausing.task.close()
+
+
+async def test_waking_does_not_shorten_the_pause_after_a_failed_round() -> None:
+    rounds, error = Rounds(), ZeroDivisionError()
+    rounds.errors.append(error)
+    task = BackgroundTask("counting", rounds, retry_seconds=60)
+    with reports():
+        task.start()
+        await until(lambda: rounds.begun == 1)
+        task.wake()
+        await asyncio.sleep(0.01)
+        assert rounds.begun == 1
+        await task.close()
+
+
+@pytest.mark.parametrize("close", [close_twice_in_turn, close_twice_at_once, close_again_after_a_cancelled_close])
+async def test_closing_finishes_once_after_the_last_round(
+    close: Callable[[BackgroundTask], Awaitable[None]],
+) -> None:
+    rounds = Rounds()
+    finished: list[int] = []
+
+    async def finish() -> None:
+        await asyncio.sleep(0)
+        finished.append(rounds.cancelled)
+
+    task = BackgroundTask("counting", rounds, finish=finish)
+    task.start()
+    await until(lambda: rounds.begun > 0)
+    await close(task)
+    assert finished == [1]
+
+
+async def test_closing_right_after_the_start_finishes_and_closing_before_it_does_not() -> None:
+    finished: list[str] = []
+
+    async def finish() -> None:
+        finished.append("finished")
+
+    for is_started in (True, False):
+        task = BackgroundTask("counting", Rounds(), finish=finish)
+        if is_started:
+            task.start()
+        await task.close()
+        assert finished == ["finished"]
+
+
+async def test_an_exception_while_finishing_is_reported_and_the_task_is_closed() -> None:
+    error = ZeroDivisionError()
+
+    async def finish() -> None:
+        raise error
+
+    task = BackgroundTask("counting", Rounds(), finish=finish)
+    with reports() as reported:
+        task.start()
+        await task.close()
+        await task.close()
+    assert reported == [{"message": "counting failed", "exception": error}]
+    assert not task.is_running
 
 
 def test_a_jittered_time_is_a_share_of_the_time() -> None:

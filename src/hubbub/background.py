@@ -1,6 +1,8 @@
 """Background tasks: work that no caller awaits. What it raises is reported, and the work goes on.
 
-    new --start--> running --close--> closed
+    new --start--> running: round, pause, round, ... --close--> finishing --> closed
+     |                                                                          ^
+     +---------------------------------- close ---------------------------------+
 
 A task that ended with an exception would stay silent until the process closes, and its work undone until the
 process is restarted. So a round that fails is followed by another. Errors that can be foreseen are for the round
@@ -12,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from math import inf
 from types import TracebackType
 from typing import Final
 
@@ -22,16 +25,31 @@ log, short enough that a user hardly notices one that passes."""
 
 
 class BackgroundTask:
-    """Repeats a round of work from `start` until `close`. A round that waits for work pauses by itself."""
+    """Repeats a round of work from `start` until `close`.
+
+    A round returns the seconds to pause before the next one, which `wake` cuts short: `inf` pauses until then,
+    None not at all. A round that waits for its work by itself returns None.
+    """
 
     def __init__(
-        self, name: str, work: Callable[[], Awaitable[None]], *, retry_seconds: float = RETRY_SECONDS
+        self,
+        name: str,
+        work: Callable[[], Awaitable[float | None]],
+        *,
+        finish: Callable[[], Awaitable[None]] | None = None,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        """`work` is one round. `name` is that of the asyncio task, and stands in the report of a failed round."""
+        """`work` is one round, and `finish` what `close` does after the last one, if the task was started.
+
+        `name` is that of the asyncio task, and stands in the report of a round that failed.
+        """
         self._name = name
         self._work = work
+        self._finish = finish
         self._retry_seconds = retry_seconds
+        self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
@@ -44,21 +62,44 @@ class BackgroundTask:
         if self._task is None and not self._closed:
             self._task = asyncio.create_task(self._repeat(), name=f"hubbub: {self._name}")
 
+    def wake(self) -> None:
+        """There is work. End the pause, or leave out the one after the round under way."""
+        self._woken.set()
+
     async def close(self) -> None:
-        """Cancel the round, and return once it has ended. Idempotent, also while another close waits."""
-        if not self._closed:
-            self._closed = True
-            if self._task is not None:
-                self._task.cancel()
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        """Cancel the round, and return once it has ended and `finish` is done.
+
+        Idempotent, also while another close waits and after one that was cancelled: `finish` runs once.
+        """
+        self._closed = True
+        if self._task is None:
+            return
+        if self._ending is None:
+            self._task.cancel()
+            self._ending = asyncio.create_task(self._end(self._task), name=f"hubbub: close {self._name}")
+        await asyncio.wait([self._ending])
 
     async def _repeat(self) -> None:
         while True:
+            self._woken.clear()
+            pause_seconds = None
             with ReportErrors(self._name) as round_:
-                await self._work()
+                pause_seconds = await self._work()
             if round_.failed:
                 await asyncio.sleep(jittered(self._retry_seconds))
+            elif pause_seconds:
+                await self._pause(pause_seconds)
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if seconds == inf else seconds):
+                await self._woken.wait()
+
+    async def _end(self, task: asyncio.Task[None]) -> None:
+        await asyncio.wait([task])
+        if self._finish is not None:
+            with ReportErrors(self._name):
+                await self._finish()
 
 
 class ReportErrors(AbstractContextManager["ReportErrors", bool]):
