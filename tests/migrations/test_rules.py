@@ -8,7 +8,7 @@ import pytest
 
 from hubbub import Conflict, HubbubError, Invalid, NotFound, PostgresSettings
 from hubbub.postgres import Pool, Statement
-from hubbub.postgres.constraints import MISSING, REFUSED, TAKEN
+from hubbub.postgres.errors import CHECK_CONSTRAINTS, FOREIGN_KEYS, UNIQUE_CONSTRAINTS
 from migrations.filled import fill
 
 TABLES = ("users", "rooms", "messages", "room_users", "room_events", "hubbub_imports")
@@ -145,27 +145,27 @@ async def _refusal(pool: Pool, sql: str) -> HubbubError:
     return refused.value
 
 
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", UNIQUE_CONSTRAINTS)
 async def test_what_is_taken_is_a_conflict(peopled: Pool, name: str) -> None:
     error = await _refusal(peopled, TAKING[name])
     assert isinstance(error, Conflict)
-    assert error.what == TAKEN[name]
+    assert error.what == UNIQUE_CONSTRAINTS[name]
 
 
-@pytest.mark.parametrize("name", MISSING)
+@pytest.mark.parametrize("name", FOREIGN_KEYS)
 async def test_what_does_not_exist_cannot_be_referred_to(peopled: Pool, name: str) -> None:
     error = await _refusal(peopled, MISSED[name])
     assert isinstance(error, NotFound)
-    assert error.kind == MISSING[name]
+    assert error.kind == FOREIGN_KEYS[name]
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", CHECK_CONSTRAINTS)
 async def test_what_breaks_a_rule_is_invalid(peopled: Pool, name: str) -> None:
     table = next(table for table in TABLES if name.startswith(f"{table}_"))
     for change in BREAKING[name]:
         error = await _refusal(peopled, f"UPDATE {table} SET {change}")
         assert isinstance(error, Invalid), change
-        assert (error.field, error.reason) == REFUSED[name], change
+        assert (error.field, error.reason) == CHECK_CONSTRAINTS[name], change
 
 
 @pytest.mark.parametrize("table", KEEPING)

@@ -333,7 +333,7 @@ async def test_a_caller_cancelled_while_connecting_takes_no_place(small: Postgre
 async def test_a_cancelled_statement_stops_on_the_server_before_its_connection_is_used_again(
     small: PostgresSettings, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hubbub.postgres.connections.CANCEL_GRACE_SECONDS", 30)  # the machine may be busy
+    monkeypatch.setattr("hubbub.postgres.connection.CANCEL_GRACE_SECONDS", 30)  # the machine may be busy
     pool = Pool(replace(small, pool_size=1))
     pid = await pid_of(pool)
     for call in (pool.fetch_one(SLEEP, 60), pool.execute(WRITE_SLOWLY, 1, 60), pool.fetch_all(SLEEP, 60)):

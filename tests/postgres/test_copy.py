@@ -63,7 +63,7 @@ async def test_what_fails_while_rows_are_made_fails_the_copy(pool: Pool) -> None
 
 async def test_one_state_is_seen_until_the_end_and_cannot_be_changed(pool: Pool) -> None:
     async with pool.transaction() as tx:
-        await tx.see_one_state()
+        await tx.use_one_snapshot()
         assert await tx.fetch_all(IDS) == []
         await pool.execute(WRITE, 1, "a")
         assert await tx.fetch_all(IDS) == []

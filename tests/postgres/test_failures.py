@@ -11,10 +11,9 @@ import asyncpg
 import pytest
 
 from hubbub import Conflict, HubbubError, Invalid, NotFound, Unavailable, User
-from hubbub.postgres import Statement, Transaction
-from hubbub.postgres.constraints import MISSING, REFUSED, TAKEN
-from hubbub.postgres.failures import translated
-from hubbub.postgres.run import now, run
+from hubbub.postgres import OpenTransaction, Statement
+from hubbub.postgres.connection import now, run
+from hubbub.postgres.errors import CHECK_CONSTRAINTS, FOREIGN_KEYS, UNIQUE_CONSTRAINTS, to_error
 
 if TYPE_CHECKING:
     from hubbub.postgres.connection import Connection
@@ -33,37 +32,37 @@ def raised(kind: type[asyncpg.PostgresError], **fields: str) -> asyncpg.Postgres
 # Constraints
 
 
-@pytest.mark.parametrize("name", sorted(TAKEN))
+@pytest.mark.parametrize("name", sorted(UNIQUE_CONSTRAINTS))
 def test_what_is_unique_and_taken_is_a_conflict(name: str) -> None:
-    error = translated(raised(asyncpg.UniqueViolationError, constraint_name=name), writes=True)
+    error = to_error(raised(asyncpg.UniqueViolationError, constraint_name=name), writes=True)
     assert isinstance(error, Conflict)
-    assert error.what == TAKEN[name]
+    assert error.what == UNIQUE_CONSTRAINTS[name]
 
 
-@pytest.mark.parametrize("name", sorted(MISSING))
+@pytest.mark.parametrize("name", sorted(FOREIGN_KEYS))
 def test_what_refers_to_nothing_is_not_found(name: str) -> None:
     detail = 'Key (some_id)=(0192f0c1-0000-7000-8000-000000000000) is not present in table "some".'
-    error = translated(raised(asyncpg.ForeignKeyViolationError, constraint_name=name, detail=detail), writes=True)
+    error = to_error(raised(asyncpg.ForeignKeyViolationError, constraint_name=name, detail=detail), writes=True)
     assert isinstance(error, NotFound)
-    assert (error.kind, error.key) == (MISSING[name], "0192f0c1-0000-7000-8000-000000000000")
+    assert (error.kind, error.key) == (FOREIGN_KEYS[name], "0192f0c1-0000-7000-8000-000000000000")
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED))
+@pytest.mark.parametrize("name", sorted(CHECK_CONSTRAINTS))
 def test_what_a_check_refuses_is_invalid(name: str) -> None:
-    error = translated(raised(asyncpg.CheckViolationError, constraint_name=name), writes=True)
+    error = to_error(raised(asyncpg.CheckViolationError, constraint_name=name), writes=True)
     assert isinstance(error, Invalid)
-    assert (error.field, error.reason) == REFUSED[name]
+    assert (error.field, error.reason) == CHECK_CONSTRAINTS[name]
 
 
 def test_what_is_required_and_missing_is_invalid() -> None:
-    error = translated(raised(asyncpg.NotNullViolationError, column_name="email"), writes=True)
+    error = to_error(raised(asyncpg.NotNullViolationError, column_name="email"), writes=True)
     assert isinstance(error, Invalid)
     assert (error.field, error.reason) == ("email", "is required")
 
 
 def test_a_constraint_of_somebody_else_is_left_as_it_is() -> None:
     for kind in (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError, asyncpg.RestrictViolationError):
-        assert translated(raised(kind, constraint_name="the_application_s_own"), writes=True) is None
+        assert to_error(raised(kind, constraint_name="the_application_s_own"), writes=True) is None
 
 
 # Values
@@ -71,7 +70,7 @@ def test_a_constraint_of_somebody_else_is_left_as_it_is() -> None:
 
 @pytest.mark.parametrize("kind", [asyncpg.DataError, *asyncpg.DataError.__subclasses__()])
 def test_a_value_that_a_column_cannot_hold_is_invalid(kind: type[asyncpg.PostgresError]) -> None:
-    error = translated(raised(kind), writes=True)
+    error = to_error(raised(kind), writes=True)
     assert isinstance(error, Invalid)
 
 
@@ -121,7 +120,7 @@ UNAVAILABLE: list[tuple[Exception, bool, tuple[bool, bool]]] = [
 def test_a_server_that_cannot_serve_is_unavailable(
     error: Exception, lost: bool, expected: tuple[bool, bool]
 ) -> None:
-    write, read = (translated(error, writes=writes, lost=lost) for writes in (True, False))
+    write, read = (to_error(error, writes=writes, lost=lost) for writes in (True, False))
     assert isinstance(write, Unavailable)
     assert isinstance(read, Unavailable)
     assert (write.retryable, write.outcome_unknown) == expected
@@ -138,7 +137,7 @@ def test_a_mistake_in_the_code_is_left_as_it_is() -> None:
         asyncpg.InternalClientError("waiter is done"),
         AttributeError("no such attribute"),
     ):
-        assert translated(error, writes=True) is None
+        assert to_error(error, writes=True) is None
 
 
 # On a connection that does what a real one cannot be made to do
@@ -173,8 +172,8 @@ class Stub:
                 answer.set_exception(asyncpg.ConnectionDoesNotExistError("closed in the middle"))
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
-        async with Transaction.on(cast("Connection", self), 5) as tx:
+    async def transaction(self) -> AsyncIterator[OpenTransaction]:
+        async with OpenTransaction.begin(cast("Connection", self), 5) as tx:
             yield tx
 
     async def run(self, *, writes: bool, seconds: float = 5) -> object:

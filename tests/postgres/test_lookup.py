@@ -11,7 +11,7 @@ import pytest
 from hubbub import PostgresSettings, Unavailable
 from hubbub.postgres import Executor, Lookup, Pool, Statement, sharing
 from hubbub.postgres.executor import T
-from hubbub.postgres.sharing import MOST_TOGETHER
+from hubbub.postgres.sharing import CALLERS_PER_STATEMENT
 from postgres.notes import Watch
 from waiting import until_it_answers
 
@@ -31,8 +31,8 @@ NOTE = Lookup(
     Note,
     f"SELECT id, body FROM notes WHERE id = $1 AND {PASSES}",
     many=NOTES,
-    named=lambda number: number,
-    name_of=lambda note: note.id,
+    key_of_args=lambda number: number,
+    key_of_row=lambda note: note.id,
 )
 PAIRS = Statement(
     "test.pairs",
@@ -44,8 +44,8 @@ PAIR = Lookup(
     Note,
     "SELECT id, body FROM notes WHERE id = $1 AND body = $2",
     many=PAIRS,
-    named=lambda number, body: (number, body),
-    name_of=tuple,
+    key_of_args=lambda number, body: (number, body),
+    key_of_row=tuple,
 )
 
 
@@ -122,7 +122,12 @@ async def test_who_is_alone_again_after_a_crowd_is_served_by_the_statement_for_o
 async def test_a_crowd_is_split_into_statements_of_bounded_size(pool: Recorded) -> None:
     found = await asyncio.gather(*asking(pool, list(range(1, 1502))))
     assert [note.id for note in found if note is not None] == list(range(1, 1502))
-    assert [keys for _, keys in pool.sent] == [1, MOST_TOGETHER, MOST_TOGETHER, MOST_TOGETHER]
+    assert [keys for _, keys in pool.sent] == [
+        1,
+        CALLERS_PER_STATEMENT,
+        CALLERS_PER_STATEMENT,
+        CALLERS_PER_STATEMENT,
+    ]
 
 
 async def test_a_key_of_two_parts_is_found_by_both(pool: Recorded) -> None:
@@ -254,7 +259,7 @@ async def test_in_a_transaction_each_lookup_is_a_statement_of_its_own_and_sees_w
 async def test_closing_refuses_who_waits_and_leaves_nothing_behind(
     pool: Recorded, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "PATIENCE_SECONDS", 60)  # or who waits is sent off on a busy machine
+    monkeypatch.setattr(sharing, "STUCK_AFTER_SECONDS", 60)  # or who waits is sent off on a busy machine
     await watch.connection.execute(GATE)
     under_way, waiting = asking(pool, [1, 2])
     await until_it_answers(watch.busy)

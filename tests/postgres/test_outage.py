@@ -9,8 +9,8 @@ import pytest
 
 from hubbub import PostgresSettings, Unavailable
 from hubbub.postgres import Pool, Statement
-from hubbub.postgres.outage import LONGEST_PAUSE_SECONDS, Outage
-from hubbub.postgres.run import now
+from hubbub.postgres.connection import now
+from hubbub.postgres.pool import LONGEST_RECONNECT_PAUSE_SECONDS, Reconnector
 from postgres.notes import Watch
 from postgres.trouble import eventually
 
@@ -24,32 +24,32 @@ class Server:
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals
         self.attempts = 0
-        self.outage = Outage(self.connect)
+        self.reconnector = Reconnector(self.connect)
 
     async def connect(self) -> None:
         self.attempts += 1
         await asyncio.sleep(0.01)
         if self.attempts <= self.refusals:
-            trouble = Unavailable("postgresql", f"refusal {self.attempts}")
-            self.outage.goes_on(trouble, took_seconds=0.01)
-            raise trouble
-        self.outage.is_over()
+            failure = Unavailable("postgresql", f"refusal {self.attempts}")
+            self.reconnector.failed(failure, took_seconds=0.01)
+            raise failure
+        self.reconnector.succeeded()
 
 
 async def test_all_who_wait_share_one_attempt_and_hear_what_came_of_it() -> None:
     server = Server(refusals=2)
     for refusal in (1, 2):
-        await asyncio.gather(*(server.outage.next_attempt(SECONDS) for _ in range(100)))
+        await asyncio.gather(*(server.reconnector.next_attempt(SECONDS) for _ in range(100)))
         assert server.attempts == refusal
-        assert server.outage.trouble is not None
-    await asyncio.gather(*(server.outage.next_attempt(SECONDS) for _ in range(100)))
+        assert server.reconnector.failure is not None
+    await asyncio.gather(*(server.reconnector.next_attempt(SECONDS) for _ in range(100)))
     assert server.attempts == 3
-    assert server.outage.trouble is None
+    assert server.reconnector.failure is None
 
 
 async def test_one_who_gives_up_does_not_take_the_attempt_from_the_others() -> None:
     server = Server(refusals=0)
-    first, second = (asyncio.create_task(server.outage.next_attempt(SECONDS)) for _ in range(2))
+    first, second = (asyncio.create_task(server.reconnector.next_attempt(SECONDS)) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     await second
@@ -58,10 +58,10 @@ async def test_one_who_gives_up_does_not_take_the_attempt_from_the_others() -> N
 
 async def test_nobody_waits_longer_than_he_can() -> None:
     server = Server(refusals=0)
-    server.outage.goes_on(Unavailable("postgresql", "away"), took_seconds=LONGEST_PAUSE_SECONDS)
-    await server.outage.next_attempt(0.001)
+    server.reconnector.failed(Unavailable("postgresql", "away"), took_seconds=LONGEST_RECONNECT_PAUSE_SECONDS)
+    await server.reconnector.next_attempt(0.001)
     assert server.attempts == 0
-    await server.outage.close()
+    await server.reconnector.close()
 
 
 async def test_callers_who_insist_at_once_are_no_more_attempts(small: PostgresSettings) -> None:

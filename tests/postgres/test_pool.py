@@ -134,7 +134,7 @@ async def test_a_lock_that_is_not_to_be_had_is_waited_for_as_long_as_the_server_
     await watch.connection.execute("INSERT INTO notes (id, body) VALUES (1, 'a')")
     async with watch.connection.transaction():
         await watch.connection.execute("SELECT FROM notes FOR UPDATE")
-        with pytest.raises(Unavailable, match="a lock was not to be had") as caught:
+        with pytest.raises(Unavailable, match="a lock was not available") as caught:
             await pool.execute(add_x)
     assert (caught.value.retryable, caught.value.outcome_unknown) == (True, False)
     assert await pool.execute(add_x) == 1

@@ -14,7 +14,7 @@ import pytest
 from hubbub import PostgresSettings, Unavailable
 from hubbub.postgres import Executor, Pool, Statement, sharing
 from hubbub.postgres.executor import T
-from hubbub.postgres.sharing import Queue
+from hubbub.postgres.sharing import StatementQueue
 from postgres.notes import Watch
 from waiting import until_it_answers
 
@@ -60,7 +60,7 @@ async def pool(small: PostgresSettings, watch: Watch) -> AsyncIterator[Recorded]
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is, a statement under way holds the next one back."""
-    monkeypatch.setattr(sharing, "PATIENCE_SECONDS", 60)
+    monkeypatch.setattr(sharing, "STUCK_AFTER_SECONDS", 60)
 
 
 async def bodies(executor: Executor, first: int, limit: int = 2) -> list[str]:
@@ -215,13 +215,13 @@ async def test_nothing_is_kept_of_what_nobody_asks_any_more(
     pool: Recorded, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[weakref.ref[object]] = []
-    begin = Queue.__init__
+    begin = StatementQueue.__init__
 
-    def noted(queue: Queue[object], *args: object, **options: object) -> None:
+    def noted(queue: StatementQueue[object], *args: object, **options: object) -> None:
         made.append(weakref.ref(queue))
         begin(queue, *args, **options)  # type: ignore[arg-type] # whatever it was made with
 
-    monkeypatch.setattr(Queue, "__init__", noted)
+    monkeypatch.setattr(StatementQueue, "__init__", noted)
     await asyncio.gather(*asking(pool, [2, 2, 3, 4, 4, 4]))
     await bodies(pool, 5)
     await give_up(pool, watch)

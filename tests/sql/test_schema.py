@@ -12,7 +12,7 @@ import pytest
 from hubbub import PostgresSettings, migrations
 from hubbub.migrations import HEAD, REVISIONS, revisions
 from hubbub.postgres import connect
-from hubbub.postgres.constraints import MISSING, REFUSED, TAKEN
+from hubbub.postgres.errors import CHECK_CONSTRAINTS, FOREIGN_KEYS, UNIQUE_CONSTRAINTS
 from migrations.catalog import schema
 from migrations.filled import OF_HUBBUB, OF_THE_SEED, fill
 
@@ -241,7 +241,7 @@ async def test_new_messages_in_every_room_at_once_touch_no_index_of_rooms(connec
         assert tuple(await connection.fetchrow(counted) or ()) == (2000, 2000)
 
 
-FOREIGN_KEYS = """
+FOREIGN_KEYS_OF_SCHEMA = """
     SELECT
         conname,
         confdeltype <> 'a' AS says_on_delete,
@@ -264,8 +264,8 @@ FOREIGN_KEYS = """
 
 
 async def test_every_foreign_key_has_an_index_and_says_what_a_delete_does(connection: Connection) -> None:
-    found = await connection.fetch(FOREIGN_KEYS)
-    assert {tuple(row) for row in found} == {(name, True, True) for name in MISSING}
+    found = await connection.fetch(FOREIGN_KEYS_OF_SCHEMA)
+    assert {tuple(row) for row in found} == {(name, True, True) for name in FOREIGN_KEYS}
 
 
 NAMES = """
@@ -286,7 +286,7 @@ NAMES = """
 
 async def test_every_constraint_has_a_meaning_and_every_meaning_a_constraint(connection: Connection) -> None:
     found = await connection.fetch(NAMES)
-    assert {name for name, kind in found if kind in "pu"} == TAKEN.keys()
-    assert {name for name, kind in found if kind == "f"} == MISSING.keys()
-    assert {name for name, kind in found if kind == "c"} == REFUSED.keys()
+    assert {name for name, kind in found if kind in "pu"} == UNIQUE_CONSTRAINTS.keys()
+    assert {name for name, kind in found if kind == "f"} == FOREIGN_KEYS.keys()
+    assert {name for name, kind in found if kind == "c"} == CHECK_CONSTRAINTS.keys()
     assert {kind for _, kind in found} == set("pufc")

@@ -12,7 +12,7 @@ from hubbub.errors import NotFound
 from hubbub.history.forms import AnyLine
 from hubbub.history.rendering import event_line, member_line, message_line, room_line, user_line
 from hubbub.history.rows import EVENTS, MEMBERS, MESSAGES, PAIR, ROOM, USERS, RoomRow
-from hubbub.postgres import Pool, Transaction
+from hubbub.postgres import OpenTransaction, Pool
 from hubbub.repositories.rooms import direct_key
 
 # Entries of the log that are read at a time, and members.
@@ -27,7 +27,7 @@ async def export(pool: Pool, room_id: UUID) -> AsyncGenerator[bytes, None]:
     All of them show the room as it was at one moment, however long it takes: one transaction sees one state.
     """
     async with pool.transaction() as transaction:
-        await transaction.see_one_state()
+        await transaction.use_one_snapshot()
         room = await transaction.fetch_one(ROOM, room_id)
         if room is None:
             raise NotFound("room", room_id)
@@ -38,7 +38,7 @@ async def export(pool: Pool, room_id: UUID) -> AsyncGenerator[bytes, None]:
 class _Export:
     """`_names` has everybody who was introduced, with None for an account that is gone."""
 
-    def __init__(self, transaction: Transaction, room: RoomRow) -> None:
+    def __init__(self, transaction: OpenTransaction, room: RoomRow) -> None:
         self._transaction = transaction
         self._room = room
         self._names: dict[UUID, str | None] = {}

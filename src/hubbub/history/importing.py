@@ -27,7 +27,7 @@ from hubbub.history.replay import Replay
 from hubbub.history.room_log import RoomLog
 from hubbub.history.rooms import hold, people_of
 from hubbub.history.storing import store
-from hubbub.postgres import Executor, Pool, Transaction
+from hubbub.postgres import Executor, OpenTransaction, Pool
 
 T = TypeVar("T")
 
@@ -153,7 +153,7 @@ class Import:
     async def _reached(executor: Executor, batch: Batch) -> Checkpoint | None:
         return batch.reached(await executor.fetch_all(CHECKPOINTS, batch.before, batch.checkpoint.lines))
 
-    def _tell(self, transaction: Transaction, replay: Replay, made: list[Person]) -> None:
+    def _tell(self, transaction: OpenTransaction, replay: Replay, made: list[Person]) -> None:
         for person in made:
             transaction.after_commit(lambda id=person.id: self._on_commit(UserChanged(id)))  # type: ignore[misc]
         for room in replay.rooms.values():

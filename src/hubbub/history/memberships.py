@@ -7,7 +7,7 @@ from uuid import UUID
 
 from hubbub.history.room_log import Membership, RoomLog
 from hubbub.models import Role
-from hubbub.postgres import Statement, Transaction
+from hubbub.postgres import OpenTransaction, Statement
 
 REMOVE = Statement(
     "history.remove_members",
@@ -65,7 +65,7 @@ SET_MEMBERS = Statement(
 Member = tuple[UUID, UUID, Membership]
 
 
-async def store_memberships(transaction: Transaction, rooms: Sequence[RoomLog]) -> None:
+async def store_memberships(transaction: OpenTransaction, rooms: Sequence[RoomLog]) -> None:
     """To be done once the messages are stored that they may name."""
     gone = [(room.id, user_id) for room in rooms for user_id in room.gone]
     if gone:
@@ -85,7 +85,7 @@ async def store_memberships(transaction: Transaction, rooms: Sequence[RoomLog]) 
         await _set_members(transaction, states)
 
 
-async def _give_roles(transaction: Transaction, given: Sequence[tuple[UUID, UUID, Role]]) -> None:
+async def _give_roles(transaction: OpenTransaction, given: Sequence[tuple[UUID, UUID, Role]]) -> None:
     await transaction.execute(
         GIVE_ROLES,
         [room_id for room_id, _, _ in given],
@@ -94,7 +94,7 @@ async def _give_roles(transaction: Transaction, given: Sequence[tuple[UUID, UUID
     )
 
 
-async def _add(transaction: Transaction, members: Sequence[Member]) -> None:
+async def _add(transaction: OpenTransaction, members: Sequence[Member]) -> None:
     await transaction.execute(
         ADD,
         [room_id for room_id, _, _ in members],
@@ -107,7 +107,7 @@ async def _add(transaction: Transaction, members: Sequence[Member]) -> None:
     )
 
 
-async def _set_members(transaction: Transaction, members: Sequence[Member]) -> None:
+async def _set_members(transaction: OpenTransaction, members: Sequence[Member]) -> None:
     await transaction.execute(
         SET_MEMBERS,
         [room_id for room_id, _, _ in members],

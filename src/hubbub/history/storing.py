@@ -12,7 +12,7 @@ from msgspec import UNSET
 from hubbub.history.forms import AnyLine, ChangeLine
 from hubbub.history.memberships import store_memberships
 from hubbub.history.replay import Replay, Revision
-from hubbub.postgres import Copy, Row, Statement, Transaction
+from hubbub.postgres import Copy, OpenTransaction, Row, Statement
 
 # So many lines are replayed at a time; then what was sent goes on its way, and others have the event loop.
 PIECE: Final = 500
@@ -69,7 +69,7 @@ REVISE = Statement(
 
 
 async def store(
-    transaction: Transaction,
+    transaction: OpenTransaction,
     replay: Replay,
     lines: Sequence[tuple[int, AnyLine]],
     while_it_is_stored: Callable[[], None],
@@ -106,7 +106,7 @@ async def _messages(
     at_the_end()
 
 
-async def _revise(transaction: Transaction, revisions: Sequence[Revision]) -> None:
+async def _revise(transaction: OpenTransaction, revisions: Sequence[Revision]) -> None:
     await transaction.execute(
         REVISE,
         [one.id for one in revisions],
@@ -118,6 +118,6 @@ async def _revise(transaction: Transaction, revisions: Sequence[Revision]) -> No
     )
 
 
-async def _change(transaction: Transaction, room_id: UUID, line: ChangeLine) -> None:
+async def _change(transaction: OpenTransaction, room_id: UUID, line: ChangeLine) -> None:
     says, keeps = (False, None) if line.keeps_receipts is UNSET else (True, line.keeps_receipts)
     await transaction.execute(CHANGE, room_id, line.name, line.description, line.is_private, line.at, says, keeps)

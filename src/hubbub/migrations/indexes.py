@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from hubbub.errors import Conflict
 from hubbub.migrations.autocommit import autocommit
-from hubbub.postgres.constraints import TAKEN
+from hubbub.postgres.errors import UNIQUE_CONSTRAINTS
 
 # To build an index is to wait for every transaction older than it. Nothing of the application queues behind that
 # wait, so it may be longer than a lock timeout; it ends all the same, for the sake of whoever watches.
@@ -69,4 +69,4 @@ class Index:
         except IntegrityError as error:
             # An index that failed on a duplicate would go on refusing new ones.
             self._drop_unfinished(op, to)
-            raise Conflict(TAKEN.get(self.name, self.name)) from error
+            raise Conflict(UNIQUE_CONSTRAINTS.get(self.name, self.name)) from error

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 from hubbub.errors import Unavailable
-from hubbub.postgres import Executor, Statement, Transaction, connect
+from hubbub.postgres import Executor, OpenTransaction, Statement, connect
 from hubbub.settings import PostgresSettings
 
 # "hubbub" in ASCII. PostgreSQL keeps the advisory locks of each database apart, so the key need not name it; a
@@ -36,7 +36,7 @@ async def session(settings: PostgresSettings) -> AsyncIterator[Session]:
     # the lock.
     connection = await connect(settings, server_settings={"idle_session_timeout": "0"})
     try:
-        yield lambda: Transaction.on(connection, settings.deadline_seconds)
+        yield lambda: OpenTransaction.begin(connection, settings.deadline_seconds)
         with suppress(TimeoutError, OSError):
             await connection.close(timeout=CLOSE_SECONDS)
     finally:

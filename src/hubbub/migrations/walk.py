@@ -18,7 +18,7 @@ from hubbub.migrations.lock import session, take_lock
 from hubbub.migrations.patience import Patience
 from hubbub.migrations.revisions import found_in
 from hubbub.postgres import connect
-from hubbub.postgres.failures import translated
+from hubbub.postgres.errors import to_error
 from hubbub.settings import PostgresSettings
 
 Route = Callable[[str | None], tuple[str, ...]]
@@ -102,7 +102,7 @@ def _explained(error: DBAPIError, revision: str, patience: Patience) -> HubbubEr
         return Unavailable("postgresql", f"{reason}; see pg_stat_activity")
     cause = error.orig.__cause__ if error.orig else None
     if isinstance(cause, Exception):
-        known = translated(cause, writes=True, lost=error.connection_invalidated)
+        known = to_error(cause, writes=True, lost=error.connection_invalidated)
         if known is not None:
             return known
     what = str(cause or error.orig).partition("\n")[0]  # the lines after the first hold values of rows

@@ -1,25 +1,22 @@
 """PostgreSQL: the only package that imports asyncpg."""
 
 from hubbub.postgres.connection import connect
-from hubbub.postgres.copy import Copy, Row
+from hubbub.postgres.errors import LockNotAvailable
 from hubbub.postgres.executor import Executor
-from hubbub.postgres.failures import Locked
-from hubbub.postgres.ids import FastUUID, fast
-from hubbub.postgres.lookup import Lookup
 from hubbub.postgres.pool import Pool
-from hubbub.postgres.statement import Statement
-from hubbub.postgres.transaction import Transaction
+from hubbub.postgres.statement import Copy, FastUUID, Lookup, Row, Statement, as_fast_uuid
+from hubbub.postgres.transaction import OpenTransaction
 
 __all__ = [
     "Copy",
     "Executor",
     "FastUUID",
-    "Locked",
+    "LockNotAvailable",
     "Lookup",
+    "OpenTransaction",
     "Pool",
     "Row",
     "Statement",
-    "Transaction",
+    "as_fast_uuid",
     "connect",
-    "fast",
 ]

@@ -1,62 +1,91 @@
-"""Statements and transactions on a bounded number of connections, each with one deadline."""
+"""Statements and transactions on a bounded number of connections, each with one deadline.
+
+A connection:
+
+    opened --> in use --released--> idle --in use again, or closed after `idle_timeout_seconds`
+                 |
+                 +--its statement was cancelled--> draining --stopped--> idle
+                 |                                    |
+                 |                                    +--not stopped in 1 s--> terminated
+                 +--deadline passed, or lost--> terminated
+
+The way to the server:
+
+    reachable --a connection fails--> unreachable --an attempt succeeds--> reachable
+                                        |     ^
+                                        +-----+ one attempt at a time for all callers, after a jittered pause
+
+A slot of the semaphore is held from `acquire` until the connection is idle or terminated. So at most `pool_size`
+connections exist, and the semaphore serves callers in the order in which they came.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import random
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import Final, TypeVar
 
+from hubbub.background import ReportErrors, jittered
 from hubbub.errors import Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
-from hubbub.postgres.connections import Connections, settle
-from hubbub.postgres.failures import LEFT_HALFWAY, LOST, SENT_AGAIN
-from hubbub.postgres.lookup import Lookup, Lookups
-from hubbub.postgres.run import carry_out, now, run, too_late
-from hubbub.postgres.statement import Statement, count_of
-from hubbub.postgres.transaction import Transaction
-
-if TYPE_CHECKING:
-    from hubbub.postgres.connection import Connection
-    from hubbub.settings import PostgresSettings
+from hubbub.postgres.connection import Connection, connect, drain_cancelled, now, run
+from hubbub.postgres.errors import LOST, REFUSED_WHILE_ENCODING, SENT_AGAIN, closed, deadline_passed
+from hubbub.postgres.sharing import SharedStatements
+from hubbub.postgres.statement import Lookup, Statement, count_of
+from hubbub.postgres.transaction import OpenTransaction, run_after_commit
+from hubbub.scheduling import EarliestTimer
+from hubbub.settings import PostgresSettings
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# A statement that is safe to send again is sent this often in all.
-ATTEMPTS = 3
+ATTEMPTS: Final = 3
+"""How often a statement is sent in all, if it is safe to send again. A deadlock or a restart rarely hits one call
+twice, and the deadline bounds the time in any case."""
+
+LONGEST_RETRY_PAUSE_SECONDS: Final = 0.02
+"""The longest pause before the second attempt, twice that before the third. Long enough for the other side of a
+deadlock to commit, and little beside a deadline of seconds."""
+
+RECONNECT_STEP_SECONDS: Final = 0.05
+"""By how much each pause between attempts to connect exceeds the one before."""
+
+LONGEST_RECONNECT_PAUSE_SECONDS: Final = 2.0
+"""The longest pause between attempts to connect: how late a process may notice that the server is back."""
 
 
 class Pool:
     """Runs statements on at most `settings.pool_size` connections, for callers in the order in which they came.
 
-    One deadline, `settings.deadline_seconds`, covers waiting for a connection, the statement and its answer.
-    asyncpg's own pool does none of the three, and costs a task a release: in one interleaved run this one did 1.6
-    times its statements a second at 20 and at 200 callers (docs/decisions.md).
+    One deadline, `settings.deadline_seconds`, covers the wait for a connection, the statement and its answer.
+    asyncpg's own pool does none of the three, and costs a task per release. In one interleaved run this pool did
+    1.6 times its statements per second, at 20 and at 200 callers (docs/decisions.md).
     """
 
     def __init__(self, settings: PostgresSettings, instrumentation: Instrumentation = SILENT) -> None:
         self._settings = settings
         self._instrumentation = instrumentation
         self._connections = Connections(settings, instrumentation)
-        self._lookups = Lookups(self, settings.deadline_seconds)
+        self._shared = SharedStatements(self, settings.deadline_seconds)
         self._closed = False
 
     async def open(self) -> None:
-        """Connect once, so that a wrong setting is told now.
+        """Connect once, so that a wrong setting is found now.
 
-        A server that is starting, overrun or full is tried again until the deadline, with pauses: all processes of
-        an application may start at once. Raises `Unavailable`.
+        A server that is starting, overloaded or full is tried again until the deadline, with pauses, because all
+        processes of an application may start at once.
         """
         await self._connections.open()
 
     async def close(self) -> None:
-        """Refuse new callers, wait for those at work until the deadline, close every connection. Idempotent."""
+        """Refuse new calls, wait for those at work until the deadline, close every connection. Idempotent."""
         if not self._closed:
             self._closed = True
             await self._connections.close()
-            await self._lookups.close()
+            await self._shared.close()
 
     @property
     def size(self) -> int:
@@ -70,7 +99,7 @@ class Pool:
 
     @property
     def use(self) -> PoolUse:
-        """How busy it is at this moment."""
+        """How busy the pool is at this moment."""
         return PoolUse(self._settings.pool_size, self.size, self._connections.in_use, self._connections.waiting)
 
     def deadline(self) -> float:
@@ -86,46 +115,46 @@ class Pool:
         return None if row is None else statement.model(*row)
 
     def look_up(self, lookup: Lookup[T], *key: object) -> Awaitable[T | None]:
-        return self._lookups.find(lookup, key)
+        return self._shared.look_up(lookup, key)
 
     def fetch_shared(
         self, statement: Statement[T], *args: object, deadline: float | None = None
     ) -> Awaitable[list[T]]:
-        return self._lookups.share(statement, args, deadline)
+        return self._shared.fetch(statement, args, deadline)
 
     async def execute(self, statement: Statement[T], *args: object) -> int:
         tag = await self._run(statement, lambda connection: connection.execute(statement.sql, *args))
         return count_of(tag)
 
-    attempt = fetch_all  # a statement on its own is a transaction on its own
+    attempt = fetch_all  # each statement on a pool is a transaction of its own
 
     def after_commit(self, action: Callable[[], None]) -> None:
-        """A statement on the pool has committed when it returns: the action runs now."""
-        carry_out((action,))
+        """A statement on the pool is committed when it returns, so the action runs now."""
+        run_after_commit((action,))
 
     @asynccontextmanager
-    async def transaction(self, *, deadline: float | None = None) -> AsyncIterator[Transaction]:
-        """All that is done in the block, or none of it.
+    async def transaction(self, *, deadline: float | None = None) -> AsyncIterator[OpenTransaction]:
+        """All changes of the block, or none of them. Without a deadline each statement has its own.
 
-        What `after_commit` was given runs once the COMMIT is acknowledged. A COMMIT whose answer was lost raises
-        `Unavailable` with `outcome_unknown`. Without `by` each statement has a deadline of its own.
+        Actions given to `after_commit` run once the COMMIT is acknowledged.
+        Raises: Unavailable (with `outcome_unknown` if the answer to the COMMIT was lost).
         """
         connection = await self._connections.acquire(self.deadline() if deadline is None else deadline)
         try:
-            async with Transaction.on(
+            async with OpenTransaction.begin(
                 connection, self._settings.deadline_seconds, deadline, self._instrumentation
             ) as transaction:
                 yield transaction
         finally:
             self._connections.release(connection)
-        transaction.leave()
+        transaction.run_actions()
 
     async def _run(
         self, statement: Statement[T], call: Callable[[Connection], Awaitable[R]], deadline: float | None = None
     ) -> R:
         seconds = self._settings.deadline_seconds
         if deadline is not None and now() >= deadline:
-            raise too_late(seconds, outcome_unknown=False)
+            raise deadline_passed(seconds, outcome_unknown=False)
         deadline = now() + seconds if deadline is None else deadline
         attempt, may_be_done = 1, False
         while True:
@@ -142,12 +171,12 @@ class Pool:
                     instrumentation=self._instrumentation,
                 )
             except Invalid as refusal:
-                if connection is not None and isinstance(refusal.__cause__, LEFT_HALFWAY):
-                    await settle(connection)
+                if connection is not None and isinstance(refusal.__cause__, REFUSED_WHILE_ENCODING):
+                    await drain_cancelled(connection)
                 raise
             except Unavailable as failure:
                 may_be_done = may_be_done or failure.outcome_unknown
-                pause = random.uniform(0.001, 0.02) * attempt  # noqa: S311 - jitter, not a secret
+                pause = jittered(LONGEST_RETRY_PAUSE_SECONDS * attempt, at_least=0.05)
                 is_last = connection is None or attempt == ATTEMPTS or now() + pause >= deadline
                 if is_last or not _may_repeat(statement, failure):
                     if may_be_done and not failure.outcome_unknown:
@@ -164,3 +193,270 @@ def _may_repeat(statement: Statement[T], failure: Unavailable) -> bool:
     """Whether sending the statement again cannot do its work twice."""
     cause = failure.__cause__
     return isinstance(cause, SENT_AGAIN) or (statement.repeatable and isinstance(cause, LOST))
+
+
+class _NoConnection(Exception):
+    """No connection is idle, and the server gives no new one."""
+
+    def __init__(self, failure: Unavailable) -> None:
+        super().__init__()
+        self.failure = failure
+
+
+class Connections:
+    """At most `settings.pool_size` connections, opened when they are needed, closed when idle for too long.
+
+    The connection used last is used next, so that the surplus of a burst falls idle. Nothing is reset between
+    uses: the statements of hubbub leave no session state behind.
+    """
+
+    def __init__(self, settings: PostgresSettings, instrumentation: Instrumentation) -> None:
+        self._settings = settings
+        self._instrumentation = instrumentation
+        self.waiting = 0
+        """Callers that wait for a connection."""
+        self._slots = asyncio.Semaphore(settings.pool_size)
+        self._idle: deque[tuple[float, Connection]] = deque()  # with the time it fell idle, the longest idle first
+        self._used: set[Connection] = set()
+        self._draining: set[asyncio.Task[None]] = set()
+        self._idle_timer = EarliestTimer(self._close_idle)
+        self._reconnector = Reconnector(self._reconnect)
+        self._closed = False
+
+    @property
+    def idle(self) -> int:
+        """Connections that are open and not in use."""
+        return len(self._idle)
+
+    @property
+    def in_use(self) -> int:
+        """Connections that a caller has, or whose cancelled statement is being stopped."""
+        return len(self._used)
+
+    async def open(self) -> None:
+        """Connect once. A server that is starting, overloaded or full is tried again until the deadline."""
+        deadline = now() + self._settings.deadline_seconds
+        while True:
+            try:
+                self.release(await self.acquire(deadline))
+            except Unavailable as failure:
+                if now() >= deadline or not _is_transient(failure):
+                    raise
+            else:
+                return
+
+    async def close(self) -> None:
+        """Refuse new callers, wait for those at work until the deadline, close every connection."""
+        self._closed = True
+        self._idle_timer.cancel()
+        await self._reconnector.close()
+        try:
+            async with asyncio.timeout(self._settings.deadline_seconds):
+                for _ in range(self._settings.pool_size):
+                    await self._slots.acquire()
+                closing = [connection.close() for _, connection in self._idle]
+                await asyncio.gather(*closing, return_exceptions=True)
+        except TimeoutError:
+            pass  # the connections that did not close in time are terminated below
+        finally:
+            for connection in [*self._used, *(connection for _, connection in self._idle)]:
+                connection.terminate()
+            self._idle.clear()
+        await asyncio.gather(*self._draining, return_exceptions=True)
+
+    async def acquire(self, deadline: float) -> Connection:
+        """A connection for this caller alone, which has to `release` it."""
+        while True:
+            if self._reconnector.failure is not None and not self._idle and not self._closed:
+                await self._reconnector.next_attempt(deadline - now())
+            try:
+                return await self._take(deadline)
+            except _NoConnection as error:
+                # Connections in use come back, though the server gives no new one.
+                if not self._used or now() >= deadline:
+                    raise error.failure.for_another() from None
+
+    def release(self, connection: Connection) -> None:
+        """Give the connection back. If its statement was cancelled, it is idle once the server has stopped it."""
+        task = asyncio.current_task()
+        if task is not None and task.cancelling() and not connection.is_closed():
+            draining = asyncio.create_task(
+                drain_cancelled(connection), name="hubbub: drain a cancelled connection"
+            )
+            self._draining.add(draining)
+            # A callback, not code of the task: a task that is cancelled before its first step runs none of its
+            # code.
+            draining.add_done_callback(partial(self._drained, connection))
+        else:
+            self._give_back(connection)
+
+    async def _reconnect(self) -> None:
+        """Connect, or find a connection that has become idle meanwhile."""
+        deadline = now() + self._settings.connect_timeout_seconds
+        self.release(await self._take(deadline, is_reconnect=True))
+
+    async def _take(self, deadline: float, *, is_reconnect: bool = False) -> Connection:
+        if self._closed:
+            raise closed()
+        if self._slots.locked():
+            await self._wait_for_slot(deadline)
+        else:
+            await self._slots.acquire()  # returns at once: a timeout around it would cost more than all the rest
+        try:
+            connection = await self._idle_or_new(deadline, is_reconnect=is_reconnect)
+        except BaseException:
+            self._slots.release()
+            raise
+        self._used.add(connection)
+        return connection
+
+    async def _wait_for_slot(self, deadline: float) -> None:
+        since = now()
+        self.waiting += 1
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise deadline_passed(self._settings.deadline_seconds, outcome_unknown=False) from error
+        finally:
+            self.waiting -= 1
+            with ReportErrors("the instrumentation"):
+                self._instrumentation.waited(now() - since)
+
+    async def _idle_or_new(self, deadline: float, *, is_reconnect: bool) -> Connection:
+        """The idle connection that was used last, or a new one.
+
+        While the server is unreachable only the reconnector makes one. Otherwise the callers that already waited
+        would try one after the other.
+        """
+        if self._closed:  # while this caller was waiting
+            raise closed()
+        while self._idle:
+            _, connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        if self._reconnector.failure is not None and not is_reconnect:
+            raise _NoConnection(self._reconnector.failure)
+        since = now()
+        left = max(deadline - since, 0.001)  # asyncpg refuses a timeout of 0
+        try:
+            connection = await connect(
+                self._settings, within_seconds=left, server_settings=self._server_settings()
+            )
+        except Unavailable as failure:
+            if not self._had_too_little_time(failure, left):
+                self._reconnector.failed(failure, now() - since)
+            raise
+        self._reconnector.succeeded()
+        with ReportErrors("the instrumentation"):
+            self._instrumentation.connected("postgresql")
+        return connection
+
+    def _had_too_little_time(self, failure: Unavailable, left: float) -> bool:
+        """Whether the caller was too close to its deadline to connect. That is no sign of a server in trouble."""
+        enough = min(self._settings.connect_timeout_seconds, self._settings.deadline_seconds / 2)
+        return isinstance(failure.__cause__, TimeoutError) and left < enough
+
+    def _server_settings(self) -> dict[str, str]:
+        """Has the server give up a statement when its caller does: losing the connection alone does not end it.
+
+        A transaction pooler refuses settings that outlive a transaction, so behind one there are none.
+        """
+        if not self._settings.prepared_statements:
+            return {}
+        return {"statement_timeout": str(round(self._settings.deadline_seconds * 1000))}
+
+    def _drained(self, connection: Connection, draining: asyncio.Task[None]) -> None:
+        self._draining.discard(draining)
+        if draining.cancelled():
+            connection.terminate()
+        self._give_back(connection)
+
+    def _give_back(self, connection: Connection) -> None:
+        self._used.discard(connection)
+        if not connection.is_closed():
+            idle_since = now()
+            self._idle.append((idle_since, connection))
+            self._reconnector.connection_is_back()
+            if not self._closed:
+                self._idle_timer.request(idle_since + self._settings.idle_timeout_seconds, idle_since)
+        self._slots.release()
+
+    def _close_idle(self, time: float) -> None:
+        """Close the connections that have been idle too long, by a message that no answer is awaited to."""
+        limit = self._settings.idle_timeout_seconds
+        while self._idle and time - self._idle[0][0] >= limit:
+            self._idle.popleft()[1].terminate()
+        if self._idle:
+            self._idle_timer.request(self._idle[0][0] + limit, time)
+
+
+def _is_transient(failure: Unavailable) -> bool:
+    """Whether a server that takes no connection now may take one soon: it answered, or did not answer in time."""
+    cause = failure.__cause__
+    return failure.retryable and (isinstance(cause, TimeoutError) or not isinstance(cause, OSError))
+
+
+class Reconnector:
+    """Connects to a server that is unreachable: one attempt at a time for all callers of a pool, with jittered
+    pauses.
+
+    Hundreds of processes lose their server at the same moment. If each of their callers tried to connect, refusing
+    them would keep the server from coming back. So each process makes one attempt for all callers that wait, and
+    no two processes pause equally long.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[None]]) -> None:
+        """`connect` makes one attempt. It calls `failed` and raises `Unavailable`, or calls `succeeded`."""
+        self._connect = connect
+        self._attempts = 0
+        self._not_before = 0.0
+        self._next: asyncio.Task[None] | None = None
+        self._skip_pause = asyncio.Event()
+        self.failure: Unavailable | None = None
+        """Why the last connection could not be made. None while the server is reachable."""
+
+    def failed(self, failure: Unavailable, took_seconds: float) -> None:
+        """A connection failed. The pause is at least about as long as that took: an overloaded server needs
+        time."""
+        self.failure = failure
+        pause = max(self._attempts * RECONNECT_STEP_SECONDS, took_seconds)
+        # From a tenth of it on: the wider the range, the further apart are the attempts of many processes.
+        self._not_before = now() + jittered(min(pause, LONGEST_RECONNECT_PAUSE_SECONDS), at_least=0.1)
+
+    def succeeded(self) -> None:
+        """A connection was made."""
+        self.failure = None
+        self._attempts = 0
+
+    def connection_is_back(self) -> None:
+        """A connection that was in use is idle. The next attempt finds it, and need not pause."""
+        if self._next is not None:
+            self._skip_pause.set()
+
+    async def next_attempt(self, seconds: float) -> None:
+        """Wait for the end of the next attempt, for at most `seconds`. Then `failure` has its outcome."""
+        if self._next is None:
+            self._attempts += 1
+            self._next = asyncio.create_task(self._attempt(), name="hubbub: reach PostgreSQL again")
+        await asyncio.wait([self._next], timeout=seconds)
+
+    async def close(self) -> None:
+        """Stop trying. The callers that wait get the last failure."""
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait([self._next])
+
+    async def _attempt(self) -> None:
+        try:
+            self._skip_pause.clear()
+            try:
+                async with asyncio.timeout_at(self._not_before):
+                    await self._skip_pause.wait()
+            except TimeoutError:
+                pass  # the pause is over
+            await self._connect()
+        except Unavailable:
+            pass  # kept as `failure`, which each caller that waits raises as an error of its own
+        finally:
+            self._next = None

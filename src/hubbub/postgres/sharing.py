@@ -1,4 +1,11 @@
-"""Callers that ask at the same time share one statement."""
+"""Concurrent callers share one statement: lookups by key, and whole statements with the same arguments.
+
+    no statement in flight:   the caller runs its own statement in its own task
+    statement in flight:      the caller waits, and goes with the next statement
+
+The next statement is sent in the turn of the loop after an answer, so that a caller that was just answered and
+asks again goes with it. It is also sent when the oldest caller has waited for `STUCK_AFTER_SECONDS`.
+"""
 
 from __future__ import annotations
 
@@ -9,96 +16,100 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import msgspec
 
 from hubbub.errors import Unavailable
+from hubbub.postgres.errors import closed, deadline_passed
+from hubbub.postgres.executor import Executor
+from hubbub.postgres.statement import Lookup, Statement
 
 T = TypeVar("T")
 
-Key: TypeAlias = tuple[object, ...]
+Args: TypeAlias = tuple[object, ...]
 
-Answers: TypeAlias = Callable[[Hashable], T]
-"""The answer for each name of a key."""
+AnswerOf: TypeAlias = Callable[[Hashable], T]
+"""Gives the answer for a key."""
 
-Ask: TypeAlias = Callable[[Mapping[Hashable, Key], "float | None"], Awaitable[Answers[T]]]
-"""Runs one statement for all the keys, each of which has a name, by the deadline if there is one."""
+Ask: TypeAlias = Callable[[Mapping[Hashable, Args], "float | None"], Awaitable[AnswerOf[T]]]
+"""Runs one statement for the arguments of all the keys, until the deadline if there is one."""
 
-MOST_TOGETHER: Final = 500
-"""Callers of one statement. More make it no cheaper for each, and keep the event loop busy for longer."""
+CALLERS_PER_STATEMENT: Final = 500
+"""More make a statement no cheaper per caller, and keep the event loop busy for longer at a time."""
 
-PATIENCE_SECONDS: Final = 0.05
-"""How long a statement that is not answered holds the next one back: one stuck connection must not stop all."""
+STUCK_AFTER_SECONDS: Final = 0.05
+"""How long callers wait for a statement that is not answered before another one is sent beside it. One connection
+that is stuck must not stop them all. A lookup is usually answered within a few milliseconds."""
 
-MOST_UNDER_WAY: Final = 4
-"""Statements of one queue at a time, so that stuck ones cannot take the whole pool."""
+STATEMENTS_IN_FLIGHT: Final = 4
+"""Per queue, so that stuck statements of one kind do not take the whole pool."""
 
 
 class _Caller(msgspec.Struct, gc=False):
-    """One who waits. Not the garbage collector's business: whatever leads back to it ends with the answer."""
+    """A caller that waits. Without garbage collection: every reference back to it ends with the answer."""
 
-    name: Hashable
-    key: Key
+    key: Hashable
+    args: Args
     answer: asyncio.Future[Any]
     since: float
     deadline: float
 
 
-class Queue(Generic[T]):
-    """Those who ask questions of one kind: those who wait go out together.
+class StatementQueue(Generic[T]):
+    """The callers of one kind of statement.
 
-    Who comes while no statement of the queue is under way is served at once. Who comes meanwhile shares the next
-    one, never the one under way: so whoever asks after a change was acknowledged sees the change, in whatever
-    process it was made. A caller that is cancelled takes nothing from the others.
+    A caller that comes while a statement is in flight goes with the next one, never with that one. So a caller
+    that asks after a change was acknowledged sees the change, in whichever process it was made. A caller that is
+    cancelled takes nothing from the others.
     """
 
     def __init__(
         self, title: str, ask: Ask[T], deadline_seconds: float, *, when_idle: Callable[[], object] | None = None
     ) -> None:
-        """`when_idle` is called each time when nobody waits and nothing is under way any more."""
+        """`when_idle` is called each time when no caller waits and no statement is in flight any more."""
         self._title = title
         self._ask = ask
         self._deadline_seconds = deadline_seconds
         self._when_idle = when_idle
-        # Kept, because asking asyncio for it is a system call on Python 3.11.
-        self._loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()  # kept: asking asyncio for it is a system call on Python 3.11
         self._waiting: list[_Caller] = []
-        self._under_way = 0
-        self._together: dict[asyncio.Task[Answers[T]], list[_Caller]] = {}
+        self._in_flight = 0
+        self._callers_of: dict[asyncio.Task[AnswerOf[T]], list[_Caller]] = {}
+        # Not a `OncePerTurn`: it would refer back to the queue, and a queue is made for each call of
+        # `fetch_shared`.
         self._send_is_due = False
         self._watch: asyncio.TimerHandle | None = None
 
-    async def find(self, name: Hashable, key: Key, deadline: float | None = None) -> T:
-        """The answer for the key. Keys with one name are the same question.
+    async def find(self, key: Hashable, args: Args, deadline: float | None = None) -> T:
+        """The answer for the arguments. Calls with equal keys ask the same.
 
-        Raises `Unavailable`, at most 50 ms after the deadline, and what the statement raises.
+        Raises: Unavailable (at most 50 ms after the deadline), and what the statement raises.
         """
-        if self._under_way or self._waiting or self._send_is_due:
-            answer: T = await self._wait(name, key, deadline)
+        if self._in_flight or self._waiting or self._send_is_due:
+            answer: T = await self._wait(key, args, deadline)
             return answer
-        self._under_way += 1
+        self._in_flight += 1
         try:
-            return (await self._ask({name: key}, deadline))(name)
+            return (await self._ask({key: args}, deadline))(key)
         finally:
-            self._under_way -= 1
+            self._in_flight -= 1
             self._go_on(soon=bool(self._waiting))
 
     def _go_on(self, *, soon: bool) -> None:
         if soon:
             self._send_soon()
-        elif self._when_idle is not None and not (self._under_way or self._waiting or self._send_is_due):
+        elif self._when_idle is not None and not (self._in_flight or self._waiting or self._send_is_due):
             if self._watch is not None:
                 self._watch.cancel()
                 self._watch = None
             self._when_idle()
 
-    def _wait(self, name: Hashable, key: Key, deadline: float | None) -> asyncio.Future[Any]:
+    def _wait(self, key: Hashable, args: Args, deadline: float | None) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = self._loop.create_future()
         now = self._loop.time()
         deadline = now + self._deadline_seconds if deadline is None else deadline
-        self._waiting.append(_Caller(name, key, answer, now, deadline))
+        self._waiting.append(_Caller(key, args, answer, now, deadline))
         if self._watch is None:
-            self._watch = self._loop.call_later(PATIENCE_SECONDS, self._look_after_the_late)
+            self._watch = self._loop.call_later(STUCK_AFTER_SECONDS, self._check_deadlines)
         return answer
 
     def _send_soon(self) -> None:
-        """In the next turn of the loop: whoever has just been answered and asks again comes along."""
         if not self._send_is_due:
             self._send_is_due = True
             self._loop.call_soon(self._send)
@@ -106,56 +117,55 @@ class Queue(Generic[T]):
     def _send(self) -> None:
         self._send_is_due = False
         callers = [caller for caller in self._waiting if not caller.answer.done()]
-        callers, self._waiting = callers[:MOST_TOGETHER], callers[MOST_TOGETHER:]
+        callers, self._waiting = callers[:CALLERS_PER_STATEMENT], callers[CALLERS_PER_STATEMENT:]
         if not callers:
             self._go_on(soon=False)
             return
-        self._under_way += 1
-        keys = {caller.name: caller.key for caller in callers}
-        task = self._loop.create_task(self._asked(keys), name=f"hubbub: {self._title}")
-        self._together[task] = callers
-        task.add_done_callback(self._arrived)
+        self._in_flight += 1
+        args_of = {caller.key: caller.args for caller in callers}
+        task = self._loop.create_task(self._asked(args_of), name=f"hubbub: {self._title}")
+        self._callers_of[task] = callers
+        task.add_done_callback(self._answered)
 
-    async def _asked(self, keys: Mapping[Hashable, Key]) -> Answers[T]:
-        return await self._ask(keys, None)  # each has a deadline of its own, which the watch sees to
+    async def _asked(self, args_of: Mapping[Hashable, Args]) -> AnswerOf[T]:
+        return await self._ask(args_of, None)  # without a deadline: the watch sees to that of each caller
 
-    def _arrived(self, task: asyncio.Task[Answers[T]]) -> None:
-        self._under_way -= 1
-        callers = self._together.pop(task)
+    def _answered(self, task: asyncio.Task[AnswerOf[T]]) -> None:
+        self._in_flight -= 1
+        callers = self._callers_of.pop(task)
         failure = closed() if task.cancelled() else task.exception()
         if failure is not None:
             _refuse(callers, failure)
         else:
-            answer_to = task.result()
+            answer_of = task.result()
             for caller in callers:
-                answer = caller.answer
-                if not answer.done():
-                    answer.set_result(answer_to(caller.name))
-        self._go_on(soon=bool(self._waiting) or len(callers) > 1)  # one who is alone again goes on alone
+                if not caller.answer.done():
+                    caller.answer.set_result(answer_of(caller.key))
+        self._go_on(soon=bool(self._waiting) or len(callers) > 1)  # a caller that is alone again goes on alone
 
-    def _look_after_the_late(self) -> None:
-        """Refuse those whose time is over, and send those off whom a stuck statement holds back."""
+    def _check_deadlines(self) -> None:
+        """Refuse the callers whose deadline has passed, and send those that a stuck statement holds back."""
         now = self._loop.time()
-        for callers in (*self._together.values(), self._waiting):
-            late = Unavailable("postgresql", f"no answer within {self._deadline_seconds:g} s")
+        for callers in (*self._callers_of.values(), self._waiting):
+            late = deadline_passed(self._deadline_seconds, outcome_unknown=False)
             _refuse([caller for caller in callers if caller.deadline <= now], late)
         if self._is_held_back(now):
             self._send_soon()
-        waits = self._waiting or self._together
-        self._watch = self._loop.call_later(PATIENCE_SECONDS, self._look_after_the_late) if waits else None
+        watched = self._waiting or self._callers_of
+        self._watch = self._loop.call_later(STUCK_AFTER_SECONDS, self._check_deadlines) if watched else None
 
     def _is_held_back(self, now: float) -> bool:
-        if not self._waiting or self._under_way >= MOST_UNDER_WAY:
+        if not self._waiting or self._in_flight >= STATEMENTS_IN_FLIGHT:
             return False
-        return now - self._waiting[0].since >= PATIENCE_SECONDS
+        return now - self._waiting[0].since >= STUCK_AFTER_SECONDS
 
     async def close(self) -> None:
-        """Refuse those who wait, and let those who are under way arrive."""
+        """Refuse the callers that wait, and let the statements in flight end."""
         if self._watch is not None:
             self._watch.cancel()
         waiting, self._waiting = self._waiting, []
         _refuse(waiting, closed())
-        await asyncio.gather(*self._together, return_exceptions=True)
+        await asyncio.gather(*self._callers_of, return_exceptions=True)
 
 
 def _refuse(callers: Iterable[_Caller], failure: BaseException) -> None:
@@ -165,5 +175,60 @@ def _refuse(callers: Iterable[_Caller], failure: BaseException) -> None:
             caller.answer.set_exception(own)
 
 
-def closed() -> Unavailable:
-    return Unavailable("hub", "it is closed", retryable=False)
+class SharedStatements:
+    """The statements that callers of a pool share: a queue per lookup, and one per statement and arguments."""
+
+    def __init__(self, executor: Executor, deadline_seconds: float) -> None:
+        self._executor = executor
+        self._deadline_seconds = deadline_seconds
+        self._lookups: dict[Lookup[Any], StatementQueue[Any]] = {}
+        self._statements: dict[tuple[Statement[Any], Args], StatementQueue[Any]] = {}
+
+    def look_up(self, lookup: Lookup[T], key: Args) -> Awaitable[T | None]:
+        """The row of the key, or None."""
+        queue = self._lookups.get(lookup)
+        if queue is None:
+            ask = self._ask_by_key(lookup)
+            queue = self._lookups[lookup] = StatementQueue(lookup.name, ask, self._deadline_seconds)
+        return queue.find(lookup.key_of_args(*key), key)
+
+    def _ask_by_key(self, lookup: Lookup[T]) -> Ask[T | None]:
+        async def ask(args_of: Mapping[Hashable, Args], deadline: float | None) -> AnswerOf[T | None]:
+            if len(args_of) == 1:
+                [args] = args_of.values()
+                row = await self._executor.fetch_one(lookup, *args, deadline=deadline)
+                return lambda _: row
+            key_of_row = lookup.key_of_row
+            columns = zip(*args_of.values(), strict=True)
+            rows = await self._executor.fetch_all(lookup.many, *columns, deadline=deadline)
+            return {key_of_row(row): row for row in rows}.get
+
+        return ask
+
+    async def fetch(self, statement: Statement[T], args: Args, deadline: float | None) -> list[T]:
+        """Every row. The queue goes as soon as no caller waits for these rows: there are many arguments."""
+        asked = (statement, args)
+        queue = self._statements.get(asked)
+        if queue is None:
+            queue = self._statements[asked] = StatementQueue(
+                statement.name,
+                self._ask_all(statement),
+                self._deadline_seconds,
+                when_idle=lambda: self._statements.pop(asked, None),
+            )
+        rows: list[T] = await queue.find(None, args, deadline)
+        return rows
+
+    def _ask_all(self, statement: Statement[T]) -> Ask[list[T]]:
+        async def ask(args_of: Mapping[Hashable, Args], deadline: float | None) -> AnswerOf[list[T]]:
+            [args] = args_of.values()
+            rows = await self._executor.fetch_all(statement, *args, deadline=deadline)
+            return lambda _: rows
+
+        return ask
+
+    async def close(self) -> None:
+        """Refuse the callers that wait, and let the statements in flight end: the pool bounds how long they
+        take."""
+        for queue in (*self._lookups.values(), *self._statements.values()):
+            await queue.close()

@@ -1,28 +1,32 @@
-"""A statement: SQL with a name and the model that one row of it makes."""
+"""SQL as values, and the models that its rows become. Also UUIDs as asyncpg makes them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Generic, NamedTuple, TypeVar
+from uuid import UUID
 
+from asyncpg.pgproto import pgproto
+
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _WRITES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM)\b")
 
 
 class Statement(Generic[T_co]):
-    """SQL as it is sent, what it is called in figures, and what its rows become.
+    """SQL with the name that figures are reported under and the model that a row becomes.
 
-    `model` is called with the columns of a row in the order in which the SQL names them. Being values at module
-    level, all statements can be found: the tests prepare each one against the migrated schema, and compare its
-    columns with the fields of its model and its placeholders with every call.
+    `model` is called with the columns of a row, in the order in which the SQL names them. Statements are values at
+    module level, so the tests can find them all. They prepare each one against the migrated schema, and compare
+    its columns with the fields of its model and its placeholders with every call.
     """
 
     __slots__ = ("model", "name", "repeatable", "sql", "writes")
 
     def __init__(self, name: str, model: Callable[..., T_co], sql: str, *, idempotent: bool = False) -> None:
-        """`idempotent` says of a writing statement that running it twice is the same as running it once."""
+        """`idempotent` is for a writing statement: running it twice is the same as running it once."""
         self.name = name
         self.model = model
         self.sql = sql
@@ -33,6 +37,59 @@ class Statement(Generic[T_co]):
         return f"Statement({self.name})"
 
 
+class Lookup(Statement[T]):
+    """A statement that finds the row of one key, beside a second one, `many`, that finds the rows of many keys.
+
+    The placeholders of the statement make up the key. `many` has as many placeholders, each of them an array. The
+    n-th items of all arrays are the n-th key. `key_of_args` and `key_of_row` give the key of a call and of a row
+    in a form that is fast to compare: the `int` of a UUID, not the UUID.
+    """
+
+    __slots__ = ("key_of_args", "key_of_row", "many")
+
+    def __init__(
+        self,
+        name: str,
+        model: Callable[..., T],
+        sql: str,
+        *,
+        many: Statement[T],
+        key_of_args: Callable[..., Hashable],
+        key_of_row: Callable[[T], Hashable],
+    ) -> None:
+        super().__init__(name, model, sql)
+        self.many = many
+        self.key_of_args = key_of_args
+        self.key_of_row = key_of_row
+
+
+Row = tuple[object, ...]
+"""The values of one row of a COPY, in the order of its columns."""
+
+
+class Copy(NamedTuple):
+    """A table and the columns that a COPY fills. COPY is the fastest way to insert many rows.
+
+    Constraints, foreign keys and indexes apply as for an INSERT. One refused row refuses all of them.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+
+
 def count_of(tag: str) -> int:
     """The number of rows in a command tag such as `UPDATE 3` or `INSERT 0 3`."""
     return int(tag.rpartition(" ")[2])
+
+
+FastUUID = pgproto.UUID
+"""A subclass of `uuid.UUID`, equal to it and with the same hash. It is made from 16 bytes in 0.08 µs instead of
+0.7, and sent without a conversion. That counts for a million of them."""
+
+
+def as_fast_uuid(id: UUID) -> UUID:
+    """The same id as a `FastUUID`, whose hash, text and comparisons cost a tenth.
+
+    It pays off where an id is looked up a dozen times, as in a send.
+    """
+    return id if id.__class__ is FastUUID else FastUUID(id.bytes)

@@ -1,4 +1,18 @@
-"""A transaction, its savepoints, and the actions that wait for its COMMIT."""
+"""A transaction, its savepoints, and the actions that run after its COMMIT.
+
+    BEGIN --> open --block ends--> ending --COMMIT--> committed: the actions run
+                |                    |
+                |                    +--COMMIT fails--+
+                |                                     v
+                +--block raises-------------------> ROLLBACK --> rolled back
+                                                      |
+                                                      +--fails, or no answer in 1 s--> connection terminated
+
+A savepoint has the same states, with SAVEPOINT, RELEASE and ROLLBACK TO. Its actions pass to the transaction
+around it. One lock orders everything on the connection: a statement holds it while it runs, a savepoint until it
+ends, and COMMIT or ROLLBACK is the last to take it. A task that still waits for the lock then gets `the
+transaction is over`.
+"""
 
 from __future__ import annotations
 
@@ -6,69 +20,66 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import TYPE_CHECKING, TypeVar
+from typing import Final, TypeVar
 
+from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.postgres.copy import Copy, Row
-from hubbub.postgres.failures import aborted
-from hubbub.postgres.lookup import Lookup
-from hubbub.postgres.run import FAILURES, carry_out, now, run
-from hubbub.postgres.statement import Statement, count_of
-
-if TYPE_CHECKING:
-    from hubbub.postgres.connection import Connection
+from hubbub.postgres.connection import Connection, now, run
+from hubbub.postgres.errors import FAILURES, transaction_failed
+from hubbub.postgres.statement import Copy, Lookup, Row, Statement, count_of
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# How long a ROLLBACK may take before the connection is terminated, which rolls back as well.
-ROLLBACK_GRACE_SECONDS = 1.0
+ROLLBACK_GRACE_SECONDS: Final = 1.0
+"""How long a ROLLBACK may take before the connection is terminated, which rolls back as well. It bounds by how
+much a call against a server that hangs exceeds its deadline."""
 
 
-class Transaction:
+class OpenTransaction:
     """An executor on one connection between BEGIN and COMMIT, or between SAVEPOINT and RELEASE.
 
-    Callers that use it at the same time take turns, statement by statement. A savepoint is one long turn: while it
-    is open, use its executor, not the one around it, which waits for the end of the savepoint until its deadline.
-    Its own end is the last turn. So no statement ever runs beside another, or after the end on a connection that
-    somebody else has by then.
+    Concurrent callers run one after the other. While a savepoint is open, use its executor. A call of the
+    transaction around it waits for the end of the savepoint, until the deadline of the call. So no statement ever
+    runs beside another one, or after the end on a connection that another caller has by then.
     """
 
     def __init__(
         self,
         connection: Connection,
         deadline_seconds: float,
-        names: count[int],
+        savepoints: count[int],
         deadline: float | None = None,
         instrumentation: Instrumentation = SILENT,
     ) -> None:
+        """`savepoints` numbers the savepoints of the whole transaction."""
         self._connection = connection
         self._deadline_seconds = deadline_seconds
         self._deadline = deadline
-        self._names = names
+        self._savepoints = savepoints
         self._instrumentation = instrumentation
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._actions: list[Callable[[], None]] = []
         self._over = False
 
     @classmethod
     @asynccontextmanager
-    async def on(
+    async def begin(
         cls,
         connection: Connection,
         deadline_seconds: float,
         deadline: float | None = None,
         instrumentation: Instrumentation = SILENT,
-    ) -> AsyncIterator[Transaction]:
-        """BEGIN, the block, COMMIT; ROLLBACK when one of them fails. None of it ends later than `by`."""
+    ) -> AsyncIterator[OpenTransaction]:
+        """BEGIN, the block, COMMIT. ROLLBACK when one of them fails. The deadline is for all of it."""
         transaction = cls(connection, deadline_seconds, count(1), deadline, instrumentation)
         try:
             await transaction._command("BEGIN", transaction.deadline())
             yield transaction
             await transaction._commit()
         except BaseException:
-            await transaction._undo("ROLLBACK")
+            await transaction._roll_back("ROLLBACK")
             raise
 
     def deadline(self) -> float:
@@ -91,7 +102,7 @@ class Transaction:
         return None if row is None else statement.model(*row)
 
     async def look_up(self, lookup: Lookup[T], *key: object) -> T | None:
-        return await self.fetch_one(lookup, *key)  # on this connection, which alone sees what was done here
+        return await self.fetch_one(lookup, *key)  # not shared: only this connection sees its own changes
 
     fetch_shared = fetch_all  # for the same reason
 
@@ -99,17 +110,18 @@ class Transaction:
         tag = await self._run(statement.name, lambda connection: connection.execute(statement.sql, *args))
         return count_of(tag)
 
-    async def see_one_state(self) -> None:
-        """Read the database as it is now until the transaction ends, and change nothing. To be asked for first."""
+    async def use_one_snapshot(self) -> None:
+        """Read the database as it is now until the transaction ends, and refuse changes. The first call to
+        make."""
         await self._run(
             "SET",
             lambda connection: connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"),
         )
 
     async def copy(self, into: Copy, rows: Iterable[Row] | AsyncIterable[Row]) -> None:
-        """Add the rows by COPY: all, or none when one of them breaks a rule. Raises as an INSERT would.
+        """Insert the rows by COPY: all of them, or none if one is refused. It raises what an INSERT raises.
 
-        What comes of an asynchronous iterable is sent as it comes, and PostgreSQL takes it in meanwhile.
+        Rows of an asynchronous iterable are sent as they come, and PostgreSQL stores them meanwhile.
         """
         await self._run(
             "COPY",
@@ -121,19 +133,21 @@ class Transaction:
             return await savepoint.fetch_all(statement, *args)
 
     @asynccontextmanager
-    async def transaction(self, *, deadline: float | None = None) -> AsyncIterator[Transaction]:
-        """A savepoint: when the block raises, what it did is undone, and nothing else."""
-        name = f"hubbub_{next(self._names)}"
+    async def transaction(self, *, deadline: float | None = None) -> AsyncIterator[OpenTransaction]:
+        """A savepoint. When the block raises, only the changes of the block are undone."""
+        name = f"hubbub_{next(self._savepoints)}"
         deadline = self._deadline if deadline is None else self._no_later_than(deadline)
-        inner = Transaction(self._connection, self._deadline_seconds, self._names, deadline, self._instrumentation)
-        async with self._taking_turns(inner.deadline()) as deadline:
+        inner = OpenTransaction(
+            self._connection, self._deadline_seconds, self._savepoints, deadline, self._instrumentation
+        )
+        async with self._exclusive(inner.deadline()) as deadline:
             self._check_open()
             await self._command(f"SAVEPOINT {name}", deadline)
             try:
                 yield inner
-                await inner._keep(f"RELEASE {name}")
+                await inner._finish(f"RELEASE {name}")
             except BaseException:
-                await inner._undo(f"ROLLBACK TO {name}; RELEASE {name}")
+                await inner._roll_back(f"ROLLBACK TO {name}; RELEASE {name}")
                 raise
         self._actions += inner._actions
 
@@ -141,39 +155,38 @@ class Transaction:
         self._check_open()
         self._actions.append(action)
 
-    def leave(self) -> None:
-        """Do what waited for the COMMIT, in the order in which it was asked for."""
-        carry_out(self._actions)
+    def run_actions(self) -> None:
+        """Run the actions that waited for the COMMIT, in the order in which they were given."""
+        run_after_commit(self._actions)
 
     async def _run(
         self, name: str, call: Callable[[Connection], Awaitable[R]], deadline: float | None = None
     ) -> R:
-        seconds = self._deadline_seconds
-        async with self._taking_turns(self._no_later_than(deadline)) as ends_at:
+        async with self._exclusive(self._no_later_than(deadline)) as call_deadline:
             self._check_open()
             return await run(
                 self._connection,
                 call,
-                deadline=ends_at,
-                seconds=seconds,
-                writes=False,
+                deadline=call_deadline,
+                seconds=self._deadline_seconds,
+                writes=False,  # nothing is done before the COMMIT
                 name=name,
                 instrumentation=self._instrumentation,
             )
 
     @asynccontextmanager
-    async def _taking_turns(self, deadline: float) -> AsyncIterator[float]:
-        """The connection to oneself, once it is free. Gives the deadline, which covers the waiting for it."""
+    async def _exclusive(self, deadline: float) -> AsyncIterator[float]:
+        """Hold the connection's lock. Yields the deadline, which includes the wait for the lock."""
         seconds = deadline - now()
         try:
             async with asyncio.timeout_at(deadline):
-                await self._turn.acquire()
+                await self._lock.acquire()
         except TimeoutError as error:
             raise Unavailable("hub", f"the transaction was in use for {seconds:.3g} s") from error
         try:
             yield deadline
         finally:
-            self._turn.release()
+            self._lock.release()
 
     def _check_open(self) -> None:
         if self._over:
@@ -181,30 +194,30 @@ class Transaction:
 
     async def _commit(self) -> None:
         """Only a COMMIT that was sent and not answered leaves an unknown outcome."""
-        sent = not self._connection.is_closed()  # or what was done is gone already, with the connection
-        if await self._keep("COMMIT", writes=sent) != "COMMIT":
-            # PostgreSQL answers the COMMIT of a failed transaction with a ROLLBACK, and without an error.
-            raise aborted()
+        sent = not self._connection.is_closed()  # on a closed connection the changes are already lost
+        if await self._finish("COMMIT", writes=sent) != "COMMIT":
+            # PostgreSQL answers the COMMIT of a failed transaction with ROLLBACK, and without an error.
+            raise transaction_failed()
 
-    async def _keep(self, command: str, *, writes: bool = False) -> str:
-        """The last turn. Who has a turn may finish; who still waits for one comes too late."""
+    async def _finish(self, command: str, *, writes: bool = False) -> str:
+        """Run the last command. A statement that runs may end first; one that still waits is refused."""
         self._over = True
-        async with self._taking_turns(self.deadline()) as deadline:
+        async with self._exclusive(self.deadline()) as deadline:
             return await self._command(command, deadline, writes=writes)
 
-    async def _undo(self, command: str) -> None:
-        """The last turn, when something failed: the error on its way up says what.
+    async def _roll_back(self, command: str) -> None:
+        """Run the last command after a failure, whose error is on its way to the caller.
 
-        A connection that is lost has undone all of it, and one whose command fails is lost on purpose.
+        A lost connection has already undone everything, and one on which the command fails is terminated to do so.
         """
         self._over = True
         try:
-            async with self._taking_turns(now() + ROLLBACK_GRACE_SECONDS) as deadline:
+            async with self._exclusive(now() + ROLLBACK_GRACE_SECONDS) as deadline:
                 if not self._connection.is_closed():
                     await self._command(command, deadline)
         except (HubbubError, *FAILURES):
             self._connection.terminate()
-        except BaseException:  # cancelled a second time: leave no transaction open behind
+        except BaseException:  # cancelled a second time: leave no transaction open
             self._connection.terminate()
             raise
 
@@ -218,3 +231,13 @@ class Transaction:
             name=command.partition(" ")[0],
             instrumentation=self._instrumentation,
         )
+
+
+def run_after_commit(actions: Iterable[Callable[[], None]]) -> None:
+    """Run actions that waited for a COMMIT, at once, so that their effects precede what the caller does next.
+
+    An action that raises is reported and does not stop the others: the commit stands.
+    """
+    for action in actions:
+        with ReportErrors("an action after a COMMIT"):
+            action()

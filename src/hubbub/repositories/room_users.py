@@ -226,8 +226,8 @@ class RoomUsers:
         RoomUser,
         f"SELECT {MEMBER} FROM room_users WHERE room_id = $1 AND user_id = $2",
         many=_GET_MANY,
-        named=lambda room_id, user_id: (room_id.int, user_id.int),
-        name_of=lambda member: (member.room_id.int, member.user_id.int),
+        key_of_args=lambda room_id, user_id: (room_id.int, user_id.int),
+        key_of_row=lambda member: (member.room_id.int, member.user_id.int),
     )
 
     async def get(self, room_id: UUID, user_id: UUID) -> RoomUser:

@@ -131,8 +131,8 @@ class Rooms:
         Room,
         f"SELECT {ROOM} FROM rooms WHERE id = $1",
         many=_GET_MANY,
-        named=lambda room_id: room_id.int,
-        name_of=lambda room: room.id.int,
+        key_of_args=lambda room_id: room_id.int,
+        key_of_row=lambda room: room.id.int,
     )
 
     async def get(self, room_id: UUID) -> Room:

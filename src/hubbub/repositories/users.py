@@ -12,7 +12,7 @@ from hubbub import inputs
 from hubbub.commits import Change, MembershipEnded, OnCommit, RoomTouched, UserChanged, ignore
 from hubbub.errors import NotFound, Unavailable
 from hubbub.models import Credentials, User
-from hubbub.postgres import Executor, Locked, Lookup, Statement
+from hubbub.postgres import Executor, LockNotAvailable, Lookup, Statement
 
 USER = """
     id,
@@ -84,8 +84,8 @@ class Users:
         User,
         f"SELECT {USER} FROM users WHERE id = $1",
         many=_GET_MANY,
-        named=lambda user_id: user_id.int,
-        name_of=lambda user: user.id.int,
+        key_of_args=lambda user_id: user_id.int,
+        key_of_row=lambda user: user.id.int,
     )
 
     async def get(self, user_id: UUID) -> User:
@@ -326,7 +326,7 @@ class Users:
         try:
             async with self._executor.transaction(deadline=deadline) as part:
                 return await self._delete_in(part, user_id)
-        except (_JoinedMeanwhile, Locked):
+        except (_JoinedMeanwhile, LockNotAvailable):
             return None
 
     async def _delete_in(self, part: Executor, user_id: UUID) -> list[UUID]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from hubbub.errors import Conflict, Unavailable
-from hubbub.postgres import Executor, Locked
+from hubbub.postgres import Executor, LockNotAvailable
 from hubbub.repositories.messages.sending import Draft, Outcomes, in_the_way, send_one, sent_before
 from hubbub.repositories.messages.together import append, rooms_not_locked
 
@@ -54,7 +54,7 @@ class Batches:
             outcomes = await append(self._executor, drafts, deadline=deadline)
         except Unavailable as error:
             rooms = {draft.room_id for draft in drafts}
-            if not isinstance(error, Locked) or len(rooms) == 1:
+            if not isinstance(error, LockNotAvailable) or len(rooms) == 1:
                 raise
             free = await rooms_not_locked(self._executor, rooms, deadline=deadline)
             return await self._send([draft for draft in drafts if draft.room_id in free], deadline)

@@ -11,7 +11,7 @@ from uuid_utils import uuid7
 from hubbub import inputs
 from hubbub.errors import Invalid
 from hubbub.models import NewMessage
-from hubbub.postgres import FastUUID, fast
+from hubbub.postgres import FastUUID, as_fast_uuid
 from hubbub.repositories.messages.sending import Draft
 
 # For a bounded time in which the room is locked: about a second on a busy machine of 2 cores.
@@ -21,9 +21,9 @@ MOST_AT_ONCE: Final = 10_000
 def drafted(room_id: UUID, user_id: UUID, new: NewMessage) -> Draft:
     """Raises `Invalid`."""
     draft = Draft(
-        FastUUID(uuid7().bytes) if new.id is None else fast(inputs.uuid("id", new.id)),
-        fast(room_id),
-        fast(user_id),
+        FastUUID(uuid7().bytes) if new.id is None else as_fast_uuid(inputs.uuid("id", new.id)),
+        as_fast_uuid(room_id),
+        as_fast_uuid(user_id),
         inputs.text("content", new.content, longest=inputs.CONTENT_LENGTH),
         inputs.message_type(new.message_type),
         None if new.reply_to is None else inputs.uuid("reply_to", new.reply_to),

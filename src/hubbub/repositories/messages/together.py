@@ -120,7 +120,7 @@ SEND_TOGETHER = Statement(
 
 
 async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> Outcomes:
-    """The messages, none of them if one is refused. Raises `Locked` if one of several rooms is."""
+    """The messages, none of them if one is refused. Raises `LockNotAvailable` if one of several rooms is."""
     place_of_room: dict[UUID, int] = {}
     counts: list[int] = []
     room_places, places = [], []

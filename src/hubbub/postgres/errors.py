@@ -1,0 +1,241 @@
+"""Translates the errors of asyncpg, PostgreSQL and PgBouncer into those of hubbub: the only place that classifies
+them.
+
+An `Unavailable` is of one of three classes.
+
+- *retryable*: the statement did not run or was rolled back. It may be sent again.
+- *outcome unknown*: the statement was sent and no answer came. A write may be sent again only if it is idempotent.
+- *permanent*: the same call gives the same error.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import asyncpg
+
+from hubbub.errors import Conflict, HubbubError, Invalid, NotFound, Unavailable
+
+# What a call on a connection can fail with.
+FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, AttributeError, OSError)
+
+# The statement ran, and a rule of the schema refused its values.
+REFUSALS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)
+
+# asyncpg itself refuses a value while it encodes the arguments, after the server has begun the statement. The
+# server waits for the rest, in a transaction that holds the locks of the statement.
+REFUSED_WHILE_ENCODING = (asyncpg.DataError,)
+
+# The server rolled the statement back and reported it. Sending the statement again is safe.
+ROLLED_BACK = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+)
+
+# Nothing was done, so outside of a transaction the statement may be sent again at once. After a change of the
+# schema asyncpg itself does so once. A change of many columns can invalidate the statement a second time.
+SENT_AGAIN = (*ROLLED_BACK, asyncpg.InvalidCachedStatementError)
+
+# Other statements that did not run or were rolled back, with the reason to report. The first match is taken.
+DID_NOT_RUN: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    ((asyncpg.QueryCanceledError,), "the server cancelled the statement"),
+    ((asyncpg.CannotConnectNowError,), "the server is starting or stopping"),
+    ((asyncpg.TooManyConnectionsError, asyncpg.ConnectionRejectionError), "the server has no connection free"),
+    ((asyncpg.InsufficientResourcesError,), "the server is out of disk space or memory"),
+    ((asyncpg.ReadOnlySQLTransactionError,), "the server takes no changes, as a standby does"),
+    ((asyncpg.InvalidCachedStatementError,), "the schema was changed under the statement"),
+    ((asyncpg.PostgresSystemError, asyncpg.InternalServerError), "the server failed to run the statement"),
+)
+
+# The connection was lost. Whether a statement that was in flight took effect is unknown.
+LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.IdleSessionTimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    AttributeError,  # raised inside asyncpg when the connection is lost while a statement is prepared
+    OSError,
+)
+
+# Wrong settings: a retry gives the same answer.
+MISCONFIGURED = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
+
+
+class LockNotAvailable(Unavailable):
+    """A lock could not be taken: a deadlock, a serialization conflict or a lock timeout. It was rolled back."""
+
+
+def to_error(error: Exception, *, writes: bool, lost: bool = False) -> HubbubError | None:
+    """The error of hubbub that `error` means, or None for one that only a bug can cause.
+
+    `writes` tells whether the failed statement changes anything. Only then can its outcome be unknown. `lost`
+    tells whether the connection is gone: asyncpg raises some errors both then and when it is used wrongly.
+    """
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+        return _integrity_error(error)
+    # asyncpg raises the same for an argument that it refuses itself, before it is sent.
+    if isinstance(error, asyncpg.DataError):
+        return Invalid("argument", "has a type or a size that the column cannot hold")
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | AttributeError) and not lost:
+        return None
+    return _pooler_error(error) or _unavailable(error, writes=writes)
+
+
+def _unavailable(error: Exception, *, writes: bool) -> Unavailable | None:
+    if isinstance(error, MISCONFIGURED):
+        # The first line: it has the name of a role, a database or a table, and never a password.
+        return Unavailable("postgresql", str(error).partition("\n")[0], retryable=False)
+    if isinstance(error, ROLLED_BACK):
+        return LockNotAvailable("postgresql", "a lock was not available")
+    for kinds, reason in DID_NOT_RUN:
+        if isinstance(error, kinds):
+            return Unavailable("postgresql", reason)
+    if isinstance(error, LOST):
+        return Unavailable("postgresql", "the connection was lost", outcome_unknown=writes)
+    if isinstance(error, asyncpg.InFailedSQLTransactionError):
+        return transaction_failed()
+    return None
+
+
+def transaction_failed() -> Unavailable:
+    """For a transaction that goes on after a failed statement: PostgreSQL has already rolled it back."""
+    reason = "the transaction was rolled back, because a statement in it had failed"
+    return Unavailable("postgresql", reason, retryable=False)
+
+
+def deadline_passed(seconds: float, *, outcome_unknown: bool) -> Unavailable:
+    """`seconds` is the time that the call had."""
+    return Unavailable("postgresql", f"no answer within {seconds:g} s", outcome_unknown=outcome_unknown)
+
+
+def closed() -> Unavailable:
+    """For a call on a pool that is closed."""
+    return Unavailable("hub", "it is closed", retryable=False)
+
+
+# Constraints
+
+# For each named constraint of the schema, the error that a violation becomes. The tests of the schema fail when a
+# constraint of the migrated database is missing here, or one here from the database.
+
+# Unique constraints and indexes: the thing that is taken.
+UNIQUE_CONSTRAINTS = {
+    "users_pkey": "user id",
+    "idx_users_email": "email",
+    "idx_users_username": "username",
+    "rooms_pkey": "room id",
+    "rooms_direct_key_key": "direct room",
+    "messages_pkey": "message id",
+    "idx_messages_room_id": "message seq",
+    "room_users_pkey": "membership",
+    "message_read_receipts_pkey": "read receipt",
+    "room_events_pkey": "event seq",
+    "hubbub_imports_pkey": "import",
+}
+
+# Foreign keys: the thing that does not exist.
+FOREIGN_KEYS = {
+    "rooms_created_by_fkey": "user",
+    "messages_room_id_fkey": "room",
+    "messages_user_id_fkey": "user",
+    "room_users_room_id_fkey": "room",
+    "room_users_user_id_fkey": "user",
+    "room_users_last_read_message_id_fkey": "message",
+    "message_read_receipts_message_id_fkey": "message",
+    "message_read_receipts_user_id_fkey": "user",
+    "room_events_room_id_fkey": "room",
+}
+
+# CHECK constraints: the field, and its rule.
+CHECK_CONSTRAINTS = {
+    "users_email_check": ("email", "must have characters on both sides of an @"),
+    "users_username_check": (
+        "username",
+        "must have 1 to 50 characters, none of them an @, no space at the ends",
+    ),
+    "users_password_hash_check": ("password_hash", "must not be empty"),
+    "rooms_name_check": ("name", "must have 1 to 100 characters that are not all white space"),
+    "rooms_description_check": ("description", "must have at most 4000 characters"),
+    "rooms_last_seq_check": ("last_seq", "must not be negative"),
+    "rooms_direct_key_check": ("direct_key", "must be a SHA-256 digest, and the room private"),
+    "messages_content_check": ("content", "must have 1 to 20000 characters, none once it is deleted"),
+    "messages_message_type_check": ("message_type", "must be text, image or file"),
+    "messages_seq_check": ("seq", "must be positive"),
+    "messages_metadata_check": ("metadata", "must be a JSON object of at most 8192 bytes"),
+    "messages_reply_to_check": ("reply_to", "must be another message"),
+    "room_users_role_check": ("role", "must be admin, moderator or member"),
+    "room_users_last_read_seq_check": ("last_read_seq", "must not be negative"),
+    "room_users_joined_seq_check": ("joined_seq", "must not be negative"),
+    "room_events_seq_check": ("seq", "must be positive"),
+    "room_events_kind_check": ("kind", "must be a kind of event that this version knows"),
+    "hubbub_imports_digest_check": ("digest", "must be a SHA-256 digest"),
+    "hubbub_imports_lines_check": ("lines", "must be positive"),
+}
+
+# 'Key (user_id)=(0192...) is not present in table "users".'
+_MISSING_KEY = re.compile(r"Key \([^)]*\)=\((?P<key>[^)]*)\) is not present")
+
+
+def _integrity_error(error: asyncpg.IntegrityConstraintViolationError) -> HubbubError | None:
+    """None for a constraint that is not of hubbub's schema."""
+    if isinstance(error, asyncpg.NotNullViolationError):
+        return Invalid(str(error.column_name), "is required")
+    name = str(error.constraint_name)
+    if name in UNIQUE_CONSTRAINTS:
+        return Conflict(UNIQUE_CONSTRAINTS[name])
+    if name in FOREIGN_KEYS:
+        found = _MISSING_KEY.search(error.detail or "")
+        return NotFound(FOREIGN_KEYS[name], found["key"] if found else "")
+    if name in CHECK_CONSTRAINTS:
+        return Invalid(*CHECK_CONSTRAINTS[name])
+    return None
+
+
+# Poolers
+
+_SETTING: Final = "behind a transaction pooler set DB_PREPARED_STATEMENTS=false"
+_PAST_THE_POOLER: Final = "this needs a session of its own: connect to PostgreSQL itself, not to the pooler"
+
+# A statement went to another session than the one that it was prepared in.
+_PREPARED_ELSEWHERE = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
+
+_SET_UP_WRONGLY = re.compile(r"authentication failed|does not exist|no such|unsupported startup parameter")
+_NOT_PASSED_ON = re.compile(r"query_wait_timeout|server login has been failing|server_login_retry")
+_PARAMETER = re.compile(r"unsupported startup parameter: (?P<name>\w+)")
+
+
+def connection_refused_by_pooler(error: Exception, server: str) -> Unavailable | None:
+    """The reason for which PgBouncer refused a connection, or None if it was not PgBouncer.
+
+    PgBouncer uses one code for a wrong password, a limit that is reached and a server that is down: that of a
+    protocol violation, for which PostgreSQL itself has no reason. Only the text distinguishes them.
+    """
+    if not isinstance(error, asyncpg.ProtocolViolationError):
+        return None
+    text = str(error)
+    advice = ""
+    if (parameter := _PARAMETER.search(text)) is not None:
+        # A transaction pooler refuses settings that outlive a transaction. A pool can do without its own one.
+        advice = f"; {_SETTING if parameter['name'] == 'statement_timeout' else _PAST_THE_POOLER}"
+    reason = f"{server} refused the connection: {text}{advice}"
+    return Unavailable("postgresql", reason, retryable=_SET_UP_WRONGLY.search(text) is None)
+
+
+def _pooler_error(error: Exception) -> Unavailable | None:
+    """The error of a statement that failed because of a pooler, or None."""
+    if isinstance(error, _PREPARED_ELSEWHERE):
+        reason = f"a statement was prepared in another session: {_SETTING}"
+        return Unavailable("postgresql", reason, retryable=False)
+    if isinstance(error, asyncpg.PostgresConnectionError) and _NOT_PASSED_ON.search(str(error)):
+        # The pooler gave up before there was a session for the statement, which has therefore not run.
+        return Unavailable("postgresql", "the pooler had no connection to the server")
+    return None
