@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from hubbub import Hub, Settings, User
-from hubbub.services.sessions.place import place_of
+from hubbub.services.sessions import key_of
 
 
 class Said(NamedTuple):
@@ -48,12 +48,12 @@ async def test_the_list_shows_devices_but_no_token(run: Run, hub: Hub, ada: User
         for token, device in zip(tokens, ("phone", "tv"), strict=True):
             assert token not in said.out
             [line] = [line for line in said.out.splitlines() if device in line]
-            assert place_of(token).id.startswith(line.split()[0])
+            assert key_of(token).id.startswith(line.split()[0])
 
 
 async def test_one_session_is_ended_by_the_start_of_its_id_or_all_of_it(run: Run, hub: Hub, ada: User) -> None:
     tokens = [await hub.sessions.create_session(ada.id) for _ in range(3)]
-    ids = [place_of(token).id for token in tokens]
+    ids = [key_of(token).id for token in tokens]
     assert await run("revoke", "ada", ids[0][:12]) == (0, f"ended {ids[0][:12]}\n", "")
     assert await run("revoke", "ada", ids[1]) == (0, f"ended {ids[1][:12]}\n", "")
     assert [await hub.sessions.get_session(token) is None for token in tokens] == [True, True, False]
@@ -66,7 +66,7 @@ async def test_an_id_that_fits_none_or_several_ends_none(run: Run, hub: Hub, ada
         ("", "2 sessions start with"),
         ("xyz", "there is no session of that id"),
         ("0" * 64, "there is no session"),
-        (place_of(bobs).id, "there is no session"),
+        (key_of(bobs).id, "there is no session"),
         (tokens[0], "there is no session"),
     ]:
         said = await run("revoke", "ada", "--", session)  # a token may begin with a dash

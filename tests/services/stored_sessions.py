@@ -5,8 +5,7 @@ from __future__ import annotations
 from hubbub.models import Session
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_optional_bytes
-from hubbub.services.sessions import SessionService
-from hubbub.services.sessions.place import place_of
+from hubbub.services.sessions import SessionService, key_of
 
 PHONE = {"device": "phone"}
 
@@ -19,10 +18,10 @@ async def found(sessions: SessionService, token: str) -> Session:
 
 async def unseen_for_years(connection: Connection, token: str) -> None:
     """As if it was not looked up since 2023, so that the next look-up writes that it was."""
-    await connection.execute("SETRANGE", place_of(token).key, len('{"seenAt":'), "1700000000.000")
+    await connection.execute("SETRANGE", key_of(token).name, len('{"seenAt":'), "1700000000.000")
 
 
 async def value_of(connection: Connection, token: str) -> bytes:
-    value = as_optional_bytes(await connection.execute("GET", place_of(token).key))
+    value = as_optional_bytes(await connection.execute("GET", key_of(token).name))
     assert value is not None
     return value

@@ -17,8 +17,7 @@ from hubbub import Settings
 from hubbub.errors import Invalid
 from hubbub.redis import Connection, Reply
 from hubbub.redis.replies import as_int, as_optional_bytes
-from hubbub.services.sessions import SessionService
-from hubbub.services.sessions.place import index_of, place_of, tag_of
+from hubbub.services.sessions import SessionService, index_of, key_of, tag_of
 from services.monitored import monitored
 from services.stored_sessions import PHONE, found, unseen_for_years, value_of
 from waiting import until_it_answers
@@ -202,15 +201,15 @@ async def test_what_json_can_hold_comes_back_as_it_was(
     assert (await found(sessions, token)).data == data
 
 
-async def test_new_data_take_the_place_of_the_old_and_change_nothing_else(
+async def test_new_data_take_the_key_of_the_old_and_change_nothing_else(
     sessions: SessionService, connection: Connection, ada: UUID
 ) -> None:
     token = await sessions.create_session(ada, {"device": "phone", "theme": "dark" * 200})
     before = await found(sessions, token)
-    await connection.execute("PEXPIRE", place_of(token).key, 50_000_000)
+    await connection.execute("PEXPIRE", key_of(token).name, 50_000_000)
     assert await sessions.update_data(token, {"device": "tablet"})
     assert await found(sessions, token) == msgspec.structs.replace(before, data={"device": "tablet"})
-    assert 49_000_000 < as_int(await connection.execute("PTTL", place_of(token).key)) <= 50_000_000
+    assert 49_000_000 < as_int(await connection.execute("PTTL", key_of(token).name)) <= 50_000_000
 
 
 async def test_data_of_a_session_that_ended_cannot_be_written(sessions: SessionService, ada: UUID) -> None:
@@ -232,7 +231,7 @@ async def test_a_session_ends_when_its_time_is_over_however_busy_it_is(connectio
             return True
         seen.add(session.seen_at)
         assert session.expires_at == expires_at
-        assert as_int(await connection.execute("PTTL", place_of(token).key)) <= 600
+        assert as_int(await connection.execute("PTTL", key_of(token).name)) <= 600
         return False
 
     await until_it_answers(has_ended)
@@ -246,7 +245,7 @@ async def test_a_session_that_is_not_looked_up_ends_after_the_idle_timeout(
 ) -> None:
     sessions = SessionService(connection, idle_timeout_seconds=0.3)
     token = await sessions.create_session(ada)
-    key = place_of(token).key
+    key = key_of(token).name
 
     async def is_gone() -> bool:
         return await connection.execute("EXISTS", key) == 0
@@ -261,7 +260,7 @@ async def test_a_look_up_is_a_read_and_writes_that_it_was_seen_only_now_and_then
 ) -> None:
     sessions = SessionService(connection, idle_timeout_seconds=600)
     token = await sessions.create_session(ada)
-    key = place_of(token).key
+    key = key_of(token).name
     before = await value_of(connection, token)
     for _ in range(20):
         await found(sessions, token)
@@ -273,7 +272,7 @@ async def test_a_look_up_is_a_read_and_writes_that_it_was_seen_only_now_and_then
     assert len(after) == len(before)
     assert msgspec.json.decode(after)["seenAt"] >= msgspec.json.decode(before)["seenAt"]
     assert 590_000 < as_int(await connection.execute("PTTL", key)) <= 600_000
-    assert await connection.execute("ZSCORE", index_of(ada), place_of(token).id) is not None
+    assert await connection.execute("ZSCORE", index_of(ada), key_of(token).id) is not None
 
 
 @pytest.mark.parametrize("seconds", [-86_400, -300, 300, 86_400])
@@ -311,7 +310,7 @@ async def test_the_list_shows_devices_and_ids_but_no_token(sessions: SessionServ
     tokens = [await sessions.create_session(ada, {"device": device}) for device in ("phone", "laptop", "tv")]
     listed = await sessions.list_sessions(ada)
     assert {str(session.data["device"]) for session in listed} == {"phone", "laptop", "tv"}
-    assert {session.id for session in listed} == {place_of(token).id for token in tokens}
+    assert {session.id for session in listed} == {key_of(token).id for token in tokens}
     assert {session.user_id for session in listed} == {ada}
     for token in tokens:
         assert token not in repr(listed)
@@ -323,7 +322,7 @@ async def test_the_list_shows_devices_and_ids_but_no_token(sessions: SessionServ
 async def test_the_one_seen_last_stands_first(sessions: SessionService, connection: Connection, ada: UUID) -> None:
     old, new = [await sessions.create_session(ada) for _ in range(2)]
     await unseen_for_years(connection, new)
-    assert [session.id for session in await sessions.list_sessions(ada)] == [place_of(old).id, place_of(new).id]
+    assert [session.id for session in await sessions.list_sessions(ada)] == [key_of(old).id, key_of(new).id]
     assert len(await sessions.list_sessions(ada, limit=1)) == 1
     for limit in (0, 201, -1):
         with pytest.raises(Invalid, match="limit"):
@@ -336,10 +335,10 @@ async def test_sessions_that_redis_threw_out_take_no_place_in_the_list(
     """As a server that is short of memory does with values, and not with the ids in the list of the user."""
     tokens = [await sessions.create_session(ada) for _ in range(12)]
     by_end = [session.id for session in await sessions.list_sessions(ada)]
-    thrown_out = [place_of(token) for token in (*tokens[2:5], *tokens[7:])]
-    for place in thrown_out:
-        await connection.execute("DEL", place.key)
-    living = set(by_end) - {place.id for place in thrown_out}
+    thrown_out = [key_of(token) for token in (*tokens[2:5], *tokens[7:])]
+    for key in thrown_out:
+        await connection.execute("DEL", key.name)
+    living = set(by_end) - {key.id for key in thrown_out}
     assert {session.id for session in await sessions.list_sessions(ada, limit=4)} == living
     assert await connection.execute("ZCARD", index_of(ada)) == 4
     assert len(await sessions.list_sessions(ada, limit=3)) == 3
@@ -359,10 +358,10 @@ async def test_nobody_revokes_the_session_of_another(
 ) -> None:
     ada, bob = uuid4(), uuid4()
     token = await sessions.create_session(bob)
-    session_id = place_of(token).id
+    session_id = key_of(token).id
     assert not await sessions.revoke(ada, session_id)
     # Not even where the two have the same tag.
-    monkeypatch.setattr("hubbub.services.sessions.service.tag_of", lambda _: token[:4])
+    monkeypatch.setattr("hubbub.services.sessions.tag_of", lambda _: token[:4])
     assert not await sessions.revoke(ada, session_id)
     assert await sessions.get_session(token) is not None
 
@@ -394,16 +393,16 @@ async def test_a_rotated_session_lives_on_under_another_token(
     sessions: SessionService, connection: Connection, ada: UUID
 ) -> None:
     old = await sessions.create_session(ada, PHONE)
-    await connection.execute("PEXPIRE", place_of(old).key, 50_000_000)
+    await connection.execute("PEXPIRE", key_of(old).name, 50_000_000)
     before = await found(sessions, old)
     new = await sessions.rotate(old)
     assert new is not None
     assert new != old
     assert await sessions.get_session(old) is None
-    assert await found(sessions, new) == msgspec.structs.replace(before, id=place_of(new).id)
-    assert 49_000_000 < as_int(await connection.execute("PTTL", place_of(new).key)) <= 50_000_000
+    assert await found(sessions, new) == msgspec.structs.replace(before, id=key_of(new).id)
+    assert 49_000_000 < as_int(await connection.execute("PTTL", key_of(new).name)) <= 50_000_000
     assert await connection.execute("ZCARD", index_of(ada)) == 1
-    assert [session.id for session in await sessions.list_sessions(ada)] == [place_of(new).id]
+    assert [session.id for session in await sessions.list_sessions(ada)] == [key_of(new).id]
     assert await sessions.rotate(old) is None
     assert await sessions.revoke_all(ada) == 1
     assert await sessions.get_session(new) is None
@@ -432,11 +431,11 @@ async def test_ten_thousand_logins_of_one_user_leave_a_thousand_sessions(
 
 
 async def test_sessions_that_ended_by_themselves_take_nobody_s_place(connection: Connection, ada: UUID) -> None:
-    brief = SessionService(connection, life_seconds=0.05, most_per_user=3)
+    brief = SessionService(connection, life_seconds=0.05, max_per_user=3)
     for _ in range(3):
         token = await brief.create_session(ada)
     await ended(brief, token)
-    lasting = SessionService(connection, most_per_user=3)
+    lasting = SessionService(connection, max_per_user=3)
     tokens = [await lasting.create_session(ada) for _ in range(3)]
     assert all([await lasting.get_session(token) for token in tokens])
     assert await connection.execute("ZCARD", index_of(ada)) == 3
@@ -471,10 +470,10 @@ async def test_what_somebody_else_wrote_there_is_no_session(
         b'{"userId":"1"}',
         (await value_of(connection, token))[:-1],
     ):
-        await connection.execute("SET", place_of(token).key, value, "KEEPTTL")
+        await connection.execute("SET", key_of(token).name, value, "KEEPTTL")
         assert await sessions.get_session(token) is None
         assert await sessions.list_sessions(ada) == []
-    assert "is no session" in caplog.text
+    assert "is not a session" in caplog.text
     await sessions.delete_session(token)
 
 
@@ -485,10 +484,10 @@ async def test_data_too_deep_to_be_read_are_no_session(
     token = await sessions.create_session(ada)
     value = (await value_of(connection, token)).removesuffix(b"{}}")
     deepest = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
-    await connection.execute("SET", place_of(token).key, value + deepest, "KEEPTTL")
+    await connection.execute("SET", key_of(token).name, value + deepest, "KEEPTTL")
     assert await sessions.get_session(token) is None
     assert await sessions.list_sessions(ada) == []
-    assert "is no session" in caplog.text
+    assert "is not a session" in caplog.text
     assert await sessions.update_data(token, PHONE)
     assert (await found(sessions, token)).data == PHONE
 
@@ -510,7 +509,7 @@ async def test_a_user_id_that_is_none_is_refused(sessions: SessionService, user_
     [
         ("life_seconds", 0), ("life_seconds", -1), ("life_seconds", 1e12), ("life_seconds", math.nan),
         ("idle_timeout_seconds", 0), ("idle_timeout_seconds", 86_401), ("idle_timeout_seconds", math.nan),
-        ("most_per_user", 0), ("most_per_user", 1_000_000),
+        ("max_per_user", 0), ("max_per_user", 1_000_000),
     ],
 )  # fmt: skip
 def test_limits_that_cannot_be_are_refused(name: str, value: float) -> None:
@@ -553,11 +552,11 @@ async def test_no_token_reaches_redis_a_log_or_an_error(
         assert rotated is not None
         await sessions.update_data(rotated, PHONE)
         await sessions.list_sessions(ada)
-        await sessions.revoke(ada, place_of(token).id)
+        await sessions.revoke(ada, key_of(token).id)
         await sessions.revoke_all(ada, except_token=rotated)
         await sessions.delete_session(rotated)
         await sessions.get_session(malformed)
-    assert place_of(token).id.encode() in told
+    assert key_of(token).id.encode() in told
     for secret in (token, rotated, malformed):
         assert secret[4:].encode() not in told
         assert secret[4:] not in caplog.text

@@ -14,8 +14,7 @@ import pytest
 from hubbub import Settings
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, Reply
-from hubbub.services.sessions import SessionService
-from hubbub.services.sessions.place import index_of, place_of
+from hubbub.services.sessions import SessionService, index_of, key_of
 from redis_server import Server, binaries
 from services.keys import all_keys_end
 from services.stored_sessions import PHONE, found, unseen_for_years
@@ -69,15 +68,15 @@ async def test_an_old_token_cannot_be_brought_back_by_a_look_up_that_was_on_its_
             if end == "delete":
                 await sessions.delete_session(token)
             elif end == "revoke":
-                await sessions.revoke(ada, place_of(token).id)
+                await sessions.revoke(ada, key_of(token).id)
             elif end == "revoke_all":
                 await sessions.revoke_all(ada)
             else:
                 await sessions.rotate(token)
             await asyncio.gather(*looking)
             assert await sessions.get_session(token) is None
-            assert await connection.execute("EXISTS", place_of(token).key) == 0
-            assert await connection.execute("ZSCORE", index_of(ada), place_of(token).id) is None
+            assert await connection.execute("EXISTS", key_of(token).name) == 0
+            assert await connection.execute("ZSCORE", index_of(ada), key_of(token).id) is None
 
 
 async def test_a_session_that_ends_between_the_look_up_and_the_note_that_it_was_seen_is_not_accepted(

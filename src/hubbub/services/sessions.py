@@ -1,0 +1,441 @@
+"""Sessions in Redis: looked up by a token with every request, and ended at once when they are revoked.
+
+    session:{<tag>}:<id>             the session. The id is the SHA-256 of its token
+    session:{<tag>}:user:<user id>   a ZSET of the ids of the user's sessions, scored by when they end, in ms
+
+The tag comes from the user id, and only the tag decides the slot of a cluster, because of the braces. So all keys
+of a user are in one slot, and a script may build the names of keys from what it reads.
+
+A session is JSON that other programs can read, with positions that scripts can rely on:
+
+    {"seenAt":1795413600.000,"expiresAt":1795500000.000,"createdAt":1795413600.000,"userId":"...","data":{...}}
+
+Everything before the data has a fixed length, so a script reads and writes it without parsing JSON. (The cjson of
+Redis would turn an empty list in the data into an object, and round large numbers.) Times are seconds since 1970.
+The user id is outside the data: nothing in the data can name another user.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from base64 import urlsafe_b64encode
+from datetime import datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import msgspec
+
+from hubbub import inputs
+from hubbub.errors import Invalid, Unavailable
+from hubbub.models import Session
+from hubbub.redis import Script
+from hubbub.redis.replies import as_bool, as_bytes_list, as_int, as_optional_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hubbub.redis import Connection, Reply
+
+logger = logging.getLogger("hubbub.sessions")
+
+LIFE_SECONDS: Final = 86_400
+"""SESSION_TTL of the original application: 24 hours."""
+
+MAX_LIFE_SECONDS: Final = 366 * 86_400
+
+MAX_PER_USER: Final = 1_000
+"""Bounds what `revoke_all` deletes in one script, during which Redis serves no other client."""
+
+SEEN_INTERVAL_SECONDS: Final = 60
+"""How often `seen_at` is written, so that a lookup is a read: the accuracy that a list of devices needs."""
+
+MAX_DATA_BYTES: Final = 4_096
+"""Session data travel with every lookup."""
+
+_TAG_BYTES: Final = 3
+_SECRET_BYTES: Final = 32
+_TOKEN = re.compile("[A-Za-z0-9_-]{47}")
+_ID = re.compile("[0-9a-f]{64}")
+
+# It has the form of a token, so a malformed token is looked up like any other, in equal time, and not found.
+_UNUSED_TOKEN: Final = "0" * 47
+
+
+class SessionKey(msgspec.Struct, frozen=True, gc=False):
+    """The key of one session."""
+
+    tag: str
+    id: str
+
+    @property
+    def prefix(self) -> str:
+        """What the names of all keys of this user begin with."""
+        return f"session:{{{self.tag}}}:"
+
+    @property
+    def name(self) -> str:
+        """The name of the key in Redis."""
+        return f"session:{{{self.tag}}}:{self.id}"
+
+
+def new_token(tag: str) -> str:
+    """47 characters that are safe in a URL: the tag, by which the key is found, and 256 random bits."""
+    return tag + secrets.token_urlsafe(_SECRET_BYTES)
+
+
+def tag_of(user_id: UUID) -> str:
+    """Four characters: many times more values than a cluster has slots."""
+    return urlsafe_b64encode(sha256(user_id.bytes).digest()[:_TAG_BYTES]).decode()
+
+
+def key_of(token: object) -> SessionKey:
+    """The key under which a session with this token is stored. Redis sees only the SHA-256 of the token."""
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        token = _UNUSED_TOKEN
+    return SessionKey(token[:4], sha256(token.encode()).hexdigest())
+
+
+def index_of(user_id: UUID) -> str:
+    """The name of the key with the ids of the user's sessions."""
+    return f"session:{{{tag_of(user_id)}}}:user:{user_id}"
+
+
+class _Stored(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    seen_at: datetime
+    expires_at: datetime
+    created_at: datetime
+    user_id: UUID
+    data: dict[str, object]
+
+
+_decode_stored = msgspec.json.Decoder(_Stored, strict=False).decode  # not strict: a number may become a time
+
+
+def _decode(value: bytes | None, session_id: str) -> Session | None:
+    """The session in a value from Redis, None for no value and for one that is not a session."""
+    if value is None:
+        return None
+    try:
+        stored = _decode_stored(value)
+    except (msgspec.DecodeError, RecursionError):
+        logger.warning("the value of session %s in Redis is not a session", session_id)
+        return None
+    return Session(session_id, stored.user_id, stored.data, stored.created_at, stored.seen_at, stored.expires_at)
+
+
+def _encode_data(field: str, data: Mapping[str, object]) -> bytes:
+    return inputs.json_object(field, data, longest_bytes=MAX_DATA_BYTES)
+
+
+def _integer_or_none(reply: Reply) -> int | None:
+    return None if reply is None else as_int(reply)
+
+
+# Times are in milliseconds, by the clock of Redis. Lua counts from 1, GETRANGE and SETRANGE from 0.
+_SHARED: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function head(session)
+    local text = redis.call('GETRANGE', session, 0, 133)
+    if text == '' then return nil end
+    return {
+        text = text,
+        seen = math.floor(string.sub(text, 11, 24) * 1000 + 0.5),
+        expires = math.floor(string.sub(text, 38, 51) * 1000 + 0.5),
+        user = string.sub(text, 90, 125),
+    }
+end
+
+local function add_to_index(index, id, ends, expires)
+    redis.call('ZADD', index, ends, id)
+    if redis.call('PTTL', index) < expires - now then redis.call('PEXPIREAT', index, expires) end
+end
+"""
+
+
+class SessionService:
+    """Sessions. Only the client knows its token: Redis, logs and errors contain its SHA-256.
+
+    The process caches nothing. Each lookup asks Redis, so that no process accepts a session after the call that
+    ended it has returned.
+
+    A session ends `life_seconds` after it was created, whatever happens, and `idle_timeout_seconds` after it was
+    last seen. The time when it was last seen is written at most once a minute, or once in a tenth of the timeout
+    if that is less. A session may end that much sooner after its last lookup. All times are by the clock of Redis.
+
+    A user has at most `max_per_user` sessions: one more ends the session that would end first.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        life_seconds: float = LIFE_SECONDS,
+        idle_timeout_seconds: float | None = None,
+        max_per_user: int = MAX_PER_USER,
+    ) -> None:
+        """Without an `idle_timeout_seconds` sessions end only by their age."""
+        idle = life_seconds if idle_timeout_seconds is None else idle_timeout_seconds
+        if not 0.01 <= life_seconds <= MAX_LIFE_SECONDS:
+            raise Invalid("life_seconds", f"must be from 0.01 to {MAX_LIFE_SECONDS}")
+        if not 0.01 <= idle <= life_seconds:
+            raise Invalid("idle_timeout_seconds", "must be from 0.01 up to life_seconds")
+        if not 1 <= max_per_user <= 100_000:
+            raise Invalid("max_per_user", "must be from 1 to 100000")
+        self._connection = connection
+        self._life_ms = round(life_seconds * 1000)
+        self._idle_ms = round(idle * 1000)
+        self._max_per_user = max_per_user
+        self._seen_interval_seconds = min(SEEN_INTERVAL_SECONDS, idle / 10)
+        self._clock_offset: float | None = None
+
+    # Returns the time. A user with the maximum of sessions loses those that end first.
+    _CREATE = Script(
+        keys=("session", "index"),
+        args=("id", "prefix", "user", "data", "life", "idle", "maximum"),
+        source=_SHARED
+        + """
+local expires = now + life
+local ends = math.min(expires, now + idle)
+local seen_and_expires = string.format('"seenAt":%.3f,"expiresAt":%.3f', now / 1000, expires / 1000)
+local created = string.format(',"createdAt":%.3f', now / 1000)
+local value = '{' .. seen_and_expires .. created .. ',"userId":"' .. user .. '","data":' .. data .. '}'
+-- First: a server without memory refuses this, and lets a script finish that has begun to write.
+redis.call('SET', session, value, 'PX', ends - now)
+redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
+local surplus = redis.call('ZCARD', index) - maximum
+if surplus >= 0 then
+    for _, first_to_end in ipairs(redis.call('ZRANGE', index, 0, surplus)) do
+        redis.call('DEL', prefix .. first_to_end)
+    end
+    redis.call('ZREMRANGEBYRANK', index, 0, surplus)
+end
+add_to_index(index, id, ends, expires)
+return now
+""",
+        reply=as_int,
+    )
+
+    async def create_session(self, user_id: UUID, session_data: Mapping[str, object] | None = None) -> str:
+        """Create a session and return its token: 47 characters that are safe in URLs and cookies.
+
+        Each lookup returns `session_data`: JSON of at most 4 KiB and 32 levels. Lists of sessions show the text
+        in it under "device".
+        """
+        user_id = inputs.uuid("user_id", user_id)
+        data = _encode_data("session_data", {} if session_data is None else session_data)
+        token = new_token(tag_of(user_id))
+        key = key_of(token)
+        now = await self._CREATE(
+            self._connection,
+            keys=(key.name, index_of(user_id)),
+            args=(key.id, key.prefix, str(user_id), data, self._life_ms, self._idle_ms, self._max_per_user),
+        )
+        self._set_clock(now)
+        return token
+
+    async def get_session(self, token: str) -> Session | None:
+        """The session of the token. None, in equal time, if it ended, never existed or the token is malformed."""
+        key = key_of(token)
+        value = as_optional_bytes(await self._connection.execute("GET", key.name, writes=False))
+        session = _decode(value, key.id)
+        if session is None or not self._seen_long_ago(session):
+            return session
+        return session if await self._write_seen(key, session) else None
+
+    # Returns ids and values by turns, those that end last first.
+    _LIST = Script(
+        keys=("index",),
+        args=("prefix", "limit"),
+        source=_SHARED
+        + """
+redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
+local found = {}
+-- A value may have been evicted. Its id is removed, and those behind it move up to where the next round begins.
+repeat
+    local ids = redis.call('ZREVRANGE', index, #found / 2, limit - 1)
+    for _, id in ipairs(ids) do
+        local value = redis.call('GET', prefix .. id)
+        if value then
+            found[#found + 1] = id
+            found[#found + 1] = value
+        else
+            redis.call('ZREM', index, id)
+        end
+    end
+until #ids == 0
+return found
+""",
+        reply=as_bytes_list,
+        writes=False,
+    )
+
+    async def list_sessions(self, user_id: UUID, *, limit: int = inputs.PAGE_LIMIT) -> list[Session]:
+        """Those `limit` sessions of the user that end last, the one that was seen last first."""
+        user_id = inputs.uuid("user_id", user_id)
+        limit = inputs.limit(limit)
+        prefix = SessionKey(tag_of(user_id), "").prefix
+        found = await self._LIST(self._connection, keys=(index_of(user_id),), args=(prefix, limit))
+        pairs = zip(found[::2], found[1::2], strict=True)
+        sessions = [_decode(value, session_id.decode()) for session_id, value in pairs]
+        return sorted(filter(None, sessions), key=lambda session: session.seen_at, reverse=True)
+
+    _UPDATE = Script(
+        keys=("session",),
+        args=("data",),
+        source=_SHARED
+        + """
+local found = head(session)
+if not found then return false end
+redis.call('SET', session, found.text .. data .. '}', 'KEEPTTL')
+return true
+""",
+        reply=as_bool,
+    )
+
+    async def update_data(self, token: str, data: Mapping[str, object]) -> bool:
+        """Replace the session's data, which are limited as in `create_session`. False if there is no such session.
+
+        Neither its user nor its end changes.
+        """
+        encoded = _encode_data("data", data)
+        return await self._UPDATE(self._connection, keys=(key_of(token).name,), args=(encoded,))
+
+    _ROTATE = Script(
+        keys=("old", "new"),
+        args=("old_id", "new_id", "prefix"),
+        source=_SHARED
+        + """
+local found = head(old)
+if not found then return false end
+local index = prefix .. 'user:' .. found.user
+redis.call('RENAME', old, new)
+redis.call('ZREM', index, old_id)
+add_to_index(index, new_id, now + redis.call('PTTL', new), found.expires)
+return true
+""",
+        reply=as_bool,
+    )
+
+    async def rotate(self, token: str) -> str | None:
+        """Give the session another token, for instance after a login. None if there is no such session.
+
+        The old token stops working in the step in which the new one starts. The data and the end stay, the id
+        changes. After an `Unavailable` with `outcome_unknown` neither token may work: let the user log in again.
+        """
+        old = key_of(token)
+        new_one = new_token(old.tag)
+        new = key_of(new_one)
+        is_rotated = await self._ROTATE(
+            self._connection, keys=(old.name, new.name), args=(old.id, new.id, old.prefix)
+        )
+        return new_one if is_rotated else None
+
+    # With an owner, only a session of that user.
+    _END = Script(
+        keys=("session",),
+        args=("id", "prefix", "owner"),
+        source=_SHARED
+        + """
+local found = head(session)
+if not found or (owner ~= '' and owner ~= found.user) then return false end
+redis.call('DEL', session)
+redis.call('ZREM', prefix .. 'user:' .. found.user, id)
+return true
+""",
+        reply=as_bool,
+    )
+
+    async def delete_session(self, token: str) -> None:
+        """End the session: log out. Does nothing for a token without one."""
+        key = key_of(token)
+        await self._END(self._connection, keys=(key.name,), args=(key.id, key.prefix, ""))
+
+    async def revoke(self, user_id: UUID, session_id: str) -> bool:
+        """End the session with this id. False if the user has no such session."""
+        user_id = inputs.uuid("user_id", user_id)
+        if not isinstance(session_id, str) or not _ID.fullmatch(session_id):
+            return False
+        key = SessionKey(tag_of(user_id), session_id)
+        return await self._END(self._connection, keys=(key.name,), args=(key.id, key.prefix, str(user_id)))
+
+    _END_ALL = Script(
+        keys=("index",),
+        args=("prefix", "kept_id"),
+        source="""
+local ended = 0
+for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+    if id ~= kept_id then
+        ended = ended + redis.call('DEL', prefix .. id)
+        redis.call('ZREM', index, id)
+    end
+end
+return ended
+""",
+        reply=as_int,
+    )
+
+    async def revoke_all(self, user_id: UUID, *, except_token: str | None = None) -> int:
+        """End all sessions of the user except that of `except_token`, and return how many.
+
+        When it has returned, no process accepts any of them. Safe to repeat after an unknown outcome.
+        """
+        user_id = inputs.uuid("user_id", user_id)
+        prefix = SessionKey(tag_of(user_id), "").prefix
+        kept_id = "" if except_token is None else key_of(except_token).id
+        return await self._END_ALL(self._connection, keys=(index_of(user_id),), args=(prefix, kept_id))
+
+    # Returns the time, None without such a session: a session that was revoked stays so.
+    _TOUCH = Script(
+        keys=("session", "index"),
+        args=("id", "idle", "interval"),
+        source=_SHARED
+        + """
+local found = head(session)
+if not found then return false end
+if now - found.seen >= tonumber(interval) or now < found.seen then
+    local ends = math.min(found.expires, now + idle)
+    redis.call('SETRANGE', session, 10, string.format('%.3f', now / 1000))
+    redis.call('PEXPIREAT', session, ends)
+    add_to_index(index, id, ends, found.expires)
+end
+return now
+""",
+        reply=_integer_or_none,
+    )
+
+    async def _write_seen(self, key: SessionKey, session: Session) -> bool:
+        """False when the session has ended since it was read."""
+        try:
+            now = await self._TOUCH(
+                self._connection,
+                keys=(key.name, index_of(session.user_id)),
+                args=(key.id, self._idle_ms, round(self._seen_interval_seconds * 1000)),
+            )
+        except Unavailable as error:
+            if error.outcome_unknown:
+                raise Unavailable("redis", error.reason) from error  # for the caller a lookup changes nothing
+            return True  # a server that reads but refuses to write, for instance because its memory is full
+        if now is None:
+            return False
+        self._set_clock(now)
+        return True
+
+    def _seen_long_ago(self, session: Session) -> bool:
+        """An estimate that spares most lookups the script, which looks at the clock of Redis itself.
+
+        The clocks of the machines may differ by more than the interval, so this goes by the time that Redis
+        returned last. The script also runs before Redis has returned any, and when its clock must have been set.
+        """
+        if self._clock_offset is None:
+            return True
+        seconds_ago = time.monotonic() + self._clock_offset - session.seen_at.timestamp()
+        return not 0 <= seconds_ago < self._seen_interval_seconds
+
+    def _set_clock(self, now_ms: int) -> None:
+        self._clock_offset = now_ms / 1000 - time.monotonic()
