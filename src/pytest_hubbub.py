@@ -1,9 +1,10 @@
-"""Fixtures for the tests of an application that is built on hubbub; pytest finds them by itself (docs/testing.md).
+"""Fixtures for the tests of an application that is built on hubbub. pytest finds them by itself (docs/testing.md).
 
-A module beside the package, because whatever is inside of it imports all of hubbub: pytest loads its plugins in
-every run, also of projects that only happen to be installed beside hubbub. Nothing is imported and no server is
-started before a test asks for a fixture.
+They are a module beside the package, because importing a module inside it imports all of hubbub. pytest loads its
+plugins in every run, also in projects that only have hubbub installed. So the fixtures import what they need, and
+no server starts before a test asks for one.
 """
+# ruff: noqa: PLC0415 - see above
 
 from __future__ import annotations
 
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def hubbub_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """PostgreSQL and Valkey that are started when the first test asks and end with the run.
+    """PostgreSQL and Valkey. They start when the first test asks for them, and end with the run.
 
-    With pytest-xdist each worker has its own. Override it in a conftest.py to use others: the user must be allowed
-    to create databases, and the Redis database is emptied in front of each test.
+    With pytest-xdist each worker has its own. Override the fixture in a conftest.py to use other servers. Their
+    user must be allowed to create databases, and the Redis database is emptied before each test.
     """
-    from hubbub.testing import serving  # noqa: PLC0415 - see above
+    from hubbub.testing import serving
 
     with serving(tmp_path_factory.mktemp("hubbub")) as settings:
         yield settings
@@ -38,9 +39,8 @@ def hubbub_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
 
 @pytest.fixture(scope="session")
 def hubbub_template(hubbub_servers: Settings) -> Iterator[Template]:
-    """The migrated database that those of the tests are copied from."""
-    from hubbub.testing import Template  # noqa: PLC0415 - see above
-    from hubbub.testing.blocking import run  # noqa: PLC0415 - see above
+    """The migrated database that the databases of the tests are copied from."""
+    from hubbub.testing import Template, run
 
     template = run(Template.make(hubbub_servers.postgres))
     yield template
@@ -49,9 +49,8 @@ def hubbub_template(hubbub_servers: Settings) -> Iterator[Template]:
 
 @pytest.fixture
 def hubbub_database(hubbub_servers: Settings, hubbub_template: Template) -> Iterator[PostgresSettings]:
-    """A migrated database of this test's own, empty, dropped when the test is over."""
-    from hubbub.testing.blocking import run  # noqa: PLC0415 - see above
-    from hubbub.testing.databases import drop  # noqa: PLC0415 - see above
+    """A migrated, empty database for this test alone, dropped after it."""
+    from hubbub.testing import drop, run
 
     database = run(hubbub_template.copy(hubbub_servers.postgres))
     yield database
@@ -60,9 +59,8 @@ def hubbub_database(hubbub_servers: Settings, hubbub_template: Template) -> Iter
 
 @pytest.fixture
 def hubbub_settings(hubbub_servers: Settings, hubbub_database: PostgresSettings) -> Settings:
-    """Both servers as this test sees them: a database of its own, and a Redis without a key."""
-    from hubbub.testing import empty  # noqa: PLC0415 - see above
-    from hubbub.testing.blocking import run  # noqa: PLC0415 - see above
+    """Both servers as this test sees them: a database of its own and an empty Redis."""
+    from hubbub.testing import empty, run
 
     run(empty(hubbub_servers.redis))
     return replace(hubbub_servers, postgres=hubbub_database)
@@ -70,9 +68,9 @@ def hubbub_settings(hubbub_servers: Settings, hubbub_database: PostgresSettings)
 
 @async_fixture
 async def hub(hubbub_settings: Settings) -> AsyncIterator[Hub]:
-    """A started hub on `hubbub_settings`, with passwords at the lowest cost. Closed when the test is over."""
-    from hubbub import Hub, Passwords  # noqa: PLC0415 - see above
-    from hubbub.passwords import LEAST_COST  # noqa: PLC0415 - see above
+    """A started hub on `hubbub_settings`, with passwords at the lowest cost. Closed after the test."""
+    from hubbub import Hub, Passwords
+    from hubbub.passwords import LEAST_COST
 
     async with Hub(hubbub_settings, passwords=Passwords(cost=LEAST_COST)) as hub:
         yield hub

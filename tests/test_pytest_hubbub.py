@@ -1,4 +1,4 @@
-"""The plugin as an application's tests use it: pytest in a project of its own, in a process of its own."""
+"""The plugin as an application uses it: pytest in another project, in another process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIGURATION = """
     filterwarnings = error
 """
 
-OF_AN_APPLICATION = """
+APPLICATION_TESTS = """
     import pytest
 
 
@@ -45,7 +45,7 @@ OF_AN_APPLICATION = """
         assert hubbub_settings.redis == hubbub_servers.redis
 """
 
-UNUSED = """
+TEST_WITHOUT_FIXTURES = """
     import sys
 
 
@@ -55,7 +55,7 @@ UNUSED = """
         assert not {"asyncpg", "redis", "msgspec"} & set(sys.modules)
 """
 
-WITH_SERVERS_OF_ITS_OWN = """
+CONFTEST_WITH_OTHER_SERVERS = """
     import asyncio
 
     import pytest
@@ -79,11 +79,11 @@ WITH_SERVERS_OF_ITS_OWN = """
         return hubbub_template
 """
 
-WITH_TABLES_OF_ITS_OWN = """
+TESTS_OF_OTHER_TABLES = """
     from hubbub.postgres import connect
 
 
-    async def test_they_are_in_every_database(hubbub_database):
+    async def test_tables_are_in_every_database(hubbub_database):
         connection = await connect(hubbub_database)
         assert await connection.fetchval("SELECT count(*) FROM notes") == 0
         await connection.close()
@@ -91,41 +91,41 @@ WITH_TABLES_OF_ITS_OWN = """
 
 
 @pytest.mark.parametrize("mode", ["auto", "strict"])
-def test_an_application_has_a_chat_of_its_own_in_each_test(pytester: pytest.Pytester, mode: str) -> None:
+def test_each_test_of_an_application_has_an_empty_chat(pytester: pytest.Pytester, mode: str) -> None:
     pytester.makeini(CONFIGURATION.format(mode=mode))
-    pytester.makepyfile(OF_AN_APPLICATION)
+    pytester.makepyfile(APPLICATION_TESTS)
     result = pytester.runpytest_subprocess("-p", "no:randomly", timeout=100)
     result.assert_outcomes(passed=4)
 
 
-def test_each_worker_has_servers_of_its_own(pytester: pytest.Pytester) -> None:
+def test_each_worker_of_xdist_has_its_own_servers(pytester: pytest.Pytester) -> None:
     pytester.makeini(CONFIGURATION.format(mode="auto"))
-    pytester.makepyfile(test_one=OF_AN_APPLICATION, test_other=OF_AN_APPLICATION)
+    pytester.makepyfile(test_one=APPLICATION_TESTS, test_other=APPLICATION_TESTS)
     result = pytester.runpytest_subprocess("-n", "2", "--dist", "loadfile", timeout=100)
     result.assert_outcomes(passed=8)
 
 
-def test_who_does_not_use_it_does_not_pay_for_it(pytester: pytest.Pytester) -> None:
+def test_project_without_the_fixtures_imports_nothing_of_hubbub(pytester: pytest.Pytester) -> None:
     pytester.makeini(CONFIGURATION.format(mode="auto"))
-    pytester.makepyfile(UNUSED)
+    pytester.makepyfile(TEST_WITHOUT_FIXTURES)
     result = pytester.runpytest_subprocess(timeout=100)
     result.assert_outcomes(passed=1)
 
 
-def test_an_application_may_name_servers_of_its_own(pytester: pytest.Pytester, servers: Settings) -> None:
+def test_fixtures_use_the_servers_that_an_application_names(pytester: pytest.Pytester, servers: Settings) -> None:
     database, redis = servers.postgres, servers.redis
     pytester.makeini(CONFIGURATION.format(mode="auto"))
     pytester.makeconftest(
-        WITH_SERVERS_OF_ITS_OWN.format(
+        CONFTEST_WITH_OTHER_SERVERS.format(
             database=f"postgresql://{database.user}:{database.password}@127.0.0.1:{database.port}/{database.database}",
             redis=f"redis://:{redis.password}@127.0.0.1:{redis.port}/9",
         )
     )
-    pytester.makepyfile(test_chat=OF_AN_APPLICATION, test_tables=WITH_TABLES_OF_ITS_OWN)
+    pytester.makepyfile(test_chat=APPLICATION_TESTS, test_tables=TESTS_OF_OTHER_TABLES)
     result = pytester.runpytest_subprocess("-p", "no:randomly", timeout=100)
     result.assert_outcomes(passed=5)
 
 
-def test_pytest_finds_it_without_being_told() -> None:
+def test_plugin_is_an_entry_point_of_pytest() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     assert project["project"]["entry-points"]["pytest11"] == {"pytest_hubbub": "pytest_hubbub"}
