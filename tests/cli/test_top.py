@@ -27,8 +27,8 @@ from hubbub.embedded import Servers
 from hubbub.postgres import Pool
 from hubbub.redis import Connection
 from hubbub.services.presence.scripts import online_key
-from hubbub.services.typing_indicators.scripts import BUCKETS as TYPING_BUCKETS
-from hubbub.services.typing_indicators.scripts import bucket_of, due_key, room_key
+from hubbub.services.typing_indicators import BUCKETS as TYPING_BUCKETS
+from hubbub.services.typing_indicators import bucket_of, due_key, room_key
 from redis_server import Server, binaries
 
 SECONDS = 60

@@ -12,9 +12,16 @@ import pytest
 from hubbub.errors import Invalid, NotAMember, Unavailable
 from hubbub.events import TypingChanged, typing_channel
 from hubbub.redis import Connection, Gap, Subscription, Subscriptions
-from hubbub.services.typing_indicators import TypingIndicators
-from hubbub.services.typing_indicators.fading import ROOMS_A_SCRIPT, Fading
-from hubbub.services.typing_indicators.scripts import BUCKETS, bucket_of, due_key, hint_key, room_key
+from hubbub.services.typing_indicators import (
+    BUCKETS,
+    ROOMS_PER_SCRIPT,
+    Expiry,
+    TypingIndicators,
+    bucket_of,
+    due_key,
+    hint_key,
+    room_key,
+)
 from redis_server import Server
 from reports import reports
 from services.odd_answers import answering
@@ -41,7 +48,7 @@ async def opened(
 ) -> AsyncIterator[TypingIndicators]:
     """One process' typing. Nothing fades within the time of a test that does not ask for it."""
     typing = TypingIndicators(
-        connection, subscriptions, members.is_member, ttl_seconds=ttl_seconds, fade_seconds=0.02
+        connection, subscriptions, members.is_member, ttl_seconds=ttl_seconds, expiry_seconds=0.02
     )
     typing.start_tasks()
     try:
@@ -298,7 +305,7 @@ async def test_strays_go_when_they_are_due_and_are_in_nobodys_way(
     """In what is due they come first, and are more than fit into a script."""
     ada = uuid4()
     due, room = due_key(bucket_of(room_id)), room_key(room_id)
-    strays = [b"junk", b"\xff", str(uuid4()).upper().encode(), *(b"stray %d" % n for n in range(ROOMS_A_SCRIPT))]
+    strays = [b"junk", b"\xff", str(uuid4()).upper().encode(), *(b"stray %d" % n for n in range(ROOMS_PER_SCRIPT))]
     await connection.execute("ZADD", due, *[word for stray in strays for word in (1, stray)])
     await connection.execute("ZADD", room, 1, b'","isTyping":true}', 1, b"junk")
     await connection.execute("SADD", hint_key(ada), b"junk", b"\xff")
@@ -321,12 +328,12 @@ async def test_strays_go_when_they_are_due_and_are_in_nobodys_way(
 
 async def test_an_answer_that_cannot_be_ends_no_fading() -> None:
     async with answering(b"+what?\r\n", b"*0\r\n") as (connection, given):
-        fading = Fading(connection, every_seconds=0.01)
+        expiry = Expiry(connection, every_seconds=0.01)
         with reports() as reported:
-            fading.start()
+            expiry.task.start()
             await until(lambda: len(given) > 2 * BUCKETS)
-            await fading.close()
-    assert [context["message"] for context in reported] == ["letting typing fade failed"]
+            await expiry.task.close()
+    assert [context["message"] for context in reported] == ["expiring typing failed"]
 
 
 async def test_every_key_has_an_end(typing: TypingIndicators, connection: Connection, room_id: UUID) -> None:
@@ -441,4 +448,4 @@ async def test_times_that_do_not_fit_are_refused(
     with pytest.raises(Invalid):
         TypingIndicators(connection, subscriptions, members.is_member, ttl_seconds=0)
     with pytest.raises(Invalid):
-        TypingIndicators(connection, subscriptions, members.is_member, fade_seconds=-1)
+        TypingIndicators(connection, subscriptions, members.is_member, expiry_seconds=-1)

@@ -11,8 +11,8 @@ from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes, as_bytes_list, as_int, as_list
 from hubbub.services.presence.scripts import BUCKETS as PRESENCE_BUCKETS
 from hubbub.services.presence.scripts import online_key
-from hubbub.services.typing_indicators.scripts import BUCKETS as TYPING_BUCKETS
-from hubbub.services.typing_indicators.scripts import due_key, room_key
+from hubbub.services.typing_indicators import BUCKETS as TYPING_BUCKETS
+from hubbub.services.typing_indicators import due_key, room_key
 
 ROOMS_A_BUCKET: Final = 50
 """In how many rooms of a bucket those who type are counted."""

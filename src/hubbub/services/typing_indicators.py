@@ -1,0 +1,436 @@
+"""Typing indicators: which users are typing in a room.
+
+Rooms are divided into buckets, so that a room and the list of rooms that are due are in one hash slot.
+
+    typing:{b7}:room:<id>   a ZSET of the users typing in the room, scored by when that expires, in ms
+    typing:{b7}:due         a ZSET of the rooms with a user typing, scored by when the first of them expires
+    typing:user:<id>        a SET of rooms where the user may be typing. A hint for `stop_everywhere`, which stops
+                            only what goes on. It is not changed in one step with the rest
+
+Each user in the ZSET of a room was published as typing, and not yet as having stopped:
+
+    (absent) --start: published--> typing --stop, leave, send, disconnect, expiry: published--> (absent)
+                                    |  ^
+                                    +--+ start again: only the expiry moves
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from itertools import islice
+from math import inf
+from typing import Final, TypeVar
+from uuid import UUID
+
+from hubbub import inputs
+from hubbub.background import BackgroundTask, ReportErrors, jittered
+from hubbub.commits import Commits, MembershipEnded, MessagesSent
+from hubbub.errors import Invalid, NotAMember, Unavailable
+from hubbub.events import TypingChanged, typing_channel
+from hubbub.redis import Connection, Gap, Part, Reply, ReplyError, Script, Subscriptions
+from hubbub.redis.replies import as_bool, as_bytes_list, as_ids, as_int, as_list
+
+logger = logging.getLogger("hubbub.typing")
+
+T = TypeVar("T")
+
+BUCKETS: Final = 16
+"""A constant, not a setting: all processes have to use the same keys."""
+
+KEEP_MS: Final = 3600 * 1000
+"""How long the keys last when no process is left to publish what has expired."""
+
+ROOMS_PER_SCRIPT: Final = 100
+"""Bounds one script of `Expiry`, during which Redis serves no other client."""
+
+MAX_QUEUED: Final = 10_000
+"""Bounds the stops in a `StopQueue`, and the users who stop everywhere. Further ones are dropped, and expire."""
+
+STOPS_PER_BATCH: Final = 1_000
+"""Bounds what one batch of a `StopQueue` writes to Redis at once."""
+
+BATCH_PAUSE_SECONDS: Final = 0.02
+"""The pause after a batch of stops, too short for a user to notice: further stops join the next batch."""
+
+Stop = tuple[UUID, UUID]
+"""A room, and the user who stops typing in it."""
+
+
+def bucket_of(room_id: UUID) -> int:
+    """The bucket of a room."""
+    return room_id.int % BUCKETS
+
+
+def due_key(bucket: int) -> str:
+    """The key of the rooms of a bucket where a user is typing."""
+    return f"typing:{{b{bucket}}}:due"
+
+
+def room_key(room_id: UUID) -> str:
+    """The key of the users who are typing in a room."""
+    return _room_key(bucket_of(room_id), str(room_id))
+
+
+def hint_key(user_id: UUID) -> str:
+    """The key of the rooms where a user may be typing."""
+    return f"typing:user:{user_id}"
+
+
+def _room_key(bucket: int, room: str) -> str:
+    return f"typing:{{b{bucket}}}:room:{room}"
+
+
+# The clock of Redis and no other: the clocks of the processes differ.
+_NOW: Final = """
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+_PUBLISH_AND_SCHEDULE: Final = """
+    local function publish(room_id, user, is_typing)
+        redis.call('PUBLISH', 'typing:' .. room_id, '{"userId":"' .. user .. '","isTyping":' .. is_typing .. '}')
+    end
+    local function schedule(room, room_id)
+        local first = redis.call('ZRANGE', room, 0, 0, 'WITHSCORES')[2]
+        if first then
+            redis.call('ZADD', due, first, room_id)
+        else
+            redis.call('ZREM', due, room_id)
+        end
+    end
+"""
+
+_START = Script(
+    keys=("due", "room"),
+    args=("room_id", "user", "ttl_ms", "keep_ms"),
+    source=_NOW
+    + _PUBLISH_AND_SCHEDULE
+    + """
+    local is_new = redis.call('ZADD', room, now + ttl_ms, user) == 1
+    if is_new then
+        publish(room_id, user, 'true')
+    end
+    schedule(room, room_id)
+    redis.call('PEXPIRE', room, keep_ms)
+    redis.call('PEXPIRE', due, keep_ms)
+    return is_new
+    """,
+    reply=as_bool,
+)
+"""Start or continue. True when the user was not typing before."""
+
+_STOP = Script(
+    keys=("due", "*rooms"),
+    args=("*room_ids_and_users",),
+    source=_PUBLISH_AND_SCHEDULE
+    + """
+    local stopped = 0
+    for i = 2, #KEYS do
+        local room = KEYS[i]
+        local room_id, user = ARGV[2 * i - 3], ARGV[2 * i - 2]
+        if redis.call('ZREM', room, user) == 1 then
+            publish(room_id, user, 'false')
+            schedule(room, room_id)
+            stopped = stopped + 1
+        end
+    end
+    return stopped
+    """,
+    reply=as_int,
+)
+"""Stop in some rooms: a key and two arguments per stop. Returns how many of the users were typing."""
+
+_FIND_DUE = Script(
+    keys=("due",),
+    args=("at_most",),
+    source=_NOW + "return redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, at_most)",
+    reply=as_bytes_list,
+    writes=False,
+)
+"""The rooms where typing has expired, as bytes: a member that is not an id has to be removed, too."""
+
+_EXPIRE = Script(
+    keys=("due", "*rooms"),
+    args=("*room_ids",),
+    source=_NOW
+    + _PUBLISH_AND_SCHEDULE
+    + """
+    for i = 2, #KEYS do
+        local room, room_id = KEYS[i], ARGV[i - 1]
+        for _, user in ipairs(redis.call('ZRANGEBYSCORE', room, '-inf', now)) do
+            redis.call('ZREM', room, user)
+            publish(room_id, user, 'false')
+        end
+        schedule(room, room_id)
+    end
+    return #KEYS - 1
+    """,
+    reply=as_int,
+)
+"""Stop the users in these rooms whose time is over."""
+
+_WHO_TYPES = Script(
+    keys=("room",),
+    source=_NOW + "return redis.call('ZRANGEBYSCORE', room, '(' .. now, '+inf')",
+    reply=as_ids,
+    writes=False,
+)
+"""The users who are typing in a room, without those whose time is over."""
+
+
+class TypingIndicators:
+    """A member who starts typing in a room is typing until they stop, or until `start` was not repeated in time.
+
+    Each start and each stop is published once, on the channel `typing:{room_id}`, in the step in which Redis
+    stores it. A repeated start publishes nothing. When the time runs out, any process publishes the stop, up to a
+    second late.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        subscriptions: Subscriptions,
+        is_member: Callable[[UUID, UUID], Awaitable[bool]],
+        *,
+        ttl_seconds: float = 6,
+        expiry_seconds: float = 1,
+    ) -> None:
+        """`is_member(room_id, user_id)` decides who may type in a room. `expiry_seconds` is the time between two
+        searches for expired typing."""
+        if min(ttl_seconds, expiry_seconds) <= 0:
+            raise Invalid("ttl_seconds, expiry_seconds", "must be above zero")
+        self._connection = connection
+        self._subscriptions = subscriptions
+        self._is_member = is_member
+        self._ttl_ms = round(ttl_seconds * 1000)
+        self._expiry = Expiry(connection, every_seconds=expiry_seconds)
+        self._stops = StopQueue(connection)
+
+    def register(self, commits: Commits) -> None:
+        """From now on, stop the typing of the author of a message and of a member who left."""
+        commits.on(MessagesSent, self._stop_authors)
+        commits.on(MembershipEnded, lambda change: self.stop_soon(change.room_id, change.user_id))
+
+    def _stop_authors(self, change: MessagesSent) -> None:
+        for message in change.messages:
+            if message.user_id is not None:
+                self.stop_soon(message.room_id, message.user_id)
+
+    def start_tasks(self) -> None:
+        """Begin to search for expired typing and to send queued stops. A second start does nothing."""
+        self._expiry.task.start()
+        self._stops.task.start()
+
+    async def close(self) -> None:
+        """Send the queued stops and end the tasks. Other processes let typing expire that goes on. Idempotent."""
+        await self._expiry.task.close()
+        await self._stops.task.close()
+
+    async def start(self, room_id: UUID, user_id: UUID) -> bool:
+        """The user is typing: call it every few seconds while it goes on. True when a start was published.
+
+        Raises: NotAMember.
+        """
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        if not await self._is_member(room_id, user_id):
+            raise NotAMember(room_id, user_id)
+        is_new = await self._store(room_id, user_id)
+        # Leaving stops typing. If the user left since the first check, that stop may have come before this start.
+        if is_new and not await self._is_member(room_id, user_id):
+            await self.stop(room_id, user_id)
+            raise NotAMember(room_id, user_id)
+        return is_new
+
+    async def _store(self, room_id: UUID, user_id: UUID) -> bool:
+        hint = hint_key(user_id)
+        hinted = self._connection.execute_many([("SADD", hint, str(room_id)), ("PEXPIRE", hint, 2 * self._ttl_ms)])
+        _, is_new = await asyncio.gather(
+            hinted,
+            _START(
+                self._connection,
+                keys=(due_key(bucket_of(room_id)), room_key(room_id)),
+                args=(str(room_id), str(user_id), self._ttl_ms, KEEP_MS),
+            ),
+        )
+        return is_new
+
+    async def stop(self, room_id: UUID, user_id: UUID) -> bool:
+        """The user is no longer typing in the room. True when a stop was published."""
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        return await _stop(self._connection, [(room_id, user_id)]) == 1
+
+    def stop_soon(self, room_id: UUID, user_id: UUID) -> None:
+        """Queue a `stop`, to be sent together with others. Use it after a message was sent or a member left.
+
+        It neither waits nor raises `Unavailable`. While Redis is down, stops are dropped and typing expires.
+        """
+        self._stops.add(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
+
+    async def stop_everywhere(self, user_id: UUID) -> int:
+        """The user is no longer typing in any room. Returns in how many rooms a stop was published."""
+        rooms = await _rooms_of(self._connection, [inputs.uuid("user_id", user_id)])
+        return await _stop(self._connection, rooms)
+
+    def stop_everywhere_soon(self, user_id: UUID) -> None:
+        """Queue a `stop_everywhere`, as `stop_soon` does. Use it after a user has disconnected."""
+        self._stops.add_everywhere(inputs.uuid("user_id", user_id))
+
+    async def who_types(self, room_id: UUID) -> list[UUID]:
+        """The users who are typing in the room now."""
+        return await _WHO_TYPES(self._connection, keys=(room_key(inputs.uuid("room_id", room_id)),))
+
+    async def watch(self, room_id: UUID, *, buffer: int = 1_000) -> AsyncGenerator[TypingChanged | Gap, None]:
+        """Starts and stops in the room as they happen, for as long as the iteration lasts.
+
+        The first item is a `Gap`, as soon as Redis has confirmed the subscription. Another `Gap` stands wherever
+        events may be missing: call `who_types` then. The caller decides who may watch.
+        """
+        room_id = inputs.uuid("room_id", room_id)
+        buffer = inputs.limit(buffer, longest=100_000, field="buffer")
+        async with self._subscriptions.subscribe_soon(typing_channel(room_id), buffer=buffer) as payloads:
+            async for payload in payloads:
+                change = payload if isinstance(payload, Gap) else TypingChanged.from_json(room_id, payload)
+                if change is not None:
+                    yield change
+
+
+class Expiry:
+    """Publishes one stop for each user whose time is over, no matter which process published the start."""
+
+    def __init__(self, connection: Connection, *, every_seconds: float) -> None:
+        self._connection = connection
+        self._every_seconds = every_seconds
+        self.task = BackgroundTask("expiring typing", self._expire_all)
+
+    async def _expire_all(self) -> float:
+        for bucket in range(BUCKETS):
+            with ReportErrors("expiring typing"):
+                await self._expire(bucket)
+        return jittered(self._every_seconds)
+
+    async def _expire(self, bucket: int) -> None:
+        key = due_key(bucket)
+        try:
+            rooms = await _FIND_DUE(self._connection, keys=(key,), args=(ROOMS_PER_SCRIPT,))
+            if rooms:
+                keys = (key, *[_room_key(bucket, room.decode(errors="replace")) for room in rooms])
+                await _EXPIRE(self._connection, keys=keys, args=rooms)
+        except Unavailable:
+            pass  # the connection has logged the outage; the next round finds the same rooms
+        except ReplyError as error:
+            _log_refusal(error)
+
+
+class StopQueue:
+    """Sends stops to Redis in batches. What fails is dropped, and expires.
+
+    There is a stop per message, and hardly ever a user who is typing. So each batch first asks Redis which of the
+    rooms have a user typing: one argument per room, and one write for all.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stops: dict[Stop, None] = {}
+        self._disconnected: dict[UUID, None] = {}
+        self.task = BackgroundTask("stopping typing", self._send_and_pause, finish=self._send_all)
+
+    def add(self, room_id: UUID, user_id: UUID) -> None:
+        """Stop the user's typing in the room soon."""
+        if len(self._stops) < MAX_QUEUED:
+            self._stops[room_id, user_id] = None
+            self.task.wake()
+
+    def add_everywhere(self, user_id: UUID) -> None:
+        """Stop the user's typing in all rooms soon."""
+        if len(self._disconnected) < MAX_QUEUED:
+            self._disconnected[user_id] = None
+            self.task.wake()
+
+    async def _send_and_pause(self) -> float:
+        await self._send_all()
+        await asyncio.sleep(BATCH_PAUSE_SECONDS)
+        return inf
+
+    async def _send_all(self) -> None:
+        while (self._stops or self._disconnected) and self._connection.connected:
+            with ReportErrors("stopping typing"):
+                await self._send(_take_batch(self._stops), _take_batch(self._disconnected))
+        self._stops.clear()
+        self._disconnected.clear()
+
+    async def _send(self, stops: list[Stop], disconnected: list[UUID]) -> None:
+        try:
+            stops += await _rooms_of(self._connection, disconnected)
+            disconnected = []
+            rooms = await self._rooms_with_typing({room_id for room_id, _ in stops})
+            await _stop(self._connection, [stop for stop in stops if stop[0] in rooms])
+        except asyncio.CancelledError:
+            self._stops |= dict.fromkeys(stops)  # for the last batches, which `close` sends
+            self._disconnected |= dict.fromkeys(disconnected)
+            raise
+        except Unavailable:
+            pass  # the connection has logged the outage
+        except ReplyError as error:
+            _log_refusal(error)
+
+    async def _rooms_with_typing(self, rooms: set[UUID]) -> set[UUID]:
+        buckets = _by_bucket(rooms, lambda room_id: room_id)
+        queries = [("ZMSCORE", due_key(bucket), *map(str, asked)) for bucket, asked in buckets.items()]
+        found = set()
+        for asked, reply in zip(buckets.values(), await _execute_many(self._connection, queries), strict=True):
+            scores = zip(asked, as_list(reply), strict=True)
+            found |= {room_id for room_id, score in scores if score is not None}
+        return found
+
+
+async def _stop(connection: Connection, stops: list[Stop]) -> int:
+    """Stop in these rooms, and return how many of the users were typing."""
+    buckets = _by_bucket(stops, lambda stop: stop[0])
+    stopped = await asyncio.gather(
+        *[
+            _STOP(
+                connection,
+                keys=(due_key(bucket), *[room_key(room_id) for room_id, _ in some]),
+                args=[str(id) for stop in some for id in stop],
+            )
+            for bucket, some in buckets.items()
+        ]
+    )
+    return sum(stopped)
+
+
+async def _rooms_of(connection: Connection, users: list[UUID]) -> list[Stop]:
+    """The rooms where these users may be typing."""
+    replies = await _execute_many(connection, [("SMEMBERS", hint_key(user_id)) for user_id in users])
+    return [(room, user_id) for user_id, reply in zip(users, replies, strict=True) for room in as_ids(reply)]
+
+
+async def _execute_many(connection: Connection, queries: Sequence[tuple[Part, ...]]) -> list[Reply]:
+    replies: list[Reply] = []
+    for outcome in await connection.execute_many(queries, writes=False):
+        if isinstance(outcome, Exception):
+            raise outcome
+        replies.append(outcome)
+    return replies
+
+
+def _by_bucket(items: Iterable[T], room_of: Callable[[T], UUID]) -> dict[int, list[T]]:
+    buckets: dict[int, list[T]] = {}
+    for item in items:
+        buckets.setdefault(bucket_of(room_of(item)), []).append(item)
+    return buckets
+
+
+def _take_batch(queue: dict[T, None]) -> list[T]:
+    """Take those out that have waited longest."""
+    batch = list(islice(queue, STOPS_PER_BATCH))
+    for item in batch:
+        del queue[item]
+    return batch
+
+
+def _log_refusal(error: ReplyError) -> None:
+    # A key has a wrong type because another program wrote it, or a script has an error.
+    logger.error("Redis refused a typing script: %s", error)
