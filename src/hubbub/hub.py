@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.commits import Commits, MessagesSent, OnCommit, RoomRewound
+from hubbub.commits import Commits, OnCommit, RoomRewound
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
 from hubbub.migrations.revisions import verify
@@ -127,9 +127,7 @@ class Hub(Repositories):
         self._commits = Commits()
         self._pool = Pool(settings.postgres, instrumentation)
         self._writer = MessageWriter(
-            self._pool,
-            lambda messages: self._commits(MessagesSent(messages)),
-            deadline_seconds=settings.postgres.deadline_seconds,
+            self._pool, self._commits, deadline_seconds=settings.postgres.deadline_seconds
         )
         super().__init__(self._pool, self._commits, self._writer)
         self._connection = Connection(settings.redis, instrumentation=instrumentation)

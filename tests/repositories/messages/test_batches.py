@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from hubbub import Conflict, Hub, Invalid, Message, MessageType, NotFound, PostgresSettings, Room, Settings, User
+from hubbub.commits import Change, MessagesSent
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.repositories.messages import Messages, MessageWriter, batches
 from hubbub.repositories.messages.sending import Draft
@@ -209,9 +210,12 @@ async def test_what_was_committed_is_told_of_though_its_lone_sender_is_gone(
     pool: Pool, ada: User, room: Room, hub: Hub
 ) -> None:
     told: set[UUID] = set()
-    messages = MessageWriter(
-        pool, lambda messages: told.update(message.id for message in messages), deadline_seconds=10
-    )
+
+    def note(change: Change) -> None:
+        assert isinstance(change, MessagesSent)
+        told.update(message.id for message in change.messages)
+
+    messages = MessageWriter(pool, note, deadline_seconds=10)
     pick = random.Random(5)
     sent = drafts(ada, *[room] * 150)
     for draft in sent:

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from hubbub import Conflict, Hub, Invalid, Message, NewMessage, NotAMember, Room, Settings, Unavailable, User
+from hubbub.commits import Change, MessagesSent
 from hubbub.models import MessageType
 from hubbub.postgres import Pool
 from hubbub.repositories.messages import drafts, together, writer
@@ -180,9 +181,12 @@ async def test_all_are_told_of_in_their_order_though_the_caller_is_gone(
 ) -> None:
     told: list[UUID] = []
     many = drafts_of(room, ada, together.BATCH + 1)
-    messages = writer.MessageWriter(
-        pool, lambda messages: told.extend(message.id for message in messages), deadline_seconds=10
-    )
+
+    def note(change: Change) -> None:
+        assert isinstance(change, MessagesSent)
+        told.extend(message.id for message in change.messages)
+
+    messages = writer.MessageWriter(pool, note, deadline_seconds=10)
     async with hub.transaction() as tx:
         await tx.rooms.update(room.id, description="locked")
         sending = asyncio.create_task(messages.send_many(many))

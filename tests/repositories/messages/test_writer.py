@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -23,7 +22,9 @@ from hubbub import (
     Settings,
     Unavailable,
     User,
+    batching,
 )
+from hubbub.commits import Change, MessagesSent
 from hubbub.postgres import Pool, connect
 from hubbub.repositories.messages import writer
 from hubbub.repositories.messages.sending import Draft
@@ -184,7 +185,7 @@ async def test_a_send_whose_answer_was_lost_is_recognised_on_the_retry(
 async def test_a_full_queue_makes_senders_wait_and_then_refuses(
     settings: Settings, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "WAITING", 10)
+    monkeypatch.setattr(writer, "MOST_WAITING", 10)
     short = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.5))
     holder = await connect(settings.postgres)
     async with Hub(short) as hub:
@@ -230,8 +231,8 @@ async def test_a_busy_room_does_not_hold_up_the_others(hub: Hub, ada: User, room
         await holder.execute("SELECT 1 FROM rooms WHERE id = $1 FOR UPDATE", room.id)
         stuck = [asyncio.create_task(hub.messages.send(room.id, ada.id, f"{n}")) for n in range(writer.LOAD + 5)]
         await asyncio.sleep(0)
-        message = await hub.messages.send(quiet.id, ada.id, "through the second lane")
-        assert message.content == "through the second lane"
+        message = await hub.messages.send(quiet.id, ada.id, "through the second worker")
+        assert message.content == "through the second worker"
         assert not any(send.done() for send in stuck)
     await holder.close()
     await asyncio.gather(*stuck)
@@ -282,15 +283,15 @@ async def test_a_locked_room_does_not_hold_up_the_few_who_send_elsewhere(hub: Hu
 
 
 async def test_stuck_rooms_do_not_take_the_whole_pool(settings: Settings, hub: Hub, ada: User) -> None:
-    rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(writer.MOST_LANES * 2)]
-    small = replace(settings, postgres=replace(settings.postgres, pool_size=writer.MOST_LANES + 1))
+    rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(batching.MOST_WORKERS * 2)]
+    small = replace(settings, postgres=replace(settings.postgres, pool_size=batching.MOST_WORKERS + 1))
     async with Hub(small) as sending, hub.transaction() as tx:
         for room in rooms:
             await tx.rooms.update(room.id, description="locked")
         stuck = []
         for room in rooms:
             stuck.append(asyncio.create_task(sending.messages.send(room.id, ada.id, "stuck")))
-            await asyncio.wait(stuck, timeout=writer.PATIENCE_SECONDS * 1.5)
+            await asyncio.wait(stuck, timeout=batching.ALLOW_ANOTHER_WORKER_AFTER_SECONDS * 1.5)
         assert (await sending.users.find_by_username("ada")) == ada
         assert not any(send.done() for send in stuck)
         for send in stuck:
@@ -333,7 +334,12 @@ async def test_a_retry_is_told_again_for_the_first_time_may_have_gone_unheard(
     pool: Pool, ada: User, room: Room
 ) -> None:
     told: list[Message] = []
-    messages = writer.MessageWriter(pool, told.extend, deadline_seconds=10)
+
+    def note(change: Change) -> None:
+        assert isinstance(change, MessagesSent)
+        told.extend(change.messages)
+
+    messages = writer.MessageWriter(pool, note, deadline_seconds=10)
     draft = Draft(uuid4(), room.id, ada.id, "hello", MessageType.TEXT)
     first = await messages.send(draft)
     again = await asyncio.gather(*(messages.send(draft) for _ in range(3)))
@@ -344,7 +350,7 @@ async def test_a_listener_that_raises_stops_nobody(pool: Pool, ada: User, room: 
     reported: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
 
-    def listener(messages: Sequence[Message]) -> None:
+    def listener(change: Change) -> None:
         raise ZeroDivisionError
 
     writing = writer.MessageWriter(pool, listener, deadline_seconds=10)
@@ -365,7 +371,7 @@ async def test_when_every_task_of_the_loop_is_cancelled_nobody_waits_for_ever(
             await tx.messages.send(locked.id, ada.id, "locked")
         alone = asyncio.create_task(hub.messages.send(room.id, ada.id, "alone"))
         await asyncio.sleep(0)
-        sends = [asyncio.create_task(hub.messages.send(other.id, ada.id, "in a lane")) for _ in range(3)]
+        sends = [asyncio.create_task(hub.messages.send(other.id, ada.id, "by a worker")) for _ in range(3)]
 
         def end_the_writers_tasks() -> bool:
             for task in asyncio.all_tasks():

@@ -1,0 +1,583 @@
+"""Requests of many callers in shared statements: requests that wait while one is in flight share the next.
+
+A request:
+
+    call --nothing in flight--> direct --------------------------> answered
+      |                                                              ^
+      +--> waiting --a worker takes its batch--> in flight ----------+
+              ^                                      |
+              +---------- put back (key locked) -----+
+
+Workers, each of which runs one batch after another until nothing is left to take:
+
+    none --a request waits--> one --`load` requests wait--> `workers`
+                               |
+                               +--a statement unanswered for 50 ms--> one more per such statement, to MOST_WORKERS
+
+A request that finds nothing in flight runs a statement of its own at once, in the task of its caller. No timer
+delays anything. A request that a caller has abandoned takes nothing from the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
+from enum import Enum
+from functools import partial
+from math import inf
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+import msgspec
+
+from hubbub.background import ReportErrors
+from hubbub.errors import Unavailable
+from hubbub.scheduling import EarliestTimer
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+ALLOW_ANOTHER_WORKER_AFTER_SECONDS: Final = 0.05
+"""How long an unanswered statement holds back the next one. A statement takes 1 to 20 ms, so 50 ms mean a locked
+row or a server that hangs, which must not stop all callers."""
+
+MOST_WORKERS: Final = 4
+"""Statements in flight at a time, including unanswered ones, so that these cannot take the whole pool of 20."""
+
+ANSWERS_PER_TURN: Final = 50
+"""Results that are passed to `committed` before the rest of the process has its turn. Notifying the followers of
+50 messages takes some milliseconds."""
+
+GRACE_SECONDS: Final = 0.1
+"""At the deadline a statement that writes ends by itself, and knows best whether its changes may have been made.
+Its callers get a less certain answer only when it does not end within this time."""
+
+
+class PutBack(Enum):
+    """The outcome of a request whose key is locked: nothing was done, and the request waits again."""
+
+    PUT_BACK = "put back"
+
+
+PUT_BACK: Final = PutBack.PUT_BACK
+
+Outcome: TypeAlias = Result | Exception | PutBack
+RunOne: TypeAlias = Callable[[Item, float], Awaitable[Result]]
+RunMany: TypeAlias = Callable[[list[Item], float], Awaitable[Sequence[Outcome[Result]]]]
+
+
+class PendingCall(msgspec.Struct, Generic[Item], eq=False, gc=False):
+    """A request and its caller. No garbage collection: all references to it end with the answer."""
+
+    item: Item
+    answer: asyncio.Future[Any]
+    deadline: float
+    """In the time of the event loop."""
+    key: Hashable = None
+    id: Hashable = None
+    is_in_flight: bool = False
+
+
+class PlainQueue(Generic[Item]):
+    """Requests in the order in which they came, for statements between which order does not matter, as lookups."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[PendingCall[Item]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[PendingCall[Item]]:
+        return iter(self._waiting)
+
+    @property
+    def is_ready(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, call: PendingCall[Item]) -> None:
+        self._waiting.append(call)
+
+    def take(self, most: int) -> list[PendingCall[Item]]:
+        batch: list[PendingCall[Item]] = []
+        while self._waiting and len(batch) < most:
+            call = self._waiting.popleft()
+            if not call.answer.done():
+                call.is_in_flight = True
+                batch.append(call)
+        return batch
+
+    def occupy(self, key: Hashable) -> None:
+        """Nothing: a key holds no other request back."""
+
+    def free(self, key: Hashable) -> None:
+        """Nothing, as `occupy`."""
+
+    def end(self, batch: Sequence[PendingCall[Item]], put_back: Sequence[PendingCall[Item]]) -> None:
+        for call in reversed(put_back):
+            self.put_back(call)
+
+    def put_back(self, call: PendingCall[Item]) -> None:
+        if not call.answer.done():
+            call.is_in_flight = False
+            self._waiting.appendleft(call)
+
+    def remove(self, call: PendingCall[Item]) -> None:
+        """Nothing: `take` skips a request that has been answered or cancelled."""
+
+
+class KeyedQueue(Generic[Item]):
+    """Requests by key, each key in the order in which they came.
+
+    A key with a request in flight is passed over until that has ended, so that nothing overtakes it.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[Hashable, deque[PendingCall[Item]]] = {}
+        self._ready: deque[Hashable] = deque()  # keys with requests waiting and none in flight
+        self._busy: set[Hashable] = set()  # keys with requests in flight
+        self._locked: set[Hashable] = set()  # keys whose requests were put back
+        self._length = 0
+
+    def __len__(self) -> int:
+        """Requests that wait and are not in flight."""
+        return self._length
+
+    def __iter__(self) -> Iterator[PendingCall[Item]]:
+        return (call for queue in self._queues.values() for call in queue)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a request to take."""
+        return bool(self._ready)
+
+    def add(self, call: PendingCall[Item]) -> None:
+        key = call.key
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = deque()
+            if key not in self._busy:
+                self._ready.append(key)
+        queue.append(call)
+        self._length += 1
+
+    def occupy(self, key: Hashable) -> None:
+        """A request for the key is in flight that did not wait here."""
+        self._busy.add(key)
+
+    def take(self, most: int) -> list[PendingCall[Item]]:
+        """The next batch: the requests of each free key, up to `most`, with each id only once.
+
+        A key whose requests were put back goes alone.
+        """
+        batch: list[PendingCall[Item]] = []
+        ids: set[Hashable] = set()
+        for _ in range(len(self._ready)):
+            if len(batch) >= most:
+                break
+            key = self._ready.popleft()
+            goes_alone = key in self._locked
+            if (goes_alone and batch) or not self._take_from(key, batch, ids, most):
+                self._ready.append(key)
+            elif goes_alone:
+                break
+        self._length -= len(batch)
+        return batch
+
+    def _take_from(self, key: Hashable, batch: list[PendingCall[Item]], ids: set[Hashable], most: int) -> bool:
+        queue = self._queues[key]
+        before = len(batch)
+        while queue and len(batch) < most and queue[0].id not in ids:
+            call = queue.popleft()
+            call.is_in_flight = True
+            ids.add(call.id)
+            batch.append(call)
+        if not queue:
+            del self._queues[key]
+        if len(batch) == before:
+            return False
+        self._busy.add(key)
+        return True
+
+    def end(self, batch: Sequence[PendingCall[Item]], put_back: Sequence[PendingCall[Item]]) -> None:
+        """The batch has ended. The requests that are put back are the first of their keys to go next time."""
+        for call in reversed(put_back):
+            self.put_back(call)
+        still_locked = {call.key for call in put_back}
+        for key in {call.key for call in batch}:
+            self.free(key)
+            if key in still_locked and key in self._queues:
+                self._locked.add(key)
+
+    def put_back(self, call: PendingCall[Item]) -> None:
+        """It goes first once its key is free, also if its caller was cancelled, because it has been in flight.
+
+        A request that was answered, because its deadline passed, is dropped.
+        """
+        if call.answer.done() and not call.answer.cancelled():
+            return
+        call.is_in_flight = False
+        self._queues.setdefault(call.key, deque()).appendleft(call)
+        self._length += 1
+
+    def free(self, key: Hashable) -> None:
+        """The requests in flight for the key have ended."""
+        self._busy.remove(key)
+        self._locked.discard(key)
+        if key in self._queues:
+            self._ready.append(key)
+
+    def remove(self, call: PendingCall[Item]) -> None:
+        """Its caller is gone: it is left out, unless it is in flight."""
+        if call.is_in_flight:
+            return
+        key = call.key
+        queue = self._queues[key]
+        queue.remove(call)
+        self._length -= 1
+        if not queue:
+            del self._queues[key]
+            self._locked.discard(key)
+            if key not in self._busy:
+                self._ready.remove(key)
+        call.is_in_flight = True
+
+
+class Slots:
+    """A bounded number of slots. A caller that finds none free waits for one, first come, first served.
+
+    As `asyncio.Semaphore`, but taking a free slot of that costs a twentieth of a whole send (docs/decisions.md).
+    """
+
+    def __init__(self, number: int) -> None:
+        self._free = number
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._assigned = 0  # slots given to callers that have not resumed yet
+
+    def take(self) -> bool:
+        """Take a slot, if one is free and no other caller waits for it."""
+        if self._free and not self._assigned and not self._waiters:
+            self._free -= 1
+            return True
+        return False
+
+    async def wait(self, deadline: float) -> None:
+        """Take a slot as soon as there is one. Raises `TimeoutError` at the deadline, in the time of the loop."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._assign()  # one may have become free before earlier waiters have resumed
+        try:
+            async with asyncio.timeout_at(deadline):
+                await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled():
+                self._assigned -= 1
+                self.give_back()  # it was assigned at the same moment
+            raise
+        self._assigned -= 1
+
+    def give_back(self) -> None:
+        """Free a slot, for the caller that has waited longest."""
+        self._free += 1
+        if self._waiters:
+            self._assign()
+
+    def _assign(self) -> None:
+        while self._waiters and self._free:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                self._free -= 1
+                self._assigned += 1
+                waiter.set_result(None)
+
+
+class _Flight:
+    """A statement in flight: the direct one of a caller, or the present one of a worker."""
+
+    __slots__ = ("batch", "began", "is_late", "task")
+
+    def __init__(self, began: float) -> None:
+        self.batch: Sequence[PendingCall[Any]] = ()
+        self.began = began
+        """In the time of the event loop; `inf` between the statements of a worker."""
+        self.is_late = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Batcher(Generic[Item, Result]):
+    """Runs the requests of all callers in as few statements as they need. The state diagram is above.
+
+    At most one batch per key is in flight, so the requests for a key are run in the order in which they came.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run_one: RunOne[Item, Result],
+        run_many: RunMany[Item, Result],
+        *,
+        deadline_seconds: float,
+        queue: PlainQueue[Item] | KeyedQueue[Item],
+        per_batch: int,
+        workers: int = 1,
+        load: int = 0,
+        most_waiting: int | None = None,
+        writes: bool = False,
+        committed: Callable[[Sequence[Result]], None] | None = None,
+        on_idle: Callable[[], object] | None = None,
+    ) -> None:
+        """`name` is that of the tasks, and says in errors what waits.
+
+        `run_one` runs a statement for one item by a deadline, and raises its error. `run_many` returns one outcome
+        per item, in their order; what it raises is the outcome of all. `per_batch` bounds its items. `workers` is
+        how many batches are in flight while at least `load` requests wait.
+
+        With `most_waiting`, further callers wait for a slot. With `writes`, a request that was in flight when its
+        caller was cancelled is completed, and one that gets no answer has an unknown outcome. `committed` is
+        called with new results before their callers get them, and must not wait. `on_idle` is called each time
+        when no request waits or is in flight any more.
+        """
+        self._name = name
+        self._run_one = run_one
+        self._run_many = run_many
+        self._deadline_seconds = deadline_seconds
+        self._queue = queue
+        self._per_batch = per_batch
+        self._workers = workers
+        self._load = load
+        self._slots = None if most_waiting is None else Slots(most_waiting)
+        self._writes = writes
+        self._committed = committed
+        self._on_idle = on_idle
+        # Kept, because asking asyncio for it is a system call on Python 3.11.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._in_flight: list[_Flight] = []
+        self._late = 0  # of those in flight, how many are not answered soon
+        self._late_timer = EarliestTimer(self._look_for_late)
+        self._deadline_timer = EarliestTimer(self._expire)
+        self._is_closed = False
+        self._idle: asyncio.Event | None = None
+
+    async def call(
+        self, item: Item, key: Hashable = None, id: Hashable = None, *, deadline: float | None = None
+    ) -> Result:
+        """The result for the item. Items with one id never share a batch.
+
+        A caller that is cancelled while its request waits has withdrawn it.
+
+        Raises: what `run_one` and `run_many` give as the outcome, `Unavailable` (at the deadline, or closed).
+        """
+        if self._is_closed:
+            raise closed()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        now = loop.time()
+        if deadline is None:
+            deadline = now + self._deadline_seconds
+        if not self._in_flight:
+            return await self._call_directly(item, key, id, now, deadline)
+        slots = self._slots
+        if slots is not None and not slots.take():
+            await self._wait_for_slot(slots, deadline)
+        call = PendingCall(item, loop.create_future(), deadline, key, id)
+        try:
+            self._queue.add(call)
+            self._watch(deadline, now)
+            self._open_worker()
+            return await call.answer  # type: ignore[no-any-return]  # as a worker sets it
+        except asyncio.CancelledError:
+            self._queue.remove(call)
+            raise
+        finally:
+            if slots is not None:
+                slots.give_back()
+
+    async def drain(self) -> None:
+        """Refuse new requests, and wait for those that came before: until their deadlines at the latest."""
+        self._is_closed = True
+        if not self._in_flight:
+            return
+        if self._idle is None:
+            self._idle = asyncio.Event()
+        with suppress(TimeoutError):  # the deadlines of all earlier requests have passed by then
+            async with asyncio.timeout(self._deadline_seconds):
+                await self._idle.wait()
+
+    async def _wait_for_slot(self, slots: Slots, deadline: float) -> None:
+        try:
+            await slots.wait(deadline)
+        except TimeoutError as error:
+            raise too_many_waiting(self._name, self._deadline_seconds) from error
+
+    async def _call_directly(self, item: Item, key: Hashable, id: Hashable, now: float, deadline: float) -> Result:
+        """In the task of the caller: another task would cost a tenth of a millisecond where it was measured."""
+        flight = _Flight(now)
+        self._in_flight.append(flight)
+        self._queue.occupy(key)
+        try:
+            result = await self._run_one(item, deadline)
+        except asyncio.CancelledError:
+            if self._writes:
+                self._complete_cancelled(item, key, id, deadline)
+            raise
+        finally:
+            self._in_flight.remove(flight)
+            self._late -= flight.is_late
+            self._queue.free(key)
+            self._open_worker()
+            if not self._in_flight:
+                self._became_idle()
+        if self._committed is not None:
+            self._report([result], self._committed)
+        return result
+
+    def _complete_cancelled(self, item: Item, key: Hashable, id: Hashable, deadline: float) -> None:
+        """The statement may have been committed when it was cancelled, and `committed` was not called. Run again,
+        it is committed, now or as it was before, ahead of all other requests that wait for the key."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer.cancel()
+        self._queue.put_back(PendingCall(item, answer, deadline, key, id))
+
+    @property
+    def _wanted(self) -> int:
+        """How many statements may be in flight now."""
+        return min((self._workers if len(self._queue) >= self._load else 1) + self._late, MOST_WORKERS)
+
+    def _open_worker(self) -> None:
+        if self._queue.is_ready and len(self._in_flight) < self._wanted:
+            flight = _Flight(inf)
+            flight.task = asyncio.create_task(self._work(flight), name=f"hubbub: {self._name}")
+            self._in_flight.append(flight)
+            flight.task.add_done_callback(partial(self._end_worker, flight))
+
+    def _end_worker(self, flight: _Flight, _: asyncio.Task[None]) -> None:
+        self._in_flight.remove(flight)
+        self._open_worker()  # for requests that came after the worker had looked
+        if not self._in_flight:
+            self._became_idle()
+
+    def _became_idle(self) -> None:
+        if self._on_idle is not None or self._idle is not None:
+            self._late_timer.cancel()
+            self._deadline_timer.cancel()
+        if self._idle is not None:
+            self._idle.set()
+        if self._on_idle is not None:
+            self._on_idle()
+
+    async def _work(self, flight: _Flight) -> None:
+        loop = asyncio.get_running_loop()
+        while len(self._in_flight) <= self._wanted and (batch := self._queue.take(self._per_batch)):
+            put_back: list[PendingCall[Item]] = []
+            flight.batch, flight.began = batch, loop.time()
+            self._watch_late(flight.began)
+            try:
+                put_back = await self._run(batch)
+            finally:
+                flight.batch, flight.began = (), inf
+                self._late -= flight.is_late
+                flight.is_late = False
+                self._queue.end(batch, put_back)
+            self._open_worker()
+            # Let the callers that have just been answered make their next requests, so that these come along.
+            await asyncio.sleep(0)
+
+    async def _run(self, batch: list[PendingCall[Item]]) -> list[PendingCall[Item]]:
+        """Run the batch and answer its callers. Returns the requests to be put back."""
+        try:
+            outcomes = await self._outcomes([call.item for call in batch], max(call.deadline for call in batch))
+            await self._answer_all(batch, outcomes)
+        except asyncio.CancelledError:  # when all tasks of the loop are cancelled: no caller can do that
+            for call in batch:
+                reason = "the statement was cancelled"
+                _answer(call, Unavailable("hub", reason, outcome_unknown=self._writes))
+            raise
+        return [call for call, outcome in zip(batch, outcomes, strict=True) if outcome is PUT_BACK]
+
+    async def _outcomes(self, items: list[Item], deadline: float) -> Sequence[Outcome[Result]]:
+        try:
+            if len(items) == 1:
+                return [await self._run_one(items[0], deadline)]
+            return await self._run_many(items, deadline)
+        except Unavailable as error:
+            return [error.for_another() for _ in items]
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers get it
+            return [error] * len(items)
+
+    async def _answer_all(self, batch: Sequence[PendingCall[Item]], outcomes: Sequence[Outcome[Result]]) -> None:
+        per_turn = len(batch) if self._committed is None else ANSWERS_PER_TURN
+        for first in range(0, len(batch), per_turn):
+            part = outcomes[first : first + per_turn]
+            if self._committed is not None:
+                results = [one for one in part if not isinstance(one, Exception | PutBack)]
+                if results:
+                    self._report(results, self._committed)
+            for call, outcome in zip(batch[first : first + per_turn], part, strict=True):
+                if outcome is not PUT_BACK:
+                    _answer(call, outcome)
+            if first + per_turn < len(batch):
+                await asyncio.sleep(0)
+
+    def _report(self, results: Sequence[Result], committed: Callable[[Sequence[Result]], None]) -> None:
+        with ReportErrors("an action after a COMMIT"):
+            committed(results)
+
+    def _watch(self, deadline: float, now: float) -> None:
+        """One timer for all deadlines, one for all late statements: a timer per request would cost more than its
+        place in the queue."""
+        if self._writes:
+            deadline += GRACE_SECONDS
+        if deadline < self._deadline_timer.at:
+            self._deadline_timer.request(deadline, now)
+        if self._late_timer.at == inf:
+            self._watch_late(now)
+
+    def _watch_late(self, now: float) -> None:
+        for flight in self._in_flight:
+            if not flight.is_late and flight.began < inf:
+                self._late_timer.request(flight.began + ALLOW_ANOTHER_WORKER_AFTER_SECONDS, now)
+
+    def _look_for_late(self, now: float) -> None:
+        for flight in self._in_flight:
+            if not flight.is_late and flight.began + ALLOW_ANOTHER_WORKER_AFTER_SECONDS <= now:
+                flight.is_late = True
+                self._late += 1
+                self._open_worker()
+        self._watch_late(now)
+
+    def _expire(self, now: float) -> None:
+        limit = now - GRACE_SECONDS if self._writes else now
+        earliest = inf
+        for call in [*self._queue, *(call for flight in self._in_flight for call in flight.batch)]:
+            if call.answer.done():
+                continue
+            if call.deadline > limit:
+                earliest = min(earliest, call.deadline)
+                continue
+            reason = f"no answer within {self._deadline_seconds:g} s"
+            outcome_unknown = self._writes and call.is_in_flight
+            self._queue.remove(call)
+            _answer(call, Unavailable("postgresql", reason, outcome_unknown=outcome_unknown))
+        if earliest < inf:
+            self._watch(earliest, now)
+
+
+def _answer(call: PendingCall[Item], outcome: object) -> None:
+    answer = call.answer
+    if answer.done():
+        return
+    if isinstance(outcome, Exception):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)
+
+
+def closed() -> Unavailable:
+    """The error of a call after the hub was closed."""
+    return Unavailable("hub", "it is closed", retryable=False)
+
+
+def too_many_waiting(name: str, seconds: float) -> Unavailable:
+    """The error of a call that got no slot by its deadline."""
+    return Unavailable("postgresql", f"too many calls wait to {name} for {seconds:g} s")
