@@ -169,8 +169,8 @@ class Hub(Repositories):
             self._connection,
             self._subscriptions,
             heartbeat_seconds=options.follow_heartbeat_seconds,
-            most_behind=options.follow_at_most_behind,
-            was_rewound=lambda room_id: self._commits(RoomRewound(room_id)),
+            at_most_behind=options.follow_at_most_behind,
+            on_rewind=lambda room_id: self._commits(RoomRewound(room_id)),
             instrumentation=instrumentation,
         )
         for part in (self.cache, self._feed, self.typing):

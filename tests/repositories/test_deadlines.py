@@ -90,7 +90,7 @@ async def test_so_have_those_of_a_follower_that_enters(
         watched.deadlines.clear()
         async with hub.follow(ada.id, after={room.id: cursor}):
             entering = [
-                deadline for name, deadline in watched.deadlines if name in {"readers.rooms_of", "log.heads"}
+                deadline for name, deadline in watched.deadlines if name in {"memberships.rooms_of", "log.heads"}
             ]
             assert len(entering) == 3
             assert len(set(entering)) == 1

@@ -58,3 +58,9 @@ async def log_of(hub: Hub, room_id: UUID, cursor: str | None = None, limit: int 
         cursor = page.cursor
         if not page.has_more:
             return found
+
+
+def open_in(hub: Hub) -> tuple[int, int]:
+    """How many followers and followed rooms the process has."""
+    feed = hub._feed
+    return sum(len(followers) for followers in feed._followers._users.values()), len(feed._rooms._rooms)

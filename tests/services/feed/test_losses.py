@@ -13,7 +13,7 @@ import pytest
 from hubbub import Hub, MemberJoined, MemberLeft, Message, MessageType, Room, Settings, User
 from hubbub.positions import NOT_SEEN
 from hubbub.redis import Connection
-from hubbub.services.feed.doorbell import MEMBERSHIPS_CHANNEL, room_channel
+from hubbub.services.feed.announcements import MEMBERSHIPS_CHANNEL, room_channel
 from redis_server import Server
 from services.feed.conftest import OFTEN
 from services.feed.reading import entries, is_at, log_of, resync, seqs, take, take_until
@@ -176,7 +176,7 @@ async def until_live(hub: Hub) -> None:
     feed, subscriptions = hub._feed, hub._subscriptions
     names = [room_channel(room_id).encode() for room_id in feed._rooms._rooms]
     await until(lambda: all(subscriptions._is_live(name) for name in names))
-    await until(lambda: not feed._rooms._doubtful and not feed._work.is_set())
+    await until(lambda: not feed._rooms._to_check and not feed._work.is_set())
 
 
 NONSENSE = [

@@ -16,7 +16,7 @@ from faults.fragile import FragileServers
 from hubbub import Hub, Room, RoomGone, Settings, Unavailable, User, migrations
 from hubbub.postgres import Pool, Statement
 from services.feed.conftest import OFTEN
-from services.feed.reading import is_at, seqs, take, take_until
+from services.feed.reading import is_at, open_in, seqs, take, take_until
 from waiting import until
 
 
@@ -122,7 +122,7 @@ async def test_who_cannot_begin_is_told_and_may_try_again(
             feed = hasty.follow(ada.id)
             with pytest.raises(Unavailable):
                 await feed.__aenter__()
-            assert len(hasty._feed._users) == 0
+            assert open_in(hasty) == (0, 0)
         async with hasty.follow(ada.id) as feed:
             sent = await hasty.messages.send(room.id, ada.id, "hello")
             assert seqs(await take(feed)) == [sent.seq]
@@ -152,7 +152,7 @@ async def test_a_room_that_is_deleted_while_its_log_is_compared_stops_no_compari
         assert watchful._feed._comparing is not None
         sent = await mute.messages.send(other.id, ada.id, "still heard")
         assert seqs(await take(feed)) == [sent.seq]
-        await until(lambda: not feed.behind)
+        await until(lambda: not feed.inbox.behind)
 
 
 TAKE_AWAY = Statement("test.take_away", int, "ALTER TABLE rooms RENAME TO rooms_elsewhere")

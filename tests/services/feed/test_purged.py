@@ -28,7 +28,7 @@ async def test_a_log_whose_end_was_purged_is_read_to_its_end_once(
         async with hub.follow(ada.id, after={room.id: None}) as feed:
             assert seqs(await take(feed)) == [1]
             waiting = asyncio.create_task(take(feed))
-            await until(lambda: not feed.behind)
+            await until(lambda: not feed.inbox.behind)
             (new,) = await say(hub, room, ada, 1)
             assert seqs(await waiting) == [new.seq] == [11]
     assert len(recording.outcomes("log.read")) <= 3
@@ -40,7 +40,7 @@ async def test_what_was_purged_before_it_was_heard_of_is_passed_over(
     """And what comes after it, of which nobody rings, is no sign of a log that was rewound."""
     async with watchful.follow(ada.id) as feed:
         waiting = asyncio.create_task(take(feed))
-        followed = feed.places[room.id].room
+        followed = feed.positions[room.id].room
         await pool.execute(GROW, room.id)
         await until(lambda: followed.position.seq == 4 and not followed.is_behind)
         (new,) = await say(mute, room, ada, 1)
@@ -68,7 +68,7 @@ async def test_who_is_told_to_load_a_room_anew_whose_newest_message_was_purged_i
     async with hub.follow(ada.id, after={room.id: lost}) as feed:
         assert resync(*await take(feed)).cursor == head
     async with hub.follow(ada.id, after={room.id: head}) as feed:
-        await hub._feed._rooms.head(feed.places[room.id].room)  # as a heartbeat would
+        await hub._feed._rooms.head(feed.positions[room.id].room)  # as a heartbeat would
         (new,) = await say(hub, room, ada, 1)
         assert seqs(await take(feed)) == [new.seq] == [11]
     assert seqs(await log_of(hub, room.id, head)) == [11]
@@ -94,7 +94,7 @@ async def test_who_has_heard_last_of_the_edit_of_a_message_that_was_purged_goes_
     await pool.execute(PURGE, room.id)
     assert await log_of(hub, room.id, cursor) == []
     async with hub.follow(ada.id, after={room.id: cursor}) as feed:
-        await hub._feed._rooms.head(feed.places[room.id].room)  # as a heartbeat would
+        await hub._feed._rooms.head(feed.positions[room.id].room)  # as a heartbeat would
         (new,) = await say(hub, room, ada, 1)
         assert seqs(await take(feed)) == [new.seq] == [4]
     assert seqs(await log_of(hub, room.id, cursor)) == [4]
@@ -112,7 +112,7 @@ async def test_a_log_that_was_rewound_past_a_place_where_nothing_stood_is_told(
     async with hub.follow(ada.id, after={room.id: head}) as feed:
         await rewind(pool, room.id, 4)
         await say(mute, room, ada, grown)
-        await hub._feed._rooms.head(feed.places[room.id].room)  # as a heartbeat would
+        await hub._feed._rooms.head(feed.positions[room.id].room)  # as a heartbeat would
         assert resync(*await take(feed)).reason == "rewound"
     async with hub.follow(ada.id, after={room.id: head}) as again:
         assert resync(*await take(again)).reason == "rewound"

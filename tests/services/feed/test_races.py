@@ -11,10 +11,10 @@ from hubbub import FeedEvent, Hub, MemberJoined, MemberLeft, MessageSent, Room, 
 from hubbub.postgres import Pool
 from hubbub.redis import Connection
 from hubbub.repositories import RoomUsers
-from hubbub.services.feed import follower
-from hubbub.services.feed.doorbell import room_channel
-from hubbub.services.feed.users import LOOKS
-from services.feed.reading import entries, is_at, seqs, take, take_until
+from hubbub.services.feed import followers
+from hubbub.services.feed.announcements import room_channel
+from hubbub.services.feed.followers import ABSENT_LOOKUPS
+from services.feed.reading import entries, is_at, open_in, seqs, take, take_until
 from waiting import until
 
 
@@ -51,7 +51,7 @@ async def test_between_catching_up_and_live_nothing_is_missed_and_nothing_double
     halt.set()
     await asyncio.gather(*talking)
     for one in (hub, elsewhere):
-        assert (len(one._feed._users), len(one._feed._rooms)) == (0, 0)
+        assert open_in(one) == (0, 0)
         # A reading that was under way for the last follower ends with its statement.
         await until(lambda one=one: not one._feed._rooms._reading)  # type: ignore[misc]
 
@@ -75,7 +75,7 @@ async def test_two_hundred_followers_in_a_storm_each_hear_a_piece_without_a_hole
     await asyncio.gather(*talking)
     name = room_channel(room.id).encode()
     for one in (hub, elsewhere):
-        assert (len(one._feed._users), len(one._feed._rooms), len(one._feed._rooms._bells)) == (0, 0, 0)
+        assert open_in(one) == (0, 0)
         await until(lambda one=one: not one._subscriptions._is_live(name))  # type: ignore[misc]
 
     async def deaf() -> object:
@@ -91,7 +91,7 @@ async def test_the_last_one_leaves_while_the_log_is_read_and_a_new_one_comes(
         async with hub.follow(ada.id):
             sent = await elsewhere.messages.send(room.id, ada.id, "hello")
             await elsewhere.messages.edit(sent.id, "hello!", by=ada.id)
-            hub._feed._rooms._rooms[room.id].ask()
+            hub._feed._rooms._rooms[room.id].read_log()
             for _ in range(turns):
                 await asyncio.sleep(0)
         async with hub.follow(ada.id, after={room.id: sent.cursor}) as feed:
@@ -105,13 +105,13 @@ async def test_what_rings_while_a_reading_ends_is_read_too(hub: Hub, mute: Hub, 
         followed = hub._feed._rooms._rooms[room.id]
         for turns in range(60):
             sent = await mute.messages.send(room.id, ada.id, "hello")
-            followed.ask()
+            followed.read_log()
             for _ in range(turns % 20):
                 await asyncio.sleep(0)
             edited = await mute.messages.edit(sent.id, "hello!", by=ada.id)
             if turns % 2:
                 await asyncio.gather(*hub._feed._rooms._reading.values())
-            followed.ask()
+            followed.read_log()
             assert edited.id == sent.id
             assert seqs(await take(feed, 2)) == [sent.seq, sent.seq + 1]
 
@@ -165,10 +165,10 @@ async def test_who_was_away_while_a_place_was_behind_hears_of_the_next_leaving_f
     async with hub.follow(bob.id, buffer=1) as feed:
         for _ in range(2):
             await hub.messages.send(room.id, ada.id, "hello")
-        await until(lambda: bool(feed.behind))
+        await until(lambda: bool(feed.inbox.behind))
         await unheard.remove(room.id, bob.id)
-        for _ in range(LOOKS + 1):
-            await hub._feed._users._move_all([bob.id])
+        for _ in range(ABSENT_LOOKUPS + 1):
+            await hub._feed._followers.update([bob.id])
         await unheard.add(room.id, bob.id)
         last = await hub.messages.send(room.id, ada.id, "welcome back")
         followed = hub._feed._rooms.get(room.id)
@@ -181,9 +181,9 @@ async def test_who_was_away_while_a_place_was_behind_hears_of_the_next_leaving_f
             MemberJoined,
             MessageSent,
         ]
-        assert not feed.behind
+        assert not feed.inbox.behind
         await unheard.remove(room.id, bob.id)
-        await hub._feed._users._move_all([bob.id])
+        await hub._feed._followers.update([bob.id])
         [left] = await take(feed)
         assert isinstance(left, MemberLeft)
 
@@ -197,7 +197,7 @@ async def test_who_was_away_before_anybody_here_heard_of_it_hears_of_the_whole_a
     async with hub.follow(bob.id) as feed:
         await unheard.remove(room.id, bob.id)
         await unheard.add(room.id, bob.id)
-        await hub._feed._users._move_all([bob.id])
+        await hub._feed._followers.update([bob.id])
         await hub.messages.send(room.id, ada.id, "welcome back")
         assert [type(event) for event in await take(feed, 3)] == [MemberLeft, MemberJoined, MessageSent]
         await hub.messages.send(room.id, ada.id, "and live again")
@@ -238,13 +238,13 @@ async def test_a_follower_that_is_cancelled_while_it_begins_leaves_nothing(
             assert turns == 0 or feed.is_closed
         else:
             feed.close()
-        assert (len(hub._feed._users), len(hub._feed._rooms)) == (0, 0)
+        assert open_in(hub) == (0, 0)
 
 
 async def test_of_many_rooms_that_were_left_only_the_newest_are_remembered(
     hub: Hub, room: Room, ada: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follower, "MOST_LEFT", 2)
+    monkeypatch.setattr(followers, "REMEMBERED_ENDS", 2)
     rooms = [room, *[await hub.rooms.create(f"room {number}", created_by=ada.id) for number in range(3)]]
     for one in rooms:
         await hub.room_users.add(one.id, bob.id)
@@ -252,4 +252,4 @@ async def test_of_many_rooms_that_were_left_only_the_newest_are_remembered(
         for one in rooms:
             await hub.room_users.remove(one.id, bob.id)
             assert isinstance((await take(feed))[0], MemberLeft)
-        assert list(feed.left_at) == [one.id for one in rooms[-2:]]
+        assert list(feed.ended_at) == [one.id for one in rooms[-2:]]

@@ -12,7 +12,7 @@ import pytest
 from hubbub import FeedEvent, Follower, Hub, NewMessage, Room, Settings, Unavailable, User
 from hubbub.postgres import Pool, Statement
 from postgres.trouble import frozen
-from services.feed.reading import entries, is_at, seqs, take, take_until
+from services.feed.reading import entries, is_at, open_in, seqs, take, take_until
 from waiting import until
 
 
@@ -32,11 +32,11 @@ async def test_a_slow_reader_misses_nothing_and_never_has_more_waiting_than_its_
             for _ in range(5):
                 last = await say(hub, room, ada, 100)
             await take_until(witness, is_at(last))
-            assert len(feed.buffer) <= buffer
+            assert len(feed.inbox.events) <= buffer
         heard: list[FeedEvent] = []
         while not heard or not is_at(last)(heard[-1]):
             heard += await take(feed)
-            assert len(feed.buffer) <= buffer
+            assert len(feed.inbox.events) <= buffer
         assert seqs(heard) == list(range(2, last + 1))
         live = await hub.messages.send(room.id, ada.id, "live")
         assert seqs(await take(feed)) == [live.seq]
@@ -59,7 +59,7 @@ async def test_a_room_that_floods_does_not_hide_a_quiet_one(
         for number in range(5):
             sent = await hub.messages.send(quiet.id, ada.id, str(number))
             heard += await take_until(feed, lambda event, cursor=sent.cursor: event.cursor == cursor)  # type: ignore[misc]
-            assert len(feed.buffer) <= feed.limit
+            assert len(feed.inbox.events) <= feed.inbox.limit
         halt.set()
         last = await flooding
         if not any(is_at(last, room.id)(event) for event in heard):
@@ -150,14 +150,14 @@ async def test_a_follower_is_entered_once_and_before_it_is_read(hub: Hub, room: 
     closed.close()
     with pytest.raises(RuntimeError, match="entered once"):
         await closed.__aenter__()
-    assert len(hub._feed._users) == 0
+    assert open_in(hub) == (0, 0)
 
 
 async def test_a_follower_never_entered_leaves_nothing(hub: Hub, room: Room, ada: User) -> None:
     followers = [weakref.ref(hub.follow(ada.id, after={room.id: None})) for _ in range(100)]
     gc.collect()
     assert not any(follower() for follower in followers)
-    assert (len(hub._feed._users), len(hub._feed._rooms)) == (0, 0)
+    assert open_in(hub) == (0, 0)
 
 
 LOCK = Statement("test.lock", int, "LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
@@ -191,7 +191,7 @@ async def test_closing_the_hub_ends_every_iteration_also_while_postgresql_is_fro
         async with pool.transaction() as transaction:
             await transaction.fetch_all(LOCK)
             listening = [asyncio.create_task(listen(feed)) for feed in (*waiting, *behind)]
-            await until(hub._feed._rooms._readers.locked)
+            await until(hub._feed._rooms._concurrent_reads.locked)
             async with frozen(*await transaction.fetch_all(BACKENDS)):
                 closing = asyncio.create_task(hub.close())
                 async with asyncio.timeout(5):  # half of the deadline of a statement
@@ -205,8 +205,8 @@ async def test_nothing_is_left_of_followers_that_are_gone(hub: Hub, elsewhere: H
     for _ in range(3):
         async with hub.follow(ada.id), hub.follow(ada.id, after={room.id: None}) as feed:
             await take(feed)
-            assert (len(hub._feed._users), len(hub._feed._rooms)) == (2, 1)
-        assert (len(hub._feed._users), len(hub._feed._rooms), len(hub._feed._rooms._bells)) == (0, 0, 0)
+            assert open_in(hub) == (2, 1)
+        assert open_in(hub) == (0, 0)
         assert not hub._feed._rooms._reading
     name = f"room:{room.id}".encode()
     await until(lambda: not hub._subscriptions._is_live(name))

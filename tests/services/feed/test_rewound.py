@@ -188,7 +188,7 @@ async def test_a_purge_of_the_newest_message_by_sql_is_told_at_most_once(
         await pool.execute(PURGE, room.id)
         resync(*await take(feed))
         await watchful._feed._rooms.compare()
-        watchful._feed._rooms.doubt_all()
+        watchful._feed._rooms.check_all()
         await watchful._feed._rooms.compare()
         sent = await watchful.messages.send(room.id, ada.id, "new")
         assert seqs(await take(feed)) == [sent.seq]

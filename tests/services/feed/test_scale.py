@@ -77,14 +77,14 @@ async def test_idle_followers_of_many_rooms_take_one_subscription_a_room_and_lit
         gc.collect()
         used = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
-        assert sum(len(one.places) for one in followers) == people * 10
-        assert len(hub._feed._rooms) == rooms
+        assert sum(len(one.positions) for one in followers) == people * 10
+        assert len(hub._feed._rooms._rooms) == rooms
         channels = Counter(hub._subscriptions._topics)
         assert sum(name.startswith(b"room:") for name in channels) == rooms
         assert used / people < BYTES_A_FOLLOWER
         for one in followers:
             one.close()
-        assert len(hub._feed._rooms) == 0
+        assert len(hub._feed._rooms._rooms) == 0
 
 
 async def test_everyone_in_a_large_room_hears_everything(settings: Settings, pool: Pool) -> None:

@@ -61,8 +61,8 @@ async def test_only_the_rooms_that_are_asked_for_are_followed(hub: Hub, room: Ro
             await hub.messages.send(one.id, ada.id, "hello")
         (event,) = entries(await take(feed))
         assert event.room_id == room.id
-        assert not deaf.buffer
-        assert not deaf.behind
+        assert not deaf.inbox.events
+        assert not deaf.inbox.behind
 
 
 async def test_a_cursor_too_far_behind_gives_a_resync_and_then_what_is_new(
@@ -177,7 +177,7 @@ async def test_a_deleted_room_is_gone_here_and_elsewhere_also_for_who_is_behind(
         for feed in (near, far, behind):
             events = await take_until(feed, lambda event: isinstance(event, RoomGone))
             assert events[-1] == RoomGone(room.id)
-            assert not feed.places
+            assert not feed.positions
 
 
 async def test_who_deletes_the_account_leaves_every_room(hub: Hub, elsewhere: Hub, room: Room, bob: User) -> None:

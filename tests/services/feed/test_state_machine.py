@@ -143,8 +143,8 @@ class Chat(RuleBasedStateMachine):
 
     def _knows(self, one: Following) -> bool:
         """Whether the follower has noticed, or will when it reads. It need not tell of a shorter visit."""
-        place = one.feed.places.get(self.room.id)
-        if place is not None and place in one.feed.behind:
+        place = one.feed.positions.get(self.room.id)
+        if place is not None and place in one.feed.inbox.behind:
             return True
         return (place is not None) == (one.user_id in self.members)
 
@@ -208,13 +208,13 @@ class Chat(RuleBasedStateMachine):
 
     @invariant()
     def no_buffer_holds_more_than_it_may(self) -> None:
-        assert all(len(one.feed.buffer) <= one.feed.limit for one in self.followers)
+        assert all(len(one.feed.inbox.events) <= one.feed.inbox.limit for one in self.followers)
 
     def teardown(self) -> None:
         try:
             for one in self.followers:
                 self.hear(one, len(one.expected))
-                assert not one.feed.buffer
+                assert not one.feed.inbox.events
         finally:
             for one in self.followers:
                 self.run(one.feed.__aexit__(None, None, None))

@@ -40,7 +40,7 @@ async def most_in_a_turn(followers: list[Follower], until_each_has: int) -> int:
     had = most = 0
     while had < until_each_has * len(followers):
         await asyncio.sleep(0)
-        has = sum(len(one.buffer) for one in followers)
+        has = sum(len(one.inbox.events) for one in followers)
         had, most = has, max(most, has - had)
     return most
 
@@ -88,10 +88,10 @@ async def test_many_who_join_at_once_hold_up_no_comparing_of_heads(
             recording.queries.clear()
             await hub.room_users.add_many(room.id, user_ids)
             for one in followers:
-                await until(lambda one=one: room.id in one.places)  # type: ignore[misc]
+                await until(lambda one=one: room.id in one.positions)  # type: ignore[misc]
     asked = [
-        query.statement for query in recording.queries if query.statement in ("readers.rooms_of", "log.heads")
+        query.statement for query in recording.queries if query.statement in ("memberships.rooms_of", "log.heads")
     ]
-    runs = [len(list(run)) for statement, run in groupby(asked) if statement == "readers.rooms_of"]
+    runs = [len(list(run)) for statement, run in groupby(asked) if statement == "memberships.rooms_of"]
     assert 3 <= sum(runs) <= 30  # a hundred users each, but for those that a heartbeat looked at meanwhile
     assert max(runs) <= 2

@@ -17,7 +17,7 @@ from hubbub.postgres import Pool, Statement
 from hubbub.redis import Connection, ReplyError, Subscriptions
 from hubbub.redis.replies import as_bytes_list
 from hubbub.services.feed import Feed
-from hubbub.services.feed.doorbell import room_channel
+from hubbub.services.feed.announcements import room_channel
 
 MOST_APART_SECONDS: Final = 1.0
 ROUNDS: Final = 3
@@ -143,8 +143,8 @@ async def _follower(both: Both) -> Seen:
         both.connection,
         both.subscriptions,
         heartbeat_seconds=1,
-        most_behind=1_000,
-        was_rewound=lambda _: None,
+        at_most_behind=1_000,
+        on_rewind=lambda _: None,
     )
     feed.start()
     since = monotonic()

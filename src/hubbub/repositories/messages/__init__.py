@@ -2,7 +2,6 @@
 
 from hubbub.repositories.messages.log import Entry, Head, Logs, Reading, entry_of
 from hubbub.repositories.messages.messages import Messages
-from hubbub.repositories.messages.readers import Readable, Readers
 from hubbub.repositories.messages.writer import MessageWriter
 
 __all__ = [
@@ -11,8 +10,6 @@ __all__ = [
     "Logs",
     "MessageWriter",
     "Messages",
-    "Readable",
-    "Readers",
     "Reading",
     "entry_of",
 ]

@@ -1,6 +1,6 @@
-"""Following rooms: every entry of their logs, in order, each once, whatever becomes of Redis."""
+"""Following rooms: every entry of their logs, once and in order, whatever happens to Redis."""
 
 from hubbub.services.feed.feed import Feed
-from hubbub.services.feed.follower import Follower
+from hubbub.services.feed.followers import Follower
 
 __all__ = ["Feed", "Follower"]

@@ -1,4 +1,4 @@
-"""The feed: what happens in the rooms of this process's followers, from the log and at once."""
+"""The feed: the logs of the followed rooms, delivered to the followers of this process."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.background import ReportErrors
-from hubbub.commits import Commits, MembersJoined, MessagesSent, RoomTouched
+from hubbub.background import BackgroundTask
+from hubbub.commits import Commits
 from hubbub.errors import Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.positions import START, Position
-from hubbub.repositories.messages import Logs, Readers, Reading, entry_of
-from hubbub.services.feed.doorbell import MEMBERSHIPS_CHANNEL, Doorbell
-from hubbub.services.feed.followed_room import FollowedRoom
-from hubbub.services.feed.follower import Follower
-from hubbub.services.feed.place import Place
-from hubbub.services.feed.rooms import FollowedRooms
+from hubbub.repositories.messages import Logs
+from hubbub.services.feed.announcements import MEMBERSHIPS_CHANNEL, Announcements
+from hubbub.services.feed.followers import Follower, Followers
+from hubbub.services.feed.memberships import Memberships
+from hubbub.services.feed.rooms import FollowedRooms, Inbox
 from hubbub.services.feed.signals import Signals
-from hubbub.services.feed.users import FollowedUsers
 
 if TYPE_CHECKING:
     from hubbub.postgres import Executor
@@ -29,17 +27,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hubbub.feed")
 
-LARGEST_BUFFER: Final = 100_000
-# Each may be of a room that is gone, and that is said however full the buffer is.
-MOST_CURSORS: Final = 10_000
+MAX_BUFFER: Final = 100_000
+"""Events that may wait for one follower: about 80 MB when each is a message of 1 kB."""
+MAX_CURSORS: Final = 10_000
+"""Each may be of a room that is gone, and its `RoomGone` comes however full the buffer is."""
 
 
 class Feed:
-    """Gives each follower the log of each room, whatever becomes of the doorbell.
+    """Gives each follower the log of each of its rooms, without a gap or a repeat.
 
-    A room that is followed here has one subscription, however many follow. What rings and is the next seq goes to
-    the followers at once; anything else makes the room read the log. At each heartbeat the heads of all followed
-    rooms are compared with PostgreSQL in one query: so a ring that was lost costs a heartbeat and no event.
+    A followed room has one subscription in this process, however many follow it. An announced entry that is the
+    next one goes to the followers at once. Anything else makes the room read its log. At each heartbeat the heads
+    of all followed rooms are compared with PostgreSQL in one query: a lost announcement costs a heartbeat.
     """
 
     def __init__(
@@ -49,56 +48,61 @@ class Feed:
         subscriptions: Subscriptions,
         *,
         heartbeat_seconds: float,
-        most_behind: int,
-        was_rewound: Callable[[UUID], None],
+        at_most_behind: int,
+        on_rewind: Callable[[UUID], None],
         instrumentation: Instrumentation = SILENT,
     ) -> None:
-        """`was_rewound` is called when a follower is told that the log of a room was. It must not wait."""
+        """`on_rewind` is called when a follower gets a `Resync` because the log of a room was rewound. It must not
+        wait."""
         if not heartbeat_seconds > 0:
             raise Invalid("follow_heartbeat_seconds", "must be more than 0")
-        inputs.limit(most_behind, longest=2**31, field="follow_at_most_behind")
+        inputs.limit(at_most_behind, longest=2**31, field="follow_at_most_behind")
         self._heartbeat_seconds = heartbeat_seconds
-        self._executor = executor
         self._subscriptions = subscriptions
         self._instrumentation = instrumentation
-        self._doorbell = Doorbell(connection, instrumentation)
         self._work = asyncio.Event()
-        logs = Logs(executor)
+        logs, memberships = Logs(executor), Memberships(executor)
+        announcements = Announcements(connection, instrumentation)
         self._rooms = FollowedRooms(
-            logs, subscriptions, self._doorbell, has_work=self._work.set, was_rewound=was_rewound
+            logs, subscriptions, announcements, has_work=self._work.set, on_rewind=on_rewind
         )
-        readers = Readers(executor)
-        self._signals = Signals(subscriptions, readers, self._rooms)
-        self._users = FollowedUsers(
-            logs,
-            readers,
+        self._signals = Signals(subscriptions, memberships, self._rooms)
+        self._followers = Followers(
+            executor,
             self._rooms,
             self._signals,
-            self._doorbell,
+            logs=logs,
+            memberships=memberships,
+            announcements=announcements,
             has_work=self._work.set,
-            most_behind=most_behind,
+            at_most_behind=at_most_behind,
         )
-        self._memberships_bell: CallbackSubscription | None = None
-        self._comparing: asyncio.Task[None] | None = None
-        self._is_closed = False
+        self._memberships_subscription: CallbackSubscription | None = None
+        self._next_heartbeat = 0.0
+        self._comparing = BackgroundTask("comparing heads of logs", self._compare_when_due)
 
     def start(self) -> None:
         """Begin to compare heads. Does not wait."""
-        self._memberships_bell = self._subscriptions.subscribe_soon_with(MEMBERSHIPS_CHANNEL, self._users.hear)
-        self._comparing = asyncio.create_task(self._keep_comparing(), name="hubbub: compare heads of logs")
+        self._memberships_subscription = self._subscriptions.subscribe_soon_with(
+            MEMBERSHIPS_CHANNEL, self._followers.receive
+        )
+        self._next_heartbeat = asyncio.get_running_loop().time() + self._heartbeat_seconds
+        self._comparing.start()
+        self._signals.start()
 
     async def close(self) -> None:
         """End all followers. Idempotent."""
-        self._is_closed = True
-        for follower in self._users.followers():
-            follower.close()
-        if self._memberships_bell is not None:
-            self._memberships_bell.unsubscribe()
-        if self._comparing is not None:
-            self._comparing.cancel()
-            await asyncio.gather(self._comparing, return_exceptions=True)
+        self._followers.close()
+        if self._memberships_subscription is not None:
+            self._memberships_subscription.unsubscribe()
+        await self._comparing.close()
         await self._signals.close()
         await self._rooms.close()
+
+    def register(self, commits: Commits) -> None:
+        """Notify followers, here and in other processes, of what this process commits from now on."""
+        self._rooms.register(commits)
+        self._followers.register(commits)
 
     def follow(
         self,
@@ -110,98 +114,41 @@ class Feed:
         typing: bool = False,
         presence: bool = False,
     ) -> Follower:
-        """One who follows, for `async with`. Raises `Invalid`."""
+        """A follower for `async with`. `Hub.follow` describes the arguments."""
         user_id = inputs.uuid("user_id", user_id)
         only = None if rooms is None else inputs.uuids("rooms", rooms)
-        if len(inputs.mapping("after", after)) > MOST_CURSORS:
-            raise Invalid("after", f"must have at most {MOST_CURSORS} cursors")
+        if len(inputs.mapping("after", after)) > MAX_CURSORS:
+            raise Invalid("after", f"must have at most {MAX_CURSORS} cursors")
         starts: dict[UUID, Position] = {}
         for key, cursor in after.items():
             room_id = inputs.uuid("after", key)
             if only is not None and room_id not in only:
                 raise Invalid("after", "has a cursor for a room that is not among the rooms")
             starts[room_id] = START if cursor is None else Position.decode(room_id, cursor)
-        limit = inputs.limit(buffer, longest=LARGEST_BUFFER, field="buffer")
-        return Follower(
-            self,
+        inbox = Inbox(
             user_id,
-            after=starts,
-            rooms=only,
-            limit=limit,
+            inputs.limit(buffer, longest=MAX_BUFFER, field="buffer"),
             wants_typing=inputs.flag("typing", typing),
             wants_presence=inputs.flag("presence", presence),
             instrumentation=self._instrumentation,
         )
+        return Follower(self._followers, inbox, after=starts, rooms=only)
 
-    def register(self, commits: Commits) -> None:
-        """Notify followers, here and in other processes, of what this process commits from now on."""
-        commits.on(MessagesSent, self._messages_sent)
-        commits.on(RoomTouched, self._room_touched)
-        commits.on(MembersJoined, self._members_joined)
-
-    def _messages_sent(self, change: MessagesSent) -> None:
-        for message in change.messages:
-            room = self._rooms.get(message.room_id)
-            if room is not None:
-                room.hear(entry_of(message))
-            self._doorbell.ring(message)
-
-    def _room_touched(self, change: RoomTouched) -> None:
-        room = self._rooms.get(change.room_id)
-        if room is not None:
-            room.ask()
-        self._doorbell.ring_for_more(change.room_id)
-
-    def _members_joined(self, change: MembersJoined) -> None:
-        self._users.look_at(change.user_ids)
-        self._doorbell.ring_for(change.user_ids)
-
-    # What a follower asks for.
-
-    async def enter(self, follower: Follower) -> None:
-        """Put the follower at its starting places. Raises `NotAMember`, `Unavailable`."""
-        if self._is_closed:
-            raise Unavailable("hub", "it is closed", retryable=False)
-        await self._users.enter(follower, deadline=self._executor.deadline())
-
-    async def read(self, room_id: UUID, after: Position, limit: int) -> Reading:
-        """Read the log of a room. Raises `NotFound`, `Unavailable`."""
-        return await self._rooms.read(room_id, after, limit)
-
-    async def head(self, room: FollowedRoom) -> Position:
-        """The head of a room's log, once all who follow it here know whether it was rewound. Raises as `read`."""
-        return await self._rooms.head(room)
-
-    def leave(self, place: Place) -> None:
-        """A place has come to its end."""
-        self._signals.end(place)
-        self._rooms.leave(place)
-
-    def forget(self, follower: Follower) -> None:
-        """The follower is gone."""
-        self._users.leave(follower)
-
-    async def _keep_comparing(self) -> None:
-        """At each heartbeat all rooms and some of the users; between them those that there is a doubt about."""
+    async def _compare_when_due(self) -> None:
+        """Compare all rooms and some of the users at each heartbeat, and between heartbeats those with work."""
         loop = asyncio.get_running_loop()
-        heartbeat_at = loop.time() + self._heartbeat_seconds
-        while True:
-            try:
-                async with asyncio.timeout_at(heartbeat_at):
-                    await self._work.wait()
-            except TimeoutError:
-                pass
-            if loop.time() >= heartbeat_at:  # there may be work without a pause
-                heartbeat_at = loop.time() + self._heartbeat_seconds
-                self._rooms.doubt_all()
-                self._users.doubt_some()
-            self._work.clear()
-            with ReportErrors("comparing heads of logs"):
-                await self._compare()
-
-    async def _compare(self) -> None:
+        try:
+            async with asyncio.timeout_at(self._next_heartbeat):
+                await self._work.wait()
+        except TimeoutError:
+            pass
+        if loop.time() >= self._next_heartbeat:  # there may be work without a pause
+            self._next_heartbeat = loop.time() + self._heartbeat_seconds
+            self._rooms.check_all()
+            self._followers.check_some()
+        self._work.clear()
         try:
             await self._rooms.compare()
-            await self._users.compare()
+            await self._followers.compare()
         except Unavailable as error:
             logger.info("comparing heads again at the next heartbeat, after: %s", error)

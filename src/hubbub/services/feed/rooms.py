@@ -1,92 +1,110 @@
-"""The followed rooms of a process: what rings is heard, what is missing is read, what was lost is found."""
+"""The rooms that are followed in this process, and how far each follower has come in each of them.
+
+A room knows the newest entry of its log, and takes the next one from an announcement:
+
+    current --a later seq or an unknown change is announced, or the head is ahead--> behind: it reads the log
+    behind  --everything up to the head is taken---------------------------------> current
+    either  --the log holds another entry than was taken--> rewound: on from the new head, with a Resync
+
+A position of a follower in a room receives what the room takes:
+
+                 nothing is missing
+    new -> behind ----------------> live --> ended: the user's MemberLeft or RoomGone was delivered,
+              ^                      |  ^           or the follower was closed (also while behind)
+              +----------------------+  |
+                the inbox is full       +-- Resync: the log was rewound
+
+A position that is behind reads the log by itself. It goes live in the same step of the event loop in which it
+finds that nothing is missing, so no entry is skipped or repeated between the two.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from hubbub.background import ReportErrors
+from hubbub.commits import Commits, MessagesSent, RoomTouched
 from hubbub.errors import NotFound, Unavailable
+from hubbub.events import FeedEvent, MemberJoined, MemberLeft, PresenceChanged, Resync, RoomGone, TypingChanged
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
 from hubbub.repositories.messages import Entry, Head, Logs, Reading, entry_of
-from hubbub.services.feed.doorbell import Doorbell, room_channel
-from hubbub.services.feed.followed_room import FollowedRoom
+from hubbub.scheduling import OncePerTurn
+from hubbub.services.feed.announcements import Announcements, room_channel
 
 if TYPE_CHECKING:
-    from hubbub.models import Message
+    from hubbub.instrumentation import Instrumentation
+    from hubbub.models import Message, ResyncReason
     from hubbub.redis import CallbackSubscription, Received, Subscriptions
-    from hubbub.services.feed.place import Place
 
 logger = logging.getLogger("hubbub.feed")
 
-# Entries read at a time when a room is behind.
-PAGE: Final = 500
-# Statements that read logs for the feed at a time: the pool has other callers as well.
-READERS: Final = 6
-# Rooms whose heads are compared in one statement.
-TOGETHER: Final = 1_000
-# Events given to followers before the rest of the process has its turn: some milliseconds.
-A_TURN: Final = 10_000
+LOG_PAGE: Final = 500
+"""Entries that a room reads at a time. Each is delivered to all followers, so a page must not hold up the loop."""
+CONCURRENT_READS: Final = 6
+"""Statements that read logs at a time. The rest of the pool, 20 connections by default, is left to callers."""
+ROOMS_PER_STATEMENT: Final = 1_000
+"""Rooms whose heads are compared in one statement. It bounds the rows that are decoded in one step of the loop."""
+EVENTS_PER_TURN: Final = 10_000
+"""Events given to followers before other tasks have their turn: 20 ms, at 2 ms per message to 1,000 followers."""
+REMEMBERED_MARKS: Final = 64
+"""The newest entries whose marks a room keeps. An announcement that is later than these is not compared."""
 
 
 class FollowedRooms:
-    """One `FollowedRoom` and one subscription for each room that somebody here follows."""
+    """One `FollowedRoom`, with one subscription, for each room that is followed in this process."""
 
     def __init__(
         self,
         logs: Logs,
         subscriptions: Subscriptions,
-        doorbell: Doorbell,
+        announcements: Announcements,
         *,
         has_work: Callable[[], None],
-        was_rewound: Callable[[UUID], None],
+        on_rewind: Callable[[UUID], None],
     ) -> None:
-        """`has_work` is called when there are rooms to compare now, `was_rewound` when a follower is
-        told that the log of a room was. Neither may wait."""
+        """`has_work` is called when there are heads to check now, `on_rewind` when a follower gets a `Resync`
+        because the log of a room was rewound. Neither may wait."""
         self._logs = logs
         self._subscriptions = subscriptions
-        self._doorbell = doorbell
+        self._announcements = announcements
         self._has_work = has_work
-        self._was_rewound = was_rewound
+        self.on_rewind = on_rewind
         self._rooms: dict[UUID, FollowedRoom] = {}
-        self._bells: dict[UUID, CallbackSubscription] = {}
-        self._readers = asyncio.Semaphore(READERS)
+        self._concurrent_reads = asyncio.Semaphore(CONCURRENT_READS)
         self._reading: dict[FollowedRoom, asyncio.Task[None]] = {}
-        self._doubtful: dict[FollowedRoom, None] = {}
-        self._given = 0  # in this turn of the loop, because of what rang
-
-    def __len__(self) -> int:
-        return len(self._rooms)
+        self._to_check: dict[FollowedRoom, None] = {}
+        self._delivered = 0  # in this turn of the loop, because of announcements
+        self._next_turn = OncePerTurn(self._begin_turn)
 
     def get(self, room_id: UUID) -> FollowedRoom | None:
         return self._rooms.get(room_id)
 
     def open(self, room_id: UUID, last_seq: int) -> FollowedRoom:
-        """The room; one that nobody has followed so far begins at `last_seq`."""
+        """The room. One that was not followed so far begins at `last_seq`."""
         room = self._rooms.get(room_id)
         if room is None:
-            room = self._rooms[room_id] = FollowedRoom(
-                room_id,
-                Position(last_seq, NOT_SEEN),
-                read_soon=self._read_soon,
-                compare_soon=self._compare_soon,
-                was_rewound=self._was_rewound,
-            )
-            hear = partial(self._hear, room)
-            self._bells[room_id] = self._subscriptions.subscribe_soon_with(room_channel(room_id), hear)
+            room = FollowedRoom(room_id, Position(last_seq, NOT_SEEN), self, announced_seq=last_seq)
+            self._rooms[room_id] = room
+            receive = partial(self._receive, room)
+            room.subscription = self._subscriptions.subscribe_soon_with(room_channel(room_id), receive)
         return room
 
-    def leave(self, place: Place) -> None:
-        """One fewer follows a room. With the last one the process stops listening to it."""
-        room = place.room
-        room.leave(place)
-        if not room.places and self._rooms.get(room.id) is room:
+    def leave(self, followed: FollowedPosition) -> None:
+        """Remove a position. With the last one of a room its subscription ends."""
+        room = followed.room
+        room.remove(followed)
+        if not room.positions and self._rooms.get(room.id) is room:
             del self._rooms[room.id]
-            self._bells.pop(room.id).unsubscribe()
+            if room.subscription is not None:
+                room.subscription.unsubscribe()
 
     async def close(self) -> None:
         """Stop reading."""
@@ -95,157 +113,407 @@ class FollowedRooms:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _hear(self, room: FollowedRoom, heard: Received) -> None:
-        if isinstance(heard, Gap):
-            self._compare_soon(room)
+    # What was committed, here or in another process.
+
+    def register(self, commits: Commits) -> None:
+        """Deliver what this process commits from now on, and announce it to other processes."""
+        commits.on(MessagesSent, self._messages_sent)
+        commits.on(RoomTouched, self._room_touched)
+
+    def _messages_sent(self, change: MessagesSent) -> None:
+        for message in change.messages:
+            room = self._rooms.get(message.room_id)
+            if room is not None:
+                room.receive(entry_of(message))
+            self._announcements.message_sent(message)
+
+    def _room_touched(self, change: RoomTouched) -> None:
+        room = self._rooms.get(change.room_id)
+        if room is not None:
+            room.read_log()
+        self._announcements.room_touched(change.room_id)
+
+    def _receive(self, room: FollowedRoom, received: Received) -> None:
+        """Take an announcement of another process."""
+        if isinstance(received, Gap):
+            self.check_soon(room)
             return
-        messages = self._doorbell.messages_in(heard)
+        messages = self._announcements.messages_in(received)
         if messages is None:
             return
         for message in messages:
             if message.room_id == room.id:
-                self._hear_of(room, message)
+                self._receive_message(room, message)
         if not messages:
-            room.ask()
+            room.read_log()
 
-    def _hear_of(self, room: FollowedRoom, message: Message) -> None:
-        """Many rings may arrive in one step. What is too much for it is read from the log, which makes pauses."""
-        if message.seq > room.position.seq and self._given >= A_TURN:
-            room.heard_of(message.seq)
+    def _receive_message(self, room: FollowedRoom, message: Message) -> None:
+        """Many announcements may arrive in one step. Beyond `EVENTS_PER_TURN` the log is read, which pauses."""
+        if message.seq > room.position.seq and self._delivered >= EVENTS_PER_TURN:
+            room.read_up_to(message.seq)
             return
-        if not self._given:
-            asyncio.get_running_loop().call_soon(self._begin_a_turn)
-        self._given += 1 + len(room.live)
-        room.hear(entry_of(message))
+        if not self._delivered:
+            self._next_turn.request()
+        self._delivered += 1 + len(room.live)
+        room.receive(entry_of(message))
 
-    def _begin_a_turn(self) -> None:
-        self._given = 0
+    def _begin_turn(self) -> None:
+        self._delivered = 0
 
     # Reading what is missing.
 
     async def read(self, room_id: UUID, after: Position, limit: int) -> Reading:
-        """Read the log of a room. Raises `NotFound`, `Unavailable`."""
-        async with self._readers:
+        """Read the log of a room. Raises: NotFound, Unavailable."""
+        async with self._concurrent_reads:
             return await self._logs.read(room_id, after, limit)
 
     async def head(self, room: FollowedRoom) -> Position:
-        """The head of the log, once all who follow the room know whether it was rewound. Raises as `read`."""
-        async with self._readers:
+        """The head of the log, once all followers of the room have a `Resync` if it was rewound.
+
+        Raises: NotFound, Unavailable.
+        """
+        async with self._concurrent_reads:
             await self._compare([room])
             return await self._logs.head(room.id)
 
-    def _read_soon(self, room: FollowedRoom) -> None:
+    def read_soon(self, room: FollowedRoom) -> None:
+        """Have a task read the log of the room, unless one does."""
         if room not in self._reading and self._rooms.get(room.id) is room:
-            task = asyncio.create_task(self._read_on(room), name="hubbub: read the log of a room")
-            self._reading[room] = task
-            task.add_done_callback(_complain)
+            self._reading[room] = asyncio.create_task(self._read_on(room), name="hubbub: read the log of a room")
 
     async def _read_on(self, room: FollowedRoom) -> None:
-        """Read until nothing is missing. When PostgreSQL is away, the next heartbeat tries again."""
-        try:
-            while room.is_behind and room.places:
-                await self._read_page(room)
-        except NotFound:
-            self._is_gone(room)
-        except Unavailable as error:
-            logger.info("reading a log again at the next heartbeat, after: %s", error)
-        finally:
-            # In the same step as the last look at the room: what rings from now on starts to read anew.
-            self._reading.pop(room, None)
+        """Read until nothing is missing. While PostgreSQL is unavailable, each heartbeat tries again."""
+        with ReportErrors("reading the log of a room"):
+            try:
+                while room.is_behind and room.positions:
+                    await self._read_page(room)
+            except NotFound:
+                _end_all(room)
+            except Unavailable as error:
+                logger.info("reading a log again at the next heartbeat, after: %s", error)
+            finally:
+                # In the same step as the last look at the room: a later announcement starts another task.
+                self._reading.pop(room, None)
 
     async def _read_page(self, room: FollowedRoom) -> None:
-        rung, rewindings = room.rung, room.rewindings
-        room.asked = False
+        announced_seq, rewinds = room.announced_seq, room.rewinds
+        room.must_read = False
         try:
-            reading = await self.read(room.id, room.position, PAGE)
+            reading = await self.read(room.id, room.position, LOG_PAGE)
         except Unavailable:
-            room.asked = True
+            room.must_read = True
             raise
-        if room.rewindings != rewindings:
-            room.asked = True
-            return
-        if reading.is_rewound:
+        if room.rewinds == rewinds and not reading.is_rewound:
+            await self._take_all(room, reading.entries)
+        if room.rewinds != rewinds:
+            room.must_read = True
+        elif reading.is_rewound:
             await self._rewind(room)
-            return
-        await self._take_all(room, reading.entries)
-        if room.rewindings != rewindings:
-            room.asked = True
-            return
-        room.skip_to(reading.end)
-        if rung > reading.head and room.rung == rung:
-            room.rung = room.position.seq  # who rang did not know this log: what is committed was read
+        else:
+            room.skip_to(reading.end)
+            if announced_seq > reading.head and room.announced_seq == announced_seq:
+                room.announced_seq = room.position.seq  # announced from another log: what is committed was read
 
     async def _take_all(self, room: FollowedRoom, entries: Iterable[Entry]) -> None:
-        """All of them that are news, unless the log turns out to be another one meanwhile."""
-        rewindings = room.rewindings
-        given = 0
+        """Take those that are new. Stops when the log turns out to be rewound in a pause."""
+        rewinds = room.rewinds
+        delivered = 0
         for entry in entries:
             if entry.position.seq > room.position.seq:
-                given += len(room.live)
+                delivered += len(room.live)
                 room.take(entry)
-            if given >= A_TURN:
-                given = 0
+            if delivered >= EVENTS_PER_TURN:
+                delivered = 0
                 await asyncio.sleep(0)
-                if room.rewindings != rewindings:
+                if room.rewinds != rewinds:
                     return
 
     async def _rewind(self, room: FollowedRoom) -> None:
-        """Go on from the head of another log. Raises `NotFound`, `Unavailable`."""
-        rewindings = room.rewindings
+        """Go on from the head of another log. Raises: NotFound, Unavailable."""
+        rewinds = room.rewinds
         head = await self._logs.head(room.id)
-        if room.rewindings == rewindings:
+        if room.rewinds == rewinds:
             room.rewind(head)
-            room.ask()  # what was heard of meanwhile looked old
+            room.read_log()  # entries announced meanwhile looked old
 
-    def _is_gone(self, room: FollowedRoom) -> None:
-        for place in tuple(room.places):
-            place.follower.lose(place)
+    # Comparing heads, which finds what was not announced.
 
-    # Finding what nobody rang for.
-
-    def _compare_soon(self, room: FollowedRoom) -> None:
-        self._doubtful[room] = None
+    def check_soon(self, room: FollowedRoom) -> None:
+        """Compare the head of the room in the next `compare`, which is now."""
+        self._to_check[room] = None
         self._has_work()
 
-    def doubt_all(self) -> None:
-        """Compare all rooms, in the next `compare`."""
-        self._doubtful = dict.fromkeys(self._rooms.values())
+    def check_all(self) -> None:
+        """Compare the heads of all rooms in the next `compare`."""
+        self._to_check = dict.fromkeys(self._rooms.values())
 
     async def compare(self) -> None:
-        """Compare the heads of the rooms in doubt with what is known of them here. Raises `Unavailable`."""
-        doubtful, self._doubtful = tuple(self._doubtful), {}
-        for start in range(0, len(doubtful), TOGETHER):
-            await self._compare(doubtful[start : start + TOGETHER])
+        """Compare the heads that are to be checked with what is known of them here. Raises: Unavailable."""
+        to_check, self._to_check = tuple(self._to_check), {}
+        for start in range(0, len(to_check), ROOMS_PER_STATEMENT):
+            await self._compare(to_check[start : start + ROOMS_PER_STATEMENT])
 
     async def _compare(self, rooms: Iterable[FollowedRoom]) -> None:
-        asked = {room.id: (room, room.suspect or room.position, room.rewindings) for room in rooms if room.places}
+        asked = {
+            room.id: (room, room.contradicted or room.position, room.rewinds) for room in rooms if room.positions
+        }
         if not asked:
             return
         heads = await self._logs.heads({room_id: position.seq for room_id, (_, position, _) in asked.items()})
         for head in heads:
-            room, position, rewindings = asked.pop(head.room_id)
-            if room.rewindings == rewindings:
-                await self._judge(room, position, head)
+            room, position, rewinds = asked.pop(head.room_id)
+            if room.rewinds == rewinds:
+                await self._compare_head(room, position, head)
         for room, _, _ in asked.values():
-            self._is_gone(room)
+            _end_all(room)
 
-    async def _judge(self, room: FollowedRoom, asked: Position, head: Head) -> None:
-        """What was known here has to stand in the log, also if more is known meanwhile."""
-        if room.suspect is asked:
-            room.suspect = None
+    async def _compare_head(self, room: FollowedRoom, asked: Position, head: Head) -> None:
+        """The entry that was known has to stand in the log, also if more is known meanwhile."""
+        if room.contradicted is asked:
+            room.contradicted = None
         if not head.holds(asked):
             try:
                 await self._rewind(room)
             except NotFound:
-                self._is_gone(room)
+                _end_all(room)
             return
         if room.position is asked and head.position is not None:
-            room.know(head.position)
-        room.heard_of(head.last_seq)
+            room.confirm(head.position)
+        room.read_up_to(head.last_seq)
         if room.is_behind:
-            self._read_soon(room)  # again, if PostgreSQL was away
+            self.read_soon(room)  # again, if PostgreSQL was unavailable
 
 
-def _complain(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        raise error  # a mistake of ours: the event loop reports it
+def _end_all(room: FollowedRoom) -> None:
+    """The room was deleted."""
+    for followed in tuple(room.positions):
+        followed.end_without_entry()
+
+
+@dataclass(slots=True, eq=False)
+class FollowedRoom:
+    """What this process knows of one followed room, however many follow it.
+
+    `position` is the newest entry that is known here. Entries are taken one after the other. One that is announced
+    ahead of the next seq is not taken, but read from the log with those before it.
+    """
+
+    id: UUID
+    position: Position
+    rooms: FollowedRooms
+    announced_seq: int
+    """The highest seq that was announced."""
+    must_read: bool = False
+    """Whether the log has to be read for a change that was announced without a seq."""
+    contradicted: Position | None = None
+    """A taken entry at whose seq another one was announced."""
+    rewinds: int = 0
+    """How often the log turned out to be rewound."""
+    positions: dict[FollowedPosition, None] = field(default_factory=dict)
+    live: dict[FollowedPosition, None] = field(default_factory=dict)
+    """The positions that receive each entry as it is taken. The others read the log themselves."""
+    left_users: set[UUID] = field(default_factory=set)
+    """Users who have left the room as far as it is known here, and have a position in it that is behind."""
+    subscription: CallbackSubscription | None = None
+    _marks: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def is_behind(self) -> bool:
+        return self.must_read or self.announced_seq > self.position.seq
+
+    def receive(self, entry: Entry) -> None:
+        """Take an announced entry if it is the next one. Otherwise read what is before it, or compare it."""
+        seq = entry.position.seq
+        if seq == self.position.seq + 1:
+            self.take(entry)
+        elif seq > self.position.seq:
+            self.read_up_to(seq)
+        else:
+            self._compare_with_taken(entry.position)
+
+    def _compare_with_taken(self, position: Position) -> None:
+        """A late announcement is usually of an entry that was read before. If another entry was taken at its seq,
+        the log may have been rewound and have grown past it since, which the head alone would not show."""
+        taken = self._marks.get(position.seq, position.mark)
+        if taken != position.mark:
+            self.contradicted = Position(position.seq, taken)
+            self.rooms.check_soon(self)
+
+    def confirm(self, position: Position) -> None:
+        """Note the mark of the newest entry, as it was read. Announcements of its seq are compared with it."""
+        if position.seq == self.position.seq and position.mark != NOT_SEEN:
+            self.position = position
+            self._marks[position.seq] = position.mark
+
+    def read_up_to(self, seq: int) -> None:
+        """The log has grown up to this seq."""
+        if seq > self.position.seq:
+            self.announced_seq = max(self.announced_seq, seq)
+            self.rooms.read_soon(self)
+
+    def read_log(self) -> None:
+        """The log has grown, nothing says how far."""
+        self.must_read = True
+        self.rooms.read_soon(self)
+
+    def take(self, entry: Entry) -> None:
+        """Deliver the next entry to the live positions."""
+        self.position = position = entry.position
+        seq = position.seq
+        self._marks[seq] = position.mark
+        self._marks.pop(seq - REMEMBERED_MARKS, None)
+        for followed in tuple(self.live):  # a copy: one whose inbox is full leaves
+            if followed.position.seq < seq:
+                followed.receive(entry)
+        if isinstance(entry.event, MemberLeft):
+            self._end_positions_of(entry.event.user_id, seq)
+        elif isinstance(entry.event, MemberJoined):
+            self.left_users.discard(entry.event.user_id)
+
+    def skip_to(self, seq: int) -> None:
+        """Go on after a seq up to which no entry is left that was not taken: the missing ones were purged."""
+        if self.position.seq < seq:
+            self.position = Position(seq, NOT_SEEN)
+            self._marks.clear()
+
+    def _end_positions_of(self, user_id: UUID, seq: int) -> None:
+        """The user left. A position that is ahead of it stays: the user has joined again before it."""
+        for followed in [one for one in self.positions if one.inbox.user_id == user_id]:
+            if followed not in self.live:
+                self.left_users.add(user_id)
+            elif followed.position.seq == seq:
+                followed.leave_room()
+
+    def remove(self, followed: FollowedPosition) -> None:
+        self.positions.pop(followed, None)
+        user_id = followed.inbox.user_id
+        if user_id in self.left_users and all(one.inbox.user_id != user_id for one in self.positions):
+            self.left_users.discard(user_id)
+
+    def rewind(self, position: Position) -> None:
+        """Go on from the head of another log, with a `Resync` for the live positions."""
+        self.position = position
+        self.announced_seq = position.seq
+        self.contradicted = None
+        self.rewinds += 1
+        self._marks.clear()
+        self.left_users.clear()
+        for followed in tuple(self.live):
+            followed.resync(position, "rewound")
+
+
+@dataclass(slots=True, eq=False)
+class FollowedPosition:
+    """How far one follower has come in one room."""
+
+    inbox: Inbox
+    room: FollowedRoom
+    position: Position
+    on_end: Callable[[FollowedPosition], None]
+    is_away: bool = False
+    """Whether the user has left the room at this position: no entry is for them until they join again."""
+    joined_seq: int = 0
+    """The seq of the user's newest joining, as the memberships were last read; 0 where it is not known."""
+    times_absent: int = 0
+    """How often in a row the user was not among the members while this was live."""
+
+    def receive(self, entry: Entry) -> None:
+        """Put the next entry into the inbox. When that is full, fall behind: the entry is read later."""
+        inbox = self.inbox
+        if len(inbox.events) >= inbox.limit:
+            inbox.instrumentation.fell_behind()
+            self.fall_behind()
+            return
+        self.position = entry.position
+        inbox.put(entry.event)
+
+    def resync(self, position: Position, reason: ResyncReason) -> None:
+        """Go on from another position. The `Resync` comes however full the inbox is: it is one per rewind."""
+        self.position = position
+        self.is_away = False
+        if reason == "rewound":
+            self.room.rooms.on_rewind(self.room.id)
+        self.inbox.instrumentation.resynced(reason)
+        self.inbox.put(Resync(self.room.id, position.encode(self.room.id), reason))
+
+    def skip_to(self, seq: int) -> None:
+        """Go on after a seq up to which no entry is left that was not delivered: the missing ones were purged."""
+        if self.position.seq < seq:
+            self.position = Position(seq, NOT_SEEN)
+
+    def catch_up(self) -> None:
+        """Go live when nothing is missing, else read the log."""
+        if self.position.seq < self.room.position.seq:
+            self.fall_behind()
+        elif self.is_away:
+            self.leave_room()
+        else:
+            self.inbox.behind.pop(self, None)
+            self.room.live[self] = None
+            self.room.confirm(self.position)
+
+    def leave_room(self) -> None:
+        """End where the user has left the room, unless the user is known to have joined again further on."""
+        if self.joined_seq > self.position.seq:
+            self.joined_seq = 0  # read on for it once: the log may have been rewound
+            self.read_to_next_joining()
+        else:
+            self.end()
+
+    def read_to_next_joining(self) -> None:
+        """Read on from where the user had left. The next entry for them is their joining."""
+        self.is_away = True
+        self.fall_behind()
+
+    def fall_behind(self) -> None:
+        self.times_absent = 0
+        self.room.live.pop(self, None)
+        self.inbox.behind[self] = None
+        self.inbox.wake()
+
+    def end(self) -> None:
+        self.room.live.pop(self, None)
+        self.inbox.behind.pop(self, None)
+        self.on_end(self)
+
+    def end_without_entry(self) -> None:
+        """End with a `RoomGone`: the room is gone for this user, and no entry of a log says so."""
+        self.inbox.put(RoomGone(self.room.id))
+        self.end()
+
+
+@dataclass(slots=True, eq=False)
+class Inbox:
+    """The events that wait for one follower, at most `limit`, and its positions that have to read the log."""
+
+    user_id: UUID
+    limit: int
+    wants_typing: bool
+    wants_presence: bool
+    instrumentation: Instrumentation
+    events: deque[FeedEvent] = field(default_factory=deque)
+    behind: dict[FollowedPosition, None] = field(default_factory=dict)
+    _reader: asyncio.Future[None] | None = None
+
+    def put(self, event: FeedEvent) -> None:
+        self.events.append(event)
+        self.wake()
+
+    def offer(self, event: TypingChanged | PresenceChanged) -> None:
+        """Put an event that cannot be read later, if there is space."""
+        if len(self.events) < self.limit:
+            self.put(event)
+
+    def wake(self) -> None:
+        """Have the reader look again."""
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait for `wake`."""
+        self._reader = asyncio.get_running_loop().create_future()
+        try:
+            await self._reader
+        finally:
+            self._reader = None

@@ -1,4 +1,4 @@
-"""What is said once and kept nowhere, for followers that want it: who types, who comes and goes."""
+"""Typing and presence in a feed: events that are delivered once, to followers that want them, and kept nowhere."""
 
 from __future__ import annotations
 
@@ -9,130 +9,134 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from hubbub.background import BackgroundTask
 from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged, TypingChanged, typing_channel
 from hubbub.redis import Gap
-from hubbub.repositories.messages import Readers
-from hubbub.services.feed.rooms import FollowedRooms
+from hubbub.services.feed.memberships import Memberships
+from hubbub.services.feed.rooms import FollowedPosition, FollowedRoom, FollowedRooms, Inbox
 
 if TYPE_CHECKING:
     from hubbub.redis import CallbackSubscription, Received, Subscriptions
-    from hubbub.services.feed.followed_room import FollowedRoom
-    from hubbub.services.feed.follower import Follower
-    from hubbub.services.feed.place import Place
 
 logger = logging.getLogger("hubbub.feed")
 
-# Changes of presence whose rooms are looked up in one statement: each user may be in a thousand, and all rows
-# of the answer are read in one step. And how many changes wait for it at most.
-TOGETHER: Final = 20
-MOST_WAITING: Final = 10_000
+USERS_PER_STATEMENT: Final = 20
+"""Changes of presence whose rooms are read in one statement. Each user may be in a thousand rooms, and all rows
+are decoded in one step of the event loop."""
+MAX_WAITING: Final = 10_000
+"""Users whose presence has changed and whose rooms are still to be read. Changes of more users are dropped."""
 
 
 class Signals:
-    """Gives typing and presence to those of the followers that want them, for the rooms that they follow.
+    """Gives typing and presence to the followers that want them, for the rooms that they follow.
 
-    The subscriptions are made with the first that wants them, and given up with the last.
+    The subscriptions are made with the first such follower, and end with the last.
     """
 
-    def __init__(self, subscriptions: Subscriptions, readers: Readers, rooms: FollowedRooms) -> None:
+    def __init__(self, subscriptions: Subscriptions, memberships: Memberships, rooms: FollowedRooms) -> None:
         self._subscriptions = subscriptions
-        self._readers = readers
+        self._memberships = memberships
         self._rooms = rooms
-        self._typing: dict[UUID, dict[Place, None]] = {}
-        self._typing_bells: dict[UUID, CallbackSubscription] = {}
+        self._typing: dict[UUID, dict[FollowedPosition, None]] = {}
+        self._typing_subscriptions: dict[UUID, CallbackSubscription] = {}
         self._watchers = 0
-        self._presence_bell: CallbackSubscription | None = None
+        self._presence_subscription: CallbackSubscription | None = None
         self._changes: dict[UUID, PresenceChanged] = {}  # the newest of each user
-        self._looking: asyncio.Task[None] | None = None
+        self._has_changes = asyncio.Event()
+        self._notifying = BackgroundTask("notifying followers of presence", self._notify)
 
-    def enter(self, follower: Follower) -> None:
-        """The follower is there now."""
-        if follower.wants_presence:
-            self._watchers += 1
-            if self._presence_bell is None:
-                self._presence_bell = self._subscriptions.subscribe_soon_with(
-                    PRESENCE_CHANNEL, self._hear_presence
-                )
-
-    def leave(self, follower: Follower) -> None:
-        """The follower that has entered is gone."""
-        if follower.wants_presence:
-            self._watchers -= 1
-            if not self._watchers and self._presence_bell is not None:
-                self._presence_bell.unsubscribe()
-                self._presence_bell = None
-
-    def begin(self, place: Place) -> None:
-        """A follower follows a room."""
-        room_id = place.room.id
-        if place.follower.wants_typing:
-            self._typing.setdefault(room_id, {})[place] = None
-            if room_id not in self._typing_bells:
-                hear = partial(self._hear_typing, room_id)
-                bell = self._subscriptions.subscribe_soon_with(typing_channel(room_id), hear)
-                self._typing_bells[room_id] = bell
-
-    def end(self, place: Place) -> None:
-        """And does no more."""
-        places = self._typing.get(place.room.id, {})
-        places.pop(place, None)
-        if place.follower.wants_typing and not places:
-            self._typing.pop(place.room.id, None)
-            if bell := self._typing_bells.pop(place.room.id, None):
-                bell.unsubscribe()
+    def start(self) -> None:
+        self._notifying.start()
 
     async def close(self) -> None:
-        """Tell no more."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        await self._notifying.close()
 
-    def _hear_typing(self, room_id: UUID, heard: Received) -> None:
-        if isinstance(heard, Gap):
-            return  # a client lets typing fade by itself
-        event = TypingChanged.from_json(room_id, heard)
+    def enter(self, inbox: Inbox) -> None:
+        """A follower has entered."""
+        if inbox.wants_presence:
+            self._watchers += 1
+            if self._presence_subscription is None:
+                self._presence_subscription = self._subscriptions.subscribe_soon_with(
+                    PRESENCE_CHANNEL, self._receive_presence
+                )
+
+    def leave(self, inbox: Inbox) -> None:
+        """A follower that had entered is closed."""
+        if inbox.wants_presence:
+            self._watchers -= 1
+            if not self._watchers and self._presence_subscription is not None:
+                self._presence_subscription.unsubscribe()
+                self._presence_subscription = None
+
+    def follow(self, followed: FollowedPosition) -> None:
+        """A follower has a position in a room."""
+        room_id = followed.room.id
+        if followed.inbox.wants_typing:
+            self._typing.setdefault(room_id, {})[followed] = None
+            if room_id not in self._typing_subscriptions:
+                receive = partial(self._receive_typing, room_id)
+                subscription = self._subscriptions.subscribe_soon_with(typing_channel(room_id), receive)
+                self._typing_subscriptions[room_id] = subscription
+
+    def unfollow(self, followed: FollowedPosition) -> None:
+        """The position has ended."""
+        room_id = followed.room.id
+        positions = self._typing.get(room_id, {})
+        positions.pop(followed, None)
+        if followed.inbox.wants_typing and not positions:
+            self._typing.pop(room_id, None)
+            if subscription := self._typing_subscriptions.pop(room_id, None):
+                subscription.unsubscribe()
+
+    def _receive_typing(self, room_id: UUID, received: Received) -> None:
+        if isinstance(received, Gap):
+            return  # a client lets typing expire by itself
+        event = TypingChanged.from_json(room_id, received)
         if event is not None:
-            for place in tuple(self._typing.get(room_id, ())):
-                # Who is behind may have been removed further on, and would hear of now among what is long past.
-                if place in place.room.live:
-                    place.follower.signal(event)
+            for followed in tuple(self._typing.get(room_id, ())):
+                # A follower that is behind may have been removed further on, and reads what is long past.
+                if followed in followed.room.live:
+                    followed.inbox.offer(event)
 
-    def _hear_presence(self, heard: Received) -> None:
-        if isinstance(heard, Gap):
+    def _receive_presence(self, received: Received) -> None:
+        if isinstance(received, Gap):
             return
-        event = PresenceChanged.from_json(heard)
-        if event is None or (len(self._changes) >= MOST_WAITING and event.user_id not in self._changes):
+        event = PresenceChanged.from_json(received)
+        if event is None or (len(self._changes) >= MAX_WAITING and event.user_id not in self._changes):
             return
         self._changes[event.user_id] = event
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._tell(), name="hubbub: tell who comes and goes")
+        self._has_changes.set()
 
-    async def _tell(self) -> None:
-        """To those who share a room with them. What comes while PostgreSQL is away is not told."""
-        while self._changes:
-            changes, self._changes = self._changes, {}
-            user_ids = list(changes)
-            for start in range(0, len(user_ids), TOGETHER):
-                try:
-                    pairs = await self._readers.rooms_of_all(user_ids[start : start + TOGETHER])
-                except Unavailable as error:
-                    logger.info("followers were not told who came and went: %s", error)
-                    continue
-                self._tell_rooms(pairs, changes)
+    async def _notify(self) -> None:
+        """Deliver changes of presence to the followers that share a room with the user.
 
-    def _tell_rooms(self, pairs: Iterable[tuple[UUID, UUID]], changes: dict[UUID, PresenceChanged]) -> None:
-        told: dict[UUID, set[Follower]] = {}
+        Changes that come while PostgreSQL is unavailable are not delivered.
+        """
+        await self._has_changes.wait()
+        self._has_changes.clear()
+        changes, self._changes = self._changes, {}
+        user_ids = list(changes)
+        for start in range(0, len(user_ids), USERS_PER_STATEMENT):
+            try:
+                pairs = await self._memberships.pairs(user_ids[start : start + USERS_PER_STATEMENT])
+            except Unavailable as error:
+                logger.info("followers were not notified of presence: %s", error)
+                continue
+            self._deliver(pairs, changes)
+
+    def _deliver(self, pairs: Iterable[tuple[UUID, UUID]], changes: dict[UUID, PresenceChanged]) -> None:
+        recipients: dict[UUID, set[Inbox]] = {}
         for user_id, room_id in pairs:
             room = self._rooms.get(room_id)
             if room is not None:
-                told.setdefault(user_id, set()).update(_wanting(room))
-        for user_id, followers in told.items():
-            for follower in followers:
-                follower.signal(changes[user_id])
+                recipients.setdefault(user_id, set()).update(_presence_recipients(room))
+        for user_id, inboxes in recipients.items():
+            for inbox in inboxes:
+                inbox.offer(changes[user_id])
 
 
-def _wanting(room: FollowedRoom) -> Iterable[Follower]:
-    """Who hears of the presence of members: also who is behind, unless they were removed further on in the log."""
-    followers = (place.follower for place in room.places)
-    return (one for one in followers if one.wants_presence and one.user_id not in room.gone)
+def _presence_recipients(room: FollowedRoom) -> Iterable[Inbox]:
+    """Also followers that are behind, unless their user was removed further on in the log."""
+    inboxes = (followed.inbox for followed in room.positions)
+    return (one for one in inboxes if one.wants_presence and one.user_id not in room.left_users)

@@ -1,0 +1,153 @@
+"""Announcements: messages on Redis that tell other processes that a log has grown. They may be lost.
+
+On `room:` with the id of a room: `{"from": ..., "messages": [...]}`, the new messages in their order. The list is
+empty when something else has happened, or when the messages are too large: the receiver then reads the log.
+On `memberships`: `{"from": ..., "users": [...]}`, users who joined a room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import msgspec
+from uuid_utils.compat import uuid4
+
+from hubbub.events import NOT_AN_EVENT
+from hubbub.instrumentation import SILENT, Instrumentation
+from hubbub.models import Message
+from hubbub.scheduling import OncePerTurn
+
+if TYPE_CHECKING:
+    from hubbub.redis import Connection, Outcome
+
+logger = logging.getLogger("hubbub.feed")
+
+MEMBERSHIPS_CHANNEL: Final = "memberships"
+
+MAX_BYTES: Final = 64 * 1024
+"""The largest payload. Redis keeps a copy per subscribed process until it is sent, and cuts off a process that is
+slow to take them. Three messages of the greatest length in ASCII fit, or a few hundred usual ones."""
+MAX_MESSAGES: Final = 100
+"""The most messages in one payload. It bounds what one announcement costs a receiver in one step of its loop."""
+MAX_PUBLISHING: Final = 8
+"""Batches of PUBLISH that wait for an answer at a time. Beyond them the announcements of a room become one, which
+bounds what waits while Redis is slow."""
+DEADLINE_SECONDS: Final = 1.0
+"""As long as the default heartbeat. By then followers have found the change by themselves."""
+
+
+def room_channel(room_id: UUID) -> str:
+    """The channel for announcements of this room's log."""
+    return f"room:{room_id}"
+
+
+class LogGrew(msgspec.Struct, frozen=True, rename={"origin": "from"}):
+    """The log of a room has grown, by these messages or by something else."""
+
+    origin: str
+    messages: list[Message]
+
+
+class UsersJoined(msgspec.Struct, frozen=True, rename={"origin": "from"}):
+    """These users joined a room."""
+
+    origin: str
+    users: list[UUID]
+
+
+_decode_log_grew = msgspec.json.Decoder(LogGrew).decode
+_decode_users_joined = msgspec.json.Decoder(UsersJoined).decode
+
+
+class Announcements:
+    """Announces what this process committed, and decodes what other processes announced."""
+
+    def __init__(self, connection: Connection, instrumentation: Instrumentation = SILENT) -> None:
+        self._connection = connection
+        self._instrumentation = instrumentation
+        self._origin = uuid4().hex[:12]
+        self._own_prefix = f'{{"from":"{self._origin}"'.encode()
+        self._rooms: dict[UUID, list[Message] | None] = {}  # None: the log has to be read
+        self._users: dict[UUID, None] = {}
+        self._publish = OncePerTurn(self._publish_all)
+        self._publishing = 0
+
+    def message_sent(self, message: Message) -> None:
+        """Announce the message. Neither waits nor raises."""
+        messages = self._rooms.setdefault(message.room_id, [])
+        if messages is not None and len(messages) < MAX_MESSAGES:
+            messages.append(message)
+        else:
+            self._rooms[message.room_id] = None
+        self._request_publish()
+
+    def room_touched(self, room_id: UUID) -> None:
+        """Announce that the log of the room has to be read. Neither waits nor raises."""
+        self._rooms[room_id] = None
+        self._request_publish()
+
+    def users_joined(self, user_ids: Iterable[UUID]) -> None:
+        """Announce that these users joined a room. Neither waits nor raises."""
+        self._users |= dict.fromkeys(user_ids)
+        self._request_publish()
+
+    def messages_in(self, payload: bytes) -> list[Message] | None:
+        """The messages that another process announced, or none for another change; None if this process did."""
+        if payload.startswith(self._own_prefix):
+            return None
+        try:
+            messages = _decode_log_grew(payload).messages
+        except NOT_AN_EVENT:
+            return []
+        return messages if all(map(_is_possible, messages)) else []
+
+    def users_in(self, payload: bytes) -> list[UUID]:
+        """The users who joined a room as another process announced."""
+        if payload.startswith(self._own_prefix):
+            return []
+        try:
+            return _decode_users_joined(payload).users
+        except NOT_AN_EVENT:
+            return []
+
+    def _request_publish(self) -> None:
+        if self._publishing < MAX_PUBLISHING:
+            self._publish.request()
+
+    def _publish_all(self) -> None:
+        rooms, self._rooms = self._rooms, {}
+        users, self._users = self._users, {}
+        commands = [
+            ("PUBLISH", room_channel(room_id), self._encode(messages)) for room_id, messages in rooms.items()
+        ]
+        if users:
+            joined = UsersJoined(self._origin, list(users))
+            commands.append(("PUBLISH", MEMBERSHIPS_CHANNEL, msgspec.json.encode(joined)))
+        self._publishing += 1
+        answers = self._connection.execute_many(commands, deadline_seconds=DEADLINE_SECONDS)
+        answers.add_done_callback(partial(self._published, len(commands)))
+
+    def _encode(self, messages: list[Message] | None) -> bytes:
+        payload = msgspec.json.encode(LogGrew(self._origin, messages or []))
+        if len(payload) > MAX_BYTES:
+            return msgspec.json.encode(LogGrew(self._origin, []))
+        return payload
+
+    def _published(self, number: int, answers: asyncio.Future[list[Outcome]]) -> None:
+        self._publishing -= 1
+        error = None if answers.cancelled() else answers.exception()
+        if error is not None:
+            logger.info("announcements of grown logs were lost: %s", error)
+        self._instrumentation.published(number, is_lost=error is not None)
+        if self._rooms or self._users:
+            self._request_publish()
+
+
+def _is_possible(message: Message) -> bool:
+    """Whether a log can hold it. Any program that reaches Redis can publish on these channels."""
+    return 0 < message.seq < 2**63 and message.created_at.tzinfo is not None

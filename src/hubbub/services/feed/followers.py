@@ -1,0 +1,462 @@
+"""The followers of this process: which rooms they follow, and the iteration that delivers their events.
+
+    new --async with--> entered: a position in each room --the block, the hub or the iteration ends--> closed
+
+A follower gets a position in each room that its user joins meanwhile, and loses it when the user leaves.
+`rooms.py` shows how a position moves between behind and live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Self
+from uuid import UUID
+
+from hubbub.commits import Commits, MembersJoined
+from hubbub.errors import NotAMember, NotFound, Unavailable
+from hubbub.events import FeedEvent, MemberJoined, MemberLeft, RoomGone
+from hubbub.positions import NOT_SEEN, Position
+from hubbub.redis import Gap
+from hubbub.repositories.messages import Entry, Logs
+from hubbub.services.feed.announcements import Announcements
+from hubbub.services.feed.memberships import MemberRoom, Memberships
+from hubbub.services.feed.rooms import FollowedPosition, FollowedRooms, Inbox
+from hubbub.services.feed.signals import Signals
+
+if TYPE_CHECKING:
+    from hubbub.models import ResyncReason
+    from hubbub.postgres import Executor
+    from hubbub.redis import Received
+
+logger = logging.getLogger("hubbub.feed")
+
+LOG_PAGE: Final = 200
+"""Entries that a follower reads at a time. It waits for them alone, so the page is smaller than that of a room."""
+RETRY_SECONDS: Final = (0.1, 0.5)
+"""The pause before a follower reads again while PostgreSQL is unavailable: a random time between these, as many
+followers wait at once."""
+REMEMBERED_ENDS: Final = 1_000
+"""The rooms of which a follower remembers where its user left: a follower may live long and see many rooms."""
+ABSENT_LOOKUPS: Final = 2
+"""Lookups without a membership that a live position outlasts. The first answer may be older than the position.
+After the second the log is read, which has the leaving. If it has not, the third lookup ends the position."""
+LONGEST_ABSENCE: Final = 1_000
+"""Entries of a log. A user who was away for longer begins with the newest joining, without visits in between that
+this process did not notice."""
+DIGESTS_PER_STATEMENT: Final = 1_000
+"""Users whose rooms are compared by digest at each heartbeat, in one statement."""
+USERS_PER_STATEMENT: Final = 100
+"""Users whose rooms are read again in one statement, before the heads of rooms have their turn."""
+POSITIONS_PER_STATEMENT: Final = 2_000
+"""The positions that these users may have: all of them are updated in one step of the event loop."""
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
+class Follower:
+    """Iterate over it for what happens in the rooms of a user; `async with` begins and ends it.
+
+    Of each room it gives every entry of the log from the starting point on, in order, each once. One reader at a
+    time. The iteration ends when the block or the hub does. At most `limit` events wait to be read; later ones are
+    read from PostgreSQL once there is space again: a slow reader misses nothing and costs no memory.
+    """
+
+    _followers: Followers
+    inbox: Inbox
+    after: Mapping[UUID, Position]
+    rooms: Collection[UUID] | None
+    positions: dict[UUID, FollowedPosition] = field(default_factory=dict)
+    digest: int | None = None
+    """The digest of the user's rooms while there is a position in each that is wanted; else None."""
+    ended: int = 0
+    """How many positions have ended."""
+    ended_at: dict[UUID, Position] = field(default_factory=dict)
+    """Where they ended, by room."""
+    has_entered: bool = False
+    """Whether it has its starting positions. Until then it gets no others."""
+    missed_update: bool = False
+    """Whether the user's rooms changed before that."""
+    is_closed: bool = False
+    _has_reader: bool = False
+    _reading: asyncio.Timeout | None = None
+    _events: deque[FeedEvent] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._events = self.inbox.events
+
+    @property
+    def user_id(self) -> UUID:
+        return self.inbox.user_id
+
+    async def __aenter__(self) -> Self:
+        if self.has_entered or self.is_closed:
+            raise RuntimeError("a follower is entered once")
+        try:
+            await self._followers.enter(self)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Follow no more, at once. Idempotent."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        for followed in tuple(self.positions.values()):
+            followed.end()
+        self._events.clear()
+        self._followers.leave(self)
+        self.inbox.wake()
+        if self._reading is not None:
+            self._reading.reschedule(
+                0
+            )  # in the past: PostgreSQL may be frozen, and its answer is no longer needed
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> FeedEvent:
+        if not self._events:
+            await self._fill()
+        self.inbox.instrumentation.delivered()
+        return self._events.popleft()
+
+    async def _fill(self) -> None:
+        """Return in the same step in which there is an event."""
+        if self._has_reader:
+            raise RuntimeError("a follower has one reader at a time")
+        self._has_reader = True
+        try:
+            while not self._events:
+                if self.is_closed:
+                    raise StopAsyncIteration
+                if not self.has_entered:
+                    raise RuntimeError("a follower is entered by `async with` before it is iterated over")
+                if self.inbox.behind:
+                    await self._read_on(next(iter(self.inbox.behind)))
+                else:
+                    await self.inbox.wait()
+        finally:
+            self._has_reader = False
+
+    async def _read_on(self, followed: FollowedPosition) -> None:
+        """Read the next page for a position that is behind, unless the follower is closed meanwhile."""
+        try:
+            async with asyncio.timeout(None) as self._reading:
+                await self._try_to_read(followed)
+        except TimeoutError:
+            pass  # closed
+        finally:
+            self._reading = None
+
+    async def _try_to_read(self, followed: FollowedPosition) -> None:
+        """Nothing is lost while PostgreSQL is unavailable: the position stays where it is."""
+        try:
+            await self._read_page(followed)
+        except NotFound:
+            if followed in self.inbox.behind:
+                followed.end_without_entry()
+        except Unavailable as error:
+            if not error.retryable:
+                raise
+            logger.info("reading the log again after: %s", error)
+            await asyncio.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311 - jitter, not a secret
+
+    async def _read_page(self, followed: FollowedPosition) -> None:
+        rooms, inbox, asked = self._followers.rooms, self.inbox, followed.position
+        reading = await rooms.read(followed.room.id, asked, min(LOG_PAGE, inbox.limit))
+        head = await rooms.head(followed.room) if reading.is_rewound else None
+        if followed not in inbox.behind or followed.position is not asked:
+            return  # it was moved meanwhile: this page is not the next one
+        if head is not None:
+            followed.resync(head, "rewound")
+        space = max(inbox.limit - len(inbox.events), 0)  # other rooms have put events there meanwhile
+        for entry in reading.entries[:space]:
+            self._take(followed, entry)
+        if len(reading.entries) <= space:
+            followed.skip_to(reading.end)
+        inbox.behind.pop(followed, None)  # to the end of the queue, so that each room that is behind has its turn
+        followed.catch_up()
+
+    def _take(self, followed: FollowedPosition, entry: Entry) -> None:
+        event = entry.event
+        followed.position = entry.position
+        if followed.is_away and isinstance(event, MemberJoined) and event.user_id == self.user_id:
+            followed.is_away = False
+        if followed.is_away:
+            return
+        self.inbox.put(event)
+        if isinstance(event, MemberLeft) and event.user_id == self.user_id:
+            followed.is_away = True
+
+    def wants(self, room_id: UUID) -> bool:
+        return self.rooms is None or room_id in self.rooms
+
+    def position_ended(self, followed: FollowedPosition) -> None:
+        """Forget a position that has ended."""
+        if self.positions.pop(followed.room.id, None) is not None:
+            self.digest = None
+            self.ended += 1
+            self.ended_at[followed.room.id] = followed.position
+            if len(self.ended_at) > REMEMBERED_ENDS:
+                del self.ended_at[next(iter(self.ended_at))]
+            self._followers.signals.unfollow(followed)
+            self._followers.rooms.leave(followed)
+
+
+class Followers:
+    """Gives each follower a position in each of the rooms of its user, also in those that the user joins later.
+
+    A join is announced. A lost announcement is found by a digest of each user's rooms: 1,000 users at a heartbeat,
+    and all users after the subscription was interrupted.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        rooms: FollowedRooms,
+        signals: Signals,
+        *,
+        logs: Logs,
+        memberships: Memberships,
+        announcements: Announcements,
+        has_work: Callable[[], None],
+        at_most_behind: int,
+    ) -> None:
+        """`has_work` is called when there are users to look at now. It must not wait."""
+        self._executor = executor
+        self._logs = logs
+        self._memberships = memberships
+        self.rooms = rooms
+        self.signals = signals
+        self._announcements = announcements
+        self._has_work = has_work
+        self._at_most_behind = at_most_behind
+        self._users: dict[UUID, dict[Follower, None]] = {}
+        self._changed: dict[UUID, None] = {}  # users whose rooms have to be read again
+        self._round: deque[UUID] = deque()  # users whose digests are still to be compared in this round
+        self._due = 0  # how many of them in the next `compare`, or in those that follow it at once
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Close all followers. None is entered from now on."""
+        self._is_closed = True
+        for follower in [one for followers in self._users.values() for one in followers]:
+            follower.close()
+
+    async def enter(self, follower: Follower) -> None:
+        """Put the follower at its starting positions. Raises: NotAMember, Unavailable."""
+        if self._is_closed:
+            raise Unavailable("hub", "it is closed", retryable=False)
+        deadline = self._executor.deadline()
+        self._users.setdefault(follower.user_id, {})[follower] = None
+        member_of = (await self._memberships.rooms_of([follower.user_id], deadline=deadline))[follower.user_id]
+        wanted = {room.room_id: room for room in member_of if follower.wants(room.room_id)}
+        for room_id in follower.rooms or ():
+            if room_id not in wanted:
+                raise NotAMember(room_id, follower.user_id)
+        resyncs = await self._resyncs(
+            {room: at for room, at in follower.after.items() if room in wanted}, deadline
+        )
+        left = await self._left_at_cursor(follower, wanted.values(), deadline)
+        if follower.is_closed:
+            return
+        for room_id in follower.after:
+            if room_id not in wanted:  # the user has left it meanwhile, or it was deleted
+                follower.inbox.put(RoomGone(room_id))
+        for room_id, room in wanted.items():
+            start = follower.after.get(room_id, Position(room.last_seq, NOT_SEEN))
+            followed = self._open(follower, room, start)
+            if room_id in resyncs:
+                followed.resync(*resyncs[room_id])
+            if room_id in left and room_id not in resyncs:
+                followed.read_to_next_joining()
+            else:
+                followed.catch_up()
+        digest = member_of[0].digest if member_of else 0
+        follower.digest = digest if follower.positions.keys() == wanted.keys() else None
+        follower.has_entered = True
+        self.signals.enter(follower.inbox)
+        if follower.missed_update:
+            self.read_rooms_of([follower.user_id])
+
+    async def _left_at_cursor(self, follower: Follower, rooms: Iterable[MemberRoom], deadline: float) -> set[UUID]:
+        """The rooms that the user had left at the cursor, and has joined again since."""
+        before = {
+            room.room_id: follower.after[room.room_id].seq
+            for room in rooms
+            if room.room_id in follower.after and 0 < follower.after[room.room_id].seq < room.joined_seq
+        }
+        return await self._memberships.left_at(follower.user_id, before, deadline=deadline) if before else set()
+
+    async def _resyncs(
+        self, after: Mapping[UUID, Position], deadline: float
+    ) -> dict[UUID, tuple[Position, ResyncReason]]:
+        """The heads of the rooms that cannot be read on from these positions, and why not."""
+        seen = {room_id: position.seq for room_id, position in after.items() if position.seq > 0}
+        reasons: dict[UUID, ResyncReason] = {}
+        for found in await self._logs.heads(seen, deadline=deadline) if seen else ():
+            if not found.holds(after[found.room_id]):
+                reasons[found.room_id] = "rewound"
+            elif after[found.room_id].seq < found.last_seq - self._at_most_behind:
+                reasons[found.room_id] = "too_far_behind"
+        heads = await self._logs.heads(dict.fromkeys(reasons), deadline=deadline) if reasons else ()
+        return {
+            head.room_id: (head.position, reasons[head.room_id]) for head in heads if head.position is not None
+        }
+
+    def _open(self, follower: Follower, member_of: MemberRoom, start: Position) -> FollowedPosition:
+        room = self.rooms.open(member_of.room_id, member_of.last_seq)
+        followed = FollowedPosition(follower.inbox, room, start, follower.position_ended)
+        follower.positions[room.id] = followed
+        room.positions[followed] = None
+        self.signals.follow(followed)
+        return followed
+
+    def leave(self, follower: Follower) -> None:
+        """Forget a follower that is closed."""
+        if follower.has_entered:
+            self.signals.leave(follower.inbox)
+        followers = self._users.get(follower.user_id)
+        if followers is not None:
+            followers.pop(follower, None)
+            if not followers:
+                del self._users[follower.user_id]
+
+    # Rooms that are joined later, and memberships that end without an entry.
+
+    def register(self, commits: Commits) -> None:
+        """Follow the rooms that users join in this process, and announce it to other processes."""
+        commits.on(MembersJoined, self._members_joined)
+
+    def _members_joined(self, change: MembersJoined) -> None:
+        self.read_rooms_of(change.user_ids)
+        self._announcements.users_joined(change.user_ids)
+
+    def receive(self, received: Received) -> None:
+        """Take an announcement of another process."""
+        if isinstance(received, Gap):
+            self._round = deque(self._users)
+            self._due = len(self._round)
+            self._has_work()
+        else:
+            self.read_rooms_of(self._announcements.users_in(received))
+
+    def read_rooms_of(self, user_ids: Iterable[UUID]) -> None:
+        """Read the rooms of these users again in the next `compare`, which is now."""
+        changed = [user_id for user_id in user_ids if user_id in self._users]
+        if changed:
+            self._changed |= dict.fromkeys(changed)
+            self._has_work()
+
+    def check_some(self) -> None:
+        """Compare the digests of some of the users, the next in turn, in the next `compare`."""
+        if not self._round:
+            self._round = deque(self._users)
+        self._due = max(self._due, min(DIGESTS_PER_STATEMENT, len(self._round)))
+
+    async def compare(self) -> None:
+        """Find users who are in other rooms than before, and follow them there; of many, the first.
+
+        Raises: Unavailable.
+        """
+        if self._due > 0:
+            users = [self._round.popleft() for _ in range(min(DIGESTS_PER_STATEMENT, len(self._round)))]
+            self._due = self._due - len(users) if users else 0
+            try:
+                await self._compare_digests(users)
+            except Unavailable:
+                self._round.extendleft(users)
+                raise
+        users = self._next_changed()
+        try:
+            await self.update(users)
+        except Unavailable:
+            self._changed |= dict.fromkeys(users)
+            raise
+        if self._due > 0 or self._changed:
+            self._has_work()
+
+    async def _compare_digests(self, user_ids: list[UUID]) -> None:
+        digests = await self._memberships.digests(user_ids) if user_ids else {}
+        for user_id, digest in digests.items():
+            if any(one.has_entered and one.digest != digest for one in self._users.get(user_id, ())):
+                self._changed[user_id] = None
+
+    def _next_changed(self) -> list[UUID]:
+        """The next users in turn, at least one if there is one."""
+        users: list[UUID] = []
+        positions = 0
+        while self._changed and len(users) < USERS_PER_STATEMENT and positions < POSITIONS_PER_STATEMENT:
+            user_id = next(iter(self._changed))
+            del self._changed[user_id]
+            users.append(user_id)
+            positions += sum(len(follower.positions) for follower in self._users.get(user_id, ()))
+        return users
+
+    async def update(self, user_ids: list[UUID]) -> None:
+        """Read the rooms of the users, and give their followers positions in these alone. Raises: Unavailable."""
+        followers = [follower for user_id in user_ids for follower in self._users.get(user_id, ())]
+        ended = {follower: follower.ended for follower in followers if follower.has_entered}
+        rooms = await self._memberships.rooms_of(user_ids) if followers else {}
+        for user_id, member_of in rooms.items():
+            self._update_user(user_id, {room.room_id: room for room in member_of}, ended)
+
+    def _update_user(
+        self, user_id: UUID, member_of: Mapping[UUID, MemberRoom], ended: Mapping[Follower, int]
+    ) -> None:
+        digest = next((room.digest for room in member_of.values()), 0)
+        for follower in tuple(self._users.get(user_id, ())):
+            if follower not in ended:
+                if follower.has_entered:  # meanwhile, perhaps by an older answer than this one
+                    self._changed[user_id] = None
+                follower.missed_update = True
+                continue
+            wanted = {room_id: room for room_id, room in member_of.items() if follower.wants(room_id)}
+            self._end_absent(follower, wanted)
+            self._open_joined(follower, wanted.values(), ended[follower])
+            follower.digest = digest if follower.positions.keys() == wanted.keys() else None
+
+    def _end_absent(self, follower: Follower, member_of: Mapping[UUID, MemberRoom]) -> None:
+        """Look for positions in rooms that the user is not in.
+
+        Usually the log is about to show the leaving. Where it does not, because the account was deleted by SQL, a
+        later lookup ends the position.
+        """
+        absent = follower.positions.keys() - member_of.keys()
+        for followed in [follower.positions[room_id] for room_id in absent]:
+            if followed in follower.inbox.behind:
+                continue  # it reads the log, which may be of more than one visit
+            if followed.times_absent >= ABSENT_LOOKUPS and not followed.room.is_behind:
+                followed.end_without_entry()
+            else:
+                followed.times_absent += 1
+                followed.room.read_log()
+        for room_id in follower.positions.keys() & member_of.keys():
+            followed = follower.positions[room_id]
+            followed.times_absent, followed.joined_seq = 0, member_of[room_id].joined_seq
+
+    def _open_joined(self, follower: Follower, wanted: Iterable[MemberRoom], ended: int) -> None:
+        """Open positions in the rooms that the user has joined."""
+        for room in wanted:
+            if room.room_id in follower.positions:
+                continue
+            # The user's own joining is the first event, where its seq is known.
+            start = room.joined_seq - 1 if room.joined_seq else room.last_seq
+            if follower.ended != ended:
+                # Perhaps in this room, after the memberships were read: then this joining was delivered before.
+                self._changed[follower.user_id] = None
+                return
+            ended_at = follower.ended_at.pop(room.room_id, None)
+            if ended_at is not None and start - ended_at.seq <= LONGEST_ABSENCE:
+                self._open(follower, room, ended_at).read_to_next_joining()
+            else:
+                self._open(follower, room, Position(start, NOT_SEEN)).catch_up()

@@ -1,0 +1,116 @@
+"""The memberships of many users at a time, as followers need them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from hubbub.postgres import Executor, Statement
+
+
+class MemberRoom(NamedTuple):
+    """A room that a user is a member of, with the head of its log."""
+
+    user_id: UUID
+    room_id: UUID
+    last_seq: int
+    joined_seq: int
+    """The seq at which the membership began; 0 for a membership that is older than this column."""
+    digest: int
+    """A digest of all rooms of the user. It changes with the set of rooms."""
+
+
+class Memberships:
+    """Reads the rooms that users are members of."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    _ROOMS_OF = Statement(
+        "memberships.rooms_of",
+        MemberRoom,
+        """
+        SELECT
+            room_users.user_id,
+            room_users.room_id,
+            rooms.last_seq,
+            room_users.joined_seq,
+            bit_xor(uuid_hash_extended(room_users.room_id, 0)) OVER (PARTITION BY room_users.user_id) AS digest
+        FROM room_users
+        JOIN rooms ON rooms.id = room_users.room_id
+        WHERE room_users.user_id = ANY($1::uuid[])
+        """,
+    )
+
+    async def rooms_of(
+        self, user_ids: Sequence[UUID], *, deadline: float | None = None
+    ) -> dict[UUID, list[MemberRoom]]:
+        """The rooms of each of the users."""
+        rooms: dict[UUID, list[MemberRoom]] = {user_id: [] for user_id in user_ids}
+        for room in await self._executor.fetch_all(self._ROOMS_OF, user_ids, deadline=deadline):
+            rooms[room.user_id].append(room)
+        return rooms
+
+    _PAIRS = Statement(
+        "memberships.pairs",
+        lambda user_id, room_id: (user_id, room_id),
+        """
+        SELECT user_id, room_id
+        FROM room_users
+        WHERE user_id = ANY($1::uuid[])
+        """,
+    )
+
+    async def pairs(self, user_ids: Sequence[UUID]) -> list[tuple[UUID, UUID]]:
+        """The rooms of the users, in pairs of user and room."""
+        return await self._executor.fetch_all(self._PAIRS, user_ids)
+
+    _DIGESTS = Statement(
+        "memberships.digests",
+        lambda user_id, digest: (user_id, digest),
+        """
+        SELECT
+            user_id,
+            bit_xor(uuid_hash_extended(room_id, 0)) AS digest
+        FROM room_users
+        WHERE user_id = ANY($1::uuid[])
+        GROUP BY user_id
+        """,
+    )
+
+    async def digests(self, user_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """The digest of each user's rooms; 0 for a user without rooms."""
+        found = dict(await self._executor.fetch_all(self._DIGESTS, user_ids))
+        return {user_id: found.get(user_id, 0) for user_id in user_ids}
+
+    # The user's newest entry decides: after a leaving the user was away. A user without an entry up to the seq had
+    # never been in the room, and reads what was before the first joining.
+    _LEFT_AT = Statement(
+        "memberships.left_at",
+        lambda room_id: room_id,
+        """
+        SELECT cursors.room_id
+        FROM unnest($2::uuid[], $3::bigint[]) AS cursors (room_id, seq)
+        CROSS JOIN LATERAL (
+            SELECT room_events.kind
+            FROM room_events
+            WHERE room_events.room_id = cursors.room_id
+                AND room_events.seq <= cursors.seq
+                AND room_events.user_id = $1
+                AND room_events.kind IN ('joined', 'left')
+            ORDER BY room_events.seq DESC
+            LIMIT 1
+        ) AS latest
+        WHERE latest.kind = 'left'
+        """,
+    )
+
+    async def left_at(
+        self, user_id: UUID, seqs: Mapping[UUID, int], *, deadline: float | None = None
+    ) -> set[UUID]:
+        """The rooms that the user had left at the given seq."""
+        room_ids = await self._executor.fetch_all(
+            self._LEFT_AT, user_id, list(seqs), list(seqs.values()), deadline=deadline
+        )
+        return set(room_ids)
