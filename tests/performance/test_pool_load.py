@@ -11,7 +11,7 @@ import pytest
 
 from hubbub import PostgresSettings, Unavailable
 from hubbub.postgres import Pool, Statement
-from postgres.notes import Watch
+from postgres.notes import Observer
 
 CONNECTIONS = 20
 CALLS = 5
@@ -21,21 +21,21 @@ LOCKED = Statement("test.locked", str, "SELECT pg_advisory_xact_lock_shared(1)::
 
 
 @pytest.fixture
-async def watch(empty_database: PostgresSettings) -> AsyncIterator[Watch]:
-    watch = await Watch.on(empty_database)
-    yield watch
-    await watch.connection.close()
+async def observer(empty_database: PostgresSettings) -> AsyncIterator[Observer]:
+    observer = await Observer.connect(empty_database)
+    yield observer
+    await observer.connection.close()
 
 
 @pytest.fixture
-async def pool(empty_database: PostgresSettings, watch: Watch) -> AsyncIterator[Pool]:
+async def pool(empty_database: PostgresSettings, observer: Observer) -> AsyncIterator[Pool]:
     pool = Pool(replace(empty_database, pool_size=CONNECTIONS, deadline_seconds=60, connect_timeout_seconds=30))
     yield pool
     await pool.close()
 
 
 @pytest.mark.parametrize("callers", [200, 2_000])
-async def test_nobody_starves_and_nothing_leaks(pool: Pool, watch: Watch, callers: int) -> None:
+async def test_nobody_starves_and_nothing_leaks(pool: Pool, observer: Observer, callers: int) -> None:
     tasks_before = asyncio.all_tasks()
     while pool.size < CONNECTIONS:  # to open them takes longer than many calls
         await asyncio.gather(*(pool.fetch_one(PID) for _ in range(CONNECTIONS)))
@@ -56,26 +56,26 @@ async def test_nobody_starves_and_nothing_leaks(pool: Pool, watch: Watch, caller
         rounds[number] += 1
         expected = (rounds[number] - 1) * callers + number
         assert abs(turn - expected) <= 10 * CONNECTIONS
-    assert len(pids) == pool.size == pool.idle == len(await watch.states()) == CONNECTIONS
+    assert len(pids) == pool.size == pool.idle == len(await observer.states()) == CONNECTIONS
     assert asyncio.all_tasks() == tasks_before
 
 
 @pytest.mark.parametrize("callers", [200, 2_000])
 async def test_everybody_is_told_by_the_deadline_and_the_pool_goes_on(
-    empty_database: PostgresSettings, watch: Watch, callers: int
+    empty_database: PostgresSettings, observer: Observer, callers: int
 ) -> None:
     deadline_seconds = 1
     pool = Pool(replace(empty_database, pool_size=CONNECTIONS, deadline_seconds=30))
     await asyncio.gather(*(pool.fetch_one(PID) for _ in range(CONNECTIONS * 5)))
     hurried = Pool(replace(empty_database, pool_size=CONNECTIONS, deadline_seconds=deadline_seconds))
-    await watch.connection.execute("SELECT pg_advisory_lock(1)")
+    await observer.connection.execute("SELECT pg_advisory_lock(1)")
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with asyncio.timeout(30):
         told = await asyncio.gather(*(hurried.fetch_one(LOCKED) for _ in range(callers)), return_exceptions=True)
     assert {type(error) for error in told} == {Unavailable}
     assert loop.time() - began >= deadline_seconds
-    await watch.connection.execute("SELECT pg_advisory_unlock(1)")
+    await observer.connection.execute("SELECT pg_advisory_unlock(1)")
     await pool.close()
     assert hurried.size == hurried.idle
     await hurried.close()

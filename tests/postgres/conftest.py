@@ -7,21 +7,21 @@ import pytest
 
 from hubbub import PostgresSettings
 from hubbub.postgres import Pool
-from postgres.notes import TABLE, Watch
+from postgres.notes import TABLE, Observer
 
 
 @pytest.fixture
-async def watch(empty_database: PostgresSettings) -> AsyncIterator[Watch]:
-    """Looks at the database from outside of the pool. The table `notes` is there."""
-    watch = await Watch.on(empty_database)
-    await watch.connection.execute(TABLE)
-    yield watch
-    await watch.connection.close()
+async def observer(empty_database: PostgresSettings) -> AsyncIterator[Observer]:
+    """Sees the database from outside of the pool. The table `notes` exists."""
+    observer = await Observer.connect(empty_database)
+    await observer.connection.execute(TABLE)
+    yield observer
+    await observer.connection.close()
 
 
 @pytest.fixture
-def small(empty_database: PostgresSettings, watch: Watch) -> PostgresSettings:
-    """A pool of two connections."""
+def small(empty_database: PostgresSettings, observer: Observer) -> PostgresSettings:
+    """The settings of a pool of two connections."""
     return replace(empty_database, pool_size=2)
 
 

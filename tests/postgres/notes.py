@@ -1,14 +1,13 @@
-"""A table for tests of pools and transactions, the statements on it, and a look at the server from outside."""
+"""A table for tests of pools and transactions, the statements on it, and an observer of the server."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
 
 from hubbub import PostgresSettings
-from hubbub.postgres import Executor, Statement, connect
-
-if TYPE_CHECKING:
-    from hubbub.postgres.connection import Connection
+from hubbub.postgres import Executor, Pool, Statement, connect
+from hubbub.postgres.connection import Connection
+from waiting import until, until_it_answers
 
 TABLE = """
     CREATE TABLE notes (
@@ -38,6 +37,9 @@ WRITE_SLOWLY = Statement(
 IDS = Statement("test.ids", int, "SELECT id FROM notes ORDER BY id")
 EMPTY = Statement("test.empty", int, "UPDATE notes SET body = '' WHERE id = $1")
 
+HANG_SECONDS = 3600
+"""A sleep of the server that only a deadline, a cancellation or a lost connection ends."""
+
 
 async def ids(executor: Executor) -> list[int]:
     return await executor.fetch_all(IDS)
@@ -49,15 +51,15 @@ async def pid_of(executor: Executor) -> int:
     return pid
 
 
-class Watch:
-    """A connection beside the pool, that sees what the server sees of the pool's database."""
+class Observer:
+    """A connection beside the pool. It sees what the server sees of the pool's database."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
     @classmethod
-    async def on(cls, settings: PostgresSettings) -> Watch:
-        return cls(await connect(settings, server_settings={"application_name": "watch"}))
+    async def connect(cls, settings: PostgresSettings) -> Observer:
+        return cls(await connect(settings, server_settings={"application_name": "observer"}))
 
     async def states(self) -> list[str]:
         """The state of every other connection to this database: 'active', 'idle', 'idle in transaction'."""
@@ -67,19 +69,18 @@ class Watch:
             FROM pg_stat_activity
             WHERE datname = current_database()
                 AND backend_type = 'client backend'
-                AND application_name <> 'watch'
+                AND application_name <> 'observer'
             """
         )
         return [row["state"] for row in rows]
 
-    async def nobody(self) -> bool:
+    async def sees_no_connection(self) -> bool:
         return not await self.states()
 
-    async def busy(self, count: int = 1) -> bool:
+    async def sees_active(self, count: int = 1) -> bool:
         return (await self.states()).count("active") == count
 
-    async def waits_for_lock(self, count: int = 1) -> bool:
-        """`count` others wait for a lock."""
+    async def sees_lock_waiters(self, count: int = 1) -> bool:
         waiting = await self.connection.fetchval(
             """
             SELECT count(*)
@@ -90,5 +91,29 @@ class Watch:
         )
         return bool(waiting == count)
 
-    async def end(self, pid: int) -> None:
+    async def terminate(self, pid: int) -> None:
         await self.connection.execute("SELECT pg_terminate_backend($1)", pid)
+
+
+async def assert_whole(pool: Pool, observer: Observer, *, connections: int = 2) -> None:
+    """No connection is in use or in a transaction, and the pool serves as many callers at a time as it should."""
+
+    async def at_rest() -> bool:
+        return pool.size == pool.idle and set(await observer.states()) <= {"idle"}
+
+    await until_it_answers(at_rest)
+    barrier = asyncio.Barrier(connections + 1)
+
+    async def use() -> None:
+        async with pool.transaction():
+            await barrier.wait()
+
+    users = [asyncio.create_task(use()) for _ in range(connections)]
+    await until(lambda: barrier.n_waiting == connections)
+    one_more = asyncio.create_task(pool.fetch_one(ONE))
+    await asyncio.wait([one_more], timeout=0.05)
+    assert not one_more.done()
+    await barrier.wait()
+    await asyncio.gather(*users)
+    assert await one_more == 1
+    assert len(await observer.states()) == pool.size == pool.idle == connections

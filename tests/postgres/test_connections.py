@@ -13,6 +13,7 @@ from hubbub import PostgresSettings, Unavailable
 from hubbub.embedded import Servers
 from hubbub.instrumentation import Instrumentation
 from hubbub.postgres import Pool, Statement
+from postgres.faults import frozen
 from postgres.notes import (
     ECHO,
     ONE,
@@ -21,31 +22,31 @@ from postgres.notes import (
     WRITE,
     WRITE_ONCE,
     WRITE_SLOWLY,
-    Watch,
+    Observer,
+    assert_whole,
     ids,
     pid_of,
 )
-from postgres.trouble import eventually, frozen
-from postgres.whole import is_whole
 from reports import reports
+from waiting import until_it_answers
 
 # Serving
 
 
 async def test_connections_are_opened_when_they_are_needed_and_the_last_used_is_next(
-    pool: Pool, watch: Watch
+    pool: Pool, observer: Observer
 ) -> None:
     assert pool.size == 0
     pids = {await pid_of(pool) for _ in range(10)}
-    assert len(pids) == pool.size == len(await watch.states()) == 1
+    assert len(pids) == pool.size == len(await observer.states()) == 1
 
 
-async def test_there_are_never_more_connections_than_the_setting_says(pool: Pool, watch: Watch) -> None:
+async def test_there_are_never_more_connections_than_the_setting_says(pool: Pool, observer: Observer) -> None:
     pid_slowly = Statement("test.pid_slowly", int, "SELECT pg_backend_pid() FROM pg_sleep(0.01)")
     callers = asyncio.gather(*(pool.fetch_one(pid_slowly) for _ in range(50)))
     seen = 0
     while not callers.done():
-        seen = max(seen, len(await watch.states()))
+        seen = max(seen, len(await observer.states()))
     assert len(set(await callers)) == seen == pool.size == pool.idle == 2
 
 
@@ -62,18 +63,20 @@ async def test_callers_are_served_in_the_order_in_which_they_came(small: Postgre
     await pool.close()
 
 
-async def test_idle_connections_are_closed_and_used_ones_are_not(small: PostgresSettings, watch: Watch) -> None:
+async def test_idle_connections_are_closed_and_used_ones_are_not(
+    small: PostgresSettings, observer: Observer
+) -> None:
     pool = Pool(replace(small, idle_timeout_seconds=0.05))
     async with pool.transaction() as tx:
         await asyncio.gather(pool.fetch_one(ONE), tx.fetch_one(ONE))
 
         async def only_the_used_one() -> bool:
-            return await watch.states() == ["idle in transaction"]
+            return await observer.states() == ["idle in transaction"]
 
-        await eventually(only_the_used_one)
+        await until_it_answers(only_the_used_one)
         assert (pool.size, pool.idle) == (1, 0)
         assert await tx.fetch_one(ONE) == 1
-    await eventually(watch.nobody)
+    await until_it_answers(observer.sees_no_connection)
     assert pool.size == 0
     assert await pool.fetch_one(ONE) == 1
     await pool.close()
@@ -92,7 +95,7 @@ async def test_a_wrong_setting_is_told_when_the_pool_opens(small: PostgresSettin
 # Waiting
 
 
-async def test_the_deadline_covers_the_wait_for_a_connection(small: PostgresSettings, watch: Watch) -> None:
+async def test_the_deadline_covers_the_wait_for_a_connection(small: PostgresSettings, observer: Observer) -> None:
     pool = Pool(replace(small, deadline_seconds=0.3))
     async with pool.transaction() as one, pool.transaction() as other:
         await one.fetch_one(ONE)
@@ -102,12 +105,12 @@ async def test_the_deadline_covers_the_wait_for_a_connection(small: PostgresSett
             assert isinstance(late, Unavailable)
             assert not late.outcome_unknown
             assert late.retryable
-    await is_whole(pool, watch)
+    await assert_whole(pool, observer)
     await pool.close()
 
 
 async def test_a_server_process_that_hangs_costs_a_caller_the_deadline(
-    small: PostgresSettings, watch: Watch
+    small: PostgresSettings, observer: Observer
 ) -> None:
     pool = Pool(replace(small, pool_size=1, deadline_seconds=0.3))
     for statement, *args in ((ONE,), (WRITE, 1, "a"), (WRITE_ONCE, 2, 0)):
@@ -122,10 +125,10 @@ async def test_a_server_process_that_hangs_costs_a_caller_the_deadline(
 # Lost connections
 
 
-async def test_idle_connections_that_the_server_ended_are_replaced(pool: Pool, watch: Watch) -> None:
+async def test_idle_connections_that_the_server_ended_are_replaced(pool: Pool, observer: Observer) -> None:
     await asyncio.gather(pool.fetch_one(SLEEP, 0.01), pool.fetch_one(SLEEP, 0.01))
     assert pool.size == 2
-    await watch.connection.execute(
+    await observer.connection.execute(
         """
         SELECT pg_terminate_backend(pid, 10000)
         FROM pg_stat_activity
@@ -134,19 +137,21 @@ async def test_idle_connections_that_the_server_ended_are_replaced(pool: Pool, w
         """
     )
     assert await asyncio.gather(*(pool.fetch_one(ONE) for _ in range(4))) == [1] * 4
-    await is_whole(pool, watch)
+    await assert_whole(pool, observer)
 
 
-async def test_a_pool_survives_a_server_without_a_connection_free(small: PostgresSettings, watch: Watch) -> None:
-    await watch.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT 2")
+async def test_a_pool_survives_a_server_without_a_connection_free(
+    small: PostgresSettings, observer: Observer
+) -> None:
+    await observer.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT 2")
     pool = Pool(small)
     async with pool.transaction():
         for _ in range(3):
             with pytest.raises(Unavailable, match="the server has no connection free") as caught:
                 await pool.fetch_one(ONE)
             assert caught.value.retryable
-    await watch.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT -1")
-    await is_whole(pool, watch)
+    await observer.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT -1")
+    await assert_whole(pool, observer)
     await pool.close()
 
 
@@ -160,8 +165,8 @@ async def test_a_pool_survives_its_server(tmp_path: Path) -> None:
     """Frozen as a whole, then killed, then started again. A server of this test's own."""
     servers = Servers(tmp_path, fsync=False)
     async with servers as settings:
-        watch = await Watch.on(settings.postgres)
-        await watch.connection.execute(TABLE)
+        observer = await Observer.connect(settings.postgres)
+        await observer.connection.execute(TABLE)
         postmaster = postmaster_of(tmp_path)
         pool = Pool(replace(settings.postgres, pool_size=2, deadline_seconds=0.5, connect_timeout_seconds=0.3))
         used = await pid_of(pool)
@@ -173,7 +178,7 @@ async def test_a_pool_survives_its_server(tmp_path: Path) -> None:
         assert await pool.fetch_one(ONE) == 1
 
         slow = [asyncio.create_task(pool.execute(WRITE_SLOWLY, 2, 60)), asyncio.create_task(_held(pool))]
-        await eventually(lambda: watch.busy(2))
+        await until_it_answers(lambda: observer.sees_active(2))
         os.kill(postmaster, SIGKILL)
         lost = await asyncio.gather(*slow, return_exceptions=True)
         assert [type(answer) for answer in lost] == [Unavailable] * 2
@@ -185,7 +190,7 @@ async def test_a_pool_survives_its_server(tmp_path: Path) -> None:
         await pool.execute(WRITE, 4, "a")
         assert set(await ids(pool)) <= {1, 4}
         await pool.close()
-        watch.connection.terminate()
+        observer.connection.terminate()
 
 
 async def _held(pool: Pool) -> None:
@@ -196,11 +201,11 @@ async def _held(pool: Pool) -> None:
 # Closing
 
 
-async def test_a_closed_pool_serves_nobody(pool: Pool, watch: Watch) -> None:
+async def test_a_closed_pool_serves_nobody(pool: Pool, observer: Observer) -> None:
     await pool.fetch_one(ONE)
     await asyncio.gather(pool.close(), pool.close())
     await pool.close()
-    await eventually(watch.nobody)
+    await until_it_answers(observer.sees_no_connection)
     assert pool.size == 0
     with pytest.raises(Unavailable, match="it is closed") as caught:
         await pool.fetch_one(ONE)
@@ -212,7 +217,9 @@ async def test_a_closed_pool_serves_nobody(pool: Pool, watch: Watch) -> None:
         await pool.open()
 
 
-async def test_closing_lets_those_at_work_finish_and_refuses_those_who_wait(pool: Pool, watch: Watch) -> None:
+async def test_closing_lets_those_at_work_finish_and_refuses_those_who_wait(
+    pool: Pool, observer: Observer
+) -> None:
     entered = asyncio.Barrier(3)
     leave = asyncio.Event()
 
@@ -235,11 +242,11 @@ async def test_closing_lets_those_at_work_finish_and_refuses_those_who_wait(pool
     assert {str(error) for error in await asyncio.gather(*waiting, return_exceptions=True)} == {
         "hub: it is closed"
     }
-    await eventually(watch.nobody)
-    assert await watch.connection.fetchval("SELECT count(*) FROM notes") == 2
+    await until_it_answers(observer.sees_no_connection)
+    assert await observer.connection.fetchval("SELECT count(*) FROM notes") == 2
 
 
-async def test_closing_does_not_wait_for_ever(small: PostgresSettings, watch: Watch) -> None:
+async def test_closing_does_not_wait_for_ever(small: PostgresSettings, observer: Observer) -> None:
     pool = Pool(replace(small, deadline_seconds=0.3))
     pid = await pid_of(pool)
     entered = asyncio.Event()
@@ -256,10 +263,10 @@ async def test_closing_does_not_wait_for_ever(small: PostgresSettings, watch: Wa
     assert pool.size == pool.idle == 0 or task.done()
     task.cancel()
     await asyncio.wait([task])
-    await eventually(watch.nobody)
+    await until_it_answers(observer.sees_no_connection)
 
 
-async def test_closing_can_be_cancelled_and_leaves_nothing_open(pool: Pool, watch: Watch) -> None:
+async def test_closing_can_be_cancelled_and_leaves_nothing_open(pool: Pool, observer: Observer) -> None:
     entered = asyncio.Event()
 
     async def block() -> None:
@@ -282,7 +289,7 @@ async def test_closing_can_be_cancelled_and_leaves_nothing_open(pool: Pool, watc
 # Cancellation
 
 
-async def test_a_caller_cancelled_while_waiting_takes_no_place(pool: Pool, watch: Watch) -> None:
+async def test_a_caller_cancelled_while_waiting_takes_no_place(pool: Pool, observer: Observer) -> None:
     async with pool.transaction(), pool.transaction():
         waiting = [asyncio.create_task(pool.fetch_one(ONE)) for _ in range(10)]
         await asyncio.sleep(0)
@@ -291,11 +298,11 @@ async def test_a_caller_cancelled_while_waiting_takes_no_place(pool: Pool, watch
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert answers[1::2] == [1] * 5
     assert {type(answer) for answer in answers[::2]} == {asyncio.CancelledError}
-    await is_whole(pool, watch)
+    await assert_whole(pool, observer)
 
 
 async def test_a_caller_cancelled_in_the_moment_of_its_turn_passes_it_on(
-    small: PostgresSettings, watch: Watch
+    small: PostgresSettings, observer: Observer
 ) -> None:
     pool = Pool(replace(small, pool_size=1))
     async with pool.transaction():
@@ -304,7 +311,7 @@ async def test_a_caller_cancelled_in_the_moment_of_its_turn_passes_it_on(
     waiting[0].cancel()  # its turn has come, and it has not run yet
     await asyncio.wait(waiting)
     assert [task.cancelled() for task in waiting] == [True, False]
-    await is_whole(pool, watch, places=1)
+    await assert_whole(pool, observer, connections=1)
     await pool.close()
 
 
@@ -331,14 +338,14 @@ async def test_a_caller_cancelled_while_connecting_takes_no_place(small: Postgre
 
 
 async def test_a_cancelled_statement_stops_on_the_server_before_its_connection_is_used_again(
-    small: PostgresSettings, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    small: PostgresSettings, observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hubbub.postgres.connection.CANCEL_GRACE_SECONDS", 30)  # the machine may be busy
     pool = Pool(replace(small, pool_size=1))
     pid = await pid_of(pool)
     for call in (pool.fetch_one(SLEEP, 60), pool.execute(WRITE_SLOWLY, 1, 60), pool.fetch_all(SLEEP, 60)):
         task = asyncio.create_task(call)
-        await eventually(watch.busy)
+        await until_it_answers(observer.sees_active)
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
@@ -349,7 +356,7 @@ async def test_a_cancelled_statement_stops_on_the_server_before_its_connection_i
 
 
 async def test_a_cancelled_statement_on_a_process_that_hangs_costs_the_connection(
-    small: PostgresSettings, watch: Watch
+    small: PostgresSettings, observer: Observer
 ) -> None:
     pool = Pool(replace(small, pool_size=1))
     pid = await pid_of(pool)
@@ -362,19 +369,19 @@ async def test_a_cancelled_statement_on_a_process_that_hangs_costs_the_connectio
     await pool.close()
 
 
-async def test_all_tasks_cancelled_at_once_leave_the_pool_whole(pool: Pool, watch: Watch) -> None:
+async def test_all_tasks_cancelled_at_once_leave_the_pool_whole(pool: Pool, observer: Observer) -> None:
     """As a program does that ends: what the pool itself has running is cancelled as well."""
     calls = [asyncio.create_task(pool.fetch_one(SLEEP, 0.5)) for _ in range(4)]
-    await eventually(lambda: watch.busy(2))
+    await until_it_answers(lambda: observer.sees_active(2))
     for _ in range(3):
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         await asyncio.sleep(0)
     await asyncio.wait(calls)
-    await is_whole(pool, watch)
+    await assert_whole(pool, observer)
 
 
-async def test_a_thousand_random_cancellations_leave_the_pool_whole(pool: Pool, watch: Watch) -> None:
+async def test_a_thousand_random_cancellations_leave_the_pool_whole(pool: Pool, observer: Observer) -> None:
     chance = random.Random(11)
     done = 0
 
@@ -405,7 +412,7 @@ async def test_a_thousand_random_cancellations_leave_the_pool_whole(pool: Pool, 
             task.cancel()
         await asyncio.wait(calls)
         assert {type(task.exception()) for task in calls if not task.cancelled()} <= {type(None)}
-    await is_whole(pool, watch)
+    await assert_whole(pool, observer)
     found = await ids(pool)
     assert {number + 10_000 for number in found if number < 10_000 and number % 4 == 0} == {
         number for number in found if number >= 10_000

@@ -8,17 +8,18 @@ import pytest
 
 from hubbub import Conflict, Invalid, PostgresSettings, Unavailable
 from hubbub.postgres import Pool, Statement
+from postgres.faults import Proxy
 from postgres.notes import (
     ECHO,
     SLEEP,
     WRITE,
     WRITE_ONCE,
     WRITE_SLOWLY,
-    Watch,
+    Observer,
     ids,
     pid_of,
 )
-from postgres.trouble import Wire, eventually
+from waiting import until_it_answers
 
 
 async def test_rows_become_models(pool: Pool) -> None:
@@ -70,18 +71,18 @@ async def test_a_value_that_a_column_cannot_hold_is_invalid_and_costs_no_connect
 
 @pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "not prepared"])
 async def test_a_value_that_was_refused_leaves_no_transaction_open(
-    small: PostgresSettings, watch: Watch, prepared: bool
+    small: PostgresSettings, observer: Observer, prepared: bool
 ) -> None:
     """asyncpg refuses it itself, after the server has begun with the statement."""
     pool = Pool(replace(small, prepared_statements=prepared))
     with pytest.raises(Invalid):
         await pool.execute(WRITE, "one", "a")
-    assert await watch.states() == ["idle"]
-    await watch.connection.execute("BEGIN; LOCK TABLE notes IN ACCESS EXCLUSIVE MODE NOWAIT; COMMIT")
+    assert await observer.states() == ["idle"]
+    await observer.connection.execute("BEGIN; LOCK TABLE notes IN ACCESS EXCLUSIVE MODE NOWAIT; COMMIT")
     await pool.close()
 
 
-async def test_prepared_statements_can_be_turned_off(small: PostgresSettings, watch: Watch) -> None:
+async def test_prepared_statements_can_be_turned_off(small: PostgresSettings, observer: Observer) -> None:
     prepared = Statement("test.prepared", int, "SELECT count(*) FROM pg_prepared_statements WHERE NOT from_sql")
     timeout = Statement("test.timeout", str, "SELECT current_setting('statement_timeout')")
     for on, found in ((True, (3, "10s")), (False, (0, "0"))):
@@ -97,7 +98,7 @@ async def test_prepared_statements_can_be_turned_off(small: PostgresSettings, wa
                 await block()
             count = await tx.fetch_one(prepared)
         assert (count, await pool.fetch_one(timeout)) == found
-        await watch.connection.execute("DELETE FROM notes")
+        await observer.connection.execute("DELETE FROM notes")
         await pool.close()
 
 
@@ -105,16 +106,18 @@ async def test_prepared_statements_can_be_turned_off(small: PostgresSettings, wa
 
 
 async def test_the_server_gives_up_on_a_statement_when_its_caller_has(
-    small: PostgresSettings, watch: Watch
+    small: PostgresSettings, observer: Observer
 ) -> None:
     pool = Pool(replace(small, deadline_seconds=0.3))
     with pytest.raises(Unavailable, match=r"no answer|cancelled the statement"):
         await pool.fetch_one(SLEEP, 3600)
-    await eventually(lambda: watch.busy(0))
+    await until_it_answers(lambda: observer.sees_active(0))
     await pool.close()
 
 
-async def test_a_statement_ends_by_the_deadline_of_the_call_that_it_belongs_to(pool: Pool, watch: Watch) -> None:
+async def test_a_statement_ends_by_the_deadline_of_the_call_that_it_belongs_to(
+    pool: Pool, observer: Observer
+) -> None:
     deadline = asyncio.get_running_loop().time() + 0.2
     with pytest.raises(Unavailable, match="no answer"):
         await pool.fetch_one(SLEEP, 60, deadline=deadline)
@@ -126,14 +129,14 @@ async def test_a_statement_ends_by_the_deadline_of_the_call_that_it_belongs_to(p
 
 
 async def test_a_lock_that_is_not_to_be_had_is_waited_for_as_long_as_the_server_is_told(
-    small: PostgresSettings, watch: Watch
+    small: PostgresSettings, observer: Observer
 ) -> None:
-    await watch.connection.execute(f"ALTER DATABASE {small.database} SET lock_timeout = '20ms'")
+    await observer.connection.execute(f"ALTER DATABASE {small.database} SET lock_timeout = '20ms'")
     pool = Pool(small)
     add_x = Statement("test.add_x", int, "UPDATE notes SET body = body || 'x'")
-    await watch.connection.execute("INSERT INTO notes (id, body) VALUES (1, 'a')")
-    async with watch.connection.transaction():
-        await watch.connection.execute("SELECT FROM notes FOR UPDATE")
+    await observer.connection.execute("INSERT INTO notes (id, body) VALUES (1, 'a')")
+    async with observer.connection.transaction():
+        await observer.connection.execute("SELECT FROM notes FOR UPDATE")
         with pytest.raises(Unavailable, match="a lock was not available") as caught:
             await pool.execute(add_x)
     assert (caught.value.retryable, caught.value.outcome_unknown) == (True, False)
@@ -141,7 +144,7 @@ async def test_a_lock_that_is_not_to_be_had_is_waited_for_as_long_as_the_server_
     await pool.close()
 
 
-async def test_two_statements_that_lock_each_other_out_are_both_done(pool: Pool, watch: Watch) -> None:
+async def test_two_statements_that_lock_each_other_out_are_both_done(pool: Pool, observer: Observer) -> None:
     """Each locks one row, waits at a gate until both have, and wants the other's: a deadlock. It is sent again."""
     add_x = Statement(
         "test.add_x",
@@ -155,35 +158,35 @@ async def test_two_statements_that_lock_each_other_out_are_both_done(pool: Pool,
         UPDATE notes SET body = body || 'x' FROM gate WHERE id = $2
         """,
     )
-    await watch.connection.execute("INSERT INTO notes (id, body) VALUES (1, 'a'), (2, 'a')")
-    await watch.connection.execute("SELECT pg_advisory_lock(7)")
+    await observer.connection.execute("INSERT INTO notes (id, body) VALUES (1, 'a'), (2, 'a')")
+    await observer.connection.execute("SELECT pg_advisory_lock(7)")
     both = [asyncio.create_task(pool.execute(add_x, *rows)) for rows in ((1, 2), (2, 1))]
-    await eventually(lambda: watch.waits_for_lock(2))
-    await watch.connection.execute("SELECT pg_advisory_unlock(7)")
+    await until_it_answers(lambda: observer.sees_lock_waiters(2))
+    await observer.connection.execute("SELECT pg_advisory_unlock(7)")
     assert [await one for one in both] == [1, 1]
-    assert [row["body"] for row in await watch.connection.fetch("SELECT body FROM notes")] == ["ax", "ax"]
+    assert [row["body"] for row in await observer.connection.fetch("SELECT body FROM notes")] == ["ax", "ax"]
 
 
 # Lost connections
 
 
-async def test_a_read_whose_connection_is_lost_is_sent_again(pool: Pool, watch: Watch) -> None:
+async def test_a_read_whose_connection_is_lost_is_sent_again(pool: Pool, observer: Observer) -> None:
     pid = await pid_of(pool)
     read = Statement(
         "test.read", int, f"SELECT 1 FROM pg_sleep(CASE pg_backend_pid() WHEN {pid} THEN 60 ELSE 0 END)"
     )
     reading = asyncio.create_task(pool.fetch_one(read))
-    await eventually(watch.busy)
-    await watch.end(pid)
+    await until_it_answers(observer.sees_active)
+    await observer.terminate(pid)
     assert await reading == 1
 
 
-async def test_a_write_is_sent_again_only_where_that_changes_nothing(pool: Pool, watch: Watch) -> None:
+async def test_a_write_is_sent_again_only_where_that_changes_nothing(pool: Pool, observer: Observer) -> None:
     for statement, number in ((WRITE_SLOWLY, 1), (WRITE_ONCE, 2)):
         pid = await pid_of(pool)
         writing = asyncio.create_task(pool.execute(statement, number, 0.3))
-        await eventually(watch.busy)
-        await watch.end(pid)
+        await until_it_answers(observer.sees_active)
+        await observer.terminate(pid)
         if statement.repeatable:
             assert await writing == 1
         else:
@@ -199,32 +202,34 @@ NOTE_ONCE = Statement(
 
 
 async def test_a_write_whose_answer_is_lost_and_that_cannot_be_sent_again_may_have_been_made(
-    small: PostgresSettings, watch: Watch
+    small: PostgresSettings, observer: Observer
 ) -> None:
-    async with Wire(small) as wire:
-        pool = Pool(wire.settings)
+    async with Proxy(small) as proxy:
+        pool = Pool(proxy.settings)
         await pool.execute(NOTE_ONCE, 1, "first")
-        wire.lose_answer_to(b"second", cut=True, last=True)
+        proxy.lose_answer_to(b"second", cut=True, last=True)
         with pytest.raises(Unavailable) as caught:
             await pool.execute(NOTE_ONCE, 2, "second")
         assert caught.value.outcome_unknown
         with pytest.raises(Unavailable) as caught:
             await pool.execute(NOTE_ONCE, 3, "third")
         assert not caught.value.outcome_unknown
-        stored = await watch.connection.fetch("SELECT id FROM notes ORDER BY id")
+        stored = await observer.connection.fetch("SELECT id FROM notes ORDER BY id")
         assert [row["id"] for row in stored] == [1, 2]
         await pool.close()
 
 
-async def test_a_statement_prepared_for_an_older_schema_is_sent_again_or_may_be(pool: Pool, watch: Watch) -> None:
+async def test_a_statement_prepared_for_an_older_schema_is_sent_again_or_may_be(
+    pool: Pool, observer: Observer
+) -> None:
     body = Statement("test.body", lambda value: value, "SELECT body FROM notes")
     await pool.execute(WRITE, 1, "7")
     assert await pool.fetch_all(body) == ["7"]
-    await watch.connection.execute("ALTER TABLE notes DROP CONSTRAINT users_email_check")
-    await watch.connection.execute("ALTER TABLE notes ALTER body TYPE int USING body::int")
+    await observer.connection.execute("ALTER TABLE notes DROP CONSTRAINT users_email_check")
+    await observer.connection.execute("ALTER TABLE notes ALTER body TYPE int USING body::int")
     with pytest.raises(Unavailable, match="the schema was changed under the statement") as caught:
         async with pool.transaction() as tx:
             await tx.fetch_all(body)
     assert caught.value.retryable
-    await watch.connection.execute("ALTER TABLE notes ALTER body TYPE text")
+    await observer.connection.execute("ALTER TABLE notes ALTER body TYPE text")
     assert await pool.fetch_all(body) == ["7"]

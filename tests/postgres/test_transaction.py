@@ -14,8 +14,9 @@ import pytest
 from hubbub import Conflict, Invalid, NotFound, PostgresSettings, Unavailable
 from hubbub.postgres import Executor, Pool
 from hubbub.postgres.transaction import ROLLBACK_GRACE_SECONDS
-from postgres.notes import ECHO, EMPTY, IDS, ONE, SLEEP, WRITE, WRITE_IN_ROOM, Watch, ids, pid_of
-from postgres.trouble import Wire, eventually, frozen
+from postgres.faults import Proxy, frozen
+from postgres.notes import ECHO, EMPTY, IDS, ONE, SLEEP, WRITE, WRITE_IN_ROOM, Observer, ids, pid_of
+from waiting import until_it_answers
 
 
 class Oops(Exception):
@@ -143,7 +144,7 @@ async def test_while_a_savepoint_is_open_the_transaction_around_it_waits_in_vain
     await pool.close()
 
 
-async def test_tasks_that_outlive_their_block_never_reach_its_connection(pool: Pool, watch: Watch) -> None:
+async def test_tasks_that_outlive_their_block_never_reach_its_connection(pool: Pool, observer: Observer) -> None:
     """One of several fails, the block ends, and the others go on: with a transaction that is over."""
     tasks: list[asyncio.Task[object]] = []
 
@@ -151,7 +152,7 @@ async def test_tasks_that_outlive_their_block_never_reach_its_connection(pool: P
         async with pool.transaction() as tx:
             calls = (tx.fetch_one(SLEEP, 0.2), tx.execute(WRITE, 1, "never"), tx.attempt(WRITE, 2, "never"))
             tasks.extend(asyncio.create_task(call) for call in calls)
-            await eventually(watch.busy)
+            await until_it_answers(observer.sees_active)
             raise Oops
 
     with pytest.raises(Oops):
@@ -160,7 +161,7 @@ async def test_tasks_that_outlive_their_block_never_reach_its_connection(pool: P
     assert first == 1
     assert {str(error) for error in others} == {"hub: the transaction is over"}
     assert await ids(pool) == []
-    assert await watch.states() == ["idle"]
+    assert await observer.states() == ["idle"]
 
 
 async def test_an_open_savepoint_of_another_task_does_not_hold_up_the_end(pool: Pool) -> None:
@@ -190,11 +191,11 @@ async def test_an_open_savepoint_of_another_task_does_not_hold_up_the_end(pool: 
     assert await ids(pool) == [1]
 
 
-async def test_a_commit_waits_for_the_statement_that_another_task_runs(pool: Pool, watch: Watch) -> None:
+async def test_a_commit_waits_for_the_statement_that_another_task_runs(pool: Pool, observer: Observer) -> None:
     async with pool.transaction() as tx:
         await tx.execute(WRITE, 1, "a")
         task = asyncio.create_task(tx.fetch_one(SLEEP, 0.2))
-        await eventually(watch.busy)
+        await until_it_answers(observer.sees_active)
     assert await task == 1
     assert await ids(pool) == [1]
 
@@ -311,12 +312,12 @@ async def test_an_action_that_raises_is_reported_and_disturbs_no_other(pool: Poo
 
 @pytest.mark.parametrize("cut", [True, False], ids=["cut", "silence"])
 async def test_a_commit_whose_answer_is_lost_has_an_unknown_outcome(
-    small: PostgresSettings, watch: Watch, cut: bool
+    small: PostgresSettings, observer: Observer, cut: bool
 ) -> None:
     left: list[int] = []
-    async with Wire(small) as wire:
-        pool = Pool(replace(wire.settings, deadline_seconds=10 if cut else 0.3))
-        wire.lose_answer_to(b"COMMIT\0", cut=cut)
+    async with Proxy(small) as proxy:
+        pool = Pool(replace(proxy.settings, deadline_seconds=10 if cut else 0.3))
+        proxy.lose_answer_to(b"COMMIT\0", cut=cut)
 
         async def block() -> None:
             async with pool.transaction() as tx:
@@ -326,18 +327,18 @@ async def test_a_commit_whose_answer_is_lost_has_an_unknown_outcome(
         with pytest.raises(Unavailable) as caught:
             await block()
         assert caught.value.outcome_unknown
-        wire.heal()
+        proxy.lose_nothing()
         assert await ids(pool) == [1]
         assert pool.size == 1
         await pool.close()
     assert left == []
 
 
-async def test_what_was_lost_before_the_commit_is_known_to_be_undone(pool: Pool, watch: Watch) -> None:
+async def test_what_was_lost_before_the_commit_is_known_to_be_undone(pool: Pool, observer: Observer) -> None:
     async def block(*, swallowing: bool) -> None:
         async with pool.transaction() as tx:
             await tx.execute(WRITE, 1, "a")
-            await watch.end(await pid_of(tx))
+            await observer.terminate(await pid_of(tx))
             with suppress(Unavailable) if swallowing else nullcontext():
                 await tx.fetch_one(ONE)
 
@@ -350,10 +351,10 @@ async def test_what_was_lost_before_the_commit_is_known_to_be_undone(pool: Pool,
     assert pool.size == 1
 
 
-async def test_a_savepoint_on_a_lost_connection_tells_the_loss(pool: Pool, watch: Watch) -> None:
+async def test_a_savepoint_on_a_lost_connection_tells_the_loss(pool: Pool, observer: Observer) -> None:
     async def block() -> None:
         async with pool.transaction() as tx, tx.transaction() as savepoint:
-            await watch.end(await pid_of(savepoint))
+            await observer.terminate(await pid_of(savepoint))
             await savepoint.fetch_one(ONE)
 
     with pytest.raises(Unavailable, match="lost"):
@@ -403,7 +404,9 @@ async def cancelled(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def test_a_cancelled_block_did_nothing_and_its_connection_is_used_again(pool: Pool, watch: Watch) -> None:
+async def test_a_cancelled_block_did_nothing_and_its_connection_is_used_again(
+    pool: Pool, observer: Observer
+) -> None:
     async def block() -> None:
         async with pool.transaction() as tx:
             await tx.execute(WRITE, 1, "a")
@@ -411,9 +414,9 @@ async def test_a_cancelled_block_did_nothing_and_its_connection_is_used_again(po
 
     pid = await pid_of(pool)
     task = asyncio.create_task(block())
-    await eventually(watch.busy)
+    await until_it_answers(observer.sees_active)
     await cancelled(task)
-    await eventually(lambda: _is_idle(pool, 1))
+    await until_it_answers(lambda: _is_idle(pool, 1))
     assert await pid_of(pool) == pid
     assert await ids(pool) == []
 
@@ -436,7 +439,9 @@ async def test_a_statement_cancelled_by_a_timeout_of_the_block_s_own_undoes_it(p
     assert (pool.size, pool.idle) == (1, 1)
 
 
-async def test_a_commit_cancelled_before_it_was_sent_leaves_no_transaction_open(pool: Pool, watch: Watch) -> None:
+async def test_a_commit_cancelled_before_it_was_sent_leaves_no_transaction_open(
+    pool: Pool, observer: Observer
+) -> None:
     """The COMMIT waits for the server to stop an earlier statement, which it does not, and is cancelled."""
     pid = await pid_of(pool)
     ending = asyncio.Event()
@@ -462,16 +467,16 @@ async def test_a_commit_cancelled_before_it_was_sent_leaves_no_transaction_open(
     async def given_back() -> bool:
         return pool.size == pool.idle
 
-    await eventually(given_back)
+    await until_it_answers(given_back)
     assert await ids(pool) == []
 
     async def whole() -> bool:
-        return await watch.states() == ["idle"]
+        return await observer.states() == ["idle"]
 
-    await eventually(whole)
+    await until_it_answers(whole)
 
 
-async def test_a_second_cancellation_does_not_wait_for_the_rollback(pool: Pool, watch: Watch) -> None:
+async def test_a_second_cancellation_does_not_wait_for_the_rollback(pool: Pool, observer: Observer) -> None:
     pid = await pid_of(pool)
 
     async def block() -> None:
@@ -479,14 +484,14 @@ async def test_a_second_cancellation_does_not_wait_for_the_rollback(pool: Pool, 
             await tx.fetch_one(SLEEP, 1)
 
     task = asyncio.create_task(block())
-    await eventually(watch.busy)
+    await until_it_answers(observer.sees_active)
     async with frozen(pid):
         task.cancel()
         await asyncio.wait([task], timeout=0.05)
         assert not task.done()
         await cancelled(task)
         assert pool.size == 0
-    await eventually(watch.nobody)
+    await until_it_answers(observer.sees_no_connection)
 
 
 async def test_an_abandoned_generator_gives_its_transaction_back(pool: Pool) -> None:
@@ -502,7 +507,7 @@ async def test_an_abandoned_generator_gives_its_transaction_back(pool: Pool) -> 
     assert await ids(pool) == []
 
 
-async def test_transactions_cancelled_anywhere_are_whole_or_nothing(pool: Pool, watch: Watch) -> None:
+async def test_transactions_cancelled_anywhere_are_whole_or_nothing(pool: Pool, observer: Observer) -> None:
     """Cancelled after a random number of turns of the loop: in each BEGIN, statement, savepoint and COMMIT."""
     chance = random.Random(7)
 
@@ -524,8 +529,8 @@ async def test_transactions_cancelled_anywhere_are_whole_or_nothing(pool: Pool, 
     async def given_back() -> bool:
         return pool.size == pool.idle
 
-    await eventually(given_back)
+    await until_it_answers(given_back)
     found = await ids(pool)
     assert found[: len(found) // 2] == [number - 10_000 for number in found[len(found) // 2 :]]
     assert committed <= len(found) // 2 < 200
-    assert set(await watch.states()) == {"idle"}
+    assert set(await observer.states()) == {"idle"}

@@ -14,7 +14,7 @@ import pytest
 
 from hubbub import Settings, User
 from hubbub.redis import Connection
-from postgres.trouble import Wire
+from postgres.faults import Proxy
 from services import cache_reader
 from services.cached_chat import Chat, opened
 
@@ -122,14 +122,14 @@ async def test_a_change_whose_first_answer_was_lost_is_on_the_next_page(
     settings: Settings, connection: Connection, change: str
 ) -> None:
     """It is made again then, finds itself made, and is told all the same."""
-    async with Wire(settings.postgres) as wire, opened(wire.settings, settings.redis) as chat:
+    async with Proxy(settings.postgres) as proxy, opened(proxy.settings, settings.redis) as chat:
         ada = await chat.users.create("ada@example.org", "ada", "not a hash")
         room = await chat.rooms.create("news", created_by=ada.id)
         message = await chat.messages.send(room.id, ada.id, "a secret")
         await chat.told()
         assert b"a secret" in await chat.cache.newest_page(room.id)
         assert await connection.execute("EXISTS", f"cache:3:page:{room.id}") == 1
-        wire.lose_answer_to(message.id.bytes, cut=True)
+        proxy.lose_answer_to(message.id.bytes, cut=True)
         if change == "edit":
             await chat.messages.edit(message.id, "nothing", by=ada.id)
         else:

@@ -11,7 +11,7 @@ import pytest
 
 from hubbub import FeedEvent, Follower, Hub, NewMessage, Room, Settings, Unavailable, User
 from hubbub.postgres import Pool, Statement
-from postgres.trouble import frozen
+from postgres.faults import frozen
 from services.feed.reading import entries, is_at, open_in, seqs, take, take_until
 from waiting import until
 

@@ -1,10 +1,10 @@
-"""What makes trouble for a connection: a wire that can be cut, a server that hangs; and a wait for its effect."""
+"""Faults of a connection: a proxy that loses answers, and server processes that hang."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from signal import SIGCONT, SIGSTOP
@@ -13,7 +13,7 @@ from typing import Self
 from hubbub import PostgresSettings
 
 
-class Wire:
+class Proxy:
     """A TCP proxy in front of a server. Connect with its `settings`."""
 
     def __init__(self, server: PostgresSettings) -> None:
@@ -25,13 +25,14 @@ class Wire:
         self._cut = self._last = False
 
     def lose_answer_to(self, sent: bytes, *, cut: bool, last: bool = False) -> None:
-        """The server gets what has `sent` in it, once, and carries it out; its answer does not arrive.
+        """The server receives the next message that contains `sent` and acts on it, but its answer is lost.
 
-        With `cut` the connection ends then, else it falls silent. With `last` there is no other connection.
+        With `cut` the connection ends then, without it the connection stays silent. With `last` the proxy accepts
+        no further connection.
         """
         self._lost, self._cut, self._last = sent, cut, last
 
-    def heal(self) -> None:
+    def lose_nothing(self) -> None:
         self._lost = None
 
     async def __aenter__(self) -> Self:
@@ -88,7 +89,7 @@ class Wire:
 
 @asynccontextmanager
 async def frozen(*pids: int) -> AsyncIterator[None]:
-    """These processes of the server do not run, as on a machine that hangs: they are there, and silent."""
+    """These processes of the server exist and do not run, as on a machine that hangs."""
     for pid in pids:
         os.kill(pid, SIGSTOP)
     try:
@@ -96,10 +97,3 @@ async def frozen(*pids: int) -> AsyncIterator[None]:
     finally:
         for pid in pids:
             os.kill(pid, SIGCONT)
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], *, within_seconds: float = 20) -> None:
-    """Return as soon as the condition holds."""
-    async with asyncio.timeout(within_seconds):
-        while not await condition():  # noqa: ASYNC110 - it is the server that is waited for, and has no Event
-            await asyncio.sleep(0.01)

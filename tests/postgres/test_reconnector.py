@@ -11,8 +11,8 @@ from hubbub import PostgresSettings, Unavailable
 from hubbub.postgres import Pool, Statement
 from hubbub.postgres.connection import now
 from hubbub.postgres.pool import LONGEST_RECONNECT_PAUSE_SECONDS, Reconnector
-from postgres.notes import Watch
-from postgres.trouble import eventually
+from postgres.notes import Observer
+from waiting import until_it_answers
 
 ONE = Statement("test.one", int, "SELECT 1 AS one")
 SECONDS = 10
@@ -90,28 +90,28 @@ async def test_callers_who_insist_at_once_are_no_more_attempts(small: PostgresSe
 
 
 async def test_a_pool_opens_once_a_full_server_has_a_connection_free(
-    small: PostgresSettings, watch: Watch
+    small: PostgresSettings, observer: Observer
 ) -> None:
-    await watch.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT 0")
+    await observer.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT 0")
     pool = Pool(small)
     opening = asyncio.create_task(pool.open())
     with pytest.raises(Unavailable, match="the server has no connection free"):
         await pool.fetch_one(ONE)
     assert not opening.done()
-    await watch.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT -1")
+    await observer.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT -1")
     await opening
     assert await pool.fetch_one(ONE) == 1
     await pool.close()
 
 
 async def test_a_pool_that_is_closed_while_it_waits_for_its_server_leaves_nothing_behind(
-    small: PostgresSettings, watch: Watch
+    small: PostgresSettings, observer: Observer
 ) -> None:
-    await watch.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT 0")
+    await observer.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT 0")
     pool = Pool(small)
     tasks = asyncio.all_tasks()
     opening = asyncio.create_task(pool.open())
-    await eventually(lambda: _is_more_than(tasks | {opening}))
+    await until_it_answers(lambda: _is_more_than(tasks | {opening}))
     await pool.close()
     with pytest.raises(Unavailable):
         await opening
@@ -124,9 +124,9 @@ async def _is_more_than(tasks: set[asyncio.Task[None]]) -> bool:
 
 
 async def test_callers_take_turns_on_what_the_pool_has_while_it_gets_no_more(
-    small: PostgresSettings, watch: Watch
+    small: PostgresSettings, observer: Observer
 ) -> None:
-    await watch.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT 2")
+    await observer.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT 2")
     pool = Pool(replace(small, deadline_seconds=30))
     async with pool.transaction() as tx:
         with pytest.raises(Unavailable, match="the server has no connection free"):
@@ -151,7 +151,7 @@ async def test_a_caller_without_time_for_a_connection_says_nothing_of_the_server
         await pool.fetch_one(ONE, deadline=now() + 0.02)
     hurried = len(writers)
     calls = [asyncio.create_task(pool.fetch_one(ONE)) for _ in range(2)]
-    await eventually(lambda: _are(writers, hurried + len(calls)))  # each for itself, as there is no outage
+    await until_it_answers(lambda: _are(writers, hurried + len(calls)))  # each for itself, as there is no outage
     await asyncio.wait(calls)
     assert [type(call.exception()) for call in calls] == [Unavailable] * len(calls)
     await pool.close()
