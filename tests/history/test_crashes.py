@@ -19,12 +19,12 @@ from hubbub.postgres import Pool
 
 PROGRAM = """
 import asyncio, os, sys
-from hubbub.history import History, batches
+from hubbub.history import History, source
 from hubbub.postgres import Pool
 from hubbub.settings import Settings
 
 async def main():
-    batches.LINES = int(sys.argv[2])
+    source.BATCH_LINES = int(sys.argv[2])
     pool = Pool(Settings.from_env(os.environ).postgres)
     with open(sys.argv[1], "rb") as file:
         await History(pool).load(file, progress=lambda done: print(done.lines, flush=True))
@@ -83,7 +83,7 @@ async def test_an_import_that_was_killed_again_and_again_is_as_if_it_had_not_bee
 ) -> None:
     file = tmp_path / "history.jsonl"
     file.write_bytes(made_up(4_000))
-    monkeypatch.setattr("hubbub.history.batches.LINES", 100)
+    monkeypatch.setattr("hubbub.history.source.BATCH_LINES", 100)
     expected = await undisturbed(other, elsewhere, file.read_bytes())
     await kill_at_random(settings, file, 100, times=8)
     await finish(settings, file, 100)
@@ -99,7 +99,7 @@ async def test_so_is_that_of_a_real_log(
     elsewhere: PostgresSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hubbub.history.batches.LINES", 2_000)
+    monkeypatch.setattr("hubbub.history.source.BATCH_LINES", 2_000)
     expected = await undisturbed(other, elsewhere, real())
     await kill_at_random(settings, REAL, 2_000, times=4)
     await finish(settings, REAL, 2_000)

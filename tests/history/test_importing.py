@@ -23,8 +23,7 @@ from history.histories import (
 )
 from hubbub import Hub, Invalid, PostgresSettings, User
 from hubbub.commits import Change, RoomTouched
-from hubbub.history import History, Imported, Refusal, derive_room_id, derive_user_id
-from hubbub.history import batches as batches_module
+from hubbub.history import History, Imported, Refusal, derive_room_id, derive_user_id, source
 from hubbub.postgres import Pool
 from log import log_of
 
@@ -32,7 +31,7 @@ from log import log_of
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten lines each, so that a short file has many."""
-    monkeypatch.setattr(batches_module, "LINES", 10)
+    monkeypatch.setattr(source, "BATCH_LINES", 10)
 
 
 async def test_messages_keep_the_order_of_their_lines_and_their_times(hub: Hub, pool: Pool) -> None:

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import threading
 from pathlib import Path
 
-from hubbub.history.source import Source
+import pytest
+
+from history import histories
+from hubbub.history import source as module
+from hubbub.history.lines import LONGEST_LINE
+from hubbub.history.source import Batch, Source, batches, read_lines
 
 
 def test_it_ends_where_the_file_ends_and_leaves_it_open(tmp_path: Path) -> None:
@@ -43,3 +49,92 @@ def test_the_end_of_a_pipe_is_the_end() -> None:
         os.write(writing, b"one")
         os.close(writing)
         assert content.read() == b"one"
+
+
+def line(**keys: object) -> bytes:
+    return histories.line(**keys).rstrip()
+
+
+def taken(content: bytes) -> list[Batch]:
+    return list(batches(io.BufferedReader(io.BytesIO(content))))
+
+
+def contents(found: list[Batch]) -> list[str]:
+    return [getattr(one, "content", "") for batch in found for _, one in batch.taken]
+
+
+def refused(found: list[Batch]) -> list[int]:
+    return [one.line for batch in found for one in batch.refused]
+
+
+def test_lines_are_taken_in_their_order_and_known_by_their_number() -> None:
+    [batch] = taken(b"\n".join([line(content="one"), b"oops", b"", line(content="two")]))
+    assert [number for number, _ in batch.taken] == [1, 4]
+    assert refused([batch]) == [2]
+    assert batch.is_last
+
+
+def test_read_lines_gives_numbers_and_refuses_what_an_import_refuses() -> None:
+    refused: list[tuple[int, str]] = []
+    file = histories.opened(gzip.compress(line(content="one") + b"\n\noops\n" + line(content="two")))
+    found = read_lines(file, lambda number, reason: refused.append((number, reason)))
+    assert [(number, getattr(one, "content", "")) for number, one in found] == [(1, "one"), (4, "two")]
+    assert refused == [(3, "line: not JSON")]
+
+
+def test_an_empty_file_has_no_batches() -> None:
+    assert taken(b"") == []
+
+
+@pytest.mark.parametrize("name", ["chat.jsonl.gz", "chat.jsonl"])
+def test_gzip_is_known_by_its_content_and_not_by_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(line(content="packed")))
+    with (tmp_path / name).open("rb") as file:
+        assert contents(list(batches(file))) == ["packed"]
+
+
+def test_history_may_come_through_a_pipe() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as pipe:
+        pipe.write(gzip.compress(line(content="piped")))
+    with os.fdopen(reading, "rb") as pipe:
+        assert contents(list(batches(pipe))) == ["piped"]
+
+
+def test_a_line_without_an_end_does_not_fill_the_memory_and_the_next_one_is_read() -> None:
+    found = taken(b"x" * (3 * LONGEST_LINE) + b"\n" + line(content="after"))
+    assert (contents(found), refused(found)) == (["after"], [1])
+
+
+def test_line_ends_and_a_byte_order_mark_of_another_system_do_no_harm() -> None:
+    found = taken(b"\xef\xbb\xbf" + line() + b"\r\n\r\n" + line() + b"\r\n")
+    assert (len(contents(found)), refused(found)) == (2, [])
+    assert found[-1].checkpoint.digest == taken(line() + b"\n\n" + line())[-1].checkpoint.digest
+
+
+def test_a_file_that_was_cut_gives_what_it_has_and_says_where_it_ends() -> None:
+    whole = gzip.compress(b"\n".join(line(content=os.urandom(40).hex()) for _ in range(500)))
+    found = taken(whole[: len(whole) // 2])
+    assert 0 < len(contents(found)) < 500
+    [batch] = found
+    assert batch.refused[-1].line == len(contents(found)) + 1
+    assert "damaged" in batch.refused[-1].reason
+
+
+def test_a_batch_has_so_many_lines_or_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_LINES", 3)
+    assert [len(batch.taken) for batch in taken(b"\n".join([line()] * 7))] == [3, 3, 1]
+    monkeypatch.setattr(module, "BATCH_BYTES", 1)
+    assert [len(batch.taken) for batch in taken(b"\n".join([line()] * 3))] == [1, 1, 1]
+
+
+def test_a_batch_knows_how_far_it_was_imported_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = [line(content=str(n)) for n in range(7)]
+    ends = [taken(b"\n".join(some[:n]))[-1].checkpoint for n in range(1, 8)]
+    monkeypatch.setattr(module, "BATCH_LINES", 4)
+    first, second = taken(b"\n".join(some))
+    assert first.checkpoint == ends[3]
+    assert first.reached([]) is None
+    assert first.reached([ends[0], ends[2]]) == ends[2]
+    assert second.reached([ends[5]]) == ends[5]
+    assert second.reached([ends[5]._replace(digest=ends[4].digest)]) is None

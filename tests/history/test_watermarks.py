@@ -23,8 +23,8 @@ SEQS = Statement(
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watermarks, "ROOMS", 2)
-    monkeypatch.setattr(watermarks, "MEMBERS", 3)
+    monkeypatch.setattr(watermarks, "ROOMS_PER_STEP", 2)
+    monkeypatch.setattr(watermarks, "MEMBERS_PER_STEP", 3)
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def stopped_at_the_end(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     async def stop(*_: object) -> None:
         raise Unavailable("postgresql", "stopped", retryable=False)
 
-    monkeypatch.setattr("hubbub.history.ends.count_as_read", stop)
-    return lambda: monkeypatch.setattr("hubbub.history.ends.count_as_read", count_as_read)
+    monkeypatch.setattr("hubbub.history.watermarks.count_as_read", stop)
+    return lambda: monkeypatch.setattr("hubbub.history.watermarks.count_as_read", count_as_read)
 
 
 async def test_every_member_of_every_room_has_read_all(pool: Pool, small_steps: None) -> None:

@@ -1,9 +1,15 @@
-"""An import: a file, batch after batch, each in one transaction with the note that it is done."""
+"""An import: the batches of a file, each stored in one transaction with a checkpoint as its last row.
+
+    read batch -> find or create users -> lock or create rooms -> replay, store, checkpoint -> COMMIT -> next batch
+                                                                                  last batch: count as read -> done
+
+A batch whose transaction failed is taken again from the start, also when its outcome is unknown: if it was
+committed, its checkpoint is found.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,38 +17,56 @@ from io import BufferedIOBase
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
+from hubbub.background import jittered
 from hubbub.commits import OnCommit, RoomTouched, UserChanged
 from hubbub.errors import Conflict, NotFound, Unavailable
-from hubbub.history.batches import Batch
-from hubbub.history.checkpoints import CHECK, CHECKPOINTS, Checkpoint
-from hubbub.history.ends import Ends
-from hubbub.history.forms import RoomLine, UserLine
-from hubbub.history.members import Members
-from hubbub.history.nicknames import Renamed
-from hubbub.history.people import People, Person
-from hubbub.history.present import look_up
-from hubbub.history.reading import Reading
-from hubbub.history.refusals import REMEMBERED, Refusals
-from hubbub.history.replay import Replay
+from hubbub.history.lines import RoomLine, UserLine
+from hubbub.history.people import People, Person, Renamed
+from hubbub.history.replay import Replay, find_existing, store
 from hubbub.history.room_log import RoomLog
-from hubbub.history.rooms import hold, people_of
-from hubbub.history.storing import store
+from hubbub.history.rooms import Members, lock_rooms, user_ids_of
+from hubbub.history.source import CHECKPOINTS, SAVE_CHECKPOINT, Batch, BatchReader, Checkpoint, Refusal
+from hubbub.history.watermarks import Watermarks
 from hubbub.postgres import Executor, OpenTransaction, Pool
 
 T = TypeVar("T")
 
-# How long a batch is tried again while PostgreSQL cannot be reached, and how often when somebody was in its way.
-PATIENCE_SECONDS: Final = 30.0
-ATTEMPTS: Final = 5
+RETRY_FOR_SECONDS: Final = 30.0
+"""How long a batch is retried while PostgreSQL cannot be reached: longer than a restart or a failover takes."""
+
+CONFLICT_ATTEMPTS: Final = 5
+"""Attempts at a batch while other transactions create or delete what it needs. Each would have to interfere
+anew."""
+
+REPORTED: Final = 100
+"""How many refused lines and renamed users a report lists; further ones are only counted."""
+
+
+@dataclass(slots=True)
+class Refusals:
+    """How many lines could not be used, and the first 100 of them. `on_refusal` is called with each."""
+
+    count: int = 0
+    first: list[Refusal] = field(default_factory=list)
+    on_refusal: Callable[[Refusal], None] | None = None
+
+    def add(self, line: int, reason: str) -> None:
+        """Count a line, and report it."""
+        self.count += 1
+        refusal = Refusal(line, reason)
+        if len(self.first) < REPORTED:
+            self.first.append(refusal)
+        if self.on_refusal is not None:
+            self.on_refusal(refusal)
 
 
 @dataclass(slots=True)
 class Imported:
-    """How far an import has come, and what came of its lines.
+    """How far an import has come, and how many messages, events (other entries of logs) and users it has stored.
 
-    `known` lines were here before, or changed nothing. `continued_from` is the line up to which an earlier run of
-    the same file had come, 0 for none: what was refused of these lines is counted only where it shows without the
-    database. `users` is how many were made; of those `renamed` there are the first, and `renamed_count`.
+    `known` lines were imported before, or changed nothing. `continued_from` is the line that an earlier run of the
+    same file had reached, 0 if there was none: of these lines, refusals are counted only if they show without the
+    database. `renamed` has the first 100 of the `renamed_count` users whose nickname was not available.
     """
 
     lines: int = 0
@@ -56,20 +80,21 @@ class Imported:
     renamed_count: int = 0
 
 
-class _Written(NamedTuple):
-    """What one batch came to, to be counted once it is committed. `before` is how far it was here already."""
+class _Stored(NamedTuple):
+    """What came of one batch, to be counted once it is committed. `before` is the part stored by an earlier
+    run."""
 
     before: Checkpoint | None
-    made: list[Person]
+    created: list[Person]
     replay: Replay | None
 
 
-class _Overtaken(Exception):
+class _ConcurrentImport(Exception):
     """Another import of the same lines has committed some of them."""
 
 
 class Import:
-    """Takes the batches of one file. Not to be used for two files: it remembers whom and what the lines mean."""
+    """Imports one file. Not to be used for two: it remembers which users and rooms the lines mean."""
 
     def __init__(self, pool: Pool, on_commit: OnCommit) -> None:
         self.state = Imported()
@@ -77,102 +102,101 @@ class Import:
         self._on_commit = on_commit
         self._people = People()
         self._members = Members()
-        self._ends = Ends()
-        self._barred: set[UUID] = set()
-        self._careful = False
+        self._watermarks = Watermarks()
+        self._rejected_rooms: set[UUID] = set()
+        self._find_without_ids = False  # after a conflict, until a batch has no known lines
 
-    async def run(self, file: BufferedIOBase, tell: Callable[[Imported], None]) -> Imported:
-        """All of it. A thread reads and checks a batch while PostgreSQL is busy with the one before."""
-        async with Reading(file) as reading:
-            while (batch := await reading.next()) is not None:
-                await self._take(batch, reading)
-                tell(self.state)
+    async def run(self, file: BufferedIOBase, on_progress: Callable[[Imported], None]) -> Imported:
+        """Import all of it. A thread reads and parses a batch while PostgreSQL is busy with the one before."""
+        async with BatchReader(file) as reader:
+            while (batch := await reader.next()) is not None:
+                self._count(batch, await self._take(batch, reader.prefetch))
+                on_progress(self.state)
         return self.state
 
-    async def _take(self, batch: Batch, reading: Reading) -> None:
-        if not batch.checkpoint.lines:  # a file that is damaged before its first line: there is nothing to store
-            self._count(batch, _Written(None, [], None))
-            return
-        self._ends.expect(batch)
-        written = await self._patiently(partial(self._write, batch, reading.ahead))
-        self._ends.reach(written.before, () if written.replay is None else written.replay.rooms.values())
+    async def _take(self, batch: Batch, while_stored: Callable[[], None]) -> _Stored:
+        if not batch.checkpoint.lines:  # the file is damaged before its first line: there is nothing to store
+            return _Stored(None, [], None)
+        self._watermarks.add_rooms(batch)
+        stored = await self._retry(partial(self._store, batch, while_stored))
+        self._watermarks.advance(stored.before, () if stored.replay is None else stored.replay.rooms.values())
         if batch.is_last:
-            await self._patiently(partial(self._ends.count_as_read, self._pool, batch.checkpoint))
-        self._count(batch, written)
+            await self._retry(partial(self._watermarks.store, self._pool, batch.checkpoint))
+        return stored
 
-    async def _patiently(self, write: Callable[[], Awaitable[T]]) -> T:
-        """It is safe to try again however a try has ended: what was committed is found."""
+    async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Attempts may be repeated whatever came of the one before: what was committed is found."""
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + PATIENCE_SECONDS
-        attempt = 0
+        give_up_at = loop.time() + RETRY_FOR_SECONDS
+        attempts = 0
         while True:
-            attempt += 1
+            attempts += 1
             try:
-                return await write()
-            except _Overtaken:
+                return await attempt()
+            except _ConcurrentImport:
                 pass
             except (Conflict, NotFound):
-                # An id is taken that only this line can have made; or an account or a room has gone meanwhile.
-                if attempt >= ATTEMPTS:
+                # An id is in use that only this line can have; or an account or a room was deleted meanwhile.
+                if attempts >= CONFLICT_ATTEMPTS:
                     raise
-                self._careful = True
+                self._find_without_ids = True
             except Unavailable as error:
-                if not error.retryable or loop.time() > give_up:
+                if not error.retryable or loop.time() > give_up_at:
                     raise
-                await asyncio.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - jitter, not a secret
+                await asyncio.sleep(jittered(0.5, at_least=0.2))
             self._people.forget()
             self._members.forget()
 
-    async def _write(self, batch: Batch, while_it_is_stored: Callable[[], None]) -> _Written:
+    async def _store(self, batch: Batch, while_stored: Callable[[], None]) -> _Stored:
         lines = [line for _, line in batch.taken]
         async with self._pool.transaction() as transaction:
             before = await self._reached(transaction, batch)
-            if before == batch.checkpoint:
+            if before == batch.checkpoint:  # later lines may refer to its users and rooms
                 lines = [line for line in lines if isinstance(line, UserLine | RoomLine)]
                 if not lines:
-                    return _Written(before, [], None)
-            made = await self._people.meet(transaction, lines, people_of(lines))
-            held = await hold(transaction, lines, self._people, self._barred)
+                    return _Stored(before, [], None)
+            created = await self._people.find_or_create(transaction, lines, user_ids_of(lines))
+            rooms = await lock_rooms(transaction, lines, self._people, self._rejected_rooms)
             if before == batch.checkpoint:
-                return _Written(before, made, None)
-            if await self._reached(transaction, batch) != before:
-                raise _Overtaken
+                return _Stored(before, created, None)
+            if await self._reached(transaction, batch) != before:  # until the rooms were locked
+                raise _ConcurrentImport
             todo = batch.taken if before is None else [one for one in batch.taken if one[0] > before.lines]
-            crowds = await self._members.look_up(transaction, held, (line for _, line in todo), self._people)
-            present = await look_up(transaction, todo, careful=self._careful)
-            replay = Replay([RoomLog(room, crowds[room.id]) for room in held], self._people, present)
-            await store(transaction, replay, todo, while_it_is_stored)
-            await transaction.execute(CHECK, batch.checkpoint.digest, batch.checkpoint.lines)
-            self._tell(transaction, replay, made)
-        self._careful = self._careful and replay.known > 0
+            snapshots = await self._members.look_up(transaction, rooms, (line for _, line in todo), self._people)
+            existing = await find_existing(transaction, todo, without_ids=self._find_without_ids)
+            replay = Replay([RoomLog(room, snapshots[room.id]) for room in rooms], self._people, existing)
+            await store(transaction, replay, todo, while_stored)
+            await transaction.execute(SAVE_CHECKPOINT, batch.checkpoint.digest, batch.checkpoint.lines)
+            self._report_after_commit(transaction, replay, created)
+        self._find_without_ids = self._find_without_ids and replay.known > 0
         for room in replay.rooms.values():
-            room.crowd.last_seq = room.last_seq
-        return _Written(before, made, replay)
+            room.snapshot.last_seq = room.last_seq
+        return _Stored(before, created, replay)
 
     @staticmethod
     async def _reached(executor: Executor, batch: Batch) -> Checkpoint | None:
         return batch.reached(await executor.fetch_all(CHECKPOINTS, batch.before, batch.checkpoint.lines))
 
-    def _tell(self, transaction: OpenTransaction, replay: Replay, made: list[Person]) -> None:
-        for person in made:
-            transaction.after_commit(lambda id=person.id: self._on_commit(UserChanged(id)))  # type: ignore[misc]
+    def _report_after_commit(self, transaction: OpenTransaction, replay: Replay, created: list[Person]) -> None:
+        for person in created:
+            transaction.after_commit(partial(self._on_commit, UserChanged(person.id)))
         for room in replay.rooms.values():
-            transaction.after_commit(lambda id=room.id: self._on_commit(RoomTouched(id)))  # type: ignore[misc]
+            transaction.after_commit(partial(self._on_commit, RoomTouched(room.id)))
 
-    def _count(self, batch: Batch, written: _Written) -> None:
+    def _count(self, batch: Batch, stored: _Stored) -> None:
         state = self.state
         state.lines = batch.checkpoint.lines
-        if written.before is not None:
-            state.continued_from = written.before.lines
+        if stored.before is not None:
+            state.continued_from = stored.before.lines
         refused = list(batch.refused)
-        if written.replay is not None:
-            state.messages += written.replay.said
-            state.events += written.replay.entered
-            state.known += written.replay.known
-            refused += written.replay.refused
+        if stored.replay is not None:
+            state.messages += stored.replay.messages
+            state.events += stored.replay.events
+            state.known += stored.replay.known
+            refused += stored.replay.refused
         for refusal in sorted(refused):
             state.refusals.add(*refusal)
-        state.users += len(written.made)
-        renamed = [person.renamed for person in written.made if person.renamed is not None]
+        state.users += len(stored.created)
+        renamed = [person.renamed for person in stored.created if person.renamed is not None]
         state.renamed_count += len(renamed)
-        state.renamed += renamed[: REMEMBERED - len(state.renamed)]
+        state.renamed += renamed[: REPORTED - len(state.renamed)]

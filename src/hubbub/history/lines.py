@@ -1,37 +1,289 @@
-"""The lines of a file, plain or compressed with gzip, read once and never as a whole."""
+"""The lines of history: their forms, one type per kind, how they are parsed, and the ids of what has none in them.
+
+The plain form needs `kind` (message, join or leave), `room`, `user`, `at` and `content`. The richer form adds ids,
+emails, roles, edits and tombstones, and the `seq` that makes a line an entry of a log as it was in another
+database. docs/history.md has the table of their keys.
+"""
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Callable, Iterator
-from io import BufferedReader
-from typing import Final
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
+from typing import Annotated, Final
+from uuid import UUID
 
-GZIP_MAGIC: Final = b"\x1f\x8b"
-BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+import msgspec
 
-# A message of 20,000 characters fits, also with each written as \uXXXX\uXXXX; a file without line ends does not
-# fill the memory.
+from hubbub import inputs
+from hubbub.errors import Invalid
+from hubbub.models import MessageType, Role
+from hubbub.postgres import FastUUID
+
 LONGEST_LINE: Final = 1 << 20
+"""In bytes. A message of 20,000 characters fits, also with each written as \\uXXXX\\uXXXX; a file without line
+ends does not fill the memory."""
+
+DISTINCT_NAMES: Final = 10_000
+"""How many names of rooms and users are remembered as checked, or with their ids: most lines repeat one of few."""
+
+NO_METADATA: Final = msgspec.Raw()
+"""The metadata of a line that has none. A line that is written leaves it out."""
+
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
+Seq = Annotated[int, msgspec.Meta(ge=1, le=inputs.LARGEST_SEQ)]
+Watermark = Annotated[int, msgspec.Meta(ge=0, le=inputs.LARGEST_SEQ)]
 
 
-def numbered(file: BufferedReader, refuse: Callable[[int, str], None]) -> Iterator[tuple[int, bytes]]:
-    """Lines, counted from 1, without their ends; one that is too long is cut to a byte more than the limit.
+class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag_field="kind"):
+    """Something that a user did in a room. With `seq` it is the entry of that number in the log of the room."""
 
-    Where the file cannot be read any further, the line that would have come next is refused.
-    """
-    number = 0
+    at: Time
+    room: str | None = None
+    user: str | None = None
+    room_id: UUID | None = None
+    user_id: UUID | None = None
+    seq: Seq | None = None
+
+
+class MessageLine(Line, frozen=True, kw_only=True, gc=False, tag="message"):
+    """A message as it is now: its latest content if it was edited, without content if it was deleted."""
+
+    id: UUID | None = None
+    content: str = ""
+    message_type: MessageType = MessageType.TEXT
+    is_edited: bool = False
+    updated_at: Time | None = None
+    deleted_at: Time | None = None
+    reply_to: UUID | None = None
+    metadata: msgspec.Raw = NO_METADATA
+
+
+class JoinLine(Line, frozen=True, kw_only=True, gc=False, tag="join"):
+    role: Role | None = None
+
+
+class LeaveLine(Line, frozen=True, kw_only=True, gc=False, tag="leave"):
+    pass
+
+
+class EditLine(Line, frozen=True, kw_only=True, gc=False, tag="edit"):
+    """A message was edited. Its own line has the new content."""
+
+    message_id: UUID
+
+
+class DeleteLine(Line, frozen=True, kw_only=True, gc=False, tag="delete"):
+    """A message was deleted. Its own line is the tombstone."""
+
+    message_id: UUID
+
+
+class RoleLine(Line, frozen=True, kw_only=True, gc=False, tag="role"):
+    role: Role
+
+
+class ChangeLine(Line, frozen=True, kw_only=True, gc=False, omit_defaults=False, tag="change"):
+    """The room was changed; these are its properties from then on."""
+
+    name: str
+    description: str | None
+    is_private: bool
+    keeps_receipts: bool | msgspec.UnsetType | None = msgspec.UNSET  # absent from older entries
+
+
+class MemberLine(Line, frozen=True, kw_only=True, gc=False, tag="member"):
+    """A membership as it is once the log has reached `seq`. Not an entry of the log."""
+
+    role: Role = Role.MEMBER
+    joined_seq: Watermark = 0
+    last_read_seq: Watermark = 0
+    last_read_message_id: UUID | None = None
+
+
+class UserLine(
+    msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag_field="kind", tag="user"
+):
+    """An account. Later lines refer to it by its id."""
+
+    at: Time
+    id: UUID
+    user: str
+    email: str
+    avatar_url: str | None = None
+
+
+class RoomLine(
+    msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag_field="kind", tag="room"
+):
+    """A room. Later lines refer to it by its id. `direct` has the two members of a direct room."""
+
+    at: Time
+    id: UUID
+    room: str
+    description: str | None = None
+    is_private: bool = False
+    created_by: UUID | None = None
+    updated_at: Time | None = None
+    keeps_receipts: bool | None = None
+    direct: tuple[UUID, UUID] | None = None
+
+
+EventLine = JoinLine | LeaveLine | EditLine | DeleteLine | RoleLine | ChangeLine
+AnyLine = MessageLine | EventLine | MemberLine | UserLine | RoomLine
+
+_DECODER: Final = msgspec.json.Decoder(AnyLine)
+
+
+def parse_line(raw: bytes) -> AnyLine:
+    """The line in these bytes. Raises: Invalid (hubbub cannot store it, whatever is in the database)."""
+    if len(raw) > LONGEST_LINE:
+        raise Invalid("line", f"longer than {LONGEST_LINE:,} bytes")
     try:
-        compressed = file.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)  # by content: a name can be wrong
-        opened = gzip.GzipFile(fileobj=file) if compressed else file
-        while line := opened.readline(LONGEST_LINE + 1):
-            number += 1
-            end = line
-            while len(end) > LONGEST_LINE and not end.endswith(b"\n"):
-                end = opened.readline(LONGEST_LINE + 1)
-            yield number, (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).rstrip(b"\r\n")
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        refuse(number + 1, "the compressed file is damaged from here on")
-    except OSError as error:
-        refuse(number + 1, f"the file cannot be read from here on: {error.strerror}")
+        line: AnyLine = _DECODER.decode(raw)
+    except UnicodeDecodeError as error:
+        raise Invalid("line", "not UTF-8") from error
+    except msgspec.ValidationError as error:
+        raise Invalid("line", str(error)) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Invalid("line", "not JSON") from error
+    if line.at.tzinfo is not UTC:
+        _check_time("at", line.at)
+    if isinstance(line, Line):
+        _check_names(line)
+    match line:
+        case MessageLine():
+            _check_message(line)
+        case ChangeLine():
+            inputs.text("name", line.name, longest=inputs.ROOM_NAME_LENGTH)
+            _check_description(line.description)
+        case MemberLine():
+            _check_member(line)
+        case UserLine():
+            _check_user(line)
+        case RoomLine():
+            _check_room(line)
+    return line
+
+
+def _check_names(line: Line) -> None:
+    if line.room is not None:
+        _check_name("room", line.room, inputs.ROOM_NAME_LENGTH)
+    elif line.room_id is None:
+        raise Invalid("room", "is required, or room_id")
+    if line.user is not None:
+        _check_name("user", line.user, inputs.CONTENT_LENGTH)
+    elif line.user_id is None and line.seq is None:
+        raise Invalid("user", "is required, or user_id")
+
+
+@lru_cache(maxsize=DISTINCT_NAMES)
+def _check_name(field: str, value: str, longest: int) -> None:
+    inputs.text(field, value, longest=longest)
+
+
+def _check_message(line: MessageLine) -> None:
+    if line.deleted_at is None:
+        inputs.text("content", line.content, longest=inputs.CONTENT_LENGTH)
+    elif line.content or metadata_of(line) is not None:
+        raise Invalid("content", "must be empty if there is a deleted_at, and metadata absent")
+    if line.updated_at is not None or line.deleted_at is not None:
+        _check_time("updated_at", line.updated_at)
+        _check_time("deleted_at", line.deleted_at)
+    if line.reply_to is not None and line.reply_to == line.id:
+        raise Invalid("reply_to", "must be another message")
+    if line.metadata is not NO_METADATA:
+        metadata_of(line)
+
+
+def metadata_of(line: MessageLine) -> str | None:
+    """The metadata of a message, as JSON to store. Raises: Invalid."""
+    if line.metadata is NO_METADATA:
+        return None
+    try:
+        return inputs.metadata(msgspec.json.decode(line.metadata))
+    except RecursionError as error:
+        raise Invalid("metadata", "is nested too deeply") from error
+
+
+def _check_member(line: MemberLine) -> None:
+    if line.seq is None or line.room_id is None or line.user_id is None:
+        raise Invalid("member", "needs seq, room_id and user_id")
+    if max(line.last_read_seq, line.joined_seq) > line.seq:
+        raise Invalid("member", "has a joined_seq or last_read_seq beyond its seq")
+
+
+def _check_user(line: UserLine) -> None:
+    _check_name("user", line.user, inputs.CONTENT_LENGTH)
+    # The rule of the column, not that of `inputs.email`: an address that one database stores, another can store.
+    email = inputs.text("email", line.email, longest=inputs.EMAIL_LENGTH)
+    if not 1 <= email.find("@") <= len(email) - 2:
+        raise Invalid("email", "must be an email address")
+    inputs.url("avatar_url", line.avatar_url)
+
+
+def _check_room(line: RoomLine) -> None:
+    _check_name("room", line.room, inputs.ROOM_NAME_LENGTH)
+    _check_description(line.description)
+    _check_time("updated_at", line.updated_at)
+    if line.direct is not None and (line.direct[0] == line.direct[1] or not line.is_private):
+        raise Invalid("direct", "must be two different users, and the room private")
+
+
+def _check_description(description: str | None) -> None:
+    if description is not None:
+        inputs.text("description", description, longest=inputs.DESCRIPTION_LENGTH, shortest=0)
+
+
+def _check_time(field: str, at: datetime | None) -> None:
+    """Within a day of the first and the last year, some local times have no equivalent in UTC."""
+    if at is None or at.tzinfo is UTC:
+        return
+    try:
+        at.astimezone(UTC)
+    except OverflowError as error:
+        raise Invalid(field, "is outside of the years 1 to 9999 in UTC") from error
+
+
+# Ids for what has none. They are derived from what is known, so that a line means the same each time it is
+# imported.
+
+# The 74 bits that a UUID has beside version and variant, of the 80 that follow its time, and the bits of these.
+_HASH_BITS: Final = (1 << 80) - 1 - (0xF << 76) - (0x3 << 62)
+_VERSION_7: Final = (7 << 76) | (2 << 62)
+_VERSION_8: Final = (8 << 76) | (2 << 62)
+
+
+def derive_room_id(name: str) -> UUID:
+    """The room that history without ids means by a name. Names of rooms are not unique; this id is."""
+    return _derive_id(f"room\0{name}")
+
+
+def derive_user_id(nickname: str) -> UUID:
+    """The user that history without ids means by a nickname, regardless of case."""
+    return _derive_id(f"user\0{nickname.casefold()}")
+
+
+def derive_message_id(number: int, line: MessageLine, room: str) -> UUID:
+    """The id of the message on the line of this number: a UUIDv7 of its time and a hash of its other properties.
+
+    `room` is the id of its room in hexadecimal. The number of the line keeps apart two equal messages of a user in
+    one minute. Ids that ascend with time are inserted faster than random ones.
+    """
+    author = line.user or str(line.user_id)
+    hashed = int.from_bytes(sha256(f"{number}\0{room}\0{author}\0{line.content}".encode()).digest()[:10])
+    milliseconds = max(int(line.at.timestamp() * 1000), 0)
+    return FastUUID(((milliseconds << 80) | (hashed & _HASH_BITS) | _VERSION_7).to_bytes(16))
+
+
+def room_id_of(line: Line) -> UUID:
+    """The room of a line, given by its id or else by its name."""
+    return line.room_id or _room_id(line.room or "")
+
+
+_room_id = lru_cache(maxsize=DISTINCT_NAMES)(derive_room_id)
+
+
+def _derive_id(name: str) -> UUID:
+    hashed = int.from_bytes(sha256(f"hubbub\0{name}".encode()).digest()[:16])
+    return FastUUID((hashed & ~((0xF << 76) | (0x3 << 62)) | _VERSION_8).to_bytes(16))

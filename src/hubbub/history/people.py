@@ -1,28 +1,70 @@
-"""The users that lines speak of: found, or made."""
+"""The users that lines refer to: found or created, and the usernames of those whose nickname is none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from hashlib import sha256
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.errors import Conflict
-from hubbub.history.forms import AnyLine, Line, UserLine
-from hubbub.history.identities import derive_user_id, email_of
-from hubbub.history.nicknames import NO_LOGIN, Renamed, marked, refusal
+from hubbub.errors import Conflict, Invalid
+from hubbub.history.lines import AnyLine, Line, UserLine, derive_user_id
 from hubbub.postgres import Executor, Statement
 
-# What a line calls a user by: an id, or else a nickname.
-Key = UUID | str
+NO_LOGIN: Final = "!"
+"""Not a bcrypt hash: no password opens an imported account until one is set."""
 
-# So many are remembered; then all are forgotten, and found again when they are met.
-REMEMBERED: Final = 200_000
+NO_EMAIL: Final = "import.invalid"
+"""The domain of the addresses of users without one. It can never exist, so no mail is sent there (RFC 2606)."""
+
+REMEMBERED_USERS: Final = 200_000
+"""How many users a long import keeps in memory. Beyond it all are forgotten, and found again when lines name
+them."""
+
+
+class Renamed(NamedTuple):
+    """A nickname that is not a valid or free username, and the username that it got."""
+
+    nickname: str
+    username: str
+    reason: str
+
+
+def why_refused(nickname: str) -> str | None:
+    """Why hubbub does not accept this username, None if it does."""
+    try:
+        inputs.username(nickname)
+    except Invalid as error:
+        return error.reason
+    return None
+
+
+def accepted(nickname: str) -> str:
+    """The valid username that is closest to a refused nickname."""
+    name = "".join(letter if letter.isprintable() and letter != "@" else "_" for letter in nickname)
+    name = name.strip()[: inputs.USERNAME_LENGTH].strip() or "nameless"
+    while why_refused(name) is not None:  # only the composed form can be longer than what was cut
+        name = name[:-1].strip() or "nameless"
+    return name
+
+
+def marked(nickname: str, mark: str) -> str:
+    """The closest valid username with eight digits of a hash of `mark` at its end: the same one each time."""
+    ending = f"-{sha256(mark.encode()).hexdigest()[:8]}"
+    return accepted(nickname)[: inputs.USERNAME_LENGTH - len(ending)].rstrip() + ending
+
+
+# How a line refers to a user: by id, or else by nickname.
+Key = UUID | str
 
 
 class Person(NamedTuple):
-    """Somebody a line speaks of. `is_known_by_name`: it is the user of this name, in any case, who is meant."""
+    """A user that a line refers to, as it is created if there is none.
+
+    `is_known_by_name`: the user of this username, regardless of case, is meant.
+    """
 
     key: Key
     id: UUID
@@ -35,7 +77,7 @@ class Person(NamedTuple):
 
 
 class _Found(NamedTuple):
-    place: int
+    ordinal: int
     user_id: UUID
 
 
@@ -44,24 +86,24 @@ FIND = Statement(
     _Found,
     """
     SELECT
-        asked.place,
+        wanted.ordinal,
         COALESCE(by_id.id, by_email.id, by_name.id) AS user_id
-    FROM unnest($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS asked (id, email, username, place)
-    LEFT JOIN users AS by_id ON by_id.id = asked.id
-    LEFT JOIN users AS by_email ON lower(by_email.email) = lower(asked.email)
-    LEFT JOIN users AS by_name ON lower(by_name.username) = lower(asked.username)
+    FROM unnest($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS wanted (id, email, username, ordinal)
+    LEFT JOIN users AS by_id ON by_id.id = wanted.id
+    LEFT JOIN users AS by_email ON lower(by_email.email) = lower(wanted.email)
+    LEFT JOIN users AS by_name ON lower(by_name.username) = lower(wanted.username)
     WHERE COALESCE(by_id.id, by_email.id, by_name.id) IS NOT NULL
     """,
 )
 
-# In one order, so that two imports which make the same users wait for each other and are not locked out.
-MAKE = Statement(
-    "history.make_users",
+# In the order of the ids, so that two imports that create the same users wait for each other without a deadlock.
+CREATE = Statement(
+    "history.create_users",
     lambda id: id,
     """
     INSERT INTO users (id, email, username, password_hash, avatar_url, created_at, updated_at)
-    SELECT id, email, username, $4, avatar_url, at, at
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $5::text[], $6::timestamptz[])
+    SELECT id, email, username, $6, avatar_url, at, at
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
         AS person (id, email, username, avatar_url, at)
     ORDER BY id
     ON CONFLICT DO NOTHING
@@ -71,43 +113,49 @@ MAKE = Statement(
 
 
 class People:
-    """Whom the lines of a file mean. To be forgotten when a transaction that made users is rolled back."""
+    """The users that the lines of a file mean. To be forgotten when a transaction that created users is rolled
+    back."""
 
     def __init__(self) -> None:
         self._ids: dict[Key, UUID] = {}
-        # Of accounts that are here under another id. No later line says so again, so these stay.
+        # Of accounts that have another id in this database. Only the line of the account shows that, so they stay.
         self._aliases: dict[Key, UUID] = {}
 
     def forget(self) -> None:
+        """Have all users looked up again."""
         self._ids = dict(self._aliases)
 
     def __getitem__(self, line: Line) -> UUID | None:
-        """The user of a line. None where it has none, or only the id of an account that is gone."""
+        """The user of a line. None if it has none, or only the id of a deleted account."""
         return self._ids.get(line.user_id or line.user or "")
 
     def find(self, key: Key) -> UUID | None:
+        """The user of this id or nickname, as far as lines have referred to it."""
         return self._ids.get(key)
 
-    async def meet(self, executor: Executor, lines: Iterable[AnyLine], others: Iterable[UUID]) -> list[Person]:
-        """Find the users of these lines and make those whom nobody knows; returns whom it made.
+    async def find_or_create(
+        self, executor: Executor, lines: Iterable[AnyLine], others: Iterable[UUID]
+    ) -> list[Person]:
+        """Find the users of these lines and create the missing ones; returns those that it created.
 
-        `others` are ids that are looked for only.
+        `others` are ids that are looked up only.
         """
-        if len(self._ids) > REMEMBERED:
+        if len(self._ids) > REMEMBERED_USERS:
             self.forget()
-        persons = self._persons(lines)
-        missing = await self._find(executor, persons.values())
-        made = await self._make(executor, missing)
-        missing = await self._find(executor, [one for one in missing if one not in made])
-        again = await self._make(executor, [_under_another_name(one) for one in missing])
-        if len(again) < len(missing):
+        missing = await self._find(executor, self._persons(lines))
+        created = await self._create(executor, missing)
+        # The others were created by another transaction just now, or their username is taken.
+        keys = {one.key for one in created}
+        missing = await self._find(executor, [one for one in missing if one.key not in keys])
+        renamed = await self._create(executor, [_under_another_name(one) for one in missing])
+        if len(renamed) < len(missing):
             raise Conflict("username")
         unknown = [id for id in others if self.find(id) is None]
         for found in await executor.fetch_all(FIND, unknown, [None] * len(unknown), [None] * len(unknown)):
-            self._ids[unknown[found.place - 1]] = found.user_id
-        return made + again
+            self._ids[unknown[found.ordinal - 1]] = found.user_id
+        return created + renamed
 
-    def _persons(self, lines: Iterable[AnyLine]) -> dict[Key, Person]:
+    def _persons(self, lines: Iterable[AnyLine]) -> list[Person]:
         persons: dict[Key, Person] = {}
         for line in lines:
             if isinstance(line, UserLine):
@@ -115,53 +163,43 @@ class People:
             elif isinstance(line, Line) and line.user is not None:
                 key = line.user_id or line.user
                 if key not in persons and self.find(key) is None:
-                    persons[key] = _person(
-                        key, line.user_id or derive_user_id(line.user), line.user, line.at, None
-                    )
-        return persons
+                    id = line.user_id or derive_user_id(line.user)
+                    persons[key] = _person(key, id, line.user, line.at, None)
+        return list(persons.values())
 
-    async def _find(self, executor: Executor, persons: Iterable[Person]) -> list[Person]:
-        """Remembers who is found; returns who is not."""
-        asked = list(persons)
-        names = [one.username if one.is_known_by_name else None for one in asked]
-        found = await executor.fetch_all(FIND, [one.id for one in asked], [one.email for one in asked], names)
-        for place, user_id in found:
-            self._remember(asked[place - 1], user_id)
-        places = {one.place for one in found}
-        return [one for place, one in enumerate(asked, 1) if place not in places]
+    async def _find(self, executor: Executor, persons: list[Person]) -> list[Person]:
+        """Remember the users that exist; returns the others."""
+        names = [one.username if one.is_known_by_name else None for one in persons]
+        found = await executor.fetch_all(FIND, [one.id for one in persons], [one.email for one in persons], names)
+        for ordinal, user_id in found:
+            self._remember(persons[ordinal - 1], user_id)
+        ordinals = {one.ordinal for one in found}
+        return [one for ordinal, one in enumerate(persons, 1) if ordinal not in ordinals]
+
+    async def _create(self, executor: Executor, persons: list[Person]) -> list[Person]:
+        if not persons:
+            return []
+        columns = zip(*((one.id, one.email, one.username, one.avatar_url, one.at) for one in persons), strict=True)
+        ids, emails, usernames, avatars, times = columns
+        inserted = set(await executor.fetch_all(CREATE, ids, emails, usernames, avatars, times, NO_LOGIN))
+        created = [one for one in persons if one.id in inserted]
+        for one in created:
+            self._remember(one, one.id)
+        return created
 
     def _remember(self, person: Person, user_id: UUID) -> None:
         self._ids[person.key] = user_id
         if isinstance(person.key, UUID) and person.key != user_id:
             self._aliases[person.key] = user_id
 
-    async def _make(self, executor: Executor, persons: list[Person]) -> list[Person]:
-        if not persons:
-            return []
-        ids = set(
-            await executor.fetch_all(
-                MAKE,
-                [one.id for one in persons],
-                [one.email for one in persons],
-                [one.username for one in persons],
-                NO_LOGIN,
-                [one.avatar_url for one in persons],
-                [one.at for one in persons],
-            )
-        )
-        made = [one for one in persons if one.id in ids]
-        for one in made:
-            self._remember(one, one.id)
-        return made
-
 
 def _person(key: Key, id: UUID, nickname: str, at: datetime, account: UserLine | None) -> Person:
-    reason = refusal(nickname)
+    reason = why_refused(nickname)
     username = inputs.username(nickname) if reason is None else marked(nickname, nickname)
     return Person(
         key,
         id,
-        email_of(id) if account is None else account.email,
+        f"{id.hex}@{NO_EMAIL}" if account is None else account.email,
         username,
         None if account is None else account.avatar_url,
         at,
@@ -172,5 +210,5 @@ def _person(key: Key, id: UUID, nickname: str, at: datetime, account: UserLine |
 
 def _under_another_name(person: Person) -> Person:
     username = marked(person.username, str(person.id))
-    renamed = Renamed(person.username, username, "somebody has it, in this or in another case")
+    renamed = Renamed(person.username, username, "another user has this username, in this or another case")
     return person._replace(username=username, renamed=person.renamed or renamed)

@@ -1,38 +1,194 @@
-"""What the lines of a batch come to, worked out in memory while their rooms are held."""
+"""A batch replayed: what is in the database of its lines already, what becomes of the others, and how that is
+stored.
+
+Rooms are locked meanwhile. Each line becomes a message, an event or a membership, changes nothing, or is refused.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 from uuid import UUID
 
 from hubbub.errors import Invalid
-from hubbub.history.entries import KINDS, changes_nothing, enter, enter_before
-from hubbub.history.forms import (
+from hubbub.history.lines import (
     AnyLine,
     DeleteLine,
     EditLine,
-    Entry,
+    EventLine,
     Line,
     MemberLine,
     MessageLine,
     RoomLine,
     UserLine,
+    derive_message_id,
+    metadata_of,
+    room_id_of,
 )
-from hubbub.history.identities import derive_message_id
-from hubbub.history.parsing import metadata_of
 from hubbub.history.people import People
-from hubbub.history.present import Happened, Present, Stored
-from hubbub.history.refusals import Refusal
-from hubbub.history.room_log import Membership, RoomLog
-from hubbub.history.rooms import room_id_of
-from hubbub.postgres import Row
+from hubbub.history.room_log import KINDS, Membership, RoomLog, store_rooms
+from hubbub.history.source import Refusal
+from hubbub.postgres import Copy, Executor, OpenTransaction, Row, Statement
+
+LINES_PER_TURN: Final = 500
+"""Lines replayed at a time: 7 ms. Then their messages are sent, and other tasks have the event loop."""
+
+
+class ExistingMessage(NamedTuple):
+    """A message in the database, or of an earlier line of the batch."""
+
+    room_id: UUID
+    seq: int
+    user_id: UUID | None
+    content: str
+    was_changed: bool
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, room_id: UUID, seq: int, user_id: UUID | None, line: MessageLine) -> ExistingMessage:
+        return cls(room_id, seq, user_id, line.content, _was_changed(line), line.updated_at or line.at)
+
+    def matches(self, line: MessageLine, room_id: UUID, user_id: UUID | None) -> bool:
+        """Whether it is the message of the line. Content is compared unless either was edited or deleted."""
+        same_entry = self.room_id == room_id and (line.seq is None or line.seq == self.seq)
+        same_author = self.user_id is None or user_id is None or self.user_id == user_id
+        was_changed = self.was_changed or _was_changed(line)
+        return same_entry and same_author and (was_changed or self.content == line.content)
+
+
+def _was_changed(line: MessageLine) -> bool:
+    return line.is_edited or line.deleted_at is not None
+
+
+class ExistingEvent(NamedTuple):
+    """An entry that is not a message, without its seq."""
+
+    room_id: UUID
+    kind: str
+    message_id: UUID | None
+    user_id: UUID | None
+    created_at: datetime
+
+
+class Existing(NamedTuple):
+    """Messages by id, events by room and seq; and how often each event of the same time exists, without a seq."""
+
+    messages: dict[UUID, ExistingMessage]
+    events: dict[tuple[UUID, int], ExistingEvent]
+    repeatable: Counter[ExistingEvent]
+
+
+MESSAGES = Statement(
+    "history.messages",
+    lambda id, room_id, seq, user_id, content, was_changed, updated_at: (
+        id,
+        ExistingMessage(room_id, seq, user_id, content, was_changed, updated_at),
+    ),
+    """
+    SELECT
+        id,
+        room_id,
+        seq,
+        user_id,
+        content,
+        is_edited OR deleted_at IS NOT NULL AS was_changed,
+        updated_at
+    FROM messages
+    WHERE id = ANY($1::uuid[])
+    """,
+)
+
+EVENTS = Statement(
+    "history.events",
+    lambda seq, room_id, kind, message_id, user_id, created_at: (
+        (room_id, seq),
+        ExistingEvent(room_id, kind, message_id, user_id, created_at),
+    ),
+    """
+    SELECT
+        seq,
+        room_id,
+        kind,
+        message_id,
+        user_id,
+        created_at
+    FROM room_events
+    JOIN unnest($1::uuid[], $2::bigint[]) AS wanted (room_id, seq) USING (room_id, seq)
+    """,
+)
+
+EVENTS_AT = Statement(
+    "history.events_at",
+    ExistingEvent,
+    """
+    SELECT
+        room_id,
+        kind,
+        message_id,
+        user_id,
+        created_at
+    FROM room_events
+    WHERE room_id = ANY($1::uuid[])
+        AND created_at = ANY($2::timestamptz[])
+    """,
+)
+
+
+async def find_existing(
+    executor: Executor, lines: Sequence[tuple[int, AnyLine]], *, without_ids: bool
+) -> Existing:
+    """What the database has of all that the lines name.
+
+    `without_ids` includes what has no id or seq in the lines. That is needed only if they may have been imported
+    before, from a file that was different elsewhere.
+    """
+    message_ids = _named_message_ids(line for _, line in lines)
+    repeatable: Counter[ExistingEvent] = Counter()
+    if without_ids:
+        message_ids |= {
+            derive_message_id(number, line, room_id_of(line).hex)
+            for number, line in lines
+            if type(line) is MessageLine and line.id is None
+        }
+        events = [line for _, line in lines if isinstance(line, Line) and type(line) is not MessageLine]
+        room_ids, times = {room_id_of(line) for line in events}, {line.at for line in events}
+        repeatable.update(await executor.fetch_all(EVENTS_AT, room_ids, times))
+    messages = dict(await executor.fetch_all(MESSAGES, message_ids)) if message_ids else {}
+    return Existing(messages, await _events_by_seq(executor, lines), repeatable)
+
+
+def _named_message_ids(lines: Iterable[AnyLine]) -> set[UUID]:
+    ids: set[UUID | None] = set()
+    for line in lines:
+        if type(line) is MessageLine:
+            if line.id is not None or line.reply_to is not None:
+                ids |= {line.id, line.reply_to}
+        elif isinstance(line, EditLine | DeleteLine):
+            ids.add(line.message_id)
+        elif isinstance(line, MemberLine):
+            ids.add(line.last_read_message_id)
+    return {id for id in ids if id is not None}
+
+
+async def _events_by_seq(
+    executor: Executor, lines: Iterable[tuple[int, AnyLine]]
+) -> dict[tuple[UUID, int], ExistingEvent]:
+    wanted = [
+        (room_id_of(line), line.seq)
+        for _, line in lines
+        if isinstance(line, Line) and line.seq is not None and type(line) not in (MessageLine, MemberLine)
+    ]
+    if not wanted:
+        return {}
+    room_ids, seqs = zip(*wanted, strict=True)
+    return dict(await executor.fetch_all(EVENTS, room_ids, seqs))
 
 
 class Revision(NamedTuple):
-    """What a message that is here has become elsewhere."""
+    """What an existing message has become in another database."""
 
     id: UUID
     content: str
@@ -43,56 +199,57 @@ class Revision(NamedTuple):
 
 
 class Replay:
-    """Takes lines in their order. `said` is how many messages came of them, `refused` the lines that cannot be."""
+    """Takes lines in their order, and counts: `messages` came of them, `known` changed nothing.
 
-    def __init__(self, rooms: Iterable[RoomLog], people: People, present: Present) -> None:
+    `rooms` has the logs as they grow, `revisions` the changes of existing messages, `refused` the lines that
+    cannot be taken.
+    """
+
+    def __init__(self, rooms: Iterable[RoomLog], people: People, existing: Existing) -> None:
         self.rooms = {room.id: room for room in rooms}
-        self.said = 0
+        self.messages = 0
+        self.known = 0
         self.revisions: list[Revision] = []
         self.refused: list[Refusal] = []
-        self.known = 0
-        self._messages: list[Row] = []
+        self._rows: list[Row] = []
         self._people = people
-        self._present = present
-        self._happened = Counter(present.happened)
+        self._existing = existing
+        self._repeatable = Counter(existing.repeatable)
 
     @property
-    def entered(self) -> int:
-        """How many entries came of the lines that are no messages."""
+    def events(self) -> int:
+        """How many entries that are not messages came of the lines."""
         return sum(len(room.events) for room in self.rooms.values())
 
     def take(self, lines: Iterable[tuple[int, AnyLine]]) -> list[Row]:
-        """The messages that come of these lines, as rows to store. What else comes of them is kept."""
+        """Replay these lines. Returns the rows of their messages; the rest is kept."""
         rooms = self.rooms
         for number, line in lines:
             try:
-                if type(line) is MessageLine:
-                    self._say(number, line, rooms.get(room_id_of(line)) or _no_room())
+                if isinstance(line, MessageLine):
+                    self._add_message(number, line, rooms.get(room_id_of(line)) or _no_such_room())
+                elif isinstance(line, UserLine | RoomLine):
+                    self._check_exists(line)
                 elif isinstance(line, MemberLine):
-                    self._set_member(line, self._room(line))
-                elif isinstance(line, Line):
-                    self._enter(line, self._room(line))
+                    self._set_member(line, rooms.get(room_id_of(line)) or _no_such_room())
                 else:
-                    self._check_defined(line)
+                    self._add_event(line, rooms.get(room_id_of(line)) or _no_such_room())
             except Invalid as error:
                 self.refused.append(Refusal(number, str(error)))
-        rows, self._messages = self._messages, []
-        self.said += len(rows)
+        rows, self._rows = self._rows, []
+        self.messages += len(rows)
         return rows
 
-    def _room(self, line: Line) -> RoomLog:
-        return self.rooms.get(room_id_of(line)) or _no_room()
-
-    def _check_defined(self, line: UserLine | RoomLine) -> None:
+    def _check_exists(self, line: UserLine | RoomLine) -> None:
         if isinstance(line, RoomLine) and line.id not in self.rooms:
-            raise Invalid("room", "its two people have another direct room here")
+            raise Invalid("room", "its two users have another direct room here")
 
-    def _say(self, number: int, line: MessageLine, room: RoomLog) -> None:
+    def _add_message(self, number: int, line: MessageLine, room: RoomLog) -> None:
         author = self._people[line]
         if author is None and line.seq is None:
-            raise _nobody()
-        id = line.id or derive_message_id(number, room.hex, line.user or str(line.user_id), line.at, line.content)
-        if id in self._present.messages and self._is_known(id, line, room, author):
+            raise _no_such_user()
+        id = line.id or derive_message_id(number, line, room.hex)
+        if id in self._existing.messages and self._is_known(id, line, room, author):
             self.known += 1
             return
         if line.reply_to is not None:
@@ -100,75 +257,127 @@ class Replay:
         if line.seq is not None:
             room.check_next(line.seq)
         elif author is not None and author not in room.members:
-            enter_before(line, room, author)
+            room.add_joined_before(author, line.at)
         room.last_seq = seq = room.last_seq + 1
         metadata = metadata_of(line)
-        changed_at = line.updated_at or line.at
-        self._messages.append(
+        updated_at = line.updated_at or line.at
+        self._rows.append(
             (
-                *(id, room.id, seq, author, line.content, line.message_type, line.is_edited, line.at, changed_at),
+                *(id, room.id, seq, author, line.content, line.message_type, line.is_edited, line.at, updated_at),
                 *(line.deleted_at, line.reply_to, metadata),
             )
         )
         if line.id is not None:
-            self._present.messages[id] = Stored.of(room.id, seq, author, line)
+            self._existing.messages[id] = ExistingMessage.of(room.id, seq, author, line)
 
     def _is_known(self, id: UUID, line: MessageLine, room: RoomLog, author: UUID | None) -> bool:
-        """True, or `Invalid` where the id is that of something else."""
-        stored = self._present.messages[id]
-        if not stored.is_of(line, room.id, author):
+        """True. Raises: Invalid (the id is that of another message)."""
+        existing = self._existing.messages[id]
+        if not existing.matches(line, room.id, author):
             raise Invalid("id", "is in use for another message")
-        if line.seq is not None and stored.updated_at < (line.updated_at or line.at):
-            self._revise(id, line)
+        updated_at = line.updated_at or line.at
+        if line.seq is not None and existing.updated_at < updated_at:
+            metadata = metadata_of(line)
+            revision = Revision(id, line.content, line.is_edited, updated_at, line.deleted_at, metadata)
+            self.revisions.append(revision)
         return True
 
-    def _revise(self, id: UUID, line: MessageLine) -> None:
-        metadata = metadata_of(line)
-        updated_at = line.updated_at or line.at
-        self.revisions.append(Revision(id, line.content, line.is_edited, updated_at, line.deleted_at, metadata))
-
     def _check_message(self, field: str, id: UUID, room: RoomLog) -> None:
-        stored = self._present.messages.get(id)
-        if stored is None or stored.room_id != room.id:
-            raise Invalid(field, "is no message of this room that came before")
+        existing = self._existing.messages.get(id)
+        if existing is None or existing.room_id != room.id:
+            raise Invalid(field, "is not an earlier message of this room")
 
-    def _enter(self, line: Entry, room: RoomLog) -> None:
-        about = line.message_id if isinstance(line, EditLine | DeleteLine) else None
-        here = self._people[line]
-        user_id = here or line.user_id
-        if line.seq is None and here is None:
-            raise _nobody()
-        happened = Happened(room.id, KINDS[type(line)], about, user_id, line.at)
-        if line.seq is not None and line.seq <= room.last_seq:
-            if self._present.entries.get((room.id, line.seq)) == happened:
+    def _add_event(self, line: EventLine, room: RoomLog) -> None:
+        message_id = line.message_id if isinstance(line, EditLine | DeleteLine) else None
+        account = self._people[line]
+        user_id = account or line.user_id
+        event = ExistingEvent(room.id, KINDS[type(line)], message_id, user_id, line.at)
+        if line.seq is None:
+            if account is None:
+                raise _no_such_user()
+            if self._repeatable[event] > 0 or room.is_unchanged_by(line, user_id):
+                self._repeatable[event] -= 1
                 self.known += 1
                 return
-        elif line.seq is None and (self._happened[happened] > 0 or changes_nothing(line, room, user_id)):
-            self._happened[happened] -= 1
-            self.known += 1
-            return
-        if line.seq is not None:
+        else:
+            if line.seq <= room.last_seq and self._existing.events.get((room.id, line.seq)) == event:
+                self.known += 1
+                return
             room.check_next(line.seq)
-        if about is not None:
-            self._check_message("message_id", about, room)
-        enter(line, room, user_id, here)
+        if message_id is not None:
+            self._check_message("message_id", message_id, room)
+        room.add_event(line, user_id, account)
         if line.seq is not None:
-            self._present.entries[room.id, line.seq] = happened
+            self._existing.events[room.id, line.seq] = event
 
     def _set_member(self, line: MemberLine, room: RoomLog) -> None:
-        """A membership as it was when the log ended here. Of one that goes on nobody knows what it is by now."""
+        """A membership as it was when the log ended here. If the log goes on, its later state is unknown."""
         user_id = self._people[line]
         if line.last_read_message_id is not None:
             self._check_message("last_read_message_id", line.last_read_message_id, room)
         if user_id is None or line.seq != room.last_seq:
             self.known += 1
         else:
-            room.restore(user_id, Membership.of(line))
+            room.restore_member(user_id, Membership.of(line))
 
 
-def _no_room() -> NoReturn:
-    raise Invalid("room", "is none that is here or can be made")
+def _no_such_room() -> NoReturn:
+    raise Invalid("room", "is not here and cannot be created")
 
 
-def _nobody() -> Invalid:
-    return Invalid("user_id", "is of nobody here, and the line names nobody")
+def _no_such_user() -> Invalid:
+    return Invalid("user_id", "is not here, and the line has no name to create it")
+
+
+NEW_MESSAGES: Final = Copy(
+    "messages",
+    (
+        *("id", "room_id", "seq", "user_id", "content", "message_type", "is_edited"),
+        *("created_at", "updated_at", "deleted_at", "reply_to", "metadata"),
+    ),
+)
+
+REVISE = Statement(
+    "history.revise_messages",
+    int,
+    """
+    UPDATE messages
+    SET content = revised.content,
+        is_edited = revised.is_edited,
+        updated_at = revised.updated_at,
+        deleted_at = revised.deleted_at,
+        metadata = revised.metadata
+    FROM unnest($1::uuid[], $2::text[], $3::boolean[], $4::timestamptz[], $5::timestamptz[], $6::jsonb[])
+        AS revised (id, content, is_edited, updated_at, deleted_at, metadata)
+    WHERE messages.id = revised.id
+    """,
+)
+
+
+async def store(
+    transaction: OpenTransaction,
+    replay: Replay,
+    lines: Sequence[tuple[int, AnyLine]],
+    while_stored: Callable[[], None],
+) -> None:
+    """Replay the lines and store all that comes of them.
+
+    Rows are sent as they come. When all are sent, PostgreSQL is busy with them for as long again: it checks
+    foreign keys at the end of a COPY, and that is more than half of its work. `while_stored` is called then, for
+    work that can be done meanwhile.
+    """
+    await transaction.copy(NEW_MESSAGES, _message_rows(replay, lines, while_stored))
+    if replay.revisions:
+        ids, contents, edited, updated, deleted, metadata = zip(*replay.revisions, strict=True)
+        await transaction.execute(REVISE, ids, contents, edited, updated, deleted, metadata)
+    await store_rooms(transaction, list(replay.rooms.values()))
+
+
+async def _message_rows(
+    replay: Replay, lines: Sequence[tuple[int, AnyLine]], at_the_end: Callable[[], None]
+) -> AsyncIterator[Row]:
+    for start in range(0, len(lines), LINES_PER_TURN):
+        for row in replay.take(lines[start : start + LINES_PER_TURN]):
+            yield row
+        await asyncio.sleep(0)
+    at_the_end()

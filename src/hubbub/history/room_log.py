@@ -1,29 +1,46 @@
-"""The log of a room as it grows in memory, and its members with it."""
+"""The log of a room, as a batch makes it grow in memory, with its members; and how it is stored at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
 
 from hubbub.errors import Invalid
-from hubbub.history.forms import ChangeLine, MemberLine
-from hubbub.history.members import Crowd
-from hubbub.history.rooms import Held
+from hubbub.history.lines import (
+    ChangeLine,
+    DeleteLine,
+    EditLine,
+    EventLine,
+    JoinLine,
+    LeaveLine,
+    MemberLine,
+    RoleLine,
+)
+from hubbub.history.rooms import LockedRoom, MemberSnapshot
 from hubbub.models import Role
-from hubbub.postgres import Row
+from hubbub.postgres import Copy, OpenTransaction, Row, Statement
+
+KINDS: Final = {
+    JoinLine: "joined",
+    LeaveLine: "left",
+    EditLine: "edited",
+    DeleteLine: "deleted",
+    RoleLine: "role_changed",
+    ChangeLine: "room_changed",
+}
 
 
 class Membership(NamedTuple):
-    """A membership that a batch makes. `read` of None: all that is imported counts as read."""
+    """A membership that a batch creates. `last_read_seq` of None: all that is imported counts as read."""
 
     joined_at: datetime
     role: Role
     joined_seq: int
-    read: int | None
+    last_read_seq: int | None
     last_read_message_id: UUID | None = None
 
     @classmethod
@@ -32,78 +49,264 @@ class Membership(NamedTuple):
 
 
 class RoomLog:
-    """The log of one room, and its members as far as the batch speaks of them.
+    """The log of one locked room, and its members as far as the batch refers to them.
 
-    `made`, `gone`, `roles` and `states` are what becomes of memberships, `changed` what becomes of the room, and
-    `events` the rows of entries that are no messages.
+    `events` are the rows of the entries that are not messages, and `change` the last of them that changed the
+    room. `added`, `removed`, `new_roles` and `restored` are what becomes of memberships.
     """
 
     __slots__ = (
-        *("began", "changed", "crowd", "events", "gone", "hex", "id", "is_direct", "last_seq"),
-        *("made", "members", "roles", "states"),
+        *("added", "change", "events", "hex", "id", "is_direct", "last_seq"),
+        *("members", "new_roles", "removed", "restored", "snapshot", "start_seq"),
     )
 
-    def __init__(self, held: Held, crowd: Crowd) -> None:
-        self.id = held.id
-        self.hex = held.id.hex
-        self.is_direct = held.is_direct
-        self.began = self.last_seq = held.last_seq
-        self.crowd = crowd
-        self.members = crowd.roles
+    def __init__(self, room: LockedRoom, snapshot: MemberSnapshot) -> None:
+        self.id = room.id
+        self.hex = room.id.hex
+        self.is_direct = room.is_direct
+        self.start_seq = self.last_seq = room.last_seq
+        self.snapshot = snapshot
+        self.members = snapshot.roles
         self.events: list[Row] = []
-        self.made: dict[UUID, Membership] = {}
-        self.gone: set[UUID] = set()
-        self.roles: dict[UUID, Role] = {}
-        self.states: dict[UUID, Membership] = {}
-        self.changed: ChangeLine | None = None
+        self.added: dict[UUID, Membership] = {}
+        self.removed: set[UUID] = set()
+        self.new_roles: dict[UUID, Role] = {}
+        self.restored: dict[UUID, Membership] = {}
+        self.change: ChangeLine | None = None
 
     @property
     def has_grown(self) -> bool:
-        return self.last_seq > self.began
+        return self.last_seq > self.start_seq
 
     def check_next(self, seq: int) -> None:
-        """Raises `Invalid` where this cannot be the number of the next entry."""
+        """Raises: Invalid (this cannot be the seq of the next entry)."""
         if seq <= self.last_seq:
             raise Invalid("seq", f"something else is entry {seq:,} of the room")
         if seq > self.last_seq + 1:
             raise Invalid("seq", f"{seq:,} cannot follow {self.last_seq:,}, the last entry of the room")
 
-    def append(
-        self,
-        kind: str,
-        at: datetime,
-        user_id: UUID | None,
-        *,
-        about: UUID | None = None,
-        payload: Mapping[str, object] | None = None,
-    ) -> None:
-        """An entry that is no message."""
-        self.last_seq += 1
-        said = msgspec.json.encode(payload or {}).decode()
-        self.events.append((self.id, self.last_seq, kind, about, user_id, said, at))
+    def is_unchanged_by(self, line: EventLine, user_id: UUID | None) -> bool:
+        """Whether the room is already as this line, which has no seq, would make it."""
+        match line:
+            case JoinLine():
+                return user_id in self.members
+            case LeaveLine():
+                return user_id not in self.members
+            case RoleLine(role=role):
+                return user_id is None or self.members.get(user_id, role) == role
+            case _:
+                return False
 
-    def let_in(self, user_id: UUID, at: datetime, role: Role, *, read: int | None) -> None:
-        self.members[user_id] = role
-        self.made[user_id] = Membership(at, role, self.last_seq, read)
+    def add_event(self, line: EventLine, user_id: UUID | None, account: UUID | None) -> None:
+        """Append the entry, and do what follows from it. Raises: Invalid.
 
-    def let_go(self, user_id: UUID) -> None:
-        del self.members[user_id]
-        if self.made.pop(user_id, None) is None:
-            self.gone.add(user_id)
-            self.roles.pop(user_id, None)
-            self.states.pop(user_id, None)
+        `user_id` is the user that the entry names, `account` the same if the account exists: a deleted one is no
+        member.
+        """
+        is_member = account in self.members
+        match line:
+            case JoinLine(role=role):
+                if self.is_direct and not is_member and line.seq is None:
+                    raise _not_two_members()
+                self._append(line, user_id, payload={} if role is None else {"role": role})
+                if account is not None and not is_member:
+                    last_read_seq = None if line.seq is None else self.last_seq
+                    self._add_member(account, line.at, role or Role.MEMBER, last_read_seq)
+            case LeaveLine():
+                if self.is_direct:
+                    raise Invalid("room", "a direct room keeps its two members")
+                self._append(line, user_id)
+                if account is not None and is_member:
+                    self._remove_member(account)
+            case RoleLine(role=role):
+                self._append(line, user_id, payload={"role": role})
+                if account is not None and is_member:
+                    self._set_role(account, role)
+            case ChangeLine():
+                self._append(line, user_id, payload=_properties(line))
+                self.change = line
+            case EditLine(message_id=message_id) | DeleteLine(message_id=message_id):
+                self._append(line, user_id, message_id=message_id)
 
-    def give(self, user_id: UUID, role: Role) -> None:
-        self.members[user_id] = role
-        if user_id in self.made:
-            self.made[user_id] = self.made[user_id]._replace(role=role)
-        else:
-            self.roles[user_id] = role
+    def add_joined_before(self, user_id: UUID, at: datetime) -> None:
+        """Append the joining of an author who is not a member: it was before the history begins. Raises:
+        Invalid."""
+        self.add_event(JoinLine(at=at, role=Role.MEMBER), user_id, user_id)
 
-    def restore(self, user_id: UUID, membership: Membership) -> None:
-        """A membership as it was elsewhere."""
-        if user_id in self.members and user_id not in self.made:
-            self.states[user_id] = membership
+    def restore_member(self, user_id: UUID, membership: Membership) -> None:
+        """Set a membership to what it was in another database."""
+        if user_id in self.members and user_id not in self.added:
+            self.restored[user_id] = membership
         else:
             self.members[user_id] = membership.role
-            self.made[user_id] = membership
+            self.added[user_id] = membership
+
+    def _append(
+        self,
+        line: EventLine,
+        user_id: UUID | None,
+        *,
+        message_id: UUID | None = None,
+        payload: Mapping[str, object] | None = None,
+    ) -> None:
+        self.last_seq += 1
+        json = msgspec.json.encode(payload or {}).decode()
+        self.events.append((self.id, self.last_seq, KINDS[type(line)], message_id, user_id, json, line.at))
+
+    def _add_member(self, user_id: UUID, at: datetime, role: Role, last_read_seq: int | None) -> None:
+        self.members[user_id] = role
+        self.added[user_id] = Membership(at, role, self.last_seq, last_read_seq)
+
+    def _remove_member(self, user_id: UUID) -> None:
+        del self.members[user_id]
+        if self.added.pop(user_id, None) is None:
+            self.removed.add(user_id)
+            self.new_roles.pop(user_id, None)
+            self.restored.pop(user_id, None)
+
+    def _set_role(self, user_id: UUID, role: Role) -> None:
+        self.members[user_id] = role
+        if user_id in self.added:
+            self.added[user_id] = self.added[user_id]._replace(role=role)
+        else:
+            self.new_roles[user_id] = role
+
+
+def _properties(line: ChangeLine) -> dict[str, object]:
+    receipts = {} if line.keeps_receipts is msgspec.UNSET else {"keeps_receipts": line.keeps_receipts}
+    return {"name": line.name, "description": line.description, "is_private": line.is_private, **receipts}
+
+
+def _not_two_members() -> Invalid:
+    return Invalid("room", "a direct room has exactly two members")
+
+
+EVENTS: Final = Copy("room_events", ("room_id", "seq", "kind", "message_id", "user_id", "payload", "created_at"))
+
+SET_LAST_SEQ = Statement(
+    "history.set_last_seq",
+    int,
+    """
+    UPDATE rooms
+    SET last_seq = heads.last_seq
+    FROM unnest($1::uuid[], $2::bigint[]) AS heads (id, last_seq)
+    WHERE rooms.id = heads.id
+    """,
+)
+
+CHANGE_ROOM = Statement(
+    "history.change_room",
+    int,
+    """
+    UPDATE rooms
+    SET name = $2,
+        description = $3,
+        is_private = $4,
+        updated_at = $5,
+        keeps_receipts = CASE WHEN $6 THEN $7 ELSE keeps_receipts END
+    WHERE id = $1
+    """,
+)
+
+REMOVE_MEMBERS = Statement(
+    "history.remove_members",
+    int,
+    """
+    DELETE FROM room_users
+    USING unnest($1::uuid[], $2::uuid[]) AS removed (room_id, user_id)
+    WHERE room_users.room_id = removed.room_id
+        AND room_users.user_id = removed.user_id
+    """,
+)
+
+ADD_MEMBERS = Statement(
+    "history.add_members",
+    int,
+    """
+    INSERT INTO room_users (room_id, user_id, joined_at, role, joined_seq, last_read_seq, last_read_message_id)
+    SELECT room_id, user_id, joined_at, role, joined_seq, last_read_seq, last_read_message_id
+    FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::text[], $5::bigint[], $6::bigint[], $7::uuid[])
+        AS added (room_id, user_id, joined_at, role, joined_seq, last_read_seq, last_read_message_id)
+    """,
+)
+
+SET_ROLES = Statement(
+    "history.set_roles",
+    int,
+    """
+    UPDATE room_users
+    SET role = new.role
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS new (room_id, user_id, role)
+    WHERE room_users.room_id = new.room_id
+        AND room_users.user_id = new.user_id
+    """,
+)
+
+# Only of members who have read nothing in this database: what they have read since is not taken back.
+RESTORE_MEMBERS = Statement(
+    "history.restore_members",
+    int,
+    """
+    UPDATE room_users
+    SET joined_at = restored.joined_at,
+        role = restored.role,
+        joined_seq = restored.joined_seq,
+        last_read_seq = restored.last_read_seq,
+        last_read_message_id = restored.last_read_message_id
+    FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::text[], $5::bigint[], $6::bigint[], $7::uuid[])
+        AS restored (room_id, user_id, joined_at, role, joined_seq, last_read_seq, last_read_message_id)
+    WHERE room_users.room_id = restored.room_id
+        AND room_users.user_id = restored.user_id
+        AND room_users.last_read_message_id IS NULL
+    """,
+)
+
+
+async def store_rooms(transaction: OpenTransaction, rooms: Sequence[RoomLog]) -> None:
+    """Store all that a batch makes of rooms, except messages. Memberships refer to messages, so these come
+    first."""
+    events = [event for room in rooms for event in room.events]
+    if events:
+        await transaction.copy(EVENTS, events)
+    grown = [room for room in rooms if room.has_grown]
+    if grown:
+        await transaction.execute(SET_LAST_SEQ, [room.id for room in grown], [room.last_seq for room in grown])
+    for room in rooms:
+        if room.change is not None:
+            await _change(transaction, room.id, room.change)
+    await _store_memberships(transaction, rooms)
+
+
+async def _change(transaction: OpenTransaction, room_id: UUID, line: ChangeLine) -> None:
+    given = line.keeps_receipts is not msgspec.UNSET
+    keeps = line.keeps_receipts if given else None
+    await transaction.execute(
+        CHANGE_ROOM, room_id, line.name, line.description, line.is_private, line.at, given, keeps
+    )
+
+
+async def _store_memberships(transaction: OpenTransaction, rooms: Sequence[RoomLog]) -> None:
+    removed = [(room.id, user_id) for room in rooms for user_id in room.removed]
+    if removed:
+        room_ids, user_ids = zip(*removed, strict=True)
+        await transaction.execute(REMOVE_MEMBERS, room_ids, user_ids)
+    added = [
+        (room.id, user_id, one if one.last_read_seq is not None else one._replace(last_read_seq=room.last_seq))
+        for room in rooms
+        for user_id, one in room.added.items()
+    ]
+    if added:
+        room_ids, user_ids, times, roles, joined, read, messages = _columns(added)
+        await transaction.execute(ADD_MEMBERS, room_ids, user_ids, times, roles, joined, read, messages)
+    new_roles = [(room.id, user_id, role) for room in rooms for user_id, role in room.new_roles.items()]
+    if new_roles:
+        room_ids, user_ids, roles = zip(*new_roles, strict=True)
+        await transaction.execute(SET_ROLES, room_ids, user_ids, roles)
+    restored = [(room.id, user_id, one) for room in rooms for user_id, one in room.restored.items()]
+    if restored:
+        room_ids, user_ids, times, roles, joined, read, messages = _columns(restored)
+        await transaction.execute(RESTORE_MEMBERS, room_ids, user_ids, times, roles, joined, read, messages)
+
+
+def _columns(memberships: Iterable[tuple[UUID, UUID, Membership]]) -> Iterable[tuple[object, ...]]:
+    return zip(*((room_id, user_id, *one) for room_id, user_id, one in memberships), strict=True)

@@ -1,38 +1,34 @@
-"""The rooms that lines speak of: found or made, and held for as long as a batch takes."""
+"""The rooms that lines refer to: found or created, locked for the transaction of a batch, and their members."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from hubbub.history.forms import AnyLine, Line, RoomLine, UserLine
-from hubbub.history.identities import derive_room_id
+from hubbub.history.lines import AnyLine, Line, RoomLine, UserLine, room_id_of
 from hubbub.history.people import People
+from hubbub.models import Role
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.rooms import direct_key
 
-_room_of = lru_cache(maxsize=10_000)(derive_room_id)
+REMEMBERED_MEMBERSHIPS: Final = 200_000
+"""How many memberships a long import keeps in memory, beside those of the batch. Beyond it all are forgotten."""
 
 
-def room_id_of(line: Line) -> UUID:
-    """The room that a line speaks of: by its id, or else by its name."""
-    return line.room_id or _room_of(line.room or "")
-
-
-class Held(NamedTuple):
-    """A room that nobody else can write to until the transaction ends."""
+class LockedRoom(NamedTuple):
+    """A room to which no other transaction can write until this one ends."""
 
     id: UUID
     last_seq: int
     is_direct: bool
 
 
-HOLD = Statement(
-    "history.hold_rooms",
-    Held,
+LOCK = Statement(
+    "history.lock_rooms",
+    LockedRoom,
     """
     SELECT
         id,
@@ -45,8 +41,8 @@ HOLD = Statement(
     """,
 )
 
-MAKE = Statement(
-    "history.make_rooms",
+CREATE = Statement(
+    "history.create_rooms",
     lambda id: id,
     """
     INSERT INTO rooms (
@@ -64,8 +60,35 @@ MAKE = Statement(
 )
 
 
-def people_of(lines: Iterable[AnyLine]) -> list[UUID]:
-    """Ids of users that lines about rooms, and lines without a name, speak of."""
+async def lock_rooms(
+    executor: Executor, lines: Sequence[AnyLine], people: People, rejected_rooms: set[UUID]
+) -> list[LockedRoom]:
+    """Lock the rooms of these lines, after creating the missing ones, except the rejected rooms.
+
+    A second direct room of two users cannot be created, and is rejected from then on: a later line that has only
+    its name would create it as another kind of room.
+    """
+    wanted: dict[UUID, RoomLine | None] = {}
+    for line in lines:
+        if isinstance(line, RoomLine):
+            wanted[line.id] = line
+        elif not isinstance(line, UserLine):
+            room_id = room_id_of(line)
+            if wanted.get(room_id) is None:
+                wanted[room_id] = _named_room(room_id, line.room, line.at)
+    locked = await executor.fetch_all(LOCK, [id for id in wanted if id not in rejected_rooms])
+    found = {room.id for room in locked}
+    missing = [room for id, room in wanted.items() if room is not None and id not in found | rejected_rooms]
+    if not missing:
+        return locked
+    await _create(executor, missing, people)
+    locked += await executor.fetch_all(LOCK, [room.id for room in missing])
+    rejected_rooms |= {room.id for room in missing} - {room.id for room in locked}
+    return locked
+
+
+def user_ids_of(lines: Iterable[AnyLine]) -> list[UUID]:
+    """Ids of users that lines about rooms, and lines without a name, refer to."""
     ids: dict[UUID, None] = {}
     for line in lines:
         if isinstance(line, RoomLine):
@@ -75,39 +98,14 @@ def people_of(lines: Iterable[AnyLine]) -> list[UUID]:
     return list(ids)
 
 
-async def hold(executor: Executor, lines: Sequence[AnyLine], people: People, barred: set[UUID]) -> list[Held]:
-    """The rooms of these lines, those that are missing made, without the `barred`.
-
-    One that is told of at length and cannot be made, a second direct room of two people, is barred from then on:
-    a later line that has only its name would make it as another kind of room.
-    """
-    wanted: dict[UUID, RoomLine | None] = {}
-    for line in lines:
-        if isinstance(line, RoomLine):
-            wanted[line.id] = line
-        elif not isinstance(line, UserLine):
-            room_id = room_id_of(line)
-            if wanted.get(room_id) is None:
-                wanted[room_id] = _as_named(room_id, line.room, line.at)
-    held = await executor.fetch_all(HOLD, [id for id in wanted if id not in barred])
-    found = {room.id for room in held}
-    missing = [room for id, room in wanted.items() if room is not None and id not in found | barred]
-    if not missing:
-        return held
-    await _make(executor, missing, people)
-    held += await executor.fetch_all(HOLD, [room.id for room in missing])
-    barred |= {room.id for room in missing} - {room.id for room in held}
-    return held
-
-
-def _as_named(room_id: UUID, name: str | None, at: datetime) -> RoomLine | None:
-    """A room of which no more is said than its name."""
+def _named_room(room_id: UUID, name: str | None, at: datetime) -> RoomLine | None:
+    """A room of which only the name is known, None if not even that."""
     return None if name is None else RoomLine(id=room_id, room=name, at=at)
 
 
-async def _make(executor: Executor, rooms: Sequence[RoomLine], people: People) -> None:
+async def _create(executor: Executor, rooms: Sequence[RoomLine], people: People) -> None:
     await executor.fetch_all(
-        MAKE,
+        CREATE,
         [room.id for room in rooms],
         [room.room for room in rooms],
         [room.description for room in rooms],
@@ -121,8 +119,80 @@ async def _make(executor: Executor, rooms: Sequence[RoomLine], people: People) -
 
 
 def _direct_key(room: RoomLine, people: People) -> bytes | None:
-    """By the ids that the two have here. An account that is gone keeps the id that it had."""
+    """By the ids that the two users have in this database. A deleted account keeps the id that it had."""
     if room.direct is None:
         return None
     first, second = room.direct
     return direct_key(people.find(first) or first, people.find(second) or second)
+
+
+MEMBERS = Statement(
+    "history.members",
+    lambda room_id, user_id, role: (room_id, user_id, role),
+    """
+    SELECT
+        room_id,
+        user_id,
+        role
+    FROM room_users
+    JOIN unnest($1::uuid[], $2::uuid[]) AS wanted (room_id, user_id) USING (room_id, user_id)
+    """,
+)
+
+
+@dataclass(slots=True)
+class MemberSnapshot:
+    """The members of a room at `last_seq`, with their roles, among the users that were `looked_up`."""
+
+    last_seq: int
+    roles: dict[UUID, Role] = field(default_factory=dict)
+    looked_up: set[UUID] = field(default_factory=set)
+
+
+class Members:
+    """Remembers the members of a room while its log does not grow: each join and leave is an entry of it."""
+
+    def __init__(self) -> None:
+        self._snapshots: dict[UUID, MemberSnapshot] = {}
+
+    def forget(self) -> None:
+        """Have all memberships looked up again."""
+        self._snapshots.clear()
+
+    async def look_up(
+        self, executor: Executor, rooms: Sequence[LockedRoom], lines: Iterable[AnyLine], people: People
+    ) -> dict[UUID, MemberSnapshot]:
+        """The members of locked rooms, as far as the lines refer to them."""
+        if sum(len(one.looked_up) for one in self._snapshots.values()) > REMEMBERED_MEMBERSHIPS:
+            self.forget()
+        snapshots = {room.id: self._snapshot(room) for room in rooms}
+        pairs = _unknown_pairs(snapshots, lines, people)
+        rows = await executor.fetch_all(MEMBERS, [room for room, _ in pairs], [user for _, user in pairs])
+        for room_id, user_id in pairs:
+            snapshots[room_id].looked_up.add(user_id)
+        for room_id, user_id, role in rows:
+            snapshots[room_id].roles[user_id] = Role(role)
+        return snapshots
+
+    def _snapshot(self, room: LockedRoom) -> MemberSnapshot:
+        snapshot = self._snapshots.get(room.id)
+        if snapshot is None or snapshot.last_seq != room.last_seq:
+            snapshot = self._snapshots[room.id] = MemberSnapshot(room.last_seq)
+        return snapshot
+
+
+def _unknown_pairs(
+    snapshots: dict[UUID, MemberSnapshot], lines: Iterable[AnyLine], people: People
+) -> list[tuple[UUID, UUID]]:
+    """The pairs of room and user that were not looked up. Many lines have few pairs: equal ones are left out
+    first."""
+    distinct = {
+        (line.room_id or line.room, line.user_id or line.user): line for line in lines if isinstance(line, Line)
+    }
+    pairs: dict[tuple[UUID, UUID], None] = {}
+    for line in distinct.values():
+        room_id, user_id = room_id_of(line), people[line]
+        snapshot = snapshots.get(room_id)
+        if snapshot is not None and user_id is not None and user_id not in snapshot.looked_up:
+            pairs[room_id, user_id] = None
+    return list(pairs)

@@ -1,49 +1,83 @@
-"""The bytes of a file as they come, for as long as they are wanted."""
+"""A file of history as batches of lines. It is read once, by one thread, and never as a whole.
+
+    file or pipe -> Source -> gzip? -> numbered lines -> Batch (parsed, with a digest) -> BatchReader
+
+The reader is one batch ahead of the database, so at most three are in memory: one is being stored, one is parsed,
+and the raw lines of one are read.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import io
 import os
 import select
-from typing import TYPE_CHECKING, Final
+import zlib
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from hubbub.errors import Invalid
+from hubbub.history.lines import LONGEST_LINE, AnyLine, parse_line
+from hubbub.postgres import Statement
 
 if TYPE_CHECKING:
+    from hashlib import _Hash
+
     from _typeshed import WriteableBuffer
 
-# As much as a pipe holds.
 CHUNK: Final = 1 << 16
+"""Bytes per read: as many as a pipe holds."""
+
+BATCH_LINES: Final = 10_000
+BATCH_BYTES: Final = 8 << 20
+"""A batch ends at either limit. Only the lines decide, so that every run of a file has the same batches. At 40,000
+messages per second a batch keeps its rooms locked for a quarter of a second."""
+
+GZIP_MAGIC: Final = b"\x1f\x8b"
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+
+class Refusal(NamedTuple):
+    """A line that cannot be used, counted from 1, and the reason."""
+
+    line: int
+    reason: str
 
 
 class Source(io.RawIOBase):
-    """An open file as one thread reads it. It ends where the file does, or when another thread says `stop`.
+    """An open file as one thread reads it. It ends where the file ends, or when another thread calls `stop`.
 
-    A read of a silent pipe cannot be broken off, nor the pipe be closed meanwhile: so the thread waits until there
-    is something to read, or for `stop`.
+    A read of a silent pipe cannot be interrupted, nor can the pipe be closed meanwhile. So the thread waits until
+    there is something to read, or for `stop`.
     """
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         self._file = file
         self._stopped, self._stop = os.pipe()
-        self._waiting = select.poll()
-        self._waiting.register(self._stopped, select.POLLIN)
-        self._is_there = False
+        self._poll = select.poll()
+        self._poll.register(self._stopped, select.POLLIN)
+        self._in_memory = False
         try:
-            self._waiting.register(file.fileno(), select.POLLIN)
-        except io.UnsupportedOperation:  # no file of the system, then it is in memory
-            self._is_there = True
+            self._poll.register(file.fileno(), select.POLLIN)
+        except io.UnsupportedOperation:  # not a file of the operating system
+            self._in_memory = True
 
     def buffered(self) -> io.BufferedReader:
-        """To read from. Closing it closes the source, and leaves the file open."""
+        """The reader to use. Closing it closes the source and leaves the file open."""
         return io.BufferedReader(self, CHUNK)
 
     def stop(self) -> None:
+        """End the source for its reader, also one that waits for a pipe."""
         os.write(self._stop, b"\0")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        if not self._is_there and self._stopped in (descriptor for descriptor, _ in self._waiting.poll()):
+        if not self._in_memory and self._stopped in (descriptor for descriptor, _ in self._poll.poll()):
             return 0
         view = memoryview(buffer).cast("B")
         read = self._file.read1(len(view))
@@ -55,3 +89,195 @@ class Source(io.RawIOBase):
             os.close(self._stopped)
             os.close(self._stop)
         super().close()
+
+
+def read_lines(file: io.BufferedReader, refuse: Callable[[int, str], None]) -> Iterator[tuple[int, AnyLine]]:
+    """The lines of an open file with their numbers, as an import reads them, without blank lines.
+
+    `refuse` is called with the number of each line that cannot be read, and the reason.
+    """
+    for number, raw in _numbered_lines(file, refuse):
+        try:
+            yield number, parse_line(raw)
+        except Invalid as error:
+            if not _is_blank(raw):
+                refuse(number, str(error))
+
+
+def _numbered_lines(file: io.BufferedReader, refuse: Callable[[int, str], None]) -> Iterator[tuple[int, bytes]]:
+    """Lines, counted from 1, without their ends; one that is too long is cut to a byte more than the limit.
+
+    Where the file cannot be read any further, the line that would have come next is refused.
+    """
+    number = 0
+    try:
+        compressed = file.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)  # by content: a name can be wrong
+        opened = gzip.GzipFile(fileobj=file) if compressed else file
+        while line := opened.readline(LONGEST_LINE + 1):
+            number += 1
+            end = line
+            while len(end) > LONGEST_LINE and not end.endswith(b"\n"):
+                end = opened.readline(LONGEST_LINE + 1)
+            yield number, (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).rstrip(b"\r\n")
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        refuse(number + 1, "the compressed file is damaged from here on")
+    except OSError as error:
+        refuse(number + 1, f"the file cannot be read from here on: {error.strerror}")
+
+
+def _is_blank(raw: bytes) -> bool:
+    return not raw or raw.isspace()
+
+
+class Checkpoint(NamedTuple):
+    """So many lines of a file were imported, and this is the SHA-256 of all of them: a row of `hubbub_imports`."""
+
+    digest: bytes
+    lines: int
+
+    def counted_as_read(self) -> Checkpoint:
+        """The checkpoint of the step after the import, in which all of it counts as read by the members."""
+        return Checkpoint(sha256(self.digest + b"read").digest(), self.lines)
+
+
+CHECKPOINTS = Statement(
+    "history.checkpoints",
+    Checkpoint,
+    """
+    SELECT
+        digest,
+        lines
+    FROM hubbub_imports
+    WHERE lines > $1
+        AND lines <= $2
+    """,
+)
+
+SAVE_CHECKPOINT = Statement(
+    "history.save_checkpoint",
+    int,
+    """
+    INSERT INTO hubbub_imports (digest, lines)
+    VALUES ($1, $2)
+    """,
+)
+
+
+class Batch:
+    """Consecutive lines of a file, committed together. `taken` are the lines that can be stored, with their
+    numbers.
+
+    `before` is the number of lines in front of the batch. `is_last` says that the file ends with it. `digest`
+    covers all lines of the file up to the end of the batch.
+    """
+
+    __slots__ = ("_digest_before", "_raw", "before", "checkpoint", "digest", "is_last", "refused", "taken")
+
+    def __init__(self, before: int, digest_before: _Hash, raw: list[bytes], *, is_last: bool) -> None:
+        self.before = before
+        self.is_last = is_last
+        self.taken: list[tuple[int, AnyLine]] = []
+        self.refused: list[Refusal] = []
+        self._digest_before = digest_before
+        self._raw = raw
+        self.digest = self._digest_after(len(raw))
+        self.checkpoint = Checkpoint(self.digest.digest(), before + len(raw))
+        self._parse()
+
+    def reached(self, known: list[Checkpoint]) -> Checkpoint | None:
+        """The last of these checkpoints that is one of this file, None if there is none.
+
+        `known` are checkpoints of any files whose number of lines lies within the batch.
+        """
+        ours = [one for one in known if self._digest_after(one.lines - self.before).digest() == one.digest]
+        return max(ours, key=lambda one: one.lines, default=None)
+
+    def _digest_after(self, count: int) -> _Hash:
+        digest = self._digest_before.copy()
+        digest.update(b"\n".join([*self._raw[:count], b""]))
+        return digest
+
+    def _parse(self) -> None:
+        for number, raw in enumerate(self._raw, self.before + 1):
+            try:
+                self.taken.append((number, parse_line(raw)))
+            except Invalid as error:
+                if not _is_blank(raw):
+                    self.refused.append(Refusal(number, str(error)))
+
+
+def batches(file: io.BufferedReader) -> Iterator[Batch]:
+    """The batches of an open file, which may be a pipe.
+
+    A file without lines has none. A file that is damaged before its first line has one, without lines, that has
+    the refusal.
+    """
+    digest, before = sha256(), 0
+    damage: list[Refusal] = []
+    chunks = _chunks(_numbered_lines(file, lambda number, reason: damage.append(Refusal(number, reason))))
+    raw = next(chunks, [])
+    while raw or damage:
+        following = next(chunks, [])
+        batch = Batch(before, digest, raw, is_last=not following)
+        if batch.is_last:
+            batch.refused += damage
+        yield batch
+        digest = batch.digest
+        before += len(raw)
+        if batch.is_last:
+            return
+        raw = following
+
+
+def _chunks(numbered: Iterator[tuple[int, bytes]]) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
+    size = 0
+    for _, raw in numbered:
+        chunk.append(raw)
+        size += len(raw)
+        if len(chunk) == BATCH_LINES or size >= BATCH_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+class BatchReader:
+    """Reads and parses the batches of a file in a thread, one after the other. `prefetch` begins the next one
+    early.
+
+    idle --prefetch or next--> reading --next--> idle        leaving the block stops the source, then the thread
+    """
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        self._source = Source(file)
+        self._content = self._source.buffered()
+        self._batches = batches(self._content)
+        self._task: asyncio.Task[Batch | None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._source.stop()
+        if self._task is not None:
+            await asyncio.wait([self._task])  # a thread cannot be cancelled, but after the stop it ends soon
+        self._content.close()
+
+    def prefetch(self) -> None:
+        """Begin to read the next batch, unless that has begun."""
+        self._begin()
+
+    async def next(self) -> Batch | None:
+        """The next batch, None at the end of the file."""
+        batch = await asyncio.shield(self._begin())
+        self._task = None
+        return batch
+
+    def _begin(self) -> asyncio.Task[Batch | None]:
+        if self._task is None:
+            read = asyncio.to_thread(next, self._batches, None)
+            self._task = asyncio.create_task(read, name="hubbub: read history")
+        return self._task

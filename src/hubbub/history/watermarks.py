@@ -1,4 +1,4 @@
-"""What was imported counts as read, for those who have read nothing there."""
+"""What was imported counts as read, for the members who have read nothing in the room."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from hubbub.history.lines import Line, room_id_of
+from hubbub.history.room_log import RoomLog
+from hubbub.history.source import CHECKPOINTS, SAVE_CHECKPOINT, Batch, Checkpoint
 from hubbub.postgres import Pool, Statement
 
-# Rooms a statement, and members of each of them.
-ROOMS: Final = 100
-MEMBERS: Final = 1_000
+ROOMS_PER_STEP: Final = 100
+MEMBERS_PER_STEP: Final = 1_000
+"""Of each room. A step is a transaction, and holds these memberships locked: with 300,000 members in a room 14
+ms."""
 
-NOBODY: Final = UUID(int=0)
+LOWEST_ID: Final = UUID(int=0)
 
 
 class Head(NamedTuple):
@@ -22,7 +26,7 @@ class Head(NamedTuple):
     seq: int
 
 
-class _Marked(NamedTuple):
+class _LastMember(NamedTuple):
     room_id: UUID
     user_id: UUID
 
@@ -39,21 +43,21 @@ HEADS = Statement(
     """,
 )
 
-# A table that was just filled has no statistics, and of a room that seems small each step would sort all members:
-# with 300,000 of them that is 137 ms a step instead of 14, and more with more.
-IN_ORDER = Statement(
-    "history.members_in_order",
+# A table that was just filled has no statistics, and in a room that seems small each step would sort all members:
+# with 300,000 of them that takes 137 ms per step instead of 14, and more with more.
+DISABLE_SORT = Statement(
+    "history.disable_sort",
     str,
     """
     SELECT set_config('enable_sort', 'off', true)
     """,
 )
 
-# Of those who have read something there nothing is touched: so what was marked as unread since stays so. Locked in
-# one order, since two imports may end at once.
-MARK = Statement(
+# Members who have read something in the room are left alone: what was marked as unread since stays unread. They
+# are locked in one order, since two imports may end at the same time.
+COUNT_AS_READ = Statement(
     "history.count_as_read",
-    _Marked,
+    _LastMember,
     """
     WITH page AS MATERIALIZED (
         SELECT
@@ -70,7 +74,7 @@ MARK = Statement(
             LIMIT $4
             FOR NO KEY UPDATE
         ) AS member
-    ), marked AS (
+    ), counted AS (
         UPDATE room_users
         SET last_read_seq = page.seq
         FROM page
@@ -91,17 +95,63 @@ MARK = Statement(
 
 
 async def count_as_read(pool: Pool, heads: Iterable[Head]) -> None:
-    """Up to these entries all is read. However many members a room has, nobody waits for more than some of them.
+    """All entries up to these count as read. However many members a room has, only some are locked at a time.
 
-    Each step is a transaction, and all of it may be done again when it was not done to its end.
+    Each step is a transaction. All of it may be repeated if it was interrupted.
     """
     ordered = sorted(heads)
-    for start in range(0, len(ordered), ROOMS):
-        rooms = {head.room_id: head for head in ordered[start : start + ROOMS]}
-        after = dict.fromkeys(rooms, NOBODY)
+    for start in range(0, len(ordered), ROOMS_PER_STEP):
+        seqs = dict(ordered[start : start + ROOMS_PER_STEP])
+        after = dict.fromkeys(seqs, LOWEST_ID)
         while after:
-            seqs = [rooms[room_id].seq for room_id in after]
+            wanted = [seqs[room_id] for room_id in after]
             async with pool.transaction() as step:
-                await step.fetch_one(IN_ORDER)
-                marked = await step.fetch_all(MARK, list(after), seqs, list(after.values()), MEMBERS)
-            after = dict(marked)
+                await step.fetch_one(DISABLE_SORT)
+                last = await step.fetch_all(
+                    COUNT_AS_READ, list(after), wanted, list(after.values()), MEMBERS_PER_STEP
+                )
+            after = dict(last)
+
+
+class Watermarks:
+    """How far a file went in each room that it names: up to there the room counts as read once all is stored.
+
+    Rooms given by id are left out, as their members have read what their own lines say.
+    """
+
+    def __init__(self) -> None:
+        self._named: set[UUID] = set()
+        self._heads: dict[UUID, int] = {}
+        self._before: Checkpoint | None = None
+
+    def add_rooms(self, batch: Batch) -> None:
+        """Include the rooms that the batch names, before it is stored."""
+        self._named |= {
+            room_id_of(line) for _, line in batch.taken if isinstance(line, Line) and line.room_id is None
+        }
+
+    def advance(self, before: Checkpoint | None, rooms: Iterable[RoomLog]) -> None:
+        """A batch has been stored, and this is how far it brought the rooms. Another run had brought them to
+        `before`."""
+        if before is not None:
+            self._before = before
+        self._heads |= {room.id: room.last_seq for room in rooms if room.has_grown and room.id in self._named}
+
+    async def store(self, pool: Pool, end: Checkpoint) -> None:
+        """Have everything in the file count as read, once for each end that the file had.
+
+        A run that was stopped has left no record of how far it brought its rooms, so their heads are taken as of
+        now.
+        """
+        if self._before is not None and not await self._is_done(pool, self._before):
+            unknown = self._named - self._heads.keys()
+            self._heads |= dict(await pool.fetch_all(HEADS, unknown))
+        if not await self._is_done(pool, end):
+            await count_as_read(pool, [Head(room_id, seq) for room_id, seq in self._heads.items()])
+            done = end.counted_as_read()
+            await pool.execute(SAVE_CHECKPOINT, done.digest, done.lines)
+
+    @staticmethod
+    async def _is_done(pool: Pool, checkpoint: Checkpoint) -> bool:
+        known = await pool.fetch_all(CHECKPOINTS, checkpoint.lines - 1, checkpoint.lines)
+        return checkpoint.counted_as_read() in known

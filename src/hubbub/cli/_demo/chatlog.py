@@ -10,10 +10,7 @@ from io import BufferedReader
 import msgspec
 
 from hubbub.errors import Invalid
-from hubbub.history import Refusal, Refusals
-from hubbub.history.forms import AnyLine, JoinLine, LeaveLine, MessageLine
-from hubbub.history.lines import numbered
-from hubbub.history.parsing import line_of
+from hubbub.history import AnyLine, JoinLine, LeaveLine, MessageLine, Refusal, Refusals, read_lines
 
 __all__ = ["ChatLog", "Event", "Refusal", "Refusals", "event_of", "read"]
 
@@ -44,11 +41,9 @@ def read(title: str, file: BufferedReader) -> ChatLog:
 
 
 def _events(file: BufferedReader, refusals: Refusals) -> Iterator[Event]:
-    for number, raw in numbered(file, refusals.add):
-        if not raw or raw.isspace():
-            continue
+    for number, line in read_lines(file, refusals.add):
         try:
-            yield event_of(line_of(raw))
+            yield event_of(line)
         except Invalid as error:
             refusals.add(number, str(error))
 

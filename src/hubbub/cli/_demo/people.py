@@ -8,7 +8,7 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.errors import Conflict
-from hubbub.history.nicknames import NO_LOGIN, Renamed, accepted, refusal
+from hubbub.history.people import NO_LOGIN, Renamed, accepted, why_refused
 from hubbub.repositories import Users
 
 
@@ -45,7 +45,7 @@ class People:
     async def meet(self, nickname: str) -> UUID:
         """Make the user of a nickname that was not met before."""
         number = next(self._numbers)
-        reason = refusal(nickname)
+        reason = why_refused(nickname)
         for username in _candidates(nickname if reason is None else accepted(nickname)):
             try:
                 user = await self._users.create(f"user-{number:04}@example.org", username, NO_LOGIN)

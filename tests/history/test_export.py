@@ -8,17 +8,15 @@ import pytest
 
 from history.histories import check_logs, everything, exported, line, load, parsed, said
 from hubbub import Hub, NotFound, PostgresSettings, Role, Room, Settings, User
-from hubbub.history import History
-from hubbub.history import batches as batches_module
-from hubbub.history import exporting as exporting_module
+from hubbub.history import History, export, source
 from hubbub.postgres import Pool
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a short log has several batches and pages."""
-    monkeypatch.setattr(batches_module, "LINES", 7)
-    monkeypatch.setattr(exporting_module, "PAGE", 5)
+    monkeypatch.setattr(source, "BATCH_LINES", 7)
+    monkeypatch.setattr(export, "ROWS_PER_PIECE", 5)
 
 
 @pytest.fixture
@@ -155,7 +153,7 @@ async def test_people_are_known_by_their_email_and_keep_the_id_that_they_have(
         imported = await load(other, await exported(pool, lively.id))
         assert imported.refusals.first == []
         assert [(one.nickname, one.reason) for one in imported.renamed] == [
-            ("bob", "somebody has it, in this or in another case")
+            ("bob", "another user has this username, in this or another case")
         ]
         assert (await there.rooms.get(lively.id)).created_by == known.id
         assert await there.room_users.is_member(lively.id, known.id)

@@ -1,0 +1,314 @@
+"""An export: one room as the lines that an import takes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from datetime import datetime
+from typing import Final, NamedTuple, TypedDict
+from uuid import UUID
+
+import msgspec
+
+from hubbub.errors import NotFound
+from hubbub.history.lines import (
+    NO_METADATA,
+    AnyLine,
+    ChangeLine,
+    DeleteLine,
+    EditLine,
+    EventLine,
+    JoinLine,
+    LeaveLine,
+    MemberLine,
+    MessageLine,
+    RoleLine,
+    RoomLine,
+    UserLine,
+)
+from hubbub.models import MessageType, Role
+from hubbub.postgres import OpenTransaction, Pool, Statement
+from hubbub.repositories.rooms import direct_key
+
+ROWS_PER_PIECE: Final = 2_000
+"""Entries of the log, or members, that are read at a time: with messages of 20,000 characters 40 MB, usually 1
+MB."""
+
+
+class RoomRow(NamedTuple):
+    id: UUID
+    name: str
+    description: str | None
+    is_private: bool
+    created_by: UUID | None
+    created_at: datetime
+    updated_at: datetime
+    keeps_receipts: bool | None
+    direct_key: bytes | None
+    last_seq: int
+
+
+class MessageRow(NamedTuple):
+    id: UUID
+    seq: int
+    user_id: UUID | None
+    content: str
+    message_type: str
+    is_edited: bool
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None
+    reply_to: UUID | None
+    metadata: str | None
+
+
+class EventRow(NamedTuple):
+    seq: int
+    kind: str
+    message_id: UUID | None
+    user_id: UUID | None
+    payload: str
+    created_at: datetime
+
+
+class MemberRow(NamedTuple):
+    user_id: UUID
+    joined_at: datetime
+    role: str
+    joined_seq: int
+    last_read_seq: int
+    last_read_message_id: UUID | None
+
+
+class UserRow(NamedTuple):
+    id: UUID
+    username: str
+    email: str
+    avatar_url: str | None
+    created_at: datetime
+
+
+ROOM = Statement("history.export_room", RoomRow, f"SELECT {', '.join(RoomRow._fields)} FROM rooms WHERE id = $1")
+
+# The log of a direct room begins with the joining of its two members.
+PAIR = Statement(
+    "history.export_pair",
+    lambda user_id: user_id,
+    """
+    SELECT user_id
+    FROM room_events
+    WHERE room_id = $1
+        AND seq <= 2
+        AND kind = 'joined'
+    ORDER BY seq
+    """,
+)
+
+MESSAGES = Statement(
+    "history.export_messages",
+    MessageRow,
+    f"""
+    SELECT {", ".join(MessageRow._fields)}
+    FROM messages
+    WHERE room_id = $1
+        AND seq > $2
+        AND seq <= $3
+    ORDER BY seq
+    """,
+)
+
+EVENTS = Statement(
+    "history.export_events",
+    EventRow,
+    f"""
+    SELECT {", ".join(EventRow._fields)}
+    FROM room_events
+    WHERE room_id = $1
+        AND seq > $2
+        AND seq <= $3
+    ORDER BY seq
+    """,
+)
+
+MEMBERS = Statement(
+    "history.export_members",
+    MemberRow,
+    f"""
+    SELECT {", ".join(MemberRow._fields)}
+    FROM room_users
+    WHERE room_id = $1
+        AND user_id > $2
+    ORDER BY user_id
+    LIMIT $3
+    """,
+)
+
+USERS = Statement(
+    "history.export_users",
+    UserRow,
+    f"""
+    SELECT {", ".join(UserRow._fields)}
+    FROM users
+    WHERE id = ANY($1::uuid[])
+    ORDER BY id
+    """,
+)
+
+_encode = msgspec.json.Encoder().encode
+
+
+async def export(pool: Pool, room_id: UUID) -> AsyncGenerator[bytes, None]:
+    """The lines of a room, each with its end, some thousand per piece.
+
+    They show the room as it was at one moment, however long it takes, because one transaction sees one state.
+
+    Raises: NotFound.
+    """
+    async with pool.transaction() as transaction:
+        await transaction.use_one_snapshot()
+        room = await transaction.fetch_one(ROOM, room_id)
+        if room is None:
+            raise NotFound("room", room_id)
+        async for lines in _Export(transaction, room).run():
+            yield b"".join(_encode(line) + b"\n" for line in lines)
+
+
+class _Export:
+    """Users are introduced by a line of their own before other lines refer to them, the others by their id alone.
+
+    `_names` has the username of each user that was looked up, with None for a deleted account.
+    """
+
+    def __init__(self, transaction: OpenTransaction, room: RoomRow) -> None:
+        self._transaction = transaction
+        self._room = room
+        self._names: dict[UUID, str | None] = {}
+
+    async def run(self) -> AsyncIterator[list[AnyLine]]:
+        room = self._room
+        direct = await self._direct()
+        users = await self._introduce([room.created_by, *(direct or ())])
+        yield [*users, _room_line(room, direct)]
+        for start in range(0, room.last_seq, ROWS_PER_PIECE):
+            yield await self._entries(start, min(start + ROWS_PER_PIECE, room.last_seq))
+        after = UUID(int=0)
+        while members := await self._transaction.fetch_all(MEMBERS, room.id, after, ROWS_PER_PIECE):
+            users = await self._introduce(member.user_id for member in members)
+            yield [*users, *(self._member_line(member) for member in members)]
+            after = members[-1].user_id
+
+    async def _direct(self) -> tuple[UUID, UUID] | None:
+        """The two members of a direct room, of which the room itself has only a hash."""
+        if self._room.direct_key is None:
+            return None
+        match await self._transaction.fetch_all(PAIR, self._room.id):
+            case [UUID() as first, UUID() as second] if direct_key(first, second) == self._room.direct_key:
+                return first, second
+        return None
+
+    async def _introduce(self, ids: Iterable[UUID | None]) -> list[AnyLine]:
+        """Lines for the users that have none so far."""
+        new = {id for id in ids if id is not None and id not in self._names}
+        if not new:
+            return []
+        users = await self._transaction.fetch_all(USERS, new)
+        self._names |= dict.fromkeys(new) | {user.id: user.username for user in users}
+        return [_user_line(user) for user in users]
+
+    async def _entries(self, after: int, last: int) -> list[AnyLine]:
+        messages = await self._transaction.fetch_all(MESSAGES, self._room.id, after, last)
+        events = await self._transaction.fetch_all(EVENTS, self._room.id, after, last)
+        users = await self._introduce([*(one.user_id for one in messages), *(one.user_id for one in events)])
+        entries = [*map(self._message_line, messages), *map(self._event_line, events)]
+        entries.sort(key=lambda entry: entry.seq or 0)
+        return [*users, *entries]
+
+    def _common(self, user_id: UUID | None, seq: int, at: datetime) -> _Common:
+        user = None if user_id is None else self._names[user_id]
+        return _Common(at=at, room=self._room.name, user=user, room_id=self._room.id, user_id=user_id, seq=seq)
+
+    def _message_line(self, row: MessageRow) -> MessageLine:
+        return MessageLine(
+            **self._common(row.user_id, row.seq, row.created_at),
+            id=row.id,
+            content=row.content,
+            message_type=MessageType(row.message_type),
+            is_edited=row.is_edited,
+            updated_at=None if row.updated_at == row.created_at else row.updated_at,
+            deleted_at=row.deleted_at,
+            reply_to=row.reply_to,
+            metadata=NO_METADATA if row.metadata is None else msgspec.Raw(row.metadata.encode()),
+        )
+
+    def _event_line(self, row: EventRow) -> EventLine:
+        common = self._common(row.user_id, row.seq, row.created_at)
+        payload = _decode_payload(row.payload)
+        match row.kind, row.message_id:
+            case "edited", UUID() as message_id:
+                return EditLine(**common, message_id=message_id)
+            case "deleted", UUID() as message_id:
+                return DeleteLine(**common, message_id=message_id)
+            case "joined", _:
+                return JoinLine(**common, role=payload.role)
+            case "left", _:
+                return LeaveLine(**common)
+            case "role_changed", _:
+                return RoleLine(**common, role=payload.role or Role.MEMBER)
+            case _:
+                return ChangeLine(
+                    **common,
+                    name=payload.name,
+                    description=payload.description,
+                    is_private=payload.is_private,
+                    keeps_receipts=payload.keeps_receipts,
+                )
+
+    def _member_line(self, row: MemberRow) -> MemberLine:
+        return MemberLine(
+            **self._common(row.user_id, self._room.last_seq, row.joined_at),
+            role=Role(row.role),
+            joined_seq=row.joined_seq,
+            last_read_seq=row.last_read_seq,
+            last_read_message_id=row.last_read_message_id,
+        )
+
+
+class _Common(TypedDict):
+    """What every line about a room has in common."""
+
+    at: datetime
+    room: str
+    user: str | None
+    room_id: UUID
+    user_id: UUID | None
+    seq: int
+
+
+class _Payload(msgspec.Struct, frozen=True):
+    role: Role | None = None
+    name: str = ""
+    description: str | None = None
+    is_private: bool = False
+    keeps_receipts: bool | msgspec.UnsetType | None = msgspec.UNSET
+
+
+_decode_payload = msgspec.json.Decoder(_Payload).decode
+
+
+def _user_line(user: UserRow) -> UserLine:
+    return UserLine(
+        id=user.id, user=user.username, email=user.email, avatar_url=user.avatar_url, at=user.created_at
+    )
+
+
+def _room_line(room: RoomRow, direct: tuple[UUID, UUID] | None) -> RoomLine:
+    return RoomLine(
+        id=room.id,
+        room=room.name,
+        at=room.created_at,
+        description=room.description,
+        is_private=room.is_private,
+        created_by=room.created_by,
+        updated_at=None if room.updated_at == room.created_at else room.updated_at,
+        keeps_receipts=room.keeps_receipts,
+        direct=direct,
+    )
