@@ -11,8 +11,7 @@ from hubbub import Invalid, Message, MessagePage, NotAMember, NotFound, Room, Se
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes_list, as_int
 from hubbub.repositories import Users
-from hubbub.services.cache import Cache
-from hubbub.services.cache.cache import LAYOUT
+from hubbub.services.cache import LAYOUT, Cache
 from services.cached_chat import Chat, opened
 from waiting import until_it_answers
 

@@ -10,8 +10,8 @@ import pytest
 
 from hubbub import PostgresSettings, RedisSettings, Room, User
 from hubbub.redis import Connection
-from hubbub.services.cache import Counts, invalidations
-from hubbub.services.cache.invalidations import Invalidations
+from hubbub.services import cache
+from hubbub.services.cache import Counts, Invalidations
 from redis_server import Server
 from services.cached_chat import Chat, opened
 from waiting import until, until_it_answers
@@ -170,12 +170,12 @@ async def test_reads_go_on_when_the_connection_is_closed(chat: Chat, ada: User) 
 async def test_when_too_many_changes_wait_no_entry_is_used_until_the_old_ones_have_ended(
     redis: RedisSettings, own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(invalidations, "MOST_REMEMBERED", 3)
+    monkeypatch.setattr(cache, "MAX_OUT_OF_DATE", 3)
     connection = Connection(redis)
     await connection.start()
     own_server.kill()
     await until(lambda: not connection.connected)
-    known = Invalidations(connection, Counts(), longest_life_seconds=1)
+    known = Invalidations(connection, Counts(), max_life_seconds=1)
     for number in range(5):
         known.add(str(number))
         assert str(number) in known

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from hubbub.cli._demo.figures import Stopwatch
 from hubbub.cli._demo.load import load
 from hubbub.cli._demo.newest import read_newest
 from hubbub.cli._demo.stage import Stage
-from hubbub.commits import Change
-from hubbub.services.cache import Cache
+from hubbub.services.cache import Entries
 
 
 async def test_most_pages_come_from_the_cache_and_all_are_those_that_are_stored(stage: Stage) -> None:
@@ -22,10 +23,10 @@ async def test_most_pages_come_from_the_cache_and_all_are_those_that_are_stored(
 async def test_a_cache_that_is_not_told_of_changes_is_caught(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def deaf(cache: Cache, change: Change) -> None:
-        """Hears nothing."""
+    def ignore(entries: Entries[object], id: UUID) -> None:
+        """Delete nothing."""
 
     await load(stage)
-    monkeypatch.setattr(Cache, "invalidate", deaf)
+    monkeypatch.setattr(Entries, "invalidate", ignore)
     [pages] = (await read_newest(stage, Stopwatch())).checks
     assert not pages.ok

@@ -11,7 +11,7 @@ from hubbub.cli._demo.ledger import RoomAccount
 from hubbub.cli._demo.stage import Stage
 from hubbub.cli._demo.together import together
 from hubbub.models import Message, MessagePage
-from hubbub.services.cache.cache import PAGE_LENGTH
+from hubbub.services.cache import PAGE_LENGTH
 
 ROOMS: Final = 5
 ROUNDS: Final = 4

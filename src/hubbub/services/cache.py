@@ -1,0 +1,497 @@
+"""The cache: what a chat reads with nearly every request, kept in Redis until a change makes it out of date.
+
+    cache:3:user:<id>   the JSON of a user, or the lease of a process that is reading it from PostgreSQL
+    cache:3:page:<id>   the JSON of the newest messages of a room, or such a lease
+
+What becomes of an entry, each step in one script or command of Redis:
+
+    (absent) --a reader finds nothing--> lease --the reader has read PostgreSQL--> value
+        ^                                  |                                         |
+        +----------------------------------+--- a change, or its time to live ends --+
+
+A reader replaces only its own lease. A change deletes the entry after its COMMIT. So a value that was read before
+a change is never stored after it: its lease is gone, or another reader has taken one since the change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from uuid import UUID, uuid4
+
+import msgspec
+
+from hubbub import inputs
+from hubbub.background import jittered
+from hubbub.commits import Commits, MessagesSent, RoomRewound, RoomTouched, UserChanged
+from hubbub.errors import HubbubError, Invalid, Unavailable
+from hubbub.models import User
+from hubbub.redis import ReplyError, Script
+from hubbub.redis.replies import as_bool, as_optional_bytes
+from hubbub.scheduling import OncePerTurn
+
+if TYPE_CHECKING:
+    from hubbub.models import Room, RoomUser
+    from hubbub.redis import Connection, Outcome
+    from hubbub.repositories import Messages, Rooms, RoomUsers, Users
+
+T = TypeVar("T")
+
+LAYOUT: Final = 3
+"""Of the values in Redis. A change of `User`, `Message` or `MessagePage` takes the next number, so that no release
+reads what another release wrote."""
+
+TTL_SECONDS: Final = 60.0
+"""Bounds the age of an entry whose deletion was lost."""
+
+JITTER: Final = 0.2
+"""Spreads the ends of entries that were stored together over 20 % of the time to live, either way."""
+
+LEASE_SECONDS: Final = 3.0
+"""Bounds how long an entry is not cached after the death of the process that was reading it."""
+
+PAGE_LENGTH: Final = 50
+
+DEADLINE_SECONDS: Final = 0.1
+"""How long a read waits for Redis before it goes to PostgreSQL. A reply takes a hundredth of it."""
+
+BACKOFF_SECONDS: Final = 1.0
+"""How long Redis is not asked after it failed or was too slow. Else each read would wait for the deadline."""
+
+DELETION_DEADLINE_SECONDS: Final = 1.0
+"""How long a deletion waits for Redis. It bounds `Cache.close`."""
+
+DELETION_RETRY_SECONDS: Final = 0.25
+DELETIONS_PER_BATCH: Final = 1_000
+
+MAX_OUT_OF_DATE: Final = 50_000
+"""Bounds the keys that wait until Redis is back: about 10 MB."""
+
+LEASE_MARK: Final = b"?"
+"""The first byte of a lease, and of no value: those are JSON objects."""
+
+
+class Counts(msgspec.Struct):
+    """Since this process started.
+
+    `hits`: read from Redis. `misses`: read from PostgreSQL and stored in Redis, unless a change came in between.
+    Those are also counted as `overtaken`. `bypasses`: read from PostgreSQL without asking Redis or storing.
+    `failed_invalidations`: batches of deletions that failed and are repeated.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    overtaken: int = 0
+    bypasses: int = 0
+    failed_invalidations: int = 0
+
+
+class Cache:
+    """Frequent reads: users and newest pages from Redis, rooms and memberships from PostgreSQL.
+
+    **Permissions are never out of date.** Membership, role and privacy of a room are read from PostgreSQL each
+    time, together with all other calls of that moment. So leaving a room takes effect in every process with the
+    next call, also while Redis is down. The row of a room is not cached either: it changes with each message
+    (`last_seq`).
+
+    **The age of an entry is bounded.** In the process that made a change, a call that starts after the change was
+    acknowledged returns the new value. In any other process, so does a call that starts after Redis has deleted
+    the entry, which is one round trip after the COMMIT. If the deletion is lost for good, the entry ends with its
+    time to live: after `ttl_seconds` plus 20 %, 72 s by default, and the 3 s of the lease of a read in progress.
+    That happens when the process dies between COMMIT and DEL, or never learns that the COMMIT was done; when Redis
+    loses an acknowledged write, as in a failover; and between releases with different layouts that run side by
+    side.
+
+    **A restore of PostgreSQL**, or a failover that lost commits, is a change that no process announces. The first
+    `Resync` of a room deletes the page of that room, so that a client that then reloads the room gets what is
+    there. Other entries stay until their time to live ends.
+
+    **Without Redis** everything is read from PostgreSQL, and no call raises because of it. Deletions that Redis
+    has not acknowledged are repeated until it has. Until then this process does not use those entries. Others may,
+    for as long as an entry lives. A Redis that does not answer within `deadline_seconds` is not asked for a second.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        users: Users,
+        rooms: Rooms,
+        messages: Messages,
+        room_users: RoomUsers,
+        ttl_seconds: float = TTL_SECONDS,
+        deadline_seconds: float = DEADLINE_SECONDS,
+    ) -> None:
+        """The repositories are those of the hub, on the pool."""
+        if not 0.1 <= ttl_seconds <= 86_400:
+            raise Invalid("ttl_seconds", "must be from 0.1 to 86400")
+        self._rooms = rooms
+        self._messages = messages
+        self._room_users = room_users
+        self.counts = Counts()
+        max_ttl_seconds = ttl_seconds * (1 + JITTER)
+        store = Store(connection, max_ttl_seconds=max_ttl_seconds, deadline_seconds=deadline_seconds)
+        self._invalidations = Invalidations(
+            connection, self.counts, max_life_seconds=LEASE_SECONDS + max_ttl_seconds
+        )
+        self._users: Entries[User] = Entries(
+            Kind(f"cache:{LAYOUT}:user:", users.get, msgspec.json.encode, _decode_user),
+            store,
+            self._invalidations,
+            self.counts,
+        )
+        self._pages: Entries[bytes] = Entries(
+            Kind(f"cache:{LAYOUT}:page:", self._load_page, bytes, _check_page),
+            store,
+            self._invalidations,
+            self.counts,
+        )
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many entries are out of date whose deletion Redis has not acknowledged: 0 except for a moment."""
+        return len(self._invalidations)
+
+    async def user(self, user_id: UUID) -> User:
+        """The user.
+
+        Raises: NotFound.
+        """
+        return await self._users.get(inputs.uuid("user_id", user_id))
+
+    async def newest_page(self, room_id: UUID) -> bytes:
+        """The newest 50 messages as `messages.page_json` returns them, ready to be sent.
+
+        It does not check the membership of the reader: call `is_member`. After the deletion of an account its id
+        may stand as the author on pages of rooms that it had left before, for as long as an entry lives.
+
+        Raises: NotFound.
+        """
+        return await self._pages.get(inputs.uuid("room_id", room_id))
+
+    async def room(self, room_id: UUID) -> Room:
+        """The room as it is now, from PostgreSQL.
+
+        Raises: NotFound.
+        """
+        return await self._rooms.get(room_id)
+
+    async def membership(self, room_id: UUID, user_id: UUID) -> RoomUser:
+        """The membership as it is now, from PostgreSQL.
+
+        Raises: NotAMember (also when there is no such room).
+        """
+        return await self._room_users.get(room_id, user_id)
+
+    async def is_member(self, room_id: UUID, user_id: UUID) -> bool:
+        """Whether the user is in the room now, from PostgreSQL."""
+        return await self._room_users.is_member(room_id, user_id)
+
+    def register(self, commits: Commits) -> None:
+        """From now on, delete what a commit made out of date."""
+        commits.on(UserChanged, lambda change: self._users.invalidate(change.user_id))
+        commits.on(RoomTouched, lambda change: self._pages.invalidate(change.room_id))
+        commits.on(RoomRewound, lambda change: self._pages.invalidate(change.room_id))
+        commits.on(MessagesSent, self._invalidate_pages)
+
+    def _invalidate_pages(self, change: MessagesSent) -> None:
+        for room_id in {message.room_id for message in change.messages}:
+            self._pages.invalidate(room_id)
+
+    async def close(self) -> None:
+        """Wait for the reads in progress, and at most a second for Redis to acknowledge deletions. Idempotent.
+
+        The connection and the pool have to be closed after it.
+        """
+        await self._invalidations.close()
+        await self._users.close()
+        await self._pages.close()
+
+    async def _load_page(self, room_id: UUID) -> bytes:
+        return await self._messages.page_json(room_id, limit=PAGE_LENGTH)
+
+
+_decode = msgspec.json.Decoder(User).decode
+
+
+def _decode_user(user_id: UUID, data: bytes) -> User | None:
+    try:
+        user = _decode(data)
+    except msgspec.DecodeError:
+        return None
+    return user if user.id == user_id else None
+
+
+def _check_page(room_id: UUID, data: bytes) -> bytes | None:
+    """It is enough that it begins with the room's id and ends as JSON does: parsing costs more than the read."""
+    return data if data.startswith(b'{"room_id" : "%s",' % str(room_id).encode()) and data.endswith(b"}") else None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """How one kind of entry is read and stored. `prefix` contains the layout of the values."""
+
+    prefix: str
+    load: Callable[[UUID], Awaitable[T]]
+    encode: Callable[[T], bytes]
+    decode: Callable[[UUID, bytes], T | None]
+    """Returns None for bytes that are not the value of this id in this layout."""
+
+
+class Entries(Generic[T]):
+    """Reads the entries of one kind: from Redis, or from PostgreSQL, and then stores them in Redis.
+
+    A reader that finds a lease of this process shares that read: the lease is still there, so nothing was
+    invalidated since before the read began. A reader that finds the lease of another process reads PostgreSQL
+    without storing. It does not wait, so the death of a process that holds a lease delays no reader.
+    """
+
+    def __init__(self, kind: Kind[T], store: Store, invalidations: Invalidations, counts: Counts) -> None:
+        self._kind = kind
+        self._store = store
+        self._invalidations = invalidations
+        self._counts = counts
+        # A fill can be shared by its key until it has its lease, which is before it reads. Then by its lease.
+        self._without_lease: dict[str, asyncio.Task[T]] = {}
+        self._by_lease: dict[bytes, asyncio.Task[T]] = {}
+        self._fills: set[asyncio.Task[T]] = set()
+
+    def invalidate(self, id: UUID) -> None:
+        """Delete the entry, after the COMMIT of a change. Neither waits nor raises."""
+        self._invalidations.add(self._kind.prefix + str(id))
+
+    async def get(self, id: UUID) -> T:
+        """The value. Raises what reading PostgreSQL raises, and nothing because of Redis."""
+        key = self._kind.prefix + str(id)
+        # A change is reported here before its caller is answered. So a read after that answer finds the key here,
+        # unless Redis has deleted the entry.
+        if key in self._invalidations or not self._store.is_usable():
+            return await self._load(id)
+        try:
+            found = await self._store.get(key)
+        except Unavailable:
+            return await self._load(id)
+        except ReplyError:  # another program's key: it is not a string
+            found = b""
+        if found is None:
+            return await self._fill(id, key)
+        return await self._use(id, key, found)
+
+    async def _use(self, id: UUID, key: str, found: bytes) -> T:
+        if found.startswith(LEASE_MARK):
+            fill = self._by_lease.get(found)
+            return await (asyncio.shield(fill) if fill is not None else self._load(id))
+        value = self._kind.decode(id, found)
+        if value is None:
+            self._invalidations.add(key)
+            return await self._load(id)
+        self._counts.hits += 1
+        return value
+
+    async def _load(self, id: UUID) -> T:
+        self._counts.bypasses += 1
+        return await self._kind.load(id)
+
+    async def _fill(self, id: UUID, key: str) -> T:
+        fill = self._without_lease.get(key)
+        if fill is None:
+            lease = LEASE_MARK + uuid4().hex.encode()
+            fill = asyncio.create_task(self._lease_and_load(id, key, lease), name="hubbub: fill the cache")
+            self._without_lease[key] = fill
+            self._fills.add(fill)
+            fill.add_done_callback(partial(self._filled, lease))
+        # Shielded: when one of its callers is cancelled, the others still get their answer.
+        return await asyncio.shield(fill)
+
+    def _filled(self, lease: bytes, fill: asyncio.Task[T]) -> None:
+        self._fills.discard(fill)
+        self._by_lease.pop(lease, None)
+
+    async def _lease_and_load(self, id: UUID, key: str, lease: bytes) -> T:
+        try:
+            found = await self._store.lease(key, lease) if self._store.is_usable() else LEASE_MARK
+        except Unavailable:
+            found = LEASE_MARK  # there may be a lease now: that of this call, if it arrives late
+        finally:
+            fill = self._without_lease.pop(key)
+        if found is not None:
+            return await self._use(id, key, found)
+        self._by_lease[lease] = fill
+        self._counts.misses += 1
+        try:
+            value = await self._kind.load(id)
+        except HubbubError:
+            await self._replace(key, lease, b"")
+            raise
+        await self._replace(key, lease, self._kind.encode(value))
+        return value
+
+    async def _replace(self, key: str, lease: bytes, value: bytes) -> None:
+        try:
+            if self._store.is_usable() and not await self._store.replace(key, lease, value):
+                self._counts.overtaken += 1
+        except Unavailable:
+            pass  # the lease ends by itself
+
+    async def close(self) -> None:
+        """Wait for the reads in progress, which end by their deadline."""
+        await asyncio.gather(*self._fills, return_exceptions=True)
+
+
+# Returns the value or the lease that is there. None: the lease of the caller is there now.
+_LEASE = Script(
+    keys=("entry",),
+    args=("lease", "milliseconds"),
+    source="""
+local found = redis.call('GET', entry)
+if found then return found end
+redis.call('SET', entry, lease, 'PX', milliseconds)
+return false
+""",
+    reply=as_optional_bytes,
+)
+
+# Returns false when the lease is gone. Without a value the lease ends.
+_REPLACE = Script(
+    keys=("entry",),
+    args=("lease", "value", "milliseconds"),
+    source="""
+if redis.call('GET', entry) ~= lease then return false end
+if value == '' then
+    redis.call('DEL', entry)
+else
+    redis.call('SET', entry, value, 'PX', milliseconds)
+end
+return true
+""",
+    reply=as_bool,
+)
+
+
+class Store:
+    """Entries and leases in Redis, with a short deadline. Each method raises `Unavailable`, and then the store is
+    not usable for a while."""
+
+    def __init__(self, connection: Connection, *, max_ttl_seconds: float, deadline_seconds: float) -> None:
+        self._max_ttl_seconds = max_ttl_seconds
+        self._connection = connection
+        self._deadline_seconds = deadline_seconds
+        self._unusable_until = 0.0
+
+    def is_usable(self) -> bool:
+        """Whether Redis is connected, and did not fail a moment ago."""
+        return self._connection.connected and asyncio.get_running_loop().time() >= self._unusable_until
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, the lease of a reader, or None."""
+        try:
+            return as_optional_bytes(
+                await self._connection.execute("GET", key, deadline_seconds=self._deadline_seconds, writes=False)
+            )
+        except Unavailable:
+            self._back_off()
+            raise
+
+    def lease(self, key: str, lease: bytes) -> Awaitable[bytes | None]:
+        """As `get`. None: the lease is stored, and its caller has to read PostgreSQL after that."""
+        return self._run(_LEASE, key, lease, round(LEASE_SECONDS * 1000))
+
+    def replace(self, key: str, lease: bytes, value: bytes) -> Awaitable[bool]:
+        """Replace the lease by the value, or delete it if that is empty. False if the lease is gone."""
+        ttl_seconds = jittered(self._max_ttl_seconds, at_least=(1 - JITTER) / (1 + JITTER))
+        return self._run(_REPLACE, key, lease, value, round(ttl_seconds * 1000))
+
+    async def _run(self, script: Script[T], key: str, *args: bytes | int) -> T:
+        try:
+            return await script(self._connection, keys=(key,), args=args, deadline_seconds=self._deadline_seconds)
+        except Unavailable:
+            self._back_off()
+            raise
+
+    def _back_off(self) -> None:
+        self._unusable_until = asyncio.get_running_loop().time() + BACKOFF_SECONDS
+
+
+class Invalidations:
+    """The keys of entries that are out of date, each until Redis has acknowledged its deletion.
+
+    This process does not use an entry whose key is in here. The keys of one turn of the event loop are sent
+    together. One batch is in flight at a time, and the next one takes all keys that came meanwhile: a busy room
+    costs one key per round trip, not one per message. A batch that failed is repeated four times a second, for as
+    long as it takes. When too many keys wait, no entry at all is used for `max_life_seconds`: after that time
+    Redis holds no entry from before.
+    """
+
+    def __init__(self, connection: Connection, counts: Counts, *, max_life_seconds: float) -> None:
+        self._connection = connection
+        self._counts = counts
+        self._max_life_seconds = max_life_seconds
+        self._waiting: dict[str, None] = {}
+        self._sent: dict[str, None] = {}
+        self._deleting: asyncio.Future[list[Outcome]] | None = None
+        self._next_batch = OncePerTurn(self._send)
+        self._retry: asyncio.TimerHandle | None = None
+        self._all_until = 0.0
+        self._closed = False
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._waiting or key in self._sent or self._contains_all()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._sent)
+
+    def _contains_all(self) -> bool:
+        return self._all_until > 0 and asyncio.get_running_loop().time() < self._all_until
+
+    def add(self, key: str) -> None:
+        """Neither waits nor raises. The key is in from now on, and will be sent."""
+        if len(self._waiting) >= MAX_OUT_OF_DATE:
+            self._all_until = asyncio.get_running_loop().time() + self._max_life_seconds
+            self._waiting.clear()
+        self._waiting[key] = None
+        if self._deleting is None and self._retry is None:
+            self._next_batch.request()
+
+    async def close(self) -> None:
+        """Send the remaining keys, and wait up to a second. An entry without acknowledgement ends by itself."""
+        self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._send()
+        while self._deleting is not None:
+            await asyncio.wait([self._deleting])
+
+    def _send(self) -> None:
+        if self._deleting is not None or self._retry is not None or not self._waiting:
+            return
+        self._sent = dict.fromkeys(islice(self._waiting, DELETIONS_PER_BATCH))
+        for key in self._sent:
+            del self._waiting[key]
+        # One DEL per key: the keys of one DEL have to be in one slot of a cluster.
+        self._deleting = self._connection.execute_many(
+            [("DEL", key) for key in self._sent], deadline_seconds=DELETION_DEADLINE_SECONDS
+        )
+        self._deleting.add_done_callback(self._answered)
+
+    def _answered(self, deleting: asyncio.Future[list[Outcome]]) -> None:
+        sent, self._sent, self._deleting = self._sent, {}, None
+        failed: Iterable[str] = sent
+        if deleting.exception() is None:
+            outcomes = zip(sent, deleting.result(), strict=True)
+            failed = [key for key, outcome in outcomes if isinstance(outcome, Exception)]
+        if not failed:
+            self._send()
+            return
+        self._counts.failed_invalidations += 1
+        self._waiting |= dict.fromkeys(failed)
+        if not self._closed:
+            self._retry = asyncio.get_running_loop().call_later(DELETION_RETRY_SECONDS, self._send_again)
+
+    def _send_again(self) -> None:
+        self._retry = None
+        self._send()
