@@ -112,7 +112,8 @@ class Cache:
 
     **Without Redis** everything is read from PostgreSQL, and no call raises because of it. Deletions that Redis
     has not acknowledged are repeated until it has. Until then this process does not use those entries. Others may,
-    for as long as an entry lives. A Redis that does not answer within `deadline_seconds` is not asked for a second.
+    for as long as an entry lives. After a Redis that was slower than `deadline_seconds`, a second passes
+    without asking it.
     """
 
     def __init__(
