@@ -46,12 +46,12 @@ class Doing(NamedTuple):
 
 USE = (
     Doing("sends a message", 40, "sends-200", "hubbub"),
-    Doing("is delivered a message, to an online member", 40 * 15, "followers", "hubbub, in 100 rooms"),
+    Doing("receives a message while online", 40 * 15, "followers", "hubbub, in 100 rooms"),
     Doing("opens a room: a page", 30, "pages", "hubbub, own rooms"),
     Doing("opens the app: unread counts of 100 rooms", 10, "unread", None),
     Doing("is looked up, as author or member", 400, "lookups-user", "hubbub"),
-    Doing("has the session checked", 300, "sessions-200", "hubbub"),
-    Doing("types, comes or goes: something is published", 60, "pubsub", "hubbub"),
+    Doing("makes a request with a session", 300, "sessions-200", "hubbub"),
+    Doing("types, connects or disconnects: one publish", 60, "pubsub", "hubbub"),
 )
 
 
@@ -93,7 +93,7 @@ def markdown(results: Results) -> str:
         cores = " | ".join(f"{cost.cores:,.1f}" for cost in each)
         lines.append(f"| {doing.what} | {doing.a_day:,g} | {each[0].core_us:,.0f} | {cores} |")
     sums = {users: sum(cost.cores for cost in found) for users, found in by_users.items()}
-    lines.append(f"| together | | | {' | '.join(f'{cores:,.1f}' for cores in sums.values())} |")
+    lines.append(f"| total | | | {' | '.join(f'{cores:,.1f}' for cores in sums.values())} |")
     lines.append("")
     unread = results.cell("unread")
     message_bytes = median(unread.values("bytes a message", _largest(unread))) if unread else None

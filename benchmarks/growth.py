@@ -20,16 +20,16 @@ from hubbub.repositories import Messages, ReadReceipts
 FEW = 50_000
 ROOMS = {"quiet room": QUIET_ROOM, "usual room": USUAL_ROOM, "hot room": HOT_ROOM}
 
-# As the seed's three indexes serve it. The log's own order, and the index of it, are taken away for the question.
-SEED_INDEXES = (
+# The three original indexes serve it. The order of the log and its index are removed for this cell.
+ORIGINAL_INDEXES = (
     "ALTER TABLE messages DROP CONSTRAINT idx_messages_room_id",
     "DROP INDEX idx_messages_created_at, idx_messages_user_id",
-    "CREATE INDEX seed_room_id ON messages (room_id)",
-    "CREATE INDEX seed_user_id ON messages (user_id)",
-    "CREATE INDEX seed_created_at ON messages (created_at DESC)",
+    "CREATE INDEX original_room_id ON messages (room_id)",
+    "CREATE INDEX original_user_id ON messages (user_id)",
+    "CREATE INDEX original_created_at ON messages (created_at DESC)",
     "ANALYZE messages",
 )
-SEED_PAGE = "SELECT * FROM messages WHERE room_id = $1 ORDER BY created_at DESC LIMIT 50"
+ORIGINAL_PAGE = "SELECT * FROM messages WHERE room_id = $1 ORDER BY created_at DESC LIMIT 50"
 
 
 class Noting(Pool):
@@ -47,14 +47,14 @@ async def growth(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
     database = (await stage.new_database("growth")).postgres
     superuser = replace(stage.superuser, database="growth")
     ours: list[dict[str, Figures]] = [{} for _ in range(pace.rounds)]
-    seeds: dict[str, Figures] = {}
+    originals: dict[str, Figures] = {}
     unread: list[dict[str, Figures]] = [{} for _ in range(pace.rounds)]
     sizes = (FEW, pace.messages) if pace.quick else (FEW, pace.messages // 10, pace.messages)
     for before, messages in pairwise((0, *sizes)):
         took = await fill(superuser, before, messages)
         for one in ours:
             one.update(await _pages(database, messages))
-        seeds |= await _seed_pages(superuser, messages)
+        originals |= await _seed_pages(superuser, messages)
         size = {"bytes a message": await _bytes(superuser) / messages, "s to fill": took}
         for one in unread:
             one[f"hubbub, {messages:,}"] = await _unread(database, pace.seconds) | size
@@ -64,7 +64,7 @@ async def growth(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
         ours,
         [Target("buffers", at_most=59, of=f"{room}, {pace.messages:,}") for room in ROOMS],
     )
-    yield Comparison("growth-seed", "the same, by created_at and the seed's indexes", [seeds])
+    yield Comparison("growth-original", "the same, by created_at and the original indexes", [originals])
     yield Comparison(
         "unread",
         "unread counts of 100 rooms, by messages in the table",
@@ -93,10 +93,13 @@ async def _seed_pages(superuser: PostgresSettings, messages: int) -> dict[str, F
     try:
         transaction = connection.transaction()
         await transaction.start()
-        for statement in SEED_INDEXES:
+        for statement in ORIGINAL_INDEXES:
             await connection.execute(statement)
         found = {
-            f"{name}, {messages:,}": {**await _explained(connection, SEED_PAGE, (room_id,)), "messages": messages}
+            f"{name}, {messages:,}": {
+                **await _explained(connection, ORIGINAL_PAGE, (room_id,)),
+                "messages": messages,
+            }
             for name, room_id in ROOMS.items()
         }
         await transaction.rollback()

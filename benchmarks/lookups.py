@@ -14,7 +14,7 @@ from benchmarks.stage import PEOPLE, ROOMS, USERS, Stage
 from hubbub import Hub
 
 CALLERS = 200
-SEED = "seed, named"
+ORIGINAL = "original, named"
 
 PGBENCH = """
 \\set n random(1, 1000)
@@ -31,19 +31,19 @@ async def lookups(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
         asyncpg = await stack.enter_async_context(bare_asyncpg(stage.settings.postgres))
         psycopg = await stack.enter_async_context(psycopg3(stage.settings.postgres))
         orm = await stack.enter_async_context(sqlalchemy(stage.settings.postgres))
-        seed = None if node.missing() else await stack.enter_async_context(node.node(stage, stage.seed))
+        original = None if node.missing() else await stack.enter_async_context(node.node(stage, stage.original))
         ours = {
             "user": lambda number: hub.users.get(USERS[number % PEOPLE]),
             "membership": lambda number: hub.room_users.get(ROOMS[number % PEOPLE], USERS[number % PEOPLE]),
         }
         for kind, look in ours.items():
             contenders = {"hubbub": loop_of(look, CALLERS)}
-            if seed:
-                contenders[SEED] = seed.load(kind, CALLERS)
+            if original:
+                contenders[ORIGINAL] = original.load(kind, CALLERS)
             contenders["asyncpg"] = loop_of(asyncpg[kind], CALLERS)
             contenders["psycopg"] = loop_of(psycopg[kind], CALLERS)
             contenders["SQLAlchemy"] = loop_of(orm[kind], CALLERS)
-            skipped = {SEED: reason} if (reason := node.missing()) else {}
+            skipped = {ORIGINAL: reason} if (reason := node.missing()) else {}
             if kind == "user":
                 contenders["hubbub, cached"] = loop_of(
                     lambda number: hub.cache.user(USERS[number % PEOPLE]), CALLERS
@@ -56,6 +56,6 @@ async def lookups(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
                 f"lookups of a {kind}, {CALLERS} callers",
                 contenders,
                 pace,
-                targets=[Target("rate", 6, SEED), Target("rate", 8, "asyncpg")],
+                targets=[Target("rate", 6, ORIGINAL), Target("rate", 8, "asyncpg")],
                 skipped=skipped,
             )

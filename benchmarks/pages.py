@@ -23,8 +23,8 @@ OWN = ROOMS[:CALLERS]
 """A room for each caller. In each there is more than a page of messages."""
 ROOM = OWN[6]
 
-OBJECTS = "seed, objects"
-JSON = "seed, JSON"
+OBJECTS = "original, objects"
+JSON = "original, JSON"
 
 
 async def pages(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
@@ -50,12 +50,12 @@ async def pages(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
         }
         skipped = {}
         if reason := node.missing():
-            skipped["seed"] = reason
+            skipped["original"] = reason
         else:
             peer = node.node(stage, stage.settings.postgres, page_room=str(ROOM))
-            seed = await stack.enter_async_context(peer)
-            contenders[OBJECTS] = seed.load("page", CALLERS)
-            contenders[JSON] = seed.load("page, JSON", CALLERS)
+            original = await stack.enter_async_context(peer)
+            contenders[OBJECTS] = original.load("page", CALLERS)
+            contenders[JSON] = original.load("page, JSON", CALLERS)
         yield await compare(
             "pages",
             f"newest 50 messages of a room, {CALLERS} callers",

@@ -70,7 +70,7 @@ def _load(results: Results) -> Figure | None:
 
 def _growth(results: Results) -> Figure | None:
     """Time and buffers of a newest page over the number of messages in the table."""
-    cells = {"hubbub": results.cell("growth"), "the seed's indexes": results.cell("growth-seed")}
+    cells = {"hubbub": results.cell("growth"), "the original indexes": results.cell("growth-original")}
     if not all(cells.values()):
         return None
     figure = Figure(figsize=(9, 3.6), layout="constrained")

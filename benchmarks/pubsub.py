@@ -39,13 +39,13 @@ async def pubsub(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
             "redis-py": _of_redis_py(client),
             "broadcaster": await stack.enter_async_context(_broadcaster(stage.settings.redis)),
         }
-        seed = None if node.missing() else await stack.enter_async_context(node.node(stage, stage.seed))
+        original = None if node.missing() else await stack.enter_async_context(node.node(stage, stage.original))
         skipped = {"ioredis": reason} if (reason := node.missing()) else {}
         yield await compare(
             "pubsub",
             f"publish to delivery, {PUBLISHERS} publishers",
             {name: saturated(channel) for name, channel in channels.items()}
-            | ({"ioredis": seed.load("publish", PUBLISHERS)} if seed else {}),
+            | ({"ioredis": original.load("publish", PUBLISHERS)} if original else {}),
             pace,
             targets=[
                 Target("rate", 1.5, "ioredis"),
@@ -58,7 +58,7 @@ async def pubsub(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
             "pubsub-paced",
             f"publish to delivery, {PACED_A_SECOND} a second",
             {name: paced(channel) for name, channel in channels.items()}
-            | ({"ioredis": seed.load("publish, paced", PACED_A_SECOND)} if seed else {}),
+            | ({"ioredis": original.load("publish, paced", PACED_A_SECOND)} if original else {}),
             pace,
             targets=[],
             skipped=skipped,

@@ -30,7 +30,7 @@ def markdown(results: Results) -> str:
     pace = results.pace
     about = (
         f"Measured by `make bench{' ARGS=--quick' if pace.quick else ''}` on {results.machine.line()}. "
-        f"{pace.rounds} rounds, one of pages by the seed's indexes. "
+        f"{pace.rounds} rounds, one of pages by the original indexes. "
         "A ratio is taken within a round and above 1 where hubbub is better; "
         "where there is no peer, the figure itself is given."
     )

@@ -14,12 +14,12 @@ from benchmarks.peers.orm import sqlalchemy
 from benchmarks.stage import PEOPLE, ROOMS, USERS, Stage
 from hubbub import Hub
 
-# By the number of senders: times the rate of the seed's stack.
+# By the number of senders: times the rate of the original stack.
 AIMS = {20: 2.5, 200: 5.5, 2_000: 8.0}
 
-SEED = "seed, named"
-PLAIN = "seed, plain"
-STRICT = "seed, strict"
+ORIGINAL = "original, named"
+PLAIN = "original, plain"
+STRICT = "original, strict"
 
 COMMIT_DELAY_US = 2_000
 
@@ -47,19 +47,19 @@ def step_of(hub: Hub) -> Step:
 
 
 @asynccontextmanager
-async def seed_stack(stage: Stage, callers: int, *, plain: bool = False) -> AsyncIterator[dict[str, Load]]:
-    """The seed's stack on the seed's schema, and with hubbub's meaning on hubbub's."""
+async def original_stack(stage: Stage, callers: int, *, plain: bool = False) -> AsyncIterator[dict[str, Load]]:
+    """The original stack on the original schema, and with hubbub's meaning on hubbub's."""
     if node.missing():
         yield {}
         return
-    async with node.node(stage, stage.seed) as seed, node.node(stage, stage.settings.postgres) as strict:
-        loads = {SEED: seed.load("send, named", callers), STRICT: strict.load("send, strict", callers)}
-        yield loads | ({PLAIN: seed.load("send, plain", callers)} if plain else {})
+    async with node.node(stage, stage.original) as original, node.node(stage, stage.settings.postgres) as strict:
+        loads = {ORIGINAL: original.load("send, named", callers), STRICT: strict.load("send, strict", callers)}
+        yield loads | ({PLAIN: original.load("send, plain", callers)} if plain else {})
 
 
 def skipped() -> dict[str, str]:
     reason = node.missing()
-    return {SEED: reason} if reason else {}
+    return {ORIGINAL: reason} if reason else {}
 
 
 async def many_rooms(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
@@ -67,12 +67,12 @@ async def many_rooms(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
     for callers, aim in AIMS.items():
         async with AsyncExitStack() as stack:
             hub = await stack.enter_async_context(Hub(stage.settings))
-            seeds = await stack.enter_async_context(seed_stack(stage, callers, plain=callers == 200))
+            originals = await stack.enter_async_context(original_stack(stage, callers, plain=callers == 200))
             asyncpg = await stack.enter_async_context(bare_asyncpg(stage.settings.postgres))
             copy = await stack.enter_async_context(limits.copier(stage.settings.postgres))
             contenders = {
                 "hubbub": loop_of(step_of(hub), callers),
-                **seeds,
+                **originals,
                 "asyncpg": loop_of(asyncpg["send"], callers),
             }
             if callers == 200:
@@ -90,8 +90,8 @@ async def many_rooms(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
                 contenders,
                 pace,
                 targets=[
-                    Target("rate", aim, SEED),
-                    Target("p99_ms", 3.0, SEED),
+                    Target("rate", aim, ORIGINAL),
+                    Target("p99_ms", 3.0, ORIGINAL),
                     Target("rate", 0.6, "COPY"),
                 ],
                 skipped=skipped() | (limits.missing("pgbench") if callers == 200 else {}),
@@ -128,20 +128,20 @@ async def one_sender(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
     """Nobody to travel with: what a send costs alone."""
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(Hub(stage.settings))
-        seeds = await stack.enter_async_context(seed_stack(stage, 1))
-        bare = await stack.enter_async_context(bare_asyncpg(stage.seed))
+        originals = await stack.enter_async_context(original_stack(stage, 1))
+        bare = await stack.enter_async_context(bare_asyncpg(stage.original))
         strict = await stack.enter_async_context(bare_asyncpg(stage.settings.postgres))
         yield await compare(
             "sends-1",
             "durable sends, one sender",
             {
                 "hubbub": loop_of(step_of(hub), 1),
-                **seeds,
+                **originals,
                 "bare INSERT, asyncpg": loop_of(bare["insert"], 1),
                 "asyncpg": loop_of(strict["send"], 1),
             },
             pace,
-            targets=[Target("p50_ms", 1 / 1.2, "bare INSERT, asyncpg"), Target("p50_ms", 1.0, SEED)],
+            targets=[Target("p50_ms", 1 / 1.2, "bare INSERT, asyncpg"), Target("p50_ms", 1.0, ORIGINAL)],
             skipped=skipped(),
         )
 
@@ -149,7 +149,7 @@ async def one_sender(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
 async def slow_disk(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
     """Each flush of the log waits 2 ms longer, as a disk across a network would make it."""
     database = stage.settings.postgres.database
-    for name in (database, stage.seed.database):
+    for name in (database, stage.original.database):
         await stage.as_superuser(
             f"ALTER DATABASE {name} SET commit_delay = {COMMIT_DELAY_US}",
             f"ALTER DATABASE {name} SET commit_siblings = 0",
@@ -157,15 +157,15 @@ async def slow_disk(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
     try:
         async with AsyncExitStack() as stack:
             hub = await stack.enter_async_context(Hub(stage.settings))
-            seeds = await stack.enter_async_context(seed_stack(stage, 200))
+            originals = await stack.enter_async_context(original_stack(stage, 200))
             yield await compare(
                 "sends-slow-disk",
                 "durable sends, 200 senders, flush of the log 2 ms slower",
-                {"hubbub": loop_of(step_of(hub), 200), **seeds},
+                {"hubbub": loop_of(step_of(hub), 200), **originals},
                 pace,
-                targets=[Target("rate", 4, SEED)],
+                targets=[Target("rate", 4, ORIGINAL)],
                 skipped=skipped(),
             )
     finally:
-        for name in (database, stage.seed.database):
+        for name in (database, stage.original.database):
             await stage.as_superuser(f"ALTER DATABASE {name} RESET ALL")

@@ -31,7 +31,7 @@ def client_of(settings: RedisSettings, connections: int) -> redis.asyncio.Redis:
 
 
 async def sessions(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
-    """Each contender as it stores sessions itself: hubbub in its form, the others in the seed's."""
+    """Each contender as it stores sessions itself: hubbub in its form, the others in the original."""
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(Hub(stage.settings))
         tokens = [await hub.sessions.create_session(user_id, DATA) for user_id in USERS[:SESSIONS]]
@@ -44,17 +44,17 @@ async def sessions(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
             "redis-py": _looking_up(client),
             "redis-py, its pool of 50": _looking_up(pooled),
         }
-        skipped, seed, benchmark = {}, None, _benchmark()
+        skipped, original, benchmark = {}, None, _benchmark()
         if reason := node.missing():
             skipped["ioredis"] = reason
         else:
-            seed = await stack.enter_async_context(node.node(stage, stage.seed, sessions=KEYS))
+            original = await stack.enter_async_context(node.node(stage, stage.original, sessions=KEYS))
         if benchmark is None:
             skipped["redis-benchmark"] = "neither valkey-benchmark nor redis-benchmark is installed"
         for callers in CALLERS:
             contenders = {name: loop_of(step, callers) for name, step in steps.items()}
-            if seed:
-                contenders["ioredis"] = seed.load("session", callers)
+            if original:
+                contenders["ioredis"] = original.load("session", callers)
             if benchmark:
                 contenders[benchmark.name] = limits.redis_benchmark(stage, benchmark, ASK, callers)
             yield await compare(

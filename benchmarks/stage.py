@@ -18,7 +18,7 @@ from hubbub import PostgresSettings, Settings, migrations
 from hubbub.embedded import Servers
 
 HERE = Path(__file__).parent
-SEED_SCHEMA = HERE / "seed.sql"
+ORIGINAL_SCHEMA = HERE / "original.sql"
 
 PEOPLE = 1_000
 """As many rooms. Person n is a member of room n; the first 100 rooms have ten members each, and room 1 has all."""
@@ -69,10 +69,10 @@ FILL = (
 
 @dataclass(frozen=True)
 class Stage:
-    """Where the servers of this run are. `settings` has hubbub's schema, `seed` that of the seed."""
+    """Where the servers of this run are. `settings` has hubbub's schema, `original` the original one."""
 
     settings: Settings
-    seed: PostgresSettings
+    original: PostgresSettings
     superuser: PostgresSettings
     folder: Path
 
@@ -136,7 +136,7 @@ async def stage() -> AsyncIterator[Stage]:
         async with Servers(folder) as settings:
             built = Stage(
                 settings,
-                seed=replace(settings.postgres, database="seed"),
+                original=replace(settings.postgres, database="original"),
                 superuser=_superuser(folder, settings),
                 folder=temporary,
             )
@@ -152,8 +152,8 @@ def _superuser(folder: Path, settings: Settings) -> PostgresSettings:
 
 
 async def _fill(built: Stage) -> None:
-    await built.as_superuser(f"CREATE DATABASE seed OWNER {built.settings.postgres.user}")
-    await run(built.seed, SEED_SCHEMA.read_text(encoding="utf-8"), *FILL)
+    await built.as_superuser(f"CREATE DATABASE original OWNER {built.settings.postgres.user}")
+    await run(built.original, ORIGINAL_SCHEMA.read_text(encoding="utf-8"), *FILL)
     await migrations.up(built.settings.postgres)
     await run(built.settings.postgres, *FILL)
     await built.as_superuser("CHECKPOINT")

@@ -1,4 +1,4 @@
-"""The seed's own stack, in a process of Node.js."""
+"""The original stack, in a process of Node.js."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def missing() -> str | None:
 
 @asynccontextmanager
 async def node(stage: Stage, postgres: PostgresSettings, **more: object) -> AsyncIterator[Node]:
-    """A process on the database of `postgres`. Loads are named as in seed.js."""
+    """A process on the database of `postgres`. Loads are named as in original.js."""
     process = await asyncio.create_subprocess_exec(
         "node",
-        str(HERE / "seed.js"),
+        str(HERE / "original.js"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "NODE_PATH": str(node_modules())},

@@ -6,7 +6,7 @@ from hubbub.postgres import connect
 from hubbub.settings import PostgresSettings
 
 # As an application on the seed's own tables would have left it: without seq, and NULL where a default could be.
-OF_THE_SEED = """
+OF_THE_ORIGINAL = """
     INSERT INTO users (email, username, password_hash, is_online, created_at)
     SELECT 'user-' || n || '@Example.org', 'User-' || n, '!', nullif(n % 5 = 0, true), nullif(now(), now())
     FROM generate_series(1, 50) AS n;

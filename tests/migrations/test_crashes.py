@@ -13,7 +13,7 @@ from hubbub import Conflict, PostgresSettings, Settings, migrations
 from hubbub.migrations import REVISIONS, revisions
 from migrations.catalog import schema
 from migrations.contention import WAITS_FOR_A_SNAPSHOT, connected, process, until
-from migrations.filled import OF_HUBBUB, OF_THE_SEED, fill
+from migrations.filled import OF_HUBBUB, OF_THE_ORIGINAL, fill
 
 
 class Died(Exception):
@@ -65,7 +65,7 @@ async def test_a_run_that_died_at_any_statement_is_completed(
     above = await schema(empty_database)
 
     await migrations.down(postgres_settings, "0005")
-    await fill(postgres_settings, OF_THE_SEED)
+    await fill(postgres_settings, OF_THE_ORIGINAL)
     await migrations.up(postgres_settings)
     await fill(postgres_settings, OF_HUBBUB)
     await migrations.down(postgres_settings, before)

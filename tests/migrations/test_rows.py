@@ -12,7 +12,7 @@ from hubbub.migrations import REVISIONS, revisions
 from hubbub.postgres import connect
 from migrations.catalog import schema
 from migrations.documents import blocks
-from migrations.filled import OF_HUBBUB, OF_THE_SEED, fill
+from migrations.filled import OF_HUBBUB, OF_THE_ORIGINAL, fill
 
 if TYPE_CHECKING:
     from hubbub.postgres.connection import Connection
@@ -28,7 +28,7 @@ async def of_the_seed(empty_database: PostgresSettings) -> PostgresSettings:
 
 @pytest.fixture
 async def filled(of_the_seed: PostgresSettings) -> PostgresSettings:
-    await fill(of_the_seed, OF_THE_SEED)
+    await fill(of_the_seed, OF_THE_ORIGINAL)
     return of_the_seed
 
 
@@ -148,7 +148,7 @@ async def test_tables_made_by_the_seed_are_taken_over(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings, connection: Connection
 ) -> None:
     await migrations.up(empty_database, "0005")
-    await fill(empty_database, f"{OF_THE_SEED}; DROP TABLE hubbub_schema_version")
+    await fill(empty_database, f"{OF_THE_ORIGINAL}; DROP TABLE hubbub_schema_version")
     with pytest.raises(Unavailable, match='"users" already exists'):
         await migrations.up(empty_database)
     await fill(empty_database, "DROP TABLE IF EXISTS hubbub_schema_version")

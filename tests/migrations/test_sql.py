@@ -8,7 +8,7 @@ from hubbub import Invalid, PostgresSettings, migrations
 from hubbub.migrations import HEAD, Patience
 from hubbub.postgres import connect
 from migrations.catalog import schema
-from migrations.filled import OF_HUBBUB, OF_THE_SEED, fill
+from migrations.filled import OF_HUBBUB, OF_THE_ORIGINAL, fill
 
 
 async def _type_in(settings: PostgresSettings, script: str) -> None:
@@ -32,7 +32,7 @@ async def test_part_of_the_way_can_be_written_as_well(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     await migrations.up(empty_database, "0005")
-    await fill(empty_database, OF_THE_SEED)
+    await fill(empty_database, OF_THE_ORIGINAL)
     await _type_in(empty_database, migrations.sql(start="0005", revision="0009"))
     assert (await migrations.status(empty_database)).current == "0009"
     await migrations.up(empty_database, patience=Patience(lock_timeout_seconds=1))
@@ -41,7 +41,7 @@ async def test_part_of_the_way_can_be_written_as_well(
 
 async def test_down_on_paper_takes_everything_away(postgres_settings: PostgresSettings) -> None:
     await migrations.down(postgres_settings, "0005")
-    await fill(postgres_settings, OF_THE_SEED)
+    await fill(postgres_settings, OF_THE_ORIGINAL)
     await migrations.up(postgres_settings)
     await fill(postgres_settings, OF_HUBBUB)
     await _type_in(postgres_settings, migrations.sql("down", revision="0003"))

@@ -22,7 +22,7 @@ from migrations.contention import (
     process,
     until,
 )
-from migrations.filled import OF_THE_SEED, fill
+from migrations.filled import OF_THE_ORIGINAL, fill
 
 IMPATIENT = Patience(lock_timeout_seconds=0.1, locks_seconds=0.3, turn_seconds=0.3)
 
@@ -93,7 +93,7 @@ async def test_a_waiting_process_does_not_hold_up_the_building_of_an_index(
 
 async def test_readers_go_on_while_a_migration_is_refused_its_lock(empty_database: PostgresSettings) -> None:
     await migrations.up(empty_database, "0005")
-    await fill(empty_database, OF_THE_SEED)
+    await fill(empty_database, OF_THE_ORIGINAL)
     patience = Patience(lock_timeout_seconds=0.3, locks_seconds=600)
     async with connected(empty_database) as holder, connected(empty_database) as reader:
         await holder.execute("BEGIN")

@@ -1,4 +1,4 @@
--- The schema that the seed asks for, word for word: what its own stack works on.
+-- The schema that was asked for at first, word for word: the schema of the original stack.
 
 CREATE TABLE users (
     id UUID PRIMARY KEY DEFAULT gen_random_uuid(),

@@ -1,4 +1,4 @@
-// The seed's own stack on Node.js: pg with a pool of 20 and ioredis, each as the seed configures it.
+// The original stack on Node.js: pg with a pool of 20 and ioredis, each as configured there.
 //
 // Reads one JSON object a line: first where the servers are and what is in them, then one load after the other,
 // {"load", "callers", "seconds"}. Answers each with one line of figures. Ends when its input does.
