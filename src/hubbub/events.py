@@ -1,17 +1,18 @@
-"""What happens in a chat, one type an event.
+"""Events of a chat, one type per event.
 
-Those with a `seq` are entries of the log of a room, and can be resumed from their `cursor`. The others are said
-once and kept nowhere.
+Events with a `seq` are entries of the log of a room, and can be resumed from their `cursor`. The others are
+published once and are not stored.
 
-The channels and the JSON keys of what travels through Redis are those of the seed, so that a program in another
+Events that pass through Redis have the channels and JSON keys of the original schema, so that a program in another
 language can take part: `{"userId": ..., "isOnline": ...}` on `presence`, and `{"userId": ..., "isTyping": ...}` on
-`typing:` with the id of the room. Keys that are not known are skipped.
+`typing:` with the id of the room. Unknown keys are skipped.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import ClassVar, Final, get_args
 from uuid import UUID
 
 import msgspec
@@ -20,12 +21,12 @@ from hubbub.models import Message, ResyncReason, Role
 
 PRESENCE_CHANNEL: Final = "presence"
 
-# What a payload can do to the decoder: bad JSON or other types, bytes that are no UTF-8, lists in lists in lists.
+# The errors of decoding a payload: bad JSON or other types, bytes that are not UTF-8, too deep nesting.
 NOT_AN_EVENT: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def typing_channel(room_id: UUID) -> str:
-    """Where starts and stops of typing in this room are published."""
+    """The channel on which starts and stops of typing in this room are published."""
     return f"typing:{room_id}"
 
 
@@ -41,7 +42,7 @@ class PresenceChanged(msgspec.Struct, frozen=True, tag_field="type", tag="presen
 
     @classmethod
     def from_json(cls, payload: bytes) -> PresenceChanged | None:
-        """The event in a payload, None for one that is something else."""
+        """The event in a payload, None for any other payload."""
         try:
             presence = msgspec.json.decode(payload, type=_Presence)
         except NOT_AN_EVENT:
@@ -62,12 +63,12 @@ class TypingChanged(msgspec.Struct, frozen=True, tag_field="type", tag="typing_c
     is_typing: bool
 
     def to_json(self) -> str:
-        """The payload on the channel, whose name says the room."""
+        """The payload on the channel, whose name has the room."""
         return msgspec.json.encode(_Typing(self.user_id, self.is_typing)).decode()
 
     @classmethod
     def from_json(cls, room_id: UUID, payload: bytes) -> TypingChanged | None:
-        """The event in a payload from the channel of this room, None for one that is something else."""
+        """The event in a payload from the channel of this room, None for any other payload."""
         try:
             typing = msgspec.json.decode(payload, type=_Typing)
         except NOT_AN_EVENT:
@@ -81,7 +82,14 @@ class _Typing(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Logged(msgspec.Struct, frozen=True, tag_field="type"):
-    """An entry of a room's log. `seq` is its place; a client keeps `cursor` to go on from after it."""
+    """An entry of a room's log, at the position `seq`. A client that keeps `cursor` can go on from after it.
+
+    The fields that a type adds are stored in columns of the log: `user_id` and `by` in `user_id`, `message` by its
+    id, and all others in the JSON `payload`.
+    """
+
+    kind: ClassVar[str]
+    """The kind of the entry in PostgreSQL: a row of `messages` is `sent`, the others have it in `room_events`."""
 
     room_id: UUID
     seq: int
@@ -90,28 +98,32 @@ class Logged(msgspec.Struct, frozen=True, tag_field="type"):
 
 
 class MessageSent(Logged, frozen=True, tag="message_sent"):
-    """A new message, as it is now: when it is read later it may have been edited, or be a tombstone."""
+    """A new message, in its present state: when it is read later, it may have been edited, or be a tombstone."""
 
+    kind = "sent"
     message: Message
 
 
 class MessageEdited(Logged, frozen=True, tag="message_edited"):
-    """A message has other content. `message` is as it is now; `by` is who edited it."""
+    """A message has other content. `message` is its present state, `by` is the user who edited it."""
 
+    kind = "edited"
     by: UUID | None
     message: Message
 
 
 class MessageDeleted(Logged, frozen=True, tag="message_deleted"):
-    """A message is gone; `message` is the tombstone, `by` who deleted it."""
+    """A message was deleted: `message` is the tombstone, `by` is the user who deleted it."""
 
+    kind = "deleted"
     by: UUID | None
     message: Message
 
 
 class MemberJoined(Logged, frozen=True, tag="member_joined"):
-    """A user is in the room now."""
+    """A user joined the room."""
 
+    kind = "joined"
     user_id: UUID
     role: Role
 
@@ -119,19 +131,22 @@ class MemberJoined(Logged, frozen=True, tag="member_joined"):
 class MemberLeft(Logged, frozen=True, tag="member_left"):
     """A user left or was removed. For that user it is the last entry, until the user joins again."""
 
+    kind = "left"
     user_id: UUID
 
 
 class RoleChanged(Logged, frozen=True, tag="role_changed"):
     """A member has another role."""
 
+    kind = "role_changed"
     user_id: UUID
     role: Role
 
 
 class RoomChanged(Logged, frozen=True, tag="room_changed"):
-    """The room has another name, description, privacy or receipts setting; `by` is who changed it."""
+    """The room has another name, description, privacy or receipts setting; `by` is the user who changed it."""
 
+    kind = "room_changed"
     by: UUID | None
     name: str
     description: str | None
@@ -141,19 +156,31 @@ class RoomChanged(Logged, frozen=True, tag="room_changed"):
 
 LogEvent = MessageSent | MessageEdited | MessageDeleted | MemberJoined | MemberLeft | RoleChanged | RoomChanged
 
+KINDS: Final[Mapping[str, type[LogEvent]]] = {event.kind: event for event in get_args(LogEvent)}
+"""The event of each kind of entry. All other lists of kinds are derived from this one or compared with it."""
+
+
+class Payload(msgspec.Struct, frozen=True):
+    """The fields of events in the JSON `payload`. A default stands for a field that an older entry lacks."""
+
+    role: Role = Role.MEMBER
+    name: str = ""
+    description: str | None = None
+    is_private: bool = False
+    keeps_receipts: bool | None = None
+
 
 class RoomGone(msgspec.Struct, frozen=True, tag_field="type", tag="room_gone"):
-    """There is nothing more to read here: the room was deleted, and its log with it, or the user is no member any
-    more and was not there to hear of the leaving."""
+    """The end of a room's log for this user: the room was deleted, or the user had left it while not following."""
 
     room_id: UUID
 
 
 class Resync(msgspec.Struct, frozen=True, tag_field="type", tag="resync"):
-    """What a client has of this room cannot be continued: load it anew, then go on from `cursor`.
+    """The client cannot continue this room from its cursor: load the room anew, then go on from `cursor`.
 
-    `rewound`: the log does not hold what the client has seen, after a restore or a failover that lost commits.
-    `too_far_behind`: more than `Options.follow_at_most_behind` entries came since, a page is quicker.
+    `rewound`: the log no longer holds entries that the client has seen, after a restore or a failover that lost
+    commits. `too_far_behind`: more than `Options.follow_at_most_behind` entries came since, a page is quicker.
     """
 
     room_id: UUID
@@ -165,9 +192,9 @@ FeedEvent = LogEvent | RoomGone | Resync | TypingChanged | PresenceChanged
 
 
 class LogPage(msgspec.Struct, frozen=True):
-    """A part of the log of a room, in its order. `cursor` is where to go on from; None in a log without entries.
+    """A part of the log of a room, in its order. The next page starts after `cursor`: None in an empty log.
 
-    A `Resync` alone on the page says that the log is not the one that the cursor was from.
+    A `Resync` alone on the page means that the log was rewound since the cursor was made.
     """
 
     room_id: UUID

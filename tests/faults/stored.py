@@ -7,17 +7,8 @@ from uuid import UUID
 
 from faults.checker import Entry, Stored
 from hubbub import PostgresSettings
+from hubbub.events import KINDS
 from hubbub.postgres import connect
-
-KINDS = {
-    "sent": "MessageSent",
-    "edited": "MessageEdited",
-    "deleted": "MessageDeleted",
-    "joined": "MemberJoined",
-    "left": "MemberLeft",
-    "role_changed": "RoleChanged",
-    "room_changed": "RoomChanged",
-}
 
 LOGS = """
     SELECT room_id, seq, 'sent', id, content
@@ -41,6 +32,6 @@ async def stored_in(settings: PostgresSettings) -> Stored:
     logs: dict[UUID, list[Entry]] = defaultdict(list)
     for room_id, seq, kind, message_id, content in rows:
         logs[UUID(str(room_id))].append(
-            Entry(seq, KINDS[kind], None if message_id is None else UUID(str(message_id)), content)
+            Entry(seq, KINDS[kind].__name__, None if message_id is None else UUID(str(message_id)), content)
         )
     return Stored({UUID(str(room_id)): head for room_id, head in heads}, dict(logs))

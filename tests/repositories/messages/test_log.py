@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hubbub import Hub, Invalid, LogPage, NewMessage, NotFound, PostgresSettings, Resync, Role, Room, User
 from hubbub.events import LogEvent
 from hubbub.positions import START, Position
-from hubbub.postgres import Pool, Statement
+from hubbub.postgres import Pool, Statement, connect
 from hubbub.repositories.messages import Logs
 
 
@@ -61,6 +61,22 @@ async def test_what_a_transaction_reads_of_the_log_is_its_own_state(hub: Hub, ro
         await tx.messages.send(room.id, ada.id, "not yet for others")
         assert len((await tx.messages.since(room.id, None)).items) == 2
         assert len((await hub.messages.since(room.id, None)).items) == 1
+
+
+async def test_entry_of_an_unknown_kind_is_passed_over(
+    hub: Hub, postgres_settings: PostgresSettings, room: Room, ada: User
+) -> None:
+    """While processes are updated one by one, an older one reads what a newer one has written."""
+    owner = await connect(postgres_settings)
+    await owner.execute("ALTER TABLE room_events DROP CONSTRAINT room_events_kind_check")
+    await owner.execute(
+        "WITH head AS (UPDATE rooms SET last_seq = last_seq + 1 WHERE id = $1 RETURNING last_seq)"
+        " INSERT INTO room_events (room_id, seq, kind) SELECT $1, last_seq, 'new' FROM head",
+        room.id,
+    )
+    await owner.close()
+    await hub.messages.send(room.id, ada.id, "after")
+    assert [entry.seq for entry in found(await hub.messages.since(room.id, None))] == [1, 3]
 
 
 async def test_messages_are_as_they_are_now_and_places_stay(hub: Hub, room: Room, ada: User) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -12,7 +12,7 @@ import msgspec
 from hubbub import events
 from hubbub.errors import NotFound
 from hubbub.events import LogEvent
-from hubbub.models import Message, Role
+from hubbub.models import Message
 from hubbub.positions import NOTHING, Position, event_mark, mark
 from hubbub.postgres import Executor, Statement
 
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     event: LogEvent
 
 
-class Reading(NamedTuple):
+class LogSlice(NamedTuple):
     """What the log of a room holds after a position.
 
     `head` is the last seq of the log, `end` the one up to which this is all of it: beyond the last entry where
@@ -61,17 +61,12 @@ def entry_of(message: Message) -> Entry:
     return Entry(position, event)
 
 
-class _Payload(msgspec.Struct, frozen=True):
-    """What an entry that is no message carries, by its kind. Direct rooms are joined without a role."""
+_payload = msgspec.json.Decoder(events.Payload).decode
 
-    role: Role = Role.MEMBER
-    name: str = ""
-    description: str | None = None
-    is_private: bool = False
-    keeps_receipts: bool | None = None
-
-
-_payload = msgspec.json.Decoder(_Payload).decode
+# The fields of each kind of event, without those that all entries have.
+_OWN_FIELDS = {
+    kind: event.__struct_fields__[len(events.Logged.__struct_fields__) :] for kind, event in events.KINDS.items()
+}
 
 
 def _entry(*row: Any) -> tuple[int, Position, LogEvent | None]:  # noqa: ANN401 - each column has a type of its own
@@ -93,22 +88,23 @@ def _event(
     user_id: UUID,
     payload: str,
     columns: list[Any],
-) -> LogEvent:
-    match kind:
-        case "edited":
-            return events.MessageEdited(*place, user_id, Message(*columns))
-        case "deleted":
-            return events.MessageDeleted(*place, user_id, Message(*columns))
-        case "joined":
-            return events.MemberJoined(*place, user_id, _payload(payload).role)
-        case "left":
-            return events.MemberLeft(*place, user_id)
-        case "role_changed":
-            return events.RoleChanged(*place, user_id, _payload(payload).role)
-        case _:
-            room = _payload(payload)
-            settings = (room.name, room.description, room.is_private, room.keeps_receipts)
-            return events.RoomChanged(*place, user_id, *settings)
+) -> LogEvent | None:
+    """The event, or None for a kind that only a newer version knows."""
+    if kind not in events.KINDS:
+        return None
+    values: list[Any] = []
+    decoded: events.Payload | None = None
+    for field in _OWN_FIELDS[kind]:
+        match field:
+            case "user_id" | "by":
+                values.append(user_id)
+            case "message":
+                values.append(Message(*columns))
+            case _:
+                decoded = decoded or _payload(payload)
+                values.append(getattr(decoded, field))
+    event: Callable[..., LogEvent] = events.KINDS[kind]
+    return event(*place, *values)
 
 
 def _head_of(*row: Any) -> Head:  # noqa: ANN401 - each column has a type of its own
@@ -181,7 +177,7 @@ class Logs:
         """,
     )
 
-    async def read(self, room_id: UUID, after: Position, limit: int, *, deadline: float | None = None) -> Reading:
+    async def read(self, room_id: UUID, after: Position, limit: int, *, deadline: float | None = None) -> LogSlice:
         """Up to `limit` entries after the position, in their order. Raises `NotFound` for an unknown room."""
         head, deadline = 0, self._executor.deadline() if deadline is None else deadline
         rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1, deadline=deadline)
@@ -191,10 +187,10 @@ class Logs:
         head, first, _ = rows[0] if rows else (head, None, None)
         there = first if first is not None and first.seq == after.seq else _without_entry(after.seq, head)
         if not Head(room_id, head, there).holds(after):
-            return Reading([], head, 0, is_rewound=True)
+            return LogSlice([], head, 0, is_rewound=True)
         entries = [Entry(at, event) for _, at, event in rows if event is not None and at.seq > after.seq]
         end = head if len(rows) <= limit else entries[:limit][-1].position.seq
-        return Reading(entries[:limit], head, end, is_rewound=False)
+        return LogSlice(entries[:limit], head, end, is_rewound=False)
 
     _HEADS = Statement(
         "log.heads",

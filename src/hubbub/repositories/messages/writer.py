@@ -26,7 +26,7 @@ from hubbub.repositories.messages.sending import Draft, send_one
 from hubbub.repositories.messages.together import BATCH, send_all
 
 WORKERS: Final = 2
-"""Statements in flight while at least `LOAD` messages wait. One writes while the results of the other are handled."""
+"""Statements in flight while `LOAD` messages wait. One writes while the results of the other are handled."""
 LOAD: Final = 25
 """With fewer messages that wait, two statements would share less than one, and each costs a commit."""
 MOST_WAITING: Final = 10_000

@@ -35,7 +35,7 @@ from hubbub.errors import NotFound, Unavailable
 from hubbub.events import FeedEvent, MemberJoined, MemberLeft, PresenceChanged, Resync, RoomGone, TypingChanged
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
-from hubbub.repositories.messages import Entry, Head, Logs, Reading, entry_of
+from hubbub.repositories.messages import Entry, Head, Logs, LogSlice, entry_of
 from hubbub.scheduling import OncePerTurn
 from hubbub.services.feed.announcements import Announcements, room_channel
 
@@ -162,7 +162,7 @@ class FollowedRooms:
 
     # Reading what is missing.
 
-    async def read(self, room_id: UUID, after: Position, limit: int) -> Reading:
+    async def read(self, room_id: UUID, after: Position, limit: int) -> LogSlice:
         """Read the log of a room. Raises: NotFound, Unavailable."""
         async with self._concurrent_reads:
             return await self._logs.read(room_id, after, limit)
