@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from hubbub import PostgresSettings, RedisSettings
-from hubbub.migrations.grants import Place, planned, quoted
+from hubbub.migrations.grants import GrantTarget, grant_statements, quoted
 from hubbub.redis import Connection
 
 ROLE = 'the application\'s "role"'
@@ -29,8 +29,8 @@ def role() -> list[str]:
 
 def in_a_copy(database: str) -> list[str]:
     """What a copy of a granted database lacks: the rights on tables are copied, those on the database are not."""
-    place = Place(database, "public", "nobody", exists=True, is_superuser=False, is_owner=False)
-    return [sql for sql in planned(place, ROLE) if " DATABASE " in sql]
+    target = GrantTarget(database, "public", "nobody", exists=True, is_superuser=False, is_owner=False)
+    return [sql for sql in grant_statements(target, ROLE) if " DATABASE " in sql]
 
 
 def as_role(owner: PostgresSettings) -> PostgresSettings:

@@ -42,8 +42,8 @@ async def test_up_names_every_revision_that_it_applied(new: Terminal) -> None:
     result = await new.types("up 0002")
     assert result.exit_code == 0
     assert result.output.splitlines() == [
-        "0001  applied  The table of users, as the seed has it.",
-        "0002  applied  The table of rooms, as the seed has it.",
+        "0001  applied  The table of users, in the original schema.",
+        "0002  applied  The table of rooms, in the original schema.",
     ]
     result = await new.types("up")
     assert [line[:13] for line in result.output.splitlines()] == [f"{one}  applied" for one in REVISIONS[2:]]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import Engine, event
+from asyncpg import Connection, Record
 
 from hubbub import Conflict, PostgresSettings, Settings, migrations
 from hubbub.migrations import REVISIONS, revisions
@@ -24,18 +24,18 @@ class Died(Exception):
 def dying_at(statement: int) -> Iterator[None]:
     """End the run in front of its n-th statement, as the server sees it: the connection closes, no COMMIT."""
     sent = 0
+    execute = Connection.execute
 
-    def count(*_: object) -> None:
+    async def dying(connection: Connection[Record], query: str) -> str:
         nonlocal sent
         sent += 1
         if sent == statement:
             raise Died
+        return await execute(connection, query)
 
-    event.listen(Engine, "before_cursor_execute", count)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "execute", dying)
         yield
-    finally:
-        event.remove(Engine, "before_cursor_execute", count)
 
 
 async def _dies_everywhere(settings: PostgresSettings, direction: str, revision: str) -> int:
@@ -48,7 +48,7 @@ async def _dies_everywhere(settings: PostgresSettings, direction: str, revision:
                 if direction == "up":
                     await migrations.up(settings, revision)
                 else:
-                    await migrations.down(settings, revisions.before(revision))
+                    await migrations.down(settings, revisions.previous(revision))
         except Died:
             continue
         return statement
@@ -58,7 +58,7 @@ async def _dies_everywhere(settings: PostgresSettings, direction: str, revision:
 async def test_a_run_that_died_at_any_statement_is_completed(
     postgres_settings: PostgresSettings, empty_database: PostgresSettings, revision: str
 ) -> None:
-    before = revisions.before(revision)
+    before = revisions.previous(revision)
     await migrations.up(empty_database, before)
     below = await schema(empty_database)
     await migrations.up(empty_database, revision)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from hubbub import Invalid, PostgresSettings, SchemaMismatch, migrations
-from hubbub.migrations import HEAD, REVISIONS, revisions, verify
-from hubbub.migrations.history import scripts
+from hubbub.migrations import HEAD, REVISIONS, Timeouts, revisions, verify
+from hubbub.migrations.scripts import VERSIONS
 from hubbub.postgres import Pool
 from migrations.filled import fill
 
 
-def test_the_list_is_what_alembic_finds_in_one_line_without_branches() -> None:
-    found = [script.revision for script in scripts().walk_revisions("base", "heads")]
-    assert tuple(reversed(found)) == REVISIONS
-    assert scripts().get_heads() == [HEAD]
+def test_every_revision_has_one_file_up_and_one_down_of_the_same_name() -> None:
+    for direction in ("up", "down"):
+        files = sorted(VERSIONS.glob(f"*.{direction}.sql"))
+        assert tuple(file.name.partition("_")[0] for file in files) == REVISIONS
+    names = {file.name.partition(".")[0] for file in VERSIONS.iterdir()}
+    assert len(names) == len(REVISIONS)
 
 
 def test_every_revision_says_what_it_is_for_and_what_undoing_it_loses() -> None:
@@ -32,6 +35,17 @@ def test_every_revision_says_what_it_is_for_and_what_undoing_it_loses() -> None:
 def test_importing_the_migrations_loads_neither_alembic_nor_sqlalchemy() -> None:
     code = "import sys, hubbub.migrations; sys.exit(bool({'alembic', 'sqlalchemy'} & sys.modules.keys()))"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+async def test_former_name_of_the_timeouts_warns_and_works(empty_database: PostgresSettings) -> None:
+    with pytest.deprecated_call(match="Timeouts"):
+        patience: Any = migrations.Patience
+    timeouts = patience(lock_timeout_seconds=1, locks_seconds=2, turn_seconds=3)
+    assert timeouts == Timeouts(lock_timeout_seconds=1, retry_seconds=2, migration_lock_seconds=3)
+    with pytest.deprecated_call(match="timeouts="):
+        assert await migrations.up(empty_database, "0001", patience=timeouts) == ["0001"]
+    with pytest.raises(AttributeError, match="no attribute 'Impatience'"):
+        migrations.Impatience  # noqa: B018
 
 
 async def test_a_migrated_database_is_accepted(postgres_settings: PostgresSettings) -> None:
@@ -129,5 +143,5 @@ async def test_below_the_first_revision_there_is_nothing_to_undo(empty_database:
 
 
 def test_what_lies_before_a_revision() -> None:
-    assert revisions.before("0001") == "base"
-    assert revisions.before(HEAD) == REVISIONS[-2]
+    assert revisions.previous("0001") == "base"
+    assert revisions.previous(HEAD) == REVISIONS[-2]

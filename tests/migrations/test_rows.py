@@ -107,29 +107,44 @@ async def test_null_becomes_the_default_of_its_column(filled: PostgresSettings, 
 @pytest.mark.parametrize(
     ("revision", "row", "field", "reason"),
     [
-        ("0006", "INSERT INTO messages (content) VALUES ('lost')", "room_id", "1 in the database are messages"),
-        ("0009", f"{A_USER} ('a@b', 'a', '!'), ('A@b', 'b', '!')", "email", "1 in the database belong"),
-        ("0009", f"{A_USER} ('a@b', 'a', '!'), ('c@d', 'A', '!')", "username", "1 in the database belong"),
-        ("0009", f"{A_USER} ('nonsense', 'a', '!')", "users_email_check", "1 in the database are rows of users"),
-        ("0009", "INSERT INTO rooms (name) VALUES (' '), ('')", "rooms_name_check", "2 in the database are rows"),
+        ("0006", "INSERT INTO messages (content) VALUES ('lost')", "room_id", "messages without a room (1)"),
+        ("0009", f"{A_USER} ('a@b', 'a', '!'), ('A@b', 'b', '!')", "email", "emails that differ only in case (1)"),
+        (
+            "0009",
+            f"{A_USER} ('a@b', 'a', '!'), ('c@d', 'A', '!')",
+            "username",
+            "usernames that differ only in case (1)",
+        ),
+        (
+            "0009",
+            f"{A_USER} ('nonsense', 'a', '!')",
+            "users_email_check",
+            "rows of users that break this rule (1)",
+        ),
+        (
+            "0009",
+            "INSERT INTO rooms (name) VALUES (' '), ('')",
+            "rooms_name_check",
+            "rows of rooms that break this rule (2)",
+        ),
     ],
 )
 async def test_rows_that_cannot_be_taken_along_stop_it_before_anything_changes(
     of_the_seed: PostgresSettings, connection: Connection, revision: str, row: str, field: str, reason: str
 ) -> None:
     await fill(of_the_seed, row)
-    before = revisions.before(revision)
+    before = revisions.previous(revision)
     await migrations.up(of_the_seed, before)
     schema_before = await schema(of_the_seed)
     with pytest.raises(Invalid) as refused:
         await migrations.up(of_the_seed)
     assert refused.value.field == field
-    assert refused.value.reason.startswith(reason)
+    assert refused.value.reason.startswith(f"the database holds {reason};")
     assert await schema(of_the_seed) == schema_before
     assert (await migrations.status(of_the_seed)).current == before
     # The query that the error gives finds the rows.
     query = refused.value.reason.partition("find them with: ")[2]
-    assert len(await connection.fetch(query)) == int(reason[0])
+    assert len(await connection.fetch(query)) == int(reason[-2])
 
 
 async def test_the_way_down_keeps_what_the_seed_can_hold(filled: PostgresSettings, connection: Connection) -> None:

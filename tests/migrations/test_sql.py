@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hubbub import Invalid, PostgresSettings, migrations
-from hubbub.migrations import HEAD, Patience
+from hubbub.migrations import HEAD, Timeouts
 from hubbub.postgres import connect
 from migrations.catalog import schema
 from migrations.filled import OF_HUBBUB, OF_THE_ORIGINAL, fill
@@ -35,7 +35,7 @@ async def test_part_of_the_way_can_be_written_as_well(
     await fill(empty_database, OF_THE_ORIGINAL)
     await _type_in(empty_database, migrations.sql(start="0005", revision="0009"))
     assert (await migrations.status(empty_database)).current == "0009"
-    await migrations.up(empty_database, patience=Patience(lock_timeout_seconds=1))
+    await migrations.up(empty_database, timeouts=Timeouts(lock_timeout_seconds=1))
     assert await schema(empty_database) == await schema(postgres_settings)
 
 

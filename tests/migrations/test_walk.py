@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from hubbub import PostgresSettings, Settings, Unavailable, migrations
-from hubbub.migrations import REVISIONS, Patience
-from hubbub.migrations.lock import KEY, TRY_LOCK
+from hubbub.migrations import REVISIONS, Timeouts
+from hubbub.migrations.runner import LOCK_KEY, TRY_LOCK
 from migrations.catalog import schema
 from migrations.contention import (
     ALONE,
@@ -24,7 +24,7 @@ from migrations.contention import (
 )
 from migrations.filled import OF_THE_ORIGINAL, fill
 
-IMPATIENT = Patience(lock_timeout_seconds=0.1, locks_seconds=0.3, turn_seconds=0.3)
+SHORT = Timeouts(lock_timeout_seconds=0.1, retry_seconds=0.3, migration_lock_seconds=0.3)
 
 
 async def test_processes_that_start_at_once_apply_each_revision_once(
@@ -53,15 +53,15 @@ async def test_two_databases_are_migrated_side_by_side_in_one_process(
 
 async def test_a_database_that_is_up_to_date_is_not_waited_for(postgres_settings: PostgresSettings) -> None:
     async with connected(postgres_settings) as other:
-        assert await other.fetchval(TRY_LOCK.sql, KEY)
-        assert await migrations.up(postgres_settings, patience=IMPATIENT) == []
+        assert await other.fetchval(TRY_LOCK.sql, LOCK_KEY)
+        assert await migrations.up(postgres_settings, timeouts=SHORT) == []
 
 
 async def test_who_waits_too_long_for_another_process_is_told(empty_database: PostgresSettings) -> None:
     async with connected(empty_database) as other:
-        assert await other.fetchval(TRY_LOCK.sql, KEY)
+        assert await other.fetchval(TRY_LOCK.sql, LOCK_KEY)
         with pytest.raises(Unavailable, match="other processes were migrating"):
-            await migrations.up(empty_database, patience=IMPATIENT)
+            await migrations.up(empty_database, timeouts=SHORT)
     assert await migrations.up(empty_database) == list(REVISIONS)
 
 
@@ -69,8 +69,8 @@ async def test_one_database_does_not_wait_for_another(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     async with connected(postgres_settings) as other:
-        assert await other.fetchval(TRY_LOCK.sql, KEY)
-        assert await migrations.up(empty_database, patience=IMPATIENT) == list(REVISIONS)
+        assert await other.fetchval(TRY_LOCK.sql, LOCK_KEY)
+        assert await migrations.up(empty_database, timeouts=SHORT) == list(REVISIONS)
 
 
 async def test_a_waiting_process_does_not_hold_up_the_building_of_an_index(
@@ -94,11 +94,11 @@ async def test_a_waiting_process_does_not_hold_up_the_building_of_an_index(
 async def test_readers_go_on_while_a_migration_is_refused_its_lock(empty_database: PostgresSettings) -> None:
     await migrations.up(empty_database, "0005")
     await fill(empty_database, OF_THE_ORIGINAL)
-    patience = Patience(lock_timeout_seconds=0.3, locks_seconds=600)
+    timeouts = Timeouts(lock_timeout_seconds=0.3, retry_seconds=600)
     async with connected(empty_database) as holder, connected(empty_database) as reader:
         await holder.execute("BEGIN")
         await holder.fetchval("SELECT count(*) FROM messages")
-        migration = asyncio.create_task(migrations.up(empty_database, "0006", patience=patience))
+        migration = asyncio.create_task(migrations.up(empty_database, "0006", timeouts=timeouts))
         slowest = 0.0
         for _ in range(3):
             # The migration waits in the queue now, and this read behind it, while the holder keeps its lock.
@@ -122,7 +122,7 @@ async def test_a_migration_that_never_gets_its_lock_gives_up_and_changes_nothing
         await holder.execute("BEGIN")
         await holder.fetchval("SELECT count(*) FROM messages")
         with pytest.raises(Unavailable, match="0006 was refused its locks") as gave_up:
-            await migrations.up(empty_database, patience=IMPATIENT)
+            await migrations.up(empty_database, timeouts=SHORT)
     assert gave_up.value.retryable
     assert await schema(empty_database) == before
     assert (await migrations.status(empty_database)).current == "0005"
@@ -133,7 +133,7 @@ async def test_a_cancelled_migration_lets_go_of_everything(empty_database: Postg
     async with connected(empty_database) as holder:
         await holder.execute("BEGIN")
         await holder.fetchval("SELECT count(*) FROM messages")
-        migration = asyncio.create_task(migrations.up(empty_database, patience=Patience(lock_timeout_seconds=60)))
+        migration = asyncio.create_task(migrations.up(empty_database, timeouts=Timeouts(lock_timeout_seconds=60)))
         await until(holder, WAITS_FOR_A_TABLE)
         migration.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -162,7 +162,7 @@ async def test_a_cancelled_migration_does_not_wait_for_a_frozen_server(empty_dat
     async with connected(empty_database) as holder:
         await holder.execute("BEGIN")
         await holder.fetchval("SELECT count(*) FROM messages")
-        migration = asyncio.create_task(migrations.up(empty_database, patience=Patience(lock_timeout_seconds=60)))
+        migration = asyncio.create_task(migrations.up(empty_database, timeouts=Timeouts(lock_timeout_seconds=60)))
         await until(holder, WAITS_FOR_A_TABLE)
         frozen = await holder.fetchval("SELECT pid FROM pg_locks WHERE NOT granted")
         os.kill(frozen, signal.SIGSTOP)
@@ -182,8 +182,8 @@ async def test_a_lost_connection_is_unavailable_and_the_next_run_completes_it(
     async with connected(empty_database) as holder, connected(empty_database) as watcher:
         await holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         await holder.fetchval("SELECT count(*) FROM messages")
-        patience = Patience(lock_timeout_seconds=60)
-        migration = asyncio.create_task(migrations.up(empty_database, patience=patience))
+        timeouts = Timeouts(lock_timeout_seconds=60)
+        migration = asyncio.create_task(migrations.up(empty_database, timeouts=timeouts))
         await until(watcher, WAITS_FOR_A_TABLE if at == "0005" else WAITS_FOR_A_SNAPSHOT)
         await watcher.fetch("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
         with pytest.raises(Unavailable, match="the connection was lost") as lost:
@@ -204,7 +204,7 @@ async def test_a_revision_that_someone_else_noted_meanwhile_is_rolled_back(
         await until(other, WAITS_FOR_A_TABLE)
         await other.execute("UPDATE hubbub_schema_version SET version_num = '0006'")
         await holder.execute("COMMIT")
-        with pytest.raises(Unavailable, match="revision 0006: Online migration expected to match one row"):
+        with pytest.raises(Unavailable, match="revision 0006: the version table was changed by another session"):
             await migration
     assert await schema(empty_database) == before
 

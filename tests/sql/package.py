@@ -18,7 +18,7 @@ from hubbub.postgres import Statement
 
 def modules() -> Iterator[ModuleType]:
     for found in pkgutil.walk_packages(hubbub.__path__, "hubbub."):
-        if not found.name.startswith("hubbub.migrations.versions") and found.name != "hubbub.__main__":
+        if found.name != "hubbub.__main__":
             yield importlib.import_module(found.name)
 
 

@@ -202,7 +202,7 @@ async def test_every_step_down_and_up_leaves_the_same_schema(
     await fill(postgres_settings, OF_HUBBUB)
     assert await schema(postgres_settings) == as_built[HEAD]
     for revision in reversed(REVISIONS):
-        before = revisions.before(revision)
+        before = revisions.previous(revision)
         assert await migrations.down(postgres_settings, "-1") == [revision]
         assert await schema(postgres_settings) == as_built[before]
         assert await migrations.up(postgres_settings, revision) == [revision]

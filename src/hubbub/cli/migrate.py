@@ -16,17 +16,17 @@ SOMETHING_PENDING = 3
 
 @click.group()
 def migrate() -> None:
-    """Change the schema of a database.
+    """Show and change the schema of a database.
 
-    It is the one that DATABASE_URL or DB_HOST and so on name, and without any of them that of the servers of
-    `hubbub up` in this folder.
+    The database is that of DATABASE_URL, or of DB_HOST and the other DB_ variables. Without any of them it is that
+    of the servers that `hubbub up` started in this folder.
     """
 
 
 @migrate.command()
 @click.argument("revision", default="head")
 def up(revision: str) -> None:
-    """Apply what is missing, up to REVISION or the newest. Safe to run from many processes at once."""
+    """Apply missing revisions, up to REVISION or the newest. Safe to run from many processes at once."""
     applied = asyncio.run(migrations.up(_database(), revision))
     for one in applied:
         click.echo(f"{one}  applied  {_title(one)}")
@@ -37,34 +37,34 @@ def up(revision: str) -> None:
 # Otherwise -1 would be taken for an option.
 @migrate.command(context_settings={"ignore_unknown_options": True})
 @click.argument("revision", default="-1")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def down(revision: str, *, yes: bool) -> None:
-    """Undo the newest revision, or all that came after REVISION.
+    """Undo the newest revision, or all revisions after REVISION.
 
-    REVISION is an id, base, or -1. Asks first, as data may be lost.
+    REVISION is an id, base, or -1. Asks for confirmation, because data may be lost.
     """
     database = _database()
-    undone = revisions.behind(asyncio.run(migrations.status(database)).current, revision)
+    undone = revisions.to_undo(asyncio.run(migrations.status(database)).current, revision)
     if not undone:
         click.echo("nothing to do")
         return
     if not yes:
         _confirm(undone)
-    # Not REVISION: where another process goes down meanwhile, -1 would be one that nobody was asked about.
-    for one in asyncio.run(migrations.down(database, revisions.before(undone[-1]))):
+    # Not REVISION: if another process goes down meanwhile, -1 would be a revision that was not confirmed.
+    for one in asyncio.run(migrations.down(database, revisions.previous(undone[-1]))):
         click.echo(f"{one}  undone  {_title(one)}")
 
 
 def _confirm(undone: tuple[str, ...]) -> None:
-    click.echo("To undo these revisions loses:")
+    click.echo("Undoing these revisions deletes:")
     for one in undone:
         click.echo(f"  {one}  {migrations.describe(one).loss}")
-    click.confirm("Go on?", abort=True)
+    click.confirm("Continue?", abort=True)
 
 
 @migrate.command()
 def status() -> None:
-    """Say which revisions the database has. Changes nothing."""
+    """Show which revisions the database has. Changes nothing."""
     found = asyncio.run(migrations.status(_database()))
     click.echo(f"the database is at {found.current or 'no revision'}, this hubbub at {found.head}")
     for one in (*found.applied, *found.pending):
@@ -74,13 +74,15 @@ def status() -> None:
 
 
 @migrate.command()
-@click.option("--down", "direction", flag_value="down", help="The way back.")
+@click.option("--down", "direction", flag_value="down", help="Print the SQL that undoes revisions.")
 @click.option(
-    "--from", "start", metavar="REVISION", help="Where the database is. Default: nowhere, or the newest."
+    "--from", "start", metavar="REVISION", help="Current revision. Default: none, or with --down the newest."
 )
-@click.option("--to", "revision", metavar="REVISION", help="Where it is to be. Default: the newest, or base.")
+@click.option(
+    "--to", "revision", metavar="REVISION", help="Revision to reach. Default: the newest, or with --down base."
+)
 def sql(direction: str | None, start: str | None, revision: str | None) -> None:
-    """Print the SQL, for someone else to run. Connects to nothing.
+    """Print the SQL, for an administrator to run. Connects to no server.
 
     \b
         hubbub migrate sql --from 0005 | psql -v ON_ERROR_STOP=1 chat
@@ -90,7 +92,7 @@ def sql(direction: str | None, start: str | None, revision: str | None) -> None:
 
 @migrate.command()
 @click.argument("role")
-@click.option("--print", "only_plan", is_flag=True, help="Print the SQL for psql, and change nothing.")
+@click.option("--print", "only_plan", is_flag=True, help="Print the SQL for psql and change nothing.")
 @click.option("--statement-timeout", type=float, default=30, show_default=True, help="Seconds.")
 @click.option("--lock-timeout", type=float, default=15, show_default=True, help="Seconds.")
 @click.option("--idle-in-transaction-timeout", type=float, default=60, show_default=True, help="Seconds.")
@@ -102,11 +104,11 @@ def grant(
     lock_timeout: float,
     idle_in_transaction_timeout: float,
 ) -> None:
-    """Let ROLE use the tables and nothing else, with limits of time and a search path of its own.
+    """Let ROLE use the tables and nothing else, with its own timeouts and search path.
 
-    For the role that an application logs in as; it is made before, by CREATE ROLE. Run it as the owner of the
-    tables or as a superuser, after every `up`, since there may be new tables. In this database PUBLIC loses the
-    right to make temporary tables and to create in the schema of the tables.
+    ROLE is the one that an application logs in as. CREATE ROLE makes it beforehand. Run this command as the owner
+    of the tables or as a superuser, after every `up`, because there may be new tables. In this database PUBLIC
+    loses the right to make temporary tables and to create objects in the schema of the tables.
     """
     limits = migrations.Limits(
         statement_seconds=statement_timeout,
@@ -117,15 +119,15 @@ def grant(
     if only_plan:
         click.echo("\n".join(["BEGIN;", *(f"{sql};" for sql in statements), "COMMIT;"]))
     else:
-        click.echo(f"{role} may use the tables of hubbub, and nobody but the owner may change them")
+        click.echo(f"{role} may use the tables of hubbub; only their owner may change them")
 
 
 @migrate.command()
 @click.pass_context
 def check(context: click.Context) -> None:
-    """Say by the exit status whether something is pending.
+    """Report by the exit status whether a revision is pending.
 
-    0 when the database is at the newest revision, 3 when it lacks some, 1 on any error.
+    The status is 0 at the newest revision, 3 if revisions are missing, and 1 on any error.
     """
     found = asyncio.run(migrations.status(_database()))
     if found.unknown:
@@ -137,7 +139,7 @@ def check(context: click.Context) -> None:
 
 
 def _database() -> PostgresSettings:
-    """A migration needs no Redis, so none has to be named."""
+    """The settings of PostgreSQL alone: a migration does not need Redis."""
     return postgres_from_env() or find_settings().postgres
 
 

@@ -1,18 +1,29 @@
-"""The schema of hubbub and its history, beside whatever else lives in the database.
+"""The schema of hubbub and its history, beside any other tables in the database.
 
-The revisions are Alembic's, with a version table of hubbub's own (`hubbub_schema_version`). Importing this package
-imports neither Alembic nor SQLAlchemy: the library checks the schema when it opens, and only a command changes it.
+The revisions are SQL files in `versions/`. A version table of hubbub's own (`hubbub_schema_version`) has the id of
+the newest that was applied. The library checks the schema when it opens, and only a command changes it.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
-from hubbub.migrations import revisions
+from hubbub.migrations import scripts
 from hubbub.migrations.grants import Limits, grant
-from hubbub.migrations.patience import Patience
-from hubbub.migrations.revisions import HEAD, REVISIONS, TABLES, verify
+from hubbub.migrations.revisions import (
+    HEAD,
+    REVISIONS,
+    TABLES,
+    current_revision,
+    is_unknown,
+    ordinal,
+    to_apply,
+    to_undo,
+    verify,
+)
+from hubbub.migrations.runner import Timeouts, migrate
 from hubbub.postgres import Pool
 from hubbub.settings import PostgresSettings
 
@@ -21,9 +32,9 @@ __all__ = [
     "REVISIONS",
     "TABLES",
     "Limits",
-    "Patience",
     "Revision",
     "Status",
+    "Timeouts",
     "describe",
     "down",
     "grant",
@@ -33,12 +44,12 @@ __all__ = [
     "verify",
 ]
 
-USUAL_PATIENCE = Patience()
+USUAL_TIMEOUTS = Timeouts()
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One step of the schema's history: what it is for, and what undoing it loses, in words."""
+    """One step of the schema's history: what it is for, and what undoing it deletes, in words."""
 
     id: str
     title: str
@@ -47,7 +58,7 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a database stands. `unknown` is True when it is at a revision that this code does not know."""
+    """The revision of a database. `unknown` is True when it is at a revision that this code does not know."""
 
     current: str | None
     head: str
@@ -57,65 +68,97 @@ class Status:
 
 
 async def up(
-    settings: PostgresSettings, revision: str = "head", *, patience: Patience = USUAL_PATIENCE
+    settings: PostgresSettings,
+    revision: str = "head",
+    *,
+    timeouts: Timeouts = USUAL_TIMEOUTS,
+    patience: Timeouts | None = None,
 ) -> list[str]:
-    """Apply what is missing up to `revision`, and return the ids of what this call applied, the oldest first.
+    """Apply what is missing up to `revision`, and return the ids of what this call applied, oldest first.
 
-    Any number of processes may call it at once: one applies, the others wait for it. What was cut short is
-    completed by the next call. Raises `Invalid` for an unknown revision, and before anything is changed for rows
-    that the new schema cannot hold; `Conflict` for a duplicate that came in meanwhile; `SchemaMismatch` for a
-    database newer than this code; `Unavailable` where the server or a lock was not to be had.
+    Any number of processes may call it at once: one applies, the others wait for it. A run that was interrupted is
+    completed by the next call. `patience` is the former name of `timeouts`.
+    Raises: Invalid (an unknown revision, or rows that the new schema cannot hold, before anything is changed),
+    Conflict (a duplicate was added meanwhile), SchemaMismatch (the database is newer than this code).
     """
-    from hubbub.migrations.walk import walk  # noqa: PLC0415 - Alembic and SQLAlchemy take 0.4 s to import
-
-    return await walk(settings, "up", lambda found: revisions.ahead(found, revision), patience)
+    return await migrate(settings, "up", lambda found: to_apply(found, revision), _either(timeouts, patience))
 
 
-async def down(settings: PostgresSettings, revision: str, *, patience: Patience = USUAL_PATIENCE) -> list[str]:
-    """Undo what came after `revision`: an id, "-1" or "base". Returns what was undone, the newest first.
+async def down(
+    settings: PostgresSettings,
+    revision: str,
+    *,
+    timeouts: Timeouts = USUAL_TIMEOUTS,
+    patience: Timeouts | None = None,
+) -> list[str]:
+    """Undo what came after `revision`: an id, "-1" or "base". Returns the ids of what was undone, newest first.
 
-    The data of what it drops is lost: `describe` says which. Raises as `up` does, and `Invalid` for a revision
-    that is not applied.
+    The data in dropped tables and columns are lost: `describe` says which. `patience` is the former name of
+    `timeouts`.
+    Raises: Invalid (a revision that is unknown or not applied), Conflict (a duplicate under the older schema),
+    SchemaMismatch (the database is newer than this code).
     """
-    from hubbub.migrations.walk import walk  # noqa: PLC0415 - as in `up`
-
-    return await walk(settings, "down", lambda found: revisions.behind(found, revision), patience)
+    return await migrate(settings, "down", lambda found: to_undo(found, revision), _either(timeouts, patience))
 
 
 async def status(settings: PostgresSettings) -> Status:
-    """Which revisions the database has and which it lacks. Changes nothing. Raises `Unavailable`."""
+    """Which revisions the database has and which it lacks. Changes nothing."""
     pool = Pool(settings)
     try:
-        found = await revisions.found_in(pool)
+        current = await current_revision(pool)
     finally:
         await pool.close()
-    if revisions.is_unknown(found):
-        return Status(current=found, head=HEAD, applied=(), pending=(), unknown=True)
-    pending = revisions.ahead(found, "head")
+    if is_unknown(current):
+        return Status(current=current, head=HEAD, applied=(), pending=(), unknown=True)
+    pending = to_apply(current, "head")
     applied = REVISIONS[: len(REVISIONS) - len(pending)]
-    return Status(current=found, head=HEAD, applied=applied, pending=pending, unknown=False)
+    return Status(current=current, head=HEAD, applied=applied, pending=pending, unknown=False)
 
 
 def sql(direction: Literal["up", "down"] = "up", *, start: str | None = None, revision: str | None = None) -> str:
-    """The SQL that `up` or `down` would run, for a database administrator. Connects to nothing.
+    """The SQL that `up` or `down` would run, for a database administrator. Connects to no server.
 
-    From `start` (default: nothing for up, the head for down) to `revision` (default: the head for up, "base" for
-    down). Indexes are built outside of transactions, so a client must send the statements one by one, as psql
-    does. Raises `Invalid`.
+    It leads from `start` (default: no schema for up, the head for down) to `revision` (default: the head for up,
+    "base" for down). Indexes are built outside of transactions, so a client must send the statements one by one,
+    as psql does.
+    Raises: Invalid (an unknown revision).
     """
-    from hubbub.migrations.history import written  # noqa: PLC0415 - as in `up`
-
     if start is not None:
-        revisions.refuse_unknown(start)
+        ordinal(start)
     if direction == "up":
-        return written("up", revisions.ahead(start, revision or "head"), start)
-    start = start or HEAD
-    return written("down", revisions.behind(start, revision or "base"), start)
+        return scripts.script("up", to_apply(start, revision or "head"))
+    return scripts.script("down", to_undo(start or HEAD, revision or "base"))
 
 
 def describe(revision: str) -> Revision:
-    """What a revision is for, and what undoing it loses. Raises `Invalid` for an unknown one."""
-    from hubbub.migrations.history import told  # noqa: PLC0415 - as in `up`
+    """What a revision is for, and what undoing it deletes.
 
-    revisions.refuse_unknown(revision)
-    return Revision(revision, *told(revision))
+    Raises: Invalid (an unknown revision).
+    """
+    ordinal(revision)
+    return Revision(revision, scripts.title(revision), scripts.loss(revision))
+
+
+def _either(timeouts: Timeouts, patience: Timeouts | None) -> Timeouts:
+    if patience is None:
+        return timeouts
+    warnings.warn("patience= is now called timeouts=", DeprecationWarning, stacklevel=3)
+    return patience
+
+
+def _patience(
+    *, lock_timeout_seconds: float = 2, locks_seconds: float = 60, turn_seconds: float = 600
+) -> Timeouts:
+    """The former `Patience`, with the former names of its fields."""
+    return Timeouts(
+        lock_timeout_seconds=lock_timeout_seconds,
+        retry_seconds=locks_seconds,
+        migration_lock_seconds=turn_seconds,
+    )
+
+
+def __getattr__(name: str) -> object:
+    if name == "Patience":
+        warnings.warn("hubbub.migrations.Patience is now called Timeouts", DeprecationWarning, stacklevel=2)
+        return _patience
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

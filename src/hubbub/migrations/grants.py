@@ -8,9 +8,8 @@ from typing import Final
 
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
-from hubbub.migrations.lock import session, take_lock
-from hubbub.migrations.patience import Patience
 from hubbub.migrations.revisions import VERSION_TABLE, verify
+from hubbub.migrations.runner import Timeouts, session, take_lock
 from hubbub.postgres import Executor, Statement
 from hubbub.settings import PostgresSettings
 
@@ -43,7 +42,7 @@ USUAL_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class GrantTarget:
     """Where the tables are, and whether the role, if there is one, is one to be given rights.
 
     Who is a member of a superuser, or of the owner, can become it by SET ROLE, and counts as it.
@@ -58,9 +57,9 @@ class Place:
     is_owner: bool
 
 
-_PLACE = Statement(
-    "migrations.place",
-    Place,
+_TARGET = Statement(
+    "migrations.grant_target",
+    GrantTarget,
     """
     SELECT current_database() AS database,
            tables.relnamespace::regnamespace::text AS schema,
@@ -106,20 +105,20 @@ async def grant(
     role = inputs.text("role", role, longest=63)
     async with session(settings) as transaction:
         if not only_plan:
-            await take_lock(transaction, Patience().turn_seconds)
+            await take_lock(transaction, Timeouts().migration_lock_seconds)
         async with transaction() as executor:
             await verify(executor)
-            place = await _checked(executor, role)
-            statements = planned(place, role, limits)
+            target = await _checked(executor, role)
+            statements = grant_statements(target, role, limits)
             if not only_plan:
-                await _carry_out(executor, statements)
-                await _refuse_surplus(executor, place, role)
+                await _execute(executor, statements)
+                await _refuse_surplus(executor, target, role)
     return statements
 
 
-def planned(place: Place, role: str, limits: Limits = USUAL_LIMITS) -> list[str]:
+def grant_statements(target: GrantTarget, role: str, limits: Limits = USUAL_LIMITS) -> list[str]:
     """The statements for a role that is there."""
-    name, within, schema = quoted(role), quoted(place.database), place.schema
+    name, within, schema = quoted(role), quoted(target.database), target.schema
     return [
         # What the role had before goes first, so that an older hubbub's rights do not stay.
         *(f"REVOKE ALL ON TABLE {schema}.{table} FROM {name}" for table in RIGHTS),
@@ -127,7 +126,7 @@ def planned(place: Place, role: str, limits: Limits = USUAL_LIMITS) -> list[str]
         f"GRANT CONNECT ON DATABASE {within} TO {name}",
         f"GRANT USAGE ON SCHEMA {schema} TO {name}",
         # Up to PostgreSQL 14 the owner of a database may create in it only as a member of PUBLIC.
-        f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {place.owner}",
+        f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {target.owner}",
         # Everyone is a member of PUBLIC, which may do both where nobody has changed it (the first up to
         # PostgreSQL 14): so it cannot be taken from one role alone.
         f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC, {name}",
@@ -156,20 +155,20 @@ def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-async def _checked(executor: Executor, role: str) -> Place:
-    place = await executor.fetch_one(_PLACE, role)
-    if place is None or not place.exists:
+async def _checked(executor: Executor, role: str) -> GrantTarget:
+    target = await executor.fetch_one(_TARGET, role)
+    if target is None or not target.exists:
         raise Invalid("role", "there is no such role: CREATE ROLE ... LOGIN PASSWORD '...' makes it")
     if role.startswith("pg_"):
         raise Invalid("role", "is one of PostgreSQL's own: make one for the application")
-    if place.is_superuser:
+    if target.is_superuser:
         raise Invalid("role", "is a superuser, whom no right is denied, or a member of one: make another")
-    if place.is_owner:
+    if target.is_owner:
         raise Invalid("role", "owns the tables or the database, or is a member of who does: make another")
-    return place
+    return target
 
 
-async def _carry_out(executor: Executor, statements: Sequence[str]) -> None:
+async def _execute(executor: Executor, statements: Sequence[str]) -> None:
     try:
         for sql in statements:
             await executor.fetch_all(Statement("migrations.grant", str, sql))
@@ -180,9 +179,9 @@ async def _carry_out(executor: Executor, statements: Sequence[str]) -> None:
         raise Unavailable("postgresql", f"{error.reason}; {hint}", retryable=False) from error
 
 
-async def _refuse_surplus(executor: Executor, place: Place, role: str) -> None:
+async def _refuse_surplus(executor: Executor, target: GrantTarget, role: str) -> None:
     """Where a right is another's to take away, PostgreSQL warns at most. Then nothing is to be changed at all."""
-    surplus = await executor.fetch_all(_SURPLUS, role, place.schema)
+    surplus = await executor.fetch_all(_SURPLUS, role, target.schema)
     if surplus:
         reason = (
             f"the role could still {' and '.join(surplus)}, by a right that is not yours to take: run it as a "

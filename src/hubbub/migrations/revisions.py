@@ -1,27 +1,14 @@
-"""The revisions of the schema, in order, and which of them a database is at.
-
-Imports neither Alembic nor SQLAlchemy: the library asks this each time it opens.
-"""
+"""The revisions of the schema, in order, and which of them a database is at. The library asks when it opens."""
 
 from __future__ import annotations
 
 from hubbub.errors import Invalid, SchemaMismatch
 from hubbub.postgres import Executor, Statement
 
-REVISIONS: tuple[str, ...] = (
-    "0001",
-    "0002",
-    "0003",
-    "0004",
-    "0005",
-    "0006",
-    "0007",
-    "0008",
-    "0009",
-    "0010",
-    "0011",
-    "0012",
-)
+NEWEST = 12
+"""The number of the newest revision in `versions/`. Numbers have no gaps."""
+
+REVISIONS: tuple[str, ...] = tuple(f"{number:04}" for number in range(1, NEWEST + 1))
 HEAD = REVISIONS[-1]
 
 VERSION_TABLE = "hubbub_schema_version"
@@ -56,7 +43,7 @@ VERSIONS = Statement(
 )
 
 
-async def found_in(executor: Executor) -> str | None:
+async def current_revision(executor: Executor) -> str | None:
     """The revision that the database is at, None without a schema. It may be one that this code does not know."""
     if not await executor.fetch_one(VERSION_TABLE_EXISTS):
         return None
@@ -64,68 +51,69 @@ async def found_in(executor: Executor) -> str | None:
 
 
 async def verify(executor: Executor) -> None:
-    """Raise `SchemaMismatch` unless the database is at the revision that this code was written for."""
-    found = await found_in(executor)
-    if found != HEAD:
-        raise mismatch(found)
+    """Check that the database is at the revision that this code was written for.
 
-
-def mismatch(found: str | None) -> SchemaMismatch:
-    """The error for a database at `found`, with the way out."""
-    if is_unknown(found):
-        return SchemaMismatch(found, HEAD, "a newer hubbub has migrated it, so upgrade hubbub")
-    return SchemaMismatch(found, HEAD, "run `hubbub migrate up`")
-
-
-def is_unknown(found: str | None) -> bool:
-    return found is not None and found not in REVISIONS
-
-
-def ahead(found: str | None, revision: str) -> tuple[str, ...]:
-    """The revisions between a database at `found` and `revision` ("head" or an id), the oldest first.
-
-    Raises `Invalid` for an unknown revision, `SchemaMismatch` for a database newer than this code.
+    Raises: SchemaMismatch.
     """
-    end = len(REVISIONS) if revision == "head" else _place(revision)
-    return REVISIONS[_applied(found) : end]
+    current = await current_revision(executor)
+    if current != HEAD:
+        raise mismatch(current)
 
 
-def behind(found: str | None, revision: str) -> tuple[str, ...]:
-    """The revisions that lead from `found` back to `revision` ("base", "-1" or an id), the newest first.
+def mismatch(current: str | None) -> SchemaMismatch:
+    """The error for a database at `current`, with the way out."""
+    if is_unknown(current):
+        return SchemaMismatch(current, HEAD, "a newer hubbub has migrated it, so upgrade hubbub")
+    return SchemaMismatch(current, HEAD, "run `hubbub migrate up`")
 
-    Raises `Invalid` for a revision that is unknown or not applied, `SchemaMismatch` for a database newer than
-    this code.
+
+def is_unknown(current: str | None) -> bool:
+    return current is not None and current not in REVISIONS
+
+
+def to_apply(current: str | None, target: str) -> tuple[str, ...]:
+    """The revisions from a database at `current` up to `target` ("head" or an id), oldest first.
+
+    Raises: Invalid (an unknown revision), SchemaMismatch (the database is newer than this code).
     """
-    applied = _applied(found)
-    if revision == "base":
+    end = len(REVISIONS) if target == "head" else ordinal(target)
+    return REVISIONS[_count_applied(current) : end]
+
+
+def to_undo(current: str | None, target: str) -> tuple[str, ...]:
+    """The revisions from a database at `current` back to `target` ("base", "-1" or an id), newest first.
+
+    Raises: Invalid (a revision that is unknown or not applied), SchemaMismatch (the database is newer than this
+    code).
+    """
+    applied = _count_applied(current)
+    if target == "base":
         end = 0
-    elif revision == "-1":
+    elif target == "-1":
         end = max(applied - 1, 0)
     else:
-        end = _place(revision)
+        end = ordinal(target)
     if end > applied:
-        raise Invalid("revision", f"{revision} is not applied: the database is at {found or 'none'}")
+        raise Invalid("revision", f"{target} is not applied: the database is at {current or 'none'}")
     return REVISIONS[end:applied][::-1]
 
 
-def before(revision: str) -> str:
+def previous(revision: str) -> str:
     """The revision that a database is at once `revision` is undone: "base" for the first."""
-    return ("base", *REVISIONS)[_place(revision) - 1]
+    return ("base", *REVISIONS)[ordinal(revision) - 1]
 
 
-def refuse_unknown(revision: str) -> None:
-    """Raise `Invalid` for an id that is not among the revisions."""
-    _place(revision)
+def ordinal(revision: str) -> int:
+    """The position of a revision in `REVISIONS`, counted from 1.
 
-
-def _applied(found: str | None) -> int:
-    """How many revisions a database at `found` has."""
-    if is_unknown(found):
-        raise mismatch(found)
-    return 0 if found is None else _place(found)
-
-
-def _place(revision: str) -> int:
+    Raises: Invalid (an unknown revision).
+    """
     if revision not in REVISIONS:
         raise Invalid("revision", f"there is no such revision: they go from {REVISIONS[0]} to {HEAD}")
     return REVISIONS.index(revision) + 1
+
+
+def _count_applied(current: str | None) -> int:
+    if is_unknown(current):
+        raise mismatch(current)
+    return 0 if current is None else ordinal(current)

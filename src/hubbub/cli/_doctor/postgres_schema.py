@@ -39,13 +39,13 @@ TELLING_SECONDS: Final = 7 * 86_400
 
 
 async def _migrations(postgres: Postgres) -> Seen:
-    found = await revisions.found_in(postgres.executor)
+    found = await revisions.current_revision(postgres.executor)
     if found == HEAD:
         return Seen(f"at {HEAD}, nothing pending")
     if revisions.is_unknown(found):
         meaning = f"The database is at {found}, and this hubbub knows revisions up to {HEAD}: it will not start."
         return Seen(str(found), (error(meaning, "A newer hubbub has migrated it: upgrade hubbub."),))
-    pending = revisions.ahead(found, "head")
+    pending = revisions.to_apply(found, "head")
     found = found or "no revision"
     meaning = f"The database is at {found}, and this hubbub, which is for {HEAD}, will not start."
     return Seen(
@@ -111,7 +111,7 @@ async def _indexes(postgres: Postgres) -> Seen:
 
 async def need_newest(postgres: Postgres) -> None:
     """Raises `Unseen` unless the database is at the newest revision, which is what is known here."""
-    if await revisions.found_in(postgres.executor) != HEAD:
+    if await revisions.current_revision(postgres.executor) != HEAD:
         raise Unseen(f"the database is not at {HEAD}")
 
 

@@ -136,7 +136,7 @@ async def _follower(both: Both) -> Seen:
     """As somebody who is in no room: all that a follower asks of both servers, and nothing is written."""
     if both.pool is None or both.connection is None:
         raise Unseen("it needs both servers")
-    if await revisions.found_in(both.pool) != HEAD:
+    if await revisions.current_revision(both.pool) != HEAD:
         raise Unseen(f"the database is not at {HEAD}")
     feed = Feed(
         both.pool,

@@ -1,0 +1,223 @@
+"""Migrates a database from one revision to another, one process at a time and without blocking the application.
+
+    session with the lock:   connect ──> poll the advisory lock ──────────────── held ───────────────> close
+    session per revision:                                        connect ──> statements ──> terminate
+                                                                    ^                           │
+                                                                    └── pause <── lock refused ─┘
+
+Each revision has a connection of its own that is terminated at its end: whatever was not committed is undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hubbub.errors import Conflict, HubbubError, Invalid, Unavailable
+from hubbub.migrations.revisions import current_revision
+from hubbub.migrations.scripts import BUILD_LOCK_TIMEOUT, USUAL_LOCK_TIMEOUT, Direction, Index, Refusal, steps
+from hubbub.postgres import Executor, OpenTransaction, Statement, connect
+from hubbub.postgres.errors import FAILURES, UNIQUE_CONSTRAINTS, to_error
+from hubbub.settings import PostgresSettings
+
+if TYPE_CHECKING:
+    from hubbub.postgres.connection import Connection
+
+# "hubbub" in ASCII. PostgreSQL keeps the advisory locks of each database apart, so the key need not name it. A
+# name would not even do, because two names may lead to one database.
+LOCK_KEY = 0x687562627562
+
+TRY_LOCK = Statement(
+    "migrations.try_lock",
+    bool,
+    """
+    SELECT pg_try_advisory_lock($1) AS taken
+    """,
+)
+
+INDEX_IS_COMPLETE = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)"
+
+# Polling costs one short statement. Twenty waiting processes ask twenty times a second at this pause.
+LONGEST_LOCK_PAUSE_SECONDS = 1.0
+# A revision that was refused its locks lets the application work for so long between two attempts.
+LONGEST_RETRY_PAUSE_SECONDS = 5.0
+# A server that does not confirm the end of a session in this time is left without its answer.
+CLOSE_SECONDS = 1.0
+
+LOCK_NOT_AVAILABLE = "55P03"
+DEADLOCK_DETECTED = "40P01"
+UNIQUE_VIOLATION = "23505"
+# "tuple concurrently updated": seen when the server still builds an index for a run that was killed, and finishes
+# in the instant in which the next run drops it.
+INTERNAL_ERROR = "XX000"
+LOCKS_REFUSED = {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}
+
+Session = Callable[[], AbstractAsyncContextManager[Executor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long a migration waits for other sessions, and makes them wait. All in seconds.
+
+    `lock_timeout_seconds`: how long a statement waits for the lock on a table. Statements of the application queue
+    behind it meanwhile, so this is also the longest that a waiting migration blocks them.
+    `retry_seconds`: how long one revision is tried again after its first refused lock, with growing pauses.
+    `migration_lock_seconds`: how long to wait while another process migrates the same database.
+    """
+
+    lock_timeout_seconds: float = 2
+    retry_seconds: float = 60
+    migration_lock_seconds: float = 600
+
+
+async def migrate(
+    settings: PostgresSettings,
+    direction: Direction,
+    plan: Callable[[str | None], tuple[str, ...]],
+    timeouts: Timeouts,
+) -> list[str]:
+    """Apply or undo the revisions that `plan` returns for the current one, one by one. Returns them."""
+    async with session(settings) as transaction:
+        async with transaction() as executor:
+            if not plan(await current_revision(executor)):
+                return []
+        await take_lock(transaction, timeouts.migration_lock_seconds)
+        async with transaction() as executor:
+            revisions = plan(await current_revision(executor))
+        for revision in revisions:
+            await _run(settings, direction, revision, timeouts)
+    return list(revisions)
+
+
+@asynccontextmanager
+async def session(settings: PostgresSettings) -> AsyncIterator[Session]:
+    """One connection for the block. Each call of what it yields is one transaction on it."""
+    # It is idle while a long revision runs on another connection. A policy against idle sessions must not end it,
+    # and the lock with it.
+    connection = await connect(settings, server_settings={"idle_session_timeout": "0"})
+    try:
+        yield lambda: OpenTransaction.begin(connection, settings.deadline_seconds)
+        with suppress(TimeoutError, OSError):
+            await connection.close(timeout=CLOSE_SECONDS)
+    finally:
+        connection.terminate()
+
+
+async def take_lock(session: Session, within_seconds: float) -> None:
+    """Take the migration lock of the database. It is held until the session ends, however that ends.
+
+    The lock is polled. A statement that waits for it would hold a snapshot, and CREATE INDEX CONCURRENTLY in the
+    process that has the lock waits for every snapshot older than its index.
+    Raises: Unavailable (other processes held it for `within_seconds`).
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_seconds
+    pause = 0.05
+    while True:
+        async with session() as executor:
+            if await executor.fetch_one(TRY_LOCK, LOCK_KEY):
+                return
+        if loop.time() + pause > deadline:
+            raise Unavailable("postgresql", f"other processes were migrating it for {within_seconds:g} s")
+        pause = await _sleep(pause, LONGEST_LOCK_PAUSE_SECONDS)
+
+
+async def _run(settings: PostgresSettings, direction: Direction, revision: str, timeouts: Timeouts) -> None:
+    """Apply or undo one revision, again where a transaction of the application holds a lock that it needs."""
+    loop = asyncio.get_running_loop()
+    deadline = None
+    pause = 0.1
+    while True:
+        connection = await connect(
+            settings,
+            server_settings={
+                "lock_timeout": str(max(round(timeouts.lock_timeout_seconds * 1000), 1)),  # 0 would mean no limit
+                "statement_timeout": "0",  # an index of a large table takes as long as it takes
+                "idle_in_transaction_session_timeout": "0",
+            },
+        )
+        try:
+            return await _run_once(connection, direction, revision)
+        except FAILURES as error:
+            deadline = deadline or loop.time() + timeouts.retry_seconds
+            if not _is_worth_a_retry(error) or loop.time() + pause > deadline:
+                raise _error_for(error, revision, timeouts, lost=connection.is_closed()) from error
+        finally:
+            connection.terminate()
+        pause = await _sleep(pause, LONGEST_RETRY_PAUSE_SECONDS)
+
+
+async def _run_once(connection: Connection, direction: Direction, revision: str) -> None:
+    for step in steps(direction, revision):
+        if step.refusal:
+            await _refuse_rows(connection, step.refusal, step.sql)
+        elif step.index:
+            await _build_index(connection, step.index, step.sql)
+        else:
+            tag = await connection.execute(step.sql)
+            if step.sets_revision and not tag.endswith(" 1"):
+                raise Unavailable(
+                    "postgresql", f"revision {revision}: the version table was changed by another session"
+                )
+
+
+async def _refuse_rows(connection: Connection, refusal: Refusal, query: str) -> None:
+    """Raise where `query` finds rows that the new schema cannot hold. Changing them is for their owner to decide.
+
+    Raises: Invalid.
+    """
+    count = await connection.fetchval(f"SELECT count(*) FROM ({query}) AS refused")  # noqa: S608 - of a file of ours
+    if count:
+        on_one_line = " ".join(query.split())
+        reason = f"the database holds {refusal.rows} ({count}); find them with: {on_one_line}"
+        raise Invalid(refusal.field, reason)
+
+
+async def _build_index(connection: Connection, index: Index, create: str) -> None:
+    """Build an index under its provisional name, unless an earlier run completed it.
+
+    The name carries the revision that the database is on its way to, so an index of that name has the same
+    definition. Raises: Conflict (a duplicate was committed while a unique index was built).
+    """
+    await connection.execute(BUILD_LOCK_TIMEOUT)
+    if not await connection.fetchval(INDEX_IS_COMPLETE, index.building):
+        await connection.execute(index.drop)
+        try:
+            await connection.execute(create)
+        except FAILURES as error:
+            if _sqlstate(error) != UNIQUE_VIOLATION:
+                raise
+            # An index that failed on a duplicate would go on refusing new ones.
+            await connection.execute(index.drop)
+            raise Conflict(UNIQUE_CONSTRAINTS.get(index.name, index.name)) from error
+    await connection.execute(USUAL_LOCK_TIMEOUT)
+
+
+async def _sleep(pause: float, longest: float) -> float:
+    """Sleep about `pause` seconds, so that waiting processes spread out. Returns the next, longer pause."""
+    await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
+    return min(pause * 1.5, longest)
+
+
+def _is_worth_a_retry(error: Exception) -> bool:
+    return _sqlstate(error) in {*LOCKS_REFUSED, INTERNAL_ERROR}
+
+
+def _sqlstate(error: Exception) -> str | None:
+    return getattr(error, "sqlstate", None)
+
+
+def _error_for(error: Exception, revision: str, timeouts: Timeouts, *, lost: bool) -> HubbubError:
+    """The error for a failed revision. The transaction that failed is undone."""
+    if _sqlstate(error) in LOCKS_REFUSED:
+        reason = f"revision {revision} was refused its locks for {timeouts.retry_seconds:g} s by long transactions"
+        return Unavailable("postgresql", f"{reason}; see pg_stat_activity")
+    known = to_error(error, writes=True, lost=lost)
+    if known is not None:
+        return known
+    first_line = str(error).partition("\n")[0]  # the lines after the first hold values of rows
+    return Unavailable("postgresql", f"revision {revision} failed: {first_line}", retryable=False)

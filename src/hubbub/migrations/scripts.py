@@ -1,0 +1,135 @@
+"""The SQL files of the revisions, read for the runner and for an administrator.
+
+A revision is `versions/NNNN_name.up.sql` and `.down.sql`, which psql could run as they are:
+
+- A statement ends with a semicolon at the end of a line. A line that starts with `--` is a comment.
+- The first comment is the title of the revision; in a `.down.sql` it says what the revision deletes.
+- BEGIN and COMMIT make a transaction. Any other statement commits on its own, and can be run again.
+- The last statement before the last COMMIT writes the new revision to the version table.
+
+The runner treats two kinds of statement in a way of its own, which `script` writes down in SQL as far as it can:
+
+- `CREATE INDEX CONCURRENTLY name_to_NNNN`, NNNN being the revision that the database is on its way to. An index of
+  that name is kept where it is complete. One that a killed run left INVALID is dropped and built again.
+- A query behind `-- refuse FIELD: ROWS`. Where it finds rows, the revision is refused before it changes anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Direction = Literal["up", "down"]
+
+VERSIONS = Path(__file__).with_name("versions")
+
+# Building an index waits for every transaction older than it. No statement of the application queues behind that
+# wait, so it may be longer than the lock timeout of other statements. It is bounded, so that the command ends.
+BUILD_LOCK_TIMEOUT = "SET lock_timeout = '60s'"
+USUAL_LOCK_TIMEOUT = "RESET lock_timeout"
+
+_INDEX = re.compile(r"CREATE (UNIQUE )?INDEX CONCURRENTLY (?P<building>(?P<name>\w+)_to_\d{4}) ON ")
+_REFUSE = re.compile(r"^-- refuse (?P<field>\w+): (?P<rows>.+)$", re.MULTILINE)
+_SETS_REVISION = re.compile(r"(INSERT INTO|UPDATE|DELETE FROM) hubbub_schema_version ")
+
+
+class Index(NamedTuple):
+    """An index that a statement builds: its final name, and the one that it has until it is complete."""
+
+    name: str
+    building: str
+
+    @property
+    def drop(self) -> str:
+        return f"DROP INDEX CONCURRENTLY IF EXISTS {self.building}"
+
+
+class Refusal(NamedTuple):
+    """Rows that a revision refuses, in words, and the field to name in the error."""
+
+    field: str
+    rows: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One statement of a revision, without its semicolon, and the comments in front of it."""
+
+    sql: str
+    comment: str
+
+    @property
+    def index(self) -> Index | None:
+        found = _INDEX.match(self.sql)
+        return Index(found["name"], found["building"]) if found else None
+
+    @property
+    def refusal(self) -> Refusal | None:
+        found = _REFUSE.search(self.comment)
+        return Refusal(found["field"], found["rows"]) if found else None
+
+    @property
+    def sets_revision(self) -> bool:
+        return _SETS_REVISION.match(self.sql) is not None
+
+
+def steps(direction: Direction, revision: str) -> list[Step]:
+    """The statements of a revision, in order."""
+    return list(_parse(_text(direction, revision)))
+
+
+def script(direction: Direction, revisions: Iterable[str]) -> str:
+    """The SQL that applies or undoes `revisions`, to be sent statement by statement.
+
+    It cannot stop at rows that a revision refuses: there the constraint itself fails.
+    """
+    return "".join(_script_of(direction, revision) for revision in revisions)
+
+
+def title(revision: str) -> str:
+    """What the revision is for."""
+    return _first_comment("up", revision)
+
+
+def loss(revision: str) -> str:
+    """What undoing the revision deletes."""
+    return _first_comment("down", revision).removeprefix("Deletes: ")
+
+
+def _text(direction: Direction, revision: str) -> str:
+    [file] = VERSIONS.glob(f"{revision}_*.{direction}.sql")
+    return file.read_text(encoding="utf-8")
+
+
+def _first_comment(direction: Direction, revision: str) -> str:
+    lines = re.match(r"(-- .*\n)+", _text(direction, revision))
+    return " ".join(line.removeprefix("-- ") for line in lines[0].splitlines()) if lines else ""
+
+
+def _parse(text: str) -> Iterator[Step]:
+    comment: list[str] = []
+    sql: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("--") or not line:
+            comment.append(line)
+            continue
+        sql.append(line)
+        if line.endswith(";"):
+            yield Step("\n".join(sql)[:-1], "\n".join(comment).strip())
+            comment, sql = [], []
+
+
+def _script_of(direction: Direction, revision: str) -> str:
+    written = [f"-- {revision} {direction}"]
+    for step in steps(direction, revision):
+        if step.refusal:
+            continue
+        statements = [step.sql]
+        if step.index:
+            statements = [BUILD_LOCK_TIMEOUT, step.index.drop, step.sql, USUAL_LOCK_TIMEOUT]
+        statements[0] = f"{step.comment}\n{statements[0]}".lstrip()
+        written += [f"{statement};" for statement in statements]
+    return "\n\n".join(written) + "\n\n"
