@@ -26,7 +26,7 @@ from hubbub.cli._top.watched import Watched
 from hubbub.embedded import Servers
 from hubbub.postgres import Pool
 from hubbub.redis import Connection
-from hubbub.services.presence.scripts import online_key
+from hubbub.services.presence.leases import online_key
 from hubbub.services.typing_indicators import BUCKETS as TYPING_BUCKETS
 from hubbub.services.typing_indicators import bucket_of, due_key, room_key
 from redis_server import Server, binaries

@@ -9,7 +9,7 @@ from uuid import UUID
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged
 from hubbub.redis import Connection, Gap, Subscriptions
 from hubbub.services.presence import Presence
-from hubbub.services.presence.projection import Write
+from hubbub.services.presence.column import Write
 
 GRACE_SECONDS = 0.2
 THE_END = b"the end"
@@ -38,7 +38,7 @@ async def opened(
     *,
     heartbeat_seconds: float = 3,
     grace_seconds: float = GRACE_SECONDS,
-    project_seconds: float = 0.2,
+    write_seconds: float = 0.2,
 ) -> AsyncIterator[Presence]:
     """One process' presence. Leases last 6 s, longer than a busy machine stalls, unless a test asks else."""
     presence = Presence(
@@ -48,7 +48,7 @@ async def opened(
         heartbeat_seconds=heartbeat_seconds,
         grace_seconds=grace_seconds,
         sweep_seconds=0.02,
-        project_seconds=project_seconds,
+        write_seconds=write_seconds,
     )
     presence.start()
     try:

@@ -12,7 +12,7 @@ from hubbub.errors import Invalid, Unavailable
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged
 from hubbub.redis import Connection, Gap, Subscriptions
 from hubbub.services.presence import Presence
-from hubbub.services.presence.scripts import BUCKETS, bucket_of, leases_key, online_key
+from hubbub.services.presence.leases import BUCKETS, bucket_of, leases_key, online_key
 from services.presence_events import Ear, Table, opened
 from waiting import until_it_answers
 
@@ -304,7 +304,7 @@ async def test_what_is_no_user_is_refused(presence: Presence) -> None:
         {"grace_seconds": -1},
         {"grace_seconds": 21},
         {"sweep_seconds": 0},
-        {"project_seconds": -1},
+        {"write_seconds": -1},
     ],
 )
 async def test_times_that_do_not_fit_are_refused(

@@ -19,7 +19,7 @@ from hubbub.errors import Unavailable
 from hubbub.events import PresenceChanged
 from hubbub.redis import Connection, Gap, Subscriptions
 from hubbub.services.presence import Presence
-from hubbub.services.presence.scripts import bucket_of, online_key
+from hubbub.services.presence.leases import bucket_of, online_key
 from hubbub.settings import RedisSettings
 from redis_server import PASSWORD, Server
 from services import lease_holder
@@ -332,7 +332,7 @@ async def test_a_key_that_somebody_else_has_spoilt_stops_nothing_but_its_bucket(
         await connection.execute("DEL", online_key(bucket_of(spoilt)))
         await until_it_answers(says(presence, spoilt, True))
         await until(lambda: table.users == {spoilt: True, fine: True, gone: False})
-    assert "refuses a script" in caplog.text
+    assert "refused a presence script" in caplog.text
 
 
 async def test_a_frozen_redis_keeps_nobody_longer_than_the_deadline(own_server: Server) -> None:
@@ -361,7 +361,7 @@ async def test_no_stall_of_the_event_loop_while_ten_thousand_hold_leases(
             longest = max(longest, time.thread_time() - before)
 
     async with (
-        opened(connection, subscriptions, heartbeat_seconds=1, project_seconds=60) as presence,
+        opened(connection, subscriptions, heartbeat_seconds=1, write_seconds=60) as presence,
         AsyncExitStack() as stack,
     ):
         await asyncio.gather(*[stack.enter_async_context(presence.online(user_id)) for user_id in users])

@@ -7,9 +7,16 @@ from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
 
 from hubbub.redis import Connection, Subscriptions
-from hubbub.services.presence.leases import Lease, Leases
-from hubbub.services.presence.scripts import BUCKETS, bucket_of, leases_key, online_key
-from hubbub.services.presence.sweeping import CHUNK, Sweeper
+from hubbub.services.presence.leases import (
+    BUCKETS,
+    USERS_PER_SWEEP,
+    Lease,
+    Leases,
+    Sweeper,
+    bucket_of,
+    leases_key,
+    online_key,
+)
 from reports import reports
 from services.odd_answers import answering
 from services.presence_events import Ear, opened
@@ -36,7 +43,7 @@ async def test_strays_among_those_online_go_when_they_are_due_and_are_in_nobodys
     """There are more than fit into a script, in front of Ada, and three processes that find them."""
     ada = uuid4()
     key = online_key(bucket_of(ada))
-    strays = [*STRAYS, *(b"stray %d" % n for n in range(CHUNK))]
+    strays = [*STRAYS, *(b"stray %d" % n for n in range(USERS_PER_SWEEP))]
     await connection.execute("ZADD", key, *[word for stray in strays for word in (1, stray)])
     async with AsyncExitStack() as stack:
         ear = await stack.enter_async_context(Ear(connection, subscriptions).listening())
@@ -77,9 +84,9 @@ async def test_an_answer_that_cannot_be_ends_no_sweeping() -> None:
             on_empty=swept.append,
         )
         with reports() as reported:
-            sweeper.start()
+            sweeper.task.start()
             await until(lambda: len(swept) >= 2 * BUCKETS - 1)
-            await sweeper.close()
+            await sweeper.task.close()
     assert swept[: 2 * BUCKETS - 1] == [*range(1, BUCKETS), *range(BUCKETS)]
     assert [context["message"] for context in reported] == ["sweeping presence failed"]
 
@@ -96,9 +103,9 @@ async def test_an_answer_that_cannot_be_leaves_no_lease_untold() -> None:
         )
         with reports() as reported:
             leases.start()
-            await leases.take(lease := Lease(ada, None))
+            await leases.acquire(lease := Lease(ada, None))
             await until(lambda: len(came) == 2)  # it may have happened the first time
-            await leases.give_up(lease)
-            await leases.close()
+            await leases.release(lease)
+            await leases.task.close()
     assert came[:2] == [[ada], [ada]]
-    assert [context["message"] for context in reported] == ["telling Redis of leases failed"]
+    assert [context["message"] for context in reported] == ["sending leases failed"]

@@ -9,8 +9,8 @@ from uuid import UUID
 
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes, as_bytes_list, as_int, as_list
-from hubbub.services.presence.scripts import BUCKETS as PRESENCE_BUCKETS
-from hubbub.services.presence.scripts import online_key
+from hubbub.services.presence.leases import BUCKETS as PRESENCE_BUCKETS
+from hubbub.services.presence.leases import online_key
 from hubbub.services.typing_indicators import BUCKETS as TYPING_BUCKETS
 from hubbub.services.typing_indicators import due_key, room_key
 

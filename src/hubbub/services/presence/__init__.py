@@ -1,4 +1,4 @@
-"""Who is online: leases in Redis, kept up by heartbeats and swept when nobody keeps them up."""
+"""Presence: which users are online. Leases in Redis, renewed by heartbeats, swept when they are not."""
 
 from hubbub.services.presence.leases import Device
 from hubbub.services.presence.presence import Presence

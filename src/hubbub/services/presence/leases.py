@@ -1,71 +1,116 @@
-"""The leases of this process, and the one task that tells Redis of them."""
+"""The leases of presence in Redis: one task of each process sends its own, another ends those not renewed by any.
+
+Users are divided into buckets, so that all keys of a script are in one hash slot and each script is short.
+
+    presence:{b7}:online      a ZSET of the users that are online, scored by when they go offline unless a lease is
+                              renewed, in ms of Redis' clock. A user in it is online: an event is published in the
+                              step in which a user is added or removed
+    presence:{b7}:user:<id>   a ZSET of the leases of a user, scored by when the lease ends
+
+A user, as `online` has it:
+
+    (absent) --first lease: published--> online --last lease gone--> grace --swept: published--> (absent)
+                                           ^                          |
+                                           +--- another lease in it --+
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Final
 from uuid import UUID, uuid4
 
 import msgspec
 
-from hubbub.background import ReportErrors
+from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL
-from hubbub.redis import Connection, Part, ReplyError
-from hubbub.services.presence.scripts import (
-    BUCKETS,
-    KEEP_MS,
-    SETTLE,
-    bucket_of,
-    leases_key,
-    log_refusal,
-    online_key,
-)
+from hubbub.redis import Connection, Part, Reply, ReplyError, Script
+from hubbub.redis.replies import as_bytes_list, as_ids, as_int, as_list
 
-CHUNK: Final = 200
-"""Leases a script: about 1 ms of Redis' one thread, behind which everybody else waits."""
+logger = logging.getLogger("hubbub.presence")
+
+BUCKETS: Final = 16
+"""A constant, not a setting: all processes have to use the same keys."""
+
+KEEP_MS: Final = 7 * 24 * 3600 * 1000
+"""How long the keys last when no process is left to sweep them."""
+
+LEASES_PER_SCRIPT: Final = 200
+"""About 1 ms of the one thread of Redis, during which it serves no other client."""
+
+USERS_PER_SWEEP: Final = 500
+"""Bounds a script that ends presence, as above. The rest is swept in the next round."""
 
 RETRY_SECONDS: Final = 0.25
+"""The pause before leases are sent again that Redis has not acknowledged: a part of any heartbeat worth having."""
+
+
+def bucket_of(user_id: UUID) -> int:
+    """The bucket of a user."""
+    return user_id.int % BUCKETS
+
+
+def online_key(bucket: int) -> str:
+    """The key of the users of a bucket that are online."""
+    return f"presence:{{b{bucket}}}:online"
+
+
+def leases_key(user_id: UUID) -> str:
+    """The key of the leases of a user."""
+    return f"presence:{{b{bucket_of(user_id)}}}:user:{user_id}"
+
+
+def log_refusal(error: ReplyError) -> None:
+    """Log that a key has a wrong type because another program wrote it, or that a script has an error."""
+    logger.error("Redis refused a presence script: %s", error)
 
 
 class Device(msgspec.Struct, frozen=True):
-    """A connection of a user: `lease` is its own id, `name` what `online` was told that the device is."""
+    """A connection of a user. `lease` is its id, `name` is the device that `online` was called with."""
 
     lease: UUID
     name: str | None
 
+    @classmethod
+    def from_member(cls, member: bytes) -> Device:
+        """The device of a lease, from the member of the ZSET."""
+        lease, _, name = member.decode(errors="replace").partition(":")
+        return cls(UUID(lease), name or None)
+
 
 class Lease:
-    """A claim that a user is online, for one connection. It holds until it is given up or not renewed."""
+    """The claim of one connection that a user is online. It holds until it is released or not renewed."""
 
-    __slots__ = ("bucket", "ends_at", "user_id", "word")
+    __slots__ = ("bucket", "ends_at", "member", "user_id")
 
     def __init__(self, user_id: UUID, device: str | None) -> None:
         self.user_id = user_id
         self.bucket = bucket_of(user_id)
-        self.word = f"{uuid4().hex}:{device or ''}".encode()
+        self.member = f"{uuid4().hex}:{device or ''}".encode()
         self.ends_at = 0.0
-        """By the event loop's clock: Redis has forgotten the lease by then at the latest."""
+        """In the time of the event loop: Redis has ended the lease by then at the latest."""
 
 
-def device_of(word: bytes) -> Device:
-    """What the word of a lease, as Redis keeps it, says."""
-    lease, _, name = word.decode(errors="replace").partition(":")
-    return Device(UUID(lease), name or None)
+# The clock of Redis and no other: the clocks of the processes differ.
+NOW: Final = """
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
 
 
 class Leases:
-    """What this process holds, and what of it Redis has still to be told.
+    """The leases that this process holds, and the task that sends their changes and renewals to Redis.
 
-    One task tells everything, one script at a time, so nothing overtakes: a heartbeat that was sent before a
-    lease was given up cannot arrive behind it and bring the lease back. A heartbeat renews all leases of a bucket;
-    the buckets take turns over the interval, and with what is new: a rush of people who come does not hold the
-    heartbeats up.
+    The task runs one script at a time, so that no change overtakes another. A heartbeat that was sent before a
+    lease was released cannot arrive after it and restore the lease. A heartbeat renews all leases of a bucket. The
+    buckets take turns over the interval and alternate with changes: many users who come at once do not delay the
+    heartbeats.
 
-    `on_transition` is told who may have come online.
+    `on_transition` is called with the users that may have come online.
     """
 
     def __init__(
@@ -82,166 +127,282 @@ class Leases:
         self._grace_seconds = grace_seconds
         self._on_transition = on_transition
         self._held: list[dict[Lease, None]] = [{} for _ in range(BUCKETS)]
-        self._news: dict[int, dict[Lease, None]] = {}
-        self._waiting: dict[Lease, asyncio.Future[None]] = {}
-        self._beats_at = [0.0] * BUCKETS
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._changed: dict[int, dict[Lease, None]] = {}
+        self._acknowledgements: dict[Lease, asyncio.Future[None]] = {}
+        self._heartbeats_at = [0.0] * BUCKETS
+        self.task = BackgroundTask("sending leases", self._send_due, finish=self._release_all)
 
     def start(self) -> None:
         """Begin to send heartbeats. A second start does nothing."""
-        if self._task is not None:
-            return
-        now = asyncio.get_running_loop().time()
-        self._beats_at = [now + self._heartbeat_seconds * place / BUCKETS for place in range(BUCKETS)]
-        self._task = asyncio.create_task(self._keep(), name="hubbub-presence-leases")
+        if not self.task.is_running:
+            now = asyncio.get_running_loop().time()
+            self._heartbeats_at = [now + self._heartbeat_seconds * bucket / BUCKETS for bucket in range(BUCKETS)]
+            self.task.start()
 
-    async def close(self) -> None:
-        """Give up all leases; those that Redis cannot be told of end by themselves. Idempotent."""
-        task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.wait([task])
-        answered = True
-        for bucket, held in enumerate(self._held):
-            given_up = [*held, *self._news.pop(bucket, {})]
-            held.clear()
-            answered = answered and await self._settle_all(bucket, given_up)
-        self._answer(list(self._waiting))
-
-    async def take(self, lease: Lease) -> None:
-        """Hold the lease from now on. Returns once Redis knows, or cannot be reached."""
-        if self._task is None:
+    async def acquire(self, lease: Lease) -> None:
+        """Hold the lease from now on. Returns when Redis has acknowledged it, or cannot be reached."""
+        if not self.task.is_running:
             raise Unavailable("hub", "presence is not running", retryable=False)
         self._held[lease.bucket][lease] = None
-        await self._tell(lease)
+        await self._send_soon(lease)
 
-    async def give_up(self, lease: Lease) -> None:
-        """Hold the lease no longer. Returns once Redis knows, or cannot be reached."""
+    async def release(self, lease: Lease) -> None:
+        """Stop holding the lease. Returns when Redis has acknowledged it, or cannot be reached."""
         if lease in self._held[lease.bucket]:
             del self._held[lease.bucket][lease]
-            await self._tell(lease)
+            await self._send_soon(lease)
 
     def renew_soon(self, bucket: int) -> None:
-        """Redis may have lost this bucket: do not wait for the next heartbeat."""
+        """Redis may have lost this bucket: do not wait for its next heartbeat."""
         if self._held[bucket]:
-            self._beats_at[bucket] = asyncio.get_running_loop().time()
-            self._wake.set()
+            self._heartbeats_at[bucket] = asyncio.get_running_loop().time()
+            self.task.wake()
 
-    async def _tell(self, lease: Lease) -> None:
-        self._news.setdefault(lease.bucket, {})[lease] = None
-        self._wake.set()
+    async def _send_soon(self, lease: Lease) -> None:
+        self._changed.setdefault(lease.bucket, {})[lease] = None
+        self.task.wake()
         if not self._connection.connected:
-            return  # nobody waits for an outage: it is told when that is over
-        told = self._waiting.get(lease)
-        if told is None or told.done():
-            told = self._waiting[lease] = asyncio.get_running_loop().create_future()
-        await told
+            return  # callers do not wait for the end of an outage; the change is sent then
+        acknowledged = self._acknowledgements.get(lease)
+        if acknowledged is None or acknowledged.done():
+            acknowledged = self._acknowledgements[lease] = asyncio.get_running_loop().create_future()
+        await acknowledged
 
-    async def _keep(self) -> None:
-        while True:
-            self._wake.clear()
-            is_told = await self._tell_news()
-            has_beaten = await self._beat()
-            if is_told and has_beaten:
-                await self._rest()
-            else:
-                await asyncio.sleep(RETRY_SECONDS)
+    async def _send_due(self) -> float | None:
+        is_changed = await self._send_changes()
+        is_renewed = await self._send_heartbeat()
+        if not (is_changed and is_renewed):
+            await asyncio.sleep(RETRY_SECONDS)
+            return None
+        if self._changed:
+            return None
+        return max(0.0, min(self._heartbeats_at) - asyncio.get_running_loop().time())
 
-    async def _tell_news(self) -> bool:
-        """What is new in the bucket that has waited longest, as far as it fits into one script."""
-        if not self._news:
+    async def _send_changes(self) -> bool:
+        """Send the changes of the bucket that has waited longest, as many as fit into one script."""
+        if not self._changed:
             return True
-        bucket = next(iter(self._news))
-        news = self._news.pop(bucket)
-        leases = list(islice(news, CHUNK))
+        bucket = next(iter(self._changed))
+        changed = self._changed.pop(bucket)
+        leases = list(islice(changed, LEASES_PER_SCRIPT))
         for lease in leases:
-            del news[lease]
-        if news:
-            self._news[bucket] = news
-        return await self._settle(bucket, leases)
+            del changed[lease]
+        if changed:
+            self._changed[bucket] = changed
+        return await self._send(bucket, leases)
 
-    async def _beat(self) -> bool:
-        """The heartbeat of one bucket, if one is due."""
+    async def _send_heartbeat(self) -> bool:
+        """Send the heartbeat of one bucket, if one is due."""
         now = asyncio.get_running_loop().time()
-        bucket = self._beats_at.index(min(self._beats_at))
-        if self._beats_at[bucket] > now:
+        bucket = self._heartbeats_at.index(min(self._heartbeats_at))
+        if self._heartbeats_at[bucket] > now:
             return True
-        self._beats_at[bucket] = now + self._heartbeat_seconds
-        return await self._settle_all(bucket, list(self._held[bucket]))
+        self._heartbeats_at[bucket] = now + self._heartbeat_seconds
+        return await self._send_all(bucket, list(self._held[bucket]))
 
-    async def _rest(self) -> None:
-        pause_seconds = min(self._beats_at) - asyncio.get_running_loop().time()
-        if self._news or pause_seconds <= 0:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause_seconds):
-                await self._wake.wait()
+    async def _release_all(self) -> None:
+        """Release all leases. Those that Redis does not acknowledge end by themselves."""
+        is_acknowledged = True
+        for bucket, held in enumerate(self._held):
+            released = [*held, *self._changed.pop(bucket, {})]
+            held.clear()
+            is_acknowledged = is_acknowledged and await self._send_all(bucket, released)
+        self._acknowledge(list(self._acknowledgements))
 
-    async def _settle_all(self, bucket: int, leases: Sequence[Lease]) -> bool:
-        for start in range(0, len(leases), CHUNK):
-            if not await self._settle(bucket, leases[start : start + CHUNK]):
+    async def _send_all(self, bucket: int, leases: Sequence[Lease]) -> bool:
+        for start in range(0, len(leases), LEASES_PER_SCRIPT):
+            if not await self._send(bucket, leases[start : start + LEASES_PER_SCRIPT]):
                 return False
         return True
 
-    async def _settle(self, bucket: int, leases: Collection[Lease]) -> bool:
-        """Tell Redis how it stands with these leases of a bucket. False when that failed; it is told again."""
+    async def _send(self, bucket: int, leases: Collection[Lease]) -> bool:
+        """Send whether these leases of a bucket are held. False if it failed: they are sent again."""
         if not leases:
             return True
         came: list[UUID] | None = None
         try:
-            with ReportErrors("telling Redis of leases"):
-                came = await self._ask(bucket, leases)
+            with ReportErrors("sending leases"):
+                came = await self._update(bucket, leases)
         finally:
             if came is None:
-                self._tell_again(bucket, leases)  # by `close`, where this was cancelled
-            self._answer(leases)
-        # Where no answer came it may have happened all the same.
+                self._send_again(bucket, leases)  # in `_release_all`, if this was cancelled
+            self._acknowledge(leases)
+        # Without a reply the script may have run all the same.
         self._on_transition([lease.user_id for lease in leases] if came is None else came)
         return came is not None
 
-    async def _ask(self, bucket: int, leases: Collection[Lease]) -> list[UUID] | None:
-        """Who has come online by it, None where Redis did not say."""
+    # Renew or release leases. A change is three arguments: user, lease, and 1 if it is held, 0 if it was released.
+    # The key of the user's leases is at the same position in `leases`. Returns the users that came online by it.
+    _UPDATE = Script(
+        keys=("online", "*leases"),
+        args=("channel", "lease_ms", "grace_ms", "keep_ms", "*changes"),
+        source=NOW
+        + """
+    local came = {}
+    for i = 2, #KEYS do
+        local leases = KEYS[i]
+        local user, lease, is_held = unpack(ARGV, 3 * i - 1, 3 * i + 1)
+        local due
+        if is_held == '1' then
+            due = now + lease_ms
+            redis.call('ZADD', leases, due, lease)
+        elseif redis.call('ZREM', leases, lease) == 1 then
+            due = now + grace_ms
+        end
+        if due then
+            redis.call('ZREMRANGEBYSCORE', leases, '-inf', now)
+            local latest = redis.call('ZREVRANGE', leases, 0, 0, 'WITHSCORES')[2]
+            if latest then
+                redis.call('PEXPIREAT', leases, latest)
+                due = math.max(due, latest)
+            end
+            if is_held ~= '1' then
+                redis.call('ZADD', online, 'XX', due, user)
+            elseif redis.call('ZADD', online, due, user) == 1 then
+                redis.call('PUBLISH', channel, '{"userId":"' .. user .. '","isOnline":true}')
+                came[#came + 1] = user
+            end
+        end
+    end
+    redis.call('PEXPIRE', online, keep_ms)
+    return came
+    """,
+        reply=as_ids,
+    )
+
+    async def _update(self, bucket: int, leases: Collection[Lease]) -> list[UUID] | None:
+        """The users that came online by it, None without a reply."""
+        held = self._held[bucket]
+        ends_at = asyncio.get_running_loop().time() + 2 * self._lease_seconds  # twice, as it may arrive late
+        changes: list[Part] = []
+        for lease in leases:
+            is_held = lease in held
+            changes += (str(lease.user_id), lease.member, int(is_held))
+            if is_held:
+                lease.ends_at = ends_at
+        lease_ms, grace_ms = round(self._lease_seconds * 1000), round(self._grace_seconds * 1000)
         try:
-            return await self._send(bucket, leases)
+            return await self._UPDATE(
+                self._connection,
+                keys=(online_key(bucket), *[leases_key(lease.user_id) for lease in leases]),
+                args=(PRESENCE_CHANNEL, lease_ms, grace_ms, KEEP_MS, *changes),
+            )
         except Unavailable:
             return None  # the connection has logged the outage
         except ReplyError as error:
             log_refusal(error)
             return None
 
-    async def _send(self, bucket: int, leases: Collection[Lease]) -> list[UUID]:
-        held = self._held[bucket]
-        ends_at = asyncio.get_running_loop().time() + 2 * self._lease_seconds  # one of them for being late
-        changes: list[Part] = []
-        for lease in leases:
-            is_held = lease in held
-            changes += (str(lease.user_id), lease.word, int(is_held))
-            if is_held:
-                lease.ends_at = ends_at
-        return await SETTLE(
-            self._connection,
-            keys=(online_key(bucket), *[leases_key(lease.user_id) for lease in leases]),
-            args=(
-                PRESENCE_CHANNEL,
-                round(self._lease_seconds * 1000),
-                round(self._grace_seconds * 1000),
-                KEEP_MS,
-                *changes,
-            ),
-        )
-
-    def _tell_again(self, bucket: int, leases: Iterable[Lease]) -> None:
+    def _send_again(self, bucket: int, leases: Iterable[Lease]) -> None:
         now = asyncio.get_running_loop().time()
-        self._beats_at[bucket] = now  # behind the buckets that are late already
+        self._heartbeats_at[bucket] = now  # after the buckets that are overdue already
         for lease in leases:
-            # Bounds what is kept during an outage: a lease that has ended need not be given up.
+            # Bounds what is kept during an outage: a lease that has ended needs no release.
             if lease not in self._held[bucket] and lease.ends_at > now:
-                self._news.setdefault(bucket, {})[lease] = None
+                self._changed.setdefault(bucket, {})[lease] = None
 
-    def _answer(self, leases: Iterable[Lease]) -> None:
+    def _acknowledge(self, leases: Iterable[Lease]) -> None:
         for lease in leases:
-            told = self._waiting.pop(lease, None)
-            if told is not None and not told.done():
-                told.set_result(None)
+            acknowledged = self._acknowledgements.pop(lease, None)
+            if acknowledged is not None and not acknowledged.done():
+                acknowledged.set_result(None)
+
+
+def _count_and_members(reply: Reply) -> tuple[int, list[bytes]]:
+    count, members = as_list(reply)
+    return as_int(count), as_bytes_list(members)
+
+
+class Sweeper:
+    """Ends the presence of users whose process died, or who left and did not come back in the grace time.
+
+    All processes sweep all buckets: Redis decides which users go offline, and publishes that once. After an outage
+    of Redis every lease seems to have ended, because no process could renew it. So no user is swept for one
+    heartbeat after an outage, in which the living processes renew their leases.
+
+    `on_transition` is called with the users that may have gone offline, `on_empty` with each bucket without a user
+    that is online.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        every_seconds: float,
+        heartbeat_seconds: float,
+        on_transition: Callable[[Iterable[UUID]], None],
+        on_empty: Callable[[int], None],
+    ) -> None:
+        self._connection = connection
+        self._every_seconds = every_seconds
+        self._heartbeat_seconds = heartbeat_seconds
+        self._on_transition = on_transition
+        self._on_empty = on_empty
+        self._sweeps_again_at = 0.0
+        self.task = BackgroundTask("sweeping presence", self._sweep_all)
+
+    async def _sweep_all(self) -> float:
+        for bucket in range(BUCKETS):
+            with ReportErrors("sweeping presence"):
+                await self._sweep(bucket)
+        return jittered(self._every_seconds)
+
+    # Returns how many users are online, and those that are due: as bytes, so that a member that is not an id is
+    # removed, too.
+    _FIND_DUE = Script(
+        keys=("online",),
+        args=("at_most",),
+        source=NOW
+        + """
+    local due = redis.call('ZRANGEBYSCORE', online, '-inf', now, 'LIMIT', 0, at_most)
+    return {redis.call('ZCARD', online), due}
+    """,
+        reply=_count_and_members,
+        writes=False,
+    )
+
+    async def _sweep(self, bucket: int) -> None:
+        clock = asyncio.get_running_loop().time
+        asked_at = clock()
+        try:
+            online, due = await self._FIND_DUE(
+                self._connection, keys=(online_key(bucket),), args=(USERS_PER_SWEEP,)
+            )
+            if clock() - asked_at > self._heartbeat_seconds / 2:
+                self._sweeps_again_at = clock() + self._heartbeat_seconds
+            if not online:
+                self._on_empty(bucket)
+            if due and clock() >= self._sweeps_again_at:
+                await self._end(bucket, due)
+        except Unavailable:
+            self._sweeps_again_at = clock() + self._heartbeat_seconds
+        except ReplyError as error:
+            log_refusal(error)
+
+    # Returns the users that were still due: each is returned to one caller only.
+    _END_DUE = Script(
+        keys=("online",),
+        args=("channel", "*users"),
+        source=NOW
+        + """
+    local went = {}
+    for i = 2, #ARGV do
+        local user = ARGV[i]
+        local due = tonumber(redis.call('ZSCORE', online, user) or 'inf')
+        if due <= now then
+            redis.call('ZREM', online, user)
+            redis.call('PUBLISH', channel, '{"userId":"' .. user .. '","isOnline":false}')
+            went[#went + 1] = user
+        end
+    end
+    return went
+    """,
+        reply=as_ids,
+    )
+
+    async def _end(self, bucket: int, due: list[bytes]) -> None:
+        went = as_ids([*due])  # without a reply the script may have run all the same
+        try:
+            went = await self._END_DUE(self._connection, keys=(online_key(bucket),), args=(PRESENCE_CHANNEL, *due))
+        finally:
+            self._on_transition(went)

@@ -9,7 +9,7 @@ from commands import execute
 from hubbub import Hub, PostgresSettings, User
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, Subscriptions
-from hubbub.services.presence.projection import BATCH, Projection
+from hubbub.services.presence.column import BATCH, PresenceColumn
 from reports import reports
 from services.presence_events import Table, opened
 from waiting import until, until_it_answers
@@ -37,7 +37,7 @@ async def test_a_user_who_flickers_is_written_now_and_then(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
     ada, table = uuid4(), Table()
-    async with opened(connection, subscriptions, table.write, grace_seconds=0, project_seconds=5) as presence:
+    async with opened(connection, subscriptions, table.write, grace_seconds=0, write_seconds=5) as presence:
         for _ in range(10):
             async with presence.online(ada):
                 pass
@@ -53,7 +53,7 @@ async def test_a_user_who_flickers_is_written_now_and_then(
 async def test_a_crowd_is_written_in_few_statements(connection: Connection, subscriptions: Subscriptions) -> None:
     users, table = [uuid4() for _ in range(3_000)], Table()
     async with (
-        opened(connection, subscriptions, table.write, project_seconds=60) as presence,
+        opened(connection, subscriptions, table.write, write_seconds=60) as presence,
         AsyncExitStack() as stack,
     ):
         await asyncio.gather(*[stack.enter_async_context(presence.online(user_id)) for user_id in users])
@@ -100,38 +100,50 @@ async def test_a_slow_writer_does_not_have_the_last_word() -> None:
         await proceed.wait()
         await table.write(changes)
 
-    slow = Projection(truth.read, write_late, every_seconds=0.01)
-    quick = Projection(truth.read, table.write, every_seconds=0.01)
-    slow.start()
-    quick.start()
-    slow.note([ada])
+    slow = PresenceColumn(truth.read, write_late, every_seconds=0.01)
+    quick = PresenceColumn(truth.read, table.write, every_seconds=0.01)
+    slow.task.start()
+    quick.task.start()
+    slow.write_soon([ada])
     await reached.wait()
     truth.users[ada] = False
-    quick.note([ada])
+    quick.write_soon([ada])
     await until(lambda: table.users == {ada: False})
     proceed.set()
     await until(lambda: table.writes_of(ada) == [False, True, False])
-    await slow.close()
-    await quick.close()
+    await slow.task.close()
+    await quick.task.close()
 
 
-async def test_what_cannot_be_written_is_written_later() -> None:
+async def test_presence_that_is_unknown_or_cannot_be_written_is_written_later() -> None:
     ada, table = uuid4(), Table()
     truth = Truth(ada, is_online=None)
-    down = True
+    reads = tries = 0
+    is_down = True
+
+    async def read(user_ids: Collection[UUID]) -> dict[UUID, bool | None]:
+        nonlocal reads
+        reads += 1
+        return await truth.read(user_ids)
 
     async def write(changes: Mapping[UUID, bool]) -> None:
-        if down:
+        nonlocal tries
+        tries += 1
+        if is_down:
             raise Unavailable("postgresql", "down")
         await table.write(changes)
 
-    projection = Projection(truth.read, write, every_seconds=0.01)
-    projection.note([ada])
-    for is_known, is_down in ((None, True), (True, True), (True, False)):
-        truth.users[ada], down = is_known, is_down
-        projection.start()
-        await projection.close()
-        assert table.users == ({} if is_down else {ada: True})
+    column = PresenceColumn(read, write, every_seconds=0.01)
+    column.write_soon([ada])
+    column.task.start()
+    await until(lambda: reads > 0)
+    assert (tries, table.users) == (0, {})
+    truth.users[ada] = True
+    await until(lambda: tries > 0)
+    assert table.users == {}
+    is_down = False
+    await column.task.close()
+    assert table.users == {ada: True}
 
 
 REFUSE = """
@@ -190,7 +202,7 @@ async def test_closing_writes_down_whoever_can_be_written(
     with reports():
         async with (
             opened(
-                connection, subscriptions, hub.users.set_online_many, grace_seconds=5, project_seconds=60
+                connection, subscriptions, hub.users.set_online_many, grace_seconds=5, write_seconds=60
             ) as presence,
             presence.online(bad.id),
             presence.online(ada.id),
@@ -227,18 +239,18 @@ async def all_online(user_ids: Collection[UUID]) -> dict[UUID, bool | None]:
 async def test_one_user_who_is_refused_is_found_in_few_statements_and_not_tried_all_the_time() -> None:
     users = [uuid4() for _ in range(BATCH)]
     table = Refusing(users[7:8])
-    projection = Projection(all_online, table.write, every_seconds=60)
+    column = PresenceColumn(all_online, table.write, every_seconds=60)
     with reports() as reported:
-        projection.start()
-        projection.note(users)
+        column.task.start()
+        column.write_soon(users)
         await until(lambda: bool(reported))
         assert set(table.users) == set(users) - table.refused
         assert str(users[7]) in reported[0]["message"]
-        projection.note([later := uuid4()])
+        column.write_soon([later := uuid4()])
         await until(lambda: later in table.users)
         assert table.statements <= 2 * 9 + 2
         table.relent()
-        await projection.close()
+        await column.task.close()
     assert set(table.users) == {*users, later}
     assert len(reported) == 1
 
@@ -246,15 +258,15 @@ async def test_one_user_who_is_refused_is_found_in_few_statements_and_not_tried_
 async def test_a_table_that_refuses_everybody_is_not_asked_for_each_of_them() -> None:
     users = [uuid4() for _ in range(BATCH)]
     table = Refusing(users)
-    projection = Projection(all_online, table.write, every_seconds=0.01)
+    column = PresenceColumn(all_online, table.write, every_seconds=0.01)
     with reports() as reported:
-        projection.start()
-        projection.note(users)
+        column.task.start()
+        column.write_soon(users)
         await until(lambda: bool(reported))
         assert table.statements < 30
         table.relent()
         await until(lambda: set(table.users) == set(users))
-        await projection.close()
+        await column.task.close()
 
 
 async def test_users_whose_presence_cannot_be_read_are_written_later() -> None:
@@ -266,12 +278,12 @@ async def test_users_whose_presence_cannot_be_read_are_written_later() -> None:
             raise ZeroDivisionError
         return await all_online(user_ids)
 
-    projection = Projection(read, table.write, every_seconds=0.01)
+    column = PresenceColumn(read, table.write, every_seconds=0.01)
     with reports() as reported:
-        projection.start()
-        projection.note([ada])
+        column.task.start()
+        column.write_soon([ada])
         await until(lambda: bool(reported))
         is_broken = False
         await until(lambda: table.users == {ada: True})
-        await projection.close()
-    assert {context["message"] for context in reported} == {"writing down who is online failed"}
+        await column.task.close()
+    assert {context["message"] for context in reported} == {"writing presence failed"}
