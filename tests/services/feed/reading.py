@@ -9,7 +9,8 @@ from uuid import UUID
 from hubbub import FeedEvent, Hub, LogEvent
 from hubbub.events import Logged, Resync
 from hubbub.services.feed import Follower
-from waiting import PATIENCE_SECONDS
+from hubbub.services.feed.announcements import room_channel
+from waiting import PATIENCE_SECONDS, until
 
 
 async def take(feed: Follower, count: int = 1) -> list[FeedEvent]:
@@ -64,3 +65,11 @@ def open_in(hub: Hub) -> tuple[int, int]:
     """How many followers and followed rooms the process has."""
     feed = hub._feed
     return sum(len(followers) for followers in feed._followers._users.values()), len(feed._rooms._rooms)
+
+
+async def until_live(hub: Hub) -> None:
+    """Wait until each followed room is subscribed to, and its head was compared after that."""
+    rooms, subscriptions = hub._feed._rooms, hub._subscriptions
+    names = [room_channel(room_id).encode() for room_id in rooms._rooms]
+    await until(lambda: all(subscriptions._is_live(name) for name in names))
+    await until(lambda: not rooms._to_check and not hub._feed._work.is_set())

@@ -16,7 +16,7 @@ from hubbub.redis import Connection
 from hubbub.services.feed.announcements import MEMBERSHIPS_CHANNEL, room_channel
 from redis_server import Server
 from services.feed.conftest import OFTEN
-from services.feed.reading import entries, is_at, log_of, resync, seqs, take, take_until
+from services.feed.reading import entries, is_at, log_of, resync, seqs, take, take_until, until_live
 from waiting import until
 
 
@@ -169,14 +169,6 @@ async def test_rings_may_come_doubled_out_of_order_and_for_other_rooms(
         heard = entries(await take(feed, 7))
         assert [event.seq for event in heard if event.room_id == room.id] == [one.seq for one in sent]
         assert [event.seq for event in heard if event.room_id == other.id] == [foreign.seq]
-
-
-async def until_live(hub: Hub) -> None:
-    """Wait until all that is followed is subscribed to, and the heads were compared after that."""
-    feed, subscriptions = hub._feed, hub._subscriptions
-    names = [room_channel(room_id).encode() for room_id in feed._rooms._rooms]
-    await until(lambda: all(subscriptions._is_live(name) for name in names))
-    await until(lambda: not feed._rooms._to_check and not feed._work.is_set())
 
 
 NONSENSE = [
