@@ -23,8 +23,8 @@ ROOM, OTHER_ROOM = uuid4(), uuid4()
 ADA, BOB = uuid4(), uuid4()
 ONE, TWO, THREE = uuid4(), uuid4(), uuid4()
 
-JOINED = LogEntry(1, "MemberJoined", member_id=ADA)
-LOG = [JOINED, LogEntry(2, "MessageSent", ONE), LogEntry(3, "MessageSent", TWO)]
+JOINED = LogEntry(1, "joined", member_id=ADA)
+LOG = [JOINED, LogEntry(2, "sent", ONE), LogEntry(3, "sent", TWO)]
 ANSWERS = [AcknowledgedMessage(ONE, ROOM, 2), AcknowledgedMessage(TWO, ROOM, 3)]
 
 
@@ -40,7 +40,7 @@ def test_log_that_holds_yields_nothing() -> None:
     ("log", "head"),
     [
         ([JOINED, LOG[2]], 2),
-        ([JOINED, LOG[1], LogEntry(2, "MessageSent", TWO)], 3),
+        ([JOINED, LOG[1], LogEntry(2, "sent", TWO)], 3),
         ([JOINED, LOG[2], LOG[1]], 3),
         (LOG, 4),
         (LOG, 2),
@@ -55,7 +55,7 @@ def test_log_that_is_not_1_to_its_head_is_found(log: list[LogEntry], head: int) 
 
 @pytest.mark.parametrize(
     "logs",
-    [{ROOM: [*LOG, LogEntry(4, "MessageSent", TWO)]}, {ROOM: LOG, OTHER_ROOM: [LogEntry(1, "MessageSent", TWO)]}],
+    [{ROOM: [*LOG, LogEntry(4, "sent", TWO)]}, {ROOM: LOG, OTHER_ROOM: [LogEntry(1, "sent", TWO)]}],
     ids=["in one log", "in two logs"],
 )
 def test_message_stored_twice_is_found(logs: Logs) -> None:
@@ -63,7 +63,7 @@ def test_message_stored_twice_is_found(logs: Logs) -> None:
 
 
 def test_entries_about_one_message_are_no_repetition() -> None:
-    log = [*LOG, LogEntry(4, "MessageEdited", TWO), LogEntry(5, "MessageEdited", TWO)]
+    log = [*LOG, LogEntry(4, "edited", TWO), LogEntry(5, "edited", TWO)]
     assert not list(repeated_messages({ROOM: log}))
 
 
@@ -71,9 +71,9 @@ def test_entries_about_one_message_are_no_repetition() -> None:
     "log",
     [
         LOG[:2],
-        [JOINED, LOG[1], LogEntry(3, "MessageSent", THREE)],
-        [JOINED, LOG[1], LogEntry(3, "MessageEdited", TWO)],
-        [JOINED, LogEntry(2, "MessageSent", TWO), LogEntry(3, "MessageSent", ONE)],
+        [JOINED, LOG[1], LogEntry(3, "sent", THREE)],
+        [JOINED, LOG[1], LogEntry(3, "edited", TWO)],
+        [JOINED, LogEntry(2, "sent", TWO), LogEntry(3, "sent", ONE)],
     ],
     ids=["gone", "under another id", "only an edit of it", "at other seqs"],
 )
@@ -82,7 +82,7 @@ def test_acknowledged_message_that_is_not_at_its_seq_is_found(log: list[LogEntry
 
 
 def test_acknowledged_message_in_another_room_is_found() -> None:
-    logs = {ROOM: LOG[:2], OTHER_ROOM: [LogEntry(3, "MessageSent", TWO)]}
+    logs = {ROOM: LOG[:2], OTHER_ROOM: [LogEntry(3, "sent", TWO)]}
     assert list(lost_messages(logs, ANSWERS))
 
 
@@ -102,10 +102,10 @@ def test_follower_that_received_another_log_is_found(order: list[int]) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        LogEntry(3, "MessageSent", THREE),
-        LogEntry(3, "MessageEdited", TWO),
-        LogEntry(4, "MessageSent", TWO),
-        LogEntry(0, "MessageSent", TWO),
+        LogEntry(3, "sent", THREE),
+        LogEntry(3, "edited", TWO),
+        LogEntry(4, "sent", TWO),
+        LogEntry(0, "sent", TWO),
     ],
     ids=["another message", "another kind", "beyond the head", "before the beginning"],
 )
@@ -129,12 +129,12 @@ def test_follower_that_stopped_need_not_have_reached_the_head() -> None:
 def test_member_receives_nothing_between_leaving_and_joining_again() -> None:
     log = [
         JOINED,
-        LogEntry(2, "MemberJoined", member_id=BOB),
-        LogEntry(3, "MemberLeft", member_id=BOB),
-        LogEntry(4, "MessageSent", ONE),
-        LogEntry(5, "MemberLeft", member_id=ADA),
-        LogEntry(6, "MemberJoined", member_id=BOB),
-        LogEntry(7, "MessageSent", TWO),
+        LogEntry(2, "joined", member_id=BOB),
+        LogEntry(3, "left", member_id=BOB),
+        LogEntry(4, "sent", ONE),
+        LogEntry(5, "left", member_id=ADA),
+        LogEntry(6, "joined", member_id=BOB),
+        LogEntry(7, "sent", TWO),
     ]
     assert [entry.seq for entry in entries_for(log, member_id=BOB)] == [1, 2, 3, 6, 7]
     assert [entry.seq for entry in entries_for(log, after=3, member_id=BOB)] == [6, 7]
@@ -148,18 +148,18 @@ def test_entry_keeps_of_an_event_what_never_changes() -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     message = Message(ONE, ROOM, 2, ADA, "hello", MessageType.TEXT, False, at, at, None)
     place = (ROOM, 2, "cursor", at)
-    assert LogEntry.of(events.MessageSent(*place, message)) == LogEntry(2, "MessageSent", ONE)
-    assert LogEntry.of(events.MessageEdited(*place, BOB, message)) == LogEntry(2, "MessageEdited", ONE)
-    assert LogEntry.of(events.MessageDeleted(*place, BOB, message)) == LogEntry(2, "MessageDeleted", ONE)
-    assert LogEntry.of(events.MemberLeft(*place, BOB)) == LogEntry(2, "MemberLeft", None, BOB)
-    assert LogEntry.of(events.MemberJoined(*place, BOB, Role.MEMBER)) == LogEntry(2, "MemberJoined", None, BOB)
-    assert LogEntry.of(events.RoleChanged(*place, BOB, Role.ADMIN)) == LogEntry(2, "RoleChanged", None, BOB)
+    assert LogEntry.of(events.MessageSent(*place, message)) == LogEntry(2, "sent", ONE)
+    assert LogEntry.of(events.MessageEdited(*place, BOB, message)) == LogEntry(2, "edited", ONE)
+    assert LogEntry.of(events.MessageDeleted(*place, BOB, message)) == LogEntry(2, "deleted", ONE)
+    assert LogEntry.of(events.MemberLeft(*place, BOB)) == LogEntry(2, "left", None, BOB)
+    assert LogEntry.of(events.MemberJoined(*place, BOB, Role.MEMBER)) == LogEntry(2, "joined", None, BOB)
+    assert LogEntry.of(events.RoleChanged(*place, BOB, Role.ADMIN)) == LogEntry(2, "role_changed", None, BOB)
     changed = events.RoomChanged(*place, ADA, "bridge", None, is_private=False)
-    assert LogEntry.of(changed) == LogEntry(2, "RoomChanged")
+    assert LogEntry.of(changed) == LogEntry(2, "room_changed")
 
 
 def test_violation_names_the_entry() -> None:
     [error] = delivery_errors(LOG, [LOG[0], LOG[2]])
     assert error == "seq 3 was received after seq 1"
-    [error] = delivery_errors(LOG, [*LOG, LogEntry(4, "MemberLeft", member_id=ADA)])
-    assert error == f"MemberLeft of {ADA} at seq 4 was received, which is not an entry for this follower"
+    [error] = delivery_errors(LOG, [*LOG, LogEntry(4, "left", member_id=ADA)])
+    assert error == f"left of {ADA} at seq 4 was received, which is not an entry for this follower"

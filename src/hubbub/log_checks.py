@@ -19,22 +19,17 @@ class LogEntry(NamedTuple):
 
     seq: int
     kind: str
-    """The name of the event type, such as `MessageSent`."""
+    """As in PostgreSQL: `sent`, `edited`, `deleted`, `joined`, `left`, `role_changed` or `room_changed`."""
     message_id: UUID | None = None
     member_id: UUID | None = None
-    """The user who joined, left or has another role."""
+    """The member that the entry is about, such as the user who joined or left."""
 
     @classmethod
     def of(cls, event: events.LogEvent) -> LogEntry:
         """The entry that this event was made from."""
-        kind = type(event).__name__
-        match event:
-            case events.MessageSent() | events.MessageEdited() | events.MessageDeleted():
-                return cls(event.seq, kind, message_id=event.message.id)
-            case events.MemberJoined() | events.MemberLeft() | events.RoleChanged():
-                return cls(event.seq, kind, member_id=event.user_id)
-            case _:
-                return cls(event.seq, kind)
+        message = getattr(event, "message", None)
+        member_id = getattr(event, "user_id", None)
+        return cls(event.seq, event.kind, None if message is None else message.id, member_id)
 
     def __str__(self) -> str:
         about = self.message_id or self.member_id
@@ -61,8 +56,10 @@ def seq_errors(log: Sequence[LogEntry], head: int) -> Iterator[str]:
 
 
 def repeated_messages(logs: Logs) -> Iterator[str]:
-    """No message has two `MessageSent` entries, in one log or in two."""
-    sent = Counter(entry.message_id for log in logs.values() for entry in log if entry.kind == "MessageSent")
+    """No message has two entries of the kind `sent`, in one log or in two."""
+    sent = Counter(
+        entry.message_id for log in logs.values() for entry in log if entry.kind == events.MessageSent.kind
+    )
     for message_id, count in sent.items():
         if count > 1:
             yield f"message {message_id} is in the logs {count} times"
@@ -74,7 +71,7 @@ def lost_messages(logs: Logs, acknowledged: Iterable[AcknowledgedMessage]) -> It
         entry.message_id: (room_id, entry.seq)
         for room_id, log in logs.items()
         for entry in log
-        if entry.kind == "MessageSent"
+        if entry.kind == events.MessageSent.kind
     }
     for message_id, room_id, seq in acknowledged:
         if message_id not in stored:
@@ -96,10 +93,10 @@ def entries_for(log: Sequence[LogEntry], *, after: int = 0, member_id: UUID | No
     is_away = False
     for entry in log:
         is_own = member_id is not None and entry.member_id == member_id
-        is_away = is_away and not (is_own and entry.kind == "MemberJoined")
+        is_away = is_away and not (is_own and entry.kind == events.MemberJoined.kind)
         if entry.seq > after and not is_away:
             due.append(entry)
-        is_away = is_away or (is_own and entry.kind == "MemberLeft")
+        is_away = is_away or (is_own and entry.kind == events.MemberLeft.kind)
     return due
 
 
