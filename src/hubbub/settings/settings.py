@@ -1,18 +1,139 @@
-"""Both servers, out of variables and URLs and back into variables."""
+"""The settings of both servers: in code, from variables and URLs, and back into variables."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from ssl import SSLContext
+from typing import Any, Literal, TypeVar
 
 from hubbub.errors import Invalid
-from hubbub.settings.environment import given_in
-from hubbub.settings.postgres import PostgresSettings
-from hubbub.settings.redis import RedisSettings
-from hubbub.settings.urls import from_database_url, from_redis_url
-from hubbub.settings.variables import POSTGRES, REDIS, VARIABLES, Variables
+from hubbub.settings.tls import Pem, SslMode, Verified, check_absent, check_pair, client_context
+from hubbub.settings.variables import (
+    POSTGRES,
+    REDIS,
+    VARIABLES,
+    Variables,
+    check,
+    from_database_url,
+    from_redis_url,
+    texts_in,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresSettings:
+    """One PostgreSQL database, its login, and the limits of its pool.
+
+    Size, idle time and connect time of the pool default to 20, 30 s and 2 s, as in the original application.
+    `deadline_seconds` bounds a whole operation: waiting for a connection, the query and the release. Turn
+    `prepared_statements` off behind a pooler that assigns a connection per transaction. `sslmode` is that of
+    libpq.
+    """
+
+    host: str
+    port: int = 5432
+    database: str
+    user: str
+    password: str | None = field(default=None, repr=False)
+    sslmode: SslMode = "prefer"
+    ssl_root_cert: Path | None = None
+    ssl_cert: Path | None = None
+    ssl_key: Path | None = None
+    pool_size: int = 20
+    idle_timeout_seconds: float = 30
+    connect_timeout_seconds: float = 2
+    deadline_seconds: float = 10
+    prepared_statements: bool = True
+
+    def __post_init__(self) -> None:
+        check(self, POSTGRES)
+        check_pair(Pem("DB_SSLCERT", self.ssl_cert), Pem("DB_SSLKEY", self.ssl_key))
+        if self.sslmode.startswith("verify") and self.ssl_root_cert is None:
+            raise Invalid("DB_SSLROOTCERT", f"is missing: {self.sslmode} checks the server's certificate by it")
+        if self.sslmode in {"disable", "prefer"}:
+            # An operator who gives a root certificate believes that the server is verified. These do not verify
+            # it.
+            unused = f"is not used under sslmode {self.sslmode}: choose verify-full"
+            check_absent(
+                Pem("DB_SSLROOTCERT", self.ssl_root_cert), Pem("DB_SSLCERT", self.ssl_cert), reason=unused
+            )
+
+    def ssl(self) -> SSLContext | Literal["disable", "prefer"]:
+        """The argument of `asyncpg.connect(ssl=...)` for this sslmode.
+
+        As in libpq, `require` encrypts without verifying, but verifies as `verify-ca` does if there is a root
+        certificate. All connections share the context, so it must not be altered. The first call after a file
+        changed reads the files again, from disk and without awaiting: the next connection uses renewed
+        certificates, without a restart.
+        Raises: Invalid (a file holds no certificate or no key).
+        """
+        if self.sslmode == "disable" or self.sslmode == "prefer":  # noqa: PLR1714 - mypy narrows by == only
+            return self.sslmode
+        # Not the context that asyncpg makes of a mode: that one also obeys PGSSLROOTCERT and ~/.postgresql.
+        return client_context(
+            Pem("DB_SSLROOTCERT", self.ssl_root_cert),
+            Pem("DB_SSLCERT", self.ssl_cert),
+            Pem("DB_SSLKEY", self.ssl_key),
+            self._verified(),
+        )
+
+    def _verified(self) -> Verified:
+        if self.sslmode == "verify-full":
+            return "certificate and name"
+        return "nothing" if self.ssl_root_cert is None else "certificate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisSettings:
+    """One Redis or Valkey server and its login. `deadline_seconds` bounds a whole operation.
+
+    With `tls` the certificate and the name of the server are always verified: by `ssl_root_cert`, or without it
+    by the authorities that the system trusts.
+    """
+
+    host: str
+    port: int = 6379
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    database: int = 0
+    tls: bool = False
+    ssl_root_cert: Path | None = None
+    ssl_cert: Path | None = None
+    ssl_key: Path | None = None
+    connect_timeout_seconds: float = 2
+    deadline_seconds: float = 5
+
+    def __post_init__(self) -> None:
+        check(self, REDIS)
+        check_pair(Pem("REDIS_CERT_FILE", self.ssl_cert), Pem("REDIS_KEY_FILE", self.ssl_key))
+        if self.username is not None and self.password is None:
+            # A URL with the password in the position of the user looks just like this.
+            raise Invalid("REDIS_PASSWORD", "is missing; one without a user is written redis://:password@host")
+        if not self.tls:
+            unused = "is not used without TLS: set REDIS_TLS=true or write rediss://"
+            check_absent(
+                Pem("REDIS_CA_FILE", self.ssl_root_cert), Pem("REDIS_CERT_FILE", self.ssl_cert), reason=unused
+            )
+
+    def ssl(self) -> SSLContext | None:
+        """The TLS context to connect with; None without `tls`.
+
+        All connections share it, so it must not be altered. The first call after a file changed reads the files
+        again, from disk and without awaiting: the next connection uses renewed certificates. The authorities that
+        the system trusts are read once per process.
+        Raises: Invalid (a file holds no certificate or no key).
+        """
+        if not self.tls:
+            return None
+        return client_context(
+            Pem("REDIS_CA_FILE", self.ssl_root_cert),
+            Pem("REDIS_CERT_FILE", self.ssl_cert),
+            Pem("REDIS_KEY_FILE", self.ssl_key),
+            "certificate and name",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,39 +145,43 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings | None:
-        """What the variables in `environ` say, by default the environment of the process.
+        """The settings that the variables in `environ` give, by default in the environment of the process.
 
-        None when no variable of hubbub's is there at all. Raises Invalid for one that is missing or unusable.
+        None when no variable of hubbub's is set at all.
+        Raises: Invalid (a variable is missing or unusable).
         """
         environ = os.environ if environ is None else environ
-        return _settings(given_in(environ)) if cls.is_given(environ) else None
+        return _settings(texts_in(environ)) if cls.is_given(environ) else None
 
     @staticmethod
     def is_given(environ: Mapping[str, str] | None = None) -> bool:
-        """Whether any variable of hubbub's is there, so that `from_env` gives settings or raises."""
+        """Whether any variable of hubbub's is set, so that `from_env` returns settings or raises."""
         environ = os.environ if environ is None else environ
         return any(variable in environ for variable in VARIABLES)
 
     @classmethod
     def from_urls(cls, database_url: str, redis_url: str) -> Settings:
-        """What two URLs say, with every default; the environment is not looked at. Raises Invalid."""
+        """The settings that two URLs give, with every default. The environment is not read.
+
+        Raises: Invalid (a URL is unusable).
+        """
         return _settings({"DATABASE_URL": database_url, "REDIS_URL": redis_url})
 
     def to_env(self) -> dict[str, str]:
-        """The DB_* and REDIS_* variables of which `from_env` makes these settings again, passwords included."""
-        return {**_written(self.postgres, POSTGRES), **_written(self.redis, REDIS)}
+        """The DB_* and REDIS_* variables from which `from_env` makes these settings again, passwords included."""
+        return {**_texts(self.postgres, POSTGRES), **_texts(self.redis, REDIS)}
 
 
 def postgres_from_env(environ: Mapping[str, str] | None = None) -> PostgresSettings | None:
-    """The database alone, for what needs no Redis, such as a migration. None when no variable of it is there.
+    """The database alone, for a command that needs no Redis, such as a migration. None when no DB variable is set.
 
-    Raises Invalid as `Settings.from_env` does.
+    Raises: Invalid (a variable is missing or unusable).
     """
     environ = os.environ if environ is None else environ
     given = {name: environ[name] for name in VARIABLES if name in environ and not name.startswith("REDIS")}
     if not given:
         return None
-    return _build(PostgresSettings, POSTGRES, "DATABASE_URL", from_database_url, given_in(given))
+    return _build(PostgresSettings, POSTGRES, "DATABASE_URL", from_database_url, texts_in(given))
 
 
 S = TypeVar("S", PostgresSettings, RedisSettings)
@@ -78,7 +203,7 @@ def _build(
     parts_of: Callable[[str], dict[str, str]],
     given: Mapping[str, str],
 ) -> S:
-    """The settings of one server. What is wrong with a part of the URL is said of the URL."""
+    """The settings of one server. An error in a part of the URL names the URL."""
     if url not in given:
         return kind(**_values(kind, variables, given, missing=f"is missing, and so is {url}"))
     parts = parts_of(given[url])
@@ -100,7 +225,7 @@ def _values(kind: type[S], variables: Variables, texts: Mapping[str, str], *, mi
     return {row.attribute: row.read(texts[name]) for name, row in variables.items() if name in texts}
 
 
-def _written(settings: PostgresSettings | RedisSettings, variables: Variables) -> dict[str, str]:
+def _texts(settings: PostgresSettings | RedisSettings, variables: Variables) -> dict[str, str]:
     values = {name: getattr(settings, variable.attribute) for name, variable in variables.items()}
     texts = {name: str(value) for name, value in values.items() if value is not None}
     return texts | {name: str(value).lower() for name, value in values.items() if isinstance(value, bool)}

@@ -1,4 +1,4 @@
-"""TLS towards a server: which files go together, and the context that they make."""
+"""TLS towards a server: which files belong together, and the context made of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Pem(NamedTuple):
 
 
 class _Version(NamedTuple):
-    """What is another when a file is written, replaced, or reached by a link that points elsewhere now."""
+    """Values of which one changes when a file is written or replaced, or when a link points to another file."""
 
     device: int
     inode: int
@@ -32,24 +32,25 @@ class _Version(NamedTuple):
 
 
 def check_pair(cert: Pem, key: Pem) -> None:
-    """Raises Invalid where one stands without the other."""
+    """Raises: Invalid (one is given without the other)."""
     if (cert.file is None) != (key.file is None):
         absent = cert if cert.file is None else key
         raise Invalid(absent.variable, "is missing: a client certificate and its key go together")
 
 
 def check_absent(*pems: Pem, reason: str) -> None:
-    """Raises Invalid with `reason` for the first that is there."""
+    """Raises: Invalid (one of them is given; with `reason`)."""
     for pem in pems:
         if pem.file is not None:
             raise Invalid(pem.variable, reason)
 
 
 def client_context(root: Pem, cert: Pem, key: Pem, verified: Verified) -> SSLContext:
-    """The context of these files: one and the same until a file changes, and nobody's to alter.
+    """The context of these files. It is the same object until a file changes, and must not be altered.
 
-    Without a `root` the server is verified by the authorities that the system trusts, read once a process.
-    Reads from disk without awaiting. Raises Invalid for a file that holds no certificate or no key.
+    Without a `root` the server is verified by the authorities that the system trusts, read once per process.
+    Reads from disk without awaiting.
+    Raises: Invalid (a file holds no certificate or no key).
     """
     versions = tuple(_version(pem.file) for pem in (root, cert, key))
     return _context(root, cert, key, verified, versions)
@@ -61,14 +62,14 @@ def _version(file: Path | None) -> _Version | None:
     try:
         stat = file.stat()
     except OSError:
-        return None  # to read it fails as well, and says which variable names it
+        return None  # reading it fails as well, with an error that names its variable
     return _Version(stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_size)
 
 
 def failure_in(error: BaseException) -> str | None:
-    """Why TLS failed, in OpenSSL's words, if `error` or what caused it says that it did.
+    """Why TLS failed, in OpenSSL's words, if `error` or one of its causes is a failure of TLS.
 
-    A client certificate that the server refuses is not among it: under TLS 1.3 the server hangs up afterwards.
+    A refused client certificate is not covered, because under TLS 1.3 the server closes the connection afterwards.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, SSLError):
@@ -78,7 +79,7 @@ def failure_in(error: BaseException) -> str | None:
     return None if cause is None else cause.reason or "no agreement"
 
 
-@lru_cache(maxsize=16)  # bounded, so that the contexts of renewed files are let go in the end
+@lru_cache(maxsize=16)  # bounded, so that the contexts of replaced files are freed in the end
 def _context(
     root: Pem, cert: Pem, key: Pem, verified: Verified, _versions: tuple[_Version | None, ...]
 ) -> SSLContext:
@@ -95,8 +96,10 @@ def _context(
         raise Invalid(root.variable, "holds no certificate that OpenSSL can read") from error
     try:
         if cert.file is not None:
-            # Without a password OpenSSL would ask the terminal for that of an encrypted key, and wait.
+            # Without a password OpenSSL would prompt on the terminal for that of an encrypted key, and wait.
             context.load_cert_chain(cert.file, key.file, password="")
     except OSError as error:
-        raise Invalid(cert.variable, "and its key are no pair that OpenSSL can read without a password") from error
+        raise Invalid(
+            cert.variable, "and its key are not a pair that OpenSSL can read without a password"
+        ) from error
     return context

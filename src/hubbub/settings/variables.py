@@ -1,17 +1,45 @@
-"""The variables, what each of them sets, and from which texts."""
+"""The environment variables: from where their texts come, what each sets, and which values are usable.
+
+A bad variable and a bad argument in code meet the same check and the same words. A check takes any object, because
+not every application runs mypy.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
+from urllib.parse import unquote
 
 from hubbub.errors import Invalid
-from hubbub.settings import checks
-from hubbub.settings.checks import Reason
+from hubbub.settings.tls import SslMode
 
-# From text to value. Text that is no such value stays as it is, for the check to refuse: so a bad variable and a
-# bad argument meet the same words, and no ValueError that quotes the text comes along as a cause.
+Reason = str | None
+"""Why a value is refused, or None."""
+
+_LONGEST_FILE = 10_000  # characters: room for any password or URL, and a wrong file is not read to its end
+
+
+class Variable(NamedTuple):
+    """The attribute that a variable sets, how its text is read, and the check of the value.
+
+    Text that cannot be read stays as it is, for the check to refuse. So no ValueError that quotes the text is
+    chained to the error.
+    """
+
+    attribute: str
+    read: Callable[[str], object]
+    check: Callable[[object], Reason]
+
+
+Variables = Mapping[str, Variable]
+
+
+# Texts to values.
 
 
 def _whole(text: str) -> int | str:
@@ -35,57 +63,235 @@ def _flag(text: str) -> bool | str:
     return _FLAGS.get(text.lower(), text)
 
 
-class Variable(NamedTuple):
-    """The attribute that a variable sets, how its text is read, and what the value may be."""
+# Checks of values.
 
-    attribute: str
-    read: Callable[[str], object]
-    check: Callable[[object], Reason]
+_DNS_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.IGNORECASE | re.ASCII)
 
 
-Variables = Mapping[str, Variable]
+def _host(value: object) -> Reason:
+    if not isinstance(value, str) or not value:
+        return "is missing"
+    if "," in value:
+        return "must be one host: a client that knows several never gets past one that hangs"
+    if value.startswith("/"):
+        return "must be a host name or an IP address: Unix sockets are not supported"
+    return None if _DNS_NAME.fullmatch(value) or _is_ip_address(value) else "must be a host name or an IP address"
+
+
+def _is_ip_address(value: str) -> bool:
+    try:
+        ip_address(value)
+    except ValueError:
+        return False
+    return value.isascii() and value.isprintable() and " " not in value  # ip_address takes any zone, fe80::1%...
+
+
+def _name(value: object) -> Reason:
+    if not isinstance(value, str) or not value.strip():
+        return "is missing"
+    return None if value.isprintable() else "must be UTF-8 without control characters"
+
+
+def _optional_name(value: object) -> Reason:
+    return None if value is None else _name(value)
+
+
+def _password(value: object) -> Reason:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        return "is empty: leave it out where there is none"
+    return "must be UTF-8 without NUL" if re.search("[\0\ud800-\udfff]", value) else None
+
+
+def _sslmode(value: object) -> Reason:
+    return None if value in get_args(SslMode) else f"must be one of {', '.join(get_args(SslMode))}"
+
+
+def _optional_file(value: object) -> Reason:
+    if value is None or (isinstance(value, Path) and _is_readable(value)):
+        return None
+    return "does not name a file that can be read"
+
+
+def _is_readable(file: Path) -> bool:
+    try:
+        return file.is_file() and os.access(file, os.R_OK)
+    except OSError:  # from is_file, if a folder on the way may not be searched
+        return False
+
+
+def _from_to(lowest: int, highest: int) -> Callable[[object], Reason]:
+    def check(value: object) -> Reason:
+        if isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest:
+            return None
+        return f"must be a whole number from {lowest} to {highest}"
+
+    return check
+
+
+def _duration(value: object) -> Reason:
+    # The comparison also refuses NaN and infinity.
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 86_400:
+        return None
+    return "must be a number of seconds above 0 and up to 86400, a day"
+
+
+def _yes_or_no(value: object) -> Reason:
+    return None if isinstance(value, bool) else "must be true or false"
+
 
 POSTGRES: Variables = {
-    "DB_HOST": Variable("host", str, checks.host),
-    "DB_PORT": Variable("port", _whole, checks.from_to(1, 65_535)),
-    "DB_NAME": Variable("database", str, checks.name),
-    "DB_USER": Variable("user", str, checks.name),
-    "DB_PASSWORD": Variable("password", str, checks.password),
-    "DB_SSLMODE": Variable("sslmode", str, checks.sslmode),
-    "DB_SSLROOTCERT": Variable("ssl_root_cert", Path, checks.optional_file),
-    "DB_SSLCERT": Variable("ssl_cert", Path, checks.optional_file),
-    "DB_SSLKEY": Variable("ssl_key", Path, checks.optional_file),
-    "DB_POOL_SIZE": Variable("pool_size", _whole, checks.from_to(1, 1_000)),
-    "DB_IDLE_TIMEOUT_SECONDS": Variable("idle_timeout_seconds", _seconds, checks.duration),
-    "DB_CONNECT_TIMEOUT_SECONDS": Variable("connect_timeout_seconds", _seconds, checks.duration),
-    "DB_DEADLINE_SECONDS": Variable("deadline_seconds", _seconds, checks.duration),
-    "DB_PREPARED_STATEMENTS": Variable("prepared_statements", _flag, checks.yes_or_no),
+    "DB_HOST": Variable("host", str, _host),
+    "DB_PORT": Variable("port", _whole, _from_to(1, 65_535)),
+    "DB_NAME": Variable("database", str, _name),
+    "DB_USER": Variable("user", str, _name),
+    "DB_PASSWORD": Variable("password", str, _password),
+    "DB_SSLMODE": Variable("sslmode", str, _sslmode),
+    "DB_SSLROOTCERT": Variable("ssl_root_cert", Path, _optional_file),
+    "DB_SSLCERT": Variable("ssl_cert", Path, _optional_file),
+    "DB_SSLKEY": Variable("ssl_key", Path, _optional_file),
+    "DB_POOL_SIZE": Variable("pool_size", _whole, _from_to(1, 1_000)),
+    "DB_IDLE_TIMEOUT_SECONDS": Variable("idle_timeout_seconds", _seconds, _duration),
+    "DB_CONNECT_TIMEOUT_SECONDS": Variable("connect_timeout_seconds", _seconds, _duration),
+    "DB_DEADLINE_SECONDS": Variable("deadline_seconds", _seconds, _duration),
+    "DB_PREPARED_STATEMENTS": Variable("prepared_statements", _flag, _yes_or_no),
 }
 
 REDIS: Variables = {
-    "REDIS_HOST": Variable("host", str, checks.host),
-    "REDIS_PORT": Variable("port", _whole, checks.from_to(1, 65_535)),
-    "REDIS_USERNAME": Variable("username", str, checks.optional_name),
-    "REDIS_PASSWORD": Variable("password", str, checks.password),
-    "REDIS_DB": Variable("database", _whole, checks.from_to(0, 2**31 - 1)),
-    "REDIS_TLS": Variable("tls", _flag, checks.yes_or_no),
-    "REDIS_CA_FILE": Variable("ssl_root_cert", Path, checks.optional_file),
-    "REDIS_CERT_FILE": Variable("ssl_cert", Path, checks.optional_file),
-    "REDIS_KEY_FILE": Variable("ssl_key", Path, checks.optional_file),
-    "REDIS_CONNECT_TIMEOUT_SECONDS": Variable("connect_timeout_seconds", _seconds, checks.duration),
-    "REDIS_DEADLINE_SECONDS": Variable("deadline_seconds", _seconds, checks.duration),
+    "REDIS_HOST": Variable("host", str, _host),
+    "REDIS_PORT": Variable("port", _whole, _from_to(1, 65_535)),
+    "REDIS_USERNAME": Variable("username", str, _optional_name),
+    "REDIS_PASSWORD": Variable("password", str, _password),
+    "REDIS_DB": Variable("database", _whole, _from_to(0, 2**31 - 1)),
+    "REDIS_TLS": Variable("tls", _flag, _yes_or_no),
+    "REDIS_CA_FILE": Variable("ssl_root_cert", Path, _optional_file),
+    "REDIS_CERT_FILE": Variable("ssl_cert", Path, _optional_file),
+    "REDIS_KEY_FILE": Variable("ssl_key", Path, _optional_file),
+    "REDIS_CONNECT_TIMEOUT_SECONDS": Variable("connect_timeout_seconds", _seconds, _duration),
+    "REDIS_DEADLINE_SECONDS": Variable("deadline_seconds", _seconds, _duration),
 }
 
 SECRETS = ("DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "REDIS_PASSWORD")
-"""What may be given as a file: by the same name with _FILE after it."""
+"""Variables whose value may be given as a file, by the same name with _FILE after it."""
 
 VARIABLES = frozenset({*POSTGRES, *REDIS, *SECRETS, *(f"{secret}_FILE" for secret in SECRETS)})
 """Every variable that `Settings.from_env` reads."""
 
 
 def check(settings: object, variables: Variables) -> None:
-    """Raises Invalid for the first value that is not usable, by the name of its variable."""
+    """Check every value, and refuse the first unusable one by the name of its variable.
+
+    Raises: Invalid.
+    """
     for name, variable in variables.items():
         reason = variable.check(getattr(settings, variable.attribute))
         if reason is not None:
             raise Invalid(name, reason)
+
+
+# The environment, and the files of secrets.
+
+
+def texts_in(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are not empty. The content of a secret's file stands under the secret's own name.
+
+    Raises: Invalid (a secret that is given twice, or whose file cannot be read).
+    """
+    given = {name: environ[name] for name in VARIABLES if environ.get(name)}
+    for secret in SECRETS:
+        file = given.pop(f"{secret}_FILE", None)
+        if file is not None and secret in given:
+            raise Invalid(f"{secret}_FILE", f"is set and {secret} is too: set one of them")
+        if file is not None:
+            given[secret] = _content(f"{secret}_FILE", Path(file))
+    return given
+
+
+def _content(name: str, file: Path) -> str:
+    text = ""
+    # Bytes that are not UTF-8 become lone surrogates, which the check of the value refuses.
+    with suppress(OSError):
+        if file.is_file():
+            with file.open(encoding="utf-8", errors="surrogateescape", newline="") as opened:
+                text = opened.read(_LONGEST_FILE + 1).removesuffix("\n").removesuffix("\r")
+    if not 1 <= len(text) <= _LONGEST_FILE:
+        raise Invalid(name, f"must name a readable file of 1 to {_LONGEST_FILE} characters")
+    return text
+
+
+# URLs.
+
+# Not urllib.parse.urlsplit: it drops tabs and newlines silently, and at an unescaped / ? or # in a password it
+# takes the front of the password for the port and quotes it in its error. Here no @ may come after the one
+# before the host, so a URL that would be cut in the wrong place does not match at all.
+_URL = re.compile(
+    r"""
+    [a-z]+://
+    (?: (?P<user> [^:@/?\#]* ) (?: : (?P<password> [^@/?\#]* ) )? @ )?
+    (?: \[ (?P<ipv6> [^@/?\#\[\]]*:[^@/?\#\[\]]* ) \] | (?P<host> [^:@/?\#\[\]]* | [^@/?\#]*,[^@/?\#]* ) )
+    (?: : (?P<port> [^:@/?\#,]* ) )?
+    (?: / (?P<database> [^@/?\#]* ) )?
+    (?: \? (?P<query> [^@?\#]* ) )?
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_STRAY_PERCENT = re.compile("%(?![0-9a-f]{2})", re.IGNORECASE)
+
+_PARAMETERS = {
+    "sslmode": "DB_SSLMODE",
+    "sslrootcert": "DB_SSLROOTCERT",
+    "sslcert": "DB_SSLCERT",
+    "sslkey": "DB_SSLKEY",
+}
+
+
+def from_database_url(url: str) -> dict[str, str]:
+    """The DB_* variables that are equal to the URL.
+
+    Raises: Invalid (the URL cannot be split into its parts).
+    """
+    parts = _parts("DATABASE_URL", url, ("postgresql://", "postgres://"))
+    names = {"host": "DB_HOST", "ipv6": "DB_HOST", "port": "DB_PORT", "database": "DB_NAME"}
+    found = _decoded(parts, names | {"user": "DB_USER", "password": "DB_PASSWORD"})
+    return found | _decoded(_parameters(parts.get("query", "")), _PARAMETERS)
+
+
+def from_redis_url(url: str) -> dict[str, str]:
+    """The REDIS_* variables that are equal to the URL.
+
+    Raises: Invalid (the URL cannot be split into its parts).
+    """
+    parts = _parts("REDIS_URL", url, ("redis://", "rediss://"))
+    if "query" in parts:
+        raise Invalid("REDIS_URL", "has parameters after a ?, hubbub knows none: use the REDIS_ variables")
+    names = {"host": "REDIS_HOST", "ipv6": "REDIS_HOST", "port": "REDIS_PORT", "database": "REDIS_DB"}
+    found = _decoded(parts, names | {"user": "REDIS_USERNAME", "password": "REDIS_PASSWORD"})
+    return found | {"REDIS_TLS": "true"} if url.lower().startswith("rediss") else found
+
+
+def _parts(variable: str, url: str, schemes: tuple[str, ...]) -> dict[str, str]:
+    """The parts of a URL that are not empty, still percent-encoded."""
+    if not url.lower().startswith(schemes):
+        raise Invalid(variable, f"must start with {' or '.join(schemes)}")
+    match = _URL.fullmatch(url)
+    if match is None or _STRAY_PERCENT.search(url) or " " in url or not url.isprintable():
+        how = "write %40 for @, %2F for /, %3A for :, %23 for #, %3F for ? and %25 for % in a user or password"
+        raise Invalid(variable, f"cannot be read: {how}, and an IPv6 address in brackets")
+    return {part: text for part, text in match.groupdict().items() if text}
+
+
+def _decoded(parts: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    # As in a secret's file, bytes that are not UTF-8 become lone surrogates, which the check of the value refuses.
+    return {name: unquote(parts[part], errors="surrogateescape") for part, name in names.items() if part in parts}
+
+
+def _parameters(query: str) -> dict[str, str]:
+    parameters: dict[str, str] = {}
+    for name, _, value in (pair.partition("=") for pair in query.split("&") if pair):
+        if name not in _PARAMETERS:
+            raise Invalid("DATABASE_URL", f"has the parameter {name}, hubbub knows {', '.join(_PARAMETERS)}")
+        if name in parameters or not value:
+            raise Invalid("DATABASE_URL", f"must give {name} one value")
+        parameters[name] = value
+    return parameters
