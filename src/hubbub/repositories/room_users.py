@@ -9,17 +9,12 @@ from hubbub import inputs
 from hubbub.commits import Change, MembershipEnded, MembersJoined, OnCommit, RoomTouched, ignore
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Invalid, NotAMember, NotFound
+from hubbub.events import MemberJoined, MemberLeft, RoleChanged
 from hubbub.models import Page, Role, RoomUser
 from hubbub.postgres import Executor, Lookup, Statement
+from hubbub.sql import columns, entry, next_entry
 
-MEMBER = """
-    room_id,
-    user_id,
-    joined_at,
-    role,
-    last_read_message_id,
-    last_read_seq
-"""
+MEMBER = columns(RoomUser)
 
 
 class RoomUsers:
@@ -38,7 +33,7 @@ class RoomUsers:
         RoomUser,
         f"""
         WITH new AS MATERIALIZED (
-            SELECT user_id, row_number() OVER (ORDER BY user_id) AS place
+            SELECT user_id, row_number() OVER (ORDER BY user_id) AS ordinal
             FROM (SELECT DISTINCT user_id FROM unnest($2::uuid[]) AS asked (user_id)) AS asked
             WHERE NOT EXISTS (
                 SELECT 1
@@ -55,15 +50,20 @@ class RoomUsers:
             RETURNING id, last_seq, last_seq - (SELECT count(*) FROM new) AS before
         ), joined AS (
             INSERT INTO room_users (room_id, user_id, role, last_read_seq, joined_seq)
-            SELECT head.id, new.user_id, $3, head.last_seq, head.before + new.place
+            SELECT head.id, new.user_id, $3, head.last_seq, head.before + new.ordinal
             FROM head, new
             RETURNING {MEMBER}
-        ), events AS (
-            INSERT INTO room_events (room_id, seq, kind, user_id, payload)
-            SELECT head.id, head.before + new.place, 'joined', new.user_id, jsonb_build_object('role', $3::text)
-            FROM head, new
-        )
-        SELECT room_id, user_id, joined_at, role, last_read_message_id, last_read_seq
+        ), entries AS ({
+            entry(
+                MemberJoined,
+                "head, new",
+                room_id="head.id",
+                seq="head.before + new.ordinal",
+                user_id="new.user_id",
+                payload={"role": "$3::text"},
+            )
+        })
+        SELECT {MEMBER}
         FROM joined
         """,
     )
@@ -136,8 +136,8 @@ class RoomUsers:
     # The membership goes first: of two that remove the same member, the second waits and then finds nothing.
     _REMOVE = Statement(
         "room_users.remove",
-        RoomUser,
-        """
+        lambda id: id,
+        f"""
         WITH gone AS (
             DELETE FROM room_users
             USING rooms
@@ -146,15 +146,8 @@ class RoomUsers:
                 AND rooms.id = room_users.room_id
                 AND rooms.direct_key IS NULL
             RETURNING room_users.room_id, room_users.user_id
-        ), head AS (
-            UPDATE rooms
-            SET last_seq = last_seq + 1
-            FROM gone
-            WHERE rooms.id = gone.room_id
-            RETURNING rooms.id, rooms.last_seq
-        )
-        INSERT INTO room_events (room_id, seq, kind, user_id)
-        SELECT id, last_seq, 'left', $2
+        ), {next_entry(MemberLeft, "gone", user_id="$2")}
+        SELECT id
         FROM head
         """,
     )
@@ -167,7 +160,7 @@ class RoomUsers:
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         deadline = self._executor.deadline()
-        is_gone = await self._executor.execute(self._REMOVE, room_id, user_id) == 1
+        is_gone = await self._executor.fetch_one(self._REMOVE, room_id, user_id, deadline=deadline) is not None
         if not is_gone:
             state = await self._executor.fetch_one(self._STATE, room_id, [user_id], deadline=deadline)
             if state is not None and all(state):
@@ -179,26 +172,16 @@ class RoomUsers:
     _SET_ROLE = Statement(
         "room_users.set_role",
         RoomUser,
-        """
+        f"""
         WITH changed AS (
             UPDATE room_users
             SET role = $3
             WHERE room_id = $1
                 AND user_id = $2
                 AND role <> $3
-            RETURNING room_id, user_id, joined_at, role, last_read_message_id, last_read_seq
-        ), head AS (
-            UPDATE rooms
-            SET last_seq = last_seq + 1
-            FROM changed
-            WHERE rooms.id = changed.room_id
-            RETURNING rooms.id, rooms.last_seq
-        ), event AS (
-            INSERT INTO room_events (room_id, seq, kind, user_id, payload)
-            SELECT id, last_seq, 'role_changed', $2, jsonb_build_object('role', $3::text)
-            FROM head
-        )
-        SELECT room_id, user_id, joined_at, role, last_read_message_id, last_read_seq
+            RETURNING {MEMBER}
+        ), {next_entry(RoleChanged, "changed", user_id="$2", payload={"role": "$3::text"})}
+        SELECT {MEMBER}
         FROM changed
         """,
     )

@@ -15,35 +15,12 @@ from hubbub import inputs
 from hubbub.commits import Change, MembersJoined, OnCommit, RoomTouched, ignore
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Invalid, NotFound
+from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
-from hubbub.postgres import Executor, Lookup, Statement
+from hubbub.postgres import Executor, Statement
+from hubbub.sql import by_id, by_their_ids, columns, entry, existing
 
-ROOM = """
-    id,
-    name,
-    description,
-    is_private,
-    direct_key IS NOT NULL AS is_direct,
-    created_by,
-    last_seq,
-    created_at,
-    updated_at,
-    keeps_receipts
-"""
-
-# What a statement that changes rooms gives back: the columns of ROOM, of its WITH.
-CHANGED_ROOM = """
-    id,
-    name,
-    description,
-    is_private,
-    is_direct,
-    created_by,
-    last_seq,
-    created_at,
-    updated_at,
-    keeps_receipts
-"""
+ROOM = columns(Room, computed={"is_direct": "direct_key IS NOT NULL"})
 
 # A sidebar shows all rooms of a user, and each page looks at all of them: 1,000 are quicker at once than by 200.
 LONGEST_LIST = 1_000
@@ -86,12 +63,8 @@ class Rooms:
             INSERT INTO room_users (room_id, user_id, role, last_read_seq, joined_seq)
             SELECT id, created_by, 'admin', last_seq, last_seq
             FROM room
-        ), event AS (
-            INSERT INTO room_events (room_id, seq, kind, user_id, payload)
-            SELECT id, last_seq, 'joined', created_by, jsonb_build_object('role', 'admin')
-            FROM room
-        )
-        SELECT {CHANGED_ROOM}
+        ), entry AS ({entry(MemberJoined, "room", user_id="created_by", payload={"role": "'admin'"})})
+        SELECT {columns(Room)}
         FROM room
         """,
     )
@@ -125,27 +98,18 @@ class Rooms:
         self._changed(MembersJoined(room.id, (created_by,)))
         return room
 
-    _GET_MANY = Statement("rooms.get_many", Room, f"SELECT {ROOM} FROM rooms WHERE id = ANY($1::uuid[])")
-    _GET = Lookup(
-        "rooms.get",
-        Room,
-        f"SELECT {ROOM} FROM rooms WHERE id = $1",
-        many=_GET_MANY,
-        key_of_args=lambda room_id: room_id.int,
-        key_of_row=lambda room: room.id.int,
-    )
+    _GET = by_id(Room, "rooms", ROOM)
+    _GET_MANY = _GET.many
 
     async def get(self, room_id: UUID) -> Room:
         """The room. Raises `NotFound`."""
         room = await self._executor.look_up(self._GET, inputs.uuid("room_id", room_id))
-        if room is None:
-            raise NotFound("room", room_id)
-        return room
+        return existing(room, "room", room_id)
 
     async def get_many(self, room_ids: Iterable[UUID]) -> dict[UUID, Room]:
         """Those of the rooms that exist, by id, in one query."""
         ids = inputs.uuids("room_ids", room_ids)
-        return {room.id: room for room in await self._executor.fetch_all(self._GET_MANY, ids)}
+        return by_their_ids(await self._executor.fetch_all(self._GET_MANY, ids))
 
     _UPDATE = Statement(
         "rooms.update",
@@ -161,22 +125,8 @@ class Rooms:
                 updated_at = CURRENT_TIMESTAMP
             WHERE id = $1
             RETURNING {ROOM}
-        ), event AS (
-            INSERT INTO room_events (room_id, seq, kind, user_id, payload)
-            SELECT
-                id,
-                last_seq,
-                'room_changed',
-                $5,
-                jsonb_build_object(
-                    'name', name,
-                    'description', description,
-                    'is_private', is_private,
-                    'keeps_receipts', keeps_receipts
-                )
-            FROM room
-        )
-        SELECT {CHANGED_ROOM}
+        ), entry AS ({entry(RoomChanged, "room", user_id="$5")})
+        SELECT {columns(Room)}
         FROM room
         """,
     )
@@ -200,7 +150,7 @@ class Rooms:
         """
         if name is None and description is None and is_private is None and keeps_receipts is UNSET:
             return await self.get(room_id)
-        room = await self._executor.fetch_one(
+        changed = await self._executor.fetch_one(
             self._UPDATE,
             inputs.uuid("room_id", room_id),
             None if name is None else inputs.text("name", name, longest=inputs.ROOM_NAME_LENGTH),
@@ -210,8 +160,7 @@ class Rooms:
             keeps_receipts is not UNSET,
             None if keeps_receipts is UNSET else _keeps_receipts(keeps_receipts),
         )
-        if room is None:
-            raise NotFound("room", room_id)
+        room = existing(changed, "room", room_id)
         self._changed(RoomTouched(room.id))
         return room
 
@@ -241,12 +190,17 @@ class Rooms:
             INSERT INTO room_users (room_id, user_id, last_read_seq, joined_seq)
             SELECT room.id, pair.user_id, room.last_seq, pair.seq
             FROM room, pair
-        ), events AS (
-            INSERT INTO room_events (room_id, seq, kind, user_id, payload)
-            SELECT room.id, pair.seq, 'joined', pair.user_id, jsonb_build_object('role', 'member')
-            FROM room, pair
-        )
-        SELECT {CHANGED_ROOM}
+        ), entries AS ({
+            entry(
+                MemberJoined,
+                "room, pair",
+                room_id="room.id",
+                seq="pair.seq",
+                user_id="pair.user_id",
+                payload={"role": "'member'"},
+            )
+        })
+        SELECT {columns(Room)}
         FROM room
         """,
     )
@@ -301,7 +255,7 @@ class Rooms:
     _LIST_FOR = Statement(
         "rooms.list_for",
         _summary,
-        """
+        f"""
         WITH page AS MATERIALIZED (
             SELECT
                 room_users.room_id,
@@ -323,33 +277,13 @@ class Rooms:
             LIMIT $4
         )
         SELECT
-            rooms.id,
-            rooms.name,
-            rooms.description,
-            rooms.is_private,
-            rooms.direct_key IS NOT NULL AS is_direct,
-            rooms.created_by,
-            rooms.last_seq,
-            rooms.created_at,
-            rooms.updated_at,
-            rooms.keeps_receipts,
+            {columns(Room, "rooms", {"is_direct": "rooms.direct_key IS NOT NULL"})},
             page.role,
             page.last_read_seq,
             unread.count AS unread,
             partner.user_id AS partner_id,
             page.active_at,
-            messages.id,
-            messages.room_id,
-            messages.seq,
-            messages.user_id,
-            messages.content,
-            messages.message_type,
-            messages.is_edited,
-            messages.created_at,
-            messages.updated_at,
-            messages.deleted_at,
-            messages.reply_to,
-            messages.metadata
+            {columns(Message, "messages")}
         FROM page
         JOIN rooms ON rooms.id = page.room_id
         LEFT JOIN messages ON messages.room_id = page.room_id AND messages.seq = page.newest_seq

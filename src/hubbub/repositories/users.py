@@ -11,20 +11,12 @@ from uuid_utils.compat import uuid7
 from hubbub import inputs
 from hubbub.commits import Change, MembershipEnded, OnCommit, RoomTouched, UserChanged, ignore
 from hubbub.errors import NotFound, Unavailable
+from hubbub.events import MemberLeft
 from hubbub.models import Credentials, User
-from hubbub.postgres import Executor, LockNotAvailable, Lookup, Statement
+from hubbub.postgres import Executor, LockNotAvailable, Statement
+from hubbub.sql import by_id, by_their_ids, columns, existing, next_entry
 
-USER = """
-    id,
-    email,
-    username,
-    avatar_url,
-    is_online,
-    last_seen,
-    created_at,
-    updated_at
-"""
-
+USER = columns(User)
 
 # Of deleting an account whose owner joins rooms meanwhile.
 ATTEMPTS = 5
@@ -78,27 +70,18 @@ class Users:
         )
         return user
 
-    _GET_MANY = Statement("users.get_many", User, f"SELECT {USER} FROM users WHERE id = ANY($1::uuid[])")
-    _GET = Lookup(
-        "users.get",
-        User,
-        f"SELECT {USER} FROM users WHERE id = $1",
-        many=_GET_MANY,
-        key_of_args=lambda user_id: user_id.int,
-        key_of_row=lambda user: user.id.int,
-    )
+    _GET = by_id(User, "users", USER)
+    _GET_MANY = _GET.many
 
     async def get(self, user_id: UUID) -> User:
         """The user. Raises `NotFound`."""
         user = await self._executor.look_up(self._GET, inputs.uuid("user_id", user_id))
-        if user is None:
-            raise NotFound("user", user_id)
-        return user
+        return existing(user, "user", user_id)
 
     async def get_many(self, user_ids: Iterable[UUID]) -> dict[UUID, User]:
         """Those of the users that exist, by id, in one query."""
         ids = inputs.uuids("user_ids", user_ids)
-        return {user.id: user for user in await self._executor.fetch_all(self._GET_MANY, ids)}
+        return by_their_ids(await self._executor.fetch_all(self._GET_MANY, ids))
 
     _FIND_BY_EMAIL = Statement(
         "users.find_by_email", User, f"SELECT {USER} FROM users WHERE lower(email) = lower($1)"
@@ -164,7 +147,7 @@ class Users:
 
         Raises `NotFound`, `Conflict`, `Invalid`.
         """
-        user = await self._executor.fetch_one(
+        changed = await self._executor.fetch_one(
             self._UPDATE_PROFILE,
             inputs.uuid("user_id", user_id),
             None if email is None else inputs.email(email),
@@ -172,8 +155,7 @@ class Users:
             avatar_url is not UNSET,
             None if avatar_url is UNSET else inputs.url("avatar_url", avatar_url),
         )
-        if user is None:
-            raise NotFound("user", user_id)
+        user = existing(changed, "user", user_id)
         self._changed(UserChanged(user.id))
         return user
 
@@ -263,7 +245,7 @@ class Users:
     _LEAVE = Statement(
         "users.leave_all",
         lambda id: id,
-        """
+        f"""
         WITH gone AS (
             DELETE FROM room_users
             WHERE user_id = $1
@@ -274,20 +256,17 @@ class Users:
             WHERE id IN (SELECT room_id FROM gone)
             ORDER BY id
             FOR NO KEY UPDATE
-        ), heads AS (
-            UPDATE rooms
-            SET last_seq = last_seq + 1,
-                created_by = NULLIF(created_by, $1)
-            FROM locked
-            WHERE rooms.id = locked.id
-            RETURNING rooms.id, rooms.last_seq
-        ), events AS (
-            INSERT INTO room_events (room_id, seq, kind, user_id)
-            SELECT id, last_seq, 'left', $1
-            FROM heads
-        )
+        ), {
+            next_entry(
+                MemberLeft,
+                "locked",
+                room_id="id",
+                change="created_by = NULLIF(created_by, $1)",
+                user_id="$1",
+            )
+        }
         SELECT id
-        FROM heads
+        FROM head
         """,
     )
     # Waits for the joins that are under way, and lets no other one begin.

@@ -1,0 +1,116 @@
+"""SQL that several nouns share: the columns of a model, a row by its id, an entry of a room's log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from hubbub.errors import NotFound
+from hubbub.events import Logged, Payload
+from hubbub.postgres import Lookup, Statement
+
+
+class HasId(Protocol):
+    """A model of a table whose key is `id`."""
+
+    @property
+    def id(self) -> UUID: ...
+
+
+T = TypeVar("T")
+M = TypeVar("M", bound=HasId)
+
+
+def columns(model: type[msgspec.Struct], table: str = "", computed: Mapping[str, str] | None = None) -> str:
+    """The columns of a model, one a line, in the order of its fields: for SELECT and RETURNING.
+
+    They belong to `table`, if it is given. `computed` has expressions for fields that are not columns.
+    """
+    prefix = f"{table}." if table else ""
+    computed = computed or {}
+    lines = (
+        f"{computed[field]} AS {field}" if field in computed else f"{prefix}{field}"
+        for field in model.__struct_fields__
+    )
+    return ",\n".join(f"    {line}" for line in lines).lstrip()
+
+
+def by_id(model: type[M], table: str, selected: str) -> Lookup[M]:
+    """The statement that finds a row by its id; its `many` finds the rows of many ids."""
+    return Lookup(
+        f"{table}.get",
+        model,
+        f"SELECT {selected} FROM {table} WHERE id = $1",
+        many=Statement(f"{table}.get_many", model, f"SELECT {selected} FROM {table} WHERE id = ANY($1::uuid[])"),
+        key_of_args=lambda id: id.int,
+        key_of_row=lambda row: row.id.int,
+    )
+
+
+def existing(row: T | None, kind: str, key: object) -> T:
+    """The row. Raises: NotFound."""
+    if row is None:
+        raise NotFound(kind, key)
+    return row
+
+
+def by_their_ids(rows: Iterable[M]) -> dict[UUID, M]:
+    """The rows by their ids."""
+    return {row.id: row for row in rows}
+
+
+def entry(
+    event: type[Logged],
+    source: str,
+    *,
+    room_id: str = "id",
+    seq: str = "last_seq",
+    message_id: str = "NULL",
+    user_id: str = "NULL",
+    payload: Mapping[str, str] | None = None,
+) -> str:
+    """Append an entry to a log for each row of `source`, a part of the WITH. The other arguments are expressions.
+
+    A field of the payload without an expression is the column of that name.
+    """
+    expressions = payload or {}
+    stored = [field for field in event.__struct_fields__ if field in Payload.__struct_fields__]
+    pairs = ", ".join(f"'{field}', {expressions.get(field, field)}" for field in stored)
+    return f"""
+            INSERT INTO room_events (room_id, seq, kind, message_id, user_id, payload)
+            SELECT
+                {room_id},
+                {seq},
+                '{event.kind}',
+                {message_id}::uuid,
+                {user_id}::uuid,
+                jsonb_build_object({pairs})
+            FROM {source}
+        """
+
+
+def next_entry(
+    event: type[Logged],
+    source: str,
+    *,
+    room_id: str = "room_id",
+    change: str = "",
+    message_id: str = "NULL",
+    user_id: str = "NULL",
+    payload: Mapping[str, str] | None = None,
+) -> str:
+    """Parts of a WITH: `head` takes the next seq of the room of each row in `source`, `entry` appends the event.
+
+    `head` has the `id` and `last_seq` of the room. The row of the room stays locked until the transaction ends, so
+    the order of seq is the order of the commits. `change` has what else to SET in that row.
+    """
+    return f"""head AS (
+            UPDATE rooms
+            SET last_seq = last_seq + 1{change and f", {change}"}
+            FROM {source}
+            WHERE rooms.id = {source}.{room_id}
+            RETURNING rooms.id, rooms.last_seq
+        ), entry AS ({entry(event, "head", message_id=message_id, user_id=user_id, payload=payload)})"""
