@@ -73,7 +73,10 @@ def test_the_plain_form_needs_no_ids() -> None:
         (line(kind="change", name=" ", description="", is_private=True), "name: must not be blank"),
         (line(kind="change", name="a", description="x" * 4_001, is_private=True), "description"),
         (line(kind="member"), "member: needs seq"),
-        (line(kind="member", room_id=ID, user_id=ID, seq=3, last_read_seq=4), "member: has a joined_seq or last_read_seq"),
+        (
+            line(kind="member", room_id=ID, user_id=ID, seq=3, last_read_seq=4),
+            "member: has a joined_seq or last_read_seq",
+        ),
         (user(email="ada"), "email: must be an email"),
         (user(email="@ada"), "email: must be an email"),
         (user(avatar_url="javascript:alert(1)"), "avatar_url"),

@@ -7,7 +7,7 @@ import pytest
 from history.histories import line, load, made_up, said
 from hubbub import Hub, Unavailable, User
 from hubbub.history import derive_room_id, watermarks
-from hubbub.history.watermarks import Head, count_as_read
+from hubbub.history.watermarks import count_as_read
 from hubbub.postgres import Pool, Statement
 
 SEQS = Statement(
@@ -48,7 +48,7 @@ async def test_every_member_of_every_room_has_read_all(pool: Pool, small_steps: 
 async def test_nobody_is_taken_back(pool: Pool, hub: Hub, ada: User) -> None:
     await load(pool, said(*map(str, range(9))))
     room_id = derive_room_id("#chat")
-    await count_as_read(pool, [Head(room_id, 4)])
+    await count_as_read(pool, {room_id: 4})
     assert await pool.fetch_all(SEQS) == [(10, 10)]
 
 

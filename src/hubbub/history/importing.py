@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from io import BufferedIOBase
@@ -108,13 +109,13 @@ class Import:
 
     async def run(self, file: BufferedIOBase, on_progress: Callable[[Imported], None]) -> Imported:
         """Import all of it. A thread reads and parses a batch while PostgreSQL is busy with the one before."""
-        async with BatchReader(file) as reader:
+        async with aclosing(BatchReader(file)) as reader:
             while (batch := await reader.next()) is not None:
                 self._count(batch, await self._take(batch, reader.prefetch))
                 on_progress(self.state)
         return self.state
 
-    async def _take(self, batch: Batch, while_stored: Callable[[], None]) -> _Stored:
+    async def _take(self, batch: Batch, while_stored: Callable[[], object]) -> _Stored:
         if not batch.checkpoint.lines:  # the file is damaged before its first line: there is nothing to store
             return _Stored(None, [], None)
         self._watermarks.add_rooms(batch)
@@ -147,7 +148,7 @@ class Import:
             self._people.forget()
             self._members.forget()
 
-    async def _store(self, batch: Batch, while_stored: Callable[[], None]) -> _Stored:
+    async def _store(self, batch: Batch, while_stored: Callable[[], object]) -> _Stored:
         lines = [line for _, line in batch.taken]
         async with self._pool.transaction() as transaction:
             before = await self._reached(transaction, batch)

@@ -23,7 +23,6 @@ from hubbub.history.lines import (
     MemberLine,
     MessageLine,
     RoomLine,
-    UserLine,
     derive_message_id,
     metadata_of,
     room_id_of,
@@ -228,21 +227,17 @@ class Replay:
             try:
                 if isinstance(line, MessageLine):
                     self._add_message(number, line, rooms.get(room_id_of(line)) or _no_such_room())
-                elif isinstance(line, UserLine | RoomLine):
-                    self._check_exists(line)
                 elif isinstance(line, MemberLine):
                     self._set_member(line, rooms.get(room_id_of(line)) or _no_such_room())
-                else:
+                elif isinstance(line, Line):
                     self._add_event(line, rooms.get(room_id_of(line)) or _no_such_room())
+                elif isinstance(line, RoomLine) and line.id not in rooms:
+                    _no_second_direct_room()
             except Invalid as error:
                 self.refused.append(Refusal(number, str(error)))
         rows, self._rows = self._rows, []
         self.messages += len(rows)
         return rows
-
-    def _check_exists(self, line: UserLine | RoomLine) -> None:
-        if isinstance(line, RoomLine) and line.id not in self.rooms:
-            raise Invalid("room", "its two users have another direct room here")
 
     def _add_message(self, number: int, line: MessageLine, room: RoomLog) -> None:
         author = self._people[line]
@@ -325,6 +320,10 @@ def _no_such_room() -> NoReturn:
     raise Invalid("room", "is not here and cannot be created")
 
 
+def _no_second_direct_room() -> NoReturn:
+    raise Invalid("room", "its two users have another direct room here")
+
+
 def _no_such_user() -> Invalid:
     return Invalid("user_id", "is not here, and the line has no name to create it")
 
@@ -358,7 +357,7 @@ async def store(
     transaction: OpenTransaction,
     replay: Replay,
     lines: Sequence[tuple[int, AnyLine]],
-    while_stored: Callable[[], None],
+    while_stored: Callable[[], object],
 ) -> None:
     """Replay the lines and store all that comes of them.
 
@@ -374,10 +373,10 @@ async def store(
 
 
 async def _message_rows(
-    replay: Replay, lines: Sequence[tuple[int, AnyLine]], at_the_end: Callable[[], None]
+    replay: Replay, lines: Sequence[tuple[int, AnyLine]], while_stored: Callable[[], object]
 ) -> AsyncIterator[Row]:
     for start in range(0, len(lines), LINES_PER_TURN):
         for row in replay.take(lines[start : start + LINES_PER_TURN]):
             yield row
         await asyncio.sleep(0)
-    at_the_end()
+    while_stored()

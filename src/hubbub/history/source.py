@@ -16,8 +16,7 @@ import select
 import zlib
 from collections.abc import Callable, Iterator
 from hashlib import sha256
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hubbub.errors import Invalid
 from hubbub.history.lines import LONGEST_LINE, AnyLine, parse_line
@@ -255,29 +254,22 @@ class BatchReader:
         self._batches = batches(self._content)
         self._task: asyncio.Task[Batch | None] | None = None
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
+        """Stop the thread, and leave the file open."""
         self._source.stop()
         if self._task is not None:
             await asyncio.wait([self._task])  # a thread cannot be cancelled, but after the stop it ends soon
         self._content.close()
 
-    def prefetch(self) -> None:
+    def prefetch(self) -> asyncio.Task[Batch | None]:
         """Begin to read the next batch, unless that has begun."""
-        self._begin()
-
-    async def next(self) -> Batch | None:
-        """The next batch, None at the end of the file."""
-        batch = await asyncio.shield(self._begin())
-        self._task = None
-        return batch
-
-    def _begin(self) -> asyncio.Task[Batch | None]:
         if self._task is None:
             read = asyncio.to_thread(next, self._batches, None)
             self._task = asyncio.create_task(read, name="hubbub: read history")
         return self._task
+
+    async def next(self) -> Batch | None:
+        """The next batch, None at the end of the file."""
+        batch = await asyncio.shield(self.prefetch())
+        self._task = None
+        return batch

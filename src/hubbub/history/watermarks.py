@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Final
 from uuid import UUID
 
 from hubbub.history.lines import Line, room_id_of
@@ -19,25 +19,13 @@ ms."""
 LOWEST_ID: Final = UUID(int=0)
 
 
-class Head(NamedTuple):
-    """The last entry of a room."""
-
-    room_id: UUID
-    seq: int
-
-
-class _LastMember(NamedTuple):
-    room_id: UUID
-    user_id: UUID
-
-
 HEADS = Statement(
     "history.heads",
-    Head,
+    lambda id, last_seq: (id, last_seq),
     """
     SELECT
-        id AS room_id,
-        last_seq AS seq
+        id,
+        last_seq
     FROM rooms
     WHERE id = ANY($1::uuid[])
     """,
@@ -57,7 +45,7 @@ DISABLE_SORT = Statement(
 # are locked in one order, since two imports may end at the same time.
 COUNT_AS_READ = Statement(
     "history.count_as_read",
-    _LastMember,
+    lambda room_id, user_id: (room_id, user_id),
     """
     WITH page AS MATERIALIZED (
         SELECT
@@ -94,12 +82,12 @@ COUNT_AS_READ = Statement(
 )
 
 
-async def count_as_read(pool: Pool, heads: Iterable[Head]) -> None:
-    """All entries up to these count as read. However many members a room has, only some are locked at a time.
+async def count_as_read(pool: Pool, heads: Mapping[UUID, int]) -> None:
+    """All entries up to these seqs count as read, by room. However large a room is, few members are locked at a time.
 
     Each step is a transaction. All of it may be repeated if it was interrupted.
     """
-    ordered = sorted(heads)
+    ordered = sorted(heads.items())
     for start in range(0, len(ordered), ROOMS_PER_STEP):
         seqs = dict(ordered[start : start + ROOMS_PER_STEP])
         after = dict.fromkeys(seqs, LOWEST_ID)
@@ -131,8 +119,7 @@ class Watermarks:
         }
 
     def advance(self, before: Checkpoint | None, rooms: Iterable[RoomLog]) -> None:
-        """A batch has been stored, and this is how far it brought the rooms. Another run had brought them to
-        `before`."""
+        """Note how far a batch that was stored brought its rooms. An earlier run had stored the file up to `before`."""
         if before is not None:
             self._before = before
         self._heads |= {room.id: room.last_seq for room in rooms if room.has_grown and room.id in self._named}
@@ -147,7 +134,7 @@ class Watermarks:
             unknown = self._named - self._heads.keys()
             self._heads |= dict(await pool.fetch_all(HEADS, unknown))
         if not await self._is_done(pool, end):
-            await count_as_read(pool, [Head(room_id, seq) for room_id, seq in self._heads.items()])
+            await count_as_read(pool, self._heads)
             done = end.counted_as_read()
             await pool.execute(SAVE_CHECKPOINT, done.digest, done.lines)
 
