@@ -12,40 +12,42 @@ from typing import BinaryIO, NamedTuple
 
 import pytest
 
-from history.histories import line, made_up, parsed, said
+from history.histories import conversation, line, message_lines, parsed
 from hubbub import Hub, Room, Settings, User
 from hubbub.history import derive_room_id
 
 
-class Said(NamedTuple):
-    """What the command said, and with which status it ended."""
+class Ended(NamedTuple):
+    """The exit status of a command, and its output."""
 
     status: int | None
     out: bytes
     error: bytes
 
 
-Run = Callable[..., Awaitable[Said]]
+Run = Callable[..., Awaitable[Ended]]
 
 
 @pytest.fixture
 def run(settings: Settings) -> Run:
-    """`hubbub ...` in a process of its own, with the servers of the test."""
+    """`hubbub ...` in its own process, with the servers of the test."""
 
-    async def run(*words: str, given: bytes | None = None, into: int | BinaryIO = asyncio.subprocess.PIPE) -> Said:
+    async def run(
+        *words: str, given: bytes | None = None, into: int | BinaryIO = asyncio.subprocess.PIPE
+    ) -> Ended:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "hubbub", *words, env=os.environ | settings.to_env(),
             stdin=asyncio.subprocess.PIPE, stdout=into, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, error = await process.communicate(given)
-        return Said(process.returncode, out or b"", error)
+        return Ended(process.returncode, out or b"", error)
 
     return run
 
 
-async def test_a_file_is_imported_and_the_room_comes_out_again(run: Run, hub: Hub, tmp_path: Path) -> None:
+async def test_imported_file_can_be_exported_again(run: Run, hub: Hub, tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl.gz"
-    file.write_bytes(gzip.compress(said("one", "two")))
+    file.write_bytes(gzip.compress(message_lines("one", "two")))
     imported = await run("import", str(file))
     assert (imported.status, imported.error) == (0, b"")
     assert b"2 messages and 1 other entries stored" in imported.out
@@ -63,34 +65,34 @@ async def test_a_file_is_imported_and_the_room_comes_out_again(run: Run, hub: Hu
     assert sorted(os.listdir(tmp_path)) == [file.name, "room.jsonl", "room.jsonl.gz"]  # noqa: PTH208 - as text
 
 
-async def test_history_comes_through_a_pipe_and_refused_lines_are_told(run: Run, tmp_path: Path) -> None:
+async def test_import_from_a_pipe_reports_refused_lines(run: Run, tmp_path: Path) -> None:
     refused = tmp_path / "refused"
-    file = said("one") + b"oops\n" + b"oops\n" * 120 + said("two", user="x" * 51)
+    file = message_lines("one") + b"oops\n" + b"oops\n" * 120 + message_lines("two", user="x" * 51)
     imported = await run("import", "-", "--refused", str(refused), given=file)
     assert (imported.status, imported.error) == (3, b"")
-    said_so = imported.out.decode()
-    assert "121 refused" in said_so
-    assert "line 2: line: not JSON" in said_so
-    assert "and 21 more lines were refused" in said_so
-    assert "must have at most 50 characters" in said_so
+    output = imported.out.decode()
+    assert "121 refused" in output
+    assert "line 2: line: not JSON" in output
+    assert "and 21 more lines were refused" in output
+    assert "must have at most 50 characters" in output
     assert [int(one.split("\t")[0]) for one in refused.read_text().splitlines()] == list(range(2, 123))
 
 
-async def test_a_file_that_is_damaged_from_the_start_is_told_as_one_that_is_damaged_later(run: Run) -> None:
+async def test_import_of_a_file_damaged_at_its_start_reports_line_1(run: Run) -> None:
     imported = await run("import", "-", given=b"\x1f\x8bno gzip")
     assert (imported.status, imported.error) == (3, b"")
     assert b"line 1: the compressed file is damaged from here on" in imported.out
 
 
-async def test_ctrl_c_ends_an_import_also_while_its_pipe_says_nothing(settings: Settings) -> None:
+async def test_ctrl_c_ends_an_import_from_a_silent_pipe(settings: Settings) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "hubbub", "import", "-", env=os.environ | settings.to_env(),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
         assert process.stdin is not None
-        process.stdin.write(made_up(9_000))
-        await process.stdin.drain()  # far more than a pipe holds: so it is being read
+        process.stdin.write(conversation(9_000))
+        await process.stdin.drain()  # far more than a pipe holds, so the import has begun to read
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(30):
             await process.wait()
@@ -101,7 +103,9 @@ async def test_ctrl_c_ends_an_import_also_while_its_pipe_says_nothing(settings: 
         await process.communicate()
 
 
-async def test_what_is_not_there_is_said_without_a_traceback(run: Run, hub: Hub, room: Room, ada: User) -> None:
+async def test_missing_file_or_room_is_reported_without_a_traceback(
+    run: Run, hub: Hub, room: Room, ada: User
+) -> None:
     missing = await run("import", "no such file")
     assert missing.status == 2
     await hub.rooms.create(room.name, created_by=ada.id)
@@ -118,7 +122,7 @@ def full_disk() -> Iterator[BinaryIO]:
         yield full
 
 
-async def test_where_an_export_cannot_be_written_it_says_so_without_a_traceback(
+async def test_unwritable_export_is_reported_without_a_traceback(
     run: Run, room: Room, tmp_path: Path, full_disk: BinaryIO
 ) -> None:
     missing = await run("export", str(room.id), "--output", str(tmp_path / "missing" / "room.jsonl"))
@@ -130,9 +134,9 @@ async def test_where_an_export_cannot_be_written_it_says_so_without_a_traceback(
     assert full.error == b"Error: [Errno 28] No space left on device\n"
 
 
-async def test_a_terminal_shows_how_far_it_is(settings: Settings, tmp_path: Path) -> None:
+async def test_terminal_shows_the_progress_of_an_import(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
-    file.write_bytes(made_up(12_000) + line("oops"))
+    file.write_bytes(conversation(12_000) + line("oops"))
     ours, theirs = pty.openpty()
     environment = os.environ | settings.to_env() | {"TERM": "xterm"}
     process = await asyncio.create_subprocess_exec(
@@ -148,7 +152,7 @@ async def test_a_terminal_shows_how_far_it_is(settings: Settings, tmp_path: Path
 
 
 def _all_of(terminal: int) -> bytes:
-    """What a terminal got until its other side was closed, which Linux tells as an error."""
+    """The bytes that a terminal received until its other side was closed, which Linux reports as an error."""
     got = b""
     try:
         while piece := os.read(terminal, 65_536):

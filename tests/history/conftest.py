@@ -1,4 +1,4 @@
-"""A second database, to import into what was exported, or what shall be compared."""
+"""A second database, to import an export into or to compare with."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hubbub.postgres import Pool, connect
 
 
 @pytest.fixture
-async def elsewhere(
+async def other_settings(
     servers: Settings, administrator: PostgresSettings, template: str
 ) -> AsyncIterator[PostgresSettings]:
-    """Another database, empty but for the tables."""
-    name = f"elsewhere_{uuid4().hex}"
+    """Another database, with empty tables."""
+    name = f"other_{uuid4().hex}"
     admin = await connect(administrator)
     try:
         await admin.execute(f"CREATE DATABASE {name} OWNER {servers.postgres.user} TEMPLATE {template}")
@@ -28,7 +28,7 @@ async def elsewhere(
 
 
 @pytest.fixture
-async def other(elsewhere: PostgresSettings) -> AsyncIterator[Pool]:
-    pool = Pool(elsewhere)
+async def other_pool(other_settings: PostgresSettings) -> AsyncIterator[Pool]:
+    pool = Pool(other_settings)
     yield pool
     await pool.close()

@@ -1,4 +1,4 @@
-"""Files of history for tests, and what the tables hold after their import."""
+"""Files of history for tests, and the rows of the tables after their import."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hubbub.history import History, Imported
 from hubbub.postgres import Pool, connect
 from hubbub.settings import PostgresSettings
 
-# A real log of #ubuntu, ten years long. It lies beside the project and is not part of it.
+# A real log of #ubuntu over ten years. It is beside the project and not part of it.
 REAL = Path(__file__).parents[3] / "shared" / "data" / "ubuntu-irc.jsonl.gz"
 
 
 def line(kind: str = "message", /, **keys: object) -> bytes:
-    """A line, in the plain form where no keys say otherwise."""
+    """A line, in the plain form unless keys are given."""
     given: dict[str, object] = {"kind": kind, "room": "#chat", "user": "ada", "at": "2004-11-15T12:18:00Z"}
     if kind == "message" and "content" not in keys:
         given["content"] = "hello"
@@ -27,11 +27,11 @@ def line(kind: str = "message", /, **keys: object) -> bytes:
     return json.dumps({name: value for name, value in given.items() if value is not None}).encode() + b"\n"
 
 
-def said(*contents: str, **keys: object) -> bytes:
+def message_lines(*contents: str, **keys: object) -> bytes:
     return b"".join(line(**{"content": content, **keys}) for content in contents)
 
 
-def made_up(lines: int, *, rooms: int = 3, people: int = 7) -> bytes:
+def conversation(lines: int, *, rooms: int = 3, people: int = 7) -> bytes:
     """A conversation with joins and leaves, the same one each time."""
     kinds = ["message"] * 17 + ["join", "leave", "message"]
     return b"".join(
@@ -46,12 +46,12 @@ def made_up(lines: int, *, rooms: int = 3, people: int = 7) -> bytes:
     )
 
 
-def opened(content: bytes) -> io.BufferedReader:
+def as_file(content: bytes) -> io.BufferedReader:
     return io.BufferedReader(io.BytesIO(content))
 
 
 async def load(pool: Pool, content: bytes) -> Imported:
-    return await History(pool).load(opened(content))
+    return await History(pool).load(as_file(content))
 
 
 async def exported(pool: Pool, room_id: UUID) -> bytes:
@@ -62,7 +62,7 @@ def parsed(content: bytes) -> list[dict[str, Any]]:
     return [json.loads(one) for one in content.splitlines()]
 
 
-def real() -> bytes:
+def real_log() -> bytes:
     with gzip.open(REAL) as file:
         return file.read()
 
@@ -77,8 +77,8 @@ TABLES = {
 }
 
 
-async def everything(settings: PostgresSettings) -> dict[str, list[Any]]:
-    """All that an import writes, but for when it did."""
+async def stored_rows(settings: PostgresSettings) -> dict[str, list[Any]]:
+    """All that an import writes, except the time of the import."""
     connection = await connect(settings)
     try:
         return {
@@ -90,7 +90,7 @@ async def everything(settings: PostgresSettings) -> dict[str, list[Any]]:
 
 
 async def check_logs(settings: PostgresSettings) -> None:
-    """That the seqs of every room are 1..last_seq."""
+    """Assert that the seqs of every room are 1 to last_seq."""
     connection = await connect(settings)
     try:
         wrong = await connection.fetch("""
@@ -109,5 +109,5 @@ async def check_logs(settings: PostgresSettings) -> None:
 
 
 def contents(rows: Iterable[tuple[Any, ...]]) -> list[str]:
-    """What messages of `everything` say, in the order of their rooms and seqs."""
+    """The contents of the messages of `stored_rows`, in the order of rooms and seqs."""
     return [row[4] for row in sorted(rows, key=lambda row: (row[1], row[2]))]

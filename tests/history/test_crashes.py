@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from embedded.chat import kill
-from history.histories import REAL, check_logs, everything, load, made_up, real
+from history.histories import REAL, check_logs, conversation, load, real_log, stored_rows
 from hubbub import PostgresSettings, Settings, migrations
 from hubbub.embedded import Servers
 from hubbub.postgres import Pool
@@ -36,7 +36,7 @@ asyncio.run(main())
 
 @asynccontextmanager
 async def importing(settings: Settings, file: Path, lines: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    """An import in a process of its own, which says after each batch how far it is, and ends with the test."""
+    """An import in its own process, which prints the number of lines after each batch and ends with the test."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PROGRAM, str(file), str(lines),
         env=os.environ | settings.to_env(), stdout=asyncio.subprocess.PIPE,
@@ -49,14 +49,16 @@ async def importing(settings: Settings, file: Path, lines: int) -> AsyncIterator
         await process.communicate()
 
 
-async def undisturbed(other: Pool, elsewhere: PostgresSettings, content: bytes) -> dict[str, list[object]]:
-    """What is stored when nobody is killed."""
-    await load(other, content)
-    return await everything(elsewhere)
+async def undisturbed(
+    other_pool: Pool, other_settings: PostgresSettings, content: bytes
+) -> dict[str, list[object]]:
+    """The rows that an import without a kill stores."""
+    await load(other_pool, content)
+    return await stored_rows(other_settings)
 
 
 async def kill_at_random(settings: Settings, file: Path, lines: int, times: int) -> None:
-    """Start the import so many times, and kill each after some batches and a bit."""
+    """Start the import so many times, and kill each a moment after some of its batches."""
     for _ in range(times):
         async with importing(settings, file, lines) as process:
             assert process.stdout is not None
@@ -73,42 +75,42 @@ async def finish(settings: Settings, file: Path, lines: int) -> None:
         assert process.returncode == 0
 
 
-async def test_an_import_that_was_killed_again_and_again_is_as_if_it_had_not_been(
+async def test_import_killed_repeatedly_stores_the_same_as_an_undisturbed_one(
     settings: Settings,
     postgres_settings: PostgresSettings,
-    other: Pool,
-    elsewhere: PostgresSettings,
+    other_pool: Pool,
+    other_settings: PostgresSettings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = tmp_path / "history.jsonl"
-    file.write_bytes(made_up(4_000))
+    file.write_bytes(conversation(4_000))
     monkeypatch.setattr("hubbub.history.source.BATCH_LINES", 100)
-    expected = await undisturbed(other, elsewhere, file.read_bytes())
+    expected = await undisturbed(other_pool, other_settings, file.read_bytes())
     await kill_at_random(settings, file, 100, times=8)
     await finish(settings, file, 100)
-    assert await everything(postgres_settings) == expected
+    assert await stored_rows(postgres_settings) == expected
     await check_logs(postgres_settings)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real chat log does not lie beside the project")
-async def test_so_is_that_of_a_real_log(
+async def test_import_of_a_real_log_killed_repeatedly_stores_the_same_as_an_undisturbed_one(
     settings: Settings,
     postgres_settings: PostgresSettings,
-    other: Pool,
-    elsewhere: PostgresSettings,
+    other_pool: Pool,
+    other_settings: PostgresSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("hubbub.history.source.BATCH_LINES", 2_000)
-    expected = await undisturbed(other, elsewhere, real())
+    expected = await undisturbed(other_pool, other_settings, real_log())
     await kill_at_random(settings, REAL, 2_000, times=4)
     await finish(settings, REAL, 2_000)
-    assert await everything(postgres_settings) == expected
+    assert await stored_rows(postgres_settings) == expected
 
 
-async def test_an_import_outlives_a_kill_of_postgresql(tmp_path: Path) -> None:
+async def test_import_is_completed_after_a_kill_of_postgresql(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
-    file.write_bytes(made_up(20_000))
+    file.write_bytes(conversation(20_000))
     folder = tmp_path / "servers"
     async with Servers(folder) as settings:
         await migrations.up(settings.postgres)
@@ -118,9 +120,9 @@ async def test_an_import_outlives_a_kill_of_postgresql(tmp_path: Path) -> None:
                 await process.stdout.readline()
             kill(folder, "postgresql")
             await process.communicate()
-            # The servers do not come back by themselves here: it gives up, or was done before it noticed.
+            # These servers are not restarted: the import fails, or had ended before the kill.
     async with Servers(folder) as settings:
         await finish(settings, file, 200)
-        stored = await everything(settings.postgres)
+        stored = await stored_rows(settings.postgres)
         assert len(stored["messages"]) == file.read_bytes().count(b'"content"')
         await check_logs(settings.postgres)

@@ -24,7 +24,7 @@ def user(**changes: object) -> bytes:
     return line(**{"kind": "user", "room": None, "content": None, "id": ID, "email": "ada@example.org", **changes})
 
 
-def test_the_plain_form_needs_no_ids() -> None:
+def test_plain_form_is_parsed_without_ids() -> None:
     said = parse_line(line())
     assert isinstance(said, MessageLine)
     assert (said.room, said.user, said.content, said.id) == ("#chat", "ada", "hello", None)
@@ -86,10 +86,10 @@ def test_the_plain_form_needs_no_ids() -> None:
         (room(direct=[ID, OTHER]), "direct: must be two"),
     ],
 )
-def test_a_line_that_cannot_be_stored_says_why(bad: bytes, reason: str) -> None:
+def test_unusable_line_is_refused_with_the_reason(bad: bytes, reason: str) -> None:
     with pytest.raises(Invalid, match=reason):
         parse_line(bad)
 
 
-def test_a_message_with_a_seq_may_have_lost_its_author() -> None:
+def test_message_with_a_seq_is_parsed_without_an_author() -> None:
     assert parse_line(line(user=None, seq=4)).at.year == 2004

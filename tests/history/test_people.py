@@ -18,11 +18,11 @@ from hubbub.history.people import accepted, marked
         ("\u0344", "\u0308\u0301"),
     ],
 )
-def test_a_nickname_that_is_refused_becomes_one_that_is_not(nickname: str, username: str) -> None:
+def test_refused_nickname_becomes_a_valid_username(nickname: str, username: str) -> None:
     assert inputs.username(accepted(nickname)) == username
 
 
-def test_two_nicknames_that_come_closest_to_one_name_stay_two() -> None:
+def test_nicknames_with_the_same_closest_username_stay_distinct() -> None:
     names = {marked(nickname, nickname) for nickname in ("[a] ", " [a]", "x" * 51, "x" * 52)}
     assert len(names) == 4
     assert all(inputs.username(name) == name for name in names)

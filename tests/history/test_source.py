@@ -14,7 +14,7 @@ from hubbub.history.lines import LONGEST_LINE
 from hubbub.history.source import Batch, Source, batches, read_lines
 
 
-def test_it_ends_where_the_file_ends_and_leaves_it_open(tmp_path: Path) -> None:
+def test_source_ends_with_its_file_and_leaves_it_open(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"one\ntwo\n")
     with (tmp_path / "file").open("rb") as file:
         with Source(file).buffered() as content:
@@ -27,7 +27,7 @@ def test_bytes_in_memory_are_read_like_a_file() -> None:
         assert content.read() == b"x" * 200_000
 
 
-def test_a_stop_ends_a_read_of_a_pipe_that_says_nothing() -> None:
+def test_stop_ends_a_read_of_a_silent_pipe() -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as pipe:
         source = Source(pipe)
@@ -43,7 +43,7 @@ def test_a_stop_ends_a_read_of_a_pipe_that_says_nothing() -> None:
     assert read in ([], [b"one\n", b"tw"])  # the stop may come before the first read
 
 
-def test_the_end_of_a_pipe_is_the_end() -> None:
+def test_source_ends_when_its_pipe_is_closed() -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as pipe, Source(pipe).buffered() as content:
         os.write(writing, b"one")
@@ -67,33 +67,33 @@ def refused(found: list[Batch]) -> list[int]:
     return [one.line for batch in found for one in batch.refused]
 
 
-def test_lines_are_taken_in_their_order_and_known_by_their_number() -> None:
+def test_batch_has_lines_in_their_order_with_their_numbers() -> None:
     [batch] = taken(b"\n".join([line(content="one"), b"oops", b"", line(content="two")]))
     assert [number for number, _ in batch.taken] == [1, 4]
     assert refused([batch]) == [2]
     assert batch.is_last
 
 
-def test_read_lines_gives_numbers_and_refuses_what_an_import_refuses() -> None:
+def test_read_lines_returns_numbers_and_refuses_the_same_lines_as_an_import() -> None:
     refused: list[tuple[int, str]] = []
-    file = histories.opened(gzip.compress(line(content="one") + b"\n\noops\n" + line(content="two")))
+    file = histories.as_file(gzip.compress(line(content="one") + b"\n\noops\n" + line(content="two")))
     found = read_lines(file, lambda number, reason: refused.append((number, reason)))
     assert [(number, getattr(one, "content", "")) for number, one in found] == [(1, "one"), (4, "two")]
     assert refused == [(3, "line: not JSON")]
 
 
-def test_an_empty_file_has_no_batches() -> None:
+def test_empty_file_has_no_batches() -> None:
     assert taken(b"") == []
 
 
 @pytest.mark.parametrize("name", ["chat.jsonl.gz", "chat.jsonl"])
-def test_gzip_is_known_by_its_content_and_not_by_its_name(tmp_path: Path, name: str) -> None:
+def test_gzip_is_recognised_by_content_not_by_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(gzip.compress(line(content="packed")))
     with (tmp_path / name).open("rb") as file:
         assert contents(list(batches(file))) == ["packed"]
 
 
-def test_history_may_come_through_a_pipe() -> None:
+def test_batches_are_read_from_a_pipe() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "wb") as pipe:
         pipe.write(gzip.compress(line(content="piped")))
@@ -101,18 +101,18 @@ def test_history_may_come_through_a_pipe() -> None:
         assert contents(list(batches(pipe))) == ["piped"]
 
 
-def test_a_line_without_an_end_does_not_fill_the_memory_and_the_next_one_is_read() -> None:
+def test_overlong_line_is_refused_without_filling_memory_and_the_next_is_read() -> None:
     found = taken(b"x" * (3 * LONGEST_LINE) + b"\n" + line(content="after"))
     assert (contents(found), refused(found)) == (["after"], [1])
 
 
-def test_line_ends_and_a_byte_order_mark_of_another_system_do_no_harm() -> None:
+def test_line_ends_and_a_byte_order_mark_do_not_change_lines_or_digest() -> None:
     found = taken(b"\xef\xbb\xbf" + line() + b"\r\n\r\n" + line() + b"\r\n")
     assert (len(contents(found)), refused(found)) == (2, [])
     assert found[-1].checkpoint.digest == taken(line() + b"\n\n" + line())[-1].checkpoint.digest
 
 
-def test_a_file_that_was_cut_gives_what_it_has_and_says_where_it_ends() -> None:
+def test_truncated_file_gives_its_lines_and_a_refusal_at_the_damage() -> None:
     whole = gzip.compress(b"\n".join(line(content=os.urandom(40).hex()) for _ in range(500)))
     found = taken(whole[: len(whole) // 2])
     assert 0 < len(contents(found)) < 500
@@ -121,14 +121,14 @@ def test_a_file_that_was_cut_gives_what_it_has_and_says_where_it_ends() -> None:
     assert "damaged" in batch.refused[-1].reason
 
 
-def test_a_batch_has_so_many_lines_or_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_ends_at_either_of_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_LINES", 3)
     assert [len(batch.taken) for batch in taken(b"\n".join([line()] * 7))] == [3, 3, 1]
     monkeypatch.setattr(module, "BATCH_BYTES", 1)
     assert [len(batch.taken) for batch in taken(b"\n".join([line()] * 3))] == [1, 1, 1]
 
 
-def test_a_batch_knows_how_far_it_was_imported_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_finds_the_last_checkpoint_of_its_own_file(monkeypatch: pytest.MonkeyPatch) -> None:
     some = [line(content=str(n)) for n in range(7)]
     ends = [taken(b"\n".join(some[:n]))[-1].checkpoint for n in range(1, 8)]
     monkeypatch.setattr(module, "BATCH_LINES", 4)

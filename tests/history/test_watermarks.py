@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from history.histories import line, load, made_up, said
+from history.histories import conversation, line, load, message_lines
 from hubbub import Hub, Unavailable, User
 from hubbub.history import derive_room_id, watermarks
 from hubbub.history.watermarks import count_as_read
@@ -29,7 +29,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stopped_at_the_end(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """An import stops when all is stored and nothing counts as read. To be called to let the next one go on."""
+    """Imports fail when all is stored and nothing counts as read, until the function is called."""
 
     async def stop(*_: object) -> None:
         raise Unavailable("postgresql", "stopped", retryable=False)
@@ -38,24 +38,26 @@ def stopped_at_the_end(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: monkeypatch.setattr("hubbub.history.watermarks.count_as_read", count_as_read)
 
 
-async def test_every_member_of_every_room_has_read_all(pool: Pool, small_steps: None) -> None:
-    await load(pool, made_up(500, rooms=5, people=11))
+async def test_import_ends_with_all_members_of_all_rooms_having_read_everything(
+    pool: Pool, small_steps: None
+) -> None:
+    await load(pool, conversation(500, rooms=5, people=11))
     seqs = await pool.fetch_all(SEQS)
     assert len(seqs) > 5 * 3
     assert all(seq == last_seq for seq, last_seq in seqs)
 
 
-async def test_nobody_is_taken_back(pool: Pool, hub: Hub, ada: User) -> None:
-    await load(pool, said(*map(str, range(9))))
+async def test_count_as_read_never_lowers_a_watermark(pool: Pool, hub: Hub, ada: User) -> None:
+    await load(pool, message_lines(*map(str, range(9))))
     room_id = derive_room_id("#chat")
     await count_as_read(pool, {room_id: 4})
     assert await pool.fetch_all(SEQS) == [(10, 10)]
 
 
-async def test_an_import_that_was_stopped_before_it_is_done_by_the_next(
+async def test_import_stopped_before_counting_as_read_is_completed_by_the_next_run(
     pool: Pool, stopped_at_the_end: Callable[[], None], ada: User
 ) -> None:
-    file = line("join", user="bob") + said(*map(str, range(9)))
+    file = line("join", user="bob") + message_lines(*map(str, range(9)))
     with pytest.raises(Unavailable):
         await load(pool, file)
     stopped_at_the_end()
@@ -64,10 +66,8 @@ async def test_an_import_that_was_stopped_before_it_is_done_by_the_next(
     assert set(await pool.fetch_all(SEQS)) == {(11, 11)}
 
 
-async def test_what_is_said_live_stays_unread_when_a_file_is_imported_again(
-    pool: Pool, hub: Hub, ada: User
-) -> None:
-    file = line("join", user="bob") + said(*map(str, range(9)))
+async def test_live_message_stays_unread_when_its_file_is_imported_again(pool: Pool, hub: Hub, ada: User) -> None:
+    file = line("join", user="bob") + message_lines(*map(str, range(9)))
     await load(pool, file)
     bob = await hub.users.find_by_username("bob")
     assert bob is not None
@@ -75,6 +75,6 @@ async def test_what_is_said_live_stays_unread_when_a_file_is_imported_again(
     await load(pool, file)
     await load(pool, file + b"\n")
     await load(pool, file + b"\n")
-    await load(pool, file + said("elsewhere", room="another"))
+    await load(pool, file + message_lines("elsewhere", room="another"))
     rooms = {summary.room.name: summary.unread for summary in (await hub.rooms.list_for(ada.id)).items}
     assert rooms == {"#chat": 1, "another": 0}

@@ -82,7 +82,7 @@ class Imported:
 
 
 class _Stored(NamedTuple):
-    """What came of one batch, to be counted once it is committed. `before` is the part stored by an earlier
+    """The results of one batch, to be counted once it is committed. `before` is the part stored by an earlier
     run."""
 
     before: Checkpoint | None
@@ -126,7 +126,7 @@ class Import:
         return stored
 
     async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Attempts may be repeated whatever came of the one before: what was committed is found."""
+        """An attempt may be repeated even if the one before was committed: its rows are found."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + RETRY_FOR_SECONDS
         attempts = 0

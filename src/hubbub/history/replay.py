@@ -1,7 +1,8 @@
-"""A batch replayed: what is in the database of its lines already, what becomes of the others, and how that is
-stored.
+"""The replay of a batch: each line becomes a message, an event or a membership, changes nothing, or is refused.
 
-Rooms are locked meanwhile. Each line becomes a message, an event or a membership, changes nothing, or is refused.
+    find existing messages and events -> Replay.take, 500 lines at a time -> COPY of messages -> rooms, memberships
+
+The rooms of the batch are locked meanwhile.
 """
 
 from __future__ import annotations

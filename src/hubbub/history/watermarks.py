@@ -1,4 +1,4 @@
-"""What was imported counts as read, for the members who have read nothing in the room."""
+"""Imported entries count as read, for the members who have read nothing in the room."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ DISABLE_SORT = Statement(
     """,
 )
 
-# Members who have read something in the room are left alone: what was marked as unread since stays unread. They
-# are locked in one order, since two imports may end at the same time.
+# Members who have read something in the room are left alone, so messages that they marked as unread since stay
+# unread. They are locked in one order, since two imports may end at the same time.
 COUNT_AS_READ = Statement(
     "history.count_as_read",
     lambda room_id, user_id: (room_id, user_id),
@@ -83,7 +83,8 @@ COUNT_AS_READ = Statement(
 
 
 async def count_as_read(pool: Pool, heads: Mapping[UUID, int]) -> None:
-    """All entries up to these seqs count as read, by room. However large a room is, few members are locked at a time.
+    """All entries up to these seqs count as read, by room. However large a room is, few members are locked at a
+    time.
 
     Each step is a transaction. All of it may be repeated if it was interrupted.
     """
@@ -119,7 +120,8 @@ class Watermarks:
         }
 
     def advance(self, before: Checkpoint | None, rooms: Iterable[RoomLog]) -> None:
-        """Note how far a batch that was stored brought its rooms. An earlier run had stored the file up to `before`."""
+        """Note how far a batch that was stored brought its rooms. An earlier run had stored the file up to
+        `before`."""
         if before is not None:
             self._before = before
         self._heads |= {room.id: room.last_seq for room in rooms if room.has_grown and room.id in self._named}
