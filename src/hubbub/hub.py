@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 from uuid import UUID
 
 from hubbub import inputs
@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from hubbub.history import History
 
 
-# A call that asks one after the other ends this long after the deadline of what it asked first.
-GRACE_SECONDS = 0.1
+GRACE_SECONDS: Final = 0.1
+"""A call of several steps is cancelled this long after their common deadline. A step that has the same deadline
+can raise by then, and its error names the server that did not answer."""
 
 
 class Repositories:
-    """The repositories on one executor: the pool of a hub, or a transaction. What calls raise is said at `Hub`."""
+    """The repositories on one executor: the pool of a hub, or a transaction. `Hub` lists what each may raise."""
 
     def __init__(self, executor: Executor, on_commit: OnCommit, writer: MessageWriter | None = None) -> None:
         self._executor = executor
@@ -54,58 +55,59 @@ class Repositories:
 
 
 class Transaction(Repositories):
-    """The repositories, all of whose changes are made together or not at all."""
+    """The repositories in one transaction: either all of their changes are committed, or none."""
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[Transaction]:
-        """A part that can fail alone: when the block raises, its changes are undone and the rest stands.
+        """A part that can fail by itself: if the block raises, its changes are undone and the others stay.
 
-        Inside of the block use the repositories of the savepoint: those around it wait until it ends.
+        Use the repositories of the savepoint inside the block. Calls to those of the transaction wait for its end.
         """
         async with self._executor.transaction() as executor:
             yield Transaction(executor, self._on_commit)
 
     def after_commit(self, action: Callable[[], None]) -> None:
-        """Call `action` once the transaction is durable; never when it is rolled back.
+        """Call `action` right after the COMMIT, and never if the transaction is rolled back.
 
-        It is called right after the COMMIT. What it raises goes to the event loop's exception handler: the commit
-        stands.
+        The commit stands if `action` raises: the exception goes to the event loop's exception handler.
         """
         self._executor.after_commit(action)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How long things last that live in Redis. All processes of a chat should have the same."""
+    """Limits of sessions, presence, typing and followers. All processes of a chat should use the same."""
 
     session_life_seconds: float = 86_400
+    """The age at which a session ends."""
     session_idle_timeout_seconds: float | None = None
-    """None: nothing but its age ends a session."""
+    """The time without a lookup after which a session ends. None: only its age ends it."""
     presence_heartbeat_seconds: float = 10
-    """A process that was killed is noticed within two heartbeats and a second."""
+    """The users of a process that was killed go offline within two heartbeats and a second."""
     presence_grace_seconds: float = 5
-    """Who goes and comes back within this time has not been offline."""
+    """A user who disconnects and is back within this time stays online."""
     typing_seconds: float = 6
-    """How long typing lasts that nobody refreshes."""
+    """How long a user is typing after the last `typing.start`."""
     follow_heartbeat_seconds: float = 1
-    """How often the logs of all followed rooms are compared with what followers have: the longest that a follower
-    waits for an event of which Redis did not tell."""
+    """How often the ends of all followed logs are compared with the positions of the followers. A follower waits
+    at most this long for an event that was not announced through Redis."""
     follow_at_most_behind: int = 10_000
-    """Entries of a room's log; who comes back with a cursor that is further behind gets a `Resync`."""
+    """Entries of a room's log. A follower whose cursor is further behind gets a `Resync`."""
 
 
 class Hub(Repositories):
-    """A chat's data: repositories on PostgreSQL, and what lives in Redis. All tasks of an event loop may share it.
+    """The data of a chat: repositories on PostgreSQL, and sessions, presence, typing and a cache in Redis.
 
-    `hubbub.open()` makes and starts one; a program with its own life cycle calls `start` and `close` itself. The
-    constructor does no I/O.
+    `hubbub.open()` creates and starts a hub. A program with its own life cycle calls `start` and `close` itself.
+    All tasks of an event loop may share a hub. The constructor does no I/O.
 
-    Without PostgreSQL nothing works, and every call says so by its deadline. Without Redis the repositories go on,
-    presence says that it does not know, and sessions are `Unavailable`, until it is back: no restart is needed.
+    Without PostgreSQL every call raises `Unavailable` by its deadline. Without Redis the repositories work as
+    before, presence is unknown, and calls to sessions raise `Unavailable`. A restart is not needed when a server
+    is back.
 
-    Any call, also of the parts, may raise `Invalid`, for a value of a wrong type or form, such as the cursor of
-    another list, and `Unavailable`, when a server is out of reach or does not answer by the deadline. What else a
-    call may raise its docstring says.
+    Each call, also of the parts, may raise `Invalid` for a value of a wrong type or form, such as the cursor of
+    another list. It may raise `Unavailable` when a server cannot be reached or does not answer by the deadline.
+    The docstring of a call lists what else it raises.
     """
 
     def __init__(
@@ -116,10 +118,10 @@ class Hub(Repositories):
         passwords: Passwords | None = None,
         instrumentation: Instrumentation = SILENT,
     ) -> None:
-        """`passwords` sets the cost of hashing and how many threads may do it; bcrypt's cost is 12 by default.
-        `instrumentation` is told what happens; by default nobody is.
+        """`passwords` sets the cost of hashing and its number of threads. The default is bcrypt with cost 12.
+        `instrumentation` receives counts and times. The default drops them.
 
-        Raises `Invalid` for options that do not fit together.
+        Raises: Invalid (the options contradict each other).
         """
         options = options or Options()
         self.settings = settings
@@ -186,14 +188,15 @@ class Hub(Repositories):
         )
 
     async def start(self) -> Self:
-        """Connect, and check that the schema is the one this code was written for. A hub is started once.
+        """Connect, and check that the schema has the revision of this release. A hub can be started once.
 
-        Raises `Unavailable` when PostgreSQL cannot be reached, `SchemaMismatch`; nothing is left open then. A
-        Redis that cannot be reached is no reason not to start.
+        Nothing is left open after an error. A hub also starts while Redis cannot be reached.
+
+        Raises: Unavailable (PostgreSQL cannot be reached), SchemaMismatch.
         """
         async with AsyncExitStack() as stack:
-            # Closed from the last to the first. The cache goes after the pool, so that it still hears of a change
-            # that commits while the pool closes, and before the connection, so that it can still tell Redis.
+            # Closed in reverse order. The cache is closed after the pool, so that it still receives a change that
+            # commits while the pool closes, and before the connection, so that it can still delete entries.
             stack.push_async_callback(self._connection.close)
             stack.push_async_callback(self._subscriptions.close)
             stack.push_async_callback(self.cache.close)
@@ -213,7 +216,7 @@ class Hub(Repositories):
             pool = self._pool
 
             def use() -> PoolUse:
-                return pool.use  # not self._pool: who keeps this would keep the hub
+                return pool.use  # not self._pool: an instrumentation that keeps this would keep the hub
 
             self._instrumentation.watch(use)
             stack.callback(self._instrumentation.unwatch, use)
@@ -221,10 +224,10 @@ class Hub(Repositories):
         return self
 
     async def close(self) -> None:
-        """Give up leases, let the calls at work end by their deadline, and close all connections. Idempotent."""
+        """Release leases, let calls in progress end by their deadline, and close all connections. Idempotent."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._stack.aclose(), name="hubbub: close")
-        await asyncio.shield(self._closing)  # one order for all who close, and no end in the middle
+        await asyncio.shield(self._closing)  # once for all callers, and to its end if one of them is cancelled
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -234,11 +237,13 @@ class Hub(Repositories):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """All that is done with the block's repositories, or none of it.
+        """Repositories whose changes are committed together at the end of the block, or rolled back if it raises.
 
-        Rolled back when the block raises. One connection is held for as long as the block runs: keep it short, and
-        wait for nothing else in it. Raises `Unavailable` with `outcome_unknown` when the answer to the COMMIT was
-        lost, and when a statement in the block had failed and its error was swallowed.
+        The transaction holds a connection for as long as the block runs: keep it short, and await only its own
+        calls. Nothing is committed if the block has caught the error of a statement. `outcome_unknown` is set if
+        the answer to the COMMIT was lost.
+
+        Raises: Unavailable (also in these two cases).
         """
         async with self._pool.transaction() as executor:
             yield Transaction(executor, self._on_commit)
@@ -253,28 +258,28 @@ class Hub(Repositories):
         typing: bool = False,
         presence: bool = False,
     ) -> Follower:
-        """What happens in the rooms of a user, for `async with` and `async for`: messages, edits, deletions,
-        joins, leaves, changes of roles and of the room, each once and in the order of the log of the room.
+        """The events in the rooms of a user, each once and in the order of the log of its room.
+
+        Those are messages, edits, deletions, joins, leaves, and changes of roles and of the room.
 
             async with hub.follow(user_id, after={room_id: cursor}) as feed:
                 async for event in feed: ...
 
-        `after` has the cursor of the last event or message that the client has of a room, of at most 10,000 rooms;
-        None is the beginning of the log. A room without one starts where its log ends when the block is entered.
-        Without `rooms` it follows all rooms of the user, also those joined later, from the joining on. The user's
-        own `MemberLeft` is the last event of a room until the user joins again. `RoomGone` stands for a room that
-        is deleted, and for one in `after` that the user has left meanwhile.
+        `after` maps at most 10,000 rooms to the cursor of the last event or message that the client has. None is
+        the beginning of the log. A room without a cursor starts at the end of its log when the block is entered.
+        Without `rooms` it follows all rooms of the user, and those joined later from the time of joining. The
+        user's own `MemberLeft` is the last event of a room until the user joins again. `RoomGone` comes for a room
+        that is deleted, and for a room in `after` that the user has left in the meantime.
 
-        At most `buffer` events (1 to 100,000) wait to be read; a reader that is slower reads the rest from
-        PostgreSQL when it comes to it. While PostgreSQL is away the iteration waits; Redis is not needed. A log
-        that was rewound, or a cursor that is more than `Options.follow_at_most_behind` behind, gives a `Resync`.
+        At most `buffer` events (1 to 100,000) wait to be read. A slower reader gets the rest from PostgreSQL when
+        it asks for it. While PostgreSQL is unavailable the iteration waits. Redis is not needed. A log that was
+        rewound, or a cursor more than `Options.follow_at_most_behind` behind, gives a `Resync`.
 
-        With `typing` it also tells who starts and stops typing in these rooms, with `presence` which of their
-        members come online and go. These are said once and may be lost, as Redis may: a client lets typing fade
-        after `Options.typing_seconds`, and asks `hub.presence.is_online` when it comes.
+        With `typing` come the starts and stops of typing in these rooms, with `presence` the transitions of their
+        members. These are published once and may be lost, as Redis may. So a client ends typing after
+        `Options.typing_seconds`, and calls `hub.presence.is_online` when it connects.
 
-        Raises `Invalid`, among others for what is no cursor or that of another room; on entering also `NotAMember`
-        for a room in `rooms`, and `Unavailable`.
+        Raises: Invalid (such as the cursor of another room), NotAMember (of a room in `rooms`, on entering).
         """
         return self._feed.follow(
             user_id,
@@ -288,43 +293,47 @@ class Hub(Repositories):
     @cached_property
     def history(self) -> History:
         """Import of histories, and export of rooms."""
-        from hubbub.history import History  # noqa: PLC0415 - 25 ms, which only who imports or exports should pay
+        from hubbub.history import History  # noqa: PLC0415 - 25 ms, for programs that import or export only
 
         return History(self._pool, self._commits)
 
     async def health(self, *, deadline_seconds: float = DEADLINE_SECONDS) -> Health:
-        """How the hub and its servers do, for a readiness probe. Ends by its own deadline, and raises nothing but
-        `Invalid`, for one that is no number above 0.
+        """The state of the hub and its servers, for a readiness probe.
 
-        It asks over the connections that everybody uses: a pool in which nobody gets a connection in time is not
-        ready. `ready` is about PostgreSQL, `degraded` about Redis.
+        `ready` is about PostgreSQL, `degraded` about Redis.
+
+        It uses the same connections as all other calls: a pool without a free connection in time is not ready. It
+        ends by its own deadline and does not raise `Unavailable`.
         """
         return await self._health.health(inputs.positive("deadline_seconds", deadline_seconds))
 
     async def register(self, email: str, username: str, password: str) -> User:
-        """Make an account with a password of 1 to 72 bytes.
+        """Create an account with a password of 1 to 72 bytes. Arguments are checked before the password is hashed.
 
-        Raises `Invalid` before anything is hashed, `Conflict` for an email or username that is taken in any case.
+        Raises: Conflict (the email or username is taken, in upper or lower case).
         """
         async with self._one_deadline():
             return await self._accounts.register(email, username, password)
 
     async def authenticate(self, login: str, password: str, *, address: str | None = None) -> User | None:
-        """The user with this email or username and this password, or None: in equal time either way.
+        """The user with this email or username and this password, or None. Both take equal time.
 
-        10 attempts at once and 10 a minute are taken for a login, 100 and 100 a minute for the `address` of a
-        client; one more raises `RateLimited`. While Redis is down all are taken. A password that is changed while
-        it is checked is wrong; a session made of the answer after a `change_password` is not ended by it.
+        Attempts are limited for each login to 10 at once and 10 per minute, and for each `address` of a client to
+        100 at once and 100 per minute. While Redis is down they are not limited. A password that is changed during
+        the check is wrong. A session that is created from the result after a `change_password` is not ended by it.
+
+        Raises: RateLimited.
         """
         async with self._one_deadline(outcome_unknown=False) as deadline:
             return await self._accounts.authenticate(login, password, address=address, deadline=deadline)
 
     async def change_password(self, user_id: UUID, password: str, *, keep_token: str | None = None) -> None:
-        """Give the account another password, and end its sessions but for that of `keep_token`.
+        """Set a password of 1 to 72 bytes, and end all sessions of the account except that of `keep_token`.
 
-        Whether the user may is the caller's to ask, by `authenticate` or by a link that was mailed. Raises
-        `Invalid` for an empty password or one over 72 bytes, `NotFound`; `Unavailable` when Redis cannot end the
-        sessions, after the password was changed: calling it again ends them.
+        The caller checks that the user may do so, by `authenticate` or by a link in an email. If Redis cannot end
+        the sessions, the password has been changed: call it again to end them.
+
+        Raises: NotFound, Unavailable (also after the password was changed).
         """
         async with self._one_deadline():
             await self._accounts.change_password(user_id, password)
@@ -333,19 +342,18 @@ class Hub(Repositories):
     async def delete_account(self, user_id: UUID) -> None:
         """End all sessions of the user, and delete the account as `users.delete` does.
 
-        Raises `NotFound`; `Unavailable` with nothing deleted when Redis cannot end the sessions.
+        If Redis cannot end the sessions, the account is not deleted.
+
+        Raises: NotFound.
         """
         async with self._one_deadline():
             await self.sessions.revoke_all(user_id)
             await self.users.delete(user_id)
-            await self.sessions.revoke_all(user_id)  # of a login that came in between
+            await self.sessions.revoke_all(user_id)  # those of a login in between
 
     @asynccontextmanager
     async def _one_deadline(self, *, outcome_unknown: bool = True) -> AsyncIterator[float]:
-        """Of a call that asks one after the other: the longest that any of them has by itself.
-
-        The block gets when that is. What was asked first is given a moment more, to say itself what it was.
-        """
+        """One deadline for a call of several steps: the longest that any step has by itself. Yields its time."""
         seconds = max(
             self.settings.postgres.deadline_seconds,
             self.settings.redis.deadline_seconds,
@@ -370,9 +378,10 @@ async def open(
     """A started hub, closed at the end of the block.
 
     Without `settings` it takes those of the environment (DATABASE_URL and REDIS_URL, or DB_* and REDIS_*), and
-    without these the servers of `hubbub up` in the current folder. Raises `Unavailable` when there are neither,
-    `Invalid` for a variable that cannot be used, and what `Hub.start` does. `options`, `passwords` and
-    `instrumentation` as in `Hub`.
+    without these the servers of `hubbub up` in the current folder. `options`, `passwords` and `instrumentation`
+    are those of `Hub`.
+
+    Raises: Unavailable (also without settings and servers), Invalid (also for a variable), SchemaMismatch.
     """
     hub = Hub(settings or find_settings(), options=options, passwords=passwords, instrumentation=instrumentation)
     async with hub:
@@ -380,7 +389,10 @@ async def open(
 
 
 def find_settings() -> Settings:
-    """The settings of the environment, else those of the servers of `hubbub up` in this folder."""
+    """The settings of the environment, or else those of the servers of `hubbub up` in this folder.
+
+    Raises: Unavailable (there are neither), Invalid (for a variable).
+    """
     settings = Settings.from_env() or _embedded_settings()
     if settings is None:
         reason = (
@@ -392,6 +404,6 @@ def find_settings() -> Settings:
 
 
 def _embedded_settings() -> Settings | None:
-    from hubbub import embedded  # noqa: PLC0415 - 40 ms, which a service with servers of its own should not pay
+    from hubbub import embedded  # noqa: PLC0415 - 40 ms, for programs without settings only
 
     return embedded.find(Path.cwd() / embedded.FOLDER)

@@ -20,7 +20,7 @@ from hubbub.postgres import Pool, connect
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes_list
 from hubbub.repositories import Users
-from hubbub.services.accounts import READS_SECONDS, Accounts, known_as
+from hubbub.services.accounts import READS_SECONDS, Accounts, canonical_login
 from hubbub.services.rate_limits import RateLimits
 from redis_server import Server
 from services.monitored import monitored
@@ -395,12 +395,12 @@ async def test_whatever_lower_makes_of_a_login_shares_its_limit(servers: Setting
     for pair in [*lowered, *((one, other) for one, other in by_python if one != other), *LOWERED_ELSEWHERE]:
         for login in ("{}", "{}\u0327\u0301", "Ada {} Byron", "{}@example.org"):
             # None of what nobody can be called, such as a letter that is newer than this Python.
-            assert len({known_as(login.format(spelling)) for spelling in pair} - {None}) <= 1, (login, pair)
+            assert len({canonical_login(login.format(spelling)) for spelling in pair} - {None}) <= 1, (login, pair)
 
 
 def test_a_name_of_nothing_but_dots_above_has_a_limit_of_its_own() -> None:
-    assert known_as("\u0307") == "\u0307"
-    assert known_as("\u0307\u0307") == "\u0307\u0307"
+    assert canonical_login("\u0307") == "\u0307"
+    assert canonical_login("\u0307\u0307") == "\u0307\u0307"
 
 
 async def test_email_and_username_of_one_person_do_not_share_a_limit(

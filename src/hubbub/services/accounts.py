@@ -1,4 +1,4 @@
-"""Registering and logging in: users, their passwords, and how often one may try."""
+"""Accounts: registration, login with a limited number of attempts, and change of passwords."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ if TYPE_CHECKING:
     from hubbub.repositories import Users
 
 Limit: TypeAlias = "Callable[[str], Awaitable[Verdict]]"
-"""Asked with whom or what the attempt is for; says whether it may be made."""
+"""Called with the login or address of an attempt. Returns whether it is allowed."""
 
 CHECKS: Final = 2
-"""How many hashes a password is checked against. A second one is there when a login beside renewed the first."""
+"""How many hashes a password is checked against. A concurrent login may have renewed the first."""
 
 READS_SECONDS: Final = 1.0
-"""What is kept of the time of a login for the reads after the renewal of a hash."""
+"""The time before the deadline of a login that is left for the reads after the renewal of a hash."""
 
 DOT_ABOVE: Final = "\N{COMBINING DOT ABOVE}"
 DOTLESS_I: Final = "\N{LATIN SMALL LETTER DOTLESS I}"
 
 
 class Accounts:
-    """Turns a login and a password into a user. Passwords and their hashes never leave it.
+    """Finds the user of a login and a password. Passwords and their hashes never leave it.
 
-    `per_login` and `per_address` limit attempts. They should let all pass while Redis is down, as a limit that
-    cannot be asked would lock everybody out; the few threads that check passwords go on to bound how many
-    guesses a second can be made.
+    `per_login` and `per_address` limit attempts. They should allow all attempts while Redis is down, or else no
+    user could log in. Guesses per second are still bounded then, by the few threads that check passwords.
     """
 
     def __init__(self, users: Users, passwords: Passwords, *, per_login: Limit, per_address: Limit) -> None:
@@ -48,36 +47,30 @@ class Accounts:
         self._per_address = per_address
 
     async def register(self, email: str, username: str, password: str) -> User:
-        """Make an account.
-
-        Raises `Invalid` for an email, username or password that is malformed, before a hash is computed;
-        `Conflict` for an email or username that is taken in any case; `Unavailable`.
-        """
+        """`Hub.register`."""
         email, username = inputs.email(email), inputs.username(username)
         return await self._users.create(email, username, await self._passwords.hash(password))
 
     async def authenticate(
         self, login: str, password: str, *, address: str | None = None, deadline: float | None = None
     ) -> User | None:
-        """The user with this email or username, in any case, and this password; None when there is none such.
+        """`Hub.authenticate`. The time does not depend on whether the login exists.
 
-        It takes as long for a login that nobody has as for a wrong password. `address` is that of the client:
-        attempts are limited for each login and each address (of IPv6, each network of 64 bits), and the one too
-        many raises `RateLimited` with the seconds to wait, whether or not the login exists. A hash that is
-        cheaper than those made today is renewed on the way, if there is time for it until `by`, in the time of the
-        event loop. Raises `Unavailable`.
+        Attempts are limited for each login and each address: of IPv6, for each network of 64 bits. `RateLimited`
+        has the seconds to wait, and is raised whether or not the login exists. A hash that is cheaper than those
+        of today is renewed, if `deadline`, in the time of the event loop, leaves time for it.
 
-        A password that is changed while it is checked is wrong. A session that the caller makes of the answer is
-        not covered: a change just before it ends the sessions that exist at that time. Whoever changes a password
-        that a thief knows ends all sessions once more when the logins that were under way are over.
+        A password that is changed during the check is wrong. A session that the caller creates from the result is
+        not covered: a change just before it ends only the sessions of that time. After changing a password that
+        was stolen, end all sessions once more when the logins in progress are over.
         """
-        name = known_as(login)
-        # The address first: one that is refused must not use up what the owner of the login may try.
+        name = canonical_login(login)
+        # The address first: attempts that it refuses must not use up those of the owner of the login.
         if address is not None:
-            _let_pass(await self._per_address(_network(address)))
-        # By login rather than by user: else two logins that share a limit would be seen to be of one person.
+            _check(await self._per_address(_network(address)))
+        # By login, not by user: two logins with a common limit would be recognized as those of one user.
         if name is not None:
-            _let_pass(await self._per_login(name))
+            _check(await self._per_login(name))
         credentials = None if name is None else await self._users.find_credentials(login)
         for _ in range(CHECKS):
             password_hash = None if credentials is None else credentials.password_hash
@@ -86,22 +79,25 @@ class Accounts:
             checked = await self._renewed(credentials, password, deadline)
             try:
                 user = await self._users.get(checked.user_id)
-            except NotFound:  # deleted meanwhile
+            except NotFound:  # deleted in the meantime
                 return None
-            # Last, and after a right password only: else the time would tell which logins exist.
+            # Last, and only after a right password: else the time would reveal which logins exist.
             credentials = await self._users.find_credentials(login)
             if credentials == checked:
                 return user
         return None
 
     async def change_password(self, user_id: UUID, password: str) -> None:
-        """Give the account another password. Raises `Invalid`, `NotFound`, `Unavailable`."""
+        """Set the password of the account.
+
+        Raises: NotFound.
+        """
         await self._users.change_password_hash(user_id, await self._passwords.hash(password))
 
     async def _renewed(self, credentials: Credentials, password: str, deadline: float | None) -> Credentials:
-        """What the credentials are now, unless somebody else changed them: with a new hash if theirs was cheap.
+        """The credentials, with a new hash if theirs was cheap and no concurrent call has changed it.
 
-        What goes wrong here, or takes too long, fails no login that succeeded: the next one tries again.
+        A login succeeds even if this fails or takes too long: the next login tries again.
         """
         if not self._passwords.needs_rehash(credentials.password_hash):
             return credentials
@@ -115,19 +111,19 @@ class Accounts:
         return credentials
 
 
-def _let_pass(verdict: Verdict) -> None:
+def _check(verdict: Verdict) -> None:
     if not verdict.allowed:
         raise RateLimited(verdict.retry_after_seconds)
 
 
-def known_as(login: str) -> str | None:
-    """One form for all spellings that may find the same user; None for what nobody can be called.
+def canonical_login(login: str) -> str | None:
+    """One form for all spellings that may find the same user. None for text that cannot be a login.
 
-    Which spellings do is for the database's `lower` to say, by its locale: in Turkish the small form of I has no
-    dot, elsewhere İ is a capital of i, and Lithuanian writes the dot under an accent. A form that told two of them
-    apart would give each its own attempts, so this one has neither dots above nor the i without. That żeta shares
-    the attempts of zeta costs little. Letters are taken apart first, for the dot that stands before an accent. A
-    name of nothing but dots is its own form, as no `lower` changes it.
+    The database decides by its `lower` and locale which spellings those are. In Turkish the small form of I has no
+    dot, elsewhere İ is the capital of i, and Lithuanian writes the dot under an accent. If two of them had
+    different forms, each would get attempts of its own. So the form has no dots above, and no i without a dot. It
+    costs little that żeta then shares the attempts of zeta. Letters are decomposed first, because the dot stands
+    before an accent. A name that consists of such dots is its own form, as no `lower` changes it.
     """
     try:
         name = inputs.email(login) if isinstance(login, str) and "@" in login else inputs.username(login)
@@ -137,7 +133,7 @@ def known_as(login: str) -> str | None:
 
 
 def _network(address: str) -> str:
-    """What to count an address as: who has one address of IPv6 has a network of them."""
+    """The form of an address whose attempts are counted: a client with one IPv6 address has a whole network."""
     if not isinstance(address, str):
         raise Invalid("address", "must be text")
     try:

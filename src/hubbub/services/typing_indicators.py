@@ -324,7 +324,7 @@ class Expiry:
 
 
 class StopQueue:
-    """Sends stops to Redis in batches. What fails is dropped, and expires.
+    """Sends stops to Redis in batches. A batch that fails is dropped: that typing expires.
 
     There is a stop per message, and hardly ever a user who is typing. So each batch first asks Redis which of the
     rooms have a user typing: one argument per room, and one write for all.
