@@ -15,10 +15,9 @@ from backup.conftest import NewServer
 from backup.programs import DUMP, RESTORE, Programs
 from faults import checker
 from faults.chat import Chat
-from faults.checker import Entry, Stored
+from faults.checker import Stored, stored_in
 from faults.follower import cursors
 from faults.history import Acknowledged, Began, Follows, Record, Resynced, now, read
-from faults.stored import stored_in
 from hubbub import Hub, MessagePage, PostgresSettings, Settings, migrations
 from hubbub.events import Resync
 from rights import ROLE, as_role
@@ -68,11 +67,6 @@ def acknowledged_before(moment: int, histories: Iterable[list[Record]]) -> list[
     ]
 
 
-def places(log: list[Entry]) -> list[tuple[int, str, UUID | None]]:
-    """Of contents later edits may be missing; what stands where never changes."""
-    return [(entry.seq, entry.kind, entry.message_id) for entry in log]
-
-
 def test_the_documents_say_how() -> None:
     document = DOCUMENT.read_text()
     assert " ".join(DUMP) in document
@@ -90,7 +84,7 @@ async def test_a_backup_taken_under_load_is_a_log_without_a_flaw(
     assert there.heads.keys() == whole.heads.keys() == set(chat.room_ids)
     for room_id, head in there.heads.items():
         assert 0 < head < whole.heads[room_id], "nothing was sent meanwhile"
-        assert places(there.logs[room_id]) == places(whole.logs[room_id])[:head]
+        assert there.logs[room_id] == whole.logs[room_id][:head]
 
 
 async def test_all_who_had_seen_more_are_told_and_go_on(
@@ -114,7 +108,7 @@ async def test_all_who_had_seen_more_are_told_and_go_on(
     await chat.converged()
     heard = since_it_came_back(chat.followers[0].history)
     assert {record.room_id for record in heard if isinstance(record, Resynced)} == set(chat.room_ids)
-    assert list(checker.wrong_following(heard, await stored_in(chat.settings.postgres))) == []
+    assert list(checker.wrong_deliveries(heard, await stored_in(chat.settings.postgres))) == []
 
 
 def since_it_came_back(path: Path) -> list[Record]:
@@ -150,7 +144,7 @@ def lost(histories: Iterable[list[Record]], stored: Stored) -> list[tuple[int, B
         for record in history:
             if isinstance(record, Acknowledged) and calls[record.call].message_id not in there:
                 call = calls[record.call]
-                if call.what == "send":
+                if call.change == "send":
                     found.setdefault(call.message_id, (sender, call))
     return list(found.values())
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from uuid import UUID
 
 from faults import checker, follower, sender
+from faults.checker import sent_in, stored_in
 from faults.history import Acknowledged, Delivered, Failed, Follows, GaveUp, Record, read
-from faults.sent import sent_in
-from faults.stored import stored_in
 from faults.worker import PATIENCE_SECONDS, Worker
-from hubbub import Hub, Settings
+from hubbub import Hub, MessageSent, Settings
 
 PEOPLE = 4
 
@@ -152,7 +151,7 @@ class Chat:
             (record.at - at) / 1e9
             for worker in self.followers
             for record in read(worker.history)
-            if isinstance(record, Delivered) and record.kind == "MessageSent" and record.message_id is not None
+            if isinstance(record, Delivered) and record.kind == MessageSent.kind and record.message_id is not None
             if (at := acknowledged.get(record.message_id)) is not None
         )
 

@@ -1,116 +1,197 @@
-"""Compares what processes did and saw with what the database holds. Each check gives the violations it finds."""
+"""Compares what processes did and received with what the database holds. Each check yields violations.
+
+`hubbub.log_checks` has the rules for logs and for followers. The rules for changes that were acknowledged,
+refused or overtaken are here.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from uuid import UUID
 
-from faults.history import Acknowledged, Began, Delivered, Follows, Looked, Record, Resynced
-from faults.sent import Histories, sent_in
+from faults.history import Acknowledged, Began, Change, Delivered, Follows, GaveUp, Looked, Record, Resynced
+from hubbub import PostgresSettings, events, log_checks
+from hubbub.log_checks import AcknowledgedMessage, LogEntry
 from hubbub.positions import Position
+from hubbub.postgres import connect
 
-KINDS = {"send": "MessageSent", "edit": "MessageEdited", "delete": "MessageDeleted"}
+KINDS = {"send": events.MessageSent.kind, "edit": events.MessageEdited.kind, "delete": events.MessageDeleted.kind}
 
+LOGS = """
+    SELECT room_id, seq, 'sent', id, NULL, content
+    FROM messages
+    UNION ALL
+    SELECT room_id, seq, kind, message_id, user_id, ''
+    FROM room_events
+    ORDER BY room_id, seq
+"""
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the log of a room. `content` is that of a message, and "" of a tombstone and of an event."""
-
-    seq: int
-    kind: str
-    message_id: UUID | None
-    content: str = ""
+Histories = Sequence[Sequence[Record]]
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the database holds at the end: of each room its head and, by seq, its log."""
+    """What the database holds at the end: the head and the log of each room, and the content of each message.
+
+    The content of a tombstone is "".
+    """
 
     heads: dict[UUID, int]
-    logs: dict[UUID, list[Entry]]
+    logs: dict[UUID, list[LogEntry]]
+    contents: dict[UUID, str]
+
+
+async def stored_in(settings: PostgresSettings) -> Stored:
+    """Read by a connection of its own, in one snapshot."""
+    connection = await connect(settings)
+    try:
+        async with connection.transaction(isolation="repeatable_read"):
+            heads = await connection.fetch("SELECT id, last_seq FROM rooms")
+            rows = await connection.fetch(LOGS)
+    finally:
+        await connection.close()
+    logs: dict[UUID, list[LogEntry]] = defaultdict(list)
+    contents: dict[UUID, str] = {}
+    for room_id, seq, kind, message_id, user_id, content in rows:
+        is_of_member = "user_id" in events.KINDS[kind].__struct_fields__
+        entry = LogEntry(seq, kind, _uuid(message_id), _uuid(user_id) if is_of_member else None)
+        logs[UUID(str(room_id))].append(entry)
+        if kind == events.MessageSent.kind:
+            contents[UUID(str(message_id))] = content
+    return Stored({UUID(str(room_id)): head for room_id, head in heads}, dict(logs), contents)
+
+
+def _uuid(value: object) -> UUID | None:
+    return None if value is None else UUID(str(value))
+
+
+@dataclass(slots=True)
+class SentMessage:
+    """All that the histories tell of one message. A process that was killed leaves it to another to retry."""
+
+    room_id: UUID
+    began: int
+    acknowledged: int | None = None
+    seqs: set[int] = field(default_factory=set)
+    # Contents that it may have by the calls since the last acknowledged one, that call included.
+    possible: list[str] = field(default_factory=list)
+    acknowledged_edits: int = 0
+    # Calls that may have been made, by kind of change.
+    tried: Counter[Change] = field(default_factory=Counter)
+
+
+def sent_in(histories: Histories) -> dict[UUID, SentMessage]:
+    """The messages of all senders. Each message is changed by its own sender alone, one call at a time."""
+    messages: dict[UUID, SentMessage] = {}
+    for history in histories:
+        calls: dict[int, Began] = {}
+        for record in history:
+            if isinstance(record, Began):
+                calls[record.call] = record
+                _begin(messages, record)
+            elif isinstance(record, Acknowledged):
+                _acknowledge(messages[calls[record.call].message_id], calls[record.call], record)
+            elif isinstance(record, GaveUp):
+                _give_up(messages[calls[record.call].message_id], calls[record.call])
+    return messages
+
+
+def _begin(messages: dict[UUID, SentMessage], call: Began) -> None:
+    if call.change == "send":
+        sent = messages.setdefault(call.message_id, SentMessage(call.room_id, call.at))
+        sent.began = min(sent.began, call.at)
+        sent.possible = sent.possible or [call.content]
+    else:
+        sent = messages[call.message_id]
+        sent.possible.append(call.content)
+    sent.tried[call.change] += 1
+
+
+def _acknowledge(sent: SentMessage, call: Began, acknowledged: Acknowledged) -> None:
+    sent.seqs.add(acknowledged.seq)
+    if call.change == "send":
+        sent.acknowledged = min(sent.acknowledged or acknowledged.at, acknowledged.at)
+    else:
+        sent.possible = [call.content]
+        sent.acknowledged_edits += call.change == "edit"
+
+
+def _give_up(sent: SentMessage, call: Began) -> None:
+    sent.tried[call.change] -= 1
+    if call.change != "send":
+        sent.possible.remove(call.content)
 
 
 def lost(histories: Histories, stored: Stored) -> Iterator[str]:
-    """What was acknowledged and is not there, or stands elsewhere, or says something else."""
-    places = {
-        entry.message_id: (room_id, entry)
-        for room_id, log in stored.logs.items()
-        for entry in log
-        if entry.kind == "MessageSent"
-    }
-    edits = Counter(e.message_id for log in stored.logs.values() for e in log if e.kind == "MessageEdited")
-    for message_id, sent in sent_in(histories).items():
-        if not sent.seqs:
+    """Acknowledged messages that are missing, have another seq, or have a content from before a later change."""
+    sent = sent_in(histories)
+    answers = [AcknowledgedMessage(id_, one.room_id, seq) for id_, one in sent.items() for seq in one.seqs]
+    yield from log_checks.lost_messages(stored.logs, answers)
+    edits = Counter(
+        entry.message_id for log in stored.logs.values() for entry in log if entry.kind == KINDS["edit"]
+    )
+    for message_id, one in sent.items():
+        if not one.seqs or message_id not in stored.contents:
             continue
-        room_id, entry = places.get(message_id, (None, None))
-        if entry is None:
-            yield f"message {message_id} was acknowledged and is lost"
-            continue
-        if room_id != sent.room_id or sent.seqs != {entry.seq}:
-            yield f"message {message_id} was acknowledged as {sorted(sent.seqs)} and has seq {entry.seq}"
-        if entry.content not in sent.possible:
+        if stored.contents[message_id] not in one.possible:
             yield f"message {message_id} has content that an acknowledged change had replaced"
-        if edits[message_id] < sent.acknowledged_edits:
-            yield f"{sent.acknowledged_edits - edits[message_id]} acknowledged edits of {message_id} are lost"
+        if edits[message_id] < one.acknowledged_edits:
+            yield f"{one.acknowledged_edits - edits[message_id]} acknowledged edits of {message_id} are lost"
 
 
-def made_after_all(histories: Histories, stored: Stored) -> Iterator[str]:
-    """Calls that were made although each of their tries had said that it was not."""
+def made_although_refused(histories: Histories, stored: Stored) -> Iterator[str]:
+    """Calls that were made, although the error of each try excluded it."""
     entries = Counter((entry.kind, entry.message_id) for log in stored.logs.values() for entry in log)
     for message_id, sent in sent_in(histories).items():
-        for what, tried in sent.tried.items():
-            made = entries[KINDS[what], message_id]
+        for change, tried in sent.tried.items():
+            made = entries[KINDS[change], message_id]
             if made > tried:
-                yield f"{what} of message {message_id} was made {made} times, and may have been {tried} times"
+                yield f"{change} of message {message_id} was made {made} times, and may have been {tried} times"
 
 
-def otherwise_than_told(histories: Histories) -> Iterator[str]:
-    """What authors found in the place of what they had been told of their own messages."""
+def unlike_the_answer(histories: Histories) -> Iterator[str]:
+    """Messages that their authors found in another state than the last answer had given."""
     for history in histories:
         calls: dict[int, Began] = {}
-        told: dict[UUID, str] = {}
+        answered: dict[UUID, str] = {}
         for record in history:
             if isinstance(record, Began):
                 calls[record.call] = record
             elif isinstance(record, Acknowledged):
-                told[calls[record.call].message_id] = calls[record.call].content
+                answered[calls[record.call].message_id] = calls[record.call].content
             elif isinstance(record, Looked):
                 call = calls[record.call]
-                if record.content != told.get(call.message_id):
-                    yield f"message {call.message_id} is not as its author was told by {call.what}"
+                if record.content != answered.get(call.message_id):
+                    yield f"message {call.message_id} is not as the answer to its {call.change} said"
 
 
 def holes(stored: Stored) -> Iterator[str]:
-    """Rooms whose seqs are not 1..head, over messages and events together."""
+    """Rooms whose seqs are not 1 to the head, over messages and events together."""
     for room_id, head in stored.heads.items():
-        seqs = [entry.seq for entry in stored.logs.get(room_id, [])]
-        if seqs != list(range(1, head + 1)):
-            yield f"room {room_id} has {len(seqs)} entries with {len(set(seqs))} seqs, and its head is {head}"
+        for error in log_checks.seq_errors(stored.logs.get(room_id, []), head):
+            yield f"room {room_id}: {error}"
 
 
 def duplicates(stored: Stored) -> Iterator[str]:
-    """Messages that stand in the logs twice: by their id, or by content, which no two senders ever share."""
-    entries = [entry for log in stored.logs.values() for entry in log if entry.kind == "MessageSent"]
-    for message_id, count in Counter(entry.message_id for entry in entries).items():
+    """Messages that are stored twice: by their id, or by their content, which no two sends share."""
+    yield from log_checks.repeated_messages(stored.logs)
+    for content, count in Counter(content for content in stored.contents.values() if content).items():
         if count > 1:
-            yield f"message {message_id} stands in the logs {count} times"
-    for content, count in Counter(entry.content for entry in entries if entry.content).items():
-        if count > 1:
-            yield f"{count} messages say {content[:40]!r}, which was sent once"
+            yield f"{count} messages have the content {content[:40]!r}, which was sent once"
 
 
 def out_of_order(histories: Histories, stored: Stored) -> Iterator[str]:
-    """Messages with a smaller seq than one that was acknowledged before they were begun, in the same room.
+    """Messages with a smaller seq than one of the same room that was acknowledged before they were begun.
 
-    Unacknowledged ones too: they have no end, but they do have a beginning.
+    Unacknowledged messages too: they have no end, but they do have a beginning.
     """
-    seqs = {e.message_id: e.seq for log in stored.logs.values() for e in log if e.kind == "MessageSent"}
+    seqs = {e.message_id: e.seq for log in stored.logs.values() for e in log if e.kind == KINDS["send"]}
     rooms: dict[UUID, list[tuple[int, bool, int]]] = defaultdict(list)
     for message_id, sent in sent_in(histories).items():
         if message_id not in seqs:
-            continue  # not acknowledged, or lost, which another check says
+            continue  # not acknowledged, or lost, which another check finds
         rooms[sent.room_id].append((sent.began, False, seqs[message_id]))
         if sent.acknowledged is not None:
             rooms[sent.room_id].append((sent.acknowledged, True, seqs[message_id]))
@@ -124,51 +205,46 @@ def out_of_order(histories: Histories, stored: Stored) -> Iterator[str]:
                 yield f"seq {seq} of room {room_id} was begun after seq {highest} had been acknowledged"
 
 
-def wrong_following(history: Iterable[Record], stored: Stored, *, to_the_head: bool = True) -> Iterator[str]:
-    """Where a follower's history is not the log, once each and in order, from its cursors on.
+def wrong_deliveries(history: Iterable[Record], stored: Stored, *, to_head: bool = True) -> Iterator[str]:
+    """Where a follower's history is not the log from its cursors on, each entry once and in order.
 
     A `Resync` starts the room anew after its cursor. A follower that starts again has to go on from where it was.
-    With `to_the_head` it has to have come to the head of each room.
+    With `to_head` it has to have come to the head of each room.
     """
-    reached: dict[UUID, int] = {}
+    rooms: dict[UUID, tuple[int, list[LogEntry]]] = {}  # the seq it started after, and the entries since
     for record in history:
         if isinstance(record, Follows):
             for room_id, cursor in record.after.items():
                 seq = _seq(room_id, cursor)
-                if reached.setdefault(room_id, seq) != seq:
-                    yield f"room {room_id}: the follower was at {reached[room_id]} and goes on from {seq}"
+                after, received = rooms.setdefault(room_id, (seq, []))
+                reached = received[-1].seq if received else after
+                if reached != seq:
+                    yield f"room {room_id}: the follower was at {reached} and goes on from {seq}"
         elif isinstance(record, Resynced):
-            reached[record.room_id] = _seq(record.room_id, record.cursor)
+            yield from _delivery_errors(record.room_id, *rooms[record.room_id], stored, to_head=False)
+            rooms[record.room_id] = _seq(record.room_id, record.cursor), []
         elif isinstance(record, Delivered):
-            if record.seq != reached[record.room_id] + 1:
-                yield f"room {record.room_id}: after seq {reached[record.room_id]} came {record.seq}"
-            yield from _wrong_entry(record, stored)
-            reached[record.room_id] = record.seq
-    if to_the_head:
-        for room_id, seq in reached.items():
-            if seq != stored.heads[room_id]:
-                yield f"room {room_id}: the follower has come to {seq} of {stored.heads[room_id]}"
+            rooms[record.room_id][1].append(record.entry)
+    for room_id, (after, received) in rooms.items():
+        yield from _delivery_errors(room_id, after, received, stored, to_head=to_head)
+
+
+def _delivery_errors(
+    room_id: UUID, after: int, received: list[LogEntry], stored: Stored, *, to_head: bool
+) -> Iterator[str]:
+    log = stored.logs.get(room_id, [])
+    for error in log_checks.delivery_errors(log, received, after=after, to_head=to_head):
+        yield f"room {room_id}: {error}"
 
 
 def _seq(room_id: UUID, cursor: str | None) -> int:
     return 0 if cursor is None else Position.decode(room_id, cursor).seq
 
 
-def _wrong_entry(record: Delivered, stored: Stored) -> Iterator[str]:
-    log = stored.logs[record.room_id]
-    entry = log[record.seq - 1] if 0 < record.seq <= len(log) else None
-    if entry is None or (entry.kind, entry.message_id) != (record.kind, record.message_id):
-        there = "nothing" if entry is None else f"{entry.kind} of {entry.message_id}"
-        yield (
-            f"room {record.room_id}: seq {record.seq} was delivered as {record.kind} of {record.message_id}, "
-            f"and is {there}"
-        )
-
-
 def violations(senders: Histories, followers: Histories, stored: Stored) -> list[str]:
-    """All of it."""
+    """The violations that all checks find."""
     found = [*lost(senders, stored), *holes(stored), *duplicates(stored), *out_of_order(senders, stored)]
-    found += [*made_after_all(senders, stored), *otherwise_than_told(senders)]
+    found += [*made_although_refused(senders, stored), *unlike_the_answer(senders)]
     for history in followers:
-        found += wrong_following(history, stored)
+        found += wrong_deliveries(history, stored)
     return found

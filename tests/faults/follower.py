@@ -14,7 +14,8 @@ import msgspec
 from faults.history import Delivered, Follows, History, Resynced, now, read
 from faults.process import plan_of, run, settings_of_environment
 from hubbub import Hub, Options
-from hubbub.events import FeedEvent, Logged, MessageDeleted, MessageEdited, MessageSent, Resync
+from hubbub.events import FeedEvent, LogEvent, Resync
+from hubbub.log_checks import LogEntry
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -41,9 +42,9 @@ def note(event: FeedEvent) -> Delivered | Resynced:
     """What is kept of an event."""
     if isinstance(event, Resync):
         return Resynced(now(), event.room_id, event.reason, event.cursor)
-    assert isinstance(event, Logged)  # no room is deleted here
-    message_id = event.message.id if isinstance(event, MessageSent | MessageEdited | MessageDeleted) else None
-    return Delivered(now(), event.room_id, event.seq, type(event).__name__, message_id, event.cursor)
+    assert isinstance(event, LogEvent)  # no room is deleted here
+    seq, kind, message_id, member_id = LogEntry.of(event)
+    return Delivered(now(), event.room_id, seq, kind, message_id, event.cursor, member_id)
 
 
 async def follow(told: asyncio.Event) -> None:

@@ -1,7 +1,7 @@
-"""What a process did and saw, kept so that a kill -9 of that process tears at most the last line.
+"""The history of a process: its calls, their answers and the events it received, on disk before each next step.
 
-A line is one `write` to a file opened to append: what was written before the kill is with the kernel. Times are
-nanoseconds of CLOCK_MONOTONIC, which all processes of a machine share.
+A kill -9 of the process tears at most the last line. A line is one `write` to a file opened to append, so what was
+written before the kill is in the kernel. Times are nanoseconds of CLOCK_MONOTONIC, which all processes share.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from uuid import UUID
 
 import msgspec
 
-What = Literal["send", "edit", "delete"]
+from hubbub.log_checks import LogEntry
+
+Change = Literal["send", "edit", "delete"]
 
 
 class Began(msgspec.Struct, frozen=True, tag="began"):
@@ -23,7 +25,7 @@ class Began(msgspec.Struct, frozen=True, tag="began"):
 
     at: int
     call: int
-    what: What
+    change: Change
     room_id: UUID
     message_id: UUID
     content: str
@@ -46,14 +48,14 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class GaveUp(msgspec.Struct, frozen=True, tag="gave up"):
-    """The call is not tried again: each try said that it had not been made."""
+    """The call is not tried again: the error of each try excluded that it was made."""
 
     at: int
     call: int
 
 
 class Looked(msgspec.Struct, frozen=True, tag="looked"):
-    """What the message of the call says after it: None where there is none, "" where it is deleted."""
+    """The content of the message after the call: None where there is no message, "" where it is deleted."""
 
     at: int
     call: int
@@ -68,7 +70,7 @@ class Follows(msgspec.Struct, frozen=True, tag="follows"):
 
 
 class Delivered(msgspec.Struct, frozen=True, tag="delivered"):
-    """A follower was given an entry of a log."""
+    """A follower received an entry of a log."""
 
     at: int
     room_id: UUID
@@ -76,10 +78,15 @@ class Delivered(msgspec.Struct, frozen=True, tag="delivered"):
     kind: str
     message_id: UUID | None
     cursor: str
+    member_id: UUID | None = None
+
+    @property
+    def entry(self) -> LogEntry:
+        return LogEntry(self.seq, self.kind, self.message_id, self.member_id)
 
 
 class Resynced(msgspec.Struct, frozen=True, tag="resynced"):
-    """A follower was told to load the room anew."""
+    """A follower received a `Resync`."""
 
     at: int
     room_id: UUID
@@ -88,7 +95,7 @@ class Resynced(msgspec.Struct, frozen=True, tag="resynced"):
 
 
 class Stalled(msgspec.Struct, frozen=True, tag="stalled"):
-    """A turn of the event loop: how late it came, and how much of that the machine had given to others."""
+    """A turn of the event loop: how late it came, and how long of that the process waited for a processor."""
 
     at: int
     late_seconds: float
@@ -96,7 +103,7 @@ class Stalled(msgspec.Struct, frozen=True, tag="stalled"):
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened"):
-    """A process of a crowd has a hub, after so many tries."""
+    """A process of many has a hub, after so many tries."""
 
     at: int
     process: int
@@ -105,7 +112,7 @@ class Opened(msgspec.Struct, frozen=True, tag="opened"):
 
 
 class Served(msgspec.Struct, frozen=True, tag="served"):
-    """A call of a process of a crowd was answered."""
+    """A call of a process of many was answered."""
 
     at: int
     process: int
@@ -129,7 +136,7 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        # What an earlier process tore must not spoil the first line of this one.
+        # A line that an earlier process tore must not spoil the first line of this one.
         if os.fstat(self._file).st_size:
             os.write(self._file, b"\n")
 
@@ -146,7 +153,7 @@ class History:
 
 
 class Tail:
-    """Reads a history while it is written: each call of `new` gives what has come since the last."""
+    """Reads a history while it is written: each call of `new` returns the records since the call before."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -165,7 +172,7 @@ class Tail:
 
 
 def read(path: Path) -> list[Record]:
-    """All of a history but for a torn last line."""
+    """All of a history, except a torn last line."""
     return Tail(path).new()
 
 

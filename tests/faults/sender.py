@@ -135,7 +135,7 @@ def unanswered(histories: list[Path]) -> list[Began]:
         found += [
             record
             for record in records
-            if isinstance(record, Began) and record.what == "send" and record.call not in answered
+            if isinstance(record, Began) and record.change == "send" and record.call not in answered
         ]
     return found
 

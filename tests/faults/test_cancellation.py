@@ -12,10 +12,10 @@ import pytest
 
 from faults import checker
 from faults.chat import Chat
+from faults.checker import stored_in
 from faults.everything import Call, calls_in, world_in
 from faults.figures import Figures
 from faults.scale import SCALE
-from faults.stored import stored_in
 from hubbub import Hub, HubbubError, Options, Settings
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import connect

@@ -6,10 +6,10 @@ import pytest
 
 from faults import checker
 from faults.chat import Chat
+from faults.checker import stored_in
 from faults.figures import Figures
 from faults.fragile import FragileServers
 from faults.scale import SCALE
-from faults.stored import stored_in
 from hubbub.postgres import connect
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from faults import checker
 from faults.chat import Chat
+from faults.checker import stored_in
 from faults.figures import Figures
 from faults.scale import SCALE
-from faults.stored import stored_in
 
 
 @pytest.mark.guarantee("G3", "three processes send, edit and delete in the same rooms")

@@ -8,11 +8,11 @@ import pytest
 
 from faults import checker
 from faults.chat import Chat
+from faults.checker import stored_in
 from faults.figures import Figures
 from faults.lost_answers import LostAnswers, one_in
 from faults.scale import SCALE
 from faults.sender import unanswered
-from faults.stored import stored_in
 
 
 @pytest.mark.guarantee("G2", "answers cut off after the commit, 1 % of them, half of these with all connections")

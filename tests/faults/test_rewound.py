@@ -12,11 +12,11 @@ import pytest
 
 from faults import checker
 from faults.chat import Chat
+from faults.checker import stored_in
 from faults.figures import Figures
 from faults.follower import cursors
 from faults.history import Delivered, Follows, Record, Resynced, read
 from faults.scale import SCALE
-from faults.stored import stored_in
 from faults.worker import Worker
 from hubbub import Hub, PostgresSettings, Unavailable
 from hubbub.events import Resync
@@ -135,7 +135,7 @@ async def test_all_who_have_seen_what_is_gone_are_told(chat: Chat, on_top: int, 
     stored = await stored_in(chat.settings.postgres)
     for follower in chat.followers:
         assert not told_of(follower, [whole])
-        assert not list(checker.wrong_following(since_told(read(follower.history), rewound), stored))
+        assert not list(checker.wrong_deliveries(since_told(read(follower.history), rewound), stored))
 
 
 def told_of(follower: Worker, room_ids: Collection[UUID]) -> int:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from faults import checker
-from faults.stored import stored_in
+from faults.checker import stored_in
 from hubbub import Hub, Invalid, MessageSent, PostgresSettings, Room, Settings, User
 from hubbub.postgres import Executor, Pool, Statement, connect
 from pgbouncer.conftest import Start
