@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from hubbub import events
 from hubbub.errors import Invalid
-from hubbub.history.lines import LONGEST_LINE, JoinLine, MessageLine, parse_line
+from hubbub.history.lines import EVENT_LINES, LONGEST_LINE, PAYLOAD_FIELDS, JoinLine, MessageLine, parse_line
 
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 OTHER = "01890a5d-ac96-774b-bcce-b302099a8058"
@@ -89,6 +90,15 @@ def test_plain_form_is_parsed_without_ids() -> None:
 def test_unusable_line_is_refused_with_the_reason(bad: bytes, reason: str) -> None:
     with pytest.raises(Invalid, match=reason):
         parse_line(bad)
+
+
+def test_every_kind_of_event_has_a_line_with_the_same_payload() -> None:
+    assert set(EVENT_LINES) == set(events.KINDS) - {MessageLine.event.kind}
+    for kind, form in EVENT_LINES.items():
+        fields = events.KINDS[kind].__struct_fields__
+        stored = [field for field in fields if field in events.Payload.__struct_fields__]
+        assert [field.name for field in PAYLOAD_FIELDS[form]] == stored
+        assert ("message_id" in form.__struct_fields__) == ("message" in fields)
 
 
 def test_message_with_a_seq_is_parsed_without_an_author() -> None:

@@ -4,50 +4,41 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from datetime import datetime
-from typing import Final, NamedTuple, TypedDict
+from typing import Any, Final, TypedDict
 from uuid import UUID
 
 import msgspec
 
 from hubbub.errors import NotFound
+from hubbub.events import Payload
 from hubbub.history.lines import (
+    EVENT_LINES,
     NO_METADATA,
+    PAYLOAD_FIELDS,
     AnyLine,
-    ChangeLine,
-    DeleteLine,
-    EditLine,
     EventLine,
-    JoinLine,
-    LeaveLine,
     MemberLine,
     MessageLine,
-    RoleLine,
     RoomLine,
     UserLine,
 )
-from hubbub.models import MessageType, Role
+from hubbub.models import MessageType, Role, Room, User
 from hubbub.postgres import OpenTransaction, Pool, Statement
 from hubbub.repositories.rooms import direct_key
+from hubbub.sql import columns
 
 ROWS_PER_PIECE: Final = 2_000
 """Entries of the log, or members, that are read at a time: with messages of 20,000 characters 40 MB, usually 1
 MB."""
 
 
-class RoomRow(NamedTuple):
-    id: UUID
-    name: str
-    description: str | None
-    is_private: bool
-    created_by: UUID | None
-    created_at: datetime
-    updated_at: datetime
-    keeps_receipts: bool | None
-    direct_key: bytes | None
-    last_seq: int
+class RoomRow(Room, frozen=True, gc=False):
+    direct_key: bytes | None = None
 
 
-class MessageRow(NamedTuple):
+class MessageRow(msgspec.Struct, frozen=True, gc=False):
+    """As `Message`, but with the metadata as they are stored."""
+
     id: UUID
     seq: int
     user_id: UUID | None
@@ -61,7 +52,7 @@ class MessageRow(NamedTuple):
     metadata: str | None
 
 
-class EventRow(NamedTuple):
+class EventRow(msgspec.Struct, frozen=True, gc=False):
     seq: int
     kind: str
     message_id: UUID | None
@@ -70,7 +61,7 @@ class EventRow(NamedTuple):
     created_at: datetime
 
 
-class MemberRow(NamedTuple):
+class MemberRow(msgspec.Struct, frozen=True, gc=False):
     user_id: UUID
     joined_at: datetime
     role: str
@@ -79,15 +70,15 @@ class MemberRow(NamedTuple):
     last_read_message_id: UUID | None
 
 
-class UserRow(NamedTuple):
-    id: UUID
-    username: str
-    email: str
-    avatar_url: str | None
-    created_at: datetime
-
-
-ROOM = Statement("history.export_room", RoomRow, f"SELECT {', '.join(RoomRow._fields)} FROM rooms WHERE id = $1")
+ROOM = Statement(
+    "history.export_room",
+    RoomRow,
+    f"""
+    SELECT {columns(RoomRow, computed={"is_direct": "direct_key IS NOT NULL"})}
+    FROM rooms
+    WHERE id = $1
+    """,
+)
 
 # The log of a direct room begins with the joining of its two members.
 PAIR = Statement(
@@ -107,7 +98,7 @@ MESSAGES = Statement(
     "history.export_messages",
     MessageRow,
     f"""
-    SELECT {", ".join(MessageRow._fields)}
+    SELECT {columns(MessageRow)}
     FROM messages
     WHERE room_id = $1
         AND seq > $2
@@ -120,7 +111,7 @@ EVENTS = Statement(
     "history.export_events",
     EventRow,
     f"""
-    SELECT {", ".join(EventRow._fields)}
+    SELECT {columns(EventRow)}
     FROM room_events
     WHERE room_id = $1
         AND seq > $2
@@ -133,7 +124,7 @@ MEMBERS = Statement(
     "history.export_members",
     MemberRow,
     f"""
-    SELECT {", ".join(MemberRow._fields)}
+    SELECT {columns(MemberRow)}
     FROM room_users
     WHERE room_id = $1
         AND user_id > $2
@@ -144,9 +135,9 @@ MEMBERS = Statement(
 
 USERS = Statement(
     "history.export_users",
-    UserRow,
+    User,
     f"""
-    SELECT {", ".join(UserRow._fields)}
+    SELECT {columns(User)}
     FROM users
     WHERE id = ANY($1::uuid[])
     ORDER BY id
@@ -240,27 +231,15 @@ class _Export:
         )
 
     def _event_line(self, row: EventRow) -> EventLine:
-        common = self._common(row.user_id, row.seq, row.created_at)
-        payload = _decode_payload(row.payload)
-        match row.kind, row.message_id:
-            case "edited", UUID() as message_id:
-                return EditLine(**common, message_id=message_id)
-            case "deleted", UUID() as message_id:
-                return DeleteLine(**common, message_id=message_id)
-            case "joined", _:
-                return JoinLine(**common, role=payload.role)
-            case "left", _:
-                return LeaveLine(**common)
-            case "role_changed", _:
-                return RoleLine(**common, role=payload.role or Role.MEMBER)
-            case _:
-                return ChangeLine(
-                    **common,
-                    name=payload.name,
-                    description=payload.description,
-                    is_private=payload.is_private,
-                    keeps_receipts=payload.keeps_receipts,
-                )
+        line = EVENT_LINES[row.kind]
+        values: dict[str, Any] = {"message_id": row.message_id} if "message_id" in line.__struct_fields__ else {}
+        payload = msgspec.json.decode(row.payload, type=dict[str, Any])
+        for field in PAYLOAD_FIELDS[line]:
+            if field.name in payload:
+                values[field.name] = payload[field.name]
+            elif field.required:
+                values[field.name] = getattr(_NO_PAYLOAD, field.name)
+        return line(**self._common(row.user_id, row.seq, row.created_at), **values)
 
     def _member_line(self, row: MemberRow) -> MemberLine:
         return MemberLine(
@@ -283,18 +262,10 @@ class _Common(TypedDict):
     seq: int
 
 
-class _Payload(msgspec.Struct, frozen=True):
-    role: Role | None = None
-    name: str = ""
-    description: str | None = None
-    is_private: bool = False
-    keeps_receipts: bool | msgspec.UnsetType | None = msgspec.UNSET
+_NO_PAYLOAD: Final = Payload()
 
 
-_decode_payload = msgspec.json.Decoder(_Payload).decode
-
-
-def _user_line(user: UserRow) -> UserLine:
+def _user_line(user: User) -> UserLine:
     return UserLine(
         id=user.id, user=user.username, email=user.email, avatar_url=user.avatar_url, at=user.created_at
     )

@@ -7,15 +7,16 @@ database. docs/history.md has the table of their keys.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final, get_args
 from uuid import UUID
 
 import msgspec
 
-from hubbub import inputs
+from hubbub import events, inputs
 from hubbub.errors import Invalid
 from hubbub.models import MessageType, Role
 from hubbub.postgres import FastUUID
@@ -38,6 +39,9 @@ Watermark = Annotated[int, msgspec.Meta(ge=0, le=inputs.LARGEST_SEQ)]
 class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag_field="kind"):
     """Something that a user did in a room. With `seq` it is the entry of that number in the log of the room."""
 
+    event: ClassVar[type[events.Logged]]
+    """The entry that the line stands for. Fields of the same name in both have the same value."""
+
     at: Time
     room: str | None = None
     user: str | None = None
@@ -49,6 +53,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 class MessageLine(Line, frozen=True, kw_only=True, gc=False, tag="message"):
     """A message as it is now: its latest content if it was edited, without content if it was deleted."""
 
+    event = events.MessageSent
     id: UUID | None = None
     content: str = ""
     message_type: MessageType = MessageType.TEXT
@@ -60,32 +65,37 @@ class MessageLine(Line, frozen=True, kw_only=True, gc=False, tag="message"):
 
 
 class JoinLine(Line, frozen=True, kw_only=True, gc=False, tag="join"):
+    event = events.MemberJoined
     role: Role | None = None
 
 
 class LeaveLine(Line, frozen=True, kw_only=True, gc=False, tag="leave"):
-    pass
+    event = events.MemberLeft
 
 
 class EditLine(Line, frozen=True, kw_only=True, gc=False, tag="edit"):
     """A message was edited. Its own line has the new content."""
 
+    event = events.MessageEdited
     message_id: UUID
 
 
 class DeleteLine(Line, frozen=True, kw_only=True, gc=False, tag="delete"):
     """A message was deleted. Its own line is the tombstone."""
 
+    event = events.MessageDeleted
     message_id: UUID
 
 
 class RoleLine(Line, frozen=True, kw_only=True, gc=False, tag="role"):
+    event = events.RoleChanged
     role: Role
 
 
 class ChangeLine(Line, frozen=True, kw_only=True, gc=False, omit_defaults=False, tag="change"):
     """The room was changed; these are its properties from then on."""
 
+    event = events.RoomChanged
     name: str
     description: str | None
     is_private: bool
@@ -131,6 +141,15 @@ class RoomLine(
 
 EventLine = JoinLine | LeaveLine | EditLine | DeleteLine | RoleLine | ChangeLine
 AnyLine = MessageLine | EventLine | MemberLine | UserLine | RoomLine
+
+EVENT_LINES: Final[Mapping[str, type[EventLine]]] = {line.event.kind: line for line in get_args(EventLine)}
+"""The line of each kind of entry that is not a message."""
+
+PAYLOAD_FIELDS: Final = {
+    line: [field for field in msgspec.structs.fields(line) if field.name in events.Payload.__struct_fields__]
+    for line in EVENT_LINES.values()
+}
+"""The fields of a line that its entry has in the JSON `payload`. One with its default value is left out there."""
 
 _DECODER: Final = msgspec.json.Decoder(AnyLine)
 

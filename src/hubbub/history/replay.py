@@ -29,8 +29,9 @@ from hubbub.history.lines import (
     room_id_of,
 )
 from hubbub.history.people import People
-from hubbub.history.room_log import KINDS, Membership, RoomLog, store_rooms
+from hubbub.history.room_log import Membership, RoomLog, store_rooms
 from hubbub.history.source import Refusal
+from hubbub.models import Message
 from hubbub.postgres import Copy, Executor, OpenTransaction, Row, Statement
 
 LINES_PER_TURN: Final = 500
@@ -284,10 +285,10 @@ class Replay:
             raise Invalid(field, "is not an earlier message of this room")
 
     def _add_event(self, line: EventLine, room: RoomLog) -> None:
-        message_id = line.message_id if isinstance(line, EditLine | DeleteLine) else None
+        message_id: UUID | None = getattr(line, "message_id", None)
         account = self._people[line]
         user_id = account or line.user_id
-        event = ExistingEvent(room.id, KINDS[type(line)], message_id, user_id, line.at)
+        event = ExistingEvent(room.id, line.event.kind, message_id, user_id, line.at)
         if line.seq is None:
             if account is None:
                 raise _no_such_user()
@@ -329,13 +330,7 @@ def _no_such_user() -> Invalid:
     return Invalid("user_id", "is not here, and the line has no name to create it")
 
 
-NEW_MESSAGES: Final = Copy(
-    "messages",
-    (
-        *("id", "room_id", "seq", "user_id", "content", "message_type", "is_edited"),
-        *("created_at", "updated_at", "deleted_at", "reply_to", "metadata"),
-    ),
-)
+NEW_MESSAGES: Final = Copy("messages", Message.__struct_fields__)
 
 REVISE = Statement(
     "history.revise_messages",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -11,9 +11,8 @@ import msgspec
 
 from hubbub.errors import Invalid
 from hubbub.history.lines import (
+    PAYLOAD_FIELDS,
     ChangeLine,
-    DeleteLine,
-    EditLine,
     EventLine,
     JoinLine,
     LeaveLine,
@@ -23,15 +22,6 @@ from hubbub.history.lines import (
 from hubbub.history.rooms import LockedRoom, MemberSnapshot
 from hubbub.models import Role
 from hubbub.postgres import Copy, OpenTransaction, Row, Statement
-
-KINDS: Final = {
-    JoinLine: "joined",
-    LeaveLine: "left",
-    EditLine: "edited",
-    DeleteLine: "deleted",
-    RoleLine: "role_changed",
-    ChangeLine: "room_changed",
-}
 
 
 class Membership(NamedTuple):
@@ -104,29 +94,25 @@ class RoomLog:
         member.
         """
         is_member = account in self.members
+        if self.is_direct and line.seq is None and not is_member and isinstance(line, JoinLine):
+            raise Invalid("room", "a direct room has exactly two members")
+        if self.is_direct and isinstance(line, LeaveLine):
+            raise Invalid("room", "a direct room keeps its two members")
+        self.last_seq += 1
+        message_id: UUID | None = getattr(line, "message_id", None)
+        payload = msgspec.json.encode(_payload(line)).decode()
+        self.events.append((self.id, self.last_seq, line.event.kind, message_id, user_id, payload, line.at))
         match line:
-            case JoinLine(role=role):
-                if self.is_direct and not is_member and line.seq is None:
-                    raise _not_two_members()
-                self._append(line, user_id, payload={} if role is None else {"role": role})
-                if account is not None and not is_member:
-                    last_read_seq = None if line.seq is None else self.last_seq
-                    self._add_member(account, line.at, role or Role.MEMBER, last_read_seq)
-            case LeaveLine():
-                if self.is_direct:
-                    raise Invalid("room", "a direct room keeps its two members")
-                self._append(line, user_id)
-                if account is not None and is_member:
-                    self._remove_member(account)
-            case RoleLine(role=role):
-                self._append(line, user_id, payload={"role": role})
-                if account is not None and is_member:
-                    self._set_role(account, role)
+            case JoinLine(role=role) if account is not None and not is_member:
+                last_read_seq = None if line.seq is None else self.last_seq
+                self.added[account] = Membership(line.at, role or Role.MEMBER, self.last_seq, last_read_seq)
+                self.members[account] = role or Role.MEMBER
+            case LeaveLine() if account is not None and is_member:
+                self._remove_member(account)
+            case RoleLine(role=role) if account is not None and is_member:
+                self._set_role(account, role)
             case ChangeLine():
-                self._append(line, user_id, payload=_properties(line))
                 self.change = line
-            case EditLine(message_id=message_id) | DeleteLine(message_id=message_id):
-                self._append(line, user_id, message_id=message_id)
 
     def add_joined_before(self, user_id: UUID, at: datetime) -> None:
         """Append the joining of an author who is not a member: it was before the history begins. Raises:
@@ -140,22 +126,6 @@ class RoomLog:
         else:
             self.members[user_id] = membership.role
             self.added[user_id] = membership
-
-    def _append(
-        self,
-        line: EventLine,
-        user_id: UUID | None,
-        *,
-        message_id: UUID | None = None,
-        payload: Mapping[str, object] | None = None,
-    ) -> None:
-        self.last_seq += 1
-        json = msgspec.json.encode(payload or {}).decode()
-        self.events.append((self.id, self.last_seq, KINDS[type(line)], message_id, user_id, json, line.at))
-
-    def _add_member(self, user_id: UUID, at: datetime, role: Role, last_read_seq: int | None) -> None:
-        self.members[user_id] = role
-        self.added[user_id] = Membership(at, role, self.last_seq, last_read_seq)
 
     def _remove_member(self, user_id: UUID) -> None:
         del self.members[user_id]
@@ -172,13 +142,9 @@ class RoomLog:
             self.new_roles[user_id] = role
 
 
-def _properties(line: ChangeLine) -> dict[str, object]:
-    receipts = {} if line.keeps_receipts is msgspec.UNSET else {"keeps_receipts": line.keeps_receipts}
-    return {"name": line.name, "description": line.description, "is_private": line.is_private, **receipts}
-
-
-def _not_two_members() -> Invalid:
-    return Invalid("room", "a direct room has exactly two members")
+def _payload(line: EventLine) -> dict[str, object]:
+    values = ((field, getattr(line, field.name)) for field in PAYLOAD_FIELDS[type(line)])
+    return {field.name: value for field, value in values if value is not field.default}
 
 
 EVENTS: Final = Copy("room_events", ("room_id", "seq", "kind", "message_id", "user_id", "payload", "created_at"))
