@@ -34,7 +34,7 @@ COLUMNS = {
         *("head", "room_id", "seq", "kind", "about", "by", "payload", "at"),
         *Message.__struct_fields__,
     ],
-    "messages.standing": [*Message.__struct_fields__, "is_member", "may_change"],
+    "messages.permission": [*Message.__struct_fields__, "is_member", "may_change"],
     "rooms.list_for": [
         *Room.__struct_fields__,
         *("role", "last_read_seq", "unread", "partner_id", "active_at"),

@@ -12,8 +12,8 @@ from hubbub import Conflict, Hub, Invalid, Message, NewMessage, NotAMember, Room
 from hubbub.commits import Change, MessagesSent
 from hubbub.models import MessageType
 from hubbub.postgres import Pool
-from hubbub.repositories.messages import drafts, together, writer
-from hubbub.repositories.messages.sending import Draft
+from hubbub.repositories.messages import send_many, writer
+from hubbub.repositories.messages.send import Draft
 from log import log_of
 
 
@@ -25,7 +25,9 @@ def contents(messages: Sequence[Message]) -> list[str]:
     return [message.content for message in messages]
 
 
-@pytest.mark.parametrize("count", [1, 2, together.BATCH, together.BATCH * 2 + 1])
+@pytest.mark.parametrize(
+    "count", [1, 2, send_many.MESSAGES_PER_STATEMENT, send_many.MESSAGES_PER_STATEMENT * 2 + 1]
+)
 async def test_the_order_of_the_list_is_the_order_in_the_log(
     hub: Hub, pool: Pool, ada: User, room: Room, count: int
 ) -> None:
@@ -39,7 +41,7 @@ async def test_the_order_of_the_list_is_the_order_in_the_log(
 
 
 async def test_nothing_comes_in_between(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
-    count = together.BATCH + 10
+    count = send_many.MESSAGES_PER_STATEMENT + 10
     [first, second, *single] = await asyncio.gather(
         hub.messages.send_many(room.id, ada.id, some(count)),
         hub.messages.send_many(room.id, ada.id, some(count)),
@@ -73,7 +75,7 @@ async def test_each_may_have_all_that_a_message_has(hub: Hub, ada: User, room: R
     assert (await hub.messages.page(room.id)).items == sent
 
 
-@pytest.mark.parametrize("count", [5, together.BATCH * 2 + 5])
+@pytest.mark.parametrize("count", [5, send_many.MESSAGES_PER_STATEMENT * 2 + 5])
 async def test_a_retry_returns_the_first_messages_and_takes_no_seq(
     hub: Hub, pool: Pool, ada: User, room: Room, count: int
 ) -> None:
@@ -103,7 +105,7 @@ async def test_retries_of_all_at_once_send_them_once(hub: Hub, pool: Pool, ada: 
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 20
 
 
-@pytest.mark.parametrize("count", [5, together.BATCH + 5])
+@pytest.mark.parametrize("count", [5, send_many.MESSAGES_PER_STATEMENT + 5])
 async def test_if_one_is_refused_none_is_sent(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room, count: int
 ) -> None:
@@ -147,13 +149,13 @@ async def test_what_is_wrong_with_one_is_said_before_anything_is_sent(
             await hub.messages.send_many(room.id, ada.id, [NewMessage("fine", id=id), wrong])  # type: ignore[list-item]
         assert refused.value.field == field
     with pytest.raises(Invalid) as refused:
-        await hub.messages.send_many(room.id, ada.id, (NewMessage("x") for _ in range(drafts.MOST_AT_ONCE + 1)))
+        await hub.messages.send_many(room.id, ada.id, (NewMessage("x") for _ in range(send_many.MOST_DRAFTS + 1)))
     assert refused.value.field == "drafts"
     assert await log_of(pool, room.id) == ["joined"]
 
 
 async def test_in_a_transaction_they_are_part_of_it(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
-    news = some(together.BATCH + 1)
+    news = some(send_many.MESSAGES_PER_STATEMENT + 1)
     with pytest.raises(ZeroDivisionError):
         await send_and_fail(hub, room, ada, news)
     assert await log_of(pool, room.id) == ["joined"]
@@ -163,7 +165,7 @@ async def test_in_a_transaction_they_are_part_of_it(hub: Hub, pool: Pool, ada: U
         with pytest.raises(Invalid):
             await tx.messages.send_many(room.id, ada.id, [*some(600), NewMessage("x", reply_to=uuid4())])
         await tx.messages.send(room.id, ada.id, "after")
-    assert await log_of(pool, room.id) == ["joined"] + ["sent"] * (together.BATCH + 2)
+    assert await log_of(pool, room.id) == ["joined"] + ["sent"] * (send_many.MESSAGES_PER_STATEMENT + 2)
 
 
 async def send_and_fail(hub: Hub, room: Room, user: User, news: list[NewMessage]) -> None:
@@ -180,7 +182,7 @@ async def test_all_are_told_of_in_their_order_though_the_caller_is_gone(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
     told: list[UUID] = []
-    many = drafts_of(room, ada, together.BATCH + 1)
+    many = drafts_of(room, ada, send_many.MESSAGES_PER_STATEMENT + 1)
 
     def note(change: Change) -> None:
         assert isinstance(change, MessagesSent)

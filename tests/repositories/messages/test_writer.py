@@ -27,7 +27,7 @@ from hubbub import (
 from hubbub.commits import Change, MessagesSent
 from hubbub.postgres import Pool, connect
 from hubbub.repositories.messages import writer
-from hubbub.repositories.messages.sending import Draft
+from hubbub.repositories.messages.send import Draft
 from log import log_of
 from waiting import until
 

@@ -15,9 +15,7 @@ from hubbub.events import LogEvent
 from hubbub.models import Message
 from hubbub.positions import NOTHING, Position, event_mark, mark
 from hubbub.postgres import Executor, Statement
-
-# The columns of a message, in the order of its fields.
-OF_MESSAGE = "\n".join(f"    messages.{field}," for field in Message.__struct_fields__).strip().rstrip(",")
+from hubbub.sql import columns
 
 
 class Entry(NamedTuple):
@@ -145,7 +143,7 @@ class Logs:
                 NULL::uuid AS by,
                 NULL::jsonb AS payload,
                 messages.created_at AS at,
-                {OF_MESSAGE}
+                {columns(Message, "messages")}
             FROM messages
             WHERE messages.room_id = $1
                 AND messages.seq >= $2
@@ -163,7 +161,7 @@ class Logs:
                 room_events.user_id,
                 room_events.payload,
                 room_events.created_at,
-                {OF_MESSAGE}
+                {columns(Message, "messages")}
             FROM room_events
             LEFT JOIN messages ON messages.id = room_events.message_id
             WHERE room_events.room_id = $1

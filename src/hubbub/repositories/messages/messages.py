@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from hubbub import inputs
 from hubbub.commits import Change, MessagesSent, OnCommit, RoomRewound, RoomTouched, ignore
 from hubbub.cursors import Cursor
-from hubbub.errors import Invalid, NotFound
-from hubbub.events import LogEvent, LogPage, Resync
+from hubbub.errors import Invalid, NotAMember, Unavailable
+from hubbub.events import LogEvent, LogPage, MessageDeleted, MessageEdited, Resync
 from hubbub.models import Message, MessagePage, MessageType, NewMessage, Page
 from hubbub.positions import START, Position
 from hubbub.postgres import Executor, Statement
-from hubbub.repositories.messages.changing import Changes
-from hubbub.repositories.messages.drafts import drafted, drafted_all
 from hubbub.repositories.messages.log import Logs
-from hubbub.repositories.messages.pages import NEWEST, Pages, Place, Span, seq_of
-from hubbub.repositories.messages.sending import MESSAGE, send_one
-from hubbub.repositories.messages.together import send_all
+from hubbub.repositories.messages.pages import NEWEST, PageAnchor, Pages, Span, seq_of
+from hubbub.repositories.messages.send import MESSAGE, draft_of, send_one
+from hubbub.repositories.messages.send_many import drafts_of, send_all
 from hubbub.repositories.messages.writer import MessageWriter
+from hubbub.sql import by_id, by_their_ids, columns, existing, next_entry
+
+
+class _Permission(NamedTuple):
+    """A message, and what a user may do with it."""
+
+    message: Message
+    is_member: bool
+    may_change: bool
 
 
 class Messages:
@@ -33,7 +41,6 @@ class Messages:
         self._executor = executor
         self._on_commit = on_commit
         self._writer = writer
-        self._changes = Changes(executor)
         self._logs = Logs(executor)
         self._pages = Pages(executor)
 
@@ -64,7 +71,7 @@ class Messages:
         with the same id is safe.
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        draft = drafted(room_id, user_id, NewMessage(content, message_type, id, reply_to, metadata))
+        draft = draft_of(room_id, user_id, NewMessage(content, message_type, id, reply_to, metadata))
         if self._writer is not None:
             return await self._writer.send(draft)
         message = await send_one(self._executor, draft, deadline=self._executor.deadline())
@@ -81,7 +88,7 @@ class Messages:
         none. `Invalid` names the field as `drafts[3].content`, counted from 0.
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        checked = drafted_all(room_id, user_id, inputs.items("drafts", drafts))
+        checked = drafts_of(room_id, user_id, inputs.items("drafts", drafts))
         if not checked:
             return []
         if self._writer is not None:
@@ -90,60 +97,142 @@ class Messages:
         self._changed(MessagesSent(messages))
         return messages
 
-    _GET = Statement("messages.get", Message, f"SELECT {MESSAGE} FROM messages WHERE id = $1")
+    _GET = by_id(Message, "messages", MESSAGE)
+    _GET_MANY = _GET.many
 
     async def get(self, message_id: UUID) -> Message:
-        """The message, or the tombstone that is left of it. Raises `NotFound`."""
-        return await self._get(inputs.uuid("message_id", message_id), self._executor.deadline())
-
-    async def _get(self, message_id: UUID, deadline: float) -> Message:
-        message = await self._executor.fetch_one(self._GET, message_id, deadline=deadline)
-        if message is None:
-            raise NotFound("message", message_id)
-        return message
-
-    _GET_MANY = Statement(
-        "messages.get_many", Message, f"SELECT {MESSAGE} FROM messages WHERE id = ANY($1::uuid[])"
-    )
+        """The message, or the tombstone that is left of it. Raises: NotFound."""
+        message = await self._executor.look_up(self._GET, inputs.uuid("message_id", message_id))
+        return existing(message, "message", message_id)
 
     async def get_many(self, message_ids: Iterable[UUID]) -> dict[UUID, Message]:
-        """Those of the messages that exist, by id, in one query."""
+        """The messages that exist, by id, in one query."""
         ids = inputs.uuids("message_ids", message_ids)
-        return {message.id: message for message in await self._executor.fetch_all(self._GET_MANY, ids)}
+        return by_their_ids(await self._executor.fetch_all(self._GET_MANY, ids))
+
+    # The message is locked before the head moves: of two changes of one message, the second waits, and then finds
+    # what the first has left. A change that finds nothing to do takes no seq.
+    _TARGET = """
+        target AS MATERIALIZED (
+            SELECT messages.id, messages.room_id
+            FROM messages
+            JOIN room_users
+                ON room_users.room_id = messages.room_id
+                AND room_users.user_id = $2
+            WHERE messages.id = $1
+                AND messages.deleted_at IS NULL
+                AND (messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'))
+                {unless}
+            FOR UPDATE OF messages
+        )
+    """
+    _EDIT = Statement(
+        "messages.edit",
+        Message,
+        f"""
+        WITH {_TARGET.format(unless="AND messages.content <> $3")},
+        {next_entry(MessageEdited, "target", message_id="$1", user_id="$2")}
+        UPDATE messages
+        SET content = $3,
+            is_edited = true,
+            updated_at = CURRENT_TIMESTAMP
+        FROM head
+        WHERE messages.id = $1
+        RETURNING {columns(Message, "messages")}
+        """,
+        idempotent=True,
+    )
 
     async def edit(self, message_id: UUID, content: str, *, by: UUID) -> Message:
-        """Give the message other content. An entry of the room's log; the message keeps its place and the rest.
+        """Give the message other content. An entry of the room's log; the message keeps its seq and the rest.
 
         `by` is its author, still in the room, or a moderator or admin of the room. The same content again changes
-        nothing. Raises `NotFound`, `NotAMember`, `Invalid` for one who may not, or for a deleted message.
+        nothing.
+
+        Raises: NotFound, NotAMember, Invalid (`by` may not edit it, or it is deleted).
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
         content = inputs.text("content", content, longest=inputs.CONTENT_LENGTH)
         deadline = self._executor.deadline()
-        message = await self._changes.edit(message_id, content, by, deadline)
-        self._changed(RoomTouched(message.room_id))  # on a retry as well: the first try may not have told
+        message = await self._executor.fetch_one(self._EDIT, message_id, by, content, deadline=deadline)
+        if message is None:
+            message = await self._unchanged(message_id, by, deadline)
+            if message.deleted_at is not None:
+                raise Invalid("message_id", "the message is deleted")
+        self._changed(RoomTouched(message.room_id))  # also on a retry: the first attempt may not have reported it
         return message
 
+    _DELETE = Statement(
+        "messages.delete",
+        Message,
+        f"""
+        WITH {_TARGET.format(unless="")},
+        {next_entry(MessageDeleted, "target", message_id="$1", user_id="$2")}
+        UPDATE messages
+        SET content = '',
+            metadata = NULL,
+            deleted_at = CURRENT_TIMESTAMP,
+            updated_at = CURRENT_TIMESTAMP
+        FROM head
+        WHERE messages.id = $1
+        RETURNING {columns(Message, "messages")}
+        """,
+        idempotent=True,
+    )
+
     async def delete(self, message_id: UUID, *, by: UUID) -> Message:
-        """Leave a tombstone: content and metadata are gone, the place in the log and what it replied to stay.
+        """Leave a tombstone, without content and metadata, with the seq and `reply_to` of the message.
 
-        A second time changes nothing.
+        `by` is as in `edit`. Deleting it again changes nothing.
 
-        `by` as in `edit`. Raises `NotFound`, `NotAMember`, `Invalid` for one who may not.
+        Raises: NotFound, NotAMember, Invalid (`by` may not delete it).
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
         deadline = self._executor.deadline()
-        message = await self._changes.delete(message_id, by, deadline)
+        deleted = await self._executor.fetch_one(self._DELETE, message_id, by, deadline=deadline)
+        message = deleted or await self._unchanged(message_id, by, deadline)
         self._changed(RoomTouched(message.room_id))
+        return message
+
+    _PERMISSION = Statement(
+        "messages.permission",
+        lambda *row: _Permission(Message(*row[:-2]), *row[-2:]),
+        f"""
+        SELECT
+            {columns(Message, "messages")},
+            room_users.role IS NOT NULL AS is_member,
+            COALESCE(messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'), false) AS may_change
+        FROM messages
+        LEFT JOIN room_users
+            ON room_users.room_id = messages.room_id
+            AND room_users.user_id = $2
+        WHERE messages.id = $1
+        """,
+    )
+
+    async def _unchanged(self, message_id: UUID, by: UUID, deadline: float) -> Message:
+        """The message that a change left as it was, or the error of a user who may not change it.
+
+        This very change may have made it so: one whose answer was lost is run again.
+        """
+        try:
+            permission = await self._executor.fetch_one(self._PERMISSION, message_id, by, deadline=deadline)
+        except Unavailable as failure:
+            raise failure.with_unknown_outcome() from failure
+        message, is_member, may_change = existing(permission, "message", message_id)
+        if not is_member:
+            raise NotAMember(message.room_id, by)
+        if not may_change:
+            raise Invalid("by", "is neither the author nor a moderator or admin of the room")
         return message
 
     async def page(
         self,
         room_id: UUID,
         *,
-        before: Place | None = None,
-        after: Place | None = None,
-        around: Place | UUID | None = None,
+        before: PageAnchor | None = None,
+        after: PageAnchor | None = None,
+        around: PageAnchor | UUID | None = None,
         limit: int = 50,
     ) -> MessagePage:
         """Up to `limit` messages (1 to 200) of a room, the oldest first: by default its newest.
@@ -162,9 +251,9 @@ class Messages:
         self,
         room_id: UUID,
         *,
-        before: Place | None = None,
-        after: Place | None = None,
-        around: Place | UUID | None = None,
+        before: PageAnchor | None = None,
+        after: PageAnchor | None = None,
+        around: PageAnchor | UUID | None = None,
         limit: int = 50,
     ) -> bytes:
         """The page as JSON in UTF-8, as PostgreSQL writes it: to hand on to a client as it is.
@@ -181,20 +270,22 @@ class Messages:
         self,
         room_id: UUID,
         *,
-        before: Place | None,
-        after: Place | None,
-        around: Place | UUID | None,
+        before: PageAnchor | None,
+        after: PageAnchor | None,
+        around: PageAnchor | UUID | None,
         limit: int,
         deadline: float,
     ) -> Span:
         room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit)
-        if sum(place is not None for place in (before, after, around)) > 1:
+        if sum(anchor is not None for anchor in (before, after, around)) > 1:
             raise Invalid("before", "only one of before, after and around can be given")
         if after is not None:
             return Span(room_id, seq_of("after", room_id, after) + 1, 0, limit)
         if around is not None:
-            place = await self._get(around, deadline) if isinstance(around, UUID) else around
-            return Span(room_id, seq_of("around", room_id, place), limit // 2, limit - limit // 2)
+            if isinstance(around, UUID):
+                message = await self._executor.fetch_one(self._GET, around, deadline=deadline)
+                around = existing(message, "message", around)
+            return Span(room_id, seq_of("around", room_id, around), limit // 2, limit - limit // 2)
         return Span(room_id, seq_of("before", room_id, NEWEST if before is None else before), limit, 0)
 
     async def since(self, room_id: UUID, cursor: str | None, *, limit: int = 200) -> LogPage:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from hubbub import inputs
 from hubbub.errors import Invalid, NotFound
 from hubbub.models import Message, MessagePage
 from hubbub.postgres import Executor, Statement
-from hubbub.repositories.messages.sending import MESSAGE
+from hubbub.repositories.messages.send import MESSAGE
 
-# A place in the log of a room: a seq, or the message that has it.
-Place = int | Message
+PageAnchor: TypeAlias = int | Message
+"""The position in the log of a room from which a page is read: a seq, or the message that has it."""
 
 NEWEST: Final = 2**63 - 1
 
-# What a page reads at most stands in the SQL, around it what was asked for. Of a bare LIMIT $3 PostgreSQL expects
-# a tenth of the room, finds that dear in a large table, and plans each page anew for its own numbers, which takes
-# as long as to read it.
 _MOST: Final = inputs.PAGE_LIMIT + 1
+"""The most that a page reads is a constant in the SQL, and the limit of the call is applied to that. For a bare
+LIMIT $3 PostgreSQL expects a tenth of the room, which looks expensive in a large table. It then plans each page
+anew for its own numbers, which takes as long as reading it."""
+
 _OLDER: Final = f"""
     SELECT {MESSAGE}
     FROM (
@@ -48,7 +49,7 @@ _NEWER: Final = f"""
 
 
 class Span(NamedTuple):
-    """What a page shows: so many messages before the pivot, a seq, and so many from it on."""
+    """The extent of a page: how many messages before the seq `pivot`, and how many from there on."""
 
     room_id: UUID
     pivot: int
@@ -56,32 +57,32 @@ class Span(NamedTuple):
     newer: int
 
 
-def seq_of(field: str, room_id: UUID, place: Place) -> int:
-    """The seq of a place. Raises `Invalid`, also for a message of another room."""
-    if isinstance(place, Message):
-        if place.room_id != room_id:
+def seq_of(field: str, room_id: UUID, anchor: PageAnchor) -> int:
+    """The seq of an anchor. Raises: Invalid (also for a message of another room)."""
+    if isinstance(anchor, Message):
+        if anchor.room_id != room_id:
             raise Invalid(field, "is a message of another room")
-        return place.seq
-    return min(inputs.seq(field, place), NEWEST - 1) if field == "after" else inputs.seq(field, place)
+        return anchor.seq
+    return min(inputs.seq(field, anchor), NEWEST - 1) if field == "after" else inputs.seq(field, anchor)
 
 
-def _as_it_is(page: bytes) -> bytes:
+def _unchanged(page: bytes) -> bytes:
     return page
 
 
 class Pages:
-    """Reads pages. Who may read them is the caller's to ask.
+    """Reads pages, and leaves it to the caller to check who may read them.
 
-    Those who wait for the same page share the statement that reads it, as when everybody opens one room. A caller
-    joins only one that has not been sent: what was acknowledged before the call is on the page.
-    """
+    Callers that wait for the same page share the statement that reads it, as when all members open one room. A
+    caller joins only a statement that was not sent yet, so all that was acknowledged before the call is on the
+    page."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
-    # One statement for every direction: so many before the pivot, so many from it on. One row more than asked for
-    # on a side, or one row of the side that was not asked for, says whether there is more. After the newest there
-    # is nothing to look for: PostgreSQL sees that before it goes down the index.
+    # One statement for every direction: messages before the pivot and from it on. One more row per side than asked
+    # for tells whether there is more on that side. After the newest message there is nothing to look for, which
+    # PostgreSQL sees before it descends the index.
     _PAGE = Statement(
         "messages.page",
         Message,
@@ -89,7 +90,7 @@ class Pages:
     )
 
     async def read(self, span: Span, deadline: float) -> MessagePage:
-        """The page. Raises `NotFound` for an unknown room."""
+        """The page. Raises: NotFound (no such room)."""
         room_id, pivot, older, newer = span
         rows = await self._executor.fetch_shared(
             self._PAGE, room_id, pivot, older + 1, newer + 1, deadline=deadline
@@ -105,10 +106,10 @@ class Pages:
             has_newer=len(after) > newer,
         )
 
-    # As _PAGE, cut to what was asked for. The keys are the fields of the models, in their order.
+    # As _PAGE, without the rows that were not asked for. The keys are the fields of the models, in their order.
     _PAGE_JSON = Statement(
         "messages.page_json",
-        _as_it_is,
+        _unchanged,
         f"""
         WITH older AS MATERIALIZED (
             {_OLDER}
@@ -146,7 +147,7 @@ class Pages:
     )
 
     async def read_json(self, span: Span, deadline: float) -> bytes:
-        """The page as JSON. Raises `NotFound` for an unknown room."""
+        """The page as JSON. Raises: NotFound (no such room)."""
         room_id, pivot, older, newer = span
         for page in await self._executor.fetch_shared(
             self._PAGE_JSON, room_id, pivot, older, newer, deadline=deadline

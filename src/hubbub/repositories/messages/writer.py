@@ -1,8 +1,18 @@
-"""Concurrent sends share statements and commits. `hubbub.batching` schedules them, and draws their states."""
+"""Concurrent sends share statements and commits. `hubbub.batching` schedules them, and draws their states.
+
+A batch, which usually is one statement:
+
+    append all --> sent
+      |-- a room is locked -----------> append those of free rooms; the others are put back
+      |-- an id is taken, or a
+      |   check failed ---------------> set the drafts with an outcome of their own aside; append the others
+      +-- none of these explains it --> each half by itself
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -19,11 +29,11 @@ from hubbub.batching import (
     too_many_waiting,
 )
 from hubbub.commits import MessagesSent, OnCommit
+from hubbub.errors import Conflict, Unavailable
 from hubbub.models import Message
-from hubbub.postgres import Executor
-from hubbub.repositories.messages.batches import Batches
-from hubbub.repositories.messages.sending import Draft, send_one
-from hubbub.repositories.messages.together import BATCH, send_all
+from hubbub.postgres import Executor, LockNotAvailable
+from hubbub.repositories.messages.send import Draft, Outcomes, find_earlier_sends, send_one, why_not_sent
+from hubbub.repositories.messages.send_many import MESSAGES_PER_STATEMENT, append, rooms_not_locked, send_all
 
 WORKERS: Final = 2
 """Statements in flight while `LOAD` messages wait. One writes while the results of the other are handled."""
@@ -33,6 +43,9 @@ MOST_WAITING: Final = 10_000
 """Bounds the memory of messages that wait. Further senders wait for a slot until their deadline."""
 MOST_CALLS: Final = 2
 """Calls of `send_many` in flight, beside the workers: each may hold its room and a connection for a second."""
+CHECK_IDS_FIRST_SECONDS: Final = 1.0
+"""A client, or a whole process, resends all messages that were not answered. A batch with one of these fails and
+is sent twice, so after one was found, the ids of batches are looked up first for so long."""
 
 
 class MessageWriter:
@@ -55,7 +68,7 @@ class MessageWriter:
             self._send_each,
             deadline_seconds=deadline_seconds,
             queue=KeyedQueue(),
-            per_batch=BATCH,
+            per_batch=MESSAGES_PER_STATEMENT,
             workers=WORKERS,
             load=LOAD,
             most_waiting=MOST_WAITING,
@@ -69,16 +82,28 @@ class MessageWriter:
     async def send(self, draft: Draft) -> Message:
         """Append the message: committed when this returns.
 
-        A sender that is cancelled while the draft waits has not sent it; once it is in flight, it may arrive.
+        A sender that is cancelled while the draft waits has not sent it. Once it is in flight, it may be sent.
 
-        Raises: what `send_one` does, `Unavailable` (at the deadline, or after `drain`).
+        Raises: as `send_one`, Unavailable (at the deadline, or after `drain`).
         """
         return await self._batcher.call(draft, draft.room_id, draft.id)
+
+    def _send_one(self, draft: Draft, deadline: float) -> Awaitable[Message]:
+        return send_one(self._executor, draft, deadline=deadline)
+
+    async def _send_each(self, drafts: list[Draft], deadline: float) -> list[Outcome[Message]]:
+        outcomes = await self._batches.send(drafts, deadline=deadline)
+        return [outcomes.get(draft.id, PUT_BACK) for draft in drafts]
+
+    def _committed(self, messages: Sequence[Message]) -> None:
+        self._on_commit(MessagesSent(messages))
 
     async def send_many(self, drafts: Sequence[Draft]) -> list[Message]:
         """Append messages to one room, in their order and all or none: committed when this returns.
 
-        Raises what `send_all` does. A sender who is cancelled may have sent them.
+        A sender that is cancelled may have sent them.
+
+        Raises: as `send_all`, Unavailable (at the deadline, or after `drain`).
         """
         if self._is_closed:
             raise closed()
@@ -93,29 +118,6 @@ class MessageWriter:
         call.add_done_callback(self._end_call)
         return await asyncio.shield(call)
 
-    async def drain(self) -> None:
-        """Refuse what comes from now on, and wait for what came before: until its deadline at the latest."""
-        self._is_closed = True
-        with suppress(TimeoutError):  # the deadlines of all earlier calls have passed by then
-            async with asyncio.timeout(self._deadline_seconds):
-                await self._batcher.drain()
-                while self._calls:
-                    await asyncio.wait(self._calls)
-
-    def _send_one(self, draft: Draft, deadline: float) -> Awaitable[Message]:
-        return send_one(self._executor, draft, deadline=deadline)
-
-    async def _send_each(self, drafts: list[Draft], deadline: float) -> list[Outcome[Message]]:
-        outcomes = await self._batches.send(drafts, deadline=deadline)
-        return [outcomes.get(draft.id, PUT_BACK) for draft in drafts]
-
-    def _committed(self, messages: Sequence[Message]) -> None:
-        self._on_commit(MessagesSent(messages))
-
-    def _end_call(self, call: asyncio.Task[list[Message]]) -> None:
-        self._calls.discard(call)
-        self._slots_for_calls.give_back()
-
     async def _send_many(self, drafts: Sequence[Draft], deadline: float) -> list[Message]:
         messages = await send_all(self._executor, drafts, deadline=deadline)
         for first in range(0, len(messages), ANSWERS_PER_TURN):
@@ -123,3 +125,85 @@ class MessageWriter:
                 self._committed(messages[first : first + ANSWERS_PER_TURN])
             await asyncio.sleep(0)
         return messages
+
+    def _end_call(self, call: asyncio.Task[list[Message]]) -> None:
+        self._calls.discard(call)
+        self._slots_for_calls.give_back()
+
+    async def drain(self) -> None:
+        """Refuse new messages, and wait for those that came before: until their deadlines at the latest."""
+        self._is_closed = True
+        with suppress(TimeoutError):  # the deadlines of all earlier calls have passed by then
+            async with asyncio.timeout(self._deadline_seconds):
+                await self._batcher.drain()
+                while self._calls:
+                    await asyncio.wait(self._calls)
+
+
+class Batches:
+    """Sends the messages of many senders together, each with its own outcome, whatever is wrong with another."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._check_ids_first_until = 0.0
+
+    async def send(self, drafts: Sequence[Draft], *, deadline: float) -> Outcomes:
+        """Append messages, in their order, in as few statements as their faults allow: usually one.
+
+        A draft of several rooms has no outcome if its room stays locked. Raises nothing: a failure is the outcome
+        of the drafts that it concerns, because others may have been committed by then."""
+        check_ids_first = len(drafts) > 1 and time.monotonic() < self._check_ids_first_until
+        return await self._send(drafts, deadline, check_ids_first=check_ids_first)
+
+    async def _send(self, drafts: Sequence[Draft], deadline: float, *, check_ids_first: bool = False) -> Outcomes:
+        if not drafts:
+            return {}
+        try:
+            if check_ids_first:
+                return await self._without(await self._find_earlier(drafts, deadline), drafts, deadline)
+            return await self._send_unchecked(drafts, deadline)
+        except Unavailable as error:
+            return {draft.id: error.for_another() for draft in drafts}
+        except Exception as error:  # noqa: BLE001 - whatever it is, the senders get it
+            return {draft.id: error for draft in drafts}
+
+    async def _send_unchecked(self, drafts: Sequence[Draft], deadline: float) -> Outcomes:
+        if len(drafts) == 1:
+            return {drafts[0].id: await send_one(self._executor, drafts[0], deadline=deadline)}
+        try:
+            outcomes = await append(self._executor, drafts, deadline=deadline)
+        except Unavailable as error:
+            rooms = {draft.room_id for draft in drafts}
+            if not isinstance(error, LockNotAvailable) or len(rooms) == 1:
+                raise
+            free = await rooms_not_locked(self._executor, rooms, deadline=deadline)
+            return await self._send([draft for draft in drafts if draft.room_id in free], deadline)
+        except Conflict:
+            aside = await self._find_earlier(drafts, deadline)
+        except Exception:  # noqa: BLE001 - one of them cannot be stored, perhaps for a rule of the application's
+            return await self._by_halves(drafts, deadline)
+        else:
+            if outcomes:
+                return outcomes
+            aside = await why_not_sent(self._executor, drafts, deadline=deadline)
+        if not aside:
+            return await self._by_halves(drafts, deadline)  # the reason is gone by now
+        return await self._without(aside, drafts, deadline)
+
+    async def _find_earlier(self, drafts: Sequence[Draft], deadline: float) -> Outcomes:
+        earlier = await find_earlier_sends(self._executor, drafts, deadline=deadline)
+        if earlier:
+            self._check_ids_first_until = time.monotonic() + CHECK_IDS_FIRST_SECONDS
+        return earlier
+
+    async def _without(self, aside: Outcomes, drafts: Sequence[Draft], deadline: float) -> Outcomes:
+        return aside | await self._send([draft for draft in drafts if draft.id not in aside], deadline)
+
+    async def _by_halves(self, drafts: Sequence[Draft], deadline: float) -> Outcomes:
+        middle = len(drafts) // 2
+        first = await self._send(drafts[:middle], deadline)
+        # Messages that follow one in a locked room must not overtake it.
+        locked = {draft.room_id for draft in drafts[:middle] if draft.id not in first}
+        return first | await self._send(
+            [draft for draft in drafts[middle:] if draft.room_id not in locked], deadline
+        )

@@ -14,8 +14,8 @@ import pytest
 from hubbub import Conflict, Hub, Invalid, Message, MessageType, NotFound, PostgresSettings, Room, Settings, User
 from hubbub.commits import Change, MessagesSent
 from hubbub.postgres import Pool, Statement, connect
-from hubbub.repositories.messages import Messages, MessageWriter, batches
-from hubbub.repositories.messages.sending import Draft
+from hubbub.repositories.messages import Messages, MessageWriter, writer
+from hubbub.repositories.messages.send import Draft
 from log import log_of
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ class Meddled(Recorded):
         self._lock = AsyncExitStack()
 
     async def attempt(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
-        match self.names.count("messages.send_together"):
+        match self.names.count("messages.send_many"):
             case 1:
                 transaction = await self._lock.enter_async_context(self.transaction())
                 await transaction.execute(TOUCH, self._locked.id)
@@ -135,14 +135,14 @@ async def test_a_batch_that_goes_on_by_halves_lets_nothing_overtake_what_it_left
     await owner.close()
     meddled = Meddled(settings.postgres, room)
     together = drafts(ada, *[room, other] * 8)  # the last of which is number 15
-    outcomes = await batches.Batches(meddled).send(together, deadline=meddled.deadline())
+    outcomes = await writer.Batches(meddled).send(together, deadline=meddled.deadline())
     await meddled.close()
     assert meddled.names[:5] == [
-        "messages.send_together",
-        "messages.send_together",
+        "messages.send_many",
+        "messages.send_many",
         "messages.rooms_not_locked",
-        "messages.send_together",
-        "messages.send_together",
+        "messages.send_many",
+        "messages.send_many",
     ]
     assert [draft.content for draft in together if draft.id not in outcomes] == [f"{n}" for n in range(0, 16, 2)]
     assert isinstance(outcomes[together[-1].id], Exception)
@@ -156,19 +156,19 @@ async def test_a_batch_that_goes_on_by_halves_lets_nothing_overtake_what_it_left
 async def test_where_one_id_was_repeated_others_are_looked_up_first(
     recorded: Recorded, hub: Hub, ada: User, room: Room
 ) -> None:
-    sender = batches.Batches(recorded)
+    sender = writer.Batches(recorded)
     before = drafts(ada, *[room] * 10)
     first = await sender.send(before, deadline=recorded.deadline())
     recorded.names.clear()
 
     again = await sender.send([*before[:3], *drafts(ada, room, room)], deadline=recorded.deadline())
-    assert recorded.names == ["messages.send_together", "messages.known", "messages.send_together"]
+    assert recorded.names == ["messages.send_many", "messages.earlier_sends", "messages.send_many"]
     assert [again[draft.id] for draft in before[:3]] == [first[draft.id] for draft in before[:3]]
     recorded.names.clear()
 
     edited = await hub.messages.edit(before[4].id, "edited", by=ada.id)
     again = await sender.send([*before[3:6], *drafts(ada, room, room)], deadline=recorded.deadline())
-    assert recorded.names == ["messages.known", "messages.send_together"]
+    assert recorded.names == ["messages.earlier_sends", "messages.send_many"]
     assert again[edited.id] == edited
     assert len(again) == 5
 
@@ -176,10 +176,10 @@ async def test_where_one_id_was_repeated_others_are_looked_up_first(
 async def test_a_writer_that_no_id_was_repeated_to_looks_nothing_up(
     recorded: Recorded, ada: User, room: Room
 ) -> None:
-    sender = batches.Batches(recorded)
+    sender = writer.Batches(recorded)
     for _ in range(3):
         await sender.send(drafts(ada, *[room] * 3), deadline=recorded.deadline())
-    assert recorded.names == ["messages.send_together"] * 3
+    assert recorded.names == ["messages.send_many"] * 3
 
 
 async def test_in_a_storm_of_retries_everybody_gets_his_first_message(hub: Hub, pool: Pool, ada: User) -> None:

@@ -1,53 +1,78 @@
-"""Appending many messages with one statement, and all that one sender has, with as many as it takes."""
+"""Appending many messages with one statement, or all of one call with as many as that takes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from hubbub.errors import Conflict, Invalid
-from hubbub.models import Message, MessageType
+from hubbub.models import Message, MessageType, NewMessage
 from hubbub.postgres import Executor, Statement
-from hubbub.repositories.messages.sending import Draft, Outcomes, in_the_way, sent_before
+from hubbub.repositories.messages.send import Draft, Outcomes, draft_of, find_earlier_sends, why_not_sent
 
 V = TypeVar("V")
 
-# Messages in a statement; a larger batch wins nothing (docs/decisions.md).
-BATCH = 500
-# How long a statement for several rooms waits for one that is locked. The pool tries it three times.
-LOCK_TIMEOUT = "100ms"
+MOST_DRAFTS: Final = 10_000
+"""Bounds the time for which one call locks its room: about a second on a busy machine of 2 cores."""
+MESSAGES_PER_STATEMENT: Final = 500
+"""A larger batch gains nothing (docs/decisions.md)."""
+LOCK_TIMEOUT: Final = "100ms"
+"""How long a statement for several rooms waits for a locked one, before the others go on without that room. The
+pool tries it three times."""
+
+
+def drafts_of(room_id: UUID, user_id: UUID, news: Iterable[NewMessage]) -> list[Draft]:
+    """The drafts, if all can be sent. Raises: Invalid (its field says which one, as `drafts[3].content`)."""
+    drafts: dict[UUID, Draft] = {}
+    for number, new in enumerate(news):
+        if number == MOST_DRAFTS:
+            raise Invalid("drafts", f"must be at most {MOST_DRAFTS}")
+        if not isinstance(new, NewMessage):
+            raise Invalid(f"drafts[{number}]", "must be a NewMessage")
+        try:
+            draft = draft_of(room_id, user_id, new)
+        except Invalid as refusal:
+            raise Invalid(f"drafts[{number}].{refusal.field}", refusal.reason) from refusal
+        if draft.id in drafts:
+            raise Invalid(f"drafts[{number}].id", "duplicate id")
+        drafts[draft.id] = draft
+    return list(drafts.values())
 
 
 class _Heads(msgspec.Struct, frozen=True):
-    """What a statement has done: the heads of its rooms before it, how many messages it wrote, and when."""
+    """The result of a statement: the heads of its rooms before it, how many messages it wrote, and when."""
 
     old_seqs: Sequence[int] | None
     messages: int
     created_at: datetime | None
 
 
-# As SEND, for all or none of many. A draft finds its room by the place in $9 ($2); its seq is the old head plus
-# its place among the room's messages ($3). Memberships, and what is replied to in which room ($11, $12), are
-# checked in front. The rooms ($9) are locked in the order of their ids, so that two writers with rooms in common
-# cannot lock each other out; $13 is how long to wait for each, NULL for as long as it takes. Each head moves on
-# by the number of its messages ($10). Old heads are looked up in an array, not joined: a generic plan expects ten
-# rows of an unnest, and joins 500 with 500 in a nested loop. Arrays of which no draft has a value are empty:
-# unnest makes them NULL. What an element of an array costs to encode, and a row to decode, is a good part of a
-# send: so the numbers ($2, $3, $10) come as text, and one row goes back.
-SEND_TOGETHER = Statement(
-    "messages.send_together",
+# As SEND, for all or none of many drafts.
+#
+# $9 has the rooms, $10 how many messages each gets. A draft has the ordinal of its room in $9 ($2), and its own
+# ordinal among the messages of that room ($3): its seq is the old head of the room plus the latter. Memberships
+# and the messages that are replied to ($11, in the rooms $12) are checked first. Rooms are locked in the order of
+# their ids, so that two writers with rooms in common cannot lock each other out. $13 is how long to wait for each
+# lock, NULL without a limit.
+#
+# Old heads are looked up in an array and not joined: a generic plan expects ten rows of an unnest, and joins 500
+# with 500 in a nested loop. An array in which every value is the default is sent empty, which unnest turns into
+# NULLs. Encoding an element of an array, and decoding a row, is a good part of the cost of a send: so the numbers
+# ($2, $3, $10) are sent as text, and one row comes back.
+SEND_MANY = Statement(
+    "messages.send_many",
     _Heads,
     """
     WITH draft AS MATERIALIZED (
         SELECT
             id,
-            ($9::uuid[])[room_place] AS room_id,
-            room_place,
-            place,
+            ($9::uuid[])[room_ordinal] AS room_id,
+            room_ordinal,
+            ordinal,
             user_id,
             content,
             COALESCE(message_type, 'text') AS message_type,
@@ -62,7 +87,7 @@ SEND_TOGETHER = Statement(
             $6::text[],
             $7::uuid[],
             $8::text[]
-        ) AS draft (id, room_place, place, user_id, content, message_type, reply_to, metadata)
+        ) AS draft (id, room_ordinal, ordinal, user_id, content, message_type, reply_to, metadata)
     ), allowed AS MATERIALIZED (
         SELECT
             (
@@ -86,19 +111,19 @@ SEND_TOGETHER = Statement(
     ), heads AS (
         UPDATE rooms
         SET last_seq = last_seq + counted.messages
-        FROM unnest($9::uuid[], $10::text::integer[]) WITH ORDINALITY AS counted (room_id, messages, place)
+        FROM unnest($9::uuid[], $10::text::integer[]) WITH ORDINALITY AS counted (room_id, messages, ordinal)
         WHERE rooms.id = counted.room_id
             AND (SELECT count(*) FROM locked) = cardinality($9::uuid[])
-        RETURNING counted.place, rooms.last_seq - counted.messages AS old_seq
+        RETURNING counted.ordinal, rooms.last_seq - counted.messages AS old_seq
     ), bases AS MATERIALIZED (
-        SELECT array_agg(old_seq ORDER BY place) AS old_seqs
+        SELECT array_agg(old_seq ORDER BY ordinal) AS old_seqs
         FROM heads
     ), sent AS (
         INSERT INTO messages (id, room_id, seq, user_id, content, message_type, reply_to, metadata)
         SELECT
             draft.id,
             draft.room_id,
-            bases.old_seqs[draft.room_place] + draft.place,
+            bases.old_seqs[draft.room_ordinal] + draft.ordinal,
             draft.user_id,
             draft.content,
             draft.message_type,
@@ -120,29 +145,32 @@ SEND_TOGETHER = Statement(
 
 
 async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> Outcomes:
-    """The messages, none of them if one is refused. Raises `LockNotAvailable` if one of several rooms is."""
-    place_of_room: dict[UUID, int] = {}
+    """Append all drafts, or none if one is refused: then there are no outcomes.
+
+    Raises: LockNotAvailable (one of several rooms stayed locked), Conflict (one of the ids is taken).
+    """
+    ordinal_of_room: dict[UUID, int] = {}
     counts: list[int] = []
-    room_places, places = [], []
+    room_ordinals, ordinals = [], []
     for draft in drafts:
-        room_place = place_of_room.setdefault(draft.room_id, len(counts))
-        if room_place == len(counts):
+        room_ordinal = ordinal_of_room.setdefault(draft.room_id, len(counts))
+        if room_ordinal == len(counts):
             counts.append(0)
-        counts[room_place] += 1
-        room_places.append(room_place + 1)
-        places.append(counts[room_place])
+        counts[room_ordinal] += 1
+        room_ordinals.append(room_ordinal + 1)
+        ordinals.append(counts[room_ordinal])
     originals = _originals(drafts)
     (heads,) = await executor.attempt(
-        SEND_TOGETHER,
+        SEND_MANY,
         [draft.id for draft in drafts],
-        _integers(room_places),
-        _integers(places),
+        _integers(room_ordinals),
+        _integers(ordinals),
         [draft.user_id for draft in drafts],
         [draft.content for draft in drafts],
         _unless_all(MessageType.TEXT, [draft.message_type for draft in drafts]),
         _unless_all(None, [draft.reply_to for draft in drafts]),
         _unless_all(None, [draft.metadata for draft in drafts]),
-        list(place_of_room),
+        list(ordinal_of_room),
         _integers(counts),
         [message_id for message_id, _ in originals],
         [room_id for _, room_id in originals],
@@ -155,8 +183,8 @@ async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float
         raise Invalid("message", "must not be kept out by a trigger")
     at, old_seqs = heads.created_at, heads.old_seqs
     return {
-        draft.id: _message(draft, old_seqs[room_place - 1] + place, at)
-        for draft, room_place, place in zip(drafts, room_places, places, strict=True)
+        draft.id: _message(draft, old_seqs[room_ordinal - 1] + ordinal, at)
+        for draft, room_ordinal, ordinal in zip(drafts, room_ordinals, ordinals, strict=True)
     }
 
 
@@ -165,13 +193,13 @@ def _integers(numbers: list[int]) -> str:
     return "{" + ",".join(map(str, numbers)) + "}"
 
 
-def _unless_all(usual: V, values: list[V]) -> list[V]:
-    """The values, or none where each is the usual one."""
-    return values if values.count(usual) < len(values) else []
+def _unless_all(default: V, values: list[V]) -> list[V]:
+    """The values, or none if each is the default."""
+    return values if values.count(default) < len(values) else []
 
 
 def _originals(drafts: Sequence[Draft]) -> set[tuple[UUID, UUID]]:
-    """What has to be there to be replied to, with its room: not what one of the drafts puts there in front."""
+    """The messages that drafts reply to, with their rooms, except those that an earlier draft creates."""
     earlier: set[tuple[UUID, UUID]] = set()
     originals: set[tuple[UUID, UUID]] = set()
     if all(draft.reply_to is None for draft in drafts):
@@ -214,36 +242,35 @@ ROOMS_NOT_LOCKED = Statement(
 
 
 async def rooms_not_locked(executor: Executor, rooms: Iterable[UUID], *, deadline: float) -> set[UUID]:
-    """Those of the rooms that nobody had locked a moment ago."""
+    """Those of the rooms that were not locked a moment ago."""
     return set(await executor.fetch_all(ROOMS_NOT_LOCKED, list(rooms), deadline=deadline))
 
 
 async def send_all(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> list[Message]:
-    """Append messages to one room, in their order and all or none, or find them as an earlier try has left them.
+    """Append messages to one room, in their order and all or none; those of an earlier attempt are found.
 
-    Raises what `send_one` does; an `Invalid` says which of the drafts it is about.
+    Raises: NotAMember, Invalid (its field says which draft), Conflict (another message has the id).
     """
-    if len(drafts) <= BATCH:
-        return await _send_all(executor, drafts, 0, deadline)
+    if len(drafts) <= MESSAGES_PER_STATEMENT:
+        return await _send_part(executor, drafts, 0, deadline)
     async with executor.transaction(deadline=deadline) as part:
-        few = range(0, len(drafts), BATCH)
         return [
             message
-            for first in few
-            for message in await _send_all(part, drafts[first : first + BATCH], first, deadline)
+            for first in range(0, len(drafts), MESSAGES_PER_STATEMENT)
+            for message in await _send_part(part, drafts[first : first + MESSAGES_PER_STATEMENT], first, deadline)
         ]
 
 
-async def _send_all(executor: Executor, drafts: Sequence[Draft], first: int, deadline: float) -> list[Message]:
-    """As `send_all`, for a batch; the first of its drafts is number `first` of all."""
+async def _send_part(executor: Executor, drafts: Sequence[Draft], first: int, deadline: float) -> list[Message]:
+    """As `send_all`, for the drafts of one statement, of which the first is number `first` of the call."""
     sent: dict[UUID, Message] = {}
     while rest := [draft for draft in drafts if draft.id not in sent]:
         try:
-            outcomes = await append(executor, rest, deadline=deadline) or await in_the_way(
+            outcomes = await append(executor, rest, deadline=deadline) or await why_not_sent(
                 executor, rest, deadline=deadline
             )
         except Conflict:
-            outcomes = await sent_before(executor, rest, deadline=deadline)
+            outcomes = await find_earlier_sends(executor, rest, deadline=deadline)
             if not outcomes:
                 raise
         for number, draft in enumerate(drafts, first):
