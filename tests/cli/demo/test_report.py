@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from hubbub.cli.demo import report
+from hubbub.cli.demo.report import Check, Result, Section, percentile
+from hubbub.history import Refusals, Renamed
+
+
+def result(*checks: Check) -> Result:
+    section = Section("Talk")
+    section.total("calls", 12_345, 10.0)
+    for milliseconds in [0.1234] * 1_979 + [1_234.5] * 21:
+        section.record("messages sent", milliseconds / 1_000)
+    section.checks = list(checks)
+    section.notes = ["[bold]a nickname[/bold]"]
+    section.seconds = 1.25
+    refusals = Refusals()
+    refusals.add(7, "not JSON")
+    return Result(
+        servers={"PostgreSQL": "18.1", "Valkey": "9.0"},
+        log="chat.jsonl",
+        refusals=refusals,
+        renamed=[Renamed("Mez", "Mez-2", "taken")],
+        sections=[section],
+        seconds=12.34,
+    )
+
+
+GOOD = Check("no message lost", 5_000)
+BAD = Check("no message doubled", 3, ["[red]message 4[/red] is there twice"])
+
+
+def shown(result: Result, width: int) -> str:
+    out = io.StringIO()
+    report.show(result, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def test_table_shows_counts_rates_times_and_states() -> None:
+    text = shown(result(GOOD), 80)
+    rows = {line.split("  ")[1]: line.split()[-4:] for line in text.splitlines() if line.startswith("  ")}
+    assert rows["calls"][-2:] == ["12,345", "1,234"]
+    assert rows["messages sent"] == ["0.12", "ms", "1.2", "s"]
+    assert rows["no message lost"][-2:] == ["5,000", "ok"]
+    assert "per" in text.splitlines()[4]
+    assert text.splitlines()[5].split() == ["count", "second", "p50", "p99"]
+    assert "PostgreSQL 18.1 and Valkey 9.0" in text
+    assert text.splitlines()[-1] == "1 of 1 checks passed in 12.3 s."
+
+
+def test_numbers_are_aligned() -> None:
+    text = shown(result(GOOD), 80)
+    ends = set()
+    for number in ("12,345", "2,000", "5,000"):
+        [line] = [line for line in text.splitlines() if f" {number} " in line]
+        ends.add(line.index(number) + len(number))
+    assert len(ends) == 1
+
+
+@pytest.mark.parametrize("width", [80, 120, 40])
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+    assert max(len(line.rstrip()) for line in shown(result(GOOD, BAD), width).splitlines()) <= width
+
+
+def test_failed_check_is_explained_below_the_table() -> None:
+    text = shown(result(GOOD, BAD), 80)
+    assert "FAILED: no message doubled: [red]message 4[/red] is there twice" in text
+    assert text.splitlines()[-1] == "1 of 2 checks passed in 12.3 s."
+
+
+def test_markup_in_a_log_is_printed_as_it_is() -> None:
+    assert "[bold]a nickname[/bold]" in shown(result(GOOD), 80)
+
+
+def test_json_has_the_same_figures() -> None:
+    told = json.loads(report.as_json(result(GOOD, BAD)))
+    assert told["ok"] is False
+    assert told["servers"] == {"postgresql": "18.1", "valkey": "9.0"}
+    assert told["log"]["first_refused"] == [{"line": 7, "reason": "not JSON"}]
+    assert told["log"]["renamed"] == [{"nickname": "Mez", "username": "Mez-2", "reason": "taken"}]
+    [step] = told["steps"]
+    assert step["figures"][0]["per_second"] == 1234.5
+    assert step["figures"][1] == {
+        "what": "messages sent",
+        "count": 2000,
+        "seconds": None,
+        "per_second": None,
+        "p50_ms": 0.123,
+        "p99_ms": 1234.5,
+    }
+    assert [check["ok"] for check in step["checks"]] == [True, False]
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.001, 1)])
+def test_percentile_is_not_exceeded_by_its_share_of_the_values(share: float, value: float) -> None:
+    assert percentile([float(n) for n in range(100, 0, -1)], share) == value
+
+
+def test_percentile_of_one_value_is_that_value() -> None:
+    assert percentile([7.0], 0.5) == percentile([7.0], 0.99) == 7.0
+
+
+async def test_call_that_raises_is_not_counted() -> None:
+    async def call(error: Exception | None = None) -> None:
+        if error is not None:
+            raise error
+
+    section = Section("calls")
+    with pytest.raises(KeyError):
+        await section.time("read", call(KeyError()))
+    await section.time("read", call())
+    for _ in range(2):
+        await section.time("send", call())
+    section.total_calls()
+    assert [(figure.what, figure.count) for figure in section.figures] == [("calls", 3), ("send", 2), ("read", 1)]
+    assert section.figures[0].per_second
+
+
+def test_check_keeps_the_first_failures_and_counts_all_comparisons() -> None:
+    check = Check("all is well")
+    check.expect(True, "never")
+    assert check.wrong == []
+    for n in range(50):
+        check.expect(False, f"failure {n}")
+    assert not check.ok
+    assert check.count == 51
+    assert check.wrong == [f"failure {n}" for n in range(10)]
