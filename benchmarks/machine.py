@@ -10,10 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-import redis.asyncio
 
 from benchmarks.peers import node
 from benchmarks.stage import Stage, connect
+from hubbub.redis import Connection
+from hubbub.redis.replies import as_bytes
 
 PACKAGES = ("hubbub", "asyncpg", "redis", "hiredis", "psycopg", "SQLAlchemy", "broadcaster", "msgspec")
 
@@ -61,10 +62,14 @@ async def _postgresql(stage: Stage) -> str:
 
 
 async def _valkey(stage: Stage) -> str:
-    settings = stage.settings.redis
-    async with redis.asyncio.Redis(host=settings.host, port=settings.port, password=settings.password) as client:
-        about = await client.info("server")
-    return str(about.get("valkey_version") or about["redis_version"])
+    connection = Connection(stage.settings.redis)
+    await connection.start()
+    try:
+        lines = as_bytes(await connection.execute("INFO", "server")).decode().splitlines()
+    finally:
+        await connection.close()
+    about = dict(line.split(":", 1) for line in lines if ":" in line)
+    return about.get("valkey_version") or about["redis_version"]
 
 
 def _processor() -> str:

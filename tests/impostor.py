@@ -30,17 +30,14 @@ async def command(reader: asyncio.StreamReader, parser: hiredis.Reader) -> list[
 async def handshake(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, glued: bytes = b""
 ) -> hiredis.Reader:
-    """Answer until the last word of the handshake, with `glued` in one piece with the last answer."""
+    """Answer all of the handshake, with `glued` in one piece with the last reply."""
     parser = hiredis.Reader()
     while True:
         words = await command(reader, parser)
         if words[0] == b"HELLO":
-            writer.write(HELLO)
-        elif words[:3] == [b"CLIENT", b"SETINFO", b"LIB-VER"]:
-            writer.write(b"+OK\r\n" + glued)
+            writer.write(HELLO + glued)
             return parser
-        else:
-            writer.write(b"+OK\r\n")
+        writer.write(b"+OK\r\n")
 
 
 @asynccontextmanager

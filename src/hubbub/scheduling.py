@@ -17,30 +17,30 @@ class OncePerTurn:
     What several callers want done then goes out together: one statement, one write.
     """
 
-    __slots__ = ("_action", "_handle")
+    __slots__ = ("_action", "_handle", "is_due")
 
     def __init__(self, action: Callable[[], None]) -> None:
         self._action = action
         self._handle: asyncio.Handle | None = None
+        self.is_due = False
+        """Whether the action was requested and has not begun. An attribute, as it is read per Redis command."""
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the action was requested and has not begun."""
-        return self._handle is not None
-
-    def request(self) -> None:
-        """Have the action called in the next turn."""
-        if self._handle is None:
-            self._handle = asyncio.get_running_loop().call_soon(self._call)
+    def request(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Have the action called in the next turn. A caller that has the loop saves asking asyncio for it."""
+        if not self.is_due:
+            self.is_due = True
+            self._handle = (loop or asyncio.get_running_loop()).call_soon(self._call)
 
     def cancel(self) -> None:
         """Forget the request, if there is one."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+            self.is_due = False
 
     def _call(self) -> None:
         self._handle = None
+        self.is_due = False
         self._action()
 
 

@@ -16,6 +16,8 @@ import pytest
 from hubbub.errors import Invalid, Unavailable
 from hubbub.redis import Connection, Gap, Received, Subscription, Subscriptions
 from hubbub.redis import subscriptions as module
+from hubbub.redis.subscriptions import Listener
+from impostor import command, handshake, impostor
 from redis_server import PASSWORD, Server
 from waiting import until, until_it_answers
 
@@ -474,7 +476,7 @@ async def test_who_comes_while_the_server_is_busy_with_a_script_is_heard_afterwa
 async def test_who_comes_after_a_refusal_waits_for_no_other_attempt(
     server: Server, subscriptions: Subscriptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ASK_AGAIN_SECONDS", 3600)
+    monkeypatch.setattr(module, "RETRY_REFUSED_SECONDS", 3600)
     heard: list[Received] = []
     async with a_script_that_runs_too_long(server):
         subscriptions.subscribe_soon_with("room", heard.append)
@@ -487,7 +489,7 @@ async def test_who_comes_after_a_refusal_waits_for_no_other_attempt(
 async def test_a_refused_subscription_that_was_closed_is_not_asked_for_again(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ASK_AGAIN_SECONDS", 3600)
+    monkeypatch.setattr(module, "RETRY_REFUSED_SECONDS", 3600)
     subscriptions = Subscriptions(server.settings)
     await subscriptions.start()
     async with a_script_that_runs_too_long(server):
@@ -508,3 +510,163 @@ async def test_a_channel_or_buffer_that_makes_no_sense_is_refused(subscriptions:
         await subscriptions.subscribe("\ud800")
     with pytest.raises(Invalid, match="buffer"):
         await subscriptions.subscribe("room", buffer=0)
+
+
+@pytest.mark.parametrize("nonsense", [b"HTTP/1.1 200 OK\r\n", b"+too much\r\n", b"*0\r\n"])
+async def test_a_server_that_breaks_the_protocol_is_left_and_a_gap_told(nonsense: bytes) -> None:
+    connections = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        parser = await handshake(reader, writer)
+        await command(reader, parser)
+        writer.write(b">3\r\n$9\r\nsubscribe\r\n$4\r\nroom\r\n:1\r\n")
+        if connections == 1:
+            writer.write(nonsense)
+        await reader.read()
+
+    async with impostor(talk) as settings:
+        subscriptions = Subscriptions(settings)
+        await subscriptions.start()
+        subscription = await subscriptions.subscribe("room")
+        async with asyncio.timeout(30):
+            assert await anext(subscription) == Gap("reconnected")
+        assert connections == 2
+        await subscriptions.close()
+
+
+async def test_a_confirmation_that_an_unsubscribe_follows_confirms_nothing() -> None:
+    confirm = asyncio.Event()
+    asked: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        parser = await handshake(reader, writer)
+        asked.extend([(await command(reader, parser))[0] for _ in range(3)])
+        for verb in (b"subscribe", b"unsubscribe"):
+            writer.write(b">3\r\n$%d\r\n%b\r\n$4\r\nroom\r\n:1\r\n" % (len(verb), verb))
+        await confirm.wait()
+        writer.write(b">3\r\n$9\r\nsubscribe\r\n$4\r\nroom\r\n:1\r\n")
+        await reader.read()
+
+    async with impostor(talk) as settings:
+        subscriptions = Subscriptions(settings)
+        await subscriptions.start()
+        first = asyncio.create_task(subscriptions.subscribe("room"))
+        await asyncio.sleep(0.02)
+        first.cancel()
+        await asyncio.wait([first])
+        await asyncio.sleep(0.02)
+        second = asyncio.create_task(subscriptions.subscribe("room"))
+        await asyncio.sleep(0.1)
+        assert asked == [b"SUBSCRIBE", b"UNSUBSCRIBE", b"SUBSCRIBE"]
+        assert not second.done()
+        confirm.set()
+        await second
+        await subscriptions.close()
+
+
+async def test_what_a_busy_server_refuses_is_asked_for_again_together(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "RETRY_REFUSED_SECONDS", 0.05)
+    asked: list[list[bytes]] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        parser = await handshake(reader, writer)
+        for _ in range(2):
+            asked.append(sorted(await command(reader, parser)))
+            writer.write(b"-BUSY a script runs\r\n")
+        asked.append(sorted(await command(reader, parser)))
+        for name in (b"blue", b"red"):
+            writer.write(b">3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(name), name))
+        await reader.read()
+
+    async with impostor(talk) as settings:
+        subscriptions = Subscriptions(settings)
+        await subscriptions.start()
+        rooms = [subscriptions.subscribe_soon(name) for name in ("red", "blue")]
+        async with asyncio.timeout(30):
+            assert [await anext(room) for room in rooms] == [Gap("reconnected")] * 2
+        await subscriptions.close()
+    assert asked == [[b"SUBSCRIBE", b"blue", b"red"]] * 3
+    told = [level for name, level, _ in caplog.record_tuples if name == "hubbub.redis"]
+    assert told == [logging.WARNING] * 2
+
+
+def forget(_: Listener) -> None:
+    """Nobody is registered anywhere here."""
+
+
+async def unread(subscription: Subscription) -> list[bytes | Gap]:
+    return [await anext(subscription) for _ in range(subscription.unread)]
+
+
+async def test_a_gap_that_does_not_fit_any_more_is_told_all_the_same() -> None:
+    subscription = Subscription(b"room", forget, buffer=1)
+    subscription.receive(Gap("reconnected"))
+    subscription.receive(b"a")
+    assert await unread(subscription) == [Gap("reconnected"), b"a"]
+
+
+async def test_messages_and_gaps_that_do_not_fit_become_one_gap() -> None:
+    subscription = Subscription(b"room", forget, buffer=2)
+    for heard in (b"a", Gap("reconnected"), b"b", b"c", b"d"):
+        subscription.receive(heard)
+    assert await unread(subscription) == [Gap("overflow", 2), b"c", b"d"]
+    assert subscription.dropped == 2
+
+
+async def test_reconnects_in_a_row_are_one_gap() -> None:
+    subscription = Subscription(b"room", forget, buffer=2)
+    subscription.receive(b"a")
+    for _ in range(5):
+        subscription.receive(Gap("reconnected"))
+    assert await unread(subscription) == [b"a", Gap("reconnected")]
+    assert subscription.dropped == 0
+
+
+async def test_what_was_dropped_is_said_once_and_counted_for_ever() -> None:
+    subscription = Subscription(b"room", forget, buffer=1)
+    for heard in (b"a", b"b"):
+        subscription.receive(heard)
+    assert await unread(subscription) == [Gap("overflow", 1), b"b"]
+    for heard in (b"c", b"d", b"e"):
+        subscription.receive(heard)
+    assert await unread(subscription) == [Gap("overflow", 2), b"e"]
+    assert subscription.dropped == 3
+
+
+async def test_a_reader_who_gives_up_loses_no_message() -> None:
+    subscription = Subscription(b"room", forget, buffer=10)
+    reader = asyncio.ensure_future(anext(subscription))
+    await asyncio.sleep(0)
+    subscription.receive(b"a")
+    reader.cancel()
+    await asyncio.wait([reader])
+    assert await anext(subscription) == b"a"
+
+
+async def test_there_is_one_reader_at_a_time() -> None:
+    subscription = Subscription(b"room", forget, buffer=10)
+    first = asyncio.ensure_future(anext(subscription))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="one reader"):
+        await anext(subscription)
+    subscription.receive(b"a")
+    assert await first == b"a"
+
+
+async def test_leaving_ends_the_iteration_of_a_waiting_reader() -> None:
+    subscription = Subscription(b"room", forget, buffer=10)
+    reader = asyncio.create_task(collect(subscription))
+    await asyncio.sleep(0)
+    subscription.receive(b"a")
+    await asyncio.sleep(0)
+    subscription.unsubscribe()
+    subscription.receive(b"too late")
+    assert await reader == [b"a"]
+
+
+async def collect(subscription: Subscription) -> list[bytes | Gap]:
+    return [heard async for heard in subscription]

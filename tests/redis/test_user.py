@@ -10,7 +10,7 @@ import pytest
 import hubbub
 from hubbub import Unavailable
 from hubbub.redis import Connection
-from hubbub.redis.refusals import ReplyError
+from hubbub.redis.errors import ReplyError
 from redis_server import Server
 from rights import as_redis_user, make_redis_users, user_line
 
@@ -19,7 +19,7 @@ IN_SERVICES = re.compile(r"""redis\.call\('([A-Z]+)'|execute\(\s*"([A-Z]+)"|(?<!
 IN_REDIS = re.compile(r"""(?:(?:self|connection)\.(?:execute|_ask)|await execute)\(\s*"([A-Z]+)\"""")
 
 HANDSHAKE = {"hello", "auth", "select", "ping", "client|setname"}
-"""What redis-py sends when it opens a connection, and the probe of a silent subscription."""
+"""The commands that open a connection, and the probe of a silent subscription."""
 
 
 def used() -> set[str]:

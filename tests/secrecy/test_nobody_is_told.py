@@ -75,7 +75,7 @@ async def test_neither_server_nor_log_nor_error_tells_a_password_or_a_token(
     talkative: Settings, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    # asyncpg and redis-py log nothing; asyncio in its debug mode logs the repr of what is slow.
+    # asyncpg and hiredis log nothing; asyncio in its debug mode logs the repr of what is slow.
     connection = Connection(talkative.redis)
     await connection.start()
     async with (

@@ -49,7 +49,7 @@ class Valkey:
     async def version(self, port: int) -> str | None:
         """What the server on that port says it is, for instance "9.1.2"; None unless it is ours and serves.
 
-        Asked in three plain lines over a socket: the Redis client is for redis/ alone, and its connections are
+        Asked in three plain lines over a socket: hiredis is for redis/ alone, and its connections are
         more than a question needs. PONG is what a server that still loads its data does not say.
         """
         try:

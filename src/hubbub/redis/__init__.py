@@ -1,12 +1,10 @@
-"""The only importer of the Redis client: one connection for commands, one for subscriptions."""
+"""Redis: one connection for commands, one for subscriptions. The only importer of hiredis."""
 
-from hubbub.redis.call import Outcome
-from hubbub.redis.commands import Connection
-from hubbub.redis.refusals import ReplyError
+from hubbub.redis.commands import Connection, Outcome
+from hubbub.redis.errors import ReplyError
 from hubbub.redis.replies import Part, Reply
 from hubbub.redis.script import Script
-from hubbub.redis.subscription import CallbackSubscription, Gap, Received, Subscription
-from hubbub.redis.subscriptions import Subscriptions
+from hubbub.redis.subscriptions import CallbackSubscription, Gap, Received, Subscription, Subscriptions
 
 __all__ = [
     "CallbackSubscription",

@@ -1,38 +1,152 @@
-"""The connection for commands: all callers of the process share it, and what waits goes out together."""
+"""The connection for commands, shared by all callers of the process.
+
+    execute --> unwritten --flush--> written --reply--> answered
+                    |                   |
+                    |                   | deadline, or the connection is lost: the outcome is unknown
+                    |                   v
+                    +---------------> failed
+                      deadline, connect timeout or closed: never sent
+
+All that was asked in one turn of the event loop is written at once. Redis replies in the order of the commands,
+so the n-th reply belongs to the n-th call written.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, TypeAlias
+
+import hiredis
+import msgspec
 
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.redis.call import Call, Outcome, Pipeline
-from hubbub.redis.command_wire import CommandWire
-from hubbub.redis.line import Line
-from hubbub.redis.wire import pack
-from hubbub.scheduling import EarliestTimer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from hubbub.redis.replies import Part, Reply
-    from hubbub.settings import RedisSettings
+from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, Reconnector, RespProtocol, pack
+from hubbub.redis.errors import DEMOTED, ReplyError, to_error
+from hubbub.redis.replies import Part, Reply
+from hubbub.scheduling import EarliestTimer, OncePerTurn
+from hubbub.settings import RedisSettings
 
 MAX_UNWRITTEN_BYTES: Final = 64 * 1024 * 1024
-"""What may wait to be written, however few commands it is."""
+"""Bounds the memory that unwritten commands take while the server reads none: 10,000 of the longest messages to
+publish would take 2.4 GiB."""
+
+Outcome: TypeAlias = "Reply | ReplyError | Unavailable"
+"""The reply to one command of a pipeline, or its error."""
 
 
-class Connection:
+class Call(msgspec.Struct, eq=False, gc=False):
+    """A command, and the future of the caller that waits for its reply.
+
+    The future is done early when the caller gives up. The reply comes all the same and is thrown away, so that
+    later replies go to their own callers. The garbage collector does not track a call, which halves the time to
+    make one. That is safe because all that refers back to it ends with the reply.
+    """
+
+    future: asyncio.Future[Any]
+    packed: bytes
+    since: float
+    deadline: float
+    writes: bool
+
+    def answer(self, reply: Reply | ReplyError) -> None:
+        """Give the caller the reply of the server."""
+        future = self.future
+        if future.done():
+            return
+        if isinstance(reply, ReplyError):
+            future.set_exception(to_error(reply))
+        else:
+            future.set_result(reply)
+
+    def leave_unanswered(self, reason: str) -> None:
+        """Fail a call that was written: the server may have carried it out."""
+        self.fail(Unavailable("redis", reason, outcome_unknown=self.writes))
+
+    def fail(self, error: Unavailable) -> None:
+        """Give the caller an error instead of a reply."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Pipeline(Call, eq=False, gc=False):
+    """Commands that are written together, with one future for the outcomes of all."""
+
+    steps: int
+    outcomes: list[Outcome] = []
+
+    def answer(self, reply: Reply | ReplyError) -> None:
+        """Add to the outcomes. The caller gets them with the last one."""
+        self.outcomes.append(to_error(reply) if isinstance(reply, ReplyError) else reply)
+        if len(self.outcomes) == self.steps and not self.future.done():
+            self.future.set_result(self.outcomes)
+
+
+class CommandProtocol(RespProtocol):
+    """Writes calls, and gives each reply to the oldest call that has none."""
+
+    def __init__(
+        self, transport: asyncio.Transport, reader: hiredis.Reader, on_writable: Callable[[], None]
+    ) -> None:
+        super().__init__(transport, reader, on_writable)
+        self._last_answered = 0
+        self.written: deque[Call] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is in flight, and no other is likely to come in this turn of the loop.
+
+        After several replies at once their callers will ask again in this turn, and are written together.
+        """
+        return not self.written and self._last_answered <= 1
+
+    def send(self, calls: list[Call]) -> None:
+        """Write all calls at once. A pipeline is in the list once for each of its replies."""
+        if not self.written:
+            self.received_at = self._loop.time()  # silence counts from the first command, not from the last reply
+        self.written.extend(calls)
+        self.write(b"".join([call.packed for call in dict.fromkeys(calls)]))
+
+    def parse(self) -> None:
+        written = self.written
+        waited = len(written)
+        next_reply = self.reader.gets
+        demoted = False
+        try:
+            while (reply := next_reply()) is not INCOMPLETE:
+                if reply.__class__ is hiredis.PushNotification:  # a server may send more than replies
+                    continue
+                written.popleft().answer(reply)
+                if reply.__class__ is ReplyError and reply.code == DEMOTED:
+                    demoted = True
+        except hiredis.HiredisError:
+            self.drop(NOT_REDIS)
+        except IndexError:
+            self.drop("the server replied without being asked")
+        self._last_answered = waited - len(written)
+        if demoted:
+            self.drop("the server has become a replica")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        reason = self.lost.result().reason
+        while self.written:
+            self.written.popleft().leave_unanswered(reason)
+
+
+class Connection(Reconnector[CommandProtocol]):
     """One multiplexed connection to Redis for commands.
 
-    What is asked for in one turn of the event loop goes out in one write. While the connection is down, calls
-    wait for the next one at most as long as a connection may take, and nothing is ever sent twice. At most
-    `max_waiting` commands wait at a time, whether for a connection or for a reply.
+    All that is asked in one turn of the event loop goes out in one write. While the connection is down, calls wait
+    for the next one at most as long as a connection may take. No command is ever sent twice. At most `max_waiting`
+    commands wait at a time, whether for a connection or for a reply: more than one connection carries in a tenth
+    of a second.
 
-    Commands that block (BLPOP, WAIT) or that change the connection for everybody (SELECT, SUBSCRIBE, CLIENT REPLY)
-    do not belong here.
+    Commands that block (BLPOP, WAIT) or that change the connection for all callers (SELECT, SUBSCRIBE, CLIENT
+    REPLY) must not be used here.
     """
 
     def __init__(
@@ -42,50 +156,28 @@ class Connection:
         max_waiting: int = 10_000,
         instrumentation: Instrumentation = SILENT,
     ) -> None:
-        self._settings = settings
+        super().__init__("hubbub-redis-commands", settings)
         self._instrumentation = instrumentation
         self._max_waiting = max_waiting
-        self._line: Line[CommandWire] = Line(
-            "hubbub-redis-commands",
-            settings,
-            lambda: CommandWire(self._flush),
-            on_up=self._came_up,
-            on_down=self._went_down,
-        )
         # Kept from start() on: asking asyncio for it costs a system call on Python 3.11, a third of a command.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unwritten: list[Call] = []
         self._unwritten_bytes = 0
-        self._flush_is_due = False
+        self._flush = OncePerTurn(self._write)
         self._timer = EarliestTimer(self._expire)
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is a connection now. One that froze counts until its silence was noticed."""
-        return self._line.wire is not None
-
-    @property
-    def trouble(self) -> Unavailable | None:
-        """Why there is no connection, None while there is one. Not retryable: a wrong login, or closed."""
-        return self._line.trouble
 
     @property
     def waiting(self) -> int:
         """How many commands wait to be written or to be answered."""
-        wire = self._line.wire
-        return len(self._unwritten) + (len(wire.written) if wire is not None else 0)
+        protocol = self._protocol
+        return len(self._unwritten) + (len(protocol.written) if protocol is not None else 0)
 
     async def start(self) -> None:
-        """Connect. Returns after the first attempt and does not raise for its failure: more attempts follow.
-
-        Raises Unavailable once closed.
-        """
         self._loop = asyncio.get_running_loop()
-        await self._line.start()
+        await super().start()
 
     async def close(self) -> None:
-        """Give up the connection; whoever still waits gets Unavailable. May be called again."""
-        await self._line.close()
+        await super().close()
         self._timer.cancel()
 
     def execute(
@@ -93,9 +185,9 @@ class Connection:
     ) -> asyncio.Future[Reply]:
         """Run one command, given word by word: `await connection.execute("SET", key, value, "EX", 60)`.
 
-        Strings come back as bytes. Raises Unavailable: with `outcome_unknown` if a command that `writes` was sent
-        and no reply came by the deadline or before the connection was lost; without it if the command only reads,
-        was never sent, or the server would not serve. Raises ReplyError for a command that is wrong in itself.
+        Strings come back as bytes. An Unavailable has `outcome_unknown` if a command that `writes` was sent and no
+        reply came by the deadline or before the connection was lost. Without it the command only reads, was never
+        sent, or was refused by the server. Raises: Unavailable, ReplyError (the command itself is wrong).
         """
         loop = self._loop or asyncio.get_running_loop()
         now = loop.time()
@@ -108,10 +200,10 @@ class Connection:
     def execute_many(
         self, commands: Iterable[Sequence[Part]], *, deadline_seconds: float | None = None, writes: bool = True
     ) -> asyncio.Future[list[Outcome]]:
-        """Run commands back to back in one write: a pipeline, or MULTI to EXEC, which nothing comes between.
+        """Run commands in one write, in order and without another in between: a pipeline, or MULTI to EXEC.
 
-        Gives what became of each, in order: its reply, or the error that `execute` would raise for it. Raises
-        Unavailable as a whole, as `execute` does.
+        Returns the outcome of each, in order: its reply, or the error that `execute` would raise for it. Raises:
+        Unavailable (as `execute`, for all commands together).
         """
         loop = self._loop or asyncio.get_running_loop()
         now = loop.time()
@@ -127,8 +219,8 @@ class Connection:
         return future
 
     def _enqueue(self, call: Call, commands: int, loop: asyncio.AbstractEventLoop, now: float) -> None:
-        wire = self._line.wire
-        refusal = self._refusal(wire, commands)
+        protocol = self._protocol
+        refusal = self._refusal(protocol, commands)
         if refusal is not None:
             call.fail(refusal)
             return
@@ -137,23 +229,22 @@ class Connection:
         else:
             self._unwritten.extend((call,) * commands)
         self._unwritten_bytes += len(call.packed)
-        if wire is None or call.deadline < self._timer.at:
-            self._timer.request(self._unwritten_until(call), now)
-        if self._flush_is_due:
-            return  # along with the others
-        if commands == 1 and wire is not None and wire.idle:
-            # A lone caller, one call after another: nobody to wait for. Where many commands come at once, as after
-            # a commit, others are likely to follow, and a write costs more than all of them.
-            self._flush()
+        if protocol is None or call.deadline < self._timer.at:
+            self._timer.request(self._write_deadline(call), now)
+        if self._flush.is_due:
+            return
+        if commands == 1 and protocol is not None and protocol.idle:
+            # A lone caller, one call after another: nothing to wait for. Several commands at once, as after a
+            # COMMIT, are likely to be followed by others, and a write costs more than all of them.
+            self._write()
         else:
-            self._flush_is_due = True
-            loop.call_soon(self._flush)
+            self._flush.request(loop)
 
-    def _refusal(self, wire: CommandWire | None, commands: int) -> Unavailable | None:
+    def _refusal(self, protocol: CommandProtocol | None, commands: int) -> Unavailable | None:
         waiting = len(self._unwritten)
-        if wire is not None:
-            waiting += len(wire.written)
-        elif (trouble := self._line.trouble) is not None and not trouble.retryable:
+        if protocol is not None:
+            waiting += len(protocol.written)
+        elif (trouble := self.trouble) is not None and not trouble.retryable:
             return Unavailable("redis", trouble.reason, retryable=False)
         if waiting + commands > self._max_waiting:
             return Unavailable("redis", f"too many commands are waiting (at most {self._max_waiting})")
@@ -161,22 +252,24 @@ class Connection:
             return Unavailable("redis", f"too much is waiting to be sent (at most {MAX_UNWRITTEN_BYTES} bytes)")
         return None
 
-    def _flush(self) -> None:
-        self._flush_is_due = False
-        wire = self._line.wire
-        if wire is None or not wire.writable:
-            return  # _came_up or resume_writing calls again
+    def _write(self) -> None:
+        protocol = self._protocol
+        if protocol is None or not protocol.writable:
+            return  # _on_connected or resume_writing calls again
         calls = [call for call in self._unwritten if not call.future.done()]
         self._unwritten.clear()
         self._unwritten_bytes = 0
         if calls:
-            wire.send(calls)
+            protocol.send(calls)
 
-    def _came_up(self, _: CommandWire) -> None:
-        self._flush()
+    def _make_protocol(self, transport: asyncio.Transport, reader: hiredis.Reader) -> CommandProtocol:
+        return CommandProtocol(transport, reader, self._write)
+
+    def _on_connected(self, protocol: CommandProtocol) -> None:
+        self._write()
         self._instrumentation.connected("redis-commands")  # last: it may raise, though it must not
 
-    def _went_down(self, trouble: Unavailable) -> None:
+    def _on_disconnected(self, trouble: Unavailable) -> None:
         if not trouble.retryable:
             for call in self._unwritten:
                 call.fail(Unavailable("redis", trouble.reason, retryable=False))
@@ -187,47 +280,47 @@ class Connection:
             self._timer.request(now, now)
 
     def _expire(self, now: float) -> None:
-        """Fail the calls whose time is over, and be woken again when the next one's is."""
+        """Fail the calls whose deadline is over, and request the timer for the next deadline."""
         next_at = self._expire_unwritten(now)
-        wire = self._line.wire
-        if wire is not None and wire.written:
-            next_at = min(next_at, self._expire_written(wire, now), self._drop_if_silent(wire, now))
+        protocol = self._protocol
+        if protocol is not None and protocol.written:
+            next_at = min(next_at, self._expire_written(protocol, now), self._drop_if_silent(protocol, now))
         self._timer.request(next_at, now)
 
     def _expire_unwritten(self, now: float) -> float:
-        trouble = self._line.trouble
+        trouble = self.trouble
         reason = f"no connection: {trouble.reason}" if trouble is not None else "the server takes no more commands"
         remaining = []
         earliest = inf
         for call in self._unwritten:
-            until = self._unwritten_until(call)
-            if until <= now:
+            deadline = self._write_deadline(call)
+            if deadline <= now:
                 call.fail(Unavailable("redis", reason))
             elif not call.future.done():
                 remaining.append(call)
-                earliest = min(earliest, until)
+                earliest = min(earliest, deadline)
         self._unwritten = remaining
         self._unwritten_bytes = sum(len(call.packed) for call in dict.fromkeys(remaining))
         return earliest
 
-    def _expire_written(self, wire: CommandWire, now: float) -> float:
+    def _expire_written(self, protocol: CommandProtocol, now: float) -> float:
         earliest = inf
-        for call in wire.written:
+        for call in protocol.written:
             if call.deadline <= now:
                 call.leave_unanswered(f"no reply within {call.deadline - call.since:g} s")
             elif not call.future.done():
                 earliest = min(earliest, call.deadline)
         return earliest
 
-    def _drop_if_silent(self, wire: CommandWire, now: float) -> float:
-        """A frozen server closes nothing: what is asked and stays silent for a deadline is taken for lost."""
-        silent_at = wire.heard_at + self._settings.deadline_seconds
+    def _drop_if_silent(self, protocol: CommandProtocol, now: float) -> float:
+        """A frozen server does not close its connections, so silence for a whole deadline counts as a lost one."""
+        silent_at = protocol.received_at + self._settings.deadline_seconds
         if silent_at > now:
             return silent_at
-        wire.drop(f"the server was silent for {self._settings.deadline_seconds:g} s")
+        protocol.drop(f"the server was silent for {self._settings.deadline_seconds:g} s")
         return inf
 
-    def _unwritten_until(self, call: Call) -> float:
-        if self._line.wire is not None:
+    def _write_deadline(self, call: Call) -> float:
+        if self._protocol is not None:
             return call.deadline
         return min(call.deadline, call.since + self._settings.connect_timeout_seconds)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from hubbub.redis.refusals import SCRIPT_MISSING, ReplyError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from hubbub.redis.commands import Connection
-    from hubbub.redis.replies import Part, Reply
+from hubbub.redis.commands import Connection
+from hubbub.redis.errors import SCRIPT_MISSING, ReplyError
+from hubbub.redis.replies import Part, Reply
 
 R = TypeVar("R")
 
@@ -24,7 +21,7 @@ class Script(Generic[R]):
             keys=("lease",),
             args=("owner", "seconds"),
             source="return redis.call('GET', lease) == owner and redis.call('EXPIRE', lease, seconds)",
-            reply=truth,
+            reply=as_bool,
         )
         extended = await EXTEND(connection, keys=(key,), args=(owner, 30))
 

@@ -1,51 +1,334 @@
-"""The connection for subscriptions: however many subscribe here, the server knows each channel once."""
+"""The connection for subscriptions: the server sees each channel once, however many subscribe in this process.
+
+A channel, from the first subscriber to the last:
+
+    wanted --SUBSCRIBE--> unconfirmed --confirmation--> live
+      ^                        |                          |
+      |   refused, or the connection is lost              | connection lost
+      +------------------------+--------------------------+
+
+`Subscriptions` holds which channels are wanted. `SubscriptionProtocol` holds what it has asked the server for, and
+each new connection starts with nothing. One step, `reconcile`, sends the difference. So subscribers that come and
+go cannot race. Messages go to the subscribers synchronously, in the order in which they arrived.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self, TypeAlias
+
+import hiredis
 
 from hubbub.errors import Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.redis.line import Line
-from hubbub.redis.refusals import PASSING, meaning
-from hubbub.redis.subscription import CallbackSubscription, Gap, Listener, Received, Subscription
-from hubbub.redis.subscription_wire import SubscriptionWire
-from hubbub.scheduling import EarliestTimer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from hubbub.redis.refusals import ReplyError
-    from hubbub.settings import RedisSettings
+from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, Reconnector, RespProtocol, pack
+from hubbub.redis.errors import PASSING, ReplyError, to_error
+from hubbub.scheduling import EarliestTimer, OncePerTurn
+from hubbub.settings import RedisSettings
 
 logger = logging.getLogger("hubbub.redis")
 
-ASK_AGAIN_SECONDS: Final = 1
-"""How long the server is left alone after it refused subscriptions for the moment, as while a script runs."""
+CHANNELS_PER_COMMAND: Final = 1_000
+"""Bounds how long one SUBSCRIBE occupies the server, and how many channels are asked for one by one when the
+server refuses one of them."""
+
+RETRY_REFUSED_SECONDS: Final = 1
+"""The pause after the server refused subscriptions for now, as while a script runs. It bounds what a busy server
+gets from each process."""
 
 
-class Topic:
-    """One channel with somebody here who wants to hear it."""
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Messages may be missing here. A reader that needs all of them reads them from where they are stored.
 
-    __slots__ = ("awaited", "listeners")
+    `reconnected`: the subscription was made anew, and messages published before may be lost. `overflow`: the
+    subscriber was too slow, and the `dropped` oldest messages were thrown away.
+    """
+
+    reason: Literal["reconnected", "overflow"]
+    dropped: int = 0
+
+
+Received: TypeAlias = bytes | Gap
+
+
+class Listener(ABC):
+    """One subscriber of one channel in this process. The connection calls it synchronously."""
+
+    def __init__(self, channel: bytes, leave: Callable[[Listener], None]) -> None:
+        self.channel = channel
+        self._leave = leave
+
+    @abstractmethod
+    def receive(self, received: Received) -> None:
+        """Take a message or a Gap."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Take note that no more will come."""
+
+    def unsubscribe(self) -> None:
+        """End the subscription at once. Idempotent."""
+        self._leave(self)
+        self.end()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.unsubscribe()
+
+
+class Subscription(Listener):
+    """Iterate over it for the payloads of the channel, as bytes, with a Gap wherever some may be missing.
+
+    At most `buffer` messages wait to be read. Beyond that the oldest are thrown away and counted in `dropped`, and
+    a Gap stands in their place. The iteration ends when the subscription or the connection is closed. One reader
+    at a time.
+    """
+
+    def __init__(
+        self,
+        channel: bytes,
+        leave: Callable[[Listener], None],
+        buffer: int,
+        on_drop: Callable[[], None] = SILENT.dropped,
+    ) -> None:
+        super().__init__(channel, leave)
+        self._buffer = buffer
+        self._on_drop = on_drop
+        self._received: deque[Received] = deque()
+        self._gap: Gap | None = None  # stands before the oldest of them
+        self._ended = False
+        self._reader: asyncio.Future[None] | None = None
+        self.dropped = 0
+        """How many messages were thrown away since the subscription began."""
+
+    @property
+    def unread(self) -> int:
+        """How many messages and Gaps wait to be read."""
+        return len(self._received) + (self._gap is not None)
+
+    def receive(self, received: Received) -> None:
+        if self._ended:
+            return
+        if isinstance(received, Gap) and self._received and isinstance(self._received[-1], Gap):
+            return
+        if len(self._received) >= self._buffer:
+            self._drop_oldest()
+        self._received.append(received)
+        self._wake()
+
+    def end(self) -> None:
+        self._ended = True
+        self._received.clear()
+        self._gap = None
+        self._wake()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Received:
+        while not (self._received or self._gap):
+            if self._ended:
+                raise StopAsyncIteration
+            await self._wait()
+        if self._gap is not None:
+            gap, self._gap = self._gap, None
+            return gap
+        return self._received.popleft()
+
+    async def _wait(self) -> None:
+        if self._reader is not None:
+            raise RuntimeError("a subscription has one reader at a time")
+        self._reader = asyncio.get_running_loop().create_future()
+        try:
+            await self._reader
+        finally:
+            self._reader = None
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _drop_oldest(self) -> None:
+        oldest = self._received.popleft()
+        if not isinstance(oldest, Gap):
+            self.dropped += 1
+            self._on_drop()
+            dropped_before = self._gap.dropped if self._gap is not None else 0
+            self._gap = Gap("overflow", dropped_before + 1)
+        elif self._gap is None:
+            self._gap = oldest
+
+
+class CallbackSubscription(Listener):
+    """Calls `callback` with each payload or Gap, in order, as it arrives. Errors of the callback are logged."""
+
+    def __init__(
+        self, channel: bytes, leave: Callable[[Listener], None], callback: Callable[[Received], None]
+    ) -> None:
+        super().__init__(channel, leave)
+        self._callback = callback
+        self._ended = False
+
+    def receive(self, received: Received) -> None:
+        if self._ended:
+            return
+        try:
+            self._callback(received)
+        except Exception:  # whatever it is, the other subscribers must not suffer for it
+            logger.exception("a subscriber of %s raised", self.channel.decode(errors="replace"))
+
+    def end(self) -> None:
+        self._ended = True
+
+
+Verb: TypeAlias = Literal["SUBSCRIBE", "UNSUBSCRIBE", "PING"]
+
+
+@dataclass(slots=True)
+class SentCommand:
+    """A command whose replies are still to come: one per channel, or one error for all of them."""
+
+    verb: Verb
+    channels: deque[bytes]
+
+
+class SubscriptionProtocol(RespProtocol):
+    """What the server was asked for, and what it sends. Messages are pushes in RESP3, and arrays in RESP2."""
+
+    def __init__(self, transport: asyncio.Transport, reader: hiredis.Reader, subscriptions: Subscriptions) -> None:
+        super().__init__(transport, reader, on_writable=subscriptions.reconcile)
+        self._subscriptions = subscriptions
+        self._sent: deque[SentCommand] = deque()
+        self._unconfirmed: Counter[bytes] = Counter()
+        self._heartbeat: asyncio.TimerHandle | None = None
+        self._pinged_at = 0.0
+        self.asked: set[bytes] = set()
+        """The channels that the server will deliver once it has carried out all commands sent."""
+
+    def is_live(self, channel: bytes) -> bool:
+        """Whether the server has confirmed the channel, and was not asked to end it since."""
+        return channel in self.asked and channel not in self._unconfirmed
+
+    def change(self, *, subscribe: list[bytes], unsubscribe: list[bytes]) -> None:
+        """Ask for some channels and give up others, in one write."""
+        self.asked.update(subscribe)
+        self.asked.difference_update(unsubscribe)
+        self._unconfirmed.update(subscribe)
+        packed = [self._ask("UNSUBSCRIBE", some) for some in _in_parts(unsubscribe)]
+        packed += [self._ask("SUBSCRIBE", some) for some in _in_parts(subscribe)]
+        self.write(b"".join(packed))
+
+    def keep_probing(self, interval_seconds: float, answer_seconds: float) -> None:
+        """Send a PING after `interval_seconds` of silence. Drop the connection if it is not answered in time."""
+        now = self._loop.time()
+        if self.received_at < self._pinged_at:
+            if now >= self._pinged_at + answer_seconds:
+                self.drop(f"the server was silent for {answer_seconds:g} s after a PING")
+                return
+            next_look = min(now + interval_seconds, self._pinged_at + answer_seconds)
+        elif now < self.received_at + interval_seconds:
+            next_look = self.received_at + interval_seconds
+        else:
+            self._pinged_at = now
+            self.write(self._ask("PING", []))
+            next_look = now + min(interval_seconds, answer_seconds)
+        self._heartbeat = self._loop.call_at(next_look, self.keep_probing, interval_seconds, answer_seconds)
+
+    def parse(self) -> None:
+        next_reply = self.reader.gets
+        deliver = self._subscriptions.deliver
+        try:
+            while (reply := next_reply()) is not INCOMPLETE:
+                if isinstance(reply, list) and reply[0] == b"message":  # a push is a list too
+                    deliver(reply[1], reply[2])
+                else:
+                    self._take_reply(reply)
+        except (hiredis.HiredisError, IndexError):
+            self.drop(NOT_REDIS)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+
+    def _ask(self, verb: Verb, channels: list[bytes]) -> bytes:
+        self._sent.append(SentCommand(verb, deque(channels)))
+        return pack((verb, *channels))
+
+    def _take_reply(self, reply: Any) -> None:  # noqa: ANN401 - whatever the server sends
+        if not self._sent:
+            self.drop("the server replied without being asked")
+            return
+        command = self._sent[0]
+        if isinstance(reply, ReplyError):
+            self._sent.popleft()
+            self._take_refusal(command, reply)
+            return
+        channel = command.channels.popleft() if command.channels else None
+        if not command.channels:
+            self._sent.popleft()
+        if channel is not None and command.verb == "SUBSCRIBE":
+            self._take_confirmation(channel)
+
+    def _take_confirmation(self, channel: bytes) -> None:
+        self._count_reply(channel)
+        # Only the last of several SUBSCRIBEs counts: an UNSUBSCRIBE may follow on an earlier one.
+        if self.is_live(channel):
+            self._subscriptions.confirmed(channel)
+
+    def _take_refusal(self, command: SentCommand, error: ReplyError) -> None:
+        if command.verb != "SUBSCRIBE":
+            return
+        # A passing error is not about one of the channels: one by one, all would be refused again.
+        if len(command.channels) > 1 and error.code not in PASSING:
+            self._ask_one_by_one(command.channels)
+            return
+        for channel in command.channels:
+            self._count_reply(channel)
+        refused = [channel for channel in command.channels if channel not in self._unconfirmed]
+        self.asked.difference_update(refused)
+        if refused:
+            self._subscriptions.refused(refused, error)
+
+    def _ask_one_by_one(self, channels: deque[bytes]) -> None:
+        """The server refuses them all because of one of them, and does not say which."""
+        for channel in channels:
+            if channel in self.asked:
+                self.write(self._ask("SUBSCRIBE", [channel]))
+            else:  # given up since
+                self._count_reply(channel)
+
+    def _count_reply(self, channel: bytes) -> None:
+        self._unconfirmed[channel] -= 1
+        if self._unconfirmed[channel] <= 0:
+            del self._unconfirmed[channel]
+
+
+class Channel:
+    """The subscribers of one channel in this process."""
+
+    __slots__ = ("listeners", "unconfirmed")
 
     def __init__(self) -> None:
         self.listeners: dict[Listener, None] = {}
-        self.awaited: dict[Listener, asyncio.Future[None]] = {}
+        self.unconfirmed: dict[Listener, asyncio.Future[None]] = {}
         """Those whose `subscribe` has not returned yet."""
 
 
-class Subscriptions:
+class Subscriptions(Reconnector[SubscriptionProtocol]):
     """One connection to Redis for subscriptions, with fan-out in memory.
 
-    What is wanted changes at once and without waiting; one step, `_reconcile`, then tells the server the
-    difference to what it was last asked. So subscribers that come and go cannot race, and a thousand
-    subscribers of a channel are one to Redis. After a reconnect all channels are asked for again and every
-    subscriber gets a Gap. A server that refuses for the moment is asked again until it confirms, and subscribers
-    who stayed get a Gap then. When nothing was heard for `heartbeat_seconds` the server is probed, and it has the
-    deadline of the settings to show life.
+    After a reconnect all channels are asked for again, and every subscriber gets a Gap. A server that refuses for
+    now is asked again until it confirms, and the subscribers that stayed get a Gap then. After `heartbeat_seconds`
+    of silence the server is probed, and has the deadline of the settings to answer.
     """
 
     def __init__(
@@ -55,102 +338,77 @@ class Subscriptions:
         heartbeat_seconds: float = 5,
         instrumentation: Instrumentation = SILENT,
     ) -> None:
-        self._settings = settings
+        super().__init__("hubbub-redis-subscriptions", settings)
         self._instrumentation = instrumentation
         self._heartbeat_seconds = heartbeat_seconds
-        self._line: Line[SubscriptionWire] = Line(
-            "hubbub-redis-subscriptions",
-            settings,
-            self._make_wire,
-            on_up=self._came_up,
-            on_down=self._went_down,
-        )
-        self._topics: dict[bytes, Topic] = {}
+        self._channels: dict[bytes, Channel] = {}
         self._changed: set[bytes] = set()
-        self._reconcile_is_due = False
+        self._reconciling = OncePerTurn(self.reconcile)
         self._refused_for_now: set[bytes] = set()
-        self._ask_again_at = EarliestTimer(self._ask_again)
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is a connection now. One that froze counts until its silence was noticed."""
-        return self._line.wire is not None
-
-    @property
-    def trouble(self) -> Unavailable | None:
-        """Why there is no connection, None while there is one. Not retryable: a wrong login, or closed."""
-        return self._line.trouble
-
-    async def start(self) -> None:
-        """Connect. Returns after the first attempt and does not raise for its failure: more attempts follow.
-
-        Raises Unavailable once closed.
-        """
-        await self._line.start()
+        self._retry_timer = EarliestTimer(self._retry_refused)
 
     async def close(self) -> None:
-        """Give up the connection; all iterations end. May be called again."""
-        await self._line.close()
-        self._ask_again_at.cancel()
-        topics, self._topics = self._topics, {}
-        for topic in topics.values():
-            for listener in tuple(topic.listeners):
+        """Close the connection for good. All iterations end. Idempotent."""
+        await super().close()
+        self._retry_timer.cancel()
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            for listener in tuple(channel.listeners):
                 listener.end()
 
     async def subscribe(self, channel: str, *, buffer: int = 1_000) -> Subscription:
-        """Hear a channel as an asynchronous iterator. What is published after this returned is heard.
+        """Subscribe to a channel by an asynchronous iterator. It gets all that is published after this returned.
 
-        At most `buffer` messages wait unread. Raises Unavailable when the server does not confirm by the
-        deadline or, while there is no connection, within the time that connecting may take; Invalid for an
-        empty channel.
+        At most `buffer` messages wait unread. Raises: Unavailable (the server does not confirm by the deadline or,
+        while there is no connection, within the time that connecting may take), Invalid (the channel is empty).
         """
         subscription = self._subscription(channel, buffer)
-        await self._enter(subscription)
+        await self._confirm(subscription)
         return subscription
 
     async def subscribe_with(self, channel: str, callback: Callable[[Received], None]) -> CallbackSubscription:
-        """Hear a channel by a callback, called in the event loop as messages arrive, so it must be quick.
+        """As `subscribe`, by a callback that the event loop calls as messages arrive, so it must be quick.
 
-        A callback that raises is logged and goes on being called. Otherwise as `subscribe`.
+        An error that it raises is logged, and it is called for the next message all the same. Raises: Unavailable,
+        Invalid (both as `subscribe`).
         """
-        subscription = CallbackSubscription(_name(channel), self._leave, callback)
-        await self._enter(subscription)
+        subscription = CallbackSubscription(_encoded(channel), self._leave, callback)
+        await self._confirm(subscription)
         return subscription
 
     def subscribe_soon(self, channel: str, *, buffer: int = 1_000) -> Subscription:
-        """Hear a channel from some time on, also while Redis is down: the first Gap says when it is heard.
+        """Subscribe without waiting, also while Redis is down. The first Gap shows that the subscription is live.
 
-        For subscribers that read from elsewhere at each Gap. Raises Invalid for an empty channel, Unavailable
-        when the login is refused or the connection closed.
+        For subscribers that read from elsewhere at each Gap. Raises: Unavailable (the login is refused, or the
+        connection is closed), Invalid (the channel is empty).
         """
         subscription = self._subscription(channel, buffer)
         self._register(subscription)
         if self._is_live(subscription.channel):
-            subscription.hear(Gap("reconnected"))
+            subscription.receive(Gap("reconnected"))
         return subscription
 
     def subscribe_soon_with(self, channel: str, callback: Callable[[Received], None]) -> CallbackSubscription:
-        """As `subscribe_soon`, by a callback as for `subscribe_with`, and without a refusal: while the login is
-        refused it hears nothing.
+        """As `subscribe_soon`, by a callback. While the login is refused it receives nothing.
 
-        Raises Invalid for an empty channel.
+        Raises: Invalid (the channel is empty).
         """
-        subscription = CallbackSubscription(_name(channel), self._leave, callback)
+        subscription = CallbackSubscription(_encoded(channel), self._leave, callback)
         self._add(subscription)
         if self._is_live(subscription.channel):
-            subscription.hear(Gap("reconnected"))
+            subscription.receive(Gap("reconnected"))
         return subscription
 
     def _subscription(self, channel: str, buffer: int) -> Subscription:
         if buffer < 1:
             raise Invalid("buffer", "must hold at least one message")
-        return Subscription(_name(channel), self._leave, buffer, self._instrumentation.dropped)
+        return Subscription(_encoded(channel), self._leave, buffer, self._instrumentation.dropped)
 
-    async def _enter(self, listener: Listener) -> None:
-        topic = self._register(listener)
+    async def _confirm(self, listener: Listener) -> None:
+        channel = self._register(listener)
         if self._is_live(listener.channel):
             return
-        confirmed = topic.awaited[listener] = asyncio.get_running_loop().create_future()
+        confirmed = channel.unconfirmed[listener] = asyncio.get_running_loop().create_future()
         seconds = self._settings.deadline_seconds
         if not self.connected:
             seconds = min(seconds, self._settings.connect_timeout_seconds)
@@ -164,118 +422,121 @@ class Subscriptions:
             self._leave(listener)
             raise
         finally:
-            topic.awaited.pop(listener, None)
+            channel.unconfirmed.pop(listener, None)
 
     def _unconfirmed(self, seconds: float) -> Unavailable:
-        trouble = self._line.trouble
+        trouble = self.trouble
         if trouble is not None:
             return Unavailable("redis", f"no connection: {trouble.reason}", retryable=trouble.retryable)
         return Unavailable("redis", f"the subscription was not confirmed within {seconds:g} s")
 
-    def _register(self, listener: Listener) -> Topic:
-        trouble = self._line.trouble
+    def _register(self, listener: Listener) -> Channel:
+        trouble = self.trouble
         if trouble is not None and not trouble.retryable:
             raise Unavailable("redis", trouble.reason, retryable=False)
         return self._add(listener)
 
-    def _add(self, listener: Listener) -> Topic:
-        topic = self._topics.get(listener.channel)
-        if topic is None:
-            topic = self._topics[listener.channel] = Topic()
-        topic.listeners[listener] = None
-        wire = self._line.wire
-        if wire is not None and listener.channel not in wire.asked:  # it is new, or was refused
+    def _add(self, listener: Listener) -> Channel:
+        channel = self._channels.get(listener.channel)
+        if channel is None:
+            channel = self._channels[listener.channel] = Channel()
+        channel.listeners[listener] = None
+        protocol = self._protocol
+        if protocol is not None and listener.channel not in protocol.asked:  # it is new, or was refused
             self._change(listener.channel)
-        return topic
+        return channel
 
     def _leave(self, listener: Listener) -> None:
-        topic = self._topics.get(listener.channel)
-        if topic is None or listener not in topic.listeners:
+        channel = self._channels.get(listener.channel)
+        if channel is None or listener not in channel.listeners:
             return
-        del topic.listeners[listener]
-        if not topic.listeners:
-            del self._topics[listener.channel]
+        del channel.listeners[listener]
+        if not channel.listeners:
+            del self._channels[listener.channel]
             self._change(listener.channel)
 
-    def _change(self, channel: bytes) -> None:
-        self._changed.add(channel)
-        if not self._reconcile_is_due:
-            self._reconcile_is_due = True
-            asyncio.get_running_loop().call_soon(self._reconcile)
+    def _change(self, name: bytes) -> None:
+        self._changed.add(name)
+        self._reconciling.request()
 
-    def _reconcile(self) -> None:
-        """Bring what the server was asked for in line with what is wanted here."""
-        self._reconcile_is_due = False
-        wire = self._line.wire
-        if wire is None or not wire.writable:
-            return  # _came_up or resume_writing calls again
-        subscribe = [name for name in self._changed if name in self._topics and name not in wire.asked]
-        unsubscribe = [name for name in self._changed if name not in self._topics and name in wire.asked]
+    def reconcile(self) -> None:
+        """Ask the server for the channels that are wanted here, and give up the others."""
+        protocol = self._protocol
+        if protocol is None or not protocol.writable:
+            return  # _on_connected or resume_writing calls again
+        subscribe = [name for name in self._changed if name in self._channels and name not in protocol.asked]
+        unsubscribe = [name for name in self._changed if name not in self._channels and name in protocol.asked]
         self._changed.clear()
         if subscribe or unsubscribe:
-            wire.change(subscribe=subscribe, unsubscribe=unsubscribe)
+            protocol.change(subscribe=subscribe, unsubscribe=unsubscribe)
 
-    def _make_wire(self) -> SubscriptionWire:
-        return SubscriptionWire(
-            self._reconcile, on_message=self._deliver, on_live=self._went_live, on_refused=self._were_refused
-        )
+    def _make_protocol(self, transport: asyncio.Transport, reader: hiredis.Reader) -> SubscriptionProtocol:
+        return SubscriptionProtocol(transport, reader, self)
 
-    def _came_up(self, wire: SubscriptionWire) -> None:
-        self._changed = set(self._topics)
-        self._reconcile()
-        wire.keep_probing(self._heartbeat_seconds, self._settings.deadline_seconds)
+    def _on_connected(self, protocol: SubscriptionProtocol) -> None:
+        self._changed = set(self._channels)
+        self.reconcile()
+        protocol.keep_probing(self._heartbeat_seconds, self._settings.deadline_seconds)
         self._instrumentation.connected("redis-subscriptions")  # last: it may raise, though it must not
 
-    def _went_down(self, trouble: Unavailable) -> None:
+    def _on_disconnected(self, trouble: Unavailable) -> None:
         if trouble.retryable:
             return
-        for topic in self._topics.values():
-            for confirmed in topic.awaited.values():
+        for channel in self._channels.values():
+            for confirmed in channel.unconfirmed.values():
                 _fail(confirmed, Unavailable("redis", trouble.reason, retryable=False))
 
-    def _deliver(self, channel: bytes, payload: bytes) -> None:
-        topic = self._topics.get(channel)
-        if topic is not None:
+    def deliver(self, name: bytes, payload: bytes) -> None:
+        """Give a message to the subscribers of its channel."""
+        channel = self._channels.get(name)
+        if channel is not None:
             # A copy: a callback may subscribe or unsubscribe.
-            for listener in tuple(topic.listeners):
-                listener.hear(payload)
+            for listener in tuple(channel.listeners):
+                listener.receive(payload)
 
-    def _went_live(self, channel: bytes) -> None:
-        topic = self._topics.get(channel)
-        if topic is None:
+    def confirmed(self, name: bytes) -> None:
+        """End the waiting of new subscribers of the channel. Others are told by a Gap that it is live again."""
+        channel = self._channels.get(name)
+        if channel is None:
             return
-        for listener in tuple(topic.listeners):
-            confirmed = topic.awaited.pop(listener, None)
+        for listener in tuple(channel.listeners):
+            confirmed = channel.unconfirmed.pop(listener, None)
             if confirmed is None:
-                listener.hear(Gap("reconnected"))
+                listener.receive(Gap("reconnected"))
             elif not confirmed.done():
                 confirmed.set_result(None)
 
-    def _were_refused(self, channels: list[bytes], error: ReplyError) -> None:
+    def refused(self, names: list[bytes], error: ReplyError) -> None:
+        """Fail those that wait for these channels. Ask for them again if the error passes."""
         if error.code in PASSING:
-            logger.warning("the server refuses subscriptions for now: %s; asking again", error)
-            self._refused_for_now.update(channels)
+            logger.warning("the server refuses subscriptions for now: %s; retrying", error)
+            self._refused_for_now.update(names)
             now = asyncio.get_running_loop().time()
-            self._ask_again_at.request(now + ASK_AGAIN_SECONDS, now)
+            self._retry_timer.request(now + RETRY_REFUSED_SECONDS, now)
         else:
             logger.error("the server refuses a subscription: %s", error)
-        for channel in channels:
-            topic = self._topics.get(channel)
-            if topic is not None:
-                for confirmed in topic.awaited.values():
-                    _fail(confirmed, meaning(error))
+        for name in names:
+            channel = self._channels.get(name)
+            if channel is not None:
+                for confirmed in channel.unconfirmed.values():
+                    _fail(confirmed, to_error(error))
 
-    def _ask_again(self, _: float) -> None:
+    def _retry_refused(self, _: float) -> None:
         self._changed |= self._refused_for_now
         self._refused_for_now.clear()
-        self._reconcile()
+        self.reconcile()
 
-    def _is_live(self, channel: bytes) -> bool:
-        wire = self._line.wire
-        return wire is not None and wire.is_live(channel)
+    def _is_live(self, name: bytes) -> bool:
+        protocol = self._protocol
+        return protocol is not None and protocol.is_live(name)
 
 
-def _name(channel: str) -> bytes:
+def _in_parts(channels: list[bytes]) -> list[list[bytes]]:
+    step = CHANNELS_PER_COMMAND
+    return [channels[start : start + step] for start in range(0, len(channels), step)]
+
+
+def _encoded(channel: str) -> bytes:
     if not channel:
         raise Invalid("channel", "must not be empty")
     try:

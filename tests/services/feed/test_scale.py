@@ -79,7 +79,7 @@ async def test_idle_followers_of_many_rooms_take_one_subscription_a_room_and_lit
         tracemalloc.stop()
         assert sum(len(one.positions) for one in followers) == people * 10
         assert len(hub._feed._rooms._rooms) == rooms
-        channels = Counter(hub._subscriptions._topics)
+        channels = Counter(hub._subscriptions._channels)
         assert sum(name.startswith(b"room:") for name in channels) == rooms
         assert used / people < BYTES_A_FOLLOWER
         for one in followers:

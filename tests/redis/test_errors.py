@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 
 from hubbub.errors import Unavailable
-from hubbub.redis.refusals import ReplyError, meaning
+from hubbub.redis.errors import ReplyError, to_error
 
 
 @pytest.mark.parametrize("code", ["BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "OOM", "READONLY"])
 def test_a_server_that_cannot_serve_now_may_be_asked_again(code: str) -> None:
     reply = ReplyError(f"{code} for some reason")
-    error = meaning(reply)
+    error = to_error(reply)
     assert isinstance(error, Unavailable)
     assert error.retryable
     assert not error.outcome_unknown
@@ -18,7 +18,7 @@ def test_a_server_that_cannot_serve_now_may_be_asked_again(code: str) -> None:
 
 @pytest.mark.parametrize("code", ["NOAUTH", "NOPERM", "WRONGPASS"])
 def test_a_login_that_is_refused_stays_refused(code: str) -> None:
-    error = meaning(ReplyError(f"{code} for some reason"))
+    error = to_error(ReplyError(f"{code} for some reason"))
     assert isinstance(error, Unavailable)
     assert not error.retryable
 
@@ -26,7 +26,7 @@ def test_a_login_that_is_refused_stays_refused(code: str) -> None:
 @pytest.mark.parametrize("code", ["CROSSSLOT", "ERR", "EXECABORT", "NOSCRIPT", "WRONGTYPE"])
 def test_a_wrong_command_is_our_own_mistake(code: str) -> None:
     reply = ReplyError(f"{code} for some reason")
-    assert meaning(reply) is reply
+    assert to_error(reply) is reply
     assert reply.code == code
 
 
