@@ -17,8 +17,6 @@ from uuid import UUID
 from hubbub.errors import Invalid
 from hubbub.history.lines import (
     AnyLine,
-    DeleteLine,
-    EditLine,
     EventLine,
     Line,
     MemberLine,
@@ -146,46 +144,34 @@ async def find_existing(
     `without_ids` includes what has no id or seq in the lines. That is needed only if they may have been imported
     before, from a file that was different elsewhere.
     """
-    message_ids = _named_message_ids(line for _, line in lines)
-    repeatable: Counter[ExistingEvent] = Counter()
-    if without_ids:
-        message_ids |= {
-            derive_message_id(number, line, room_id_of(line).hex)
-            for number, line in lines
-            if type(line) is MessageLine and line.id is None
-        }
-        events = [line for _, line in lines if isinstance(line, Line) and type(line) is not MessageLine]
-        room_ids, times = {room_id_of(line) for line in events}, {line.at for line in events}
-        repeatable.update(await executor.fetch_all(EVENTS_AT, room_ids, times))
-    messages = dict(await executor.fetch_all(MESSAGES, message_ids)) if message_ids else {}
-    return Existing(messages, await _events_by_seq(executor, lines), repeatable)
-
-
-def _named_message_ids(lines: Iterable[AnyLine]) -> set[UUID]:
-    ids: set[UUID | None] = set()
-    for line in lines:
-        if type(line) is MessageLine:
+    message_ids: set[UUID | None] = {None}
+    entries: list[tuple[UUID, int]] = []
+    moments: list[tuple[UUID, datetime]] = []
+    for number, line in lines:
+        if isinstance(line, MessageLine):
             if line.id is not None or line.reply_to is not None:
-                ids |= {line.id, line.reply_to}
-        elif isinstance(line, EditLine | DeleteLine):
-            ids.add(line.message_id)
+                message_ids |= {line.id, line.reply_to}
+            if without_ids and line.id is None:
+                message_ids.add(derive_message_id(number, line, room_id_of(line).hex))
         elif isinstance(line, MemberLine):
-            ids.add(line.last_read_message_id)
-    return {id for id in ids if id is not None}
-
-
-async def _events_by_seq(
-    executor: Executor, lines: Iterable[tuple[int, AnyLine]]
-) -> dict[tuple[UUID, int], ExistingEvent]:
-    wanted = [
-        (room_id_of(line), line.seq)
-        for _, line in lines
-        if isinstance(line, Line) and line.seq is not None and type(line) not in (MessageLine, MemberLine)
-    ]
-    if not wanted:
-        return {}
-    room_ids, seqs = zip(*wanted, strict=True)
-    return dict(await executor.fetch_all(EVENTS, room_ids, seqs))
+            message_ids.add(line.last_read_message_id)
+        elif isinstance(line, Line):
+            message_ids.add(getattr(line, "message_id", None))
+            if line.seq is not None:
+                entries.append((room_id_of(line), line.seq))
+            elif without_ids:
+                moments.append((room_id_of(line), line.at))
+    message_ids.discard(None)
+    messages = await executor.fetch_all(MESSAGES, message_ids) if message_ids else []
+    events: list[tuple[tuple[UUID, int], ExistingEvent]] = []
+    if entries:
+        room_ids, seqs = zip(*entries, strict=True)
+        events = await executor.fetch_all(EVENTS, room_ids, seqs)
+    repeatable: list[ExistingEvent] = []
+    if moments:
+        rooms, times = ({*column} for column in zip(*moments, strict=True))
+        repeatable = await executor.fetch_all(EVENTS_AT, rooms, times)
+    return Existing(dict(messages), dict(events), Counter(repeatable))
 
 
 class Revision(NamedTuple):

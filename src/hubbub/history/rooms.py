@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -75,7 +74,7 @@ async def lock_rooms(
         elif not isinstance(line, UserLine):
             room_id = room_id_of(line)
             if wanted.get(room_id) is None:
-                wanted[room_id] = _named_room(room_id, line.room, line.at)
+                wanted[room_id] = None if line.room is None else RoomLine(id=room_id, room=line.room, at=line.at)
     locked = await executor.fetch_all(LOCK, [id for id in wanted if id not in rejected_rooms])
     found = {room.id for room in locked}
     missing = [room for id, room in wanted.items() if room is not None and id not in found | rejected_rooms]
@@ -96,11 +95,6 @@ def user_ids_of(lines: Iterable[AnyLine]) -> list[UUID]:
         elif isinstance(line, Line) and line.user is None and line.user_id is not None:
             ids[line.user_id] = None
     return list(ids)
-
-
-def _named_room(room_id: UUID, name: str | None, at: datetime) -> RoomLine | None:
-    """A room of which only the name is known, None if not even that."""
-    return None if name is None else RoomLine(id=room_id, room=name, at=at)
 
 
 async def _create(executor: Executor, rooms: Sequence[RoomLine], people: People) -> None:

@@ -14,7 +14,7 @@ import io
 import os
 import select
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -95,12 +95,20 @@ def read_lines(file: io.BufferedReader, refuse: Callable[[int, str], None]) -> I
 
     `refuse` is called with the number of each line that cannot be read, and the reason.
     """
-    for number, raw in _numbered_lines(file, refuse):
+    return _parsed(_numbered_lines(file, refuse), refuse)
+
+
+def _parsed(
+    numbered: Iterable[tuple[int, bytes]], refuse: Callable[[int, str], None]
+) -> Iterator[tuple[int, AnyLine]]:
+    for number, raw in numbered:
         try:
-            yield number, parse_line(raw)
+            line = parse_line(raw)
         except Invalid as error:
-            if not _is_blank(raw):
+            if raw and not raw.isspace():
                 refuse(number, str(error))
+        else:
+            yield number, line
 
 
 def _numbered_lines(file: io.BufferedReader, refuse: Callable[[int, str], None]) -> Iterator[tuple[int, bytes]]:
@@ -122,10 +130,6 @@ def _numbered_lines(file: io.BufferedReader, refuse: Callable[[int, str], None])
         refuse(number + 1, "the compressed file is damaged from here on")
     except OSError as error:
         refuse(number + 1, f"the file cannot be read from here on: {error.strerror}")
-
-
-def _is_blank(raw: bytes) -> bool:
-    return not raw or raw.isspace()
 
 
 class Checkpoint(NamedTuple):
@@ -175,13 +179,15 @@ class Batch:
     def __init__(self, before: int, digest_before: _Hash, raw: list[bytes], *, is_last: bool) -> None:
         self.before = before
         self.is_last = is_last
-        self.taken: list[tuple[int, AnyLine]] = []
         self.refused: list[Refusal] = []
         self._digest_before = digest_before
         self._raw = raw
         self.digest = self._digest_after(len(raw))
         self.checkpoint = Checkpoint(self.digest.digest(), before + len(raw))
-        self._parse()
+        self.taken = list(_parsed(enumerate(raw, before + 1), self.refuse))
+
+    def refuse(self, number: int, reason: str) -> None:
+        self.refused.append(Refusal(number, reason))
 
     def reached(self, known: list[Checkpoint]) -> Checkpoint | None:
         """The last of these checkpoints that is one of this file, None if there is none.
@@ -195,14 +201,6 @@ class Batch:
         digest = self._digest_before.copy()
         digest.update(b"\n".join([*self._raw[:count], b""]))
         return digest
-
-    def _parse(self) -> None:
-        for number, raw in enumerate(self._raw, self.before + 1):
-            try:
-                self.taken.append((number, parse_line(raw)))
-            except Invalid as error:
-                if not _is_blank(raw):
-                    self.refused.append(Refusal(number, str(error)))
 
 
 def batches(file: io.BufferedReader) -> Iterator[Batch]:
