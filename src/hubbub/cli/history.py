@@ -1,4 +1,4 @@
-"""`hubbub import` and `hubbub export`: the history of rooms, from files and into them."""
+"""`hubbub import` and `hubbub export`: the history of rooms, from files and to files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from stat import S_ISREG
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from hubbub.history import Imported, Refusal
     from hubbub.hub import Hub
 
-SOMETHING_REFUSED = 3
+LINES_REFUSED = 3
 STDOUT = Path("-")
 
 
@@ -35,41 +36,41 @@ STDOUT = Path("-")
     "--refused",
     type=click.File("w"),
     metavar="FILE",
-    help="Write the refused lines' numbers and the reasons here.",
+    help="Write the number of each refused line and the reason to this file.",
 )
 @click.pass_context
 def import_history(context: click.Context, file: BufferedReader, refused: TextIO | None) -> None:
-    """Take the history of rooms from FILE, or from standard input for a dash.
+    """Import the history of rooms from FILE, or from standard input if FILE is a dash.
 
-    FILE has a JSON object a line, with the keys kind (message, join or leave), room, user, at (ISO 8601) and
-    content, or the richer form that `hubbub export` writes; it may be compressed with gzip. Users and rooms are
-    made as needed. Stopped or killed, run it again: it goes on where it was.
+    FILE has one JSON object per line, with the keys kind (message, join or leave), room, user, at (ISO 8601) and
+    content, or the richer form that `hubbub export` writes. It may be compressed with gzip. Missing users and
+    rooms are created. If the import was stopped or killed, run it again: it continues where it was.
 
-    Exit status 0 when all lines are in, 3 when some were refused, 1 when it could not go on.
+    Exit status: 0 if all lines were imported, 3 if some were refused, 1 if the import failed.
     """
-    tell = None if refused is None else lambda refusal: _note(refused, refusal)
+    on_refusal = None if refused is None else partial(_write_refusal, refused)
     with _progress(file) as show:
-        imported = asyncio.run(_import(file, show, tell))
+        imported = asyncio.run(_import(file, show, on_refusal))
     for line in _report(imported):
         click.echo(line)
     if imported.refusals.count:
-        context.exit(SOMETHING_REFUSED)
+        context.exit(LINES_REFUSED)
 
 
 async def _import(
-    file: BufferedReader, show: Callable[[Imported], None], tell: Callable[[Refusal], None] | None
+    file: BufferedReader, show: Callable[[Imported], None], on_refusal: Callable[[Refusal], None] | None
 ) -> Imported:
     async with hub.open() as chat:
-        return await chat.history.load(file, progress=show, refused=tell)
+        return await chat.history.load(file, progress=show, refused=on_refusal)
 
 
-def _note(file: TextIO, refusal: Refusal) -> None:
+def _write_refusal(file: TextIO, refusal: Refusal) -> None:
     file.write(f"{refusal.line}\t{refusal.reason}\n")
 
 
 @contextmanager
 def _progress(file: BufferedReader) -> Iterator[Callable[[Imported], None]]:
-    """A bar on a terminal, by how much of the file is read; nothing elsewhere."""
+    """A progress bar on a terminal, by the bytes of the file that were read. Nothing if it is not a terminal."""
     console = Console(stderr=True)
     status = os.fstat(file.fileno())
     size = status.st_size if S_ISREG(status.st_mode) else None
@@ -80,8 +81,8 @@ def _progress(file: BufferedReader) -> Iterator[Callable[[Imported], None]]:
         def show(imported: Imported) -> None:
             read = file.tell() if size is not None else None
             speed = imported.lines / max(progress.tasks[0].elapsed or 0, 0.001)
-            said = f"{imported.lines:,} lines, {imported.messages:,} messages, {speed:,.0f} lines/s"
-            progress.update(task, completed=read, description=said)
+            text = f"{imported.lines:,} lines, {imported.messages:,} messages, {speed:,.0f} lines/s"
+            progress.update(task, completed=read, description=text)
 
         yield show
 
@@ -91,18 +92,18 @@ def _report(imported: Imported) -> Iterator[str]:
         yield f"the first {imported.continued_from:,} lines had been imported before"
     yield (
         f"{imported.lines:,} lines: {imported.messages:,} messages and {imported.events:,} other entries stored, "
-        f"{imported.known:,} lines that changed nothing, {imported.refusals.count:,} refused; "
-        f"{imported.users:,} users made"
+        f"{imported.known:,} lines changed nothing, {imported.refusals.count:,} refused; "
+        f"{imported.users:,} users created"
     )
     for one in imported.renamed:
-        yield f"  {one.nickname!a} is {one.username!a}: {one.reason}"
+        yield f"  {one.nickname!a} became {one.username!a}: {one.reason}"
     if imported.renamed_count > len(imported.renamed):
-        yield f"  and {imported.renamed_count - len(imported.renamed):,} more got another name"
+        yield f"  and {imported.renamed_count - len(imported.renamed):,} more users were renamed"
     for refusal in imported.refusals.first:
         yield f"  line {refusal.line:,}: {refusal.reason}"
     if imported.refusals.count > len(imported.refusals.first):
         more = imported.refusals.count - len(imported.refusals.first)
-        yield f"  and {more:,} more lines were refused; --refused FILE writes all of them"
+        yield f"  and {more:,} more lines were refused; use --refused FILE to list all of them"
 
 
 @click.command("export")
@@ -113,13 +114,14 @@ def _report(imported: Imported) -> Iterator[str]:
     type=click.Path(dir_okay=False, writable=True, allow_dash=True, path_type=Path),
     default=STDOUT,
     show_default="standard output",
-    help="Where to write; compressed with gzip where it ends with .gz.",
+    help="The file to write; compressed with gzip if its name ends in .gz.",
 )
 def export_room(room: str, output: Path) -> None:
-    """Write the history of ROOM, an id or the name of a public room, in the form that `hubbub import` takes.
+    """Write the history of ROOM in the form that `hubbub import` takes. ROOM is an id or the name of a public
+    room.
 
-    It is the room of one moment: messages, edits, deletions, members and how far they have read, with all ids and
-    times. Accounts go with their email and without their password.
+    The export shows the room at one moment: messages, edits, deletions, members and how far they have read, with
+    all ids and times. Accounts have their email address and no password.
     """
     with _written(output) as file:
         asyncio.run(_export(room, file))
@@ -134,16 +136,16 @@ async def _export(room: str, file: BinaryIO | gzip.GzipFile) -> None:
 async def _find(chat: Hub, room: str) -> UUID:
     try:
         return inputs.uuid("room", room)
-    except Invalid:  # no id, then it is a name
+    except Invalid:  # not an id, so it is a name
         return await chat.history.find(room)
 
 
 @contextmanager
 def _written(output: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
-    """A file that is there once it is whole."""
+    """A file that appears under its name once it is complete."""
     if output == STDOUT:
         yield sys.stdout.buffer
-        sys.stdout.buffer.flush()  # here, where a disk that is full is still an error that we can tell
+        sys.stdout.buffer.flush()  # here, where a full disk is still an error that can be reported
         return
     part = output.with_name(f"{output.name}.part")
     try:
