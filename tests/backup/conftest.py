@@ -17,7 +17,7 @@ from faults import chat as chats
 from faults.chat import Chat
 from hubbub import PostgresSettings, Settings
 from hubbub.embedded import Servers
-from hubbub.embedded.binaries import CHOSEN_POSTGRESQL
+from hubbub.embedded.programs import CHOSEN_POSTGRESQL
 from rights import role, superuser
 
 PASSWORD = "of-the-backup"

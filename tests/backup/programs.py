@@ -8,8 +8,8 @@ from asyncio.subprocess import PIPE
 from pathlib import Path
 
 from hubbub import PostgresSettings
-from hubbub.embedded.account import servers_account
-from hubbub.embedded.binaries import CHOSEN_POSTGRESQL, find_postgresql
+from hubbub.embedded.folder import servers_account
+from hubbub.embedded.programs import CHOSEN_POSTGRESQL, find_postgresql
 
 PATIENCE_SECONDS = 60
 

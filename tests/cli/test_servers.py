@@ -99,7 +99,7 @@ def test_what_the_user_can_mend_is_an_error_without_a_traceback(here: Path) -> N
     refused = hubbub("up")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.startswith("Error: ")
-    assert "holds other things" in refused.stderr
+    assert "holds other files" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

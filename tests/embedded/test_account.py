@@ -11,8 +11,7 @@ import pytest
 
 from hubbub import Unavailable
 from hubbub.embedded import launch, locks
-from hubbub.embedded.account import Account, servers_account
-from hubbub.embedded.folder import Passwords, Place
+from hubbub.embedded.folder import Account, Passwords, ServerFolder, servers_account
 from hubbub.embedded.process import Process
 
 
@@ -78,15 +77,15 @@ async def test_root_signals_a_process_of_the_servers_account_and_no_other_that_t
     tmp_path: Path, stranger: Account, user: int
 ) -> None:
     # The servers can write their lock files, and so name whomever they like.
-    lock = locks.take(tmp_path / "valkey.lock")
+    lock = locks.try_acquire(tmp_path / "valkey.lock")
     assert lock is not None
     with subprocess.Popen(["cat"], user=user, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as named:  # noqa: ASYNC220 - starts at once
         try:
-            signed = {"pid": named.pid, "started": launch.started(named.pid), "port": 1, "detached": True}
+            signed = {"pid": named.pid, "started": launch.start_time(named.pid), "port": 1, "detached": True}
             os.pwrite(lock.descriptor, json.dumps(signed).encode(), 0)
-            place = Place(tmp_path, Passwords("", "", ""), stranger, must_be_handed=False)
+            server_folder = ServerFolder(tmp_path, Passwords("", "", ""), stranger, needs_descriptor=False)
             with pytest.raises(Unavailable, match="does not stop"):  # we hold the lock all the while
-                await Process("Valkey", "valkey", place).stop([(SIGTERM, 0.1)])
+                await Process("Valkey", "valkey", server_folder).stop([(SIGTERM, 0.1)])
             out, _ = named.communicate(b"still here")
             assert out == (b"" if user == stranger.uid else b"still here")
         finally:
@@ -98,5 +97,5 @@ async def test_root_signals_a_process_of_the_servers_account_and_no_other_that_t
 def test_a_lock_names_one_process_and_never_a_group_of_them(tmp_path: Path, several: int) -> None:
     signed = {"pid": several, "started": "", "port": 1, "detached": True}
     (tmp_path / "valkey.lock").write_text(json.dumps(signed))
-    place = Place(tmp_path, Passwords("", "", ""), None, must_be_handed=False)
-    assert Process("Valkey", "valkey", place).holder() is None
+    server_folder = ServerFolder(tmp_path, Passwords("", "", ""), None, needs_descriptor=False)
+    assert Process("Valkey", "valkey", server_folder).holder() is None

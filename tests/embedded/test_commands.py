@@ -31,8 +31,8 @@ from embedded.chat import (
     until,
 )
 from hubbub import Unavailable
-from hubbub.embedded import commands, delete_data, down, find, status, supervisor, up
-from hubbub.embedded.account import Account
+from hubbub.embedded import commands, delete_data, down, find, status, up
+from hubbub.embedded.folder import Account
 
 ORDINARY = """
 import asyncio, sys
@@ -187,7 +187,7 @@ async def test_a_server_that_hangs_is_reported_and_not_waited_for_without_end(
 ) -> None:
     await up(folder)
     os.kill(pid(folder, "valkey"), signal.SIGSTOP)
-    monkeypatch.setattr(supervisor, "START_SECONDS", 0.5)
+    monkeypatch.setattr("hubbub.embedded.servers.START_SECONDS", 0.5)
     with pytest.raises(Unavailable, match="Valkey runs but does not answer"):
         await up(folder)
     os.kill(pid(folder, "valkey"), signal.SIGCONT)
@@ -204,7 +204,7 @@ async def test_finding_asks_no_server_for_more_than_a_connection(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = await up(folder)
-    monkeypatch.setattr("hubbub.embedded.postgresql.connect", None)
+    monkeypatch.setattr("hubbub.embedded.servers.connect", None)
     monkeypatch.setattr(commands, "status", None)
     assert find(folder) == settings
 

@@ -18,7 +18,7 @@ async def test_a_folder_with_other_things_in_it_is_refused_and_left_as_it_was(tm
     (tmp_path / "thesis.txt").write_text("all of it")
     before = rights(tmp_path)
     for start in (Servers(tmp_path).start, lambda: up(tmp_path)):
-        with pytest.raises(Unavailable, match="holds other things"):
+        with pytest.raises(Unavailable, match="holds other files"):
             await start()
     assert names(tmp_path) == ["thesis.txt"]
     assert rights(tmp_path) == before
@@ -31,7 +31,7 @@ async def test_data_of_another_server_are_not_taken_for_ours(tmp_path: Path, nam
     precious.write_text("all of it")
     before = rights(tmp_path)
     for start in (Servers(tmp_path).start, lambda: up(tmp_path)):
-        with pytest.raises(Unavailable, match="holds other things"):
+        with pytest.raises(Unavailable, match="holds other files"):
             await start()
     assert not await delete_data(tmp_path)
     assert names(tmp_path) == [name]
@@ -44,7 +44,7 @@ async def test_a_folder_whose_making_was_killed_before_it_had_passwords_is_ours(
         (tmp_path / name).touch()
     folder = Folder(tmp_path)
     async with folder.command():
-        assert folder.set_up() == folder.place()
+        assert folder.set_up() == folder.find()
 
 
 async def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
@@ -65,10 +65,10 @@ async def test_passwords_that_cannot_be_read_are_an_error_and_not_made_anew(copi
 
 
 async def test_neither_repr_nor_error_holds_a_password(folder: Path) -> None:
-    place = Folder(folder).place()
+    server_folder = Folder(folder).find()
     secrets = json.loads((folder / "passwords.json").read_text()).values()
     assert len(set(secrets)) == 3
-    assert not [secret for secret in secrets if secret in repr(place)]
+    assert not [secret for secret in secrets if secret in repr(server_folder)]
 
 
 @pytest.mark.usefixtures("as_root")

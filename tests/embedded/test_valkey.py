@@ -10,7 +10,7 @@ import pytest
 from embedded.chat import valkey
 from hubbub.embedded import Servers
 from hubbub.embedded.folder import Folder
-from hubbub.embedded.valkey import Valkey
+from hubbub.embedded.servers import Valkey
 
 
 @asynccontextmanager
@@ -39,10 +39,10 @@ async def stranger(answer: bytes) -> AsyncIterator[int]:
     ],
 )
 async def test_what_is_not_our_valkey_or_not_ready_does_not_serve(folder: Path, answer: bytes) -> None:
-    place = Folder(folder).place()
-    assert place is not None
+    server_folder = Folder(folder).find()
+    assert server_folder is not None
     async with stranger(answer) as port:
-        assert await Valkey(place).version(port) is None
+        assert await Valkey(server_folder).version(port) is None
 
 
 async def test_every_answered_write_is_in_the_file_already(folder: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from hubbub import PostgresSettings
-from hubbub.embedded.account import servers_account
+from hubbub.embedded.folder import servers_account
 
 START_SECONDS = 20
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 from commands import execute
 from hubbub import PostgresSettings, RedisSettings, migrations
 from hubbub.embedded import Servers
-from hubbub.embedded.binaries import DEBIAN
+from hubbub.embedded.programs import DEBIAN
 from redis_server import PASSWORD, Server
 from rights import superuser
 from tls.certificates import Certificate, Certificates, Kind

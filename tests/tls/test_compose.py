@@ -19,7 +19,7 @@ import pytest
 from cryptography import x509
 
 from hubbub import PostgresSettings, RedisSettings, Settings, Unavailable
-from hubbub.embedded.supervisor import free_port
+from hubbub.embedded.servers import free_port
 from hubbub.postgres import connect
 from hubbub.redis import Connection
 from tls.composed import Composed

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubbub.embedded.account import servers_account
-from hubbub.embedded.binaries import COPIES
+from hubbub.embedded.folder import servers_account
+from hubbub.embedded.programs import COPIES
 from versions import debian, npm, wheel
 
 PROJECT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Servers that outlive the command that started them: what `hubbub up`, `down` and `status` do."""
+"""`hubbub up`, `down` and `status`: servers that outlive the command that started them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubbub.embedded import disk
-from hubbub.embedded.folder import Folder
-from hubbub.embedded.supervisor import Pair, Server
+from hubbub.embedded.folder import Folder, os_errors_as_unavailable
+from hubbub.embedded.servers import Server, ServerPair
 from hubbub.errors import Unavailable
 from hubbub.settings import Settings
 
 FOLDER = Path(".hubbub")
-"""Where `hubbub up` has its servers, in the folder that it is called in."""
+"""The folder of the servers of `hubbub up`, in the folder that it is called in."""
 
-LOOK_SECONDS = 0.5
+# `find` runs when an application opens a hub, so it waits for a port of this machine no longer than this.
+CONNECT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ServerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The servers of a folder. `settings` is None unless both answer; `servers` is empty where none ever ran."""
+    """The servers of a folder. `settings` is None unless both answer; `servers` is empty if none ever ran."""
 
     folder: Path
     servers: tuple[ServerStatus, ...]
@@ -40,80 +40,81 @@ class Status:
 
 
 async def up(folder: Path) -> Settings:
-    """Starts the servers of this folder unless they run, and leaves them running.
+    """Start the servers of this folder unless they run, and leave them running.
 
-    The first time this makes the folder, passwords and data. Raises Unavailable, and then leaves nothing running
-    that was not before.
+    The first call makes the folder, passwords and data.
+    Raises: Unavailable (then no server is left that this call started).
     """
     ours = Folder(folder)
-    with disk.failures("cannot start servers"):
+    with os_errors_as_unavailable("cannot start servers"):
         async with ours.command():
-            return await Pair(await asyncio.to_thread(ours.set_up)).start(detached=True)
+            return await ServerPair(await asyncio.to_thread(ours.set_up)).start(detached=True)
 
 
 async def down(folder: Path) -> bool:
-    """Stops the servers of this folder and keeps all they have. False when none ran.
+    """Stop the servers of this folder and keep their data. False when none ran.
 
-    Raises Unavailable where they belong to a program that runs, and for one that cannot be stopped.
+    Raises: Unavailable (they belong to a running program, or one cannot be stopped).
     """
     ours = Folder(folder)
-    with disk.failures("cannot stop servers"):
-        if ours.place() is None:
+    with os_errors_as_unavailable("cannot stop servers"):
+        if ours.find() is None:
             return False
         async with ours.command():
-            place = ours.place()
-            return place is not None and await Pair(place).stop()
+            found = ours.find()
+            return found is not None and await ServerPair(found).stop()
 
 
 async def delete_data(folder: Path) -> bool:
-    """Stops the servers of this folder and deletes data, passwords and logs, for good. False where none were.
+    """Stop the servers of this folder and delete data, passwords and logs permanently. False if there were none.
 
-    Whatever else is in the folder stays. Raises Unavailable as `down` does.
+    Other files in the folder stay.
+    Raises: Unavailable (as `down` does).
     """
     ours = Folder(folder)
-    with disk.failures("cannot delete the data"):
-        if ours.place() is None:
+    with os_errors_as_unavailable("cannot delete the data"):
+        if ours.find() is None:
             return False
         async with ours.command():
-            if (place := ours.place()) is not None:
-                await Pair(place).stop()
+            if (found := ours.find()) is not None:
+                await ServerPair(found).stop()
             await asyncio.to_thread(ours.delete)
-            return place is not None
+            return found is not None
 
 
 def find(folder: Path) -> Settings | None:
-    """How to log in to the servers that run in this folder; None when they do not both run, or are not ours.
+    """The settings of the servers that run in this folder; None if they do not both run, or are another user's.
 
-    Looks at two lock files and two ports, and asks for no password: for a caller that is about to connect.
+    It checks two lock files and two ports, and no password, for a caller that is about to connect.
     """
     try:
-        place = Folder(folder).place()
+        found = Folder(folder).find()
     except Unavailable:
         return None
-    if place is None:
+    if found is None:
         return None
-    pair = Pair(place)
+    pair = ServerPair(found)
     ports = [_listening_port(server) for server in pair.servers]
     running = [port for port in ports if port is not None]
     return pair.settings(*running) if len(running) == len(ports) else None
 
 
 async def status(folder: Path) -> Status:
-    """Asks the servers of this folder how they are. Starts and makes nothing.
+    """The status of the servers of this folder. Starts and makes nothing.
 
-    Raises Unavailable where the folder belongs to another user.
+    Raises: Unavailable (the folder belongs to another user).
     """
-    place = Folder(folder).place()
-    if place is None:
+    found = Folder(folder).find()
+    if found is None:
         return Status(folder, (), None)
-    pair = Pair(place)
-    servers = await asyncio.gather(*(_ask(server) for server in pair.servers))
+    pair = ServerPair(found)
+    servers = await asyncio.gather(*(_server_status(server) for server in pair.servers))
     ports = [server.port for server in servers if server.port is not None]
     settings = pair.settings(*ports) if len(ports) == len(servers) else None
     return Status(folder, tuple(servers), settings)
 
 
-async def _ask(server: Server) -> ServerStatus:
+async def _server_status(server: Server) -> ServerStatus:
     alive = server.process.is_alive()
     holder = server.process.holder()
     version = await server.version(holder.port) if alive and holder is not None else None
@@ -126,7 +127,7 @@ def _listening_port(server: Server) -> int | None:
     if holder is None or not server.process.is_alive():
         return None
     try:
-        with socket.create_connection(("127.0.0.1", holder.port), timeout=LOOK_SECONDS):
+        with socket.create_connection(("127.0.0.1", holder.port), timeout=CONNECT_SECONDS):
             return holder.port
     except OSError:
         return None

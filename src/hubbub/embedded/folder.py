@@ -1,44 +1,45 @@
-"""The folder in which the servers of one project keep everything they have.
+"""The folder in which the servers of one project keep their data, and the account that they run as.
 
     .hubbub/
       .gitignore         for all of it: neither passwords nor data belong in a repository
-      passwords.json     written before there are data, deleted after them: data without passwords are not ours
-      commands.lock      held by whoever starts or stops servers here, while it does so
+      passwords.json     written before there are data, and deleted after them
+      commands.lock      held by a process while it starts or stops servers here
       owner.lock         held by a `Servers` from start to stop
       postgresql/        the data directory of PostgreSQL
       postgresql.lock    held by the server
-      postgresql.log     what the server says
+      postgresql.log     the output of the server
       valkey/
       valkey.conf
       valkey.lock
       valkey.log
 
-All of it is private to one user: the folder 0700, secrets 0600. As root the servers run as another account, which
-has to reach its data: the folder then is 0710 with the group of that account, the data directories belong to the
-account, and all else belongs to root and stays unreadable. Where the account cannot come as far as the folder
-(below /root, say), no right of any folder above is changed, and the data are no place else: the servers are handed
-the folder as an open descriptor, and find it as /proc/self/fd/N.
+All of it is private to one user: the folder has mode 0700, secrets have 0600. If root starts the servers, they
+run as another account, which has to reach its data. Then the folder has mode 0710 and the group of that account,
+the data directories belong to the account, and everything else belongs to root and stays unreadable. If the
+account cannot reach the folder by its path (below /root, for instance), the rights of the folders above stay as
+they are. The servers then inherit the folder as an open descriptor, and open it as /proc/self/fd/N.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import secrets
+import shutil
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from hubbub.embedded import disk, locks
-from hubbub.embedded.account import Account, servers_account
+from hubbub.embedded import locks
 from hubbub.errors import Unavailable
 
 COMMAND_SECONDS = 150
-"""How long to wait for another command in the same folder: for one that starts and one that stops."""
+"""How long to wait for another command in the same folder: long enough for one start and one stop."""
 
 NAMES = frozenset(
     {
@@ -62,12 +63,12 @@ NAMES = frozenset(
 )
 
 NAMES_BEFORE_PASSWORDS = frozenset({".gitignore", "commands.lock", "passwords.json.new"})
-"""All that is ours in a folder before it has passwords and after they are deleted, wherever that broke off."""
+"""The entries that a folder may have before its passwords are made or after they are deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passwords:
-    """The secrets of a folder's servers, made once."""
+    """The secrets of a folder's servers, generated once."""
 
     postgresql: str = field(repr=False)
     postgresql_superuser: str = field(repr=False)
@@ -75,16 +76,16 @@ class Passwords:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A folder that has been set up, without a symbolic link in its path. `account` is None for our own user.
+class ServerFolder:
+    """A folder that is set up. Its path has no symbolic link. `account` is None for the user of this process.
 
-    `must_be_handed` says that the account cannot come as far as the folder by its path.
+    `needs_descriptor` is True if the account cannot reach the folder by its path.
     """
 
-    folder: Path
+    path: Path
     passwords: Passwords
     account: Account | None
-    must_be_handed: bool
+    needs_descriptor: bool
 
 
 class Folder:
@@ -93,52 +94,55 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
 
-    def place(self) -> Place | None:
-        """What was set up here; None when nothing was. Raises Unavailable when it is not ours or not readable."""
+    def find(self) -> ServerFolder | None:
+        """The folder as it was set up; None when it was not.
+
+        Raises: Unavailable (it belongs to another user, or cannot be read).
+        """
         try:
             content = (self.path / "passwords.json").read_bytes()
             passwords = msgspec.json.decode(content, type=Passwords)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except PermissionError:
-            raise self._refused("belongs to another user: its servers are theirs to start and stop") from None
+            raise self._refused("belongs to another user, who alone may start and stop its servers") from None
         except msgspec.DecodeError as error:
             raise self._refused(f"has a passwords.json that cannot be read ({error}): restore it") from error
         self._check_owner()
-        return self._place(passwords)
+        return self._server_folder(passwords)
 
     @asynccontextmanager
     async def command(self) -> AsyncIterator[None]:
-        """The right to start and stop servers here; makes the folder if need be.
+        """Hold the right to start and stop servers here. Makes the folder if it is missing.
 
-        Raises Unavailable while a program has servers of its own here, and when the folder holds other things.
+        Raises: Unavailable (a running program has servers of its own here, or the folder holds other files).
         """
         await asyncio.to_thread(self._make)
         lock = await self._lock("commands.lock")
         try:
             if locks.is_held(self.path / "owner.lock"):
-                raise self._refused("is in use: a program that runs has servers of its own here", retryable=True)
+                raise self._refused("is in use: a running program has servers of its own here", retryable=True)
             yield
         finally:
             lock.release()
 
     async def own(self) -> locks.Lock:
-        """Marks the servers here as ours until the lock is released. Only within `command`."""
+        """Reserve the servers here for this process until the lock is released. Only within `command`."""
         return await self._lock("owner.lock")
 
-    def set_up(self) -> Place:
-        """What is set up here, after doing it if need be. Only within `command`. Blocks for some milliseconds."""
-        self._admit()
-        place = self.place() or self._place(self._make_passwords())
-        if place.must_be_handed and sys.platform != "linux":
+    def set_up(self) -> ServerFolder:
+        """The folder, set up if it was not. Only within `command`. Blocks for some milliseconds."""
+        self._let_account_pass()
+        found = self.find() or self._server_folder(self._make_passwords())
+        if found.needs_descriptor and sys.platform != "linux":
             raise self._refused("cannot be reached by the account that its servers run as: choose another folder")
-        return place
+        return found
 
     def delete(self) -> None:
-        """Deletes data, passwords and logs. Only within `command`, with no server running. Blocks."""
-        # The passwords last but for the locks: data without their passwords would be locked away.
+        """Delete data, passwords and logs. Only within `command`, with no server running. Blocks."""
+        # The passwords after the data, which could not be read without them, and before the lock.
         for names in (NAMES - {"passwords.json", "commands.lock"}, {"passwords.json"}, {"commands.lock"}):
-            disk.delete(self.path, frozenset(names))
+            delete_entries(self.path, names)
 
     def _make(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,25 +151,25 @@ class Folder:
         self._check_owner()
         names = {entry.name for entry in self.path.iterdir()}
         if "passwords.json" not in names and names - NAMES_BEFORE_PASSWORDS:
-            raise self._refused("holds other things: servers want a folder of their own, new or empty")
+            raise self._refused("holds other files: servers need a folder of their own, new or empty")
 
     def _check_owner(self) -> None:
         if self.path.stat().st_uid != os.geteuid():
-            raise self._refused("belongs to another user: its servers are theirs to start and stop")
+            raise self._refused("belongs to another user, who alone may start and stop its servers")
 
     async def _lock(self, name: str) -> locks.Lock:
-        lock = await locks.taken(self.path / name, COMMAND_SECONDS)
+        lock = await locks.acquire(self.path / name, COMMAND_SECONDS)
         if lock is None:
             raise self._refused(
                 f"is in use: another hubbub has been busy here for {COMMAND_SECONDS} s", retryable=True
             )
         return lock
 
-    def _place(self, passwords: Passwords) -> Place:
+    def _server_folder(self, passwords: Passwords) -> ServerFolder:
         account = servers_account(self.path / "postgresql")
         folder = self.path.resolve()
         reachable = account is None or account.can_enter(folder)
-        return Place(folder, passwords, account, must_be_handed=not reachable)
+        return ServerFolder(folder, passwords, account, needs_descriptor=not reachable)
 
     def _make_passwords(self) -> Passwords:
         (self.path / ".gitignore").write_text("*\n", encoding="ascii")
@@ -174,11 +178,11 @@ class Folder:
             postgresql_superuser=secrets.token_hex(24),
             valkey=secrets.token_hex(24),
         )
-        disk.write_private(self.path / "passwords.json", msgspec.json.encode(passwords))
+        write_private(self.path / "passwords.json", msgspec.json.encode(passwords))
         return passwords
 
-    def _admit(self) -> None:
-        """Lets the servers' account pass through the folder, and nobody else. It cannot list or change it."""
+    def _let_account_pass(self) -> None:
+        """Let the servers' account alone pass through the folder. It cannot list or change the folder."""
         account = servers_account(self.path / "postgresql")
         if account is None:
             self.path.chmod(0o700)
@@ -188,3 +192,117 @@ class Folder:
 
     def _refused(self, why: str, *, retryable: bool = False) -> Unavailable:
         return Unavailable("embedded", f"the folder {self.path} {why}", retryable=retryable)
+
+
+ENTER = 0o1
+READ_AND_RUN = 0o5
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An unprivileged user and its own group, without any other group."""
+
+    name: str
+    uid: int
+    gid: int
+
+    def can_enter(self, folder: Path) -> bool:
+        """Whether this account may pass through the folder and all above it. Access control lists are ignored."""
+        return all(self._may(ENTER, one) for one in (folder, *folder.parents))
+
+    def can_run(self, program: Path) -> bool:
+        """Whether this account may run the program at its path, which has no symbolic link."""
+        return self.can_enter(program.parent) and self._may(READ_AND_RUN, program)
+
+    def _may(self, wanted: int, path: Path) -> bool:
+        status = path.stat()
+        shift = 6 if status.st_uid == self.uid else 3 if status.st_gid == self.gid else 0
+        return status.st_mode >> shift & wanted == wanted
+
+
+def servers_account(data: Path) -> Account | None:
+    """The account that the servers with these data run as; None for the user of this process.
+
+    PostgreSQL refuses to run as root, and Valkey has no reason to. Under root both run as the owner of the data if
+    there are any, else as `postgres` if there is such a user, else as `nobody`. The owner comes first, because a
+    package that is installed later may add a user `postgres`, who must not become the owner of existing data.
+    Raises: Unavailable (there is no such user).
+    """
+    if os.geteuid() != 0:
+        return None
+    owner = data.stat() if data.exists() else None
+    if owner is not None and owner.st_uid != 0:
+        return Account(_name(owner.st_uid), owner.st_uid, owner.st_gid)
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name, entry.pw_uid, entry.pw_gid)
+    raise Unavailable(
+        "embedded",
+        "PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as",
+        retryable=False,
+    )
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def write_private(path: Path, content: bytes, account: Account | None = None) -> None:
+    """Write a file that only its owner may read, completely or not at all, and wait until it is on the disk.
+
+    It belongs to `account` if one is given.
+    """
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        if account is not None:
+            os.fchown(descriptor, account.uid, account.gid)
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    new.rename(path)
+    sync_folder(path.parent)
+
+
+def private_folder(path: Path, account: Account | None) -> None:
+    """Make a folder that only one user may enter, `account` if one is given. It may exist already."""
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    if account is not None:
+        os.chown(path, account.uid, account.gid)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in the folder are on the disk, such as that of a renamed file."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def delete_entries(folder: Path, names: Iterable[str]) -> None:
+    """Delete these entries of the folder with their content, and the folder itself once it is empty."""
+    for path in (folder / name for name in names):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # not empty: it holds files that are not of the servers
+        folder.rmdir()
+
+
+@contextmanager
+def os_errors_as_unavailable(what: str) -> Iterator[None]:
+    """Raise Unavailable for an OSError in the block, such as a full disk or a folder that may not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable("embedded", f"{what}: {error}", retryable=False) from error

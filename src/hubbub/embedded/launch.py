@@ -1,10 +1,11 @@
-"""The step between fork and server: a script that becomes the server.
+"""A script that prepares its own process and then replaces itself by the server.
 
     python -I -S launch.py ORDER        ORDER: an `Order` as JSON
 
-What has to happen in the child before exec (drop the rights of root, ask to die with the owner, sign the lock)
-needs Python, and Python must not run in the forked child of a process with threads, as `preexec_fn` does. So the
-child is a fresh interpreter that does it and then is replaced by the server. Only the standard library is here.
+The preparation (drop the rights of root, request a signal at the death of the owner, write the holder into the
+lock file) needs Python, and Python must not run in the forked child of a process with threads, as `preexec_fn`
+does. So the child is a fresh interpreter, which exec then replaces by the server. It imports the standard
+library only.
 """
 
 from __future__ import annotations
@@ -20,32 +21,32 @@ PR_SET_PDEATHSIG = 1
 
 
 class Order(TypedDict):
-    """What to become, and how."""
+    """Which program to run, and how."""
 
     program: list[str]
     lock: int
-    """A descriptor that is locked; it stays open in the server, and so does the lock."""
-    handed: str | None
-    """A folder to hand over by descriptor, to a user that cannot come to it by the path in `program`."""
+    """A descriptor with the lock of the server. It stays open in the server, so the lock stays held."""
+    folder_by_descriptor: str | None
+    """A folder that the user of the server cannot reach by its path in `program`; it gets a descriptor instead."""
     port: int
     uid: int | None
     gid: int | None
     owner: int | None
-    """The process to die with; None for a server that outlives whoever started it."""
-    last_signal: int
-    """What the server gets when its owner dies."""
+    """The process whose death ends the server; None for a server that outlives the process that started it."""
+    death_signal: int
+    """The signal for the server when its owner dies."""
 
 
 def server_environment() -> dict[str, str]:
-    """The environment of a server: nothing that could hold a secret or, like PGDATA and PGPORT, configure it."""
+    """The environment of a server, without any variable that may hold a secret or configure it, such as PGDATA."""
     passed_on = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     return {**passed_on, "LC_ALL": "C"}
 
 
-def started(pid: int) -> str:
-    """When the process started, in clock ticks since boot: with it a pid is never mistaken for a later one.
+def start_time(pid: int) -> str:
+    """When the process started, in clock ticks since boot. It tells a process from a later one with the same pid.
 
-    Empty where the system does not say (no /proc: macOS), or when there is no such process.
+    Empty on a system without /proc, such as macOS, and when there is no such process.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
@@ -55,31 +56,35 @@ def started(pid: int) -> str:
     return stat.rpartition(")")[2].split()[19]
 
 
-def become(order: Order) -> None:
-    """Turns this process into the server. Returns only by raising."""
+def replace_by_server(order: Order) -> None:
+    """Replace this process by the server. It does not return; it may raise."""
     if order["owner"] is None and os.fork():
-        # The server belongs to nobody: no wait() of the command that started it will ever see it.
+        # The server becomes a child of init. The command that started it never waits for it.
         os._exit(0)
     os.umask(0o077)
-    program = order["program"] if order["handed"] is None else _handed(order["program"], order["handed"])
-    # Loaded now: the next user may not be able to read the standard library, which may lie below /root.
+    program = _program(order)
+    # Loaded now, because the user of the server may be unable to read the standard library, for instance below
+    # /root.
     libc = ctypes.CDLL(None) if order["owner"] is not None and sys.platform == "linux" else None
     _drop_rights(order["uid"], order["gid"])
     if libc is not None and order["owner"] is not None:
-        # After the change of user: the kernel forgets the wish on every such change.
-        _die_with(order["owner"], order["last_signal"], libc)
-    _sign(order)
+        # After the change of user, because the kernel resets the request on every such change.
+        _request_death_signal(order["owner"], order["death_signal"], libc)
+    _write_holder(order)
     os.execve(program[0], program, server_environment())  # noqa: S606 - the start of the server, without a shell
 
 
-def _handed(program: list[str], folder: str) -> list[str]:
-    """The program with this folder, which we can open and the server will not, as a descriptor that it inherits.
+def _program(order: Order) -> list[str]:
+    """The program, with the path of the folder replaced by that of an open descriptor which the server inherits.
 
-    The kernel follows such a path from the open folder, and asks for no right to any folder above it.
+    The kernel resolves such a path from the open folder, and checks no rights to the folders above it.
     """
+    folder = order["folder_by_descriptor"]
+    if folder is None:
+        return order["program"]
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     os.set_inheritable(descriptor, True)
-    return [part.replace(folder, f"/proc/self/fd/{descriptor}") for part in program]
+    return [part.replace(folder, f"/proc/self/fd/{descriptor}") for part in order["program"]]
 
 
 def _drop_rights(uid: int | None, gid: int | None) -> None:
@@ -90,29 +95,29 @@ def _drop_rights(uid: int | None, gid: int | None) -> None:
     os.setuid(uid)
 
 
-def _die_with(owner: int, last_signal: int, libc: ctypes.CDLL) -> None:
-    """Asks the kernel for a signal when the owner dies. Linux alone knows this.
+def _request_death_signal(owner: int, death_signal: int, libc: ctypes.CDLL) -> None:
+    """Request a signal from the kernel when the owner dies. Only Linux has this.
 
-    Elsewhere a server outlives an owner that was killed, until `hubbub down`.
+    On other systems a server outlives a killed owner, until `hubbub down`.
     """
-    if libc.prctl(PR_SET_PDEATHSIG, last_signal, 0, 0, 0) != 0:
+    if libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
         raise OSError("prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != owner:
-        os._exit(1)  # it died before the wish was heard
+        os._exit(1)  # the owner died before the request
 
 
-def _sign(order: Order) -> None:
-    """Writes into the lock file who holds it, in the form of `hubbub.embedded.process.Holder`."""
+def _write_holder(order: Order) -> None:
+    """Write this process into the lock file, in the form of `hubbub.embedded.process.Holder`."""
     pid = os.getpid()
-    signature = {
+    holder = {
         "pid": pid,
-        "started": started(pid),
+        "started": start_time(pid),
         "port": order["port"],
         "detached": order["owner"] is None,
     }
     os.ftruncate(order["lock"], 0)
-    os.pwrite(order["lock"], json.dumps(signature).encode(), 0)
+    os.pwrite(order["lock"], json.dumps(holder).encode(), 0)
 
 
 if __name__ == "__main__":
-    become(json.loads(sys.argv[1]))
+    replace_by_server(json.loads(sys.argv[1]))

