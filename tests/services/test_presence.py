@@ -78,7 +78,7 @@ async def test_a_lease_is_renewed_for_as_long_as_it_is_held(
     connection: Connection, subscriptions: Subscriptions, ear: Ear
 ) -> None:
     ada = uuid4()
-    async with opened(connection, subscriptions, heartbeat_seconds=0.5) as presence, presence.online(ada):
+    async with opened(connection, subscriptions) as presence, presence.online(ada):
         first = await connection.execute("ZSCORE", online_key(bucket_of(ada)), str(ada))
         assert isinstance(first, float)
 

@@ -5,7 +5,7 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from uuid import UUID, uuid4
@@ -13,13 +13,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from faults.figures import Figures
-from faults.scale import SCALE
+from faults.scale import IS_FULL
 from hubbub import Settings
 from hubbub.errors import Unavailable
 from hubbub.events import PresenceChanged
 from hubbub.redis import Connection, Gap, Subscriptions
 from hubbub.services.presence import Presence
-from hubbub.services.presence.leases import bucket_of, online_key
+from hubbub.services.presence.leases import LEASES_PER_SCRIPT, Lease, Leases, bucket_of, online_key
 from hubbub.settings import RedisSettings
 from redis_server import PASSWORD, Server
 from services import lease_holder
@@ -100,7 +100,7 @@ async def test_users_of_a_killed_process_go_offline_once_by_any_other(
             changes = await ear.until_offline(set(users))
             seconds = clock() - killed_at
         figures.found(f"{len(users)} offline after {seconds:.1f} s, with heartbeats of {HEARTBEAT_SECONDS:g} s")
-        assert seconds <= (2 * HEARTBEAT_SECONDS + 1) * SCALE.patience
+        assert seconds <= 2 * HEARTBEAT_SECONDS + 1 or not IS_FULL, "a time of a machine that does nothing else"
         changes += await ear.until_now()
         for user_id in users:
             assert [change.is_online for change in changes if change.user_id == user_id] == [True, False]
@@ -182,7 +182,7 @@ async def test_who_leaves_while_redis_is_frozen_is_gone_when_it_thaws(own_server
     ada, bob = uuid4(), uuid4()
     async with (
         connected(own_server.settings) as (connection, subscriptions),
-        opened(connection, subscriptions, heartbeat_seconds=1) as presence,
+        opened(connection, subscriptions) as presence,
         Ear(connection, subscriptions).listening() as ear,
         presence.online(bob),
     ):
@@ -346,20 +346,34 @@ async def test_a_frozen_redis_keeps_nobody_longer_than_the_deadline(own_server: 
             await presence.close()
 
 
-async def test_no_stall_of_the_event_loop_while_ten_thousand_hold_leases(
-    connection: Connection, subscriptions: Subscriptions
-) -> None:
-    """In processor time, which a busy machine hardly stretches. Here the longest turn took 3 ms of it."""
-    users = [uuid4() for _ in range(10_000)]
-    longest, ends = 0.0, asyncio.Event()
+class Scripts:
+    """Counts the leases of each script that is sent, and measures the turns of the event loop meanwhile."""
 
-    async def measure() -> None:
-        nonlocal longest
-        while not ends.is_set():
+    def __init__(self, leases: Leases) -> None:
+        self.sizes: list[int] = []
+        self.turns = 0
+        self.longest_turn_seconds = 0.0
+        self._update = leases._update
+        leases._update = self.update  # type: ignore[method-assign]
+
+    async def update(self, bucket: int, leases: Collection[Lease]) -> list[UUID] | None:
+        self.sizes.append(len(leases))
+        return await self._update(bucket, leases)
+
+    async def watch(self) -> None:
+        """Measure in processor time, which a busy machine hardly stretches."""
+        while True:
             before = time.thread_time()
             await asyncio.sleep(0.001)
-            longest = max(longest, time.thread_time() - before)
+            self.turns += 1
+            self.longest_turn_seconds = max(self.longest_turn_seconds, time.thread_time() - before)
 
+
+async def test_heartbeats_of_ten_thousand_leases_are_sent_in_short_turns_of_the_event_loop(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    """The longest turn took 3 ms of processor time."""
+    users = [uuid4() for _ in range(10_000)]
     async with (
         opened(connection, subscriptions, heartbeat_seconds=1, write_seconds=60) as presence,
         AsyncExitStack() as stack,
@@ -374,12 +388,16 @@ async def test_no_stall_of_the_event_loop_while_ten_thousand_hold_leases(
 
             await until_it_answers(have_passed)
 
-        await heartbeats(1)  # until the rush at the door is over
+        await heartbeats(1)  # until the first ones of the new leases are over
         gc.collect()
         gc.freeze()  # the collector would be measured with all that the test itself holds
-        measuring = asyncio.create_task(measure())
+        scripts = Scripts(presence._leases)
+        watching = asyncio.create_task(scripts.watch())
         await heartbeats(2)
-        ends.set()
-        await measuring
+        watching.cancel()
+        await asyncio.wait([watching])
         gc.unfreeze()
-    assert longest < 0.05
+    assert sum(scripts.sizes) >= len(users)
+    assert max(scripts.sizes) <= LEASES_PER_SCRIPT
+    assert scripts.turns > len(users) / LEASES_PER_SCRIPT, "other tasks had their turns in between"
+    assert scripts.longest_turn_seconds < 0.05 or not IS_FULL, "a time of a machine that does nothing else"

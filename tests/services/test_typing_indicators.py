@@ -310,7 +310,7 @@ async def test_strays_go_when_they_are_due_and_are_in_nobodys_way(
     await connection.execute("ZADD", room, 1, b'","isTyping":true}', 1, b"junk")
     await connection.execute("SADD", hint_key(ada), b"junk", b"\xff")
     async with (
-        opened(connection, subscriptions, members, ttl_seconds=0.5) as typing,
+        opened(connection, subscriptions, members, ttl_seconds=3) as typing,
         aclosing(typing.watch(room_id)) as changes,
     ):
         assert isinstance(await anext(changes), Gap)
