@@ -10,7 +10,9 @@ import pytest
 import hubbub
 from hubbub import PostgresSettings, events
 from hubbub.events import KINDS, Logged, Payload
+from hubbub.history.lines import EVENT_LINES
 from hubbub.postgres import connect
+from sql.package import statements
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +36,12 @@ def test_fields_of_an_entry_are_those_of_its_row_or_of_the_payload(event: type[L
     assert own_fields(event) - {"user_id", "by", "message"} <= set(Payload.__struct_fields__)
 
 
+def test_every_kind_is_written_by_a_statement() -> None:
+    append = re.compile(r"INSERT INTO room_events \([^)]*\)\s+SELECT\s+\S+\s+[^']*'(\w+)'")
+    written = {kind for statement in statements().values() for kind in append.findall(statement.sql)}
+    assert written == KINDS.keys() - {events.MessageSent.kind}
+
+
 async def test_check_of_room_events_accepts_exactly_the_kinds_of_the_table(
     postgres_settings: PostgresSettings,
 ) -> None:
@@ -51,6 +59,11 @@ def test_page_about_the_log_lists_each_event_with_its_fields() -> None:
         name: set(re.findall(r"`(\w+)`", cell)) for names, cell in rows for name in re.findall(r"\w+", names)
     }
     assert listed == {event.__name__: own_fields(event) for event in KINDS.values()}
+
+
+def test_page_about_history_names_the_line_of_each_kind() -> None:
+    named = set(re.findall(r"`(\w+)`", (ROOT / "docs/history.md").read_text()))
+    assert {line.__struct_config__.tag for line in EVENT_LINES.values()} <= named
 
 
 def test_page_about_the_schema_lists_each_kind() -> None:

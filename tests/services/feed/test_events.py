@@ -46,6 +46,10 @@ KINDS = [
 ]
 
 
+def test_every_kind_is_tested_here() -> None:
+    assert set(KINDS) == {event.__name__ for event in events.KINDS.values()}
+
+
 async def test_each_kind_of_event_is_heard_live_here_and_elsewhere_and_by_who_catches_up(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
 ) -> None:
