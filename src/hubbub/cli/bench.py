@@ -1,4 +1,4 @@
-"""`hubbub bench`: the benchmarks of the project, where there is a clone of it."""
+"""`hubbub bench`: the benchmarks of the project, which need a clone of it."""
 
 from __future__ import annotations
 
@@ -12,27 +12,31 @@ import click
 import hubbub
 
 NO_CLONE = (
-    "the benchmarks are not part of the package: they are in the folder `benchmarks` of the project's repository, "
-    "and `make bench` there, or `hubbub bench` in that folder, runs them"
+    "the benchmarks are not part of the package: clone the project's repository, "
+    "and run `make bench` or `hubbub bench` in that folder"
 )
 
 PEERS = ("broadcaster", "matplotlib", "psycopg")
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Take 90 seconds: enough to see that it runs, not for figures.")
-@click.option("--only", multiple=True, metavar="CELL", help="Measure this cell alone; may be given again.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Run for 90 seconds, to check that the benchmarks work. The figures are not reliable.",
+)
+@click.option("--only", multiple=True, metavar="CELL", help="Measure only this cell. May be repeated.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="A folder for results, table and plots; without it benchmarks/results, and nothing for a part.",
+    help="The folder for results, table and plots. Default: benchmarks/results, or none with --only.",
 )
 @click.pass_context
 def bench(context: click.Context, only: tuple[str, ...], output: Path | None, *, quick: bool) -> None:
     """Measure hubbub beside its peers on this machine, in 10 minutes.
 
-    Starts servers of its own, with fsync on, and leaves nothing behind but the results. Needs a clone of the
-    project, in the current folder or installed as `pip install -e '.[embedded,bench]'`.
+    Starts its own servers, with fsync on, and keeps only the results. Needs a clone of the project, in the current
+    folder or installed as `pip install -e '.[embedded,bench]'`.
     """
     clone = find_clone()
     if clone is None:
@@ -49,7 +53,7 @@ def bench(context: click.Context, only: tuple[str, ...], output: Path | None, *,
 
 
 def find_clone() -> Path | None:
-    """The current folder, or the one that this code is imported from, if the benchmarks are there."""
+    """The current folder, or the one from which this code is imported, if it has the benchmarks."""
     installed = Path(hubbub.__file__).parents[2]
     return next((folder for folder in (Path.cwd(), installed) if _has_benchmarks(folder)), None)
 

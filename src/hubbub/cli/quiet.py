@@ -1,4 +1,4 @@
-"""Keeping what hubbub logs off a screen that shows the same by other means."""
+"""Logs kept off a terminal that shows the same information in another way."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def unreported() -> Iterator[None]:
-    """Without a handler of its own, Python writes warnings to the terminal: across a table, or above it."""
-    logger, nowhere = logging.getLogger("hubbub"), logging.NullHandler()
-    logger.addHandler(nowhere)
+    """Discard what hubbub logs in the block. Python would write warnings into the table on the terminal otherwise."""
+    logger, handler = logging.getLogger("hubbub"), logging.NullHandler()
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(nowhere)
+        logger.removeHandler(handler)

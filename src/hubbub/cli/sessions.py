@@ -1,4 +1,4 @@
-"""`hubbub sessions`: who is logged in, on which devices."""
+"""`hubbub sessions`: the sessions of a user, by device."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     from hubbub.hub import Hub
     from hubbub.models import Session, User
 
-SHOWN_OF_AN_ID = 12
-SHOWN_OF_A_DEVICE = 30
+ID_CHARACTERS = 12  # enough to be unique among the sessions of a user
+DEVICE_CHARACTERS = 30  # keeps a session on one line of 120 columns
 
 
 @click.group()
 def sessions() -> None:
-    """Show who is logged in on which devices, and log them out.
+    """Show the sessions of a user on all devices, and end them.
 
-    USER is an email, a username or an id.
+    USER is an email address, a username or an id.
     """
 
 
 @sessions.command("list")
 @click.argument("user")
 def show(user: str) -> None:
-    """Show the sessions of USER, the one seen last first."""
+    """Show the sessions of USER, the most recently seen first."""
     found = asyncio.run(_list(user))
     for session in found:
         click.echo(_line(session))
     if not found:
         click.echo("no sessions")
     if len(found) == inputs.PAGE_LIMIT:
-        click.echo(f"these are {inputs.PAGE_LIMIT}, there may be more")
+        click.echo(f"the first {inputs.PAGE_LIMIT} sessions; there may be more")
 
 
 @sessions.command()
@@ -45,7 +45,7 @@ def show(user: str) -> None:
 def revoke(user: str, session: str) -> None:
     """End the session of USER whose id starts with SESSION, as `list` shows it."""
     session_id = asyncio.run(_revoke(user, session))
-    click.echo(f"ended {session_id[:SHOWN_OF_AN_ID]}")
+    click.echo(f"ended {session_id[:ID_CHARACTERS]}")
 
 
 @sessions.command()
@@ -65,12 +65,14 @@ async def _revoke(user: str, start_of_id: str) -> str:
     async with hub.open() as chat:
         found = await _find(chat, user)
         ids = [session.id for session in await chat.sessions.list_sessions(found.id)]
-        # A whole id may be of a session beyond those that a list shows.
+        # A complete id may be that of a session beyond the first page.
         matching = [id for id in ids if id.startswith(start_of_id)] or [start_of_id]
         if len(matching) > 1:
             raise click.ClickException(f"{len(matching)} sessions start with {start_of_id}")
         if not await chat.sessions.revoke(found.id, matching[0]):
-            raise NotFound("session", "of that id")  # not what was typed: it may be a token
+            raise NotFound(
+                "session", "of that id"
+            )  # the text that was typed may be a token, so it is not repeated
         return matching[0]
 
 
@@ -82,7 +84,7 @@ async def _revoke_all(user: str) -> int:
 async def _find(chat: Hub, user: str) -> User:
     try:
         return await chat.users.get(inputs.uuid("user", user))
-    except Invalid:  # no id, then it is a name
+    except Invalid:  # not an id, so it is a name or an address
         found = await (chat.users.find_by_email(user) if "@" in user else chat.users.find_by_username(user))
     if found is None:
         raise NotFound("user", user)
@@ -92,11 +94,11 @@ async def _find(chat: Hub, user: str) -> User:
 def _line(session: Session) -> str:
     device = _printable(session.data.get("device", "-"))
     times = {"created": session.created_at, "seen": session.seen_at, "ends": session.expires_at}
-    said = "  ".join(f"{what} {time:%Y-%m-%d %H:%M}" for what, time in times.items())
-    return f"{session.id[:SHOWN_OF_AN_ID]}  {device:{SHOWN_OF_A_DEVICE}}  {said} UTC"
+    columns = "  ".join(f"{label} {time:%Y-%m-%d %H:%M}" for label, time in times.items())
+    return f"{session.id[:ID_CHARACTERS]}  {device:{DEVICE_CHARACTERS}}  {columns} UTC"
 
 
 def _printable(device: object) -> str:
-    """What a client said of itself, without what would steer a terminal."""
-    text = str(device)[:SHOWN_OF_A_DEVICE]
+    """The device that a client has named, without characters that would control a terminal."""
+    text = str(device)[:DEVICE_CHARACTERS]
     return "".join(one if one.isprintable() else "?" for one in text)

@@ -73,7 +73,7 @@ class ExistingEvent(NamedTuple):
 
 
 class Existing(NamedTuple):
-    """Messages by id, and events by room and seq. `repeatable` counts events that lines without a seq may repeat."""
+    """Messages by id, events by room and seq. `repeatable` counts events that lines without a seq may repeat."""
 
     messages: dict[UUID, ExistingMessage]
     events: dict[tuple[UUID, int], ExistingEvent]
