@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def unreported() -> Iterator[None]:
-    """Discard what hubbub logs in the block. Python would write warnings into the table on the terminal otherwise."""
+    """Discard what hubbub logs in the block: Python would write warnings into the table on the terminal."""
     logger, handler = logging.getLogger("hubbub"), logging.NullHandler()
     logger.addHandler(handler)
     try:
