@@ -1,12 +1,105 @@
-"""What a hub tells those who measure it. docs/operations.md has the adapters for Prometheus and OpenTelemetry."""
+"""What a hub reports to an application that measures it. docs/operations.md has the adapters.
 
-from hubbub.instrumentation.instrumentation import (
-    SILENT,
-    Instrumentation,
-    Line,
-    Outcome,
-    PoolUse,
-)
+They are `hubbub.instrumentation.prometheus` and `hubbub.instrumentation.opentelemetry`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
 from hubbub.models import ResyncReason
 
 __all__ = ["SILENT", "Instrumentation", "Line", "Outcome", "PoolUse", "ResyncReason"]
+
+Outcome: TypeAlias = Literal["ok", "refused", "cancelled", "failed"]
+"""Of a statement. `refused`: it broke a rule of the schema, as a retry of a send does on purpose. `failed`: the
+server refused to serve or did not answer."""
+
+Line: TypeAlias = Literal["postgresql", "redis-commands", "redis-subscriptions"]
+"""The kind of a connection. A hub has many of the first, and one at a time of each other."""
+
+
+class PoolUse(msgspec.Struct, frozen=True):
+    """The connections to PostgreSQL at a moment. More than `limit` are never open."""
+
+    limit: int
+    open: int
+    in_use: int
+    waiting: int
+    """Callers that wait for a connection."""
+
+
+class Instrumentation:
+    """Override the methods you need. The others do nothing, and neither will methods that are added later.
+
+    The event loop calls them from the code that they report on: they must be quick, and must not raise. No
+    argument names a room, a user or content, so each can be a label.
+    """
+
+    def watch(self, pool: Callable[[], PoolUse]) -> None:
+        """A hub has started. `pool` gives the use of its pool at any time, also once the hub is closed."""
+
+    def unwatch(self, pool: Callable[[], PoolUse]) -> None:
+        """The hub that came with this `pool` closes. Stop counting and keeping it."""
+
+    def queried(self, statement: str, seconds: float, outcome: Outcome) -> None:
+        """A statement was run once. It took so many seconds on its connection, and ends now.
+
+        `statement` is its name, such as `messages.page`. BEGIN, COMMIT and the like have their first word. One
+        statement may serve several concurrent callers. The task that ran it calls this method, so that a trace
+        finds its context.
+        """
+
+    def waited(self, seconds: float) -> None:
+        """A caller waited for a connection to PostgreSQL, and got one or not. Not called if one was free."""
+
+    def connected(self, line: Line) -> None:
+        """A connection was opened. To Redis, each but the first replaces one that was lost."""
+
+    def published(self, number: int, *, is_lost: bool = False) -> None:
+        """So many messages were published in Redis: announcements of changed logs, or messages of `hub.realtime`.
+
+        With `is_lost`, Redis did not confirm them.
+        """
+
+    def delivered(self) -> None:
+        """A follower got an event."""
+
+    def fell_behind(self) -> None:
+        """A follower did not read its events in time. It reads the next ones from PostgreSQL."""
+
+    def resynced(self, reason: ResyncReason) -> None:
+        """A follower got a `Resync`: it cannot continue from its position."""
+
+    def dropped(self) -> None:
+        """A listener of `hub.realtime` did not read in time and lost a message. It gets a `Gap` for it."""
+
+
+SILENT: Final = Instrumentation()
+"""Measures nothing."""
+
+
+class WatchedPools:
+    """The pools of the hubs that are open, for adapters whose figures are read at any time, from any thread."""
+
+    def __init__(self) -> None:
+        self._pools: list[Callable[[], PoolUse]] = []
+
+    def add(self, pool: Callable[[], PoolUse]) -> None:
+        self._pools.append(pool)
+
+    def remove(self, pool: Callable[[], PoolUse]) -> None:
+        self._pools.remove(pool)
+
+    def use(self) -> PoolUse:
+        """The use of all of them, added up."""
+        uses = [pool() for pool in tuple(self._pools)]  # a copy: a thread reads while hubs come and go
+        return PoolUse(
+            limit=sum(use.limit for use in uses),
+            open=sum(use.open for use in uses),
+            in_use=sum(use.in_use for use in uses),
+            waiting=sum(use.waiting for use in uses),
+        )

@@ -1,9 +1,9 @@
-"""A hub's figures as metrics of OpenTelemetry, and its statements as spans in the application's traces. Needs
-`pip install 'hubbub[opentelemetry]'`.
+"""Metrics of a hub for OpenTelemetry, and its statements as spans in the traces of the application.
 
     hubbub.open(instrumentation=OpenTelemetryInstrumentation())
 
-They go wherever the application has its providers send them, and nowhere without these.
+Needs `pip install 'hubbub[opentelemetry]'`. The providers of the application decide where the figures go. Without
+providers they go nowhere.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from time import time_ns
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 from opentelemetry.trace import SpanKind, StatusCode, TracerProvider, get_current_span, get_tracer
 
-from hubbub.instrumentation.instrumentation import Instrumentation, Line, Outcome, PoolUse
+from hubbub.instrumentation import Instrumentation, Line, Outcome, PoolUse, WatchedPools
 from hubbub.models import ResyncReason
 
 
 class OpenTelemetryInstrumentation(Instrumentation):
     """Reports to a meter and a tracer named `hubbub` of these providers, by default those set for the process.
 
-    Any number of hubs of a process may share it; the pools of those that are open are then added up.
+    Any number of hubs of a process may share it. The pools of the open ones are added up.
 
-    A statement is a span in the trace of the task that ran it, named like the statement; it has no parameters.
-    Outside of any trace that is recorded there is none: what a hub asks by itself, such as the heads of logs once
-    a second, begins no traces.
+    A statement is a span in the trace of the task that ran it, with the name of the statement and without
+    parameters. Outside of a recorded trace there is no span: statements that a hub runs by itself, such as the one
+    for the heads of logs once per second, do not begin traces.
     """
 
     def __init__(
@@ -34,30 +34,24 @@ class OpenTelemetryInstrumentation(Instrumentation):
     ) -> None:
         self._tracer = get_tracer("hubbub", version("hubbub"), tracer_provider)
         meter = get_meter("hubbub", version("hubbub"), provider)
-        self._watched: list[Callable[[], PoolUse]] = []
+        self._pools = WatchedPools()
         self._statements = meter.create_histogram(
             "hubbub.statement.duration", "s", "How long a statement took on its connection."
         )
-        self._waits = meter.create_histogram(
-            "hubbub.pool.wait", "s", "How long a caller waited who found no connection free."
-        )
+        self._waits = meter.create_histogram("hubbub.pool.wait", "s", "How long a caller waited for a connection.")
         self._opened = meter.create_counter(
             "hubbub.connections.opened", "{connection}", "Connections opened, by kind."
         )
         self._announcements = meter.create_counter(
             "hubbub.announcements", "{announcement}", "Announcements to Redis, by result."
         )
-        self._delivered = meter.create_counter(
-            "hubbub.events.delivered", "{event}", "Events that followers were given."
-        )
+        self._delivered = meter.create_counter("hubbub.events.delivered", "{event}", "Events given to followers.")
         self._behind = meter.create_counter(
-            "hubbub.followers.fell_behind", "{time}", "Times that a follower's buffer was full."
+            "hubbub.followers.fell_behind", "{time}", "Times that the buffer of a follower was full."
         )
-        self._resyncs = meter.create_counter(
-            "hubbub.resyncs", "{resync}", "Resyncs that followers were told of, by reason."
-        )
+        self._resyncs = meter.create_counter("hubbub.resyncs", "{resync}", "Resyncs of followers, by reason.")
         self._dropped = meter.create_counter(
-            "hubbub.messages.dropped", "{message}", "Messages that listeners lost by being slow."
+            "hubbub.messages.dropped", "{message}", "Messages that slow listeners lost."
         )
         meter.create_observable_gauge(
             "hubbub.pool.connections", [self._connections], "{connection}", "Connections, by state."
@@ -70,10 +64,10 @@ class OpenTelemetryInstrumentation(Instrumentation):
         )
 
     def watch(self, pool: Callable[[], PoolUse]) -> None:
-        self._watched.append(pool)
+        self._pools.add(pool)
 
     def unwatch(self, pool: Callable[[], PoolUse]) -> None:
-        self._watched.remove(pool)
+        self._pools.remove(pool)
 
     def queried(self, statement: str, seconds: float, outcome: Outcome) -> None:
         self._statements.record(seconds, {"statement": statement, "outcome": outcome})
@@ -102,7 +96,7 @@ class OpenTelemetryInstrumentation(Instrumentation):
         self._dropped.add(1)
 
     def _trace(self, statement: str, seconds: float, outcome: Outcome) -> None:
-        """A span that ends now. That a rule refused a statement is no error: retries of a send count on it."""
+        """A span that ends now. A refused statement is not an error: retries of a send rely on it."""
         end = time_ns()
         attributes = {"db.system.name": "postgresql", "db.query.summary": statement, "hubbub.outcome": outcome}
         if outcome == "failed":
@@ -115,15 +109,12 @@ class OpenTelemetryInstrumentation(Instrumentation):
         span.end(end)
 
     def _connections(self, _: CallbackOptions) -> Iterator[Observation]:
-        uses = self._uses()
-        yield Observation(sum(use.in_use for use in uses), {"state": "in_use"})
-        yield Observation(sum(use.open - use.in_use for use in uses), {"state": "idle"})
+        use = self._pools.use()
+        yield Observation(use.in_use, {"state": "in_use"})
+        yield Observation(use.open - use.in_use, {"state": "idle"})
 
     def _limit(self, _: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(sum(use.limit for use in self._uses()))
+        yield Observation(self._pools.use().limit)
 
     def _waiting(self, _: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(sum(use.waiting for use in self._uses()))
-
-    def _uses(self) -> list[PoolUse]:
-        return [pool() for pool in tuple(self._watched)]  # a copy: a reader's thread asks while hubs come and go
+        yield Observation(self._pools.use().waiting)

@@ -1,8 +1,8 @@
-"""A hub's figures for Prometheus. Needs `pip install 'hubbub[prometheus]'`.
+"""Metrics of a hub for Prometheus.
 
     hubbub.open(instrumentation=PrometheusInstrumentation())
 
-`examples/grafana.json` is a dashboard of these figures.
+Needs `pip install 'hubbub[prometheus]'`. `examples/grafana.json` is a dashboard of these figures.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from hubbub.instrumentation.instrumentation import Instrumentation, Line, Outcome, PoolUse
+from hubbub.instrumentation import Instrumentation, Line, Outcome, PoolUse, WatchedPools
 from hubbub.models import ResyncReason
 
 BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds. From a lookup by key to the default deadline of a call."""
+"""Seconds: from a lookup by key to the default deadline of a call."""
 
 
 class PrometheusInstrumentation(Instrumentation):
-    """Keeps the figures in a registry, by default that which `prometheus_client` exposes. One a registry.
+    """Keeps the figures in a registry, by default the one that `prometheus_client` exposes. One per registry.
 
-    Any number of hubs of a process may share it; the pools of those that are open are then added up. Hubs in
-    several event loops or processes are Prometheus' own matter, as with any other application.
+    Any number of hubs of a process may share it. The pools of the open ones are added up. For several processes,
+    set up `prometheus_client` as for any other application.
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        """Raises `ValueError` for a registry that has figures of these names already."""
-        self._pools = _Pools()
-        registry.register(self._pools)
+        """Raises: ValueError (the registry has figures of these names already)."""
+        self._pools = WatchedPools()
+        registry.register(_PoolCollector(self._pools))
         self._statements = Histogram(
             "hubbub_statement_seconds",
             "How long a statement took on its connection.",
@@ -39,11 +39,11 @@ class PrometheusInstrumentation(Instrumentation):
             buckets=BUCKETS,
             registry=registry,
         )
-        # Kept, because to ask for a figure by its labels takes longer than to change it.
-        self._of: dict[tuple[str, Outcome], Histogram] = {}
+        # Kept, because finding a figure by its labels takes longer than changing it.
+        self._figures: dict[tuple[str, Outcome], Histogram] = {}
         self._waits = Histogram(
             "hubbub_pool_wait_seconds",
-            "How long a caller waited who found no connection free.",
+            "How long a caller waited for a connection.",
             buckets=BUCKETS,
             registry=registry,
         )
@@ -53,30 +53,26 @@ class PrometheusInstrumentation(Instrumentation):
         self._announcements = Counter(
             "hubbub_announcements", "Announcements to Redis, by result.", ("result",), registry=registry
         )
-        self._delivered = Counter(
-            "hubbub_events_delivered", "Events that followers were given.", registry=registry
-        )
+        self._delivered = Counter("hubbub_events_delivered", "Events given to followers.", registry=registry)
         self._behind = Counter(
-            "hubbub_followers_fell_behind", "Times that a follower's buffer was full.", registry=registry
+            "hubbub_followers_fell_behind", "Times that the buffer of a follower was full.", registry=registry
         )
         self._resyncs = Counter(
-            "hubbub_resyncs", "Resyncs that followers were told of, by reason.", ("reason",), registry=registry
+            "hubbub_resyncs", "Resyncs of followers, by reason.", ("reason",), registry=registry
         )
-        self._dropped = Counter(
-            "hubbub_messages_dropped", "Messages that listeners lost by being slow.", registry=registry
-        )
+        self._dropped = Counter("hubbub_messages_dropped", "Messages that slow listeners lost.", registry=registry)
 
     def watch(self, pool: Callable[[], PoolUse]) -> None:
-        self._pools.watch(pool)
+        self._pools.add(pool)
 
     def unwatch(self, pool: Callable[[], PoolUse]) -> None:
-        self._pools.unwatch(pool)
+        self._pools.remove(pool)
 
     def queried(self, statement: str, seconds: float, outcome: Outcome) -> None:
         key = (statement, outcome)
-        figure = self._of.get(key)
+        figure = self._figures.get(key)
         if figure is None:
-            figure = self._of[key] = self._statements.labels(statement, outcome)
+            figure = self._figures[key] = self._statements.labels(statement, outcome)
         figure.observe(seconds)
 
     def waited(self, seconds: float) -> None:
@@ -101,27 +97,19 @@ class PrometheusInstrumentation(Instrumentation):
         self._dropped.inc()
 
 
-class _Pools(Collector):
+class _PoolCollector(Collector):
     """Asks the pools when Prometheus asks."""
 
-    def __init__(self) -> None:
-        self._watched: list[Callable[[], PoolUse]] = []
-
-    def watch(self, pool: Callable[[], PoolUse]) -> None:
-        self._watched.append(pool)
-
-    def unwatch(self, pool: Callable[[], PoolUse]) -> None:
-        self._watched.remove(pool)
+    def __init__(self, pools: WatchedPools) -> None:
+        self._pools = pools
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        uses = [pool() for pool in tuple(self._watched)]  # a copy: a scrape is a thread, and hubs come and go
+        use = self._pools.use()
         connections = GaugeMetricFamily(
             "hubbub_pool_connections", "Connections to PostgreSQL, by state.", labels=("state",)
         )
-        connections.add_metric(("in_use",), sum(use.in_use for use in uses))
-        connections.add_metric(("idle",), sum(use.open - use.in_use for use in uses))
+        connections.add_metric(("in_use",), use.in_use)
+        connections.add_metric(("idle",), use.open - use.in_use)
         yield connections
-        limit = sum(use.limit for use in uses)
-        yield GaugeMetricFamily("hubbub_pool_limit", "Connections that may be open.", value=limit)
-        waiting = sum(use.waiting for use in uses)
-        yield GaugeMetricFamily("hubbub_pool_waiting", "Callers that wait for one.", value=waiting)
+        yield GaugeMetricFamily("hubbub_pool_limit", "Connections that may be open.", value=use.limit)
+        yield GaugeMetricFamily("hubbub_pool_waiting", "Callers that wait for a connection.", value=use.waiting)

@@ -108,7 +108,7 @@ class CommandProtocol(RespProtocol):
         if not self.written:
             self.received_at = self._loop.time()  # silence counts from the first command, not from the last reply
         self.written.extend(calls)
-        self.write(b"".join([call.packed for call in dict.fromkeys(calls)]))
+        self._transport.write(b"".join([call.packed for call in dict.fromkeys(calls)]))
 
     def parse(self) -> None:
         written = self.written

@@ -193,6 +193,7 @@ class RespProtocol(ABC, asyncio.BufferedProtocol):
         self._reason = "the server closed the connection"
         self.reader = reader
         self.writable = True
+        """Whether the transport takes more. False while its buffer is full, and once the connection is lost."""
         self.received_at = self._loop.time()
         self.lost: asyncio.Future[Unavailable] = self._loop.create_future()
         """Done, with the reason, once the connection is lost."""
@@ -208,10 +209,6 @@ class RespProtocol(ABC, asyncio.BufferedProtocol):
         self.received_at = self._loop.time()
         self.reader.feed(self._buffer, 0, count)  # type: ignore[arg-type]  # any buffer serves
         self.parse()
-
-    def write(self, data: bytes) -> None:
-        """Give bytes to the transport. Only while `writable`."""
-        self._transport.write(data)
 
     def drop(self, reason: str) -> None:
         """Close the connection at once, whatever is in flight. Does nothing once it is lost."""

@@ -1,7 +1,6 @@
-"""What goes to Redis and what comes back, and how a caller says which kind of reply it expects.
+"""The words of a command, the replies to it, and functions that check the kind of a reply.
 
-A reply of the wrong kind is a bug of the caller or of a script, not an event of the network: it raises
-TypeError.
+A reply of the wrong kind is a bug of the caller or of a script, not an event of the network. It raises TypeError.
 """
 
 from __future__ import annotations
@@ -13,27 +12,27 @@ Part: TypeAlias = str | bytes | int | float
 """One word of a command. Text goes out as UTF-8."""
 
 Reply: TypeAlias = "bool | int | float | bytes | list[Reply] | dict[bytes, Reply] | None"
-"""One answer. Strings stay bytes: decoding is the caller's."""
+"""Strings are bytes. The caller decodes them."""
 
 
 def ignore(reply: Reply) -> None:
-    """Any reply, thrown away: for what is done for its effect."""
+    """Any reply, thrown away: for commands that are run for their effect."""
 
 
 def as_int(reply: Reply) -> int:
-    """A count, or what a script returned as a number."""
+    """A count, or a number that a script returned."""
     if not isinstance(reply, int):
         raise _unexpected(reply, "an integer")
     return reply
 
 
 def as_bool(reply: Reply) -> bool:
-    """What a script returned as true or false: Lua's true is 1, its false is nothing."""
+    """True or false as a script returned it. Redis turns Lua's true into 1, and its false into None."""
     return bool(reply)
 
 
 def as_bytes(reply: Reply) -> bytes:
-    """A string that must be there."""
+    """A string. None is an error."""
     if not isinstance(reply, bytes):
         raise _unexpected(reply, "a string")
     return reply
@@ -47,7 +46,7 @@ def as_optional_bytes(reply: Reply) -> bytes | None:
 
 
 def as_list(reply: Reply) -> list[Reply]:
-    """A list of whatever."""
+    """A list of any replies."""
     if not isinstance(reply, list):
         raise _unexpected(reply, "an array")
     return reply
@@ -59,7 +58,7 @@ def as_bytes_list(reply: Reply) -> list[bytes]:
 
 
 def as_ids(reply: Reply) -> list[UUID]:
-    """Ids of users or rooms. What somebody else has put into a key and is no id is passed over."""
+    """Ids of users or rooms. Members that other programs have added and that are not ids are left out."""
     return [id for text in as_bytes_list(reply) if (id := _id(text)) is not None]
 
 

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 
 import hiredis
 
@@ -63,14 +63,15 @@ class Listener(ABC):
     def __init__(self, channel: bytes, leave: Callable[[Listener], None]) -> None:
         self.channel = channel
         self._leave = leave
+        self._ended = False
 
     @abstractmethod
     def receive(self, received: Received) -> None:
-        """Take a message or a Gap."""
+        """Take a message or a Gap. Does nothing once ended."""
 
-    @abstractmethod
     def end(self) -> None:
         """Take note that no more will come."""
+        self._ended = True
 
     def unsubscribe(self) -> None:
         """End the subscription at once. Idempotent."""
@@ -104,7 +105,6 @@ class Subscription(Listener):
         self._on_drop = on_drop
         self._received: deque[Received] = deque()
         self._gap: Gap | None = None  # stands before the oldest of them
-        self._ended = False
         self._reader: asyncio.Future[None] | None = None
         self.dropped = 0
         """How many messages were thrown away since the subscription began."""
@@ -125,7 +125,7 @@ class Subscription(Listener):
         self._wake()
 
     def end(self) -> None:
-        self._ended = True
+        super().end()
         self._received.clear()
         self._gap = None
         self._wake()
@@ -175,7 +175,6 @@ class CallbackSubscription(Listener):
     ) -> None:
         super().__init__(channel, leave)
         self._callback = callback
-        self._ended = False
 
     def receive(self, received: Received) -> None:
         if self._ended:
@@ -185,15 +184,11 @@ class CallbackSubscription(Listener):
         except Exception:  # whatever it is, the other subscribers must not suffer for it
             logger.exception("a subscriber of %s raised", self.channel.decode(errors="replace"))
 
-    def end(self) -> None:
-        self._ended = True
-
 
 Verb: TypeAlias = Literal["SUBSCRIBE", "UNSUBSCRIBE", "PING"]
 
 
-@dataclass(slots=True)
-class SentCommand:
+class SentCommand(NamedTuple):
     """A command whose replies are still to come: one per channel, or one error for all of them."""
 
     verb: Verb
@@ -224,7 +219,7 @@ class SubscriptionProtocol(RespProtocol):
         self._unconfirmed.update(subscribe)
         packed = [self._ask("UNSUBSCRIBE", some) for some in _in_parts(unsubscribe)]
         packed += [self._ask("SUBSCRIBE", some) for some in _in_parts(subscribe)]
-        self.write(b"".join(packed))
+        self._transport.write(b"".join(packed))
 
     def keep_probing(self, interval_seconds: float, answer_seconds: float) -> None:
         """Send a PING after `interval_seconds` of silence. Drop the connection if it is not answered in time."""
@@ -238,7 +233,7 @@ class SubscriptionProtocol(RespProtocol):
             next_look = self.received_at + interval_seconds
         else:
             self._pinged_at = now
-            self.write(self._ask("PING", []))
+            self._transport.write(self._ask("PING", []))
             next_look = now + min(interval_seconds, answer_seconds)
         self._heartbeat = self._loop.call_at(next_look, self.keep_probing, interval_seconds, answer_seconds)
 
@@ -302,7 +297,7 @@ class SubscriptionProtocol(RespProtocol):
         """The server refuses them all because of one of them, and does not say which."""
         for channel in channels:
             if channel in self.asked:
-                self.write(self._ask("SUBSCRIBE", [channel]))
+                self._transport.write(self._ask("SUBSCRIBE", [channel]))
             else:  # given up since
                 self._count_reply(channel)
 
@@ -415,20 +410,17 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
         try:
             async with asyncio.timeout(seconds):
                 await confirmed
-        except TimeoutError:
+        except BaseException as error:
             self._leave(listener)
-            raise self._unconfirmed(seconds) from None
-        except BaseException:
-            self._leave(listener)
-            raise
+            if not isinstance(error, TimeoutError):
+                raise
+            if (trouble := self.trouble) is None:
+                reason = f"the subscription was not confirmed within {seconds:g} s"
+                raise Unavailable("redis", reason) from None
+            reason = f"no connection: {trouble.reason}"
+            raise Unavailable("redis", reason, retryable=trouble.retryable) from None
         finally:
             channel.unconfirmed.pop(listener, None)
-
-    def _unconfirmed(self, seconds: float) -> Unavailable:
-        trouble = self.trouble
-        if trouble is not None:
-            return Unavailable("redis", f"no connection: {trouble.reason}", retryable=trouble.retryable)
-        return Unavailable("redis", f"the subscription was not confirmed within {seconds:g} s")
 
     def _register(self, listener: Listener) -> Channel:
         trouble = self.trouble

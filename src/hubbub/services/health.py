@@ -1,31 +1,27 @@
-"""How a hub and its servers do, for whoever decides whether to send it work."""
+"""The health of a hub and its servers, for a load balancer or an orchestrator."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.instrumentation import PoolUse
-from hubbub.postgres import Statement
-from hubbub.redis import ReplyError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from hubbub.postgres import Pool
-    from hubbub.redis import Connection, Subscriptions
+from hubbub.postgres import Pool, Statement
+from hubbub.redis import Connection, ReplyError, Subscriptions
 
 DEADLINE_SECONDS: Final = 1.0
+"""The default timeout of a probe by Kubernetes."""
 
 _PING = Statement("health.ping", int, "SELECT 1 AS ping")
 
 
 class ServerHealth(msgspec.Struct, frozen=True):
-    """`reason` says why a server is not ok, in a sentence without a secret; None where it is."""
+    """`reason` is None if the server is ok. Otherwise it is a sentence without secrets."""
 
     ok: bool
     latency_seconds: float
@@ -33,19 +29,20 @@ class ServerHealth(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """As JSON by `msgspec.json.encode`."""
+    """`msgspec.json.encode` turns it into JSON."""
 
     ready: bool
-    """Whether PostgreSQL answers. Without it nothing works: send work elsewhere."""
+    """Whether PostgreSQL answers. Without it nothing works, so send requests elsewhere."""
     degraded: bool
-    """Whether it works and Redis does not: no sessions, no presence, and events as late as a heartbeat."""
+    """Whether PostgreSQL works and Redis does not. Then there are no sessions and no presence, and events are as
+    late as a heartbeat."""
     postgres: ServerHealth
     redis: ServerHealth
     pool: PoolUse
 
 
 class HealthProbe:
-    """Asks both servers at the same time, over the connections that everybody uses."""
+    """Asks both servers at the same time, over the connections that all callers share."""
 
     def __init__(self, pool: Pool, connection: Connection, subscriptions: Subscriptions) -> None:
         self._pool = pool
@@ -53,7 +50,7 @@ class HealthProbe:
         self._subscriptions = subscriptions
 
     async def health(self, deadline_seconds: float = DEADLINE_SECONDS) -> Health:
-        """Ends by the deadline, and raises nothing."""
+        """Returns by the deadline, and does not raise."""
         postgres, redis = await asyncio.gather(
             _asked(self._ask_postgres, deadline_seconds), _asked(self._ask_redis, deadline_seconds)
         )

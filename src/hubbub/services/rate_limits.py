@@ -1,4 +1,4 @@
-"""Rate limits: how often something may be done, the same for all processes."""
+"""Rate limits that all processes share."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from hubbub.redis import Connection, Reply, Script
 from hubbub.redis.replies import as_int, as_list
 
 LARGEST_CAPACITY: Final = 1_000_000_000
+"""Far below 2 to the power of 53, up to which the numbers of Lua are exact."""
+
 LONGEST_FILL_SECONDS: Final = 366 * 86_400
+"""Bounds how long a key stays in Redis."""
 
 FAIL_OPEN_SECONDS: Final = 0.5
-"""How long a limit that lets all pass without Redis waits for Redis."""
+"""How long a caller with `fail_open` waits for Redis: a user hardly notices it in front of a request."""
 
 _NAME = re.compile("[a-z0-9_.-]{1,50}")
 
@@ -26,9 +29,9 @@ def _milliseconds(reply: Reply) -> tuple[int, int, int]:
     return allowed, remaining, retry_after
 
 
-# The bucket is kept as the one time at which it will be full: what is missing now is the time until then, times
-# the rate. A bucket that is full needs no key. The first line of the arithmetic forgives a bucket that says more
-# than empty: its capacity was lowered, or the clock was set back.
+# The bucket is stored as the time at which it will be full. The tokens missing now are the time until then, times
+# the rate. A full bucket needs no key. The first line of the arithmetic caps a bucket that is more than empty, as
+# after its capacity was lowered or the clock was set back.
 _TAKE = Script(
     keys=("bucket",),
     args=("capacity", "per_second", "cost"),
@@ -51,9 +54,9 @@ return {1, math.floor(left + 1e-6), 0}
 class RateLimits:
     """Token buckets in Redis.
 
-    A bucket holds up to `capacity` tokens and gets `refill_per_second` more: so many may come at once, and so
-    many in the long run. Its key `limit:<name>:<SHA-256>` holds no address in clear and is gone when the bucket
-    is full.
+    A bucket holds up to `capacity` tokens, which bounds a burst, and gets `refill_per_second` more, which bounds
+    the rate in the long run. Its key `limit:<name>:<SHA-256>` does not contain an address in clear text, and
+    expires when the bucket is full.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -69,11 +72,12 @@ class RateLimits:
         cost: int = 1,
         fail_open: bool = False,
     ) -> Verdict:
-        """Take `cost` tokens from the bucket that `key` has for `name`; none are taken when it has too few.
+        """Take `cost` tokens from the bucket of `key` under `name`, or none if it has too few.
 
-        `name` says what is limited (1 to 50 of a-z, 0-9, dot, dash, underscore), `key` who or what it is limited
-        for, and may be any text. While Redis is unavailable this raises `Unavailable`; with `fail_open` all may
-        pass instead, after half a second and marked as `degraded`. Raises `Invalid` for a rate that cannot be.
+        `name` is the action (1 to 50 of a-z, 0-9, dot, dash, underscore). `key` is the subject of the limit,
+        such as a user or an address, and may be any text. With `fail_open`, the action is allowed while Redis is
+        unavailable, after half a second and marked as `degraded`. Raises: Invalid (a rate that is not possible),
+        Unavailable (without `fail_open`).
         """
         _check(name, key, capacity, refill_per_second, cost)
         inputs.flag("fail_open", fail_open)

@@ -1,4 +1,4 @@
-"""Pub/sub: what is said on a channel now is heard by whoever listens now, and kept nowhere."""
+"""Pub/sub: messages for the listeners that a channel has now. They are not stored."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged, TypingChanged, typing_channel
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.redis import CallbackSubscription, Connection, Gap, Subscription, Subscriptions
+from hubbub.redis import CallbackSubscription, Connection, Gap, Received, Subscription, Subscriptions
 from hubbub.redis.replies import as_int
 
 CHANNEL_BYTES: Final = 512
+"""More than ten times the longest channel of hubbub. Bounds what each subscription keeps in memory."""
+
 MESSAGE_BYTES: Final = 256 * 1024
-"""Four times the content of the longest message. Redis drops a subscriber at 8 MiB that wait for a minute."""
+"""Four times the longest content of a message. Redis drops a subscriber for which 8 MiB wait for a minute."""
 
 
 class RealtimeService:
-    """Publishes to channels and listens to them, in the seed's form.
+    """Publishes to channels and listens to them.
 
-    Names of channels are plain text: no character in them is special.
+    Names of channels are plain text, without special characters.
     """
 
     def __init__(
@@ -35,26 +37,26 @@ class RealtimeService:
         self._subscriptions = subscriptions
 
     async def publish(self, channel: str, message: str) -> int:
-        """Say `message` on the channel; how many connections of listeners Redis handed it to.
+        """Publish a message on the channel. Returns how many connections of listeners Redis gave it to.
 
-        Raises `Invalid` for what is no text, an empty or over-long channel (512 bytes of UTF-8) or an over-long
-        message (256 KiB), `Unavailable`.
+        Raises: Invalid (not text, or the channel is empty or longer than 512 bytes of UTF-8, or the message is
+        longer than 256 KiB), Unavailable.
         """
         name = _text("channel", channel, shortest=1, longest=CHANNEL_BYTES)
         data = _text("message", message, shortest=0, longest=MESSAGE_BYTES)
         try:
-            heard_by = as_int(await self._connection.execute("PUBLISH", name, data))
+            receivers = as_int(await self._connection.execute("PUBLISH", name, data))
         except Unavailable:
             self._instrumentation.published(1, is_lost=True)
             raise
         self._instrumentation.published(1)
-        return heard_by
+        return receivers
 
     async def publish_typing_indicator(self, room_id: UUID, user_id: UUID, is_typing: bool) -> None:
-        """Say on `typing:{room_id}` that the user types or not, and keep no account of it.
+        """Publish on `typing:{room_id}` whether the user is typing, without storing it.
 
-        `hub.typing` does: it publishes changes alone, checks the membership and lets typing fade. Raises
-        `Invalid`, `Unavailable`.
+        `hub.typing` stores it: it publishes only changes, checks the membership and ends typing that expires.
+        Raises: Invalid, Unavailable.
         """
         change = TypingChanged(
             inputs.uuid("room_id", room_id),
@@ -64,9 +66,9 @@ class RealtimeService:
         await self.publish(typing_channel(change.room_id), change.to_json())
 
     async def publish_user_presence(self, user_id: UUID, is_online: bool) -> None:
-        """Say on `presence` that the user is online or not, and keep no account of it.
+        """Publish on `presence` whether the user is online, without storing it.
 
-        `hub.presence` does: it counts devices and publishes changes alone. Raises `Invalid`, `Unavailable`.
+        `hub.presence` stores it: it counts devices and publishes only changes. Raises: Invalid, Unavailable.
         """
         change = PresenceChanged(inputs.uuid("user_id", user_id), inputs.flag("is_online", is_online))
         await self.publish(PRESENCE_CHANNEL, change.to_json())
@@ -78,40 +80,42 @@ class RealtimeService:
         *,
         on_gap: Callable[[Gap], None] | None = None,
     ) -> CallbackSubscription:
-        """Call `callback` with every message from now on: when this returns, Redis has confirmed.
+        """Call `callback` with every message from now on. Redis has confirmed when this returns.
 
-        The event loop calls it as messages arrive, in their order, so it must be quick; what takes time belongs
-        into `listen`. What it raises is logged and hurts no other listener. `on_gap` is told when messages may
-        have been missed, after a reconnect. `unsubscribe()` of what is returned, or the end of `async with`, ends
-        it. Raises `Invalid`, `Unavailable` when there is no confirmation in time.
+        The event loop calls it as messages arrive, in their order, so it must be quick: use `listen` for slow
+        work. An error that it raises is logged, and does not affect other listeners. `on_gap` is called when
+        messages may have been missed, after a reconnect. `unsubscribe()` of the result, or the end of `async
+        with`, ends the subscription. Raises: Invalid, Unavailable (Redis did not confirm in time).
         """
         callback = inputs.callback("callback", callback)
         on_gap = None if on_gap is None else inputs.callback("on_gap", on_gap)
 
-        def hear(heard: bytes | Gap) -> None:
-            if not isinstance(heard, Gap):
-                callback(_decoded(heard))
+        def receive(received: Received) -> None:
+            if not isinstance(received, Gap):
+                callback(_decoded(received))
             elif on_gap is not None:
-                on_gap(heard)
+                on_gap(received)
 
         name = _text("channel", channel, shortest=1, longest=CHANNEL_BYTES)
-        return await self._subscriptions.subscribe_with(name, hear)
+        return await self._subscriptions.subscribe_with(name, receive)
 
     async def listen(self, channel: str, *, buffer: int = 1_000) -> Messages:
-        """Every message from now on, to iterate over: when this returns, Redis has confirmed.
+        """Iterate over every message from now on. Redis has confirmed when this returns.
 
-        At most `buffer` messages wait to be read (1 to 100,000). Raises as `subscribe_to_channel` does.
+        At most `buffer` messages wait to be read (1 to 100,000). Raises: Invalid, Unavailable (Redis did not
+        confirm in time).
         """
         name = _text("channel", channel, shortest=1, longest=CHANNEL_BYTES)
-        room = inputs.limit(buffer, longest=100_000, field="buffer")
-        return Messages(await self._subscriptions.subscribe(name, buffer=room))
+        size = inputs.limit(buffer, longest=100_000, field="buffer")
+        return Messages(await self._subscriptions.subscribe(name, buffer=size))
 
 
 class Messages:
     """The messages of one channel as text, in their order, with a `Gap` wherever some may be missing.
 
-    A reader that is slower than the channel loses the oldest: they are counted in `dropped`, and a `Gap` that
-    says how many stands in their place. Ends when unsubscribed, or when the hub is closed. One reader at a time.
+    A reader that is slower than the channel loses the oldest messages. They are counted in `dropped`, and a `Gap`
+    with their number stands in their place. Ends when unsubscribed, or when the hub is closed. One reader at a
+    time.
     """
 
     def __init__(self, subscription: Subscription) -> None:
@@ -123,15 +127,15 @@ class Messages:
         return self._subscription.dropped
 
     def unsubscribe(self) -> None:
-        """Stop listening, at once. Idempotent."""
+        """End the subscription at once. Idempotent."""
         self._subscription.unsubscribe()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> str | Gap:
-        heard = await anext(self._subscription)
-        return heard if isinstance(heard, Gap) else _decoded(heard)
+        received = await anext(self._subscription)
+        return received if isinstance(received, Gap) else _decoded(received)
 
     async def __aenter__(self) -> Self:
         return self
@@ -141,7 +145,7 @@ class Messages:
 
 
 def _text(field: str, value: object, *, shortest: int, longest: int) -> str:
-    """Text as Redis takes it. Every character is allowed, also NUL and CRLF: it travels with its length."""
+    """Text for Redis. Every character is allowed, also NUL and CRLF, because text is sent with its length."""
     if not isinstance(value, str):
         raise Invalid(field, "must be text")
     try:
@@ -156,5 +160,5 @@ def _text(field: str, value: object, *, shortest: int, longest: int) -> str:
 
 
 def _decoded(payload: bytes) -> str:
-    # Others may publish what is no UTF-8. As surrogates the bytes are still there, and nobody stumbles.
+    # Other programs may publish bytes that are not UTF-8. They become surrogates instead of an error.
     return payload.decode(errors="surrogateescape")
