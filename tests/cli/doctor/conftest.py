@@ -11,17 +11,17 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from cli._doctor.saying import Look, Sql
+from cli.doctor.sections import Look, Sql
 from hubbub import PostgresSettings, Settings, migrations
-from hubbub.cli._doctor import postgresql
-from hubbub.cli._doctor.examination import Section
+from hubbub.cli.doctor import postgresql
+from hubbub.cli.doctor.report import Section
 from hubbub.embedded import Servers
 from hubbub.postgres import Pool, connect
 from redis_server import Server, binaries
 from rights import superuser
 
 
-class Clinic(NamedTuple):
+class OwnServer(NamedTuple):
     """A server with a migrated database, as its owner and as the superuser sees it."""
 
     owner: PostgresSettings
@@ -29,11 +29,11 @@ class Clinic(NamedTuple):
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def clinic(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clinic]:
-    folder: Path = tmp_path_factory.mktemp("clinic")
+async def own_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OwnServer]:
+    folder: Path = tmp_path_factory.mktemp("own_server")
     async with Servers(folder, fsync=False) as settings:
         await migrations.up(settings.postgres)
-        yield Clinic(settings.postgres, superuser(settings.postgres, folder))
+        yield OwnServer(settings.postgres, superuser(settings.postgres, folder))
 
 
 async def run(settings: PostgresSettings, sql: str) -> None:
@@ -45,41 +45,42 @@ async def run(settings: PostgresSettings, sql: str) -> None:
 
 
 @pytest.fixture
-async def patient(clinic: Clinic) -> AsyncIterator[PostgresSettings]:
+async def database(own_server: OwnServer) -> AsyncIterator[PostgresSettings]:
     """A migrated database of this test's own, as its owner sees it."""
-    name = f"patient_{uuid4().hex}"
+    name = f"doctor_{uuid4().hex}"
     await run(
-        clinic.superuser, f"CREATE DATABASE {name} TEMPLATE {clinic.owner.database} OWNER {clinic.owner.user}"
+        own_server.superuser,
+        f"CREATE DATABASE {name} TEMPLATE {own_server.owner.database} OWNER {own_server.owner.user}",
     )
-    yield replace(clinic.owner, database=name)
-    await run(clinic.superuser, f"DROP DATABASE {name} WITH (FORCE)")
+    yield replace(own_server.owner, database=name)
+    await run(own_server.superuser, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def almighty(clinic: Clinic, patient: PostgresSettings) -> PostgresSettings:
-    """The patient as the superuser sees it."""
-    return replace(clinic.superuser, database=patient.database)
+def as_superuser(own_server: OwnServer, database: PostgresSettings) -> PostgresSettings:
+    """The database as the superuser sees it."""
+    return replace(own_server.superuser, database=database.database)
 
 
 @pytest.fixture
-def sql(almighty: PostgresSettings) -> Sql:
-    """Runs SQL in the patient, whatever it takes."""
+def sql(as_superuser: PostgresSettings) -> Sql:
+    """Runs SQL in the database, whatever it takes."""
 
     async def sql(text: str) -> None:
-        await run(almighty, text)
+        await run(as_superuser, text)
 
     return sql
 
 
 @pytest.fixture
-async def role(clinic: Clinic, patient: PostgresSettings) -> AsyncIterator[PostgresSettings]:
-    """The patient as an application sees it that was given the rights it needs."""
+async def role(own_server: OwnServer, database: PostgresSettings) -> AsyncIterator[PostgresSettings]:
+    """The database as an application sees it that was given the rights it needs."""
     name = f"application_{uuid4().hex}"
-    await run(clinic.superuser, f"CREATE ROLE {name} LOGIN PASSWORD 'of-the-tests'")
-    await migrations.grant(replace(clinic.superuser, database=patient.database), name)
-    yield replace(patient, user=name, password="of-the-tests")
-    in_patient = replace(clinic.superuser, database=patient.database)
-    await run(in_patient, f"DROP OWNED BY {name}; DROP ROLE {name}")
+    await run(own_server.superuser, f"CREATE ROLE {name} LOGIN PASSWORD 'of-the-tests'")
+    await migrations.grant(replace(own_server.superuser, database=database.database), name)
+    yield replace(database, user=name, password="of-the-tests")
+    in_database = replace(own_server.superuser, database=database.database)
+    await run(in_database, f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def look() -> Look:
     ) -> Section:
         pool = Pool(settings)
         try:
-            return await postgresql.look(pool, said or settings, processes)
+            return await postgresql.check(pool, said or settings, processes)
         finally:
             await pool.close()
 
@@ -115,5 +116,5 @@ def servers_of(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture
-def both(patient: PostgresSettings, servers_of: Callable[..., Server]) -> Settings:
-    return Settings(postgres=patient, redis=servers_of().settings)
+def both(database: PostgresSettings, servers_of: Callable[..., Server]) -> Settings:
+    return Settings(postgres=database, redis=servers_of().settings)

@@ -7,11 +7,11 @@ from time import time
 
 import pytest
 
-from cli._doctor.saying import meanings, of, severities
+from cli.doctor.sections import meanings, result_of, severities
 from hubbub import Settings, migrations
-from hubbub.cli._doctor import together
-from hubbub.cli._doctor.examination import Section
-from hubbub.cli._doctor.together import Both
+from hubbub.cli.doctor import together
+from hubbub.cli.doctor.report import Section
+from hubbub.cli.doctor.together import Both
 from hubbub.migrations import HEAD
 from hubbub.postgres import Pool
 from hubbub.redis import Connection, Subscriptions
@@ -40,18 +40,18 @@ def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def look(settings: Settings) -> Section:
     async with reached(settings) as both:
-        return await together.look(both)
+        return await together.check(both)
 
 
-async def test_a_word_is_heard_and_a_follower_begins(both: Settings) -> None:
+async def test_message_is_received_and_a_follower_starts(both: Settings) -> None:
     section = await look(both)
     assert section.out_of_reach is None
-    assert [outcome.findings for outcome in section.checks] == [()] * len(together.CHECKS)
-    assert of(section, "together.delivery").remark.startswith("heard after")
-    assert of(section, "together.follower").remark.startswith("began after")
+    assert [result.findings for result in section.checks] == [()] * len(together.CHECKS)
+    assert result_of(section, "together.delivery").summary.startswith("received after")
+    assert result_of(section, "together.follower").summary.startswith("started after")
 
 
-async def test_nothing_is_left_behind(both: Settings) -> None:
+async def test_checks_leave_no_key_and_no_channel_behind(both: Settings) -> None:
     await look(both)
     async with reached(both) as after:
         assert after.connection is not None
@@ -59,7 +59,7 @@ async def test_nothing_is_left_behind(both: Settings) -> None:
         assert await after.connection.execute("PUBSUB", "CHANNELS") == []
 
 
-async def test_clocks_that_are_apart_are_told(both: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clock_skew_is_a_warning(both: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(together, "time", lambda: time() - 10)
     section = await look(both)
     assert severities(section, "together.clocks") == ["warning"]
@@ -67,7 +67,7 @@ async def test_clocks_that_are_apart_are_told(both: Settings, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.01, "cost=5"), (0.2, ""), (0.9, "cost=3")])
-async def test_hashes_that_are_cheap_or_dear_are_told_with_another_cost(
+async def test_cheap_or_expensive_hashes_are_reported_with_another_cost(
     both: Settings, monkeypatch: pytest.MonkeyPatch, seconds: float, said: str
 ) -> None:
     monkeypatch.setattr(together, "CHEAP_SECONDS", 0.05)
@@ -77,7 +77,7 @@ async def test_hashes_that_are_cheap_or_dear_are_told_with_another_cost(
     assert said in meanings(section, "together.passwords")
 
 
-async def test_a_login_that_may_not_publish_is_an_error(both: Settings, servers_of: Callable[..., Server]) -> None:
+async def test_login_that_may_not_publish_is_an_error(both: Settings, servers_of: Callable[..., Server]) -> None:
     server = servers_of(f"user mute on >{PASSWORD} ~* resetchannels +@all")
     mute = replace(both, redis=replace(server.settings, username="mute", deadline_seconds=2))
     section = await look(mute)
@@ -85,31 +85,31 @@ async def test_a_login_that_may_not_publish_is_an_error(both: Settings, servers_
     assert "docs/redis.md" in meanings(section, "together.delivery")
 
 
-async def test_what_is_published_elsewhere_is_not_heard(
+async def test_message_published_on_another_server_is_an_error(
     both: Settings, servers_of: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "HEARD_WITHIN_SECONDS", 0.3)
+    monkeypatch.setattr(together, "DELIVERY_SECONDS", 0.3)
     other = Subscriptions(servers_of().settings)
     await other.start()
     try:
         async with reached(both) as reach:
-            section = await together.look(reach._replace(subscriptions=other))
+            section = await together.check(reach._replace(subscriptions=other))
     finally:
         await other.close()
     assert severities(section, "together.delivery") == ["error"]
     assert "more than one server" in meanings(section, "together.delivery")
 
 
-async def test_a_follower_needs_the_newest_schema(both: Settings) -> None:
+async def test_follower_is_skipped_without_the_newest_schema(both: Settings) -> None:
     await migrations.down(both.postgres, "-1")
-    assert of(await look(both), "together.follower").unseen == f"the database is not at {HEAD}"
+    assert result_of(await look(both), "together.follower").skipped == f"the database is not at {HEAD}"
 
 
-async def test_with_one_server_out_of_reach_it_does_what_it_can(both: Settings) -> None:
+async def test_checks_that_need_a_missing_server_are_skipped(both: Settings) -> None:
     async with reached(both) as reach:
-        section = await together.look(reach._replace(pool=None))
-        assert of(section, "together.delivery").unseen is None
-        assert of(section, "together.follower").unseen == "it needs both servers"
-        section = await together.look(reach._replace(pool=None, connection=None))
-        assert of(section, "together.clocks").unseen == "no server is in reach"
-        assert of(section, "together.delivery").unseen == "Redis is out of reach"
+        section = await together.check(reach._replace(pool=None))
+        assert result_of(section, "together.delivery").skipped is None
+        assert result_of(section, "together.follower").skipped == "it needs both servers"
+        section = await together.check(reach._replace(pool=None, connection=None))
+        assert result_of(section, "together.clocks").skipped == "no server is in reach"
+        assert result_of(section, "together.delivery").skipped == "Redis is out of reach"

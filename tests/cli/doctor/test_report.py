@@ -6,14 +6,12 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from hubbub.cli._doctor.examination import Section
-from hubbub.cli._doctor.findings import Finding, Outcome, error, note, warning
-from hubbub.cli._doctor.report import as_json, report, show
+from hubbub.cli.doctor.report import CheckResult, Finding, Section, as_json, error, note, show, summarize, warning
 
 
 def section(*findings: Finding, unseen: str | None = None, away: str | None = None) -> Section:
-    outcome = Outcome("redis.memory", "memory", "" if unseen else "noeviction", unseen, findings)
-    return Section("redis", "Redis 7.2.4", "127.0.0.1:6379", away, (outcome,))
+    result = CheckResult("redis.memory", "memory", "" if unseen else "noeviction", unseen, findings)
+    return Section("redis", "Redis 7.2.4", "127.0.0.1:6379", away, (result,))
 
 
 @pytest.mark.parametrize(
@@ -27,17 +25,17 @@ def section(*findings: Finding, unseen: str | None = None, away: str | None = No
         (section(error("It is broken.", "Mend it."), away="no answer"), 3),
     ],
 )
-def test_the_exit_status_says_the_worst(seen: Section, status: int) -> None:
-    assert report([section(), seen]).exit_status == status
+def test_exit_status_is_that_of_the_worst_finding(seen: Section, status: int) -> None:
+    assert summarize([section(), seen]).exit_status == status
 
 
 def shown(seen: Section, width: int = 80) -> list[str]:
     paper = io.StringIO()
-    show(report([seen]), Console(file=paper, width=width))
+    show(summarize([seen]), Console(file=paper, width=width))
     return [line.rstrip() for line in paper.getvalue().splitlines()]
 
 
-def test_a_check_is_a_line_and_what_it_found_stands_below() -> None:
+def test_check_is_a_line_with_its_findings_below() -> None:
     assert shown(section(warning("It will hurt.", "Change it."))) == [
         "Redis 7.2.4 at 127.0.0.1:6379",
         "  warning  memory         noeviction",
@@ -48,11 +46,11 @@ def test_a_check_is_a_line_and_what_it_found_stands_below() -> None:
     ]
 
 
-def test_it_ends_with_how_much_there_is_of_what() -> None:
+def test_last_line_counts_findings_and_skipped_checks() -> None:
     assert shown(section())[-1] == "nothing found."
     many = section(error("a", "b"), error("a", "b"), note("a", "b"))
     assert shown(many)[-1] == "2 errors, 1 note."
-    assert shown(section(unseen="not allowed"))[-1] == "1 check could not look."
+    assert shown(section(unseen="not allowed"))[-1] == "1 skipped check."
     assert shown(section(away="no answer"))[-1] == "out of reach: Redis 7.2.4."
 
 
@@ -61,8 +59,8 @@ def test_no_line_is_wider_than_the_terminal() -> None:
     assert max(len(line) for line in shown(wordy, width=60)) <= 60
 
 
-def test_for_programs_it_is_json_with_the_same_in_it() -> None:
-    told = msgspec.json.decode(as_json(report([section(error("It is broken.", "Mend it."))])))
+def test_json_has_the_same_fields_as_before() -> None:
+    told = msgspec.json.decode(as_json(summarize([section(error("It is broken.", "Mend it."))])))
     assert told.keys() == {"hubbub", "exit_status", "sections"}
     [seen] = told["sections"]
     assert seen.keys() == {"kind", "name", "where", "out_of_reach", "checks"}

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from hubbub import Hub, PostgresSettings, Room, Settings, User
 from hubbub.cli import main
-from hubbub.cli._doctor import postgresql, redis, together
+from hubbub.cli.doctor import postgresql, redis, together
 
 ALL = [check.name for checks in (postgresql.CHECKS, redis.CHECKS, together.CHECKS) for check in checks]
 
@@ -24,7 +24,7 @@ async def doctor(settings: Settings, *arguments: str) -> Result:
     return await asyncio.to_thread(runner.invoke, main, ["doctor", *arguments])
 
 
-async def test_it_says_what_it_looked_at_and_what_it_found(settings: Settings) -> None:
+async def test_report_shows_servers_findings_and_remedies(settings: Settings) -> None:
     result = await doctor(settings)
     assert result.exit_code == 1, result.output  # the servers of the tests wait for no disk
     assert f" at 127.0.0.1:{settings.postgres.port}\n" in result.output
@@ -33,7 +33,7 @@ async def test_it_says_what_it_looked_at_and_what_it_found(settings: Settings) -
     assert result.output.splitlines()[-1].endswith(".")
 
 
-async def test_as_json_it_has_every_check_by_its_name(settings: Settings) -> None:
+async def test_json_has_every_check_by_name(settings: Settings) -> None:
     result = await doctor(settings, "--json")
     told = json.loads(result.output)
     assert told["exit_status"] == result.exit_code == 1
@@ -41,7 +41,7 @@ async def test_as_json_it_has_every_check_by_its_name(settings: Settings) -> Non
     assert [check["name"] for section in told["sections"] for check in section["checks"]] == ALL
 
 
-async def test_to_an_application_with_the_fewest_rights_it_says_little_and_what_it_could_not_see(
+async def test_login_with_fewest_rights_gets_few_findings_and_the_skipped_checks(
     settings: Settings,
 ) -> None:
     sections = json.loads((await doctor(settings, "--json")).output)["sections"]
@@ -61,13 +61,13 @@ async def test_to_an_application_with_the_fewest_rights_it_says_little_and_what_
 
 
 @pytest.mark.session("compares with what the server has, which behind a pooler is not what matters")
-async def test_of_more_processes_it_says_that_their_pools_do_not_fit(settings: Settings) -> None:
+async def test_pools_of_many_processes_that_exceed_max_connections_are_reported(settings: Settings) -> None:
     result = await doctor(settings, "--processes", "100")
-    assert "100 processes with pools of 20 may want 2,000" in " ".join(result.output.split())
+    assert "100 processes with pools of 20 may open 2,000" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("away", ["postgres", "redis"])
-async def test_when_one_server_is_out_of_reach_it_looks_at_the_other(settings: Settings, away: str) -> None:
+async def test_server_out_of_reach_leaves_the_checks_of_the_other_one(settings: Settings, away: str) -> None:
     nowhere = replace(getattr(settings, away), port=1, connect_timeout_seconds=1)
     result = await doctor(replace(settings, **{away: nowhere}), "--json")
     assert result.exit_code == 3
@@ -81,21 +81,21 @@ async def test_when_one_server_is_out_of_reach_it_looks_at_the_other(settings: S
     assert [check["name"] for check in both["checks"]] == [check.name for check in together.CHECKS]
 
 
-async def test_it_shows_no_secret(settings: Settings) -> None:
+async def test_report_contains_no_password(settings: Settings) -> None:
     secrets = [settings.postgres.password, settings.redis.password]
     for arguments in ([], ["--json"]):
         result = await doctor(settings, *arguments)
         assert not [secret for secret in secrets if secret and secret in result.output]
 
 
-async def test_it_changes_nothing(settings: Settings, hub: Hub, ada: User, room: Room) -> None:
+async def test_doctor_changes_no_data(settings: Settings, hub: Hub, ada: User, room: Room) -> None:
     message = await hub.messages.send(room.id, ada.id, "hello")
     await doctor(settings)
     assert (await hub.messages.page(room.id)).items[-1] == message
     assert (await hub.rooms.get(room.id)).last_seq == message.seq
 
 
-async def test_of_a_database_without_tables_it_says_how_to_get_them(
+async def test_database_without_tables_is_reported_with_the_command_that_creates_them(
     servers: Settings, empty_database: PostgresSettings
 ) -> None:
     result = await doctor(replace(servers, postgres=empty_database))
@@ -103,13 +103,13 @@ async def test_of_a_database_without_tables_it_says_how_to_get_them(
     assert "Run `hubbub migrate up`" in " ".join(result.output.split())
 
 
-def test_every_check_is_in_the_documents() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+def test_every_check_is_in_the_table_of_the_documentation() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
     table = page.partition("| check | finds |")[2].partition("\n\n")[0]
     assert sorted(re.findall(r"`(\w+\.\w+)`", table)) == sorted(ALL)
 
 
-async def test_without_servers_it_says_how_to_name_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_servers_the_error_names_hubbub_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = await asyncio.to_thread(CliRunner().invoke, main, ["doctor"])
     assert result.exit_code == 1

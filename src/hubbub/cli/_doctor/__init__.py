@@ -1,1 +1,0 @@
-"""What `hubbub doctor` looks at."""

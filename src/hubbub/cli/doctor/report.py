@@ -1,0 +1,193 @@
+"""What the checks of the doctor find, how they are run, and the report for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from enum import StrEnum
+from functools import partial
+from importlib.metadata import version
+from ipaddress import ip_address
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
+
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from hubbub.errors import Unavailable
+from hubbub.redis import ReplyError
+
+T = TypeVar("T")
+
+WIDEST: Final = 100
+"""Columns. Longer lines of prose are tiring to read."""
+
+SOMETHING_FOUND: Final = 1
+OUT_OF_REACH: Final = 3
+
+STYLES: Final = {"ok": "green", "error": "bold red", "warning": "yellow", "note": "cyan", "skipped": "dim"}
+
+
+class Severity(StrEnum):
+    """How bad it is. A note is good to know and needs nothing to be done, so it does not count as a finding."""
+
+    ERROR = "error"
+    """A guarantee of hubbub does not hold, or it does not work at all."""
+    WARNING = "warning"
+    """It works, and will hurt under load, in an accident or in an attack."""
+    NOTE = "note"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What is not as it should be: what it means and what to do about it, in a sentence or two each."""
+
+    severity: Severity
+    meaning: str
+    remedy: str
+
+
+error = partial(Finding, Severity.ERROR)
+warning = partial(Finding, Severity.WARNING)
+note = partial(Finding, Severity.NOTE)
+
+
+class Result(NamedTuple):
+    """What a check found: the state in a few words, and what is wrong with it."""
+
+    summary: str
+    findings: Sequence[Finding] = ()
+
+
+class Skipped(Exception):
+    """Raised by a check that cannot look; the text is the reason."""
+
+
+class Check(NamedTuple, Generic[T]):
+    """A look at one thing. `name` is its stable name in the output; T is what it looks at."""
+
+    name: str
+    title: str
+    run: Callable[[T], Awaitable[Result]]
+    """Raises `Skipped`. A check whose statement or command is refused counts as skipped as well."""
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """`skipped` is why the check could not look, or None. The JSON keeps the names of the first release."""
+
+    name: str
+    title: str
+    summary: str = msgspec.field(name="remark")
+    skipped: str | None = msgspec.field(name="unseen")
+    findings: tuple[Finding, ...]
+
+
+class Section(msgspec.Struct, frozen=True):
+    """The checks of one server, or of both together.
+
+    `where` is the host and port. `out_of_reach` is why the server could not be asked, or not to the end.
+    """
+
+    kind: Literal["postgresql", "redis", "together"]
+    name: str
+    where: str | None
+    out_of_reach: str | None
+    checks: tuple[CheckResult, ...]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """`exit_status` is 0 without an error or warning, 1 with one, and 3 with a server out of reach."""
+
+    hubbub: str
+    exit_status: int
+    sections: tuple[Section, ...]
+
+
+async def run_checks(
+    checks: Iterable[Check[T]], run: Callable[[Check[T]], Awaitable[Result]]
+) -> tuple[tuple[CheckResult, ...], str | None]:
+    """The results and, if the server went away meanwhile, the reason. It ends the run."""
+    results: list[CheckResult] = []
+    for check in checks:
+        result, skipped = Result(""), None
+        try:
+            result = await run(check)
+        except Unavailable as refusal:
+            if refusal.retryable:
+                return tuple(results), f"{refusal.reason} (at: {check.title})"
+            skipped = refusal.reason
+        except (Skipped, ReplyError) as reason:
+            skipped = str(reason)
+        results.append(CheckResult(check.name, check.title, result.summary, skipped, tuple(result.findings)))
+    return tuple(results), None
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether the host is the loopback interface, on which only root can listen."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def unencrypted(service: str, remedy: str) -> Finding:
+    return error(f"Messages, hashes and tokens can be read and changed between here and {service}.", remedy)
+
+
+def summarize(sections: Sequence[Section]) -> Report:
+    found = [finding.severity for section in sections for check in section.checks for finding in check.findings]
+    status = SOMETHING_FOUND if {*found} - {Severity.NOTE} else 0
+    if any(section.out_of_reach for section in sections):
+        status = OUT_OF_REACH
+    return Report(version("hubbub"), status, tuple(sections))
+
+
+def as_json(report: Report) -> str:
+    """The fields of `Report`, `Section`, `CheckResult` and `Finding`."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+
+
+def show(report: Report, console: Console) -> None:
+    """Print a line per check and the findings below it, then the number of findings."""
+    width = min(console.width, WIDEST)
+    for section in report.sections:
+        console.print(_section(section), width=width)
+        console.print()
+    console.print(Text(_totals(report), style="bold"), width=width)
+
+
+def _section(section: Section) -> RenderableType:
+    where = f" at {section.where}" if section.where else ""
+    lines: list[RenderableType] = [Text(f"{section.name}{where}", style="bold")]
+    for check in section.checks:
+        severities = {finding.severity for finding in check.findings}
+        worst = next((severity.value for severity in Severity if severity in severities), "ok")
+        lines.append(_line("skipped" if check.skipped else worst, check.title, check.skipped or check.summary))
+        for finding in check.findings:
+            text = Text.assemble(f"{finding.meaning}\n", (finding.remedy, "bold"))
+            lines.append(Padding(text, (0, 0, 0, 11), expand=False))
+    if section.out_of_reach:
+        lines.append(_line("error", "out of reach", section.out_of_reach))
+    return Group(*lines)
+
+
+def _line(state: str, title: str, text: str) -> RenderableType:
+    line = Table.grid(padding=(0, 2, 0, 0))
+    line.add_column(width=9)
+    line.add_column(width=13)
+    line.add_column(overflow="fold")
+    line.add_row(Text(f"  {state}", style=STYLES[state]), Text(title), Text(text, style="dim"))
+    return line
+
+
+def _totals(report: Report) -> str:
+    checks = [check for section in report.sections for check in section.checks]
+    counts = {
+        severity.value: sum(finding.severity is severity for check in checks for finding in check.findings)
+        for severity in Severity
+    }
+    counts["skipped check"] = sum(check.skipped is not None for check in checks)
+    parts = [f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in counts.items() if count]
+    if away := [section.name for section in report.sections if section.out_of_reach]:
+        parts.append(f"out of reach: {', '.join(away)}")
+    return f"{', '.join(parts) or 'nothing found'}."

@@ -1,0 +1,378 @@
+"""The schema in PostgreSQL: its revision, indexes, foreign keys, vacuum, and the plans of hubbub's statements."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import walk_packages
+from typing import Any, Final, NamedTuple
+
+from hubbub import repositories
+from hubbub.cli.doctor.report import Check, Finding, Result, Skipped, error, warning
+from hubbub.migrations import HEAD, TABLES, revisions
+from hubbub.postgres import Executor, Lookup, Statement
+from hubbub.settings import PostgresSettings
+
+INDEXES: Final = frozenset(
+    {
+        "hubbub_imports_pkey",
+        "hubbub_schema_version_pkc",
+        "idx_message_read_receipts_user_id",
+        "idx_messages_created_at",
+        "idx_messages_room_id",
+        "idx_messages_user_id",
+        "idx_room_users_last_read_message_id",
+        "idx_room_users_user_id",
+        "idx_rooms_created_by",
+        "idx_rooms_name",
+        "idx_users_email",
+        "idx_users_username",
+        "message_read_receipts_pkey",
+        "messages_pkey",
+        "room_events_pkey",
+        "room_users_pkey",
+        "rooms_direct_key_key",
+        "rooms_pkey",
+        "users_pkey",
+    }
+)
+"""Of the newest revision. docs/schema.md says what each is for."""
+
+UNUSED_SECONDS: Final = 7 * 86_400
+"""How old statistics must be to say that an index is never used: a week has every job of an application in it."""
+
+DEAD_ROWS: Final = 10_000
+DEAD_SHARE: Final = 0.4
+"""Autovacuum starts at 0.2: at twice that it does not keep up."""
+
+LARGE_ROWS: Final = 10_000
+LARGE_PAGES: Final = 100
+"""From here on no plan of hubbub reads a whole table. For a smaller table that is the fastest plan."""
+
+
+class Postgres(NamedTuple):
+    """What the checks look at: `executor` is a transaction that can only read."""
+
+    executor: Executor
+    settings: PostgresSettings
+    processes: int
+
+
+async def _migrations(postgres: Postgres) -> Result:
+    found = await revisions.current_revision(postgres.executor)
+    if found == HEAD:
+        return Result(f"at {HEAD}, none pending")
+    if revisions.is_unknown(found):
+        meaning = f"The database is at {found}. This hubbub knows revisions up to {HEAD} and does not start."
+        return Result(str(found), [error(meaning, "A newer hubbub has migrated it: upgrade hubbub.")])
+    pending = revisions.to_apply(found, "head")
+    found = found or "no revision"
+    meaning = f"The database is at {found}. This hubbub needs {HEAD} and does not start."
+    remedy = "Run `hubbub migrate up`, as the owner of the tables."
+    return Result(f"{found}, {len(pending)} pending", [error(meaning, remedy)])
+
+
+async def _need_head(postgres: Postgres) -> None:
+    """Raises: Skipped (the database is at another revision than the one that is known here)."""
+    if await revisions.current_revision(postgres.executor) != HEAD:
+        raise Skipped(f"the database is not at {HEAD}")
+
+
+class Index(NamedTuple):
+    name: str
+    table: str
+    is_valid: bool
+    is_unique: bool
+    scans: int
+    bytes: int
+
+
+_INDEXES = Statement(
+    "doctor.indexes",
+    Index,
+    """
+    SELECT
+        indexes.relname::text AS name,
+        tables.relname::text AS "table",
+        pg_index.indisvalid AND pg_index.indisready AS is_valid,
+        pg_index.indisunique AS is_unique,
+        COALESCE(pg_stat_user_indexes.idx_scan, 0) AS scans,
+        pg_relation_size(pg_index.indexrelid) AS bytes
+    FROM pg_index
+    JOIN pg_class AS indexes ON indexes.oid = pg_index.indexrelid
+    JOIN pg_class AS tables ON tables.oid = pg_index.indrelid
+    LEFT JOIN pg_stat_user_indexes ON pg_stat_user_indexes.indexrelid = pg_index.indexrelid
+    WHERE tables.relname = ANY ($1)
+        AND pg_table_is_visible(tables.oid)
+    ORDER BY name
+    """,
+)
+
+# Without a reset the statistics are at least as old as the server's last start, which keeps them.
+_AGE = Statement(
+    "doctor.age_of_statistics",
+    int,
+    """
+    SELECT extract(EPOCH FROM now() - COALESCE(stats_reset, pg_postmaster_start_time()))::bigint AS age_seconds
+    FROM pg_stat_database
+    WHERE datname = current_database()
+    """,
+)
+
+
+async def _indexes(postgres: Postgres) -> Result:
+    await _need_head(postgres)
+    found = await postgres.executor.fetch_all(_INDEXES, list(TABLES))
+    age = await postgres.executor.fetch_one(_AGE) or 0
+    findings = [_invalid(index) for index in found if not index.is_valid]
+    for name in sorted(INDEXES - {index.name for index in found}):
+        meaning = f"The index {name} is missing: its queries read whole tables, or its rows are not kept unique."
+        remedy = "Create it again: `hubbub migrate sql` shows its definition, docs/schema.md its purpose."
+        findings.append(error(meaning, remedy))
+    if age < UNUSED_SECONDS:
+        return Result(f"{len(found)} indexes; statistics are too young to tell which are used", findings)
+    for index in found:
+        # Each of hubbub's own has its reason, if only the deletion of an account.
+        if index.name not in INDEXES and index.is_valid and not index.is_unique and not index.scans:
+            size, days = f"{index.bytes / 1_000_000:.1f} MB", f"{age / 86_400:.0f} days"
+            meaning = f"{index.name} on {index.table} ({size}) was not used for {days}, and makes writes slower."
+            remedy = f"If no replica uses it: DROP INDEX CONCURRENTLY {index.name}."
+            findings.append(warning(meaning, remedy))
+    return Result(f"{len(found)} indexes", findings)
+
+
+def _invalid(index: Index) -> Finding:
+    meaning = f"{index.name} on {index.table} is INVALID: writes maintain it, and no query can use it."
+    if index.name in INDEXES:
+        return error(meaning, f"REINDEX INDEX CONCURRENTLY {index.name}, as the owner.")
+    return warning(meaning, f"DROP INDEX CONCURRENTLY {index.name}, as the owner, unless it is still being built.")
+
+
+class ForeignKey(NamedTuple):
+    name: str
+    table: str
+    columns: list[str]
+
+
+# Of hubbub's tables, and of an application's tables that refer to them: to delete a row, PostgreSQL looks for the
+# rows that refer to it. A partial index is enough if it leaves out only NULL.
+_FOREIGN_KEYS = Statement(
+    "doctor.foreign_keys",
+    ForeignKey,
+    """
+    SELECT
+        conname::text AS name,
+        conrelid::regclass::text AS "table",
+        columns.names AS columns
+    FROM pg_constraint
+    CROSS JOIN LATERAL (
+        SELECT array_agg(attname::text ORDER BY array_position(conkey, attnum)) AS names
+        FROM pg_attribute
+        WHERE attrelid = conrelid
+            AND attnum = ANY (conkey)
+    ) AS columns
+    WHERE contype = 'f'
+        AND EXISTS (
+            SELECT
+            FROM pg_class
+            WHERE oid IN (conrelid, confrelid)
+                AND relname = ANY ($1)
+                AND pg_table_is_visible(oid)
+        )
+        AND NOT EXISTS (
+            SELECT
+            FROM pg_index
+            JOIN pg_class ON pg_class.oid = indexrelid
+            JOIN pg_am ON pg_am.oid = relam
+            WHERE indrelid = conrelid
+                AND indisvalid
+                AND amname IN ('btree', 'hash')
+                AND (indkey::int2[])[0:cardinality(conkey) - 1] @> conkey
+                AND (
+                    indpred IS NULL
+                    OR pg_get_expr(indpred, indrelid) = format('(%I IS NOT NULL)', columns.names[1])
+                )
+        )
+    ORDER BY name
+    """,
+)
+
+
+async def _foreign_keys(postgres: Postgres) -> Result:
+    keys = await postgres.executor.fetch_all(_FOREIGN_KEYS, list(TABLES))
+    if not keys:
+        return Result("each has an index")
+    findings = []
+    for key in keys:
+        meaning = f"{key.name} on {key.table} has no index: a delete of a referred row reads all of {key.table}."
+        remedy = f"CREATE INDEX CONCURRENTLY ON {key.table} ({', '.join(key.columns)})"
+        findings.append(warning(meaning, remedy))
+    return Result(f"{len(keys)} without an index", findings)
+
+
+class Vacuuming(NamedTuple):
+    is_on: bool
+    counts: bool
+
+
+_VACUUMING = Statement(
+    "doctor.vacuuming",
+    Vacuuming,
+    """
+    SELECT
+        current_setting('autovacuum')::boolean AS is_on,
+        current_setting('track_counts')::boolean AS counts
+    """,
+)
+
+
+class Table(NamedTuple):
+    name: str
+    live: int
+    dead: int
+    is_vacuumed: bool
+
+
+_TABLES = Statement(
+    "doctor.tables",
+    Table,
+    """
+    SELECT
+        pg_class.relname::text AS name,
+        pg_stat_user_tables.n_live_tup AS live,
+        pg_stat_user_tables.n_dead_tup AS dead,
+        NOT EXISTS (
+            SELECT
+            FROM pg_options_to_table(pg_class.reloptions)
+            WHERE option_name = 'autovacuum_enabled'
+                AND NOT option_value::boolean
+        ) AS is_vacuumed
+    FROM pg_class
+    JOIN pg_stat_user_tables ON pg_stat_user_tables.relid = pg_class.oid
+    WHERE pg_class.relname = ANY ($1)
+        AND pg_table_is_visible(pg_class.oid)
+    ORDER BY name
+    """,
+)
+
+
+async def _vacuum(postgres: Postgres) -> Result:
+    [found] = await postgres.executor.fetch_all(_VACUUMING)
+    findings = []
+    if not found.is_on or not found.counts:
+        off = "track_counts" if found.is_on else "autovacuum"
+        meaning = f"{off} is off: dead rows pile up, plans go stale, and in the end the server stops."
+        findings.append(error(meaning, f"Set {off} = on in postgresql.conf and reload."))
+    tables = await postgres.executor.fetch_all(_TABLES, list(TABLES))
+    for table in tables:
+        if not table.is_vacuumed:
+            meaning = f"Autovacuum is off for {table.name}: it grows with every change and never shrinks."
+            findings.append(warning(meaning, f"ALTER TABLE {table.name} RESET (autovacuum_enabled)"))
+        if table.dead > max(DEAD_ROWS, DEAD_SHARE * table.live):
+            meaning = f"{table.name} has {table.dead:,} dead rows and {table.live:,} live: reads are slow."
+            remedy = (
+                "Look in pg_stat_activity for a transaction that is hours old and blocks vacuum. Without one, "
+                f"VACUUM {table.name}, and lower autovacuum_vacuum_scale_factor for it."
+            )
+            findings.append(warning(meaning, remedy))
+    most = max(tables, key=lambda table: table.dead, default=None)
+    return Result(f"at most {most.dead:,} dead rows, in {most.name}" if most else "no tables", findings)
+
+
+_PLAN_CACHE_MODE = Statement(
+    "doctor.plan_cache_mode", str, "SELECT current_setting('plan_cache_mode') AS plan_cache_mode"
+)
+_FORCE_GENERIC_PLANS = Statement(
+    "doctor.force_generic_plans",
+    str,
+    "SELECT set_config('plan_cache_mode', 'force_generic_plan', true) AS plan_cache_mode",
+)
+_LARGE_TABLES = Statement(
+    "doctor.large_tables",
+    str,
+    """
+    SELECT relname::text AS name
+    FROM pg_class
+    WHERE relname = ANY ($1)
+        AND pg_table_is_visible(oid)
+        AND reltuples >= $2
+        AND relpages >= $3
+    """,
+)
+
+
+async def _plans(postgres: Postgres) -> Result:
+    """After a few runs a prepared statement gets a plan for any values: the one that is checked here."""
+    executor = postgres.executor
+    mode = await executor.fetch_one(_PLAN_CACHE_MODE)
+    findings = []
+    if mode == "force_custom_plan":
+        meaning = "plan_cache_mode is force_custom_plan: statements and foreign key checks are planned every time."
+        findings.append(warning(meaning, "Set plan_cache_mode = auto, for the server or for this role."))
+    await _need_head(postgres)
+    large = set(await executor.fetch_all(_LARGE_TABLES, list(TABLES), LARGE_ROWS, LARGE_PAGES))
+    if not large:
+        return Result(f"{mode}; no table is large enough to tell", findings)
+    await executor.fetch_one(_FORCE_GENERIC_PLANS)
+    statements = hot_statements()
+    for statement in statements:
+        for node in _nodes(await _plan(executor, statement)):
+            table = node.get("Relation Name")
+            if table in large and _reads_all(node):
+                meaning = f"The plan of {statement.name} reads all of {table}, by {node['Node Type']}."
+                remedy = f"ANALYZE {table}. If that changes nothing, compare its indexes and random_page_cost."
+                findings.append(warning(meaning, remedy))
+    return Result(f"{mode}; {len(statements)} statements planned", findings)
+
+
+def hot_statements() -> list[Statement[Any]]:
+    """The statements of the repositories, by name."""
+    found = {}
+    for module in walk_packages(repositories.__path__, f"{repositories.__name__}."):
+        names = vars(import_module(module.name))
+        classes = [vars(value) for value in names.values() if isinstance(value, type)]
+        for value in [value for owner in (names, *classes) for value in owner.values()]:
+            if isinstance(value, Statement):
+                found[value.name] = value
+            if isinstance(value, Lookup):
+                found[value.many.name] = value.many
+    return [found[name] for name in sorted(found)]
+
+
+async def _plan(executor: Executor, statement: Statement[Any]) -> dict[str, Any]:
+    """The plan for any values. EXPLAIN (GENERIC_PLAN) exists from PostgreSQL 16 on; this works before it too."""
+    numbers = [int(number) for number in re.findall(r"\$(\d+)", statement.sql)]
+    nulls = f"({', '.join(['NULL'] * max(numbers))})" if numbers else ""
+    await executor.fetch_all(Statement("doctor.prepare", str, f"PREPARE hubbub_doctor AS {statement.sql}"))
+    explain = f"EXPLAIN (FORMAT JSON) EXECUTE hubbub_doctor {nulls}"
+    try:
+        [plan] = await executor.attempt(Statement("doctor.explain", json.loads, explain))
+    finally:
+        # A prepared statement outlives the transaction, and behind a pooler also this connection.
+        await executor.fetch_all(Statement("doctor.deallocate", str, "DEALLOCATE hubbub_doctor"))
+    found: dict[str, Any] = plan[0]["Plan"]
+    return found
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from _nodes(child)
+
+
+def _reads_all(node: dict[str, Any]) -> bool:
+    """A sequential scan, or a scan of an index without a condition."""
+    return node["Node Type"] == "Seq Scan" or (
+        node["Node Type"] in ("Index Scan", "Index Only Scan") and "Index Cond" not in node
+    )
+
+
+CHECKS: Final[tuple[Check[Postgres], ...]] = (
+    Check("postgresql.migrations", "migrations", _migrations),
+    Check("postgresql.indexes", "indexes", _indexes),
+    Check("postgresql.foreign_keys", "foreign keys", _foreign_keys),
+    Check("postgresql.vacuum", "vacuum", _vacuum),
+    Check("postgresql.plans", "plans", _plans),
+)

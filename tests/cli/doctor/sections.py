@@ -1,0 +1,33 @@
+"""Asking the doctor, and reading what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from hubbub.cli.doctor.report import CheckResult, Section, Severity
+
+Sql = Callable[[str], Awaitable[None]]
+Look = Callable[..., Awaitable[Section]]
+
+
+def result_of(section: Section, name: str) -> CheckResult:
+    """What became of the check of this name."""
+    [result] = [result for result in section.checks if result.name == name]
+    return result
+
+
+def severities(section: Section, name: str) -> list[str]:
+    return [finding.severity.value for finding in result_of(section, name).findings]
+
+
+def meanings(section: Section, name: str) -> str:
+    return "\n".join(f"{finding.meaning} {finding.remedy}" for finding in result_of(section, name).findings)
+
+
+def failed(section: Section) -> set[str]:
+    """The names of the checks that found something, or could not look."""
+    return {
+        result.name
+        for result in section.checks
+        if result.skipped or any(finding.severity is not Severity.NOTE for finding in result.findings)
+    }
