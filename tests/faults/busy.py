@@ -1,4 +1,4 @@
-"""A process that does everything at once, and measures how late its event loop comes.
+"""A process that sends and follows at once, and measures how late the turns of its event loop come.
 
 python -m faults.busy PLAN          PLAN: a `Plan` as JSON; the settings are in the environment
 """
@@ -13,16 +13,16 @@ from uuid import UUID
 import msgspec
 
 from faults.history import History, Stalled, now
-from faults.process import plan_of, run, settings_of_environment
+from faults.worker import plan_of, run, settings_of_environment
 from hubbub import Hub
 
 TURN_SECONDS = 0.002
-# What the scheduler of Linux knows of this thread, in nanoseconds: its time on a processor, and waiting for one.
+# What the scheduler of Linux counts for this thread, in nanoseconds: time on a processor, and waiting for one.
 SCHEDULED = Path("/proc/thread-self/schedstat")
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Senders as tasks, followers as tasks, for so long."""
+    """How many senders and followers, each a task, and for how long."""
 
     history: Path
     user_ids: list[UUID]
@@ -33,7 +33,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 async def measure(history: History) -> None:
-    """Note how late each turn came. What the machine gave to other processes meanwhile is told apart."""
+    """Record how late each turn came, and how long of that this thread waited for a processor."""
     while True:
         before, waited = now(), _waited_for_processor()
         await asyncio.sleep(TURN_SECONDS)
@@ -45,10 +45,10 @@ def _waited_for_processor() -> float:
     return int(SCHEDULED.read_text().split()[1]) / 1e9
 
 
-async def load(_told: asyncio.Event) -> None:
+async def load(_has_line: asyncio.Event) -> None:
     plan = plan_of(Plan)
     async with Hub(settings_of_environment()) as hub:
-        heard = 0
+        received = 0
 
         async def send(n: int) -> None:
             while True:
@@ -57,12 +57,12 @@ async def load(_told: asyncio.Event) -> None:
         async def follow(n: int) -> None:
             async with hub.follow(plan.user_ids[n % len(plan.user_ids)]) as feed:
                 async for _ in feed:
-                    nonlocal heard
-                    heard += 1
+                    nonlocal received
+                    received += 1
 
         work = [asyncio.create_task(send(n)) for n in range(plan.senders)]
         work += [asyncio.create_task(follow(n)) for n in range(plan.followers)]
-        # What was made before the load is a server's start, and the collector's business once.
+        # Objects from before the load are of the start of a server, and are the collector's business once.
         gc.collect()
         gc.freeze()
         with History(plan.history) as history:
@@ -73,7 +73,7 @@ async def load(_told: asyncio.Event) -> None:
         await asyncio.wait(work)
         for task in failed:
             task.result()  # none ends by itself
-        assert heard, "nobody followed"
+        assert received, "the followers received nothing"
 
 
 if __name__ == "__main__":

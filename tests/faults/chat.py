@@ -1,24 +1,30 @@
-"""A chat under load: rooms and people in a database, processes that write and follow, and what became of it."""
+"""A chat under load: rooms and users in a database, and processes that send and follow."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
 from faults import checker, follower, sender
 from faults.checker import sent_in, stored_in
+from faults.figures import SCALE
+from faults.fragile import FragileServers
 from faults.history import Acknowledged, Delivered, Failed, Follows, GaveUp, Record, read
-from faults.worker import PATIENCE_SECONDS, Worker
+from faults.worker import HANGS_AFTER_SECONDS, Worker
 from hubbub import Hub, MessageSent, Settings
 
 PEOPLE = 4
+PAUSE_SECONDS = 0.05
+"""Between two calls of a sender during a fault."""
+
+Fault = Callable[["Chat", FragileServers], AbstractAsyncContextManager[None]]
 
 
 class Chat:
-    """Who knows its rooms, its people and its processes. `settings` are those of the servers themselves."""
+    """The rooms, the users and the processes. `settings` are those of the servers themselves."""
 
     def __init__(self, settings: Settings, folder: Path, room_ids: list[UUID], user_ids: list[UUID]) -> None:
         self.settings = settings
@@ -38,7 +44,7 @@ class Chat:
         callers: int = 10,
         pause_seconds: float = 0,
         changes: float = 0.1,
-        is_wary: bool = False,
+        verifies: bool = False,
         left_behind: Worker | None = None,
     ) -> Worker:
         """A process that sends; `through` other settings, of a relay or with other deadlines."""
@@ -51,7 +57,7 @@ class Chat:
             callers=callers,
             pause_seconds=pause_seconds,
             changes=changes,
-            is_wary=is_wary,
+            verifies=verifies,
             left_behind=[] if left_behind is None else [left_behind.history],
         )
         worker = await Worker.start("faults.sender", plan, plan.history, through or self.settings)
@@ -81,8 +87,8 @@ class Chat:
         return worker
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for what a process brings about; fail at once when one has failed."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        """Wait for a condition that a process brings about; fail at once when a process has failed."""
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
             while not condition():
                 for worker in [*self.senders, *self.followers]:
                     worker.check()
@@ -91,7 +97,7 @@ class Chat:
     async def acknowledged(self, more: int) -> None:
         """Wait until so many more calls than at the last time were acknowledged in all senders together.
 
-        Each of them is at work by then.
+        Each sender has begun by then.
         """
         wanted = self._acknowledged + more
 
@@ -103,11 +109,12 @@ class Chat:
         await self.until(enough)
 
     async def all_is_sent(self) -> None:
+        """Wait until all senders have done their work."""
         for worker in self.senders:
             await worker.succeeds()
 
     async def converged(self) -> None:
-        """Wait until all followers are at the heads of all rooms. Nobody may send any more."""
+        """Wait until all followers are at the heads of all rooms. No process may send any more."""
         heads = (await stored_in(self.settings.postgres)).heads
         reached = {worker: dict.fromkeys(self.room_ids, 0) for worker in self.followers}
 
@@ -121,7 +128,7 @@ class Chat:
         await self.until(at_the_heads)
 
     async def violations(self) -> list[str]:
-        """What the checker finds, after all processes have ended."""
+        """The violations that the checker finds, after all processes have ended."""
         stored = await stored_in(self.settings.postgres)
         return checker.violations(self.sent, [read(worker.history) for worker in self.followers], stored)
 
@@ -141,7 +148,7 @@ class Chat:
 
     @property
     def given_up(self) -> int:
-        """Calls that were left, because no try of them had been made."""
+        """Calls that were given up, because the error of each try excluded that it was made."""
         return sum(isinstance(record, GaveUp) for history in self.sent for record in history)
 
     def delays(self) -> list[float]:
@@ -155,6 +162,19 @@ class Chat:
             if (at := acknowledged.get(record.message_id)) is not None
         )
 
+    async def under_load(self, fragile: FragileServers, fault: Fault, through: Settings | None = None) -> None:
+        """Send and follow, with the fault in between. Returns once all is delivered."""
+        for _ in range(SCALE.followers):
+            await self.follower(through=through)
+        # Enough to outlast the fault, with the pauses of its callers alone.
+        messages = round(10 * (1.5 * SCALE.fault_seconds + 0.5) / PAUSE_SECONDS)
+        await self.sender(messages, seed=1, callers=10, pause_seconds=PAUSE_SECONDS)
+        await self.acknowledged(50)
+        async with fault(self, fragile):
+            await asyncio.sleep(SCALE.fault_seconds)
+        await self.all_is_sent()
+        await self.converged()
+
     async def close(self) -> None:
         for worker in [*self.senders, *self.followers]:
             await worker.kill()
@@ -162,7 +182,7 @@ class Chat:
 
 @asynccontextmanager
 async def opened(settings: Settings, folder: Path, *, rooms: int) -> AsyncIterator[Chat]:
-    """A chat whose people are members of all of its rooms."""
+    """A chat whose users are members of all of its rooms."""
     async with Hub(settings) as hub:
         people = [await hub.users.create(f"p{n}@example.org", f"p{n}", "not a hash") for n in range(PEOPLE)]
         user_ids = [one.id for one in people]

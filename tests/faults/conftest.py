@@ -25,7 +25,7 @@ TEMPLATE = "faults_template"
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def fragile_folder() -> AsyncIterator[Path]:
-    """Not below pytest's own folder, through which the account of the servers may not pass."""
+    """Outside of pytest's own folder, which the account of the servers may not enter."""
     folder = Path(tempfile.mkdtemp(prefix="hubbub-faults-"))
     yield folder
     shutil.rmtree(folder)
@@ -43,7 +43,7 @@ async def fragile_servers(fragile_folder: Path) -> AsyncIterator[FragileServers]
 
 @pytest.fixture
 async def fragile(fragile_servers: FragileServers) -> FragileServers:
-    """Both run when the test begins, whatever the test before it did."""
+    """Both servers run when the test begins, whatever the test before it did."""
     await fragile_servers.start()
     return fragile_servers
 
@@ -52,7 +52,7 @@ async def fragile(fragile_servers: FragileServers) -> FragileServers:
 async def fragile_pgbouncer(
     fragile_servers: FragileServers, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[PgBouncer | None]:
-    """The one in front of them, if the run goes through one. It outlives them."""
+    """The PgBouncer in front of them, if the run goes through one. It outlives them."""
     settings = await fragile_servers.start()
     with chosen(tmp_path_factory.mktemp("pgbouncer"), settings.postgres) as pgbouncer:
         yield pgbouncer
@@ -73,6 +73,6 @@ async def fragile_settings(
 
 @pytest.fixture
 async def chat(fragile_settings: Settings, tmp_path: Path) -> AsyncIterator[Chat]:
-    """Three rooms, all people in each."""
+    """Three rooms, with all users in each."""
     async with chats.opened(fragile_settings, tmp_path, rooms=3) as chat:
         yield chat

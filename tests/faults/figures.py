@@ -1,11 +1,13 @@
-"""The table of guarantees: what was done to the chat, what was found, and whether the promise was kept.
+"""The table of guarantees: the fault, the figure that was found, and whether the guarantee holds.
 
-A plugin of pytest's, so that a test may show a guarantee wherever it stands.
+It is a plugin of pytest, so that any test may show a guarantee. `SCALE` says how much these tests do.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pytest
 
@@ -13,19 +15,68 @@ FIGURE = "figure"
 GUARANTEE = "guarantee"
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much the fault suite does: a little in `make test`, all of it with FAULTS=full (`make faults`)."""
+
+    seeds: int
+    """How often PostgreSQL is killed under load, each time in another chat."""
+    messages: int
+    """Messages of a chat in which PostgreSQL is killed, or answers are lost."""
+    fault_seconds: float
+    """How long a server is away."""
+    followers: int
+    """Processes that follow while a server is away."""
+    stalled: int
+    """Messages that come while a follower reads nothing."""
+    cancelled: int
+    """Calls that are cancelled."""
+    fleet: int
+    """Processes that open at once."""
+
+
+IS_FULL = os.environ.get("FAULTS") == "full"
+SCALE = (
+    Scale(
+        seeds=5,
+        messages=4_000,
+        fault_seconds=4,
+        followers=2,
+        stalled=50_000,
+        cancelled=1_000,
+        fleet=200,
+    )
+    if IS_FULL
+    else Scale(
+        seeds=1,
+        messages=500,
+        fault_seconds=0.5,
+        followers=1,
+        stalled=6_000,
+        cancelled=200,
+        fleet=30,
+    )
+)
+
+
 class Figures:
-    """What one test has found. It is kept with the report of the test, where the table finds it."""
+    """The figures of one test. They are kept with its report, where the table finds them."""
 
     def __init__(self, node: pytest.Item) -> None:
         self._node = node
         marker = node.get_closest_marker(GUARANTEE)
-        assert marker is not None, "the test does not say which guarantee it shows"
+        assert marker is not None, "the test does not name its guarantee"
         number, fault = marker.args
         node.user_properties.append((GUARANTEE, f"{number}\n{fault}"))
 
     def found(self, figure: str) -> None:
-        """Say it before asserting anything of it, so that the table has the figure of a broken promise too."""
+        """Add a figure, before anything is asserted of it: the table has that of a broken guarantee too."""
         self._node.user_properties.append((FIGURE, figure))
+
+
+def in_time(seconds: float, limit: float) -> bool:
+    """Whether it took no longer than promised. Only `make faults` asks: `make test` may run on a busy machine."""
+    return seconds <= limit or not IS_FULL
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,7 +93,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
-    """Where a test with the marker `guarantee` says what it found."""
+    """Takes the figures of a test with the marker `guarantee`."""
     return Figures(request.node)
 
 
@@ -51,7 +102,7 @@ def table(reports: Iterable[pytest.TestReport | pytest.CollectReport]) -> list[s
     rows = []
     for report in reports:
         if isinstance(report, pytest.CollectReport):
-            continue  # of a module that cannot be read; pytest says so itself
+            continue  # of a module that cannot be read, which pytest reports itself
         properties = report.user_properties
         guarantees = [str(value) for name, value in properties if name == GUARANTEE]
         if guarantees and (report.when == "call" or report.failed):
@@ -61,7 +112,7 @@ def table(reports: Iterable[pytest.TestReport | pytest.CollectReport]) -> list[s
     if not rows:
         return []
     rows.sort(key=lambda row: (int(row[0][1:]), row[1]))
-    return ["", *_lines([("", "what was done", "what was found", "promise"), *rows])]
+    return ["", *_lines([("", "fault", "found", "guarantee"), *rows])]
 
 
 def _lines(rows: list[tuple[str, ...]]) -> list[str]:

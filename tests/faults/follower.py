@@ -1,4 +1,4 @@
-"""A process that follows rooms, and goes on where the process before it was killed.
+"""A process that follows rooms, from where a killed process before it had come to.
 
 python -m faults.follower PLAN      PLAN: a `Plan` as JSON; the settings are in the environment
 """
@@ -12,25 +12,25 @@ from uuid import UUID
 import msgspec
 
 from faults.history import Delivered, Follows, History, Resynced, now, read
-from faults.process import plan_of, run, settings_of_environment
+from faults.worker import plan_of, run, settings_of_environment
 from hubbub import Hub, Options
 from hubbub.events import FeedEvent, LogEvent, Resync
 from hubbub.log_checks import LogEntry
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Who follows what. `history` may be that of an earlier process, whose cursors are then gone on from."""
+    """The user and the rooms. With the `history` of an earlier process, it goes on from the cursors in there."""
 
     history: Path
     user_id: UUID
     rooms: list[UUID]
     buffer: int = 1_000
     stalls_after: int | None = None
-    """So many events. It reads no further before it is told to, by a line on standard input."""
+    """So many events. It reads no further until a line comes on standard input."""
 
 
 def cursors(path: Path, rooms: list[UUID]) -> dict[UUID, str | None]:
-    """Where a client is that has seen what is in this history: at first before all rooms' beginnings."""
+    """The cursors of a client with this history. Without records they are before the beginnings of all rooms."""
     after: dict[UUID, str | None] = dict.fromkeys(rooms)
     for record in read(path):
         if isinstance(record, Delivered | Resynced):
@@ -38,8 +38,8 @@ def cursors(path: Path, rooms: list[UUID]) -> dict[UUID, str | None]:
     return after
 
 
-def note(event: FeedEvent) -> Delivered | Resynced:
-    """What is kept of an event."""
+def record_of(event: FeedEvent) -> Delivered | Resynced:
+    """The record of an event."""
     if isinstance(event, Resync):
         return Resynced(now(), event.room_id, event.reason, event.cursor)
     assert isinstance(event, LogEvent)  # no room is deleted here
@@ -47,22 +47,22 @@ def note(event: FeedEvent) -> Delivered | Resynced:
     return Delivered(now(), event.room_id, seq, kind, message_id, event.cursor, member_id)
 
 
-async def follow(told: asyncio.Event) -> None:
+async def follow(has_line: asyncio.Event) -> None:
     plan = plan_of(Plan)
     after = cursors(plan.history, plan.rooms)
     with History(plan.history) as history:
         async with (
-            # However far behind: that a room is too far behind is told is another test's.
+            # However far behind: other tests are about the `Resync` of a follower that is too far behind.
             Hub(settings_of_environment(), options=Options(follow_at_most_behind=1_000_000)) as hub,
             hub.follow(plan.user_id, after=after, buffer=plan.buffer) as feed,
         ):
             history.write(Follows(now(), after))
             count = 0
             async for event in feed:
-                history.write(note(event))
+                history.write(record_of(event))
                 count += 1
                 if count == plan.stalls_after:
-                    await told.wait()
+                    await has_line.wait()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class FragileServers:
         self._servers = Servers(folder)
 
     async def start(self) -> Settings:
-        """Start what does not run. After a kill PostgreSQL recovers, on the port it had."""
+        """Start the servers that do not run. After a kill PostgreSQL recovers, on the port it had."""
         return await self._servers.start()
 
     async def stop(self) -> None:
@@ -43,7 +43,7 @@ class FragileServers:
                 os.kill(pid, SIGKILL)
 
     async def shut_down(self, which: Which) -> None:
-        """In good order. Returns once the last process of the server is gone."""
+        """Shut down in good order. Returns once the last process of the server is gone."""
         os.kill(self._pids(which)[0], STOP_SIGNALS[which])
         await until(lambda: not locks.is_held(self._folder / f"{which}.lock"))
 
@@ -53,15 +53,15 @@ class FragileServers:
         return replace(superuser(settings, self._folder), port=port, database=settings.database)
 
     def log(self, which: Which) -> str:
-        """All that the server has said."""
+        """The whole log of the server."""
         return (self._folder / f"{which}.log").read_text(errors="replace")
 
     @contextmanager
     def frozen(self, which: Which) -> Iterator[None]:
-        """They are there, accept connections, and say nothing."""
+        """The processes exist and their sockets accept connections, but they do not answer."""
         pids: list[int] = []
         try:
-            # The first process first: it starts no more others then.
+            # The first process first, so that it starts no others meanwhile.
             os.kill(self._pids(which)[0], SIGSTOP)
             pids = self._pids(which)
             for pid in pids[1:]:

@@ -1,68 +1,127 @@
-"""Cuts the streams of PostgreSQL and Redis into whole messages, as a relay has to that drops some of them."""
+"""Cuts the streams of PostgreSQL and Redis into whole messages, for a relay that drops some of them."""
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+WRITES = re.compile(rb"\b(INSERT INTO|UPDATE|DELETE FROM)\b")
+
 
 @dataclass(frozen=True, slots=True)
-class CommandFrame:
-    """A message of PostgreSQL's protocol."""
+class AnswerFrame:
+    """A message that PostgreSQL sends."""
 
     data: bytes
 
     @property
     def ends_statement(self) -> bool:
-        """Whether a statement was carried out (CommandComplete), or has given the rows that were asked for
-        (PortalSuspended): one that writes has written all by then, however few of its rows were wanted."""
+        """Whether it is CommandComplete or PortalSuspended.
+
+        The second ends a statement that has given the rows that were asked for. One that writes has written all by
+        then, however few of its rows were wanted.
+        """
         return self.data[:1] in {b"C", b"s"}
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is ReadyForQuery: outside a transaction block the commit lies behind."""
+        """Whether it is ReadyForQuery: outside a transaction block the commit was made before it."""
         return self.data[:1] == b"Z"
 
 
-class Commands:
-    """What PostgreSQL sends on a connection without TLS: messages with a type and a length each."""
+class Answers:
+    """The messages that PostgreSQL sends on a connection without TLS, with a type and a length each."""
 
     def __init__(self) -> None:
         self._buffer = b""
 
-    def feed(self, data: bytes) -> Iterator[CommandFrame]:
+    def feed(self, data: bytes) -> Iterator[AnswerFrame]:
         self._buffer += data
         while len(self._buffer) >= 5:
             end = 1 + int.from_bytes(self._buffer[1:5], "big")
             if len(self._buffer) < end:
                 return
             frame, self._buffer = self._buffer[:end], self._buffer[end:]
-            yield CommandFrame(frame)
+            yield AnswerFrame(frame)
+
+
+class Rounds:
+    """Tells which answers of PostgreSQL are answers to a write. A round is what one ReadyForQuery answers.
+
+    The answer alone does not tell: asyncpg's `fetchrow` asks for one row, and PostgreSQL then ends a write as it
+    ends a read. So the SQL decides. It is sent once on a connection, under a name by which it is run from then on.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._header = 4  # the first message has no type
+        self._writing: dict[bytes, bool] = {}
+        self._round_writes = False
+        self._unanswered: deque[bool] = deque()
+
+    @property
+    def writes(self) -> bool:
+        """Whether the next round to be answered runs a statement that writes."""
+        return self._unanswered[0]
+
+    def is_answered(self) -> None:
+        """The next round was answered."""
+        self._unanswered.popleft()
+
+    def feed(self, data: bytes) -> None:
+        """Take what the client sends."""
+        self._buffer += data
+        while len(self._buffer) >= self._header:
+            end = self._header - 4 + int.from_bytes(self._buffer[self._header - 4 : self._header], "big")
+            if len(self._buffer) < end:
+                return
+            kind, body = self._buffer[: self._header - 4], self._buffer[self._header : end]
+            self._buffer = self._buffer[end:]
+            self._header = 5
+            self._take(kind, body)
+
+    def _take(self, kind: bytes, body: bytes) -> None:
+        if kind == b"P":  # Parse
+            name, sql, _ = body.split(b"\0", 2)
+            self._writing[name] = WRITES.search(sql) is not None
+        elif kind == b"B":  # Bind
+            _, name, _ = body.split(b"\0", 2)
+            self._round_writes |= self._writing[name]
+        elif kind == b"Q":  # Query
+            self._end(writes=WRITES.search(body) is not None)
+        elif kind in {b"S", b""}:  # Sync, and the login
+            self._end(writes=self._round_writes)
+
+    def _end(self, *, writes: bool) -> None:
+        self._unanswered.append(writes)
+        self._round_writes = False
 
 
 @dataclass(frozen=True, slots=True)
-class PushFrame:
+class ReplyFrame:
     """A value that Redis sends."""
 
     data: bytes
 
     @property
     def is_published(self) -> bool:
-        """Whether it is what somebody published, and no answer or confirmation."""
+        """Whether it is a published message, instead of an answer or a confirmation."""
         return self.data[:1] == b">" and b"message\r\n" in self.data[:24]
 
 
-class Pushes:
-    """What a Redis server sends, in RESP3."""
+class Replies:
+    """The values that a Redis server sends, in RESP3."""
 
     def __init__(self) -> None:
         self._buffer = b""
 
-    def feed(self, data: bytes) -> Iterator[PushFrame]:
+    def feed(self, data: bytes) -> Iterator[ReplyFrame]:
         self._buffer += data
         while (end := _end(self._buffer, 0)) is not None:
             frame, self._buffer = self._buffer[:end], self._buffer[end:]
-            yield PushFrame(frame)
+            yield ReplyFrame(frame)
 
 
 _BULK = b"$=!"

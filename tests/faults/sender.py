@@ -1,4 +1,4 @@
-"""A process that sends, edits and deletes, and insists on each call until it is acknowledged.
+"""A process that sends, edits and deletes, and repeats each call until it is acknowledged.
 
 python -m faults.sender PLAN        PLAN: a `Plan` as JSON; the settings are in the environment
 """
@@ -15,12 +15,12 @@ from uuid import UUID
 import msgspec
 
 from faults.history import Acknowledged, Began, Failed, GaveUp, History, Looked, now, read
-from faults.process import plan_of, run, settings_of_environment
+from faults.worker import plan_of, run, settings_of_environment
 from hubbub import Hub, Message, NotFound, Settings, Unavailable, new_id
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Whose messages go where, and how many."""
+    """The author, the rooms, and the number of messages."""
 
     history: Path
     user_id: UUID
@@ -34,14 +34,14 @@ class Plan(msgspec.Struct, frozen=True):
     """The share of messages that are edited, and of those half are deleted too."""
     repeats: float = 0.05
     """The share of messages that are sent again after they were acknowledged."""
-    is_wary: bool = False
-    """Whether it looks at its message after each call; and leaves a call that, it is told, was not made."""
+    verifies: bool = False
+    """Whether it reads its message after each call, and gives up a call whose error excludes that it was made."""
     left_behind: list[Path] = []
-    """Histories of senders that were killed: what they had no answer to is sent again, under the same id."""
+    """Histories of senders that were killed. Their unanswered sends are repeated, under the same ids."""
 
 
 class Sender:
-    """One hub and what it does, written down before and after."""
+    """The calls of one hub, recorded before and after."""
 
     def __init__(self, hub: Hub, plan: Plan, history: History) -> None:
         self._hub = hub
@@ -71,28 +71,28 @@ class Sender:
 
     async def _send(self, room_id: UUID, message_id: UUID, content: str) -> bool:
         user_id = self._plan.user_id
-        return await self._insist(
+        return await self._repeat(
             Began(now(), next(self._calls), "send", room_id, message_id, content),
             lambda: self._hub.messages.send(room_id, user_id, content, id=message_id),
         )
 
     async def _change(self, room_id: UUID, message_id: UUID, number: int) -> None:
         user_id, content = self._plan.user_id, f"{self._plan.seed}/{number} edited"
-        await self._insist(
+        await self._repeat(
             Began(now(), next(self._calls), "edit", room_id, message_id, content),
             lambda: self._hub.messages.edit(message_id, content, by=user_id),
         )
         if self._random.random() < 0.5:
-            await self._insist(
+            await self._repeat(
                 Began(now(), next(self._calls), "delete", room_id, message_id, ""),
                 lambda: self._hub.messages.delete(message_id, by=user_id),
             )
 
-    async def _insist(self, began: Began, call: Callable[[], Awaitable[Message]]) -> bool:
-        """Whether the call was made in the end."""
+    async def _repeat(self, began: Began, call: Callable[[], Awaitable[Message]]) -> bool:
+        """Repeat the call until it is acknowledged or given up; whether it was acknowledged."""
         self._history.write(began)
         is_made = await self._is_made(began.call, call)
-        if self._plan.is_wary:
+        if self._plan.verifies:
             self._history.write(Looked(now(), began.call, await self._content_of(began.message_id)))
         return is_made
 
@@ -104,10 +104,10 @@ class Sender:
             except Unavailable as error:
                 self._history.write(Failed(now(), number, str(error)))
                 may_be_made = may_be_made or error.outcome_unknown
-                if self._plan.is_wary and not may_be_made:
+                if self._plan.verifies and not may_be_made:
                     self._history.write(GaveUp(now(), number))
                     return False
-                await self._a_moment()
+                await self._pause()
             else:
                 self._history.write(Acknowledged(now(), number, message.seq))
                 return True
@@ -119,15 +119,15 @@ class Sender:
             except NotFound:
                 return None
             except Unavailable:
-                await self._a_moment()
+                await self._pause()
 
-    async def _a_moment(self) -> None:
-        """As a client waits that tries again."""
+    async def _pause(self) -> None:
+        """Wait, as a client does before it tries again."""
         await asyncio.sleep(self._random.uniform(0.01, 0.1))
 
 
 def unanswered(histories: list[Path]) -> list[Began]:
-    """The sends that were begun and of which no answer was noted."""
+    """The sends that were begun, and that have no recorded answer."""
     found = []
     for path in histories:
         records = read(path)
@@ -141,7 +141,7 @@ def unanswered(histories: list[Path]) -> list[Began]:
 
 
 async def started(settings: Settings) -> Hub:
-    """As often as it takes: what starts a service starts it again."""
+    """Open a hub, as often as it takes, as a supervisor of services does."""
     while True:
         try:
             return await Hub(settings).start()

@@ -1,4 +1,4 @@
-"""What administrators do to servers under load: callers hear a typed error at most, and go on as before."""
+"""Administrators act on servers under load. Callers get a typed error at most, and go on as before."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from faults.chat import Chat
+from faults.callers import calling
+from faults.chat import Chat, Fault
 from faults.figures import Figures
 from faults.fragile import FragileServers
-from faults.load import Fault, under_load
-from faults.visitors import visitors
 from hubbub.postgres import connect
 
 EVERY_SECONDS = 0.25
@@ -25,8 +24,8 @@ TERMINATE = """
         AND pid <> pg_backend_pid()
 """
 
-# Of each table the columns that are made wider, and how wide they are. A statement that was prepared before has
-# another result then, and PostgreSQL refuses to run it.
+# Columns of each table that are widened, and their types. A statement that was prepared before has another result
+# then, and PostgreSQL refuses to run it.
 WIDENED = {
     "users": {"username": "varchar(50)", "email": "varchar(255)", "avatar_url": "varchar(500)"},
     "rooms": {"name": "varchar(100)"},
@@ -53,7 +52,7 @@ async def redis_restarted(chat: Chat, fragile: FragileServers) -> AsyncIterator[
 
 @asynccontextmanager
 async def backends_terminated(chat: Chat, fragile: FragileServers) -> AsyncIterator[None]:
-    """All of them, over and over."""
+    """All backends, over and over."""
     connection = await connect(fragile.administrator(chat.settings.postgres))
     ended = 0
 
@@ -72,7 +71,7 @@ async def backends_terminated(chat: Chat, fragile: FragileServers) -> AsyncItera
 
 
 def changes() -> Iterator[str]:
-    """Columns come, become wider, narrower again, and go, in every table."""
+    """Commands that add, widen, narrow and drop columns of every table."""
     for table, columns in WIDENED.items():
         yield f"ALTER TABLE {table} ADD COLUMN of_the_future jsonb NOT NULL DEFAULT '{{}}'"
         for column, kind in columns.items():
@@ -83,19 +82,19 @@ def changes() -> Iterator[str]:
 
 @asynccontextmanager
 async def tables_changed(chat: Chat, fragile: FragileServers) -> AsyncIterator[None]:
-    """Over and over; at the end all is as it was."""
+    """All tables, over and over. At the end they are as before."""
     connection = await connect(chat.settings.postgres)
-    is_enough = asyncio.Event()
+    is_over = asyncio.Event()
 
     async def change() -> None:
-        while not is_enough.is_set():
+        while not is_over.is_set():
             for command in changes():
                 await connection.execute(command)
                 await asyncio.sleep(PAUSE_SECONDS)
 
     changing = asyncio.create_task(change())
     yield
-    is_enough.set()
+    is_over.set()
     await changing
     await connection.close()
 
@@ -112,30 +111,30 @@ async def tables_changed(chat: Chat, fragile: FragileServers) -> AsyncIterator[N
     ],
     ids=lambda fault: fault.__name__,
 )
-async def test_what_an_administrator_ends_comes_back_without_a_restart_of_the_process(
+async def test_process_goes_on_after_restart_of_a_server_or_loss_of_its_connections(
     chat: Chat, fragile: FragileServers, fault: Fault, figures: Figures
 ) -> None:
-    async with visitors(chat) as guests:
-        await under_load(chat, fragile, fault, chat.settings)
-        await guests.are_served()
+    async with calling(chat) as callers:
+        await chat.under_load(fragile, fault)
+        await callers.are_answered()
     found = await chat.violations()
-    figures.found(guests.figure(chat, found))
+    figures.found(callers.figure(chat, found))
     assert not found
 
 
 @pytest.mark.guarantee("G13", "columns added and widened in every table")
-async def test_nobody_notices_that_tables_are_changed(
+async def test_calls_go_on_without_error_while_tables_are_changed(
     chat: Chat, fragile: FragileServers, figures: Figures
 ) -> None:
-    async with visitors(chat) as guests:
-        await under_load(chat, fragile, tables_changed, chat.settings)
+    async with calling(chat) as callers:
+        await chat.under_load(fragile, tables_changed)
     found = await chat.violations()
-    stale = guests.refused.pop(("transaction", STALE), 0)
+    stale = callers.refused.pop(("transaction", STALE), 0)
     figures.found(
-        f"{len(found)} violations, {chat.errors + guests.refused.total()} errors in "
-        f"{chat.count + guests.answered.total():,} calls; {stale} of "
-        f"{stale + guests.answered['transaction']} transaction blocks to be run again"
+        f"{len(found)} violations, {chat.errors + callers.refused.total()} errors in "
+        f"{chat.count + callers.answered.total():,} calls; {stale} of "
+        f"{stale + callers.answered['transaction']} transaction blocks to be run again"
     )
     assert not found
     assert chat.errors == 0
-    assert not guests.refused
+    assert not callers.refused

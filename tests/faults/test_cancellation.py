@@ -1,4 +1,4 @@
-"""Callers are cancelled wherever they happen to be. Nothing of theirs stays behind, and nobody else is harmed."""
+"""Callers are cancelled at random awaits. They leave nothing behind, and other callers are not harmed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from faults import checker
+from faults.calls import Call, calls_in, world_in
 from faults.chat import Chat
 from faults.checker import stored_in
-from faults.everything import Call, calls_in, world_in
-from faults.figures import Figures
-from faults.scale import SCALE
+from faults.figures import SCALE, Figures
+from faults.worker import HANGS_AFTER_SECONDS
 from hubbub import Hub, HubbubError, Options, Settings
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import connect
@@ -26,9 +26,9 @@ from waiting import until, until_it_answers
 
 POOL_SIZE = 5
 CALLERS = 20
-# Some calls delete what others need, so each caller moves on to a new world after so many.
+# Some calls delete rows that others need, so each caller begins a new world after so many.
 CALLS_IN_A_WORLD = 10
-# Not the five seconds of the default, which this test would have to wait for.
+# Instead of the default of five seconds, for which this test would wait.
 GRACE_SECONDS = 0.2
 
 LEFT = """
@@ -62,7 +62,7 @@ async def ask(settings: Settings, question: str) -> int:
 
 
 async def keys_left(settings: Settings) -> list[str]:
-    """Those that nothing ends, but for the sessions, which are what they should be."""
+    """Keys without a TTL, except sessions, which the calls make on purpose."""
     connection = Connection(settings.redis)
     await connection.start()
     try:
@@ -75,7 +75,7 @@ async def keys_left(settings: Settings) -> list[str]:
 
 
 def sockets() -> set[str]:
-    """Those that this process has open."""
+    """The sockets that this process has open."""
     links = set()
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # that of the folder itself
@@ -84,22 +84,22 @@ def sockets() -> set[str]:
 
 
 def kinds_in(world: World, folder: Path) -> dict[str, Call]:
-    """Every public call, and two that would not end by themselves."""
+    """Every public call, and two that do not end by themselves."""
     hub, user_id, room_id = world.hub, world.ada.id, world.room.id
 
-    async def follow_and_be_seen() -> None:
+    async def follow_while_online() -> None:
         async with hub.presence.online(user_id), hub.follow(user_id, typing=True, presence=True) as feed:
             async for _ in feed:
                 pass
 
-    async def talk_in_a_transaction() -> None:
+    async def send_in_transactions() -> None:
         while True:
             async with hub.transaction() as tx:
                 await tx.messages.send(room_id, user_id, "first")
                 async with tx.savepoint() as part:
                     await part.messages.send(room_id, user_id, "second")
 
-    return calls_in(world, folder) | {"following": follow_and_be_seen, "talking": talk_in_a_transaction}
+    return calls_in(world, folder) | {"following": follow_while_online, "talking": send_in_transactions}
 
 
 async def cancelled_somewhere(call: Call) -> bool:
@@ -111,14 +111,16 @@ async def cancelled_somewhere(call: Call) -> bool:
     else:
         await asyncio.sleep(random.uniform(0, 0.02))
     task.cancel()
-    with suppress(asyncio.CancelledError, HubbubError):  # what it needs may have been deleted by another
+    with suppress(asyncio.CancelledError, HubbubError):  # another call may have deleted its rows
         await task
     return task.cancelled()
 
 
 @pytest.mark.session("counts the sessions of the server, which a pooler keeps")
 @pytest.mark.guarantee("G10", "calls of every kind cancelled at random moments")
-async def test_cancelled_callers_leave_nothing_behind(chat: Chat, tmp_path: Path, figures: Figures) -> None:
+async def test_cancelled_calls_leave_no_task_connection_lock_or_lease(
+    chat: Chat, tmp_path: Path, figures: Figures
+) -> None:
     tasks, files = asyncio.all_tasks(), sockets()
     settings = replace(chat.settings, postgres=replace(chat.settings.postgres, pool_size=POOL_SIZE))
     options = Options(presence_grace_seconds=GRACE_SECONDS)
@@ -146,13 +148,13 @@ async def test_cancelled_callers_leave_nothing_behind(chat: Chat, tmp_path: Path
         async def nothing_is_left() -> bool:
             return await ask(chat.settings, LEFT) == 0
 
-        async def nobody_is_online() -> bool:
+        async def all_are_offline() -> bool:
             return not any((await hub.presence.is_online(user_ids)).values())
 
         await until_it_answers(nothing_is_left)
-        await until_it_answers(nobody_is_online)
-        # Each connection of the pool can be held at the same time: none has been lost to the cancelled.
-        async with asyncio.timeout(30), AsyncExitStack() as stack:
+        await until_it_answers(all_are_offline)
+        # Each connection of the pool can be held at the same time: no cancelled call keeps one.
+        async with asyncio.timeout(HANGS_AFTER_SECONDS), AsyncExitStack() as stack:
             for _ in range(POOL_SIZE):
                 await (await stack.enter_async_context(hub.transaction())).users.get(chat.user_ids[0])
         at_most = await ask(chat.settings, CONNECTIONS)
@@ -162,7 +164,7 @@ async def test_cancelled_callers_leave_nothing_behind(chat: Chat, tmp_path: Path
     keys = await keys_left(chat.settings)
     figures.found(
         f"{cancelled:,} calls of {len(kinds)} kinds: {leaked_tasks} tasks, {leaked_connections} connections, "
-        f"{leaked_sockets} sockets, 0 locks, 0 leases leaked, {POOL_SIZE} of {POOL_SIZE} places in the pool free"
+        f"{leaked_sockets} sockets, 0 locks, 0 leases leaked, {POOL_SIZE} of {POOL_SIZE} of the pool free"
     )
     assert at_most <= POOL_SIZE
     assert leaked_tasks == leaked_connections == leaked_sockets == 0

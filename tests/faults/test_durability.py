@@ -1,4 +1,4 @@
-"""PostgreSQL is killed under load. What it had acknowledged is there when it is back."""
+"""PostgreSQL is killed under load. All that it had acknowledged is stored when it is back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import pytest
 from faults import checker
 from faults.chat import Chat
 from faults.checker import stored_in
-from faults.figures import Figures
+from faults.figures import SCALE, Figures
 from faults.fragile import FragileServers
-from faults.scale import SCALE
 from hubbub.postgres import connect
 
 
@@ -31,7 +30,7 @@ async def execute(chat: Chat, command: str) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.guarantee("G1", f"kill -9 of PostgreSQL under load, {SCALE.seeds} times")
-async def test_what_was_acknowledged_survives_kill_9_of_postgresql(
+async def test_acknowledged_calls_survive_kill_9_of_postgresql(
     chat: Chat, fragile: FragileServers, figures: Figures
 ) -> None:
     assert {await setting(chat, name) for name in ("fsync", "synchronous_commit", "full_page_writes")} == {"on"}
@@ -50,14 +49,14 @@ async def test_what_was_acknowledged_survives_kill_9_of_postgresql(
     assert await chat.violations() == []
 
 
-async def test_a_server_that_acknowledges_before_it_writes_is_found_out(
+async def test_loss_is_found_when_the_server_acknowledges_before_it_writes(
     chat: Chat, fragile: FragileServers
 ) -> None:
-    """What the test above is worth: without synchronous_commit, the same load and the same kill lose something."""
+    """The test above finds losses: without synchronous_commit, the same load and the same kill lose messages."""
     database = chat.settings.postgres.database
     await execute(chat, f"ALTER DATABASE {database} SET synchronous_commit = off")
     lost: list[str] = []
-    for seed in range(10):  # it is a matter of luck whether the last moment was written already
+    for seed in range(10):  # by chance the last moment was written already
         await chat.sender(1_000_000, seed=seed, callers=20)
         await chat.acknowledged(100)
         fragile.kill("postgresql")

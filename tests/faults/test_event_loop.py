@@ -1,4 +1,4 @@
-"""One process sends and follows as fast as it can. Its event loop is never held up for long."""
+"""One process sends and follows as fast as it can. No turn of its event loop is late for long."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import pytest
 
 from faults import busy
 from faults.chat import Chat
-from faults.figures import Figures
+from faults.figures import SCALE, Figures, in_time
 from faults.history import Stalled, read
-from faults.scale import SCALE
 from faults.worker import Worker
 
 
 @pytest.mark.guarantee("G9", "50 senders and 50 followers in one process")
-async def test_nothing_stalls_the_event_loop(chat: Chat, tmp_path: Path, figures: Figures) -> None:
-    """The machine may be busy: what this process waited for a processor is not its own doing."""
+async def test_no_turn_of_the_event_loop_is_held_up(chat: Chat, tmp_path: Path, figures: Figures) -> None:
+    """Time in which the process waited for a processor is not counted: the machine may be busy."""
     plan = busy.Plan(
         tmp_path / "busy", chat.user_ids, chat.room_ids, senders=50, followers=50, seconds=4 * SCALE.fault_seconds
     )
@@ -33,4 +32,4 @@ async def test_nothing_stalls_the_event_loop(chat: Chat, tmp_path: Path, figures
         f"longest of {len(turns):,} turns {own[-1] * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms "
         f"({wall * 1000:.0f} ms on the wall clock)"
     )
-    assert own[-1] < 0.05 * SCALE.patience
+    assert in_time(own[-1], 0.05)

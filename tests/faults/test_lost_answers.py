@@ -1,4 +1,4 @@
-"""The answer to a change is lost after its commit: hubbub asks again, and says so where it cannot."""
+"""The answer to a change is lost after its commit. hubbub asks again, or the error says `outcome_unknown`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
-from faults.everything import CHANGES, CHANGES_AFTER_OTHER_WORK, calls_in, world_in
+from faults.calls import CHANGES, CHANGES_AFTER_OTHER_WORK, calls_in, world_in
 from faults.figures import Figures
-from faults.lost_answers import Fate, LostAnswers
+from faults.relays import Fate, LostAnswers
 from hubbub import Hub, Settings, Unavailable
 from hubbub.passwords import LEAST_COST, Passwords
 from injection.operations import World
@@ -28,7 +28,7 @@ class Losing(NamedTuple):
         self.fates.append(fate)
 
     async def serves_again(self) -> None:
-        """Wait until it has a connection."""
+        """Wait until the hub has a connection."""
 
         async def answers() -> bool:
             try:
@@ -41,7 +41,7 @@ class Losing(NamedTuple):
 
 
 def fates_of(coming: list[Fate]) -> Iterator[Fate]:
-    """Those that are in the list, one after the other, and in between each answer is carried."""
+    """The fates in the list, one after the other; while it is empty, each answer is carried."""
     while True:
         yield coming.pop() if coming else Fate.CARRIED
 
@@ -57,7 +57,7 @@ async def losing(settings: Settings) -> AsyncIterator[Losing]:
 
 
 class Change(NamedTuple):
-    """A change, what it is about, and what that is to be."""
+    """A change, the state that it changes, and the state that was asked for."""
 
     make: Callable[[Hub, World], Awaitable[object]]
     state: Callable[[Hub, World], Awaitable[object]]
@@ -68,7 +68,7 @@ async def content(hub: Hub, world: World) -> str:
     return (await hub.messages.get(world.message.id)).content
 
 
-async def picture(hub: Hub, world: World) -> str | None:
+async def avatar(hub: Hub, world: World) -> str | None:
     return (await hub.users.get(world.ada.id)).avatar_url
 
 
@@ -89,11 +89,11 @@ async def unread(hub: Hub, world: World) -> int:
     return await hub.receipts.unread_count(world.room.id, world.bob.id)
 
 
-# These hubbub makes again by itself, and of the others it says at once that they may have been made.
-MADE_AGAIN = {
+# hubbub repeats these by itself. The error of the others says at once that they may have been made.
+REPEATED = {
     "edit": Change(lambda hub, w: hub.messages.edit(w.message.id, "better", by=w.ada.id), content, "better"),
     "delete": Change(lambda hub, w: hub.messages.delete(w.message.id, by=w.ada.id), content, ""),
-    "picture": Change(lambda hub, w: hub.users.update_profile(w.ada.id, avatar_url="/b.png"), picture, "/b.png"),
+    "avatar": Change(lambda hub, w: hub.users.update_profile(w.ada.id, avatar_url="/b.png"), avatar, "/b.png"),
     "password": Change(lambda hub, w: hub.users.change_password_hash(w.ada.id, "new"), password_hash, "new"),
     "reading": Change(lambda hub, w: hub.receipts.mark_read(w.room.id, w.bob.id, up_to=w.message.seq), unread, 0),
 }
@@ -107,8 +107,10 @@ async def entries(hub: Hub, world: World) -> int:
     return (await hub.rooms.get(world.room.id)).last_seq
 
 
-@pytest.mark.parametrize("change", MADE_AGAIN.values(), ids=MADE_AGAIN)
-async def test_a_change_whose_answer_is_lost_is_made_once(hub: Hub, losing: Losing, change: Change) -> None:
+@pytest.mark.parametrize("change", REPEATED.values(), ids=REPEATED)
+async def test_repeated_change_is_made_once_when_its_answer_is_lost(
+    hub: Hub, losing: Losing, change: Change
+) -> None:
     world = await world_in(hub)
     before = await entries(hub, world)
     assert await change.state(hub, world) != change.asked
@@ -119,8 +121,8 @@ async def test_a_change_whose_answer_is_lost_is_made_once(hub: Hub, losing: Losi
     assert await entries(hub, world) <= before + 1
 
 
-@pytest.mark.parametrize("change", [*MADE_AGAIN.values(), *OTHERS.values()], ids=[*MADE_AGAIN, *OTHERS])
-async def test_one_that_cannot_be_asked_for_again_may_have_been_made_and_its_caller_can_repeat_it(
+@pytest.mark.parametrize("change", [*REPEATED.values(), *OTHERS.values()], ids=[*REPEATED, *OTHERS])
+async def test_change_whose_answer_is_lost_with_all_connections_has_unknown_outcome_and_can_be_repeated(
     hub: Hub, losing: Losing, change: Change
 ) -> None:
     world = await world_in(hub)
@@ -137,10 +139,10 @@ async def test_one_that_cannot_be_asked_for_again_may_have_been_made_and_its_cal
 
 
 @pytest.mark.guarantee("G2", "the answer to each kind of change cut off, and then no connection to ask again")
-async def test_every_change_that_may_have_been_made_says_so(
+async def test_error_of_every_change_whose_answer_is_lost_says_outcome_unknown(
     hub: Hub, losing: Losing, tmp_path: Path, figures: Figures
 ) -> None:
-    told = set()
+    unknown = set()
     changes = CHANGES | CHANGES_AFTER_OTHER_WORK
     for change in sorted(changes):
         world = await world_in(hub)
@@ -150,7 +152,7 @@ async def test_every_change_that_may_have_been_made_says_so(
         with pytest.raises(Unavailable) as raised:
             await call()
         if raised.value.outcome_unknown:
-            told.add(change)
+            unknown.add(change)
         await losing.serves_again()
-    figures.found(f"{len(told)} of {len(changes)} kinds said that they may have been made")
-    assert told == changes
+    figures.found(f"{len(unknown)} of {len(changes)} kinds of change had an unknown outcome")
+    assert unknown == changes

@@ -1,4 +1,4 @@
-"""A follower reads nothing while a flood comes. What waits for it is bounded, and later it is given all of it."""
+"""A follower reads nothing while many messages come. Its memory is bounded, and later it receives all of them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from faults.chat import Chat
-from faults.figures import Figures
-from faults.scale import SCALE
+from faults.figures import SCALE, Figures
 from faults.worker import Worker
 from hubbub import Hub
 from waiting import until
@@ -20,13 +19,13 @@ AT_MOST_MEGABYTES = 8
 
 
 def megabytes(worker: Worker) -> float:
-    """What the process has in memory now."""
+    """The resident memory of the process."""
     pages = int(Path(f"/proc/{worker.process.pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 async def flood(chat: Chat, messages: int) -> None:
-    """By a crowd in this process, which has nothing to write down: the database says what was sent."""
+    """Send from this process, without a history: the database has what was sent."""
     numbers = iter(range(messages))
     async with Hub(chat.settings) as hub:
 
@@ -39,19 +38,19 @@ async def flood(chat: Chat, messages: int) -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.guarantee("G8", f"{SCALE.stalled:,} messages of 1 kB while a follower reads nothing")
-async def test_a_stalled_follower_takes_bounded_memory_and_misses_nothing(chat: Chat, figures: Figures) -> None:
-    # Both are live when they stall: they have read what is there, that all have joined.
+async def test_stalled_follower_takes_bounded_memory_and_misses_nothing(chat: Chat, figures: Figures) -> None:
+    # Both are live when they stall: they have read the joinings, which are the whole log.
     joins = len(chat.room_ids) * len(chat.user_ids)
     bounded = await chat.follower(stalls_after=joins, buffer=100)
-    # What the figure is worth: one that may keep everything in memory does.
+    # For comparison, one whose inbox is large enough for all messages.
     boundless = await chat.follower(stalls_after=joins, buffer=100_000)
     await chat.converged()
     before, before_boundless = megabytes(bounded), megabytes(boundless)
     await flood(chat, SCALE.stalled)
     await until(lambda: megabytes(boundless) - before_boundless > AT_MOST_MEGABYTES)
     stalled = megabytes(bounded) - before
-    boundless.tell()
-    bounded.tell()
+    boundless.send_line()
+    bounded.send_line()
     await chat.converged()
     reading = megabytes(bounded) - before
     found = await chat.violations()

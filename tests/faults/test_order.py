@@ -7,8 +7,7 @@ import pytest
 from faults import checker
 from faults.chat import Chat
 from faults.checker import stored_in
-from faults.figures import Figures
-from faults.scale import SCALE
+from faults.figures import SCALE, Figures
 
 
 @pytest.mark.guarantee("G3", "three processes send, edit and delete in the same rooms")

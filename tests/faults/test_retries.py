@@ -1,4 +1,4 @@
-"""Answers are lost after the commit, and senders are killed before they hear them: the message is sent again."""
+"""Answers are lost after the commit, or their senders are killed. The message is sent again and stored once."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ import pytest
 from faults import checker
 from faults.chat import Chat
 from faults.checker import stored_in
-from faults.figures import Figures
-from faults.lost_answers import LostAnswers, one_in
-from faults.scale import SCALE
+from faults.figures import SCALE, Figures
+from faults.relays import LostAnswers, one_in
 from faults.sender import unanswered
 
 
 @pytest.mark.guarantee("G2", "answers cut off after the commit, 1 % of them, half of these with all connections")
-async def test_a_change_whose_answer_was_lost_is_made_once_and_one_that_was_not_made_is_told(
+async def test_change_is_made_once_when_its_answer_is_lost_and_not_at_all_when_it_is_refused(
     chat: Chat, figures: Figures
 ) -> None:
-    """Authors look at their own messages after each call, and leave what they are told was not made."""
+    """Authors read their own messages after each call, and give up calls that were not made."""
     postgres = chat.settings.postgres
     async with LostAnswers(postgres.host, postgres.port, one_in(100), refuses=10) as relay:
         through = replace(chat.settings, postgres=replace(postgres, port=relay.port))
         for seed in range(2):
             await chat.sender(
-                SCALE.messages // 4, seed=seed, callers=3, changes=0.5, is_wary=True, through=through
+                SCALE.messages // 4, seed=seed, callers=3, changes=0.5, verifies=True, through=through
             )
         await chat.all_is_sent()
     twice = list(checker.duplicates(await stored_in(postgres)))
     figures.found(
         f"{len(twice)} duplicates, {relay.lost} of {relay.lost + relay.carried:,} answers were lost; "
-        f"{chat.errors} tries failed, of {chat.given_up} it was said that nothing was made"
+        f"{chat.errors} tries failed, {chat.given_up} calls were refused for certain"
     )
     assert relay.lost
     assert relay.refused
@@ -40,7 +39,9 @@ async def test_a_change_whose_answer_was_lost_is_made_once_and_one_that_was_not_
 
 
 @pytest.mark.guarantee("G2", "kill -9 of a sender, whose messages another process sends again")
-async def test_what_a_killed_sender_had_begun_is_sent_once_by_the_next(chat: Chat, figures: Figures) -> None:
+async def test_unanswered_sends_of_killed_process_are_stored_once_when_the_next_repeats_them(
+    chat: Chat, figures: Figures
+) -> None:
     again = 0
     for seed in range(SCALE.seeds):
         first = await chat.sender(1_000_000, seed=seed, callers=20)

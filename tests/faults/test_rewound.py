@@ -1,5 +1,5 @@
-"""The database is put back to what it was, and other messages are written on top, as after a restore or a failover
-that lost commits. Whoever has seen what is gone is told to load the room anew."""
+"""The database is put back to an earlier state and other messages are written on top, as by a restore or by a
+failover that lost commits. Followers that have received a lost entry get a `Resync`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import pytest
 from faults import checker
 from faults.chat import Chat
 from faults.checker import stored_in
-from faults.figures import Figures
+from faults.figures import SCALE, Figures
 from faults.follower import cursors
 from faults.history import Delivered, Follows, Record, Resynced, read
-from faults.scale import SCALE
 from faults.worker import Worker
 from hubbub import Hub, PostgresSettings, Unavailable
 from hubbub.events import Resync
@@ -41,20 +40,20 @@ class Backup:
         self._maintenance = replace(database, database="chatapp")
 
     async def take(self) -> None:
-        """Nobody may be connected, and a pooler keeps the connections that nobody uses."""
-        await until_it_answers(self._all_are_gone)
+        """Copy the database. No session may be connected then, and a pooler keeps idle ones."""
+        await until_it_answers(self._is_unused)
         await self._run(f"CREATE DATABASE {self._database}_earlier TEMPLATE {self._database}")
 
     async def put_back(self) -> None:
-        """While others are connected, and will connect again."""
+        """Put it back while others are connected, and will connect again."""
         await self._run(f"ALTER DATABASE {self._database} ALLOW_CONNECTIONS false")
-        await until_it_answers(self._all_are_gone)
+        await until_it_answers(self._is_unused)
         await self._run(f"DROP DATABASE {self._database}")
         await self._run(f"ALTER DATABASE {self._database}_earlier RENAME TO {self._database}")
         await until_it_answers(self._is_there)
 
     async def _is_there(self) -> bool:
-        """A pooler that was refused asks again only after a while."""
+        """A pooler that was refused connects again only after a while."""
         pool = Pool(self._settings)
         try:
             await pool.fetch_all(ANYTHING)
@@ -64,7 +63,7 @@ class Backup:
             await pool.close()
         return True
 
-    async def _all_are_gone(self) -> bool:
+    async def _is_unused(self) -> bool:
         terminated = await self._run(
             f"""
             SELECT count(pg_terminate_backend(pid))
@@ -83,12 +82,12 @@ class Backup:
             await connection.close()
 
 
-async def talk(chat: Chat, messages: int, words: str, rooms: int) -> None:
-    """So many messages in each of the first rooms."""
+async def talk(chat: Chat, messages: int, content: str, rooms: int) -> None:
+    """Send so many messages to each of the first rooms."""
     async with Hub(chat.settings) as hub:
         for n in range(messages):
             for room_id in chat.room_ids[:rooms]:
-                await hub.messages.send(room_id, chat.user_ids[1], f"{words} {n}")
+                await hub.messages.send(room_id, chat.user_ids[1], f"{content} {n}")
 
 
 @pytest.mark.parametrize(
@@ -101,8 +100,8 @@ async def talk(chat: Chat, messages: int, words: str, rooms: int) -> None:
     ],
     ids=["nothing", "fewer", "as many", "more"],
 )
-async def test_all_who_have_seen_what_is_gone_are_told(chat: Chat, on_top: int, figures: Figures) -> None:
-    """In two of three rooms something is lost. In the third nothing is, and nobody is told to load it anew."""
+async def test_followers_of_a_rewound_log_get_a_resync(chat: Chat, on_top: int, figures: Figures) -> None:
+    """Two of three rooms lose entries. The third does not, and its followers get no `Resync`."""
     rewound, whole = chat.room_ids[:2], chat.room_ids[2]
     await talk(chat, KEPT, "kept", rooms=3)
     backup = Backup(chat.settings.postgres)
@@ -119,47 +118,47 @@ async def test_all_who_have_seen_what_is_gone_are_told(chat: Chat, on_top: int, 
     await talk(chat, on_top, "other", rooms=2)
     await chat.follower(instead_of=stopped)
 
-    def told() -> int:
-        return sum(told_of(follower, rewound) for follower in chat.followers)
+    def resynced() -> int:
+        return sum(resyncs_of(follower, rewound) for follower in chat.followers)
 
-    everybody = len(chat.followers) * len(rewound)
+    expected = len(chat.followers) * len(rewound)
     with suppress(TimeoutError):
-        await chat.until(lambda: told() >= everybody)
-    in_pages = await told_by_pages(chat, kept)
-    figures.found(f"{told() + in_pages} of {everybody + len(rewound)} told")
-    assert (told(), in_pages) == (everybody, len(rewound))
+        await chat.until(lambda: resynced() >= expected)
+    in_pages = await resyncs_in_pages(chat, kept)
+    figures.found(f"{resynced() + in_pages} of {expected + len(rewound)} resynced")
+    assert (resynced(), in_pages) == (expected, len(rewound))
 
     await talk(chat, 3, "later", rooms=3)
     await chat.converged()
-    assert told() == everybody
+    assert resynced() == expected
     stored = await stored_in(chat.settings.postgres)
     for follower in chat.followers:
-        assert not told_of(follower, [whole])
-        assert not list(checker.wrong_deliveries(since_told(read(follower.history), rewound), stored))
+        assert not resyncs_of(follower, [whole])
+        assert not list(checker.wrong_deliveries(since_resync(read(follower.history), rewound), stored))
 
 
-def told_of(follower: Worker, room_ids: Collection[UUID]) -> int:
-    """How often this follower was told that one of the rooms was rewound."""
+def resyncs_of(follower: Worker, room_ids: Collection[UUID]) -> int:
+    """How many `Resync` this follower has received because one of the rooms was rewound."""
     return sum(
         isinstance(record, Resynced) and record.reason == "rewound" and record.room_id in room_ids
         for record in read(follower.history)
     )
 
 
-async def told_by_pages(chat: Chat, after: dict[UUID, str | None]) -> int:
-    """How many of these cursors are answered by the one word that the log is another one."""
+async def resyncs_in_pages(chat: Chat, after: dict[UUID, str | None]) -> int:
+    """How many of these cursors are answered by a page with a `Resync` alone."""
     async with Hub(chat.settings) as hub:
         pages = [await hub.messages.since(room_id, cursor) for room_id, cursor in after.items()]
     return sum(len(page.items) == 1 and isinstance(page.items[0], Resync) for page in pages)
 
 
-def since_told(history: list[Record], rewound: Collection[UUID]) -> list[Record]:
-    """What a follower keeps: of the rewound rooms only what came after it was told."""
+def since_resync(history: list[Record], rewound: Collection[UUID]) -> list[Record]:
+    """The records of a follower, of the rewound rooms only those from the `Resync` on."""
     kept: list[Record] = []
-    told: set[UUID] = set()
+    resynced: set[UUID] = set()
     for record in history:
         if isinstance(record, Resynced):
-            told.add(record.room_id)
-        if not isinstance(record, Delivered) or record.room_id in told or record.room_id not in rewound:
+            resynced.add(record.room_id)
+        if not isinstance(record, Delivered) or record.room_id in resynced or record.room_id not in rewound:
             kept.append(record)
     return [record for record in kept if not isinstance(record, Follows) or None in record.after.values()]

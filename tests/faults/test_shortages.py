@@ -1,24 +1,25 @@
-"""A server has no connection free, or no disk. Callers are told so, nothing is lost, and it passes."""
+"""A server has no connection free, or no disk. Callers get that error, nothing is lost, and they go on later."""
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
+from errno import ENOSPC
+from io import FileIO
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from faults import chat as chats
+from faults.callers import calling
 from faults.chat import Chat
 from faults.figures import Figures
 from faults.fragile import FragileServers
 from faults.history import Failed
-from faults.load import under_load
-from faults.small_disk import SmallDisk, mounted
-from faults.visitors import visitors
 from hubbub import Hub, Settings, Unavailable, migrations
 from hubbub.postgres import connect
 from waiting import until, until_it_answers
@@ -34,8 +35,8 @@ TERMINATE = """
     WHERE backend_type = 'client backend'
         AND application_name = 'hubbub'
 """
-# Whether the others and the administrator have all that there are. A connection of the application that is still
-# logging in stands in no view, and would be free when it is lost.
+# Whether the others and the administrator have all connections. One of the application that is still logging in is
+# in no view, and would be free when it is lost.
 NONE_IS_LEFT = """
     SELECT count(*) = current_setting('max_connections')::integer
         - current_setting('superuser_reserved_connections')::integer
@@ -45,8 +46,8 @@ NONE_IS_LEFT = """
 """
 
 
-class Crowd:
-    """Other clients, who take every connection that the server gives to those who are not superusers."""
+class OtherClients:
+    """Take every connection that the server gives to clients without superuser rights."""
 
     def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
         others = replace(settings.postgres, connect_timeout_seconds=30)
@@ -54,7 +55,7 @@ class Crowd:
         self._stack = stack
 
     async def take_all(self) -> None:
-        """Also those that the application has: it is thrown out, and comes too late."""
+        """Also those of the application, once they are terminated."""
         while await self._take_one():
             pass
 
@@ -74,24 +75,24 @@ async def no_connection_free(chat: Chat, fragile: FragileServers) -> AsyncIterat
             fragile.administrator(chat.settings.postgres), server_settings={"application_name": "administrator"}
         )
         stack.push_async_callback(administrator.close)
-        crowd = Crowd(chat.settings, stack)
-        # What the hub has it keeps, and it cannot grow.
+        others = OtherClients(chat.settings, stack)
+        # The hub keeps the connection that it has, and gets no other.
         async with Hub(chat.settings) as hub, hub.transaction() as tx:
-            await crowd.take_all()
+            await others.take_all()
             with pytest.raises(Unavailable, match=NO_CONNECTION) as caught:
                 await hub.users.get(chat.user_ids[0])
             assert caught.value.retryable
             assert await tx.users.get(chat.user_ids[0])
 
-        async def nobody_is_left() -> bool:
+        async def none_is_left() -> bool:
             await administrator.execute(TERMINATE)
-            await crowd.take_all()
+            await others.take_all()
             return bool(await administrator.fetchval(NONE_IS_LEFT))
 
-        await until_it_answers(nobody_is_left)
-        impatient = replace(chat.settings.postgres, deadline_seconds=1)
+        await until_it_answers(none_is_left)
+        short = replace(chat.settings.postgres, deadline_seconds=1)
         with pytest.raises(Unavailable, match=NO_CONNECTION) as caught:
-            await Hub(replace(chat.settings, postgres=impatient)).start()
+            await Hub(replace(chat.settings, postgres=short)).start()
         assert caught.value.retryable
         assert not caught.value.outcome_unknown
         yield
@@ -99,21 +100,68 @@ async def no_connection_free(chat: Chat, fragile: FragileServers) -> AsyncIterat
 
 @pytest.mark.session("takes the connections of the server, of which a pooler keeps some")
 @pytest.mark.guarantee("G13", "other clients hold all connections of PostgreSQL")
-async def test_who_gets_no_connection_is_told_and_goes_on_when_there_are_some(
+async def test_callers_without_connection_get_an_error_and_go_on_when_one_is_free(
     chat: Chat, fragile: FragileServers, figures: Figures
 ) -> None:
-    async with visitors(chat) as guests:
-        await under_load(chat, fragile, no_connection_free, chat.settings)
-        await guests.are_served()
+    async with calling(chat) as callers:
+        await chat.under_load(fragile, no_connection_free)
+        await callers.are_answered()
     found = await chat.violations()
-    figures.found(guests.figure(chat, found))
-    assert guests.refused
+    figures.found(callers.figure(chat, found))
+    assert callers.refused
     assert not found
+
+
+PIECE = bytes(65_536)
+
+
+class SmallDisk:
+    """A file system so small that a test can fill it, at `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """Fill it to the last byte."""
+        with self._ballast.open("wb", buffering=0) as ballast:
+            _fill(ballast)
+        try:
+            yield
+        finally:
+            self._ballast.unlink()
+
+
+def _fill(file: FileIO) -> None:
+    try:
+        # A write that is cut short has come to the end, and the next one raises.
+        while file.write(PIECE):
+            pass
+    except OSError as error:
+        if error.errno != ENOSPC:
+            raise
+
+
+@contextmanager
+def mounted(folder: Path, *, megabytes: int) -> Iterator[SmallDisk]:
+    """A tmpfs at the existing `folder`. Skips the test where mounting is not permitted."""
+    options = f"size={megabytes}m,mode=0755"
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False
+    )
+    if mount.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {mount.stderr.strip()}")
+    try:
+        yield SmallDisk(folder)
+    finally:
+        # Lazily: it has to go even if a server that does not stop has files on it.
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture
 def small_disk() -> Iterator[SmallDisk]:
-    """Not below pytest's own folder, through which the account of the servers may not pass."""
+    """Outside of pytest's own folder, which the account of the servers may not enter."""
     with tempfile.TemporaryDirectory(prefix="hubbub-small-") as folder:
         Path(folder).chmod(0o755)
         with mounted(Path(folder), megabytes=MEGABYTES) as disk:
@@ -122,7 +170,7 @@ def small_disk() -> Iterator[SmallDisk]:
 
 @pytest.fixture
 async def cramped(small_disk: SmallDisk) -> AsyncIterator[FragileServers]:
-    """Servers whose files are all on the small disk."""
+    """Servers with all of their files on the small disk."""
     servers = FragileServers(small_disk.folder / "servers")
     yield servers
     await servers.stop()
@@ -137,26 +185,26 @@ async def cramped_chat(cramped: FragileServers, tmp_path: Path) -> AsyncIterator
 
 
 def refusals(chat: Chat) -> int:
-    """How often a sender was told that there is no disk."""
+    """How many tries of senders failed because the disk was full."""
     return sum(
         isinstance(record, Failed) and NO_DISK in record.reason for history in chat.sent for record in history
     )
 
 
 @pytest.mark.guarantee("G13", "the disk of PostgreSQL full")
-async def test_senders_wait_for_room_on_a_full_disk_and_readers_go_on(
+async def test_senders_wait_for_space_on_full_disk_and_readers_go_on(
     cramped_chat: Chat, small_disk: SmallDisk, figures: Figures
 ) -> None:
     chat = cramped_chat
     await chat.follower()
     sender = await chat.sender(1_000_000, seed=1)
     await chat.acknowledged(100)
-    async with visitors(chat) as guests:
+    async with calling(chat) as callers:
         with small_disk.full():
             await chat.until(lambda: refusals(chat) > 20)
-            before = guests.answered["messages.page"]
-            await until(lambda: guests.answered["messages.page"] > before)
-        await guests.are_served()
+            before = callers.answered["messages.page"]
+            await until(lambda: callers.answered["messages.page"] > before)
+        await callers.are_answered()
     await chat.acknowledged(100)
     await sender.end()
     await chat.converged()
@@ -166,7 +214,7 @@ async def test_senders_wait_for_room_on_a_full_disk_and_readers_go_on(
 
 
 @pytest.mark.guarantee("G13", "the disk full in the middle of PostgreSQL's log: it gives up")
-async def test_a_server_that_gave_up_for_want_of_disk_comes_back_with_what_was_acknowledged(
+async def test_acknowledged_calls_survive_crash_of_postgresql_on_full_disk(
     cramped_chat: Chat, cramped: FragileServers, small_disk: SmallDisk, figures: Figures
 ) -> None:
     chat = cramped_chat
@@ -176,7 +224,7 @@ async def test_a_server_that_gave_up_for_want_of_disk_comes_back_with_what_was_a
     with small_disk.full():
         await use_up_the_log(chat, cramped)
         await chat.until(lambda: chat.errors > 0)
-    await cramped.start()  # it may have given up for good: it needs room for the log to start, too
+    await cramped.start()  # it may have ended for good: to start it needs space for the log, too
     await chat.acknowledged(100)
     await sender.end()
     await chat.converged()
@@ -186,9 +234,9 @@ async def test_a_server_that_gave_up_for_want_of_disk_comes_back_with_what_was_a
 
 
 async def use_up_the_log(chat: Chat, servers: FragileServers) -> None:
-    """Leave one segment of the log after the other, until there is no room for the next: PostgreSQL ends then.
+    """Leave one segment of PostgreSQL's log after the other, until there is no space for the next and it ends.
 
-    It cannot say so in the file of what it says, which is on the same disk.
+    Its own messages cannot tell of that: their file is on the same disk.
     """
     connection = await connect(servers.administrator(chat.settings.postgres))
     try:

@@ -1,18 +1,17 @@
-"""Redis is down from the beginning to the end."""
+"""Redis is down from beginning to end."""
 
 from __future__ import annotations
 
 import pytest
 
 from faults.chat import Chat
-from faults.figures import Figures
+from faults.figures import SCALE, Figures
 from faults.fragile import FragileServers
-from faults.scale import SCALE
 from hubbub import Hub
 
 
 @pytest.mark.guarantee("G12", "Redis down from beginning to end")
-async def test_without_redis_sends_commit_followers_converge_and_presence_is_unknown(
+async def test_sends_commit_followers_converge_and_presence_is_unknown_without_redis(
     chat: Chat, fragile: FragileServers, figures: Figures
 ) -> None:
     fragile.kill("valkey")

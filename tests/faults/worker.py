@@ -1,23 +1,33 @@
-"""A process of the load, seen from the test."""
+"""A process of the load, from both sides: how a test starts and ends it, and how it learns its plan.
+
+No process outlives its test: it ends when its standard input does.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable, Coroutine
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from faults.history import Tail
 from hubbub import Settings
 
-PATIENCE_SECONDS = 60
+P = TypeVar("P", bound=msgspec.Struct)
+
+HANGS_AFTER_SECONDS = 60
+"""A process that has not done its work by then hangs. It is no measure of speed: a busy machine is slow."""
 
 
 class Worker:
-    """A running process and the history that it writes."""
+    """A running process and the history that it writes, seen from the test."""
 
     def __init__(self, process: Process, history: Path) -> None:
         self.process = process
@@ -41,22 +51,22 @@ class Worker:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has written anything down."""
+        """Whether it has written a record."""
         return self.history.exists() and self.history.stat().st_size > 0
 
     @property
     def errors(self) -> str:
-        """What it said on standard error."""
+        """Its standard error."""
         return self.history.with_suffix(".errors").read_text()
 
-    def tell(self) -> None:
-        """A line on its standard input."""
+    def send_line(self) -> None:
+        """Send a line to its standard input, which sets the event of `run`."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"\n")
 
     async def succeeds(self) -> None:
-        """Wait until it has done its work; fail with what it says when it has not."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        """Wait until it has done its work; fail with its standard error when it has not."""
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
             await self.process.wait()
         assert self.process.returncode == 0, self.errors
 
@@ -66,7 +76,7 @@ class Worker:
         await self.succeeds()
 
     async def kill(self) -> None:
-        """kill -9. Does nothing to one that has ended."""
+        """kill -9. Does nothing to a process that has ended."""
         if self.process.returncode is None:
             self._was_killed = True
             self.process.kill()
@@ -75,3 +85,44 @@ class Worker:
     def check(self) -> None:
         """Fail if it has ended by a failure of its own."""
         assert self._was_killed or self.process.returncode in {None, 0}, self.errors
+
+
+def plan_of(kind: type[P]) -> P:
+    """The plan that this process was started with."""
+    return msgspec.json.decode(sys.argv[1], type=kind, dec_hook=lambda type_, text: type_(text))
+
+
+def settings_of_environment() -> Settings:
+    settings = Settings.from_env()
+    assert settings is not None
+    return settings
+
+
+def run(work: Callable[[asyncio.Event], Coroutine[None, None, None]]) -> None:
+    """Do the work until it is done or SIGTERM comes. Its event is set by a line on standard input.
+
+    When standard input ends, the test has died, and this process ends at once.
+    """
+
+    async def until_terminated() -> None:
+        has_line = asyncio.Event()
+        task = asyncio.ensure_future(work(has_line))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        listening = asyncio.create_task(_listen(has_line))
+        with suppress(asyncio.CancelledError):
+            await task
+        listening.cancel()
+        await asyncio.wait([listening])
+
+    asyncio.run(until_terminated())
+
+
+async def _listen(has_line: asyncio.Event) -> None:
+    lines = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+    )
+    with closing(transport):
+        while await lines.readline():
+            has_line.set()
+        os._exit(1)

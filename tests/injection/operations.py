@@ -24,7 +24,8 @@ NOT_DRIVEN = {
     "typing.start_tasks": "takes nothing",
     "typing.close": "takes nothing",
     "cache.close": "takes nothing",
-    "cache.invalidate": "takes a change, which repositories make",
+    "cache.register": "takes commits, which the hub has",
+    "typing.register": "takes commits, which the hub has",
 }
 
 NOT_PARTS = {

@@ -14,8 +14,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from faults.figures import Figures
-from faults.scale import IS_FULL
+from faults.figures import IS_FULL, Figures
 from hubbub import Hub, LogEvent, MemberJoined, MemberLeft, MessageSent, Options, Room, User
 from services.feed.reading import entries, take
 

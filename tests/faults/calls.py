@@ -1,4 +1,4 @@
-"""Every public call of a hub, found by reflection, so that a new one is under test on the day it is made."""
+"""Every public call of a hub, found by reflection, so that a new one is tested from its first day on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from injection.operations import NOT_DRIVEN, NOT_PARTS, World, operations, used
 
 Call = Callable[[], Awaitable[object]]
 
-# What reflection does not drive, and who does.
+# Methods that reflection does not call, and the place that does.
 DRIVEN_ELSEWHERE = {
     "start": "the test opens another hub",
     "close": "the test closes another hub",
@@ -23,16 +23,17 @@ DRIVEN_ELSEWHERE = {
     "typing.start_tasks": "by start",
     "typing.close": "by close",
     "cache.close": "by close",
-    "cache.invalidate": "does not wait; every change calls it",
+    "cache.register": "does not wait; by the constructor of the hub",
+    "typing.register": "does not wait; by the constructor of the hub",
 }
 PARTS_ELSEWHERE = {
     "settings": "values",
     "history": "here",
 }
-assert NOT_DRIVEN.keys() <= DRIVEN_ELSEWHERE.keys(), "a public method that nobody drives"
-assert NOT_PARTS.keys() <= PARTS_ELSEWHERE.keys(), "a public part that nobody drives"
+assert NOT_DRIVEN.keys() <= DRIVEN_ELSEWHERE.keys(), "a public method is not tested"
+assert NOT_PARTS.keys() <= PARTS_ELSEWHERE.keys(), "a public part is not tested"
 
-# What changes a table, by one statement on its own.
+# Calls that change a table by one statement of their own.
 CHANGES = {
     *("users.create", "users.update_profile", "users.update_online_status"),
     *("users.set_online_many", "users.change_password_hash", "users.renew_password_hash"),
@@ -41,14 +42,14 @@ CHANGES = {
     *("messages.send", "messages.send_many", "messages.edit", "messages.delete"),
     *("receipts.mark_read", "receipts.mark_unread"),
 }
-# These have to hash a password or to ask Redis first, and may not come to their statement in time.
+# Calls that hash a password or ask Redis first, and may not come to their statement in time.
 CHANGES_AFTER_OTHER_WORK = {"register", "change_password"}
-# Of these nothing is made before the COMMIT, and only its outcome may be unknown.
+# Calls in a transaction: only the outcome of its COMMIT may be unknown.
 TRANSACTIONS = {"users.delete", "delete_account"}
 
 
 async def world_in(hub: Hub) -> World:
-    """Two people of this world's own, a room of theirs with a message in it, and a session."""
+    """Two users, a room of theirs with a message in it, and a session, all of this world alone."""
     name = uuid4().hex[:20]
     ada = await hub.users.create(f"ada-{name}@example.org", f"ada-{name}", "not a hash")
     bob = await hub.users.create(f"bob-{name}@example.org", f"bob-{name}", "not a hash")
@@ -56,14 +57,14 @@ async def world_in(hub: Hub) -> World:
     await hub.room_users.add(room.id, bob.id)
     message = await hub.messages.send(room.id, ada.id, "hello")
     world = World(hub, ada, bob, room, message, await hub.sessions.create_session(ada.id))
-    # Those that are refused where they are taken or make no sense would never come to a server.
+    # Values that are taken or make no sense would be refused before they come to a server.
     world.good |= {"username": f"grace-{name}", "email": f"grace-{name}@example.org", "login": ada.username}
     world.good |= {"session_id": (await hub.sessions.list_sessions(ada.id))[0].id, "deadline_seconds": 1.0}
     return world
 
 
 def calls_in(world: World, folder: Path) -> dict[str, Call]:
-    """Each by its name, ready to be made once or more often."""
+    """Each call by its name, ready to be made once or more often."""
     hub = world.hub
     calls = {
         operation.name: _call(operation.of(hub), {name: world.good[name] for name in operation.parameters})
@@ -99,7 +100,7 @@ async def _read_lines(world: World) -> None:
 
 
 async def _load(world: World, folder: Path) -> None:
-    """A line of history that nobody has loaded before."""
+    """Load a line of history that was not loaded before."""
     path = folder / f"{uuid4().hex}.jsonl.gz"
     line = b'{"kind": "message", "room": "%s", "user": "eve", "at": "2020-01-01T00:00:00Z", "content": "hello"}\n'
     path.write_bytes(gzip.compress(line % uuid4().hex.encode()))

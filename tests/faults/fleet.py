@@ -1,6 +1,6 @@
-"""Many processes at once, forked from one that has everything loaded already: they share most of its memory.
+"""Many processes at once, forked from one that has loaded everything already: they share most of its memory.
 
-python -m faults.crowd PLAN         PLAN: a `Plan` as JSON; the settings are in the environment
+python -m faults.fleet PLAN         PLAN: a `Plan` as JSON; the settings are in the environment
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from uuid import UUID
 import msgspec
 
 from faults.history import History, Opened, Served, now
-from faults.process import plan_of, run, settings_of_environment
+from faults.worker import plan_of, run, settings_of_environment
 from hubbub import Hub, Settings, Unavailable
 
-# Of Linux: the signal that a process gets when its parent has died.
+# From Linux: the signal that a process gets when its parent has died.
 PR_SET_PDEATHSIG = 1
 
 
@@ -32,11 +32,11 @@ class Plan(msgspec.Struct, frozen=True):
     processes: int
     callers: int = 2
     pause_seconds: float = 1
-    """Between two calls of a caller. One that was refused tries again sooner, as callers do."""
+    """Between two calls of a caller. A refused caller tries again sooner, as callers do."""
 
 
 class Member:
-    """One process of the crowd."""
+    """One process of the fleet."""
 
     def __init__(self, number: int, plan: Plan, history: History) -> None:
         self._number = number
@@ -48,14 +48,14 @@ class Member:
         await asyncio.gather(*(self._call(hub) for _ in range(self._plan.callers)))
 
     async def _open(self, settings: Settings) -> Hub:
-        """As often as it takes: what starts a service starts it again."""
+        """Open a hub, as often as it takes, as a supervisor of services does."""
         began, tries = now(), 1
         while True:
             try:
                 hub = await Hub(settings).start()
             except Unavailable:
                 tries += 1
-                await _a_moment()
+                await _pause()
             else:
                 self._history.write(Opened(now(), self._number, began, tries))
                 return hub
@@ -66,13 +66,13 @@ class Member:
             try:
                 await hub.rooms.list_for(self._plan.user_id)
             except Unavailable:
-                await _a_moment()
+                await _pause()
             else:
                 self._history.write(Served(now(), self._number, began))
                 await asyncio.sleep(self._plan.pause_seconds * random.uniform(0.5, 1.5))
 
 
-async def _a_moment() -> None:
+async def _pause() -> None:
     await asyncio.sleep(random.uniform(0.01, 0.1))
 
 
@@ -101,11 +101,11 @@ def main() -> None:
     plan = plan_of(Plan)
     pids = fork(plan, settings_of_environment())
 
-    async def until_told_to_end(_told: asyncio.Event) -> None:
+    async def until_terminated(_: asyncio.Event) -> None:
         await asyncio.Event().wait()
 
     try:
-        run(until_told_to_end)
+        run(until_terminated)
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Callers in this process who read and write while something happens to the servers, and what they are told."""
+"""Callers in this process that read and write while a fault happens to the servers, and the errors they get."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from faults.chat import Chat
+from faults.worker import HANGS_AFTER_SECONDS
 from hubbub import Hub, Unavailable
 
 POOL_SIZE = 5
 PAUSE_SECONDS = 0.01
 
 
-class Visitors(NamedTuple):
-    """The hub that all of them share, and how often which call failed with which `Unavailable`."""
+class Callers(NamedTuple):
+    """The hub that all callers share, and how often each call was answered, and refused with which reason."""
 
     hub: Hub
     answered: Counter[str]
     refused: Counter[tuple[str, str]]
 
-    async def are_served(self) -> None:
+    async def are_answered(self) -> None:
         """Wait until each kind of call has been answered once more."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
             for name, count in list(self.answered.items()):
                 while self.answered[name] == count:  # noqa: ASYNC110 - it is a server that is waited for
                     await asyncio.sleep(PAUSE_SECONDS)
 
     def figure(self, chat: Chat, violations: Sized) -> str:
-        """What became of the calls of everybody, for the table of `make faults`."""
+        """The calls of all processes, for the table of `make faults`."""
         refused = self.refused.total()
         return (
             f"{len(violations)} violations in {chat.count:,} calls, {chat.errors:,} tries failed; of "
@@ -40,10 +41,10 @@ class Visitors(NamedTuple):
 
 
 def calls_of(hub: Hub, chat: Chat) -> dict[str, Callable[[], Awaitable[object]]]:
-    """Reads of every table, and changes that add nothing to a log, to whose end followers have to come."""
+    """Reads of every table, and changes that add nothing to a log: followers have to reach its end."""
     [room_id, *_], [user_id, *others] = chat.room_ids, chat.user_ids
 
-    async def together() -> None:
+    async def several() -> None:
         async with hub.transaction() as tx:
             user = await tx.users.get(user_id)
             assert user is not None
@@ -63,18 +64,18 @@ def calls_of(hub: Hub, chat: Chat) -> dict[str, Callable[[], Awaitable[object]]]
         "users.update_profile": lambda: hub.users.update_profile(others[0], avatar_url="/a.png"),
         "receipts.unread_counts": lambda: hub.receipts.unread_counts(user_id),
         "receipts.mark_read": lambda: hub.receipts.mark_read(room_id, user_id, up_to=1),
-        "transaction": together,
+        "transaction": several,
     }
 
 
 @asynccontextmanager
-async def visitors(chat: Chat) -> AsyncIterator[Visitors]:
+async def calling(chat: Chat) -> AsyncIterator[Callers]:
     """One caller of each kind, for as long as the block runs. An error other than `Unavailable` fails the test."""
-    patient = replace(chat.settings.postgres, pool_size=POOL_SIZE)
-    async with Hub(replace(chat.settings, postgres=patient)) as hub, asyncio.TaskGroup() as group:
-        found = Visitors(hub, Counter(), Counter())
+    few = replace(chat.settings.postgres, pool_size=POOL_SIZE)
+    async with Hub(replace(chat.settings, postgres=few)) as hub, asyncio.TaskGroup() as group:
+        found = Callers(hub, Counter(), Counter())
 
-        async def visit(name: str, call: Callable[[], Awaitable[object]]) -> None:
+        async def repeat(name: str, call: Callable[[], Awaitable[object]]) -> None:
             while True:
                 try:
                     await call()
@@ -84,9 +85,9 @@ async def visitors(chat: Chat) -> AsyncIterator[Visitors]:
                     found.answered[name] += 1
                 await asyncio.sleep(PAUSE_SECONDS)
 
-        visits = [group.create_task(visit(name, call)) for name, call in calls_of(hub, chat).items()]
-        while len(found.answered) < len(visits):  # noqa: ASYNC110 - each has to have been here once
+        tasks = [group.create_task(repeat(name, call)) for name, call in calls_of(hub, chat).items()]
+        while len(found.answered) < len(tasks):  # noqa: ASYNC110 - each has to have been answered once
             await asyncio.sleep(PAUSE_SECONDS)
         yield found
-        for task in visits:
+        for task in tasks:
             task.cancel()
