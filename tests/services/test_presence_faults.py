@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from faults.figures import Figures, in_time
+from faults.figures import IS_FULL, Figures, in_time
 from hubbub import Settings
 from hubbub.errors import Unavailable
 from hubbub.events import PresenceChanged
