@@ -16,14 +16,14 @@ from rich.console import Console
 
 from benchmarks import machine, report
 from benchmarks.cells import CELLS
+from benchmarks.context import started
 from benchmarks.measuring import FULL, QUICK, Comparison, Pace
 from benchmarks.plots import draw
 from benchmarks.results import Results
-from benchmarks.stage import stage
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 160
-"""Of the tables, where there is no terminal to ask."""
+"""The width of the tables if the output is not a terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,11 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="hubbub bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--quick", action="store_true", help="in 90 seconds: to see that it runs, not what it says"
+        "--quick",
+        action="store_true",
+        help="run for 90 seconds, to check that it works; the figures are not reliable",
     )
     parser.add_argument("--only", action="append", choices=list(CELLS), metavar="CELL", help=", ".join(CELLS))
     parser.add_argument(
-        "--output", type=Path, help="a folder for the results; benchmarks/results, or none if --quick"
+        "--output",
+        type=Path,
+        help="the folder for the results (default: benchmarks/results, or none with --quick or --only)",
     )
     given = parser.parse_args(arguments)
     pace = QUICK if given.quick else FULL
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     whole = not given.quick and not given.only
     folder = given.output or (RESULTS if whole else None)
     if folder is None:
-        print("Nothing was written: --output DIR does.")
+        print("No results were written: use --output DIR.")
         return
     write(results, folder)
     print(f"Written to {folder}: results.json, table.md and the plots.")
@@ -56,12 +60,12 @@ async def measured(names: list[str], pace: Pace) -> Results:
     began = time.perf_counter()
     comparisons: list[Comparison] = []
     with console.status("starting servers") as status:
-        async with stage() as ready:
-            about = await machine.look_at(ready)
+        async with started() as context:
+            about = await machine.describe(context)
             for name in names:
                 status.update(f"{name}: {(CELLS[name].__doc__ or '').strip()}")
                 cell_began = time.perf_counter()
-                comparisons += [comparison async for comparison in CELLS[name](ready, pace)]
+                comparisons += [comparison async for comparison in CELLS[name](context, pace)]
                 console.print(f"{name}: {time.perf_counter() - cell_began:.0f} s")
     return Results(about, pace, round(time.perf_counter() - began, 1), comparisons)
 

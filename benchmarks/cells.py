@@ -1,14 +1,14 @@
-"""All cells, in the order in which they run. A cell yields one comparison or more."""
+"""All cells, in the order in which they run. A cell yields one or more comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
 from benchmarks import followers, growth, history, imports, lookups, pages, pubsub, sends, sessions
+from benchmarks.context import Context
 from benchmarks.measuring import Comparison, Pace
-from benchmarks.stage import Stage
 
-Cell = Callable[[Stage, Pace], AsyncIterator[Comparison]]
+Cell = Callable[[Context, Pace], AsyncIterator[Comparison]]
 
 CELLS: dict[str, Cell] = {
     "sends": sends.many_rooms,

@@ -1,4 +1,4 @@
-"""What is measured in a process of its own, for its memory: `python -m benchmarks.child NAME [ARGUMENT]`.
+"""Loads that run in their own process, to measure its memory: `python -m benchmarks.child NAME [ARGUMENT]`.
 
 Prints its figures as one line of JSON. The servers come from the environment.
 """
@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from benchmarks.context import PEOPLE, ROOMS, USERS
 from benchmarks.measuring import Figures
-from benchmarks.stage import PEOPLE, ROOMS, USERS
 from hubbub import Hub, Settings
 
 IDLE_FOLLOWERS = 10_000
@@ -31,13 +31,13 @@ async def run(name: str, settings: Settings, *arguments: str) -> Figures:
     )
     output, _ = await process.communicate()
     if process.returncode != 0:
-        raise RuntimeError(f"{name} failed: its error stands above")
+        raise RuntimeError(f"{name} failed: see its error above")
     figures: Figures = json.loads(output)
     return figures
 
 
 async def idle_followers(settings: Settings) -> Figures:
-    """Ten followers a person, each of one room."""
+    """Ten followers per user, each of one room."""
     async with Hub(settings) as hub, AsyncExitStack() as stack:
         before = _mebibytes_now()
         for first in range(0, IDLE_FOLLOWERS, PEOPLE):
@@ -51,24 +51,24 @@ async def idle_followers(settings: Settings) -> Figures:
 
 
 async def load_history(settings: Settings, file: str) -> Figures:
-    """Import a file. The memory is the peak over what the process had before."""
+    """Import a file. The memory is the peak above the level before the import."""
     async with Hub(settings) as hub:
-        history = hub.history  # imported now, which is neither time nor memory of the file's
+        history = hub.history  # imported here, so that it counts neither as time nor as memory of the import
         before, began = _mebibytes_now(), time.perf_counter()
-        with Path(file).open("rb") as lines:  # noqa: ASYNC230 - it is what `hubbub import` does
+        with Path(file).open("rb") as lines:  # noqa: ASYNC230 - as `hubbub import` does
             found = await history.load(lines)
         elapsed = time.perf_counter() - began
         return {"rate": found.messages / elapsed, "MiB at most": _mebibytes_at_most() - before}
 
 
 def _mebibytes_now() -> float:
-    """Of memory that the process has resident."""
+    """Resident memory of the process."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _mebibytes_at_most() -> float:
-    """Not `ru_maxrss`, which begins with what the parent had."""
+    """The peak of resident memory. `ru_maxrss` would start with the memory of the parent."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1_024
 

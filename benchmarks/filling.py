@@ -1,21 +1,22 @@
-"""Filling the table of messages with millions of rows in about a minute."""
+"""Fills the table of messages with millions of rows in about a minute."""
 
 from __future__ import annotations
 
 import time
 from typing import Final
 
-from benchmarks.stage import connect, id_of
+from benchmarks.context import connect, id_of
 from hubbub import PostgresSettings
 
-# Every second message goes to one of ten hot rooms, all others take turns; one room has only the first 60.
+# Every second message goes to one of ten hot rooms, the others go to 400 rooms in turn. One room has only the
+# first 60.
 HOT_ROOM: Final = id_of(1)
 USUAL_ROOM: Final = id_of(300)
 QUIET_ROOM: Final = id_of(1_000)
 READER: Final = id_of(900)
-"""A member of the first 100 rooms, who has read none of the even ones, and all but 30 messages of the odd ones."""
+"""A member of the first 100 rooms, with nothing read in even rooms and all but 30 messages read in odd rooms."""
 
-# Message n of all: its room and its place in it, so that nothing has to be counted.
+# The room and the seq of message n, computed so that nothing has to be counted.
 ROWS = """
     SELECT
         uuidv7(make_interval(secs => n - 10000000)) AS id,
@@ -38,12 +39,12 @@ ROWS = """
                 ELSE (n - 61) / 2 / 400 + 1
             END AS seq
         FROM generate_series({first}, {last}) AS n
-    ) AS placed
+    ) AS numbered
 """
 LOAD = f"""
 INSERT INTO messages (id, room_id, seq, user_id, content, created_at, updated_at)
 SELECT id, room_id, seq, user_id, content, at, at
-FROM ({ROWS}) AS made
+FROM ({ROWS}) AS rows
 """
 PEOPLE = """
 INSERT INTO users (id, email, username, password_hash)
@@ -92,15 +93,15 @@ WHERE indrelid = 'messages'::regclass
 
 
 async def fill(superuser: PostgresSettings, have: int, want: int) -> float:
-    """Messages from number `have` up to `want`; returns the seconds that it took.
+    """Insert messages number `have` to `want`; returns the seconds that it took.
 
-    Indexes and foreign keys are taken off and put back, each by its own definition: the rows are checked then.
+    Indexes and foreign keys are dropped and restored by their own definitions. That checks the rows.
     """
     began = time.perf_counter()
     connection = await connect(superuser)
     try:
         await connection.execute("SET maintenance_work_mem = '512MB'")
-        # Only here: what is measured runs on other connections, and after a checkpoint.
+        # Only here: the measurements run on other connections, and after a checkpoint.
         await connection.execute("SET synchronous_commit = off")
         for statement in (PEOPLE, ROOMS):
             await connection.execute(statement)

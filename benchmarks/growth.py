@@ -1,4 +1,4 @@
-"""How reads grow with the table: the newest page of any room, and unread counts."""
+"""The cost of reads by size of the table: the newest page of a room, and unread counts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import asyncpg
 
+from benchmarks.context import Context, connect
 from benchmarks.filling import HOT_ROOM, QUIET_ROOM, READER, USUAL_ROOM, fill
 from benchmarks.measuring import LEAST_WARM_UP_SECONDS, Comparison, Figures, Pace, Target, closed_loop
-from benchmarks.stage import Stage, connect
 from hubbub import PostgresSettings
 from hubbub.postgres import Pool, Statement
 from hubbub.postgres.executor import T
@@ -32,8 +32,8 @@ ORIGINAL_INDEXES = (
 ORIGINAL_PAGE = "SELECT * FROM messages WHERE room_id = $1 ORDER BY created_at DESC LIMIT 50"
 
 
-class Noting(Pool):
-    """Remembers the last statement and what it was asked with."""
+class RecordingPool(Pool):
+    """A pool that keeps its last statement and the arguments."""
 
     last: tuple[str, tuple[object, ...]]
 
@@ -42,10 +42,10 @@ class Noting(Pool):
         return await super().fetch_all(statement, *args, deadline=deadline)
 
 
-async def growth(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
-    """Time and buffers by EXPLAIN (ANALYZE, BUFFERS), at 50,000 messages and at many more."""
-    database = (await stage.new_database("growth")).postgres
-    superuser = replace(stage.superuser, database="growth")
+async def growth(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
+    """Time and buffers by EXPLAIN (ANALYZE, BUFFERS), with 50,000 messages and with many more."""
+    database = (await context.new_database("growth")).postgres
+    superuser = replace(context.superuser, database="growth")
     ours: list[dict[str, Figures]] = [{} for _ in range(pace.rounds)]
     originals: dict[str, Figures] = {}
     unread: list[dict[str, Figures]] = [{} for _ in range(pace.rounds)]
@@ -54,7 +54,7 @@ async def growth(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
         took = await fill(superuser, before, messages)
         for one in ours:
             one.update(await _pages(database, messages))
-        originals |= await _seed_pages(superuser, messages)
+        originals |= await _original_pages(superuser, messages)
         size = {"bytes a message": await _bytes(superuser) / messages, "s to fill": took}
         for one in unread:
             one[f"hubbub, {messages:,}"] = await _unread(database, pace.seconds) | size
@@ -74,7 +74,7 @@ async def growth(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
 
 
 async def _pages(settings: PostgresSettings, messages: int) -> dict[str, Figures]:
-    pool, connection = Noting(settings), await connect(settings)
+    pool, connection = RecordingPool(settings), await connect(settings)
     try:
         found = {}
         for name, room_id in ROOMS.items():
@@ -87,8 +87,8 @@ async def _pages(settings: PostgresSettings, messages: int) -> dict[str, Figures
         await pool.close()
 
 
-async def _seed_pages(superuser: PostgresSettings, messages: int) -> dict[str, Figures]:
-    """Once, because to build the indexes takes long. All is rolled back."""
+async def _original_pages(superuser: PostgresSettings, messages: int) -> dict[str, Figures]:
+    """Measured once, because the indexes take long to build. Everything is rolled back."""
     connection = await connect(superuser)
     try:
         transaction = connection.transaction()
@@ -111,7 +111,7 @@ async def _seed_pages(superuser: PostgresSettings, messages: int) -> dict[str, F
 async def _explained(
     connection: asyncpg.Connection[asyncpg.Record], sql: str, arguments: tuple[object, ...]
 ) -> Figures:
-    """The second time, when what it needs is in the cache: buffers are those found there and those read."""
+    """The second execution, with a warm cache. Buffers are those found in the cache and those read."""
     for _ in range(2):
         plan = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", *arguments)
     found = json.loads(plan)[0]
@@ -120,7 +120,7 @@ async def _explained(
 
 
 async def _bytes(settings: PostgresSettings) -> float:
-    """Of the table with its indexes."""
+    """The size of the table with its indexes."""
     connection = await connect(settings)
     try:
         return float(await connection.fetchval("SELECT pg_total_relation_size('messages')"))
@@ -129,7 +129,7 @@ async def _bytes(settings: PostgresSettings) -> float:
 
 
 async def _unread(settings: PostgresSettings, seconds: float) -> Figures:
-    """One caller. The reader has nothing read in half of the rooms, so that counts go up to their cap of 100."""
+    """One caller. The reader has read nothing in half of the rooms, so that counts reach their cap of 100."""
     pool = Pool(settings)
     try:
         receipts = ReadReceipts(pool)

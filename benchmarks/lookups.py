@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 from benchmarks import limits
+from benchmarks.context import PEOPLE, ROOMS, USERS, Context
 from benchmarks.measuring import Comparison, Pace, Target, compare, loop_of
 from benchmarks.peers import node
 from benchmarks.peers.drivers import bare_asyncpg, psycopg3
 from benchmarks.peers.orm import sqlalchemy
-from benchmarks.stage import PEOPLE, ROOMS, USERS, Stage
 from hubbub import Hub
 
 CALLERS = 200
@@ -24,20 +24,22 @@ WHERE id = ('00000000-0000-7000-8000-' || lpad(to_hex(:n::integer), 12, '0'))::u
 """
 
 
-async def lookups(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
-    """What waits shares a query, against a query a call."""
+async def lookups(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
+    """Concurrent calls that share a query, against one query per call."""
     async with AsyncExitStack() as stack:
-        hub = await stack.enter_async_context(Hub(stage.settings))
-        asyncpg = await stack.enter_async_context(bare_asyncpg(stage.settings.postgres))
-        psycopg = await stack.enter_async_context(psycopg3(stage.settings.postgres))
-        orm = await stack.enter_async_context(sqlalchemy(stage.settings.postgres))
-        original = None if node.missing() else await stack.enter_async_context(node.node(stage, stage.original))
+        hub = await stack.enter_async_context(Hub(context.settings))
+        asyncpg = await stack.enter_async_context(bare_asyncpg(context.settings.postgres))
+        psycopg = await stack.enter_async_context(psycopg3(context.settings.postgres))
+        orm = await stack.enter_async_context(sqlalchemy(context.settings.postgres))
+        original = (
+            None if node.missing() else await stack.enter_async_context(node.node(context, context.original))
+        )
         ours = {
             "user": lambda number: hub.users.get(USERS[number % PEOPLE]),
             "membership": lambda number: hub.room_users.get(ROOMS[number % PEOPLE], USERS[number % PEOPLE]),
         }
-        for kind, look in ours.items():
-            contenders = {"hubbub": loop_of(look, CALLERS)}
+        for kind, step in ours.items():
+            contenders = {"hubbub": loop_of(step, CALLERS)}
             if original:
                 contenders[ORIGINAL] = original.load(kind, CALLERS)
             contenders["asyncpg"] = loop_of(asyncpg[kind], CALLERS)
@@ -50,7 +52,7 @@ async def lookups(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
                 )
                 skipped |= limits.missing("pgbench")
                 if limits.find("pgbench"):
-                    contenders["pgbench"] = limits.pgbench(stage, "user", PGBENCH, clients=20)
+                    contenders["pgbench"] = limits.pgbench(context, "user", PGBENCH, clients=20)
             yield await compare(
                 f"lookups-{kind}",
                 f"lookups of a {kind}, {CALLERS} callers",

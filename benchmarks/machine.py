@@ -1,4 +1,4 @@
-"""The machine and the versions that figures come from. No names of hosts, no paths."""
+"""The machine and the versions behind the figures, without host names and paths."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.context import Context, connect
 from benchmarks.peers import node
-from benchmarks.stage import Stage, connect
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes
 
@@ -34,11 +34,11 @@ class Machine(msgspec.Struct):
         )
 
 
-async def look_at(stage: Stage) -> Machine:
+async def describe(context: Context) -> Machine:
     versions = {
         "Python": platform.python_version(),
-        "PostgreSQL": await _postgresql(stage),
-        "Valkey": await _valkey(stage),
+        "PostgreSQL": await _postgresql(context),
+        "Valkey": await _valkey(context),
         **{name: version(name) for name in PACKAGES},
         **_node_versions(),
     }
@@ -53,16 +53,16 @@ async def look_at(stage: Stage) -> Machine:
     )
 
 
-async def _postgresql(stage: Stage) -> str:
-    connection = await connect(stage.settings.postgres)
+async def _postgresql(context: Context) -> str:
+    connection = await connect(context.settings.postgres)
     try:
         return str(await connection.fetchval("SHOW server_version")).partition(" ")[0]
     finally:
         await connection.close()
 
 
-async def _valkey(stage: Stage) -> str:
-    connection = Connection(stage.settings.redis)
+async def _valkey(context: Context) -> str:
+    connection = Connection(context.settings.redis)
     await connection.start()
     try:
         lines = as_bytes(await connection.execute("INFO", "server")).decode().splitlines()

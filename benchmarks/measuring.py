@@ -1,4 +1,4 @@
-"""A closed loop of callers, and rounds in which every contender runs once."""
+"""A closed loop of callers, and rounds in which each contender runs once."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from typing import NamedTuple
 
 import msgspec
 
-# By name: `rate` in operations a second, `p50_ms` and `p99_ms`, `cpu_us` of the client's processor for an
-# operation, and whatever else a cell counts. Of all but `rate` less is better.
+# By name: `rate` in operations per second, `p50_ms` and `p99_ms`, `cpu_us` of the client's processor per
+# operation, and figures of a single cell. Less is better, except for `rate`.
 Figures = dict[str, float]
 
-# One operation of a caller. The number is another one each time, and says whose turn it is.
+# One operation of a caller. The number differs each time, and selects the user and the room.
 Step = Callable[[int], Awaitable[object]]
 
-# A load for so many seconds.
+# A load that runs for this many seconds.
 Load = Callable[[float], Awaitable[Figures]]
-
-
-# So that each of 20 connections has prepared its statements, and Node.js has compiled, before it counts.
 LEAST_WARM_UP_SECONDS = 0.1
+"""Enough for 20 connections to prepare their statements, and for Node.js to compile."""
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """How often and how long, and the size of the large table."""
+    """Number and length of the rounds, and the size of the large table."""
 
     rounds: int
     seconds: float
@@ -40,7 +38,7 @@ QUICK = Pace(rounds=2, seconds=0.1, messages=200_000, quick=True)
 
 
 class Target(NamedTuple):
-    """What a cell is to reach: against a peer a ratio, above 1 where hubbub is better; else a plain figure."""
+    """The aim of a cell: a ratio to a peer, above 1 if hubbub is better, or else a figure."""
 
     figure: str
     at_least: float | None = None
@@ -57,10 +55,10 @@ class Comparison(msgspec.Struct):
     rounds: list[dict[str, Figures]]
     targets: list[Target] = []
     skipped: dict[str, str] = {}
-    """What was left out, and why."""
+    """The contenders that were left out, with the reasons."""
 
     def ratios(self, figure: str, of: str, against: str) -> list[float]:
-        """One a round; above 1 it speaks for `of`."""
+        """One ratio per round, above 1 if `of` is better."""
         pairs = [(one[of][figure], one[against][figure]) for one in self.rounds]
         return [ours / theirs if figure == "rate" else theirs / ours for ours, theirs in pairs]
 
@@ -78,14 +76,14 @@ async def compare(
     skipped: dict[str, str] | None = None,
     warm_up: bool = True,
 ) -> Comparison:
-    """Warm everybody up, then let each run once a round, so that a noisy moment hits all of them.
+    """Warm all contenders up, then run each once per round, so that a noisy moment affects all of them.
 
-    Every other round goes the other way around, so that nobody always runs after the same neighbour.
+    Every other round has the reverse order, so that no contender always runs after the same other one.
     """
     for load in contenders.values() if warm_up else ():
         await load(max(LEAST_WARM_UP_SECONDS, pace.seconds / 2))
     found: list[dict[str, Figures]] = []
-    with _left_out_of_collections():
+    with _frozen_heap():
         for number in range(pace.rounds):
             order = list(contenders) if number % 2 == 0 else list(contenders)[::-1]
             figures = {name: await contenders[name](pace.seconds) for name in order}
@@ -95,9 +93,9 @@ async def compare(
 
 
 @contextmanager
-def _left_out_of_collections() -> Iterator[None]:
-    """What is there by now. All contenders in Python share this process: each would have the collector look
-    through the modules of all the others, 50 ms at a time."""
+def _frozen_heap() -> Iterator[None]:
+    """Exclude all present objects from garbage collection. All contenders in Python share this process, so each
+    collection would traverse the modules of the others, 50 ms at a time."""
     gc.collect()
     gc.freeze()
     try:
@@ -107,7 +105,7 @@ def _left_out_of_collections() -> Iterator[None]:
 
 
 async def closed_loop(step: Step, callers: int, seconds: float) -> Figures:
-    """Each caller does one thing after another, at least one, and never two at a time."""
+    """Each caller runs one operation after another, at least one, and never two at a time."""
     latencies: list[float] = []
     cpu_began, began = time.process_time(), time.perf_counter()
     until = began + seconds
@@ -133,7 +131,7 @@ def loop_of(step: Step, callers: int) -> Load:
 
 
 def summary(latencies: list[float], elapsed: float, cpu: float) -> Figures:
-    """Of latencies and times in seconds."""
+    """The figures of a run. Latencies and times are in seconds."""
     done = len(latencies)
     latencies.sort()
     return {

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from benchmarks.report import WORDS, what
+from benchmarks.report import FIGURE_NAMES, subject
 from benchmarks.results import Results, medians, outcomes
 
 COLOURS = {"hubbub": "#c2410c", "COPY": "#9ca3af"}
@@ -19,7 +19,7 @@ SENDERS = (20, 200, 2_000)
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """The files that were written, PNG and SVG of each plot for which there are figures."""
+    """Write PNG and SVG of each plot that has figures; returns the files."""
     mpl.rcParams |= {
         "svg.fonttype": "none",
         "svg.hashsalt": "hubbub",
@@ -34,7 +34,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
 def _save(figure: Figure, file: Path) -> list[Path]:
     files = [file.with_suffix(".png"), file.with_suffix(".svg")]
     for each in files:
-        # No date in it, so that the same figures give the same file.
+        # Without a date, so that equal figures give equal files.
         figure.savefig(each, dpi=110, metadata={"Date": None} if each.suffix == ".svg" else None)
     return files
 
@@ -58,7 +58,7 @@ def _load(results: Results) -> Figure | None:
         for axis, key in zip(axes, ("rate", "p99_ms"), strict=True):
             values = [statistics.median(cell.values(key, name)) for cell in found.values()]
             axis.plot(list(found), values, marker="o", label=name, color=_colour(name, number))
-    for axis, title in zip(axes, ("durable sends a second", "p99, ms"), strict=True):
+    for axis, title in zip(axes, ("durable sends per second", "p99, ms"), strict=True):
         _logarithmic(axis, list(found))
         axis.set(title=title, xlabel="senders, in 1,000 rooms")
     axes[1].set_yscale("log")
@@ -75,16 +75,16 @@ def _growth(results: Results) -> Figure | None:
         return None
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
-    places: set[int] = set()
+    all_sizes: set[int] = set()
     for number, (name, cell) in enumerate(cells.items()):
         assert cell is not None
         points = [medians(cell, one) for one in cell.rounds[0] if one.startswith("quiet")]
         sizes = [int(one["messages"]) for one in points]
-        places |= set(sizes)
+        all_sizes |= set(sizes)
         for axis, key in zip(axes, ("ms", "buffers"), strict=True):
             axis.plot(sizes, [one[key] for one in points], marker="o", label=name, color=_colour(name, number))
     for axis, title in zip(axes, ("newest page of a quiet room, ms", "buffers touched"), strict=True):
-        _logarithmic(axis, sorted(places))
+        _logarithmic(axis, sorted(all_sizes))
         axis.set(title=title, xlabel="messages in the table", yscale="log")
         _plain(axis)
     axes[0].legend(frameon=False)
@@ -93,48 +93,52 @@ def _growth(results: Results) -> Figure | None:
 
 def _peers(results: Results) -> Figure | None:
     """The ratio of each target, with its spread and the target itself."""
-    found = [outcome for outcome in outcomes(results) if outcome.target.against and outcome.target.figure in WORDS]
+    found = [
+        outcome
+        for outcome in outcomes(results)
+        if outcome.target.against and outcome.target.figure in FIGURE_NAMES
+    ]
     if not found:
         return None
     figure = Figure(figsize=(9, 0.6 + 0.32 * len(found)), layout="constrained")
     axis = figure.subplots()
-    places = range(len(found), 0, -1)
+    rows = range(len(found), 0, -1)
     middles = [outcome.middle for outcome in found]
     spread = [
         [outcome.middle - outcome.least for outcome in found],
         [outcome.most - outcome.middle for outcome in found],
     ]
     colours = [COLOURS["hubbub"] if outcome.reached else "#fdba74" for outcome in found]
-    axis.barh(list(places), middles, xerr=spread, color=colours, height=0.6, ecolor="#374151")
-    wanted = [(outcome.target.at_least, place) for outcome, place in zip(found, places, strict=True)]
+    axis.barh(list(rows), middles, xerr=spread, color=colours, height=0.6, ecolor="#374151")
+    wanted = [(outcome.target.at_least, row) for outcome, row in zip(found, rows, strict=True)]
     axis.scatter(
         [least for least, _ in wanted if least],
-        [place for least, place in wanted if least],
+        [row for least, row in wanted if least],
         marker="|",
         s=140,
         color="black",
         zorder=3,
         label="target",
     )
-    labels = [f"{one.title}\n{what(one.target)}" for one in found]
-    axis.set_yticks(list(places), labels, fontsize=6)
+    labels = [f"{one.title}\n{subject(one.target)}" for one in found]
+    axis.set_yticks(list(rows), labels, fontsize=6)
     axis.set_xscale("log")
     axis.set_xticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"])
     axis.minorticks_off()
     axis.set_ylim(0.4, len(found) + 0.6)
     axis.axvline(1, color="#374151", linewidth=0.8)
-    axis.set_title("times its peer; dark: target reached; | the target; a whisker: all rounds")
+    axis.set_title("ratio to the peer (dark: target reached, |: target, whiskers: all rounds)")
     return figure
 
 
-def _logarithmic(axis: Axes, places: list[int]) -> None:
+def _logarithmic(axis: Axes, ticks: list[int]) -> None:
     axis.set_xscale("log")
-    axis.set_xticks(places, [f"{place:,}" for place in places])
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.minorticks_off()
 
 
 def _plain(axis: Axes) -> None:
-    """Numbers as people write them, on a logarithmic axis."""
+    """Plain numbers instead of powers, on a logarithmic axis."""
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.yaxis.set_minor_locator(NullLocator())

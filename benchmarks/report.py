@@ -11,10 +11,10 @@ from benchmarks.measuring import Comparison, Figures, Target
 from benchmarks.results import Outcome, Results, medians, outcomes
 
 TARGETS = ("cell", "ratio or figure", "target", "min", "median", "max", "ours", "theirs", "reached")
-FIGURES = ("cell", "who", "a second", "p50 ms", "p99 ms", "cpu us", "else")
+FIGURES = ("cell", "contender", "per second", "p50 ms", "p99 ms", "cpu us", "other figures")
 
 IN_COLUMNS = ("rate", "p50_ms", "p99_ms", "cpu_us")
-WORDS = {"rate": "rate", "p50_ms": "p50", "p99_ms": "p99", "cpu_us": "cpu"}
+FIGURE_NAMES = {"rate": "rate", "p50_ms": "p50", "p99_ms": "p99", "cpu_us": "cpu"}
 
 
 def show(results: Results, console: Console) -> None:
@@ -26,13 +26,13 @@ def show(results: Results, console: Console) -> None:
 
 
 def markdown(results: Results) -> str:
-    """The tables of a run, with the machine that they come from."""
+    """The tables of a run, with its machine."""
     pace = results.pace
     about = (
         f"Measured by `make bench{' ARGS=--quick' if pace.quick else ''}` on {results.machine.line()}. "
         f"{pace.rounds} rounds, one of pages by the original indexes. "
-        "A ratio is taken within a round and above 1 where hubbub is better; "
-        "where there is no peer, the figure itself is given."
+        "A ratio is taken within a round, and is above 1 if hubbub is better. "
+        "Without a peer, the figure itself is given."
     )
     lines = [
         about,
@@ -49,7 +49,7 @@ def target_rows(results: Results) -> Iterator[tuple[str, ...]]:
     for outcome in outcomes(results):
         yield (
             outcome.title,
-            what(outcome.target),
+            subject(outcome.target),
             _wanted(outcome),
             *(number(value) for value in (outcome.least, outcome.middle, outcome.most, outcome.ours)),
             "" if outcome.theirs is None else number(outcome.theirs),
@@ -57,10 +57,10 @@ def target_rows(results: Results) -> Iterator[tuple[str, ...]]:
         )
 
 
-def what(target: Target) -> str:
-    """Which ratio it is about, or which figure."""
+def subject(target: Target) -> str:
+    """The ratio or figure of a target."""
     names = " / ".join(name for name in (target.of, target.against) if name)
-    return f"{names}: {WORDS.get(target.figure, target.figure)}"
+    return f"{names}: {FIGURE_NAMES.get(target.figure, target.figure)}"
 
 
 def _wanted(outcome: Outcome) -> str:
@@ -99,7 +99,7 @@ def _skipped(found: Comparison) -> Iterator[tuple[str, str]]:
 
 
 def number(value: float) -> str:
-    """Three digits, and no more than the figure is worth."""
+    """Three significant digits."""
     if value == 0 or value >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""What a run has found, as one JSON file, and how each target fared."""
+"""The results of a run, as one JSON file, and the outcome of each target."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Results(msgspec.Struct):
 
 
 class Outcome(NamedTuple):
-    """A target and what came of it: the least, the middle and the most of all rounds."""
+    """A target, with the minimum, the median and the maximum of all rounds."""
 
     title: str
     target: Target
@@ -65,12 +65,12 @@ def spread(values: list[float]) -> tuple[float, float, float]:
 
 
 def medians(found: Comparison, name: str) -> Figures:
-    """Each figure of a contender, in the middle of its rounds."""
+    """The median of each figure of a contender."""
     return {figure: statistics.median(found.values(figure, name)) for figure in found.rounds[0][name]}
 
 
 def _rounded(results: Results) -> Results:
-    """Four digits tell all that there is to tell, and keep the file small."""
+    """Four significant digits, to keep the file small."""
     comparisons = [
         msgspec.structs.replace(
             found,

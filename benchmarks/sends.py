@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from benchmarks import limits
+from benchmarks.context import PEOPLE, ROOMS, USERS, Context
 from benchmarks.measuring import Comparison, Load, Pace, Step, Target, compare, loop_of
 from benchmarks.peers import node
 from benchmarks.peers.drivers import bare_asyncpg, psycopg3
 from benchmarks.peers.node import CONTENT
 from benchmarks.peers.orm import sqlalchemy
-from benchmarks.stage import PEOPLE, ROOMS, USERS, Stage
 from hubbub import Hub
 
-# By the number of senders: times the rate of the original stack.
+# The targets by number of senders, as ratios to the rate of the original stack.
 AIMS = {20: 2.5, 200: 5.5, 2_000: 8.0}
 
 ORIGINAL = "original, named"
@@ -47,12 +47,15 @@ def step_of(hub: Hub) -> Step:
 
 
 @asynccontextmanager
-async def original_stack(stage: Stage, callers: int, *, plain: bool = False) -> AsyncIterator[dict[str, Load]]:
-    """The original stack on the original schema, and with hubbub's meaning on hubbub's."""
+async def original_stack(context: Context, callers: int, *, plain: bool = False) -> AsyncIterator[dict[str, Load]]:
+    """The original stack on the original schema, and doing hubbub's work on hubbub's schema."""
     if node.missing():
         yield {}
         return
-    async with node.node(stage, stage.original) as original, node.node(stage, stage.settings.postgres) as strict:
+    async with (
+        node.node(context, context.original) as original,
+        node.node(context, context.settings.postgres) as strict,
+    ):
         loads = {ORIGINAL: original.load("send, named", callers), STRICT: strict.load("send, strict", callers)}
         yield loads | ({PLAIN: original.load("send, plain", callers)} if plain else {})
 
@@ -62,27 +65,27 @@ def skipped() -> dict[str, str]:
     return {ORIGINAL: reason} if reason else {}
 
 
-async def many_rooms(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
+async def many_rooms(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
     """Senders in 1,000 rooms: 20, 200 and 2,000."""
     for callers, aim in AIMS.items():
         async with AsyncExitStack() as stack:
-            hub = await stack.enter_async_context(Hub(stage.settings))
-            originals = await stack.enter_async_context(original_stack(stage, callers, plain=callers == 200))
-            asyncpg = await stack.enter_async_context(bare_asyncpg(stage.settings.postgres))
-            copy = await stack.enter_async_context(limits.copier(stage.settings.postgres))
+            hub = await stack.enter_async_context(Hub(context.settings))
+            originals = await stack.enter_async_context(original_stack(context, callers, plain=callers == 200))
+            asyncpg = await stack.enter_async_context(bare_asyncpg(context.settings.postgres))
+            copy = await stack.enter_async_context(limits.copier(context.settings.postgres))
             contenders = {
                 "hubbub": loop_of(step_of(hub), callers),
                 **originals,
                 "asyncpg": loop_of(asyncpg["send"], callers),
             }
             if callers == 200:
-                psycopg = await stack.enter_async_context(psycopg3(stage.settings.postgres))
-                orm = await stack.enter_async_context(sqlalchemy(stage.settings.postgres))
+                psycopg = await stack.enter_async_context(psycopg3(context.settings.postgres))
+                orm = await stack.enter_async_context(sqlalchemy(context.settings.postgres))
                 contenders["psycopg"] = loop_of(psycopg["send"], callers)
                 contenders["SQLAlchemy"] = loop_of(orm["send"], callers)
                 if limits.find("pgbench"):
                     script = PGBENCH.format(content=CONTENT)
-                    contenders["pgbench"] = limits.pgbench(stage, "send", script, clients=20)
+                    contenders["pgbench"] = limits.pgbench(context, "send", script, clients=20)
             contenders["COPY"] = loop_of(copy, callers)
             yield await compare(
                 f"sends-{callers}",
@@ -98,11 +101,11 @@ async def many_rooms(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
             )
 
 
-async def one_room(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
-    """200 senders in one room: each waits for the lock on it."""
+async def one_room(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
+    """200 senders in one room, which all need its lock."""
     async with AsyncExitStack() as stack:
-        hub = await stack.enter_async_context(Hub(stage.settings))
-        asyncpg = await stack.enter_async_context(bare_asyncpg(stage.settings.postgres))
+        hub = await stack.enter_async_context(Hub(context.settings))
+        asyncpg = await stack.enter_async_context(bare_asyncpg(context.settings.postgres))
 
         async def send(number: int) -> None:
             await hub.messages.send(ROOMS[0], USERS[number % PEOPLE], CONTENT)
@@ -112,7 +115,7 @@ async def one_room(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
             "one statement a message": loop_of(asyncpg["send, one room"], 200),
         }
         if not node.missing():
-            strict = await stack.enter_async_context(node.node(stage, stage.settings.postgres))
+            strict = await stack.enter_async_context(node.node(context, context.settings.postgres))
             contenders[STRICT] = strict.load("send, one room", 200)
         yield await compare(
             "sends-one-room",
@@ -124,13 +127,13 @@ async def one_room(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
         )
 
 
-async def one_sender(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
-    """Nobody to travel with: what a send costs alone."""
+async def one_sender(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
+    """A single sender: the cost of a send that shares nothing."""
     async with AsyncExitStack() as stack:
-        hub = await stack.enter_async_context(Hub(stage.settings))
-        originals = await stack.enter_async_context(original_stack(stage, 1))
-        bare = await stack.enter_async_context(bare_asyncpg(stage.original))
-        strict = await stack.enter_async_context(bare_asyncpg(stage.settings.postgres))
+        hub = await stack.enter_async_context(Hub(context.settings))
+        originals = await stack.enter_async_context(original_stack(context, 1))
+        bare = await stack.enter_async_context(bare_asyncpg(context.original))
+        strict = await stack.enter_async_context(bare_asyncpg(context.settings.postgres))
         yield await compare(
             "sends-1",
             "durable sends, one sender",
@@ -146,18 +149,18 @@ async def one_sender(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
         )
 
 
-async def slow_disk(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
-    """Each flush of the log waits 2 ms longer, as a disk across a network would make it."""
-    database = stage.settings.postgres.database
-    for name in (database, stage.original.database):
-        await stage.as_superuser(
+async def slow_disk(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
+    """Each flush of the write-ahead log takes 2 ms longer, as on a disk across a network."""
+    database = context.settings.postgres.database
+    for name in (database, context.original.database):
+        await context.as_superuser(
             f"ALTER DATABASE {name} SET commit_delay = {COMMIT_DELAY_US}",
             f"ALTER DATABASE {name} SET commit_siblings = 0",
         )
     try:
         async with AsyncExitStack() as stack:
-            hub = await stack.enter_async_context(Hub(stage.settings))
-            originals = await stack.enter_async_context(original_stack(stage, 200))
+            hub = await stack.enter_async_context(Hub(context.settings))
+            originals = await stack.enter_async_context(original_stack(context, 200))
             yield await compare(
                 "sends-slow-disk",
                 "durable sends, 200 senders, flush of the log 2 ms slower",
@@ -167,5 +170,5 @@ async def slow_disk(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
                 skipped=skipped(),
             )
     finally:
-        for name in (database, stage.original.database):
-            await stage.as_superuser(f"ALTER DATABASE {name} RESET ALL")
+        for name in (database, context.original.database):
+            await context.as_superuser(f"ALTER DATABASE {name} RESET ALL")

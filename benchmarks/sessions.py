@@ -1,4 +1,4 @@
-"""Who is logged in: session lookups, 200 callers and one."""
+"""Session lookups, by 200 callers and by one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import redis.asyncio
 
 from benchmarks import limits
+from benchmarks.context import USERS, Context
 from benchmarks.measuring import Comparison, Pace, Step, Target, compare, loop_of
 from benchmarks.peers import node
-from benchmarks.stage import USERS, Stage
 from hubbub import Hub, RedisSettings
 
 SESSIONS = 1_000
@@ -20,35 +20,35 @@ DATA = {"device": "phone", "roles": ["member"], "ip": "192.0.2.1"}
 KEYS = [f"session:{number}" for number in range(SESSIONS)]
 LIFE_SECONDS = 86_400
 CALLERS = (200, 1)
-ASK = "GET session:__rand_int__"
+LOOKUP = "GET session:__rand_int__"
 
 
 def client_of(settings: RedisSettings, connections: int) -> redis.asyncio.Redis:
-    """redis-py's client as it comes, but for the limit of 100 connections, at which it raises."""
+    """redis-py's client with its defaults, except the limit of 100 connections, at which it raises."""
     return redis.asyncio.Redis(
         host=settings.host, port=settings.port, password=settings.password, max_connections=connections
     )
 
 
-async def sessions(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
-    """Each contender as it stores sessions itself: hubbub in its form, the others in the original."""
+async def sessions(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
+    """Each contender with its own form of sessions: hubbub's, and the original one for the others."""
     async with AsyncExitStack() as stack:
-        hub = await stack.enter_async_context(Hub(stage.settings))
+        hub = await stack.enter_async_context(Hub(context.settings))
         tokens = [await hub.sessions.create_session(user_id, DATA) for user_id in USERS[:SESSIONS]]
-        client = await stack.enter_async_context(client_of(stage.settings.redis, max(CALLERS)))
-        pooled = await stack.enter_async_context(_waiting_client(stage.settings.redis))
+        client = await stack.enter_async_context(client_of(context.settings.redis, max(CALLERS)))
+        pooled = await stack.enter_async_context(_waiting_client(context.settings.redis))
         for key, user_id in zip(KEYS, USERS, strict=False):
             await client.setex(key, LIFE_SECONDS, json.dumps({"userId": str(user_id), **DATA}))
         steps = {
             "hubbub": lambda number: hub.sessions.get_session(tokens[number % SESSIONS]),
-            "redis-py": _looking_up(client),
-            "redis-py, its pool of 50": _looking_up(pooled),
+            "redis-py": _lookup_step(client),
+            "redis-py, its pool of 50": _lookup_step(pooled),
         }
         skipped, original, benchmark = {}, None, _benchmark()
         if reason := node.missing():
             skipped["ioredis"] = reason
         else:
-            original = await stack.enter_async_context(node.node(stage, stage.original, sessions=KEYS))
+            original = await stack.enter_async_context(node.node(context, context.original, sessions=KEYS))
         if benchmark is None:
             skipped["redis-benchmark"] = "neither valkey-benchmark nor redis-benchmark is installed"
         for callers in CALLERS:
@@ -56,7 +56,7 @@ async def sessions(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
             if original:
                 contenders["ioredis"] = original.load("session", callers)
             if benchmark:
-                contenders[benchmark.name] = limits.redis_benchmark(stage, benchmark, ASK, callers)
+                contenders[benchmark.name] = limits.redis_benchmark(context, benchmark, LOOKUP, callers)
             yield await compare(
                 f"sessions-{callers}",
                 f"session lookups, {callers} callers" if callers > 1 else "session lookups, one caller",
@@ -68,20 +68,20 @@ async def sessions(stage: Stage, pace: Pace) -> AsyncIterator[Comparison]:
 
 
 def _waiting_client(settings: RedisSettings) -> redis.asyncio.Redis:
-    """On redis-py's own pool that lets callers wait, with its default of 50 connections."""
+    """A client with redis-py's pool in which callers wait, with its default of 50 connections."""
     pool = redis.asyncio.BlockingConnectionPool(
         host=settings.host, port=settings.port, password=settings.password, timeout=None
     )
     return redis.asyncio.Redis.from_pool(pool)
 
 
-def _looking_up(client: redis.asyncio.Redis) -> Step:
-    async def look(number: int) -> None:
+def _lookup_step(client: redis.asyncio.Redis) -> Step:
+    async def look_up(number: int) -> None:
         data = await client.get(KEYS[number % SESSIONS])
         assert data is not None
         assert json.loads(data)["userId"]
 
-    return look
+    return look_up
 
 
 def _benchmark() -> Path | None:

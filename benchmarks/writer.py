@@ -1,19 +1,19 @@
-"""Sends that travel together against a statement a message, interleaved, on one PostgreSQL.
+"""Sends that share statements against one statement per message, interleaved, on one PostgreSQL.
 
     python benchmarks/writer.py [--rounds 5] [--seconds 2] [--no-fsync]
 
-Starts a server of its own. Every round runs every contender once, so that a noisy moment hits all of them, and a
-ratio is taken within a round. `rate` is messages a second, `p50_ms` and `p99_ms` how long a send takes. Ratios
-above 1 speak for the writer.
+Starts its own server. Every round runs each contender once, so that a noisy moment affects all of them, and a
+ratio is taken within a round. `rate` is in messages per second, `p50_ms` and `p99_ms` are the time of a send.
+Ratios are above 1 if the writer is better.
 
-    writer   hub.messages.send: what waits shares a statement and a commit
-    each     the same without the writer, a statement a message, on a pool of the same size
-    insert   for one sender: a bare INSERT with asyncpg, which asks for no membership and no place in the log
+    writer   hub.messages.send: concurrent sends share a statement and a commit
+    each     the same without the writer, one statement per message, on a pool of the same size
+    insert   for one sender: a bare INSERT with asyncpg, without membership and seq
 
     spread   each message into another of 1,000 rooms
     hot      all senders in one room
     repeats  as spread, with every seventh message sent twice
-    shared   as spread in 100 rooms, half of the senders with another writer on another pool, as in two processes
+    shared   as spread, in 100 rooms, with half of the senders on another writer and pool, as in two processes
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from hubbub.repositories import MessageWriter
 ROOMS = 1_000
 CONTENT = "a message of the length that people write when they chat, neither short nor long"
 
-Send = Callable[[UUID, UUID], Awaitable[object]]  # of the room, and of the message
+Send = Callable[[UUID, UUID], Awaitable[object]]  # takes the ids of the room and of the message
 
 
 class Load(NamedTuple):
-    """`rooms` is how many are used; every `repeat`-th message is sent again; `pools` is how many processes."""
+    """`rooms` and `pools` are numbers; every `repeat`-th message is sent again."""
 
     name: str
     senders: int
@@ -100,18 +100,18 @@ async def measure(sends: list[Send], rooms: list[UUID], load: Load, seconds: flo
     return Figures(rate, times[len(times) // 2], times[len(times) * 99 // 100])
 
 
-def together(pool: Pool, user_id: UUID) -> Send:
+def with_writer(pool: Pool, user_id: UUID) -> Send:
     writer = MessageWriter(pool, lambda _: None, deadline_seconds=60)
     messages = Repositories(pool, lambda _: None, writer).messages
     return lambda room_id, id: messages.send(room_id, user_id, CONTENT, id=id)
 
 
-def one_by_one(pool: Pool, user_id: UUID) -> Send:
+def without_writer(pool: Pool, user_id: UUID) -> Send:
     messages = Repositories(pool, lambda _: None).messages
     return lambda room_id, id: messages.send(room_id, user_id, CONTENT, id=id)
 
 
-CONTENDERS = {"writer": together, "each": one_by_one}
+CONTENDERS = {"writer": with_writer, "each": without_writer}
 
 BARE_INSERT = """
     INSERT INTO messages (id, room_id, seq, user_id, content, message_type)
@@ -136,7 +136,7 @@ async def rounds(settings: Settings, times: int, seconds: float) -> list[Round]:
         stack.push_async_callback(bare.close)
         rooms, ada = await fill(pools[0])
         contenders = {name: [make(pool, ada) for pool in pools] for name, make in CONTENDERS.items()}
-        seqs = count(1_000_000_000)  # beyond all that the logs will reach
+        seqs = count(1_000_000_000)  # above all seqs of the logs
 
         async def insert(room_id: UUID, id: UUID) -> object:
             return await bare.execute(BARE_INSERT, id, room_id, next(seqs), ada, CONTENT)
@@ -158,9 +158,9 @@ def spread(values: list[float]) -> str:
 def report(found: list[Round]) -> None:
     print(f"{'':50}{'min':>10} {'median':>12} {'max':>12}")
     for name, load in found[0]:
-        for place, figure in enumerate(Figures._fields):
+        for index, figure in enumerate(Figures._fields):
             label = f"{name}, {load.name}, {load.senders} senders: {figure}"
-            print(f"{label:50}{spread([one[name, load][place] for one in found])}")
+            print(f"{label:50}{spread([one[name, load][index] for one in found])}")
     for name, load in found[0]:
         if name != "writer":
             pairs = [(one["writer", load], one[name, load]) for one in found]
@@ -180,10 +180,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2)
-    parser.add_argument("--no-fsync", action="store_true", help="the server does not wait for the disk")
+    parser.add_argument("--no-fsync", action="store_true", help="run the server without fsync")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hubbub-writer-") as name:
-        Path(name).chmod(0o755)  # PostgreSQL runs as another user where this runs as root
+        Path(name).chmod(0o755)  # PostgreSQL runs as another user if this runs as root
         folder = Path(name) / "servers"
         report(asyncio.run(run(folder, arguments.rounds, arguments.seconds, fsync=not arguments.no_fsync)))
 

@@ -1,1 +1,1 @@
-"""The same operations, as users of other libraries write them."""
+"""The same operations with other libraries, as their users write them."""

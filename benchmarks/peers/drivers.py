@@ -1,4 +1,4 @@
-"""Bare drivers of PostgreSQL with their own pools of 20: rows as they come, no models."""
+"""Bare drivers of PostgreSQL with their own pools of 20, returning rows, not models."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
+from benchmarks.context import PEOPLE, ROOMS, USERS, address
 from benchmarks.measuring import Step
 from benchmarks.peers.node import CONTENT
-from benchmarks.stage import PEOPLE, ROOMS, USERS, address
 from hubbub import PostgresSettings
 
 POOL = 20
@@ -47,7 +47,7 @@ Steps = Mapping[str, Step]
 
 @asynccontextmanager
 async def bare_asyncpg(settings: PostgresSettings, page_room: UUID = ROOMS[0]) -> AsyncIterator[Steps]:
-    """asyncpg and its pool, which asks for a statement to be prepared once a connection."""
+    """asyncpg and its pool, which prepares a statement once per connection."""
     async with asyncpg.create_pool(**address(settings), min_size=POOL, max_size=POOL) as pool:
 
         async def send(room_id: UUID, number: int) -> None:
@@ -86,7 +86,7 @@ async def psycopg3(settings: PostgresSettings, page_room: UUID = ROOMS[0]) -> As
             "user": settings.user,
             "password": settings.password,
             "dbname": settings.database,
-            "cursor_factory": AsyncRawCursor,  # $1 and not %s
+            "cursor_factory": AsyncRawCursor,  # with $1 instead of %s
         },
         min_size=POOL,
         max_size=POOL,

@@ -11,23 +11,23 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.context import PEOPLE, ROOMS, USERS, Context
 from benchmarks.measuring import LEAST_WARM_UP_SECONDS, Figures, Load
-from benchmarks.stage import PEOPLE, ROOMS, USERS, Stage
 from hubbub import PostgresSettings
 
 HERE = Path(__file__).parent
 PACKAGES = HERE.parent.parent / ".venv" / "peers" / "node_modules"
-"""Where `make bench` installs pg and ioredis; HUBBUB_BENCH_NODE_MODULES names another place."""
+"""The folder in which `make bench` installs pg and ioredis, unless HUBBUB_BENCH_NODE_MODULES names another."""
 
-WARM_UP = 5
-"""Times the warm-up of the others: until then a call costs up to 2.5 times the processor that it does later."""
+WARM_UP_FACTOR = 5
+"""Of the warm-up of the others. Before that, a call takes up to 2.5 times the processor time of later ones."""
 
 CONTENT = "It works on my machine, and the logs say nothing at all."
 PAYLOAD = "x" * 200
 
 
 class Node:
-    """Runs one load at a time."""
+    """A process of Node.js. It runs one load at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None
@@ -38,19 +38,19 @@ class Node:
         self._input.write(json.dumps(request).encode() + b"\n")
         line = await self._output.readline()
         if not line:
-            raise RuntimeError(f"Node.js ended with {await self._process.wait()}: its error stands above")
+            raise RuntimeError(f"Node.js ended with {await self._process.wait()}: see its error above")
         figures: Figures = json.loads(line)
         return figures
 
     def load(self, name: str, callers: int) -> Load:
-        """Before its first figures it runs for longer than the others do: its compiler takes that many calls."""
+        """A load that warms up for longer than the others, because the compiler of Node.js needs more calls."""
         is_warm = False
 
         async def load(seconds: float) -> Figures:
             nonlocal is_warm
             request = {"load": name, "callers": callers}
             if not is_warm and seconds > LEAST_WARM_UP_SECONDS:
-                await self.ask({**request, "seconds": WARM_UP * seconds})
+                await self.ask({**request, "seconds": WARM_UP_FACTOR * seconds})
             is_warm = True
             return await self.ask({**request, "seconds": seconds})
 
@@ -66,17 +66,17 @@ def node_modules() -> Path:
 
 
 def missing() -> str | None:
-    """Why there can be no peers on Node.js, if so."""
+    """The reason why there are no peers on Node.js, None if there are."""
     if shutil.which("node") is None:
         return "node is not installed"
     if not (node_modules() / "pg").exists():
-        return "pg and ioredis are not installed: `make bench` does it, where there is npm"
+        return "pg and ioredis are not installed: `make bench` installs them if npm is available"
     return None
 
 
 @asynccontextmanager
-async def node(stage: Stage, postgres: PostgresSettings, **more: object) -> AsyncIterator[Node]:
-    """A process on the database of `postgres`. Loads are named as in original.js."""
+async def node(context: Context, postgres: PostgresSettings, **more: object) -> AsyncIterator[Node]:
+    """A process that uses the database of `postgres`. The names of loads are those of original.js."""
     process = await asyncio.create_subprocess_exec(
         "node",
         str(HERE / "original.js"),
@@ -86,7 +86,7 @@ async def node(stage: Stage, postgres: PostgresSettings, **more: object) -> Asyn
         limit=2**20,
     )
     peer = Node(process)
-    redis = stage.settings.redis
+    redis = context.settings.redis
     names = ("host", "port", "user", "password", "database")
     await peer.ask(
         {

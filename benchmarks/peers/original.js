@@ -1,7 +1,7 @@
 // The original stack on Node.js: pg with a pool of 20 and ioredis, each as configured there.
 //
-// Reads one JSON object a line: first where the servers are and what is in them, then one load after the other,
-// {"load", "callers", "seconds"}. Answers each with one line of figures. Ends when its input does.
+// Reads one JSON object per line: first the addresses and contents of the servers, then loads, one after another, as
+// {"load", "callers", "seconds"}. Answers each with one line of figures. Ends with its input.
 const { randomUUID } = require("node:crypto");
 const readline = require("node:readline");
 const { Pool } = require("pg");
@@ -54,11 +54,11 @@ const mapToRoomUser = (row) => ({
 });
 
 function one(rows) {
-  if (rows.length !== 1) throw new Error(`${rows.length} rows where there should be one`);
+  if (rows.length !== 1) throw new Error(`expected one row, got ${rows.length}`);
   return rows[0];
 }
 
-// Each is one operation of a caller; `n` says whose turn it is.
+// Each is one operation of a caller; `n` selects the user and the room.
 function operations({ postgres, people, rooms, page_room, strict_send, content, sessions, redis: redisOptions }) {
   const pool = new Pool({ ...postgres, max: 20, idleTimeoutMillis: 30000, connectionTimeoutMillis: 0 });
   const redis = new Redis({ ...redisOptions, retryStrategy: (times) => Math.min(times * 50, 2000) });
@@ -119,7 +119,7 @@ function summary(latencies, elapsed, cpu) {
 
 const delay = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-// `publish` says in the end how many there are to arrive.
+// `publish` returns the number of messages to expect.
 async function delivered(sub, publish) {
   const latencies = [];
   sub.on("message", (_, message) => latencies.push(performance.now() - Number(message.slice(0, message.indexOf(" ")))));
@@ -134,7 +134,7 @@ async function delivered(sub, publish) {
   return figures;
 }
 
-// Publishers that each wait for their PUBLISH.
+// Publishers that each await their PUBLISH.
 function saturated({ redis, sub, payload }, publishers, seconds) {
   let count = 0;
   const publisher = async (until) => {
@@ -148,12 +148,12 @@ function saturated({ redis, sub, payload }, publishers, seconds) {
   return delivered(sub, publish);
 }
 
-function paced({ redis, sub, payload }, aSecond, seconds) {
-  const total = Math.round(aSecond * seconds);
+function paced({ redis, sub, payload }, perSecond, seconds) {
+  const total = Math.round(perSecond * seconds);
   const publish = async () => {
     const began = performance.now();
     for (let i = 0; i < total; i++) {
-      const early = began + (i * 1000) / aSecond - performance.now();
+      const early = began + (i * 1000) / perSecond - performance.now();
       if (early > 0) await delay(early);
       await redis.publish(CHANNEL, `${performance.now()} ${payload}`);
     }
@@ -164,27 +164,27 @@ function paced({ redis, sub, payload }, aSecond, seconds) {
 
 async function main() {
   const lines = readline.createInterface({ input: process.stdin });
-  let stage;
+  let context;
   for await (const line of lines) {
     const request = JSON.parse(line);
-    if (stage === undefined) {
-      stage = operations(request);
-      stage.sub = stage.redis.duplicate();
-      stage.payload = request.payload;
+    if (context === undefined) {
+      context = operations(request);
+      context.sub = context.redis.duplicate();
+      context.payload = request.payload;
       console.log("{}");
       continue;
     }
     const { load, callers, seconds } = request;
     const loads = {
-      publish: () => saturated(stage, callers, seconds),
-      "publish, paced": () => paced(stage, callers, seconds),
+      publish: () => saturated(context, callers, seconds),
+      "publish, paced": () => paced(context, callers, seconds),
     };
-    const run = loads[load] ?? (() => closedLoop(stage.steps[load], callers, seconds));
+    const run = loads[load] ?? (() => closedLoop(context.steps[load], callers, seconds));
     console.log(JSON.stringify(await run()));
   }
-  await stage?.pool.end();
-  stage?.redis.disconnect();
-  stage?.sub.disconnect();
+  await context?.pool.end();
+  context?.redis.disconnect();
+  context?.sub.disconnect();
 }
 
 main();

@@ -11,9 +11,9 @@ from sqlalchemy import URL, DateTime, ForeignKey, func, select, update
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from benchmarks.context import PEOPLE, ROOMS, USERS
 from benchmarks.peers.drivers import POOL, Steps
 from benchmarks.peers.node import CONTENT
-from benchmarks.stage import PEOPLE, ROOMS, USERS
 from hubbub import PostgresSettings
 
 

@@ -1,5 +1,5 @@
--- What one send of hubbub means, in one statement: membership checked, seq taken under the room's lock, message
--- inserted. The best that a peer can do without sharing statements.
+-- The work of one send of hubbub in one statement: check the membership, take the seq under the room's lock, insert the
+-- message. This is the best that a peer can do without sharing statements.
 WITH head AS (
     UPDATE rooms
     SET last_seq = last_seq + 1

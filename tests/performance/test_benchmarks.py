@@ -107,6 +107,6 @@ def test_capacity_is_what_is_done_at_the_peak_times_what_one_costs() -> None:
     found = results(two(({"rate": 10_000.0}, {"rate": 1.0}), targets=[]))
     [cost] = capacity.costs(found, 1_000_000)
     assert cost.core_us == 200  # two cores did 10,000 a second
-    assert cost.a_second == pytest.approx(1_000_000 * 40 * 3 / 86_400)
+    assert cost.per_second == pytest.approx(1_000_000 * 40 * 3 / 86_400)
     assert cost.cores == pytest.approx(0.2778, rel=1e-3)
     assert "1,000,000 daily users: 1 machine of" in capacity.markdown(found)

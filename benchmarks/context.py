@@ -1,4 +1,4 @@
-"""What everybody plays on: PostgreSQL and Valkey of this run's own, with the same chat in two schemas."""
+"""The servers of a run: its own PostgreSQL and Valkey, with the same chat in two schemas."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ HERE = Path(__file__).parent
 ORIGINAL_SCHEMA = HERE / "original.sql"
 
 PEOPLE = 1_000
-"""As many rooms. Person n is a member of room n; the first 100 rooms have ten members each, and room 1 has all."""
+"""And as many rooms. User n is a member of room n; the first 100 rooms have ten members each, and room 1 has
+all."""
 
-# Six peers with a pool of 20 each are connected at a time; the default is 100.
 MAX_CONNECTIONS = 250
+"""Six peers are connected at a time, with pools of 20. The default of PostgreSQL is 100."""
 
 
 def id_of(number: int) -> UUID:
-    """Of person `number` and of room `number`, which no table has both of."""
+    """The id of user `number`, and of room `number`."""
     return UUID(int=0x7000_8000_0000_0000_0000 + number)
 
 
 USERS = tuple(id_of(number) for number in range(1, PEOPLE + 1))
 ROOMS = USERS
-# Rooms to which nobody sends but the COPY that shows the limit: it numbers their messages itself.
+# Rooms for the COPY that shows the limit. It numbers their messages itself, so nothing else writes to them.
 COPY_ROOMS = tuple(id_of(number) for number in range(PEOPLE + 1, 2 * PEOPLE + 1))
 
 _ID_OF = "('00000000-0000-7000-8000-' || lpad(to_hex({}), 12, '0'))::uuid"
@@ -68,8 +69,9 @@ FILL = (
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Where the servers of this run are. `settings` has hubbub's schema, `original` the original one."""
+class Context:
+    """The servers of this run. `settings` has the database with hubbub's schema, `original` that with the original
+    one."""
 
     settings: Settings
     original: PostgresSettings
@@ -83,7 +85,7 @@ class Stage:
         await run(replace(self.superuser, database=database), *statements)
 
     async def new_database(self, name: str) -> Settings:
-        """A further database with hubbub's schema."""
+        """Another database with hubbub's schema."""
         await self.as_superuser(f"CREATE DATABASE {name} OWNER {self.settings.postgres.user}")
         await migrations.up(self.database(name).postgres)
         return self.database(name)
@@ -94,7 +96,7 @@ async def connect(settings: PostgresSettings) -> asyncpg.Connection[asyncpg.Reco
 
 
 class Address(TypedDict):
-    """As asyncpg takes it."""
+    """Arguments of `asyncpg.connect`."""
 
     host: str
     port: int
@@ -114,7 +116,7 @@ def address(settings: PostgresSettings) -> Address:
 
 
 async def run(settings: PostgresSettings, *statements: str) -> None:
-    """One after the other on one connection, each in a transaction of its own."""
+    """Run the statements in order on one connection, each in its own transaction."""
     connection = await connect(settings)
     try:
         for statement in statements:
@@ -124,17 +126,17 @@ async def run(settings: PostgresSettings, *statements: str) -> None:
 
 
 @asynccontextmanager
-async def stage() -> AsyncIterator[Stage]:
-    """Servers in a temporary folder, with fsync and synchronous_commit on, filled with people and rooms."""
+async def started() -> AsyncIterator[Context]:
+    """Start servers in a temporary folder, with fsync and synchronous_commit on, and users and rooms in them."""
     with tempfile.TemporaryDirectory(prefix="hubbub-bench-") as name:
         temporary = Path(name)
-        await asyncio.to_thread(temporary.chmod, 0o755)  # PostgreSQL runs as another user where this runs as root
+        await asyncio.to_thread(temporary.chmod, 0o755)  # PostgreSQL runs as another user if this runs as root
         folder = temporary / "servers"
         async with Servers(folder) as settings:
             superuser = _superuser(folder, settings)
             await run(superuser, f"ALTER SYSTEM SET max_connections = {MAX_CONNECTIONS}")
         async with Servers(folder) as settings:
-            built = Stage(
+            built = Context(
                 settings,
                 original=replace(settings.postgres, database="original"),
                 superuser=_superuser(folder, settings),
@@ -151,7 +153,7 @@ def _superuser(folder: Path, settings: Settings) -> PostgresSettings:
     )
 
 
-async def _fill(built: Stage) -> None:
+async def _fill(built: Context) -> None:
     await built.as_superuser(f"CREATE DATABASE original OWNER {built.settings.postgres.user}")
     await run(built.original, ORIGINAL_SCHEMA.read_text(encoding="utf-8"), *FILL)
     await migrations.up(built.settings.postgres)
