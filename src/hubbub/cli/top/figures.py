@@ -1,0 +1,328 @@
+"""What PostgreSQL and Redis report of themselves and of the chat, asked again and again.
+
+No table is read. The servers keep all these figures anyway, except for the busiest rooms, which are found among
+the newest messages by the index on their ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from time import monotonic, time
+from typing import Final, Generic, NamedTuple, TypeVar
+from uuid import UUID
+
+from hubbub.cli.server_info import server_info
+from hubbub.errors import HubbubError
+from hubbub.migrations import verify
+from hubbub.postgres import Executor, Statement
+from hubbub.redis import Connection, ReplyError
+from hubbub.redis.replies import as_bytes, as_bytes_list, as_int, as_list
+from hubbub.services.presence.leases import BUCKETS as PRESENCE_BUCKETS
+from hubbub.services.presence.leases import online_key
+from hubbub.services.typing_indicators import BUCKETS as TYPING_BUCKETS
+from hubbub.services.typing_indicators import due_key, room_key
+
+T = TypeVar("T")
+
+BUSY_SECONDS: Final = 60
+"""How far back the busiest rooms are looked for."""
+
+ROOMS_PER_BUCKET: Final = 50
+"""Rooms of a bucket in which typing users are counted: with all buckets a few thousand commands at most."""
+
+SAMPLE: Final = 2_000
+"""Keys that are looked at, to tell how many of all are sessions: within about 2 % at one half."""
+
+KEYS_PER_SCAN: Final = 500
+
+
+class Poller(Generic[T]):
+    """Asks one server by `ask`, and keeps its latest answer and the one before, or the error.
+
+    After an error both answers are forgotten: old figures would look current, and a server that was restarted
+    counts from zero.
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
+        self.error: HubbubError | ReplyError | None = None
+        self._ask = ask
+        self._answers: list[tuple[float, T]] = []
+
+    @property
+    def latest(self) -> T | None:
+        """None before the first answer and after an error."""
+        return self._answers[-1][1] if self._answers else None
+
+    def growth(self, figure: Callable[[T], int], before: Callable[[T], int] | None = None) -> int | None:
+        """By how much a figure grew between the last two answers; None without two, or if it fell.
+
+        `before` reads it from the earlier answer, if it is another figure there.
+        """
+        if len(self._answers) < 2:
+            return None
+        (_, earlier), (_, later) = self._answers
+        growth = figure(later) - (before or figure)(earlier)
+        return growth if growth >= 0 else None
+
+    def rate(self, figure: Callable[[T], int], before: Callable[[T], int] | None = None) -> float | None:
+        """The `growth` per second."""
+        growth = self.growth(figure, before)
+        if growth is None:
+            return None
+        (earlier, _), (later, _) = self._answers
+        return growth / max(later - earlier, 0.001)
+
+    async def poll(self) -> None:
+        """Ask once. Does not raise for a server that cannot answer."""
+        try:
+            answer = await self._ask()
+        except (HubbubError, ReplyError) as error:
+            self._answers, self.error = [], error
+        else:
+            self._answers, self.error = [*self._answers[-1:], (monotonic(), answer)], None
+
+    async def run(self, interval_seconds: float, changed: Callable[[], None], stop: asyncio.Event) -> None:
+        """Ask at this interval until `stop`, and call `changed` each time. A late answer delays the next."""
+        loop = asyncio.get_running_loop()
+        while not stop.is_set():
+            due = loop.time() + interval_seconds
+            await self.poll()
+            changed()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await stop.wait()
+
+
+class Postgres(NamedTuple):
+    version: str
+    max_connections: int
+    connections: int
+    pooled: int
+    active: int
+    waiting: int
+    longest_seconds: float | None
+    commits: int
+    blocks_found: int
+    blocks_read: int
+
+
+# A role that is not a superuser sees that other connections exist, and not what they do: `active`, `waiting` and
+# `longest_seconds` are then about its own. `pooled` are the connections of hubbub's pools.
+_POSTGRES = Statement(
+    "top.postgres",
+    Postgres,
+    """
+    SELECT
+        current_setting('server_version') AS version,
+        current_setting('max_connections')::integer AS max_connections,
+        client.connections,
+        client.pooled,
+        client.active,
+        client.waiting,
+        client.longest_seconds,
+        pg_stat_database.xact_commit AS commits,
+        pg_stat_database.blks_hit AS blocks_found,
+        pg_stat_database.blks_read AS blocks_read
+    FROM pg_stat_database
+    CROSS JOIN (
+        SELECT
+            count(*) AS connections,
+            count(*) FILTER (WHERE datname = current_database() AND application_name = 'hubbub') AS pooled,
+            count(*) FILTER (WHERE datname = current_database() AND state <> 'idle') AS active,
+            count(*) FILTER (WHERE datname = current_database() AND wait_event_type = 'Lock') AS waiting,
+            (max(extract(EPOCH FROM clock_timestamp() - xact_start))
+                FILTER (WHERE datname = current_database()))::float8 AS longest_seconds
+        FROM pg_stat_activity
+        WHERE backend_type = 'client backend'
+            AND pid <> pg_backend_pid()
+    ) AS client
+    WHERE pg_stat_database.datname = current_database()
+    """,
+)
+
+
+class Rows(NamedTuple):
+    name: str
+    rows: int
+    inserted: int
+
+
+# `n_live_tup` follows every change and is lost when the server crashes; `reltuples` is from the last ANALYZE, -1
+# before the first, and survives.
+_ROWS = Statement(
+    "top.rows",
+    Rows,
+    """
+    SELECT
+        pg_class.relname::text AS name,
+        GREATEST(pg_class.reltuples::bigint, pg_stat_user_tables.n_live_tup, 0) AS rows,
+        pg_stat_user_tables.n_tup_ins AS inserted
+    FROM pg_class
+    JOIN pg_stat_user_tables ON pg_stat_user_tables.relid = pg_class.oid
+    WHERE pg_class.oid = ANY (ARRAY['users', 'rooms', 'messages']::regclass[])
+    """,
+)
+
+
+class BusyRoom(NamedTuple):
+    """`share` is that of the room in the newest messages, from 0 to 1."""
+
+    name: str
+    share: float
+
+
+# By id and not by created_at, whose index finds blocks and not rows. The ids of hubbub begin with the time.
+_BUSIEST = Statement(
+    "top.busiest",
+    BusyRoom,
+    """
+    SELECT
+        rooms.name,
+        busy.share
+    FROM (
+        SELECT
+            newest.room_id,
+            count(*) / sum(count(*)) OVER ()::float8 AS share
+        FROM (
+            SELECT room_id
+            FROM messages
+            WHERE id BETWEEN $1 AND $2
+            ORDER BY id DESC
+            LIMIT 1000
+        ) AS newest
+        GROUP BY newest.room_id
+        ORDER BY share DESC
+        LIMIT 5
+    ) AS busy
+    JOIN rooms ON rooms.id = busy.room_id
+    ORDER BY busy.share DESC, rooms.name
+    """,
+)
+
+
+class Stored(NamedTuple):
+    """`rows` has users, rooms and messages by the name of their table."""
+
+    server: Postgres
+    rows: dict[str, Rows]
+    busiest: list[BusyRoom]
+
+
+async def ask_postgres(executor: Executor) -> Stored:
+    """Raises: Unavailable, SchemaMismatch (the database is not hubbub's, or at another revision)."""
+    await verify(executor)
+    [server] = await executor.fetch_all(_POSTGRES)
+    rows = {row.name: row for row in await executor.fetch_all(_ROWS)}
+    busiest = await executor.fetch_all(
+        _BUSIEST, _first_id(time() - BUSY_SECONDS), _first_id(time() + BUSY_SECONDS)
+    )
+    return Stored(server, rows, busiest)
+
+
+def _first_id(at: float) -> UUID:
+    """The lowest UUID of version 7 of this time, in seconds since 1970."""
+    return UUID(int=round(at * 1000) << 80 | 0x7 << 76 | 0b10 << 62)
+
+
+class Redis(NamedTuple):
+    """`clients` are those beside the one that asks; `memory_limit` is 0 without a limit."""
+
+    name: str
+    version: str
+    clients: int
+    memory: int
+    memory_limit: int
+    commands: int
+    evicted: int
+    found: int
+    missed: int
+
+
+class Typing(NamedTuple):
+    """`is_more`: there are rooms that were not looked at."""
+
+    users: int
+    rooms: int
+    is_more: bool
+
+
+class Sessions(NamedTuple):
+    """`is_exact` is False if the number is projected from a part of the keys."""
+
+    number: int
+    is_exact: bool
+
+
+class Live(NamedTuple):
+    """`server` is from before the other commands, `afterwards` from after them: they count as commands too."""
+
+    server: Redis
+    afterwards: Redis
+    online: int
+    typing: Typing
+    sessions: Sessions
+
+
+async def ask_redis(connection: Connection) -> Live:
+    """A few commands, none of which takes long however many keys there are. Raises: Unavailable, ReplyError."""
+    server = await _redis(connection)
+    seconds, microseconds = as_bytes_list(await connection.execute("TIME"))
+    now = int(seconds) * 1000 + int(microseconds) // 1000
+    online = sum(await _count_unexpired(connection, map(online_key, range(PRESENCE_BUCKETS)), now))
+    typing, sessions = await _typing(connection, now), await _sessions(connection)
+    return Live(server, await _redis(connection), online, typing, sessions)
+
+
+async def _redis(connection: Connection) -> Redis:
+    name, version, fields = await server_info(connection)
+    return Redis(
+        name=name,
+        version=version,
+        clients=int(fields.get("connected_clients", 1)) - 1,
+        memory=int(fields.get("used_memory", 0)),
+        memory_limit=int(fields.get("maxmemory", 0)),
+        commands=int(fields.get("total_commands_processed", 0)),
+        evicted=int(fields.get("evicted_keys", 0)),
+        found=int(fields.get("keyspace_hits", 0)),
+        missed=int(fields.get("keyspace_misses", 0)),
+    )
+
+
+async def _typing(connection: Connection, now: int) -> Typing:
+    keys = [due_key(bucket) for bucket in range(TYPING_BUCKETS)]
+    # One more than are counted, to know whether there are more.
+    found = await asyncio.gather(*[connection.execute("ZRANGE", key, 0, ROOMS_PER_BUCKET) for key in keys])
+    rooms = [as_bytes_list(ids) for ids in found]
+    counted = [room_key(UUID(id.decode())) for ids in rooms for id in ids[:ROOMS_PER_BUCKET]]
+    users = await _count_unexpired(connection, counted, now)
+    is_more = any(len(ids) > ROOMS_PER_BUCKET for ids in rooms)
+    return Typing(users=sum(users), rooms=sum(map(bool, users)), is_more=is_more)
+
+
+async def _count_unexpired(connection: Connection, keys: Iterable[str], now: int) -> list[int]:
+    """How many members of each of these sorted sets expire, by their score, later than now.
+
+    The others wait for a process to sweep them, for as long as none runs.
+    """
+    # In one turn of the event loop, these go out in one write.
+    counts = await asyncio.gather(*[connection.execute("ZCOUNT", key, f"({now}", "+inf") for key in keys])
+    return [as_int(count) for count in counts]
+
+
+async def _sessions(connection: Connection) -> Sessions:
+    """All of them if there are few keys, else their share of some keys times all.
+
+    SCAN returns keys in the order of their hashes, so the first ones are as good a sample as any.
+    """
+    cursor, looked_at, sessions = b"0", 0, 0
+    while looked_at < SAMPLE:
+        next_cursor, keys = as_list(await connection.execute("SCAN", cursor, "COUNT", KEYS_PER_SCAN))
+        cursor, found = as_bytes(next_cursor), as_bytes_list(keys)
+        looked_at += len(found)
+        sessions += sum(key.startswith(b"session:{") and b"}:user:" not in key for key in found)
+        if cursor == b"0":
+            return Sessions(sessions, is_exact=True)
+    total = as_int(await connection.execute("DBSIZE"))
+    return Sessions(round(sessions / looked_at * total), is_exact=False)
