@@ -1,4 +1,4 @@
-"""The command `hubbub`. A command is imported when it is used, so that help is quick."""
+"""The command `hubbub`. Each subcommand is imported when it is used, so that help is fast."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from hubbub.errors import HubbubError
 
 
 class Entry(NamedTuple):
-    """Where a command is, and what the help of `hubbub` says of it."""
+    """Where a command is, and its line in the help of `hubbub`."""
 
     module: str
     summary: str
     attribute: str | None = None
-    """What it is called in its module, where that is not the name of the command."""
+    """Its name in the module, if that is not the name of the command."""
 
 
 COMMANDS = {
-    "demo": Entry("hubbub.cli.demo", "Let a chat happen on servers of its own, and check it."),
+    "demo": Entry("hubbub.cli.demo", "Run a chat on temporary servers and check that nothing was lost."),
     "up": Entry("hubbub.cli.servers", "Start PostgreSQL and Valkey in this folder, and migrate."),
-    "status": Entry("hubbub.cli.servers", "Say how these servers are, and how to log in to them."),
-    "down": Entry("hubbub.cli.servers", "Stop these servers. Their data stay."),
-    "migrate": Entry("hubbub.cli.migrate", "Change the schema of a database."),
-    "doctor": Entry("hubbub.cli.doctor", "Say what is wrong with the servers, and what to do."),
-    "import": Entry("hubbub.cli.history", "Take the history of rooms from a file.", "import_history"),
-    "export": Entry("hubbub.cli.history", "Write the history of a room, for an import.", "export_room"),
-    "top": Entry("hubbub.cli.top", "Watch a chat and its servers, live."),
+    "status": Entry("hubbub.cli.servers", "Show server status and connection settings."),
+    "down": Entry("hubbub.cli.servers", "Stop the servers and keep their data."),
+    "migrate": Entry("hubbub.cli.migrate", "Show and change the schema of a database."),
+    "doctor": Entry("hubbub.cli.doctor", "Check the servers and their settings, and say what to change."),
+    "import": Entry("hubbub.cli.history", "Import the history of rooms from a file.", "import_history"),
+    "export": Entry("hubbub.cli.history", "Write the history of a room to a file.", "export_room"),
+    "top": Entry("hubbub.cli.top", "Show live figures of a chat and its servers."),
     "bench": Entry("hubbub.cli.bench", "Measure hubbub beside its peers, in a clone of the project."),
-    "sessions": Entry("hubbub.cli.sessions", "Show who is logged in where, and log them out."),
+    "sessions": Entry("hubbub.cli.sessions", "Show the sessions of a user, and end them."),
 }
 
 
 class Commands(click.Group):
-    """The commands of the table above, each in its module under its own name."""
+    """The commands of the table above."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -57,17 +57,17 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except HubbubError as error:
-            # What the user can do something about needs no traceback: exit status 1 and the reason.
+            # An error that the user can do something about needs no traceback: the reason, and exit status 1.
             raise click.ClickException(str(error)) from error
         except BrokenPipeError:
-            raise  # whoever read has read enough; click knows what to do
+            raise  # the reader has closed the pipe; click handles it
         except OSError as error:
             _give_up_output()
             raise click.ClickException(str(error) or repr(error)) from error
 
 
 def _give_up_output() -> None:
-    """Sends what can be written no more to nowhere: Python would try once more at its end, and exit with 120."""
+    """Discards output that cannot be written. Python would try again when it exits, and exit with 120."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -83,5 +83,5 @@ def main() -> None:
 
     \b
     hubbub demo     shows what it does, and leaves nothing behind
-    hubbub up       gives you servers to develop on
+    hubbub up       starts servers to develop on
     """

@@ -1,4 +1,4 @@
-"""What Redis or Valkey reports of itself."""
+"""The name, version and figures that Redis or Valkey reports."""
 
 from __future__ import annotations
 

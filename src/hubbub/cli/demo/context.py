@@ -1,4 +1,4 @@
-"""What the steps of the demo share: the hub, and what has to be stored after all that it has acknowledged."""
+"""The state that the steps of the demo share: the hub, and the rows that have to be stored in the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lives in Redis: presence, typing, sessions, published messages and cached pages. And logins."""
+"""The parts of a chat that live in Redis: presence, typing, sessions, published messages, cached pages."""
 
 from __future__ import annotations
 

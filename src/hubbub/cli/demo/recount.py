@@ -1,4 +1,4 @@
-"""What is stored, against what was acknowledged and what hubbub itself reports.
+"""The comparison of the stored rows with the acknowledged calls, and with the counts that hubbub reports.
 
 The SQL is brute force on purpose: it shares nothing with the statements whose work it checks.
 """

@@ -1,4 +1,4 @@
-"""What the demo found: sections of figures and checks, as a table for people and as JSON for programs."""
+"""The report of the demo: sections of figures and checks, as a table for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Result:
 
 
 def show(result: Result, console: Console) -> None:
-    """Print the table, what was odd about the log, the failures, and the verdict as the last line."""
+    """Print the table, the notes about the log, the failures, and the verdict as the last line."""
     servers = " and ".join(f"{name} {version}" for name, version in result.servers.items())
     console.print(Text(f"hubbub on {servers}, started for this run", style="bold"))
     console.print(Text("Each change is on disk before it is acknowledged.", style="dim"))

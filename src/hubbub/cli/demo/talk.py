@@ -38,7 +38,7 @@ LOG_PAGE: Final = 1_000
 
 
 class Checks(NamedTuple):
-    """What has to hold at every visit of every user."""
+    """The guarantees that are checked at every visit of every user."""
 
     retries: Check
     refusals: Check
@@ -278,7 +278,7 @@ class Follower:
         """Once no call is in flight any more: waits for the newest entries. `logs` keeps what was read."""
         rooms = (await self._hub.rooms.list_for(self._user_id, limit=ALL_ROOMS)).items
         heads = {summary.room.id: summary.room.last_seq for summary in rooms}
-        with suppress(TimeoutError):  # what is missing is an error below
+        with suppress(TimeoutError):  # missing entries are errors below
             async with asyncio.timeout(WAIT_SECONDS):
                 while any(self._seq(room_id) < head for room_id, head in heads.items()):  # noqa: ASYNC110 - simplest
                     await asyncio.sleep(0.01)

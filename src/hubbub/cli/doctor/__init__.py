@@ -1,4 +1,4 @@
-"""`hubbub doctor`: what is wrong with the servers, and what to do about it."""
+"""`hubbub doctor`: the problems of the servers, and their remedies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Redis or Valkey: what it is, how it is reached, and whether it keeps its keys."""
+"""Redis or Valkey: version, encryption, login, memory and persistence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks of the doctor find, how they are run, and the report for people and for programs."""
+"""Checks of the doctor: their results, how they are run, and the report for people and for programs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Severity(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What is not as it should be: what it means and what to do about it, in a sentence or two each."""
+    """A problem: its meaning and its remedy, in a sentence or two each."""
 
     severity: Severity
     meaning: str
@@ -53,7 +53,7 @@ note = partial(Finding, Severity.NOTE)
 
 
 class Result(NamedTuple):
-    """What a check found: the state in a few words, and what is wrong with it."""
+    """The outcome of a check: the state in a few words, and its problems."""
 
     summary: str
     findings: Sequence[Finding] = ()

@@ -1,4 +1,4 @@
-"""What both servers and this machine do together: clocks, passwords, delivery, followers."""
+"""Checks of both servers and this machine together: clocks, passwords, delivery, followers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PostgreSQL and Redis report of themselves and of the chat, asked again and again.
+"""The figures that PostgreSQL and Redis report, of themselves and of the chat, polled at an interval.
 
 No table is read. The servers keep all these figures anyway, except for the busiest rooms, which are found among
 the newest messages by the index on their ids.
