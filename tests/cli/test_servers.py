@@ -83,7 +83,7 @@ def test_yes_deletes_without_asking_and_only_then(here: Path) -> None:
 
 def test_where_no_servers_run_status_says_so_and_exits_with_3(here: Path) -> None:
     text = hubbub("status")
-    assert (text.returncode, text.stdout) == (3, "there are no servers in .hubbub; make some: hubbub up\n")
+    assert (text.returncode, text.stdout) == (3, "there are no servers in .hubbub; create them: hubbub up\n")
     env = hubbub("status", "--output", "env")
     assert (env.returncode, env.stdout) == (3, "")
     assert "hubbub up" in env.stderr

@@ -158,7 +158,7 @@ async def test_whose_rights_cannot_be_limited_is_refused(
         with pytest.raises(Invalid, match=reason):
             await migrations.grant(migrator, unfit)
     await execute(administrator, f"GRANT {postgres_settings.user} TO {quoted(role)}")
-    with pytest.raises(Invalid, match="a member of who does"):
+    with pytest.raises(Invalid, match="a member of their owner"):
         await migrations.grant(migrator, role)
 
 

@@ -20,17 +20,17 @@ in_folder = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=embedded.FOLDER,
     show_default=True,
-    help="Where data, passwords and logs of the servers are.",
+    help="Folder for data, passwords and logs of the servers.",
 )
 
 
 @click.command()
 @in_folder
 def up(folder: Path) -> None:
-    """Start PostgreSQL and Valkey, and bring the schema to its newest revision.
+    """Start PostgreSQL and Valkey, and migrate the schema to its newest revision.
 
-    The servers listen on 127.0.0.1 alone, with passwords, and run until `hubbub down`. What runs already is left
-    as it is. The first time this makes the folder and the databases.
+    The servers listen on 127.0.0.1 only, require passwords, and run until `hubbub down`. A running server stays as
+    it is. The first call creates the folder and the databases.
     """
     settings = asyncio.run(embedded.up(folder))
     found = asyncio.run(embedded.status(folder))
@@ -44,18 +44,18 @@ def up(folder: Path) -> None:
 
 @click.command()
 @in_folder
-@click.option("--delete-data", is_flag=True, help="Also delete data, passwords and logs, for good.")
-@click.option("--yes", is_flag=True, help="Delete without asking.")
+@click.option("--delete-data", is_flag=True, help="Also delete data, passwords and logs permanently.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def down(folder: Path, *, delete_data: bool, yes: bool) -> None:
-    """Stop the servers. Their data stay, for the next `hubbub up`."""
+    """Stop the servers. Their data stay for the next `hubbub up`."""
     if yes and not delete_data:
-        raise click.UsageError("--yes goes with --delete-data")
+        raise click.UsageError("--yes needs --delete-data")
     if not delete_data:
         stopped = asyncio.run(embedded.down(folder))
         click.echo(f"stopped; the data stay in {folder}" if stopped else f"no servers run in {folder}")
         return
     if not yes:
-        click.confirm(f"Delete all data of the servers in {folder}, for good?", abort=True)
+        click.confirm(f"Permanently delete all data of the servers in {folder}?", abort=True)
     deleted = asyncio.run(embedded.delete_data(folder))
     click.echo(f"deleted all data of the servers in {folder}" if deleted else f"there are no data in {folder}")
 
@@ -71,7 +71,7 @@ def down(folder: Path, *, delete_data: bool, yes: bool) -> None:
 )
 @click.pass_context
 def status(ctx: click.Context, folder: Path, output: str) -> None:
-    """Say how the servers are. Exit status 3 when they do not both run.
+    """Show server status and connection settings. The exit status is 3 unless both servers run.
 
     In a shell, for programs that read DB_HOST, REDIS_HOST and so on:
 
@@ -93,7 +93,7 @@ def status(ctx: click.Context, folder: Path, output: str) -> None:
 
 def _text(found: Status) -> str:
     if not found.servers:
-        return f"there are no servers in {found.folder}; make some: hubbub up"
+        return f"there are no servers in {found.folder}; create them: hubbub up"
     lines = [_line(found, server) for server in found.servers]
     if found.settings is None:
         lines.append("start: hubbub up")

@@ -23,14 +23,14 @@ RIGHTS: Final[Mapping[str, str]] = {
     "hubbub_imports": "SELECT, INSERT",
     VERSION_TABLE: "SELECT",
 }
-"""What the statements of hubbub do, table by table. Messages go with their room, by the server's own cascade."""
+"""The rights that the statements of hubbub need, by table. Messages are deleted with their room, by a cascade."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When PostgreSQL itself ends what the role does, in seconds, should the application not have ended it.
+    """When PostgreSQL ends a statement, a wait or an idle transaction of the role, in seconds.
 
-    Longer than the deadline of a call (`DB_DEADLINE_SECONDS`, 10 by default), so that a call ends by its own.
+    They are longer than the deadline of a call (`DB_DEADLINE_SECONDS`, 10 by default), so that the call ends first.
     """
 
     statement_seconds: float = 30
@@ -43,10 +43,10 @@ USUAL_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class GrantTarget:
-    """Where the tables are, and whether the role, if there is one, is one to be given rights.
+    """The tables that the rights are for, and whether the role may be granted them.
 
-    Who is a member of a superuser, or of the owner, can become it by SET ROLE, and counts as it.
-    `schema` and `owner` are quoted where SQL needs it.
+    A member of a superuser, or of the owner, can become it by SET ROLE, and counts as it. `schema` and `owner` are
+    quoted if SQL needs it.
     """
 
     database: str
@@ -82,12 +82,12 @@ _SURPLUS = Statement(
     "migrations.surplus",
     str,
     """
-    SELECT surplus.what
+    SELECT surplus.action
     FROM (
         VALUES ('create in the schema', has_schema_privilege($1::name, $2::text::regnamespace, 'CREATE')),
                ('create schemas', has_database_privilege($1::name, current_database(), 'CREATE')),
                ('make temporary tables', has_database_privilege($1::name, current_database(), 'TEMPORARY'))
-    ) AS surplus (what, is_held)
+    ) AS surplus (action, is_held)
     WHERE surplus.is_held
     """,
 )
@@ -96,11 +96,11 @@ _SURPLUS = Statement(
 async def grant(
     settings: PostgresSettings, role: str, *, limits: Limits = USUAL_LIMITS, only_plan: bool = False
 ) -> list[str]:
-    """The statements that let `role` use the tables and nothing else, run as one transaction unless `only_plan`.
+    """Run the statements that let `role` use the tables and nothing else, in one transaction. Returns them.
 
-    Running it again changes nothing. Raises `Invalid` for a role that is not there, or whose rights cannot be
-    limited: a superuser, the owner, a member of either; `SchemaMismatch` for a database to be migrated first;
-    `Unavailable`, with nothing changed, where whoever runs it may not do it.
+    A second call changes nothing. With `only_plan` they are returned and not run.
+    Raises: Invalid (the role does not exist, or is a superuser, the owner, or a member of either), SchemaMismatch
+    (the database has to be migrated first), Unavailable (the user of `settings` may not grant; nothing is changed).
     """
     role = inputs.text("role", role, longest=63)
     async with session(settings) as transaction:
@@ -117,18 +117,18 @@ async def grant(
 
 
 def grant_statements(target: GrantTarget, role: str, limits: Limits = USUAL_LIMITS) -> list[str]:
-    """The statements for a role that is there."""
+    """The statements for a role that exists."""
     name, within, schema = quoted(role), quoted(target.database), target.schema
     return [
-        # What the role had before goes first, so that an older hubbub's rights do not stay.
+        # Former rights are revoked first, so that those of an older hubbub do not stay.
         *(f"REVOKE ALL ON TABLE {schema}.{table} FROM {name}" for table in RIGHTS),
         *(f"GRANT {rights} ON TABLE {schema}.{table} TO {name}" for table, rights in RIGHTS.items()),
         f"GRANT CONNECT ON DATABASE {within} TO {name}",
         f"GRANT USAGE ON SCHEMA {schema} TO {name}",
         # Up to PostgreSQL 14 the owner of a database may create in it only as a member of PUBLIC.
         f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {target.owner}",
-        # Everyone is a member of PUBLIC, which may do both where nobody has changed it (the first up to
-        # PostgreSQL 14): so it cannot be taken from one role alone.
+        # By default PUBLIC may do both (the first up to PostgreSQL 14). Every role is a member of PUBLIC, so the
+        # right cannot be revoked from one role only.
         f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC, {name}",
         f"REVOKE CREATE, TEMPORARY ON DATABASE {within} FROM PUBLIC, {name}",
         *(f"ALTER ROLE {name} IN DATABASE {within} SET {setting}" for setting in _settings(schema, limits)),
@@ -136,13 +136,13 @@ def grant_statements(target: GrantTarget, role: str, limits: Limits = USUAL_LIMI
 
 
 def quoted(name: str) -> str:
-    """A name of a role or database as SQL, whatever is in it."""
+    """The name of a role or database as SQL. It may hold any character."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def _settings(schema: str, limits: Limits) -> Sequence[str]:
     return (
-        f"search_path = {schema}, pg_temp",  # temporary tables last, where they hide no other
+        f"search_path = {schema}, pg_temp",  # temporary tables last, so that they hide no other
         f"statement_timeout = {_milliseconds(limits.statement_seconds)}",
         f"lock_timeout = {_milliseconds(limits.lock_seconds)}",
         f"idle_in_transaction_session_timeout = {_milliseconds(limits.idle_in_transaction_seconds)}",
@@ -158,13 +158,13 @@ def _milliseconds(seconds: float) -> int:
 async def _checked(executor: Executor, role: str) -> GrantTarget:
     target = await executor.fetch_one(_TARGET, role)
     if target is None or not target.exists:
-        raise Invalid("role", "there is no such role: CREATE ROLE ... LOGIN PASSWORD '...' makes it")
+        raise Invalid("role", "there is no such role: create it with CREATE ROLE ... LOGIN PASSWORD '...'")
     if role.startswith("pg_"):
-        raise Invalid("role", "is one of PostgreSQL's own: make one for the application")
+        raise Invalid("role", "is one of PostgreSQL's own: create one for the application")
     if target.is_superuser:
-        raise Invalid("role", "is a superuser, whom no right is denied, or a member of one: make another")
+        raise Invalid("role", "is a superuser, which has every right, or a member of one: create another")
     if target.is_owner:
-        raise Invalid("role", "owns the tables or the database, or is a member of who does: make another")
+        raise Invalid("role", "owns the tables or the database, or is a member of their owner: create another")
     return target
 
 
@@ -175,16 +175,16 @@ async def _execute(executor: Executor, statements: Sequence[str]) -> None:
     except Unavailable as error:
         if error.retryable:
             raise
-        hint = "run it as the owner of the tables, with CREATEROLE, or as a superuser, who can use --print"
+        hint = "run it as the owner of the tables, with CREATEROLE, or as a superuser, for which --print prints it"
         raise Unavailable("postgresql", f"{error.reason}; {hint}", retryable=False) from error
 
 
 async def _refuse_surplus(executor: Executor, target: GrantTarget, role: str) -> None:
-    """Where a right is another's to take away, PostgreSQL warns at most. Then nothing is to be changed at all."""
+    """Fail if the role keeps a right that this user cannot revoke, which PostgreSQL reports by a warning at most."""
     surplus = await executor.fetch_all(_SURPLUS, role, target.schema)
     if surplus:
         reason = (
-            f"the role could still {' and '.join(surplus)}, by a right that is not yours to take: run it as a "
-            "superuser, or end the role's membership in the role that has it"
+            f"the role could still {' and '.join(surplus)}, by a right that this user cannot revoke: run it as a "
+            "superuser, or end the role's membership in the role that has the right"
         )
         raise Unavailable("postgresql", reason, retryable=False)
