@@ -1,4 +1,4 @@
-"""A server that says what a test tells it to say: for what a real one cannot be made to do."""
+"""A server whose replies a test writes, for behaviour that a real one cannot be made to show."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def handshake(
 
 @asynccontextmanager
 async def impostor(talk: Talk, tls: SSLContext | None = None) -> AsyncIterator[RedisSettings]:
-    """Runs `talk` for each connection; gives the settings to connect with."""
+    """Run `talk` for each connection. Yields the settings to connect with."""
     running: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Redis and Valkey servers of the tests: real ones, on a free port of the loopback, each with its own folder."""
+"""Real Redis and Valkey servers for tests, each on a free loopback port and with its own folder."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def binaries() -> list[Path]:
 
 
 def title() -> str:
-    """What the server of `hubbub.embedded` calls itself."""
+    """The product name of the server that `hubbub.embedded` starts."""
     return "Redis" if binaries()[0].name == "redis-server" else "Valkey"
 
 
 class Server:
-    """One server process. It keeps its port over a restart, and its data only if it was told to save."""
+    """One server process. It keeps its port over a restart, and its data only if `extra` makes it save them."""
 
     def __init__(self, binary: Path, folder: Path, *, extra: tuple[str, ...] = ()) -> None:
         self.binary = binary
@@ -46,7 +46,7 @@ class Server:
 
     @property
     def settings(self) -> RedisSettings:
-        """Patient ones: a test that is about a deadline sets its own, and a loaded machine breaks no other."""
+        """Settings with long deadlines, for loaded machines. A test about a deadline sets its own."""
         return RedisSettings(
             host="127.0.0.1",
             port=self.port,
@@ -76,11 +76,11 @@ class Server:
         return self
 
     def kill(self) -> None:
-        """As by kill -9."""
+        """End the process as kill -9 does."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Politely, thawed first if it is frozen. May be called again."""
+        """End the process by SIGTERM, thawed first if it is frozen. Idempotent."""
         self.thaw()
         self._end(signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""A hub whose doings are remembered."""
+"""A hub with an instrumentation that records all reports."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from instrumentation.recording import Recording
 
 
 @pytest.fixture
-def told() -> Recording:
+def recording() -> Recording:
     return Recording()
 
 
 @pytest.fixture
-async def hub(settings: Settings, told: Recording) -> AsyncIterator[Hub]:
-    async with Hub(settings, instrumentation=told) as hub:
+async def hub(settings: Settings, recording: Recording) -> AsyncIterator[Hub]:
+    async with Hub(settings, instrumentation=recording) as hub:
         yield hub

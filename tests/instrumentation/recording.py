@@ -1,4 +1,4 @@
-"""An instrumentation that remembers all that it was told."""
+"""An instrumentation that records all reports."""
 
 from __future__ import annotations
 

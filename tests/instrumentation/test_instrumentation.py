@@ -28,23 +28,27 @@ def own_redis(tmp_path: Path) -> Iterator[Server]:
     server.stop()
 
 
-async def test_a_statement_is_told_by_its_name_with_its_time(hub: Hub, told: Recording, room: Room) -> None:
-    told.queries.clear()
+async def test_statement_is_reported_with_its_name_and_duration(
+    hub: Hub, recording: Recording, room: Room
+) -> None:
+    recording.queries.clear()
     await hub.messages.page(room.id)
-    of_the_page = [query for query in told.queries if query.statement.startswith("messages.")]
+    of_the_page = [query for query in recording.queries if query.statement.startswith("messages.")]
     assert of_the_page
     assert all(query.outcome == "ok" and 0 < query.seconds < 60 for query in of_the_page)
 
 
-async def test_what_breaks_a_rule_is_told_as_refused(hub: Hub, told: Recording, ada: User) -> None:
-    told.queries.clear()
+async def test_statement_that_violates_a_constraint_is_reported_as_refused(
+    hub: Hub, recording: Recording, ada: User
+) -> None:
+    recording.queries.clear()
     with pytest.raises(Conflict):
         await hub.users.create("ada@example.org", "countess", "not a hash")
-    assert [query.outcome for query in told.queries] == ["refused"]
+    assert [query.outcome for query in recording.queries] == ["refused"]
 
 
-async def test_what_is_cancelled_or_late_is_told_as_well(settings: Settings, told: Recording) -> None:
-    pool = Pool(replace(settings.postgres, deadline_seconds=0.5), told)
+async def test_cancelled_and_late_statements_are_reported(settings: Settings, recording: Recording) -> None:
+    pool = Pool(replace(settings.postgres, deadline_seconds=0.5), recording)
     with pytest.raises(Unavailable):
         await pool.fetch_all(_SLEEP, 30.0)
     task = asyncio.create_task(pool.fetch_all(_SLEEP, 30.0))
@@ -53,43 +57,45 @@ async def test_what_is_cancelled_or_late_is_told_as_well(settings: Settings, tol
     with pytest.raises(asyncio.CancelledError):
         await task
     await pool.close()
-    assert told.outcomes("test.sleep") == ["failed", "cancelled"]
+    assert recording.outcomes("test.sleep") == ["failed", "cancelled"]
 
 
-async def test_of_a_transaction_each_statement_is_told(hub: Hub, told: Recording, ada: User) -> None:
-    told.queries.clear()
+async def test_each_statement_of_a_transaction_is_reported(hub: Hub, recording: Recording, ada: User) -> None:
+    recording.queries.clear()
     async with hub.transaction() as tx:
         await tx.users.get(ada.id)
         async with tx.savepoint() as part:
             await part.users.get(ada.id)
-    names = [query.statement for query in told.queries]
+    names = [query.statement for query in recording.queries]
     assert names == ["BEGIN", "users.get", "SAVEPOINT", "users.get", "RELEASE", "COMMIT"]
 
 
-async def test_waiting_for_a_connection_is_told_and_seen_meanwhile(settings: Settings, told: Recording) -> None:
-    pool = Pool(replace(settings.postgres, pool_size=1), told)
+async def test_wait_for_a_connection_is_reported_and_visible_meanwhile(
+    settings: Settings, recording: Recording
+) -> None:
+    pool = Pool(replace(settings.postgres, pool_size=1), recording)
     async with pool.transaction() as holder:
         waiting = asyncio.create_task(pool.fetch_all(_SLEEP, 0.0))
         await until(lambda: pool.use.waiting == 1)
         assert pool.use.in_use == pool.use.limit == 1
         await holder.fetch_all(_SLEEP, 0.0)
-        assert told.waits == []
+        assert recording.waits == []
     await waiting
-    assert len(told.waits) == 1
+    assert len(recording.waits) == 1
     assert pool.use.waiting == 0
-    assert told.lines["postgresql"] == 1
+    assert recording.lines["postgresql"] == 1
     await pool.close()
 
 
-async def test_a_started_hub_lets_its_pool_be_watched(hub: Hub, told: Recording) -> None:
-    [pool] = told.pools
+async def test_pool_of_a_started_hub_is_watched_until_it_closes(hub: Hub, recording: Recording) -> None:
+    [pool] = recording.pools
     assert (pool().limit, pool().in_use, pool().waiting) == (hub.settings.postgres.pool_size, 0, 0)
     await hub.close()
-    assert told.pools == []
+    assert recording.pools == []
     assert pool().open == 0
 
 
-async def test_a_closed_hub_is_not_kept_by_one_that_does_not_ask_when_it_closes(settings: Settings) -> None:
+async def test_instrumentation_without_unwatch_does_not_keep_a_closed_hub_alive(settings: Settings) -> None:
     class Old(Instrumentation):
         def __init__(self) -> None:
             self.pools: list[Callable[[], PoolUse]] = []
@@ -108,68 +114,68 @@ async def test_a_closed_hub_is_not_kept_by_one_that_does_not_ask_when_it_closes(
     assert [pool().open for pool in old.pools] == [0]
 
 
-async def test_events_and_announcements_are_counted(hub: Hub, told: Recording, room: Room, ada: User) -> None:
+async def test_events_and_announcements_are_counted(hub: Hub, recording: Recording, room: Room, ada: User) -> None:
     async with hub.follow(ada.id) as feed:
         await hub.messages.send(room.id, ada.id, "hello")
         await anext(feed)
-    assert told.delivered_events == 1
-    await until(lambda: told.announced > 0)
-    before = told.announced
+    assert recording.delivered_events == 1
+    await until(lambda: recording.announced > 0)
+    before = recording.announced
     await hub.realtime.publish(f"room:{room.id}", "hello")
-    assert told.announced == before + 1
-    assert told.lost == 0
+    assert recording.announced == before + 1
+    assert recording.lost == 0
 
 
-async def test_a_follower_that_does_not_read_is_told_to_be_behind_once(
-    hub: Hub, told: Recording, room: Room, ada: User
+async def test_slow_follower_is_reported_as_behind_once(
+    hub: Hub, recording: Recording, room: Room, ada: User
 ) -> None:
     async with hub.follow(ada.id, buffer=2) as feed:
         for number in range(6):
             await hub.messages.send(room.id, ada.id, str(number))
-        assert told.times_behind == 1
+        assert recording.times_behind == 1
         events = [await anext(feed) for _ in range(6)]
     assert [event.seq for event in events if isinstance(event, hubbub.MessageSent)] == list(range(2, 8))
-    assert told.delivered_events == 6
+    assert recording.delivered_events == 6
 
 
-async def test_a_resync_is_told_with_its_reason(
-    settings: Settings, told: Recording, hub: Hub, room: Room, ada: User
+async def test_resync_is_reported_with_its_reason(
+    settings: Settings, recording: Recording, hub: Hub, room: Room, ada: User
 ) -> None:
     first, *_ = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(5)]
     options = Options(follow_at_most_behind=2)
     async with (
-        Hub(settings, options=options, instrumentation=told) as strict,
+        Hub(settings, options=options, instrumentation=recording) as strict,
         strict.follow(ada.id, after={room.id: first.cursor}) as feed,
     ):
         assert isinstance(await anext(feed), hubbub.Resync)
-    assert told.resyncs == ["too_far_behind"]
+    assert recording.resyncs == ["too_far_behind"]
 
 
-async def test_a_listener_that_does_not_read_loses_messages_and_that_is_told(hub: Hub, told: Recording) -> None:
+async def test_messages_dropped_by_a_slow_listener_are_reported(hub: Hub, recording: Recording) -> None:
     channel = f"room:{hubbub.new_id()}"
     async with await hub.realtime.listen(channel, buffer=1) as heard:
         for number in range(3):
             await hub.realtime.publish(channel, str(number))
         await until(lambda: heard.dropped == 2)
-    assert told.drops == 2
+    assert recording.drops == 2
 
 
-async def test_a_lost_redis_is_told_by_its_new_connections(
-    settings: Settings, told: Recording, own_redis: Server
+async def test_reconnects_to_redis_are_reported(
+    settings: Settings, recording: Recording, own_redis: Server
 ) -> None:
     redis = replace(own_redis.settings, connect_timeout_seconds=1)
-    async with Hub(replace(settings, redis=redis), instrumentation=told) as hub:
-        assert (told.lines["redis-commands"], told.lines["redis-subscriptions"]) == (1, 1)
+    async with Hub(replace(settings, redis=redis), instrumentation=recording) as hub:
+        assert (recording.lines["redis-commands"], recording.lines["redis-subscriptions"]) == (1, 1)
         own_redis.kill()
         with pytest.raises(Unavailable):
             await hub.realtime.publish("news", "nobody hears it")
-        assert told.lost == 1
+        assert recording.lost == 1
         own_redis.start()
-        await until(lambda: told.lines["redis-commands"] == told.lines["redis-subscriptions"] == 2)
+        await until(lambda: recording.lines["redis-commands"] == recording.lines["redis-subscriptions"] == 2)
 
 
-def test_without_an_override_nothing_happens() -> None:
-    """So that one who has overridden some is not hurt by what is added later."""
+def test_methods_without_an_override_do_nothing() -> None:
+    """So methods that are added later do not break existing subclasses."""
     silent = Instrumentation()
 
     def unused() -> NoReturn:

@@ -33,7 +33,7 @@ def _points(reader: InMemoryMetricReader) -> dict[tuple[str, ...], Any]:
     }
 
 
-def test_what_is_told_is_counted_under_its_attributes() -> None:
+def test_reports_are_counted_under_their_attributes() -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
     instrumentation = OpenTelemetryInstrumentation(provider)
@@ -59,7 +59,7 @@ def test_what_is_told_is_counted_under_its_attributes() -> None:
     provider.shutdown()
 
 
-async def test_of_a_hub_at_work_it_gives_the_pool(settings: Settings) -> None:
+async def test_pool_of_an_open_hub_is_observed(settings: Settings) -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
     async with Hub(settings, instrumentation=OpenTelemetryInstrumentation(provider)) as hub:
@@ -76,7 +76,7 @@ async def test_of_a_hub_at_work_it_gives_the_pool(settings: Settings) -> None:
 
 
 class Traces:
-    """What an application that traces its requests would see."""
+    """The spans that an application with tracing sees."""
 
     def __init__(self) -> None:
         self.provider = TracerProvider()
@@ -107,7 +107,7 @@ async def traced(settings: Settings, traces: Traces) -> AsyncIterator[Hub]:
         yield hub
 
 
-async def test_a_statement_is_a_span_in_the_trace_of_the_request(traced: Hub, traces: Traces) -> None:
+async def test_statement_is_a_span_in_the_trace_of_the_request(traced: Hub, traces: Traces) -> None:
     before = time_ns()
     with traces.tracer.start_as_current_span("GET /rooms") as request:
         ada = await traced.users.create("ada@example.org", "ada", "not a hash")
@@ -127,7 +127,7 @@ async def test_a_statement_is_a_span_in_the_trace_of_the_request(traced: Hub, tr
     assert all("ada" not in str(span.to_json()) for span in traces.of_hubbub)
 
 
-async def test_what_a_rule_refused_is_no_error_and_what_had_no_answer_is(
+async def test_refused_statement_is_not_an_error_and_a_late_one_is(
     settings: Settings, traced: Hub, traces: Traces, ada: User
 ) -> None:
     pool = Pool(replace(settings.postgres, deadline_seconds=0.2), traces.instrumentation)
@@ -145,8 +145,8 @@ async def test_what_a_rule_refused_is_no_error_and_what_had_no_answer_is(
     assert (failed.attributes or {})["error.type"] == "failed"
 
 
-async def test_outside_of_a_trace_there_are_no_spans(traced: Hub, traces: Traces) -> None:
-    """As of the heartbeats of followers, which would each be a trace of its own."""
+async def test_statement_outside_of_a_trace_has_no_span(traced: Hub, traces: Traces) -> None:
+    """Otherwise each heartbeat of a follower would be a trace."""
     await traced.users.find_by_username("ada")
     with traces.tracer.start_as_current_span("GET /healthz"):
         pass

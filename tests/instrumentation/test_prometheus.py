@@ -25,7 +25,7 @@ def _tell_all(instrumentation: PrometheusInstrumentation) -> None:
     instrumentation.dropped()
 
 
-def test_what_is_told_is_counted_under_its_labels() -> None:
+def test_reports_are_counted_under_their_labels() -> None:
     registry = CollectorRegistry()
     _tell_all(PrometheusInstrumentation(registry))
     values = {
@@ -43,7 +43,7 @@ def test_what_is_told_is_counted_under_its_labels() -> None:
         assert registry.get_sample_value(name, dict(zip(labels[::2], labels[1::2], strict=True))) == value, name
 
 
-async def test_of_hubs_at_work_it_gives_the_pools_added_up(settings: Settings) -> None:
+async def test_pools_of_open_hubs_are_added_up(settings: Settings) -> None:
     registry = CollectorRegistry()
     instrumentation = PrometheusInstrumentation(registry)
     async with (
@@ -62,7 +62,7 @@ async def test_of_hubs_at_work_it_gives_the_pools_added_up(settings: Settings) -
     assert registry.get_sample_value("hubbub_statement_seconds_count", labels) == 1
 
 
-def test_every_figure_is_in_the_documents() -> None:
+def test_every_figure_is_documented() -> None:
     registry = CollectorRegistry()
     _tell_all(PrometheusInstrumentation(registry))
     there_are = set(re.findall(r"^# TYPE (hubbub_\w+)", generate_latest(registry).decode(), re.MULTILINE))
@@ -70,7 +70,7 @@ def test_every_figure_is_in_the_documents() -> None:
     assert {name for name in there_are if not name.endswith("_created")} == documented
 
 
-def test_the_dashboard_asks_for_figures_that_there_are() -> None:
+def test_dashboard_queries_existing_figures() -> None:
     registry = CollectorRegistry()
     _tell_all(PrometheusInstrumentation(registry))
     there_are = set(re.findall(r"^(hubbub_\w+)", generate_latest(registry).decode(), re.MULTILINE))

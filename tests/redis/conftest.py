@@ -18,7 +18,7 @@ def binary(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def server(binary: Path, tmp_path: Path) -> Iterator[Server]:
-    """A server of this test's own, running."""
+    """A running server for this test alone."""
     server = Server(binary, tmp_path)
     try:
         yield server.start()
@@ -28,7 +28,7 @@ def server(binary: Path, tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 async def no_task_is_left() -> AsyncIterator[None]:
-    """Whatever a test closes must have ended its tasks."""
+    """Closing must end all tasks."""
     before = asyncio.all_tasks()
     yield
     left = asyncio.all_tasks() - before - {asyncio.current_task()}

@@ -17,13 +17,13 @@ from waiting import until
 
 
 async def echo(connection: Connection, word: str, deadline_seconds: float | None = None) -> str:
-    """Ask for a word of one's own: a reply of somebody else's call would be noticed."""
+    """Ask for a word that no other call asks for, so that the reply of another call is noticed."""
     reply = await connection.execute("ECHO", word, deadline_seconds=deadline_seconds)
     assert reply == word.encode(), "this is the reply of another call"
     return word
 
 
-async def test_a_word_of_any_kind_goes_out_and_comes_back_as_bytes(connection: Connection) -> None:
+async def test_words_of_every_type_are_sent_and_return_as_bytes(connection: Connection) -> None:
     assert await connection.execute("SET", "name", "Zoë") == b"OK"
     assert await connection.execute("GET", b"name") == "Zoë".encode()
     assert await connection.execute("INCRBY", "count", 41) == 41
@@ -32,7 +32,7 @@ async def test_a_word_of_any_kind_goes_out_and_comes_back_as_bytes(connection: C
     assert await connection.execute("ECHO", b"\x00\r\n\xff") == b"\x00\r\n\xff"
 
 
-async def test_a_word_that_cannot_be_sent_is_refused_and_hurts_nobody_else(connection: Connection) -> None:
+async def test_word_that_cannot_be_encoded_raises_and_does_not_affect_other_calls(connection: Connection) -> None:
     beside = asyncio.ensure_future(connection.execute("ECHO", "beside"))
     with pytest.raises(TypeError):
         await connection.execute("SET", "key", None)  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ async def test_a_word_that_cannot_be_sent_is_refused_and_hurts_nobody_else(conne
     assert await beside == b"beside"
 
 
-async def test_many_callers_each_get_their_own_reply(connection: Connection) -> None:
+async def test_concurrent_callers_get_their_own_replies(connection: Connection) -> None:
     async def caller(number: int) -> None:
         for turn in range(50):
             await echo(connection, f"{number}:{turn}")
@@ -50,11 +50,11 @@ async def test_many_callers_each_get_their_own_reply(connection: Connection) -> 
     assert connection.waiting == 0
 
 
-async def test_what_waits_in_one_turn_of_the_loop_goes_out_in_one_write(connection: Connection) -> None:
+async def test_commands_of_one_turn_of_the_loop_are_sent_in_one_write(connection: Connection) -> None:
     before = as_int(await _commands_read_at_once(connection))
     await asyncio.gather(*(connection.execute("PING") for _ in range(500)))
     after = as_int(await _commands_read_at_once(connection))
-    assert after - before < 20  # 500 PINGs in a write or two, not in 500
+    assert after - before < 20  # 500 PINGs in one or two writes
 
 
 async def _commands_read_at_once(connection: Connection) -> int:
@@ -64,7 +64,7 @@ async def _commands_read_at_once(connection: Connection) -> int:
     return int(stats[b"total_reads_processed"])
 
 
-async def test_a_pipeline_gives_each_command_its_outcome(connection: Connection) -> None:
+async def test_pipeline_returns_the_outcome_of_each_command(connection: Connection) -> None:
     wrong, *others = await connection.execute_many(
         [("LPUSH", "line", 1), ("GET", "line"), ("SET", "key", "value"), ("GET", "key")]
     )
@@ -75,7 +75,7 @@ async def test_a_pipeline_gives_each_command_its_outcome(connection: Connection)
     assert await connection.execute_many([]) == []
 
 
-async def test_nothing_comes_between_the_commands_of_a_transaction(connection: Connection) -> None:
+async def test_commands_of_a_transaction_are_not_interleaved_with_others(connection: Connection) -> None:
     async def transaction(number: int) -> None:
         commands = [("MULTI",), ("SET", "owner", number), ("GET", "owner"), ("EXEC",)]
         outcomes = await connection.execute_many(commands)
@@ -85,15 +85,15 @@ async def test_nothing_comes_between_the_commands_of_a_transaction(connection: C
     await asyncio.gather(*noise, *(transaction(number) for number in range(100)))
 
 
-async def test_a_wrong_command_is_the_callers_bug_and_tells_no_value(connection: Connection) -> None:
+async def test_unknown_command_raises_reply_error_without_its_values(connection: Connection) -> None:
     with pytest.raises(ReplyError) as caught:
         await connection.execute("NOSUCHCOMMAND", "a secret")
     assert caught.value.code == "ERR"
     assert "secret" not in str(caught.value)
 
 
-async def test_callers_who_give_up_do_not_upset_the_order_of_replies(connection: Connection) -> None:
-    chance = random.Random(7)  # the same storm every time
+async def test_cancelled_callers_do_not_disturb_the_order_of_replies(connection: Connection) -> None:
+    chance = random.Random(7)  # the same sequence every time
 
     async def impatient(number: int) -> None:
         async with asyncio.timeout(chance.random() * 0.01):
@@ -112,15 +112,15 @@ async def test_callers_who_give_up_do_not_upset_the_order_of_replies(connection:
     assert await echo(connection, "after the storms")
 
 
-async def test_a_call_that_is_cancelled_before_it_is_written_never_runs(connection: Connection) -> None:
-    first = connection.execute("PING")  # under way, so that the next one waits for its turn
+async def test_call_cancelled_before_it_is_written_never_runs(connection: Connection) -> None:
+    first = connection.execute("PING")  # in flight, so that the next one is not written at once
     unwritten = connection.execute("SET", "key", "value")
     unwritten.cancel()
     await first
     assert await connection.execute("GET", "key") is None
 
 
-async def test_a_frozen_server_fails_each_call_at_its_own_deadline(server: Server, connection: Connection) -> None:
+async def test_frozen_server_fails_each_call_at_its_own_deadline(server: Server, connection: Connection) -> None:
     loop = asyncio.get_running_loop()
     server.freeze()
     began = loop.time()
@@ -132,10 +132,10 @@ async def test_a_frozen_server_fails_each_call_at_its_own_deadline(server: Serve
     assert caught.value.retryable
     server.thaw()
     assert await patient == "patient"
-    assert await connection.execute("GET", "count") == b"1"  # it was carried out: unknown means just that
+    assert await connection.execute("GET", "count") == b"1"  # it was carried out, though its outcome was unknown
 
 
-async def test_a_server_that_stays_frozen_is_left_and_met_again(server: Server) -> None:
+async def test_connection_to_a_frozen_server_is_dropped_and_made_again(server: Server) -> None:
     connection = Connection(replace(server.settings, deadline_seconds=0.3, connect_timeout_seconds=0.3))
     await connection.start()
     server.freeze()
@@ -148,7 +148,7 @@ async def test_a_server_that_stays_frozen_is_left_and_met_again(server: Server) 
     await connection.close()
 
 
-async def test_a_killed_server_fails_what_was_written_and_serves_again_after_its_restart(
+async def test_killed_server_fails_written_calls_and_serves_again_after_a_restart(
     server: Server, connection: Connection
 ) -> None:
     answered = 0
@@ -180,7 +180,9 @@ async def test_a_killed_server_fails_what_was_written_and_serves_again_after_its
     assert all(error.retryable for error in failures)
 
 
-async def test_what_only_reads_has_no_outcome_to_be_unknown(server: Server, connection: Connection) -> None:
+async def test_reads_without_a_reply_do_not_have_an_unknown_outcome(
+    server: Server, connection: Connection
+) -> None:
     reading = Script(source="return 1", reply=as_int, writes=False)
     await reading(connection)
     server.freeze()
@@ -195,7 +197,7 @@ async def test_what_only_reads_has_no_outcome_to_be_unknown(server: Server, conn
         assert "unknown" not in str(refusal)
 
 
-async def test_what_was_written_to_a_killed_server_has_an_unknown_outcome(
+async def test_write_sent_to_a_killed_server_has_an_unknown_outcome(
     server: Server, connection: Connection
 ) -> None:
     server.freeze()
@@ -209,7 +211,7 @@ async def test_what_was_written_to_a_killed_server_has_an_unknown_outcome(
     assert caught.value.outcome_unknown
 
 
-async def test_calls_wait_for_a_server_that_is_back_in_time(server: Server, connection: Connection) -> None:
+async def test_calls_wait_for_a_server_that_restarts_in_time(server: Server, connection: Connection) -> None:
     server.kill()
     await until(lambda: not connection.connected)
     waiting = [asyncio.create_task(echo(connection, str(number))) for number in range(10)]
@@ -218,7 +220,7 @@ async def test_calls_wait_for_a_server_that_is_back_in_time(server: Server, conn
     assert await asyncio.gather(*waiting) == [str(number) for number in range(10)]
 
 
-async def test_without_a_server_a_call_fails_within_the_connect_timeout_and_was_not_sent(
+async def test_call_without_a_server_fails_unsent_within_the_connect_timeout(
     server: Server,
 ) -> None:
     server.kill()
@@ -235,7 +237,7 @@ async def test_without_a_server_a_call_fails_within_the_connect_timeout_and_was_
     await connection.close()
 
 
-async def test_too_many_waiting_commands_are_refused_at_once(server: Server) -> None:
+async def test_commands_beyond_the_limit_are_refused_at_once(server: Server) -> None:
     connection = Connection(server.settings, max_waiting=100)
     await connection.start()
     server.freeze()
@@ -251,7 +253,7 @@ async def test_too_many_waiting_commands_are_refused_at_once(server: Server) -> 
     await connection.close()
 
 
-async def test_too_many_waiting_bytes_are_refused_at_once(connection: Connection) -> None:
+async def test_bytes_beyond_the_limit_are_refused_at_once(connection: Connection) -> None:
     megabyte = b"x" * 1024 * 1024
     calls = [connection.execute("ECHO", megabyte) for _ in range(MAX_UNWRITTEN_BYTES // len(megabyte) + 2)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
@@ -259,7 +261,9 @@ async def test_too_many_waiting_bytes_are_refused_at_once(connection: Connection
     assert outcomes[:-2] == [megabyte] * (len(calls) - 2)
 
 
-async def test_a_frozen_server_does_not_pile_up_what_is_written(server: Server, connection: Connection) -> None:
+async def test_frozen_server_does_not_let_unwritten_bytes_grow_without_bound(
+    server: Server, connection: Connection
+) -> None:
     server.freeze()
     megabyte = b"x" * 1024 * 1024
     calls = []
@@ -274,9 +278,7 @@ async def test_a_frozen_server_does_not_pile_up_what_is_written(server: Server, 
     assert await echo(connection, "after the thaw", deadline_seconds=30)
 
 
-async def test_a_connection_that_is_cut_again_and_again_keeps_the_replies_in_order(
-    server: Server, connection: Connection
-) -> None:
+async def test_repeatedly_cut_connection_keeps_replies_in_order(server: Server, connection: Connection) -> None:
     knife = Connection(server.settings)
     await knife.start()
     halt = asyncio.Event()
@@ -305,7 +307,7 @@ async def test_a_connection_that_is_cut_again_and_again_keeps_the_replies_in_ord
     await knife.close()
 
 
-async def test_a_server_that_became_a_replica_is_left_and_the_call_may_be_repeated(
+async def test_server_that_became_a_replica_is_left_and_the_call_is_retryable(
     server: Server, connection: Connection
 ) -> None:
     script = Script(keys=("key",), source="return redis.call('SET', key, 1)", reply=ignore)
@@ -326,7 +328,7 @@ async def test_a_server_that_became_a_replica_is_left_and_the_call_may_be_repeat
         assert await connection.execute("SET", "key", "value") == b"OK"
 
 
-async def test_a_server_without_memory_may_be_asked_again(connection: Connection) -> None:
+async def test_server_without_memory_gives_a_retryable_error(connection: Connection) -> None:
     await connection.execute("CONFIG", "SET", "maxmemory", 1)
     with pytest.raises(Unavailable) as caught:
         await connection.execute("SET", "key", "value")
@@ -334,7 +336,7 @@ async def test_a_server_without_memory_may_be_asked_again(connection: Connection
     assert connection.connected
 
 
-async def test_a_command_that_the_login_may_not_use_is_not_worth_repeating(
+async def test_command_without_permission_gives_an_error_that_is_not_retryable(
     server: Server, connection: Connection
 ) -> None:
     await connection.execute("ACL", "SETUSER", "reader", "on", ">of-the-reader", "~*", "+@connection", "+@read")
@@ -347,7 +349,7 @@ async def test_a_command_that_the_login_may_not_use_is_not_worth_repeating(
     await reader.close()
 
 
-async def test_closing_fails_whoever_waits_and_may_be_repeated(server: Server, connection: Connection) -> None:
+async def test_close_fails_waiting_calls_and_is_idempotent(server: Server, connection: Connection) -> None:
     server.freeze()
     written = asyncio.create_task(echo(connection, "written"))
     await until(lambda: connection.waiting == 1)
@@ -365,26 +367,26 @@ async def test_closing_fails_whoever_waits_and_may_be_repeated(server: Server, c
         await connection.start()
 
 
-async def test_a_connection_that_was_never_started_says_so(server: Server) -> None:
+async def test_connection_that_was_not_started_refuses_calls(server: Server) -> None:
     connection = Connection(server.settings)
     with pytest.raises(Unavailable, match="not started"):
         await connection.execute("PING")
     await connection.close()
 
 
-async def test_starting_twice_makes_one_connection(server: Server, connection: Connection) -> None:
+async def test_second_start_makes_no_second_connection(server: Server, connection: Connection) -> None:
     await asyncio.gather(connection.start(), connection.start())
     clients = await connection.execute("CLIENT", "LIST")
     assert isinstance(clients, bytes)
     assert clients.count(b"name=hubbub-redis-commands") == 1
 
 
-async def test_an_array_in_an_array_comes_back_as_it_is(connection: Connection) -> None:
+async def test_nested_arrays_are_returned_unchanged(connection: Connection) -> None:
     reply = await connection.execute("EVAL", "return {1, {'two', 3}}", 0)
     assert as_list(reply) == [1, [b"two", 3]]
 
 
-async def test_a_reply_that_arrives_byte_by_byte_is_one_reply() -> None:
+async def test_reply_that_arrives_byte_by_byte_is_one_reply() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         parser = await handshake(reader, writer)
         while await command(reader, parser):
@@ -400,7 +402,7 @@ async def test_a_reply_that_arrives_byte_by_byte_is_one_reply() -> None:
         await connection.close()
 
 
-async def test_what_the_server_tells_unasked_is_no_reply() -> None:
+async def test_push_of_the_server_is_not_taken_for_a_reply() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         parser = await handshake(reader, writer)
         while words := await command(reader, parser):
@@ -415,7 +417,7 @@ async def test_what_the_server_tells_unasked_is_no_reply() -> None:
 
 
 @pytest.mark.parametrize("nonsense", [b"HTTP/1.1 200 OK\r\n", b"+one\r\n+too many\r\n"])
-async def test_a_server_that_breaks_the_protocol_is_left(nonsense: bytes) -> None:
+async def test_connection_to_a_server_that_breaks_the_protocol_is_dropped(nonsense: bytes) -> None:
     connections = 0
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -434,7 +436,7 @@ async def test_a_server_that_breaks_the_protocol_is_left(nonsense: bytes) -> Non
         await connection.close()
 
 
-async def test_a_connection_lost_in_the_middle_of_a_reply_fails_all_that_wait() -> None:
+async def test_connection_lost_within_a_reply_fails_all_waiting_calls() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         parser = await handshake(reader, writer)
         await command(reader, parser)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hiredis
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import Instrumentation, Line
 from hubbub.redis import Connection, Gap, Subscriptions
+from hubbub.redis import connection as module
 from hubbub.redis.connection import INCOMPLETE, RespProtocol, connect, pause_seconds
 from hubbub.settings import RedisSettings
 from impostor import HELLO, command, handshake, impostor
@@ -61,7 +63,7 @@ async def client_info(connection: Connection) -> dict[str, str]:
     return {name: value for name, _, value in words}
 
 
-async def test_the_login_the_database_and_the_name_are_those_of_the_settings(server: Server) -> None:
+async def test_login_database_and_client_name_are_those_of_the_settings(server: Server) -> None:
     connection = Connection(replace(server.settings, database=3))
     await connection.start()
     info = await client_info(connection)
@@ -80,7 +82,7 @@ async def test_connect_timeout_does_not_end_an_open_connection(server: Server) -
     await connection.close()
 
 
-async def test_a_wrong_password_is_told_once_and_without_the_password(
+async def test_wrong_password_is_logged_once_without_the_password(
     server: Server, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     locked_out = Connection(replace(server.settings, password="wrong-secret"))
@@ -108,10 +110,10 @@ async def test_a_wrong_password_is_told_once_and_without_the_password(
     assert PASSWORD not in caplog.text
 
 
-async def test_a_server_that_quotes_what_it_does_not_know_gives_no_password_away(
+async def test_reply_that_quotes_an_unknown_auth_does_not_reveal_the_password(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """So does Redis where HELLO and AUTH were renamed, and many a proxy."""
+    """As Redis with HELLO and AUTH renamed, and many proxies, do."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         parser = hiredis.Reader()
@@ -132,7 +134,7 @@ async def test_a_server_that_quotes_what_it_does_not_know_gives_no_password_away
     assert PASSWORD not in caplog.text
 
 
-async def test_a_missing_password_is_told_as_a_refused_login(server: Server) -> None:
+async def test_missing_password_is_a_refused_login(server: Server) -> None:
     connection = Connection(replace(server.settings, password=None))
     await connection.start()
     assert connection.trouble is not None
@@ -140,7 +142,7 @@ async def test_a_missing_password_is_told_as_a_refused_login(server: Server) -> 
     await connection.close()
 
 
-async def test_a_user_of_the_access_list_logs_in(server: Server, connection: Connection) -> None:
+async def test_user_of_the_access_list_logs_in(server: Server, connection: Connection) -> None:
     await connection.execute("ACL", "SETUSER", "chat", "on", ">of-the-chat", "~*", "&*", "+@all")
     chat = Connection(replace(server.settings, username="chat", password="of-the-chat"))
     await chat.start()
@@ -148,7 +150,7 @@ async def test_a_user_of_the_access_list_logs_in(server: Server, connection: Con
     await chat.close()
 
 
-async def test_a_server_without_hello_is_spoken_to_in_the_older_protocol(binary: Path, tmp_path: Path) -> None:
+async def test_server_without_hello_is_used_in_resp2(binary: Path, tmp_path: Path) -> None:
     server = Server(binary, tmp_path, extra=('rename-command HELLO ""',)).start()
     try:
         connection = Connection(replace(server.settings, database=2))
@@ -157,7 +159,7 @@ async def test_a_server_without_hello_is_spoken_to_in_the_older_protocol(binary:
         assert await connection.execute("SET", "key", "value") == b"OK"
         assert await connection.execute("GET", "key") == b"value"
         async with await subscriptions.subscribe("room") as subscription:
-            await asyncio.sleep(0.1)  # a few probes, whose answers look different here
+            await asyncio.sleep(0.1)  # a few probes, whose replies differ in RESP2
             await connection.execute("PUBLISH", "room", "hello")
             assert await anext(subscription) == b"hello"
         assert subscriptions.connected
@@ -188,7 +190,7 @@ async def test_bytes_that_arrive_with_the_last_reply_of_the_handshake_are_not_lo
         assert protocol.replies == [reply]
 
 
-async def test_a_server_that_says_nothing_is_given_up_within_the_connect_timeout() -> None:
+async def test_silent_server_is_given_up_within_the_connect_timeout() -> None:
     async def talk(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read()
 
@@ -210,7 +212,7 @@ async def test_a_server_that_says_nothing_is_given_up_within_the_connect_timeout
         b"-LOADING it\r\n",
     ],
 )
-async def test_a_server_that_is_none_is_trouble_and_nothing_worse(answer: bytes) -> None:
+async def test_server_that_is_not_redis_gives_a_retryable_error(answer: bytes) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(answer)
@@ -223,7 +225,7 @@ async def test_a_server_that_is_none_is_trouble_and_nothing_worse(answer: bytes)
     assert "secret" not in str(caught.value)
 
 
-async def test_a_server_that_leaves_right_after_the_handshake_is_noticed() -> None:
+async def test_server_that_closes_right_after_the_handshake_is_noticed() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await handshake(reader, writer)
 
@@ -234,7 +236,7 @@ async def test_a_server_that_leaves_right_after_the_handshake_is_noticed() -> No
         await connection.close()
 
 
-async def test_a_dial_that_is_cancelled_leaves_no_connection_open() -> None:
+async def test_handshake_cancelled_while_the_server_is_silent_closes_its_connection() -> None:
     left = asyncio.Event()
 
     async def talk(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -407,7 +409,7 @@ async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-async def test_over_tls_the_certificate_is_verified(
+async def test_certificate_of_a_tls_server_is_verified(
     server: Server, connection: Connection, tmp_path: Path
 ) -> None:
     trustme = pytest.importorskip("trustme")
@@ -449,14 +451,14 @@ class Broken(Instrumentation):
 
 
 @pytest.mark.parametrize(("attempt", "longest"), [(1, 0.05), (2, 0.1), (10, 0.5), (40, 2), (1_000, 2)])
-def test_the_pause_grows_with_each_attempt_up_to_two_seconds(attempt: int, longest: float) -> None:
+def test_pause_grows_with_each_failure_up_to_two_seconds(attempt: int, longest: float) -> None:
     pauses = [pause_seconds(attempt) for _ in range(200)]
     assert longest / 2 <= min(pauses)
     assert max(pauses) <= longest
     assert max(pauses) > min(pauses)
 
 
-async def test_a_line_closes_at_any_moment_of_its_dialling(server: Server) -> None:
+async def test_connection_closes_at_any_moment_of_its_handshake(server: Server) -> None:
     for turns in range(120):
         connection = Connection(server.settings)
         starting = asyncio.create_task(connection.start())
@@ -467,7 +469,7 @@ async def test_a_line_closes_at_any_moment_of_its_dialling(server: Server) -> No
         await asyncio.gather(starting, return_exceptions=True)
 
 
-async def test_what_measures_connections_may_raise_and_is_reported_and_costs_nothing_else(server: Server) -> None:
+async def test_instrumentation_that_raises_is_reported_and_does_not_stop_reconnecting(server: Server) -> None:
     connection = Connection(server.settings, instrumentation=Broken())
     subscriptions = Subscriptions(server.settings, instrumentation=Broken())
     with reports() as reported:
@@ -489,3 +491,48 @@ async def test_what_measures_connections_may_raise_and_is_reported_and_costs_not
         "redis-subscriptions",
         "redis-subscriptions",
     ]
+
+
+async def test_unforeseen_error_in_an_attempt_is_reported_and_the_next_attempt_connects(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = 0
+
+    async def fail_once(*args: Any) -> tuple[asyncio.Transport, hiredis.Reader]:  # noqa: ANN401 - passed on
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise ZeroDivisionError
+        return await connect(*args)
+
+    monkeypatch.setattr(module, "connect", fail_once)
+    connection = Connection(server.settings)
+    with reports() as reported:
+        async with asyncio.timeout(30):
+            await connection.start()
+            assert not connection.connected
+            assert await connection.execute("PING") == b"PONG"
+    assert [type(one["exception"]) for one in reported] == [ZeroDivisionError]
+    await connection.close()
+
+
+async def test_close_that_is_cancelled_closes_the_connection_all_the_same(server: Server) -> None:
+    before = open_sockets()
+    connection = Connection(server.settings)
+    await connection.start()
+    closing = asyncio.create_task(connection.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    await until(lambda: open_sockets() == before)
+    assert connection.trouble is not None
+    assert "closed" in connection.trouble.reason
+    await connection.close()
+
+
+async def test_closed_connection_does_not_connect_again(server: Server) -> None:
+    connection = Connection(server.settings)
+    await connection.close()
+    with pytest.raises(Unavailable, match="closed"):
+        await connection.start()
+    assert not connection.connected

@@ -7,7 +7,7 @@ from hubbub.redis.errors import ReplyError, to_error
 
 
 @pytest.mark.parametrize("code", ["BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "OOM", "READONLY"])
-def test_a_server_that_cannot_serve_now_may_be_asked_again(code: str) -> None:
+def test_passing_error_code_is_retryable(code: str) -> None:
     reply = ReplyError(f"{code} for some reason")
     error = to_error(reply)
     assert isinstance(error, Unavailable)
@@ -17,24 +17,24 @@ def test_a_server_that_cannot_serve_now_may_be_asked_again(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["NOAUTH", "NOPERM", "WRONGPASS"])
-def test_a_login_that_is_refused_stays_refused(code: str) -> None:
+def test_login_error_code_is_not_retryable(code: str) -> None:
     error = to_error(ReplyError(f"{code} for some reason"))
     assert isinstance(error, Unavailable)
     assert not error.retryable
 
 
 @pytest.mark.parametrize("code", ["CROSSSLOT", "ERR", "EXECABORT", "NOSCRIPT", "WRONGTYPE"])
-def test_a_wrong_command_is_our_own_mistake(code: str) -> None:
+def test_other_error_code_stays_a_reply_error(code: str) -> None:
     reply = ReplyError(f"{code} for some reason")
     assert to_error(reply) is reply
     assert reply.code == code
 
 
-def test_the_values_of_an_unknown_command_are_left_out() -> None:
+def test_error_for_an_unknown_command_leaves_out_its_values() -> None:
     reply = ReplyError("ERR unknown command 'X', with args beginning with: 'secret' 'secret'")
     assert str(reply) == "ERR unknown command 'X'"
 
 
-def test_what_a_script_ran_into_is_found_in_the_words_of_redis_6() -> None:
+def test_error_within_a_script_has_its_own_code_in_the_words_of_redis_6() -> None:
     text = "ERR Error running script (call to f_0): @user_script:1: @user_script: 1: -READONLY You can't write"
     assert ReplyError(text).code == "READONLY"

@@ -16,7 +16,7 @@ from hubbub.redis.replies import (
 )
 
 
-def test_a_reply_of_the_expected_kind_is_given_as_that_kind() -> None:
+def test_reply_of_the_expected_type_is_returned() -> None:
     assert as_int(1) == 1
     assert as_bytes(b"x") == b"x"
     assert as_optional_bytes(None) is None
@@ -37,9 +37,7 @@ def test_a_reply_of_the_expected_kind_is_given_as_that_kind() -> None:
         (as_bytes_list, [b"x", None]),
     ],
 )
-def test_a_reply_of_another_kind_is_a_bug_and_its_content_is_not_told(
-    read: Callable[[Reply], object], reply: Reply
-) -> None:
+def test_reply_of_another_type_raises_without_its_content(read: Callable[[Reply], object], reply: Reply) -> None:
     with pytest.raises(TypeError) as caught:
         read(reply)
     assert "secret" not in str(caught.value)

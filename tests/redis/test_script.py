@@ -28,17 +28,17 @@ UNION = Script(
 )
 
 
-async def test_a_script_knows_its_keys_and_args_by_name(connection: Connection) -> None:
+async def test_script_uses_keys_and_args_by_name(connection: Connection) -> None:
     assert await ADD(connection, keys=["total"], args=[40]) == 40
     assert await ADD(connection, keys=["total"], args=[2]) == 42
 
 
-async def test_the_last_name_may_take_any_number(connection: Connection) -> None:
+async def test_last_name_with_an_asterisk_takes_any_number_of_values(connection: Connection) -> None:
     assert await UNION(connection, keys=["all"], args=["a"]) == [b"a"]
     assert await UNION(connection, keys=["all"], args=["b", "c", "d"]) == [b"a", b"b", b"c", b"d"]
 
 
-async def test_a_script_is_sent_in_full_once_and_again_after_the_server_forgot_it(
+async def test_script_is_sent_again_after_the_server_flushed_it(
     connection: Connection,
 ) -> None:
     for _ in range(2):
@@ -47,7 +47,7 @@ async def test_a_script_is_sent_in_full_once_and_again_after_the_server_forgot_i
     assert await connection.execute("GET", "total") == b"100"
 
 
-async def test_a_script_with_too_few_or_too_many_values_is_not_sent(connection: Connection) -> None:
+async def test_script_with_a_wrong_number_of_values_is_not_sent(connection: Connection) -> None:
     with pytest.raises(TypeError, match="keys"):
         await ADD(connection, args=[1])
     with pytest.raises(TypeError, match="args"):
@@ -57,13 +57,13 @@ async def test_a_script_with_too_few_or_too_many_values_is_not_sent(connection: 
     assert await connection.execute("EXISTS", "total", "all") == 0
 
 
-async def test_an_error_in_a_script_is_a_bug_of_the_script(connection: Connection) -> None:
+async def test_error_in_a_script_raises_reply_error(connection: Connection) -> None:
     broken: Script[int] = Script(source="return redis.call('INCR', 'key', 'too many')", reply=as_int)
     with pytest.raises(ReplyError):
         await broken(connection)
 
 
-async def test_an_answer_of_another_type_is_a_bug_of_the_script(connection: Connection) -> None:
+async def test_script_result_of_another_type_raises_type_error(connection: Connection) -> None:
     mistyped: Script[int] = Script(source="return 'not a number'", reply=as_int)
     with pytest.raises(TypeError, match="an integer"):
         await mistyped(connection)

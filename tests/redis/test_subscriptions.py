@@ -46,14 +46,14 @@ async def subscribers(connection: Connection, channel: str) -> int:
     return count
 
 
-async def hear(subscription: Subscription, count: int) -> list[Received]:
+async def receive(subscription: Subscription, count: int) -> list[Received]:
     async with asyncio.timeout(30):
         return [await anext(subscription) for _ in range(count)]
 
 
 @asynccontextmanager
 async def a_script_that_runs_too_long(server: Server) -> AsyncIterator[None]:
-    """Until it is killed, which is at the end, the server answers BUSY to everybody."""
+    """The server answers BUSY to all clients until the script is killed, at the end."""
     slow, other = Connection(server.settings), Connection(server.settings)
     await asyncio.gather(slow.start(), other.start())
     await other.execute("CONFIG", "SET", "lua-time-limit", 1)
@@ -75,47 +75,49 @@ async def a_script_that_runs_too_long(server: Server) -> AsyncIterator[None]:
         await asyncio.gather(slow.close(), other.close())
 
 
-async def test_what_is_published_after_subscribing_is_heard_in_order(
+async def test_messages_published_after_subscribing_arrive_in_order(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
     async with await subscriptions.subscribe("room") as subscription:
         for number in range(10):
             assert await connection.execute("PUBLISH", "room", number) == 1
-        assert await hear(subscription, 10) == [str(number).encode() for number in range(10)]
-    await until_nobody_hears(connection, "room")
+        assert await receive(subscription, 10) == [str(number).encode() for number in range(10)]
+    await until_no_subscriber_is_left(connection, "room")
 
 
-async def until_nobody_hears(connection: Connection, channel: str) -> None:
-    async def nobody() -> bool:
+async def until_no_subscriber_is_left(connection: Connection, channel: str) -> None:
+    async def is_unused() -> bool:
         return await subscribers(connection, channel) == 0
 
-    await until_it_answers(nobody)
+    await until_it_answers(is_unused)
 
 
-async def test_a_thousand_subscribers_of_a_channel_are_one_to_redis(
+async def test_thousand_subscribers_of_a_channel_are_one_subscription_in_redis(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
-    everyone = await asyncio.gather(*(subscriptions.subscribe("room") for _ in range(1_000)))
+    all_subscribers = await asyncio.gather(*(subscriptions.subscribe("room") for _ in range(1_000)))
     assert await subscribers(connection, "room") == 1
     assert await connection.execute("PUBLISH", "room", "to all") == 1
-    assert [await hear(one, 1) for one in everyone] == [[b"to all"]] * 1_000
-    for one in everyone[1:]:
+    assert [await receive(one, 1) for one in all_subscribers] == [[b"to all"]] * 1_000
+    for one in all_subscribers[1:]:
         one.unsubscribe()
     await connection.execute("PUBLISH", "room", "to the last")
-    assert await hear(everyone[0], 1) == [b"to the last"]
+    assert await receive(all_subscribers[0], 1) == [b"to the last"]
 
 
-async def test_many_channels_are_asked_for_together(connection: Connection, subscriptions: Subscriptions) -> None:
-    rooms = [f"room:{number}" for number in range(3_000)]
-    everyone = await asyncio.gather(*(subscriptions.subscribe(room) for room in rooms))
-    await connection.execute_many([("PUBLISH", room, room) for room in rooms])
-    assert [await hear(one, 1) for one in everyone] == [[room.encode()] for room in rooms]
-
-
-async def test_subscribers_who_come_and_go_at_random_miss_nothing_while_they_are_there(
+async def test_three_thousand_concurrent_subscriptions_all_receive(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
-    chance = random.Random(11)  # the same coming and going every time
+    rooms = [f"room:{number}" for number in range(3_000)]
+    all_subscribers = await asyncio.gather(*(subscriptions.subscribe(room) for room in rooms))
+    await connection.execute_many([("PUBLISH", room, room) for room in rooms])
+    assert [await receive(one, 1) for one in all_subscribers] == [[room.encode()] for room in rooms]
+
+
+async def test_subscribers_that_come_and_go_at_random_miss_no_message_while_subscribed(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    chance = random.Random(11)  # the same sequence every time
     rooms = ["red", "green", "blue"]
 
     async def visitor(name: int) -> None:
@@ -125,30 +127,30 @@ async def test_subscribers_who_come_and_go_at_random_miss_nothing_while_they_are
             async with await subscriptions.subscribe(room) as subscription:
                 await connection.execute("PUBLISH", room, word)
                 async with asyncio.timeout(30):
-                    while (heard := await anext(subscription)) != word:
-                        assert not isinstance(heard, Gap)
+                    while (received := await anext(subscription)) != word:
+                        assert not isinstance(received, Gap)
             if chance.random() < 0.5:
                 await asyncio.sleep(0)
 
     await asyncio.gather(*(visitor(name) for name in range(20)))
     for room in rooms:
-        await until_nobody_hears(connection, room)
+        await until_no_subscriber_is_left(connection, room)
 
 
-async def test_leaving_and_coming_back_at_once_stays_subscribed(
+async def test_subscriber_that_returns_at_once_receives_messages(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
     for number in range(50):
         subscription = await subscriptions.subscribe("room")
         await connection.execute("PUBLISH", "room", number)
-        assert await hear(subscription, 1) == [str(number).encode()]
+        assert await receive(subscription, 1) == [str(number).encode()]
         subscription.unsubscribe()
         if number % 3 == 0:
-            await asyncio.sleep(0)  # the UNSUBSCRIBE is on its way when the next one comes
-    await until_nobody_hears(connection, "room")
+            await asyncio.sleep(0)  # the UNSUBSCRIBE is in flight when the next one comes
+    await until_no_subscriber_is_left(connection, "room")
 
 
-async def test_a_subscriber_who_is_cancelled_while_subscribing_leaves_nothing_behind(
+async def test_cancelled_subscribe_leaves_no_subscription_in_redis(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
     for turns in range(10):
@@ -159,19 +161,19 @@ async def test_a_subscriber_who_is_cancelled_while_subscribing_leaves_nothing_be
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
         if isinstance(outcome, Subscription):
             outcome.unsubscribe()
-    await until_nobody_hears(connection, "room")
+    await until_no_subscriber_is_left(connection, "room")
 
 
-async def test_another_process_is_heard(server: Server, subscriptions: Subscriptions) -> None:
+async def test_messages_of_another_process_are_received(server: Server, subscriptions: Subscriptions) -> None:
     async with await subscriptions.subscribe("room") as subscription:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", ANOTHER_PROCESS, str(server.port), PASSWORD
         )
-        assert await hear(subscription, 100) == [str(number).encode() for number in range(100)]
+        assert await receive(subscription, 100) == [str(number).encode() for number in range(100)]
         assert await process.wait() == 0
 
 
-async def test_after_the_server_was_killed_a_gap_is_told_and_the_channel_heard_again(
+async def test_killed_server_leads_to_a_gap_and_then_to_new_messages(
     server: Server, connection: Connection, subscriptions: Subscriptions
 ) -> None:
     async with await subscriptions.subscribe("room") as subscription:
@@ -179,16 +181,16 @@ async def test_after_the_server_was_killed_a_gap_is_told_and_the_channel_heard_a
             server.kill()
             await until(lambda: not subscriptions.connected)
             server.start()
-            assert await hear(subscription, 1) == [Gap("reconnected")]
+            assert await receive(subscription, 1) == [Gap("reconnected")]
             await connection.execute("PUBLISH", "room", "back")
-            assert await hear(subscription, 1) == [b"back"]
+            assert await receive(subscription, 1) == [b"back"]
 
 
-async def test_a_subscription_that_is_cut_again_and_again_loses_nothing_without_a_gap(
+async def test_repeatedly_cut_subscription_loses_no_message_without_a_gap(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
     halt = asyncio.Event()
-    heard: list[Received] = []
+    received: list[Received] = []
 
     async def publisher() -> int:
         number = 0
@@ -200,28 +202,28 @@ async def test_a_subscription_that_is_cut_again_and_again_loses_nothing_without_
 
     async def listen(subscription: Subscription) -> None:
         async for one in subscription:
-            heard.append(one)  # noqa: PERF401 - seen by the test as it grows
+            received.append(one)  # noqa: PERF401 - seen by the test as it grows
 
     subscription = await subscriptions.subscribe("room", buffer=1_000_000)
     publishing = asyncio.create_task(publisher())
     listening = asyncio.create_task(listen(subscription))
     for _ in range(20):
-        gaps = heard.count(Gap("reconnected"))
+        gaps = received.count(Gap("reconnected"))
         await connection.execute("CLIENT", "KILL", "TYPE", "pubsub")
-        await until(lambda gaps=gaps: heard.count(Gap("reconnected")) > gaps)  # type: ignore[misc]
+        await until(lambda gaps=gaps: received.count(Gap("reconnected")) > gaps)  # type: ignore[misc]
     halt.set()
     published = await publishing
-    await until(lambda: heard[-1] == str(published - 1).encode())
+    await until(lambda: received[-1] == str(published - 1).encode())
     subscription.unsubscribe()
     await listening
-    for one, after in pairwise(heard):
+    for one, after in pairwise(received):
         if isinstance(one, bytes) and isinstance(after, bytes):
             assert int(after) == int(one) + 1
-    numbers = [int(one) for one in heard if isinstance(one, bytes)]
+    numbers = [int(one) for one in received if isinstance(one, bytes)]
     assert numbers == sorted(set(numbers))
 
 
-async def test_a_frozen_server_is_noticed_though_nothing_is_published(server: Server) -> None:
+async def test_frozen_server_is_noticed_without_any_messages(server: Server) -> None:
     settings = replace(server.settings, deadline_seconds=0.3, connect_timeout_seconds=0.3)
     subscriptions = Subscriptions(settings, heartbeat_seconds=0.1)
     await subscriptions.start()
@@ -229,11 +231,11 @@ async def test_a_frozen_server_is_noticed_though_nothing_is_published(server: Se
     server.freeze()
     await until(lambda: not subscriptions.connected)
     server.thaw()
-    assert await hear(subscription, 1) == [Gap("reconnected")]
+    assert await receive(subscription, 1) == [Gap("reconnected")]
     await subscriptions.close()
 
 
-async def test_a_quiet_subscription_is_probed_and_kept(server: Server, connection: Connection) -> None:
+async def test_quiet_subscription_is_probed_and_kept(server: Server, connection: Connection) -> None:
     subscriptions = Subscriptions(server.settings, heartbeat_seconds=0.02)
     await subscriptions.start()
     subscription = await subscriptions.subscribe("room")
@@ -246,64 +248,64 @@ async def test_a_quiet_subscription_is_probed_and_kept(server: Server, connectio
 
     await until_it_answers(was_pinged)
     await connection.execute("PUBLISH", "room", "still here")
-    assert await hear(subscription, 1) == [b"still here"]
+    assert await receive(subscription, 1) == [b"still here"]
     await subscriptions.close()
 
 
-async def test_a_slow_subscriber_loses_the_oldest_and_is_told_how_many(
+async def test_slow_subscriber_loses_the_oldest_messages_and_gets_their_number(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
     slow = await subscriptions.subscribe("room", buffer=10)
     quick = await subscriptions.subscribe("room", buffer=100)
     for number in range(50):
         await connection.execute("PUBLISH", "room", number)
-    assert await hear(quick, 50) == [str(number).encode() for number in range(50)]
+    assert await receive(quick, 50) == [str(number).encode() for number in range(50)]
     assert slow.dropped == 40
-    assert await hear(slow, 11) == [Gap("overflow", 40), *(str(n).encode() for n in range(40, 50))]
+    assert await receive(slow, 11) == [Gap("overflow", 40), *(str(n).encode() for n in range(40, 50))]
     assert quick.dropped == 0
 
 
-async def test_a_callback_that_raises_is_logged_and_hurts_no_other(
+async def test_callback_that_raises_is_logged_and_does_not_affect_others(
     connection: Connection, subscriptions: Subscriptions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    heard: list[Received] = []
+    received: list[Received] = []
 
     def broken(_: Received) -> None:
         raise ZeroDivisionError
 
     await subscriptions.subscribe_with("room", broken)
-    await subscriptions.subscribe_with("room", heard.append)
+    await subscriptions.subscribe_with("room", received.append)
     for number in range(2):
         await connection.execute("PUBLISH", "room", number)
-    await until(lambda: len(heard) == 2)
+    await until(lambda: len(received) == 2)
     complaints = [one for one in caplog.records if one.exc_info and one.exc_info[0] is ZeroDivisionError]
     assert len(complaints) == 2
     assert subscriptions.connected
 
 
-async def test_a_callback_may_subscribe_and_unsubscribe(
+async def test_callback_may_subscribe_and_unsubscribe(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     leave: list[Callable[[], None]] = []
 
     def once(_: Received) -> None:
-        heard.append("once")
+        received.append("once")
         leave[0]()
         subscriptions.subscribe_soon("another room")
 
     def always(_: Received) -> None:
-        heard.append("always")
+        received.append("always")
 
     leave.append((await subscriptions.subscribe_with("room", once)).unsubscribe)
     await subscriptions.subscribe_with("room", always)
     for _ in range(2):
         await connection.execute("PUBLISH", "room", "knock")
-    await until(lambda: len(heard) == 3)
-    assert heard == ["once", "always", "always"]
+    await until(lambda: len(received) == 3)
+    assert received == ["once", "always", "always"]
 
 
-async def test_without_a_server_subscribing_fails_in_time_and_nothing_is_left(server: Server) -> None:
+async def test_subscribe_without_a_server_fails_in_time_and_leaves_no_subscription(server: Server) -> None:
     server.kill()
     subscriptions = Subscriptions(replace(server.settings, connect_timeout_seconds=0.3))
     await subscriptions.start()
@@ -317,7 +319,9 @@ async def test_without_a_server_subscribing_fails_in_time_and_nothing_is_left(se
     await asyncio.gather(connection.close(), subscriptions.close())
 
 
-async def test_a_frozen_server_confirms_nothing(server: Server, subscriptions: Subscriptions) -> None:
+async def test_subscribe_at_a_frozen_server_fails_at_the_deadline(
+    server: Server, subscriptions: Subscriptions
+) -> None:
     hasty = Subscriptions(replace(server.settings, deadline_seconds=0.2))
     await hasty.start()
     server.freeze()
@@ -326,79 +330,79 @@ async def test_a_frozen_server_confirms_nothing(server: Server, subscriptions: S
     await hasty.close()
 
 
-async def test_who_subscribes_without_waiting_is_told_from_when_on_it_hears(
+async def test_subscribe_soon_gets_a_gap_once_it_is_live(
     server: Server, connection: Connection, subscriptions: Subscriptions
 ) -> None:
     server.kill()
     await until(lambda: not subscriptions.connected)
     early = subscriptions.subscribe_soon("room")
     server.start()
-    assert await hear(early, 1) == [Gap("reconnected")]
+    assert await receive(early, 1) == [Gap("reconnected")]
     late = subscriptions.subscribe_soon("room")
-    assert await hear(late, 1) == [Gap("reconnected")]
+    assert await receive(late, 1) == [Gap("reconnected")]
     await connection.execute("PUBLISH", "room", "now")
-    assert await hear(early, 1) == await hear(late, 1) == [b"now"]
+    assert await receive(early, 1) == await receive(late, 1) == [b"now"]
 
 
-async def test_a_callback_that_does_not_wait_is_told_from_when_on_it_hears(
+async def test_subscribe_soon_with_a_callback_gets_a_gap_once_it_is_live(
     server: Server, connection: Connection, subscriptions: Subscriptions
 ) -> None:
     server.kill()
     await until(lambda: not subscriptions.connected)
-    heard: list[Received] = []
-    early = subscriptions.subscribe_soon_with("room", heard.append)
-    assert heard == []
+    received: list[Received] = []
+    early = subscriptions.subscribe_soon_with("room", received.append)
+    assert received == []
     server.start()
-    await until(lambda: len(heard) == 1)
-    late = subscriptions.subscribe_soon_with("room", heard.append)
-    assert heard == [Gap("reconnected")] * 2  # at once, for the channel is heard already
+    await until(lambda: len(received) == 1)
+    late = subscriptions.subscribe_soon_with("room", received.append)
+    assert received == [Gap("reconnected")] * 2  # at once, because the channel is live already
     await connection.execute("PUBLISH", "room", "now")
-    await until(lambda: len(heard) == 4)
-    assert heard[2:] == [b"now", b"now"]
+    await until(lambda: len(received) == 4)
+    assert received[2:] == [b"now", b"now"]
     assert await subscribers(connection, "room") == 1
     early.unsubscribe()
     early.unsubscribe()
     await connection.execute("PUBLISH", "room", "later")
-    await until(lambda: len(heard) == 5)
+    await until(lambda: len(received) == 5)
     late.unsubscribe()
-    await until_nobody_hears(connection, "room")
+    await until_no_subscriber_is_left(connection, "room")
     with pytest.raises(Invalid, match="channel"):
-        subscriptions.subscribe_soon_with("", heard.append)
+        subscriptions.subscribe_soon_with("", received.append)
 
 
-async def test_a_callback_that_does_not_wait_goes_and_comes_back_at_once(
+async def test_subscribe_soon_with_a_callback_may_be_repeated_at_once(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
     for number in range(50):
-        heard: list[Received] = []
-        subscription = subscriptions.subscribe_soon_with("room", heard.append)
-        await until(lambda heard=heard: bool(heard))  # type: ignore[misc]
+        received: list[Received] = []
+        subscription = subscriptions.subscribe_soon_with("room", received.append)
+        await until(lambda received=received: bool(received))  # type: ignore[misc]
         await connection.execute("PUBLISH", "room", number)
-        await until(lambda heard=heard: len(heard) == 2)  # type: ignore[misc]
-        assert heard == [Gap("reconnected"), str(number).encode()]
+        await until(lambda received=received: len(received) == 2)  # type: ignore[misc]
+        assert received == [Gap("reconnected"), str(number).encode()]
         subscription.unsubscribe()
         if number % 3 == 0:
-            await asyncio.sleep(0)  # the UNSUBSCRIBE is on its way when the next one comes
-    await until_nobody_hears(connection, "room")
+            await asyncio.sleep(0)  # the UNSUBSCRIBE is in flight when the next one comes
+    await until_no_subscriber_is_left(connection, "room")
 
 
-async def test_a_callback_that_does_not_wait_is_not_refused_while_the_login_is(
+async def test_subscribe_soon_with_a_callback_does_not_raise_while_the_login_is_refused(
     server: Server, connection: Connection
 ) -> None:
     subscriptions = Subscriptions(replace(server.settings, password="another"))
     await subscriptions.start()
-    heard: list[Received] = []
-    subscription = subscriptions.subscribe_soon_with("room", heard.append)
+    received: list[Received] = []
+    subscription = subscriptions.subscribe_soon_with("room", received.append)
     assert subscriptions.trouble is not None
-    assert not heard
+    assert not received
     await subscriptions.close()
     subscription.unsubscribe()
-    after = subscriptions.subscribe_soon_with("room", heard.append)
+    after = subscriptions.subscribe_soon_with("room", received.append)
     after.unsubscribe()
-    assert not heard
+    assert not received
 
 
-async def test_closing_ends_iterations_and_fails_whoever_is_subscribing(
+async def test_close_ends_iterations_and_fails_pending_subscribes(
     server: Server, subscriptions: Subscriptions
 ) -> None:
     subscription = await subscriptions.subscribe("room")
@@ -416,7 +420,7 @@ async def test_closing_ends_iterations_and_fails_whoever_is_subscribing(
     subscription.unsubscribe()
 
 
-async def test_a_channel_that_the_login_may_not_hear_is_refused_and_its_neighbours_are_not(
+async def test_channel_without_permission_is_refused_and_the_others_are_not(
     server: Server, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     await connection.execute("ACL", "SETUSER", "guest", "on", ">of-the-guest", "+@all", "resetchannels", "&open:*")
@@ -431,62 +435,62 @@ async def test_a_channel_that_the_login_may_not_hear_is_refused_and_its_neighbou
     for name, one in (("open:a", outcomes[0]), ("open:b", outcomes[2])):
         assert isinstance(one, Subscription)
         await connection.execute("PUBLISH", name, "welcome")
-        assert await hear(one, 1) == [b"welcome"]
+        assert await receive(one, 1) == [b"welcome"]
     await connection.execute("ACL", "SETUSER", "guest", "&*")
     again = await subscriptions.subscribe("closed")
     await connection.execute("PUBLISH", "closed", "welcome after all")
-    assert await hear(again, 1) == [b"welcome after all"]
+    assert await receive(again, 1) == [b"welcome after all"]
     assert caplog.record_tuples[-1][:2] == ("hubbub.redis", logging.ERROR)
     await subscriptions.close()
 
 
-async def test_who_is_told_beside_others_that_a_channel_is_refused_waits_for_no_deadline(
+async def test_refusal_fails_a_later_subscribe_at_once_beside_another_subscriber(
     server: Server, connection: Connection
 ) -> None:
     await connection.execute("ACL", "SETUSER", "guest", "on", ">of-the-guest", "+@all", "resetchannels")
     subscriptions = Subscriptions(replace(server.settings, username="guest", password="of-the-guest"))
     await subscriptions.start()
-    heard: list[Received] = []
-    subscriptions.subscribe_soon_with("closed", heard.append)
+    received: list[Received] = []
+    subscriptions.subscribe_soon_with("closed", received.append)
     for _ in range(2):
         with pytest.raises(Unavailable, match="NOPERM") as refused:
             await subscriptions.subscribe("closed")
         assert not refused.value.retryable
     await connection.execute("ACL", "SETUSER", "guest", "&*")
     await subscriptions.subscribe("closed")
-    assert heard == [Gap("reconnected")]
+    assert received == [Gap("reconnected")]
     await subscriptions.close()
 
 
-async def test_who_comes_while_the_server_is_busy_with_a_script_is_heard_afterwards(
+async def test_subscription_refused_by_a_busy_server_is_live_afterwards(
     server: Server, connection: Connection, subscriptions: Subscriptions
 ) -> None:
-    heard: list[Received] = []
+    received: list[Received] = []
     async with a_script_that_runs_too_long(server):
-        subscriptions.subscribe_soon_with("room", heard.append)
+        subscriptions.subscribe_soon_with("room", received.append)
         with pytest.raises(Unavailable, match="BUSY") as refused:
             await subscriptions.subscribe("room")
         assert refused.value.retryable
-    await until(lambda: bool(heard))
+    await until(lambda: bool(received))
     await connection.execute("PUBLISH", "room", "now")
-    await until(lambda: len(heard) == 2)
-    assert heard == [Gap("reconnected"), b"now"]
+    await until(lambda: len(received) == 2)
+    assert received == [Gap("reconnected"), b"now"]
 
 
-async def test_who_comes_after_a_refusal_waits_for_no_other_attempt(
+async def test_subscribe_after_a_refusal_does_not_wait_for_the_retry(
     server: Server, subscriptions: Subscriptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RETRY_REFUSED_SECONDS", 3600)
-    heard: list[Received] = []
+    received: list[Received] = []
     async with a_script_that_runs_too_long(server):
-        subscriptions.subscribe_soon_with("room", heard.append)
+        subscriptions.subscribe_soon_with("room", received.append)
         with pytest.raises(Unavailable, match="BUSY"):
             await subscriptions.subscribe("room")
     await subscriptions.subscribe("room")
-    assert heard == [Gap("reconnected")]
+    assert received == [Gap("reconnected")]
 
 
-async def test_a_refused_subscription_that_was_closed_is_not_asked_for_again(
+async def test_refused_subscription_is_not_retried_after_close(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RETRY_REFUSED_SECONDS", 3600)
@@ -503,7 +507,7 @@ async def test_a_refused_subscription_that_was_closed_is_not_asked_for_again(
     assert closed() is None  # a timer would keep it
 
 
-async def test_a_channel_or_buffer_that_makes_no_sense_is_refused(subscriptions: Subscriptions) -> None:
+async def test_invalid_channel_or_buffer_is_refused(subscriptions: Subscriptions) -> None:
     with pytest.raises(Invalid, match="channel"):
         await subscriptions.subscribe("")
     with pytest.raises(Invalid, match="channel"):
@@ -513,7 +517,7 @@ async def test_a_channel_or_buffer_that_makes_no_sense_is_refused(subscriptions:
 
 
 @pytest.mark.parametrize("nonsense", [b"HTTP/1.1 200 OK\r\n", b"+too much\r\n", b"*0\r\n"])
-async def test_a_server_that_breaks_the_protocol_is_left_and_a_gap_told(nonsense: bytes) -> None:
+async def test_server_that_breaks_the_protocol_leads_to_a_reconnect_and_a_gap(nonsense: bytes) -> None:
     connections = 0
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -536,7 +540,7 @@ async def test_a_server_that_breaks_the_protocol_is_left_and_a_gap_told(nonsense
         await subscriptions.close()
 
 
-async def test_a_confirmation_that_an_unsubscribe_follows_confirms_nothing() -> None:
+async def test_confirmation_followed_by_an_unsubscribe_does_not_count() -> None:
     confirm = asyncio.Event()
     asked: list[bytes] = []
 
@@ -566,7 +570,7 @@ async def test_a_confirmation_that_an_unsubscribe_follows_confirms_nothing() -> 
         await subscriptions.close()
 
 
-async def test_what_a_busy_server_refuses_is_asked_for_again_together(
+async def test_channels_refused_by_a_busy_server_are_retried_together(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "RETRY_REFUSED_SECONDS", 0.05)
@@ -595,14 +599,14 @@ async def test_what_a_busy_server_refuses_is_asked_for_again_together(
 
 
 def forget(_: Listener) -> None:
-    """Nobody is registered anywhere here."""
+    """Leaving has no effect here."""
 
 
 async def unread(subscription: Subscription) -> list[bytes | Gap]:
     return [await anext(subscription) for _ in range(subscription.unread)]
 
 
-async def test_a_gap_that_does_not_fit_any_more_is_told_all_the_same() -> None:
+async def test_gap_that_does_not_fit_the_buffer_is_kept() -> None:
     subscription = Subscription(b"room", forget, buffer=1)
     subscription.receive(Gap("reconnected"))
     subscription.receive(b"a")
@@ -611,13 +615,13 @@ async def test_a_gap_that_does_not_fit_any_more_is_told_all_the_same() -> None:
 
 async def test_messages_and_gaps_that_do_not_fit_become_one_gap() -> None:
     subscription = Subscription(b"room", forget, buffer=2)
-    for heard in (b"a", Gap("reconnected"), b"b", b"c", b"d"):
-        subscription.receive(heard)
+    for received in (b"a", Gap("reconnected"), b"b", b"c", b"d"):
+        subscription.receive(received)
     assert await unread(subscription) == [Gap("overflow", 2), b"c", b"d"]
     assert subscription.dropped == 2
 
 
-async def test_reconnects_in_a_row_are_one_gap() -> None:
+async def test_consecutive_reconnects_are_one_gap() -> None:
     subscription = Subscription(b"room", forget, buffer=2)
     subscription.receive(b"a")
     for _ in range(5):
@@ -626,18 +630,18 @@ async def test_reconnects_in_a_row_are_one_gap() -> None:
     assert subscription.dropped == 0
 
 
-async def test_what_was_dropped_is_said_once_and_counted_for_ever() -> None:
+async def test_dropped_messages_are_reported_once_and_counted_in_total() -> None:
     subscription = Subscription(b"room", forget, buffer=1)
-    for heard in (b"a", b"b"):
-        subscription.receive(heard)
+    for received in (b"a", b"b"):
+        subscription.receive(received)
     assert await unread(subscription) == [Gap("overflow", 1), b"b"]
-    for heard in (b"c", b"d", b"e"):
-        subscription.receive(heard)
+    for received in (b"c", b"d", b"e"):
+        subscription.receive(received)
     assert await unread(subscription) == [Gap("overflow", 2), b"e"]
     assert subscription.dropped == 3
 
 
-async def test_a_reader_who_gives_up_loses_no_message() -> None:
+async def test_cancelled_reader_loses_no_message() -> None:
     subscription = Subscription(b"room", forget, buffer=10)
     reader = asyncio.ensure_future(anext(subscription))
     await asyncio.sleep(0)
@@ -647,7 +651,7 @@ async def test_a_reader_who_gives_up_loses_no_message() -> None:
     assert await anext(subscription) == b"a"
 
 
-async def test_there_is_one_reader_at_a_time() -> None:
+async def test_second_concurrent_reader_is_refused() -> None:
     subscription = Subscription(b"room", forget, buffer=10)
     first = asyncio.ensure_future(anext(subscription))
     await asyncio.sleep(0)
@@ -657,7 +661,7 @@ async def test_there_is_one_reader_at_a_time() -> None:
     assert await first == b"a"
 
 
-async def test_leaving_ends_the_iteration_of_a_waiting_reader() -> None:
+async def test_unsubscribe_ends_the_iteration_of_a_waiting_reader() -> None:
     subscription = Subscription(b"room", forget, buffer=10)
     reader = asyncio.create_task(collect(subscription))
     await asyncio.sleep(0)
@@ -669,4 +673,4 @@ async def test_leaving_ends_the_iteration_of_a_waiting_reader() -> None:
 
 
 async def collect(subscription: Subscription) -> list[bytes | Gap]:
-    return [heard async for heard in subscription]
+    return [received async for received in subscription]

@@ -1,4 +1,4 @@
-"""The user of deploy/redis-user.conf has what the code uses, and nothing else."""
+"""The user of deploy/redis-user.conf has the rights that the code needs, and no others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HANDSHAKE = {"hello", "auth", "select", "ping", "client|setname"}
 
 
 def used() -> set[str]:
-    """The commands in the sources of the library. `hubbub demo`, `top` and `doctor` ask more of a server."""
+    """The commands in the sources of the library. `hubbub demo`, `top` and `doctor` need more."""
     found: set[str] = set()
     for folder, pattern in (("services", IN_SERVICES), ("redis", IN_REDIS)):
         for source in (SOURCES / folder).rglob("*.py"):
@@ -32,13 +32,13 @@ def used() -> set[str]:
     return found
 
 
-def test_the_user_may_run_the_commands_that_are_used_and_no_others() -> None:
+def test_user_has_exactly_the_commands_that_the_code_runs() -> None:
     allowed = {word[1:] for word in user_line() if word.startswith("+")}
     assert allowed == used() | HANDSHAKE
     assert "-@all" in user_line()
 
 
-def test_the_user_is_bound_to_keys_and_channels() -> None:
+def test_user_is_limited_to_its_keys_and_channels() -> None:
     words = user_line()
     assert words.index("resetkeys") < min(words.index(word) for word in words if word.startswith("~"))
     assert words.index("resetchannels") < min(words.index(word) for word in words if word.startswith("&"))
@@ -70,7 +70,7 @@ def test_the_user_is_bound_to_keys_and_channels() -> None:
     ],
     ids=lambda words: " ".join(str(word) for word in words[:2]),
 )
-async def test_the_user_may_not(server: Server, words: tuple[str | int, ...]) -> None:
+async def test_user_is_refused(server: Server, words: tuple[str | int, ...]) -> None:
     await make_redis_users(server.settings)
     connection = Connection(as_redis_user(server.settings))
     await connection.start()

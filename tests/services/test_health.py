@@ -28,7 +28,7 @@ async def hub(settings: Settings, own_redis: Server) -> AsyncIterator[Hub]:
         yield hub
 
 
-async def test_of_a_hub_that_is_well_it_says_so_as_json_too(hub: Hub) -> None:
+async def test_health_of_a_working_hub_is_ok_and_encodes_to_json(hub: Hub) -> None:
     health = await hub.health(deadline_seconds=20)
     assert (health.ready, health.degraded) == (True, False)
     assert (health.postgres.reason, health.redis.reason) == (None, None)
@@ -38,7 +38,7 @@ async def test_of_a_hub_that_is_well_it_says_so_as_json_too(hub: Hub) -> None:
     assert told["pool"].keys() == {"limit", "open", "in_use", "waiting"}
 
 
-async def test_without_redis_it_is_ready_and_degraded(hub: Hub, own_redis: Server) -> None:
+async def test_hub_without_redis_is_ready_and_degraded(hub: Hub, own_redis: Server) -> None:
     own_redis.kill()
     health = await hub.health(deadline_seconds=1)
     assert (health.ready, health.degraded, health.redis.ok) == (True, True, False)
@@ -51,7 +51,7 @@ async def test_without_redis_it_is_ready_and_degraded(hub: Hub, own_redis: Serve
     await until_it_answers(is_well)
 
 
-async def test_a_frozen_redis_is_noticed_within_the_deadline(hub: Hub, own_redis: Server) -> None:
+async def test_frozen_redis_is_reported_within_the_deadline(hub: Hub, own_redis: Server) -> None:
     own_redis.freeze()
     since = perf_counter()
     health = await hub.health(deadline_seconds=0.3)
@@ -60,7 +60,7 @@ async def test_a_frozen_redis_is_noticed_within_the_deadline(hub: Hub, own_redis
     assert health.redis.reason == "no answer within 0.3 s"
 
 
-async def test_a_pool_in_which_nobody_gets_a_connection_is_not_ready(settings: Settings) -> None:
+async def test_hub_with_an_exhausted_pool_is_not_ready(settings: Settings) -> None:
     tiny = replace(settings, postgres=replace(settings.postgres, pool_size=1))
     async with Hub(tiny) as hub, hub.transaction():
         health = await hub.health(deadline_seconds=0.3)
@@ -70,7 +70,7 @@ async def test_a_pool_in_which_nobody_gets_a_connection_is_not_ready(settings: S
     assert health.pool.in_use == health.pool.limit == 1
 
 
-async def test_a_closed_hub_is_not_ready(settings: Settings) -> None:
+async def test_closed_hub_is_not_ready(settings: Settings) -> None:
     async with Hub(settings) as hub:
         pass
     health = await hub.health()
@@ -78,7 +78,7 @@ async def test_a_closed_hub_is_not_ready(settings: Settings) -> None:
     assert not health.redis.ok
 
 
-async def test_a_probe_that_is_given_up_leaves_nothing_behind(hub: Hub, own_redis: Server) -> None:
+async def test_cancelled_probe_leaves_no_waiting_caller(hub: Hub, own_redis: Server) -> None:
     own_redis.freeze()
     probes = [asyncio.create_task(hub.health(deadline_seconds=30)) for _ in range(20)]
     await asyncio.sleep(0)

@@ -19,7 +19,7 @@ from hubbub.services.rate_limits import RateLimits
 from redis_server import Server, binaries
 from waiting import until_it_answers
 
-SLOWLY = 1 / 3600  # tokens a second: none comes while a test runs
+SLOWLY = 1 / 3600  # tokens per second: none is added during a test
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def bucket(name: str, key: str) -> str:
     return f"limit:{name}:{sha256(key.encode()).hexdigest()}"
 
 
-async def test_a_burst_passes_and_then_one_has_to_wait(limits: RateLimits, ada: str) -> None:
+async def test_burst_up_to_the_capacity_passes_and_the_next_is_refused(limits: RateLimits, ada: str) -> None:
     verdicts = [await limits.take("send", ada, capacity=3, refill_per_second=SLOWLY) for _ in range(5)]
     assert [verdict.allowed for verdict in verdicts] == [True, True, True, False, False]
     assert [verdict.remaining for verdict in verdicts] == [2, 1, 0, 0, 0]
@@ -45,7 +45,7 @@ async def test_a_burst_passes_and_then_one_has_to_wait(limits: RateLimits, ada: 
     assert not any(verdict.degraded for verdict in verdicts)
 
 
-async def test_after_the_seconds_it_was_told_one_may_pass_again(limits: RateLimits, ada: str) -> None:
+async def test_retry_after_the_returned_seconds_passes(limits: RateLimits, ada: str) -> None:
     async def take() -> Verdict:
         return await limits.take("send", ada, capacity=2, refill_per_second=20)
 
@@ -56,7 +56,7 @@ async def test_after_the_seconds_it_was_told_one_may_pass_again(limits: RateLimi
     assert (await take()).allowed
 
 
-async def test_a_refusal_costs_nothing(limits: RateLimits, connection: Connection, ada: str) -> None:
+async def test_refusal_takes_no_tokens(limits: RateLimits, connection: Connection, ada: str) -> None:
     assert (await limits.take("send", ada, capacity=1, refill_per_second=SLOWLY)).allowed
     before = await connection.execute("GET", bucket("send", ada))
     for _ in range(10):
@@ -64,7 +64,7 @@ async def test_a_refusal_costs_nothing(limits: RateLimits, connection: Connectio
     assert await connection.execute("GET", bucket("send", ada)) == before
 
 
-async def test_what_costs_more_takes_more(limits: RateLimits, ada: str) -> None:
+async def test_cost_takes_that_many_tokens(limits: RateLimits, ada: str) -> None:
     async def take(cost: int) -> Verdict:
         return await limits.take("upload", ada, capacity=10, refill_per_second=SLOWLY, cost=cost)
 
@@ -76,16 +76,14 @@ async def test_what_costs_more_takes_more(limits: RateLimits, ada: str) -> None:
     assert (await take(3)).remaining == 0
 
 
-async def test_names_and_keys_have_buckets_of_their_own(limits: RateLimits, ada: str) -> None:
+async def test_each_name_and_key_has_its_own_bucket(limits: RateLimits, ada: str) -> None:
     for name, key in [("send", ada), ("read", ada), ("send", ada + "x"), ("send", "")]:
         await limits.take(name, key or str(uuid4()), capacity=1, refill_per_second=SLOWLY)
     assert not (await limits.take("send", ada, capacity=1, refill_per_second=SLOWLY)).allowed
     assert not (await limits.take("read", ada, capacity=1, refill_per_second=SLOWLY)).allowed
 
 
-async def test_all_processes_together_get_no_more_than_one(
-    servers: Settings, limits: RateLimits, ada: str
-) -> None:
+async def test_processes_share_one_bucket(servers: Settings, limits: RateLimits, ada: str) -> None:
     other = Connection(servers.redis)
     await other.start()
     both = [limits, RateLimits(other)]
@@ -96,8 +94,8 @@ async def test_all_processes_together_get_no_more_than_one(
     assert sum(verdict.allowed for verdict in verdicts) == 50
 
 
-async def test_in_the_long_run_the_refill_is_the_rate(limits: RateLimits, ada: str) -> None:
-    """By Redis' own count of time: the bucket holds one token and gets 100 a second."""
+async def test_refill_bounds_the_rate_in_the_long_run(limits: RateLimits, ada: str) -> None:
+    """Measured by the clock of Redis. The bucket holds one token and gets 100 per second."""
     loop = asyncio.get_running_loop()
     allowed = 0
     started = loop.time()
@@ -106,9 +104,7 @@ async def test_in_the_long_run_the_refill_is_the_rate(limits: RateLimits, ada: s
     assert 2 <= allowed <= (loop.time() - started) * 100 + 2
 
 
-async def test_a_bucket_is_gone_from_redis_when_it_is_full(
-    limits: RateLimits, connection: Connection, ada: str
-) -> None:
+async def test_full_bucket_has_no_key_in_redis(limits: RateLimits, connection: Connection, ada: str) -> None:
     await limits.take("send", ada, capacity=10, refill_per_second=0.1)
     assert 9_000 < as_int(await connection.execute("PTTL", bucket("send", ada))) <= 10_001
     await limits.take("read", ada, capacity=10, refill_per_second=100)
@@ -119,7 +115,7 @@ async def test_a_bucket_is_gone_from_redis_when_it_is_full(
     await until_it_answers(is_gone)
 
 
-async def test_no_email_and_no_address_stands_in_redis(
+async def test_keys_in_redis_contain_no_email_and_no_address(
     limits: RateLimits, connection: Connection, ada: str
 ) -> None:
     for key in (ada, "192.0.2.7", "a\r\nb*", "\ud800", "x" * 1_000_000):
@@ -129,7 +125,7 @@ async def test_no_email_and_no_address_stands_in_redis(
     assert all(len(key) == len(bucket("login", "")) for key in found)
 
 
-async def test_a_smaller_capacity_holds_at_once(limits: RateLimits, ada: str) -> None:
+async def test_lowered_capacity_applies_at_once(limits: RateLimits, ada: str) -> None:
     for _ in range(100):
         await limits.take("send", ada, capacity=100, refill_per_second=SLOWLY)
     refused = await limits.take("send", ada, capacity=2, refill_per_second=SLOWLY)
@@ -137,7 +133,7 @@ async def test_a_smaller_capacity_holds_at_once(limits: RateLimits, ada: str) ->
     assert refused.retry_after_seconds <= 3600
 
 
-async def test_a_clock_that_was_set_back_locks_nobody_out(
+async def test_clock_set_back_does_not_lock_out_a_key(
     limits: RateLimits, connection: Connection, ada: str
 ) -> None:
     await connection.execute("SET", bucket("send", ada), "99999999999999", "PX", 60_000)
@@ -148,7 +144,7 @@ async def test_a_clock_that_was_set_back_locks_nobody_out(
 
 @pytest.mark.parametrize("capacity", [1, 7, 1_000_000_000])
 @pytest.mark.parametrize("rate", [1 / 3600, 0.1, 1 / 3, 10, 1e6, 1e300])
-async def test_any_rate_gives_what_it_promises(limits: RateLimits, capacity: int, rate: float) -> None:
+async def test_any_rate_allows_what_it_promises(limits: RateLimits, capacity: int, rate: float) -> None:
     if capacity / rate > 366 * 86_400:
         with pytest.raises(Invalid, match="within a year"):
             await limits.take("send", str(uuid4()), capacity=capacity, refill_per_second=rate)
@@ -173,16 +169,14 @@ BAD: list[tuple[str, dict[str, object]]] = [
 
 
 @pytest.mark.parametrize(("field", "bad"), BAD, ids=range(len(BAD)))
-async def test_a_limit_that_cannot_be_is_refused(limits: RateLimits, field: str, bad: dict[str, object]) -> None:
+async def test_invalid_limit_is_refused(limits: RateLimits, field: str, bad: dict[str, object]) -> None:
     good: dict[str, object] = {"name": "send", "key": "ada", "capacity": 5, "refill_per_second": 1.0}
     with pytest.raises(Invalid) as refusal:
         await limits.take(**(good | bad))  # type: ignore[arg-type]  # what a configuration may say
     assert refusal.value.field == field
 
 
-async def test_all_goes_on_when_the_scripts_are_flushed(
-    limits: RateLimits, connection: Connection, ada: str
-) -> None:
+async def test_flushed_scripts_do_not_stop_limits(limits: RateLimits, connection: Connection, ada: str) -> None:
     await limits.take("send", ada, capacity=2, refill_per_second=SLOWLY)
     await connection.execute("SCRIPT", "FLUSH")
     assert (await limits.take("send", ada, capacity=2, refill_per_second=SLOWLY)).remaining == 0
@@ -198,9 +192,7 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         server.stop()
 
 
-async def test_without_redis_a_limit_says_so_or_lets_all_pass_and_is_back_with_redis(
-    server: Server, ada: str
-) -> None:
+async def test_limit_without_redis_raises_or_fails_open_until_redis_is_back(server: Server, ada: str) -> None:
     connection = Connection(replace(server.settings, deadline_seconds=0.5))
     await connection.start()
     limits = RateLimits(connection)

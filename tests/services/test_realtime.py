@@ -22,7 +22,7 @@ HOSTILE_NAMES = 100_000
 
 @pytest.fixture
 def redis_user(servers: Settings) -> RedisSettings:
-    """Realtime is for the channels of an application, too."""
+    """A user that may also use the channels of an application."""
     return as_redis_user(servers.redis, "on-any-channel")
 
 
@@ -31,34 +31,34 @@ def realtime(connection: Connection, subscriptions: Subscriptions) -> RealtimeSe
     return RealtimeService(connection, subscriptions)
 
 
-async def test_typing_is_published_with_the_keys_of_the_seed(realtime: RealtimeService) -> None:
+async def test_typing_is_published_with_the_original_keys(realtime: RealtimeService) -> None:
     room_id, user_id = uuid4(), uuid4()
     async with await realtime.listen(f"typing:{room_id}") as messages:
         await realtime.publish_typing_indicator(room_id, user_id, True)
-        heard = await anext(messages)
-    assert isinstance(heard, str)
-    assert json.loads(heard) == {"userId": str(user_id), "isTyping": True}
+        received = await anext(messages)
+    assert isinstance(received, str)
+    assert json.loads(received) == {"userId": str(user_id), "isTyping": True}
 
 
-async def test_presence_is_published_with_the_keys_of_the_seed(realtime: RealtimeService) -> None:
+async def test_presence_is_published_with_the_original_keys(realtime: RealtimeService) -> None:
     user_id = uuid4()
     async with await realtime.listen("presence") as messages:
         await realtime.publish_user_presence(user_id, False)
-        heard = await anext(messages)
-    assert isinstance(heard, str)
-    assert json.loads(heard) == {"userId": str(user_id), "isOnline": False}
+        received = await anext(messages)
+    assert isinstance(received, str)
+    assert json.loads(received) == {"userId": str(user_id), "isOnline": False}
 
 
-async def test_nothing_that_follows_the_confirmation_is_missed(realtime: RealtimeService) -> None:
-    heard: list[str] = []
-    async with await realtime.subscribe_to_channel("news", heard.append):
+async def test_messages_after_the_confirmation_are_not_missed(realtime: RealtimeService) -> None:
+    received: list[str] = []
+    async with await realtime.subscribe_to_channel("news", received.append):
         assert await realtime.publish("news", "first") == 1
         await realtime.publish("news", "second")
-        await until(lambda: len(heard) == 2)
-    assert heard == ["first", "second"]
+        await until(lambda: len(received) == 2)
+    assert received == ["first", "second"]
 
 
-async def test_who_unsubscribed_hears_nothing_more(realtime: RealtimeService) -> None:
+async def test_unsubscribed_listener_receives_no_more_messages(realtime: RealtimeService) -> None:
     gone: list[str] = []
     stayed: list[str] = []
     handle = await realtime.subscribe_to_channel("news", gone.append)
@@ -70,13 +70,13 @@ async def test_who_unsubscribed_hears_nothing_more(realtime: RealtimeService) ->
     assert gone == []
 
 
-async def test_a_thousand_listeners_of_a_channel_are_one_to_redis(
+async def test_thousand_listeners_of_a_channel_are_one_subscription_in_redis(
     realtime: RealtimeService, connection: Connection
 ) -> None:
-    heard: list[str] = []
-    handles = await asyncio.gather(*[realtime.subscribe_to_channel("news", heard.append) for _ in range(1000)])
+    received: list[str] = []
+    handles = await asyncio.gather(*[realtime.subscribe_to_channel("news", received.append) for _ in range(1000)])
     assert await realtime.publish("news", "hello") == 1
-    await until(lambda: len(heard) == 1000)
+    await until(lambda: len(received) == 1000)
     for handle in handles:
         handle.unsubscribe()
 
@@ -86,36 +86,36 @@ async def test_a_thousand_listeners_of_a_channel_are_one_to_redis(
     await until_it_answers(nobody_listens)
 
 
-async def test_a_callback_that_raises_hurts_no_other(
+async def test_callback_that_raises_does_not_affect_others(
     realtime: RealtimeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fall_over(message: str) -> None:
         raise ValueError(message)
 
-    heard: list[str] = []
+    received: list[str] = []
     with caplog.at_level(logging.ERROR):
         async with (
             await realtime.subscribe_to_channel("news", fall_over),
-            await realtime.subscribe_to_channel("news", heard.append),
+            await realtime.subscribe_to_channel("news", received.append),
         ):
             await realtime.publish("news", "one")
             await realtime.publish("news", "two")
-            await until(lambda: heard == ["one", "two"])
+            await until(lambda: received == ["one", "two"])
     assert caplog.text.count("a subscriber of news raised") == 2
 
 
-async def test_a_slow_listener_is_told_how_much_it_lost(realtime: RealtimeService) -> None:
+async def test_slow_listener_gets_the_number_of_lost_messages(realtime: RealtimeService) -> None:
     async with await realtime.listen("news", buffer=10) as slow, await realtime.listen("news") as quick:
         for number in range(25):
             await realtime.publish("news", str(number))
         while await anext(quick) != "24":
             pass
-        heard = [await anext(slow) for _ in range(11)]
-    assert heard == [Gap("overflow", 15), *[str(number) for number in range(15, 25)]]
+        received = [await anext(slow) for _ in range(11)]
+    assert received == [Gap("overflow", 15), *[str(number) for number in range(15, 25)]]
     assert slow.dropped == 15
 
 
-async def test_listening_ends_when_it_is_unsubscribed(realtime: RealtimeService) -> None:
+async def test_unsubscribe_ends_the_iteration(realtime: RealtimeService) -> None:
     messages = await realtime.listen("news")
     reader = asyncio.create_task(anext(messages, "the end"))
     await asyncio.sleep(0)
@@ -123,12 +123,14 @@ async def test_listening_ends_when_it_is_unsubscribed(realtime: RealtimeService)
     assert await reader == "the end"
 
 
-async def test_what_is_no_utf8_arrives_all_the_same(realtime: RealtimeService, connection: Connection) -> None:
+async def test_payload_that_is_not_utf8_arrives_with_surrogates(
+    realtime: RealtimeService, connection: Connection
+) -> None:
     async with await realtime.listen("news") as messages:
         await connection.execute("PUBLISH", "news", b"\xff\x00ok")
-        heard = await anext(messages)
-    assert isinstance(heard, str)
-    assert heard.encode(errors="surrogateescape") == b"\xff\x00ok"
+        received = await anext(messages)
+    assert isinstance(received, str)
+    assert received.encode(errors="surrogateescape") == b"\xff\x00ok"
 
 
 PIECES = [
@@ -163,14 +165,14 @@ def _is_fit(name: str) -> bool:
     )
 
 
-async def test_a_hostile_name_is_heard_as_it_is_or_refused(realtime: RealtimeService) -> None:
-    """Each message carries the name of its channel: one that went elsewhere, or to two of them, is noticed."""
+async def test_hostile_channel_name_is_used_literally_or_refused(realtime: RealtimeService) -> None:
+    """Each message carries the name of its channel, so that a message on a wrong channel is noticed."""
     names = _hostile_names()
     assert len(names) > 50_000
-    heard = 0
+    received = 0
     for start in range(0, len(names), 1000):
-        heard += await _round_trip(realtime, names[start : start + 1000])
-    assert 0 < heard == sum(map(_is_fit, names))
+        received += await _round_trip(realtime, names[start : start + 1000])
+    assert 0 < received == sum(map(_is_fit, names))
 
 
 async def _round_trip(realtime: RealtimeService, names: list[str]) -> int:
@@ -191,7 +193,7 @@ async def _round_trip(realtime: RealtimeService, names: list[str]) -> int:
 
 
 @pytest.mark.parametrize("channel", ["", "x" * 513, "é" * 257, "\ud800", b"news", None, 7])
-async def test_a_channel_that_cannot_be_is_refused(realtime: RealtimeService, channel: object) -> None:
+async def test_invalid_channel_is_refused(realtime: RealtimeService, channel: object) -> None:
     with pytest.raises(Invalid, match="channel"):
         await realtime.publish(channel, "hello")  # type: ignore[arg-type]
     with pytest.raises(Invalid, match="channel"):
@@ -201,18 +203,18 @@ async def test_a_channel_that_cannot_be_is_refused(realtime: RealtimeService, ch
 
 
 @pytest.mark.parametrize("message", [b"hello", None, 7, {"a": 1}, "\udfff", "x" * (MESSAGE_BYTES + 1)])
-async def test_a_message_that_cannot_be_is_refused(realtime: RealtimeService, message: object) -> None:
+async def test_invalid_message_is_refused(realtime: RealtimeService, message: object) -> None:
     with pytest.raises(Invalid, match="message"):
         await realtime.publish("news", message)  # type: ignore[arg-type]
 
 
-async def test_an_empty_message_is_one(realtime: RealtimeService) -> None:
+async def test_empty_message_is_delivered(realtime: RealtimeService) -> None:
     async with await realtime.listen("news") as messages:
         await realtime.publish("news", "")
         assert await anext(messages) == ""
 
 
-async def test_what_is_no_user_or_no_answer_is_refused(realtime: RealtimeService) -> None:
+async def test_invalid_user_or_flag_is_refused(realtime: RealtimeService) -> None:
     with pytest.raises(Invalid, match="user_id"):
         await realtime.publish_user_presence("ada", True)  # type: ignore[arg-type]
     with pytest.raises(Invalid, match="is_online"):
@@ -223,7 +225,7 @@ async def test_what_is_no_user_or_no_answer_is_refused(realtime: RealtimeService
         await realtime.publish_typing_indicator("engine-room", uuid4(), True)  # type: ignore[arg-type]
 
 
-async def test_a_callback_that_would_have_to_be_awaited_is_refused(realtime: RealtimeService) -> None:
+async def test_coroutine_function_as_callback_is_refused(realtime: RealtimeService) -> None:
     async def wait(_: str) -> None: ...
 
     with pytest.raises(Invalid, match="callback"):
@@ -231,26 +233,26 @@ async def test_a_callback_that_would_have_to_be_awaited_is_refused(realtime: Rea
 
 
 @pytest.mark.parametrize("buffer", [0, -1, 100_001, True, 1.5])
-async def test_a_buffer_that_makes_no_sense_is_refused(realtime: RealtimeService, buffer: object) -> None:
+async def test_invalid_buffer_is_refused(realtime: RealtimeService, buffer: object) -> None:
     with pytest.raises(Invalid, match="buffer"):
         await realtime.listen("news", buffer=buffer)  # type: ignore[arg-type]
 
 
-async def test_subscribers_survive_being_cut_off_over_and_over(
+async def test_listeners_survive_repeatedly_cut_connections(
     realtime: RealtimeService, connection: Connection
 ) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     gaps: list[Gap] = []
-    async with await realtime.subscribe_to_channel("news", heard.append, on_gap=gaps.append):
+    async with await realtime.subscribe_to_channel("news", received.append, on_gap=gaps.append):
         for cut in range(1, 11):
             assert await connection.execute("CLIENT", "KILL", "TYPE", "pubsub") == 1
             await until(lambda cut=cut: len(gaps) == cut)  # type: ignore[misc]
             await realtime.publish("news", str(cut))
-            await until(lambda cut=cut: heard == [str(n) for n in range(1, cut + 1)])  # type: ignore[misc]
+            await until(lambda cut=cut: received == [str(n) for n in range(1, cut + 1)])  # type: ignore[misc]
     assert set(gaps) == {Gap("reconnected")}
 
 
-async def test_a_server_that_died_is_unavailable_and_heard_again_when_it_is_back(own_server: Server) -> None:
+async def test_killed_server_is_unavailable_and_delivers_again_after_a_restart(own_server: Server) -> None:
     settings = replace(own_server.settings, connect_timeout_seconds=1)
     connection, subscriptions = Connection(settings), Subscriptions(settings)
     await connection.start()
@@ -277,7 +279,7 @@ async def test_a_server_that_died_is_unavailable_and_heard_again_when_it_is_back
         await connection.close()
 
 
-async def test_a_server_that_froze_keeps_nobody_longer_than_the_deadline_and_is_heard_again(
+async def test_frozen_server_fails_calls_at_the_deadline_and_delivers_again_after_a_thaw(
     own_server: Server,
 ) -> None:
     settings = replace(own_server.settings, deadline_seconds=0.5)
@@ -295,7 +297,7 @@ async def test_a_server_that_froze_keeps_nobody_longer_than_the_deadline_and_is_
             await until(lambda: not subscriptions.connected)
             own_server.thaw()
             while await anext(messages) != Gap("reconnected"):
-                pass  # what was published while it froze
+                pass  # published while the server was frozen
             await until(lambda: connection.connected)
             await realtime.publish("news", "again")
             while await anext(messages) != "again":
