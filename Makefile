@@ -35,8 +35,8 @@ coverage: .venv/dev.stamp  ## how much of the code, by branches, the whole suite
 
 # Three of the tests that show a guarantee or a figure stand among those of what it is about.
 SHOWN := tests/faults tests/services/feed/test_real_log.py \
-	tests/services/test_presence_faults.py::test_users_of_a_killed_process_go_offline_once_by_any_other \
-	tests/services/test_presence_faults.py::test_heartbeats_of_ten_thousand_leases_are_sent_in_short_turns_of_the_event_loop
+	tests/services/test_presence_faults.py::test_users_of_a_killed_process_go_offline_once \
+	tests/services/test_presence_faults.py::test_heartbeats_of_ten_thousand_leases_do_not_stall_the_event_loop
 
 faults: .venv/dev.stamp  ## kill, freeze and cut what hubbub stands on, and show what each guarantee is worth (6 minutes)
 	@FAULTS=full $(BIN)/pytest $(SHOWN) -q $(ARGS)

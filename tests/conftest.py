@@ -29,9 +29,9 @@ from pgbouncer.server import PgBouncer
 from rights import ROLE, as_redis_user, as_role, in_a_copy, make_redis_users, role, superuser
 
 if TYPE_CHECKING:
-    from secrecy.eavesdropper import Eavesdropper
+    from secrecy.leaks import LeakSearch
 
-pytest_plugins = ["secrecy.eavesdropper", "faults.figures"]
+pytest_plugins = ["secrecy.leaks", "faults.figures"]
 
 # What a shell has set must not reach a test.
 for name in [name for name in os.environ if name.startswith(("DB_", "REDIS_", "DATABASE_URL"))]:
@@ -63,7 +63,7 @@ def administrator(hubbub_servers: Settings, servers_folder: Path) -> PostgresSet
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def servers(
-    hubbub_servers: Settings, administrator: PostgresSettings, eavesdropper: Eavesdropper
+    hubbub_servers: Settings, administrator: PostgresSettings, leak_search: LeakSearch
 ) -> AsyncIterator[Settings]:
     """PostgreSQL and Valkey that end with the run. Without fsync: what needs it starts its own.
 
@@ -71,7 +71,7 @@ async def servers(
     """
     await execute(administrator, *role())
     await make_redis_users(hubbub_servers.redis)
-    async with eavesdropper.over(hubbub_servers.redis, administrator):
+    async with leak_search.recording(hubbub_servers.redis, administrator):
         yield hubbub_servers
 
 

@@ -35,7 +35,7 @@ class Oops(Exception):
 
 
 async def connections(settings: PostgresSettings) -> int:
-    """How many connections hubs have to the database, as the server sees it."""
+    """The number of connections of hubs to the database, as the server counts them."""
     watch = await connect(settings, server_settings={"application_name": "watch"})
     count: int = await watch.fetchval(
         """
@@ -49,16 +49,16 @@ async def connections(settings: PostgresSettings) -> int:
     return count
 
 
-async def nobody_is_connected(settings: PostgresSettings) -> None:
+async def no_connection_is_left(settings: PostgresSettings) -> None:
     async with asyncio.timeout(20):
-        while await connections(settings):  # noqa: ASYNC110 - it is the server that is waited for
+        while await connections(settings):  # noqa: ASYNC110 - the server does not notify
             await asyncio.sleep(0.01)
 
 
 # Starting
 
 
-async def test_a_hub_starts_and_closes(settings: Settings) -> None:
+async def test_hub_starts_and_closes(settings: Settings) -> None:
     hub = Hub(settings)
     assert await hub.start() is hub
     ada = await hub.users.create("ada@example.org", "ada", "not a hash")
@@ -66,10 +66,10 @@ async def test_a_hub_starts_and_closes(settings: Settings) -> None:
     await hub.close()
     with pytest.raises(Unavailable, match="it is closed"):
         await hub.users.get(ada.id)
-    await nobody_is_connected(settings.postgres)
+    await no_connection_is_left(settings.postgres)
 
 
-async def test_open_gives_a_hub_for_the_block(settings: Settings) -> None:
+async def test_open_yields_a_started_hub_and_closes_it(settings: Settings) -> None:
     async with hubbub.open(settings) as hub:
         ada = await hub.users.create("ada@example.org", "ada", "not a hash")
     with pytest.raises(Unavailable, match="it is closed"):
@@ -81,20 +81,20 @@ async def test_open_gives_a_hub_for_the_block(settings: Settings) -> None:
             pass
 
 
-async def test_a_database_without_hubbub_s_schema_is_told(
+async def test_start_on_a_database_without_schema_raises(
     settings: Settings, empty_database: PostgresSettings
 ) -> None:
     with pytest.raises(SchemaMismatch, match="hubbub migrate up") as caught:
         async with hubbub.open(replace(settings, postgres=empty_database)):
             raise AssertionError
     assert (caught.value.found, caught.value.wanted) == (None, HEAD)
-    await nobody_is_connected(empty_database)
+    await no_connection_is_left(empty_database)
 
 
 @pytest.mark.parametrize(
     ("revision", "way_out"), [("0003", "hubbub migrate up"), ("9999", "upgrade hubbub")], ids=["older", "newer"]
 )
-async def test_a_database_of_another_revision_is_told(
+async def test_start_on_another_revision_raises(
     settings: Settings, postgres_settings: PostgresSettings, revision: str, way_out: str
 ) -> None:
     connection = await connect(postgres_settings)
@@ -103,17 +103,17 @@ async def test_a_database_of_another_revision_is_told(
     with pytest.raises(SchemaMismatch, match=way_out) as caught:
         await Hub(settings).start()
     assert (caught.value.found, caught.value.wanted) == (revision, HEAD)
-    await nobody_is_connected(settings.postgres)
+    await no_connection_is_left(settings.postgres)
 
 
-async def test_a_wrong_password_is_told_and_not_repeated(settings: Settings) -> None:
+async def test_start_with_a_wrong_password_raises_without_repeating_it(settings: Settings) -> None:
     wrong = replace(settings, postgres=replace(settings.postgres, password="wrong-password"))
     with pytest.raises(Unavailable, match="authentication failed") as caught:
         await Hub(wrong).start()
     assert "wrong-password" not in str(caught.value)
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing_open(settings: Settings) -> None:
+async def test_cancelled_start_leaves_nothing_open(settings: Settings) -> None:
     for turns in range(0, 30, 3):
         starting = asyncio.create_task(Hub(settings).start())
         for _ in range(turns):
@@ -122,7 +122,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_open(settings: Settings)
         await asyncio.wait([starting])
         if not starting.cancelled():
             await starting.result().close()
-    await nobody_is_connected(settings.postgres)
+    await no_connection_is_left(settings.postgres)
 
 
 # Where the settings come from
@@ -146,7 +146,7 @@ def test_settings_come_from_the_servers_of_this_folder_otherwise(
     assert find_settings() is settings
 
 
-async def test_without_settings_and_servers_both_ways_out_are_told(
+async def test_open_without_settings_or_servers_raises_with_both_remedies(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -159,7 +159,7 @@ async def test_without_settings_and_servers_both_ways_out_are_told(
 # Transactions
 
 
-async def test_a_room_and_its_first_message_are_made_together(hub: Hub, ada: User) -> None:
+async def test_transaction_commits_a_room_and_its_first_message_together(hub: Hub, ada: User) -> None:
     async with hub.transaction() as tx:
         room = await tx.rooms.create("launch", created_by=ada.id)
         message = await tx.messages.send(room.id, ada.id, "first")
@@ -169,7 +169,7 @@ async def test_a_room_and_its_first_message_are_made_together(hub: Hub, ada: Use
     assert await hub.messages.get(message.id) == message
 
 
-async def test_nothing_is_left_of_a_transaction_that_raised(hub: Hub, ada: User, room: Room) -> None:
+async def test_transaction_that_raises_leaves_nothing(hub: Hub, ada: User, room: Room) -> None:
     made: list[UUID] = []
 
     async def block() -> None:
@@ -185,7 +185,7 @@ async def test_nothing_is_left_of_a_transaction_that_raised(hub: Hub, ada: User,
     assert await hub.rooms.get(room.id) == room
 
 
-async def test_a_savepoint_fails_alone(hub: Hub, ada: User, room: Room) -> None:
+async def test_failed_savepoint_keeps_the_rest_of_the_transaction(hub: Hub, ada: User, room: Room) -> None:
     async def register_twice(tx: hubbub.Transaction) -> None:
         async with tx.savepoint() as savepoint:
             await savepoint.messages.send(room.id, ada.id, "undone")
@@ -201,7 +201,7 @@ async def test_a_savepoint_fails_alone(hub: Hub, ada: User, room: Room) -> None:
     assert (await hub.rooms.get(room.id)).last_seq == second.seq
 
 
-async def test_a_message_sent_again_in_a_transaction_does_not_spoil_it(hub: Hub, ada: User, room: Room) -> None:
+async def test_repeated_send_in_a_transaction_does_not_abort_it(hub: Hub, ada: User, room: Room) -> None:
     first = await hub.messages.send(room.id, ada.id, "hello")
     async with hub.transaction() as tx:
         assert await tx.messages.send(room.id, ada.id, "hello", id=first.id) == first
@@ -209,13 +209,15 @@ async def test_a_message_sent_again_in_a_transaction_does_not_spoil_it(hub: Hub,
     assert second.seq == first.seq + 1
 
 
-async def test_many_send_in_one_transaction_at_the_same_time(hub: Hub, ada: User, room: Room) -> None:
+async def test_concurrent_sends_in_one_transaction(hub: Hub, ada: User, room: Room) -> None:
     async with hub.transaction() as tx:
         sent = await asyncio.gather(*(tx.messages.send(room.id, ada.id, f"{n}") for n in range(20)))
     assert sorted(message.seq for message in sent) == list(range(room.last_seq + 1, room.last_seq + 21))
 
 
-async def test_actions_leave_after_the_commit_and_find_what_was_done(hub: Hub, ada: User, room: Room) -> None:
+async def test_after_commit_actions_run_after_the_commit_and_see_its_changes(
+    hub: Hub, ada: User, room: Room
+) -> None:
     found: list[asyncio.Task[hubbub.Message]] = []
 
     async def fail(tx: hubbub.Transaction) -> None:
@@ -235,7 +237,7 @@ async def test_actions_leave_after_the_commit_and_find_what_was_done(hub: Hub, a
     assert [await one for one in found] == [message, message]
 
 
-async def test_a_transaction_is_not_used_after_its_end(hub: Hub, ada: User, room: Room) -> None:
+async def test_ended_transaction_is_unavailable(hub: Hub, ada: User, room: Room) -> None:
     async with hub.transaction() as tx:
         await tx.users.get(ada.id)
     with pytest.raises(Unavailable, match="the transaction is over"):
@@ -247,7 +249,7 @@ async def test_a_transaction_is_not_used_after_its_end(hub: Hub, ada: User, room
             pass
 
 
-async def test_closing_lets_a_transaction_end(settings: Settings) -> None:
+async def test_close_waits_for_a_transaction(settings: Settings) -> None:
     hub = await Hub(settings).start()
     async with hub.transaction() as tx:
         closing = asyncio.create_task(hub.close())
@@ -258,7 +260,7 @@ async def test_closing_lets_a_transaction_end(settings: Settings) -> None:
         assert await again.users.get(ada.id) == ada
 
 
-async def test_a_new_password_ends_the_other_sessions(hub: Hub) -> None:
+async def test_change_password_ends_the_other_sessions(hub: Hub) -> None:
     ada = await hub.register("ada@example.org", "ada", "correct horse")
     kept, other = [await hub.sessions.create_session(ada.id) for _ in range(2)]
     await hub.change_password(ada.id, "battery staple", keep_token=kept)
@@ -274,7 +276,7 @@ async def test_a_new_password_ends_the_other_sessions(hub: Hub) -> None:
         await hub.change_password(UUID(int=1), "battery staple")
 
 
-async def test_a_deleted_account_is_logged_out_everywhere(hub: Hub, ada: User) -> None:
+async def test_delete_account_ends_all_sessions(hub: Hub, ada: User) -> None:
     tokens = [await hub.sessions.create_session(ada.id) for _ in range(3)]
     await hub.delete_account(ada.id)
     assert [await hub.sessions.get_session(token) for token in tokens] == [None] * 3
@@ -291,7 +293,7 @@ async def test_a_deleted_account_is_logged_out_everywhere(hub: Hub, ada: User) -
         ("sessions", "revoke_all", lambda hub, ada: hub.delete_account(ada.id)),
     ],
 )
-async def test_a_call_that_asks_one_after_the_other_has_one_deadline(
+async def test_call_of_several_steps_has_one_deadline(
     settings: Settings,
     ada: User,
     monkeypatch: pytest.MonkeyPatch,
@@ -299,34 +301,34 @@ async def test_a_call_that_asks_one_after_the_other_has_one_deadline(
     step: str,
     call: Callable[[Hub, User], Awaitable[object]],
 ) -> None:
-    """However late each of them answers."""
+    """Even if none of its steps ends."""
 
     async def never(*_: object, **__: object) -> None:
         await asyncio.Event().wait()
 
     impatient = Settings(
-        postgres=replace(settings.postgres, deadline_seconds=1), redis=replace(settings.redis, deadline_seconds=1)
+        postgres=replace(settings.postgres, deadline_seconds=2), redis=replace(settings.redis, deadline_seconds=2)
     )
-    async with Hub(impatient, passwords=Passwords(cost=LEAST_COST, deadline_seconds=1)) as hub:
+    async with Hub(impatient, passwords=Passwords(cost=LEAST_COST, deadline_seconds=2)) as hub:
         monkeypatch.setattr(getattr(hub, part), step, never)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            with pytest.raises(Unavailable, match="within 1 s"):
+            with pytest.raises(Unavailable, match="within 2 s"):
                 await call(hub, ada)
 
 
-async def test_who_disconnects_types_nowhere_any_more(settings: Settings, ada: User, room: Room) -> None:
+async def test_disconnect_stops_typing(settings: Settings, ada: User, room: Room) -> None:
     async with Hub(settings, options=Options(typing_seconds=3600)) as hub:
         async with hub.presence.online(ada.id):
             await hub.typing.start(room.id, ada.id)
             assert await hub.typing.who_types(room.id) == [ada.id]
 
-        async def nobody_types() -> bool:
+        async def no_user_types() -> bool:
             return not await hub.typing.who_types(room.id)
 
-        await until_it_answers(nobody_types)
+        await until_it_answers(no_user_types)
 
 
-async def test_all_who_close_at_once_wait_for_one_end(settings: Settings) -> None:
+async def test_concurrent_closes_wait_for_the_same_end(settings: Settings) -> None:
     hub = await Hub(settings).start()
     ada = await hub.users.create("ada@example.org", "ada", "not a hash")
     async with hub.presence.online(ada.id):
@@ -335,24 +337,24 @@ async def test_all_who_close_at_once_wait_for_one_end(settings: Settings) -> Non
         await hub.users.get(ada.id)
 
 
-async def test_a_hub_that_was_never_started_leaves_no_connection_when_it_is_closed(settings: Settings) -> None:
+async def test_closing_a_hub_that_was_never_started_leaves_no_connection(settings: Settings) -> None:
     hub = Hub(settings)
     await hub.users.create("ada@example.org", "ada", "not a hash")
     await hub.close()
-    await nobody_is_connected(settings.postgres)
+    await no_connection_is_left(settings.postgres)
 
 
-async def test_closing_while_it_starts_lets_it_not_start(settings: Settings) -> None:
+async def test_close_during_start_ends_the_start(settings: Settings) -> None:
     hub = Hub(settings)
     starting = asyncio.create_task(hub.start())
     await asyncio.sleep(0)
     await hub.close()
     with pytest.raises(Unavailable):
         await starting
-    await nobody_is_connected(settings.postgres)
+    await no_connection_is_left(settings.postgres)
 
 
-async def test_options_reach_what_they_are_for(settings: Settings) -> None:
+async def test_options_are_applied(settings: Settings) -> None:
     options = Options(session_idle_timeout_seconds=0.2, typing_seconds=0.2, presence_grace_seconds=0)
     async with Hub(settings, options=options) as hub:
         ada = await hub.users.create("ada@example.org", "ada", "not a hash")

@@ -1,4 +1,4 @@
-"""What hubbub logs goes to loggers below `hubbub`, and where that goes is the application's to say."""
+"""hubbub logs to loggers below `hubbub`, and only the application configures logging."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OF_A_TERMINAL = ("cli", "__main__.py")
 
 
 def _calls() -> Iterator[tuple[str, str, ast.Call]]:
-    """Every call in the package: its file, the last word of what is called, the call."""
+    """Every call in the package: its file, the name of the function, the call."""
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call):
@@ -41,7 +41,7 @@ def _documented() -> set[str]:
     return set(re.findall(r"^\| (`hubbub[\w.]*`)", table, re.MULTILINE))
 
 
-def test_every_logger_is_below_that_of_the_package_and_in_the_documents() -> None:
+def test_every_logger_is_below_hubbub_and_documented() -> None:
     names = []
     for file, name, call in _calls():
         if name == "getLogger":
@@ -52,7 +52,7 @@ def test_every_logger_is_below_that_of_the_package_and_in_the_documents() -> Non
     assert {name for name in names if name != "hubbub" and not name.startswith("hubbub.")} == set()
 
 
-def test_nothing_but_the_command_line_prints_or_configures_logging() -> None:
+def test_only_the_command_line_prints_or_configures_logging() -> None:
     found = {
         f"{file}: {name}"
         for file, name, _ in _calls()
@@ -61,7 +61,7 @@ def test_nothing_but_the_command_line_prints_or_configures_logging() -> None:
     assert found == set()
 
 
-def test_nothing_logs_by_the_root_logger() -> None:
+def test_root_logger_is_not_used() -> None:
     levels = {"debug", "info", "warning", "error", "exception", "critical", "log"}
     found = {
         f"{file}: {ast.unparse(call.func)}"
@@ -78,7 +78,7 @@ print(root.handlers, root.level, own.handlers, own.level, own.propagate)
 """
 
 
-def test_importing_it_configures_nothing() -> None:
+def test_import_does_not_configure_logging() -> None:
     said = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["[]", str(logging.WARNING), "[]", "0", "True"]
     assert said.stderr == ""

@@ -1,4 +1,4 @@
-"""Servers that write down whatever they are asked, with every parameter, and explain how they did it."""
+"""Servers that log every statement with its parameters and plan."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXPLAIN_ALL = (
 
 @pytest.fixture
 async def folder() -> AsyncIterator[Path]:
-    """Where the account of the servers may pass."""
+    """A folder that the account of the servers may enter."""
     folder = Path(tempfile.mkdtemp(prefix="hubbub-secrets-"))
     yield folder
     shutil.rmtree(folder)
@@ -57,8 +57,8 @@ def superuser_of(settings: Settings, folder: Path) -> PostgresSettings:
 
 
 @asynccontextmanager
-async def looked_at(administrator: PostgresSettings) -> AsyncIterator[set[str]]:
-    """Gives what an administrator sees of others' statements while the block runs, and of all when it has."""
+async def statements_seen(administrator: PostgresSettings) -> AsyncIterator[set[str]]:
+    """The statements that an administrator sees: those of others during the block, and all when it has ended."""
     seen: set[str] = set()
     over = asyncio.Event()
     connection = await connect(administrator)
@@ -66,16 +66,16 @@ async def looked_at(administrator: PostgresSettings) -> AsyncIterator[set[str]]:
     async def see(queries: str) -> None:
         seen.update(str(query) for (query,) in await connection.fetch(queries))
 
-    async def keep_looking() -> None:
+    async def keep_reading() -> None:
         while not over.is_set():
             await see("SELECT query FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
-            await asyncio.sleep(0.005)  # and leave the server something of its time
+            await asyncio.sleep(0.005)  # leaves the server time for the others
 
-    looking = asyncio.create_task(keep_looking())
+    reading = asyncio.create_task(keep_reading())
     try:
         yield seen
     finally:
         over.set()
-        await looking
+        await reading
     await see("SELECT query FROM pg_stat_statements")
     await connection.close()

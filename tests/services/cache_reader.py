@@ -1,8 +1,8 @@
-"""A process of its own that reads a user through its cache, once for each line that it is sent.
+"""A process that reads a user through its cache, once for each line of its input.
 
     cache_reader.py USER_ID
 
-Settings are those of the environment. It answers with the name of the user.
+The settings are those of the environment. It prints the name of the user.
 """
 
 from __future__ import annotations

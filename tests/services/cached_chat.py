@@ -1,4 +1,4 @@
-"""Repositories with a cache, on connections of their own: what one process of a chat has."""
+"""Repositories with a cache, on connections of their own, as one process of a chat has them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from hubbub.redis import Connection
 from hubbub.repositories import Users
 from hubbub.services.cache import Cache
 
-PATIENT_SECONDS = 5.0
+REDIS_DEADLINE_SECONDS = 5.0
 """How long reads of tests wait for Redis where it is up: a busy machine must not look like a slow server."""
 
 
 class WatchedUsers(Users):
-    """Counts the reads. The next one can be held between its answer and its return; all can be made to dawdle."""
+    """Counts the reads. The next one can be held between its answer and its return, and all can be delayed."""
 
     def __init__(self, executor: Executor, on_commit: OnCommit) -> None:
         super().__init__(executor, on_commit)
         self.reads = 0
         self.has_read = asyncio.Event()
         self.may_go_on = asyncio.Event()
-        self.dawdling: random.Random | None = None
+        self.delays: random.Random | None = None
         self._holds = False
 
     async def get(self, user_id: UUID) -> User:
@@ -38,8 +38,8 @@ class WatchedUsers(Users):
         if held:
             self.has_read.set()
             await self.may_go_on.wait()
-        if self.dawdling is not None:
-            await asyncio.sleep(self.dawdling.choice([0, 0.001, 0.005]))
+        if self.delays is not None:
+            await asyncio.sleep(self.delays.choice([0, 0.001, 0.005]))
         return user
 
     def hold(self) -> None:
@@ -66,10 +66,10 @@ class Chat(Repositories):
         )
         self.cache.register(self.commits)
 
-    async def told(self) -> None:
-        """Redis has deleted what the changes of this process made old."""
+    async def deletions_acknowledged(self) -> None:
+        """Wait until Redis has deleted the entries that this process has changed."""
         while self.cache.unacknowledged:
-            await self.redis.execute("PING")  # answered after what was sent before
+            await self.redis.execute("PING")  # answered after the commands before it
 
 
 @asynccontextmanager
@@ -78,7 +78,7 @@ async def opened(
     redis: RedisSettings,
     *,
     ttl_seconds: float = 60,
-    deadline_seconds: float = PATIENT_SECONDS,
+    deadline_seconds: float = REDIS_DEADLINE_SECONDS,
 ) -> AsyncIterator[Chat]:
     pool, connection = Pool(postgres), Connection(redis)
     await connection.start()

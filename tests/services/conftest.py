@@ -15,7 +15,7 @@ from services.keys import all_keys_end, kept_for_ever
 
 @pytest.fixture(autouse=True)
 async def no_task_is_left() -> AsyncIterator[None]:
-    """Whatever a test closes must have ended its tasks."""
+    """Everything that a test closes must have ended its tasks."""
     before = asyncio.all_tasks()
     yield
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
@@ -24,7 +24,7 @@ async def no_task_is_left() -> AsyncIterator[None]:
 
 @pytest.fixture
 async def administrator_of_redis(servers: Settings, no_task_is_left: None) -> AsyncIterator[Connection]:
-    """A connection that may do everything, to an empty Redis. Each key that the test leaves must end by itself."""
+    """A connection with all rights, to an empty Redis. Each key that the test leaves must have a time to live."""
     connection = Connection(servers.redis)
     await connection.start()
     await connection.execute("FLUSHALL")
@@ -37,7 +37,7 @@ async def administrator_of_redis(servers: Settings, no_task_is_left: None) -> As
 
 @pytest.fixture
 def redis_user(servers: Settings) -> RedisSettings:
-    """A user that is bound to the keys and channels of hubbub, and may look at what is there."""
+    """A user with the keys and channels of hubbub only, and the commands for inspection."""
     return as_redis_user(servers.redis, "inspecting")
 
 
@@ -60,9 +60,9 @@ async def subscriptions(redis_user: RedisSettings, no_task_is_left: None) -> Asy
 
 @pytest.fixture(params=binaries(), ids=lambda binary: binary.name)
 async def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
-    """A server of this test's own, to kill and to freeze. It forgets everything with a restart.
+    """A server for this test alone, to be killed and frozen. It loses all data in a restart.
 
-    Here too each key that is left must end by itself, if the test has not killed the server last.
+    Each key that is left must have a time to live, unless the test ends with a killed server.
     """
     server = Server(request.param, tmp_path)
     try:

@@ -1,4 +1,4 @@
-"""What a test has left in Redis."""
+"""The keys that a test has left in Redis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ async def kept_for_ever(connection: Connection) -> list[bytes]:
 
 
 async def all_keys_end(server: Server) -> None:
-    """Each key in the server has a time to live."""
+    """Assert that each key in the server has a time to live."""
     connection = Connection(server.settings)
     await connection.start()
     kept = await kept_for_ever(connection)

@@ -1,8 +1,8 @@
-"""A process of its own that keeps users online until it is killed.
+"""A process that keeps users online until it is killed.
 
     lease_holder.py PORT PASSWORD HEARTBEAT USER...
 
-It says "held" once Redis knows of all of them.
+It prints "held" when Redis has stored all leases.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What reaches Redis, word by word."""
+"""All commands that reach Redis, with their arguments."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hubbub.settings import RedisSettings
 
 @asynccontextmanager
 async def monitored(settings: RedisSettings, connection: Connection) -> AsyncIterator[bytearray]:
-    """Gives what MONITOR shows of all that is done in the block, complete once the block has ended."""
-    told = bytearray()
+    """The output of MONITOR for the commands in the block. Complete when the block has ended."""
+    seen = bytearray()
     reader, writer = await asyncio.open_connection(settings.host, settings.port)
     try:
         writer.write(f"AUTH {settings.password}\r\nMONITOR\r\n".encode())
         assert [await reader.readline() for _ in range(2)] == [b"+OK\r\n"] * 2
-        yield told
+        yield seen
         await connection.execute("ECHO", "the end")
-        while b"the end" not in told:
-            told += await reader.readline()
+        while b"the end" not in seen:
+            seen += await reader.readline()
     finally:
         writer.close()
         await writer.wait_closed()

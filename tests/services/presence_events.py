@@ -1,4 +1,4 @@
-"""What is heard of presence, and a presence service with short times."""
+"""A listener on the channel of presence, and a presence service with short times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ THE_END = b"the end"
 
 
 class Table:
-    """Stands in for the users table: what was written of whom, in order."""
+    """Stands in for the users table, with all writes in their order."""
 
     def __init__(self) -> None:
         self.writes: list[dict[UUID, bool]] = []
@@ -40,7 +40,7 @@ async def opened(
     grace_seconds: float = GRACE_SECONDS,
     write_seconds: float = 0.2,
 ) -> AsyncIterator[Presence]:
-    """One process' presence. Leases last 6 s, longer than a busy machine stalls, unless a test asks else."""
+    """The presence of one process. By default leases last 6 s, longer than a busy machine stalls."""
     presence = Presence(
         connection,
         subscriptions,
@@ -57,15 +57,15 @@ async def opened(
         await presence.close()
 
 
-class Ear:
-    """Hears the channel from the outside, as another program would."""
+class PresenceListener:
+    """Subscribes to the channel, as another program would."""
 
     def __init__(self, connection: Connection, subscriptions: Subscriptions) -> None:
         self._connection = connection
         self._subscriptions = subscriptions
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[Ear]:
+    async def listening(self) -> AsyncIterator[PresenceListener]:
         self._subscription = await self._subscriptions.subscribe(PRESENCE_CHANNEL, buffer=100_000)
         async with self._subscription:
             yield self
@@ -75,7 +75,7 @@ class Ear:
         return heard if isinstance(heard, Gap) else PresenceChanged.from_json(heard)
 
     async def until_now(self) -> list[PresenceChanged]:
-        """Everything that was published before this was called and not read yet."""
+        """All events that were published before this call and not read yet."""
         await self._connection.execute("PUBLISH", PRESENCE_CHANNEL, THE_END)
         changes: list[PresenceChanged] = []
         async for heard in self._subscription:
@@ -88,7 +88,7 @@ class Ear:
         raise AssertionError("the connection was closed")
 
     async def until_offline(self, user_ids: set[UUID]) -> list[PresenceChanged]:
-        """Everything up to the moment when each of the users was said to be offline once."""
+        """All events up to the offline event of each of the users."""
         changes: list[PresenceChanged] = []
         missing = set(user_ids)
         while missing:

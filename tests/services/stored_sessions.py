@@ -1,4 +1,4 @@
-"""Sessions as a test finds them."""
+"""Sessions and their values in Redis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def found(sessions: SessionService, token: str) -> Session:
 
 
 async def unseen_for_years(connection: Connection, token: str) -> None:
-    """As if it was not looked up since 2023, so that the next look-up writes that it was."""
+    """Set the time of the last lookup to 2023, so that the next lookup writes it."""
     await connection.execute("SETRANGE", key_of(token).name, len('{"seenAt":'), "1700000000.000")
 
 

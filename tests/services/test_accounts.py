@@ -26,7 +26,7 @@ from redis_server import Server
 from services.monitored import monitored
 
 SECRET = "correct horse battery staple"
-SLOWLY = 1 / 3600  # attempts a second: none comes while a test runs
+SLOWLY = 1 / 3600  # attempts per second: none is added during a test
 
 
 @pytest.fixture
@@ -65,32 +65,30 @@ async def ada(accounts: Accounts) -> User:
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What bcrypt is asked to compute during the test, in order."""
-    told: list[str] = []
+    """The computations of bcrypt during the test, in order."""
+    names: list[str] = []
 
     def noted(name: str) -> None:
         compute: Callable[..., object] = getattr(passwords_module, name)
 
         def compute_and_note(*args: object) -> object:
-            told.append(name)
+            names.append(name)
             return compute(*args)
 
         monkeypatch.setattr(passwords_module, name, compute_and_note)
 
     noted("_hash")
     noted("_matches")
-    return told
+    return names
 
 
-async def test_who_registered_can_log_in_by_email_and_by_username_in_any_case(
-    accounts: Accounts, ada: User
-) -> None:
+async def test_login_by_email_or_username_in_any_case(accounts: Accounts, ada: User) -> None:
     assert (ada.email, ada.username) == ("ada@example.org", "Ada")
     for login in ("ada@example.org", "ADA@Example.ORG", "Ada", "ada", "ADA"):
         assert await accounts.authenticate(login, SECRET) == ada
 
 
-async def test_a_wrong_password_and_an_unknown_login_get_the_same_answer(accounts: Accounts, ada: User) -> None:
+async def test_wrong_password_and_unknown_login_both_return_none(accounts: Accounts, ada: User) -> None:
     for login, password in [
         (ada.username, "wrong"),
         (ada.email, ""),
@@ -107,16 +105,14 @@ HOSTILE: list[object] = [
 
 
 @pytest.mark.parametrize("login", HOSTILE, ids=range(len(HOSTILE)))
-async def test_a_login_that_nobody_can_have_is_refused_like_one_that_nobody_has(
+async def test_malformed_login_costs_one_check_and_returns_none(
     accounts: Accounts, computed: list[str], login: str
 ) -> None:
     assert await accounts.authenticate(login, SECRET) is None
     assert computed == ["_matches"]
 
 
-async def test_each_attempt_costs_one_hash_whoever_it_is_for(
-    accounts: Accounts, ada: User, computed: list[str]
-) -> None:
+async def test_each_attempt_costs_one_hash(accounts: Accounts, ada: User, computed: list[str]) -> None:
     for login, password in [
         ("Ada", SECRET),
         ("Ada", "wrong"),
@@ -140,7 +136,7 @@ async def test_each_attempt_costs_one_hash_whoever_it_is_for(
         ("ada@example.org", "ada", "x\0", "password"),
     ],
 )
-async def test_what_is_malformed_is_refused_before_anything_is_computed_or_written(
+async def test_malformed_registration_is_refused_before_hashing(
     accounts: Accounts, users: Users, computed: list[str], email: str, username: str, password: str, field: str
 ) -> None:
     with pytest.raises(Invalid) as refusal:
@@ -150,9 +146,7 @@ async def test_what_is_malformed_is_refused_before_anything_is_computed_or_writt
     assert await users.find_by_email("ada@example.org") is None
 
 
-async def test_a_taken_name_is_a_conflict_also_between_two_at_the_same_moment(
-    accounts: Accounts, ada: User
-) -> None:
+async def test_taken_name_conflicts_also_in_concurrent_registrations(accounts: Accounts, ada: User) -> None:
     with pytest.raises(Conflict, match="email"):
         await accounts.register("ADA@example.org", "ada2", SECRET)
     with pytest.raises(Conflict, match="username"):
@@ -163,7 +157,7 @@ async def test_a_taken_name_is_a_conflict_also_between_two_at_the_same_moment(
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Conflict", "Conflict", "Conflict", "User"]
 
 
-async def test_a_hash_of_lower_cost_is_renewed_at_the_login(accounts: Accounts, users: Users, ada: User) -> None:
+async def test_login_renews_a_hash_of_lower_cost(accounts: Accounts, users: Users, ada: User) -> None:
     cheap = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()
     await users.change_password_hash(ada.id, cheap)
     before = await users.get(ada.id)
@@ -182,10 +176,10 @@ async def hash_of(users: Users) -> str:
     return credentials.password_hash
 
 
-async def test_a_renewal_neither_undoes_nor_outlives_a_change_of_the_password_that_came_between(
+async def test_renewal_does_not_replace_a_concurrently_changed_password(
     users: Users, passwords: Passwords, connection: Connection, ada: User
 ) -> None:
-    """Else whoever logs in with the old password at the right moment would bring it back."""
+    """Otherwise a login with the old password at the right moment would restore it."""
     await users.change_password_hash(ada.id, bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode())
     changed = await passwords.hash("another")
 
@@ -200,7 +194,7 @@ async def test_a_renewal_neither_undoes_nor_outlives_a_change_of_the_password_th
     assert await hash_of(users) == changed
 
 
-async def test_of_logins_at_the_same_moment_all_succeed_though_one_renews_the_hash(
+async def test_concurrent_logins_succeed_while_one_renews_the_hash(
     accounts: Accounts, users: Users, ada: User
 ) -> None:
     await users.change_password_hash(ada.id, bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode())
@@ -209,7 +203,7 @@ async def test_of_logins_at_the_same_moment_all_succeed_though_one_renews_the_ha
     assert (await hash_of(users)).startswith("$2b$10$")
 
 
-async def test_a_login_does_not_fail_because_its_hash_cannot_be_renewed(
+async def test_login_succeeds_when_its_hash_cannot_be_renewed(
     users: Users, connection: Connection, ada: User
 ) -> None:
     cheap = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()
@@ -225,9 +219,7 @@ async def test_a_login_does_not_fail_because_its_hash_cannot_be_renewed(
     assert await hash_of(users) == cheap
 
 
-async def test_a_renewal_leaves_time_for_what_is_read_after_it(
-    accounts: Accounts, users: Users, ada: User
-) -> None:
+async def test_renewal_leaves_time_for_the_reads_after_it(accounts: Accounts, users: Users, ada: User) -> None:
     cheap = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()
     await users.change_password_hash(ada.id, cheap)
     deadline = asyncio.get_running_loop().time() + READS_SECONDS
@@ -235,7 +227,7 @@ async def test_a_renewal_leaves_time_for_what_is_read_after_it(
     assert await hash_of(users) == cheap
 
 
-async def test_a_login_does_not_wait_for_a_renewal_beyond_its_time(
+async def test_login_does_not_wait_for_a_renewal_past_its_deadline(
     users: Users, connection: Connection, ada: User
 ) -> None:
     cheap = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()
@@ -253,7 +245,7 @@ async def test_a_login_does_not_wait_for_a_renewal_beyond_its_time(
 
 
 class Interrupted(Passwords):
-    """Something happens each time that a password is about to be checked, after its hash was read."""
+    """Runs an action before each check of a password, after its hash was read."""
 
     def __init__(self, meanwhile: Callable[[], Awaitable[object]]) -> None:
         super().__init__(cost=10)
@@ -264,17 +256,17 @@ class Interrupted(Passwords):
         return await super().verify(password, password_hash)
 
 
-async def test_a_password_that_is_changed_while_it_is_checked_lets_nobody_in_any_more(
+async def test_password_changed_during_its_check_is_wrong(
     accounts: Accounts, users: Users, connection: Connection, ada: User
 ) -> None:
-    """Else a thief who logs in all the time gets a session after the change that ended all sessions."""
+    """Otherwise a thief who logs in continually gets a session after the change that ended all sessions."""
     interrupted = Interrupted(lambda: accounts.change_password(ada.id, "changed meanwhile 3"))
     assert await limited(users, interrupted, connection).authenticate("ada", SECRET) is None
     await interrupted.close()
     assert await accounts.authenticate("ada", "changed meanwhile 3") is not None
 
 
-async def test_an_account_that_is_deleted_while_its_password_is_checked_is_nobody(
+async def test_account_deleted_during_a_login_returns_none(
     users: Users, connection: Connection, ada: User
 ) -> None:
     interrupted = Interrupted(lambda: users.delete(ada.id))
@@ -282,7 +274,7 @@ async def test_an_account_that_is_deleted_while_its_password_is_checked_is_nobod
     await interrupted.close()
 
 
-async def test_a_hash_of_the_same_password_that_came_meanwhile_is_checked_in_its_place(
+async def test_hash_renewed_during_a_login_is_checked_again(
     users: Users, passwords: Passwords, connection: Connection, ada: User, computed: list[str]
 ) -> None:
     other = await passwords.hash(SECRET)
@@ -293,7 +285,7 @@ async def test_a_hash_of_the_same_password_that_came_meanwhile_is_checked_in_its
     await interrupted.close()
 
 
-async def test_a_hash_that_is_another_one_each_time_ends_the_login_after_two(
+async def test_login_ends_after_two_changed_hashes(
     accounts: Accounts, users: Users, connection: Connection, ada: User, computed: list[str]
 ) -> None:
     interrupted = Interrupted(lambda: accounts.change_password(ada.id, SECRET))
@@ -302,7 +294,7 @@ async def test_a_hash_that_is_another_one_each_time_ends_the_login_after_two(
     await interrupted.close()
 
 
-async def test_a_name_that_another_takes_while_its_password_is_checked_is_the_other_s(
+async def test_username_taken_over_during_a_login_returns_none(
     users: Users, passwords: Passwords, connection: Connection, ada: User
 ) -> None:
     bobs = await passwords.hash("his own 7")
@@ -317,10 +309,10 @@ async def test_a_name_that_another_takes_while_its_password_is_checked_is_the_ot
     await interrupted.close()
 
 
-async def test_credentials_are_read_again_after_a_right_password_only(
+async def test_credentials_are_read_again_only_after_a_right_password(
     pool: Pool, passwords: Passwords, connection: Connection, ada: User
 ) -> None:
-    """Else the time of the answer would tell which logins exist."""
+    """Otherwise the time of the answer would reveal which logins exist."""
     read: list[str] = []
 
     class Noted(Users):
@@ -334,7 +326,7 @@ async def test_credentials_are_read_again_after_a_right_password_only(
     assert read == ["nobody", "ada", "ADA", "ADA"]
 
 
-async def test_the_attempt_too_many_is_told_when_the_next_may_be_made(
+async def test_attempt_above_the_limit_raises_with_the_seconds_to_wait(
     users: Users, passwords: Passwords, connection: Connection, ada: User, computed: list[str]
 ) -> None:
     accounts = limited(users, passwords, connection, per_login=3)
@@ -348,7 +340,7 @@ async def test_the_attempt_too_many_is_told_when_the_next_may_be_made(
 
 
 @pytest.mark.parametrize("login", ["ada", "nobody"])
-async def test_all_spellings_of_a_login_share_a_limit_whether_or_not_it_exists(
+async def test_spellings_of_a_login_share_a_limit_whether_or_not_it_exists(
     users: Users, passwords: Passwords, connection: Connection, ada: User, login: str
 ) -> None:
     accounts = limited(users, passwords, connection, per_login=4)
@@ -359,7 +351,7 @@ async def test_all_spellings_of_a_login_share_a_limit_whether_or_not_it_exists(
         await accounts.authenticate(login.swapcase(), "wrong")
 
 
-async def test_no_spelling_of_a_name_has_a_limit_of_its_own(
+async def test_spellings_with_a_dotted_capital_i_share_a_limit(
     users: Users, passwords: Passwords, connection: Connection
 ) -> None:
     """The capital İ is an i for PostgreSQL, and an i with a dot above for str.casefold()."""
@@ -385,8 +377,8 @@ LOWERED_ELSEWHERE = [
 ]  # fmt: skip
 
 
-async def test_whatever_lower_makes_of_a_login_shares_its_limit(servers: Settings) -> None:
-    """For all characters there are: as this server has it, as Python has it, and as other locales do."""
+async def test_every_lower_case_form_of_a_login_shares_its_limit(servers: Settings) -> None:
+    """For all characters: by the rules of this server, of Python and of other locales."""
     connection = await connect(servers.postgres)
     lowered = [(row["spelling"], row["lowered"]) for row in await connection.fetch(LOWERED)]
     await connection.close()
@@ -394,25 +386,25 @@ async def test_whatever_lower_makes_of_a_login_shares_its_limit(servers: Setting
     by_python = [(character, character.lower()) for character in map(chr, range(sys.maxunicode + 1))]
     for pair in [*lowered, *((one, other) for one, other in by_python if one != other), *LOWERED_ELSEWHERE]:
         for login in ("{}", "{}\u0327\u0301", "Ada {} Byron", "{}@example.org"):
-            # None of what nobody can be called, such as a letter that is newer than this Python.
+            # None for text that cannot be a login, such as a letter newer than this Python.
             assert len({canonical_login(login.format(spelling)) for spelling in pair} - {None}) <= 1, (login, pair)
 
 
-def test_a_name_of_nothing_but_dots_above_has_a_limit_of_its_own() -> None:
+def test_name_of_dots_above_only_has_a_limit_of_its_own() -> None:
     assert canonical_login("\u0307") == "\u0307"
     assert canonical_login("\u0307\u0307") == "\u0307\u0307"
 
 
-async def test_email_and_username_of_one_person_do_not_share_a_limit(
+async def test_email_and_username_of_a_user_do_not_share_a_limit(
     users: Users, passwords: Passwords, connection: Connection, ada: User
 ) -> None:
-    """If they did, trying both would tell a stranger that they belong to one person."""
+    """Otherwise trying both would reveal that they belong to one user."""
     accounts = limited(users, passwords, connection, per_login=1)
     assert await accounts.authenticate("ada", "wrong") is None
     assert await accounts.authenticate("ada@example.org", "wrong") is None
 
 
-async def test_an_address_that_tries_too_many_logins_is_refused_and_uses_up_nobody_s_attempts(
+async def test_refused_address_does_not_use_up_the_attempts_of_a_login(
     users: Users, passwords: Passwords, connection: Connection, ada: User
 ) -> None:
     accounts = limited(users, passwords, connection, per_login=2, per_address=3)
@@ -432,7 +424,7 @@ async def test_an_address_that_tries_too_many_logins_is_refused_and_uses_up_nobo
         ["a proxy", "a proxy", "a proxy"],
     ],
 )
-async def test_all_that_one_client_can_call_itself_is_one_address(
+async def test_forms_of_an_address_and_of_its_network_share_a_limit(
     users: Users, passwords: Passwords, connection: Connection, addresses: list[str]
 ) -> None:
     accounts = limited(users, passwords, connection, per_address=2)
@@ -443,7 +435,7 @@ async def test_all_that_one_client_can_call_itself_is_one_address(
     assert await accounts.authenticate("somebody", SECRET, address="2001:db8:0:1::1") is None
 
 
-async def test_without_redis_everybody_can_still_log_in(
+async def test_login_works_without_redis(
     users: Users, passwords: Passwords, own_server: Server, ada: User
 ) -> None:
     connection = Connection(replace(own_server.settings, deadline_seconds=0.5))
@@ -456,7 +448,7 @@ async def test_without_redis_everybody_can_still_log_in(
     await connection.close()
 
 
-async def test_a_storm_of_logins_is_bounded_by_the_threads_and_those_too_many_are_told(
+async def test_logins_above_the_limit_of_waiting_passwords_are_unavailable(
     users: Users, connection: Connection, ada: User
 ) -> None:
     passwords = Passwords(cost=10, threads=1, max_waiting=10)
@@ -471,11 +463,11 @@ async def test_a_storm_of_logins_is_bounded_by_the_threads_and_those_too_many_ar
     await passwords.close()
 
 
-async def test_neither_password_nor_hash_nor_login_is_told_to_anybody(
+async def test_password_hash_and_login_appear_in_no_log_or_error(
     accounts: Accounts, users: Users, connection: Connection, ada: User, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    told: list[str] = [repr(ada), repr(await accounts.authenticate("ada", SECRET, address="192.0.2.1"))]
+    printed: list[str] = [repr(ada), repr(await accounts.authenticate("ada", SECRET, address="192.0.2.1"))]
     for attempt in (
         accounts.register("ada@example.org", "other", SECRET),
         accounts.register("other@example.org", "other", SECRET + "x" * 72),
@@ -484,35 +476,35 @@ async def test_neither_password_nor_hash_nor_login_is_told_to_anybody(
     ):
         with pytest.raises((Conflict, Invalid, Unavailable)) as refusal:
             await attempt
-        told.extend(traceback.format_exception(refusal.value))
-    told.extend(record.getMessage() for record in caplog.records)
-    told.extend(key.decode() for key in as_bytes_list(await connection.execute("KEYS", "*")))
-    everything = "\n".join(told)
+        printed.extend(traceback.format_exception(refusal.value))
+    printed.extend(record.getMessage() for record in caplog.records)
+    printed.extend(key.decode() for key in as_bytes_list(await connection.execute("KEYS", "*")))
+    everything = "\n".join(printed)
     assert "horse" not in everything
     assert "$2b$" not in everything
     assert "192.0.2.1" not in everything
-    assert not any("ada" in key for key in told[-2:])
+    assert not any("ada" in key for key in printed[-2:])
 
 
-async def test_redis_is_told_neither_password_nor_hash_nor_login_nor_address(
+async def test_password_hash_login_and_address_are_not_sent_to_redis(
     accounts: Accounts, servers: Settings, connection: Connection, ada: User
 ) -> None:
-    async with monitored(servers.redis, connection) as told:
+    async with monitored(servers.redis, connection) as commands:
         await accounts.register("bob@example.org", "Bob", SECRET)
         for login in ("ada@example.org", "Bob", "nobody@example.org"):
             for password in (SECRET, SECRET + "x"):
                 await accounts.authenticate(login, password, address="192.0.2.1")
-    assert b"limit:login:" in told
+    assert b"limit:login:" in commands
     for secret in (b"horse", b"$2b$", b"example.org", b"nobody", b"192.0.2.1"):
-        assert secret not in told
+        assert secret not in commands
 
 
-def test_credentials_do_not_show_the_hash(ada: User) -> None:
+def test_repr_of_credentials_hides_the_hash(ada: User) -> None:
     assert "$2b$" not in repr(Credentials(ada.id, "$2b$10$" + "." * 53))
 
 
-async def test_a_limit_is_a_function_from_whom_to_a_verdict(users: Users, passwords: Passwords, ada: User) -> None:
-    """So that an application can bring another one."""
+async def test_application_can_pass_a_limit_of_its_own(users: Users, passwords: Passwords, ada: User) -> None:
+    """A limit is any function from a key to a verdict."""
     asked: list[str] = []
 
     async def refuse(key: str) -> Verdict:

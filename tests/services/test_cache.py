@@ -24,7 +24,7 @@ async def chat(settings: Settings, connection: Connection) -> AsyncIterator[Chat
 
 @pytest.fixture
 async def elsewhere(settings: Settings, connection: Connection) -> AsyncIterator[Chat]:
-    """As a second process: with connections and a cache of its own."""
+    """A second process, with connections and a cache of its own."""
     async with opened(settings.postgres, settings.redis) as chat:
         yield chat
 
@@ -43,26 +43,24 @@ def page_of(data: bytes) -> MessagePage:
     return msgspec.json.decode(data, type=MessagePage)
 
 
-async def test_a_user_is_read_once_and_then_comes_from_redis(chat: Chat, elsewhere: Chat, ada: User) -> None:
+async def test_user_is_read_once_and_then_served_from_redis(chat: Chat, elsewhere: Chat, ada: User) -> None:
     for reader in (chat, chat, elsewhere):
         assert await reader.cache.user(ada.id) == ada
     assert (chat.watched.reads, elsewhere.watched.reads) == (1, 0)
     assert (chat.cache.counts.misses, chat.cache.counts.hits, elsewhere.cache.counts.hits) == (1, 1, 1)
 
 
-async def test_the_newest_page_is_json_to_be_sent_as_it_is(
-    chat: Chat, elsewhere: Chat, ada: User, room: Room
-) -> None:
+async def test_newest_page_is_the_json_of_the_page(chat: Chat, elsewhere: Chat, ada: User, room: Room) -> None:
     for number in range(60):
         await chat.messages.send(room.id, ada.id, f"message {number}")
-    await chat.told()
+    await chat.deletions_acknowledged()
     first = await chat.cache.newest_page(room.id)
     assert page_of(first) == await chat.messages.page(room.id, limit=50)
     assert await elsewhere.cache.newest_page(room.id) == first
     assert elsewhere.cache.counts.hits == 1
 
 
-async def test_what_does_not_exist_is_asked_for_each_time_and_not_kept(chat: Chat, connection: Connection) -> None:
+async def test_missing_rows_are_not_cached(chat: Chat, connection: Connection) -> None:
     user_id = uuid4()
     for _ in range(2):
         with pytest.raises(NotFound):
@@ -74,14 +72,14 @@ async def test_what_does_not_exist_is_asked_for_each_time_and_not_kept(chat: Cha
     assert (await chat.cache.user(user_id)).username == "late"
 
 
-async def test_what_is_no_id_is_refused(chat: Chat) -> None:
+async def test_malformed_id_is_invalid(chat: Chat) -> None:
     with pytest.raises(Invalid):
         await chat.cache.user("cache:3:*")  # type: ignore[arg-type]  # as from a socket
     with pytest.raises(Invalid):
         await chat.cache.newest_page("")  # type: ignore[arg-type]  # as above
 
 
-async def test_keys_name_the_layout_and_live_for_about_a_minute(
+async def test_keys_contain_the_layout_and_live_for_about_a_minute(
     chat: Chat, connection: Connection, ada: User, room: Room
 ) -> None:
     people = [await chat.users.create(f"{n}@example.org", f"n{n}", "not a hash") for n in range(20)]
@@ -94,11 +92,11 @@ async def test_keys_name_the_layout_and_live_for_about_a_minute(
     assert sorted(key.decode() for key in keys) == sorted(wanted)
     lives = [as_int(await connection.execute("PTTL", key)) for key in keys]
     assert 30_000 < min(lives) < max(lives) <= 72_000
-    assert max(lives) - min(lives) > 1_000, "they would all end at once"
+    assert max(lives) - min(lives) > 1_000, "they would all end together"
 
 
-def test_a_change_of_what_is_stored_takes_a_new_layout() -> None:
-    """Whoever changes one of these changes LAYOUT and this test with it."""
+def test_changed_models_take_a_new_layout() -> None:
+    """A change of one of these models needs a change of LAYOUT and of this test."""
     assert LAYOUT == 3
     assert User.__struct_fields__ == (
         *("id", "email", "username", "avatar_url", "is_online", "last_seen", "created_at", "updated_at"),
@@ -110,9 +108,9 @@ def test_a_change_of_what_is_stored_takes_a_new_layout() -> None:
     assert MessagePage.__struct_fields__ == ("room_id", "items", "has_older", "has_newer")
 
 
-async def test_a_change_is_seen_by_the_next_read_of_the_process_that_made_it(chat: Chat, ada: User) -> None:
+async def test_own_change_is_seen_by_the_next_read(chat: Chat, ada: User) -> None:
     for number in range(100):
-        await chat.told()
+        await chat.deletions_acknowledged()
         for _ in range(2):
             await chat.cache.user(ada.id)
         if number % 2:
@@ -124,17 +122,19 @@ async def test_a_change_is_seen_by_the_next_read_of_the_process_that_made_it(cha
     assert chat.cache.counts.hits >= 100
 
 
-async def test_a_change_is_seen_elsewhere_once_redis_was_told(chat: Chat, elsewhere: Chat, ada: User) -> None:
+async def test_change_is_seen_by_other_processes_after_the_deletion(
+    chat: Chat, elsewhere: Chat, ada: User
+) -> None:
     for number in range(100):
         await elsewhere.cache.user(ada.id)
         await chat.users.update_profile(ada.id, username=f"ada-{number}")
-        await chat.told()
+        await chat.deletions_acknowledged()
         assert (await elsewhere.cache.user(ada.id)).username == f"ada-{number}"
 
 
 async def test_messages_edits_and_deletions_are_on_the_next_page(chat: Chat, ada: User, room: Room) -> None:
     async def is_last_of_a_page_that_was_kept(changing: Awaitable[Message]) -> Message:
-        await chat.told()
+        await chat.deletions_acknowledged()
         for _ in range(2):
             await chat.cache.newest_page(room.id)
         message = await changing
@@ -151,7 +151,7 @@ async def test_messages_edits_and_deletions_are_on_the_next_page(chat: Chat, ada
         await chat.cache.newest_page(room.id)
 
 
-async def test_a_room_is_as_it_is_now_in_every_process(chat: Chat, elsewhere: Chat, ada: User, room: Room) -> None:
+async def test_room_is_up_to_date_in_every_process(chat: Chat, elsewhere: Chat, ada: User, room: Room) -> None:
     for _ in range(20):
         message = await chat.messages.send(room.id, ada.id, "hello")
         assert (await elsewhere.cache.room(room.id)).last_seq == message.seq
@@ -159,7 +159,7 @@ async def test_a_room_is_as_it_is_now_in_every_process(chat: Chat, elsewhere: Ch
     assert (await elsewhere.cache.room(room.id)).is_private
 
 
-async def test_leaving_is_effective_at_once_in_every_process(chat: Chat, elsewhere: Chat, room: Room) -> None:
+async def test_leaving_takes_effect_at_once_in_every_process(chat: Chat, elsewhere: Chat, room: Room) -> None:
     bob = await chat.users.create("bob@example.org", "bob", "not a hash")
     for _ in range(20):
         await chat.room_users.add(room.id, bob.id)
@@ -173,7 +173,7 @@ async def test_leaving_is_effective_at_once_in_every_process(chat: Chat, elsewhe
             await elsewhere.cache.membership(room.id, bob.id)
 
 
-async def test_many_who_ask_for_memberships_each_get_their_own(chat: Chat, ada: User, room: Room) -> None:
+async def test_concurrent_reads_of_memberships_each_get_their_own(chat: Chat, ada: User, room: Room) -> None:
     others = [await chat.rooms.create(f"room {n}", created_by=ada.id) for n in range(5)]
     asked = [room, *others] * 5
     found = await asyncio.gather(*(chat.cache.membership(one.id, ada.id) for one in asked))
@@ -182,31 +182,31 @@ async def test_many_who_ask_for_memberships_each_get_their_own(chat: Chat, ada: 
     assert not any(strangers)
 
 
-async def test_many_who_miss_the_same_entry_cost_one_read(chat: Chat, ada: User) -> None:
+async def test_concurrent_misses_of_an_entry_share_one_read(chat: Chat, ada: User) -> None:
     found = await asyncio.gather(*(chat.cache.user(ada.id) for _ in range(200)))
     assert found == [ada] * 200
     assert chat.watched.reads == 1
 
 
-async def test_many_who_come_while_it_is_read_share_that_read(chat: Chat, ada: User) -> None:
+async def test_misses_during_a_read_share_that_read(chat: Chat, ada: User) -> None:
     chat.watched.hold()
     first = asyncio.create_task(chat.cache.user(ada.id))
     await chat.watched.has_read.wait()
     rest = [asyncio.create_task(chat.cache.user(ada.id)) for _ in range(50)]
-    await chat.told()
+    await chat.deletions_acknowledged()
     first.cancel()
     rest[0].cancel()
     chat.watched.may_go_on.set()
     assert await asyncio.gather(*rest[1:]) == [ada] * 49
     assert chat.watched.reads == 1
     assert await chat.cache.user(ada.id) == ada
-    assert chat.cache.counts.hits == 1, "the read went on though who began it gave up"
+    assert chat.cache.counts.hits == 1, "the read goes on when its first caller is cancelled"
 
 
 @pytest.mark.parametrize(
     "rubbish", [b"", b"{", b"\xff\xfe", b'{"id":1}', b'{"room_id":"0"}', b"null", b"[]", b"{}", b'"text"']
 )
-async def test_what_cannot_be_decoded_is_replaced(
+async def test_value_that_cannot_be_decoded_is_replaced(
     chat: Chat, connection: Connection, ada: User, room: Room, rubbish: bytes
 ) -> None:
     for key in (f"cache:3:user:{ada.id}", f"cache:3:page:{room.id}"):
@@ -214,28 +214,28 @@ async def test_what_cannot_be_decoded_is_replaced(
     for _ in range(3):
         assert await chat.cache.user(ada.id) == ada
         assert page_of(await chat.cache.newest_page(room.id)).room_id == room.id
-        await chat.told()
+        await chat.deletions_acknowledged()
     assert chat.cache.counts.hits == 2
 
 
-async def test_an_entry_of_another_user_or_another_type_is_replaced(
+async def test_entry_of_another_user_or_another_type_is_replaced(
     chat: Chat, connection: Connection, ada: User
 ) -> None:
     bob = await chat.users.create("bob@example.org", "bob", "not a hash")
     key = f"cache:3:user:{ada.id}"
     await connection.execute("SET", key, msgspec.json.encode(bob), "PX", 60_000)
     assert await chat.cache.user(ada.id) == ada
-    await chat.told()
+    await chat.deletions_acknowledged()
     await connection.execute("DEL", key)
     await connection.execute("RPUSH", key, "a list")
     await connection.execute("PEXPIRE", key, 60_000)
     assert await chat.cache.user(ada.id) == ada
-    await chat.told()
+    await chat.deletions_acknowledged()
     assert await chat.cache.user(ada.id) == ada
     assert await connection.execute("TYPE", key) == b"string"
 
 
-async def test_the_last_change_before_closing_reaches_redis(
+async def test_last_change_before_closing_deletes_the_entry(
     settings: Settings, connection: Connection, chat: Chat, ada: User
 ) -> None:
     await chat.cache.user(ada.id)
@@ -245,10 +245,10 @@ async def test_the_last_change_before_closing_reaches_redis(
     assert (await chat.cache.user(ada.id)).username == "countess"
 
 
-async def test_an_entry_ends_with_its_time_to_live(settings: Settings, chat: Chat, ada: User) -> None:
+async def test_entry_ends_with_its_time_to_live(settings: Settings, chat: Chat, ada: User) -> None:
     async with opened(settings.postgres, settings.redis, ttl_seconds=0.1) as brief:
         await brief.cache.user(ada.id)
-        await chat.pool.execute(chat.users._UPDATE_ONLINE_STATUS, ada.id, True)  # a change that nobody announces
+        await chat.pool.execute(chat.users._UPDATE_ONLINE_STATUS, ada.id, True)  # a change without an announcement
 
         async def online() -> bool:
             return (await brief.cache.user(ada.id)).is_online
@@ -257,7 +257,7 @@ async def test_an_entry_ends_with_its_time_to_live(settings: Settings, chat: Cha
 
 
 @pytest.mark.parametrize("ttl_seconds", [0, -1, 0.01, 86_401, float("nan"), float("inf")])
-async def test_a_time_to_live_that_cannot_be_is_refused(chat: Chat, ttl_seconds: float) -> None:
+async def test_impossible_time_to_live_is_invalid(chat: Chat, ttl_seconds: float) -> None:
     with pytest.raises(Invalid, match="ttl_seconds"):
         Cache(
             chat.redis,
@@ -269,7 +269,7 @@ async def test_a_time_to_live_that_cannot_be_is_refused(chat: Chat, ttl_seconds:
         )
 
 
-async def test_a_read_that_fails_is_told_to_all_who_wait_and_leaves_no_lease(
+async def test_failed_read_raises_for_all_its_callers_and_leaves_no_lease(
     chat: Chat, connection: Connection, ada: User
 ) -> None:
     bob = await chat.users.create("bob@example.org", "bob", "not a hash")
@@ -278,4 +278,4 @@ async def test_a_read_that_fails_is_told_to_all_who_wait_and_leaves_no_lease(
     failures = await asyncio.gather(*(chat.cache.user(bob.id) for _ in range(5)), return_exceptions=True)
     assert [type(failure) for failure in failures] == [Unavailable] * 5
     assert await connection.execute("EXISTS", f"cache:3:user:{bob.id}") == 0
-    assert await chat.cache.user(ada.id) == ada, "what is in Redis is still served"
+    assert await chat.cache.user(ada.id) == ada, "entries in Redis are still served"

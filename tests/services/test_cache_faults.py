@@ -1,4 +1,4 @@
-"""The cache with a Redis that dies, freezes, or comes back with what it had forgotten."""
+"""The cache with a Redis that is killed, frozen, or restarted with old data."""
 
 from __future__ import annotations
 
@@ -49,15 +49,13 @@ async def name_in(chat: Chat, user: User) -> str:
 
 
 async def is_kept(chat: Chat, user: User) -> bool:
-    """Reads until the entry is in use again."""
+    """Read the user, and return whether the entry was used."""
     before = chat.cache.counts.hits
     await chat.cache.user(user.id)
     return chat.cache.counts.hits > before
 
 
-async def test_with_redis_killed_all_is_read_and_changed_as_before(
-    chat: Chat, own_server: Server, ada: User, room: Room
-) -> None:
+async def test_reads_and_changes_work_without_redis(chat: Chat, own_server: Server, ada: User, room: Room) -> None:
     async def live(number: int) -> None:
         for turn in range(20):
             if (number, turn) == (0, 5):
@@ -75,7 +73,7 @@ async def test_with_redis_killed_all_is_read_and_changed_as_before(
     await until_it_answers(lambda: is_kept(chat, ada))
 
 
-async def test_a_redis_that_comes_back_with_old_entries_fools_nobody_who_knows_better(
+async def test_old_entries_of_a_restarted_redis_are_not_used_by_the_process_that_changed_them(
     chat: Chat, elsewhere: Chat, own_server: Server, ada: User
 ) -> None:
     await until_it_answers(lambda: is_kept(chat, ada))
@@ -99,7 +97,7 @@ async def test_a_redis_that_comes_back_with_old_entries_fools_nobody_who_knows_b
     await until_it_answers(new_elsewhere)
 
 
-async def test_a_frozen_redis_delays_few_reads_and_makes_none_old(
+async def test_frozen_redis_delays_few_reads_and_makes_none_out_of_date(
     chat: Chat, elsewhere: Chat, own_server: Server, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await until_it_answers(lambda: is_kept(chat, ada))
@@ -119,7 +117,7 @@ async def test_a_frozen_redis_delays_few_reads_and_makes_none_old(
     await chat.users.update_profile(ada.id, username="countess")
     for _ in range(100):
         assert await name_in(chat, ada) == await name_in(elsewhere, ada) == "countess"
-    assert asked[0] < 100, "of 200 reads at most half have waited for Redis"
+    assert asked[0] < 100, "at most half of the 200 reads have waited for Redis"
     own_server.thaw()
 
     async def kept_and_new() -> bool:
@@ -135,7 +133,7 @@ async def test_a_frozen_redis_delays_few_reads_and_makes_none_old(
     await until_it_answers(new_elsewhere)
 
 
-async def test_redis_freezes_between_the_read_and_the_store(chat: Chat, own_server: Server, ada: User) -> None:
+async def test_value_stored_late_by_a_frozen_redis_is_deleted(chat: Chat, own_server: Server, ada: User) -> None:
     chat.watched.hold()
     reader = asyncio.create_task(name_in(chat, ada))
     await chat.watched.has_read.wait()
@@ -143,12 +141,12 @@ async def test_redis_freezes_between_the_read_and_the_store(chat: Chat, own_serv
     chat.watched.may_go_on.set()
     assert await reader == "ada"
     await chat.users.update_profile(ada.id, username="countess")
-    own_server.thaw()  # the store, and then the deletion, arrive late
+    own_server.thaw()  # the value, and then the deletion, arrive late
     await until_it_answers(lambda: is_kept(chat, ada))
     assert await name_in(chat, ada) == "countess"
 
 
-async def test_many_readers_of_one_page_share_two_reads_without_redis(
+async def test_concurrent_reads_of_a_page_share_two_reads_without_redis(
     chat: Chat, own_server: Server, ada: User, room: Room
 ) -> None:
     own_server.kill()
@@ -159,7 +157,7 @@ async def test_many_readers_of_one_page_share_two_reads_without_redis(
     assert len({id(page) for page in pages}) <= 2
 
 
-async def test_closing_without_redis_is_brief(
+async def test_closing_without_redis_tries_once_more(
     postgres_settings: PostgresSettings, redis: RedisSettings, own_server: Server, ada: User
 ) -> None:
     async with opened(postgres_settings, redis) as brief:
@@ -172,14 +170,14 @@ async def test_closing_without_redis_is_brief(
         assert brief.cache.counts.failed_invalidations <= before + 3, "the batch in flight, and one per call"
 
 
-async def test_reads_go_on_when_the_connection_is_closed(chat: Chat, ada: User) -> None:
+async def test_reads_work_after_the_connection_was_closed(chat: Chat, ada: User) -> None:
     await chat.cache.user(ada.id)
     await chat.redis.close()
     await chat.users.update_profile(ada.id, username="countess")
     assert await name_in(chat, ada) == "countess"
 
 
-async def test_when_too_many_changes_wait_no_entry_is_used_until_the_old_ones_have_ended(
+async def test_too_many_waiting_deletions_disable_all_entries_until_the_old_ones_have_ended(
     redis: RedisSettings, own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "MAX_OUT_OF_DATE", 3)
@@ -192,7 +190,7 @@ async def test_when_too_many_changes_wait_no_entry_is_used_until_the_old_ones_ha
         known.add(str(number))
         assert str(number) in known
     for number in range(6):
-        assert str(number) in known, "and any other key too"
+        assert str(number) in known, "and any other key"
     await until(lambda: "5" not in known)
     await known.close()
     await connection.close()

@@ -1,4 +1,4 @@
-"""What the cache gives while others change things: between any two steps of a reader there can be a commit."""
+"""The cache during changes: a commit may come between any two steps of a reader."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def name_in(chat: Chat, user: User) -> str:
 
 @asynccontextmanager
 async def held_after_reading(chat: Chat, user: User) -> AsyncIterator[asyncio.Task[str]]:
-    """A reader that has its lease and the old value, and has not stored it yet."""
+    """A reader that has its lease and the old value, but has not stored it yet."""
     chat.watched.hold()
     reader = asyncio.create_task(name_in(chat, user))
     await chat.watched.has_read.wait()
@@ -52,12 +52,12 @@ async def held_after_reading(chat: Chat, user: User) -> AsyncIterator[asyncio.Ta
         chat.watched.may_go_on.set()
 
 
-async def test_what_was_read_before_a_change_is_not_stored_after_it(
+async def test_value_read_before_a_change_is_not_stored_after_it(
     chat: Chat, elsewhere: Chat, ada: User, connection: Connection
 ) -> None:
     async with held_after_reading(chat, ada) as slow:
         await elsewhere.users.update_profile(ada.id, username="countess")
-        await elsewhere.told()
+        await elsewhere.deletions_acknowledged()
         chat.watched.may_go_on.set()
         assert await slow == "ada", "it began before the change"
     assert await connection.execute("EXISTS", f"cache:3:user:{ada.id}") == 0
@@ -65,12 +65,12 @@ async def test_what_was_read_before_a_change_is_not_stored_after_it(
     assert await name_in(chat, ada) == "countess"
 
 
-async def test_a_slow_reader_does_not_replace_what_a_later_one_stored(
+async def test_slow_reader_does_not_replace_the_value_of_a_later_one(
     chat: Chat, elsewhere: Chat, ada: User
 ) -> None:
     async with held_after_reading(chat, ada) as slow:
         await elsewhere.users.update_profile(ada.id, username="countess")
-        await elsewhere.told()
+        await elsewhere.deletions_acknowledged()
         assert await name_in(elsewhere, ada) == "countess"
         chat.watched.may_go_on.set()
         await slow
@@ -79,12 +79,12 @@ async def test_a_slow_reader_does_not_replace_what_a_later_one_stored(
     assert elsewhere.watched.reads == 1
 
 
-async def test_a_slow_reader_does_not_take_the_lease_of_a_later_one(
+async def test_slow_reader_does_not_replace_the_lease_of_a_later_one(
     chat: Chat, elsewhere: Chat, ada: User
 ) -> None:
     async with held_after_reading(chat, ada) as slow:
         await elsewhere.users.update_profile(ada.id, username="countess")
-        await elsewhere.told()
+        await elsewhere.deletions_acknowledged()
         async with held_after_reading(elsewhere, ada) as later:
             chat.watched.may_go_on.set()
             await slow
@@ -94,21 +94,21 @@ async def test_a_slow_reader_does_not_take_the_lease_of_a_later_one(
     assert await name_in(chat, ada) == "countess"
 
 
-async def test_who_asks_after_a_change_does_not_share_a_read_from_before_it(
+async def test_read_after_a_change_does_not_share_a_read_from_before_it(
     chat: Chat, elsewhere: Chat, ada: User
 ) -> None:
     async with held_after_reading(chat, ada) as slow:
         sharing = asyncio.create_task(name_in(chat, ada))
-        await chat.told()
+        await chat.deletions_acknowledged()
         await elsewhere.users.update_profile(ada.id, username="countess")
-        await elsewhere.told()
+        await elsewhere.deletions_acknowledged()
         assert await name_in(chat, ada) == "countess", "in the process of the slow reader"
         chat.watched.may_go_on.set()
         assert (await slow, await sharing) == ("ada", "ada")
     assert await name_in(chat, ada) == "countess"
 
 
-async def test_ones_own_change_is_seen_though_a_read_from_before_it_is_under_way(chat: Chat, ada: User) -> None:
+async def test_own_change_is_seen_while_an_older_read_is_in_progress(chat: Chat, ada: User) -> None:
     async with held_after_reading(chat, ada) as slow:
         await chat.users.update_profile(ada.id, username="countess")
         assert await name_in(chat, ada) == "countess", "without a turn of the loop in between"
@@ -118,15 +118,15 @@ async def test_ones_own_change_is_seen_though_a_read_from_before_it_is_under_way
 
 
 @pytest.mark.parametrize("change", ["edit", "delete"])
-async def test_a_change_whose_first_answer_was_lost_is_on_the_next_page(
+async def test_change_whose_first_answer_was_lost_is_on_the_next_page(
     settings: Settings, connection: Connection, change: str
 ) -> None:
-    """It is made again then, finds itself made, and is told all the same."""
+    """It is repeated, finds that it was made, and is reported all the same."""
     async with Proxy(settings.postgres) as proxy, opened(proxy.settings, settings.redis) as chat:
         ada = await chat.users.create("ada@example.org", "ada", "not a hash")
         room = await chat.rooms.create("news", created_by=ada.id)
         message = await chat.messages.send(room.id, ada.id, "a secret")
-        await chat.told()
+        await chat.deletions_acknowledged()
         assert b"a secret" in await chat.cache.newest_page(room.id)
         assert await connection.execute("EXISTS", f"cache:3:page:{room.id}") == 1
         proxy.lose_answer_to(message.id.bytes, cut=True)
@@ -138,7 +138,7 @@ async def test_a_change_whose_first_answer_was_lost_is_on_the_next_page(
         assert (await chat.rooms.get(room.id)).last_seq == 3  # joined, sent, and this once
 
 
-async def test_the_lease_of_another_process_makes_nobody_wait(
+async def test_lease_of_another_process_delays_no_reader(
     chat: Chat, elsewhere: Chat, ada: User, connection: Connection
 ) -> None:
     async with held_after_reading(chat, ada) as slow:
@@ -151,37 +151,37 @@ async def test_the_lease_of_another_process_makes_nobody_wait(
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_nobody_reads_what_is_older_than_a_change_that_was_told(
+async def test_no_read_is_older_than_an_announced_change(
     chat: Chat, elsewhere: Chat, ada: User, seed: int
 ) -> None:
-    """Two processes, each with readers and a writer, on one user whose picture is the number of its version.
+    """Two processes, each with readers and a writer, use one user whose picture is the number of its version.
 
-    In the process that made a change it holds from the acknowledgement on, in the other from the time when Redis
-    was told.
+    In the process that made a change this holds from its acknowledgement on, in the other from the deletion in
+    Redis.
     """
     dice = random.Random(seed)
     turn = asyncio.Lock()  # so that the versions have one order
     version = 0
     acknowledged = {chat: 0, elsewhere: 0}
-    told = 0
+    announced = 0
     await chat.users.update_profile(ada.id, avatar_url="0")
-    chat.watched.dawdling = elsewhere.watched.dawdling = dice
+    chat.watched.delays = elsewhere.watched.delays = dice
 
     async def write(process: Chat) -> None:
-        nonlocal version, told
+        nonlocal version, announced
         for _ in range(60):
             async with turn:
                 version += 1
                 mine = version
                 await process.users.update_profile(ada.id, avatar_url=str(mine))
             acknowledged[process] = mine
-            await process.told()
-            told = max(told, mine)
+            await process.deletions_acknowledged()
+            announced = max(announced, mine)
             await asyncio.sleep(dice.choice([0, 0.002, 0.01]))
 
     async def read(process: Chat) -> None:
         while not writing.done():
-            least = max(told, acknowledged[process])
+            least = max(announced, acknowledged[process])
             user = await process.cache.user(ada.id)
             assert int(user.avatar_url or 0) >= least
             await asyncio.sleep(dice.choice([0, 0.001]))
@@ -189,7 +189,7 @@ async def test_nobody_reads_what_is_older_than_a_change_that_was_told(
     writing = asyncio.gather(*(write(process) for process in acknowledged))
     await asyncio.gather(writing, *(read(process) for process in acknowledged for _ in range(6)))
     counts = [process.cache.counts for process in acknowledged]
-    assert sum(one.overtaken for one in counts) > 0, "nothing was raced for"
+    assert sum(one.overtaken for one in counts) > 0, "there was no race"
     assert sum(one.hits for one in counts) > 0
     assert await name_in(chat, ada) == await name_in(elsewhere, ada)
 
@@ -214,7 +214,7 @@ async def another_process(settings: Settings, user_id: UUID) -> AsyncIterator[as
         await process.communicate()
 
 
-async def test_a_real_second_process_sees_each_change_once_redis_was_told(
+async def test_second_process_sees_each_change_after_the_deletion(
     settings: Settings, chat: Chat, ada: User
 ) -> None:
     async with another_process(settings, ada.id) as reader:
@@ -222,7 +222,7 @@ async def test_a_real_second_process_sees_each_change_once_redis_was_told(
         assert reader.stdout is not None
         for number in range(100):
             await chat.users.update_profile(ada.id, username=f"ada-{number}")
-            await chat.told()
+            await chat.deletions_acknowledged()
             for _ in range(2):
                 reader.stdin.write(b"\n")
                 assert await reader.stdout.readline() == b"ada-%d\n" % number

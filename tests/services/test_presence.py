@@ -13,7 +13,7 @@ from hubbub.events import PRESENCE_CHANNEL, PresenceChanged
 from hubbub.redis import Connection, Gap, Subscriptions
 from hubbub.services.presence import Presence
 from hubbub.services.presence.leases import BUCKETS, bucket_of, leases_key, online_key
-from services.presence_events import Ear, Table, opened
+from services.presence_events import PresenceListener, Table, opened
 from waiting import until_it_answers
 
 
@@ -24,32 +24,32 @@ async def presence(connection: Connection, subscriptions: Subscriptions) -> Asyn
 
 
 @pytest.fixture
-async def ear(connection: Connection, subscriptions: Subscriptions) -> AsyncIterator[Ear]:
-    async with Ear(connection, subscriptions).listening() as ear:
-        yield ear
+async def listener(connection: Connection, subscriptions: Subscriptions) -> AsyncIterator[PresenceListener]:
+    async with PresenceListener(connection, subscriptions).listening() as listener:
+        yield listener
 
 
-def came(user_id: UUID) -> PresenceChanged:
+def came_online(user_id: UUID) -> PresenceChanged:
     return PresenceChanged(user_id, is_online=True)
 
 
-def went(user_id: UUID) -> PresenceChanged:
+def went_offline(user_id: UUID) -> PresenceChanged:
     return PresenceChanged(user_id, is_online=False)
 
 
-async def test_who_connects_is_online_and_who_leaves_is_offline_after_the_grace(
-    presence: Presence, ear: Ear
+async def test_user_is_online_while_connected_and_offline_after_the_grace_time(
+    presence: Presence, listener: PresenceListener
 ) -> None:
     ada, bob = uuid4(), uuid4()
     async with presence.online(ada):
         assert await presence.is_online([ada, bob]) == {ada: True, bob: False}
-        assert await ear.next() == came(ada)
+        assert await listener.next() == came_online(ada)
     assert await presence.devices(ada) == []
-    assert await ear.next() == went(ada)
+    assert await listener.next() == went_offline(ada)
     assert await presence.is_online([ada]) == {ada: False}
 
 
-async def test_a_second_device_changes_nothing_for_the_others(presence: Presence, ear: Ear) -> None:
+async def test_second_device_publishes_nothing(presence: Presence, listener: PresenceListener) -> None:
     ada = uuid4()
     async with presence.online(ada, "phone"):
         async with presence.online(ada, "laptop"), presence.online(ada):
@@ -57,13 +57,13 @@ async def test_a_second_device_changes_nothing_for_the_others(presence: Presence
             assert {device.name for device in devices} == {"phone", "laptop", None}
             assert len({device.lease for device in devices}) == 3
         assert [device.name for device in await presence.devices(ada)] == ["phone"]
-        assert await ear.until_now() == [came(ada)]
-    assert await ear.next() == went(ada)
-    assert await ear.until_now() == []
+        assert await listener.until_now() == [came_online(ada)]
+    assert await listener.next() == went_offline(ada)
+    assert await listener.until_now() == []
 
 
-async def test_who_comes_back_within_the_grace_was_never_gone(
-    connection: Connection, subscriptions: Subscriptions, ear: Ear
+async def test_user_back_within_the_grace_time_stays_online(
+    connection: Connection, subscriptions: Subscriptions, listener: PresenceListener
 ) -> None:
     ada = uuid4()
     async with opened(connection, subscriptions, grace_seconds=5) as presence:
@@ -71,11 +71,11 @@ async def test_who_comes_back_within_the_grace_was_never_gone(
             async with presence.online(ada):
                 pass
             assert await presence.is_online([ada]) == {ada: True}
-        assert await ear.until_now() == [came(ada)]
+        assert await listener.until_now() == [came_online(ada)]
 
 
-async def test_a_lease_is_renewed_for_as_long_as_it_is_held(
-    connection: Connection, subscriptions: Subscriptions, ear: Ear
+async def test_held_lease_is_renewed(
+    connection: Connection, subscriptions: Subscriptions, listener: PresenceListener
 ) -> None:
     ada = uuid4()
     async with opened(connection, subscriptions) as presence, presence.online(ada):
@@ -87,10 +87,10 @@ async def test_a_lease_is_renewed_for_as_long_as_it_is_held(
             return isinstance(score, float) and score > first + 1_500
 
         await until_it_answers(is_renewed_past_its_first_end)
-        assert await ear.until_now() == [came(ada)]
+        assert await listener.until_now() == [came_online(ada)]
 
 
-async def test_what_a_heartbeat_touches_has_an_end_in_redis(presence: Presence, connection: Connection) -> None:
+async def test_keys_of_presence_have_a_time_to_live(presence: Presence, connection: Connection) -> None:
     ada = uuid4()
     async with presence.online(ada):
         for key in (leases_key(ada), online_key(bucket_of(ada))):
@@ -99,8 +99,8 @@ async def test_what_a_heartbeat_touches_has_an_end_in_redis(presence: Presence, 
             assert left > 0
 
 
-async def test_a_user_is_online_while_any_process_says_so(
-    connection: Connection, subscriptions: Subscriptions, ear: Ear
+async def test_user_is_online_while_any_process_holds_a_lease(
+    connection: Connection, subscriptions: Subscriptions, listener: PresenceListener
 ) -> None:
     ada = uuid4()
     async with (
@@ -111,13 +111,13 @@ async def test_a_user_is_online_while_any_process_says_so(
         async with one.online(ada, "phone"):
             assert len(await other.devices(ada)) == 2
         assert [device.name for device in await one.devices(ada)] == ["laptop"]
-        assert await ear.until_now() == [came(ada)]
+        assert await listener.until_now() == [came_online(ada)]
 
 
-async def test_one_event_a_transition_however_many_devices_come_and_go_in_five_processes(
-    connection: Connection, subscriptions: Subscriptions, ear: Ear
+async def test_each_transition_is_published_once_with_five_processes_and_many_devices(
+    connection: Connection, subscriptions: Subscriptions, listener: PresenceListener
 ) -> None:
-    """All processes sweep all the time, so each of them sees each end."""
+    """All processes sweep continually, so each of them sees each end."""
     users = [uuid4() for _ in range(20)]
     source = random.Random(7)
 
@@ -138,15 +138,15 @@ async def test_one_event_a_transition_however_many_devices_come_and_go_in_five_p
             return not any((await processes[0].is_online(users)).values())
 
         await until_it_answers(all_are_offline)
-        changes = await ear.until_now()
+        changes = await listener.until_now()
     assert {change.user_id for change in changes} == set(users)
     for user_id in users:
         states = [change.is_online for change in changes if change.user_id == user_id]
         assert states == [True, False] * (len(states) // 2)
-    assert len(changes) > 2 * len(users)  # there was something to get wrong
+    assert len(changes) > 2 * len(users)  # there were transitions to lose
 
 
-async def test_cancelling_whoever_comes_or_leaves_leaves_no_ghost(
+async def test_cancelled_connects_and_disconnects_leave_no_user_online(
     presence: Presence, connection: Connection
 ) -> None:
     source = random.Random(11)
@@ -162,15 +162,15 @@ async def test_cancelling_whoever_comes_or_leaves_leaves_no_ghost(
         await asyncio.sleep(0)
     await asyncio.gather(*visits, return_exceptions=True)
 
-    async def nobody_is_online() -> bool:
+    async def no_user_is_online() -> bool:
         return not any((await presence.is_online(users)).values())
 
-    await until_it_answers(nobody_is_online)
+    await until_it_answers(no_user_is_online)
     assert await connection.execute("KEYS", "presence:*:user:*") == []
 
 
-async def test_closing_gives_up_every_lease(
-    connection: Connection, subscriptions: Subscriptions, presence: Presence, ear: Ear
+async def test_closing_releases_every_lease(
+    connection: Connection, subscriptions: Subscriptions, presence: Presence, listener: PresenceListener
 ) -> None:
     users = [uuid4() for _ in range(500)]
     async with AsyncExitStack() as stack:
@@ -179,15 +179,15 @@ async def test_closing_gives_up_every_lease(
                 await stack.enter_async_context(closing.online(user_id))
         assert await connection.execute("KEYS", "presence:*:user:*") == []
         await closing.close()
-    changes = await ear.until_offline(set(users))
+    changes = await listener.until_offline(set(users))
     assert len(changes) == 2 * len(users)
     assert await presence.is_online(users) == dict.fromkeys(users, False)
 
 
-async def test_closing_in_the_middle_of_a_leave_forgets_no_lease(
+async def test_closing_during_a_release_leaves_no_lease(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
-    """Redis has forgotten the script, so the leave takes a second attempt, and the end comes between the two."""
+    """Redis has lost the script, so the release takes two attempts, and the close comes between them."""
     ada = uuid4()
     async with opened(connection, subscriptions) as presence:
         visit = presence.online(ada)
@@ -201,7 +201,7 @@ async def test_closing_in_the_middle_of_a_leave_forgets_no_lease(
         assert await presence.devices(ada) == []
 
 
-async def test_nobody_can_come_online_before_the_start_or_after_the_end(
+async def test_online_before_start_or_after_close_is_unavailable(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
     presence = Presence(connection, subscriptions, Table().write)
@@ -215,14 +215,14 @@ async def test_nobody_can_come_online_before_the_start_or_after_the_end(
             pass
 
 
-async def test_a_second_start_leaves_no_task_behind(connection: Connection, subscriptions: Subscriptions) -> None:
+async def test_second_start_leaves_no_task_behind(connection: Connection, subscriptions: Subscriptions) -> None:
     presence = Presence(connection, subscriptions, Table().write)
     presence.start()
     presence.start()
     await presence.close()
 
 
-async def test_a_crowd_is_told_apart_in_one_question(presence: Presence) -> None:
+async def test_is_online_of_five_thousand_users(presence: Presence) -> None:
     users = [uuid4() for _ in range(5_000)]
     async with AsyncExitStack() as stack:
         await asyncio.gather(*[stack.enter_async_context(presence.online(user_id)) for user_id in users[:2_000]])
@@ -231,13 +231,13 @@ async def test_a_crowd_is_told_apart_in_one_question(presence: Presence) -> None
     assert await presence.is_online([]) == {}
 
 
-async def test_watching_says_first_that_it_knows_nothing_and_then_each_change(presence: Presence) -> None:
+async def test_watch_yields_a_gap_and_then_each_transition(presence: Presence) -> None:
     ada = uuid4()
     async with aclosing(presence.watch()) as changes:
         assert isinstance(await anext(changes), Gap)
         async with presence.online(ada):
-            assert await anext(changes) == came(ada)
-        assert await anext(changes) == went(ada)
+            assert await anext(changes) == came_online(ada)
+        assert await anext(changes) == went_offline(ada)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ async def test_watching_says_first_that_it_knows_nothing_and_then_each_change(pr
         b'{"userId":1}',
     ],
 )
-async def test_what_is_no_presence_is_passed_over(
+async def test_payload_that_is_not_a_transition_is_skipped(
     presence: Presence, connection: Connection, payload: bytes
 ) -> None:
     ada = uuid4()
@@ -262,10 +262,10 @@ async def test_what_is_no_presence_is_passed_over(
         await connection.execute(
             "PUBLISH", PRESENCE_CHANNEL, f'{{"userId":"{ada}","isOnline":true,"status":"busy"}}'
         )
-        assert await anext(changes) == came(ada)
+        assert await anext(changes) == came_online(ada)
 
 
-async def test_users_are_spread_over_the_buckets_and_each_has_one_slot() -> None:
+async def test_users_are_spread_over_all_buckets_and_the_keys_of_each_share_a_slot() -> None:
     users = [uuid4() for _ in range(1_000)]
     assert {bucket_of(user_id) for user_id in users} == set(range(BUCKETS))
     for user_id in users[:10]:
@@ -275,19 +275,19 @@ async def test_users_are_spread_over_the_buckets_and_each_has_one_slot() -> None
 
 
 @pytest.mark.parametrize("device", ["", " ", "x" * 101, "\0", "\ud800", 7])
-async def test_a_device_name_that_cannot_be_is_refused(presence: Presence, device: object) -> None:
+async def test_impossible_device_name_is_invalid(presence: Presence, device: object) -> None:
     with pytest.raises(Invalid, match="device"):
         async with presence.online(uuid4(), device):  # type: ignore[arg-type]
             pass
 
 
-async def test_a_device_name_comes_back_as_it_was_given(presence: Presence) -> None:
+async def test_device_name_is_returned_unchanged(presence: Presence) -> None:
     ada, name = uuid4(), "Ada:s \N{MOBILE PHONE}\r\n{b1}"
     async with presence.online(ada, name):
         assert [device.name for device in await presence.devices(ada)] == [name]
 
 
-async def test_what_is_no_user_is_refused(presence: Presence) -> None:
+async def test_malformed_user_id_is_invalid(presence: Presence) -> None:
     with pytest.raises(Invalid, match="user_ids"):
         await presence.is_online(["ada"])  # type: ignore[list-item]
     with pytest.raises(Invalid, match="user_id"):
@@ -307,7 +307,7 @@ async def test_what_is_no_user_is_refused(presence: Presence) -> None:
         {"write_seconds": -1},
     ],
 )
-async def test_times_that_do_not_fit_are_refused(
+async def test_impossible_times_are_invalid(
     connection: Connection, subscriptions: Subscriptions, times: dict[str, float]
 ) -> None:
     with pytest.raises(Invalid):

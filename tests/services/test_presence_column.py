@@ -15,7 +15,7 @@ from services.presence_events import Table, opened
 from waiting import until, until_it_answers
 
 
-async def test_the_table_of_users_follows(
+async def test_users_table_follows_presence(
     hub: Hub, ada: User, connection: Connection, subscriptions: Subscriptions
 ) -> None:
     async def is_written(is_online: bool) -> bool:
@@ -33,7 +33,7 @@ async def test_the_table_of_users_follows(
     assert came_at < went_at
 
 
-async def test_a_user_who_flickers_is_written_now_and_then(
+async def test_user_with_many_transitions_is_written_once_per_interval(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
     ada, table = uuid4(), Table()
@@ -46,11 +46,13 @@ async def test_a_user_who_flickers_is_written_now_and_then(
                 return not (await presence.is_online([ada]))[ada]
 
             await until_it_answers(is_offline)
-        assert len(table.writes_of(ada)) <= 1  # the second one waits for its minute, or for the end
+        assert len(table.writes_of(ada)) <= 1  # the second write waits for its minute, or for the close
     assert table.users[ada] is False
 
 
-async def test_a_crowd_is_written_in_few_statements(connection: Connection, subscriptions: Subscriptions) -> None:
+async def test_three_thousand_users_are_written_in_few_statements(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
     users, table = [uuid4() for _ in range(3_000)], Table()
     async with (
         opened(connection, subscriptions, table.write, write_seconds=60) as presence,
@@ -62,7 +64,7 @@ async def test_a_crowd_is_written_in_few_statements(connection: Connection, subs
         assert all(len(write) <= 500 for write in table.writes)
 
 
-async def test_two_processes_that_write_the_same_users_do_not_block_each_other(hub: Hub) -> None:
+async def test_concurrent_writes_of_the_same_users_do_not_deadlock(hub: Hub) -> None:
     users = [(await hub.users.create(f"u{n}@example.org", f"u{n}", "not a hash")).id for n in range(30)]
 
     async def write(order: list[UUID], *, first: bool) -> None:
@@ -79,7 +81,7 @@ async def test_two_processes_that_write_the_same_users_do_not_block_each_other(h
 
 
 class Truth:
-    """What Redis says, changed by the test at the worst moment."""
+    """The presence in Redis, changed by the test at the worst moment."""
 
     def __init__(self, ada: UUID, is_online: bool | None) -> None:
         self.users = {ada: is_online}
@@ -89,8 +91,8 @@ class Truth:
         return {user_id: self.users[user_id] for user_id in user_ids}
 
 
-async def test_a_slow_writer_does_not_have_the_last_word() -> None:
-    """It read that Ada is online, and writes it after she went and another process wrote that down."""
+async def test_slow_writer_corrects_its_outdated_write() -> None:
+    """It read that Ada is online, and writes it after another process has written that she is offline."""
     ada, table = uuid4(), Table()
     truth = Truth(ada, is_online=True)
     reached, proceed = asyncio.Event(), asyncio.Event()
@@ -157,7 +159,7 @@ REFUSE = """
 """
 
 
-async def test_users_whose_rows_cannot_be_written_keep_no_one_else_and_are_written_later(
+async def test_rows_that_are_refused_do_not_stop_others_and_are_written_later(
     hub: Hub,
     postgres_settings: PostgresSettings,
     connection: Connection,
@@ -190,7 +192,7 @@ async def test_users_whose_rows_cannot_be_written_keep_no_one_else_and_are_writt
     assert all("of the application's own" in str(context["exception"]) for context in reported)
 
 
-async def test_closing_writes_down_whoever_can_be_written(
+async def test_closing_writes_all_rows_that_are_not_refused(
     hub: Hub,
     ada: User,
     postgres_settings: PostgresSettings,
@@ -213,7 +215,7 @@ async def test_closing_writes_down_whoever_can_be_written(
 
 
 class Refusing(Table):
-    """Refuses any write in which one of these users is, until it `relents`."""
+    """Refuses any write with one of these users, until it `relents`."""
 
     def __init__(self, refused: Collection[UUID]) -> None:
         super().__init__()
@@ -236,7 +238,7 @@ async def all_online(user_ids: Collection[UUID]) -> dict[UUID, bool | None]:
     return dict.fromkeys(user_ids, True)
 
 
-async def test_one_user_who_is_refused_is_found_in_few_statements_and_not_tried_all_the_time() -> None:
+async def test_refused_user_is_found_in_few_statements_and_retried_per_interval() -> None:
     users = [uuid4() for _ in range(BATCH)]
     table = Refusing(users[7:8])
     column = PresenceColumn(all_online, table.write, every_seconds=60)
@@ -255,7 +257,7 @@ async def test_one_user_who_is_refused_is_found_in_few_statements_and_not_tried_
     assert len(reported) == 1
 
 
-async def test_a_table_that_refuses_everybody_is_not_asked_for_each_of_them() -> None:
+async def test_table_that_refuses_all_users_is_not_tried_for_each() -> None:
     users = [uuid4() for _ in range(BATCH)]
     table = Refusing(users)
     column = PresenceColumn(all_online, table.write, every_seconds=0.01)

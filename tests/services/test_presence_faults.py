@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from faults.figures import IS_FULL, Figures, in_time
+from faults.figures import Figures, in_time
 from hubbub import Settings
 from hubbub.errors import Unavailable
 from hubbub.events import PresenceChanged
@@ -22,14 +22,14 @@ from hubbub.services.presence.leases import LEASES_PER_SCRIPT, Lease, Leases, bu
 from hubbub.settings import RedisSettings
 from redis_server import PASSWORD, Server
 from services import lease_holder
-from services.presence_events import Ear, Table, opened
+from services.presence_events import PresenceListener, Table, opened
 from waiting import until, until_it_answers
 
 HEARTBEAT_SECONDS = 1.0
 
 
-def brisk(server: Server) -> RedisSettings:
-    """For tests that wait until it is noticed that there is no server."""
+def with_short_deadlines(server: Server) -> RedisSettings:
+    """For tests that wait until a missing server is noticed."""
     return replace(server.settings, connect_timeout_seconds=1, deadline_seconds=5)
 
 
@@ -71,7 +71,7 @@ async def state_of(presence: Presence, user_id: UUID) -> bool | None:
     return (await presence.is_online([user_id]))[user_id]
 
 
-def says(presence: Presence, user_id: UUID, state: bool | None) -> Callable[[], Awaitable[bool]]:
+def has_state(presence: Presence, user_id: UUID, state: bool | None) -> Callable[[], Awaitable[bool]]:
     async def answer() -> bool:
         return await state_of(presence, user_id) is state
 
@@ -79,9 +79,7 @@ def says(presence: Presence, user_id: UUID, state: bool | None) -> Callable[[], 
 
 
 @pytest.mark.guarantee("G7", "kill -9 of a process through which fifty are online")
-async def test_users_of_a_killed_process_go_offline_once_by_any_other(
-    own_server: Server, figures: Figures
-) -> None:
+async def test_users_of_a_killed_process_go_offline_once(own_server: Server, figures: Figures) -> None:
     """Within two heartbeats and a second, on a machine that does nothing else."""
     users = [uuid4() for _ in range(50)]
     kept = uuid4()
@@ -89,63 +87,63 @@ async def test_users_of_a_killed_process_go_offline_once_by_any_other(
         connected(own_server.settings) as (connection, subscriptions),
         opened(connection, subscriptions) as one,
         opened(connection, subscriptions) as other,
-        Ear(connection, subscriptions).listening() as ear,
+        PresenceListener(connection, subscriptions).listening() as listener,
         one.online(kept),
     ):
         async with holder(own_server, [*users, kept]) as process:
             clock = asyncio.get_running_loop().time
             process.send_signal(signal.SIGKILL)
             killed_at = clock()
-            changes = await ear.until_offline(set(users))
+            changes = await listener.until_offline(set(users))
             seconds = clock() - killed_at
         figures.found(f"{len(users)} offline after {seconds:.1f} s, with heartbeats of {HEARTBEAT_SECONDS:g} s")
         assert in_time(seconds, 2 * HEARTBEAT_SECONDS + 1)
-        changes += await ear.until_now()
+        changes += await listener.until_now()
         for user_id in users:
             assert [change.is_online for change in changes if change.user_id == user_id] == [True, False]
         assert [change.is_online for change in changes if change.user_id == kept] == [True]
         assert await state_of(other, kept) is True
 
 
-async def test_users_of_a_frozen_process_come_back_when_it_does(own_server: Server) -> None:
+async def test_users_of_a_frozen_process_are_online_again_when_it_continues(own_server: Server) -> None:
     ada = uuid4()
     async with (
         connected(own_server.settings) as (connection, subscriptions),
         opened(connection, subscriptions),
-        Ear(connection, subscriptions).listening() as ear,
+        PresenceListener(connection, subscriptions).listening() as listener,
         holder(own_server, [ada]) as process,
     ):
-        assert await ear.next() == PresenceChanged(ada, is_online=True)
+        assert await listener.next() == PresenceChanged(ada, is_online=True)
         process.send_signal(signal.SIGSTOP)
-        assert await ear.next() == PresenceChanged(ada, is_online=False)
+        assert await listener.next() == PresenceChanged(ada, is_online=False)
         process.send_signal(signal.SIGCONT)
-        assert await ear.next() == PresenceChanged(ada, is_online=True)
+        assert await listener.next() == PresenceChanged(ada, is_online=True)
 
 
-async def test_a_process_that_starts_after_all_have_died_says_who_is_gone(own_server: Server) -> None:
+async def test_first_process_after_all_were_killed_publishes_the_offline_users(own_server: Server) -> None:
     ada, table = uuid4(), Table()
     async with connected(own_server.settings) as (connection, subscriptions):
         async with holder(own_server, [ada]) as process:
             process.send_signal(signal.SIGKILL)
         async with (
-            Ear(connection, subscriptions).listening() as ear,
+            PresenceListener(connection, subscriptions).listening() as listener,
             opened(connection, subscriptions, table.write),
         ):
-            assert await ear.next() == PresenceChanged(ada, is_online=False)
+            assert await listener.next() == PresenceChanged(ada, is_online=False)
             await until(lambda: table.users == {ada: False})
 
 
-async def test_redis_that_lost_everything_is_told_again(own_server: Server) -> None:
-    """An online event is repeated then, and no offline event is made up."""
+async def test_leases_are_restored_in_a_redis_that_lost_its_data(own_server: Server) -> None:
+    """Online events are repeated then, and there is no offline event."""
     users = [uuid4() for _ in range(500)]
     async with (
         connected(own_server.settings) as (connection, subscriptions),
         opened(connection, subscriptions) as presence,
         AsyncExitStack() as stack,
-        Ear(connection, subscriptions).listening() as ear,
+        PresenceListener(connection, subscriptions).listening() as listener,
     ):
         await asyncio.gather(*[stack.enter_async_context(presence.online(user_id)) for user_id in users])
-        assert len(await ear.until_now()) == len(users)
+        assert len(await listener.until_now()) == len(users)
         own_server.kill()
         own_server.start()
 
@@ -153,14 +151,14 @@ async def test_redis_that_lost_everything_is_told_again(own_server: Server) -> N
             return await presence.is_online(users) == dict.fromkeys(users, True)
 
         await until_it_answers(all_are_back)
-        assert all(change.is_online for change in await ear.until_now())
+        assert all(change.is_online for change in await listener.until_now())
         assert len(await presence.devices(users[0])) == 1
 
 
-async def test_without_redis_everybody_is_unknown_and_nobody_is_bothered(own_server: Server) -> None:
+async def test_presence_is_unknown_without_redis_and_restored_with_it(own_server: Server) -> None:
     ada, bob, table = uuid4(), uuid4(), Table()
     async with (
-        connected(brisk(own_server)) as (connection, subscriptions),
+        connected(with_short_deadlines(own_server)) as (connection, subscriptions),
         opened(connection, subscriptions, table.write) as presence,
     ):
         async with presence.online(ada):
@@ -171,18 +169,18 @@ async def test_without_redis_everybody_is_unknown_and_nobody_is_bothered(own_ser
                 with pytest.raises(Unavailable):
                     await presence.devices(ada)
                 own_server.start()
-                await until_it_answers(says(presence, bob, True))
-                await until_it_answers(says(presence, ada, True))
-        await until_it_answers(says(presence, bob, False))
+                await until_it_answers(has_state(presence, bob, True))
+                await until_it_answers(has_state(presence, ada, True))
+        await until_it_answers(has_state(presence, bob, False))
         await until(lambda: table.users == {ada: False, bob: False})
 
 
-async def test_who_leaves_while_redis_is_frozen_is_gone_when_it_thaws(own_server: Server) -> None:
+async def test_user_who_leaves_while_redis_is_frozen_is_offline_when_it_continues(own_server: Server) -> None:
     ada, bob = uuid4(), uuid4()
     async with (
         connected(own_server.settings) as (connection, subscriptions),
         opened(connection, subscriptions) as presence,
-        Ear(connection, subscriptions).listening() as ear,
+        PresenceListener(connection, subscriptions).listening() as listener,
         presence.online(bob),
     ):
         leave = asyncio.Event()
@@ -192,7 +190,7 @@ async def test_who_leaves_while_redis_is_frozen_is_gone_when_it_thaws(own_server
                 await leave.wait()
 
         visiting = asyncio.create_task(visit())
-        await until_it_answers(says(presence, ada, True))
+        await until_it_answers(has_state(presence, ada, True))
         own_server.freeze()
         leave.set()
         asking = asyncio.create_task(presence.is_online([ada]))
@@ -200,17 +198,17 @@ async def test_who_leaves_while_redis_is_frozen_is_gone_when_it_thaws(own_server
         own_server.thaw()
         await asking
         await visiting
-        await until_it_answers(says(presence, ada, False))
+        await until_it_answers(has_state(presence, ada, False))
         assert await state_of(presence, bob) is True
-        assert await ear.until_now() == [
+        assert await listener.until_now() == [
             PresenceChanged(bob, is_online=True),
             PresenceChanged(ada, is_online=True),
             PresenceChanged(ada, is_online=False),
         ]
 
 
-async def test_an_outage_longer_than_a_lease_is_no_reason_to_be_offline(own_server: Server) -> None:
-    """Frozen, the server forgets nothing and its clock goes on: when it is back, every lease has ended."""
+async def test_outage_longer_than_a_lease_puts_no_user_offline(own_server: Server) -> None:
+    """A frozen server keeps its data, and its clock goes on. When it continues, every lease has ended."""
     users = [uuid4() for _ in range(300)]
     settings = own_server.settings
     async with (
@@ -219,11 +217,11 @@ async def test_an_outage_longer_than_a_lease_is_no_reason_to_be_offline(own_serv
         opened(connection, subscriptions, heartbeat_seconds=1) as one,
         opened(connection_2, subscriptions_2, heartbeat_seconds=1) as other,
         AsyncExitStack() as stack,
-        Ear(connection, subscriptions).listening() as ear,
+        PresenceListener(connection, subscriptions).listening() as listener,
     ):
         for place, user_id in enumerate(users):
             await stack.enter_async_context((one, other)[place % 2].online(user_id))
-        assert len(await ear.until_now()) == len(users)
+        assert len(await listener.until_now()) == len(users)
         frozen_at = await _due(connection, users)
         own_server.freeze()
         await asyncio.sleep(3)  # the outage itself: longer than a lease, which is two heartbeats
@@ -233,7 +231,7 @@ async def test_an_outage_longer_than_a_lease_is_no_reason_to_be_offline(own_serv
             return min((await _due(connection, users)).values()) > max(frozen_at.values()) + 3_000
 
         await until_it_answers(all_are_renewed)
-        assert await ear.until_now() == []
+        assert await listener.until_now() == []
 
 
 async def _due(connection: Connection, users: list[UUID]) -> dict[UUID, float]:
@@ -243,9 +241,7 @@ async def _due(connection: Connection, users: list[UUID]) -> dict[UUID, float]:
     return {user: score for user, score in zip(users, scores, strict=True) if isinstance(score, float)}
 
 
-async def test_watching_goes_on_when_it_is_cut_off_over_and_over(
-    connection: Connection, subscriptions: Subscriptions
-) -> None:
+async def test_watch_continues_after_each_reconnect(connection: Connection, subscriptions: Subscriptions) -> None:
     async with opened(connection, subscriptions) as presence, aclosing(presence.watch()) as changes:
         assert isinstance(await anext(changes), Gap)
         for _ in range(10):
@@ -257,7 +253,7 @@ async def test_watching_goes_on_when_it_is_cut_off_over_and_over(
             assert await anext(changes) == PresenceChanged(ada, is_online=False)
 
 
-async def test_watching_may_begin_while_redis_is_down(own_server: Server) -> None:
+async def test_watch_can_begin_while_redis_is_down(own_server: Server) -> None:
     own_server.kill()
     async with (
         connected(own_server.settings) as (connection, subscriptions),
@@ -269,10 +265,10 @@ async def test_watching_may_begin_while_redis_is_down(own_server: Server) -> Non
         assert isinstance(await anext(changes), Gap)
 
 
-async def test_commands_that_are_cut_off_over_and_over_lose_no_transition(
+async def test_no_transition_is_lost_when_commands_are_cut_off(
     servers: Settings, connection: Connection, subscriptions: Subscriptions
 ) -> None:
-    """Whether a script ran whose reply was lost is unknown, and it is told again: still one event a transition."""
+    """A script whose reply was lost may have run, and is sent again: still one event per transition."""
     users, table, ends = [uuid4() for _ in range(100)], Table(), asyncio.Event()
 
     async def cut() -> None:
@@ -288,26 +284,26 @@ async def test_commands_that_are_cut_off_over_and_over_lose_no_transition(
     async with (
         connected(servers.redis) as (cut_off, heard_by),
         opened(cut_off, heard_by, table.write, grace_seconds=0.05) as presence,
-        Ear(connection, subscriptions).listening() as ear,
+        PresenceListener(connection, subscriptions).listening() as listener,
     ):
         cutting = asyncio.create_task(cut())
         await asyncio.gather(*[come_and_go(presence, user_id) for user_id in users])
         ends.set()
         await cutting
 
-        async def nobody_is_online() -> bool:
+        async def no_user_is_online() -> bool:
             return set((await presence.is_online(users)).values()) == {False}
 
-        await until_it_answers(nobody_is_online)
-        changes = await ear.until_now()
+        await until_it_answers(no_user_is_online)
+        changes = await listener.until_now()
         await until(lambda: table.users == dict.fromkeys(users, False))
-    assert changes  # not of everybody: who comes and goes while nobody can be told is not told of
+    assert changes  # not of all users: a visit during an outage is not published
     for user_id in users:
         states = [change.is_online for change in changes if change.user_id == user_id]
         assert states == [True, False] * (len(states) // 2)
 
 
-async def test_a_key_that_somebody_else_has_spoilt_stops_nothing_but_its_bucket(
+async def test_key_of_a_wrong_type_affects_only_its_bucket(
     connection: Connection, subscriptions: Subscriptions, caplog: pytest.LogCaptureFixture
 ) -> None:
     spoilt, fine, gone = UUID(int=1), UUID(int=2), UUID(int=3)
@@ -321,7 +317,7 @@ async def test_a_key_that_somebody_else_has_spoilt_stops_nothing_but_its_bucket(
         assert await presence.is_online([spoilt, fine]) == {spoilt: None, fine: True}
         async with presence.online(gone):
             pass
-        await until_it_answers(says(presence, gone, False))
+        await until_it_answers(has_state(presence, gone, False))
         before = (await _due(connection, [fine]))[fine]
 
         async def fine_is_renewed() -> bool:
@@ -329,12 +325,12 @@ async def test_a_key_that_somebody_else_has_spoilt_stops_nothing_but_its_bucket(
 
         await until_it_answers(fine_is_renewed)
         await connection.execute("DEL", online_key(bucket_of(spoilt)))
-        await until_it_answers(says(presence, spoilt, True))
+        await until_it_answers(has_state(presence, spoilt, True))
         await until(lambda: table.users == {spoilt: True, fine: True, gone: False})
     assert "refused a presence script" in caplog.text
 
 
-async def test_a_frozen_redis_keeps_nobody_longer_than_the_deadline(own_server: Server) -> None:
+async def test_frozen_redis_delays_presence_by_its_deadline_only(own_server: Server) -> None:
     ada = uuid4()
     settings = replace(own_server.settings, deadline_seconds=0.5, connect_timeout_seconds=0.5)
     async with connected(settings) as (connection, subscriptions), opened(connection, subscriptions) as presence:
@@ -346,7 +342,7 @@ async def test_a_frozen_redis_keeps_nobody_longer_than_the_deadline(own_server: 
 
 
 class Scripts:
-    """Counts the leases of each script that is sent, and measures the turns of the event loop meanwhile."""
+    """Counts the leases of each script that is sent, and measures the turns of the event loop."""
 
     def __init__(self, leases: Leases) -> None:
         self.sizes: list[int] = []
@@ -368,7 +364,7 @@ class Scripts:
             self.longest_turn_seconds = max(self.longest_turn_seconds, time.thread_time() - before)
 
 
-async def test_heartbeats_of_ten_thousand_leases_are_sent_in_short_turns_of_the_event_loop(
+async def test_heartbeats_of_ten_thousand_leases_do_not_stall_the_event_loop(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
     """The longest turn took 3 ms of processor time."""
@@ -399,4 +395,4 @@ async def test_heartbeats_of_ten_thousand_leases_are_sent_in_short_turns_of_the_
     assert sum(scripts.sizes) >= len(users)
     assert max(scripts.sizes) <= LEASES_PER_SCRIPT
     assert scripts.turns > len(users) / LEASES_PER_SCRIPT, "other tasks had their turns in between"
-    assert scripts.longest_turn_seconds < 0.05 or not IS_FULL, "a time of a machine that does nothing else"
+    assert in_time(scripts.longest_turn_seconds, 0.05)

@@ -1,4 +1,4 @@
-"""What others do to the data of presence, and answers that no server gives: none of it ends a task."""
+"""Data of other programs in the keys of presence, and malformed replies. Neither ends a background task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hubbub.services.presence.leases import (
 )
 from reports import reports
 from services.odd_answers import answering
-from services.presence_events import Ear, opened
+from services.presence_events import PresenceListener, opened
 from waiting import PATIENCE_SECONDS, until, until_it_answers
 
 STRAYS = [
@@ -37,32 +37,32 @@ STRAYS = [
 """Members that are no ids as hubbub writes them, though some can be read as one."""
 
 
-async def test_strays_among_those_online_go_when_they_are_due_and_are_in_nobodys_way(
+async def test_members_that_are_not_ids_are_swept_and_do_not_delay_users(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
-    """There are more than fit into a script, in front of Ada, and three processes that find them."""
+    """There are more than fit into a script, before Ada, and three processes find them."""
     ada = uuid4()
     key = online_key(bucket_of(ada))
     strays = [*STRAYS, *(b"stray %d" % n for n in range(USERS_PER_SWEEP))]
     await connection.execute("ZADD", key, *[word for stray in strays for word in (1, stray)])
     async with AsyncExitStack() as stack:
-        ear = await stack.enter_async_context(Ear(connection, subscriptions).listening())
+        listener = await stack.enter_async_context(PresenceListener(connection, subscriptions).listening())
         presence, *_ = [
             await stack.enter_async_context(opened(connection, subscriptions, grace_seconds=0)) for _ in range(3)
         ]
         async with presence.online(ada):
             pass
         async with asyncio.timeout(PATIENCE_SECONDS):
-            heard = await ear.until_offline({ada})
+            heard = await listener.until_offline({ada})
         assert [change.is_online for change in heard if change.user_id == ada] == [True, False]
 
-        async def nobody_is_left() -> bool:
+        async def none_is_left() -> bool:
             return await connection.execute("EXISTS", key) == 0
 
-        await until_it_answers(nobody_is_left)
+        await until_it_answers(none_is_left)
 
 
-async def test_a_device_whose_name_is_no_text_hides_no_other(
+async def test_device_name_that_is_not_utf_8_hides_no_other_device(
     connection: Connection, subscriptions: Subscriptions
 ) -> None:
     ada = uuid4()
@@ -72,7 +72,7 @@ async def test_a_device_whose_name_is_no_text_hides_no_other(
         assert sorted(map(str, names)) == ["phone", "\N{REPLACEMENT CHARACTER}"]
 
 
-async def test_an_answer_that_cannot_be_ends_no_sweeping() -> None:
+async def test_malformed_reply_does_not_end_sweeping() -> None:
     swept: list[int] = []
     nobody = b"*2\r\n:0\r\n*0\r\n"
     async with answering(b"+what?\r\n", nobody) as (connection, _):
@@ -91,7 +91,7 @@ async def test_an_answer_that_cannot_be_ends_no_sweeping() -> None:
     assert [context["message"] for context in reported] == ["sweeping presence failed"]
 
 
-async def test_an_answer_that_cannot_be_leaves_no_lease_untold() -> None:
+async def test_lease_is_sent_again_after_a_malformed_reply() -> None:
     ada = uuid4()
     came: list[list[UUID]] = []
     async with answering(b":1\r\n", b"*1\r\n$36\r\n%s\r\n" % str(ada).encode(), b"*0\r\n") as (connection, _):
@@ -104,7 +104,7 @@ async def test_an_answer_that_cannot_be_leaves_no_lease_untold() -> None:
         with reports() as reported:
             leases.start()
             await leases.acquire(lease := Lease(ada, None))
-            await until(lambda: len(came) == 2)  # it may have happened the first time
+            await until(lambda: len(came) == 2)  # the first script may have run
             await leases.release(lease)
             await leases.task.close()
     assert came[:2] == [[ada], [ada]]

@@ -40,7 +40,7 @@ async def ended(sessions: SessionService, token: str) -> None:
     await until_it_answers(has_ended)
 
 
-async def test_a_session_is_found_by_its_token(sessions: SessionService, ada: UUID) -> None:
+async def test_session_is_found_by_its_token(sessions: SessionService, ada: UUID) -> None:
     token = await sessions.create_session(ada, {"device": "phone", "roles": ["admin"], "theme": None})
     session = await found(sessions, token)
     assert session.user_id == ada
@@ -50,7 +50,7 @@ async def test_a_session_is_found_by_its_token(sessions: SessionService, ada: UU
     assert abs(datetime.now(UTC) - session.created_at) < timedelta(minutes=1)
 
 
-async def test_every_token_is_another_and_has_256_random_bits(sessions: SessionService, ada: UUID) -> None:
+async def test_tokens_differ_and_have_256_random_bits(sessions: SessionService, ada: UUID) -> None:
     tokens = {await sessions.create_session(ada) for _ in range(50)}
     assert len(tokens) == 50
     for token in tokens:
@@ -59,7 +59,7 @@ async def test_every_token_is_another_and_has_256_random_bits(sessions: SessionS
     assert len({token[4:8] for token in tokens}) > 40
 
 
-async def test_redis_holds_json_under_the_seed_s_prefix_and_the_digest(
+async def test_session_is_stored_as_json_under_the_digest_of_its_token(
     sessions: SessionService, connection: Connection, ada: UUID
 ) -> None:
     token = await sessions.create_session(ada, PHONE)
@@ -84,7 +84,7 @@ async def test_session_data_cannot_change_the_user_nor_the_end(sessions: Session
         await sessions.update_data(token, mallory)
 
 
-async def test_a_deleted_session_is_gone_and_can_be_deleted_again(
+async def test_deleted_session_is_gone_and_can_be_deleted_again(
     sessions: SessionService, connection: Connection, ada: UUID
 ) -> None:
     token, other = [await sessions.create_session(ada) for _ in range(2)]
@@ -102,7 +102,7 @@ MALFORMED: list[object] = [
 
 
 @pytest.mark.parametrize("token", MALFORMED, ids=range(len(MALFORMED)))
-async def test_a_malformed_token_is_looked_for_like_any_and_not_found(
+async def test_malformed_token_is_looked_up_like_any_other_and_not_found(
     sessions: SessionService, connection: Connection, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[tuple[object, ...]] = []
@@ -122,9 +122,7 @@ async def test_a_malformed_token_is_looked_for_like_any_and_not_found(
     await sessions.delete_session(token)
 
 
-async def test_a_token_of_the_right_form_that_nobody_was_given_is_not_found(
-    sessions: SessionService, ada: UUID
-) -> None:
+async def test_well_formed_token_that_was_never_created_is_not_found(sessions: SessionService, ada: UUID) -> None:
     token = await sessions.create_session(ada)
     assert await sessions.get_session("0000" + token[4:]) is None
     assert await sessions.get_session(token[:-1] + ("A" if token[-1] != "A" else "B")) is None
@@ -169,7 +167,7 @@ REFUSED: dict[str, object] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_data_that_json_does_not_give_back_or_that_are_too_large_are_refused(
+async def test_data_that_are_not_json_or_too_large_are_invalid(
     sessions: SessionService, connection: Connection, ada: UUID, name: str
 ) -> None:
     data = REFUSED[name]
@@ -191,7 +189,7 @@ TAKEN: list[dict[str, object]] = [
 
 
 @pytest.mark.parametrize("data", TAKEN, ids=range(len(TAKEN)))
-async def test_what_json_can_hold_comes_back_as_it_was(
+async def test_json_data_are_returned_unchanged(
     sessions: SessionService, ada: UUID, data: dict[str, object]
 ) -> None:
     token = await sessions.create_session(ada, MappingProxyType(data))
@@ -201,7 +199,7 @@ async def test_what_json_can_hold_comes_back_as_it_was(
     assert (await found(sessions, token)).data == data
 
 
-async def test_new_data_take_the_key_of_the_old_and_change_nothing_else(
+async def test_update_data_replaces_the_data_and_nothing_else(
     sessions: SessionService, connection: Connection, ada: UUID
 ) -> None:
     token = await sessions.create_session(ada, {"device": "phone", "theme": "dark" * 200})
@@ -212,15 +210,15 @@ async def test_new_data_take_the_key_of_the_old_and_change_nothing_else(
     assert 49_000_000 < as_int(await connection.execute("PTTL", key_of(token).name)) <= 50_000_000
 
 
-async def test_data_of_a_session_that_ended_cannot_be_written(sessions: SessionService, ada: UUID) -> None:
+async def test_update_data_of_an_ended_session_does_nothing(sessions: SessionService, ada: UUID) -> None:
     token = await sessions.create_session(ada)
     await sessions.delete_session(token)
     assert not await sessions.update_data(token, PHONE)
     assert await sessions.get_session(token) is None
 
 
-async def test_a_session_ends_when_its_time_is_over_however_busy_it_is(connection: Connection, ada: UUID) -> None:
-    sessions = SessionService(connection, life_seconds=1, idle_timeout_seconds=0.6)
+async def test_session_in_constant_use_ends_at_its_age(connection: Connection, ada: UUID) -> None:
+    sessions = SessionService(connection, life_seconds=3, idle_timeout_seconds=2)
     token = await sessions.create_session(ada)
     expires_at = (await found(sessions, token)).expires_at
     seen = set()
@@ -231,7 +229,7 @@ async def test_a_session_ends_when_its_time_is_over_however_busy_it_is(connectio
             return True
         seen.add(session.seen_at)
         assert session.expires_at == expires_at
-        assert as_int(await connection.execute("PTTL", key_of(token).name)) <= 600
+        assert as_int(await connection.execute("PTTL", key_of(token).name)) <= 2_000
         return False
 
     await until_it_answers(has_ended)
@@ -240,9 +238,7 @@ async def test_a_session_ends_when_its_time_is_over_however_busy_it_is(connectio
     assert await sessions.list_sessions(ada) == []
 
 
-async def test_a_session_that_is_not_looked_up_ends_after_the_idle_timeout(
-    connection: Connection, ada: UUID
-) -> None:
+async def test_session_without_lookups_ends_after_the_idle_timeout(connection: Connection, ada: UUID) -> None:
     sessions = SessionService(connection, idle_timeout_seconds=0.3)
     token = await sessions.create_session(ada)
     key = key_of(token).name
@@ -255,9 +251,7 @@ async def test_a_session_that_is_not_looked_up_ends_after_the_idle_timeout(
     assert await sessions.list_sessions(ada) == []
 
 
-async def test_a_look_up_is_a_read_and_writes_that_it_was_seen_only_now_and_then(
-    connection: Connection, ada: UUID
-) -> None:
+async def test_lookup_writes_the_time_at_most_once_per_interval(connection: Connection, ada: UUID) -> None:
     sessions = SessionService(connection, idle_timeout_seconds=600)
     token = await sessions.create_session(ada)
     key = key_of(token).name
@@ -276,10 +270,10 @@ async def test_a_look_up_is_a_read_and_writes_that_it_was_seen_only_now_and_then
 
 
 @pytest.mark.parametrize("seconds", [-86_400, -300, 300, 86_400])
-async def test_the_clock_of_the_process_has_no_say(
+async def test_clock_of_the_process_does_not_matter(
     connection: Connection, ada: UUID, seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time is that of Redis, whatever the machines think, and whenever they change their mind."""
+    """The time is that of Redis, even if the clocks of the machines differ or are set."""
     sessions = SessionService(connection, idle_timeout_seconds=600)
     token = await sessions.create_session(ada)
     before = await value_of(connection, token)
@@ -295,7 +289,7 @@ async def test_the_clock_of_the_process_has_no_say(
     monkeypatch.setattr(connection, "execute", count)
     await found(sessions, token)
     assert commands == ["GET"]
-    # A process that never heard from Redis what time it is asks the script, which knows better.
+    # A process without a time from Redis runs the script, which looks at the clock of Redis.
     fresh = SessionService(connection, idle_timeout_seconds=600)
     for _ in range(2):
         await found(fresh, token)
@@ -306,7 +300,7 @@ async def test_the_clock_of_the_process_has_no_say(
     assert (await found(fresh, token)).seen_at.timestamp() >= msgspec.json.decode(before)["seenAt"]
 
 
-async def test_the_list_shows_devices_and_ids_but_no_token(sessions: SessionService, ada: UUID) -> None:
+async def test_list_has_devices_and_ids_but_no_token(sessions: SessionService, ada: UUID) -> None:
     tokens = [await sessions.create_session(ada, {"device": device}) for device in ("phone", "laptop", "tv")]
     listed = await sessions.list_sessions(ada)
     assert {str(session.data["device"]) for session in listed} == {"phone", "laptop", "tv"}
@@ -319,7 +313,9 @@ async def test_the_list_shows_devices_and_ids_but_no_token(sessions: SessionServ
     assert await sessions.list_sessions(uuid4()) == []
 
 
-async def test_the_one_seen_last_stands_first(sessions: SessionService, connection: Connection, ada: UUID) -> None:
+async def test_session_seen_last_is_first_in_the_list(
+    sessions: SessionService, connection: Connection, ada: UUID
+) -> None:
     old, new = [await sessions.create_session(ada) for _ in range(2)]
     await unseen_for_years(connection, new)
     assert [session.id for session in await sessions.list_sessions(ada)] == [key_of(old).id, key_of(new).id]
@@ -329,22 +325,22 @@ async def test_the_one_seen_last_stands_first(sessions: SessionService, connecti
             await sessions.list_sessions(ada, limit=limit)
 
 
-async def test_sessions_that_redis_threw_out_take_no_place_in_the_list(
+async def test_evicted_sessions_do_not_shorten_the_list(
     sessions: SessionService, connection: Connection, ada: UUID
 ) -> None:
-    """As a server that is short of memory does with values, and not with the ids in the list of the user."""
+    """A server short of memory evicts values, but not the ids in the index of the user."""
     tokens = [await sessions.create_session(ada) for _ in range(12)]
     by_end = [session.id for session in await sessions.list_sessions(ada)]
-    thrown_out = [key_of(token) for token in (*tokens[2:5], *tokens[7:])]
-    for key in thrown_out:
+    evicted = [key_of(token) for token in (*tokens[2:5], *tokens[7:])]
+    for key in evicted:
         await connection.execute("DEL", key.name)
-    living = set(by_end) - {key.id for key in thrown_out}
+    living = set(by_end) - {key.id for key in evicted}
     assert {session.id for session in await sessions.list_sessions(ada, limit=4)} == living
     assert await connection.execute("ZCARD", index_of(ada)) == 4
     assert len(await sessions.list_sessions(ada, limit=3)) == 3
 
 
-async def test_one_device_is_logged_out_by_the_id_in_the_list(sessions: SessionService, ada: UUID) -> None:
+async def test_revoke_ends_one_session_by_its_id(sessions: SessionService, ada: UUID) -> None:
     lost, kept = [await sessions.create_session(ada) for _ in range(2)]
     lost_id = (await found(sessions, lost)).id
     assert await sessions.revoke(ada, lost_id)
@@ -353,27 +349,27 @@ async def test_one_device_is_logged_out_by_the_id_in_the_list(sessions: SessionS
     assert not await sessions.revoke(ada, lost_id)
 
 
-async def test_nobody_revokes_the_session_of_another(
+async def test_revoke_ignores_the_session_of_another_user(
     sessions: SessionService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada, bob = uuid4(), uuid4()
     token = await sessions.create_session(bob)
     session_id = key_of(token).id
     assert not await sessions.revoke(ada, session_id)
-    # Not even where the two have the same tag.
+    # Not even when both users have the same tag.
     monkeypatch.setattr("hubbub.services.sessions.tag_of", lambda _: token[:4])
     assert not await sessions.revoke(ada, session_id)
     assert await sessions.get_session(token) is not None
 
 
 @pytest.mark.parametrize("session_id", ["", "*", "0" * 63, "G" * 64, "user:x", None, 7])
-async def test_an_id_that_is_none_revokes_nothing(sessions: SessionService, ada: UUID, session_id: str) -> None:
+async def test_revoke_of_a_malformed_id_does_nothing(sessions: SessionService, ada: UUID, session_id: str) -> None:
     token = await sessions.create_session(ada)
     assert not await sessions.revoke(ada, session_id)
     assert await sessions.get_session(token) is not None
 
 
-async def test_everywhere_but_here_is_logged_out(
+async def test_revoke_all_keeps_the_session_of_the_excepted_token(
     sessions: SessionService, connection: Connection, ada: UUID
 ) -> None:
     here, *elsewhere = [await sessions.create_session(ada) for _ in range(5)]
@@ -382,14 +378,14 @@ async def test_everywhere_but_here_is_logged_out(
     assert await sessions.get_session(here) is not None
     assert [await sessions.get_session(token) for token in elsewhere] == [None] * 4
     assert await sessions.get_session(bobs) is not None
-    # Whose token it is decides: that of somebody else saves nothing.
+    # The token of another user keeps no session.
     assert await sessions.revoke_all(ada, except_token=bobs) == 1
     assert await sessions.get_session(here) is None
     assert await sessions.revoke_all(ada) == 0
     assert await connection.execute("EXISTS", index_of(ada)) == 0
 
 
-async def test_a_rotated_session_lives_on_under_another_token(
+async def test_rotated_session_continues_under_its_new_token(
     sessions: SessionService, connection: Connection, ada: UUID
 ) -> None:
     old = await sessions.create_session(ada, PHONE)
@@ -408,7 +404,7 @@ async def test_a_rotated_session_lives_on_under_another_token(
     assert await sessions.get_session(new) is None
 
 
-async def test_of_many_rotations_at_once_one_wins(sessions: SessionService, ada: UUID) -> None:
+async def test_one_of_many_concurrent_rotations_wins(sessions: SessionService, ada: UUID) -> None:
     token = await sessions.create_session(ada)
     won = [new for new in await asyncio.gather(*(sessions.rotate(token) for _ in range(20))) if new is not None]
     assert len(won) == 1
@@ -430,7 +426,7 @@ async def test_ten_thousand_logins_of_one_user_leave_a_thousand_sessions(
     assert await sessions.revoke_all(ada) == 1_000
 
 
-async def test_sessions_that_ended_by_themselves_take_nobody_s_place(connection: Connection, ada: UUID) -> None:
+async def test_ended_sessions_do_not_count_towards_the_maximum(connection: Connection, ada: UUID) -> None:
     brief = SessionService(connection, life_seconds=0.05, max_per_user=3)
     for _ in range(3):
         token = await brief.create_session(ada)
@@ -441,14 +437,12 @@ async def test_sessions_that_ended_by_themselves_take_nobody_s_place(connection:
     assert await connection.execute("ZCARD", index_of(ada)) == 3
 
 
-async def test_the_list_of_a_user_outlasts_their_sessions_and_is_not_kept_for_ever(
-    connection: Connection, ada: UUID
-) -> None:
-    """A list that ended before a session would let `revoke_all` miss it."""
+async def test_index_of_a_user_outlives_their_sessions_and_ends(connection: Connection, ada: UUID) -> None:
+    """If an index ended before a session, `revoke_all` would miss that session."""
     lasting, brief = SessionService(connection, life_seconds=100), SessionService(connection, life_seconds=10)
     tokens = [await service.create_session(ada) for service in (lasting, brief)]
     assert 90_000 < as_int(await connection.execute("PTTL", index_of(ada))) <= 100_000
-    # Should Redis have thrown the list out, a session is in it again when it is next noted as seen.
+    # If Redis has evicted the index, a session is added again when it is next written as seen.
     await connection.execute("DEL", index_of(ada))
     fresh = SessionService(connection, life_seconds=100, idle_timeout_seconds=0.2)
     await unseen_for_years(connection, tokens[0])
@@ -457,7 +451,7 @@ async def test_the_list_of_a_user_outlasts_their_sessions_and_is_not_kept_for_ev
     assert await fresh.revoke_all(ada) == 1
 
 
-async def test_what_somebody_else_wrote_there_is_no_session(
+async def test_value_written_by_another_program_is_not_a_session(
     sessions: SessionService, connection: Connection, ada: UUID, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = await sessions.create_session(ada)
@@ -477,10 +471,10 @@ async def test_what_somebody_else_wrote_there_is_no_session(
     await sessions.delete_session(token)
 
 
-async def test_data_too_deep_to_be_read_are_no_session(
+async def test_value_too_deep_to_decode_is_not_a_session(
     sessions: SessionService, connection: Connection, ada: UUID, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An earlier hubbub took data of any depth, which it could read from a shallow stack only."""
+    """An earlier release accepted data of any depth, which it could decode from a shallow stack only."""
     token = await sessions.create_session(ada)
     value = (await value_of(connection, token)).removesuffix(b"{}}")
     deepest = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
@@ -493,7 +487,7 @@ async def test_data_too_deep_to_be_read_are_no_session(
 
 
 @pytest.mark.parametrize("user_id", ["", "ada", "{x}", "*", None, 7, "0" * 36])
-async def test_a_user_id_that_is_none_is_refused(sessions: SessionService, user_id: UUID) -> None:
+async def test_malformed_user_id_is_invalid(sessions: SessionService, user_id: UUID) -> None:
     for call in (
         sessions.create_session(user_id),
         sessions.list_sessions(user_id),
@@ -512,15 +506,13 @@ async def test_a_user_id_that_is_none_is_refused(sessions: SessionService, user_
         ("max_per_user", 0), ("max_per_user", 1_000_000),
     ],
 )  # fmt: skip
-def test_limits_that_cannot_be_are_refused(name: str, value: float) -> None:
+def test_impossible_limits_are_invalid(name: str, value: float) -> None:
     connection = Connection(Settings.from_urls("postgresql://a@localhost/a", "redis://localhost").redis)
     with pytest.raises(Invalid, match=name):
         SessionService(connection, **{name: value})  # type: ignore[arg-type]
 
 
-async def test_all_goes_on_when_the_scripts_are_flushed(
-    sessions: SessionService, connection: Connection, ada: UUID
-) -> None:
+async def test_flushed_scripts_are_sent_again(sessions: SessionService, connection: Connection, ada: UUID) -> None:
     token: str | None = await sessions.create_session(ada)
     for _ in range(3):
         assert token is not None
@@ -535,7 +527,7 @@ async def test_all_goes_on_when_the_scripts_are_flushed(
     assert await sessions.revoke_all(ada) == 1
 
 
-async def test_no_token_reaches_redis_a_log_or_an_error(
+async def test_token_appears_neither_in_redis_nor_in_a_log_or_error(
     sessions: SessionService,
     connection: Connection,
     servers: Settings,
@@ -544,7 +536,7 @@ async def test_no_token_reaches_redis_a_log_or_an_error(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     malformed = "not-a-token-" * 3
-    async with monitored(servers.redis, connection) as told:
+    async with monitored(servers.redis, connection) as commands:
         token = await sessions.create_session(ada, PHONE)
         await sessions.get_session(token)
         await SessionService(connection).get_session(token)
@@ -556,7 +548,7 @@ async def test_no_token_reaches_redis_a_log_or_an_error(
         await sessions.revoke_all(ada, except_token=rotated)
         await sessions.delete_session(rotated)
         await sessions.get_session(malformed)
-    assert key_of(token).id.encode() in told
+    assert key_of(token).id.encode() in commands
     for secret in (token, rotated, malformed):
-        assert secret[4:].encode() not in told
+        assert secret[4:].encode() not in commands
         assert secret[4:] not in caplog.text

@@ -1,4 +1,4 @@
-"""Sessions when much happens at once, in several processes, and when Redis fails."""
+"""Sessions in concurrent calls, in several processes, and when Redis fails."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def ada() -> UUID:
     return uuid4()
 
 
-async def test_while_it_rotates_exactly_one_token_works(sessions: SessionService, ada: UUID) -> None:
-    """No reader sees the old token again once the new one was handed out."""
+async def test_exactly_one_token_works_during_a_rotation(sessions: SessionService, ada: UUID) -> None:
+    """No reader finds the old token after the new one was returned."""
     token: str = await sessions.create_session(ada)
     dead: list[str] = []
     done = False
@@ -54,10 +54,10 @@ async def test_while_it_rotates_exactly_one_token_works(sessions: SessionService
     await asyncio.gather(*readers)
 
 
-async def test_an_old_token_cannot_be_brought_back_by_a_look_up_that_was_on_its_way(
+async def test_lookup_in_flight_during_a_rotation_does_not_restore_the_old_token(
     connection: Connection, ada: UUID
 ) -> None:
-    """Writing that a session was seen races with ending it; whoever comes last, the session stays ended."""
+    """The write of the last lookup races with the end of the session. In either order the session stays ended."""
     sessions = SessionService(connection)
     for end in ("delete", "revoke", "revoke_all", "rotate"):
         for _ in range(10):
@@ -79,7 +79,7 @@ async def test_an_old_token_cannot_be_brought_back_by_a_look_up_that_was_on_its_
             assert await connection.execute("ZSCORE", index_of(ada), key_of(token).id) is None
 
 
-async def test_a_session_that_ends_between_the_look_up_and_the_note_that_it_was_seen_is_not_accepted(
+async def test_session_that_ends_during_its_lookup_is_not_accepted(
     sessions: SessionService, connection: Connection, ada: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = await sessions.create_session(ada)
@@ -96,7 +96,7 @@ async def test_a_session_that_ends_between_the_look_up_and_the_note_that_it_was_
     assert await sessions.get_session(token) is None
 
 
-async def test_none_of_a_thousand_sessions_is_accepted_once_revoke_all_has_returned(
+async def test_no_session_is_accepted_after_revoke_all_has_returned(
     sessions: SessionService, servers: Settings, ada: UUID
 ) -> None:
     tokens = await asyncio.gather(*(sessions.create_session(ada, PHONE) for _ in range(1_000)))
@@ -147,7 +147,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_second_process_knows_at_once_who_is_logged_in_and_who_no_longer_is(
+async def test_second_process_sees_logins_and_revocations_at_once(
     sessions: SessionService, servers: Settings, ada: UUID
 ) -> None:
     source = Path(sys.modules[SessionService.__module__].__file__ or "").parents[3]
@@ -179,7 +179,7 @@ async def test_a_second_process_knows_at_once_who_is_logged_in_and_who_no_longer
         await process.wait()
 
 
-# Servers of a test's own.
+# Servers for one test alone.
 
 
 @pytest.fixture(params=binaries(), ids=lambda binary: binary.name)
@@ -215,7 +215,7 @@ async def test_every_operation_works_on_every_server(own: SessionService, ada: U
     assert await own.revoke_all(ada) == 0
 
 
-async def test_kill_9_of_redis_brings_no_revoked_session_back_and_loses_no_other(
+async def test_killed_redis_restores_no_revoked_session_and_loses_no_other(
     own: SessionService, server: Server, ada: UUID
 ) -> None:
     bob = uuid4()
@@ -236,12 +236,12 @@ async def test_kill_9_of_redis_brings_no_revoked_session_back_and_loses_no_other
     await until_it_answers(serves)
     assert not any([await own.get_session(token) for token in revoked])
     assert all([await own.get_session(token) for token in kept])
-    rotated = await own.rotate(kept[0])  # by a script that the restarted server has not seen
+    rotated = await own.rotate(kept[0])  # by a script that was not sent to the restarted server
     assert rotated is not None
     assert await own.revoke_all(bob) == 50
 
 
-async def test_sessions_revoked_while_redis_is_killed_under_load_are_never_accepted_after_the_answer(
+async def test_session_revoked_while_redis_is_killed_is_not_accepted_after_the_answer(
     own: SessionService, server: Server
 ) -> None:
     users = [uuid4() for _ in range(200)]
@@ -275,7 +275,7 @@ async def test_sessions_revoked_while_redis_is_killed_under_load_are_never_accep
     assert not any([await own.get_session(token) for token in acknowledged])
 
 
-async def test_a_frozen_server_makes_no_call_wait_for_ever(server: Server, ada: UUID) -> None:
+async def test_calls_to_a_frozen_server_end_by_their_deadline(server: Server, ada: UUID) -> None:
     connection = Connection(replace(server.settings, deadline_seconds=0.5))
     await connection.start()
     sessions = SessionService(connection)
@@ -291,8 +291,8 @@ async def test_a_frozen_server_makes_no_call_wait_for_ever(server: Server, ada: 
     await connection.close()
 
 
-async def test_a_server_that_only_reads_still_says_who_is_logged_in(server: Server, ada: UUID) -> None:
-    """Redis that is full refuses to write that a session was seen. That is no reason to log everybody out."""
+async def test_lookup_works_on_a_server_that_refuses_writes(server: Server, ada: UUID) -> None:
+    """A Redis without memory refuses to write the time of a lookup. That must not log out all users."""
     connection = Connection(server.settings)
     await connection.start()
     sessions = SessionService(connection, idle_timeout_seconds=100)

@@ -31,22 +31,22 @@ THE_END = b"the end"
 
 
 class Members:
-    """Who is in which room. `leaves_after` looks, the user leaves: the worst moment for a check."""
+    """The members of all rooms. The user leaves after `leaves_after` checks, which is the worst moment."""
 
     def __init__(self) -> None:
-        self.strangers: set[UUID] = set()
+        self.non_members: set[UUID] = set()
         self.leaves_after = 1_000_000
 
     async def is_member(self, room_id: UUID, user_id: UUID) -> bool:
         self.leaves_after -= 1
-        return self.leaves_after >= 0 and user_id not in self.strangers
+        return self.leaves_after >= 0 and user_id not in self.non_members
 
 
 @asynccontextmanager
 async def opened(
     connection: Connection, subscriptions: Subscriptions, members: Members, *, ttl_seconds: float = 30
 ) -> AsyncIterator[TypingIndicators]:
-    """One process' typing. Nothing fades within the time of a test that does not ask for it."""
+    """The typing of one process. By default nothing expires during a test."""
     typing = TypingIndicators(
         connection, subscriptions, members.is_member, ttl_seconds=ttl_seconds, expiry_seconds=0.02
     )
@@ -76,17 +76,17 @@ def room_id() -> UUID:
 
 
 @pytest.fixture
-async def heard(subscriptions: Subscriptions, room_id: UUID) -> AsyncIterator[Subscription]:
-    """The room's channel, as another program would hear it."""
-    async with await subscriptions.subscribe(typing_channel(room_id), buffer=100_000) as heard:
-        yield heard
+async def subscription(subscriptions: Subscriptions, room_id: UUID) -> AsyncIterator[Subscription]:
+    """A subscription to the room's channel, as another program would have it."""
+    async with await subscriptions.subscribe(typing_channel(room_id), buffer=100_000) as subscription:
+        yield subscription
 
 
-async def until_now(connection: Connection, heard: Subscription, room_id: UUID) -> list[tuple[UUID, bool]]:
-    """Everything that was published in the room before this was called and not read yet."""
+async def until_now(connection: Connection, subscription: Subscription, room_id: UUID) -> list[tuple[UUID, bool]]:
+    """All changes that were published in the room before this call and not read yet."""
     await connection.execute("PUBLISH", typing_channel(room_id), THE_END)
     changes: list[tuple[UUID, bool]] = []
-    async for payload in heard:
+    async for payload in subscription:
         if payload == THE_END:
             return changes
         assert isinstance(payload, bytes)
@@ -96,40 +96,44 @@ async def until_now(connection: Connection, heard: Subscription, room_id: UUID) 
     raise AssertionError("the connection was closed")
 
 
-async def test_a_start_and_a_stop_are_said_once_each(
-    typing: TypingIndicators, connection: Connection, heard: Subscription, room_id: UUID
+async def test_start_and_stop_are_published_once_each(
+    typing: TypingIndicators, connection: Connection, subscription: Subscription, room_id: UUID
 ) -> None:
     ada = uuid4()
     assert [await typing.start(room_id, ada) for _ in range(3)] == [True, False, False]
     assert await typing.who_types(room_id) == [ada]
     assert [await typing.stop(room_id, ada) for _ in range(3)] == [True, False, False]
     assert await typing.who_types(room_id) == []
-    assert await until_now(connection, heard, room_id) == [(ada, True), (ada, False)]
+    assert await until_now(connection, subscription, room_id) == [(ada, True), (ada, False)]
 
 
-async def test_what_is_said_has_the_keys_of_the_seed(
-    typing: TypingIndicators, heard: Subscription, room_id: UUID
+async def test_payload_has_the_documented_keys(
+    typing: TypingIndicators, subscription: Subscription, room_id: UUID
 ) -> None:
     ada = uuid4()
     await typing.start(room_id, ada)
-    assert await anext(heard) == f'{{"userId":"{ada}","isTyping":true}}'.encode()
+    assert await anext(subscription) == f'{{"userId":"{ada}","isTyping":true}}'.encode()
     assert TypingChanged(room_id, ada, is_typing=True).to_json() == f'{{"userId":"{ada}","isTyping":true}}'
 
 
-async def test_rooms_do_not_hear_each_other(
-    typing: TypingIndicators, connection: Connection, heard: Subscription, room_id: UUID
+async def test_typing_is_published_in_its_room_only(
+    typing: TypingIndicators, connection: Connection, subscription: Subscription, room_id: UUID
 ) -> None:
     ada, same_bucket = uuid4(), UUID(int=(room_id.int + BUCKETS) % 2**128)
     assert bucket_of(same_bucket) == bucket_of(room_id)
     await typing.start(same_bucket, ada)
     assert await typing.who_types(room_id) == []
-    assert await until_now(connection, heard, room_id) == []
+    assert await until_now(connection, subscription, room_id) == []
 
 
-async def test_typing_that_is_not_refreshed_fades_and_everybody_is_told_once(
-    connection: Connection, subscriptions: Subscriptions, members: Members, heard: Subscription, room_id: UUID
+async def test_expired_typing_is_published_once_by_three_processes(
+    connection: Connection,
+    subscriptions: Subscriptions,
+    members: Members,
+    subscription: Subscription,
+    room_id: UUID,
 ) -> None:
-    """Three processes look for what has faded; the one that started it is gone."""
+    """Three processes search for expired typing. The process that started it is closed."""
     users = [uuid4() for _ in range(30)]
     async with opened(connection, subscriptions, members, ttl_seconds=0.5) as gone:
         for user_id in users:
@@ -142,12 +146,12 @@ async def test_typing_that_is_not_refreshed_fades_and_everybody_is_told_once(
 
         await until_it_answers(nothing_is_due)
         assert await others[0].who_types(room_id) == []
-    changes = await until_now(connection, heard, room_id)
+    changes = await until_now(connection, subscription, room_id)
     for user_id in users:
         assert [is_typing for user, is_typing in changes if user == user_id] == [True, False]
 
 
-async def test_a_refresh_keeps_it_from_fading(
+async def test_repeated_start_postpones_the_expiry(
     connection: Connection, subscriptions: Subscriptions, members: Members, room_id: UUID
 ) -> None:
     ada, bob = uuid4(), uuid4()
@@ -166,22 +170,22 @@ async def test_a_refresh_keeps_it_from_fading(
         assert await long.who_types(room_id) == [ada]
 
 
-async def test_who_is_no_member_cannot_type(
+async def test_start_by_a_non_member_raises(
     typing: TypingIndicators,
     members: Members,
     connection: Connection,
-    heard: Subscription,
+    subscription: Subscription,
     room_id: UUID,
 ) -> None:
     eve = uuid4()
-    members.strangers.add(eve)
+    members.non_members.add(eve)
     with pytest.raises(NotAMember):
         await typing.start(room_id, eve)
     assert await typing.who_types(room_id) == []
-    assert await until_now(connection, heard, room_id) == []
+    assert await until_now(connection, subscription, room_id) == []
 
 
-async def test_who_leaves_while_starting_does_not_go_on_typing(
+async def test_member_who_leaves_during_a_start_is_not_typing(
     typing: TypingIndicators, members: Members, room_id: UUID
 ) -> None:
     members.leaves_after = 1
@@ -190,10 +194,10 @@ async def test_who_leaves_while_starting_does_not_go_on_typing(
     assert await typing.who_types(room_id) == []
 
 
-async def test_who_disconnects_stops_everywhere(
+async def test_stop_everywhere_stops_the_user_in_all_rooms(
     connection: Connection, subscriptions: Subscriptions, members: Members
 ) -> None:
-    """Also what was started by way of another process."""
+    """Also the typing that another process has started."""
     ada, bob = uuid4(), uuid4()
     rooms = [uuid4() for _ in range(40)]
     async with (
@@ -210,9 +214,7 @@ async def test_who_disconnects_stops_everywhere(
         assert [await one.who_types(room_id) for room_id in rooms] == [[bob], *[[] for _ in rooms[1:]]]
 
 
-async def test_stops_that_nobody_waits_for_travel_together(
-    typing: TypingIndicators, connection: Connection
-) -> None:
+async def test_thousand_queued_stops_are_sent(typing: TypingIndicators, connection: Connection) -> None:
     ada, rooms = uuid4(), [uuid4() for _ in range(1_000)]
     await asyncio.gather(*[typing.start(room_id, ada) for room_id in rooms])
     for room_id in rooms:
@@ -225,7 +227,7 @@ async def test_stops_that_nobody_waits_for_travel_together(
     assert await connection.execute("KEYS", "typing:{*") == []
 
 
-async def test_who_has_disconnected_stops_everywhere_without_anybody_waiting(
+async def test_queued_stop_everywhere_stops_the_user_in_all_rooms(
     connection: Connection, subscriptions: Subscriptions, members: Members
 ) -> None:
     ada, bob, rooms = uuid4(), uuid4(), [uuid4() for _ in range(40)]
@@ -246,7 +248,7 @@ async def test_who_has_disconnected_stops_everywhere_without_anybody_waiting(
     assert not any(await asyncio.gather(*[one.who_types(room_id) for room_id in rooms]))
 
 
-async def test_closing_tells_the_stops_that_wait(
+async def test_closing_sends_the_queued_stops(
     connection: Connection, subscriptions: Subscriptions, members: Members, room_id: UUID
 ) -> None:
     ada = uuid4()
@@ -259,15 +261,19 @@ async def test_closing_tells_the_stops_that_wait(
     assert await typing.who_types(room_id) == []
 
 
-async def test_a_second_start_leaves_no_task_behind(
+async def test_second_start_leaves_no_task_behind(
     connection: Connection, subscriptions: Subscriptions, members: Members
 ) -> None:
     async with opened(connection, subscriptions, members) as typing:
         typing.start_tasks()
 
 
-async def test_starts_stops_and_fades_of_many_are_told_in_turns(
-    connection: Connection, subscriptions: Subscriptions, members: Members, heard: Subscription, room_id: UUID
+async def test_starts_and_stops_of_a_user_are_published_in_turns(
+    connection: Connection,
+    subscriptions: Subscriptions,
+    members: Members,
+    subscription: Subscription,
+    room_id: UUID,
 ) -> None:
     source = random.Random(3)
     users = [uuid4() for _ in range(20)]
@@ -292,17 +298,17 @@ async def test_starts_stops_and_fades_of_many_are_told_in_turns(
             return await connection.execute("EXISTS", due_key(bucket_of(room_id))) == 0
 
         await until_it_answers(nothing_is_due)
-    changes = await until_now(connection, heard, room_id)
+    changes = await until_now(connection, subscription, room_id)
     for user_id in users:
         states = [is_typing for user, is_typing in changes if user == user_id]
         assert states
         assert states == [True, False] * (len(states) // 2)
 
 
-async def test_strays_go_when_they_are_due_and_are_in_nobodys_way(
+async def test_members_that_are_not_ids_expire_and_delay_no_user(
     connection: Connection, subscriptions: Subscriptions, members: Members, room_id: UUID
 ) -> None:
-    """In what is due they come first, and are more than fit into a script."""
+    """Among those due they come first, and are more than fit into a script."""
     ada = uuid4()
     due, room = due_key(bucket_of(room_id)), room_key(room_id)
     strays = [b"junk", b"\xff", str(uuid4()).upper().encode(), *(b"stray %d" % n for n in range(ROOMS_PER_SCRIPT))]
@@ -326,7 +332,7 @@ async def test_strays_go_when_they_are_due_and_are_in_nobodys_way(
         assert await typing.stop_everywhere(ada) == 0
 
 
-async def test_an_answer_that_cannot_be_ends_no_fading() -> None:
+async def test_malformed_reply_does_not_end_the_expiry() -> None:
     async with answering(b"+what?\r\n", b"*0\r\n") as (connection, given):
         expiry = Expiry(connection, every_seconds=0.01)
         with reports() as reported:
@@ -336,7 +342,9 @@ async def test_an_answer_that_cannot_be_ends_no_fading() -> None:
     assert [context["message"] for context in reported] == ["expiring typing failed"]
 
 
-async def test_every_key_has_an_end(typing: TypingIndicators, connection: Connection, room_id: UUID) -> None:
+async def test_keys_of_typing_have_a_time_to_live(
+    typing: TypingIndicators, connection: Connection, room_id: UUID
+) -> None:
     await typing.start(room_id, uuid4())
     keys = await connection.execute("KEYS", "*")
     assert isinstance(keys, list)
@@ -349,7 +357,7 @@ async def test_every_key_has_an_end(typing: TypingIndicators, connection: Connec
         assert left > 0
 
 
-async def test_watching_a_room_says_first_that_it_knows_nothing_and_then_each_change(
+async def test_watch_yields_a_gap_and_then_each_change_also_after_a_reconnect(
     typing: TypingIndicators, connection: Connection, room_id: UUID
 ) -> None:
     ada = uuid4()
@@ -365,7 +373,7 @@ async def test_watching_a_room_says_first_that_it_knows_nothing_and_then_each_ch
 
 
 @pytest.mark.parametrize("id_", ["ada", None, 7, b"", "*"])
-async def test_what_is_no_room_or_user_is_refused(typing: TypingIndicators, id_: object) -> None:
+async def test_malformed_room_or_user_id_is_invalid(typing: TypingIndicators, id_: object) -> None:
     for act in (typing.start, typing.stop):
         with pytest.raises(Invalid):
             await act(id_, uuid4())  # type: ignore[arg-type]
@@ -381,7 +389,7 @@ async def test_what_is_no_room_or_user_is_refused(typing: TypingIndicators, id_:
         await typing.who_types(id_)  # type: ignore[arg-type]
 
 
-async def test_a_frozen_redis_keeps_nobody_who_types_longer_than_the_deadline(
+async def test_calls_to_a_frozen_redis_end_by_their_deadline(
     own_server: Server, members: Members, room_id: UUID
 ) -> None:
     settings = replace(own_server.settings, deadline_seconds=0.5)
@@ -412,7 +420,7 @@ async def test_a_frozen_redis_keeps_nobody_who_types_longer_than_the_deadline(
         await connection.close()
 
 
-async def test_without_redis_sending_is_not_bothered(own_server: Server, members: Members, room_id: UUID) -> None:
+async def test_queued_stops_are_dropped_without_redis(own_server: Server, members: Members, room_id: UUID) -> None:
     settings = replace(own_server.settings, connect_timeout_seconds=1)
     connection, subscriptions = Connection(settings), Subscriptions(settings)
     await connection.start()
@@ -442,7 +450,7 @@ async def test_without_redis_sending_is_not_bothered(own_server: Server, members
         await connection.close()
 
 
-async def test_times_that_do_not_fit_are_refused(
+async def test_impossible_times_are_invalid(
     connection: Connection, subscriptions: Subscriptions, members: Members
 ) -> None:
     with pytest.raises(Invalid):

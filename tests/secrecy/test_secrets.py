@@ -1,4 +1,4 @@
-"""Passwords and tokens, and everything that a server, a log, an error or a command says while they are in use."""
+"""Passwords and tokens appear in no log, error or output of a server, program or command that uses them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 from hubbub import Hub, HubbubError, Settings
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.redis import Connection
-from secrecy.conftest import looked_at, superuser_of
+from secrecy.conftest import statements_seen, superuser_of
 from services.monitored import monitored
 
 PASSWORD, NEW_PASSWORD, GUESS = "kept-pass-ἀ-1", "kept-pass-2", "kept-guess-3"
@@ -29,21 +29,21 @@ TOO_LONG = "kept-too-long-5" * 10
 
 
 async def _refused(action: object) -> str:
-    """What a program prints that does not expect the error, or nothing."""
+    """The output of a program that does not catch the error, or an empty text."""
     try:
-        await action  # type: ignore[misc]  # whatever it is, it can be awaited
+        await action  # type: ignore[misc]  # each of them can be awaited
     except HubbubError as error:
         return "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error))
     return ""
 
 
 async def _live(settings: Settings) -> tuple[list[str], str]:
-    """Use every operation that takes a secret. The secrets that came up, and what was said."""
-    said = ""
+    """Use every operation that takes a secret. Returns the tokens that were created, and all errors and reprs."""
+    output = ""
     async with Hub(settings, passwords=Passwords(cost=LEAST_COST)) as hub:
         ada = await hub.register("ada@example.org", "ada", PASSWORD)
-        said += await _refused(hub.register("bob@example.org", "bob", TOO_LONG))
-        said += await _refused(hub.register("ada@example.org", "ada", NEW_PASSWORD))
+        output += await _refused(hub.register("bob@example.org", "bob", TOO_LONG))
+        output += await _refused(hub.register("ada@example.org", "ada", NEW_PASSWORD))
         assert await hub.authenticate("ada", PASSWORD, address="192.0.2.1") == ada
         assert await hub.authenticate("ada", GUESS) is None
         tokens = [await hub.sessions.create_session(ada.id, {"device": "phone"}) for _ in range(3)]
@@ -53,49 +53,49 @@ async def _live(settings: Settings) -> tuple[list[str], str]:
         tokens.append(rotated)
         await hub.sessions.update_data(rotated, {"device": "tv"})
         await hub.sessions.delete_session(tokens[1])
-        said += repr(session) + repr(await hub.sessions.list_sessions(ada.id)) + repr(hub) + repr(hub.settings)
-        said += repr(await hub.users.find_credentials("ada"))
+        output += repr(session) + repr(await hub.sessions.list_sessions(ada.id)) + repr(hub) + repr(hub.settings)
+        output += repr(await hub.users.find_credentials("ada"))
         await hub.change_password(ada.id, NEW_PASSWORD, keep_token=rotated)
-        said += await _refused(hub.sessions.get_session(f"{tokens[0]}\ud800"))
-        said += await _refused(hub.change_password(ada.id, TOO_LONG))
+        output += await _refused(hub.sessions.get_session(f"{tokens[0]}\ud800"))
+        output += await _refused(hub.change_password(ada.id, TOO_LONG))
         await hub.sessions.revoke_all(ada.id)
         await hub.delete_account(ada.id)
     for server in ("postgres", "redis"):
         wrong = replace(settings, **{server: replace(getattr(settings, server), password=WRONG_LOGIN)})
-        said += await _refused(Hub(wrong).start()) + repr(wrong)
+        output += await _refused(Hub(wrong).start()) + repr(wrong)
         hub = Hub(wrong)
         with suppress(HubbubError):
             await hub.start()
-            said += await _refused(hub.sessions.create_session(ada.id))
+            output += await _refused(hub.sessions.create_session(ada.id))
         await hub.close()
-    return tokens, said
+    return tokens, output
 
 
-async def test_neither_server_nor_log_nor_error_tells_a_password_or_a_token(
+async def test_password_and_token_appear_in_no_server_log_or_error(
     talkative: Settings, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    # asyncpg and hiredis log nothing; asyncio in its debug mode logs the repr of what is slow.
+    # asyncpg and hiredis log nothing. asyncio in its debug mode logs the repr of slow callbacks.
     connection = Connection(talkative.redis)
     await connection.start()
     async with (
-        monitored(talkative.redis, connection) as told,
-        looked_at(superuser_of(talkative, folder)) as seen,
+        monitored(talkative.redis, connection) as commands,
+        statements_seen(superuser_of(talkative, folder)) as seen,
     ):
-        tokens, said = await _live(talkative)
+        tokens, output = await _live(talkative)
     await connection.close()
     written = {
         "the log of PostgreSQL, with plans": (folder / "postgresql.log").read_text(errors="replace"),
         "pg_stat_activity and pg_stat_statements": "\n".join(seen),
         "the log of Redis": (folder / "valkey.log").read_text(errors="replace"),
-        "MONITOR": told.decode(errors="replace"),
+        "MONITOR": commands.decode(errors="replace"),
         "logging": caplog.text,
-        "errors and reprs": said,
+        "errors and reprs": output,
     }
     logins = [str(talkative.postgres.password), str(talkative.redis.password), WRONG_LOGIN]
     secrets = [PASSWORD, NEW_PASSWORD, GUESS, TOO_LONG, *logins, *tokens]
     assert [(where, secret) for where, text in written.items() for secret in secrets if secret in text] == []
-    # And these were awake: hashes reach PostgreSQL, digests Redis.
+    # The logs do contain these calls: hashes reach PostgreSQL, digests Redis.
     log = written["the log of PostgreSQL, with plans"]
     assert "$2b$" in log
     assert "Query Text: " in log
@@ -122,7 +122,7 @@ ENVIRONMENTS = {
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-async def test_no_command_tells_a_password(
+async def test_commands_print_no_password(
     servers: Settings, tmp_path: Path, command: list[str], environment: str
 ) -> None:
     variables = {**servers.to_env(), **ENVIRONMENTS[environment]}
@@ -132,9 +132,7 @@ async def test_no_command_tells_a_password(
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-async def test_a_program_that_falls_over_prints_no_password(
-    servers: Settings, tmp_path: Path, environment: str
-) -> None:
+async def test_traceback_of_a_program_has_no_password(servers: Settings, tmp_path: Path, environment: str) -> None:
     program = """
 import asyncio, hubbub
 async def main():
@@ -150,7 +148,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def no_core() -> Iterator[None]:
-    """A core dump is the memory of a process, secrets and all: that is for the system to switch off."""
+    """A core dump contains the memory of a process with its secrets. The system has to disable it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     yield
@@ -158,8 +156,8 @@ def no_core() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_core")
-def test_the_dump_of_a_command_that_was_aborted_has_no_password(servers: Settings, tmp_path: Path) -> None:
-    """It waits for a server that says nothing, with the password at hand."""
+def test_dump_of_an_aborted_command_has_no_password(servers: Settings, tmp_path: Path) -> None:
+    """It waits for a server that does not answer, with the password in memory."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         settings = replace(servers, postgres=replace(servers.postgres, port=mute.getsockname()[1]))
         mute.settimeout(60)
@@ -174,16 +172,16 @@ def test_the_dump_of_a_command_that_was_aborted_has_no_password(servers: Setting
             try:
                 with mute.accept()[0]:
                     process.send_signal(SIGABRT)
-                    said, _ = process.communicate(timeout=60)
+                    output, _ = process.communicate(timeout=60)
             finally:
                 process.kill()
-    assert "Fatal Python error: Aborted" in said
-    assert str(servers.postgres.password) not in said
-    assert str(servers.redis.password) not in said
+    assert "Fatal Python error: Aborted" in output
+    assert str(servers.postgres.password) not in output
+    assert str(servers.redis.password) not in output
 
 
 def _run(arguments: list[str], variables: dict[str, str], folder: Path) -> str:
-    """Everything that the program prints."""
+    """The whole output of the program."""
     ran = subprocess.run(
         [sys.executable, *arguments],
         env=variables,
