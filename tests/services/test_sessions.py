@@ -329,7 +329,10 @@ async def test_evicted_sessions_do_not_shorten_the_list(
     sessions: SessionService, connection: Connection, ada: UUID
 ) -> None:
     """A server short of memory evicts values, but not the ids in the index of the user."""
-    tokens = [await sessions.create_session(ada) for _ in range(12)]
+    tokens: list[str] = []
+    for _ in range(12):
+        tokens.append(await sessions.create_session(ada))
+        await asyncio.sleep(0.002)  # so that no two end in the same millisecond
     by_end = [session.id for session in await sessions.list_sessions(ada)]
     evicted = [key_of(token) for token in (*tokens[2:5], *tokens[7:])]
     for key in evicted:
