@@ -44,7 +44,7 @@ async def test_requests_for_all_keys_share_a_batch_each_key_in_its_order() -> No
     assert len(queue) == 4
     assert items(queue.take(MANY)) == "abxy"
     assert len(queue) == 0
-    assert not queue.is_ready
+    assert not queue.ready
 
 
 async def test_batch_is_bounded_and_the_rest_of_its_key_waits_for_its_end() -> None:
@@ -63,7 +63,7 @@ async def test_occupied_key_is_passed_over_until_it_is_free() -> None:
     for call in (pending(HERE, "a"), pending(THERE, "x")):
         queue.add(call)
     assert items(queue.take(MANY)) == "x"
-    assert not queue.is_ready
+    assert not queue.ready
     queue.free(HERE)
     assert items(queue.take(MANY)) == "a"
 
@@ -109,13 +109,13 @@ async def test_request_that_is_put_back_is_dropped_when_answered_but_not_when_ca
 
 async def test_removed_request_leaves_nothing_behind_in_the_queue() -> None:
     queue, (a, b, x) = queued((HERE, "a"), (HERE, "b"), (THERE, "x"))
-    queue.remove(a)
-    queue.remove(x)
+    queue.withdraw(a)
+    queue.withdraw(x)
     batch = queue.take(MANY)
     assert items(batch) == "b"
-    queue.remove(b)  # in flight: nothing changes
+    queue.withdraw(b)  # in flight: nothing changes
     queue.end(batch, [])
-    assert (len(queue), queue.is_ready) == (0, False)
+    assert (len(queue), len(queue.ready)) == (0, 0)
 
 
 async def test_plain_queue_gives_all_requests_in_order_except_cancelled_ones() -> None:
@@ -127,7 +127,7 @@ async def test_plain_queue_gives_all_requests_in_order_except_cancelled_ones() -
     assert items(first) == "ac"
     queue.end(first, [calls[2]])
     assert items(queue.take(MANY)) == "cd"
-    assert not queue.is_ready
+    assert not queue.ready
 
 
 # Slots
@@ -506,4 +506,4 @@ async def test_storm_of_callers_keeps_order_answers_all_and_leaves_nothing(seed:
         assert numbers == sorted(numbers)
     stored = {number for numbers in committed.values() for number in numbers}
     assert stored >= {result.number for result in results if isinstance(result, Request)}
-    assert (len(queue), queue.is_ready, len(batcher._in_flight), batcher._late) == (0, False, 0, 0)
+    assert (len(queue), len(queue.ready), len(batcher._in_flight), batcher._late) == (0, 0, 0, 0)

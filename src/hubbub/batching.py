@@ -27,6 +27,7 @@ from contextlib import suppress
 from enum import Enum
 from functools import partial
 from math import inf
+from operator import attrgetter
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -77,34 +78,30 @@ class PendingCall(msgspec.Struct, Generic[Item], eq=False, gc=False):
     key: Hashable = None
     id: Hashable = None
     is_in_flight: bool = False
+    """Kept by a `KeyedQueue`."""
 
 
-class PlainQueue(Generic[Item]):
+DEADLINE_OF: Final = attrgetter("deadline")
+
+
+class PlainQueue(deque[PendingCall[Item]]):
     """Requests in the order in which they came, for statements between which order does not matter, as lookups."""
 
-    def __init__(self) -> None:
-        self._waiting: deque[PendingCall[Item]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def __iter__(self) -> Iterator[PendingCall[Item]]:
-        return iter(self._waiting)
+    add = deque.append
 
     @property
-    def is_ready(self) -> bool:
-        return bool(self._waiting)
-
-    def add(self, call: PendingCall[Item]) -> None:
-        self._waiting.append(call)
+    def ready(self) -> deque[PendingCall[Item]]:
+        return self
 
     def take(self, most: int) -> list[PendingCall[Item]]:
         batch: list[PendingCall[Item]] = []
-        while self._waiting and len(batch) < most:
-            call = self._waiting.popleft()
-            if not call.answer.done():
-                call.is_in_flight = True
-                batch.append(call)
+        while self and len(batch) < most:
+            if len(self) <= most - len(batch):
+                calls = list(self)
+                self.clear()
+            else:
+                calls = [self.popleft() for _ in range(most - len(batch))]
+            batch += [call for call in calls if not call.answer.done()]
         return batch
 
     def occupy(self, key: Hashable) -> None:
@@ -119,10 +116,9 @@ class PlainQueue(Generic[Item]):
 
     def put_back(self, call: PendingCall[Item]) -> None:
         if not call.answer.done():
-            call.is_in_flight = False
-            self._waiting.appendleft(call)
+            self.appendleft(call)
 
-    def remove(self, call: PendingCall[Item]) -> None:
+    def withdraw(self, call: PendingCall[Item]) -> None:
         """Nothing: `take` skips a request that has been answered or cancelled."""
 
 
@@ -134,7 +130,8 @@ class KeyedQueue(Generic[Item]):
 
     def __init__(self) -> None:
         self._queues: dict[Hashable, deque[PendingCall[Item]]] = {}
-        self._ready: deque[Hashable] = deque()  # keys with requests waiting and none in flight
+        self.ready: deque[Hashable] = deque()
+        """Keys with requests waiting and none in flight."""
         self._busy: set[Hashable] = set()  # keys with requests in flight
         self._locked: set[Hashable] = set()  # keys whose requests were put back
         self._length = 0
@@ -146,18 +143,13 @@ class KeyedQueue(Generic[Item]):
     def __iter__(self) -> Iterator[PendingCall[Item]]:
         return (call for queue in self._queues.values() for call in queue)
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether there is a request to take."""
-        return bool(self._ready)
-
     def add(self, call: PendingCall[Item]) -> None:
         key = call.key
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = deque()
             if key not in self._busy:
-                self._ready.append(key)
+                self.ready.append(key)
         queue.append(call)
         self._length += 1
 
@@ -172,13 +164,13 @@ class KeyedQueue(Generic[Item]):
         """
         batch: list[PendingCall[Item]] = []
         ids: set[Hashable] = set()
-        for _ in range(len(self._ready)):
+        for _ in range(len(self.ready)):
             if len(batch) >= most:
                 break
-            key = self._ready.popleft()
+            key = self.ready.popleft()
             goes_alone = key in self._locked
             if (goes_alone and batch) or not self._take_from(key, batch, ids, most):
-                self._ready.append(key)
+                self.ready.append(key)
             elif goes_alone:
                 break
         self._length -= len(batch)
@@ -225,9 +217,9 @@ class KeyedQueue(Generic[Item]):
         self._busy.remove(key)
         self._locked.discard(key)
         if key in self._queues:
-            self._ready.append(key)
+            self.ready.append(key)
 
-    def remove(self, call: PendingCall[Item]) -> None:
+    def withdraw(self, call: PendingCall[Item]) -> None:
         """Its caller is gone: it is left out, unless it is in flight."""
         if call.is_in_flight:
             return
@@ -239,7 +231,7 @@ class KeyedQueue(Generic[Item]):
             del self._queues[key]
             self._locked.discard(key)
             if key not in self._busy:
-                self._ready.remove(key)
+                self.ready.remove(key)
         call.is_in_flight = True
 
 
@@ -342,6 +334,7 @@ class Batcher(Generic[Item, Result]):
         self._run_many = run_many
         self._deadline_seconds = deadline_seconds
         self._queue = queue
+        self._ready = queue.ready  # not empty: there is a request to take
         self._per_batch = per_batch
         self._workers = workers
         self._load = load
@@ -383,11 +376,14 @@ class Batcher(Generic[Item, Result]):
         call = PendingCall(item, loop.create_future(), deadline, key, id)
         try:
             self._queue.add(call)
-            self._watch(deadline, now)
-            self._open_worker()
+            # Checked here as well: most calls need neither, and a call of a function is a tenth of their cost.
+            if deadline < self._deadline_timer.at or self._late_timer.at == inf:
+                self._watch(deadline, now)
+            if len(self._in_flight) < self._workers + self._late:
+                self._open_worker()
             return await call.answer  # type: ignore[no-any-return]  # as a worker sets it
         except asyncio.CancelledError:
-            self._queue.remove(call)
+            self._queue.withdraw(call)
             raise
         finally:
             if slots is not None:
@@ -414,7 +410,8 @@ class Batcher(Generic[Item, Result]):
         """In the task of the caller: another task would cost a tenth of a millisecond where it was measured."""
         flight = _Flight(now)
         self._in_flight.append(flight)
-        self._queue.occupy(key)
+        if key is not None:
+            self._queue.occupy(key)
         try:
             result = await self._run_one(item, deadline)
         except asyncio.CancelledError:
@@ -424,9 +421,11 @@ class Batcher(Generic[Item, Result]):
         finally:
             self._in_flight.remove(flight)
             self._late -= flight.is_late
-            self._queue.free(key)
-            self._open_worker()
-            if not self._in_flight:
+            if key is not None:
+                self._queue.free(key)
+            if self._ready:
+                self._open_worker()
+            elif not self._in_flight:
                 self._became_idle()
         if self._committed is not None:
             self._report([result], self._committed)
@@ -445,7 +444,7 @@ class Batcher(Generic[Item, Result]):
         return min((self._workers if len(self._queue) >= self._load else 1) + self._late, MOST_WORKERS)
 
     def _open_worker(self) -> None:
-        if self._queue.is_ready and len(self._in_flight) < self._wanted:
+        if self._ready and len(self._in_flight) < self._wanted:
             flight = _Flight(inf)
             flight.task = asyncio.create_task(self._work(flight), name=f"hubbub: {self._name}")
             self._in_flight.append(flight)
@@ -469,7 +468,7 @@ class Batcher(Generic[Item, Result]):
     async def _work(self, flight: _Flight) -> None:
         loop = asyncio.get_running_loop()
         while len(self._in_flight) <= self._wanted and (batch := self._queue.take(self._per_batch)):
-            put_back: list[PendingCall[Item]] = []
+            put_back: Sequence[PendingCall[Item]] = ()
             flight.batch, flight.began = batch, loop.time()
             self._watch_late(flight.began)
             try:
@@ -483,17 +482,16 @@ class Batcher(Generic[Item, Result]):
             # Let the callers that have just been answered make their next requests, so that these come along.
             await asyncio.sleep(0)
 
-    async def _run(self, batch: list[PendingCall[Item]]) -> list[PendingCall[Item]]:
+    async def _run(self, batch: list[PendingCall[Item]]) -> Sequence[PendingCall[Item]]:
         """Run the batch and answer its callers. Returns the requests to be put back."""
         try:
-            outcomes = await self._outcomes([call.item for call in batch], max(call.deadline for call in batch))
-            await self._answer_all(batch, outcomes)
+            outcomes = await self._outcomes([call.item for call in batch], max(map(DEADLINE_OF, batch)))
+            return await self._answer_all(batch, outcomes)
         except asyncio.CancelledError:  # when all tasks of the loop are cancelled: no caller can do that
             for call in batch:
                 reason = "the statement was cancelled"
-                _answer(call, Unavailable("hub", reason, outcome_unknown=self._writes))
+                _refuse(call, Unavailable("hub", reason, outcome_unknown=self._writes))
             raise
-        return [call for call, outcome in zip(batch, outcomes, strict=True) if outcome is PUT_BACK]
 
     async def _outcomes(self, items: list[Item], deadline: float) -> Sequence[Outcome[Result]]:
         try:
@@ -505,19 +503,21 @@ class Batcher(Generic[Item, Result]):
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers get it
             return [error] * len(items)
 
-    async def _answer_all(self, batch: Sequence[PendingCall[Item]], outcomes: Sequence[Outcome[Result]]) -> None:
-        per_turn = len(batch) if self._committed is None else ANSWERS_PER_TURN
-        for first in range(0, len(batch), per_turn):
-            part = outcomes[first : first + per_turn]
-            if self._committed is not None:
-                results = [one for one in part if not isinstance(one, Exception | PutBack)]
-                if results:
-                    self._report(results, self._committed)
-            for call, outcome in zip(batch[first : first + per_turn], part, strict=True):
-                if outcome is not PUT_BACK:
-                    _answer(call, outcome)
-            if first + per_turn < len(batch):
+    async def _answer_all(
+        self, batch: Sequence[PendingCall[Item]], outcomes: Sequence[Outcome[Result]]
+    ) -> Sequence[PendingCall[Item]]:
+        if self._committed is None:
+            return _answer_each(batch, outcomes)
+        put_back: list[PendingCall[Item]] = []
+        for first in range(0, len(batch), ANSWERS_PER_TURN):
+            part = outcomes[first : first + ANSWERS_PER_TURN]
+            results = [one for one in part if not isinstance(one, Exception | PutBack)]
+            if results:
+                self._report(results, self._committed)
+            put_back += _answer_each(batch[first : first + ANSWERS_PER_TURN], part)
+            if first + ANSWERS_PER_TURN < len(batch):
                 await asyncio.sleep(0)
+        return put_back
 
     def _report(self, results: Sequence[Result], committed: Callable[[Sequence[Result]], None]) -> None:
         with ReportErrors("an action after a COMMIT"):
@@ -549,28 +549,44 @@ class Batcher(Generic[Item, Result]):
     def _expire(self, now: float) -> None:
         limit = now - GRACE_SECONDS if self._writes else now
         earliest = inf
-        for call in [*self._queue, *(call for flight in self._in_flight for call in flight.batch)]:
-            if call.answer.done():
-                continue
-            if call.deadline > limit:
-                earliest = min(earliest, call.deadline)
-                continue
-            reason = f"no answer within {self._deadline_seconds:g} s"
-            outcome_unknown = self._writes and call.is_in_flight
-            self._queue.remove(call)
-            _answer(call, Unavailable("postgresql", reason, outcome_unknown=outcome_unknown))
+        for is_waiting, calls in (
+            (True, list(self._queue)),
+            (False, [call for flight in self._in_flight for call in flight.batch]),
+        ):
+            for call in calls:
+                if call.answer.done():
+                    continue
+                if call.deadline > limit:
+                    earliest = min(earliest, call.deadline)
+                    continue
+                if is_waiting:
+                    self._queue.withdraw(call)
+                reason = f"no answer within {self._deadline_seconds:g} s"
+                outcome_unknown = self._writes and not is_waiting
+                _refuse(call, Unavailable("postgresql", reason, outcome_unknown=outcome_unknown))
         if earliest < inf:
             self._watch(earliest, now)
 
 
-def _answer(call: PendingCall[Item], outcome: object) -> None:
-    answer = call.answer
-    if answer.done():
-        return
-    if isinstance(outcome, Exception):
-        answer.set_exception(outcome)
-    else:
-        answer.set_result(outcome)
+def _answer_each(
+    batch: Sequence[PendingCall[Item]], outcomes: Sequence[Outcome[Any]]
+) -> Sequence[PendingCall[Item]]:
+    """Returns the requests to be put back, which are not answered."""
+    put_back: list[PendingCall[Item]] = []
+    for call, outcome in zip(batch, outcomes, strict=True):
+        if outcome is PUT_BACK:
+            put_back.append(call)
+        elif not call.answer.done():
+            if isinstance(outcome, Exception):
+                call.answer.set_exception(outcome)
+            else:
+                call.answer.set_result(outcome)
+    return put_back
+
+
+def _refuse(call: PendingCall[Item], error: Exception) -> None:
+    if not call.answer.done():
+        call.answer.set_exception(error)
 
 
 def closed() -> Unavailable:

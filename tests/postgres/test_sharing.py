@@ -16,10 +16,11 @@ from typing import NamedTuple
 import asyncpg
 import pytest
 
-from hubbub import PostgresSettings, Unavailable
+from hubbub import PostgresSettings, Unavailable, batching
+from hubbub.batching import Batcher
 from hubbub.postgres import Executor, Lookup, Pool, Statement, sharing
 from hubbub.postgres.executor import T
-from hubbub.postgres.sharing import CALLERS_PER_STATEMENT, StatementQueue
+from hubbub.postgres.sharing import CALLERS_PER_STATEMENT
 from postgres.notes import Observer
 from waiting import until, until_it_answers
 
@@ -100,7 +101,7 @@ async def pool(small: PostgresSettings, observer: Observer) -> AsyncIterator[Rec
 @pytest.fixture
 def never_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement in flight holds the next one back, however busy the machine is."""
-    monkeypatch.setattr(sharing, "STUCK_AFTER_SECONDS", 60)
+    monkeypatch.setattr(batching, "ALLOW_ANOTHER_WORKER_AFTER_SECONDS", 60)
 
 
 Ask = Callable[[Executor, int], Awaitable[str | None]]
@@ -385,24 +386,27 @@ async def cancel_all(pool: Pool, observer: Observer) -> None:
 
 
 @pytest.mark.usefixtures("never_stuck")
-async def test_queue_of_a_statement_is_freed_when_no_caller_waits_for_it(
+async def test_nothing_is_kept_per_statement_when_no_caller_waits_for_it(
     pool: Recorder, observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sharing, "MOST_SPARE", 2)
     made: list[weakref.ref[object]] = []
-    begin = StatementQueue.__init__
+    begin = Batcher.__init__
 
-    def noted(queue: StatementQueue[object], *args: object, **options: object) -> None:
-        made.append(weakref.ref(queue))
-        begin(queue, *args, **options)  # type: ignore[arg-type] # the arguments that it was made with
+    def noted(batcher: Batcher[object, object], *args: object, **options: object) -> None:
+        made.append(weakref.ref(batcher))
+        begin(batcher, *args, **options)  # type: ignore[arg-type] # the arguments that it was made with
 
-    monkeypatch.setattr(StatementQueue, "__init__", noted)
+    monkeypatch.setattr(Batcher, "__init__", noted)
     await asyncio.gather(*asking(fetch_shared, pool, 2, 2, 3, 4, 4, 4))
     await fetch_shared(pool, 5)
     await cancel_all(pool, observer)
 
-    def freed() -> bool:
+    def only_spare_ones_are_left() -> bool:
         gc.collect()
-        return not any(queue() for queue in made)
+        return sum(batcher() is not None for batcher in made) == sharing.MOST_SPARE
 
-    await until(freed)
-    assert len(made) == 5
+    await until(only_spare_ones_are_left)
+    assert len(made) == 3  # as many as there were different arguments at a time
+    shared = pool._shared
+    assert (shared._statements, shared._asked) == ({}, {})
