@@ -9,14 +9,14 @@ import pytest
 from hubbub import Hub, Options, PostgresSettings, Settings
 from hubbub.postgres import Pool
 
-# Longer than any test: what is delivered was rung for.
-NEVER = Options(follow_heartbeat_seconds=600)
-OFTEN = Options(follow_heartbeat_seconds=0.05)
+# Longer than any test: all that is delivered was announced.
+NO_HEARTBEAT = Options(follow_heartbeat_seconds=600)
+FAST_HEARTBEAT = Options(follow_heartbeat_seconds=0.05)
 
 
 @pytest.fixture
 async def pool(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
-    """The owner's, who locks tables and takes away what a restored database has lost."""
+    """A pool of the owner of the tables, who may lock them and delete what a restored database has lost."""
     pool = Pool(postgres_settings)
     await pool.open()
     yield pool
@@ -25,38 +25,38 @@ async def pool(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
 
 @pytest.fixture
 def options() -> Options:
-    """Of `hub` and `elsewhere`; a module of tests may have its own."""
-    return NEVER
+    """The options of `hub` and `elsewhere`; a module of tests may have its own."""
+    return NO_HEARTBEAT
 
 
 @pytest.fixture
 async def hub(settings: Settings, options: Options, no_task_is_left: None) -> AsyncIterator[Hub]:
-    """A process of the chat that compares no heads: what it delivers live, it was told."""
+    """A process of the chat that compares no heads: all that it delivers live was announced."""
     async with Hub(settings, options=options) as hub:
         yield hub
 
 
 @pytest.fixture
 async def elsewhere(settings: Settings, options: Options, no_task_is_left: None) -> AsyncIterator[Hub]:
-    """Another process, as the first."""
+    """Another process like the first."""
     async with Hub(settings, options=options) as hub:
         yield hub
 
 
 @pytest.fixture
-async def watchful(settings: Settings, no_task_is_left: None) -> AsyncIterator[Hub]:
+async def comparing(settings: Settings, no_task_is_left: None) -> AsyncIterator[Hub]:
     """A process that compares heads twenty times a second."""
-    async with Hub(settings, options=OFTEN) as hub:
+    async with Hub(settings, options=FAST_HEARTBEAT) as hub:
         yield hub
 
 
 @pytest.fixture
-async def mute(settings: Settings, no_task_is_left: None) -> AsyncIterator[Hub]:
-    """A process that cannot reach Redis: what it does, nobody is told."""
+async def without_redis(settings: Settings, no_task_is_left: None) -> AsyncIterator[Hub]:
+    """A process that cannot reach Redis: its changes are not announced."""
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        closed.bind(("127.0.0.1", 0))  # bound, and not listened on
         redis = replace(
             settings.redis, host="127.0.0.1", port=closed.getsockname()[1], connect_timeout_seconds=0.2
         )
-        async with Hub(replace(settings, redis=redis), options=OFTEN) as hub:
+        async with Hub(replace(settings, redis=redis), options=FAST_HEARTBEAT) as hub:
             yield hub

@@ -1,4 +1,4 @@
-"""Reads followers, and logs by page, for tests that compare the two."""
+"""Reads followers, and logs by page, for tests that compare them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def take(feed: Follower, count: int = 1) -> list[FeedEvent]:
 
 
 async def take_until(feed: Follower, is_last: Callable[[FeedEvent], bool]) -> list[FeedEvent]:
-    """The next events, up to and including the one that is asked for."""
+    """The next events, up to and including the last one."""
     events = []
     async with asyncio.timeout(PATIENCE_SECONDS):
         async for event in feed:
@@ -35,7 +35,7 @@ def is_at(seq: int, room_id: UUID | None = None) -> Callable[[FeedEvent], bool]:
 
 
 def seqs(events: list[FeedEvent]) -> list[int]:
-    """The seqs of events, all of which are entries of a log."""
+    """The seqs of events. All of them have to be entries of a log."""
     return [entry.seq for entry in entries(events)]
 
 

@@ -46,24 +46,24 @@ KINDS = [
 ]
 
 
-def test_every_kind_is_tested_here() -> None:
+def test_every_kind_of_event_is_tested_here() -> None:
     assert set(KINDS) == {event.__name__ for event in events.KINDS.values()}
 
 
-async def test_each_kind_of_event_is_heard_live_here_and_elsewhere_and_by_who_catches_up(
+async def test_live_and_late_followers_in_both_processes_receive_every_kind_of_event(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
 ) -> None:
     async with hub.follow(ada.id) as near, elsewhere.follow(ada.id) as far:
         head = await do_everything(hub, room, ada, bob)
-        heard = [await take_until(feed, is_at(head)) for feed in (near, far)]
-    for history in heard:
+        received = [await take_until(feed, is_at(head)) for feed in (near, far)]
+    for history in received:
         assert [type(event).__name__ for event in history] == KINDS
         assert seqs(history) == list(range(2, head + 1))
     stored = (await log_of(hub, room.id))[1:]
     async with elsewhere.follow(ada.id, after={room.id: None}) as late:
         caught_up = (await take(late, head))[1:]
     assert caught_up == stored
-    for history in heard:
+    for history in received:
         assert [but_for_content(event) for event in history] == [but_for_content(event) for event in stored]
 
 
@@ -82,12 +82,12 @@ def but_for_content(event: FeedEvent) -> FeedEvent:
     return msgspec.structs.replace(event, message=message)
 
 
-async def test_an_event_says_what_happened(hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User) -> None:
+async def test_event_carries_the_change(hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User) -> None:
     async with elsewhere.follow(ada.id) as feed:
         await do_everything(hub, room, ada, bob)
-        heard = entries(await take(feed, len(KINDS)))
-    assert all(event.room_id == room.id and event.at.tzinfo is not None for event in heard)
-    sent, joined, answered, edited, promoted, deleted, changed, left, rejoined, *_ = heard
+        received = entries(await take(feed, len(KINDS)))
+    assert all(event.room_id == room.id and event.at.tzinfo is not None for event in received)
+    sent, joined, answered, edited, promoted, deleted, changed, left, rejoined, *_ = received
     assert isinstance(sent, events.MessageSent)
     assert sent.cursor == sent.message.cursor
     assert isinstance(joined, events.MemberJoined)
@@ -114,9 +114,7 @@ async def test_an_event_says_what_happened(hub: Hub, elsewhere: Hub, room: Room,
     assert rejoined.role is Role.ADMIN
 
 
-async def test_every_event_is_json_with_its_type_and_comes_back_from_it(
-    hub: Hub, room: Room, ada: User, bob: User
-) -> None:
+async def test_every_event_survives_json_with_its_type(hub: Hub, room: Room, ada: User, bob: User) -> None:
     await do_everything(hub, room, ada, bob)
     found = await log_of(hub, room.id)
     cursor = entries(found)[-1].cursor
@@ -126,7 +124,7 @@ async def test_every_event_is_json_with_its_type_and_comes_back_from_it(
     assert msgspec.json.decode(msgspec.json.encode(found), type=list[FeedEvent]) == found
 
 
-async def test_a_direct_room_is_followed_from_its_making(hub: Hub, elsewhere: Hub, ada: User, bob: User) -> None:
+async def test_direct_room_is_followed_from_its_creation(hub: Hub, elsewhere: Hub, ada: User, bob: User) -> None:
     async with elsewhere.follow(bob.id) as feed:
         direct = await hub.rooms.direct(ada.id, bob.id)
         await hub.messages.send(direct.id, ada.id, "psst")
@@ -135,7 +133,7 @@ async def test_a_direct_room_is_followed_from_its_making(hub: Hub, elsewhere: Hu
     assert sent.room_id == direct.id
 
 
-async def test_a_transaction_that_is_rolled_back_is_heard_by_nobody(hub: Hub, room: Room, ada: User) -> None:
+async def test_rolled_back_transaction_delivers_nothing(hub: Hub, room: Room, ada: User) -> None:
     async def give_up() -> None:
         async with hub.transaction() as tx:
             await tx.messages.send(room.id, ada.id, "never")
@@ -148,7 +146,7 @@ async def test_a_transaction_that_is_rolled_back_is_heard_by_nobody(hub: Hub, ro
         assert entries(await take(feed))[0].cursor == sent.cursor
 
 
-async def test_a_retry_is_heard_once(hub: Hub, elsewhere: Hub, room: Room, ada: User) -> None:
+async def test_retried_send_is_delivered_once(hub: Hub, elsewhere: Hub, room: Room, ada: User) -> None:
     async with hub.follow(ada.id) as near, elsewhere.follow(ada.id) as far:
         first = await hub.messages.send(room.id, ada.id, "once", id=uuid4())
         for one in (hub, elsewhere, hub):
@@ -158,28 +156,29 @@ async def test_a_retry_is_heard_once(hub: Hub, elsewhere: Hub, room: Room, ada: 
             assert seqs(await take(feed, 2)) == [first.seq, last.seq]
 
 
-async def test_followers_of_many_rooms_hear_each_room_in_its_order(
+async def test_follower_of_many_rooms_receives_each_log_in_order(
     hub: Hub, elsewhere: Hub, ada: User, bob: User
 ) -> None:
     rooms = [await hub.rooms.create(f"room {number}", created_by=ada.id) for number in range(5)]
     for one in rooms:
         await hub.room_users.add(one.id, bob.id)
 
-    async def talk(one: Hub, place: Room, user: User) -> None:
+    async def send_twenty(one: Hub, target: Room, user: User) -> None:
         for number in range(20):
-            await one.messages.send(place.id, user.id, str(number))
+            await one.messages.send(target.id, user.id, str(number))
 
     async with hub.follow(ada.id) as near, elsewhere.follow(bob.id) as far:
         await asyncio.gather(
-            *(talk(hub, place, ada) for place in rooms), *(talk(elsewhere, place, bob) for place in rooms)
+            *(send_twenty(hub, target, ada) for target in rooms),
+            *(send_twenty(elsewhere, target, bob) for target in rooms),
         )
         for feed in (near, far):
-            heard = entries(await take(feed, 200))
-            for place in rooms:
-                assert [event.seq for event in heard if event.room_id == place.id] == list(range(3, 43))
+            received = entries(await take(feed, 200))
+            for target in rooms:
+                assert [event.seq for event in received if event.room_id == target.id] == list(range(3, 43))
 
 
-async def test_what_makes_no_sense_is_refused(hub: Hub, room: Room, ada: User, bob: User) -> None:
+async def test_follow_refuses_invalid_arguments(hub: Hub, room: Room, ada: User, bob: User) -> None:
     elsewhere = await hub.rooms.create("elsewhere", created_by=bob.id)
     message = await hub.messages.send(elsewhere.id, bob.id, "hello")
     for wrong in ({room.id: "no cursor"}, {room.id: message.cursor}, {room.id: ""}):

@@ -1,4 +1,4 @@
-"""PostgreSQL that is away, frozen, out of connections or late: followers wait for it, and go on."""
+"""PostgreSQL is down, frozen, out of connections or slow. Followers wait for it and go on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ import pytest
 from faults.fragile import FragileServers
 from hubbub import Hub, Room, RoomGone, Settings, Unavailable, User, migrations
 from hubbub.postgres import Pool, Statement
-from services.feed.conftest import OFTEN
+from services.feed.conftest import FAST_HEARTBEAT
 from services.feed.reading import is_at, open_in, seqs, take, take_until
 from waiting import until
 
 
 @pytest.fixture
 async def fragile() -> AsyncIterator[FragileServers]:
-    folder = Path(tempfile.mkdtemp(prefix="hubbub-feed-"))  # pytest's own is closed to the account of the servers
+    folder = Path(
+        tempfile.mkdtemp(prefix="hubbub-feed-")
+    )  # the account of the servers may not enter that of pytest
     servers = FragileServers(folder)
     await migrations.up((await servers.start()).postgres)
     yield servers
@@ -30,31 +32,31 @@ async def fragile() -> AsyncIterator[FragileServers]:
     shutil.rmtree(folder)
 
 
-async def keep_sending(hub: Hub, room: Room, user: User, halt: asyncio.Event) -> None:
-    while not halt.is_set():
+async def keep_sending(hub: Hub, room: Room, user: User, is_over: asyncio.Event) -> None:
+    while not is_over.is_set():
         try:
             await hub.messages.send(room.id, user.id, "still here?")
         except Unavailable:
-            await asyncio.sleep(0.01)  # as whoever tries again does
+            await asyncio.sleep(0.01)  # as a client that tries again
 
 
-async def test_followers_outlive_a_postgresql_that_is_frozen_killed_and_restarted(fragile: FragileServers) -> None:
+async def test_followers_go_on_after_postgresql_was_frozen_killed_and_restarted(fragile: FragileServers) -> None:
     settings = await fragile.start()
     settings = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.5))
-    async with Hub(settings, options=OFTEN) as one, Hub(settings, options=OFTEN) as other:
+    async with Hub(settings, options=FAST_HEARTBEAT) as one, Hub(settings, options=FAST_HEARTBEAT) as other:
         ada = await one.users.create("ada@example.org", "ada", "not a hash")
         room = await one.rooms.create("engine-room", created_by=ada.id)
-        halt = asyncio.Event()
+        is_over = asyncio.Event()
         async with one.follow(ada.id) as near, other.follow(ada.id, after={room.id: None}, buffer=3) as far:
-            sending = [asyncio.create_task(keep_sending(hub, room, ada, halt)) for hub in (one, other)]
-            heard = [await take(near, 30), await take(far, 30)]
+            sending = [asyncio.create_task(keep_sending(hub, room, ada, is_over)) for hub in (one, other)]
+            received = [await take(near, 30), await take(far, 30)]
 
             async def go_on() -> None:
-                for feed, history in zip((near, far), heard, strict=True):
+                for feed, history in zip((near, far), received, strict=True):
                     history.extend(await take(feed, 100))
 
             with fragile.frozen("postgresql"):
-                await asyncio.sleep(1)  # longer than the deadline: what is under way fails
+                await asyncio.sleep(1)  # longer than the deadline: statements in flight fail
             await go_on()
             fragile.kill("postgresql")
             await fragile.start()
@@ -62,25 +64,25 @@ async def test_followers_outlive_a_postgresql_that_is_frozen_killed_and_restarte
             await fragile.stop()
             await fragile.start()
             await go_on()
-            halt.set()
+            is_over.set()
             await asyncio.gather(*sending)
             head = (await one.rooms.get(room.id)).last_seq
-            for feed, history in zip((near, far), heard, strict=True):
+            for feed, history in zip((near, far), received, strict=True):
                 if not is_at(head)(history[-1]):
                     history.extend(await take_until(feed, is_at(head)))
-        assert seqs(heard[0]) == list(range(2, head + 1))
-        assert seqs(heard[1]) == list(range(1, head + 1))
+        assert seqs(received[0]) == list(range(2, head + 1))
+        assert seqs(received[1]) == list(range(1, head + 1))
 
 
 LOCK = Statement("test.lock", int, "LOCK TABLE messages, room_events, room_users IN ACCESS EXCLUSIVE MODE")
 
 
-async def test_a_log_that_cannot_be_read_by_the_deadline_is_read_later(
+async def test_log_that_cannot_be_read_by_the_deadline_is_read_later(
     settings: Settings, pool: Pool, hub: Hub, room: Room, ada: User
 ) -> None:
     settings = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.2))
     async with (
-        Hub(settings, options=OFTEN) as hasty,
+        Hub(settings, options=FAST_HEARTBEAT) as hasty,
         hasty.follow(ada.id) as live,
         hasty.follow(ada.id, after={room.id: None}) as behind,
     ):
@@ -96,11 +98,14 @@ async def test_a_log_that_cannot_be_read_by_the_deadline_is_read_later(
         assert seqs(await take(live)) == [2]
 
 
-async def test_a_pool_that_others_have_exhausted_delays_and_loses_nothing(
+async def test_exhausted_pool_delays_events_and_loses_none(
     settings: Settings, hub: Hub, room: Room, ada: User
 ) -> None:
     settings = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.2, pool_size=2))
-    async with Hub(settings, options=OFTEN) as crowded, crowded.follow(ada.id, after={room.id: None}) as feed:
+    async with (
+        Hub(settings, options=FAST_HEARTBEAT) as crowded,
+        crowded.follow(ada.id, after={room.id: None}) as feed,
+    ):
         assert seqs(await take(feed)) == [1]
         sent = None
         for _ in range(5):
@@ -112,11 +117,11 @@ async def test_a_pool_that_others_have_exhausted_delays_and_loses_nothing(
         assert seqs(await take_until(feed, is_at(sent.seq + 1))) == list(range(2, sent.seq + 2))
 
 
-async def test_who_cannot_begin_is_told_and_may_try_again(
+async def test_follow_can_be_repeated_after_it_raised_unavailable(
     settings: Settings, pool: Pool, room: Room, ada: User
 ) -> None:
     settings = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.2))
-    async with Hub(settings, options=OFTEN) as hasty:
+    async with Hub(settings, options=FAST_HEARTBEAT) as hasty:
         async with pool.transaction() as transaction:
             await transaction.fetch_all(LOCK)
             feed = hasty.follow(ada.id)
@@ -128,12 +133,12 @@ async def test_who_cannot_begin_is_told_and_may_try_again(
             assert seqs(await take(feed)) == [sent.seq]
 
 
-async def test_a_room_that_is_deleted_while_its_log_is_compared_stops_no_comparing(
-    watchful: Hub, mute: Hub, room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
+async def test_comparing_goes_on_when_a_room_is_deleted_meanwhile(
+    comparing: Hub, without_redis: Hub, room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It looks rewound, and when its head is asked for it is gone."""
-    other = await watchful.rooms.create("other", created_by=ada.id)
-    rooms = watchful._feed._rooms
+    """The room looks rewound, and is gone when its head is read."""
+    other = await comparing.rooms.create("other", created_by=ada.id)
+    rooms = comparing._feed._rooms
     really = rooms._logs.heads
     is_deleted = False
 
@@ -142,15 +147,15 @@ async def test_a_room_that_is_deleted_while_its_log_is_compared_stops_no_compari
         found = await really(places)  # type: ignore[arg-type]
         if room.id in places and not is_deleted:
             is_deleted = True
-            await mute.rooms.delete(room.id)
+            await without_redis.rooms.delete(room.id)
             return [one._replace(position=None) if one.room_id == room.id else one for one in found]
         return found
 
-    async with watchful.follow(ada.id) as feed:
+    async with comparing.follow(ada.id) as feed:
         monkeypatch.setattr(rooms._logs, "heads", heads)
         assert await take(feed) == [RoomGone(room.id)]
-        assert watchful._feed._comparing is not None
-        sent = await mute.messages.send(other.id, ada.id, "still heard")
+        assert comparing._feed._comparing is not None
+        sent = await without_redis.messages.send(other.id, ada.id, "still received")
         assert seqs(await take(feed)) == [sent.seq]
         await until(lambda: not feed.inbox.behind)
 
@@ -159,16 +164,16 @@ TAKE_AWAY = Statement("test.take_away", int, "ALTER TABLE rooms RENAME TO rooms_
 GIVE_BACK = Statement("test.give_back", int, "ALTER TABLE rooms_elsewhere RENAME TO rooms")
 
 
-async def test_an_error_that_nobody_thought_of_is_reported_and_ends_no_heartbeat(
-    watchful: Hub, mute: Hub, pool: Pool, room: Room, ada: User
+async def test_unexpected_error_of_comparing_is_reported_and_comparing_goes_on(
+    comparing: Hub, without_redis: Hub, pool: Pool, room: Room, ada: User
 ) -> None:
-    """As of a migration that takes a table away for a while."""
+    """As during a migration that renames a table for a while."""
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-    async with watchful.follow(ada.id) as feed:
+    async with comparing.follow(ada.id) as feed:
         await pool.fetch_all(TAKE_AWAY)
         await until(lambda: bool(reported))
         await pool.fetch_all(GIVE_BACK)
-        sent = await mute.messages.send(room.id, ada.id, "nobody rings for it")
+        sent = await without_redis.messages.send(room.id, ada.id, "unannounced")
         assert seqs(await take(feed)) == [sent.seq]
     assert {context["message"] for context in reported} == {"comparing heads of logs failed"}

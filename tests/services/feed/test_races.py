@@ -1,4 +1,4 @@
-"""Followers that come and go while much is going on."""
+"""Followers that come and go while messages are sent."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from services.feed.reading import entries, is_at, open_in, seqs, take, take_unti
 from waiting import until
 
 
-async def keep_talking(hub: Hub, room: Room, user: User, halt: asyncio.Event, chance: random.Random) -> None:
-    while not halt.is_set():
+async def keep_sending(hub: Hub, room: Room, user: User, is_over: asyncio.Event, chance: random.Random) -> None:
+    while not is_over.is_set():
         sent = await hub.messages.send(room.id, user.id, "hello")
         if chance.random() < 0.2:
             await hub.messages.edit(sent.id, "hello!", by=user.id)
 
 
-async def test_between_catching_up_and_live_nothing_is_missed_and_nothing_doubled(
+async def test_no_entry_is_skipped_or_repeated_between_catching_up_and_live(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
 ) -> None:
     chance = random.Random(17)
     await hub.room_users.add(room.id, bob.id)
-    halt = asyncio.Event()
-    talking = [
-        asyncio.create_task(keep_talking(one, room, user, halt, chance))
+    is_over = asyncio.Event()
+    sending = [
+        asyncio.create_task(keep_sending(one, room, user, is_over, chance))
         for one, user in ((hub, ada), (elsewhere, bob))
     ]
 
@@ -43,48 +43,48 @@ async def test_between_catching_up_and_live_nothing_is_missed_and_nothing_double
             async with one.follow(user.id, after={room.id: cursor}, buffer=chance.choice([1, 3, 100])) as feed:
                 if chance.random() < 0.3:
                     await asyncio.sleep(0)
-                heard = entries(await take(feed, chance.randrange(1, 30)))
-            assert [event.seq for event in heard] == list(range(seen + 1, seen + 1 + len(heard)))
-            seen, cursor = heard[-1].seq, heard[-1].cursor
+                received = entries(await take(feed, chance.randrange(1, 30)))
+            assert [event.seq for event in received] == list(range(seen + 1, seen + 1 + len(received)))
+            seen, cursor = received[-1].seq, received[-1].cursor
 
     await asyncio.gather(*(visit(one, user) for one in (hub, elsewhere) for user in (ada, bob) for _ in range(3)))
-    halt.set()
-    await asyncio.gather(*talking)
+    is_over.set()
+    await asyncio.gather(*sending)
     for one in (hub, elsewhere):
         assert open_in(one) == (0, 0)
         # A reading that was under way for the last follower ends with its statement.
         await until(lambda one=one: not one._feed._rooms._reading)  # type: ignore[misc]
 
 
-async def test_two_hundred_followers_in_a_storm_each_hear_a_piece_without_a_hole(
+async def test_two_hundred_short_followers_each_receive_a_part_without_a_gap(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, administrator_of_redis: Connection
 ) -> None:
     chance = random.Random(23)
-    halt = asyncio.Event()
-    talking = [asyncio.create_task(keep_talking(one, room, ada, halt, chance)) for one in (hub, elsewhere)]
+    is_over = asyncio.Event()
+    sending = [asyncio.create_task(keep_sending(one, room, ada, is_over, chance)) for one in (hub, elsewhere)]
 
     async def visit(one: Hub) -> None:
         async with one.follow(ada.id) as feed:
             for _ in range(chance.randrange(3)):
                 await asyncio.sleep(0)
-            heard = seqs(await take(feed, chance.randrange(1, 10)))
-        assert heard == list(range(heard[0], heard[0] + len(heard)))
+            received = seqs(await take(feed, chance.randrange(1, 10)))
+        assert received == list(range(received[0], received[0] + len(received)))
 
     await asyncio.gather(*(visit(one) for one in (hub, elsewhere) for _ in range(100)))
-    halt.set()
-    await asyncio.gather(*talking)
+    is_over.set()
+    await asyncio.gather(*sending)
     name = room_channel(room.id).encode()
     for one in (hub, elsewhere):
         assert open_in(one) == (0, 0)
         await until(lambda one=one: not one._subscriptions._is_live(name))  # type: ignore[misc]
 
-    async def deaf() -> object:
+    async def subscribers() -> object:
         return await administrator_of_redis.execute("PUBSUB", "NUMSUB", name)
 
-    assert await deaf() == [name, 0]
+    assert await subscribers() == [name, 0]
 
 
-async def test_the_last_one_leaves_while_the_log_is_read_and_a_new_one_comes(
+async def test_new_follower_receives_the_log_after_the_last_one_left_during_a_read(
     hub: Hub, elsewhere: Hub, room: Room, ada: User
 ) -> None:
     for turns in range(20):
@@ -99,16 +99,18 @@ async def test_the_last_one_leaves_while_the_log_is_read_and_a_new_one_comes(
             assert seqs(await take(feed, 2)) == [sent.seq + 1, after.seq]
 
 
-async def test_what_rings_while_a_reading_ends_is_read_too(hub: Hub, mute: Hub, room: Room, ada: User) -> None:
-    """Nobody compares heads here: a ring that started no reading would be lost."""
+async def test_change_announced_while_a_read_ends_is_read_too(
+    hub: Hub, without_redis: Hub, room: Room, ada: User
+) -> None:
+    """Heads are not compared here: an announcement that started no read would be lost."""
     async with hub.follow(ada.id) as feed:
         followed = hub._feed._rooms._rooms[room.id]
         for turns in range(60):
-            sent = await mute.messages.send(room.id, ada.id, "hello")
+            sent = await without_redis.messages.send(room.id, ada.id, "hello")
             followed.read_log()
             for _ in range(turns % 20):
                 await asyncio.sleep(0)
-            edited = await mute.messages.edit(sent.id, "hello!", by=ada.id)
+            edited = await without_redis.messages.edit(sent.id, "hello!", by=ada.id)
             if turns % 2:
                 await asyncio.gather(*hub._feed._rooms._reading.values())
             followed.read_log()
@@ -116,13 +118,13 @@ async def test_what_rings_while_a_reading_ends_is_read_too(hub: Hub, mute: Hub, 
             assert seqs(await take(feed, 2)) == [sent.seq, sent.seq + 1]
 
 
-async def test_a_member_who_goes_in_and_out_hears_whole_visits(
+async def test_member_who_joins_and_leaves_repeatedly_receives_whole_visits(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
 ) -> None:
-    """Each visit begins with the joining and ends with the leaving, and no entry is given twice."""
-    halt = asyncio.Event()
+    """Each visit begins with the joining and ends with the leaving, and no entry is delivered twice."""
+    is_over = asyncio.Event()
     chance = random.Random(3)
-    talking = asyncio.create_task(keep_talking(elsewhere, room, ada, halt, chance))
+    sending = asyncio.create_task(keep_sending(elsewhere, room, ada, is_over, chance))
     async with elsewhere.follow(bob.id, buffer=5) as feed:
 
         async def go_in_and_out() -> None:
@@ -131,18 +133,18 @@ async def test_a_member_who_goes_in_and_out_hears_whole_visits(
                 for _ in range(chance.randrange(20)):
                     await asyncio.sleep(0)
                 await hub.room_users.remove(room.id, bob.id)
-            halt.set()
-            await talking
+            is_over.set()
+            await sending
             await hub.room_users.add(room.id, bob.id)
 
         going = asyncio.create_task(go_in_and_out())
-        heard: list[FeedEvent] = []
+        received: list[FeedEvent] = []
         async with asyncio.timeout(60):
             async for event in feed:
-                heard.append(event)
+                received.append(event)
                 if going.done() and is_at((await hub.rooms.get(room.id)).last_seq)(event):
                     break
-    found = entries(heard)
+    found = entries(received)
     assert [event.seq for event in found] == sorted({event.seq for event in found})
     is_inside = False
     for before, event in zip([None, *found], found, strict=False):
@@ -157,24 +159,24 @@ async def test_a_member_who_goes_in_and_out_hears_whole_visits(
             is_inside = False
 
 
-async def test_who_was_away_while_a_place_was_behind_hears_of_the_next_leaving_from_the_log(
+async def test_next_leave_is_delivered_from_the_log_after_an_absence_while_behind(
     hub: Hub, pool: Pool, room: Room, ada: User, bob: User
 ) -> None:
-    unheard = RoomUsers(pool)
+    unannounced = RoomUsers(pool)
     await hub.room_users.add(room.id, bob.id)
     async with hub.follow(bob.id, buffer=1) as feed:
         for _ in range(2):
             await hub.messages.send(room.id, ada.id, "hello")
         await until(lambda: bool(feed.inbox.behind))
-        await unheard.remove(room.id, bob.id)
+        await unannounced.remove(room.id, bob.id)
         for _ in range(ABSENT_LOOKUPS + 1):
             await hub._feed._followers.update([bob.id])
-        await unheard.add(room.id, bob.id)
+        await unannounced.add(room.id, bob.id)
         last = await hub.messages.send(room.id, ada.id, "welcome back")
         followed = hub._feed._rooms.get(room.id)
         await until(lambda: followed is not None and followed.position.seq == last.seq)
-        heard = await take(feed, 5)
-        assert [type(event) for event in heard] == [
+        received = await take(feed, 5)
+        assert [type(event) for event in received] == [
             MessageSent,
             MessageSent,
             MemberLeft,
@@ -182,22 +184,22 @@ async def test_who_was_away_while_a_place_was_behind_hears_of_the_next_leaving_f
             MessageSent,
         ]
         assert not feed.inbox.behind
-        await unheard.remove(room.id, bob.id)
+        await unannounced.remove(room.id, bob.id)
         await hub._feed._followers.update([bob.id])
         [left] = await take(feed)
         assert isinstance(left, MemberLeft)
 
 
-async def test_who_was_away_before_anybody_here_heard_of_it_hears_of_the_whole_absence(
+async def test_absence_unnoticed_by_the_process_is_delivered_as_leave_and_join(
     hub: Hub, pool: Pool, room: Room, ada: User, bob: User
 ) -> None:
-    """The look that the joining rings for finds nothing new, if it comes before the leaving was heard."""
-    unheard = RoomUsers(pool)
+    """A lookup for the announced joining finds nothing new, if it comes before the leaving was received."""
+    unannounced = RoomUsers(pool)
     await hub.room_users.add(room.id, bob.id)
     async with hub.follow(bob.id) as feed:
         await until_live(hub)  # a comparison of heads could find the leaving before the lookup
-        await unheard.remove(room.id, bob.id)
-        await unheard.add(room.id, bob.id)
+        await unannounced.remove(room.id, bob.id)
+        await unannounced.add(room.id, bob.id)
         await hub._feed._followers.update([bob.id])
         await hub.messages.send(room.id, ada.id, "welcome back")
         assert [type(event) for event in await take(feed, 3)] == [MemberLeft, MemberJoined, MessageSent]
@@ -205,7 +207,7 @@ async def test_who_was_away_before_anybody_here_heard_of_it_hears_of_the_whole_a
         assert [type(event) for event in await take(feed)] == [MessageSent]
 
 
-async def test_memberships_that_change_while_a_follower_begins_are_noticed(
+async def test_memberships_that_change_while_a_follower_enters_are_noticed(
     hub: Hub, elsewhere: Hub, ada: User, bob: User
 ) -> None:
     for turns in range(30):
@@ -224,7 +226,7 @@ async def test_memberships_that_change_while_a_follower_begins_are_noticed(
                 await take_until(feed, lambda event, cursor=sent.cursor: event.cursor == cursor)  # type: ignore[misc]
 
 
-async def test_a_follower_that_is_cancelled_while_it_begins_leaves_nothing(
+async def test_follower_cancelled_while_it_enters_leaves_nothing(
     hub: Hub, elsewhere: Hub, room: Room, ada: User
 ) -> None:
     sent = await elsewhere.messages.send(room.id, ada.id, "hello")
@@ -242,7 +244,7 @@ async def test_a_follower_that_is_cancelled_while_it_begins_leaves_nothing(
         assert open_in(hub) == (0, 0)
 
 
-async def test_of_many_rooms_that_were_left_only_the_newest_are_remembered(
+async def test_follower_remembers_only_the_newest_ended_rooms(
     hub: Hub, room: Room, ada: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(followers, "REMEMBERED_ENDS", 2)

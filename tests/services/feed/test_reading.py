@@ -1,4 +1,4 @@
-"""How a follower is read: slowly, with interruptions, by two at once, while it ends."""
+"""How a follower is read: slowly, with interruptions, by two readers at once, while it ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import gc
 import random
 import weakref
+from dataclasses import replace
 
 import pytest
 
@@ -13,72 +14,70 @@ from hubbub import FeedEvent, Follower, Hub, NewMessage, Room, Settings, Unavail
 from hubbub.postgres import Pool, Statement
 from postgres.faults import frozen
 from services.feed.reading import entries, is_at, open_in, seqs, take, take_until
-from waiting import until
+from waiting import PATIENCE_SECONDS, until
 
 
-async def say(hub: Hub, room: Room, user: User, count: int) -> int:
-    """So many messages; the seq of the last."""
+async def send_many(hub: Hub, room: Room, user: User, count: int) -> int:
+    """Send so many messages; the seq of the last."""
     sent = await hub.messages.send_many(room.id, user.id, [NewMessage(str(number)) for number in range(count)])
     return sent[-1].seq
 
 
 @pytest.mark.parametrize("buffer", [1, 5, 1_000])
-async def test_a_slow_reader_misses_nothing_and_never_has_more_waiting_than_its_buffer(
+async def test_slow_reader_misses_nothing_within_its_buffer(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, buffer: int
 ) -> None:
     async with elsewhere.follow(ada.id, buffer=buffer) as feed:
         witness = elsewhere.follow(ada.id)
         async with witness:
             for _ in range(5):
-                last = await say(hub, room, ada, 100)
+                last = await send_many(hub, room, ada, 100)
             await take_until(witness, is_at(last))
             assert len(feed.inbox.events) <= buffer
-        heard: list[FeedEvent] = []
-        while not heard or not is_at(last)(heard[-1]):
-            heard += await take(feed)
+        received: list[FeedEvent] = []
+        while not received or not is_at(last)(received[-1]):
+            received += await take(feed)
             assert len(feed.inbox.events) <= buffer
-        assert seqs(heard) == list(range(2, last + 1))
+        assert seqs(received) == list(range(2, last + 1))
         live = await hub.messages.send(room.id, ada.id, "live")
         assert seqs(await take(feed)) == [live.seq]
 
 
-async def test_a_room_that_floods_does_not_hide_a_quiet_one(
-    hub: Hub, elsewhere: Hub, room: Room, ada: User
-) -> None:
+async def test_busy_room_does_not_hold_up_a_quiet_one(hub: Hub, elsewhere: Hub, room: Room, ada: User) -> None:
     quiet = await hub.rooms.create("quiet", created_by=ada.id)
     async with elsewhere.follow(ada.id, buffer=10) as feed:
-        halt = asyncio.Event()
+        is_over = asyncio.Event()
 
         async def flood() -> int:
-            while not halt.is_set():
-                last = await say(hub, room, ada, 200)
+            while not is_over.is_set():
+                last = await send_many(hub, room, ada, 200)
             return last
 
         flooding = asyncio.create_task(flood())
-        heard = await take(feed, 50)
+        received = await take(feed, 50)
         for number in range(5):
             sent = await hub.messages.send(quiet.id, ada.id, str(number))
-            heard += await take_until(feed, lambda event, cursor=sent.cursor: event.cursor == cursor)  # type: ignore[misc]
+            received += await take_until(feed, lambda event, cursor=sent.cursor: event.cursor == cursor)  # type: ignore[misc]
             assert len(feed.inbox.events) <= feed.inbox.limit
-        halt.set()
+        is_over.set()
         last = await flooding
-        if not any(is_at(last, room.id)(event) for event in heard):
-            heard += await take_until(feed, is_at(last, room.id))
-        found = entries(heard)
+        if not any(is_at(last, room.id)(event) for event in received):
+            received += await take_until(feed, is_at(last, room.id))
+        found = entries(received)
         assert [event.seq for event in found if event.room_id == quiet.id] == [2, 3, 4, 5, 6]
         assert [event.seq for event in found if event.room_id == room.id] == list(range(2, last + 1))
 
 
-async def test_a_reader_that_is_cancelled_again_and_again_loses_and_doubles_nothing(
+async def test_reader_cancelled_repeatedly_loses_and_repeats_nothing(
     hub: Hub, elsewhere: Hub, room: Room, ada: User
 ) -> None:
     chance = random.Random(5)
     async with elsewhere.follow(ada.id, after={room.id: None}, buffer=7) as feed:
-        talking = asyncio.create_task(talk(hub, room, ada, 400))
-        heard: list[FeedEvent] = []
+        sending = asyncio.create_task(send_in_batches(hub, room, ada, 400))
+        received: list[FeedEvent] = []
         cancelled = 0
         async with asyncio.timeout(60):
-            while not heard or not is_at(401)(heard[-1]):
+            while not received or not is_at(401)(received[-1]):
                 reading = asyncio.ensure_future(anext(feed))
                 for _ in range(chance.randrange(4)):
                     await asyncio.sleep(0)
@@ -86,24 +85,24 @@ async def test_a_reader_that_is_cancelled_again_and_again_loses_and_doubles_noth
                 (outcome,) = await asyncio.gather(reading, return_exceptions=True)
                 if isinstance(outcome, asyncio.CancelledError):
                     cancelled += 1
-                    if chance.random() < 0.02:  # now and then it may finish what it began
-                        heard += await take(feed)
+                    if chance.random() < 0.02:  # now and then a read may finish
+                        received += await take(feed)
                 else:
                     assert not isinstance(outcome, BaseException), outcome
-                    heard.append(outcome)
-        await talking
-        assert seqs(heard) == list(range(1, 402))
+                    received.append(outcome)
+        await sending
+        assert seqs(received) == list(range(1, 402))
         assert cancelled > 100
 
 
-async def talk(hub: Hub, room: Room, user: User, count: int) -> None:
+async def send_in_batches(hub: Hub, room: Room, user: User, count: int) -> None:
     while count:
         some = min(count, 50)
-        await say(hub, room, user, some)
+        await send_many(hub, room, user, some)
         count -= some
 
 
-async def test_two_readers_at_once_are_refused(hub: Hub, room: Room, ada: User) -> None:
+async def test_second_reader_at_a_time_is_refused(hub: Hub, room: Room, ada: User) -> None:
     async with hub.follow(ada.id) as feed, hub.follow(ada.id, after={room.id: None}) as behind:
         for one in (feed, behind):
             reading = asyncio.create_task(anext(one))
@@ -115,20 +114,20 @@ async def test_two_readers_at_once_are_refused(hub: Hub, room: Room, ada: User) 
             await reading
 
 
-async def test_an_iteration_may_be_left_and_taken_up_again(hub: Hub, room: Room, ada: User) -> None:
-    last = await say(hub, room, ada, 10)
-    heard: list[FeedEvent] = []
+async def test_iteration_can_be_left_and_resumed(hub: Hub, room: Room, ada: User) -> None:
+    last = await send_many(hub, room, ada, 10)
+    received: list[FeedEvent] = []
     async with hub.follow(ada.id, after={room.id: None}) as feed:
-        while len(heard) < last:
+        while len(received) < last:
             async for event in feed:
-                heard.append(event)
-                if len(heard) % 3 == 0 or is_at(last)(event):
+                received.append(event)
+                if len(received) % 3 == 0 or is_at(last)(event):
                     break
-    assert seqs(heard) == list(range(1, last + 1))
+    assert seqs(received) == list(range(1, last + 1))
     assert [event async for event in feed] == []
 
 
-async def test_closing_ends_the_one_who_waits(hub: Hub, room: Room, ada: User) -> None:
+async def test_close_ends_a_waiting_iteration(hub: Hub, room: Room, ada: User) -> None:
     async with hub.follow(ada.id) as feed:
         reading = asyncio.create_task(anext(feed, "the end"))
         await asyncio.sleep(0)
@@ -137,7 +136,7 @@ async def test_closing_ends_the_one_who_waits(hub: Hub, room: Room, ada: User) -
         assert await reading == "the end"
 
 
-async def test_a_follower_is_entered_once_and_before_it_is_read(hub: Hub, room: Room, ada: User) -> None:
+async def test_follower_is_entered_once_and_before_it_is_read(hub: Hub, room: Room, ada: User) -> None:
     feed = hub.follow(ada.id)
     with pytest.raises(RuntimeError, match="async with"):
         await anext(feed)
@@ -153,7 +152,7 @@ async def test_a_follower_is_entered_once_and_before_it_is_read(hub: Hub, room: 
     assert open_in(hub) == (0, 0)
 
 
-async def test_a_follower_never_entered_leaves_nothing(hub: Hub, room: Room, ada: User) -> None:
+async def test_follower_that_was_never_entered_leaves_nothing(hub: Hub, room: Room, ada: User) -> None:
     followers = [weakref.ref(hub.follow(ada.id, after={room.id: None})) for _ in range(100)]
     gc.collect()
     assert not any(follower() for follower in followers)
@@ -174,15 +173,17 @@ BACKENDS = Statement(
 )
 
 
-async def test_closing_the_hub_ends_every_iteration_also_while_postgresql_is_frozen(
+async def test_close_of_hub_ends_every_iteration_while_postgresql_is_frozen(
     settings: Settings, pool: Pool, room: Room, ada: User
 ) -> None:
-    """Some wait for an event, some for PostgreSQL; none of them for its deadline."""
+    """Some wait for an event, some for PostgreSQL, but none for the deadline of a statement."""
 
-    async def listen(feed: Follower) -> None:
+    async def read_all(feed: Follower) -> None:
         async for _ in feed:
             pass
 
+    # No test waits for as long as this deadline.
+    settings = replace(settings, postgres=replace(settings.postgres, deadline_seconds=600))
     async with Hub(settings) as hub:
         waiting = [hub.follow(ada.id) for _ in range(3)]
         behind = [hub.follow(ada.id, after={room.id: None}) for _ in range(12)]
@@ -190,18 +191,18 @@ async def test_closing_the_hub_ends_every_iteration_also_while_postgresql_is_fro
             await feed.__aenter__()
         async with pool.transaction() as transaction:
             await transaction.fetch_all(LOCK)
-            listening = [asyncio.create_task(listen(feed)) for feed in (*waiting, *behind)]
+            reading = [asyncio.create_task(read_all(feed)) for feed in (*waiting, *behind)]
             await until(hub._feed._rooms._concurrent_reads.locked)
             async with frozen(*await transaction.fetch_all(BACKENDS)):
                 closing = asyncio.create_task(hub.close())
-                async with asyncio.timeout(5):  # half of the deadline of a statement
-                    await asyncio.gather(*listening)
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await asyncio.gather(*reading)
         await closing
         with pytest.raises(Unavailable, match="closed"):
             await hub.follow(ada.id).__aenter__()
 
 
-async def test_nothing_is_left_of_followers_that_are_gone(hub: Hub, elsewhere: Hub, room: Room, ada: User) -> None:
+async def test_closed_followers_leave_nothing(hub: Hub, elsewhere: Hub, room: Room, ada: User) -> None:
     for _ in range(3):
         async with hub.follow(ada.id), hub.follow(ada.id, after={room.id: None}) as feed:
             await take(feed)

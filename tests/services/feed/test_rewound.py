@@ -1,4 +1,4 @@
-"""A log that lost its newest entries and went on: as after a restore, or a failover that lost commits."""
+"""A log that lost its newest entries and went on, as after a restore or a failover that lost commits."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ REWIND = Statement("test.rewind", int, "UPDATE rooms SET last_seq = $2 WHERE id 
 
 
 async def rewind(pool: Pool, room_id: UUID, seq: int) -> None:
-    """All entries after the seq are gone, as if they had never been."""
+    """Delete all entries after the seq, as if they had never been made."""
     async with pool.transaction() as transaction:
         await transaction.execute(REWIND, room_id, seq)
         await transaction.execute(FORGET_MESSAGES, room_id, seq)
         await transaction.execute(FORGET_EVENTS, room_id, seq)
 
 
-async def say(hub: Hub, room: Room, user: User, count: int) -> list[Message]:
+async def send_many(hub: Hub, room: Room, user: User, count: int) -> list[Message]:
     return await hub.messages.send_many(room.id, user.id, [NewMessage(str(number)) for number in range(count)])
 
 
-async def test_a_live_follower_is_told_and_then_hears_only_what_is_new(
-    watchful: Hub, pool: Pool, room: Room, ada: User
+async def test_live_follower_gets_a_resync_and_then_new_entries_alone(
+    comparing: Hub, pool: Pool, room: Room, ada: User
 ) -> None:
-    async with watchful.follow(ada.id) as feed:
-        sent = await say(watchful, room, ada, 9)
+    async with comparing.follow(ada.id) as feed:
+        sent = await send_many(comparing, room, ada, 9)
         assert len(await take(feed, 9)) == 9
         await rewind(pool, room.id, 4)
-        (told,) = await take(feed)
-        assert (resync(told).reason, resync(told).cursor) == ("rewound", sent[2].cursor)
-        new = await say(watchful, room, ada, 3)
+        (event,) = await take(feed)
+        assert (resync(event).reason, resync(event).cursor) == ("rewound", sent[2].cursor)
+        new = await send_many(comparing, room, ada, 3)
         assert seqs(await take(feed, 3)) == [one.seq for one in new] == [5, 6, 7]
 
 
-async def test_who_follows_from_a_cursor_that_the_log_does_not_hold_is_told(
+async def test_cursor_that_the_log_does_not_hold_gives_a_resync(
     hub: Hub, pool: Pool, room: Room, ada: User
 ) -> None:
-    """Whether the log ends before the cursor, just there, or has grown past it again."""
-    sent = await say(hub, room, ada, 9)
+    """Also when the log ends at the cursor, or has grown past it again."""
+    sent = await send_many(hub, room, ada, 9)
     await rewind(pool, room.id, 4)
     for grown in (0, 5, 3, 3):
-        head = 4 if not grown else (await say(hub, room, ada, grown))[-1].seq
+        head = 4 if not grown else (await send_many(hub, room, ada, grown))[-1].seq
         for lost in sent[3:]:
             async with hub.follow(ada.id, after={room.id: lost.cursor}) as feed:
-                (told,) = await take(feed)
-                assert resync(told).reason == "rewound"
-                (new,) = await say(hub, room, ada, 1)
+                (event,) = await take(feed)
+                assert resync(event).reason == "rewound"
+                (new,) = await send_many(hub, room, ada, 1)
                 head += 1
                 assert seqs(await take(feed)) == [new.seq] == [head]
-                async with hub.follow(ada.id, after={room.id: resync(told).cursor}) as again:
+                async with hub.follow(ada.id, after={room.id: resync(event).cursor}) as again:
                     assert seqs(await take(again)) == [head]
             await rewind(pool, room.id, head - 1)
             head -= 1
@@ -64,12 +64,12 @@ async def test_who_follows_from_a_cursor_that_the_log_does_not_hold_is_told(
         assert seqs(await take(feed, 11)) == list(range(5, 16))
 
 
-async def test_a_page_after_such_a_cursor_is_a_resync_alone(hub: Hub, pool: Pool, room: Room, ada: User) -> None:
-    sent = await say(hub, room, ada, 9)
+async def test_page_after_a_lost_cursor_is_a_resync_alone(hub: Hub, pool: Pool, room: Room, ada: User) -> None:
+    sent = await send_many(hub, room, ada, 9)
     await rewind(pool, room.id, 4)
     for grown in (0, 20):
         if grown:
-            await say(hub, room, ada, grown)
+            await send_many(hub, room, ada, grown)
         for lost in sent[3:]:
             page = await hub.messages.since(room.id, lost.cursor)
             assert [resync(item).reason for item in page.items] == ["rewound"]
@@ -79,12 +79,12 @@ async def test_a_page_after_such_a_cursor_is_a_resync_alone(hub: Hub, pool: Pool
         assert len(await log_of(hub, room.id, kept)) == grown
 
 
-async def test_a_log_that_grew_past_its_old_head_before_anybody_looked_is_found_out(
-    hub: Hub, elsewhere: Hub, mute: Hub, pool: Pool, room: Room, ada: User
+async def test_rewound_log_that_grew_past_its_old_head_is_found_by_announcements(
+    hub: Hub, elsewhere: Hub, without_redis: Hub, pool: Pool, room: Room, ada: User
 ) -> None:
-    """No heartbeat falls between, so what is heard at a seq that was heard before has to give it away."""
+    """Without a heartbeat in between, another entry at a seq that was taken before gives it away."""
     async with elsewhere.follow(ada.id) as near, hub.follow(ada.id) as far:
-        sent = await say(hub, room, ada, 9)
+        sent = await send_many(hub, room, ada, 9)
         for feed in (near, far):
             await take_until(feed, is_at(sent[-1].seq))
         await rewind(pool, room.id, 7)
@@ -92,47 +92,47 @@ async def test_a_log_that_grew_past_its_old_head_before_anybody_looked_is_found_
             await hub.messages.send(room.id, ada.id, f"new {number}")
         for feed in (near, far):
             events = await take_until(feed, lambda event: not hasattr(event, "seq"))
-            told = resync(events[-1])
-            assert told.reason == "rewound"
+            resynced = resync(events[-1])
+            assert resynced.reason == "rewound"
             assert not set(seqs(events[:-1])) & {8, 9, 10}
-            if told.cursor != (await hub.messages.page(room.id, limit=1)).items[0].cursor:
-                rest = await log_of(hub, room.id, told.cursor)
+            if resynced.cursor != (await hub.messages.page(room.id, limit=1)).items[0].cursor:
+                rest = await log_of(hub, room.id, resynced.cursor)
                 assert await take(feed, len(rest)) == rest
 
 
-async def test_a_log_that_was_rewound_and_grew_in_silence_is_found_at_the_heartbeat(
-    watchful: Hub, mute: Hub, pool: Pool, room: Room, ada: User
+async def test_rewound_log_that_grew_unannounced_is_found_at_the_heartbeat(
+    comparing: Hub, without_redis: Hub, pool: Pool, room: Room, ada: User
 ) -> None:
-    async with watchful.follow(ada.id) as feed:
-        sent = await say(watchful, room, ada, 9)
+    async with comparing.follow(ada.id) as feed:
+        sent = await send_many(comparing, room, ada, 9)
         await take_until(feed, is_at(sent[-1].seq))
         for _ in range(5):
             async with pool.transaction() as transaction:
                 await transaction.execute(REWIND, room.id, 5)
                 await transaction.execute(FORGET_MESSAGES, room.id, 5)
-            await say(mute, room, ada, 20)
+            await send_many(without_redis, room, ada, 20)
             events = await take_until(feed, lambda event: not hasattr(event, "seq"))
             head = resync(events[-1]).cursor
-            rest = await log_of(mute, room.id, head)
+            rest = await log_of(without_redis, room.id, head)
             assert await take(feed, len(rest)) == rest
 
 
-async def test_who_was_behind_when_the_log_was_rewound_goes_on_if_it_has_seen_nothing_of_what_is_lost(
+async def test_follower_behind_the_rewound_entries_goes_on_without_resync(
     hub: Hub, pool: Pool, room: Room, ada: User
 ) -> None:
     async with hub.follow(ada.id, buffer=2) as slow, hub.follow(ada.id, buffer=8) as quicker:
-        await say(hub, room, ada, 20)
+        await send_many(hub, room, ada, 20)
         await rewind(pool, room.id, 6)
-        await say(hub, room, ada, 30)
+        await send_many(hub, room, ada, 30)
         await until(lambda: not hub._feed._rooms._reading)
         assert seqs(await take(slow, 35)) == list(range(2, 37))
-        heard = await take(quicker, 9)
-        assert seqs(heard[:8]) == list(range(2, 10))
-        assert resync(heard[8]).reason == "rewound"
+        received = await take(quicker, 9)
+        assert seqs(received[:8]) == list(range(2, 10))
+        assert resync(received[8]).reason == "rewound"
 
 
-async def test_an_empty_log_is_followed_too(hub: Hub, pool: Pool, room: Room, ada: User) -> None:
-    """Rooms from before there was a log have none, and one may be rewound to nothing."""
+async def test_empty_log_is_followed(hub: Hub, pool: Pool, room: Room, ada: User) -> None:
+    """Rooms that are older than the log have none, and a log may be rewound to nothing."""
     cursor = (await hub.messages.since(room.id, None)).cursor
     await rewind(pool, room.id, 0)
     page = await hub.messages.since(room.id, None)
@@ -140,9 +140,9 @@ async def test_an_empty_log_is_followed_too(hub: Hub, pool: Pool, room: Room, ad
     for after in (None, cursor):
         async with hub.follow(ada.id, after={room.id: after}) as feed:
             if after is not None:
-                told = resync((await take(feed))[0])
-                assert (await hub.messages.since(room.id, told.cursor)).items == []
-            (sent,) = await say(hub, room, ada, 1)
+                resynced = resync((await take(feed))[0])
+                assert (await hub.messages.since(room.id, resynced.cursor)).items == []
+            (sent,) = await send_many(hub, room, ada, 1)
             assert sent.seq == 1
             assert seqs(await take(feed)) == [1]
         await rewind(pool, room.id, 0)
@@ -155,23 +155,23 @@ REJOIN = Statement(
 )
 
 
-async def test_a_log_rewound_to_before_a_leaving_is_followed_again(
-    watchful: Hub, pool: Pool, room: Room, ada: User, bob: User
+async def test_log_rewound_to_before_a_leave_is_followed_again(
+    comparing: Hub, pool: Pool, room: Room, ada: User, bob: User
 ) -> None:
-    await watchful.room_users.add(room.id, bob.id)
-    async with watchful.follow(bob.id) as feed:
-        await say(watchful, room, ada, 3)
-        await watchful.room_users.remove(room.id, bob.id)
+    await comparing.room_users.add(room.id, bob.id)
+    async with comparing.follow(bob.id) as feed:
+        await send_many(comparing, room, ada, 3)
+        await comparing.room_users.remove(room.id, bob.id)
         assert len(await take(feed, 4)) == 4
         await rewind(pool, room.id, 4)
         await pool.execute(REJOIN, room.id, bob.id)
         resync(*await take(feed))
-        (new,) = await say(watchful, room, ada, 1)
+        (new,) = await send_many(comparing, room, ada, 1)
         assert seqs(await take(feed)) == [new.seq] == [5]
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
-def test_a_heartbeat_that_is_none_is_refused(settings: Settings, seconds: float) -> None:
+def test_heartbeat_that_is_not_positive_is_refused(settings: Settings, seconds: float) -> None:
     with pytest.raises(Invalid, match="follow_heartbeat_seconds"):
         Hub(settings, options=Options(follow_heartbeat_seconds=seconds))
 
@@ -179,16 +179,16 @@ def test_a_heartbeat_that_is_none_is_refused(settings: Settings, seconds: float)
 PURGE = Statement("test.purge", int, "DELETE FROM messages WHERE room_id = $1")
 
 
-async def test_a_purge_of_the_newest_message_by_sql_is_told_at_most_once(
-    watchful: Hub, pool: Pool, room: Room, ada: User
+async def test_purge_of_the_newest_message_gives_one_resync(
+    comparing: Hub, pool: Pool, room: Room, ada: User
 ) -> None:
-    async with watchful.follow(ada.id) as feed:
-        await watchful.messages.send(room.id, ada.id, "old")
+    async with comparing.follow(ada.id) as feed:
+        await comparing.messages.send(room.id, ada.id, "old")
         await take(feed)
         await pool.execute(PURGE, room.id)
         resync(*await take(feed))
-        await watchful._feed._rooms.compare()
-        watchful._feed._rooms.check_all()
-        await watchful._feed._rooms.compare()
-        sent = await watchful.messages.send(room.id, ada.id, "new")
+        await comparing._feed._rooms.compare()
+        comparing._feed._rooms.check_all()
+        await comparing._feed._rooms.compare()
+        sent = await comparing.messages.send(room.id, ada.id, "new")
         assert seqs(await take(feed)) == [sent.seq]

@@ -1,5 +1,7 @@
-"""The newest page in the cache, when the log that it shows is not there any more. Who is told to load the room
-anew must not be shown what is gone: it would stay on the screen for good, as no later event takes it back."""
+"""The newest page in the cache after a rewind. A client that loads the room anew must not get a lost entry.
+
+It would stay on the screen for good, as no later event takes it back.
+"""
 
 from __future__ import annotations
 
@@ -8,58 +10,62 @@ import msgspec
 from hubbub import Hub, MessagePage, Room, User
 from hubbub.postgres import Pool
 from services.feed.reading import resync, take
-from services.feed.test_rewound import rewind, say
+from services.feed.test_rewound import rewind, send_many
 from waiting import until_it_answers
 
 KEPT = 3
-"""The seq of the newest entry that is left: the room's first, and two messages."""
+"""The seq of the newest entry that is left: the first joining and two messages."""
 
 
-async def shown(hub: Hub, room: Room) -> list[int]:
-    """The seqs on the newest page, as the cache gives it."""
+async def newest_page(hub: Hub, room: Room) -> list[int]:
+    """The seqs on the newest page from the cache."""
     page = msgspec.json.decode(await hub.cache.newest_page(room.id), type=MessagePage)
     return [message.seq for message in page.items]
 
 
 async def kept_in_the_cache(hub: Hub, room: Room) -> list[int]:
-    """The same, once Redis has it: what was sent a moment ago has made the entry before it old."""
+    """The same, once Redis has it: a message that was sent a moment ago has made the entry before it old."""
 
     async def is_there() -> bool:
         hits = hub.cache.counts.hits
-        await shown(hub, room)
+        await newest_page(hub, room)
         return hub.cache.counts.hits > hits
 
     await until_it_answers(is_there)
-    return await shown(hub, room)
+    return await newest_page(hub, room)
 
 
-async def test_a_live_follower_who_is_told_loads_a_page_without_what_is_gone(
-    watchful: Hub, pool: Pool, room: Room, ada: User
+async def test_newest_page_after_a_live_resync_has_no_lost_entry(
+    comparing: Hub, pool: Pool, room: Room, ada: User
 ) -> None:
-    async with watchful.follow(ada.id) as feed:
-        sent = await say(watchful, room, ada, 5)
+    async with comparing.follow(ada.id) as feed:
+        sent = await send_many(comparing, room, ada, 5)
         await take(feed, 5)
-        assert await kept_in_the_cache(watchful, room) == [one.seq for one in sent]
+        assert await kept_in_the_cache(comparing, room) == [one.seq for one in sent]
         await rewind(pool, room.id, KEPT)
-        (told,) = await take(feed)
-        assert resync(told).reason == "rewound"
-        assert await shown(watchful, room) == [2, 3]
+        (event,) = await take(feed)
+        assert resync(event).reason == "rewound"
+        assert await newest_page(comparing, room) == [2, 3]
 
 
-async def test_so_does_who_comes_back_with_a_cursor(hub: Hub, pool: Pool, room: Room, ada: User) -> None:
-    sent = await say(hub, room, ada, 5)
+async def test_newest_page_after_a_resync_of_a_cursor_has_no_lost_entry(
+    hub: Hub, pool: Pool, room: Room, ada: User
+) -> None:
+    sent = await send_many(hub, room, ada, 5)
     assert len(await kept_in_the_cache(hub, room)) == 5
     await rewind(pool, room.id, KEPT)
     async with hub.follow(ada.id, after={room.id: sent[-1].cursor}) as feed:
-        (told,) = await take(feed)
-        assert resync(told).reason == "rewound"
-        assert await shown(hub, room) == [2, 3]
+        (event,) = await take(feed)
+        assert resync(event).reason == "rewound"
+        assert await newest_page(hub, room) == [2, 3]
 
 
-async def test_so_does_who_polls_the_log(hub: Hub, pool: Pool, room: Room, ada: User) -> None:
-    sent = await say(hub, room, ada, 5)
+async def test_newest_page_after_a_resync_in_a_page_has_no_lost_entry(
+    hub: Hub, pool: Pool, room: Room, ada: User
+) -> None:
+    sent = await send_many(hub, room, ada, 5)
     assert len(await kept_in_the_cache(hub, room)) == 5
     await rewind(pool, room.id, KEPT)
     page = await hub.messages.since(room.id, sent[-1].cursor)
     assert resync(page.items[0]).reason == "rewound"
-    assert await shown(hub, room) == [2, 3]
+    assert await newest_page(hub, room) == [2, 3]

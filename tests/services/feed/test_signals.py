@@ -1,4 +1,4 @@
-"""Typing and presence in a feed: for those who want them, in the rooms that they follow."""
+"""Typing and presence in a feed, for followers that want them, in the rooms that they follow."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from services.feed.reading import take
 from waiting import until_it_answers
 
 
-async def are_heard(administrator_of_redis: Connection, *channels: str) -> None:
-    """Wait until somebody is subscribed to each of the channels."""
+async def are_subscribed(administrator_of_redis: Connection, *channels: str) -> None:
+    """Wait until each of the channels has a subscriber."""
 
     async def all_of_them() -> bool:
         reply = await administrator_of_redis.execute("PUBSUB", "NUMSUB", *channels)
@@ -22,19 +22,19 @@ async def are_heard(administrator_of_redis: Connection, *channels: str) -> None:
     await until_it_answers(all_of_them)
 
 
-async def is_heard_no_more(administrator_of_redis: Connection, channel: str) -> None:
-    async def by_nobody() -> bool:
+async def is_unsubscribed(administrator_of_redis: Connection, channel: str) -> None:
+    async def has_no_subscriber() -> bool:
         return await administrator_of_redis.execute("PUBSUB", "NUMSUB", channel) == [channel.encode(), 0]
 
-    await until_it_answers(by_nobody)
+    await until_it_answers(has_no_subscriber)
 
 
-async def test_typing_comes_in_between_the_messages_of_the_room(
+async def test_typing_is_delivered_among_the_messages_of_the_room(
     hub: Hub, elsewhere: Hub, administrator_of_redis: Connection, room: Room, ada: User, bob: User
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
     async with hub.follow(ada.id, typing=True) as feed:
-        await are_heard(administrator_of_redis, typing_channel(room.id))
+        await are_subscribed(administrator_of_redis, typing_channel(room.id))
         await elsewhere.typing.start(room.id, bob.id)
         assert await take(feed) == [TypingChanged(room.id, bob.id, is_typing=True)]
         sent = await elsewhere.messages.send(room.id, bob.id, "there")
@@ -43,23 +43,23 @@ async def test_typing_comes_in_between_the_messages_of_the_room(
         assert [event.message for event in events if isinstance(event, MessageSent)] == [sent]
 
 
-async def test_who_did_not_ask_hears_nothing_of_it(
+async def test_follower_that_did_not_ask_gets_no_typing_or_presence(
     hub: Hub, elsewhere: Hub, administrator_of_redis: Connection, room: Room, ada: User, bob: User
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
-    async with hub.follow(ada.id) as quiet, hub.follow(ada.id, typing=True, presence=True) as curious:
-        await are_heard(administrator_of_redis, typing_channel(room.id), PRESENCE_CHANNEL)
+    async with hub.follow(ada.id) as quiet, hub.follow(ada.id, typing=True, presence=True) as asked:
+        await are_subscribed(administrator_of_redis, typing_channel(room.id), PRESENCE_CHANNEL)
         await elsewhere.typing.start(room.id, bob.id)
-        await take(curious)
+        await take(asked)
         async with elsewhere.presence.online(bob.id):
-            assert await take(curious) == [PresenceChanged(bob.id, is_online=True)]
+            assert await take(asked) == [PresenceChanged(bob.id, is_online=True)]
             sent = await elsewhere.messages.send(room.id, ada.id, "hello")
             [event] = await take(quiet)
             assert isinstance(event, MessageSent)
             assert event.message == sent
 
 
-async def test_presence_is_of_those_who_share_a_room_and_comes_once(
+async def test_presence_of_users_in_shared_rooms_is_delivered_once(
     hub: Hub, elsewhere: Hub, administrator_of_redis: Connection, room: Room, ada: User, bob: User
 ) -> None:
     second = await hub.rooms.create("second", created_by=ada.id)
@@ -67,7 +67,7 @@ async def test_presence_is_of_those_who_share_a_room_and_comes_once(
         await hub.room_users.add(one.id, bob.id)
     stranger = await hub.users.create("eve@example.org", "eve", "!")
     async with hub.follow(ada.id, presence=True) as feed:
-        await are_heard(administrator_of_redis, PRESENCE_CHANNEL)
+        await are_subscribed(administrator_of_redis, PRESENCE_CHANNEL)
         async with elsewhere.presence.online(stranger.id), elsewhere.presence.online(bob.id):
             assert await take(feed) == [PresenceChanged(bob.id, is_online=True)]
             sent = await hub.messages.send(room.id, ada.id, "hello")
@@ -76,41 +76,41 @@ async def test_presence_is_of_those_who_share_a_room_and_comes_once(
             assert event.message == sent
 
 
-async def test_only_the_rooms_that_are_followed_are_listened_to(
+async def test_typing_is_subscribed_to_in_followed_rooms_alone(
     hub: Hub, administrator_of_redis: Connection, room: Room, ada: User
 ) -> None:
     other = await hub.rooms.create("other", created_by=ada.id)
     async with hub.follow(ada.id, rooms=[room.id], typing=True):
-        await are_heard(administrator_of_redis, typing_channel(room.id))
+        await are_subscribed(administrator_of_redis, typing_channel(room.id))
         assert await administrator_of_redis.execute("PUBSUB", "NUMSUB", typing_channel(other.id)) == [
             typing_channel(other.id).encode(),
             0,
         ]
 
 
-async def test_with_the_last_who_wants_them_the_subscriptions_go(
+async def test_subscriptions_end_with_the_last_follower_that_wants_them(
     hub: Hub, administrator_of_redis: Connection, room: Room, ada: User
 ) -> None:
     before = await administrator_of_redis.execute("PUBSUB", "NUMSUB", PRESENCE_CHANNEL)
     async with hub.follow(ada.id, typing=True, presence=True), hub.follow(ada.id, typing=True):
-        await are_heard(administrator_of_redis, typing_channel(room.id), PRESENCE_CHANNEL)
-    await is_heard_no_more(administrator_of_redis, typing_channel(room.id))
+        await are_subscribed(administrator_of_redis, typing_channel(room.id), PRESENCE_CHANNEL)
+    await is_unsubscribed(administrator_of_redis, typing_channel(room.id))
     assert await administrator_of_redis.execute("PUBSUB", "NUMSUB", PRESENCE_CHANNEL) == before
     assert not hub._feed._signals._typing
 
 
-async def test_leaving_a_room_ends_its_typing(
+async def test_leaving_a_room_ends_its_typing_subscription(
     hub: Hub, administrator_of_redis: Connection, room: Room, ada: User, bob: User
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
     async with hub.follow(bob.id, typing=True) as feed:
-        await are_heard(administrator_of_redis, typing_channel(room.id))
+        await are_subscribed(administrator_of_redis, typing_channel(room.id))
         await hub.room_users.remove(room.id, bob.id)
         await take(feed)
-        await is_heard_no_more(administrator_of_redis, typing_channel(room.id))
+        await is_unsubscribed(administrator_of_redis, typing_channel(room.id))
 
 
-async def test_who_was_removed_and_has_not_read_so_far_hears_no_typing(
+async def test_removed_member_who_is_behind_gets_no_typing(
     hub: Hub, elsewhere: Hub, administrator_of_redis: Connection, room: Room, ada: User, bob: User
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
@@ -118,7 +118,7 @@ async def test_who_was_removed_and_has_not_read_so_far_hears_no_typing(
         hub.follow(ada.id, typing=True) as member,
         hub.follow(bob.id, typing=True, buffer=2) as removed,
     ):
-        await are_heard(administrator_of_redis, typing_channel(room.id))
+        await are_subscribed(administrator_of_redis, typing_channel(room.id))
         for number in range(5):
             await hub.messages.send(room.id, ada.id, str(number))
         await hub.room_users.remove(room.id, bob.id)
@@ -130,22 +130,22 @@ async def test_who_was_removed_and_has_not_read_so_far_hears_no_typing(
     assert [type(event) for event in rest] == [MessageSent] * 3 + [MemberLeft]
 
 
-async def test_who_was_removed_and_has_not_read_so_far_hears_no_presence(
+async def test_removed_member_who_is_behind_gets_no_presence(
     hub: Hub, elsewhere: Hub, administrator_of_redis: Connection, room: Room, ada: User, bob: User
 ) -> None:
-    """Until they have joined again, however far they have read."""
+    """Until the user has joined again, however far the follower has read."""
     await hub.room_users.add(room.id, bob.id)
     async with (
         hub.follow(ada.id, presence=True) as member,
         hub.follow(bob.id, presence=True, buffer=3) as removed,
     ):
-        await are_heard(administrator_of_redis, PRESENCE_CHANNEL)
+        await are_subscribed(administrator_of_redis, PRESENCE_CHANNEL)
         for number in range(5):
             await hub.messages.send(room.id, ada.id, str(number))
         await take(removed, 3)  # and has space again
         await take(member, 5)
         await elsewhere.realtime.publish_user_presence(ada.id, True)
-        for one in (member, removed):  # who is behind, and still a member
+        for one in (member, removed):  # also the one that is behind, and still a member
             assert await take(one) == [PresenceChanged(ada.id, is_online=True)]
         await hub.room_users.remove(room.id, bob.id)
         assert [type(event) for event in await take(member)] == [MemberLeft]
@@ -161,12 +161,12 @@ async def test_who_was_removed_and_has_not_read_so_far_hears_no_presence(
         ]
 
 
-async def test_what_is_no_event_and_a_full_buffer_hurt_nobody(
+async def test_invalid_payload_and_full_buffer_drop_signals_alone(
     hub: Hub, elsewhere: Hub, administrator_of_redis: Connection, room: Room, ada: User, bob: User
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
     async with hub.follow(ada.id, typing=True, presence=True, buffer=2) as feed:
-        await are_heard(administrator_of_redis, typing_channel(room.id), PRESENCE_CHANNEL)
+        await are_subscribed(administrator_of_redis, typing_channel(room.id), PRESENCE_CHANNEL)
         for payload in ("", "null", "[" * 10_000, '{"userId":"x","isTyping":true}', "\0"):
             await elsewhere.realtime.publish(typing_channel(room.id), payload)
             await elsewhere.realtime.publish(PRESENCE_CHANNEL, payload)
@@ -179,6 +179,6 @@ async def test_what_is_no_event_and_a_full_buffer_hurt_nobody(
         assert [event.message for event in messages] == [sent]
 
 
-async def test_what_is_asked_for_is_true_or_false(hub: Hub, ada: User) -> None:
+async def test_typing_that_is_not_a_bool_is_refused(hub: Hub, ada: User) -> None:
     with pytest.raises(Invalid):
         hub.follow(ada.id, typing="yes")  # type: ignore[arg-type]  # as from a socket

@@ -20,14 +20,14 @@ from services.feed.reading import entries, is_at, resync, seqs, take, take_until
 DELETE_USER = Statement("test.delete_user", int, "DELETE FROM users WHERE id = $1")
 
 
-async def test_without_a_cursor_it_starts_at_the_head(hub: Hub, room: Room, ada: User) -> None:
+async def test_follower_without_cursor_starts_at_the_head(hub: Hub, room: Room, ada: User) -> None:
     await hub.messages.send(room.id, ada.id, "before")
     async with hub.follow(ada.id) as feed:
         sent = await hub.messages.send(room.id, ada.id, "after")
         assert seqs(await take(feed)) == [sent.seq]
 
 
-async def test_any_event_message_or_page_says_where_to_go_on(hub: Hub, room: Room, ada: User) -> None:
+async def test_cursor_of_event_message_or_page_is_a_starting_point(hub: Hub, room: Room, ada: User) -> None:
     sent = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(5)]
     page = await hub.messages.since(room.id, None, limit=3)
     for after in (sent[1].cursor, entries(list(page.items))[-1].cursor, page.cursor):
@@ -40,7 +40,7 @@ async def test_any_event_message_or_page_says_where_to_go_on(hub: Hub, room: Roo
         assert seqs(await take(feed)) == [live.seq]
 
 
-async def test_each_room_starts_at_its_own_place(hub: Hub, room: Room, ada: User) -> None:
+async def test_each_room_starts_at_its_own_cursor(hub: Hub, room: Room, ada: User) -> None:
     second, third = [await hub.rooms.create(name, created_by=ada.id) for name in ("second", "third")]
     for number in range(3):
         for one in (room, second, third):
@@ -48,57 +48,57 @@ async def test_each_room_starts_at_its_own_place(hub: Hub, room: Room, ada: User
     cursor = (await hub.messages.since(second.id, None, limit=2)).cursor
     async with hub.follow(ada.id, after={room.id: None, second.id: cursor}) as feed:
         live = await hub.messages.send(third.id, ada.id, "live")
-        heard = entries(await take(feed, 4 + 2 + 1))
-    assert [event.seq for event in heard if event.room_id == room.id] == [1, 2, 3, 4]
-    assert [event.seq for event in heard if event.room_id == second.id] == [3, 4]
-    assert [event.seq for event in heard if event.room_id == third.id] == [live.seq]
+        received = entries(await take(feed, 4 + 2 + 1))
+    assert [event.seq for event in received if event.room_id == room.id] == [1, 2, 3, 4]
+    assert [event.seq for event in received if event.room_id == second.id] == [3, 4]
+    assert [event.seq for event in received if event.room_id == third.id] == [live.seq]
 
 
-async def test_only_the_rooms_that_are_asked_for_are_followed(hub: Hub, room: Room, ada: User) -> None:
+async def test_follower_with_rooms_receives_these_alone(hub: Hub, room: Room, ada: User) -> None:
     other = await hub.rooms.create("other", created_by=ada.id)
-    async with hub.follow(ada.id, rooms=[room.id]) as feed, hub.follow(ada.id, rooms=[]) as deaf:
+    async with hub.follow(ada.id, rooms=[room.id]) as feed, hub.follow(ada.id, rooms=[]) as empty:
         for one in (other, await hub.rooms.create("later", created_by=ada.id), room):
             await hub.messages.send(one.id, ada.id, "hello")
         (event,) = entries(await take(feed))
         assert event.room_id == room.id
-        assert not deaf.inbox.events
-        assert not deaf.inbox.behind
+        assert not empty.inbox.events
+        assert not empty.inbox.behind
 
 
-async def test_a_cursor_too_far_behind_gives_a_resync_and_then_what_is_new(
+async def test_cursor_too_far_behind_gives_a_resync_and_then_new_entries(
     settings: Settings, hub: Hub, room: Room, ada: User
 ) -> None:
     sent = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(6)]
-    async with Hub(settings, options=Options(follow_at_most_behind=4)) as hasty:
-        async with hasty.follow(ada.id, after={room.id: sent[1].cursor}) as feed:
+    async with Hub(settings, options=Options(follow_at_most_behind=4)) as strict:
+        async with strict.follow(ada.id, after={room.id: sent[1].cursor}) as feed:
             assert seqs(await take(feed, 4)) == [4, 5, 6, 7]
-        async with hasty.follow(ada.id, after={room.id: sent[0].cursor}) as feed:
-            (told,) = await take(feed)
-            assert (resync(told).reason, resync(told).cursor) == ("too_far_behind", sent[-1].cursor)
-            live = await hasty.messages.send(room.id, ada.id, "live")
+        async with strict.follow(ada.id, after={room.id: sent[0].cursor}) as feed:
+            (event,) = await take(feed)
+            assert (resync(event).reason, resync(event).cursor) == ("too_far_behind", sent[-1].cursor)
+            live = await strict.messages.send(room.id, ada.id, "live")
             assert seqs(await take(feed)) == [live.seq]
-        async with hasty.follow(ada.id, after={room.id: None}) as feed:
+        async with strict.follow(ada.id, after={room.id: None}) as feed:
             assert seqs(await take(feed, 8)) == list(range(1, 9))
 
 
-async def test_who_lost_the_membership_while_away_hears_of_it_and_nothing_after(
+async def test_membership_that_ended_before_reading_is_delivered_and_nothing_after(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
 ) -> None:
-    """Only a member may begin, so the membership ends between the entering and the reading."""
+    """Only a member may enter, so the membership ends between entering and reading."""
     await hub.room_users.add(room.id, bob.id)
     cursor = (await hub.messages.since(room.id, None)).cursor
-    told = await hub.messages.send(room.id, ada.id, "for bob")
+    sent = await hub.messages.send(room.id, ada.id, "for bob")
     async with elsewhere.follow(bob.id, after={room.id: cursor}) as feed:
         await hub.room_users.remove(room.id, bob.id)
         await hub.messages.send(room.id, ada.id, "not for bob")
         own = await hub.rooms.create("of bob", created_by=bob.id)
-        heard = await take_until(feed, is_at(1, own.id))
-    assert seqs(heard[:-1]) == [told.seq, told.seq + 1]
-    assert isinstance(heard[-2], MemberLeft)
-    assert isinstance(heard[-1], MemberJoined)
+        received = await take_until(feed, is_at(1, own.id))
+    assert seqs(received[:-1]) == [sent.seq, sent.seq + 1]
+    assert isinstance(received[-2], MemberLeft)
+    assert isinstance(received[-1], MemberJoined)
 
 
-async def test_what_happened_between_leaving_and_coming_back_is_not_told(
+async def test_entries_between_leave_and_rejoin_are_not_delivered(
     hub: Hub, room: Room, ada: User, bob: User
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
@@ -116,7 +116,7 @@ async def test_what_happened_between_leaving_and_coming_back_is_not_told(
             assert seqs(await take_until(feed, is_at(last.seq))) == [3, 4, 8, 9, 13, 14]
 
 
-async def test_being_removed_ends_the_room_and_coming_back_begins_it_again(
+async def test_removal_ends_the_room_and_rejoin_begins_it_again(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
 ) -> None:
     async with hub.follow(bob.id) as near, elsewhere.follow(bob.id) as far:
@@ -124,17 +124,17 @@ async def test_being_removed_ends_the_room_and_coming_back_begins_it_again(
             await elsewhere.room_users.add(room.id, bob.id)
             for feed in (near, far):
                 assert isinstance((await take(feed))[0], MemberJoined)
-            heard = await hub.messages.send(room.id, ada.id, "for bob")
+            message = await hub.messages.send(room.id, ada.id, "for bob")
             await hub.room_users.remove(room.id, bob.id)
             await elsewhere.messages.send(room.id, ada.id, "not for bob")
             for feed in (near, far):
                 sent, left = await take(feed, 2)
                 assert isinstance(sent, MessageSent)
-                assert sent.seq == heard.seq
+                assert sent.seq == message.seq
                 assert isinstance(left, MemberLeft)
 
 
-async def test_others_who_leave_end_nothing(hub: Hub, room: Room, ada: User, bob: User) -> None:
+async def test_leave_of_another_member_ends_nothing(hub: Hub, room: Room, ada: User, bob: User) -> None:
     async with hub.follow(ada.id) as feed:
         await hub.room_users.add(room.id, bob.id)
         await hub.room_users.remove(room.id, bob.id)
@@ -142,16 +142,16 @@ async def test_others_who_leave_end_nothing(hub: Hub, room: Room, ada: User, bob
         assert seqs(await take(feed, 3)) == [2, 3, 4]
 
 
-async def test_who_is_in_no_room_waits_for_the_first(hub: Hub, elsewhere: Hub, room: Room, bob: User) -> None:
+async def test_follower_of_user_without_rooms_receives_the_first_join(
+    hub: Hub, elsewhere: Hub, room: Room, bob: User
+) -> None:
     async with hub.follow(bob.id) as feed:
         await elsewhere.room_users.add(room.id, bob.id)
         (joined,) = await take(feed)
         assert isinstance(joined, MemberJoined)
 
 
-async def test_a_follower_that_names_its_rooms_hears_of_coming_back_to_them(
-    hub: Hub, room: Room, ada: User, bob: User
-) -> None:
+async def test_follower_with_rooms_receives_a_rejoin(hub: Hub, room: Room, ada: User, bob: User) -> None:
     await hub.room_users.add(room.id, bob.id)
     other = await hub.rooms.create("other", created_by=ada.id)
     async with hub.follow(bob.id, rooms=[room.id]) as feed:
@@ -164,14 +164,14 @@ async def test_a_follower_that_names_its_rooms_hears_of_coming_back_to_them(
         assert joined.room_id == room.id
 
 
-async def test_a_deleted_room_is_gone_here_and_elsewhere_also_for_who_is_behind(
-    hub: Hub, watchful: Hub, room: Room, ada: User, bob: User
+async def test_deleted_room_is_gone_in_both_processes_and_while_behind(
+    hub: Hub, comparing: Hub, room: Room, ada: User, bob: User
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
     async with (
         hub.follow(ada.id) as near,
-        watchful.follow(bob.id) as far,
-        watchful.follow(ada.id, after={room.id: None}) as behind,
+        comparing.follow(bob.id) as far,
+        comparing.follow(ada.id, after={room.id: None}) as behind,
     ):
         await hub.rooms.delete(room.id)
         for feed in (near, far, behind):
@@ -180,7 +180,7 @@ async def test_a_deleted_room_is_gone_here_and_elsewhere_also_for_who_is_behind(
             assert not feed.positions
 
 
-async def test_who_deletes_the_account_leaves_every_room(hub: Hub, elsewhere: Hub, room: Room, bob: User) -> None:
+async def test_deleted_account_leaves_every_room(hub: Hub, elsewhere: Hub, room: Room, bob: User) -> None:
     other = await hub.rooms.create("other", created_by=bob.id)
     await hub.room_users.add(room.id, bob.id)
     async with elsewhere.follow(bob.id) as feed:
@@ -190,19 +190,19 @@ async def test_who_deletes_the_account_leaves_every_room(hub: Hub, elsewhere: Hu
     assert {event.room_id for event in ends} == {room.id, other.id}
 
 
-async def test_a_membership_that_ended_without_a_word_ends_the_room(
-    watchful: Hub, pool: Pool, room: Room, ada: User, bob: User
+async def test_membership_deleted_by_sql_ends_the_room(
+    comparing: Hub, pool: Pool, room: Room, ada: User, bob: User
 ) -> None:
-    """An account deleted by SQL takes its memberships along, and no log says so."""
-    await watchful.room_users.add(room.id, bob.id)
-    async with watchful.follow(bob.id) as feed, watchful.follow(ada.id) as other:
+    """An account that is deleted by SQL takes its memberships along, without an entry in a log."""
+    await comparing.room_users.add(room.id, bob.id)
+    async with comparing.follow(bob.id) as feed, comparing.follow(ada.id) as other:
         await pool.execute(DELETE_USER, bob.id)
         assert await take(feed) == [RoomGone(room.id)]
-        sent = await watchful.messages.send(room.id, ada.id, "still here")
+        sent = await comparing.messages.send(room.id, ada.id, "still here")
         assert seqs(await take(other)) == [sent.seq]
 
 
-async def test_a_room_that_was_left_or_deleted_while_away_is_gone_and_the_others_go_on(
+async def test_rooms_left_or_deleted_while_away_are_gone_and_others_go_on(
     hub: Hub, room: Room, ada: User, bob: User
 ) -> None:
     left, deleted = [await hub.rooms.create(name, created_by=ada.id) for name in ("left", "deleted")]
@@ -218,8 +218,8 @@ async def test_a_room_that_was_left_or_deleted_while_away_is_gone_and_the_others
         assert seqs(await take(feed)) == [sent.seq]
 
 
-async def test_who_comes_back_with_the_cursor_of_his_leaving_hears_nothing_before_his_joining(
-    hub: Hub, watchful: Hub, room: Room, ada: User, bob: User
+async def test_cursor_of_own_leave_starts_at_the_rejoin(
+    hub: Hub, comparing: Hub, room: Room, ada: User, bob: User
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
     async with hub.follow(bob.id) as feed:
@@ -228,7 +228,7 @@ async def test_who_comes_back_with_the_cursor_of_his_leaving_hears_nothing_befor
     await hub.messages.send(room.id, ada.id, "not for bob")
     await hub.room_users.add(room.id, bob.id)
     back = await hub.messages.send(room.id, ada.id, "welcome back")
-    for one in (hub, watchful):
+    for one in (hub, comparing):
         async with one.follow(bob.id, after={room.id: left.cursor}) as feed:
             joined, sent = await take(feed, 2)
             assert isinstance(joined, MemberJoined)
@@ -237,49 +237,49 @@ async def test_who_comes_back_with_the_cursor_of_his_leaving_hears_nothing_befor
             assert sent.message == back
 
 
-async def test_who_reads_what_was_before_the_first_joining_may_break_off_and_go_on(
+async def test_reading_from_before_the_first_join_can_be_interrupted(
     hub: Hub, room: Room, ada: User, bob: User
 ) -> None:
     for number in range(5):
         await hub.messages.send(room.id, ada.id, str(number))
     await hub.room_users.add(room.id, bob.id)
-    heard: list[int] = []
+    received: list[int] = []
     cursor: str | None = None
     for _ in range(7):
         async with hub.follow(bob.id, after={room.id: cursor}) as feed:
             (event,) = entries(await take(feed))
-            heard.append(event.seq)
+            received.append(event.seq)
             cursor = event.cursor
-    assert heard == [1, 2, 3, 4, 5, 6, 7]
+    assert received == [1, 2, 3, 4, 5, 6, 7]
 
 
-async def test_a_short_visit_is_told_although_it_was_over_when_somebody_looked(
-    hub: Hub, mute: Hub, room: Room, ada: User, bob: User
+async def test_short_unannounced_visit_is_delivered_after_the_next_join(
+    hub: Hub, without_redis: Hub, room: Room, ada: User, bob: User
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
     async with hub.follow(bob.id) as feed:
         await hub.room_users.remove(room.id, bob.id)
         await take(feed)
-        await mute.room_users.add(room.id, bob.id)  # nobody is told
-        await mute.messages.send(room.id, bob.id, "just passing by")
-        await mute.room_users.remove(room.id, bob.id)
-        await mute.messages.send(room.id, ada.id, "not for bob")
+        await without_redis.room_users.add(room.id, bob.id)  # not announced
+        await without_redis.messages.send(room.id, bob.id, "just passing by")
+        await without_redis.room_users.remove(room.id, bob.id)
+        await without_redis.messages.send(room.id, ada.id, "not for bob")
         await hub.room_users.add(room.id, bob.id)
         visit = await take(feed, 4)
         kinds = [MemberJoined, MessageSent, MemberLeft, MemberJoined]
         assert [type(event) for event in visit] == kinds
 
 
-async def test_a_place_that_ends_while_the_follower_begins_is_found_again(
-    hub: Hub, watchful: Hub, mute: Hub, room: Room, ada: User, bob: User
+async def test_position_that_ended_while_the_follower_entered_is_opened_again(
+    hub: Hub, comparing: Hub, without_redis: Hub, room: Room, ada: User, bob: User
 ) -> None:
-    """The process has not heard of the joining yet: as far as it knows the log ends with the leaving."""
-    await watchful.room_users.add(room.id, bob.id)
-    async with watchful.follow(ada.id) as ahead, watchful.follow(bob.id) as feed:
-        await watchful.room_users.remove(room.id, bob.id)
+    """The process has not received the joining yet: as far as it knows the log ends with the leaving."""
+    await comparing.room_users.add(room.id, bob.id)
+    async with comparing.follow(ada.id) as ahead, comparing.follow(bob.id) as feed:
+        await comparing.room_users.remove(room.id, bob.id)
         (left,) = entries(await take(feed))
         await take(ahead)
-        await mute.room_users.add(room.id, bob.id)
-        async with watchful.follow(bob.id, after={room.id: left.cursor}) as again:
+        await without_redis.room_users.add(room.id, bob.id)
+        async with comparing.follow(bob.id, after={room.id: left.cursor}) as again:
             (joined,) = entries(await take(again))
             assert joined.seq == left.seq + 1

@@ -1,4 +1,4 @@
-"""However many follow, and however much comes at once, the rest of the process has its turn in between."""
+"""However many follow, and however much comes at once, other tasks of the process have their turns in between."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ MANY = 500
 
 
 @asynccontextmanager
-async def crowd(hub: Hub, pool: Pool, room: Room, people: int) -> AsyncIterator[tuple[list[UUID], list[Follower]]]:
-    """So many followers of the room, with space for much that nobody reads."""
+async def followers_of(
+    hub: Hub, pool: Pool, room: Room, people: int
+) -> AsyncIterator[tuple[list[UUID], list[Follower]]]:
+    """So many followers of the room, with large buffers that are not read."""
     await pool.execute(FILL[0], people)
     user_ids = await pool.fetch_all(PEOPLE)
     await hub.room_users.add_many(room.id, user_ids)
@@ -36,7 +38,7 @@ async def crowd(hub: Hub, pool: Pool, room: Room, people: int) -> AsyncIterator[
 
 
 async def most_in_a_turn(followers: list[Follower], until_each_has: int) -> int:
-    """How many events the followers were given between two turns of this task, at most."""
+    """The most events that the followers were given between two turns of this task."""
     had = most = 0
     while had < until_each_has * len(followers):
         await asyncio.sleep(0)
@@ -56,7 +58,7 @@ async def one_of_many(hub: Hub, room_id: UUID, user_ids: list[UUID]) -> list[Mes
 
 @pytest.mark.parametrize("send", [many_of_one, one_of_many])
 @pytest.mark.parametrize("is_here", [True, False])
-async def test_much_that_is_sent_to_many_is_given_out_bit_by_bit(
+async def test_many_messages_to_many_followers_are_delivered_over_several_turns(
     hub: Hub,
     elsewhere: Hub,
     pool: Pool,
@@ -64,7 +66,7 @@ async def test_much_that_is_sent_to_many_is_given_out_bit_by_bit(
     is_here: bool,
     send: Callable[[Hub, UUID, list[UUID]], Awaitable[list[Message]]],
 ) -> None:
-    async with crowd(hub, pool, room, people=100) as (user_ids, followers):
+    async with followers_of(hub, pool, room, people=100) as (user_ids, followers):
         measuring = asyncio.create_task(most_in_a_turn(followers, MANY))
         sent = await send(hub if is_here else elsewhere, room.id, user_ids)
         async with asyncio.timeout(30):
@@ -74,7 +76,7 @@ async def test_much_that_is_sent_to_many_is_given_out_bit_by_bit(
             assert seqs(await take(one, MANY)) == expected
 
 
-async def test_many_who_join_at_once_hold_up_no_comparing_of_heads(
+async def test_mass_join_does_not_hold_up_comparing_heads(
     settings: Settings, pool: Pool, room: Room, ada: User
 ) -> None:
     recording = Recording()
@@ -93,5 +95,5 @@ async def test_many_who_join_at_once_hold_up_no_comparing_of_heads(
         query.statement for query in recording.queries if query.statement in ("memberships.rooms_of", "log.heads")
     ]
     runs = [len(list(run)) for statement, run in groupby(asked) if statement == "memberships.rooms_of"]
-    assert 3 <= sum(runs) <= 30  # a hundred users each, but for those that a heartbeat looked at meanwhile
+    assert 3 <= sum(runs) <= 30  # a hundred users each, except those that a heartbeat looked at meanwhile
     assert max(runs) <= 2
