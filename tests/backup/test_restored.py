@@ -67,14 +67,14 @@ def acknowledged_before(moment: int, histories: Iterable[list[Record]]) -> list[
     ]
 
 
-def test_the_documents_say_how() -> None:
+def test_operations_page_has_the_commands() -> None:
     document = DOCUMENT.read_text()
     assert " ".join(DUMP) in document
     assert " ".join(RESTORE) in document
     assert "GRANT SELECT ON ALL TABLES IN SCHEMA public TO" in document
 
 
-async def test_a_backup_taken_under_load_is_a_log_without_a_flaw(
+async def test_backup_under_load_restores_a_log_without_gaps_or_duplicates(
     chat: Chat, programs: Programs, reader: PostgresSettings, new_server: NewServer, tmp_path: Path
 ) -> None:
     backup = await taken_under_load(chat, programs, reader, tmp_path)
@@ -87,7 +87,7 @@ async def test_a_backup_taken_under_load_is_a_log_without_a_flaw(
         assert there.logs[room_id] == whole.logs[room_id][:head]
 
 
-async def test_all_who_had_seen_more_are_told_and_go_on(
+async def test_followers_ahead_of_the_backup_get_a_resync_and_continue(
     chat: Chat, programs: Programs, reader: PostgresSettings, new_server: NewServer, tmp_path: Path
 ) -> None:
     """Redis is the one from before."""
@@ -118,7 +118,7 @@ def since_it_came_back(path: Path) -> list[Record]:
     return history[second:]
 
 
-async def test_what_was_acknowledged_and_is_not_in_the_backup_can_be_sent_again_once(
+async def test_acknowledged_message_missing_from_backup_can_be_sent_again_once(
     chat: Chat, programs: Programs, reader: PostgresSettings, new_server: NewServer, tmp_path: Path
 ) -> None:
     backup = await taken_under_load(chat, programs, reader, tmp_path)
@@ -150,7 +150,7 @@ def lost(histories: Iterable[list[Record]], stored: Stored) -> list[tuple[int, B
 
 
 @pytest.mark.parametrize("way", ["follow", "since"])
-async def test_who_is_told_loads_no_page_of_before_from_redis(
+async def test_resynced_client_loads_no_former_page_from_redis(
     chat: Chat, programs: Programs, reader: PostgresSettings, new_server: NewServer, tmp_path: Path, way: str
 ) -> None:
     room_id, user_id = chat.room_ids[0], chat.user_ids[0]

@@ -20,7 +20,7 @@ def stranger() -> Account:
     return Account("stranger", 54_321, 54_321)
 
 
-def test_an_account_enters_where_every_folder_above_lets_it(tmp_path: Path, stranger: Account) -> None:
+def test_account_can_enter_folder_if_all_folders_above_allow_it(tmp_path: Path, stranger: Account) -> None:
     open_to_all = Path("/")
     assert stranger.can_enter(open_to_all)
     tmp_path.chmod(0o700)
@@ -29,13 +29,13 @@ def test_an_account_enters_where_every_folder_above_lets_it(tmp_path: Path, stra
     assert not stranger.can_enter(tmp_path / "inner")
 
 
-def test_an_account_runs_what_it_may_read_and_run(stranger: Account) -> None:
+def test_account_can_run_program_that_it_may_read_and_execute(stranger: Account) -> None:
     assert stranger.can_run(Path("/bin/sh").resolve())
     assert not stranger.can_run(Path("/etc/passwd"))
 
 
 @pytest.mark.usefixtures("as_root")
-def test_the_rights_of_the_group_count_for_the_group(tmp_path: Path, stranger: Account) -> None:
+def test_rights_of_group_apply_to_the_group(tmp_path: Path, stranger: Account) -> None:
     program = tmp_path / "program"
     program.touch(mode=0o750)
     program.chmod(0o750)
@@ -48,7 +48,7 @@ def test_the_rights_of_the_group_count_for_the_group(tmp_path: Path, stranger: A
 
 
 @pytest.mark.usefixtures("as_root")
-def test_root_hands_the_servers_to_an_unprivileged_account(tmp_path: Path) -> None:
+def test_servers_started_by_root_run_as_unprivileged_account(tmp_path: Path) -> None:
     account = servers_account(tmp_path / "no data yet")
     assert account is not None
     assert account.uid != 0
@@ -57,7 +57,7 @@ def test_root_hands_the_servers_to_an_unprivileged_account(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("as_root")
-def test_data_stay_with_the_account_that_they_belong_to(tmp_path: Path) -> None:
+def test_servers_run_as_owner_of_their_data(tmp_path: Path) -> None:
     os.chown(tmp_path, 54_321, 54_322)
     assert servers_account(tmp_path) == Account("user 54321", 54_321, 54_322)
     os.chown(tmp_path, 0, 0)
@@ -66,14 +66,16 @@ def test_data_stay_with_the_account_that_they_belong_to(tmp_path: Path) -> None:
     assert account.uid != 0
 
 
-def test_an_ordinary_user_runs_them_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_started_by_ordinary_user_run_as_that_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert servers_account(tmp_path) is None
 
 
 @pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("user", [54_321, 0])
-async def test_root_signals_a_process_of_the_servers_account_and_no_other_that_the_lock_names(
+async def test_root_signals_only_processes_of_the_servers_account(
     tmp_path: Path, stranger: Account, user: int
 ) -> None:
     # The servers can write their lock files, and so name whomever they like.
@@ -94,7 +96,7 @@ async def test_root_signals_a_process_of_the_servers_account_and_no_other_that_t
 
 
 @pytest.mark.parametrize("several", [0, -1, -4321])
-def test_a_lock_names_one_process_and_never_a_group_of_them(tmp_path: Path, several: int) -> None:
+def test_lock_file_with_process_group_is_ignored(tmp_path: Path, several: int) -> None:
     signed = {"pid": several, "started": "", "port": 1, "detached": True}
     (tmp_path / "valkey.lock").write_text(json.dumps(signed))
     server_folder = ServerFolder(tmp_path, Passwords("", "", ""), None, needs_descriptor=False)

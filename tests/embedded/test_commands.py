@@ -69,12 +69,12 @@ async def test_servers_outlive_the_program_that_started_them(folder: Path) -> No
     assert not await down(folder)
 
 
-async def test_servers_belong_to_no_one_who_would_have_to_wait_for_them(folder: Path) -> None:
+async def test_servers_are_not_children_of_the_program_that_started_them(folder: Path) -> None:
     await up(folder)
     assert os.getpid() not in {parent(pid(folder, name)) for name in SERVERS}
 
 
-async def test_data_and_addresses_are_the_same_after_down_and_up(folder: Path) -> None:
+async def test_data_and_addresses_stay_after_down_and_up(folder: Path) -> None:
     before = await up(folder)
     hello = await say_hello(before)
     await down(folder)
@@ -84,7 +84,7 @@ async def test_data_and_addresses_are_the_same_after_down_and_up(folder: Path) -
 
 
 @pytest.mark.parametrize("name", SERVERS)
-async def test_up_starts_only_what_has_died(folder: Path, name: str) -> None:
+async def test_up_restarts_only_the_dead_server(folder: Path, name: str) -> None:
     hello = await say_hello(await up(folder))
     others = {other: pid(folder, other) for other in SERVERS if other != name}
     kill(folder, name)
@@ -94,7 +94,7 @@ async def test_up_starts_only_what_has_died(folder: Path, name: str) -> None:
     assert {other: pid(folder, other) for other in others} == others
 
 
-async def test_two_first_ups_at_once_make_one_pair_of_servers(empty_folder: Path) -> None:
+async def test_two_concurrent_first_ups_make_one_pair_of_servers(empty_folder: Path) -> None:
     async with program(UP, str(empty_folder)) as one, program(UP, str(empty_folder)) as other:
         assert [await one.wait(), await other.wait()] == [0, 0]
     settings = find(empty_folder)
@@ -104,7 +104,7 @@ async def test_two_first_ups_at_once_make_one_pair_of_servers(empty_folder: Path
     assert (empty_folder / "valkey.log").read_text().count("Ready to accept connections") == 1
 
 
-async def test_servers_of_an_up_that_was_killed_half_way_are_found_and_stopped(folder: Path) -> None:
+async def test_servers_of_killed_up_are_found_and_stopped(folder: Path) -> None:
     async with program(UP, str(folder)) as running:
         await until(lambda: lives(folder, "postgresql"))
         running.kill()
@@ -115,13 +115,13 @@ async def test_servers_of_an_up_that_was_killed_half_way_are_found_and_stopped(f
     assert await down(folder)
 
 
-async def test_the_terminal_that_started_them_may_go(folder: Path) -> None:
+async def test_servers_survive_the_end_of_their_terminal(folder: Path) -> None:
     await up(folder)
     for name in SERVERS:
         assert os.getsid(pid(folder, name)) not in {os.getsid(0), os.getsid(os.getppid())}
 
 
-async def test_nothing_waits_for_the_output_of_the_servers(folder: Path) -> None:
+async def test_command_output_ends_while_servers_run(folder: Path) -> None:
     # With an inherited pipe this would return when the servers end.
     running = await asyncio.create_subprocess_exec(
         sys.executable, "-c", UP, folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -131,7 +131,7 @@ async def test_nothing_waits_for_the_output_of_the_servers(folder: Path) -> None
     assert find(folder) is not None
 
 
-async def test_servers_of_a_running_program_are_not_stopped_by_down(folder: Path) -> None:
+async def test_down_does_not_stop_servers_of_a_running_program(folder: Path) -> None:
     async with owner(folder) as (_, settings):
         with pytest.raises(Unavailable, match="has servers of its own here"):
             await down(folder)
@@ -140,7 +140,7 @@ async def test_servers_of_a_running_program_are_not_stopped_by_down(folder: Path
         assert await sql(settings, "SELECT 1") == 1
 
 
-async def test_without_a_folder_nothing_is_found_and_nothing_is_made(tmp_path: Path) -> None:
+async def test_missing_folder_is_not_found_and_not_made(tmp_path: Path) -> None:
     nowhere = tmp_path / ".hubbub"
     assert find(nowhere) is None
     assert (await status(nowhere)).servers == ()
@@ -149,7 +149,7 @@ async def test_without_a_folder_nothing_is_found_and_nothing_is_made(tmp_path: P
     assert not nowhere.exists()
 
 
-async def test_status_asks_the_servers_themselves(folder: Path) -> None:
+async def test_status_comes_from_the_servers_themselves(folder: Path) -> None:
     settings = await up(folder)
     running = await status(folder)
     assert running.settings == settings
@@ -167,7 +167,7 @@ async def test_status_asks_the_servers_themselves(folder: Path) -> None:
     assert not any(server.alive for server in stopped.servers)
 
 
-async def test_the_word_of_a_dead_server_is_not_believed(folder: Path) -> None:
+async def test_lock_file_of_dead_server_is_ignored(folder: Path) -> None:
     settings = await up(folder)
     await down(folder)
     # Somebody else listens where ours did, and the files still say that ours is there.
@@ -182,7 +182,7 @@ async def test_the_word_of_a_dead_server_is_not_believed(folder: Path) -> None:
         assert moved.redis.port != settings.redis.port
 
 
-async def test_a_server_that_hangs_is_reported_and_not_waited_for_without_end(
+async def test_hanging_server_is_reported_after_a_bounded_wait(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await up(folder)
@@ -194,15 +194,13 @@ async def test_a_server_that_hangs_is_reported_and_not_waited_for_without_end(
     assert lives(folder, "postgresql")
 
 
-async def test_deleting_stops_the_servers_and_leaves_nothing(copied_folder: Path) -> None:
+async def test_deleting_data_stops_servers_and_removes_the_folder(copied_folder: Path) -> None:
     await up(copied_folder)
     assert await delete_data(copied_folder)
     assert copied_folder.name not in names(copied_folder.parent)
 
 
-async def test_finding_asks_no_server_for_more_than_a_connection(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_find_only_opens_a_connection(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = await up(folder)
     monkeypatch.setattr("hubbub.embedded.servers.connect", None)
     monkeypatch.setattr(commands, "status", None)
@@ -232,7 +230,7 @@ def ordinary_python(as_root: None) -> Iterator[Path]:
         yield copy / "bin" / name
 
 
-async def test_an_ordinary_user_needs_no_rights(empty_folder: Path, ordinary_python: Path) -> None:
+async def test_ordinary_user_needs_no_rights(empty_folder: Path, ordinary_python: Path) -> None:
     os.chown(empty_folder, NOBODY.uid, NOBODY.gid)
     packages = [Path(hubbub.__file__).parent.parent, Path(asyncpg.__file__).parent.parent]
     if not all(NOBODY.can_enter(folder) for folder in packages):

@@ -14,7 +14,7 @@ from hubbub.embedded import Servers, delete_data, find, up
 from hubbub.embedded.folder import Folder
 
 
-async def test_a_folder_with_other_things_in_it_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+async def test_folder_with_other_files_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
     before = rights(tmp_path)
     for start in (Servers(tmp_path).start, lambda: up(tmp_path)):
@@ -25,7 +25,7 @@ async def test_a_folder_with_other_things_in_it_is_refused_and_left_as_it_was(tm
 
 
 @pytest.mark.parametrize("name", ["postgresql", "valkey"])
-async def test_data_of_another_server_are_not_taken_for_ours(tmp_path: Path, name: str) -> None:
+async def test_data_of_another_server_are_refused(tmp_path: Path, name: str) -> None:
     precious = tmp_path / name / "precious"
     precious.parent.mkdir()
     precious.write_text("all of it")
@@ -39,7 +39,7 @@ async def test_data_of_another_server_are_not_taken_for_ours(tmp_path: Path, nam
     assert rights(tmp_path) == before
 
 
-async def test_a_folder_whose_making_was_killed_before_it_had_passwords_is_ours(tmp_path: Path) -> None:
+async def test_folder_without_passwords_after_a_kill_is_set_up_again(tmp_path: Path) -> None:
     for name in ("commands.lock", ".gitignore", "passwords.json.new"):
         (tmp_path / name).touch()
     folder = Folder(tmp_path)
@@ -47,14 +47,14 @@ async def test_a_folder_whose_making_was_killed_before_it_had_passwords_is_ours(
         assert folder.set_up() == folder.find()
 
 
-async def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
+async def test_file_instead_of_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(Unavailable, match="cannot start servers"):
         await Servers(tmp_path / "file").start()
     assert find(tmp_path / "file") is None
 
 
-async def test_passwords_that_cannot_be_read_are_an_error_and_not_made_anew(copied_folder: Path) -> None:
+async def test_unreadable_passwords_are_an_error_and_not_replaced(copied_folder: Path) -> None:
     passwords = copied_folder / "passwords.json"
     passwords.write_text('{"postgresql": ')
     with pytest.raises(Unavailable, match=r"passwords\.json that cannot be read"):
@@ -64,7 +64,7 @@ async def test_passwords_that_cannot_be_read_are_an_error_and_not_made_anew(copi
     await delete_data(copied_folder)
 
 
-async def test_neither_repr_nor_error_holds_a_password(folder: Path) -> None:
+async def test_repr_and_error_have_no_password(folder: Path) -> None:
     server_folder = Folder(folder).find()
     secrets = json.loads((folder / "passwords.json").read_text()).values()
     assert len(set(secrets)) == 3
@@ -72,9 +72,7 @@ async def test_neither_repr_nor_error_holds_a_password(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("as_root")
-async def test_below_a_private_home_servers_run_and_no_folder_becomes_less_private(
-    made: Path, tmp_path: Path
-) -> None:
+async def test_servers_run_below_private_home_without_changing_its_rights(made: Path, tmp_path: Path) -> None:
     home = tmp_path / "root's home"
     folder = home / "chat project" / ".hubbub"
     folder.parent.mkdir(parents=True)
@@ -94,13 +92,13 @@ async def test_below_a_private_home_servers_run_and_no_folder_becomes_less_priva
 
 
 @pytest.mark.usefixtures("as_root")
-async def test_below_a_private_home_data_are_made_too(tmp_path: Path) -> None:
+async def test_data_are_made_below_private_home(tmp_path: Path) -> None:
     assert rights(tmp_path) == 0o700
     async with Servers(tmp_path / "servers", fsync=False) as settings:
         assert await sql(settings, "SELECT current_user::text") == "chatuser"
 
 
-async def test_a_folder_can_be_moved(copied_folder: Path, tmp_path: Path) -> None:
+async def test_moved_folder_keeps_its_data(copied_folder: Path, tmp_path: Path) -> None:
     async with Servers(copied_folder) as settings:
         hello = await say_hello(settings)
     moved = tmp_path / "elsewhere"
@@ -109,7 +107,7 @@ async def test_a_folder_can_be_moved(copied_folder: Path, tmp_path: Path) -> Non
         assert await remembers(settings, hello)
 
 
-async def test_a_symbolic_link_leads_to_the_same_servers(folder: Path, tmp_path: Path) -> None:
+async def test_symbolic_link_leads_to_the_same_servers(folder: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(folder)
     async with Servers(link) as settings:
@@ -119,7 +117,7 @@ async def test_a_symbolic_link_leads_to_the_same_servers(folder: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("as_root")
-async def test_the_folder_of_another_user_is_refused(empty_folder: Path) -> None:
+async def test_folder_of_another_user_is_refused(empty_folder: Path) -> None:
     os.chown(empty_folder, 54_321, -1)
     with pytest.raises(Unavailable, match="belongs to another user"):
         await Servers(empty_folder).start()
@@ -127,13 +125,13 @@ async def test_the_folder_of_another_user_is_refused(empty_folder: Path) -> None
     os.chown(empty_folder, os.geteuid(), -1)
 
 
-async def test_deleting_leaves_what_is_not_of_the_servers(copied_folder: Path) -> None:
+async def test_deleting_data_keeps_other_files(copied_folder: Path) -> None:
     (copied_folder / "notes.txt").write_text("mine")
     assert await delete_data(copied_folder)
     assert names(copied_folder) == ["notes.txt"]
 
 
-async def test_deleting_that_broke_off_leaves_the_passwords_and_can_be_done_again(
+async def test_interrupted_deletion_keeps_passwords_and_can_be_repeated(
     copied_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaks_off(path: Path) -> None:
@@ -148,7 +146,7 @@ async def test_deleting_that_broke_off_leaves_the_passwords_and_can_be_done_agai
     assert copied_folder.name not in names(copied_folder.parent)
 
 
-async def test_deleting_does_not_follow_a_symbolic_link(copied_folder: Path, tmp_path: Path) -> None:
+async def test_deleting_data_does_not_follow_a_symbolic_link(copied_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("all of it")
     shutil.rmtree(copied_folder / "valkey")
     (copied_folder / "valkey").symlink_to(tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from hubbub.embedded import locks
 
 
-def test_a_lock_is_held_once(tmp_path: Path) -> None:
+def test_lock_is_held_once(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     assert not locks.is_held(file)
     first = locks.try_acquire(file)
@@ -20,13 +20,13 @@ def test_a_lock_is_held_once(tmp_path: Path) -> None:
     assert not locks.is_held(file)
 
 
-def test_looking_at_a_lock_neither_takes_nor_makes_it(tmp_path: Path) -> None:
+def test_checking_a_lock_neither_takes_nor_creates_it(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     assert not locks.is_held(file)
     assert not file.exists()
 
 
-def test_a_lock_outlives_its_taker_in_whoever_inherited_it(tmp_path: Path) -> None:
+def test_lock_is_held_until_the_process_that_inherited_it_ends(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     lock = locks.try_acquire(file)
     assert lock is not None
@@ -39,7 +39,7 @@ def test_a_lock_outlives_its_taker_in_whoever_inherited_it(tmp_path: Path) -> No
     assert not locks.is_held(file)
 
 
-def test_the_lock_of_a_deleted_file_is_worth_nothing(tmp_path: Path) -> None:
+def test_lock_of_deleted_file_is_not_acquired(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     old = locks.try_acquire(file)
     assert old is not None
@@ -52,7 +52,7 @@ def test_the_lock_of_a_deleted_file_is_worth_nothing(tmp_path: Path) -> None:
     new.release()
 
 
-async def test_a_lock_is_waited_for_and_not_for_ever(tmp_path: Path) -> None:
+async def test_acquire_waits_for_the_lock_and_gives_up(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     lock = locks.try_acquire(file)
     assert lock is not None
@@ -63,7 +63,7 @@ async def test_a_lock_is_waited_for_and_not_for_ever(tmp_path: Path) -> None:
     later.release()
 
 
-def test_a_lock_file_is_private(tmp_path: Path) -> None:
+def test_lock_file_is_private(tmp_path: Path) -> None:
     lock = locks.try_acquire(tmp_path / "lock")
     assert lock is not None
     assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600

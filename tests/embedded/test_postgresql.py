@@ -11,7 +11,7 @@ from hubbub import Unavailable
 from hubbub.embedded import Servers, programs
 
 
-async def test_a_pid_file_that_a_killed_server_left_is_no_running_server(folder: Path) -> None:
+async def test_pid_file_of_killed_server_does_not_prevent_the_start(folder: Path) -> None:
     servers = Servers(folder)
     await servers.start()
     kill(folder, "postgresql")
@@ -21,7 +21,7 @@ async def test_a_pid_file_that_a_killed_server_left_is_no_running_server(folder:
     await servers.stop()
 
 
-async def test_data_that_somebody_else_serves_are_left_alone(copied_folder: Path) -> None:
+async def test_data_of_a_foreign_running_server_are_not_touched(copied_folder: Path) -> None:
     data = copied_folder / "postgresql"
     account = (await asyncio.to_thread(data.stat)).st_uid
     somebody = await asyncio.create_subprocess_exec("cat", stdin=asyncio.subprocess.PIPE, user=account)
@@ -36,7 +36,7 @@ async def test_data_that_somebody_else_serves_are_left_alone(copied_folder: Path
     await somebody.communicate()
 
 
-async def test_without_the_wheel_the_postgresql_of_the_machine_serves(
+async def test_postgresql_of_the_machine_serves_without_the_wheel(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = programs._package

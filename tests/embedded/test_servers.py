@@ -31,7 +31,7 @@ from hubbub.embedded.servers import PostgreSQL, free_port
 from hubbub.postgres import connect
 
 
-async def test_both_servers_answer_to_their_passwords_and_to_no_other(folder: Path) -> None:
+async def test_both_servers_accept_only_their_passwords(folder: Path) -> None:
     async with Servers(folder) as settings:
         assert await sql(settings, "SELECT 1") == 1
         assert b"+PONG" in await valkey(settings.redis, "PING")
@@ -42,7 +42,7 @@ async def test_both_servers_answer_to_their_passwords_and_to_no_other(folder: Pa
         assert b"-NOAUTH" in await valkey(replace(settings.redis, password="a-guess"), "PING")
 
 
-async def test_both_servers_listen_on_loopback_alone(folder: Path) -> None:
+async def test_both_servers_listen_on_loopback_only(folder: Path) -> None:
     async with Servers(folder) as settings:
         assert await sql(settings, "SHOW listen_addresses") == "127.0.0.1"
         sockets = await asyncio.to_thread(Path("/proc/net/unix").read_text)
@@ -50,7 +50,7 @@ async def test_both_servers_listen_on_loopback_alone(folder: Path) -> None:
         assert b"\r\n127.0.0.1\r\n" in await valkey(settings.redis, "CONFIG GET bind")
 
 
-async def test_the_owner_of_the_database_is_no_superuser_and_may_make_databases(folder: Path) -> None:
+async def test_owner_of_database_is_not_superuser_and_may_create_databases(folder: Path) -> None:
     async with Servers(folder) as settings:
         assert await sql(settings, "SELECT current_user::text") == "chatuser"
         assert await sql(settings, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
@@ -60,7 +60,7 @@ async def test_the_owner_of_the_database_is_no_superuser_and_may_make_databases(
         await sql(settings, "DROP DATABASE another")
 
 
-async def test_text_is_utf8_in_the_order_of_its_code_points(folder: Path) -> None:
+async def test_text_is_utf8_ordered_by_code_point(folder: Path) -> None:
     async with Servers(folder) as settings:
         assert await sql(settings, "SHOW server_encoding") == "UTF8"
         assert await sql(settings, "SELECT upper('élan ñ')") == "ÉLAN Ñ"
@@ -68,13 +68,13 @@ async def test_text_is_utf8_in_the_order_of_its_code_points(folder: Path) -> Non
 
 
 @pytest.mark.parametrize(("fsync", "expected"), [(True, "on"), (False, "off")])
-async def test_a_commit_waits_for_the_disk_unless_told_otherwise(folder: Path, fsync: bool, expected: str) -> None:
+async def test_commit_waits_for_the_disk_unless_fsync_is_off(folder: Path, fsync: bool, expected: str) -> None:
     async with Servers(folder, fsync=fsync) as settings:
         assert await sql(settings, "SHOW fsync") == expected
         assert await sql(settings, "SHOW synchronous_commit") == expected
 
 
-async def test_no_command_line_and_no_environment_holds_a_password(
+async def test_command_lines_and_environments_have_no_password(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DB_PASSWORD", "from the shell of the owner")
@@ -87,7 +87,7 @@ async def test_no_command_line_and_no_environment_holds_a_password(
             assert not [secret for secret in secrets if secret is None or secret in seen]
 
 
-def test_what_is_secret_is_private(folder: Path) -> None:
+def test_secret_files_are_private(folder: Path) -> None:
     assert rights(folder) & 0o067 == 0
     for name in ("passwords.json", "valkey.conf", "postgresql.log", "valkey.log"):
         assert rights(folder / name) == 0o600
@@ -96,7 +96,7 @@ def test_what_is_secret_is_private(folder: Path) -> None:
     assert (folder / ".gitignore").read_text() == "*\n"
 
 
-async def test_starting_twice_gives_the_same_servers(folder: Path) -> None:
+async def test_second_start_returns_the_same_servers(folder: Path) -> None:
     servers = Servers(folder)
     first = await servers.start()
     pids = [pid(folder, name) for name in SERVERS]
@@ -108,7 +108,7 @@ async def test_starting_twice_gives_the_same_servers(folder: Path) -> None:
     assert all_gone(folder)
 
 
-async def test_data_and_addresses_are_the_same_after_a_stop(folder: Path) -> None:
+async def test_data_and_addresses_stay_after_stop_and_start(folder: Path) -> None:
     async with Servers(folder) as before:
         hello = await say_hello(before)
     assert all_gone(folder)
@@ -117,7 +117,7 @@ async def test_data_and_addresses_are_the_same_after_a_stop(folder: Path) -> Non
         assert await remembers(after, hello)
 
 
-async def test_servers_end_with_an_owner_that_is_killed_and_lose_nothing(folder: Path) -> None:
+async def test_servers_of_killed_owner_end_and_keep_their_data(folder: Path) -> None:
     async with owner(folder) as (running, settings):
         hello = await say_hello(settings)
         running.kill()
@@ -126,7 +126,7 @@ async def test_servers_end_with_an_owner_that_is_killed_and_lose_nothing(folder:
         assert await remembers(after, hello)
 
 
-async def test_a_new_owner_need_not_wait_for_the_end_of_a_killed_one(folder: Path) -> None:
+async def test_new_owner_starts_right_after_the_former_one_was_killed(folder: Path) -> None:
     async with owner(folder) as (running, settings):
         hello = await say_hello(settings)
         running.kill()
@@ -136,7 +136,7 @@ async def test_a_new_owner_need_not_wait_for_the_end_of_a_killed_one(folder: Pat
 
 
 @pytest.mark.parametrize("name", SERVERS)
-async def test_a_server_that_was_killed_is_started_again_with_its_data(folder: Path, name: str) -> None:
+async def test_killed_server_is_restarted_with_its_data(folder: Path, name: str) -> None:
     servers = Servers(folder)
     hello = await say_hello(await servers.start())
     others = {other: pid(folder, other) for other in SERVERS if other != name}
@@ -146,7 +146,7 @@ async def test_a_server_that_was_killed_is_started_again_with_its_data(folder: P
     await servers.stop()
 
 
-async def test_when_owner_and_servers_are_killed_at_once_the_data_are_there(folder: Path) -> None:
+async def test_data_survive_the_kill_of_owner_and_servers(folder: Path) -> None:
     async with owner(folder) as (running, settings):
         hello = await say_hello(settings)
         os.kill(running.pid, signal.SIGSTOP)  # so that it cannot stop them in good order
@@ -158,7 +158,7 @@ async def test_when_owner_and_servers_are_killed_at_once_the_data_are_there(fold
         assert await remembers(after, hello)
 
 
-async def test_ctrl_c_is_for_the_owner_which_stops_its_servers(folder: Path) -> None:
+async def test_ctrl_c_ends_the_owner_which_stops_its_servers(folder: Path) -> None:
     async with owner(folder) as (running, _):
         log = folder / "postgresql.log"
         before = log.stat().st_size
@@ -168,7 +168,7 @@ async def test_ctrl_c_is_for_the_owner_which_stops_its_servers(folder: Path) -> 
     assert b"received fast shutdown request" in log.read_bytes()[before:]
 
 
-async def test_a_second_owner_is_refused_and_changes_nothing(folder: Path) -> None:
+async def test_second_owner_is_refused_and_changes_nothing(folder: Path) -> None:
     async with owner(folder) as (_, settings):
         for attempt in (Servers(folder).start, lambda: up(folder)):
             with pytest.raises(Unavailable, match="has servers of its own here"):
@@ -176,16 +176,14 @@ async def test_a_second_owner_is_refused_and_changes_nothing(folder: Path) -> No
         assert await sql(settings, "SELECT 1") == 1
 
 
-async def test_the_servers_of_hubbub_up_are_not_taken_over(folder: Path) -> None:
+async def test_servers_of_hubbub_up_are_not_taken_over(folder: Path) -> None:
     settings = await up(folder)
     with pytest.raises(Unavailable, match="hubbub down"):
         await Servers(folder).start()
     assert find(folder) == settings
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing_running(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cancelled_start_leaves_no_server_running(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reached = asyncio.Event()
 
     async def never(*_: object) -> None:
@@ -205,7 +203,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_running(
         assert await sql(settings, "SELECT 1") == 1
 
 
-async def test_when_one_server_cannot_start_the_other_does_not_stay(copied_folder: Path) -> None:
+async def test_failed_start_of_one_server_stops_the_other(copied_folder: Path) -> None:
     (copied_folder / "postgresql" / "postgresql.conf").write_text("max_connections = many\n")
     with pytest.raises(Unavailable, match=r'ended while starting.*\n.*"max_connections"') as failure:
         await Servers(copied_folder).start()
@@ -213,9 +211,7 @@ async def test_when_one_server_cannot_start_the_other_does_not_stay(copied_folde
     assert all_gone(copied_folder)
 
 
-async def test_a_port_that_somebody_takes_in_between_is_given_up_for_another(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_port_taken_by_another_process_is_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0) as taken:
         occupied = taken.sockets[0].getsockname()[1]
         monkeypatch.setattr("hubbub.embedded.servers._ports", lambda _: iter([occupied, free_port()]))
@@ -225,7 +221,7 @@ async def test_a_port_that_somebody_takes_in_between_is_given_up_for_another(
             assert b"+PONG" in await valkey(settings.redis, "PING")
 
 
-async def test_a_server_that_hangs_is_killed_in_the_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hanging_server_is_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PostgreSQL, "stop_signals", ((signal.SIGINT, 0.2), (signal.SIGKILL, 30.0)))
     servers = Servers(folder)
     hello = await say_hello(await servers.start())
@@ -236,7 +232,7 @@ async def test_a_server_that_hangs_is_killed_in_the_end(folder: Path, monkeypatc
         assert await remembers(after, hello)
 
 
-async def test_a_making_of_data_that_was_killed_is_begun_anew(empty_folder: Path) -> None:
+async def test_data_directory_of_a_killed_start_is_made_again(empty_folder: Path) -> None:
     async with program(
         "import asyncio, sys; from pathlib import Path; from hubbub.embedded import Servers;"
         "asyncio.run(Servers(Path(sys.argv[1])).start())",
@@ -250,7 +246,7 @@ async def test_a_making_of_data_that_was_killed_is_begun_anew(empty_folder: Path
     assert not (empty_folder / "postgresql.new").exists()
 
 
-async def test_half_made_data_are_never_mistaken_for_a_database(copied_folder: Path) -> None:
+async def test_incomplete_data_directory_is_not_used(copied_folder: Path) -> None:
     (copied_folder / "postgresql").rename(copied_folder / "postgresql.new")
     (copied_folder / "postgresql.new" / "global" / "pg_control").unlink()
     (copied_folder / "postgresql.password").write_text("left behind")
@@ -259,7 +255,7 @@ async def test_half_made_data_are_never_mistaken_for_a_database(copied_folder: P
     assert not (copied_folder / "postgresql.password").exists()
 
 
-async def test_the_event_loop_goes_on_while_servers_start(folder: Path) -> None:
+async def test_event_loop_is_not_blocked_while_servers_start(folder: Path) -> None:
     """The loop is late no more than the machine makes any thread late, and the 0.5 s that one turn may take."""
     longest = longest_of_a_thread = 0.0
     over = threading.Event()

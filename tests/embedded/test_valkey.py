@@ -38,14 +38,14 @@ async def stranger(answer: bytes) -> AsyncIterator[int]:
         b"x" * 100_000,
     ],
 )
-async def test_what_is_not_our_valkey_or_not_ready_does_not_serve(folder: Path, answer: bytes) -> None:
+async def test_foreign_or_unready_server_does_not_count_as_serving(folder: Path, answer: bytes) -> None:
     server_folder = Folder(folder).find()
     assert server_folder is not None
     async with stranger(answer) as port:
         assert await Valkey(server_folder).version(port) is None
 
 
-async def test_every_answered_write_is_in_the_file_already(folder: Path) -> None:
+async def test_answered_write_is_already_in_the_file(folder: Path) -> None:
     async with Servers(folder) as settings:
         await valkey(settings.redis, *(f"SET key:{number} value" for number in range(1_000)))
         written = b"".join(file.read_bytes() for file in (folder / "valkey").rglob("*.aof"))

@@ -145,7 +145,7 @@ def application(tmp_path: Path, postgres_settings: PostgresSettings) -> Applicat
     return Application(tmp_path, postgres_settings)
 
 
-async def test_the_application_moves_its_own_revisions_and_no_others(
+async def test_alembic_of_application_moves_only_its_own_revisions(
     application: Application, postgres_settings: PostgresSettings
 ) -> None:
     before = set(await schema(postgres_settings))
@@ -160,7 +160,7 @@ async def test_the_application_moves_its_own_revisions_and_no_others(
     assert all("pets" in line or "alembic_version" in line for line in after - before)
 
 
-async def test_hubbub_moves_its_own_revisions_and_autogenerate_proposes_none_of_them(
+async def test_hubbub_moves_only_its_own_revisions_and_autogenerate_proposes_none_of_them(
     application: Application, postgres_settings: PostgresSettings
 ) -> None:
     await application.alembic("upgrade", "head")
@@ -171,13 +171,15 @@ async def test_hubbub_moves_its_own_revisions_and_autogenerate_proposes_none_of_
     assert "No new upgrade operations detected" in await application.alembic("check")
 
 
-async def test_alembic_of_the_same_process_is_not_disturbed(empty_database: PostgresSettings) -> None:
+async def test_migration_inside_alembic_context_leaves_that_context_unchanged(
+    empty_database: PostgresSettings,
+) -> None:
     context = MigrationContext.configure(url="postgresql+asyncpg://")
     with Operations.context(context):
         assert await migrations.up(empty_database) == list(REVISIONS)
         assert op.get_context() is context
 
 
-def test_every_table_of_the_schema_is_on_the_list_that_applications_leave_out() -> None:
+def test_list_of_tables_has_every_table_that_the_revisions_create() -> None:
     created = re.findall(r"^CREATE TABLE (?:IF NOT EXISTS )?(\w+)", migrations.sql(), re.MULTILINE)
     assert sorted(created) == sorted(migrations.TABLES)

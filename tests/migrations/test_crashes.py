@@ -55,7 +55,7 @@ async def _dies_everywhere(settings: PostgresSettings, direction: str, revision:
 
 
 @pytest.mark.parametrize("revision", REVISIONS[5:])
-async def test_a_run_that_died_at_any_statement_is_completed(
+async def test_run_killed_before_any_statement_is_completed_by_the_next_run(
     postgres_settings: PostgresSettings, empty_database: PostgresSettings, revision: str
 ) -> None:
     before = revisions.previous(revision)
@@ -98,7 +98,7 @@ async def at_0009(empty_database: PostgresSettings) -> PostgresSettings:
     return empty_database
 
 
-async def test_an_invalid_index_that_a_killed_run_left_is_built_again(
+async def test_invalid_index_left_by_killed_run_is_built_again(
     servers: Settings, at_0009: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     async with connected(at_0009) as reader, connected(at_0009) as watcher:
@@ -116,7 +116,7 @@ async def test_an_invalid_index_that_a_killed_run_left_is_built_again(
     assert await schema(at_0009) == await schema(postgres_settings)
 
 
-async def test_a_killed_run_whose_server_process_still_works_is_waited_for(
+async def test_next_run_waits_for_server_process_of_killed_run(
     servers: Settings, at_0009: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     async with connected(at_0009) as reader, connected(at_0009) as watcher:
@@ -133,7 +133,7 @@ async def test_a_killed_run_whose_server_process_still_works_is_waited_for(
     assert await schema(at_0009) == await schema(postgres_settings)
 
 
-async def test_a_duplicate_that_comes_in_while_the_index_is_built_leaves_nothing_half_done(
+async def test_duplicate_committed_during_index_build_is_a_conflict_and_leaves_no_index(
     empty_database: PostgresSettings,
 ) -> None:
     await migrations.up(empty_database, "0008")

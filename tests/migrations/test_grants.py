@@ -66,7 +66,7 @@ async def _asked(settings: PostgresSettings, question: str) -> object:
 
 
 @pytest.mark.parametrize("command", FORBIDDEN)
-async def test_the_role_of_the_application_may_not(
+async def test_role_of_application_is_denied_other_commands(
     migrator: PostgresSettings, postgres_settings: PostgresSettings, command: str
 ) -> None:
     await execute(migrator, "CREATE SCHEMA others", "CREATE TABLE others.secrets (content text)")
@@ -74,7 +74,7 @@ async def test_the_role_of_the_application_may_not(
         await execute(as_role(postgres_settings), command)
 
 
-def test_the_rights_are_those_that_the_statements_need_and_no_more() -> None:
+def test_granted_rights_are_exactly_those_that_statements_need() -> None:
     needed = {
         table: {
             right
@@ -93,7 +93,7 @@ def test_the_rights_are_those_that_the_statements_need_and_no_more() -> None:
     assert set(RIGHTS) == set(migrations.TABLES)
 
 
-async def test_a_hostile_name_of_a_role_is_quoted_and_granting_again_changes_nothing(
+async def test_role_name_with_quotes_is_escaped_and_second_grant_changes_nothing(
     migrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
 ) -> None:
     first = await migrations.grant(migrator, role)
@@ -106,7 +106,7 @@ async def test_a_hostile_name_of_a_role_is_quoted_and_granting_again_changes_not
     assert await _asked(login, "SELECT count(*) FROM users") == 0
 
 
-async def test_the_role_has_a_search_path_and_limits_of_its_own_in_this_database_alone(
+async def test_role_gets_search_path_and_limits_in_this_database_only(
     migrator: PostgresSettings, role: str
 ) -> None:
     limits = Limits(statement_seconds=7, lock_seconds=0.5, idle_in_transaction_seconds=9)
@@ -119,7 +119,7 @@ async def test_the_role_has_a_search_path_and_limits_of_its_own_in_this_database
     assert await _asked(replace(login, database="postgres"), "SHOW statement_timeout") == "0"
 
 
-async def test_rights_of_before_are_taken_away(
+async def test_grant_revokes_former_rights(
     migrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
 ) -> None:
     await execute(postgres_settings, f"GRANT ALL ON TABLE messages TO {quoted(role)}")
@@ -128,7 +128,7 @@ async def test_rights_of_before_are_taken_away(
         await execute(replace(postgres_settings, user=role, password="of-the-role"), "TRUNCATE messages CASCADE")
 
 
-async def test_tables_in_a_schema_of_their_own_are_found_there(
+async def test_grant_finds_tables_in_another_schema(
     migrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
 ) -> None:
     """As an administrator has it who gives hubbub a schema, and the database a search path that leads there."""
@@ -143,7 +143,7 @@ async def test_tables_in_a_schema_of_their_own_are_found_there(
         await execute(login, "CREATE TABLE mine (id int)")
 
 
-async def test_whose_rights_cannot_be_limited_is_refused(
+async def test_role_whose_rights_cannot_be_limited_is_refused(
     administrator: PostgresSettings, migrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
 ) -> None:
     for unfit, reason in (
@@ -162,7 +162,7 @@ async def test_whose_rights_cannot_be_limited_is_refused(
         await migrations.grant(migrator, role)
 
 
-async def test_who_can_become_a_superuser_is_refused(
+async def test_role_that_can_become_superuser_is_refused(
     administrator: PostgresSettings, migrator: PostgresSettings, role: str
 ) -> None:
     boss, between = (quoted(f"{name} {uuid4()}") for name in ("boss", "between"))
@@ -179,7 +179,7 @@ async def test_who_can_become_a_superuser_is_refused(
     await migrations.grant(migrator, role)
 
 
-async def test_who_may_not_give_the_rights_is_told_what_to_do_and_nothing_is_changed(
+async def test_grant_without_the_right_to_grant_names_the_way_out_and_changes_nothing(
     administrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
 ) -> None:
     with pytest.raises(Unavailable, match=r"permission denied.*run it as the owner of the tables") as caught:
@@ -190,7 +190,7 @@ async def test_who_may_not_give_the_rights_is_told_what_to_do_and_nothing_is_cha
     await execute(administrator, f"ALTER ROLE {quoted(role)} CREATEDB")
 
 
-async def test_a_right_that_comes_by_another_role_is_found(
+async def test_right_held_through_another_role_is_refused(
     administrator: PostgresSettings, migrator: PostgresSettings, role: str
 ) -> None:
     other = quoted(f"others {uuid4()}")
@@ -206,14 +206,12 @@ async def test_a_right_that_comes_by_another_role_is_found(
     await migrations.grant(migrator, role)
 
 
-async def test_a_database_without_the_tables_is_to_be_migrated_first(
-    empty_database: PostgresSettings, role: str
-) -> None:
+async def test_grant_on_unmigrated_database_is_refused(empty_database: PostgresSettings, role: str) -> None:
     with pytest.raises(SchemaMismatch, match="hubbub migrate up"):
         await migrations.grant(empty_database, role)
 
 
-async def test_the_command_prints_what_it_would_do(
+async def test_grant_command_prints_its_statements(
     migrator: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     variables = {
@@ -235,7 +233,7 @@ async def test_the_command_prints_what_it_would_do(
     assert (refused.exit_code, refused.output.partition(":")[0]) == (1, "Error")
 
 
-async def test_a_whole_hub_runs_as_the_role(hub: Hub) -> None:
+async def test_hub_runs_as_granted_role(hub: Hub) -> None:
     """As every test does that takes `hub`; this one says so."""
     ada = await hub.register("ada@example.org", "ada", "correct horse")
     assert await hub.users.get(ada.id) == ada
@@ -243,7 +241,7 @@ async def test_a_whole_hub_runs_as_the_role(hub: Hub) -> None:
     assert hub.settings.redis.username == "hubbub"
 
 
-async def test_the_owner_goes_on_migrating(
+async def test_owner_can_migrate_after_grant(
     migrator: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     """In PostgreSQL 14 the owner could create tables only as everybody can."""

@@ -23,7 +23,7 @@ def test_every_revision_has_one_file_up_and_one_down_of_the_same_name() -> None:
     assert len(names) == len(REVISIONS)
 
 
-def test_every_revision_says_what_it_is_for_and_what_undoing_it_loses() -> None:
+def test_every_revision_has_a_title_and_what_undoing_it_deletes() -> None:
     for revision in REVISIONS:
         described = migrations.describe(revision)
         assert described.title
@@ -48,7 +48,7 @@ async def test_former_name_of_the_timeouts_warns_and_works(empty_database: Postg
         migrations.Impatience  # noqa: B018
 
 
-async def test_a_migrated_database_is_accepted(postgres_settings: PostgresSettings) -> None:
+async def test_migrated_database_is_accepted(postgres_settings: PostgresSettings) -> None:
     pool = Pool(postgres_settings)
     await verify(pool)
     async with pool.transaction() as transaction:
@@ -56,7 +56,9 @@ async def test_a_migrated_database_is_accepted(postgres_settings: PostgresSettin
     await pool.close()
 
 
-async def test_a_database_without_a_schema_is_told_to_migrate(empty_database: PostgresSettings) -> None:
+async def test_database_without_schema_is_refused_with_the_command_to_migrate(
+    empty_database: PostgresSettings,
+) -> None:
     pool = Pool(empty_database)
     async with pool.transaction() as transaction:  # a failed statement would spoil it
         with pytest.raises(SchemaMismatch) as mismatch:
@@ -66,13 +68,13 @@ async def test_a_database_without_a_schema_is_told_to_migrate(empty_database: Po
     assert "hubbub migrate up" in mismatch.value.hint
 
 
-async def test_a_database_that_went_down_to_base_has_no_schema(postgres_settings: PostgresSettings) -> None:
+async def test_database_at_base_has_no_revision(postgres_settings: PostgresSettings) -> None:
     await migrations.down(postgres_settings, "base")
     assert (await migrations.status(postgres_settings)).current is None
     assert await migrations.up(postgres_settings) == list(REVISIONS)
 
 
-async def test_an_older_database_is_told_to_migrate(empty_database: PostgresSettings) -> None:
+async def test_older_database_is_refused_with_the_command_to_migrate(empty_database: PostgresSettings) -> None:
     await migrations.up(empty_database, "0002")
     pool = Pool(empty_database)
     with pytest.raises(SchemaMismatch) as mismatch:
@@ -88,7 +90,7 @@ async def newer_database(postgres_settings: PostgresSettings) -> PostgresSetting
     return postgres_settings
 
 
-async def test_a_newer_database_asks_for_a_newer_hubbub(newer_database: PostgresSettings) -> None:
+async def test_newer_database_is_refused_with_advice_to_upgrade(newer_database: PostgresSettings) -> None:
     pool = Pool(newer_database)
     with pytest.raises(SchemaMismatch) as mismatch:
         await verify(pool)
@@ -97,7 +99,7 @@ async def test_a_newer_database_asks_for_a_newer_hubbub(newer_database: Postgres
     assert "upgrade hubbub" in mismatch.value.hint
 
 
-async def test_a_newer_database_is_left_alone(newer_database: PostgresSettings) -> None:
+async def test_newer_database_is_not_changed(newer_database: PostgresSettings) -> None:
     with pytest.raises(SchemaMismatch, match="upgrade hubbub"):
         await migrations.up(newer_database)
     with pytest.raises(SchemaMismatch, match="upgrade hubbub"):
@@ -106,7 +108,7 @@ async def test_a_newer_database_is_left_alone(newer_database: PostgresSettings) 
     assert (status.current, status.unknown) == ("9999", True)
 
 
-async def test_a_version_table_with_two_rows_is_not_understood(postgres_settings: PostgresSettings) -> None:
+async def test_version_table_with_two_rows_is_refused(postgres_settings: PostgresSettings) -> None:
     await fill(postgres_settings, "INSERT INTO hubbub_schema_version VALUES ('0003')")
     with pytest.raises(SchemaMismatch) as mismatch:
         await migrations.up(postgres_settings)
@@ -114,7 +116,7 @@ async def test_a_version_table_with_two_rows_is_not_understood(postgres_settings
 
 
 @pytest.mark.parametrize("revision", ["", "heads", "10", "9999", "+1", "-2", "0001; DROP TABLE users", "0009\n"])
-async def test_an_unknown_revision_is_refused(postgres_settings: PostgresSettings, revision: str) -> None:
+async def test_unknown_revision_is_refused(postgres_settings: PostgresSettings, revision: str) -> None:
     for move in (migrations.up, migrations.down):
         with pytest.raises(Invalid) as refused:
             await move(postgres_settings, revision)
@@ -122,14 +124,14 @@ async def test_an_unknown_revision_is_refused(postgres_settings: PostgresSetting
     assert (await migrations.status(postgres_settings)).pending == ()
 
 
-async def test_down_does_not_go_up(empty_database: PostgresSettings) -> None:
+async def test_down_to_newer_revision_is_refused(empty_database: PostgresSettings) -> None:
     await migrations.up(empty_database, "0002")
     with pytest.raises(Invalid, match="0003 is not applied"):
         await migrations.down(empty_database, "0003")
     assert await migrations.down(empty_database, "0002") == []
 
 
-async def test_up_does_not_go_down(empty_database: PostgresSettings) -> None:
+async def test_up_to_older_revision_changes_nothing(empty_database: PostgresSettings) -> None:
     assert await migrations.up(empty_database, "0003") == ["0001", "0002", "0003"]
     assert await migrations.up(empty_database, "0001") == []
     status = await migrations.status(empty_database)
@@ -137,11 +139,11 @@ async def test_up_does_not_go_down(empty_database: PostgresSettings) -> None:
     assert status.pending == REVISIONS[3:]
 
 
-async def test_below_the_first_revision_there_is_nothing_to_undo(empty_database: PostgresSettings) -> None:
+async def test_down_without_schema_undoes_nothing(empty_database: PostgresSettings) -> None:
     assert await migrations.down(empty_database, "-1") == []
     assert await migrations.down(empty_database, "base") == []
 
 
-def test_what_lies_before_a_revision() -> None:
+def test_revision_before_the_first_is_base() -> None:
     assert revisions.previous("0001") == "base"
     assert revisions.previous(HEAD) == REVISIONS[-2]

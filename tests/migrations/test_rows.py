@@ -39,9 +39,7 @@ async def connection(empty_database: PostgresSettings) -> AsyncIterator[Connecti
     await connection.close()
 
 
-async def test_messages_are_numbered_by_time_in_each_room(
-    filled: PostgresSettings, connection: Connection
-) -> None:
+async def test_messages_get_seq_by_time_in_each_room(filled: PostgresSettings, connection: Connection) -> None:
     by_time = "SELECT room_id, id FROM messages ORDER BY room_id, created_at, id"
     before = await connection.fetch(by_time)
     await migrations.up(filled)
@@ -56,7 +54,7 @@ async def test_messages_are_numbered_by_time_in_each_room(
     assert [tuple(head) for head in heads] == [(0, 0, None, None)] + [(40, 40, 1, 40)] * 9
 
 
-async def test_what_was_read_becomes_a_watermark(filled: PostgresSettings, connection: Connection) -> None:
+async def test_last_read_message_becomes_a_watermark(filled: PostgresSettings, connection: Connection) -> None:
     await migrations.up(filled)
     marks = await connection.fetch("""
         SELECT last_read_seq, last_read_message_id IS NULL AS nothing, count(*)
@@ -67,7 +65,7 @@ async def test_what_was_read_becomes_a_watermark(filled: PostgresSettings, conne
     assert [tuple(mark) for mark in marks] == [(0, True, 491), (40, False, 9)]
 
 
-async def test_a_last_read_message_of_another_room_is_forgotten(
+async def test_last_read_message_of_another_room_is_removed(
     filled: PostgresSettings, connection: Connection
 ) -> None:
     await fill(filled, "UPDATE room_users SET last_read_message_id = (SELECT id FROM messages LIMIT 1)")
@@ -82,7 +80,7 @@ async def test_a_last_read_message_of_another_room_is_forgotten(
     assert [tuple(one) for one in found] == [(True, True, 50), (None, None, 450)]
 
 
-async def test_a_receipt_gets_the_room_of_its_message(filled: PostgresSettings, connection: Connection) -> None:
+async def test_receipt_gets_room_of_its_message(filled: PostgresSettings, connection: Connection) -> None:
     await migrations.up(filled)
     strays = """
         SELECT count(*)
@@ -129,7 +127,7 @@ async def test_null_becomes_the_default_of_its_column(filled: PostgresSettings, 
         ),
     ],
 )
-async def test_rows_that_cannot_be_taken_along_stop_it_before_anything_changes(
+async def test_rows_that_break_a_rule_stop_the_revision_before_it_changes_anything(
     of_the_seed: PostgresSettings, connection: Connection, revision: str, row: str, field: str, reason: str
 ) -> None:
     await fill(of_the_seed, row)
@@ -147,7 +145,9 @@ async def test_rows_that_cannot_be_taken_along_stop_it_before_anything_changes(
     assert len(await connection.fetch(query)) == int(reason[-2])
 
 
-async def test_the_way_down_keeps_what_the_seed_can_hold(filled: PostgresSettings, connection: Connection) -> None:
+async def test_down_keeps_rows_that_the_original_schema_can_hold(
+    filled: PostgresSettings, connection: Connection
+) -> None:
     await migrations.up(filled)
     await fill(filled, OF_HUBBUB)
     await migrations.down(filled, "0005")
@@ -159,7 +159,7 @@ async def test_the_way_down_keeps_what_the_seed_can_hold(filled: PostgresSetting
     assert await connection.fetchval("SELECT count(*) FROM room_users WHERE last_read_seq = 38") == 9
 
 
-async def test_tables_made_by_the_seed_are_taken_over(
+async def test_tables_of_the_original_schema_are_taken_over(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings, connection: Connection
 ) -> None:
     await migrations.up(empty_database, "0005")

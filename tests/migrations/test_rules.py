@@ -146,21 +146,21 @@ async def _refusal(pool: Pool, sql: str) -> HubbubError:
 
 
 @pytest.mark.parametrize("name", UNIQUE_CONSTRAINTS)
-async def test_what_is_taken_is_a_conflict(peopled: Pool, name: str) -> None:
+async def test_duplicate_of_unique_value_is_a_conflict(peopled: Pool, name: str) -> None:
     error = await _refusal(peopled, TAKING[name])
     assert isinstance(error, Conflict)
     assert error.what == UNIQUE_CONSTRAINTS[name]
 
 
 @pytest.mark.parametrize("name", FOREIGN_KEYS)
-async def test_what_does_not_exist_cannot_be_referred_to(peopled: Pool, name: str) -> None:
+async def test_reference_to_missing_row_is_not_found(peopled: Pool, name: str) -> None:
     error = await _refusal(peopled, MISSED[name])
     assert isinstance(error, NotFound)
     assert error.kind == FOREIGN_KEYS[name]
 
 
 @pytest.mark.parametrize("name", CHECK_CONSTRAINTS)
-async def test_what_breaks_a_rule_is_invalid(peopled: Pool, name: str) -> None:
+async def test_value_that_breaks_a_rule_is_invalid(peopled: Pool, name: str) -> None:
     table = next(table for table in TABLES if name.startswith(f"{table}_"))
     for change in BREAKING[name]:
         error = await _refusal(peopled, f"UPDATE {table} SET {change}")
@@ -169,12 +169,12 @@ async def test_what_breaks_a_rule_is_invalid(peopled: Pool, name: str) -> None:
 
 
 @pytest.mark.parametrize("table", KEEPING)
-async def test_what_keeps_the_rules_is_stored(peopled: Pool, table: str) -> None:
+async def test_value_within_the_rules_is_stored(peopled: Pool, table: str) -> None:
     for change in KEEPING[table]:
         assert await _execute(peopled, f"UPDATE {table} SET {change}") == 1
 
 
-async def test_a_deleted_account_leaves_its_messages_and_takes_its_memberships(peopled: Pool) -> None:
+async def test_deleting_account_keeps_messages_and_deletes_memberships(peopled: Pool) -> None:
     await _execute(peopled, "UPDATE rooms SET created_by = (SELECT id FROM users)")
     await _execute(peopled, "DELETE FROM users")
     assert await _count(peopled, "rooms WHERE created_by IS NULL") == 1
@@ -183,7 +183,7 @@ async def test_a_deleted_account_leaves_its_messages_and_takes_its_memberships(p
     assert await _count(peopled, "message_read_receipts") == 0
 
 
-async def test_a_deleted_room_takes_its_whole_log_and_its_memberships(peopled: Pool) -> None:
+async def test_deleting_room_deletes_log_and_memberships(peopled: Pool) -> None:
     await peopled.execute(
         Statement("test", int, "UPDATE room_users SET last_read_message_id = (SELECT id FROM messages)")
     )
@@ -193,7 +193,7 @@ async def test_a_deleted_room_takes_its_whole_log_and_its_memberships(peopled: P
     assert await _count(peopled, "users") == 1
 
 
-async def test_a_last_read_message_can_be_deleted(peopled: Pool) -> None:
+async def test_last_read_message_can_be_deleted(peopled: Pool) -> None:
     await peopled.execute(
         Statement("test", int, "UPDATE room_users SET last_read_message_id = (SELECT id FROM messages)")
     )

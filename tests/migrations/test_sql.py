@@ -19,7 +19,7 @@ async def _type_in(settings: PostgresSettings, script: str) -> None:
     await connection.close()
 
 
-async def test_up_on_paper_makes_the_same_schema(
+async def test_printed_sql_up_makes_the_same_schema(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     await _type_in(empty_database, migrations.sql())
@@ -28,7 +28,7 @@ async def test_up_on_paper_makes_the_same_schema(
     assert await migrations.up(empty_database) == []
 
 
-async def test_part_of_the_way_can_be_written_as_well(
+async def test_printed_sql_between_two_revisions_makes_the_same_schema(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     await migrations.up(empty_database, "0005")
@@ -39,7 +39,7 @@ async def test_part_of_the_way_can_be_written_as_well(
     assert await schema(empty_database) == await schema(postgres_settings)
 
 
-async def test_down_on_paper_takes_everything_away(postgres_settings: PostgresSettings) -> None:
+async def test_printed_sql_down_removes_every_table(postgres_settings: PostgresSettings) -> None:
     await migrations.down(postgres_settings, "0005")
     await fill(postgres_settings, OF_THE_ORIGINAL)
     await migrations.up(postgres_settings)
@@ -51,7 +51,7 @@ async def test_down_on_paper_takes_everything_away(postgres_settings: PostgresSe
     assert await schema(postgres_settings) == []
 
 
-def test_no_statement_on_paper_waits_for_a_parameter() -> None:
+def test_printed_sql_has_no_parameters() -> None:
     for direction in ("up", "down"):
         script = migrations.sql("up" if direction == "up" else "down")
         assert "$1" not in script
@@ -59,7 +59,7 @@ def test_no_statement_on_paper_waits_for_a_parameter() -> None:
         assert "%%" not in script
 
 
-def test_a_place_that_does_not_exist_is_refused() -> None:
+def test_printed_sql_for_unknown_revision_is_refused() -> None:
     with pytest.raises(Invalid):
         migrations.sql(start="9999")
     with pytest.raises(Invalid):

@@ -27,7 +27,7 @@ from migrations.filled import OF_THE_ORIGINAL, fill
 SHORT = Timeouts(lock_timeout_seconds=0.1, retry_seconds=0.3, migration_lock_seconds=0.3)
 
 
-async def test_processes_that_start_at_once_apply_each_revision_once(
+async def test_concurrent_processes_apply_each_revision_once(
     servers: Settings, empty_database: PostgresSettings
 ) -> None:
     processes = [await process(servers, empty_database, "up") for _ in range(6)]
@@ -38,12 +38,12 @@ async def test_processes_that_start_at_once_apply_each_revision_once(
     assert (await migrations.status(empty_database)).pending == ()
 
 
-async def test_tasks_that_start_at_once_apply_each_revision_once(empty_database: PostgresSettings) -> None:
+async def test_concurrent_tasks_apply_each_revision_once(empty_database: PostgresSettings) -> None:
     applied = await asyncio.gather(*(migrations.up(empty_database) for _ in range(5)))
     assert sorted(applied) == [[], [], [], [], list(REVISIONS)]
 
 
-async def test_two_databases_are_migrated_side_by_side_in_one_process(
+async def test_two_databases_are_migrated_concurrently_in_one_process(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     up, down = await asyncio.gather(migrations.up(empty_database), migrations.down(postgres_settings, "base"))
@@ -51,13 +51,13 @@ async def test_two_databases_are_migrated_side_by_side_in_one_process(
     assert down == list(reversed(REVISIONS))
 
 
-async def test_a_database_that_is_up_to_date_is_not_waited_for(postgres_settings: PostgresSettings) -> None:
+async def test_up_on_current_database_does_not_wait_for_the_lock(postgres_settings: PostgresSettings) -> None:
     async with connected(postgres_settings) as other:
         assert await other.fetchval(TRY_LOCK.sql, LOCK_KEY)
         assert await migrations.up(postgres_settings, timeouts=SHORT) == []
 
 
-async def test_who_waits_too_long_for_another_process_is_told(empty_database: PostgresSettings) -> None:
+async def test_waiting_too_long_for_another_process_is_unavailable(empty_database: PostgresSettings) -> None:
     async with connected(empty_database) as other:
         assert await other.fetchval(TRY_LOCK.sql, LOCK_KEY)
         with pytest.raises(Unavailable, match="other processes were migrating"):
@@ -65,7 +65,7 @@ async def test_who_waits_too_long_for_another_process_is_told(empty_database: Po
     assert await migrations.up(empty_database) == list(REVISIONS)
 
 
-async def test_one_database_does_not_wait_for_another(
+async def test_lock_of_another_database_is_not_waited_for(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     async with connected(postgres_settings) as other:
@@ -73,7 +73,7 @@ async def test_one_database_does_not_wait_for_another(
         assert await migrations.up(empty_database, timeouts=SHORT) == list(REVISIONS)
 
 
-async def test_a_waiting_process_does_not_hold_up_the_building_of_an_index(
+async def test_waiting_process_does_not_block_index_build(
     servers: Settings, empty_database: PostgresSettings
 ) -> None:
     """CREATE INDEX CONCURRENTLY waits for whoever has a snapshot: one who waits for the lock must have none."""
@@ -91,7 +91,7 @@ async def test_a_waiting_process_does_not_hold_up_the_building_of_an_index(
         assert waiting.returncode == 0
 
 
-async def test_readers_go_on_while_a_migration_is_refused_its_lock(empty_database: PostgresSettings) -> None:
+async def test_readers_proceed_while_migration_is_refused_its_lock(empty_database: PostgresSettings) -> None:
     await migrations.up(empty_database, "0005")
     await fill(empty_database, OF_THE_ORIGINAL)
     timeouts = Timeouts(lock_timeout_seconds=0.3, retry_seconds=600)
@@ -113,7 +113,7 @@ async def test_readers_go_on_while_a_migration_is_refused_its_lock(empty_databas
     assert slowest < 0.3 + 5
 
 
-async def test_a_migration_that_never_gets_its_lock_gives_up_and_changes_nothing(
+async def test_migration_without_its_lock_gives_up_and_changes_nothing(
     empty_database: PostgresSettings,
 ) -> None:
     await migrations.up(empty_database, "0005")
@@ -128,7 +128,7 @@ async def test_a_migration_that_never_gets_its_lock_gives_up_and_changes_nothing
     assert (await migrations.status(empty_database)).current == "0005"
 
 
-async def test_a_cancelled_migration_lets_go_of_everything(empty_database: PostgresSettings) -> None:
+async def test_cancelled_migration_releases_connections_and_locks(empty_database: PostgresSettings) -> None:
     await migrations.up(empty_database, "0005")
     async with connected(empty_database) as holder:
         await holder.execute("BEGIN")
@@ -142,7 +142,7 @@ async def test_a_cancelled_migration_lets_go_of_everything(empty_database: Postg
     assert await migrations.up(empty_database) == list(REVISIONS[5:])
 
 
-async def test_a_migration_that_is_cancelled_while_it_builds_an_index_is_cancelled(
+async def test_migration_cancelled_during_index_build_ends(
     empty_database: PostgresSettings,
 ) -> None:
     await migrations.up(empty_database, "0009")
@@ -157,7 +157,7 @@ async def test_a_migration_that_is_cancelled_while_it_builds_an_index_is_cancell
     assert await migrations.up(empty_database) == list(REVISIONS[9:])
 
 
-async def test_a_cancelled_migration_does_not_wait_for_a_frozen_server(empty_database: PostgresSettings) -> None:
+async def test_cancelled_migration_does_not_wait_for_frozen_server(empty_database: PostgresSettings) -> None:
     await migrations.up(empty_database, "0005")
     async with connected(empty_database) as holder:
         await holder.execute("BEGIN")
@@ -175,7 +175,7 @@ async def test_a_cancelled_migration_does_not_wait_for_a_frozen_server(empty_dat
 
 
 @pytest.mark.parametrize("at", ["0005", "0009"])  # in a transaction, and while an index is built outside of one
-async def test_a_lost_connection_is_unavailable_and_the_next_run_completes_it(
+async def test_lost_connection_is_unavailable_and_next_run_completes_the_revision(
     empty_database: PostgresSettings, at: str
 ) -> None:
     await migrations.up(empty_database, at)
@@ -192,7 +192,7 @@ async def test_a_lost_connection_is_unavailable_and_the_next_run_completes_it(
     assert await migrations.up(empty_database) == list(REVISIONS[REVISIONS.index(at) + 1 :])
 
 
-async def test_a_revision_that_someone_else_noted_meanwhile_is_rolled_back(
+async def test_revision_written_by_another_session_meanwhile_is_rolled_back(
     empty_database: PostgresSettings,
 ) -> None:
     await migrations.up(empty_database, "0005")
@@ -209,7 +209,7 @@ async def test_a_revision_that_someone_else_noted_meanwhile_is_rolled_back(
     assert await schema(empty_database) == before
 
 
-async def test_a_revision_that_meets_a_table_of_someone_else_says_so(empty_database: PostgresSettings) -> None:
+async def test_table_of_application_with_the_same_name_is_reported(empty_database: PostgresSettings) -> None:
     await fill(empty_database, "CREATE TABLE rooms (id int)")
     with pytest.raises(Unavailable, match='revision 0002 failed: relation "rooms" already exists') as failed:
         await migrations.up(empty_database)
@@ -217,7 +217,7 @@ async def test_a_revision_that_meets_a_table_of_someone_else_says_so(empty_datab
     assert (await migrations.status(empty_database)).current == "0001"
 
 
-async def test_a_table_that_others_refer_to_is_not_dropped(postgres_settings: PostgresSettings) -> None:
+async def test_table_with_foreign_references_is_not_dropped(postgres_settings: PostgresSettings) -> None:
     await fill(postgres_settings, "CREATE TABLE pets (owner uuid REFERENCES users (id))")
     with pytest.raises(Unavailable, match="revision 0001 failed: cannot drop table users"):
         await migrations.down(postgres_settings, "base")
@@ -225,14 +225,14 @@ async def test_a_table_that_others_refer_to_is_not_dropped(postgres_settings: Po
     assert await migrations.up(postgres_settings) == list(REVISIONS[1:])
 
 
-async def test_a_server_that_cannot_be_reached_is_unavailable(empty_database: PostgresSettings) -> None:
+async def test_unreachable_server_is_unavailable(empty_database: PostgresSettings) -> None:
     nowhere = replace(empty_database, port=1)
     for call in (migrations.up(nowhere), migrations.down(nowhere, "base"), migrations.status(nowhere)):
         with pytest.raises(Unavailable):
             await call
 
 
-async def test_a_standby_is_not_migrated(empty_database: PostgresSettings) -> None:
+async def test_standby_is_not_migrated(empty_database: PostgresSettings) -> None:
     await fill(empty_database, f"ALTER DATABASE {empty_database.database} SET default_transaction_read_only = on")
     with pytest.raises(Unavailable, match="takes no changes"):
         await migrations.up(empty_database)

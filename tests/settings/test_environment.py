@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / ".env.example").read_text()
 
 
-def test_a_secret_comes_from_a_file_without_its_last_newline(tmp_path: Path) -> None:
+def test_secret_is_read_from_file_without_last_newline(tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("DB_PASSWORD", "REDIS_URL")}
     files["DB_PASSWORD"].write_bytes(b" p\xc3\xa9 \n\n")
     files["REDIS_URL"].write_bytes(b"redis://:fromfile@redis\r\n")
@@ -25,7 +25,7 @@ def test_a_secret_comes_from_a_file_without_its_last_newline(tmp_path: Path) -> 
     assert settings.redis == RedisSettings(host="redis", password="fromfile")
 
 
-def test_a_url_without_a_password_goes_with_the_file_of_one(tmp_path: Path) -> None:
+def test_url_without_password_is_combined_with_password_file(tmp_path: Path) -> None:
     (tmp_path / "url").write_text("postgres://ada@db/chat\n")
     (tmp_path / "password").write_text(SECRET)
     files = {"DATABASE_URL_FILE": str(tmp_path / "url"), "DB_PASSWORD_FILE": str(tmp_path / "password")}
@@ -34,7 +34,7 @@ def test_a_url_without_a_password_goes_with_the_file_of_one(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("secret", ["DB_PASSWORD", "REDIS_PASSWORD", "DATABASE_URL", "REDIS_URL"])
-def test_a_secret_given_twice_is_refused(secret: str, tmp_path: Path) -> None:
+def test_secret_given_twice_is_refused(secret: str, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(SECRET)
     error = refusal(PARTS | {secret: "plain", f"{secret}_FILE": str(tmp_path / "secret")})
     assert error.field == f"{secret}_FILE"
@@ -42,9 +42,7 @@ def test_a_secret_given_twice_is_refused(secret: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"x" * 10_001])
-def test_a_secret_file_that_is_absent_empty_or_far_too_long_is_refused(
-    content: bytes | None, tmp_path: Path
-) -> None:
+def test_secret_file_absent_empty_or_too_long_is_refused(content: bytes | None, tmp_path: Path) -> None:
     file = tmp_path / SECRET
     if content is not None:
         file.write_bytes(content)
@@ -54,7 +52,7 @@ def test_a_secret_file_that_is_absent_empty_or_far_too_long_is_refused(
         assert SECRET not in str(error)
 
 
-def test_a_secret_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+def test_secret_file_not_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"hunter2\xff")
     rest = {name: value for name, value in PARTS.items() if name != "DB_PASSWORD"}
     error = refusal(rest | {"DB_PASSWORD_FILE": str(tmp_path / "secret")})
@@ -76,7 +74,7 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pem: Pem) -> None
 
 
 @pytest.mark.usefixtures("authority")
-def test_the_example_environment_is_the_one_of_the_seed() -> None:
+def test_example_environment_is_the_original_one() -> None:
     settings = read(example(""))
     of_compose_alone = {"REDIS_ADMIN_PASSWORD": "adminpass"}
     assert settings.to_env() | example("") == settings.to_env() | of_compose_alone
@@ -85,7 +83,7 @@ def test_the_example_environment_is_the_one_of_the_seed() -> None:
 
 
 @pytest.mark.usefixtures("authority")
-def test_the_example_environment_names_every_variable_and_its_default() -> None:
+def test_example_environment_names_every_variable_and_its_default() -> None:
     assert example("(?:# )?").keys() == VARIABLES | {"REDIS_ADMIN_PASSWORD"}  # which the servers read, not hubbub
     assert read(example("") | example("# ")) == read(example(""))
 

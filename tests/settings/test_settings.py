@@ -15,7 +15,7 @@ from settings.pem import Pem
 from settings.reading import DATABASE_URL, PARTS, REDIS_URL, SECRET, outcome, patient, read, refusal, shown
 
 
-def test_the_variables_of_the_seed_give_its_ports_and_limits() -> None:
+def test_variables_of_the_original_application_give_its_ports_and_limits() -> None:
     assert read(PARTS) == Settings(
         postgres=PostgresSettings(
             host="db.example.org",
@@ -31,7 +31,7 @@ def test_the_variables_of_the_seed_give_its_ports_and_limits() -> None:
     )
 
 
-def test_the_database_can_be_named_alone() -> None:
+def test_database_can_be_given_without_redis() -> None:
     database = {name: text for name, text in PARTS.items() if name.startswith("DB_")}
     assert postgres_from_env(database) == read(PARTS).postgres
     assert postgres_from_env({"REDIS_URL": REDIS_URL}) is None
@@ -97,11 +97,11 @@ def test_every_variable_has_its_effect(pem: Pem) -> None:
     )
 
 
-def test_without_any_variable_of_hubbub_there_are_no_settings() -> None:
+def test_environment_without_variables_gives_no_settings() -> None:
     assert Settings.from_env({"HOME": "/home/ada", "DB_COLOUR": "blue"}) is None
 
 
-def test_by_default_the_environment_of_the_process_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_of_process_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     assert Settings.from_env() is None
@@ -112,24 +112,24 @@ def test_by_default_the_environment_of_the_process_is_read(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("variable", ["DB_HOST", "DB_NAME", "DB_USER", "REDIS_HOST"])
 @pytest.mark.parametrize("empty", [True, False])
-def test_a_missing_or_empty_part_is_refused_by_name(variable: str, empty: bool) -> None:
+def test_missing_or_empty_part_is_refused_by_name(variable: str, empty: bool) -> None:
     rest = {name: value for name, value in PARTS.items() if name != variable}
     assert refusal(rest | {variable: ""} if empty else rest).field == variable
 
 
-def test_one_variable_alone_asks_for_the_others() -> None:
+def test_one_variable_alone_makes_the_others_required() -> None:
     assert str(refusal({"DB_POOL_SIZE": "5"})) == "DB_HOST: is missing, and so is DATABASE_URL"
     assert refusal({"DATABASE_URL": DATABASE_URL}).field == "REDIS_HOST"
     assert refusal({"DATABASE_URL": ""}).field == "DB_HOST"
 
 
-def test_an_empty_optional_variable_counts_as_not_given() -> None:
+def test_empty_optional_variable_counts_as_not_given() -> None:
     optional = VARIABLES - {"DB_HOST", "DB_NAME", "DB_USER", "REDIS_HOST"}
     bare = {"DB_HOST": "db", "DB_NAME": "chat", "DB_USER": "ada", "REDIS_HOST": "redis"}
     assert read(dict.fromkeys(optional, "") | bare) == read(bare)
 
 
-def test_no_password_shows_in_a_repr() -> None:
+def test_repr_has_no_password() -> None:
     settings = Settings.from_urls(f"postgres://u:{SECRET}@h/d", f"redis://:{SECRET}@h")
     for one in (settings, settings.postgres, settings.redis):
         assert SECRET not in f"{one!r} {one}"
@@ -140,7 +140,7 @@ noise = st.text(max_size=10) | st.text("@:/?#[]%&=,; \n", max_size=5)
 
 @patient
 @given(before=noise, after=noise, host=st.sampled_from(["h", "h:x", "h,i", "[::1", "", "h:0"]), tail=noise)
-def test_no_error_shows_a_password_however_it_was_mangled(before: str, after: str, host: str, tail: str) -> None:
+def test_error_has_no_password_however_it_was_mangled(before: str, after: str, host: str, tail: str) -> None:
     login = f"u:{before}{SECRET}{after}@{host}"
     assert SECRET not in shown(outcome(PARTS | {"DATABASE_URL": f"postgres://{login}/d{tail}"}))
     assert SECRET not in shown(outcome(PARTS | {"REDIS_URL": f"redis://{login}{tail}"}))
@@ -148,7 +148,7 @@ def test_no_error_shows_a_password_however_it_was_mangled(before: str, after: st
 
 @pytest.mark.parametrize("variable", sorted(VARIABLES))
 @pytest.mark.parametrize("misplaced", [SECRET, f"{SECRET}\n", f"-{SECRET},", f"{SECRET}\0"])
-def test_no_error_shows_a_password_that_stands_in_the_wrong_variable(variable: str, misplaced: str) -> None:
+def test_error_has_no_password_from_the_wrong_variable(variable: str, misplaced: str) -> None:
     result = outcome(PARTS | {variable: misplaced})
     assert isinstance(result, Settings) or SECRET not in shown(result)
 
@@ -190,7 +190,7 @@ redis_settings = st.builds(
 
 @patient
 @given(postgres=postgres_settings, redis=redis_settings, data=st.data())
-def test_the_variables_written_read_back_as_the_same_settings(
+def test_written_variables_read_back_as_the_same_settings(
     pem: Pem, postgres: PostgresSettings, redis: RedisSettings, data: st.DataObject
 ) -> None:
     pair = {"ssl_cert": pem.cert, "ssl_key": pem.key}
@@ -213,7 +213,7 @@ def test_the_variables_written_read_back_as_the_same_settings(
 
 @patient
 @given(user=names, password=passwords, host=hosts, port=ports, database=names)
-def test_a_percent_encoded_url_reads_back_as_its_parts(
+def test_percent_encoded_url_reads_back_as_its_parts(
     user: str, password: str, host: str, port: int, database: str
 ) -> None:
     login, address = f"{quote(user, safe='')}:{quote(password, safe='')}", f"[{host}]" if ":" in host else host

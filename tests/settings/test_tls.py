@@ -14,12 +14,12 @@ from settings.reading import DATABASE_URL, PARTS, read, refusal
 
 
 @pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
-def test_verifying_without_a_root_certificate_is_refused(mode: str) -> None:
+def test_verifying_without_root_certificate_is_refused(mode: str) -> None:
     assert refusal(PARTS | {"DB_SSLMODE": mode}).field == "DB_SSLROOTCERT"
     assert refusal(PARTS | {"DATABASE_URL": f"{DATABASE_URL}?sslmode={mode}"}).field == "DB_SSLROOTCERT"
 
 
-def test_a_certificate_and_its_key_go_together(pem: Pem) -> None:
+def test_certificate_without_key_or_key_without_certificate_is_refused(pem: Pem) -> None:
     cert, key = str(pem.cert), str(pem.key)
     assert refusal(PARTS | {"DB_SSLMODE": "require", "DB_SSLCERT": cert}).field == "DB_SSLKEY"
     assert refusal(PARTS | {"DB_SSLMODE": "require", "DB_SSLKEY": key}).field == "DB_SSLCERT"
@@ -27,7 +27,7 @@ def test_a_certificate_and_its_key_go_together(pem: Pem) -> None:
     assert refusal(PARTS | {"REDIS_TLS": "1", "REDIS_KEY_FILE": key}).field == "REDIS_CERT_FILE"
 
 
-def test_a_certificate_that_would_go_unused_is_refused(pem: Pem) -> None:
+def test_certificate_that_would_be_unused_is_refused(pem: Pem) -> None:
     cert, pair = str(pem.cert), {"DB_SSLCERT": str(pem.cert), "DB_SSLKEY": str(pem.key)}
     assert refusal(PARTS | {"DB_SSLROOTCERT": cert}).field == "DB_SSLROOTCERT"
     assert refusal(PARTS | {"DB_SSLMODE": "disable"} | pair).field == "DB_SSLCERT"
@@ -77,7 +77,7 @@ def redis_context(**tls: object) -> ssl.SSLContext:
     return context
 
 
-def test_without_verification_the_driver_gets_the_mode_itself() -> None:
+def test_mode_without_verification_is_passed_to_the_driver() -> None:
     postgres = read(PARTS).postgres
     assert postgres.ssl() == "prefer"
     assert replace(postgres, sslmode="disable").ssl() == "disable"
@@ -112,7 +112,7 @@ def test_redis_over_tls_always_checks_certificate_and_name(pem: Pem) -> None:
         handshake(redis_context(), server_context(pem), "localhost")
 
 
-def test_a_client_certificate_is_shown_to_the_server(pem: Pem) -> None:
+def test_client_certificate_is_sent_to_the_server(pem: Pem) -> None:
     asking, pair = server_context(pem, asks_for_a_certificate=True), {"ssl_cert": pem.cert, "ssl_key": pem.key}
     handshake(postgres_context(sslmode="verify-full", ssl_root_cert=pem.cert, **pair), asking, "localhost")
     handshake(redis_context(ssl_root_cert=pem.cert, **pair), asking, "localhost")
@@ -120,7 +120,7 @@ def test_a_client_certificate_is_shown_to_the_server(pem: Pem) -> None:
         handshake(postgres_context(sslmode="require"), asking, "localhost")
 
 
-def test_a_file_that_holds_no_certificate_or_no_key_is_refused_by_name(pem: Pem) -> None:
+def test_file_without_certificate_or_key_is_refused_by_name(pem: Pem) -> None:
     with pytest.raises(Invalid, match=r"^DB_SSLROOTCERT: "):
         postgres_context(sslmode="verify-full", ssl_root_cert=pem.rubbish)
     with pytest.raises(Invalid, match=r"^DB_SSLCERT: "):
@@ -131,7 +131,7 @@ def test_a_file_that_holds_no_certificate_or_no_key_is_refused_by_name(pem: Pem)
         redis_context(ssl_cert=pem.rubbish, ssl_key=pem.key)
 
 
-def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(pem: Pem) -> None:
+def test_encrypted_key_is_refused_without_a_password_prompt(pem: Pem) -> None:
     with pytest.raises(Invalid, match="without a password"):
         postgres_context(sslmode="require", ssl_cert=pem.cert, ssl_key=pem.encrypted_key)
 
@@ -149,14 +149,14 @@ def put(pem: Pem, folder: Path) -> dict[str, Path]:
     return placed
 
 
-def test_all_connections_share_one_context_while_the_files_stay_as_they_are(pem: Pem) -> None:
+def test_connections_share_one_context_while_files_are_unchanged(pem: Pem) -> None:
     verified = {"sslmode": "verify-full", "ssl_root_cert": pem.cert}
     assert postgres_context(**verified) is postgres_context(**verified)
     assert redis_context(ssl_root_cert=pem.cert) is redis_context(ssl_root_cert=pem.cert)
     assert redis_context() is redis_context()
 
 
-def test_settings_that_verify_less_do_not_share_the_context_of_those_that_verify_more(pem: Pem) -> None:
+def test_settings_that_verify_less_have_a_context_of_their_own(pem: Pem) -> None:
     full, ca = (postgres_context(sslmode=mode, ssl_root_cert=pem.cert) for mode in ("verify-full", "verify-ca"))
     assert (full.check_hostname, ca.check_hostname) == (True, False)
     unverified = postgres_context(sslmode="require")
@@ -164,7 +164,7 @@ def test_settings_that_verify_less_do_not_share_the_context_of_those_that_verify
     assert redis_context().verify_mode is ssl.CERT_REQUIRED
 
 
-def test_the_next_connection_takes_up_renewed_certificates(pem: Pem, renewed: Pem, tmp_path: Path) -> None:
+def test_renewed_certificates_are_used_by_the_next_connection(pem: Pem, renewed: Pem, tmp_path: Path) -> None:
     files = put(pem, tmp_path)
     postgres = replace(read(PARTS).postgres, sslmode="verify-full", **files)  # type: ignore[arg-type]
     redis = replace(read(PARTS).redis, tls=True, **files)  # type: ignore[arg-type]
@@ -175,9 +175,7 @@ def test_the_next_connection_takes_up_renewed_certificates(pem: Pem, renewed: Pe
             handshake(context, server_context(current, asks_for_a_certificate=True), "localhost")
 
 
-def test_certificates_renewed_by_pointing_a_link_elsewhere_are_taken_up(
-    pem: Pem, renewed: Pem, tmp_path: Path
-) -> None:
+def test_certificates_renewed_through_a_link_are_used(pem: Pem, renewed: Pem, tmp_path: Path) -> None:
     current, root = tmp_path / "current", tmp_path / "current" / "cert.pem"
     current.symlink_to(pem.cert.parent)
     handshake(redis_context(ssl_root_cert=root), server_context(pem), "localhost")
@@ -186,7 +184,7 @@ def test_certificates_renewed_by_pointing_a_link_elsewhere_are_taken_up(
     handshake(redis_context(ssl_root_cert=root), server_context(renewed), "localhost")
 
 
-def test_a_certificate_that_has_become_unreadable_is_refused_until_it_is_back(pem: Pem, tmp_path: Path) -> None:
+def test_unreadable_certificate_is_refused_until_it_is_readable_again(pem: Pem, tmp_path: Path) -> None:
     files = put(pem, tmp_path)
     redis = replace(read(PARTS).redis, tls=True, ssl_root_cert=files["ssl_root_cert"])
     assert redis.ssl() is not None

@@ -13,43 +13,43 @@ from settings.reading import DATABASE_URL, PARTS, REDIS_URL, SECRET, read, refus
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "PostgreSQL"])
-def test_a_url_gives_what_the_parts_give(scheme: str) -> None:
+def test_url_gives_the_same_settings_as_its_parts(scheme: str) -> None:
     url = f"{scheme}://chatuser:chatpass@db.example.org:5432/chatapp"
     assert Settings.from_urls(url, "redis://:redispass@redis.example.org:6379/0") == read(PARTS)
 
 
-def test_urls_in_code_do_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_urls_in_code_ignore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_POOL_SIZE", "7")
     monkeypatch.setenv("REDIS_PASSWORD", "another")
     assert Settings.from_urls(DATABASE_URL, REDIS_URL) == read(PARTS)
 
 
-def test_a_url_is_percent_decoded_and_takes_an_ipv6_address() -> None:
+def test_url_is_percent_decoded_and_may_have_an_ipv6_address() -> None:
     url = "postgres://a%40b:p%2Fw%3A%25%C3%A9+x@[2001:db8::1]:6000/my%20chat"
     postgres = Settings.from_urls(url, REDIS_URL).postgres
     assert (postgres.user, postgres.password, postgres.host) == ("a@b", "p/w:%é+x", "2001:db8::1")
     assert (postgres.port, postgres.database) == (6000, "my chat")
 
 
-def test_a_database_url_carries_tls(pem: Pem) -> None:
+def test_database_url_carries_tls(pem: Pem) -> None:
     tls = f"sslmode=verify-full&sslrootcert={quote(str(pem.cert))}&sslcert={pem.cert}&sslkey={pem.key}"
     postgres = Settings.from_urls(f"{DATABASE_URL}?{tls}", REDIS_URL).postgres
     assert postgres.sslmode == "verify-full"
     assert (postgres.ssl_root_cert, postgres.ssl_cert, postgres.ssl_key) == (pem.cert, pem.cert, pem.key)
 
 
-def test_a_redis_url_carries_user_database_and_tls() -> None:
+def test_redis_url_carries_user_database_and_tls() -> None:
     redis = Settings.from_urls(DATABASE_URL, "rediss://chat:p%40w@[::1]:7000/3").redis
     assert redis == RedisSettings(host="::1", port=7000, username="chat", password="p@w", database=3, tls=True)
 
 
-def test_a_url_wins_over_the_address_in_the_parts_even_where_it_leaves_a_default() -> None:
+def test_url_overrides_address_in_parts_even_by_a_default() -> None:
     stale = {"DB_HOST": "old", "DB_PORT": "6000", "DB_NAME": "old", "REDIS_HOST": "old", "REDIS_PORT": "1"}
     urls = {"DATABASE_URL": DATABASE_URL, "REDIS_URL": REDIS_URL}
     assert read(PARTS | stale | {"REDIS_DB": "7"} | urls) == read(PARTS)
 
 
-def test_a_url_wins_over_the_user_the_password_and_the_tls_that_it_carries() -> None:
+def test_url_overrides_user_password_and_tls_that_it_carries() -> None:
     url = "postgres://ada:new@db/chat?sslmode=disable"
     environ = PARTS | {"DATABASE_URL": url, "DB_SSLMODE": "require", "DB_POOL_SIZE": "5"}
     postgres = read(environ).postgres
@@ -57,7 +57,7 @@ def test_a_url_wins_over_the_user_the_password_and_the_tls_that_it_carries() -> 
     assert postgres.pool_size == 5
 
 
-def test_user_password_and_tls_that_a_url_lacks_come_from_the_variables() -> None:
+def test_user_password_and_tls_missing_from_url_come_from_variables() -> None:
     urls = {"DATABASE_URL": "postgres://db/chat", "REDIS_URL": "redis://redis/1"}
     settings = read(PARTS | urls | {"DB_SSLMODE": "require", "REDIS_TLS": "true"})
     assert (settings.postgres.user, settings.postgres.password) == ("chatuser", "chatpass")
@@ -65,12 +65,12 @@ def test_user_password_and_tls_that_a_url_lacks_come_from_the_variables() -> Non
     assert settings.redis.tls
 
 
-def test_rediss_turns_tls_on_whatever_the_variable_says() -> None:
+def test_rediss_url_turns_tls_on_despite_the_variable() -> None:
     assert read(PARTS | {"REDIS_URL": "rediss://redis", "REDIS_TLS": "false"}).redis.tls
 
 
 @pytest.mark.parametrize("hosts", ["a,b", "a:5432,b:5433", "[::1]:5432,b", "a,"])
-def test_several_hosts_are_refused_with_the_reason(hosts: str) -> None:
+def test_several_hosts_are_refused(hosts: str) -> None:
     error = refusal(PARTS | {"DATABASE_URL": f"postgres://u:p@{hosts}/chat"})
     assert error.field == "DATABASE_URL"
     assert "one host" in error.reason
@@ -108,13 +108,13 @@ def test_several_hosts_are_refused_with_the_reason(hosts: str) -> None:
         "postgres://u@h/d?sslmode=verify-full&sslrootcert=/nowhere/ca.pem",
     ],
 )
-def test_an_unusable_database_url_is_refused(url: str) -> None:
+def test_unusable_database_url_is_refused(url: str) -> None:
     with pytest.raises(Invalid) as caught:
         Settings.from_urls(url, REDIS_URL)
     assert caught.value.field == "DATABASE_URL"
 
 
-def test_an_unknown_parameter_is_refused_by_name() -> None:
+def test_unknown_url_parameter_is_refused_by_name() -> None:
     error = refusal(PARTS | {"DATABASE_URL": f"{DATABASE_URL}?channel_binding=require"})
     assert "channel_binding" in error.reason
 
@@ -123,13 +123,13 @@ def test_an_unknown_parameter_is_refused_by_name() -> None:
     "url",
     ["", "http://h", "redis://", "redis://h/x", "redis://h/-1", "redis://h/1/2", "redis://h:0", "redis://h?db=1"],
 )
-def test_an_unusable_redis_url_is_refused(url: str) -> None:
+def test_unusable_redis_url_is_refused(url: str) -> None:
     with pytest.raises(Invalid) as caught:
         Settings.from_urls(DATABASE_URL, url)
     assert caught.value.field == "REDIS_URL"
 
 
-def test_a_redis_password_in_the_place_of_the_user_is_noticed() -> None:
+def test_redis_password_in_position_of_user_is_refused() -> None:
     with pytest.raises(Invalid, match="redis://:password@host") as caught:
         Settings.from_urls(DATABASE_URL, f"redis://{SECRET}@h")
     assert SECRET not in str(caught.value)

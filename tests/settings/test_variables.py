@@ -43,12 +43,12 @@ from settings.reading import PARTS, read, refusal
         ),
     ],
 )
-def test_an_unusable_value_is_refused_by_the_name_of_its_variable(variable: str, values: list[str]) -> None:
+def test_unusable_value_is_refused_by_name_of_its_variable(variable: str, values: list[str]) -> None:
     for value in values:
         assert refusal(PARTS | {variable: value}).field == variable, value
 
 
-def test_settings_in_code_are_checked_by_the_same_names() -> None:
+def test_settings_in_code_are_refused_by_the_same_names() -> None:
     postgres = read(PARTS).postgres
     with pytest.raises(Invalid, match=r"^DB_POOL_SIZE: "):
         replace(postgres, pool_size=0)

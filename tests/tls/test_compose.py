@@ -47,7 +47,7 @@ def certified(certificate: Path) -> set[str]:
     return {*found.get_values_for_type(x509.DNSName), *map(str, found.get_values_for_type(x509.IPAddress))}
 
 
-def test_the_certificates_are_for_every_name_and_address_that_is_given(deployed: Path) -> None:
+def test_certificates_cover_every_given_name_and_address(deployed: Path) -> None:
     given = ["chat.example.org", "cafe", "10.0.0.7", "fe80::1"]
     subprocess.run([deployed / "certificates", *given], check=True, capture_output=True, timeout=60)
     for server in ("postgres", "valkey"):
@@ -56,7 +56,7 @@ def test_the_certificates_are_for_every_name_and_address_that_is_given(deployed:
     subprocess.run(verify, cwd=deployed / "tls", check=True, capture_output=True, timeout=60)
 
 
-def test_without_openssl_it_says_so(deployed: Path) -> None:
+def test_missing_openssl_is_reported(deployed: Path) -> None:
     ran = subprocess.run(
         ["/bin/bash", deployed / "certificates"],
         env={"PATH": "/nowhere"},
@@ -68,7 +68,7 @@ def test_without_openssl_it_says_so(deployed: Path) -> None:
     assert ran.stderr == "deploy/certificates needs the openssl command\n"
 
 
-def test_new_certificates_are_of_the_same_authority_or_none(deployed: Path) -> None:
+def test_new_certificates_need_the_same_authority(deployed: Path) -> None:
     again = [deployed / "certificates"]
     authority = (deployed / "tls" / "authority.pem").read_bytes()
     subprocess.run(again, check=True, capture_output=True, timeout=60)
@@ -134,7 +134,7 @@ async def _connected(settings: RedisSettings) -> Connection:
     return connection
 
 
-async def test_the_application_may_use_its_keys_and_the_administrator_everything(started: RedisSettings) -> None:
+async def test_application_may_use_its_keys_and_administrator_every_key(started: RedisSettings) -> None:
     application = await _connected(started)
     assert await application.execute("SET", "session:{b}:x", "1", "PX", 1000) == b"OK"
     for forbidden in (("SET", "other", "1"), ("FLUSHALL",), ("CONFIG", "GET", "*"), ("PUBLISH", "other", "x")):
@@ -150,7 +150,7 @@ async def test_the_application_may_use_its_keys_and_the_administrator_everything
     await administrator.close()
 
 
-async def test_nobody_is_let_in_without_tls(started: RedisSettings) -> None:
+async def test_connection_without_tls_is_refused(started: RedisSettings) -> None:
     await (await _connected(started)).close()
     plain = Connection(RedisSettings(host="localhost", port=started.port, password=ADMIN, deadline_seconds=1))
     await plain.start()
@@ -159,7 +159,7 @@ async def test_nobody_is_let_in_without_tls(started: RedisSettings) -> None:
     await plain.close()
 
 
-async def test_postgresql_lets_nobody_in_without_tls(postgresql: PostgresSettings) -> None:
+async def test_postgresql_refuses_connection_without_tls(postgresql: PostgresSettings) -> None:
     await (await connect(postgresql)).close()
     plain = replace(postgresql, sslmode="disable", ssl_root_cert=None)
     with pytest.raises(Unavailable, match="no encryption"):
@@ -167,7 +167,7 @@ async def test_postgresql_lets_nobody_in_without_tls(postgresql: PostgresSetting
 
 
 @pytest.mark.parametrize("who", ["application", "administrator of Redis"])
-async def test_the_doctor_finds_nothing_and_takes_its_passwords_from_files(
+async def test_doctor_reads_passwords_from_files_and_has_no_finding(
     postgresql: PostgresSettings, started: RedisSettings, tmp_path: Path, who: str
 ) -> None:
     await (await _connected(started)).close()

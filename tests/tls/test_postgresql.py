@@ -32,7 +32,7 @@ async def refusal(settings: PostgresSettings) -> str:
     return caught.value.reason
 
 
-async def test_a_server_that_our_authority_vouches_for_is_talked_to_in_secret(postgresql: TlsPostgreSQL) -> None:
+async def test_server_certified_by_our_authority_is_accepted_over_tls(postgresql: TlsPostgreSQL) -> None:
     assert await is_encrypted(postgresql.settings)
 
 
@@ -44,7 +44,7 @@ async def test_a_server_that_our_authority_vouches_for_is_talked_to_in_secret(po
         ("expired", "certificate has expired"),
     ],
 )
-async def test_a_server_that_cannot_prove_who_it_is_is_refused(
+async def test_server_without_valid_certificate_is_refused(
     postgresql: TlsPostgreSQL, kind: Kind, reason: str
 ) -> None:
     await postgresql.show(kind)
@@ -52,14 +52,14 @@ async def test_a_server_that_cannot_prove_who_it_is_is_refused(
     assert any(part in said for part in reason.split("|")), said
 
 
-async def test_verify_ca_looks_at_the_authority_and_not_at_the_name(postgresql: TlsPostgreSQL) -> None:
+async def test_verify_ca_checks_the_authority_and_not_the_name(postgresql: TlsPostgreSQL) -> None:
     await postgresql.show("for another host")
     assert await is_encrypted(replace(postgresql.settings, sslmode="verify-ca"))
     await postgresql.show("of a stranger")
     assert "certificate" in await refusal(replace(postgresql.settings, sslmode="verify-ca"))
 
 
-async def test_the_certificate_is_looked_at_for_every_new_connection(postgresql: TlsPostgreSQL) -> None:
+async def test_certificate_is_checked_for_every_new_connection(postgresql: TlsPostgreSQL) -> None:
     pool = Pool(replace(postgresql.settings, idle_timeout_seconds=0.1, pool_size=1))
     assert await pool.fetch_one(ENCRYPTED)
     await postgresql.show("of a stranger")
@@ -69,12 +69,12 @@ async def test_the_certificate_is_looked_at_for_every_new_connection(postgresql:
     assert await is_encrypted(trusting_the_stranger)
 
 
-async def test_without_tls_nobody_is_let_in(postgresql: TlsPostgreSQL) -> None:
+async def test_connection_without_tls_is_refused(postgresql: TlsPostgreSQL) -> None:
     plain = replace(postgresql.settings, sslmode="disable", ssl_root_cert=None)
     assert "no encryption" in await refusal(plain)
 
 
-async def test_a_client_shows_a_certificate_in_place_of_a_password(
+async def test_client_certificate_replaces_a_password(
     postgresql: TlsPostgreSQL, certificates: Certificates
 ) -> None:
     await postgresql.admit("cert")
@@ -83,7 +83,7 @@ async def test_a_client_shows_a_certificate_in_place_of_a_password(
     assert await is_encrypted(settings)
 
 
-async def test_a_client_without_a_certificate_or_with_that_of_another_is_refused(
+async def test_client_without_certificate_or_with_another_users_is_refused(
     postgresql: TlsPostgreSQL, certificates: Certificates
 ) -> None:
     await postgresql.admit("cert")
@@ -93,7 +93,7 @@ async def test_a_client_without_a_certificate_or_with_that_of_another_is_refused
     assert "certificate authentication failed" in refused
 
 
-async def test_a_client_with_a_certificate_of_a_stranger_is_refused(
+async def test_client_certificate_of_unknown_authority_is_refused(
     postgresql: TlsPostgreSQL, certificates: Certificates
 ) -> None:
     await postgresql.admit("cert")

@@ -26,7 +26,7 @@ async def refusal(settings: RedisSettings) -> str:
     return caught.value.reason
 
 
-async def test_a_server_that_our_authority_vouches_for_is_talked_to_in_secret(redis: TlsRedis) -> None:
+async def test_server_certified_by_our_authority_is_accepted_over_tls(redis: TlsRedis) -> None:
     settings = redis.showing("good")
     connection, subscriptions = Connection(settings), Subscriptions(settings)
     await connection.start()
@@ -46,14 +46,12 @@ async def test_a_server_that_our_authority_vouches_for_is_talked_to_in_secret(re
         ("expired", "certificate has expired"),
     ],
 )
-async def test_a_server_that_cannot_prove_who_it_is_is_refused(redis: TlsRedis, kind: Kind, reason: str) -> None:
+async def test_server_without_valid_certificate_is_refused(redis: TlsRedis, kind: Kind, reason: str) -> None:
     said = await refusal(redis.showing(kind))
     assert any(part in said for part in reason.split("|")), said
 
 
-async def test_a_client_shows_a_certificate_where_it_is_asked_for(
-    redis: TlsRedis, certificates: Certificates
-) -> None:
+async def test_client_certificate_is_sent_on_request(redis: TlsRedis, certificates: Certificates) -> None:
     settings = redis.showing("good", asks_clients=True)
     own = certificates.of_client("chat")
     connection = Connection(replace(settings, ssl_cert=own.cert, ssl_key=own.key))
@@ -62,7 +60,7 @@ async def test_a_client_shows_a_certificate_where_it_is_asked_for(
     await connection.close()
 
 
-async def test_a_client_without_a_certificate_is_refused(redis: TlsRedis) -> None:
+async def test_client_without_certificate_is_refused(redis: TlsRedis) -> None:
     settings = redis.showing("good", asks_clients=True)
     connection = Connection(replace(settings, deadline_seconds=1))
     await connection.start()

@@ -23,7 +23,7 @@ RIGHTS: Final[Mapping[str, str]] = {
     "hubbub_imports": "SELECT, INSERT",
     VERSION_TABLE: "SELECT",
 }
-"""The rights that the statements of hubbub need, by table. Messages are deleted with their room, by a cascade."""
+"""The rights that hubbub's statements need, by table. Messages are deleted with their room, by a cascade."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ async def grant(
 
     A second call changes nothing. With `only_plan` they are returned and not run.
     Raises: Invalid (the role does not exist, or is a superuser, the owner, or a member of either), SchemaMismatch
-    (the database has to be migrated first), Unavailable (the user of `settings` may not grant; nothing is changed).
+    (the database has to be migrated first), Unavailable (the user of `settings` may not grant; nothing changes).
     """
     role = inputs.text("role", role, longest=63)
     async with session(settings) as transaction:
@@ -180,7 +180,7 @@ async def _execute(executor: Executor, statements: Sequence[str]) -> None:
 
 
 async def _refuse_surplus(executor: Executor, target: GrantTarget, role: str) -> None:
-    """Fail if the role keeps a right that this user cannot revoke, which PostgreSQL reports by a warning at most."""
+    """Fail if the role keeps a right that this user cannot revoke. PostgreSQL only warns, or not even that."""
     surplus = await executor.fetch_all(_SURPLUS, role, target.schema)
     if surplus:
         reason = (
