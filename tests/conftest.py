@@ -10,6 +10,7 @@ PgBouncer, the application comes through it, and the owner does not.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
     from secrecy.leaks import LeakSearch
 
 pytest_plugins = ["secrecy.leaks", "faults.figures"]
+
+# A shell that runs the suite in the background hands SIGINT down as ignored, and every process that a test starts
+# would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What a shell has set must not reach a test.
 for name in [name for name in os.environ if name.startswith(("DB_", "REDIS_", "DATABASE_URL"))]:
