@@ -19,7 +19,7 @@ def example() -> str:
     return str(code)
 
 
-def test_the_example_runs(settings: Settings, tmp_path: Path) -> None:
+def test_example_runs_and_prints_its_output(settings: Settings, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     script.write_text(example())
     ran = subprocess.run(
@@ -42,5 +42,5 @@ def test_the_example_runs(settings: Settings, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", README.read_text()))))
-def test_a_link_names_an_existing_file(link: str) -> None:
+def test_link_names_an_existing_file(link: str) -> None:
     assert (README.parent / link).exists()

@@ -33,10 +33,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path]]:
     return commands
 
 
-def test_without_a_clone_it_says_where_the_benchmarks_are(nowhere: Path) -> None:
-    said = CliRunner().invoke(main, ["bench"])
-    assert said.exit_code == 1
-    assert said.output == f"Error: {bench.NO_CLONE}\n"
+def test_without_a_clone_the_error_names_the_place_of_the_benchmarks(nowhere: Path) -> None:
+    result = CliRunner().invoke(main, ["bench"])
+    assert result.exit_code == 1
+    assert result.output == f"Error: {bench.NO_CLONE}\n"
 
 
 @pytest.fixture
@@ -48,23 +48,23 @@ def clone(nowhere: Path) -> Path:
     return nowhere
 
 
-def test_peers_that_are_not_installed_are_named(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_peers_are_named(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "PEERS", ("asyncpg", "no_such_driver"))
-    said = CliRunner().invoke(main, ["bench"])
-    assert said.exit_code == 1
-    assert "no_such_driver missing: run `pip install -e '.[embedded,bench]'`" in said.output
+    result = CliRunner().invoke(main, ["bench"])
+    assert result.exit_code == 1
+    assert "no_such_driver missing: run `pip install -e '.[embedded,bench]'`" in result.output
 
 
-def test_a_clone_in_the_current_folder_is_found_and_told_what_to_measure(
+def test_clone_in_the_current_folder_runs_with_the_options(
     clone: Path, started: list[tuple[list[str], Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "PEERS", ())
-    said = CliRunner().invoke(main, ["bench", "--quick", "--only", "sends", "--output", "found"])
-    assert said.exit_code == 3
+    result = CliRunner().invoke(main, ["bench", "--quick", "--only", "sends", "--output", "found"])
+    assert result.exit_code == 3
     options = ["--quick", "--only=sends", f"--output={clone / 'found'}"]
     assert started == [([sys.executable, "-m", "benchmarks", *options], clone)]
 
 
-def test_an_editable_install_leads_to_its_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_editable_install_leads_to_its_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert bench.find_clone() == PROJECT

@@ -18,7 +18,7 @@ FIND = (
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to work in, as a newcomer would. What runs in it ends with the test."""
+    """An empty folder to work in, as a newcomer would. Servers in it end with the test."""
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     assert hubbub("down").returncode == 0
@@ -74,14 +74,14 @@ def test_servers_are_started_used_stopped_and_deleted(here: Path) -> None:
     assert not (here / ".hubbub").exists()
 
 
-def test_yes_deletes_without_asking_and_only_then(here: Path) -> None:
+def test_yes_deletes_data_without_a_question(here: Path) -> None:
     assert hubbub("down", "--yes").returncode == 2
     assert "hubbub status --folder elsewhere --output env" in hubbub("up", "--folder", "elsewhere").stdout
     assert hubbub("down", "--folder", "elsewhere", "--delete-data", "--yes").returncode == 0
     assert list(here.iterdir()) == []
 
 
-def test_where_no_servers_run_status_says_so_and_exits_with_3(here: Path) -> None:
+def test_status_without_servers_exits_with_3(here: Path) -> None:
     text = hubbub("status")
     assert (text.returncode, text.stdout) == (3, "there are no servers in .hubbub; create them: hubbub up\n")
     env = hubbub("status", "--output", "env")
@@ -93,7 +93,7 @@ def test_where_no_servers_run_status_says_so_and_exits_with_3(here: Path) -> Non
     assert list(here.iterdir()) == []
 
 
-def test_what_the_user_can_mend_is_an_error_without_a_traceback(here: Path) -> None:
+def test_error_of_the_user_has_no_traceback(here: Path) -> None:
     (here / ".hubbub").mkdir()
     (here / ".hubbub" / "notes.txt").touch()
     refused = hubbub("up")
@@ -103,7 +103,7 @@ def test_what_the_user_can_mend_is_an_error_without_a_traceback(here: Path) -> N
     assert "Traceback" not in refused.stderr
 
 
-def test_what_the_system_refuses_is_an_error_without_a_traceback(here: Path) -> None:
+def test_error_of_the_system_has_no_traceback(here: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         said = subprocess.run(
             [sys.executable, "-m", "hubbub", "status"],
@@ -116,7 +116,7 @@ def test_what_the_system_refuses_is_an_error_without_a_traceback(here: Path) -> 
     assert (said.returncode, said.stderr) == (1, "Error: [Errno 28] No space left on device\n")
 
 
-def test_a_reader_that_has_gone_is_no_error_to_tell(here: Path) -> None:
+def test_closed_pipe_prints_no_error(here: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -133,7 +133,7 @@ def test_a_reader_that_has_gone_is_no_error_to_tell(here: Path) -> None:
     assert (said.returncode, said.stderr) == (1, "")
 
 
-def test_help_names_every_command_and_imports_none_of_them() -> None:
+def test_help_names_every_command_and_imports_none() -> None:
     script = "import sys, hubbub.cli as cli; cli.main(['--help'], standalone_mode=False); print(*sys.modules)"
     said = subprocess.check_output([sys.executable, "-c", script], text=True)
     for command in ("demo", "up", "down", "status", "migrate"):
@@ -141,7 +141,7 @@ def test_help_names_every_command_and_imports_none_of_them() -> None:
     assert not {"hubbub.cli.servers", "hubbub.cli.migrate", "alembic", "sqlalchemy"} & set(said.split())
 
 
-def test_every_command_of_the_help_is_there() -> None:
+def test_every_command_of_the_help_exists() -> None:
     for command in ("demo", "up", "down", "status", "migrate"):
         assert hubbub(command, "--help").returncode == 0
     assert hubbub("--version").stdout.startswith("hubbub ")

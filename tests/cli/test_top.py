@@ -40,7 +40,7 @@ class Output(NamedTuple):
     error: str
 
     def figure(self, name: str) -> str:
-        """What stands to the right of a name: the last word of it, or all that is not blank."""
+        """The value to the right of a name."""
         [line] = [line for line in self.lines if f"  {name}  " in line]
         return line.partition(f"  {name}  ")[2].strip().split("   ")[0].strip()
 
@@ -66,7 +66,7 @@ def once() -> Once:
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[Server]:
-    """Valkey of this test's own: nobody else is online there."""
+    """Valkey of this test's own, where no other user is online."""
     server = Server(binaries()[0], tmp_path)
     try:
         yield server.start()

@@ -84,30 +84,30 @@ def test_two_demos_at_once_pass_and_leave_nothing_behind(log: Path, home: Path) 
     for process, (out, err) in zip(two_at_once, outputs, strict=True):
         assert process.returncode == 0, err
         assert err == ""
-        told = json.loads(out)
-        assert told["ok"] is True
-        assert told["servers"].keys() == {"postgresql", title().lower()}
-        assert [line["line"] for line in told["log"]["first_refused"]] == [4]
-        assert [one["nickname"] for one in told["log"]["renamed"]] == ["bo@home"]
-        checks = [check for step in told["steps"] for check in step["checks"]]
+        report = json.loads(out)
+        assert report["ok"] is True
+        assert report["servers"].keys() == {"postgresql", title().lower()}
+        assert [line["line"] for line in report["log"]["first_refused"]] == [4]
+        assert [one["nickname"] for one in report["log"]["renamed"]] == ["bo@home"]
+        checks = [check for step in report["steps"] for check in step["checks"]]
         assert len(checks) == 27
         assert all(check["ok"] for check in checks)
     assert list(home.iterdir()) == []
     assert processes_in(home) == []
 
 
-@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
-def test_signal_stops_the_servers_and_deletes_their_files(home: Path, told: signal.Signals) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_signal_stops_the_servers_and_deletes_their_files(home: Path, sent: signal.Signals) -> None:
     process = started("--folder", home)
     deadline = monotonic() + SECONDS
     while not processes_in(home):
         assert process.poll() is None, process.communicate()
         assert monotonic() < deadline
-    process.send_signal(told)
+    process.send_signal(sent)
     out, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 128 + told
+    assert process.returncode == 128 + sent
     assert out == ""
-    assert err == f"stopped by {told.name}; the servers are stopped and their files deleted\n"
+    assert err == f"stopped by {sent.name}; the servers are stopped and their files deleted\n"
     assert list(home.iterdir()) == []
     assert processes_in(home) == []
 
@@ -128,12 +128,12 @@ async def lose_a_message(context: Context) -> Section:
 def test_failed_check_is_printed_and_is_the_exit_status(
     log: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = result_with(lose_a_message, monkeypatch, "--log", log, "--folder", home)
-    assert told.exit_code == 1
-    output = " ".join(told.output.split())
+    result = result_with(lose_a_message, monkeypatch, "--log", log, "--folder", home)
+    assert result.exit_code == 1
+    output = " ".join(result.output.split())
     assert "FAILED: every row stored exactly once: 2 messages were acknowledged, 1 are stored" in output
     assert "1 line was refused: line 4: line: Invalid value 'topic' - at `$.kind`" in output
-    assert told.output.splitlines()[-1].startswith("7 of 11 checks passed in ")
+    assert result.output.splitlines()[-1].startswith("7 of 11 checks passed in ")
     assert list(home.iterdir()) == []
 
 
@@ -145,8 +145,8 @@ async def fail(context: Context) -> Section:
 def test_error_in_a_step_stops_the_servers_and_deletes_their_files(
     log: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = result_with(fail, monkeypatch, "--log", log, "--folder", home)
-    assert isinstance(told.exception, NotFound)
+    result = result_with(fail, monkeypatch, "--log", log, "--folder", home)
+    assert isinstance(result.exception, NotFound)
     assert list(home.iterdir()) == []
     assert processes_in(home) == []
 
@@ -169,9 +169,9 @@ def test_bad_usage_is_refused_before_servers_start(
     monkeypatch.setattr("hubbub.cli.demo.run", None)
     Path("empty.jsonl").touch()
     Path("picture.png").write_bytes(b'{"kind":"\x89PNG"}')
-    told = CliRunner().invoke(demo, arguments)
-    assert told.exit_code == 2
-    assert named in " ".join(told.output.split())
+    result = CliRunner().invoke(demo, arguments)
+    assert result.exit_code == 2
+    assert named in " ".join(result.output.split())
 
 
 def test_unreadable_file_is_named(tmp_path: Path, log: Path) -> None:
@@ -180,6 +180,6 @@ def test_unreadable_file_is_named(tmp_path: Path, log: Path) -> None:
         log.symlink_to("/proc/self/mem")  # which even root cannot read from its beginning
     else:
         log.chmod(0)
-    told = CliRunner().invoke(demo, ["--log", str(log)])
-    assert told.exit_code == 2
-    assert "chat.jsonl" in told.output
+    result = CliRunner().invoke(demo, ["--log", str(log)])
+    assert result.exit_code == 2
+    assert "chat.jsonl" in result.output

@@ -1,4 +1,4 @@
-"""Servers of these tests' own: they do harm to databases, and make roles, which are there for a whole server."""
+"""Servers of these tests' own, because they damage databases and create roles, which belong to a whole server."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 import pytest_asyncio
 
 from cli.doctor.sections import Look, Sql
+from commands import execute
 from hubbub import PostgresSettings, Settings, migrations
 from hubbub.cli.doctor import postgresql
 from hubbub.cli.doctor.report import Section
 from hubbub.embedded import Servers
-from hubbub.postgres import Pool, connect
+from hubbub.postgres import Pool
 from redis_server import Server, binaries
 from rights import superuser
 
@@ -36,24 +37,16 @@ async def own_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         yield OwnServer(settings.postgres, superuser(settings.postgres, folder))
 
 
-async def run(settings: PostgresSettings, sql: str) -> None:
-    connection = await connect(settings)
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()
-
-
 @pytest.fixture
 async def database(own_server: OwnServer) -> AsyncIterator[PostgresSettings]:
     """A migrated database of this test's own, as its owner sees it."""
     name = f"doctor_{uuid4().hex}"
-    await run(
+    await execute(
         own_server.superuser,
         f"CREATE DATABASE {name} TEMPLATE {own_server.owner.database} OWNER {own_server.owner.user}",
     )
     yield replace(own_server.owner, database=name)
-    await run(own_server.superuser, f"DROP DATABASE {name} WITH (FORCE)")
+    await execute(own_server.superuser, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -67,32 +60,32 @@ def sql(as_superuser: PostgresSettings) -> Sql:
     """Runs SQL in the database, whatever it takes."""
 
     async def sql(text: str) -> None:
-        await run(as_superuser, text)
+        await execute(as_superuser, text)
 
     return sql
 
 
 @pytest.fixture
 async def role(own_server: OwnServer, database: PostgresSettings) -> AsyncIterator[PostgresSettings]:
-    """The database as an application sees it that was given the rights it needs."""
+    """The database as an application with the rights that it needs sees it."""
     name = f"application_{uuid4().hex}"
-    await run(own_server.superuser, f"CREATE ROLE {name} LOGIN PASSWORD 'of-the-tests'")
+    await execute(own_server.superuser, f"CREATE ROLE {name} LOGIN PASSWORD 'of-the-tests'")
     await migrations.grant(replace(own_server.superuser, database=database.database), name)
     yield replace(database, user=name, password="of-the-tests")
     in_database = replace(own_server.superuser, database=database.database)
-    await run(in_database, f"DROP OWNED BY {name}; DROP ROLE {name}")
+    await execute(in_database, f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
 @pytest.fixture
 def look() -> Look:
-    """What the doctor says of a database."""
+    """Runs the checks of PostgreSQL, by other settings than those it connects with where `pretended` are given."""
 
     async def look(
-        settings: PostgresSettings, *, processes: int = 1, said: PostgresSettings | None = None
+        settings: PostgresSettings, *, processes: int = 1, pretended: PostgresSettings | None = None
     ) -> Section:
         pool = Pool(settings)
         try:
-            return await postgresql.check(pool, said or settings, processes)
+            return await postgresql.check(pool, pretended or settings, processes)
         finally:
             await pool.close()
 

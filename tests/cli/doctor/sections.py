@@ -1,4 +1,4 @@
-"""Asking the doctor, and reading what it says."""
+"""Reads sections of the report of `hubbub doctor`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ Look = Callable[..., Awaitable[Section]]
 
 
 def result_of(section: Section, name: str) -> CheckResult:
-    """What became of the check of this name."""
     [result] = [result for result in section.checks if result.name == name]
     return result
 
@@ -25,7 +24,7 @@ def meanings(section: Section, name: str) -> str:
 
 
 def failed(section: Section) -> set[str]:
-    """The names of the checks that found something, or could not look."""
+    """The names of the checks that have an error or a warning, or were skipped."""
     return {
         result.name
         for result in section.checks

@@ -64,7 +64,7 @@ async def test_untested_version_is_a_note(
 async def test_remote_server_without_tls_is_an_error(look: Look, database: PostgresSettings) -> None:
     assert severities(await look(database), "postgresql.tls") == []
     elsewhere = replace(database, host="db.example.org")
-    section = await look(database, said=elsewhere)
+    section = await look(database, pretended=elsewhere)
     assert severities(section, "postgresql.tls") == ["error"]
     assert "DB_SSLMODE=verify-full" in meanings(section, "postgresql.tls")
 
@@ -80,12 +80,12 @@ async def test_settings_that_lose_data_in_a_crash_are_errors(
     assert severities(await look(database), "postgresql.durability") == ["error", "error"]
 
 
-@pytest.mark.parametrize(("processes", "said"), [(1, []), (4, ["note"]), (50, ["error"])])
+@pytest.mark.parametrize(("processes", "expected"), [(1, []), (4, ["note"]), (50, ["error"])])
 async def test_pools_of_all_processes_are_compared_with_max_connections(
-    look: Look, database: PostgresSettings, processes: int, said: list[str]
+    look: Look, database: PostgresSettings, processes: int, expected: list[str]
 ) -> None:
     section = await look(database, processes=processes)
-    assert severities(section, "postgresql.connections") == said
+    assert severities(section, "postgresql.connections") == expected
 
 
 async def test_connection_limit_of_the_database_counts(look: Look, database: PostgresSettings, sql: Sql) -> None:
@@ -124,9 +124,9 @@ async def test_rights_through_another_role_count(
 
 async def test_role_attributes_beyond_the_database_are_named(look: Look, role: PostgresSettings, sql: Sql) -> None:
     await sql(f"ALTER ROLE {role.user} CREATEROLE REPLICATION BYPASSRLS")
-    said = meanings(await look(role), "postgresql.role")
+    found = meanings(await look(role), "postgresql.role")
     for power in ("may create roles", "may replicate", "bypasses row security"):
-        assert power in said
+        assert power in found
 
 
 async def test_member_of_a_superuser_role_is_an_error(look: Look, role: PostgresSettings, sql: Sql) -> None:

@@ -17,11 +17,11 @@ Start = Callable[..., Server]
 SAFE = ("appendonly yes", "appendfsync always", "maxmemory 100mb", "maxmemory-policy noeviction")
 
 
-async def look(settings: RedisSettings, *, said: RedisSettings | None = None) -> Section:
+async def look(settings: RedisSettings, *, pretended: RedisSettings | None = None) -> Section:
     connection = Connection(settings)
     await connection.start()
     try:
-        return await redis.check(connection, said or settings)
+        return await redis.check(connection, pretended or settings)
     finally:
         await connection.close()
 
@@ -58,13 +58,13 @@ async def test_missing_append_only_file_is_a_warning(servers_of: Start) -> None:
     assert result_of(section, "redis.appendfsync").skipped == "appendonly is off"
 
 
-@pytest.mark.parametrize(("setting", "said"), [("everysec", ["note"]), ("no", ["warning"])])
+@pytest.mark.parametrize(("setting", "expected"), [("everysec", ["note"]), ("no", ["warning"])])
 async def test_appendfsync_other_than_always_is_reported_by_its_risk(
-    servers_of: Start, setting: str, said: list[str]
+    servers_of: Start, setting: str, expected: list[str]
 ) -> None:
     section = await look(servers_of("appendonly yes", f"appendfsync {setting}").settings)
     assert severities(section, "redis.persistence") == []
-    assert severities(section, "redis.appendfsync") == said
+    assert severities(section, "redis.appendfsync") == expected
 
 
 async def test_forbidden_config_skips_the_check(servers_of: Start) -> None:
@@ -92,13 +92,13 @@ async def test_replica_is_an_error(servers_of: Start) -> None:
 
 async def test_server_without_a_password_is_an_error(servers_of: Start) -> None:
     server = servers_of()
-    section = await look(server.settings, said=replace(server.settings, password=None))
+    section = await look(server.settings, pretended=replace(server.settings, password=None))
     assert severities(section, "redis.login") == ["error"]
 
 
 async def test_remote_server_without_tls_is_an_error(servers_of: Start) -> None:
     server = servers_of()
-    section = await look(server.settings, said=replace(server.settings, host="redis.example.org"))
+    section = await look(server.settings, pretended=replace(server.settings, host="redis.example.org"))
     assert severities(section, "redis.tls") == ["error"]
     assert "REDIS_TLS=true" in meanings(section, "redis.tls")
 

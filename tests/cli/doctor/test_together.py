@@ -66,15 +66,15 @@ async def test_clock_skew_is_a_warning(both: Settings, monkeypatch: pytest.Monke
     assert "ahead of that of this machine" in meanings(section, "together.clocks")
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.01, "cost=5"), (0.2, ""), (0.9, "cost=3")])
+@pytest.mark.parametrize(("seconds", "advice"), [(0.01, "cost=5"), (0.2, ""), (0.9, "cost=3")])
 async def test_cheap_or_expensive_hashes_are_reported_with_another_cost(
-    both: Settings, monkeypatch: pytest.MonkeyPatch, seconds: float, said: str
+    both: Settings, monkeypatch: pytest.MonkeyPatch, seconds: float, advice: str
 ) -> None:
     monkeypatch.setattr(together, "CHEAP_SECONDS", 0.05)
     monkeypatch.setattr(together, "_hash_seconds", lambda cost: seconds)
     section = await look(both)
-    assert severities(section, "together.passwords") == (["warning"] if said else [])
-    assert said in meanings(section, "together.passwords")
+    assert severities(section, "together.passwords") == (["warning"] if advice else [])
+    assert advice in meanings(section, "together.passwords")
 
 
 async def test_login_that_may_not_publish_is_an_error(both: Settings, servers_of: Callable[..., Server]) -> None:
