@@ -201,7 +201,6 @@ class Replay:
         self._rows: list[Row] = []
         self._people = people
         self._existing = existing
-        self._repeatable = Counter(existing.repeatable)
 
     @property
     def events(self) -> int:
@@ -232,7 +231,8 @@ class Replay:
         if author is None and line.seq is None:
             raise _no_such_user()
         id = line.id or derive_message_id(number, line, room.hex)
-        if id in self._existing.messages and self._is_known(id, line, room, author):
+        if id in self._existing.messages:
+            self._update(id, line, room, author)
             self.known += 1
             return
         if line.reply_to is not None:
@@ -253,8 +253,8 @@ class Replay:
         if line.id is not None:
             self._existing.messages[id] = ExistingMessage.of(room.id, seq, author, line)
 
-    def _is_known(self, id: UUID, line: MessageLine, room: RoomLog, author: UUID | None) -> bool:
-        """True. Raises: Invalid (the id is that of another message)."""
+    def _update(self, id: UUID, line: MessageLine, room: RoomLog, author: UUID | None) -> None:
+        """Revise an existing message if the line is newer. Raises: Invalid (the id is that of another message)."""
         existing = self._existing.messages[id]
         if not existing.matches(line, room.id, author):
             raise Invalid("id", "is in use for another message")
@@ -263,7 +263,6 @@ class Replay:
             metadata = metadata_of(line)
             revision = Revision(id, line.content, line.is_edited, updated_at, line.deleted_at, metadata)
             self.revisions.append(revision)
-        return True
 
     def _check_message(self, field: str, id: UUID, room: RoomLog) -> None:
         existing = self._existing.messages.get(id)
@@ -278,8 +277,8 @@ class Replay:
         if line.seq is None:
             if account is None:
                 raise _no_such_user()
-            if self._repeatable[event] > 0 or room.is_unchanged_by(line, user_id):
-                self._repeatable[event] -= 1
+            if self._existing.repeatable[event] > 0 or room.is_unchanged_by(line, user_id):
+                self._existing.repeatable[event] -= 1
                 self.known += 1
                 return
         else:
