@@ -37,7 +37,7 @@ FITS: dict[str, Callable[[object], bool]] = {
     "Mapping": lambda value: isinstance(value, Mapping),
     "Iterable": lambda value: isinstance(value, Iterable) and not isinstance(value, str | bytes),
 }
-FITS["Place"] = FITS["int"]
+FITS["PageAnchor"] = FITS["int"]
 # No value above is one.
 OTHERS = {"UUID", "Role", "MessageType", "UnsetType"}
 
