@@ -1,11 +1,11 @@
-"""Everything that PostgreSQL knows of a schema, to compare two of them."""
+"""The catalog of a schema, to compare two schemas."""
 
 from __future__ import annotations
 
 from hubbub.postgres import connect
 from hubbub.settings import PostgresSettings
 
-# The version table says where the schema is and is no part of it.
+# The version table records the revision of the schema, and is not part of it.
 SCHEMA = """
     WITH tables AS (
         SELECT oid, relname, reloptions, relpersistence
@@ -68,7 +68,7 @@ SCHEMA = """
 
 
 async def schema(settings: PostgresSettings) -> list[str]:
-    """One line a table, column, constraint, index, trigger, function and type."""
+    """One line per table, column, constraint, index, trigger, function and type."""
     connection = await connect(settings)
     try:
         return [line for (line,) in await connection.fetch(SCHEMA)]

@@ -1,4 +1,4 @@
-"""Others at work in the same database: connections, processes, and how to see who waits for whom."""
+"""Other connections and processes in the same database, and queries for the locks that they wait for."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ async def connected(settings: PostgresSettings) -> AsyncIterator[Connection]:
 
 
 async def until(connection: Connection, condition: str) -> None:
-    """Ask until the answer is yes; the test's own timeout ends what never comes."""
+    """Query until the condition holds. The test's own timeout ends it otherwise."""
     while not await connection.fetchval(condition):
         await asyncio.sleep(0.005)
-        # In a transaction pg_stat_activity stays as it was at the first look.
+        # In a transaction pg_stat_activity stays as it was at the first query.
         await connection.execute("SELECT pg_stat_clear_snapshot()")
 
 

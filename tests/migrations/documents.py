@@ -1,4 +1,4 @@
-"""The documents of the project: what they tell a reader to type, the tests type."""
+"""The pages of docs/, whose code blocks the tests run."""
 
 from __future__ import annotations
 

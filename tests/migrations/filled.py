@@ -1,12 +1,12 @@
-"""Rows for a migration to take along."""
+"""Rows for a migration to keep."""
 
 from __future__ import annotations
 
 from hubbub.postgres import connect
 from hubbub.settings import PostgresSettings
 
-# As an application on the seed's own tables would have left it: without seq, and NULL where a default could be.
-OF_THE_ORIGINAL = """
+# As an application on the original tables would leave them: without seq, and with NULL in columns with a default.
+ORIGINAL_ROWS = """
     INSERT INTO users (email, username, password_hash, is_online, created_at)
     SELECT 'user-' || n || '@Example.org', 'User-' || n, '!', nullif(n % 5 = 0, true), nullif(now(), now())
     FROM generate_series(1, 50) AS n;
@@ -45,8 +45,8 @@ OF_THE_ORIGINAL = """
     WHERE messages.content LIKE '%says 40';
 """
 
-# What only hubbub writes: tombstones, events, watermarks, direct rooms.
-OF_HUBBUB = """
+# Rows that only hubbub writes: tombstones, events, watermarks, direct rooms.
+HUBBUB_ROWS = """
     UPDATE messages
     SET content = '', deleted_at = now()
     WHERE seq IN (20, 40);

@@ -1,4 +1,4 @@
-"""An application's own Alembic in the same database, set up as docs/migrations.md says."""
+"""An application's own Alembic in the same database, set up as docs/migrations.md describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A migration that dies on the way is completed by the next run, wherever it died."""
+"""A killed migration is completed by the next run, at whichever statement it was killed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from hubbub import Conflict, PostgresSettings, Settings, migrations
 from hubbub.migrations import REVISIONS, revisions
 from migrations.catalog import schema
 from migrations.contention import WAITS_FOR_A_SNAPSHOT, connected, process, until
-from migrations.filled import OF_HUBBUB, OF_THE_ORIGINAL, fill
+from migrations.filled import HUBBUB_ROWS, ORIGINAL_ROWS, fill
 
 
 class Died(Exception):
-    """Stands for whatever ends a process: nothing that hubbub catches."""
+    """Stands for the end of a process. hubbub does not catch it."""
 
 
 @contextmanager
-def dying_at(statement: int) -> Iterator[None]:
-    """End the run in front of its n-th statement, as the server sees it: the connection closes, no COMMIT."""
+def killed_before(statement: int) -> Iterator[None]:
+    """End the run before its n-th statement. For the server the connection closes without a COMMIT."""
     sent = 0
     execute = Connection.execute
 
@@ -38,13 +38,13 @@ def dying_at(statement: int) -> Iterator[None]:
         yield
 
 
-async def _dies_everywhere(settings: PostgresSettings, direction: str, revision: str) -> int:
-    """Run one revision, let it die at its first statement, run again, let it die at its second, and so on."""
+async def _run_killed_everywhere(settings: PostgresSettings, direction: str, revision: str) -> int:
+    """Run one revision again and again, and end the n-th run before its n-th statement."""
     statement = 0
     while True:
         statement += 1
         try:
-            with dying_at(statement):
+            with killed_before(statement):
                 if direction == "up":
                     await migrations.up(settings, revision)
                 else:
@@ -65,14 +65,14 @@ async def test_run_killed_before_any_statement_is_completed_by_the_next_run(
     above = await schema(empty_database)
 
     await migrations.down(postgres_settings, "0005")
-    await fill(postgres_settings, OF_THE_ORIGINAL)
+    await fill(postgres_settings, ORIGINAL_ROWS)
     await migrations.up(postgres_settings)
-    await fill(postgres_settings, OF_HUBBUB)
+    await fill(postgres_settings, HUBBUB_ROWS)
     await migrations.down(postgres_settings, before)
 
-    assert await _dies_everywhere(postgres_settings, "up", revision) > 5
+    assert await _run_killed_everywhere(postgres_settings, "up", revision) > 5
     assert await schema(postgres_settings) == above
-    assert await _dies_everywhere(postgres_settings, "down", revision) > 2
+    assert await _run_killed_everywhere(postgres_settings, "down", revision) > 2
     assert await schema(postgres_settings) == below
 
 

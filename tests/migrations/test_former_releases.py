@@ -1,4 +1,4 @@
-"""Databases that hubbub migrated while its revisions were Alembic's go on with the SQL files.
+"""Databases that hubbub migrated by Alembic are migrated further by the SQL files.
 
 The dumps were written by that code with pg_dump 18: a database that a hub had filled, at 0012; the same after
 `down 0008`, with NULL where an application on the original tables could leave it; and that one after a run of

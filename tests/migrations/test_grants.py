@@ -1,4 +1,4 @@
-"""An application's role: it may use the tables, and nothing else."""
+"""The role of an application, which may use the tables and nothing else."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FORBIDDEN = (
 
 @pytest.fixture
 async def role(administrator: PostgresSettings) -> str:
-    """A role with a name that no SQL must be built of carelessly. It is gone with the cluster."""
+    """A role whose name has to be quoted in SQL. It is deleted with the cluster."""
     name = f"o'\"; DROP TABLE users; --{uuid4()}"
     await execute(administrator, f"CREATE ROLE {quoted(name)} LOGIN PASSWORD 'of-the-role'")
     return name
@@ -131,7 +131,7 @@ async def test_grant_revokes_former_rights(
 async def test_grant_finds_tables_in_another_schema(
     migrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
 ) -> None:
-    """As an administrator has it who gives hubbub a schema, and the database a search path that leads there."""
+    """The administrator gave hubbub a schema, and the database a search path with it."""
     database = postgres_settings.database
     move = [f'ALTER TABLE {table} SET SCHEMA "chat ""room"""' for table in migrations.TABLES]
     path = f'ALTER DATABASE {database} SET search_path = "chat ""room"""'
@@ -234,7 +234,7 @@ async def test_grant_command_prints_its_statements(
 
 
 async def test_hub_runs_as_granted_role(hub: Hub) -> None:
-    """As every test does that takes `hub`; this one says so."""
+    """So does every test with the fixture `hub`. This one asserts it."""
     ada = await hub.register("ada@example.org", "ada", "correct horse")
     assert await hub.users.get(ada.id) == ada
     assert hub.settings.postgres.user == ROLE
@@ -244,7 +244,7 @@ async def test_hub_runs_as_granted_role(hub: Hub) -> None:
 async def test_owner_can_migrate_after_grant(
     migrator: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
-    """In PostgreSQL 14 the owner could create tables only as everybody can."""
+    """In PostgreSQL 14 the owner could create tables only by the right of PUBLIC."""
     await migrations.grant(migrator, ROLE)
     await migrations.down(postgres_settings, "0009")
     await migrations.up(postgres_settings)

@@ -60,7 +60,7 @@ async def test_database_without_schema_is_refused_with_the_command_to_migrate(
     empty_database: PostgresSettings,
 ) -> None:
     pool = Pool(empty_database)
-    async with pool.transaction() as transaction:  # a failed statement would spoil it
+    async with pool.transaction() as transaction:  # a failed statement would abort it
         with pytest.raises(SchemaMismatch) as mismatch:
             await verify(transaction)
     await pool.close()

@@ -1,4 +1,4 @@
-"""What the rows of a filled database become on the way up and on the way down."""
+"""The rows of a filled database after up and after down."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hubbub.migrations import REVISIONS, revisions
 from hubbub.postgres import connect
 from migrations.catalog import schema
 from migrations.documents import blocks
-from migrations.filled import OF_HUBBUB, OF_THE_ORIGINAL, fill
+from migrations.filled import HUBBUB_ROWS, ORIGINAL_ROWS, fill
 
 if TYPE_CHECKING:
     from hubbub.postgres.connection import Connection
@@ -21,15 +21,15 @@ A_USER = "INSERT INTO users (email, username, password_hash) VALUES"
 
 
 @pytest.fixture
-async def of_the_seed(empty_database: PostgresSettings) -> PostgresSettings:
+async def original_schema(empty_database: PostgresSettings) -> PostgresSettings:
     await migrations.up(empty_database, "0005")
     return empty_database
 
 
 @pytest.fixture
-async def filled(of_the_seed: PostgresSettings) -> PostgresSettings:
-    await fill(of_the_seed, OF_THE_ORIGINAL)
-    return of_the_seed
+async def filled(original_schema: PostgresSettings) -> PostgresSettings:
+    await fill(original_schema, ORIGINAL_ROWS)
+    return original_schema
 
 
 @pytest.fixture
@@ -128,19 +128,19 @@ async def test_null_becomes_the_default_of_its_column(filled: PostgresSettings, 
     ],
 )
 async def test_rows_that_break_a_rule_stop_the_revision_before_it_changes_anything(
-    of_the_seed: PostgresSettings, connection: Connection, revision: str, row: str, field: str, reason: str
+    original_schema: PostgresSettings, connection: Connection, revision: str, row: str, field: str, reason: str
 ) -> None:
-    await fill(of_the_seed, row)
+    await fill(original_schema, row)
     before = revisions.previous(revision)
-    await migrations.up(of_the_seed, before)
-    schema_before = await schema(of_the_seed)
+    await migrations.up(original_schema, before)
+    schema_before = await schema(original_schema)
     with pytest.raises(Invalid) as refused:
-        await migrations.up(of_the_seed)
+        await migrations.up(original_schema)
     assert refused.value.field == field
     assert refused.value.reason.startswith(f"the database holds {reason};")
-    assert await schema(of_the_seed) == schema_before
-    assert (await migrations.status(of_the_seed)).current == before
-    # The query that the error gives finds the rows.
+    assert await schema(original_schema) == schema_before
+    assert (await migrations.status(original_schema)).current == before
+    # The query in the error finds the rows.
     query = refused.value.reason.partition("find them with: ")[2]
     assert len(await connection.fetch(query)) == int(reason[-2])
 
@@ -149,10 +149,10 @@ async def test_down_keeps_rows_that_the_original_schema_can_hold(
     filled: PostgresSettings, connection: Connection
 ) -> None:
     await migrations.up(filled)
-    await fill(filled, OF_HUBBUB)
+    await fill(filled, HUBBUB_ROWS)
     await migrations.down(filled, "0005")
-    # Two of forty were deleted in each of nine rooms, one of them the last that the creator of the room had read:
-    # that is the message before now.
+    # Two of forty were deleted in each of nine rooms. One of them was the last that the creator of the room had
+    # read, which is now the message before it.
     assert await connection.fetchval("SELECT count(*) FROM messages") == 9 * 38
     assert await connection.fetchval("SELECT count(*) FROM messages WHERE content = ''") == 0
     await migrations.up(filled)
@@ -163,7 +163,7 @@ async def test_tables_of_the_original_schema_are_taken_over(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings, connection: Connection
 ) -> None:
     await migrations.up(empty_database, "0005")
-    await fill(empty_database, f"{OF_THE_ORIGINAL}; DROP TABLE hubbub_schema_version")
+    await fill(empty_database, f"{ORIGINAL_ROWS}; DROP TABLE hubbub_schema_version")
     with pytest.raises(Unavailable, match='"users" already exists'):
         await migrations.up(empty_database)
     await fill(empty_database, "DROP TABLE IF EXISTS hubbub_schema_version")

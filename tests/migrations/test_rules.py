@@ -1,4 +1,4 @@
-"""What each named constraint refuses, what a caller is told, and what a delete takes along."""
+"""The values that each named constraint refuses, the error for them, and the rows that a delete removes."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ KEEPING = {
 
 
 @pytest.fixture
-async def peopled(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
-    """The owner's: an application has no right to do most of what is tried here."""
+async def filled(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
+    """A pool of the owner, because an application may not run most of these statements."""
     await fill(postgres_settings, ROWS)
     pool = Pool(postgres_settings)
     await pool.open()
@@ -146,59 +146,59 @@ async def _refusal(pool: Pool, sql: str) -> HubbubError:
 
 
 @pytest.mark.parametrize("name", UNIQUE_CONSTRAINTS)
-async def test_duplicate_of_unique_value_is_a_conflict(peopled: Pool, name: str) -> None:
-    error = await _refusal(peopled, TAKING[name])
+async def test_duplicate_of_unique_value_is_a_conflict(filled: Pool, name: str) -> None:
+    error = await _refusal(filled, TAKING[name])
     assert isinstance(error, Conflict)
     assert error.what == UNIQUE_CONSTRAINTS[name]
 
 
 @pytest.mark.parametrize("name", FOREIGN_KEYS)
-async def test_reference_to_missing_row_is_not_found(peopled: Pool, name: str) -> None:
-    error = await _refusal(peopled, MISSED[name])
+async def test_reference_to_missing_row_is_not_found(filled: Pool, name: str) -> None:
+    error = await _refusal(filled, MISSED[name])
     assert isinstance(error, NotFound)
     assert error.kind == FOREIGN_KEYS[name]
 
 
 @pytest.mark.parametrize("name", CHECK_CONSTRAINTS)
-async def test_value_that_breaks_a_rule_is_invalid(peopled: Pool, name: str) -> None:
+async def test_value_that_breaks_a_rule_is_invalid(filled: Pool, name: str) -> None:
     table = next(table for table in TABLES if name.startswith(f"{table}_"))
     for change in BREAKING[name]:
-        error = await _refusal(peopled, f"UPDATE {table} SET {change}")
+        error = await _refusal(filled, f"UPDATE {table} SET {change}")
         assert isinstance(error, Invalid), change
         assert (error.field, error.reason) == CHECK_CONSTRAINTS[name], change
 
 
 @pytest.mark.parametrize("table", KEEPING)
-async def test_value_within_the_rules_is_stored(peopled: Pool, table: str) -> None:
+async def test_value_within_the_rules_is_stored(filled: Pool, table: str) -> None:
     for change in KEEPING[table]:
-        assert await _execute(peopled, f"UPDATE {table} SET {change}") == 1
+        assert await _execute(filled, f"UPDATE {table} SET {change}") == 1
 
 
-async def test_deleting_account_keeps_messages_and_deletes_memberships(peopled: Pool) -> None:
-    await _execute(peopled, "UPDATE rooms SET created_by = (SELECT id FROM users)")
-    await _execute(peopled, "DELETE FROM users")
-    assert await _count(peopled, "rooms WHERE created_by IS NULL") == 1
-    assert await _count(peopled, "messages WHERE user_id IS NULL") == 1
-    assert await _count(peopled, "room_users") == 0
-    assert await _count(peopled, "message_read_receipts") == 0
+async def test_deleting_account_keeps_messages_and_deletes_memberships(filled: Pool) -> None:
+    await _execute(filled, "UPDATE rooms SET created_by = (SELECT id FROM users)")
+    await _execute(filled, "DELETE FROM users")
+    assert await _count(filled, "rooms WHERE created_by IS NULL") == 1
+    assert await _count(filled, "messages WHERE user_id IS NULL") == 1
+    assert await _count(filled, "room_users") == 0
+    assert await _count(filled, "message_read_receipts") == 0
 
 
-async def test_deleting_room_deletes_log_and_memberships(peopled: Pool) -> None:
-    await peopled.execute(
+async def test_deleting_room_deletes_log_and_memberships(filled: Pool) -> None:
+    await filled.execute(
         Statement("test", int, "UPDATE room_users SET last_read_message_id = (SELECT id FROM messages)")
     )
-    await _execute(peopled, "DELETE FROM rooms")
+    await _execute(filled, "DELETE FROM rooms")
     for table in ("messages", "room_events", "room_users", "message_read_receipts"):
-        assert await _count(peopled, table) == 0
-    assert await _count(peopled, "users") == 1
+        assert await _count(filled, table) == 0
+    assert await _count(filled, "users") == 1
 
 
-async def test_last_read_message_can_be_deleted(peopled: Pool) -> None:
-    await peopled.execute(
+async def test_last_read_message_can_be_deleted(filled: Pool) -> None:
+    await filled.execute(
         Statement("test", int, "UPDATE room_users SET last_read_message_id = (SELECT id FROM messages)")
     )
-    await _execute(peopled, "DELETE FROM messages")
-    assert await _count(peopled, "room_users WHERE last_read_message_id IS NULL") == 1
+    await _execute(filled, "DELETE FROM messages")
+    assert await _count(filled, "room_users WHERE last_read_message_id IS NULL") == 1
 
 
 async def _count(pool: Pool, rows: str) -> int | None:

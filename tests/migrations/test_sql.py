@@ -1,4 +1,4 @@
-"""The SQL on paper does what the migration does."""
+"""The printed SQL has the same effect as the migration."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from hubbub import Invalid, PostgresSettings, migrations
 from hubbub.migrations import HEAD, Timeouts
 from hubbub.postgres import connect
 from migrations.catalog import schema
-from migrations.filled import OF_HUBBUB, OF_THE_ORIGINAL, fill
+from migrations.filled import HUBBUB_ROWS, ORIGINAL_ROWS, fill
 
 
-async def _type_in(settings: PostgresSettings, script: str) -> None:
-    """One statement after the other, as psql sends them."""
+async def _send_statements(settings: PostgresSettings, script: str) -> None:
+    """Send one statement after the other, as psql does."""
     connection = await connect(settings)
     for statement in script.strip().split(";\n"):
         await connection.execute(statement)
@@ -22,7 +22,7 @@ async def _type_in(settings: PostgresSettings, script: str) -> None:
 async def test_printed_sql_up_makes_the_same_schema(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
-    await _type_in(empty_database, migrations.sql())
+    await _send_statements(empty_database, migrations.sql())
     assert await schema(empty_database) == await schema(postgres_settings)
     assert (await migrations.status(empty_database)).current == HEAD
     assert await migrations.up(empty_database) == []
@@ -32,8 +32,8 @@ async def test_printed_sql_between_two_revisions_makes_the_same_schema(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     await migrations.up(empty_database, "0005")
-    await fill(empty_database, OF_THE_ORIGINAL)
-    await _type_in(empty_database, migrations.sql(start="0005", revision="0009"))
+    await fill(empty_database, ORIGINAL_ROWS)
+    await _send_statements(empty_database, migrations.sql(start="0005", revision="0009"))
     assert (await migrations.status(empty_database)).current == "0009"
     await migrations.up(empty_database, timeouts=Timeouts(lock_timeout_seconds=1))
     assert await schema(empty_database) == await schema(postgres_settings)
@@ -41,12 +41,12 @@ async def test_printed_sql_between_two_revisions_makes_the_same_schema(
 
 async def test_printed_sql_down_removes_every_table(postgres_settings: PostgresSettings) -> None:
     await migrations.down(postgres_settings, "0005")
-    await fill(postgres_settings, OF_THE_ORIGINAL)
+    await fill(postgres_settings, ORIGINAL_ROWS)
     await migrations.up(postgres_settings)
-    await fill(postgres_settings, OF_HUBBUB)
-    await _type_in(postgres_settings, migrations.sql("down", revision="0003"))
+    await fill(postgres_settings, HUBBUB_ROWS)
+    await _send_statements(postgres_settings, migrations.sql("down", revision="0003"))
     assert (await migrations.status(postgres_settings)).current == "0003"
-    await _type_in(postgres_settings, migrations.sql("down", start="0003"))
+    await _send_statements(postgres_settings, migrations.sql("down", start="0003"))
     assert (await migrations.status(postgres_settings)).current is None
     assert await schema(postgres_settings) == []
 

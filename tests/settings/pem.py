@@ -1,4 +1,4 @@
-"""Certificates that live as long as a test run."""
+"""Certificates that are valid for a test run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-# Of its own, because what the openssl.cnf of a system adds to a certificate differs.
+# A configuration of its own, because the openssl.cnf of systems differ in what they add to a certificate.
 REQUEST = """\
 [req]
 prompt = no
@@ -23,7 +23,7 @@ subjectAltName = DNS:localhost
 
 
 class Pem(NamedTuple):
-    """A certificate of localhost that signs itself, its key as it is and encrypted, and a file that is neither."""
+    """A self-signed certificate of localhost, its key in plain and encrypted, and a file that is neither."""
 
     cert: Path
     key: Path
@@ -32,7 +32,7 @@ class Pem(NamedTuple):
 
 
 def make(folder: Path) -> Pem:
-    """A new key and what belongs to it, by the openssl command: the standard library makes no certificates."""
+    """A new key and its files, made by the openssl command. The standard library cannot make certificates."""
     pem = Pem(folder / "cert.pem", folder / "key.pem", folder / "encrypted.pem", folder / "rubbish.pem")
     request = folder / "request.cnf"
     request.write_text(REQUEST)

@@ -1,4 +1,4 @@
-"""What an environment is read as, and all of it that a log could show."""
+"""Reading an environment, and everything of it that a log could show."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DATABASE_URL = "postgresql://chatuser:chatpass@db.example.org/chatapp"
 REDIS_URL = "redis://:redispass@redis.example.org"
 SECRET = "hunter2"
 
-patient = hypothesis_settings(deadline=None)  # the machine may be busy with other tests
+without_deadline = hypothesis_settings(deadline=None)  # the machine may be busy with other tests
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -46,7 +46,7 @@ def outcome(environ: Mapping[str, str]) -> Settings | Invalid:
 
 
 def shown(result: Settings | Invalid) -> str:
-    """All that a log could show of settings, or of an error with what it was raised from."""
+    """Everything that a log could show of settings, or of an error and its causes."""
     if isinstance(result, Settings):
         return f"{result!r} {result}"
     return " ".join(f"{error!r} {error} {vars(error)}" for error in whole_chain(result))

@@ -1,4 +1,4 @@
-"""What the variables of the seed set, what is read back, and that no password gets out."""
+"""The settings that variables give, reading them back, and that no password is shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from hubbub.errors import Invalid
 from hubbub.settings import VARIABLES, PostgresSettings, RedisSettings, Settings, postgres_from_env
 from settings.pem import Pem
-from settings.reading import DATABASE_URL, PARTS, REDIS_URL, SECRET, outcome, patient, read, refusal, shown
+from settings.reading import (
+    DATABASE_URL,
+    PARTS,
+    REDIS_URL,
+    SECRET,
+    outcome,
+    read,
+    refusal,
+    shown,
+    without_deadline,
+)
 
 
 def test_variables_of_the_original_application_give_its_ports_and_limits() -> None:
@@ -138,7 +148,7 @@ def test_repr_has_no_password() -> None:
 noise = st.text(max_size=10) | st.text("@:/?#[]%&=,; \n", max_size=5)
 
 
-@patient
+@without_deadline
 @given(before=noise, after=noise, host=st.sampled_from(["h", "h:x", "h,i", "[::1", "", "h:0"]), tail=noise)
 def test_error_has_no_password_however_it_was_mangled(before: str, after: str, host: str, tail: str) -> None:
     login = f"u:{before}{SECRET}{after}@{host}"
@@ -153,7 +163,7 @@ def test_error_has_no_password_from_the_wrong_variable(variable: str, misplaced:
     assert isinstance(result, Settings) or SECRET not in shown(result)
 
 
-# There and back
+# Written and read back
 
 names = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=20)
 passwords = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
@@ -188,7 +198,7 @@ redis_settings = st.builds(
 )
 
 
-@patient
+@without_deadline
 @given(postgres=postgres_settings, redis=redis_settings, data=st.data())
 def test_written_variables_read_back_as_the_same_settings(
     pem: Pem, postgres: PostgresSettings, redis: RedisSettings, data: st.DataObject
@@ -211,7 +221,7 @@ def test_written_variables_read_back_as_the_same_settings(
     assert Settings.from_env(environ) == settings
 
 
-@patient
+@without_deadline
 @given(user=names, password=passwords, host=hosts, port=ports, database=names)
 def test_percent_encoded_url_reads_back_as_its_parts(
     user: str, password: str, host: str, port: int, database: str

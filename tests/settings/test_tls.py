@@ -1,4 +1,4 @@
-"""Which files go together, what a context verifies, and when its files are read again."""
+"""Which files belong together, what a context verifies, and when its files are read again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_certificate_that_would_be_unused_is_refused(pem: Pem) -> None:
 
 
 def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> None:
-    """A whole handshake in memory; raises what the side that refuses raises."""
+    """A whole handshake in memory. Raises the error of the side that refuses."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = [
         client.wrap_bio(to_client, to_server, server_hostname=name),
@@ -140,7 +140,7 @@ def test_encrypted_key_is_refused_without_a_password_prompt(pem: Pem) -> None:
 
 
 def put(pem: Pem, folder: Path) -> dict[str, Path]:
-    """The certificate in the folder, in the place of the one before, as by whoever renews one: never half."""
+    """Replace the certificate in the folder atomically, as a renewal does."""
     placed = {"ssl_root_cert": folder / "root.pem", "ssl_cert": folder / "cert.pem", "ssl_key": folder / "key.pem"}
     for file, source in zip(placed.values(), (pem.cert, pem.cert, pem.key), strict=True):
         new = file.with_suffix(".new")

@@ -1,4 +1,4 @@
-"""What a URL says, beside the variables, and which URLs are refused."""
+"""The settings that a URL gives beside the variables, and which URLs are refused."""
 
 from __future__ import annotations
 

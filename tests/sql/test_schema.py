@@ -14,7 +14,7 @@ from hubbub.migrations import HEAD, REVISIONS, revisions
 from hubbub.postgres import connect
 from hubbub.postgres.errors import CHECK_CONSTRAINTS, FOREIGN_KEYS, UNIQUE_CONSTRAINTS
 from migrations.catalog import schema
-from migrations.filled import OF_HUBBUB, OF_THE_ORIGINAL, fill
+from migrations.filled import HUBBUB_ROWS, ORIGINAL_ROWS, fill
 
 if TYPE_CHECKING:
     from hubbub.postgres.connection import Connection
@@ -197,9 +197,9 @@ async def test_every_step_down_and_up_leaves_the_same_schema(
         await migrations.up(empty_database, revision)
         as_built[revision] = await schema(empty_database)
     await migrations.down(postgres_settings, "0005")
-    await fill(postgres_settings, OF_THE_ORIGINAL)
+    await fill(postgres_settings, ORIGINAL_ROWS)
     await migrations.up(postgres_settings)
-    await fill(postgres_settings, OF_HUBBUB)
+    await fill(postgres_settings, HUBBUB_ROWS)
     assert await schema(postgres_settings) == as_built[HEAD]
     for revision in reversed(REVISIONS):
         before = revisions.previous(revision)

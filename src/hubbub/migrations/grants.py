@@ -30,7 +30,7 @@ RIGHTS: Final[Mapping[str, str]] = {
 class Limits:
     """When PostgreSQL ends a statement, a wait or an idle transaction of the role, in seconds.
 
-    They are longer than the deadline of a call (`DB_DEADLINE_SECONDS`, 10 by default), so that the call ends first.
+    They are longer than the deadline of a call (`DB_DEADLINE_SECONDS`, 10 by default), so the call ends first.
     """
 
     statement_seconds: float = 30

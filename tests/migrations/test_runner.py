@@ -1,4 +1,4 @@
-"""Several that migrate at once, and a migration beside an application that is at work."""
+"""Concurrent migrations, and a migration beside a running application."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from migrations.contention import (
     process,
     until,
 )
-from migrations.filled import OF_THE_ORIGINAL, fill
+from migrations.filled import ORIGINAL_ROWS, fill
 
 SHORT = Timeouts(lock_timeout_seconds=0.1, retry_seconds=0.3, migration_lock_seconds=0.3)
 
@@ -76,7 +76,7 @@ async def test_lock_of_another_database_is_not_waited_for(
 async def test_waiting_process_does_not_block_index_build(
     servers: Settings, empty_database: PostgresSettings
 ) -> None:
-    """CREATE INDEX CONCURRENTLY waits for whoever has a snapshot: one who waits for the lock must have none."""
+    """A process that waits for the lock has no snapshot, for which CREATE INDEX CONCURRENTLY would wait."""
     await migrations.up(empty_database, "0009")
     async with connected(empty_database) as reader, connected(empty_database) as watcher:
         await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -93,24 +93,21 @@ async def test_waiting_process_does_not_block_index_build(
 
 async def test_readers_proceed_while_migration_is_refused_its_lock(empty_database: PostgresSettings) -> None:
     await migrations.up(empty_database, "0005")
-    await fill(empty_database, OF_THE_ORIGINAL)
+    await fill(empty_database, ORIGINAL_ROWS)
     timeouts = Timeouts(lock_timeout_seconds=0.3, retry_seconds=600)
     async with connected(empty_database) as holder, connected(empty_database) as reader:
         await holder.execute("BEGIN")
         await holder.fetchval("SELECT count(*) FROM messages")
         migration = asyncio.create_task(migrations.up(empty_database, "0006", timeouts=timeouts))
-        slowest = 0.0
         for _ in range(3):
-            # The migration waits in the queue now, and this read behind it, while the holder keeps its lock.
+            # The migration is in the queue, and this read behind it, while the holder keeps its lock.
             await until(holder, WAITS_FOR_A_TABLE)
-            started = asyncio.get_running_loop().time()
-            await reader.fetchval("SELECT count(*) FROM messages")
-            slowest = max(slowest, asyncio.get_running_loop().time() - started)
+            await reader.fetchval(
+                "SELECT count(*) FROM messages"
+            )  # it returns once the migration has left the queue
             assert not migration.done()
         await holder.execute("COMMIT")
         assert await migration == ["0006"]
-    # They came through at all because the migration left the queue. A loaded machine is given some seconds more.
-    assert slowest < 0.3 + 5
 
 
 async def test_migration_without_its_lock_gives_up_and_changes_nothing(
