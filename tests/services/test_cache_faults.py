@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
 
 from hubbub import PostgresSettings, RedisSettings, Room, User
-from hubbub.redis import Connection
+from hubbub.redis import Connection, Reply
 from hubbub.services import cache
 from hubbub.services.cache import Counts, Invalidations
 from redis_server import Server
@@ -104,16 +104,15 @@ async def test_frozen_redis_delays_few_reads_and_makes_none_out_of_date(
     own_server.freeze()
     asked = [0]
 
-    def counting(get: Callable[[str], Awaitable[bytes | None]]) -> Callable[[str], Awaitable[bytes | None]]:
-        def counted(key: str) -> Awaitable[bytes | None]:
-            asked[0] += 1
-            return get(key)
+    def counting(execute: Callable[..., asyncio.Future[Reply]]) -> Callable[..., asyncio.Future[Reply]]:
+        def counted(command: str, *args: str, **options: float) -> asyncio.Future[Reply]:
+            asked[0] += command == "GET"
+            return execute(command, *args, **options)
 
         return counted
 
     for process in (chat, elsewhere):
-        store = process.cache._users._store
-        monkeypatch.setattr(store, "get", counting(store.get))
+        monkeypatch.setattr(process.redis, "execute", counting(process.redis.execute))
     await chat.users.update_profile(ada.id, username="countess")
     for _ in range(100):
         assert await name_in(chat, ada) == await name_in(elsewhere, ada) == "countess"

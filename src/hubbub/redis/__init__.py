@@ -3,10 +3,11 @@
 from hubbub.redis.commands import Connection, Outcome
 from hubbub.redis.errors import ReplyError
 from hubbub.redis.replies import Part, Reply
-from hubbub.redis.script import Script
+from hubbub.redis.script import NOW, Script
 from hubbub.redis.subscriptions import CallbackSubscription, Gap, Received, Subscription, Subscriptions
 
 __all__ = [
+    "NOW",
     "CallbackSubscription",
     "Connection",
     "Gap",

@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from hubbub.redis.commands import Connection
 from hubbub.redis.errors import SCRIPT_MISSING, ReplyError
 from hubbub.redis.replies import Part, Reply
 
 R = TypeVar("R")
+
+NOW: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+"""Lua that begins a script: `now` in milliseconds, by the clock of Redis because those of processes differ."""
 
 
 class Script(Generic[R]):

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from uuid import UUID, uuid4
 
 import msgspec
@@ -135,21 +135,17 @@ class Cache:
         self._room_users = room_users
         self.counts = Counts()
         max_ttl_seconds = ttl_seconds * (1 + JITTER)
-        store = Store(connection, max_ttl_seconds=max_ttl_seconds, deadline_seconds=deadline_seconds)
+        self._users = Kind(f"cache:{LAYOUT}:user:", users.get, msgspec.json.encode, _decode_user)
+        self._pages = Kind(f"cache:{LAYOUT}:page:", self._load_page, bytes, _check_page)
         self._invalidations = Invalidations(
             connection, self.counts, max_life_seconds=LEASE_SECONDS + max_ttl_seconds
         )
-        self._users: Entries[User] = Entries(
-            Kind(f"cache:{LAYOUT}:user:", users.get, msgspec.json.encode, _decode_user),
-            store,
+        self._entries = Entries(
+            connection,
             self._invalidations,
             self.counts,
-        )
-        self._pages: Entries[bytes] = Entries(
-            Kind(f"cache:{LAYOUT}:page:", self._load_page, bytes, _check_page),
-            store,
-            self._invalidations,
-            self.counts,
+            max_ttl_seconds=max_ttl_seconds,
+            deadline_seconds=deadline_seconds,
         )
 
     @property
@@ -162,7 +158,7 @@ class Cache:
 
         Raises: NotFound.
         """
-        return await self._users.get(inputs.uuid("user_id", user_id))
+        return await self._entries.get(self._users, inputs.uuid("user_id", user_id))
 
     async def newest_page(self, room_id: UUID) -> bytes:
         """The newest 50 messages as `messages.page_json` returns them, ready to be sent.
@@ -172,7 +168,7 @@ class Cache:
 
         Raises: NotFound.
         """
-        return await self._pages.get(inputs.uuid("room_id", room_id))
+        return await self._entries.get(self._pages, inputs.uuid("room_id", room_id))
 
     async def room(self, room_id: UUID) -> Room:
         """The room as it is now, from PostgreSQL.
@@ -194,14 +190,17 @@ class Cache:
 
     def register(self, commits: Commits) -> None:
         """From now on, delete what a commit made out of date."""
-        commits.on(UserChanged, lambda change: self._users.invalidate(change.user_id))
-        commits.on(RoomTouched, lambda change: self._pages.invalidate(change.room_id))
-        commits.on(RoomRewound, lambda change: self._pages.invalidate(change.room_id))
+        commits.on(UserChanged, lambda change: self._invalidate(self._users, change.user_id))
+        commits.on(RoomTouched, lambda change: self._invalidate(self._pages, change.room_id))
+        commits.on(RoomRewound, lambda change: self._invalidate(self._pages, change.room_id))
         commits.on(MessagesSent, self._invalidate_pages)
 
     def _invalidate_pages(self, change: MessagesSent) -> None:
         for room_id in {message.room_id for message in change.messages}:
-            self._pages.invalidate(room_id)
+            self._invalidate(self._pages, room_id)
+
+    def _invalidate(self, kind: Kind[Any], id: UUID) -> None:
+        self._invalidations.add(kind.key(id))
 
     async def close(self) -> None:
         """Wait for the reads in progress, and at most a second for Redis to acknowledge deletions. Idempotent.
@@ -209,8 +208,7 @@ class Cache:
         The connection and the pool have to be closed after it.
         """
         await self._invalidations.close()
-        await self._users.close()
-        await self._pages.close()
+        await self._entries.close()
 
     async def _load_page(self, room_id: UUID) -> bytes:
         return await self._messages.page_json(room_id, limit=PAGE_LENGTH)
@@ -242,125 +240,139 @@ class Kind(Generic[T]):
     decode: Callable[[UUID, bytes], T | None]
     """Returns None for bytes that are not the value of this id in this layout."""
 
+    def key(self, id: UUID) -> str:
+        """The key of an entry."""
+        return self.prefix + str(id)
 
-class Entries(Generic[T]):
-    """Reads the entries of one kind: from Redis, or from PostgreSQL, and then stores them in Redis.
+
+class Entries:
+    """Reads entries from Redis, or else from PostgreSQL, and then stores them in Redis.
 
     A reader that finds a lease of this process shares that read: the lease is still there, so nothing was
     invalidated since before the read began. A reader that finds the lease of another process reads PostgreSQL
     without storing. It does not wait, so the death of a process that holds a lease delays no reader.
     """
 
-    def __init__(self, kind: Kind[T], store: Store, invalidations: Invalidations, counts: Counts) -> None:
-        self._kind = kind
-        self._store = store
+    def __init__(
+        self,
+        connection: Connection,
+        invalidations: Invalidations,
+        counts: Counts,
+        *,
+        max_ttl_seconds: float,
+        deadline_seconds: float,
+    ) -> None:
+        self._connection = connection
         self._invalidations = invalidations
         self._counts = counts
+        self._max_ttl_seconds = max_ttl_seconds
+        self._deadline_seconds = deadline_seconds
+        self._unusable_until = 0.0
         # A fill can be shared by its key until it has its lease, which is before it reads. Then by its lease.
-        self._without_lease: dict[str, asyncio.Task[T]] = {}
-        self._by_lease: dict[bytes, asyncio.Task[T]] = {}
-        self._fills: set[asyncio.Task[T]] = set()
+        self._without_lease: dict[str, asyncio.Task[Any]] = {}
+        self._by_lease: dict[bytes, asyncio.Task[Any]] = {}
+        self._fills: set[asyncio.Task[Any]] = set()
 
-    def invalidate(self, id: UUID) -> None:
-        """Delete the entry, after the COMMIT of a change. Neither waits nor raises."""
-        self._invalidations.add(self._kind.prefix + str(id))
-
-    async def get(self, id: UUID) -> T:
+    async def get(self, kind: Kind[T], id: UUID) -> T:
         """The value. Raises what reading PostgreSQL raises, and nothing because of Redis."""
-        key = self._kind.prefix + str(id)
+        key = kind.key(id)
         # A change is reported here before its caller is answered. So a read after that answer finds the key here,
         # unless Redis has deleted the entry.
-        if key in self._invalidations or not self._store.is_usable():
-            return await self._load(id)
+        if key in self._invalidations or not self._is_usable():
+            return await self._load(kind, id)
         try:
-            found = await self._store.get(key)
+            found = as_optional_bytes(
+                await self._connection.execute("GET", key, deadline_seconds=self._deadline_seconds, writes=False)
+            )
         except Unavailable:
-            return await self._load(id)
+            self._back_off()
+            return await self._load(kind, id)
         except ReplyError:  # another program's key: it is not a string
             found = b""
         if found is None:
-            return await self._fill(id, key)
-        return await self._use(id, key, found)
+            return await self._fill(kind, id, key)
+        return await self._use(kind, id, key, found)
 
-    async def _use(self, id: UUID, key: str, found: bytes) -> T:
+    def _is_usable(self) -> bool:
+        return self._connection.connected and asyncio.get_running_loop().time() >= self._unusable_until
+
+    def _back_off(self) -> None:
+        self._unusable_until = asyncio.get_running_loop().time() + BACKOFF_SECONDS
+
+    async def _use(self, kind: Kind[T], id: UUID, key: str, found: bytes) -> T:
         if found.startswith(LEASE_MARK):
             fill = self._by_lease.get(found)
-            return await (asyncio.shield(fill) if fill is not None else self._load(id))
-        value = self._kind.decode(id, found)
+            return await (asyncio.shield(fill) if fill is not None else self._load(kind, id))
+        value = kind.decode(id, found)
         if value is None:
             self._invalidations.add(key)
-            return await self._load(id)
+            return await self._load(kind, id)
         self._counts.hits += 1
         return value
 
-    async def _load(self, id: UUID) -> T:
+    async def _load(self, kind: Kind[T], id: UUID) -> T:
         self._counts.bypasses += 1
-        return await self._kind.load(id)
+        return await kind.load(id)
 
-    async def _fill(self, id: UUID, key: str) -> T:
+    async def _fill(self, kind: Kind[T], id: UUID, key: str) -> T:
         fill = self._without_lease.get(key)
         if fill is None:
             lease = LEASE_MARK + uuid4().hex.encode()
-            fill = asyncio.create_task(self._lease_and_load(id, key, lease), name="hubbub: fill the cache")
+            fill = asyncio.create_task(self._lease_and_load(kind, id, key, lease), name="hubbub: fill the cache")
             self._without_lease[key] = fill
             self._fills.add(fill)
             fill.add_done_callback(partial(self._filled, lease))
         # Shielded: when one of its callers is cancelled, the others still get their answer.
         return await asyncio.shield(fill)
 
-    def _filled(self, lease: bytes, fill: asyncio.Task[T]) -> None:
+    def _filled(self, lease: bytes, fill: asyncio.Task[Any]) -> None:
         self._fills.discard(fill)
         self._by_lease.pop(lease, None)
 
-    async def _lease_and_load(self, id: UUID, key: str, lease: bytes) -> T:
-        try:
-            found = await self._store.lease(key, lease) if self._store.is_usable() else LEASE_MARK
-        except Unavailable:
-            found = LEASE_MARK  # there may be a lease now: that of this call, if it arrives late
-        finally:
-            fill = self._without_lease.pop(key)
-        if found is not None:
-            return await self._use(id, key, found)
-        self._by_lease[lease] = fill
-        self._counts.misses += 1
-        try:
-            value = await self._kind.load(id)
-        except HubbubError:
-            await self._replace(key, lease, b"")
-            raise
-        await self._replace(key, lease, self._kind.encode(value))
-        return value
-
-    async def _replace(self, key: str, lease: bytes, value: bytes) -> None:
-        try:
-            if self._store.is_usable() and not await self._store.replace(key, lease, value):
-                self._counts.overtaken += 1
-        except Unavailable:
-            pass  # the lease ends by itself
-
-    async def close(self) -> None:
-        """Wait for the reads in progress, which end by their deadline."""
-        await asyncio.gather(*self._fills, return_exceptions=True)
-
-
-# Returns the value or the lease that is there. None: the lease of the caller is there now.
-_LEASE = Script(
-    keys=("entry",),
-    args=("lease", "milliseconds"),
-    source="""
+    # Returns the value or the lease that is there. None: the lease of the caller is there now.
+    _LEASE = Script(
+        keys=("entry",),
+        args=("lease", "milliseconds"),
+        source="""
 local found = redis.call('GET', entry)
 if found then return found end
 redis.call('SET', entry, lease, 'PX', milliseconds)
 return false
 """,
-    reply=as_optional_bytes,
-)
+        reply=as_optional_bytes,
+    )
 
-# Returns false when the lease is gone. Without a value the lease ends.
-_REPLACE = Script(
-    keys=("entry",),
-    args=("lease", "value", "milliseconds"),
-    source="""
+    async def _lease_and_load(self, kind: Kind[T], id: UUID, key: str, lease: bytes) -> T:
+        found: bytes | None = LEASE_MARK  # without a reply there may be a lease: that of this call
+        try:
+            if self._is_usable():
+                found = await self._LEASE(
+                    self._connection,
+                    keys=(key,),
+                    args=(lease, round(LEASE_SECONDS * 1000)),
+                    deadline_seconds=self._deadline_seconds,
+                )
+        except Unavailable:
+            self._back_off()
+        finally:
+            fill = self._without_lease.pop(key)
+        if found is not None:
+            return await self._use(kind, id, key, found)
+        self._by_lease[lease] = fill
+        self._counts.misses += 1
+        try:
+            value = await kind.load(id)
+        except HubbubError:
+            await self._replace(key, lease, b"")
+            raise
+        await self._replace(key, lease, kind.encode(value))
+        return value
+
+    # Returns false when the lease is gone. Without a value the lease ends.
+    _REPLACE = Script(
+        keys=("entry",),
+        args=("lease", "value", "milliseconds"),
+        source="""
 if redis.call('GET', entry) ~= lease then return false end
 if value == '' then
     redis.call('DEL', entry)
@@ -369,52 +381,25 @@ else
 end
 return true
 """,
-    reply=as_bool,
-)
+        reply=as_bool,
+    )
 
-
-class Store:
-    """Entries and leases in Redis, with a short deadline. Each method raises `Unavailable`, and then the store is
-    not usable for a while."""
-
-    def __init__(self, connection: Connection, *, max_ttl_seconds: float, deadline_seconds: float) -> None:
-        self._max_ttl_seconds = max_ttl_seconds
-        self._connection = connection
-        self._deadline_seconds = deadline_seconds
-        self._unusable_until = 0.0
-
-    def is_usable(self) -> bool:
-        """Whether Redis is connected, and did not fail a moment ago."""
-        return self._connection.connected and asyncio.get_running_loop().time() >= self._unusable_until
-
-    async def get(self, key: str) -> bytes | None:
-        """The value, the lease of a reader, or None."""
-        try:
-            return as_optional_bytes(
-                await self._connection.execute("GET", key, deadline_seconds=self._deadline_seconds, writes=False)
-            )
-        except Unavailable:
-            self._back_off()
-            raise
-
-    def lease(self, key: str, lease: bytes) -> Awaitable[bytes | None]:
-        """As `get`. None: the lease is stored, and its caller has to read PostgreSQL after that."""
-        return self._run(_LEASE, key, lease, round(LEASE_SECONDS * 1000))
-
-    def replace(self, key: str, lease: bytes, value: bytes) -> Awaitable[bool]:
-        """Replace the lease by the value, or delete it if that is empty. False if the lease is gone."""
+    async def _replace(self, key: str, lease: bytes, value: bytes) -> None:
+        if not self._is_usable():
+            return  # the lease ends by itself, as after an error
         ttl_seconds = jittered(self._max_ttl_seconds, at_least=(1 - JITTER) / (1 + JITTER))
-        return self._run(_REPLACE, key, lease, value, round(ttl_seconds * 1000))
-
-    async def _run(self, script: Script[T], key: str, *args: bytes | int) -> T:
+        args = (lease, value, round(ttl_seconds * 1000))
         try:
-            return await script(self._connection, keys=(key,), args=args, deadline_seconds=self._deadline_seconds)
+            if not await self._REPLACE(
+                self._connection, keys=(key,), args=args, deadline_seconds=self._deadline_seconds
+            ):
+                self._counts.overtaken += 1
         except Unavailable:
             self._back_off()
-            raise
 
-    def _back_off(self) -> None:
-        self._unusable_until = asyncio.get_running_loop().time() + BACKOFF_SECONDS
+    async def close(self) -> None:
+        """Wait for the reads in progress, which end by their deadline."""
+        await asyncio.gather(*self._fills, return_exceptions=True)
 
 
 class Invalidations:

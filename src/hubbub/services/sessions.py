@@ -32,7 +32,7 @@ import msgspec
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
 from hubbub.models import Session
-from hubbub.redis import Script
+from hubbub.redis import NOW, Script
 from hubbub.redis.replies import as_bool, as_bytes_list, as_int, as_optional_bytes
 
 if TYPE_CHECKING:
@@ -135,11 +135,10 @@ def _integer_or_none(reply: Reply) -> int | None:
     return None if reply is None else as_int(reply)
 
 
-# Times are in milliseconds, by the clock of Redis. Lua counts from 1, GETRANGE and SETRANGE from 0.
-_SHARED: Final = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
+# Times are in milliseconds. Lua counts from 1, GETRANGE and SETRANGE from 0.
+_SHARED: Final = (
+    NOW
+    + """
 local function head(session)
     local text = redis.call('GETRANGE', session, 0, 133)
     if text == '' then return nil end
@@ -156,6 +155,7 @@ local function add_to_index(index, id, ends, expires)
     if redis.call('PTTL', index) < expires - now then redis.call('PEXPIREAT', index, expires) end
 end
 """
+)
 
 
 class SessionService:

@@ -29,7 +29,7 @@ from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.commits import Commits, MembershipEnded, MessagesSent
 from hubbub.errors import Invalid, NotAMember, Unavailable
 from hubbub.events import TypingChanged, typing_channel
-from hubbub.redis import Connection, Gap, Part, Reply, ReplyError, Script, Subscriptions
+from hubbub.redis import NOW, Connection, Gap, Part, Reply, ReplyError, Script, Subscriptions
 from hubbub.redis.replies import as_bool, as_bytes_list, as_ids, as_int, as_list
 
 logger = logging.getLogger("hubbub.typing")
@@ -82,12 +82,6 @@ def _room_key(bucket: int, room: str) -> str:
     return f"typing:{{b{bucket}}}:room:{room}"
 
 
-# The clock of Redis and no other: the clocks of the processes differ.
-_NOW: Final = """
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-"""
-
 _PUBLISH_AND_SCHEDULE: Final = """
     local function publish(room_id, user, is_typing)
         redis.call('PUBLISH', 'typing:' .. room_id, '{"userId":"' .. user .. '","isTyping":' .. is_typing .. '}')
@@ -105,7 +99,7 @@ _PUBLISH_AND_SCHEDULE: Final = """
 _START = Script(
     keys=("due", "room"),
     args=("room_id", "user", "ttl_ms", "keep_ms"),
-    source=_NOW
+    source=NOW
     + _PUBLISH_AND_SCHEDULE
     + """
     local is_new = redis.call('ZADD', room, now + ttl_ms, user) == 1
@@ -145,7 +139,7 @@ _STOP = Script(
 _FIND_DUE = Script(
     keys=("due",),
     args=("at_most",),
-    source=_NOW + "return redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, at_most)",
+    source=NOW + "return redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, at_most)",
     reply=as_bytes_list,
     writes=False,
 )
@@ -154,7 +148,7 @@ _FIND_DUE = Script(
 _EXPIRE = Script(
     keys=("due", "*rooms"),
     args=("*room_ids",),
-    source=_NOW
+    source=NOW
     + _PUBLISH_AND_SCHEDULE
     + """
     for i = 2, #KEYS do
@@ -173,7 +167,7 @@ _EXPIRE = Script(
 
 _WHO_TYPES = Script(
     keys=("room",),
-    source=_NOW + "return redis.call('ZRANGEBYSCORE', room, '(' .. now, '+inf')",
+    source=NOW + "return redis.call('ZRANGEBYSCORE', room, '(' .. now, '+inf')",
     reply=as_ids,
     writes=False,
 )
@@ -317,10 +311,8 @@ class Expiry:
             if rooms:
                 keys = (key, *[_room_key(bucket, room.decode(errors="replace")) for room in rooms])
                 await _EXPIRE(self._connection, keys=keys, args=rooms)
-        except Unavailable:
-            pass  # the connection has logged the outage; the next round finds the same rooms
-        except ReplyError as error:
-            _log_refusal(error)
+        except (Unavailable, ReplyError) as error:
+            _log_refusal(error)  # the next round finds the same rooms
 
 
 class StopQueue:
@@ -370,9 +362,7 @@ class StopQueue:
             self._stops |= dict.fromkeys(stops)  # for the last batches, which `close` sends
             self._disconnected |= dict.fromkeys(disconnected)
             raise
-        except Unavailable:
-            pass  # the connection has logged the outage
-        except ReplyError as error:
+        except (Unavailable, ReplyError) as error:
             _log_refusal(error)
 
     async def _rooms_with_typing(self, rooms: set[UUID]) -> set[UUID]:
@@ -431,6 +421,7 @@ def _take_batch(queue: dict[T, None]) -> list[T]:
     return batch
 
 
-def _log_refusal(error: ReplyError) -> None:
-    # A key has a wrong type because another program wrote it, or a script has an error.
-    logger.error("Redis refused a typing script: %s", error)
+def _log_refusal(error: Unavailable | ReplyError) -> None:
+    # The connection logs outages. A refusal means that another program wrote a key, or that a script has an error.
+    if isinstance(error, ReplyError):
+        logger.error("Redis refused a typing script: %s", error)

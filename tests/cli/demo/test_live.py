@@ -24,7 +24,7 @@ from hubbub.cli.demo.live import (
 from hubbub.cli.demo.report import Check, Section
 from hubbub.passwords import Passwords
 from hubbub.services.accounts import Accounts
-from hubbub.services.cache import Entries
+from hubbub.services.cache import Invalidations
 from hubbub.services.presence import Presence
 from hubbub.services.realtime import RealtimeService
 from hubbub.services.sessions import SessionService
@@ -236,10 +236,10 @@ class TestCachedPages:
     async def test_cache_that_misses_changes_fails_the_check(
         self, loaded: Context, section: Section, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def ignore(entries: Entries[object], id: UUID) -> None:
+        def ignore(invalidations: Invalidations, key: str) -> None:
             """Delete nothing."""
 
-        monkeypatch.setattr(Entries, "invalidate", ignore)
+        monkeypatch.setattr(Invalidations, "add", ignore)
         check = Check("cached")
         await read_cached_pages(loaded, section, check)
         assert not check.ok

@@ -28,7 +28,7 @@ import msgspec
 from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL
-from hubbub.redis import Connection, Part, Reply, ReplyError, Script
+from hubbub.redis import NOW, Connection, Part, Reply, ReplyError, Script
 from hubbub.redis.replies import as_bytes_list, as_ids, as_int, as_list
 
 logger = logging.getLogger("hubbub.presence")
@@ -64,9 +64,10 @@ def leases_key(user_id: UUID) -> str:
     return f"presence:{{b{bucket_of(user_id)}}}:user:{user_id}"
 
 
-def log_refusal(error: ReplyError) -> None:
-    """Log that a key has a wrong type because another program wrote it, or that a script has an error."""
-    logger.error("Redis refused a presence script: %s", error)
+def log_refusal(error: Unavailable | ReplyError) -> None:
+    """Log a refusal: another program wrote a key, or a script has an error. The connection logs outages."""
+    if isinstance(error, ReplyError):
+        logger.error("Redis refused a presence script: %s", error)
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -93,13 +94,6 @@ class Lease:
         self.member = f"{uuid4().hex}:{device or ''}".encode()
         self.ends_at = 0.0
         """In the time of the event loop: Redis has ended the lease by then at the latest."""
-
-
-# The clock of Redis and no other: the clocks of the processes differ.
-NOW: Final = """
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-"""
 
 
 class Leases:
@@ -287,9 +281,7 @@ class Leases:
                 keys=(online_key(bucket), *[leases_key(lease.user_id) for lease in leases]),
                 args=(PRESENCE_CHANNEL, lease_ms, grace_ms, KEEP_MS, *changes),
             )
-        except Unavailable:
-            return None  # the connection has logged the outage
-        except ReplyError as error:
+        except (Unavailable, ReplyError) as error:
             log_refusal(error)
             return None
 

@@ -11,11 +11,10 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged
-from hubbub.redis import Connection, Gap, Reply, ReplyError, Script, Subscriptions
+from hubbub.redis import NOW, Connection, Gap, Reply, ReplyError, Script, Subscriptions
 from hubbub.redis.replies import as_bytes_list, as_int, as_list
 from hubbub.services.presence.column import PresenceColumn, Write
 from hubbub.services.presence.leases import (
-    NOW,
     Device,
     Lease,
     Leases,
@@ -173,9 +172,7 @@ class Presence:
             flags = await self._ARE_ONLINE(
                 self._connection, keys=(online_key(bucket),), args=[str(user_id) for user_id in users]
             )
-        except Unavailable:
-            return dict.fromkeys(users)
-        except ReplyError as error:
+        except (Unavailable, ReplyError) as error:
             log_refusal(error)
             return dict.fromkeys(users)
         return dict(zip(users, flags, strict=True))
