@@ -1,12 +1,11 @@
-"""Background tasks: work that no caller awaits. What it raises is reported, and the work goes on.
+"""Background tasks: work that no caller awaits. Its exceptions are reported, and the work goes on.
 
     new --start--> running: round, pause, round, ... --close--> finishing --> closed
      |                                                                          ^
      +---------------------------------- close ---------------------------------+
 
-A task that ended with an exception would stay silent until the process closes, and its work undone until the
-process is restarted. So a round that fails is followed by another. Errors that can be foreseen are for the round
-itself to catch.
+A task that ended with an exception would not be noticed until the process closes, and its work would stay undone
+until a restart. So a round that fails is followed by another. A round catches the errors that it can foresee.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from types import TracebackType
 from typing import Final
 
 RETRY_SECONDS: Final = 1.0
-"""The pause after a round that failed: long enough that a fault which stays costs nothing and does not flood the
-log, short enough that a user hardly notices one that passes."""
+"""The pause after a round that failed. It is long enough that a lasting fault costs nothing and does not flood the
+log, and short enough that a user hardly notices a passing one."""
 
 
 class BackgroundTask:
     """Repeats a round of work from `start` until `close`.
 
-    A round returns the seconds to pause before the next one, which `wake` cuts short: `inf` pauses until then,
-    None not at all. A round that waits for its work by itself returns None.
+    A round returns the seconds to pause before the next one, and `wake` ends the pause: `inf` pauses until then,
+    None does not pause. A round that waits for its work by itself returns None.
     """
 
     def __init__(
@@ -39,9 +38,9 @@ class BackgroundTask:
         finish: Callable[[], Awaitable[None]] | None = None,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        """`work` is one round, and `finish` what `close` does after the last one, if the task was started.
+        """`work` is one round. `close` calls `finish` after the last round, if the task was started.
 
-        `name` is that of the asyncio task, and stands in the report of a round that failed.
+        `name` is the name of the asyncio task, and stands in the report of a round that failed.
         """
         self._name = name
         self._work = work
@@ -63,7 +62,7 @@ class BackgroundTask:
             self._task = asyncio.create_task(self._repeat(), name=f"hubbub: {self._name}")
 
     def wake(self) -> None:
-        """There is work. End the pause, or leave out the one after the round under way."""
+        """There is work: end the pause, or skip the one after the round in progress."""
         self._woken.set()
 
     async def close(self) -> None:
@@ -103,7 +102,7 @@ class BackgroundTask:
 
 
 class ReportErrors(AbstractContextManager["ReportErrors", bool]):
-    """Reports what the block raises, and goes on after it. Cancellation and `SystemExit` pass.
+    """Reports an exception of the block, and continues after it. Cancellation and `SystemExit` pass.
 
     For a round of a background task, an action after a COMMIT, a call of the application's instrumentation.
     """
@@ -132,6 +131,8 @@ def report(message: str, error: Exception) -> None:
 
 
 def jittered(seconds: float, *, at_least: float = 0.5) -> float:
-    """A random share of `seconds`, from `at_least` to all of it: processes that lost a server together then do not
-    return to it together."""
+    """A random share of `seconds`, from `at_least` to all of it.
+
+    Processes that lost a server together then do not return to it together.
+    """
     return seconds * random.uniform(at_least, 1)  # noqa: S311 - spreads load, guards nothing

@@ -59,7 +59,7 @@ class Transaction(Repositories):
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[Transaction]:
-        """A part that can fail by itself: if the block raises, its changes are undone and the others stay.
+        """A part that can fail by itself. If the block raises, its changes are undone and the others stay.
 
         Use the repositories of the savepoint inside the block. Calls to those of the transaction wait for its end.
         """
@@ -69,7 +69,7 @@ class Transaction(Repositories):
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call `action` right after the COMMIT, and never if the transaction is rolled back.
 
-        The commit stands if `action` raises: the exception goes to the event loop's exception handler.
+        If `action` raises, the commit stands and the event loop's exception handler gets the exception.
         """
         self._executor.after_commit(action)
 
@@ -239,7 +239,7 @@ class Hub(Repositories):
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Repositories whose changes are committed together at the end of the block, or rolled back if it raises.
 
-        The transaction holds a connection for as long as the block runs: keep it short, and await only its own
+        The transaction holds a connection for as long as the block runs, so keep it short, and await only its own
         calls. Nothing is committed if the block has caught the error of a statement. `outcome_unknown` is set if
         the answer to the COMMIT was lost.
 
@@ -302,8 +302,8 @@ class Hub(Repositories):
 
         `ready` is about PostgreSQL, `degraded` about Redis.
 
-        It uses the same connections as all other calls: a pool without a free connection in time is not ready. It
-        ends by its own deadline and does not raise `Unavailable`.
+        It uses the same connections as all other calls, so a pool without a free connection in time is not ready.
+        It ends by its own deadline and does not raise `Unavailable`.
         """
         return await self._health.health(inputs.positive("deadline_seconds", deadline_seconds))
 
@@ -331,7 +331,7 @@ class Hub(Repositories):
         """Set a password of 1 to 72 bytes, and end all sessions of the account except that of `keep_token`.
 
         The caller checks that the user may do so, by `authenticate` or by a link in an email. If Redis cannot end
-        the sessions, the password has been changed: call it again to end them.
+        the sessions, the password has been changed. Call it again to end them.
 
         Raises: NotFound, Unavailable (also after the password was changed).
         """

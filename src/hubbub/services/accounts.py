@@ -56,7 +56,7 @@ class Accounts:
     ) -> User | None:
         """`Hub.authenticate`. The time does not depend on whether the login exists.
 
-        Attempts are limited for each login and each address: of IPv6, for each network of 64 bits. `RateLimited`
+        Attempts are limited for each login and each address (of IPv6, each network of 64 bits). `RateLimited`
         has the seconds to wait, and is raised whether or not the login exists. A hash that is cheaper than those
         of today is renewed, if `deadline`, in the time of the event loop, leaves time for it.
 
@@ -65,10 +65,10 @@ class Accounts:
         was stolen, end all sessions once more when the logins in progress are over.
         """
         name = canonical_login(login)
-        # The address first: attempts that it refuses must not use up those of the owner of the login.
+        # The address comes first because attempts that it refuses must not use up those of the owner of the login.
         if address is not None:
             _check(await self._per_address(_network(address)))
-        # By login, not by user: two logins with a common limit would be recognized as those of one user.
+        # By login, not by user, because two logins with a common limit would be recognized as those of one user.
         if name is not None:
             _check(await self._per_login(name))
         credentials = None if name is None else await self._users.find_credentials(login)
@@ -81,7 +81,7 @@ class Accounts:
                 user = await self._users.get(checked.user_id)
             except NotFound:  # deleted in the meantime
                 return None
-            # Last, and only after a right password: else the time would reveal which logins exist.
+            # Last, and only after a right password, or else the time would reveal which logins exist.
             credentials = await self._users.find_credentials(login)
             if credentials == checked:
                 return user
@@ -97,7 +97,7 @@ class Accounts:
     async def _renewed(self, credentials: Credentials, password: str, deadline: float | None) -> Credentials:
         """The credentials, with a new hash if theirs was cheap and no concurrent call has changed it.
 
-        A login succeeds even if this fails or takes too long: the next login tries again.
+        A login succeeds even if this fails or takes too long. The next login tries again.
         """
         if not self._passwords.needs_rehash(credentials.password_hash):
             return credentials
@@ -133,7 +133,7 @@ def canonical_login(login: str) -> str | None:
 
 
 def _network(address: str) -> str:
-    """The form of an address whose attempts are counted: a client with one IPv6 address has a whole network."""
+    """The form of an address whose attempts are counted. A client with one IPv6 address has a whole network."""
     if not isinstance(address, str):
         raise Invalid("address", "must be text")
     try:

@@ -10,7 +10,7 @@ What becomes of an entry, each step in one script or command of Redis:
         +----------------------------------+--- a change, or its time to live ends --+
 
 A reader replaces only its own lease. A change deletes the entry after its COMMIT. So a value that was read before
-a change is never stored after it: its lease is gone, or another reader has taken one since the change.
+a change is never stored after it, because its lease is gone, or another reader has taken one since the change.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ MAX_OUT_OF_DATE: Final = 50_000
 """Bounds the keys that wait until Redis is back: about 10 MB."""
 
 LEASE_MARK: Final = b"?"
-"""The first byte of a lease, and of no value: those are JSON objects."""
+"""The first byte of a lease. Values are JSON objects and begin otherwise."""
 
 
 class Counts(msgspec.Struct):
@@ -95,8 +95,8 @@ class Cache:
 
     **Permissions are never out of date.** Membership, role and privacy of a room are read from PostgreSQL each
     time, together with all other calls of that moment. So leaving a room takes effect in every process with the
-    next call, also while Redis is down. The row of a room is not cached either: it changes with each message
-    (`last_seq`).
+    next call, also while Redis is down. The row of a room is not cached either, because it changes with each
+    message (`last_seq`).
 
     **The age of an entry is bounded.** In the process that made a change, a call that starts after the change was
     acknowledged returns the new value. In any other process, so does a call that starts after Redis has deleted
@@ -163,8 +163,8 @@ class Cache:
     async def newest_page(self, room_id: UUID) -> bytes:
         """The newest 50 messages as `messages.page_json` returns them, ready to be sent.
 
-        It does not check the membership of the reader: call `is_member`. After the deletion of an account its id
-        may stand as the author on pages of rooms that it had left before, for as long as an entry lives.
+        The reader may be no member: check that by `is_member`. After the deletion of an account its
+        id may stand as the author on pages of rooms that it had left before, for as long as an entry lives.
 
         Raises: NotFound.
         """
@@ -226,7 +226,7 @@ def _decode_user(user_id: UUID, data: bytes) -> User | None:
 
 
 def _check_page(room_id: UUID, data: bytes) -> bytes | None:
-    """It is enough that it begins with the room's id and ends as JSON does: parsing costs more than the read."""
+    """It only has to begin with the room's id and end as JSON does, because parsing costs more than the read."""
     return data if data.startswith(b'{"room_id" : "%s",' % str(room_id).encode()) and data.endswith(b"}") else None
 
 
@@ -248,8 +248,8 @@ class Kind(Generic[T]):
 class Entries:
     """Reads entries from Redis, or else from PostgreSQL, and then stores them in Redis.
 
-    A reader that finds a lease of this process shares that read: the lease is still there, so nothing was
-    invalidated since before the read began. A reader that finds the lease of another process reads PostgreSQL
+    A reader that finds a lease of this process shares that read. Nothing was invalidated since before the read
+    began, because the lease is still there. A reader that finds the lease of another process reads PostgreSQL
     without storing. It does not wait, so the death of a process that holds a lease delays no reader.
     """
 
@@ -406,9 +406,9 @@ class Invalidations:
     """The keys of entries that are out of date, each until Redis has acknowledged its deletion.
 
     This process does not use an entry whose key is in here. The keys of one turn of the event loop are sent
-    together. One batch is in flight at a time, and the next one takes all keys that came meanwhile: a busy room
+    together. One batch is in flight at a time, and the next one takes all keys that came meanwhile. So a busy room
     costs one key per round trip, not one per message. A batch that failed is repeated four times a second, for as
-    long as it takes. When too many keys wait, no entry at all is used for `max_life_seconds`: after that time
+    long as it takes. When too many keys wait, no entry at all is used for `max_life_seconds`. After that time
     Redis holds no entry from before.
     """
 
@@ -458,7 +458,7 @@ class Invalidations:
         self._sent = dict.fromkeys(islice(self._waiting, DELETIONS_PER_BATCH))
         for key in self._sent:
             del self._waiting[key]
-        # One DEL per key: the keys of one DEL have to be in one slot of a cluster.
+        # One DEL per key, because the keys of one DEL have to be in one slot of a cluster.
         self._deleting = self._connection.execute_many(
             [("DEL", key) for key in self._sent], deadline_seconds=DELETION_DEADLINE_SECONDS
         )

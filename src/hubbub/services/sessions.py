@@ -12,7 +12,7 @@ A session is JSON that other programs can read, with positions that scripts can 
 
 Everything before the data has a fixed length, so a script reads and writes it without parsing JSON. (The cjson of
 Redis would turn an empty list in the data into an object, and round large numbers.) Times are seconds since 1970.
-The user id is outside the data: nothing in the data can name another user.
+The user id is outside the data, so nothing in the data can name another user.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ MAX_PER_USER: Final = 1_000
 """Bounds what `revoke_all` deletes in one script, during which Redis serves no other client."""
 
 SEEN_INTERVAL_SECONDS: Final = 60
-"""How often `seen_at` is written, so that a lookup is a read: the accuracy that a list of devices needs."""
+"""How often `seen_at` is written at most, so that nearly every lookup only reads. A list of devices needs no
+more."""
 
 MAX_DATA_BYTES: Final = 4_096
 """Session data travel with every lookup."""
@@ -168,7 +169,7 @@ class SessionService:
     last seen. The time when it was last seen is written at most once a minute, or once in a tenth of the timeout
     if that is less. A session may end that much sooner after its last lookup. All times are by the clock of Redis.
 
-    A user has at most `max_per_user` sessions: one more ends the session that would end first.
+    A user has at most `max_per_user` sessions. One more ends the session that would end first.
     """
 
     def __init__(
@@ -205,7 +206,7 @@ local ends = math.min(expires, now + idle)
 local seen_and_expires = string.format('"seenAt":%.3f,"expiresAt":%.3f', now / 1000, expires / 1000)
 local created = string.format(',"createdAt":%.3f', now / 1000)
 local value = '{' .. seen_and_expires .. created .. ',"userId":"' .. user .. '","data":' .. data .. '}'
--- First: a server without memory refuses this, and lets a script finish that has begun to write.
+-- This is first because a server without memory refuses it, but lets a script finish that has begun to write.
 redis.call('SET', session, value, 'PX', ends - now)
 redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
 local surplus = redis.call('ZCARD', index) - maximum
@@ -390,7 +391,7 @@ return ended
         kept_id = "" if except_token is None else key_of(except_token).id
         return await self._END_ALL(self._connection, keys=(index_of(user_id),), args=(prefix, kept_id))
 
-    # Returns the time, None without such a session: a session that was revoked stays so.
+    # Returns the time, None without such a session, so a revoked session stays revoked.
     _TOUCH = Script(
         keys=("session", "index"),
         args=("id", "idle", "interval"),

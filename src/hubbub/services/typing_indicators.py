@@ -37,7 +37,7 @@ logger = logging.getLogger("hubbub.typing")
 T = TypeVar("T")
 
 BUCKETS: Final = 16
-"""A constant, not a setting: all processes have to use the same keys."""
+"""A constant, not a setting, because all processes have to use the same keys."""
 
 KEEP_MS: Final = 3600 * 1000
 """How long the keys last when no process is left to publish what has expired."""
@@ -52,7 +52,7 @@ STOPS_PER_BATCH: Final = 1_000
 """Bounds what one batch of a `StopQueue` writes to Redis at once."""
 
 BATCH_PAUSE_SECONDS: Final = 0.02
-"""The pause after a batch of stops, too short for a user to notice: further stops join the next batch."""
+"""The pause after a batch of stops, too short for a user to notice. Further stops join the next batch."""
 
 Stop = tuple[UUID, UUID]
 """A room, and the user who stops typing in it."""
@@ -143,7 +143,7 @@ _FIND_DUE = Script(
     reply=as_bytes_list,
     writes=False,
 )
-"""The rooms where typing has expired, as bytes: a member that is not an id has to be removed, too."""
+"""The rooms where typing has expired, as bytes, because a member that is not an id has to be removed, too."""
 
 _EXPIRE = Script(
     keys=("due", "*rooms"),
@@ -316,7 +316,7 @@ class Expiry:
 
 
 class StopQueue:
-    """Sends stops to Redis in batches. A batch that fails is dropped: that typing expires.
+    """Sends stops to Redis in batches. A batch that fails is dropped, and that typing expires.
 
     There is a stop per message, and hardly ever a user who is typing. So each batch first asks Redis which of the
     rooms have a user typing: one argument per room, and one write for all.

@@ -23,7 +23,8 @@ RETRY_SECONDS: Final = 1.0
 """The pause after a batch for which a server was unavailable, long enough for others to reconnect."""
 
 MAX_REFUSED: Final = 4
-"""After as many users were refused one by one and none was written, the reason is not in them: the others wait."""
+"""After so many users were refused one by one and none was written, the reason is not in the users. The rest
+waits."""
 
 Read: TypeAlias = Callable[[Collection[UUID]], Awaitable[dict[UUID, bool | None]]]
 Write: TypeAlias = Callable[[Mapping[UUID, bool]], Awaitable[None]]
@@ -33,7 +34,7 @@ class PresenceColumn:
     """Writes presence to PostgreSQL for the users whose presence changed as far as this process has seen.
 
     It reads Redis, writes what Redis has, and reads again. If that has changed meanwhile, it writes again. Two
-    processes that saw different transitions of a user may write in any order: the one that wrote last read after
+    processes that saw different transitions of a user may write in any order. The one that wrote last read after
     its write, so in the end PostgreSQL has what Redis has. No clocks are compared.
 
     A user is written at once, and then at most every `every_seconds`. A user whose row cannot be written, for
@@ -80,7 +81,7 @@ class PresenceColumn:
             del self._tried_at[user_id]
 
     async def _write_batch(self, user_ids: Collection[UUID]) -> bool:
-        """Write these users. False when a server was unavailable or not all were tried: the rest stays changed."""
+        """Write these users. False when a server was unavailable or not all were tried. The rest stays changed."""
         for user_id in user_ids:
             self._changed.pop(user_id, None)
         done: Mapping[UUID, bool | None] = {}

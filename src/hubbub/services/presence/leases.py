@@ -3,7 +3,7 @@
 Users are divided into buckets, so that all keys of a script are in one hash slot and each script is short.
 
     presence:{b7}:online      a ZSET of the users that are online, scored by when they go offline unless a lease is
-                              renewed, in ms of Redis' clock. A user in it is online: an event is published in the
+                              renewed, in ms of Redis' clock. A user in it is online. An event is published in the
                               step in which a user is added or removed
     presence:{b7}:user:<id>   a ZSET of the leases of a user, scored by when the lease ends
 
@@ -34,7 +34,7 @@ from hubbub.redis.replies import as_bytes_list, as_ids, as_int, as_list
 logger = logging.getLogger("hubbub.presence")
 
 BUCKETS: Final = 16
-"""A constant, not a setting: all processes have to use the same keys."""
+"""A constant, not a setting, because all processes have to use the same keys."""
 
 KEEP_MS: Final = 7 * 24 * 3600 * 1000
 """How long the keys last when no process is left to sweep them."""
@@ -46,7 +46,7 @@ USERS_PER_SWEEP: Final = 500
 """Bounds a script that ends presence, as above. The rest is swept in the next round."""
 
 RETRY_SECONDS: Final = 0.25
-"""The pause before leases are sent again that Redis has not acknowledged: a part of any heartbeat worth having."""
+"""The pause before leases are sent again that Redis has not acknowledged. It is a part of any useful heartbeat."""
 
 
 def bucket_of(user_id: UUID) -> int:
@@ -101,8 +101,8 @@ class Leases:
 
     The task runs one script at a time, so that no change overtakes another. A heartbeat that was sent before a
     lease was released cannot arrive after it and restore the lease. A heartbeat renews all leases of a bucket. The
-    buckets take turns over the interval and alternate with changes: many users who come at once do not delay the
-    heartbeats.
+    buckets take turns over the interval and alternate with changes, so many users who come at once do not delay
+    the heartbeats.
 
     `on_transition` is called with the users that may have come online.
     """
@@ -147,7 +147,7 @@ class Leases:
             await self._send_soon(lease)
 
     def renew_soon(self, bucket: int) -> None:
-        """Redis may have lost this bucket: do not wait for its next heartbeat."""
+        """Do not wait for the next heartbeat of this bucket. Redis may have lost it."""
         if self._held[bucket]:
             self._heartbeats_at[bucket] = asyncio.get_running_loop().time()
             self.task.wake()
@@ -210,7 +210,7 @@ class Leases:
         return True
 
     async def _send(self, bucket: int, leases: Collection[Lease]) -> bool:
-        """Send whether these leases of a bucket are held. False if it failed: they are sent again."""
+        """Send whether these leases of a bucket are held. False if it failed, and they are sent again."""
         if not leases:
             return True
         came: list[UUID] | None = None
@@ -289,7 +289,7 @@ class Leases:
         now = asyncio.get_running_loop().time()
         self._heartbeats_at[bucket] = now  # after the buckets that are overdue already
         for lease in leases:
-            # Bounds what is kept during an outage: a lease that has ended needs no release.
+            # A lease that has ended needs no release. This bounds the changes that wait during an outage.
             if lease not in self._held[bucket] and lease.ends_at > now:
                 self._changed.setdefault(bucket, {})[lease] = None
 
@@ -308,7 +308,7 @@ def _count_and_members(reply: Reply) -> tuple[int, list[bytes]]:
 class Sweeper:
     """Ends the presence of users whose process died, or who left and did not come back in the grace time.
 
-    All processes sweep all buckets: Redis decides which users go offline, and publishes that once. After an outage
+    All processes sweep all buckets. Redis decides which users go offline, and publishes that once. After an outage
     of Redis every lease seems to have ended, because no process could renew it. So no user is swept for one
     heartbeat after an outage, in which the living processes renew their leases.
 

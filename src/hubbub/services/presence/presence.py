@@ -34,7 +34,7 @@ USERS_PER_SCRIPT: Final = 500
 class OnlineLease(AbstractAsyncContextManager[None]):
     """A lease that is held for as long as a block runs.
 
-    A class, not a generator: ten thousand of them lengthen a full garbage collection by 10 ms instead of 24.
+    A class, because ten thousand of them lengthen a full garbage collection by 10 ms, generators by 24 ms.
     """
 
     __slots__ = ("_lease", "_leases", "_on_disconnect")
@@ -193,8 +193,8 @@ class Presence:
         """The transitions of all users as they happen, for as long as the iteration lasts.
 
         The first item is a `Gap`, as soon as Redis has confirmed the subscription. Another `Gap` stands wherever
-        events may be missing: after a reconnect, and when more than `buffer` were waiting. Call `is_online` then;
-        the events that follow are newer. Redis may be down at the beginning.
+        events may be missing: after a reconnect, and when more than `buffer` were waiting. Call `is_online` then.
+        The events that follow are newer. Redis may be down at the beginning.
         """
         buffer = inputs.limit(buffer, longest=100_000, field="buffer")
         async with self._subscriptions.subscribe_soon(PRESENCE_CHANNEL, buffer=buffer) as payloads:
