@@ -1,4 +1,4 @@
-"""What a statement costs as the server counts it: pages touched, which no load of the machine can change."""
+"""The cost of a statement as the server counts it: pages touched, which the load of the machine cannot change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 async def pages_touched(connection: Connection, statement: Statement[Any], *arguments: object) -> int:
-    """The pages that the statement reads and writes under its generic plan. What it writes is rolled back."""
+    """The pages that the statement reads and writes under its generic plan. Its changes are rolled back."""
     values = ", ".join(f"'{argument}'" for argument in arguments)
     await connection.execute("BEGIN")
     await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")

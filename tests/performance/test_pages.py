@@ -1,4 +1,4 @@
-"""What a newest page reads does not grow with the table: buffers, by EXPLAIN."""
+"""The buffers that a newest page reads, by EXPLAIN. They do not grow with the table."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ FROM made
 """
 
 
-class Noting(Pool):
-    """Remembers what it was asked last."""
+class Recorder(Pool):
+    """Keeps its last statement."""
 
-    asked: tuple[str, tuple[object, ...]]
+    last: tuple[str, tuple[object, ...]]
 
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
-        self.asked = (statement.sql, args)
+        self.last = (statement.sql, args)
         return await super().fetch_all(statement, *args, deadline=deadline)
 
 
 @pytest.mark.timeout(300)
-async def test_a_newest_page_touches_as_much_in_a_table_four_times_as_large(
+async def test_newest_page_touches_as_many_buffers_in_a_table_four_times_as_large(
     postgres_settings: PostgresSettings,
 ) -> None:
     connection = await connect(postgres_settings)
-    pool = Noting(postgres_settings)
+    pool = Recorder(postgres_settings)
     await connection.execute(MAKE_ROOMS)
     touched: dict[str, list[int]] = {name: [] for name in ROOMS}
     for first, last in ((1, 15_000), (15_001, 60_000)):
@@ -64,22 +64,22 @@ async def test_a_newest_page_touches_as_much_in_a_table_four_times_as_large(
         await connection.execute("VACUUM ANALYZE messages")
         for name, room_id in ROOMS.items():
             assert len((await Messages(pool).page(room_id, limit=50)).items) == 50
-            sql, arguments = pool.asked
+            sql, arguments = pool.last
             explained = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"
             top = json.loads(await connection.fetchval(explained, *arguments))[0]["Plan"]
             touched[name].append(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
-    planned_anew = {name: await _plans(connection, pool.asked[0], room_id) for name, room_id in ROOMS.items()}
+    planned_anew = {name: await _plans(connection, pool.last[0], room_id) for name, room_id in ROOMS.items()}
     await connection.close()
     await pool.close()
     assert all(count < BUFFERS for counts in touched.values() for count in counts), touched
-    # One more level of the index is one more buffer, and the places of a page may stand on two of its leaves.
+    # One more level of the index is one more buffer, and the entries of a page may be on two of its leaves.
     assert all(large <= small + 2 for small, large in touched.values()), touched
-    # PostgreSQL tries five plans for given numbers before it keeps one for any.
+    # PostgreSQL makes five plans for given parameters before it keeps one for all.
     assert planned_anew == dict.fromkeys(ROOMS, 5)
 
 
 async def _plans(connection: Connection, sql: str, room_id: UUID) -> int:
-    """How many of twelve newest pages were planned for their own numbers."""
+    """How many of twelve newest pages were planned for their own parameters."""
     await connection.reload_schema_state()  # forget the statement and its plan
     await connection.execute("DEALLOCATE ALL")
     for _ in range(12):

@@ -35,9 +35,11 @@ async def pool(empty_database: PostgresSettings, observer: Observer) -> AsyncIte
 
 
 @pytest.mark.parametrize("callers", [200, 2_000])
-async def test_nobody_starves_and_nothing_leaks(pool: Pool, observer: Observer, callers: int) -> None:
+async def test_many_callers_are_served_in_order_and_nothing_leaks(
+    pool: Pool, observer: Observer, callers: int
+) -> None:
     tasks_before = asyncio.all_tasks()
-    while pool.size < CONNECTIONS:  # to open them takes longer than many calls
+    while pool.size < CONNECTIONS:  # opening them takes longer than many calls
         await asyncio.gather(*(pool.fetch_one(PID) for _ in range(CONNECTIONS)))
     served: list[int] = []
     pids: Counter[int | None] = Counter()
@@ -49,8 +51,8 @@ async def test_nobody_starves_and_nothing_leaks(pool: Pool, observer: Observer, 
 
     await asyncio.gather(*(call(number) for number in range(callers)))
     assert pids.total() == callers * CALLS
-    # In the order in which they came, but for those who are served at the same time: one connection may take as
-    # long for a caller as the others for ten each.
+    # In the order of their calls, except calls that are served at the same time: one connection may take as long
+    # for a call as the others for ten each.
     rounds: Counter[int] = Counter()
     for turn, number in enumerate(served):
         rounds[number] += 1
@@ -61,7 +63,7 @@ async def test_nobody_starves_and_nothing_leaks(pool: Pool, observer: Observer, 
 
 
 @pytest.mark.parametrize("callers", [200, 2_000])
-async def test_everybody_is_told_by_the_deadline_and_the_pool_goes_on(
+async def test_callers_of_a_locked_row_raise_at_the_deadline_and_the_pool_goes_on(
     empty_database: PostgresSettings, observer: Observer, callers: int
 ) -> None:
     deadline_seconds = 1
@@ -72,8 +74,8 @@ async def test_everybody_is_told_by_the_deadline_and_the_pool_goes_on(
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with asyncio.timeout(30):
-        told = await asyncio.gather(*(hurried.fetch_one(LOCKED) for _ in range(callers)), return_exceptions=True)
-    assert {type(error) for error in told} == {Unavailable}
+        errors = await asyncio.gather(*(hurried.fetch_one(LOCKED) for _ in range(callers)), return_exceptions=True)
+    assert {type(error) for error in errors} == {Unavailable}
     assert loop.time() - began >= deadline_seconds
     await observer.connection.execute("SELECT pg_advisory_unlock(1)")
     await pool.close()

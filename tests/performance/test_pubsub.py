@@ -1,4 +1,4 @@
-"""The throughput of pub/sub, as what it depends on: how often the server has to read, and that nothing is lost."""
+"""Pub/sub under load: how often Redis has to read, which its throughput depends on, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PUBLISHERS = 200
 MESSAGES = 10_000
 
 
-async def test_ten_thousand_messages_reach_every_listener_once_and_in_order(hub: Hub, reads: Reads) -> None:
+async def test_ten_thousand_messages_reach_every_subscriber_once_and_in_order(hub: Hub, reads: Reads) -> None:
     channel = typing_channel(new_id())
-    heard: list[list[str]] = [[], [], []]
-    for each in heard:
+    received: list[list[str]] = [[], [], []]
+    for each in received:
         await hub.realtime.subscribe_to_channel(channel, each.append)
     before = await reads.count()
 
@@ -25,17 +25,17 @@ async def test_ten_thousand_messages_reach_every_listener_once_and_in_order(hub:
             assert await hub.realtime.publish(channel, str(number)) == 1  # one connection for all three
 
     await asyncio.gather(*(publisher(number) for number in range(PUBLISHERS)))
-    await until(lambda: all(len(each) == MESSAGES for each in heard))
-    assert heard[0] == heard[1] == heard[2]
-    assert sorted(map(int, heard[0])) == list(range(MESSAGES))
+    await until(lambda: all(len(each) == MESSAGES for each in received))
+    assert received[0] == received[1] == received[2]
+    assert sorted(map(int, received[0])) == list(range(MESSAGES))
     for first in range(PUBLISHERS):
-        mine = [number for number in map(int, heard[0]) if number % PUBLISHERS == first]
+        mine = [number for number in map(int, received[0]) if number % PUBLISHERS == first]
         assert mine == sorted(mine)
-    # What 200 publishers have to say at a time travels together.
+    # Concurrent messages of 200 publishers are written together.
     assert await reads.count() - before <= MESSAGES / 20
 
 
-async def test_two_hundred_session_lookups_are_a_few_reads_of_the_server(hub: Hub, reads: Reads) -> None:
+async def test_two_hundred_session_lookups_are_few_reads_of_redis(hub: Hub, reads: Reads) -> None:
     ada = await hub.users.create("ada@example.org", "ada", "not a hash")
     token = await hub.sessions.create_session(ada.id)
     before = await reads.count()

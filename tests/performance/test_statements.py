@@ -1,4 +1,4 @@
-"""How many statements an operation takes, alone and under load."""
+"""The number of statements that an operation takes, alone and under load."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ async def test_each_operation_of_one_caller_is_one_statement(
     assert taken == dict.fromkeys(operations, 1)
 
 
-async def test_a_thousand_senders_share_a_few_statements(hub: Hub, ada: User, statements: Statements) -> None:
+async def test_thousand_concurrent_sends_share_few_statements(hub: Hub, ada: User, statements: Statements) -> None:
     rooms = [await hub.rooms.create(f"room {number}", created_by=ada.id) for number in range(20)]
     sends = [hub.messages.send(rooms[number % 20].id, ada.id, f"message {number}") for number in range(1_000)]
-    # The first goes alone, and up to 500 with each of the others. A busy machine may let further lanes open.
+    # The first is alone in its statement, and up to 500 share each other one. On a busy machine there may be more
+    # workers.
     assert await statements.of(*sends) <= 12
 
 
-async def test_hundreds_of_lookups_share_a_few_statements(
+async def test_hundreds_of_concurrent_lookups_share_few_statements(
     hub: Hub, ada: User, bob: User, room: Room, statements: Statements
 ) -> None:
     users = [hub.users.get(user.id) for user in (ada, bob) for _ in range(100)]
@@ -42,7 +43,7 @@ async def test_hundreds_of_lookups_share_a_few_statements(
     assert await statements.of(*users, *memberships) <= 8
 
 
-async def test_hundreds_who_open_the_same_room_share_a_few_statements(
+async def test_hundreds_of_concurrent_pages_of_one_room_share_few_statements(
     hub: Hub, ada: User, room: Room, statements: Statements
 ) -> None:
     await hub.messages.send(room.id, ada.id, "hello")

@@ -26,6 +26,13 @@ def small(empty_database: PostgresSettings, observer: Observer) -> PostgresSetti
 
 
 @pytest.fixture
+def long_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take long to cancel a statement or to roll back. The connection is kept nevertheless."""
+    monkeypatch.setattr("hubbub.postgres.connection.CANCEL_GRACE_SECONDS", 30)
+    monkeypatch.setattr("hubbub.postgres.transaction.ROLLBACK_GRACE_SECONDS", 30)
+
+
+@pytest.fixture
 async def pool(small: PostgresSettings) -> AsyncIterator[Pool]:
     """Two connections to a database with the table `notes`."""
     pool = Pool(small)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
-from hubbub import PostgresSettings
+from hubbub import PostgresSettings, Unavailable
 from hubbub.postgres import Executor, Pool, Statement, connect
 from hubbub.postgres.connection import Connection
 from waiting import until, until_it_answers
@@ -49,6 +50,17 @@ async def pid_of(executor: Executor) -> int:
     """The process that serves the executor's next statement, or that of an idle pool's next caller."""
     [pid] = await executor.fetch_all(PID)
     return pid
+
+
+async def warm_up(pool: Pool) -> None:
+    """Open a connection, also on a machine so busy that it takes several of the pool's short deadlines."""
+
+    async def answers() -> bool:
+        with suppress(Unavailable):
+            return await pool.fetch_one(ONE) == 1
+        return False
+
+    await until_it_answers(answers)
 
 
 class Observer:

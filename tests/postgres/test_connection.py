@@ -20,16 +20,16 @@ def server(servers: Settings) -> PostgresSettings:
 
 
 @asynccontextmanager
-async def something_else(says: bytes | None) -> AsyncIterator[int]:
-    """The port of a server that is no PostgreSQL: it says this and hangs up, or with None says nothing."""
+async def other_server(reply: bytes | None) -> AsyncIterator[int]:
+    """The port of a server that is not PostgreSQL. It sends the reply and closes, or with None stays silent."""
 
     answers = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answers.add(asyncio.current_task())
         await reader.read(1)
-        writer.write(says or b"")
-        if says is None:
+        writer.write(reply or b"")
+        if reply is None:
             await reader.read()
         writer.close()
         with suppress(OSError):
@@ -40,7 +40,7 @@ async def something_else(says: bytes | None) -> AsyncIterator[int]:
         await asyncio.gather(*(task for task in answers if task is not None))
 
 
-async def test_a_connection_says_who_it_is_and_keeps_its_settings(server: PostgresSettings) -> None:
+async def test_connection_has_its_application_name_and_settings(server: PostgresSettings) -> None:
     connection = await connect(server, server_settings={"statement_timeout": "1234"})
     assert await connection.fetchval("SELECT current_setting('application_name')") == "hubbub"
     assert await connection.fetchval("SELECT current_setting('statement_timeout')") == "1234ms"
@@ -56,7 +56,7 @@ REFUSALS: list[tuple[Callable[[PostgresSettings], PostgresSettings], str]] = [
 
 
 @pytest.mark.parametrize(("change", "reason"), REFUSALS, ids=["password", "no-password", "user", "database"])
-async def test_what_is_set_up_wrongly_is_told_and_not_worth_a_retry(
+async def test_wrong_setting_raises_its_reason_and_is_not_retryable(
     server: PostgresSettings, change: Callable[[PostgresSettings], PostgresSettings], reason: str
 ) -> None:
     with pytest.raises(Unavailable, match=reason) as caught:
@@ -68,8 +68,8 @@ async def test_what_is_set_up_wrongly_is_told_and_not_worth_a_retry(
     assert str(server.password) not in str(caught.value)
 
 
-async def test_a_server_that_is_not_there_may_be_there_later(server: PostgresSettings) -> None:
-    async with something_else(None) as port:
+async def test_missing_server_is_retryable(server: PostgresSettings) -> None:
+    async with other_server(None) as port:
         pass
     with pytest.raises(Unavailable, match=rf"cannot connect to 127\.0\.0\.1:{port}") as caught:
         await connect(replace(server, port=port))
@@ -77,10 +77,8 @@ async def test_a_server_that_is_not_there_may_be_there_later(server: PostgresSet
 
 
 @pytest.mark.parametrize("sslmode", ["disable", "prefer", "require"])
-async def test_a_server_that_says_nothing_is_waited_for_as_long_as_is_set(
-    server: PostgresSettings, sslmode: SslMode
-) -> None:
-    async with something_else(None) as port:
+async def test_silent_server_raises_unavailable_at_the_timeout(server: PostgresSettings, sslmode: SslMode) -> None:
+    async with other_server(None) as port:
         silent = replace(server, port=port, sslmode=sslmode, connect_timeout_seconds=0.2)
         with pytest.raises(Unavailable, match=r"no connection to .* within 0\.2 s") as caught:
             await connect(silent)
@@ -91,7 +89,7 @@ async def test_a_server_that_says_nothing_is_waited_for_as_long_as_is_set(
 
 @pytest.mark.parametrize("sslmode", ["disable", "prefer", "require"])
 @pytest.mark.parametrize(
-    "says",
+    "reply",
     [
         b"",
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
@@ -102,15 +100,15 @@ async def test_a_server_that_says_nothing_is_waited_for_as_long_as_is_set(
     ],
     ids=["nothing", "http", "redis", "ones", "tls", "no-tls"],
 )
-async def test_a_server_that_is_no_postgresql_is_unavailable(
-    server: PostgresSettings, sslmode: SslMode, says: bytes
+async def test_server_that_is_not_postgresql_is_unavailable(
+    server: PostgresSettings, sslmode: SslMode, reply: bytes
 ) -> None:
-    async with something_else(says) as port:
+    async with other_server(reply) as port:
         with pytest.raises(Unavailable, match=rf"127\.0\.0\.1:{port}"):
             await connect(replace(server, port=port, sslmode=sslmode))
 
 
-async def test_a_server_without_tls_is_refused_where_tls_is_required(server: PostgresSettings) -> None:
+async def test_server_without_tls_is_refused_if_tls_is_required(server: PostgresSettings) -> None:
     with pytest.raises(Unavailable, match="SSL") as caught:
         await connect(replace(server, sslmode="require"))
     assert not caught.value.outcome_unknown

@@ -26,6 +26,7 @@ from postgres.notes import (
     assert_whole,
     ids,
     pid_of,
+    warm_up,
 )
 from reports import reports
 from waiting import until_it_answers
@@ -33,15 +34,13 @@ from waiting import until_it_answers
 # Serving
 
 
-async def test_connections_are_opened_when_they_are_needed_and_the_last_used_is_next(
-    pool: Pool, observer: Observer
-) -> None:
+async def test_connections_open_when_needed_and_the_last_used_is_next(pool: Pool, observer: Observer) -> None:
     assert pool.size == 0
     pids = {await pid_of(pool) for _ in range(10)}
     assert len(pids) == pool.size == len(await observer.states()) == 1
 
 
-async def test_there_are_never_more_connections_than_the_setting_says(pool: Pool, observer: Observer) -> None:
+async def test_number_of_connections_never_exceeds_the_pool_size(pool: Pool, observer: Observer) -> None:
     pid_slowly = Statement("test.pid_slowly", int, "SELECT pg_backend_pid() FROM pg_sleep(0.01)")
     callers = asyncio.gather(*(pool.fetch_one(pid_slowly) for _ in range(50)))
     seen = 0
@@ -50,7 +49,7 @@ async def test_there_are_never_more_connections_than_the_setting_says(pool: Pool
     assert len(set(await callers)) == seen == pool.size == pool.idle == 2
 
 
-async def test_callers_are_served_in_the_order_in_which_they_came(small: PostgresSettings) -> None:
+async def test_callers_are_served_in_the_order_of_their_calls(small: PostgresSettings) -> None:
     pool = Pool(replace(small, pool_size=1))
     served: list[int] = []
 
@@ -63,7 +62,7 @@ async def test_callers_are_served_in_the_order_in_which_they_came(small: Postgre
     await pool.close()
 
 
-async def test_idle_connections_are_closed_and_used_ones_are_not(
+async def test_idle_connection_is_closed_after_its_timeout_and_a_used_one_is_not(
     small: PostgresSettings, observer: Observer
 ) -> None:
     pool = Pool(replace(small, idle_timeout_seconds=0.05))
@@ -82,7 +81,7 @@ async def test_idle_connections_are_closed_and_used_ones_are_not(
     await pool.close()
 
 
-async def test_a_wrong_setting_is_told_when_the_pool_opens(small: PostgresSettings) -> None:
+async def test_open_raises_unavailable_for_a_wrong_password(small: PostgresSettings) -> None:
     pool = Pool(replace(small, password="wrong"))
     with pytest.raises(Unavailable, match="password authentication failed") as caught:
         await pool.open()
@@ -95,9 +94,11 @@ async def test_a_wrong_setting_is_told_when_the_pool_opens(small: PostgresSettin
 # Waiting
 
 
-async def test_the_deadline_covers_the_wait_for_a_connection(small: PostgresSettings, observer: Observer) -> None:
+async def test_deadline_covers_the_wait_for_a_connection(small: PostgresSettings, observer: Observer) -> None:
     pool = Pool(replace(small, deadline_seconds=0.3))
-    async with pool.transaction() as one, pool.transaction() as other:
+    loop = asyncio.get_running_loop()
+    patient = loop.time() + 30
+    async with pool.transaction(deadline=patient) as one, pool.transaction(deadline=patient) as other:
         await one.fetch_one(ONE)
         await other.fetch_one(ONE)
         calls = (pool.execute(WRITE, 1, "a"), pool.fetch_one(ONE), pool.fetch_all(ONE))
@@ -109,23 +110,24 @@ async def test_the_deadline_covers_the_wait_for_a_connection(small: PostgresSett
     await pool.close()
 
 
-async def test_a_server_process_that_hangs_costs_a_caller_the_deadline(
+async def test_hanging_server_process_leaves_the_outcome_of_a_write_unknown(
     small: PostgresSettings, observer: Observer
 ) -> None:
     pool = Pool(replace(small, pool_size=1, deadline_seconds=0.3))
     for statement, *args in ((ONE,), (WRITE, 1, "a"), (WRITE_ONCE, 2, 0)):
-        async with frozen(await pid_of(pool)):
+        await warm_up(pool)
+        async with frozen(await pid_of(pool)):  # until the call has failed
             with pytest.raises(Unavailable, match=r"no answer within 0\.3 s") as caught:
                 await pool.execute(statement, *args)
             assert caught.value.outcome_unknown == statement.writes
-            assert await pool.fetch_one(ONE) == 1  # on a connection of its own: the pool is not one short
+            await warm_up(pool)  # on another connection: the pool is not one short
     await pool.close()
 
 
 # Lost connections
 
 
-async def test_idle_connections_that_the_server_ended_are_replaced(pool: Pool, observer: Observer) -> None:
+async def test_idle_connections_ended_by_the_server_are_replaced(pool: Pool, observer: Observer) -> None:
     await asyncio.gather(pool.fetch_one(SLEEP, 0.01), pool.fetch_one(SLEEP, 0.01))
     assert pool.size == 2
     await observer.connection.execute(
@@ -140,7 +142,7 @@ async def test_idle_connections_that_the_server_ended_are_replaced(pool: Pool, o
     await assert_whole(pool, observer)
 
 
-async def test_a_pool_survives_a_server_without_a_connection_free(
+async def test_pool_recovers_when_a_full_server_has_room_again(
     small: PostgresSettings, observer: Observer
 ) -> None:
     await observer.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT 2")
@@ -156,28 +158,29 @@ async def test_a_pool_survives_a_server_without_a_connection_free(
 
 
 def postmaster_of(folder: Path) -> int:
-    """The first process of the PostgreSQL whose data are below the folder."""
+    """The first process of the server whose data is in the folder."""
     [lock] = folder.rglob("postmaster.pid")
     return int(lock.read_text().splitlines()[0])
 
 
-async def test_a_pool_survives_its_server(tmp_path: Path) -> None:
-    """Frozen as a whole, then killed, then started again. A server of this test's own."""
+async def test_pool_recovers_from_a_frozen_killed_and_restarted_server(tmp_path: Path) -> None:
+    """The server is frozen as a whole, then killed, then started again. Only this test uses it."""
     servers = Servers(tmp_path, fsync=False)
     async with servers as settings:
         observer = await Observer.connect(settings.postgres)
         await observer.connection.execute(TABLE)
         postmaster = postmaster_of(tmp_path)
         pool = Pool(replace(settings.postgres, pool_size=2, deadline_seconds=0.5, connect_timeout_seconds=0.3))
+        await warm_up(pool)
         used = await pid_of(pool)
 
         async with frozen(postmaster, used):
             calls = [pool.fetch_one(ONE), pool.execute(WRITE, 1, "a"), pool.fetch_one(ONE)]
             answers = await asyncio.gather(*calls, return_exceptions=True)
             assert [type(answer) for answer in answers] == [Unavailable] * 3
-        assert await pool.fetch_one(ONE) == 1
+        await warm_up(pool)
 
-        slow = [asyncio.create_task(pool.execute(WRITE_SLOWLY, 2, 60)), asyncio.create_task(_held(pool))]
+        slow = [asyncio.create_task(pool.execute(WRITE_SLOWLY, 2, 60)), asyncio.create_task(_hold(pool))]
         await until_it_answers(lambda: observer.sees_active(2))
         os.kill(postmaster, SIGKILL)
         lost = await asyncio.gather(*slow, return_exceptions=True)
@@ -187,13 +190,14 @@ async def test_a_pool_survives_its_server(tmp_path: Path) -> None:
         assert pool.size == 0
 
         await servers.start()
+        await warm_up(pool)
         await pool.execute(WRITE, 4, "a")
         assert set(await ids(pool)) <= {1, 4}
         await pool.close()
         observer.connection.terminate()
 
 
-async def _held(pool: Pool) -> None:
+async def _hold(pool: Pool) -> None:
     async with pool.transaction() as tx:
         await tx.fetch_one(SLEEP, 60)
 
@@ -201,7 +205,7 @@ async def _held(pool: Pool) -> None:
 # Closing
 
 
-async def test_a_closed_pool_serves_nobody(pool: Pool, observer: Observer) -> None:
+async def test_closed_pool_refuses_every_call(pool: Pool, observer: Observer) -> None:
     await pool.fetch_one(ONE)
     await asyncio.gather(pool.close(), pool.close())
     await pool.close()
@@ -217,9 +221,7 @@ async def test_a_closed_pool_serves_nobody(pool: Pool, observer: Observer) -> No
         await pool.open()
 
 
-async def test_closing_lets_those_at_work_finish_and_refuses_those_who_wait(
-    pool: Pool, observer: Observer
-) -> None:
+async def test_close_lets_transactions_finish_and_refuses_waiting_callers(pool: Pool, observer: Observer) -> None:
     entered = asyncio.Barrier(3)
     leave = asyncio.Event()
 
@@ -246,8 +248,11 @@ async def test_closing_lets_those_at_work_finish_and_refuses_those_who_wait(
     assert await observer.connection.fetchval("SELECT count(*) FROM notes") == 2
 
 
-async def test_closing_does_not_wait_for_ever(small: PostgresSettings, observer: Observer) -> None:
+async def test_close_ends_at_the_deadline_though_a_transaction_hangs(
+    small: PostgresSettings, observer: Observer
+) -> None:
     pool = Pool(replace(small, deadline_seconds=0.3))
+    await warm_up(pool)
     pid = await pid_of(pool)
     entered = asyncio.Event()
 
@@ -266,7 +271,7 @@ async def test_closing_does_not_wait_for_ever(small: PostgresSettings, observer:
     await until_it_answers(observer.sees_no_connection)
 
 
-async def test_closing_can_be_cancelled_and_leaves_nothing_open(pool: Pool, observer: Observer) -> None:
+async def test_cancelled_close_leaves_no_connection_open(pool: Pool, observer: Observer) -> None:
     entered = asyncio.Event()
 
     async def block() -> None:
@@ -289,7 +294,7 @@ async def test_closing_can_be_cancelled_and_leaves_nothing_open(pool: Pool, obse
 # Cancellation
 
 
-async def test_a_caller_cancelled_while_waiting_takes_no_place(pool: Pool, observer: Observer) -> None:
+async def test_caller_cancelled_while_waiting_takes_no_connection(pool: Pool, observer: Observer) -> None:
     async with pool.transaction(), pool.transaction():
         waiting = [asyncio.create_task(pool.fetch_one(ONE)) for _ in range(10)]
         await asyncio.sleep(0)
@@ -301,7 +306,7 @@ async def test_a_caller_cancelled_while_waiting_takes_no_place(pool: Pool, obser
     await assert_whole(pool, observer)
 
 
-async def test_a_caller_cancelled_in_the_moment_of_its_turn_passes_it_on(
+async def test_caller_cancelled_when_it_gets_a_connection_passes_it_on(
     small: PostgresSettings, observer: Observer
 ) -> None:
     pool = Pool(replace(small, pool_size=1))
@@ -315,7 +320,7 @@ async def test_a_caller_cancelled_in_the_moment_of_its_turn_passes_it_on(
     await pool.close()
 
 
-async def test_a_caller_cancelled_while_connecting_takes_no_place(small: PostgresSettings) -> None:
+async def test_caller_cancelled_while_connecting_takes_no_connection(small: PostgresSettings) -> None:
     async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connected.set()
         await reader.read()
@@ -337,10 +342,10 @@ async def test_a_caller_cancelled_while_connecting_takes_no_place(small: Postgre
         await pool.close()
 
 
-async def test_a_cancelled_statement_stops_on_the_server_before_its_connection_is_used_again(
-    small: PostgresSettings, observer: Observer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("long_grace")
+async def test_cancelled_statement_stops_before_its_connection_is_used_again(
+    small: PostgresSettings, observer: Observer
 ) -> None:
-    monkeypatch.setattr("hubbub.postgres.connection.CANCEL_GRACE_SECONDS", 30)  # the machine may be busy
     pool = Pool(replace(small, pool_size=1))
     pid = await pid_of(pool)
     for call in (pool.fetch_one(SLEEP, 60), pool.execute(WRITE_SLOWLY, 1, 60), pool.fetch_all(SLEEP, 60)):
@@ -355,7 +360,7 @@ async def test_a_cancelled_statement_stops_on_the_server_before_its_connection_i
     await pool.close()
 
 
-async def test_a_cancelled_statement_on_a_process_that_hangs_costs_the_connection(
+async def test_cancelled_statement_on_a_hanging_process_costs_the_connection(
     small: PostgresSettings, observer: Observer
 ) -> None:
     pool = Pool(replace(small, pool_size=1))
@@ -369,8 +374,8 @@ async def test_a_cancelled_statement_on_a_process_that_hangs_costs_the_connectio
     await pool.close()
 
 
-async def test_all_tasks_cancelled_at_once_leave_the_pool_whole(pool: Pool, observer: Observer) -> None:
-    """As a program does that ends: what the pool itself has running is cancelled as well."""
+async def test_pool_is_whole_after_all_tasks_of_the_loop_are_cancelled(pool: Pool, observer: Observer) -> None:
+    """As at the end of a program. The tasks of the pool itself are cancelled as well."""
     calls = [asyncio.create_task(pool.fetch_one(SLEEP, 0.5)) for _ in range(4)]
     await until_it_answers(lambda: observer.sees_active(2))
     for _ in range(3):
@@ -381,7 +386,7 @@ async def test_all_tasks_cancelled_at_once_leave_the_pool_whole(pool: Pool, obse
     await assert_whole(pool, observer)
 
 
-async def test_a_thousand_random_cancellations_leave_the_pool_whole(pool: Pool, observer: Observer) -> None:
+async def test_pool_is_whole_after_a_thousand_random_cancellations(pool: Pool, observer: Observer) -> None:
     chance = random.Random(11)
     done = 0
 
@@ -421,7 +426,7 @@ async def test_a_thousand_random_cancellations_leave_the_pool_whole(pool: Pool, 
 
 
 @pytest.mark.parametrize("method", ["connected", "waited", "queried"])
-async def test_an_instrumentation_that_raises_costs_a_report_and_nothing_else(
+async def test_instrumentation_that_raises_is_reported_and_changes_nothing(
     small: PostgresSettings, method: str
 ) -> None:
     def raises(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Without a server: what each class of database error becomes."""
+"""The error of hubbub for each class of database error, without a server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRET = "what Ada wrote to Bob"
 
 
 def raised(kind: type[asyncpg.PostgresError], **fields: str) -> asyncpg.PostgresError:
-    """An error as the server sends it, with content of a chat in every text."""
+    """An error as the server sends it, with chat content in every text."""
     error = kind(f"server says {SECRET}")
     for name, value in {"detail": f"Failing row contains ({SECRET}).", **fields}.items():
         setattr(error, name, value)
@@ -33,14 +33,14 @@ def raised(kind: type[asyncpg.PostgresError], **fields: str) -> asyncpg.Postgres
 
 
 @pytest.mark.parametrize("name", sorted(UNIQUE_CONSTRAINTS))
-def test_what_is_unique_and_taken_is_a_conflict(name: str) -> None:
+def test_violated_unique_constraint_is_a_conflict(name: str) -> None:
     error = to_error(raised(asyncpg.UniqueViolationError, constraint_name=name), writes=True)
     assert isinstance(error, Conflict)
     assert error.what == UNIQUE_CONSTRAINTS[name]
 
 
 @pytest.mark.parametrize("name", sorted(FOREIGN_KEYS))
-def test_what_refers_to_nothing_is_not_found(name: str) -> None:
+def test_violated_foreign_key_is_not_found(name: str) -> None:
     detail = 'Key (some_id)=(0192f0c1-0000-7000-8000-000000000000) is not present in table "some".'
     error = to_error(raised(asyncpg.ForeignKeyViolationError, constraint_name=name, detail=detail), writes=True)
     assert isinstance(error, NotFound)
@@ -48,19 +48,19 @@ def test_what_refers_to_nothing_is_not_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CHECK_CONSTRAINTS))
-def test_what_a_check_refuses_is_invalid(name: str) -> None:
+def test_violated_check_is_invalid(name: str) -> None:
     error = to_error(raised(asyncpg.CheckViolationError, constraint_name=name), writes=True)
     assert isinstance(error, Invalid)
     assert (error.field, error.reason) == CHECK_CONSTRAINTS[name]
 
 
-def test_what_is_required_and_missing_is_invalid() -> None:
+def test_missing_value_is_invalid() -> None:
     error = to_error(raised(asyncpg.NotNullViolationError, column_name="email"), writes=True)
     assert isinstance(error, Invalid)
     assert (error.field, error.reason) == ("email", "is required")
 
 
-def test_a_constraint_of_somebody_else_is_left_as_it_is() -> None:
+def test_constraint_of_another_schema_is_not_translated() -> None:
     for kind in (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError, asyncpg.RestrictViolationError):
         assert to_error(raised(kind, constraint_name="the_application_s_own"), writes=True) is None
 
@@ -69,7 +69,7 @@ def test_a_constraint_of_somebody_else_is_left_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("kind", [asyncpg.DataError, *asyncpg.DataError.__subclasses__()])
-def test_a_value_that_a_column_cannot_hold_is_invalid(kind: type[asyncpg.PostgresError]) -> None:
+def test_value_that_a_column_cannot_hold_is_invalid(kind: type[asyncpg.PostgresError]) -> None:
     error = to_error(raised(kind), writes=True)
     assert isinstance(error, Invalid)
 
@@ -117,9 +117,7 @@ UNAVAILABLE: list[tuple[Exception, bool, tuple[bool, bool]]] = [
 @pytest.mark.parametrize(
     ("error", "lost", "expected"), UNAVAILABLE, ids=[type(error).__name__ for error, _, _ in UNAVAILABLE]
 )
-def test_a_server_that_cannot_serve_is_unavailable(
-    error: Exception, lost: bool, expected: tuple[bool, bool]
-) -> None:
+def test_failure_of_the_server_is_unavailable(error: Exception, lost: bool, expected: tuple[bool, bool]) -> None:
     write, read = (to_error(error, writes=writes, lost=lost) for writes in (True, False))
     assert isinstance(write, Unavailable)
     assert isinstance(read, Unavailable)
@@ -129,7 +127,7 @@ def test_a_server_that_cannot_serve_is_unavailable(
     assert SECRET not in str(write)
 
 
-def test_a_mistake_in_the_code_is_left_as_it_is() -> None:
+def test_mistake_in_the_code_is_not_translated() -> None:
     for error in (
         asyncpg.PostgresSyntaxError("syntax error"),
         asyncpg.UndefinedTableError("relation does not exist"),
@@ -140,11 +138,11 @@ def test_a_mistake_in_the_code_is_left_as_it_is() -> None:
         assert to_error(error, writes=True) is None
 
 
-# On a connection that does what a real one cannot be made to do
+# On a stub connection, for what a real one cannot be made to do
 
 
 class Stub:
-    """A connection that answers each call with the next of its answers, or raises it."""
+    """A connection that answers each call with the next of its answers. It raises an answer that is an error."""
 
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)
@@ -191,7 +189,7 @@ class Stub:
 NAME = Statement("test.name", lambda id, name: {id: name}, "SELECT id, name FROM users WHERE id = $1")
 
 
-async def test_rows_become_models_in_the_order_of_their_columns() -> None:
+async def test_columns_are_passed_to_the_model_in_their_order() -> None:
     stub = Stub("BEGIN", [(1, "ada"), (2, "bob")], (1, "ada"), None, "UPDATE 2", "COMMIT")
     async with stub.transaction() as tx:
         assert await tx.fetch_all(NAME, 1) == [{1: "ada"}, {2: "bob"}]
@@ -201,7 +199,7 @@ async def test_rows_become_models_in_the_order_of_their_columns() -> None:
     assert stub.asked == [("BEGIN",), *[(NAME.sql, 1)] * 4, ("COMMIT",)]
 
 
-async def test_an_error_keeps_what_the_server_said_as_its_cause_and_not_in_its_text() -> None:
+async def test_message_of_the_server_is_in_the_cause_and_not_in_the_text() -> None:
     said = raised(asyncpg.UniqueViolationError, constraint_name="idx_users_email")
     with pytest.raises(Conflict) as caught:
         await Stub(said).run(writes=True)
@@ -209,12 +207,12 @@ async def test_an_error_keeps_what_the_server_said_as_its_cause_and_not_in_its_t
     assert SECRET not in str(caught.value)
 
 
-async def test_a_mistake_in_the_code_comes_out_as_asyncpg_tells_it() -> None:
+async def test_mistake_in_the_code_raises_the_error_of_asyncpg() -> None:
     with pytest.raises(asyncpg.PostgresSyntaxError):
         await Stub(asyncpg.PostgresSyntaxError("syntax error")).run(writes=True)
 
 
-async def test_a_connection_that_is_lost_while_a_statement_is_prepared_is_unavailable() -> None:
+async def test_connection_lost_while_preparing_is_unavailable() -> None:
     """asyncpg then asks None to run the statement."""
 
     class PreparedAndLost(Stub):
@@ -229,7 +227,7 @@ async def test_a_connection_that_is_lost_while_a_statement_is_prepared_is_unavai
 
 
 @pytest.mark.parametrize("writes", [True, False])
-async def test_an_answer_that_never_comes_ends_with_the_deadline(writes: bool) -> None:
+async def test_call_without_an_answer_ends_at_the_deadline(writes: bool) -> None:
     never: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
     class Frozen(Stub):
@@ -242,14 +240,14 @@ async def test_an_answer_that_never_comes_ends_with_the_deadline(writes: bool) -
     assert caught.value.outcome_unknown == writes
 
 
-async def test_an_answer_in_time_keeps_the_connection() -> None:
+async def test_answer_in_time_keeps_the_connection() -> None:
     stub = Stub([(1,)])
     assert await stub.run(writes=False, seconds=0.01) == [(1,)]
-    await asyncio.sleep(0.02)  # past the deadline: nothing is to happen then
+    await asyncio.sleep(0.02)  # past the deadline
     assert not stub.closed
 
 
-async def test_a_transaction_whose_rollback_fails_loses_its_connection_and_tells_the_first_error() -> None:
+async def test_failed_rollback_terminates_the_connection_and_raises_the_first_error() -> None:
     for failure in (
         asyncpg.InternalClientError("waiter is done"),
         raised(asyncpg.InternalServerError),
@@ -262,25 +260,25 @@ async def test_a_transaction_whose_rollback_fails_loses_its_connection_and_tells
         assert stub.closed
 
 
-async def test_a_begin_that_fails_is_told() -> None:
+async def test_failed_begin_raises_its_error() -> None:
     with pytest.raises(Unavailable, match="starting or stopping"):
         async with Stub(raised(asyncpg.CannotConnectNowError), "ROLLBACK").transaction():
             raise AssertionError
 
 
-async def test_a_commit_that_the_server_answers_with_a_rollback_is_no_commit() -> None:
+async def test_commit_answered_with_a_rollback_raises_unavailable() -> None:
     with pytest.raises(Unavailable, match="a statement in it had failed"):
         async with Stub("BEGIN", "ROLLBACK", "ROLLBACK").transaction():
             pass
 
 
-async def test_a_conflict_of_the_serialization_at_the_commit_may_be_tried_again() -> None:
+async def test_serialization_conflict_at_the_commit_is_retryable() -> None:
     with pytest.raises(Unavailable) as caught:
         async with Stub("BEGIN", raised(asyncpg.SerializationError), "ROLLBACK").transaction():
             pass
     assert (caught.value.retryable, caught.value.outcome_unknown) == (True, False)
 
 
-def test_every_error_has_one_root() -> None:
+def test_every_error_is_a_hubbub_error() -> None:
     assert all(issubclass(kind, HubbubError) for kind in (Conflict, Invalid, NotFound, Unavailable))
     assert not issubclass(User, HubbubError)

@@ -14,7 +14,7 @@ import pytest
 from hubbub import Conflict, HubbubError, Invalid, PostgresSettings, Unavailable
 from hubbub.postgres import Executor, Lookup, Pool, Statement
 from postgres.faults import frozen
-from postgres.notes import ECHO, EMPTY, HANG_SECONDS, IDS, ONE, SLEEP, WRITE, Observer, ids, pid_of
+from postgres.notes import ECHO, EMPTY, HANG_SECONDS, IDS, ONE, SLEEP, WRITE, Observer, ids, pid_of, warm_up
 from reports import reports
 from waiting import until_it_answers
 
@@ -208,6 +208,7 @@ async def test_statement_without_an_answer_raises_unavailable_at_the_deadline(
     small: PostgresSettings, opened: Open, method: Method
 ) -> None:
     pool = Pool(replace(small, deadline_seconds=0.3))
+    await warm_up(pool)
     with pytest.raises(Unavailable, match=r"no answer within 0\.3 s|cancelled the statement") as caught:
         async with opened(pool) as executor:
             await method(executor, SLEEP_AS_LOOKUP, HANG_SECONDS)
@@ -221,6 +222,7 @@ async def test_hanging_server_process_raises_unavailable_at_the_deadline(
     small: PostgresSettings, opened: Open, method: Method
 ) -> None:
     pool = Pool(replace(small, pool_size=1, deadline_seconds=0.3))
+    await warm_up(pool)
     pid = await pid_of(pool)
     # The process stays frozen until the call has failed.
     async with frozen(pid):
@@ -228,7 +230,8 @@ async def test_hanging_server_process_raises_unavailable_at_the_deadline(
             async with opened(pool) as executor:
                 await method(executor, SLEEP_AS_LOOKUP, 0)
         assert not caught.value.outcome_unknown
-        assert await pid_of(pool) != pid  # on another connection: the pool is not one short
+        await warm_up(pool)  # on another connection: the pool is not one short
+        assert await pid_of(pool) != pid
     await pool.close()
 
 
@@ -374,13 +377,11 @@ async def test_action_that_raises_is_reported_and_stops_no_other(pool: Pool, ope
 # Cancellation
 
 
+@pytest.mark.usefixtures("long_grace")
 @every_method
 async def test_cancelled_call_stops_its_statement_and_frees_the_connection(
-    pool: Pool, observer: Observer, opened: Open, method: Method, monkeypatch: pytest.MonkeyPatch
+    pool: Pool, observer: Observer, opened: Open, method: Method
 ) -> None:
-    monkeypatch.setattr("hubbub.postgres.connection.CANCEL_GRACE_SECONDS", 30)  # the machine may be busy
-    monkeypatch.setattr("hubbub.postgres.transaction.ROLLBACK_GRACE_SECONDS", 30)
-
     async def call() -> None:
         async with opened(pool) as executor:
             await method(executor, SLEEP_AS_LOOKUP, HANG_SECONDS)

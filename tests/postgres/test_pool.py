@@ -11,6 +11,7 @@ from hubbub.postgres import Pool, Statement
 from postgres.faults import Proxy
 from postgres.notes import (
     ECHO,
+    HANG_SECONDS,
     SLEEP,
     WRITE,
     WRITE_ONCE,
@@ -18,30 +19,22 @@ from postgres.notes import (
     Observer,
     ids,
     pid_of,
+    warm_up,
 )
 from waiting import until_it_answers
 
 
-async def test_rows_become_models(pool: Pool) -> None:
-    pair = Statement("test.pair", lambda one, two: (one, two), "SELECT n, n + 1 FROM generate_series(1, $1) AS n")
-    assert await pool.fetch_all(pair, 2) == [(1, 2), (2, 3)]
-    assert await pool.attempt(pair, 1) == [(1, 2)]
-    assert await pool.fetch_one(pair, 2) == (1, 2)
-    assert await pool.fetch_one(pair, 0) is None
-    assert await pool.execute(WRITE, 1, "a") == 1
-
-
-async def test_actions_of_a_statement_on_its_own_run_at_once_and_one_that_raises_is_reported(pool: Pool) -> None:
+async def test_action_on_a_pool_runs_at_once_and_is_reported_if_it_raises(pool: Pool) -> None:
     reports: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reports.append(context))
-    left: list[int] = []
-    pool.after_commit(lambda: left.append(1 // 0))
-    pool.after_commit(lambda: left.append(1))
-    assert left == [1]
+    done: list[int] = []
+    pool.after_commit(lambda: done.append(1 // 0))
+    pool.after_commit(lambda: done.append(1))
+    assert done == [1]
     assert [type(report["exception"]) for report in reports] == [ZeroDivisionError]
 
 
-REFUSED: dict[str, list[object]] = {
+REFUSED_VALUES: dict[str, list[object]] = {
     "text": ["\ud800", "a\0b", 7, b"bytes", True, object()],
     "text[]": [["\ud800"], ["a\0b"], [7], "text", 7],
     "bigint": [2**63, -(2**63) - 1, "7", "x", float("nan"), b"7"],
@@ -56,8 +49,8 @@ REFUSED: dict[str, list[object]] = {
 }
 
 
-@pytest.mark.parametrize(("kind", "values"), REFUSED.items(), ids=list(REFUSED))
-async def test_a_value_that_a_column_cannot_hold_is_invalid_and_costs_no_connection(
+@pytest.mark.parametrize(("kind", "values"), REFUSED_VALUES.items(), ids=list(REFUSED_VALUES))
+async def test_value_that_a_column_cannot_hold_is_invalid_and_costs_no_connection(
     pool: Pool, kind: str, values: list[object]
 ) -> None:
     take = Statement("test.take", int, f"SELECT 1 WHERE $1::{kind} IS NOT NULL")
@@ -70,10 +63,10 @@ async def test_a_value_that_a_column_cannot_hold_is_invalid_and_costs_no_connect
 
 
 @pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "not prepared"])
-async def test_a_value_that_was_refused_leaves_no_transaction_open(
+async def test_refused_value_leaves_no_transaction_open(
     small: PostgresSettings, observer: Observer, prepared: bool
 ) -> None:
-    """asyncpg refuses it itself, after the server has begun with the statement."""
+    """asyncpg itself refuses it, after the server has begun the statement."""
     pool = Pool(replace(small, prepared_statements=prepared))
     with pytest.raises(Invalid):
         await pool.execute(WRITE, "one", "a")
@@ -82,7 +75,9 @@ async def test_a_value_that_was_refused_leaves_no_transaction_open(
     await pool.close()
 
 
-async def test_prepared_statements_can_be_turned_off(small: PostgresSettings, observer: Observer) -> None:
+async def test_setting_turns_prepared_statements_and_the_server_timeout_off(
+    small: PostgresSettings, observer: Observer
+) -> None:
     prepared = Statement("test.prepared", int, "SELECT count(*) FROM pg_prepared_statements WHERE NOT from_sql")
     timeout = Statement("test.timeout", str, "SELECT current_setting('statement_timeout')")
     for on, found in ((True, (3, "10s")), (False, (0, "0"))):
@@ -105,30 +100,18 @@ async def test_prepared_statements_can_be_turned_off(small: PostgresSettings, ob
 # Deadlines
 
 
-async def test_the_server_gives_up_on_a_statement_when_its_caller_has(
+async def test_server_ends_a_statement_whose_deadline_has_passed(
     small: PostgresSettings, observer: Observer
 ) -> None:
     pool = Pool(replace(small, deadline_seconds=0.3))
+    await warm_up(pool)
     with pytest.raises(Unavailable, match=r"no answer|cancelled the statement"):
-        await pool.fetch_one(SLEEP, 3600)
+        await pool.fetch_one(SLEEP, HANG_SECONDS)
     await until_it_answers(lambda: observer.sees_active(0))
     await pool.close()
 
 
-async def test_a_statement_ends_by_the_deadline_of_the_call_that_it_belongs_to(
-    pool: Pool, observer: Observer
-) -> None:
-    deadline = asyncio.get_running_loop().time() + 0.2
-    with pytest.raises(Unavailable, match="no answer"):
-        await pool.fetch_one(SLEEP, 60, deadline=deadline)
-    assert asyncio.get_running_loop().time() < deadline + 1
-    with pytest.raises(Unavailable, match="no answer") as late:
-        await pool.attempt(WRITE, 1, "never sent", deadline=deadline)
-    assert not late.value.outcome_unknown
-    assert await ids(pool) == []
-
-
-async def test_a_lock_that_is_not_to_be_had_is_waited_for_as_long_as_the_server_is_told(
+async def test_lock_timeout_of_the_server_raises_unavailable_after_all_attempts(
     small: PostgresSettings, observer: Observer
 ) -> None:
     await observer.connection.execute(f"ALTER DATABASE {small.database} SET lock_timeout = '20ms'")
@@ -144,7 +127,7 @@ async def test_a_lock_that_is_not_to_be_had_is_waited_for_as_long_as_the_server_
     await pool.close()
 
 
-async def test_two_statements_that_lock_each_other_out_are_both_done(pool: Pool, observer: Observer) -> None:
+async def test_both_statements_of_a_deadlock_succeed(pool: Pool, observer: Observer) -> None:
     """Each locks one row, waits at a gate until both have, and wants the other's: a deadlock. It is sent again."""
     add_x = Statement(
         "test.add_x",
@@ -170,7 +153,7 @@ async def test_two_statements_that_lock_each_other_out_are_both_done(pool: Pool,
 # Lost connections
 
 
-async def test_a_read_whose_connection_is_lost_is_sent_again(pool: Pool, observer: Observer) -> None:
+async def test_read_whose_connection_is_lost_is_sent_again(pool: Pool, observer: Observer) -> None:
     pid = await pid_of(pool)
     read = Statement(
         "test.read", int, f"SELECT 1 FROM pg_sleep(CASE pg_backend_pid() WHEN {pid} THEN 60 ELSE 0 END)"
@@ -181,7 +164,9 @@ async def test_a_read_whose_connection_is_lost_is_sent_again(pool: Pool, observe
     assert await reading == 1
 
 
-async def test_a_write_is_sent_again_only_where_that_changes_nothing(pool: Pool, observer: Observer) -> None:
+async def test_write_whose_connection_is_lost_is_sent_again_only_if_idempotent(
+    pool: Pool, observer: Observer
+) -> None:
     for statement, number in ((WRITE_SLOWLY, 1), (WRITE_ONCE, 2)):
         pid = await pid_of(pool)
         writing = asyncio.create_task(pool.execute(statement, number, 0.3))
@@ -201,7 +186,7 @@ NOTE_ONCE = Statement(
 )
 
 
-async def test_a_write_whose_answer_is_lost_and_that_cannot_be_sent_again_may_have_been_made(
+async def test_write_without_an_answer_or_a_second_attempt_has_an_unknown_outcome(
     small: PostgresSettings, observer: Observer
 ) -> None:
     async with Proxy(small) as proxy:
@@ -219,7 +204,7 @@ async def test_a_write_whose_answer_is_lost_and_that_cannot_be_sent_again_may_ha
         await pool.close()
 
 
-async def test_a_statement_prepared_for_an_older_schema_is_sent_again_or_may_be(
+async def test_statement_prepared_for_an_older_schema_is_sent_again_outside_a_transaction(
     pool: Pool, observer: Observer
 ) -> None:
     body = Statement("test.body", lambda value: value, "SELECT body FROM notes")

@@ -21,7 +21,7 @@ from hubbub.batching import Batcher
 from hubbub.postgres import Executor, Lookup, Pool, Statement, sharing
 from hubbub.postgres.executor import T
 from hubbub.postgres.sharing import CALLERS_PER_STATEMENT
-from postgres.notes import Observer
+from postgres.notes import Observer, warm_up
 from waiting import until, until_it_answers
 
 
@@ -222,12 +222,14 @@ async def test_each_caller_gets_its_own_error_at_its_deadline(
     pool: Recorder, small: PostgresSettings, observer: Observer, ask: Ask
 ) -> None:
     hurried = Pool(replace(small, deadline_seconds=0.5))
+    await warm_up(hurried)
     await observer.connection.execute(CLOSE_GATE)
     # The gate stays closed until all of them have failed.
     failures = await asyncio.gather(*asking(ask, hurried, *[1] * 5), return_exceptions=True)
     assert all(isinstance(failure, Unavailable) for failure in failures), failures
     assert len({id(failure) for failure in failures}) == 5
     await observer.connection.execute(OPEN_GATE)
+    await warm_up(hurried)
     assert await ask(hurried, 1) == "1"
     await hurried.close()
 

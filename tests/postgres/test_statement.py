@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
-from hubbub.postgres import Statement
+from hubbub.postgres import FastUUID, Statement
 from hubbub.postgres.statement import count_of
 
 
@@ -16,7 +18,7 @@ from hubbub.postgres.statement import count_of
         "\n    WITH head AS (\n        UPDATE rooms SET last_seq = 1\n    )\n    SELECT 1",
     ],
 )
-def test_what_writes_is_not_repeated_unless_it_is_idempotent(sql: str) -> None:
+def test_writing_statement_is_repeatable_only_if_idempotent(sql: str) -> None:
     statement = Statement("test", int, sql)
     assert statement.writes
     assert not statement.repeatable
@@ -26,16 +28,23 @@ def test_what_writes_is_not_repeated_unless_it_is_idempotent(sql: str) -> None:
 @pytest.mark.parametrize(
     "sql", ["SELECT updated_at, deleted_at FROM messages", "SELECT count(*) FROM message_read_receipts"]
 )
-def test_what_reads_can_be_repeated(sql: str) -> None:
+def test_reading_statement_is_repeatable(sql: str) -> None:
     statement = Statement("test", int, sql)
     assert not statement.writes
     assert statement.repeatable
 
 
-def test_a_statement_is_shown_by_its_name() -> None:
+def test_repr_of_a_statement_is_its_name() -> None:
     assert repr(Statement("users.get", int, "SELECT 1")) == "Statement(users.get)"
 
 
 @pytest.mark.parametrize(("tag", "count"), [("UPDATE 3", 3), ("INSERT 0 2", 2), ("DELETE 0", 0), ("SELECT 7", 7)])
-def test_a_command_tag_tells_how_many_rows_there_were(tag: str, count: int) -> None:
+def test_command_tag_holds_the_number_of_rows(tag: str, count: int) -> None:
     assert count_of(tag) == count
+
+
+def test_fast_uuid_equals_a_uuid() -> None:
+    raw = bytes(range(16))
+    assert FastUUID(raw) == UUID(bytes=raw)
+    assert hash(FastUUID(raw)) == hash(UUID(bytes=raw))
+    assert isinstance(FastUUID(raw), UUID)

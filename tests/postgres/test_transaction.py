@@ -7,15 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from signal import SIGCONT, SIGSTOP
-from typing import Any
 
 import pytest
 
 from hubbub import Conflict, Invalid, NotFound, PostgresSettings, Unavailable
-from hubbub.postgres import Executor, Pool
-from hubbub.postgres.transaction import ROLLBACK_GRACE_SECONDS
+from hubbub.postgres import Copy, Executor, Pool, Statement
 from postgres.faults import Proxy, frozen
-from postgres.notes import ECHO, EMPTY, IDS, ONE, SLEEP, WRITE, WRITE_IN_ROOM, Observer, ids, pid_of
+from postgres.notes import ECHO, IDS, ONE, SLEEP, WRITE, WRITE_IN_ROOM, Observer, ids, pid_of, warm_up
 from waiting import until_it_answers
 
 
@@ -23,28 +21,7 @@ class Oops(Exception):
     pass
 
 
-async def test_what_a_block_did_is_there_at_its_end(pool: Pool) -> None:
-    async with pool.transaction() as tx:
-        assert await tx.execute(WRITE, 1, "a") == 1
-        assert await tx.fetch_all(IDS) == [1]
-        assert await tx.fetch_one(ECHO, "a") == "a"
-        assert await ids(pool) == []
-    assert await ids(pool) == [1]
-
-
-async def test_a_block_that_raises_did_nothing(pool: Pool) -> None:
-    async def block() -> None:
-        async with pool.transaction() as tx:
-            await tx.execute(WRITE, 1, "a")
-            raise Oops
-
-    with pytest.raises(Oops):
-        await block()
-    assert await ids(pool) == []
-    assert (pool.size, pool.idle) == (1, 1)
-
-
-async def test_savepoints_fail_alone_and_nest(pool: Pool) -> None:
+async def test_nested_savepoints_are_undone_alone(pool: Pool) -> None:
     async with pool.transaction() as tx:
         await tx.execute(WRITE, 1, "kept")
         async with tx.transaction() as outer:
@@ -67,17 +44,7 @@ async def test_savepoints_fail_alone_and_nest(pool: Pool) -> None:
     assert await ids(pool) == [1, 2, 5, 6]
 
 
-async def test_an_attempt_may_fail(pool: Pool) -> None:
-    async with pool.transaction() as tx:
-        await tx.execute(WRITE, 1, "a")
-        with pytest.raises(Conflict):
-            await tx.attempt(WRITE, 1, "b")
-        assert await tx.attempt(IDS) == [1]
-        await tx.execute(WRITE, 2, "b")
-    assert await ids(pool) == [1, 2]
-
-
-async def test_many_use_one_transaction_at_the_same_time(pool: Pool) -> None:
+async def test_concurrent_callers_use_one_transaction_one_after_the_other(pool: Pool) -> None:
     async def one(tx: Executor, number: int) -> None:
         async with tx.transaction() as savepoint:
             await savepoint.execute(WRITE, number, "a")
@@ -93,59 +60,19 @@ async def test_many_use_one_transaction_at_the_same_time(pool: Pool) -> None:
     assert await ids(pool) == [*range(0, 10, 2), *range(100, 110, 2)]
 
 
-async def test_a_transaction_that_is_over_is_not_used(pool: Pool) -> None:
-    async with pool.transaction() as tx:
-        async with tx.transaction() as savepoint:
-            await savepoint.execute(WRITE, 1, "a")
-        early = await asyncio.gather(savepoint.fetch_all(IDS), savepoint.attempt(IDS), return_exceptions=True)
-        assert {str(error) for error in early} == {"hub: the transaction is over"}
-    calls = (tx.fetch_all(IDS), tx.fetch_one(IDS), tx.execute(WRITE, 2, "b"), tx.attempt(IDS))
-    late = await asyncio.gather(*calls, return_exceptions=True)
-    assert {str(error) for error in late} == {"hub: the transaction is over"}
-    with pytest.raises(Unavailable, match="the transaction is over"):
-        tx.after_commit(lambda: None)
-    assert await ids(pool) == [1]
-
-
-async def test_a_transaction_with_a_deadline_ends_by_it_whatever_is_done_in_it(pool: Pool) -> None:
-    deadline = asyncio.get_running_loop().time() + 0.3
-
-    async def block() -> None:
-        async with pool.transaction(deadline=deadline) as tx:
-            assert tx.deadline() == deadline
-            await tx.execute(WRITE, 1, "a")
-            async with tx.transaction() as savepoint:
-                await savepoint.fetch_one(SLEEP, 60)
-
-    with pytest.raises(Unavailable):
-        await block()
-    assert asyncio.get_running_loop().time() < deadline + ROLLBACK_GRACE_SECONDS + 1
-    assert await ids(pool) == []
-
-
-async def test_a_statement_of_a_transaction_ends_by_the_deadline_of_its_call(pool: Pool) -> None:
-    async def block(deadline: float) -> None:
-        async with pool.transaction() as tx:
-            await tx.attempt(SLEEP, 60, deadline=deadline)
-
-    deadline = asyncio.get_running_loop().time() + 0.2
-    with pytest.raises(Unavailable):
-        await block(deadline)
-    assert asyncio.get_running_loop().time() < deadline + ROLLBACK_GRACE_SECONDS + 1
-
-
-async def test_while_a_savepoint_is_open_the_transaction_around_it_waits_in_vain(
+async def test_transaction_refuses_calls_while_its_savepoint_is_open(
     small: PostgresSettings,
 ) -> None:
     pool = Pool(replace(small, deadline_seconds=0.2))
+    await warm_up(pool)
     async with pool.transaction() as tx, tx.transaction():
         with pytest.raises(Unavailable, match=r"the transaction was in use for 0\.2 s"):
             await tx.fetch_one(ONE)
     await pool.close()
 
 
-async def test_tasks_that_outlive_their_block_never_reach_its_connection(pool: Pool, observer: Observer) -> None:
-    """One of several fails, the block ends, and the others go on: with a transaction that is over."""
+async def test_task_that_outlives_its_block_does_not_reach_its_connection(pool: Pool, observer: Observer) -> None:
+    """One of several tasks fails, the block ends, and the others go on with a transaction that is over."""
     tasks: list[asyncio.Task[object]] = []
 
     async def block() -> None:
@@ -164,7 +91,7 @@ async def test_tasks_that_outlive_their_block_never_reach_its_connection(pool: P
     assert await observer.states() == ["idle"]
 
 
-async def test_an_open_savepoint_of_another_task_does_not_hold_up_the_end(pool: Pool) -> None:
+async def test_savepoint_left_open_by_another_task_does_not_delay_the_end(pool: Pool) -> None:
     opened, late = asyncio.Event(), asyncio.Event()
     tasks: list[asyncio.Task[None]] = []
 
@@ -182,7 +109,7 @@ async def test_an_open_savepoint_of_another_task_does_not_hold_up_the_end(pool: 
 
     with pytest.raises(Oops):
         await block()
-    assert pool.size == 0  # nothing else ends what the other task may be doing
+    assert pool.size == 0  # only the end of the connection ends what the other task may be doing
     async with pool.transaction() as tx:
         late.set()
         with pytest.raises(Unavailable):
@@ -191,7 +118,7 @@ async def test_an_open_savepoint_of_another_task_does_not_hold_up_the_end(pool: 
     assert await ids(pool) == [1]
 
 
-async def test_a_commit_waits_for_the_statement_that_another_task_runs(pool: Pool, observer: Observer) -> None:
+async def test_commit_waits_for_the_running_statement_of_another_task(pool: Pool, observer: Observer) -> None:
     async with pool.transaction() as tx:
         await tx.execute(WRITE, 1, "a")
         task = asyncio.create_task(tx.fetch_one(SLEEP, 0.2))
@@ -200,7 +127,7 @@ async def test_a_commit_waits_for_the_statement_that_another_task_runs(pool: Poo
     assert await ids(pool) == [1]
 
 
-async def test_after_a_swallowed_error_there_is_no_commit(pool: Pool) -> None:
+async def test_block_that_swallows_an_error_is_not_committed(pool: Pool) -> None:
     async def block() -> None:
         async with pool.transaction() as tx:
             await tx.execute(WRITE, 1, "a")
@@ -219,23 +146,7 @@ async def test_after_a_swallowed_error_there_is_no_commit(pool: Pool) -> None:
     assert (pool.size, pool.idle) == (1, 1)
 
 
-async def test_an_error_swallowed_in_a_savepoint_undoes_the_savepoint_alone(pool: Pool) -> None:
-    async with pool.transaction() as tx:
-        await tx.execute(WRITE, 1, "a")
-
-        async def block() -> None:
-            async with tx.transaction() as savepoint:
-                await savepoint.execute(WRITE, 2, "b")
-                with pytest.raises(Invalid):
-                    await savepoint.execute(EMPTY, 1)
-
-        with pytest.raises(Unavailable, match="a statement in it had failed"):
-            await block()
-        await tx.execute(WRITE, 3, "c")
-    assert await ids(pool) == [1, 3]
-
-
-async def test_a_constraint_that_is_checked_at_the_commit_is_told_as_what_it_means(pool: Pool) -> None:
+async def test_constraint_checked_at_the_commit_raises_its_error(pool: Pool) -> None:
     with pytest.raises(NotFound, match="there is no room 77"):
         async with pool.transaction() as tx:
             await tx.execute(WRITE_IN_ROOM, 1, 77)
@@ -243,43 +154,20 @@ async def test_a_constraint_that_is_checked_at_the_commit_is_told_as_what_it_mea
     assert (pool.size, pool.idle) == (1, 1)
 
 
-# What waits for the COMMIT
+# Actions after the COMMIT
 
 
-async def test_actions_leave_after_the_commit_in_their_order(pool: Pool) -> None:
-    left: list[str] = []
-    async with pool.transaction() as tx:
-        tx.after_commit(lambda: left.append("first"))
-        async with tx.transaction() as savepoint:
-            savepoint.after_commit(lambda: left.append("second, of a savepoint"))
-
-        async def block() -> None:
-            async with tx.transaction() as savepoint:
-                savepoint.after_commit(lambda: left.append("undone"))
-                async with savepoint.transaction() as inner:
-                    inner.after_commit(lambda: left.append("undone with what is around it"))
-                raise Oops
-
-        with pytest.raises(Oops):
-            await block()
-        tx.after_commit(lambda: left.append("third"))
-        await tx.execute(WRITE, 1, "a")
-        assert left == []
-    await asyncio.sleep(0)
-    assert left == ["first", "second, of a savepoint", "third"]
-
-
-async def test_no_action_leaves_when_there_was_no_commit(pool: Pool) -> None:
-    left: list[str] = []
+async def test_no_action_runs_without_a_commit(pool: Pool) -> None:
+    done: list[str] = []
 
     async def raising() -> None:
         async with pool.transaction() as tx:
-            tx.after_commit(lambda: left.append("rolled back"))
+            tx.after_commit(lambda: done.append("rolled back"))
             raise Oops
 
     async def swallowing() -> None:
         async with pool.transaction() as tx:
-            tx.after_commit(lambda: left.append("failed"))
+            tx.after_commit(lambda: done.append("failed"))
             await tx.execute(WRITE, 1, "a")
             with suppress(Conflict):
                 await tx.execute(WRITE, 1, "a")
@@ -289,52 +177,39 @@ async def test_no_action_leaves_when_there_was_no_commit(pool: Pool) -> None:
     with pytest.raises(Unavailable):
         await swallowing()
     await asyncio.sleep(0)
-    assert left == []
-
-
-async def test_an_action_that_raises_is_reported_and_disturbs_no_other(pool: Pool) -> None:
-    reports: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reports.append(context))
-    left: list[int] = []
-    async with pool.transaction() as tx:
-        tx.after_commit(lambda: left.append(1))
-        tx.after_commit(lambda: left.append(1 // 0))
-        tx.after_commit(lambda: left.append(3))
-        await tx.execute(WRITE, 1, "a")
-    await asyncio.sleep(0)
-    assert left == [1, 3]
-    assert [type(report["exception"]) for report in reports] == [ZeroDivisionError]
-    assert await ids(pool) == [1]
+    assert done == []
 
 
 # Lost connections
 
 
 @pytest.mark.parametrize("cut", [True, False], ids=["cut", "silence"])
-async def test_a_commit_whose_answer_is_lost_has_an_unknown_outcome(
+async def test_commit_without_an_answer_has_an_unknown_outcome(
     small: PostgresSettings, observer: Observer, cut: bool
 ) -> None:
-    left: list[int] = []
+    done: list[int] = []
     async with Proxy(small) as proxy:
         pool = Pool(replace(proxy.settings, deadline_seconds=10 if cut else 0.3))
+        await warm_up(pool)
         proxy.lose_answer_to(b"COMMIT\0", cut=cut)
 
         async def block() -> None:
             async with pool.transaction() as tx:
-                tx.after_commit(lambda: left.append(1))
+                tx.after_commit(lambda: done.append(1))
                 await tx.execute(WRITE, 1, "a")
 
         with pytest.raises(Unavailable) as caught:
             await block()
         assert caught.value.outcome_unknown
         proxy.lose_nothing()
+        await warm_up(pool)
         assert await ids(pool) == [1]
         assert pool.size == 1
         await pool.close()
-    assert left == []
+    assert done == []
 
 
-async def test_what_was_lost_before_the_commit_is_known_to_be_undone(pool: Pool, observer: Observer) -> None:
+async def test_connection_lost_before_the_commit_undoes_the_block(pool: Pool, observer: Observer) -> None:
     async def block(*, swallowing: bool) -> None:
         async with pool.transaction() as tx:
             await tx.execute(WRITE, 1, "a")
@@ -351,7 +226,7 @@ async def test_what_was_lost_before_the_commit_is_known_to_be_undone(pool: Pool,
     assert pool.size == 1
 
 
-async def test_a_savepoint_on_a_lost_connection_tells_the_loss(pool: Pool, observer: Observer) -> None:
+async def test_savepoint_on_a_lost_connection_raises_the_loss(pool: Pool, observer: Observer) -> None:
     async def block() -> None:
         async with pool.transaction() as tx, tx.transaction() as savepoint:
             await observer.terminate(await pid_of(savepoint))
@@ -362,8 +237,9 @@ async def test_a_savepoint_on_a_lost_connection_tells_the_loss(pool: Pool, obser
     assert pool.size == 0
 
 
-async def test_a_statement_that_gets_no_answer_ends_the_transaction(small: PostgresSettings) -> None:
+async def test_statement_without_an_answer_ends_the_transaction(small: PostgresSettings) -> None:
     pool = Pool(replace(small, deadline_seconds=0.3))
+    await warm_up(pool)
 
     async def block() -> None:
         async with pool.transaction() as tx:
@@ -374,11 +250,12 @@ async def test_a_statement_that_gets_no_answer_ends_the_transaction(small: Postg
     with pytest.raises(Unavailable, match=r"no answer within 0\.3 s") as caught:
         await block()
     assert not caught.value.outcome_unknown
+    await warm_up(pool)
     assert await ids(pool) == []
     await pool.close()
 
 
-async def test_a_server_that_does_not_answer_the_rollback_loses_the_connection(pool: Pool) -> None:
+async def test_rollback_without_an_answer_terminates_the_connection(pool: Pool) -> None:
     pid = await pid_of(pool)
     async with frozen(pid):
         os.kill(pid, SIGCONT)
@@ -404,9 +281,8 @@ async def cancelled(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def test_a_cancelled_block_did_nothing_and_its_connection_is_used_again(
-    pool: Pool, observer: Observer
-) -> None:
+@pytest.mark.usefixtures("long_grace")
+async def test_cancelled_block_is_undone_and_its_connection_is_used_again(pool: Pool, observer: Observer) -> None:
     async def block() -> None:
         async with pool.transaction() as tx:
             await tx.execute(WRITE, 1, "a")
@@ -425,7 +301,8 @@ async def _is_idle(pool: Pool, count: int) -> bool:
     return pool.idle == count
 
 
-async def test_a_statement_cancelled_by_a_timeout_of_the_block_s_own_undoes_it(pool: Pool) -> None:
+@pytest.mark.usefixtures("long_grace")
+async def test_timeout_around_a_statement_undoes_the_block(pool: Pool) -> None:
     async def block() -> None:
         async with pool.transaction() as tx:
             await tx.execute(WRITE, 1, "a")
@@ -439,10 +316,10 @@ async def test_a_statement_cancelled_by_a_timeout_of_the_block_s_own_undoes_it(p
     assert (pool.size, pool.idle) == (1, 1)
 
 
-async def test_a_commit_cancelled_before_it_was_sent_leaves_no_transaction_open(
+async def test_commit_cancelled_before_it_is_sent_leaves_no_transaction_open(
     pool: Pool, observer: Observer
 ) -> None:
-    """The COMMIT waits for the server to stop an earlier statement, which it does not, and is cancelled."""
+    """The COMMIT waits for a hanging server to stop an earlier statement, and is cancelled meanwhile."""
     pid = await pid_of(pool)
     ending = asyncio.Event()
 
@@ -476,7 +353,7 @@ async def test_a_commit_cancelled_before_it_was_sent_leaves_no_transaction_open(
     await until_it_answers(whole)
 
 
-async def test_a_second_cancellation_does_not_wait_for_the_rollback(pool: Pool, observer: Observer) -> None:
+async def test_second_cancellation_does_not_wait_for_the_rollback(pool: Pool, observer: Observer) -> None:
     pid = await pid_of(pool)
 
     async def block() -> None:
@@ -494,7 +371,7 @@ async def test_a_second_cancellation_does_not_wait_for_the_rollback(pool: Pool, 
     await until_it_answers(observer.sees_no_connection)
 
 
-async def test_an_abandoned_generator_gives_its_transaction_back(pool: Pool) -> None:
+async def test_abandoned_generator_ends_its_transaction(pool: Pool) -> None:
     async def read() -> AsyncIterator[int]:
         async with pool.transaction() as tx:
             await tx.execute(WRITE, 1, "a")
@@ -507,8 +384,10 @@ async def test_an_abandoned_generator_gives_its_transaction_back(pool: Pool) -> 
     assert await ids(pool) == []
 
 
-async def test_transactions_cancelled_anywhere_are_whole_or_nothing(pool: Pool, observer: Observer) -> None:
-    """Cancelled after a random number of turns of the loop: in each BEGIN, statement, savepoint and COMMIT."""
+async def test_transaction_cancelled_anywhere_is_committed_as_a_whole_or_not_at_all(
+    pool: Pool, observer: Observer
+) -> None:
+    """Each is cancelled after a random number of turns: in a BEGIN, a statement, a savepoint or a COMMIT."""
     chance = random.Random(7)
 
     async def block(number: int) -> None:
@@ -534,3 +413,64 @@ async def test_transactions_cancelled_anywhere_are_whole_or_nothing(pool: Pool, 
     assert found[: len(found) // 2] == [number - 10_000 for number in found[len(found) // 2 :]]
     assert committed <= len(found) // 2 < 200
     assert set(await observer.states()) == {"idle"}
+
+
+# COPY and snapshots
+
+NOTES = Copy("notes", ("id", "body"))
+BODIES = Statement("test.bodies", str, "SELECT body FROM notes ORDER BY id")
+
+
+async def test_copied_rows_are_visible_after_the_commit(pool: Pool) -> None:
+    async with pool.transaction() as tx:
+        await tx.copy(NOTES, [(1, "a\tb\n\\N"), (2, "b")])
+        assert await ids(pool) == []
+    assert await pool.fetch_all(BODIES) == ["a\tb\n\\N", "b"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "error"),
+    [
+        ([(1, "a"), (1, "b")], Conflict),
+        ([(1, "a"), (2, "")], Invalid),
+        ([(1, "a"), (2, None)], Invalid),
+    ],
+)
+async def test_refused_row_refuses_the_whole_copy(
+    pool: Pool, rows: list[tuple[object, ...]], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        async with pool.transaction() as tx:
+            await tx.copy(NOTES, rows)
+    assert await ids(pool) == []
+
+
+async def test_copy_takes_rows_of_an_asynchronous_iterable(pool: Pool) -> None:
+    async def rows() -> AsyncIterator[tuple[object, ...]]:
+        for number in range(1, 4):
+            await asyncio.sleep(0)
+            yield number, "x" * 1_000_000
+
+    async with pool.transaction() as tx:
+        await tx.copy(NOTES, rows())
+    assert await ids(pool) == [1, 2, 3]
+
+
+async def test_error_of_the_iterable_fails_the_copy(pool: Pool) -> None:
+    async def rows() -> AsyncIterator[tuple[object, ...]]:
+        yield 1, "a"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with pool.transaction() as tx:
+            await tx.copy(NOTES, rows())
+    assert await ids(pool) == []
+
+
+async def test_one_snapshot_is_read_until_the_end(pool: Pool) -> None:
+    async with pool.transaction() as tx:
+        await tx.use_one_snapshot()
+        assert await tx.fetch_all(IDS) == []
+        await pool.execute(WRITE, 1, "a")
+        assert await tx.fetch_all(IDS) == []
+    assert await ids(pool) == [1]

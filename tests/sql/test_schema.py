@@ -27,11 +27,10 @@ async def connection(postgres_settings: PostgresSettings) -> AsyncIterator[Conne
     await connection.close()
 
 
-# The schema that was asked for at first, word for word; the benchmarks of the original stack work on it as well.
+# The original schema, word for word. The benchmarks of the original stack use it as well.
 ORIGINAL = (Path(__file__).parents[2] / "benchmarks" / "original.sql").read_text()
 
-# Where the migrated schema says more than the original words, or other words: line in the schema, reason in
-# docs/schema.md.
+# Differences between the migrated and the original schema. docs/schema.md has the reasons.
 IMPROVED_INDEXES = {
     "idx_users_email": "CREATE UNIQUE INDEX idx_users_email ON public.users USING btree (lower((email)::text))",
     "idx_users_username": (
@@ -58,7 +57,7 @@ ADDED_INDEXES = {
     "rooms_direct_key_key",
 }
 ADDED_CONSTRAINTS = {"idx_messages_room_id", "rooms_direct_key_key"}
-# Two indexes on one column are one too many: those named in the original schema have taken over what these did.
+# One index per column is enough: the indexes named in the original schema do what these constraints did.
 REPLACED_CONSTRAINTS = {"users_email_key", "users_username_key"}
 IMPROVED_CONSTRAINTS = {
     "room_users_last_read_message_id_fkey": (
@@ -104,7 +103,8 @@ Column = tuple[str, str | None, bool]
 
 
 def _original_columns() -> dict[tuple[str, str], Column]:
-    """The original own text, read without a database: (table, column) to type, default and whether NULL may be."""
+    """The text of the original schema without a database: (table, column) to type, default and whether NULL may
+    be."""
     return {
         (table, column): (_type(words), _default(words), "NOT NULL" not in words and "PRIMARY" not in words)
         for table, body in re.findall(r"CREATE TABLE (\w+) \((.*?)\n\);", ORIGINAL, re.DOTALL)
@@ -125,7 +125,7 @@ def _default(words: str) -> str | None:
     return re.sub(r"^('.*')$", r"\1::character varying", default[1])
 
 
-async def test_every_table_and_column_of_the_seed_is_there_with_its_type_and_default(
+async def test_tables_and_columns_of_the_original_schema_have_their_types_and_defaults(
     connection: Connection,
 ) -> None:
     found = {
@@ -138,7 +138,7 @@ async def test_every_table_and_column_of_the_seed_is_there_with_its_type_and_def
         key: column[:2] for key, column in original.items()
     }
     assert {key: found[key][0] for key in found.keys() - original.keys()} == ADDED_COLUMNS
-    # NULL was taken away from what has a default, from what is a key, and from nothing else.
+    # NOT NULL was added to columns with a default and to keys, and to no other column.
     stricter = {key for key, column in original.items() if column[2] and not found[key][2]}
     keys = {("room_users", "room_id"), ("room_users", "user_id")}
     keys |= {("message_read_receipts", "message_id"), ("message_read_receipts", "user_id")}
@@ -147,7 +147,7 @@ async def test_every_table_and_column_of_the_seed_is_there_with_its_type_and_def
     assert not {key for key, column in original.items() if found[key][2] and not column[2]}
 
 
-async def test_the_first_five_revisions_are_the_seed_to_the_letter(
+async def test_first_five_revisions_build_the_original_schema_exactly(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     await migrations.up(empty_database, "0005")
@@ -163,7 +163,7 @@ async def _definitions(settings: PostgresSettings, query: str) -> dict[str, str]
     return found
 
 
-async def test_every_index_of_the_seed_keeps_its_name_and_changes_only_as_stated(
+async def test_indexes_of_the_original_schema_keep_their_names_and_change_only_as_stated(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     await fill(empty_database, ORIGINAL)
@@ -176,7 +176,7 @@ async def test_every_index_of_the_seed_keeps_its_name_and_changes_only_as_stated
     assert {name: found[name] for name in expected} == expected
 
 
-async def test_every_key_of_the_seed_changes_only_as_stated(
+async def test_keys_of_the_original_schema_change_only_as_stated(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     await fill(empty_database, ORIGINAL)
@@ -189,7 +189,7 @@ async def test_every_key_of_the_seed_changes_only_as_stated(
     assert {name: found[name] for name in expected} == expected
 
 
-async def test_every_step_down_and_up_leaves_the_same_schema(
+async def test_each_step_down_and_up_leaves_the_same_schema(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     as_built = {"base": await schema(empty_database)}
@@ -222,7 +222,7 @@ COLLATIONS = """
 """
 
 
-async def test_nothing_needs_an_extension_a_trigger_or_a_collation_that_a_server_may_lack(
+async def test_schema_needs_no_extension_trigger_or_collation_that_a_server_may_lack(
     postgres_settings: PostgresSettings, connection: Connection
 ) -> None:
     lines = await schema(postgres_settings)
@@ -231,10 +231,10 @@ async def test_nothing_needs_an_extension_a_trigger_or_a_collation_that_a_server
     assert {name for (name,) in await connection.fetch(COLLATIONS, ORIGINAL_TABLES)} <= {"-", '"default"'}
 
 
-async def test_new_messages_in_every_room_at_once_touch_no_index_of_rooms(connection: Connection) -> None:
+async def test_update_of_last_seq_in_every_room_touches_no_index(connection: Connection) -> None:
     await connection.execute("INSERT INTO rooms (name) SELECT 'room ' || n FROM generate_series(1, 2000) AS n")
-    # Once: a second time would count on PostgreSQL to have cleared the old versions, which any other transaction
-    # of the server can put off.
+    # Once only: a second update needs PostgreSQL to have removed the old row versions, which any other transaction
+    # of the server can delay.
     async with connection.transaction():
         await connection.execute("UPDATE rooms SET last_seq = last_seq + 1")
         counted = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'rooms'"
@@ -244,7 +244,7 @@ async def test_new_messages_in_every_room_at_once_touch_no_index_of_rooms(connec
 FOREIGN_KEYS_OF_SCHEMA = """
     SELECT
         conname,
-        confdeltype <> 'a' AS says_on_delete,
+        confdeltype <> 'a' AS has_on_delete,
         EXISTS (
             SELECT
             FROM pg_index
@@ -263,7 +263,7 @@ FOREIGN_KEYS_OF_SCHEMA = """
 """
 
 
-async def test_every_foreign_key_has_an_index_and_says_what_a_delete_does(connection: Connection) -> None:
+async def test_foreign_keys_have_an_index_and_an_on_delete(connection: Connection) -> None:
     found = await connection.fetch(FOREIGN_KEYS_OF_SCHEMA)
     assert {tuple(row) for row in found} == {(name, True, True) for name in FOREIGN_KEYS}
 
@@ -284,7 +284,7 @@ NAMES = """
 """
 
 
-async def test_every_constraint_has_a_meaning_and_every_meaning_a_constraint(connection: Connection) -> None:
+async def test_constraints_of_the_schema_are_those_with_an_error(connection: Connection) -> None:
     found = await connection.fetch(NAMES)
     assert {name for name, kind in found if kind in "pu"} == UNIQUE_CONSTRAINTS.keys()
     assert {name for name, kind in found if kind == "f"} == FOREIGN_KEYS.keys()

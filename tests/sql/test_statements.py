@@ -1,4 +1,4 @@
-"""SQL is a checked artefact: every statement of the package, against the migrated schema."""
+"""Every statement of the package is checked against the migrated schema."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 NAMES = sorted(statements())
 
-# What may read a whole table, by name. The checks of `hubbub demo` read everything on purpose.
+# Statements that may read a whole table, by name. The checks of `hubbub demo` read everything on purpose.
 COLD_PREFIXES = ("demo.",)
 
-# Models that are no class: what one row of the statement has to offer.
+# Models that are not a class: the columns of a row of the statement.
 COLUMNS = {
     "log.heads": [
         *("id", "last_seq", "seq", "sent_id", "sent_at"),
@@ -87,7 +87,7 @@ FILL = """
 
 
 class Checked(NamedTuple):
-    """What the server says of a statement: its parameters, its columns, its plan for any values."""
+    """What the server reports of a statement: its parameters, its columns, its plan for any values."""
 
     parameters: int
     columns: list[str]
@@ -124,12 +124,12 @@ async def _check(connection: Connection, statement: Statement[Any]) -> Checked:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_call_passes_as_many_arguments_as_the_statement_has_placeholders(
+def test_calls_pass_as_many_arguments_as_the_statement_has_placeholders(
     checked: dict[str, Checked], name: str
 ) -> None:
     statement, parameters = statements()[name], checked[name].parameters
     found = [call for call in calls() if call.statement is statement]
-    # One that finds the rows of many keys is run for its lookup, with an array for each part of the key.
+    # The statement for many keys is run by its lookup, with an array per column of the key.
     lookups = [one for one in statements().values() if isinstance(one, Lookup) and one.many is statement]
     assert found or lookups, "no call runs it"
     for call in found:
@@ -139,7 +139,7 @@ def test_every_call_passes_as_many_arguments_as_the_statement_has_placeholders(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_columns_of_a_row_are_the_fields_of_its_model(checked: dict[str, Checked], name: str) -> None:
+def test_columns_of_a_row_are_the_fields_of_its_model(checked: dict[str, Checked], name: str) -> None:
     columns = checked[name].columns
     if not columns:
         assert statements()[name].writes, "it neither reads nor writes"
@@ -157,22 +157,22 @@ def _fields(statement: Statement[Any], columns: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_statement_reads_columns_that_it_does_not_name(name: str) -> None:
+def test_statement_names_every_column_that_it_reads(name: str) -> None:
     assert not re.search(r"(SELECT|RETURNING)\s+(\w+\.)?\*", statements()[name].sql)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_placeholder_stands_inside_of_quotes(name: str) -> None:
+def test_statement_has_no_placeholder_inside_quotes(name: str) -> None:
     quoted = re.findall(r"'[^']*'", statements()[name].sql)
     assert not [text for text in quoted if re.search(r"\$\d", text)]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(COLD_PREFIXES)])
-def test_no_hot_statement_reads_a_whole_table_under_a_generic_plan(checked: dict[str, Checked], name: str) -> None:
+def test_hot_statement_reads_no_whole_table_under_a_generic_plan(checked: dict[str, Checked], name: str) -> None:
     whole = [
         f"{node['Node Type']} on {node['Relation Name']}"
         for node in _nodes(checked[name].plan)
-        if node.get("Relation Name") in TABLES and _reads_all_of_it(node)
+        if node.get("Relation Name") in TABLES and _reads_it_all(node)
     ]
     assert whole == []
 
@@ -186,8 +186,8 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(child)
 
 
-def _reads_all_of_it(node: dict[str, Any]) -> bool:
-    """A sequential scan, or a walk over a whole index: one that no condition narrows."""
+def _reads_it_all(node: dict[str, Any]) -> bool:
+    """A sequential scan, or a scan of a whole index, which no condition narrows."""
     return node["Node Type"] == "Seq Scan" or (
         node["Node Type"] in ("Index Scan", "Index Only Scan") and "Index Cond" not in node
     )

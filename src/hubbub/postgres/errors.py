@@ -117,11 +117,6 @@ def deadline_passed(seconds: float, *, outcome_unknown: bool) -> Unavailable:
     return Unavailable("postgresql", f"no answer within {seconds:g} s", outcome_unknown=outcome_unknown)
 
 
-def closed() -> Unavailable:
-    """For a call on a pool that is closed."""
-    return Unavailable("hub", "it is closed", retryable=False)
-
-
 # Constraints
 
 # For each named constraint of the schema, the error that a violation becomes. The tests of the schema fail when a

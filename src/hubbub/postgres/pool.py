@@ -24,15 +24,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final, TypeVar
 
 from hubbub.background import ReportErrors, jittered
+from hubbub.batching import closed
 from hubbub.errors import Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
 from hubbub.postgres.connection import Connection, connect, drain_cancelled, now, run
-from hubbub.postgres.errors import LOST, REFUSED_WHILE_ENCODING, SENT_AGAIN, closed, deadline_passed
+from hubbub.postgres.errors import LOST, REFUSED_WHILE_ENCODING, SENT_AGAIN, deadline_passed
 from hubbub.postgres.sharing import SharedStatements
 from hubbub.postgres.statement import Lookup, Statement, count_of
 from hubbub.postgres.transaction import OpenTransaction, run_after_commit
@@ -78,7 +79,15 @@ class Pool:
         A server that is starting, overloaded or full is tried again until the deadline, with pauses, because all
         processes of an application may start at once.
         """
-        await self._connections.open()
+        deadline = self.deadline()
+        while True:
+            try:
+                self._connections.release(await self._connections.acquire(deadline))
+            except Unavailable as failure:
+                if now() >= deadline or not _is_transient(failure):
+                    raise
+            else:
+                return
 
     async def close(self) -> None:
         """Refuse new calls, wait for those at work until the deadline, close every connection. Idempotent."""
@@ -90,17 +99,18 @@ class Pool:
     @property
     def size(self) -> int:
         """Connections that are open."""
-        return self._connections.idle + self._connections.in_use
+        return len(self._connections.idle) + len(self._connections.used)
 
     @property
     def idle(self) -> int:
         """Connections that are open and not in use."""
-        return self._connections.idle
+        return len(self._connections.idle)
 
     @property
     def use(self) -> PoolUse:
         """How busy the pool is at this moment."""
-        return PoolUse(self._settings.pool_size, self.size, self._connections.in_use, self._connections.waiting)
+        connections = self._connections
+        return PoolUse(self._settings.pool_size, self.size, len(connections.used), connections.waiting)
 
     def deadline(self) -> float:
         return now() + self._settings.deadline_seconds
@@ -195,6 +205,12 @@ def _may_repeat(statement: Statement[T], failure: Unavailable) -> bool:
     return isinstance(cause, SENT_AGAIN) or (statement.repeatable and isinstance(cause, LOST))
 
 
+def _is_transient(failure: Unavailable) -> bool:
+    """Whether a server that takes no connection now may take one soon: it answered, or did not answer in time."""
+    cause = failure.__cause__
+    return failure.retryable and (isinstance(cause, TimeoutError) or not isinstance(cause, OSError))
+
+
 class _NoConnection(Exception):
     """No connection is idle, and the server gives no new one."""
 
@@ -216,34 +232,19 @@ class Connections:
         self.waiting = 0
         """Callers that wait for a connection."""
         self._slots = asyncio.Semaphore(settings.pool_size)
-        self._idle: deque[tuple[float, Connection]] = deque()  # with the time it fell idle, the longest idle first
-        self._used: set[Connection] = set()
+        self.idle: deque[tuple[float, Connection]] = deque()
+        """With the time at which each became idle. The longest idle is the first."""
+        self.used: set[Connection] = set()
+        """Connections that a caller has, or whose cancelled statement is being stopped."""
         self._draining: set[asyncio.Task[None]] = set()
         self._idle_timer = EarliestTimer(self._close_idle)
         self._reconnector = Reconnector(self._reconnect)
+        # The server gives up a statement when its caller does: losing the connection alone does not end it.
+        # Without prepared statements there is a transaction pooler, which refuses settings that outlive a
+        # transaction.
+        timeout = str(round(settings.deadline_seconds * 1000))
+        self._server_settings = {"statement_timeout": timeout} if settings.prepared_statements else {}
         self._closed = False
-
-    @property
-    def idle(self) -> int:
-        """Connections that are open and not in use."""
-        return len(self._idle)
-
-    @property
-    def in_use(self) -> int:
-        """Connections that a caller has, or whose cancelled statement is being stopped."""
-        return len(self._used)
-
-    async def open(self) -> None:
-        """Connect once. A server that is starting, overloaded or full is tried again until the deadline."""
-        deadline = now() + self._settings.deadline_seconds
-        while True:
-            try:
-                self.release(await self.acquire(deadline))
-            except Unavailable as failure:
-                if now() >= deadline or not _is_transient(failure):
-                    raise
-            else:
-                return
 
     async def close(self) -> None:
         """Refuse new callers, wait for those at work until the deadline, close every connection."""
@@ -254,26 +255,26 @@ class Connections:
             async with asyncio.timeout(self._settings.deadline_seconds):
                 for _ in range(self._settings.pool_size):
                     await self._slots.acquire()
-                closing = [connection.close() for _, connection in self._idle]
+                closing = [connection.close() for _, connection in self.idle]
                 await asyncio.gather(*closing, return_exceptions=True)
         except TimeoutError:
             pass  # the connections that did not close in time are terminated below
         finally:
-            for connection in [*self._used, *(connection for _, connection in self._idle)]:
+            for connection in [*self.used, *(connection for _, connection in self.idle)]:
                 connection.terminate()
-            self._idle.clear()
+            self.idle.clear()
         await asyncio.gather(*self._draining, return_exceptions=True)
 
     async def acquire(self, deadline: float) -> Connection:
         """A connection for this caller alone, which has to `release` it."""
         while True:
-            if self._reconnector.failure is not None and not self._idle and not self._closed:
+            if self._reconnector.failure is not None and not self.idle and not self._closed:
                 await self._reconnector.next_attempt(deadline - now())
             try:
                 return await self._take(deadline)
             except _NoConnection as error:
                 # Connections in use come back, though the server gives no new one.
-                if not self._used or now() >= deadline:
+                if not self.used or now() >= deadline:
                     raise error.failure.for_another() from None
 
     def release(self, connection: Connection) -> None:
@@ -307,7 +308,7 @@ class Connections:
         except BaseException:
             self._slots.release()
             raise
-        self._used.add(connection)
+        self.used.add(connection)
         return connection
 
     async def _wait_for_slot(self, deadline: float) -> None:
@@ -331,8 +332,8 @@ class Connections:
         """
         if self._closed:  # while this caller was waiting
             raise closed()
-        while self._idle:
-            _, connection = self._idle.pop()
+        while self.idle:
+            _, connection = self.idle.pop()
             if not connection.is_closed():
                 return connection
         if self._reconnector.failure is not None and not is_reconnect:
@@ -340,9 +341,7 @@ class Connections:
         since = now()
         left = max(deadline - since, 0.001)  # asyncpg refuses a timeout of 0
         try:
-            connection = await connect(
-                self._settings, within_seconds=left, server_settings=self._server_settings()
-            )
+            connection = await connect(self._settings, within_seconds=left, server_settings=self._server_settings)
         except Unavailable as failure:
             if not self._had_too_little_time(failure, left):
                 self._reconnector.failed(failure, now() - since)
@@ -357,15 +356,6 @@ class Connections:
         enough = min(self._settings.connect_timeout_seconds, self._settings.deadline_seconds / 2)
         return isinstance(failure.__cause__, TimeoutError) and left < enough
 
-    def _server_settings(self) -> dict[str, str]:
-        """Has the server give up a statement when its caller does: losing the connection alone does not end it.
-
-        A transaction pooler refuses settings that outlive a transaction, so behind one there are none.
-        """
-        if not self._settings.prepared_statements:
-            return {}
-        return {"statement_timeout": str(round(self._settings.deadline_seconds * 1000))}
-
     def _drained(self, connection: Connection, draining: asyncio.Task[None]) -> None:
         self._draining.discard(draining)
         if draining.cancelled():
@@ -373,10 +363,10 @@ class Connections:
         self._give_back(connection)
 
     def _give_back(self, connection: Connection) -> None:
-        self._used.discard(connection)
+        self.used.discard(connection)
         if not connection.is_closed():
             idle_since = now()
-            self._idle.append((idle_since, connection))
+            self.idle.append((idle_since, connection))
             self._reconnector.connection_is_back()
             if not self._closed:
                 self._idle_timer.request(idle_since + self._settings.idle_timeout_seconds, idle_since)
@@ -385,16 +375,10 @@ class Connections:
     def _close_idle(self, time: float) -> None:
         """Close the connections that have been idle too long, by a message that no answer is awaited to."""
         limit = self._settings.idle_timeout_seconds
-        while self._idle and time - self._idle[0][0] >= limit:
-            self._idle.popleft()[1].terminate()
-        if self._idle:
-            self._idle_timer.request(self._idle[0][0] + limit, time)
-
-
-def _is_transient(failure: Unavailable) -> bool:
-    """Whether a server that takes no connection now may take one soon: it answered, or did not answer in time."""
-    cause = failure.__cause__
-    return failure.retryable and (isinstance(cause, TimeoutError) or not isinstance(cause, OSError))
+        while self.idle and time - self.idle[0][0] >= limit:
+            self.idle.popleft()[1].terminate()
+        if self.idle:
+            self._idle_timer.request(self.idle[0][0] + limit, time)
 
 
 class Reconnector:
@@ -450,11 +434,9 @@ class Reconnector:
     async def _attempt(self) -> None:
         try:
             self._skip_pause.clear()
-            try:
+            with suppress(TimeoutError):  # the pause is over
                 async with asyncio.timeout_at(self._not_before):
                     await self._skip_pause.wait()
-            except TimeoutError:
-                pass  # the pause is over
             await self._connect()
         except Unavailable:
             pass  # kept as `failure`, which each caller that waits raises as an error of its own

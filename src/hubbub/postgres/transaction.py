@@ -96,9 +96,8 @@ class OpenTransaction:
         return [model(*row) for row in rows]
 
     async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
-        row = await self._run(
-            statement.name, lambda connection: connection.fetchrow(statement.sql, *args), deadline
-        )
+        name, sql = statement.name, statement.sql
+        row = await self._run(name, lambda connection: connection.fetchrow(sql, *args), deadline)
         return None if row is None else statement.model(*row)
 
     async def look_up(self, lookup: Lookup[T], *key: object) -> T | None:
@@ -111,8 +110,7 @@ class OpenTransaction:
         return count_of(tag)
 
     async def use_one_snapshot(self) -> None:
-        """Read the database as it is now until the transaction ends, and refuse changes. The first call to
-        make."""
+        """Read the database as it is now until the transaction ends, and refuse changes. Call it first."""
         await self._run(
             "SET",
             lambda connection: connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"),
@@ -164,15 +162,7 @@ class OpenTransaction:
     ) -> R:
         async with self._exclusive(self._no_later_than(deadline)) as call_deadline:
             self._check_open()
-            return await run(
-                self._connection,
-                call,
-                deadline=call_deadline,
-                seconds=self._deadline_seconds,
-                writes=False,  # nothing is done before the COMMIT
-                name=name,
-                instrumentation=self._instrumentation,
-            )
+            return await self._call(name, call, call_deadline)
 
     @asynccontextmanager
     async def _exclusive(self, deadline: float) -> AsyncIterator[float]:
@@ -222,13 +212,20 @@ class OpenTransaction:
             raise
 
     async def _command(self, command: str, deadline: float, *, writes: bool = False) -> str:
+        name = command.partition(" ")[0]
+        return await self._call(name, lambda connection: connection.execute(command), deadline, writes=writes)
+
+    async def _call(
+        self, name: str, call: Callable[[Connection], Awaitable[R]], deadline: float, *, writes: bool = False
+    ) -> R:
+        """Only a COMMIT `writes`: before it the changes are certainly undone when the connection is lost."""
         return await run(
             self._connection,
-            lambda connection: connection.execute(command),
+            call,
             deadline=deadline,
             seconds=self._deadline_seconds,
             writes=writes,
-            name=command.partition(" ")[0],
+            name=name,
             instrumentation=self._instrumentation,
         )
 
