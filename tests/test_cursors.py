@@ -19,27 +19,27 @@ MEMBERS = Cursor("members", tuple[datetime, UUID])
 SEQS = Cursor("seqs", int)
 
 
-def made_of(value: object) -> str:
+def forged(value: object) -> str:
     return urlsafe_b64encode(msgspec.json.encode(value)).decode()
 
 
 @given(st.datetimes(timezones=st.just(UTC)), st.uuids())
-def test_a_cursor_comes_back_as_it_went(when: datetime, member: UUID) -> None:
+def test_cursor_is_decoded_to_its_key(when: datetime, member: UUID) -> None:
     assert MEMBERS.decode(ONE, MEMBERS.encode(ONE, (when, member))) == (when, member)
 
 
-def test_a_list_of_nobody_has_cursors_too() -> None:
+def test_cursor_without_a_scope_is_decoded() -> None:
     assert SEQS.decode(None, SEQS.encode(None, 7)) == 7
 
 
-def test_the_longest_name_of_a_room_fits_in_a_cursor() -> None:
+def test_longest_room_name_fits_in_a_cursor() -> None:
     rooms = Cursor("rooms.public", tuple[str, UUID])
     for character in ("x", '"', "\N{GRINNING FACE}", "\u2028"):
         key = (character * 50, OTHER)
         assert rooms.decode(None, rooms.encode(None, key)) == key
 
 
-def test_a_cursor_is_safe_in_a_url() -> None:
+def test_cursor_is_safe_in_a_url() -> None:
     cursor = MEMBERS.encode(ONE, (NOW, OTHER))
     assert cursor.replace("-", "").replace("_", "").isalnum()
 
@@ -54,7 +54,7 @@ def test_a_cursor_is_safe_in_a_url() -> None:
     ],
     ids=["another room", "no room", "another list", "a list with other keys"],
 )
-def test_the_cursor_of_another_list_is_refused(cursor: str) -> None:
+def test_cursor_of_another_list_is_refused(cursor: str) -> None:
     with pytest.raises(Invalid) as caught:
         SEQS.decode(ONE, cursor)
     assert caught.value.field == "after"
@@ -77,21 +77,21 @@ def test_the_cursor_of_another_list_is_refused(cursor: str) -> None:
         7,
         b"bytes",
         ["list"],
-        made_of(None),
-        made_of([]),
-        made_of(["seqs"]),
-        made_of(["seqs", str(ONE)]),
-        made_of(["seqs", str(ONE), "7"]),
-        made_of(["seqs", str(ONE), 7.5]),
-        made_of(["seqs", "no uuid", 7]),
-        made_of(["seqs", str(ONE), 7, 8]),
-        made_of({"seqs": 1}),
+        forged(None),
+        forged([]),
+        forged(["seqs"]),
+        forged(["seqs", str(ONE)]),
+        forged(["seqs", str(ONE), "7"]),
+        forged(["seqs", str(ONE), 7.5]),
+        forged(["seqs", "no uuid", 7]),
+        forged(["seqs", str(ONE), 7, 8]),
+        forged({"seqs": 1}),
         urlsafe_b64encode(b'["seqs", ').decode(),
         urlsafe_b64encode(b"\xff\xfe").decode(),
         urlsafe_b64encode(b"[" * 200).decode(),
     ],
 )
-def test_what_was_made_up_is_refused(cursor: object) -> None:
+def test_forged_cursor_is_refused(cursor: object) -> None:
     with pytest.raises(Invalid) as caught:
         SEQS.decode(ONE, cursor)  # type: ignore[arg-type]
     assert caught.value.field == "after"
@@ -99,21 +99,21 @@ def test_what_was_made_up_is_refused(cursor: object) -> None:
 
 
 @given(st.text())
-def test_no_text_brings_anything_but_a_refusal(text: str) -> None:
+def test_any_text_is_refused(text: str) -> None:
     with pytest.raises(Invalid):
         SEQS.decode(ONE, text)
 
 
 @given(st.integers(min_value=0, max_value=2**63 - 1), st.data())
-def test_a_cursor_with_a_changed_character_is_a_refusal_or_a_key(seq: int, data: st.DataObject) -> None:
+def test_cursor_with_a_changed_character_is_refused_or_a_key(seq: int, data: st.DataObject) -> None:
     cursor = SEQS.encode(ONE, seq)
-    place = data.draw(st.integers(0, len(cursor) - 1))
-    changed = cursor[:place] + data.draw(st.sampled_from("AZaz09-_")) + cursor[place + 1 :]
+    index = data.draw(st.integers(0, len(cursor) - 1))
+    changed = cursor[:index] + data.draw(st.sampled_from("AZaz09-_")) + cursor[index + 1 :]
     with suppress(Invalid):
         assert isinstance(SEQS.decode(ONE, changed), int)
 
 
-def test_a_page_is_cut_where_it_is_full_and_its_cursor_is_its_last_item() -> None:
+def test_page_ends_at_its_limit_with_a_cursor_of_its_last_item() -> None:
     assert SEQS.page(ONE, [1, 2], 2, key=int).items == [1, 2]
     assert SEQS.page(ONE, [1, 2], 2, key=int).next is None
     assert SEQS.page(ONE, [], 2, key=int).next is None
@@ -122,7 +122,7 @@ def test_a_page_is_cut_where_it_is_full_and_its_cursor_is_its_last_item() -> Non
     assert SEQS.decode(ONE, page.next or "") == 2
 
 
-def test_a_cursor_hides_nothing() -> None:
-    """It is no secret: who may see a list is decided elsewhere."""
+def test_cursor_is_readable() -> None:
+    """It holds no secret: access to a list does not depend on it."""
     cursor = SEQS.encode(ONE, 7)
     assert msgspec.json.decode(urlsafe_b64decode(cursor + "==")) == ["seqs", str(ONE), 7]

@@ -11,7 +11,7 @@ from hubbub import Conflict, HubbubError, Invalid, NotAMember, NotFound, SchemaM
 ONE, OTHER = UUID(int=1), UUID(int=2)
 
 
-def test_the_tree_at_the_top_of_the_file_is_the_tree() -> None:
+def test_tree_in_the_module_docstring_is_complete() -> None:
     kinds = {kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)}
     for kind in kinds - {HubbubError}:
         assert kind.__bases__ == (HubbubError,)
@@ -28,11 +28,11 @@ def test_the_tree_at_the_top_of_the_file_is_the_tree() -> None:
         (NotAMember(ONE, OTHER), f"user {OTHER} is not a member of room {ONE}"),
         (
             SchemaMismatch("0003", "0012", "run `hubbub migrate up`"),
-            "the database is at revision 0003, this hubbub wants 0012: run `hubbub migrate up`",
+            "the database is at revision 0003, this hubbub needs 0012: run `hubbub migrate up`",
         ),
         (
             SchemaMismatch(None, "0012", "run `hubbub migrate up`"),
-            "the database is at revision none, this hubbub wants 0012: run `hubbub migrate up`",
+            "the database is at revision none, this hubbub needs 0012: run `hubbub migrate up`",
         ),
         (Unavailable("redis", "no answer"), "redis: no answer"),
         (
@@ -41,11 +41,11 @@ def test_the_tree_at_the_top_of_the_file_is_the_tree() -> None:
         ),
     ],
 )
-def test_an_error_says_what_happened(error: HubbubError, text: str) -> None:
+def test_text_of_an_error(error: HubbubError, text: str) -> None:
     assert str(error) == text
 
 
-def test_an_error_carries_what_a_program_decides_by() -> None:
+def test_attributes_of_an_error() -> None:
     assert (NotFound("user", ONE).kind, NotFound("user", ONE).key) == ("user", ONE)
     assert Conflict("email").what == "email"
     assert (Invalid("limit", "is too big").field, Invalid("limit", "is too big").reason) == ("limit", "is too big")
@@ -58,7 +58,7 @@ def test_an_error_carries_what_a_program_decides_by() -> None:
     assert Unavailable("redis", "gone").retryable
 
 
-def test_those_who_are_struck_together_have_an_error_each_with_the_same_cause() -> None:
+def test_for_another_copies_an_error_with_its_cause() -> None:
     error = Unavailable("postgresql", "the connection was lost", outcome_unknown=True, retryable=False)
     error.__cause__ = OSError("reset")
     own = error.for_another()

@@ -19,14 +19,14 @@ SECRET = "correct horse battery staple"
 
 @pytest.fixture
 async def passwords() -> AsyncIterator[Passwords]:
-    """At the lowest cost that is allowed, and with one thread."""
+    """At the lowest allowed cost, with one thread."""
     passwords = Passwords(cost=10, threads=1)
     yield passwords
     await passwords.close()
 
 
 class Gate:
-    """Stands in for bcrypt where a test must decide how long a hash takes."""
+    """Replaces bcrypt where a test decides how long a hash takes."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -51,7 +51,7 @@ async def computing(gate: Gate) -> None:
     assert await asyncio.to_thread(gate.computing.wait, 30)
 
 
-async def test_a_password_matches_its_own_hash_and_no_other(passwords: Passwords) -> None:
+async def test_password_matches_its_own_hash_and_no_other(passwords: Passwords) -> None:
     hashed = await passwords.hash(SECRET)
     assert await passwords.verify(SECRET, hashed)
     assert not await passwords.verify(SECRET + ".", hashed)
@@ -62,7 +62,7 @@ async def test_two_hashes_of_one_password_differ(passwords: Passwords) -> None:
     assert await passwords.hash(SECRET) != await passwords.hash(SECRET)
 
 
-async def test_hashes_are_those_that_every_bcrypt_makes_and_checks(passwords: Passwords) -> None:
+async def test_hashes_are_compatible_with_other_implementations_of_bcrypt(passwords: Passwords) -> None:
     assert bcrypt.checkpw(SECRET.encode(), (await passwords.hash(SECRET)).encode())
     for prefix in (b"2a", b"2b"):
         theirs = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4, prefix))
@@ -71,7 +71,7 @@ async def test_hashes_are_those_that_every_bcrypt_makes_and_checks(passwords: Pa
         assert await passwords.verify(SECRET, theirs.decode().replace("$2b$", "$2y$"))
 
 
-async def test_the_cost_is_12_unless_told_otherwise() -> None:
+async def test_default_cost_is_12() -> None:
     passwords = Passwords()
     try:
         assert (await passwords.hash(SECRET)).startswith("$2b$12$")
@@ -80,64 +80,66 @@ async def test_the_cost_is_12_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize("cost", [-1, 0, 4, 9, 17, 31, 12.5, None])
-def test_a_cost_below_10_or_without_an_end_is_refused(cost: int) -> None:
+def test_cost_below_10_or_above_16_is_refused(cost: int) -> None:
     with pytest.raises(Invalid, match="cost: must be a whole number from 10 to 16"):
         Passwords(cost=cost)
 
 
-async def test_one_letter_typed_in_two_ways_is_one_password(passwords: Passwords) -> None:
+async def test_composed_and_decomposed_letters_are_one_password(passwords: Passwords) -> None:
     assert await passwords.verify("cafe\u0301", await passwords.hash("caf\u00e9"))
 
 
 @pytest.mark.parametrize(
     "password", ["x" * 72, "\u00e9" * 36, "e\u0301" * 36, "\u6f22" * 24, "\U0001f980" * 18, " "]
 )
-async def test_72_bytes_count_to_the_last(passwords: Passwords, password: str) -> None:
+async def test_all_72_bytes_are_significant(passwords: Passwords, password: str) -> None:
     hashed = await passwords.hash(password)
     assert await passwords.verify(password, hashed)
     assert not await passwords.verify(password[:-2], hashed)
 
 
-REFUSED: dict[str, tuple[object, str]] = {
+REFUSED_PASSWORDS: dict[str, tuple[object, str]] = {
     "empty": ("", "must not be empty"),
     "73 letters": ("x" * 73, "must have at most 72 bytes"),
     "37 umlauts": ("\u00e4" * 37, "must have at most 72 bytes"),
     "a book": ("x" * 5_000_000, "must have at most 72 bytes"),
     "a heap of accents": ("a" + "\u0301\u0327" * 500_000, "must have at most 72 bytes"),
-    "NUL": ("horse\0staple", "must not hold a NUL character"),
+    "NUL": ("horse\0staple", "must not contain a NUL character"),
     "half of a pair": ("horse\ud83d", "half of a surrogate pair"),
     "bytes": (b"horse", "must be text"),
     "nothing": (None, "must be text"),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-async def test_a_password_that_bcrypt_would_cut_or_cannot_take_is_refused(passwords: Passwords, name: str) -> None:
-    password, reason = REFUSED[name]
+@pytest.mark.parametrize("name", REFUSED_PASSWORDS)
+async def test_hash_refuses_a_password_that_bcrypt_would_cut_or_cannot_take(
+    passwords: Passwords, name: str
+) -> None:
+    password, reason = REFUSED_PASSWORDS[name]
     with pytest.raises(Invalid, match=reason) as refusal:
-        await passwords.hash(password)  # type: ignore[arg-type]  # what a socket brings
+        await passwords.hash(password)  # type: ignore[arg-type]  # as from a socket
     assert refusal.value.field == "password"
 
 
-@pytest.mark.parametrize("name", REFUSED)
-async def test_at_a_login_such_a_password_is_simply_wrong(passwords: Passwords, name: str) -> None:
+@pytest.mark.parametrize("name", REFUSED_PASSWORDS)
+async def test_verify_treats_a_refused_password_as_wrong(passwords: Passwords, name: str) -> None:
     hashed = bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode()
-    assert not await passwords.verify(REFUSED[name][0], hashed)  # type: ignore[arg-type]  # what a socket brings
+    assert not await passwords.verify(REFUSED_PASSWORDS[name][0], hashed)  # type: ignore[arg-type]  # as from a socket
 
 
 @pytest.mark.parametrize(
     "password_hash",
     ["", "not a hash", "$2b$12$", "$2b$31$" + "." * 53, "$2b$03$" + "." * 53, "$2b$10$" + "." * 52 + "\u00e9"],
 )
-async def test_what_is_no_hash_of_bcrypt_matches_nothing(passwords: Passwords, password_hash: str) -> None:
+async def test_value_that_is_not_a_bcrypt_hash_matches_nothing(passwords: Passwords, password_hash: str) -> None:
     assert not await passwords.verify(SECRET, password_hash)
     assert passwords.needs_rehash(password_hash)
 
 
-async def test_an_unknown_user_a_malformed_password_and_a_wrong_one_cost_the_same(
+async def test_unknown_user_malformed_password_and_wrong_password_cost_the_same(
     passwords: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not by the clock, which a busy machine bends: each computes one hash of the same cost."""
+    """Each computes one hash of the same cost. The times would depend on the load of the machine."""
     hashed = await passwords.hash(SECRET)
     costs: list[str] = []
     matches = module._matches
@@ -160,14 +162,14 @@ async def test_an_unknown_user_a_malformed_password_and_a_wrong_one_cost_the_sam
     assert costs == ["$2b$10$"] * 7
 
 
-def test_a_cheaper_hash_is_to_be_renewed() -> None:
+def test_cheaper_hash_needs_a_rehash() -> None:
     passwords = Passwords(cost=11)
     assert passwords.needs_rehash("$2b$10$" + "." * 53)
     assert not passwords.needs_rehash("$2b$11$" + "." * 53)
     assert not passwords.needs_rehash("$2a$12$" + "." * 53)
 
 
-async def test_the_event_loop_and_its_own_threads_are_free_during_a_storm_of_logins(
+async def test_event_loop_and_its_default_threads_are_free_during_a_storm_of_logins(
     passwords: Passwords, gate: Gate
 ) -> None:
     storm = [asyncio.create_task(passwords.hash(f"password {n}")) for n in range(100)]
@@ -175,10 +177,10 @@ async def test_the_event_loop_and_its_own_threads_are_free_during_a_storm_of_log
     assert await asyncio.to_thread(lambda: "free") == "free"
     gate.open.set()
     assert await asyncio.gather(*storm) == ["10"] * 100
-    assert gate.done == [b"password %d" % n for n in range(100)]  # first come first served
+    assert gate.done == [b"password %d" % n for n in range(100)]  # first come, first served
 
 
-async def test_more_than_may_wait_are_refused_at_once(gate: Gate) -> None:
+async def test_call_beyond_the_waiting_limit_is_refused_at_once(gate: Gate) -> None:
     passwords = Passwords(cost=10, threads=1, max_waiting=3)
     waiting = [asyncio.create_task(passwords.hash(SECRET)) for _ in range(3)]
     await computing(gate)
@@ -191,17 +193,17 @@ async def test_more_than_may_wait_are_refused_at_once(gate: Gate) -> None:
     await passwords.close()
 
 
-async def test_nobody_waits_longer_than_the_deadline(gate: Gate) -> None:
+async def test_waiting_calls_raise_unavailable_at_the_deadline(gate: Gate) -> None:
     passwords = Passwords(cost=10, threads=1, deadline_seconds=0.1)
     calls = [passwords.hash(SECRET) for _ in range(3)]
     errors = await asyncio.gather(*calls, return_exceptions=True)
-    assert [str(error) for error in errors] == ["hub: no turn for a password within 0.1 s"] * 3
+    assert [str(error) for error in errors] == ["hub: no password hash was computed within 0.1 s"] * 3
     gate.open.set()
     await passwords.close()
-    assert gate.done == [SECRET.encode()]  # those that waited were never begun
+    assert gate.done == [SECRET.encode()]  # the waiting ones were never started
 
 
-async def test_whoever_gives_up_makes_room_but_the_thread_is_taken_until_it_is_done(gate: Gate) -> None:
+async def test_cancelled_call_frees_its_place_in_the_queue_but_not_its_thread(gate: Gate) -> None:
     passwords = Passwords(cost=10, threads=1, max_waiting=2)
     first = asyncio.create_task(passwords.hash("first"))
     await computing(gate)
@@ -221,7 +223,7 @@ async def test_whoever_gives_up_makes_room_but_the_thread_is_taken_until_it_is_d
     await passwords.close()
 
 
-async def test_closing_leaves_the_loop_free_while_a_hash_that_nobody_waits_for_ends(gate: Gate) -> None:
+async def test_close_leaves_the_loop_free_while_an_abandoned_hash_ends(gate: Gate) -> None:
     passwords = Passwords(cost=10, threads=1)
     given_up = asyncio.create_task(passwords.hash("given up"))
     await computing(gate)
@@ -234,7 +236,7 @@ async def test_closing_leaves_the_loop_free_while_a_hash_that_nobody_waits_for_e
     assert gate.done == [b"given up"]
 
 
-async def test_closing_ends_what_is_computed_refuses_what_waits_and_leaves_no_thread(gate: Gate) -> None:
+async def test_close_completes_the_running_hash_refuses_waiting_calls_and_leaves_no_thread(gate: Gate) -> None:
     passwords = Passwords(cost=10, threads=1)
     calls = [asyncio.create_task(passwords.hash(SECRET)) for _ in range(3)]
     await computing(gate)
@@ -251,28 +253,28 @@ async def test_closing_ends_what_is_computed_refuses_what_waits_and_leaves_no_th
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("hubbub-passwords")]
 
 
-async def test_no_error_and_no_log_holds_a_password(
+async def test_errors_and_logs_contain_no_password(
     passwords: Passwords, gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    told: list[str] = [repr(passwords)]
+    texts: list[str] = [repr(passwords)]
     for password in (SECRET + "x" * 72, SECRET + "\0", SECRET + "\ud83d"):
         with pytest.raises(Invalid) as refusal:
             await passwords.hash(password)
         assert refusal.value.__context__ is None
-        told.extend(traceback.format_exception(refusal.value))
+        texts.extend(traceback.format_exception(refusal.value))
     hopeless = Passwords(cost=10, threads=1, deadline_seconds=0.01)
     with pytest.raises(Unavailable) as late:
         await hopeless.hash(SECRET)
-    told.extend(traceback.format_exception(late.value))
+    texts.extend(traceback.format_exception(late.value))
     gate.open.set()
     await hopeless.close()
-    told.extend(record.getMessage() for record in caplog.records)
-    assert not [text for text in told if "horse" in text]
+    texts.extend(record.getMessage() for record in caplog.records)
+    assert not [text for text in texts if "horse" in text]
 
 
-async def test_a_hash_is_computed_while_the_loop_turns(passwords: Passwords) -> None:
-    """bcrypt lets go of the interpreter: a loop that stood still would count no turns."""
+async def test_event_loop_runs_while_a_hash_is_computed(passwords: Passwords) -> None:
+    """bcrypt releases the interpreter lock. A blocked loop would count no turns."""
     hashing = asyncio.create_task(passwords.hash(SECRET))
     turns = 0
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Positions and cursors, also those that somebody made up."""
+"""Positions and cursors, including forged ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOMENTS = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31), timezones=st.j
 
 
 @given(SEQS, MARKS, st.uuids())
-def test_a_cursor_is_28_characters_that_say_the_position_again(seq: int, seen: bytes, room_id: UUID) -> None:
+def test_cursor_has_28_characters_and_is_decoded_to_its_position(seq: int, seen: bytes, room_id: UUID) -> None:
     position = Position(seq, seen)
     cursor = position.encode(room_id)
     assert len(cursor) == 28
@@ -29,7 +29,7 @@ def test_a_cursor_is_28_characters_that_say_the_position_again(seq: int, seen: b
 
 
 @given(SEQS, MARKS, st.uuids(), st.uuids())
-def test_the_cursor_of_another_room_is_refused(seq: int, seen: bytes, room_id: UUID, other_id: UUID) -> None:
+def test_cursor_of_another_room_is_refused(seq: int, seen: bytes, room_id: UUID, other_id: UUID) -> None:
     cursor = Position(seq, seen).encode(room_id)
     if room_id != other_id:
         with pytest.raises(Invalid, match="another room"):
@@ -37,7 +37,7 @@ def test_the_cursor_of_another_room_is_refused(seq: int, seen: bytes, room_id: U
 
 
 def decoded(room_id: UUID, cursor: object) -> Position | None:
-    """The position, None for what is refused; nothing else may happen."""
+    """The position, or None if the cursor is refused. Any other outcome is an error."""
     try:
         return Position.decode(room_id, cursor)
     except Invalid:
@@ -45,12 +45,12 @@ def decoded(room_id: UUID, cursor: object) -> Position | None:
 
 
 @given(st.uuids(), st.one_of(st.text(), st.text(min_size=28, max_size=28), st.integers(), st.binary(), st.none()))
-def test_what_is_no_cursor_is_refused(room_id: UUID, cursor: object) -> None:
+def test_value_that_is_not_a_cursor_is_refused(room_id: UUID, cursor: object) -> None:
     assert decoded(room_id, cursor) is None
 
 
 @given(st.data(), SEQS, MARKS, st.uuids())
-def test_a_cursor_with_other_characters_in_it_is_refused_or_another_position(
+def test_cursor_with_changed_characters_is_refused_or_another_position(
     data: st.DataObject, seq: int, seen: bytes, room_id: UUID
 ) -> None:
     cursor = list(Position(seq, seen).encode(room_id))
@@ -61,17 +61,17 @@ def test_a_cursor_with_other_characters_in_it_is_refused_or_another_position(
 
 
 @given(st.integers(2**63, 2**64 - 1), st.uuids(), MARKS)
-def test_a_seq_that_postgresql_cannot_hold_is_refused(seq: int, room_id: UUID, seen: bytes) -> None:
+def test_seq_beyond_a_bigint_is_refused(seq: int, room_id: UUID, seen: bytes) -> None:
     assert decoded(room_id, Position(seq, seen).encode(room_id)) is None
 
 
 @given(st.binary(min_size=21, max_size=21), st.uuids())
-def test_bytes_at_random_are_refused(made_up: bytes, room_id: UUID) -> None:
-    assert decoded(room_id, urlsafe_b64encode(made_up).decode()) is None
+def test_random_bytes_are_refused(random: bytes, room_id: UUID) -> None:
+    assert decoded(room_id, urlsafe_b64encode(random).decode()) is None
 
 
 @given(st.uuids(), MOMENTS, st.uuids(), MOMENTS)
-def test_marks_differ_when_what_stands_there_does(one: UUID, at: datetime, other: UUID, then: datetime) -> None:
+def test_different_entries_have_different_marks(one: UUID, at: datetime, other: UUID, then: datetime) -> None:
     assert (mark(one, at) == mark(other, then)) == ((one, at) == (other, then))
     assert len(mark(one, at)) == MARK_BYTES
     kinds = {event_mark(kind, one, other, at) for kind in ("joined", "left")}
@@ -79,7 +79,7 @@ def test_marks_differ_when_what_stands_there_does(one: UUID, at: datetime, other
     assert len(kinds) == 5
 
 
-def test_a_moment_is_the_same_in_every_zone() -> None:
+def test_mark_does_not_depend_on_the_time_zone() -> None:
     moment = datetime(2026, 5, 17, 12, tzinfo=UTC)
     elsewhere = moment.astimezone(tz=None)
     identity = UUID(int=7)
@@ -87,7 +87,7 @@ def test_a_moment_is_the_same_in_every_zone() -> None:
     assert mark(identity, moment) != mark(identity, moment + timedelta(microseconds=1))
 
 
-def test_who_has_not_seen_what_stands_there_takes_whatever_does() -> None:
+def test_unseen_mark_matches_every_entry() -> None:
     position = Position(3, b"12345678")
     assert position.matches(Position(3, NOT_SEEN))
     assert position.matches(position)
@@ -96,7 +96,7 @@ def test_who_has_not_seen_what_stands_there_takes_whatever_does() -> None:
     assert START.matches(Position(0, NOT_SEEN))
 
 
-def test_that_nothing_stands_at_a_place_can_be_seen_too() -> None:
+def test_mark_of_a_missing_entry_matches_only_itself() -> None:
     purged, room_id = Position(3, NOTHING), UUID(int=7)
     assert Position.decode(room_id, purged.encode(room_id)) == purged
     assert purged.matches(Position(3, NOT_SEEN))

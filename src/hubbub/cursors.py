@@ -15,17 +15,17 @@ from hubbub.models import Page
 T = TypeVar("T")
 K = TypeVar("K")
 
-# The name of a room may have 100 characters, each of which may take six bytes in JSON: about 900 in all. What is
-# longer was made up.
+# A room name has up to 100 characters of up to six bytes each in JSON, so a cursor has about 900 at most. A longer
+# one is forged.
 LONGEST = 1_000
 
 
 class Cursor(Generic[K]):
-    """The cursors of one list: `name` says which list, `key` is the type of the columns that order it.
+    """The cursors of one list. `name` is that of the list, `key` the type of the columns that order it.
 
-    A cursor carries the name and the scope (the room or the user whose list it is), so that one of another list
-    or another room is refused instead of giving a wrong page. It opens nothing: who may see a list is not decided
-    by the cursor.
+    A cursor contains the name and the scope, which is the room or the user of the list. So a cursor of another
+    list or another room is refused instead of giving a wrong page. A cursor grants no access: it does not decide
+    which users may see a list.
     """
 
     def __init__(self, name: str, key: type[K]) -> None:
@@ -36,7 +36,7 @@ class Cursor(Generic[K]):
         return urlsafe_b64encode(msgspec.json.encode((self._name, scope, key))).rstrip(b"=").decode()
 
     def decode(self, scope: UUID | None, cursor: str) -> K:
-        """The key in `cursor`. Raises `Invalid` for one that was made up or belongs to another list."""
+        """The key in `cursor`. Raises: Invalid (it is forged, or belongs to another list)."""
         if not isinstance(cursor, str) or len(cursor) > LONGEST:
             raise Invalid("after", "is not a cursor")
         try:
@@ -48,7 +48,7 @@ class Cursor(Generic[K]):
         return key
 
     def page(self, scope: UUID | None, rows: list[T], limit: int, key: Callable[[T], K]) -> Page[T]:
-        """A page out of the up to `limit + 1` rows that were asked for."""
+        """A page of the up to `limit + 1` rows that were read."""
         if len(rows) <= limit:
             return Page(rows, None)
         items = rows[:limit]

@@ -2,15 +2,15 @@
 
     HubbubError
     ├── NotFound(kind, key)         no such user, room, message, membership
-    ├── Conflict(what)              taken already, or an id reused with other content
+    ├── Conflict(what)              already taken, or an id reused with other content
     ├── Invalid(field, reason)      refused input; nothing was written
     ├── NotAMember(room_id, user_id)    also when there is no such room
-    ├── RateLimited(retry_after_seconds)    too often; nothing was done
+    ├── RateLimited(retry_after_seconds)    too many attempts; nothing was done
     ├── SchemaMismatch(found, wanted)   the database is older or newer than this code
-    └── Unavailable(service, reason)    cannot be reached, or not in time
+    └── Unavailable(service, reason)    cannot be reached, or no answer in time
 
-An error that came from a server keeps it as its cause. No message holds a password, a token or the content of
-a chat message.
+The error of a server is the `__cause__` of the one raised for it. No message holds a password, a token or the
+content of a chat message.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ Service = Literal["postgresql", "redis", "hub", "embedded"]
 
 
 class HubbubError(Exception):
-    """The root of the tree: `except HubbubError` catches all that hubbub raises on purpose."""
+    """The root of the tree. `except HubbubError` catches every error that hubbub raises on purpose."""
 
 
 class NotFound(HubbubError):
-    """There is no such thing: `kind` says what was looked for, `key` by what."""
+    """There is no such thing. `kind` names what was looked for, and `key` is the value that it was looked for
+    by."""
 
     def __init__(self, kind: str, key: object) -> None:
         super().__init__(f"there is no {kind} {key}")
@@ -35,7 +36,7 @@ class NotFound(HubbubError):
 
 
 class Conflict(HubbubError):
-    """It exists already: an email or username that is taken, an id that was used with other content.
+    """It already exists: an email or username that is taken, an id that was used with other content.
 
     `what` names the thing that is taken, for instance `email` or `message id`.
     """
@@ -46,7 +47,7 @@ class Conflict(HubbubError):
 
 
 class Invalid(HubbubError):
-    """Input that is refused before anything is written: `field` names it, `reason` says why."""
+    """Input that is refused before anything is written. `field` names the input, `reason` its mistake."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -57,7 +58,7 @@ class Invalid(HubbubError):
 class NotAMember(HubbubError):
     """The user is not a member of the room, or there is no such room.
 
-    The two are one error on purpose: who may not enter a private room is not told that it exists.
+    The two are one error on purpose, so that the error does not reveal the existence of a private room.
     """
 
     def __init__(self, room_id: UUID, user_id: UUID) -> None:
@@ -67,7 +68,7 @@ class NotAMember(HubbubError):
 
 
 class RateLimited(HubbubError):
-    """It was asked for too often, so nothing was done. After `retry_after_seconds` it may be asked again."""
+    """There were too many attempts, so nothing was done. The next is possible after `retry_after_seconds`."""
 
     def __init__(self, retry_after_seconds: float) -> None:
         super().__init__(f"too many attempts, the next is possible in {retry_after_seconds:.3g} s")
@@ -75,13 +76,13 @@ class RateLimited(HubbubError):
 
 
 class SchemaMismatch(HubbubError):
-    """The schema in the database is not the one that this code was written for.
+    """The schema of the database is not the one that this code was written for.
 
-    `found` is the revision in the database (None: no hubbub schema at all), `wanted` the one of this code.
+    `found` is the revision of the database, or None without a hubbub schema. `wanted` is the one of this code.
     """
 
     def __init__(self, found: str | None, wanted: str, hint: str) -> None:
-        super().__init__(f"the database is at revision {found or 'none'}, this hubbub wants {wanted}: {hint}")
+        super().__init__(f"the database is at revision {found or 'none'}, this hubbub needs {wanted}: {hint}")
         self.found = found
         self.wanted = wanted
         self.hint = hint
@@ -90,9 +91,9 @@ class SchemaMismatch(HubbubError):
 class Unavailable(HubbubError):
     """A server cannot be reached, refuses to serve, or did not answer in time.
 
-    `outcome_unknown` is True when a change may or may not have been made: the connection was lost after the
-    statement left. Repeat the call if it is idempotent (a `send` with the same id is), else look first.
-    `retryable` is True when the same call may succeed a moment later.
+    `outcome_unknown` is True when a change may or may not have been made, because the connection was lost after
+    the statement was sent. Repeat the call if it is idempotent, as a `send` with the same id is. Otherwise read
+    first. `retryable` is True when the same call may succeed a moment later.
     """
 
     def __init__(
@@ -106,9 +107,9 @@ class Unavailable(HubbubError):
         self.retryable = retryable
 
     def for_another(self) -> Unavailable:
-        """The same error, with the same cause, for another caller who is struck by it.
+        """The same error, with the same cause, for another caller that it affects.
 
-        An exception that is raised in many places collects the tracebacks of all of them.
+        One exception that is raised in many places would collect the tracebacks of all of them.
         """
         own = Unavailable(
             self.service, self.reason, outcome_unknown=self.outcome_unknown, retryable=self.retryable
@@ -117,5 +118,5 @@ class Unavailable(HubbubError):
         return own
 
     def with_unknown_outcome(self) -> Unavailable:
-        """The same error, where an attempt before this one may have made the change."""
+        """The same error, for a call of which an earlier attempt may have made the change."""
         return Unavailable(self.service, self.reason, outcome_unknown=True, retryable=self.retryable)

@@ -1,9 +1,9 @@
-"""Input that is refused before it reaches a server: a bad value costs no round trip and changes nothing.
+"""Checks of input before it reaches a server. A bad value costs no round trip and changes nothing.
 
-Each function gives back the value to use or raises `Invalid(field, reason)`; no reason repeats the value.
-Lengths are in characters, as VARCHAR counts them. NUL and lone surrogates are refused in every text, because
-PostgreSQL stores no NUL and a lone surrogate has no UTF-8. The functions take any object at run time: what
-arrives from a socket has seldom been through mypy.
+Each function returns the value to use or raises `Invalid(field, reason)`. No reason repeats the value. Lengths are
+in characters, as VARCHAR counts them. NUL and lone surrogates are refused in every text, because PostgreSQL stores
+no NUL and a lone surrogate has no UTF-8. The functions accept any object at run time, because values from a socket
+have seldom been checked by mypy.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import msgspec
 from hubbub.errors import Invalid
 from hubbub.models import MessageType, Role
 
-# The widths of the columns in the seed.
+# The widths of the columns in the original schema.
 EMAIL_LENGTH: Final = 255
 USERNAME_LENGTH: Final = 50
 ROOM_NAME_LENGTH: Final = 100
 AVATAR_URL_LENGTH: Final = 500
 PASSWORD_HASH_LENGTH: Final = 255
 
-# These columns are TEXT in the seed; the limits are hubbub's, so that a page of 200 has a bounded size.
+# These columns are TEXT in the original schema. The limits are hubbub's, so that a page of 200 has a bounded size.
 DESCRIPTION_LENGTH: Final = 4_000
 CONTENT_LENGTH: Final = 20_000
 
 METADATA_BYTES: Final = 8_192
-JSON_LEVELS: Final = 32  # far more than people nest by hand, far less than any parser on the way can take
+JSON_LEVELS: Final = 32  # far more than applications nest, far less than the limit of any parser in between
 
 PAGE_LIMIT: Final = 200
 LARGEST_SEQ: Final = 2**63 - 1  # of a bigint
@@ -41,7 +41,7 @@ LARGEST_FLOAT: Final = sys.float_info.max
 
 
 def text(field: str, value: object, *, longest: int, shortest: int = 1) -> str:
-    """`shortest` to `longest` characters; only with a `shortest` of 0 may it be blank, that is all white space."""
+    """A text of `shortest` to `longest` characters. It may be blank, all white space, only if `shortest` is 0."""
     if not isinstance(value, str):
         raise Invalid(field, "must be text")
     if len(value) > longest:
@@ -49,10 +49,10 @@ def text(field: str, value: object, *, longest: int, shortest: int = 1) -> str:
     if len(value) < shortest or (shortest and value.isspace()):
         raise Invalid(field, "must not be blank" if shortest == 1 else f"must have at least {shortest} characters")
     if "\0" in value:
-        raise Invalid(field, "must not hold a NUL character")
+        raise Invalid(field, "must not contain a NUL character")
     # This runs on every send. isascii() reads one bit of the string, so most messages skip the encoding.
     if not value.isascii() and not _has_utf8(value):
-        raise Invalid(field, "must not hold half of a surrogate pair")
+        raise Invalid(field, "must not contain half of a surrogate pair")
     return value
 
 
@@ -65,12 +65,12 @@ def _has_utf8(value: str) -> bool:
 
 
 def email(value: object) -> str:
-    """An email address in the form to store and to look for, with Unicode and the domain's case normalised.
+    """An email address in the form to store and to look up, with Unicode and the domain's case normalised.
 
-    Its syntax is checked and nothing is asked of the DNS. The case of the part before the @ is kept; that it
-    makes no difference is the database's rule. What is wrong with an address stands in the cause of `Invalid`.
+    Only its syntax is checked, without a DNS query. The case of the part before the @ is kept, and the database
+    ignores it. The cause of `Invalid` has the details.
     """
-    # Imported on the first use: it costs 25 ms, which `hubbub --help` and every worker's start would pay.
+    # Imported on first use. It takes 25 ms, which would delay `hubbub --help` and the start of every worker.
     from email_validator import EmailNotValidError, validate_email  # noqa: PLC0415 - 25 ms
 
     address = text("email", value, longest=EMAIL_LENGTH)
@@ -82,20 +82,20 @@ def email(value: object) -> str:
 
 
 def username(value: object) -> str:
-    """A name of 1 to 50 characters in Unicode's composed form (NFC), the form to store and to look for.
+    """A name of 1 to 50 characters in Unicode's composed form (NFC), the form to store and to look up.
 
-    It has no @, so a login is either an email or a username and never both: else somebody could take the email
-    of another as a username and receive their logins. White space around it, control and invisible characters
-    are refused, because two names that differ by these look the same.
+    It has no @, so a login is either an email or a username and never both. Otherwise a user could choose the
+    email of another user as a username and receive their logins. White space around it, control and invisible
+    characters are refused, because two names that differ only by these look the same.
     """
     name = text("username", value, longest=USERNAME_LENGTH)  # first: a long run of accents is slow to normalise
     name = text("username", normalize("NFC", name), longest=USERNAME_LENGTH)  # again: it can become longer
     if "@" in name:
-        raise Invalid("username", "must not hold an @")
+        raise Invalid("username", "must not contain an @")
     if name != name.strip():
         raise Invalid("username", "must not start or end with white space")
     if not name.isprintable():
-        raise Invalid("username", "must not hold control or invisible characters")
+        raise Invalid("username", "must not contain control or invisible characters")
     return name
 
 
@@ -106,26 +106,27 @@ _ACTIVE_SCHEME = re.compile("(javascript|vbscript|data):", re.IGNORECASE)
 def url(field: str, value: object) -> str | None:
     """None, or 1 to 500 printable characters without white space: a URL, a relative path, a key of a blob store.
 
-    hubbub does not fetch it and asks for no scheme, but refuses `javascript:`, `vbscript:` and `data:`. Browsers
-    skip white space and control characters in front of a scheme; as there are none, nothing slips by.
+    hubbub does not fetch it and needs no scheme, but refuses `javascript:`, `vbscript:` and `data:`. Browsers skip
+    white space and control characters in front of a scheme. These are refused as well, so the check cannot be
+    evaded.
     """
     if value is None:
         return None
     address = text(field, value, longest=AVATAR_URL_LENGTH)
     if not address.isprintable() or " " in address:
-        raise Invalid(field, "must not hold white space, control or invisible characters")
+        raise Invalid(field, "must not contain white space, control or invisible characters")
     if _ACTIVE_SCHEME.match(address):
         raise Invalid(field, "must not be a javascript:, vbscript: or data: URL")
     return address
 
 
 def limit(value: object, *, longest: int = PAGE_LIMIT, field: str = "limit") -> int:
-    """How many items a page may have: 1 to `longest`."""
+    """The number of items that a page may have: 1 to `longest`."""
     return _whole_number(field, value, 1, longest)
 
 
 def seq(field: str, value: object, *, least: int = 0) -> int:
-    """A place in the log of a room, 0 being the one before the first."""
+    """A seq of the log of a room. 0 is the position before the first entry."""
     return _whole_number(field, value, least, LARGEST_SEQ)
 
 
@@ -136,14 +137,14 @@ def _whole_number(field: str, value: object, least: int, largest: int) -> int:
 
 
 def flag(field: str, value: object) -> bool:
-    """True or False, and nothing that is merely truthy."""
+    """True or False, and no other truthy or falsy value."""
     if not isinstance(value, bool):
         raise Invalid(field, "must be True or False")
     return value
 
 
 def positive(field: str, value: object) -> float:
-    """A number above 0: of seconds, or of things a second."""
+    """A number above 0: of seconds, or of things per second."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= LARGEST_FLOAT:
         raise Invalid(field, "must be a number above 0")
     return value
@@ -156,14 +157,14 @@ V = TypeVar("V")
 
 
 def items(field: str, value: Iterable[T]) -> Iterable[T]:
-    """An iterable, whatever is in it. A text is none: who gives one has forgotten the brackets around it."""
+    """An iterable of any items. A text is refused, because it is usually an item without its brackets."""
     if not isinstance(value, Iterable) or isinstance(value, str | bytes):
-        raise Invalid(field, "must be an iterable, and no text")
+        raise Invalid(field, "must be an iterable and not a text")
     return value
 
 
 def mapping(field: str, value: Mapping[K, V]) -> Mapping[K, V]:
-    """A mapping, whatever is in it."""
+    """A mapping of any keys and values."""
     if not isinstance(value, Mapping):
         raise Invalid(field, "must be a mapping")
     return value
@@ -208,10 +209,10 @@ def message_type(value: object) -> MessageType:
 
 
 def json_object(field: str, value: object, *, longest_bytes: int) -> bytes:
-    """The compact JSON of a mapping, if the mapping comes back from it as it was. It may be 32 levels deep.
+    """The compact JSON of a mapping, if decoding it gives an equal mapping. It may be 32 levels deep.
 
-    Refused is what JSON cannot hold, or would hold as something else, as it does keys that are no text, tuples,
-    times and NaN. Without a cause: the error of an encoding quotes the value.
+    Values that JSON cannot represent, or represents as something else, are refused: keys that are not text,
+    tuples, times, NaN. The error has no cause, because the error of the encoder quotes the value.
     """
     encoded = _encoded(value, longest_bytes) if isinstance(value, Mapping) else None
     if encoded is None:
@@ -243,11 +244,11 @@ def _check_levels(field: str, value: object, levels: int) -> None:
 
 
 def metadata(value: object) -> str | None:
-    """None, or the JSON of what an application keeps with a message: at most 8 KiB, and 32 levels deep.
+    """None, or the JSON of the data that an application keeps with a message: at most 8 KiB and 32 levels deep.
 
-    It lives in a column of type jsonb, which changes more than JSON does: it takes no NUL, and it writes numbers
-    out, so 1e23 would come back as a whole number that is another, and 1e-300 as 302 characters. So a float is 0,
-    or lies between 1e-30 and 1e15 on either side of it. Whole numbers may be of any size.
+    Its column is of type jsonb, which accepts less than JSON. It refuses NUL and writes numbers in full: 1e23
+    would come back as another whole number, and 1e-300 as 302 characters. So the absolute value of a float is 0 or
+    from 1e-30 to 1e15. Whole numbers may be of any size.
     """
     if value is None:
         return None
@@ -259,17 +260,18 @@ def metadata(value: object) -> str | None:
 def _check_fits_jsonb(value: object) -> None:
     if isinstance(value, str):
         if "\0" in value:
-            raise Invalid("metadata", "must not hold a NUL character")
+            raise Invalid("metadata", "must not contain a NUL character")
     elif isinstance(value, float):
         if value and not 1e-30 <= abs(value) <= 1e15:
-            raise Invalid("metadata", "must hold no float beyond 1e15, or closer to 0 than 1e-30")
+            raise Invalid("metadata", "must not contain a float beyond 1e15, or closer to 0 than 1e-30")
     elif isinstance(value, Mapping | list):
         for inner in (*value, *value.values()) if isinstance(value, Mapping) else value:
             _check_fits_jsonb(inner)
 
 
 def callback(field: str, function: F) -> F:
-    """A function that the event loop calls: what an async one returns would be awaited by nobody."""
+    """A function that the event loop calls. An async function is refused, because its coroutine would not be
+    awaited."""
     if not callable(function) or iscoroutinefunction(function):
         raise Invalid(field, "must be a function that is not async")
     return function

@@ -18,12 +18,15 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 LONGEST_BYTES: Final = 72
-"""What bcrypt looks at. In UTF-8: 72 characters of ASCII, 24 of Chinese."""
+"""The bytes that bcrypt uses. In UTF-8 these are 72 characters of ASCII, 24 of Chinese."""
 
 LEAST_COST: Final = 10
+"""About 60 ms per hash. A lower cost makes stolen hashes too cheap to attack."""
 USUAL_COST: Final = 12
+"""About 250 ms per hash, which a login can bear."""
 MOST_COST: Final = 16
-"""Above it one hash takes longer than anybody waits, and a thread that computes one cannot be stopped."""
+"""About 4 s per hash. At a higher cost a hash takes longer than its caller waits, and its thread cannot be
+stopped."""
 
 # At most four code points become one of NFC, so what is longer than this is too long in any form. Checked first: a
 # long run of accents is slow to normalise.
@@ -37,15 +40,15 @@ _HASH = re.compile(r"\$2[abxy]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{53}", re.ASCII)
 class Passwords:
     """Makes and checks bcrypt hashes without stopping the event loop. Shared by all tasks of one loop.
 
-    A password is taken in Unicode's composed form (NFC), as RFC 8265 has it: an é that one keyboard sends as one
-    character and another as e and an accent is the same password. It may have 72 bytes in UTF-8. A longer one is
-    refused: bcrypt would ignore the rest, and a hash over a digest of it would be one that no other system can
-    check, and these hashes may come from others and go to others.
+    A password is normalised to Unicode's composed form (NFC), as in RFC 8265. So an é is the same password whether
+    a keyboard sends one character or an e and an accent. It may have 72 bytes in UTF-8. A longer password is
+    refused, because bcrypt would ignore the rest. Hashing a digest instead would make hashes that no other system
+    can check, and these hashes may come from other systems and go to other systems.
 
-    Hashing takes a quarter of a second of a core at cost 12, and bcrypt lets go of the interpreter meanwhile. So
-    that a storm of logins leaves room for all else, it has `threads` threads of its own, by default half as many
-    as the machine has cores. At most `max_waiting` calls are at work or wait, first come first served, and none
-    longer than `deadline_seconds`.
+    Hashing takes a quarter of a second of a core at cost 12, and bcrypt releases the interpreter lock meanwhile.
+    It runs in `threads` threads of its own, by default half as many as the machine has cores, so that a storm of
+    logins leaves cores for other work. At most `max_waiting` calls are computed or wait, first come, first served.
+    None waits longer than `deadline_seconds`.
     """
 
     def __init__(
@@ -56,12 +59,12 @@ class Passwords:
         max_waiting: int = 100,
         deadline_seconds: float = 10,
     ) -> None:
-        """`cost` is bcrypt's: one more doubles the time. Raises `Invalid` for one below 10 or above 16."""
+        """`cost` is that of bcrypt: each step doubles the time. Raises: Invalid (it is below 10 or above 16)."""
         if not isinstance(cost, int) or not LEAST_COST <= cost <= MOST_COST:
             raise Invalid("cost", f"must be a whole number from {LEAST_COST} to {MOST_COST}")
         size = max(1, (os.cpu_count() or 1) // 2) if threads is None else threads
         self._cost = cost
-        self._nobodys_hash = f"$2b${cost}${'.' * 53}"
+        self._unknown_user_hash = f"$2b${cost}${'.' * 53}"
         self._max_waiting = max_waiting
         self.deadline_seconds = deadline_seconds
         self._waiting = 0
@@ -73,24 +76,24 @@ class Passwords:
     async def hash(self, password: str) -> str:
         """A new hash, with a salt of its own.
 
-        Raises `Invalid` for a password that is empty, longer than 72 bytes or not text, before anything is
-        computed; `Unavailable` when too many wait already or the deadline passed.
+        Raises: Invalid (the password is empty, longer than 72 bytes or not text; nothing is computed), Unavailable
+        (too many calls wait, or the deadline has passed).
         """
         return await self._in_a_thread(_hash, _encoded(password), self._cost)
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
         """Whether the password is the one that was hashed.
 
-        `None` stands for an unknown user and takes as long as a user with a hash of this cost. A password that
-        `hash` would refuse is wrong, and a hash that is none of bcrypt's matches nothing; both take as long too.
-        Raises `Unavailable` as `hash` does.
+        `None` is for an unknown user and takes as long as a hash of this cost. A password that `hash` would refuse
+        is wrong, and a hash that is not one of bcrypt matches nothing. Both take as long, too.
+        Raises: Unavailable (too many calls wait, or the deadline has passed).
         """
         try:
             candidate, possible = _encoded(password), True
         except Invalid:
             candidate, possible = b"-", False
         if password_hash is None or not _HASH.fullmatch(password_hash):
-            password_hash, possible = self._nobodys_hash, False
+            password_hash, possible = self._unknown_user_hash, False
         return await self._in_a_thread(_matches, candidate, password_hash) and possible
 
     def needs_rehash(self, password_hash: str) -> bool:
@@ -99,7 +102,7 @@ class Passwords:
         return found is None or int(found[1]) < self._cost
 
     async def close(self) -> None:
-        """Refuse what waits, let what is being computed end, and end the threads. Idempotent."""
+        """Refuse the calls that wait, let those being computed end, and end the threads. Idempotent."""
         self._closed = True
         if self._jobs:
             await asyncio.wait(self._jobs)
@@ -111,17 +114,17 @@ class Passwords:
         self._waiting += 1
         try:
             async with asyncio.timeout(self.deadline_seconds):
-                # Not the queue of the threads: there, a password whose caller gave up would wait on.
+                # Not in the queue of the threads, where a password would stay after its caller was cancelled.
                 await self._free.acquire()
                 return await asyncio.shield(self._begin(compute, password, other))
         except TimeoutError:
-            raise Unavailable("hub", f"no turn for a password within {self.deadline_seconds:g} s") from None
+            raise Unavailable("hub", f"no password hash was computed within {self.deadline_seconds:g} s") from None
         finally:
             self._waiting -= 1
 
     def _begin(self, compute: Callable[[bytes, A], R], password: bytes, other: A) -> asyncio.Future[R]:
-        """Start a job in the thread that is free. The thread is free again when the job ends, not when its caller
-        gives up: a job cannot be stopped."""
+        """Start a job in a free thread. The thread is free again when the job ends, even if its caller was
+        cancelled before: a job cannot be stopped."""
         if self._closed:
             self._free.release()
             raise Unavailable("hub", "the hub was closed", retryable=False)
@@ -136,7 +139,7 @@ class Passwords:
 
 
 def _encoded(password: object) -> bytes:
-    """The bytes to hash. No error here comes with a cause: that of an encoding would quote the password."""
+    """The bytes to hash. The errors have no cause, because the error of an encoder would quote the password."""
     if not isinstance(password, str):
         raise Invalid("password", "must be text")
     if not password:
@@ -144,14 +147,14 @@ def _encoded(password: object) -> bytes:
     if len(password) > _LONGEST_INPUT:
         raise Invalid("password", _TOO_LONG)
     if _NOT_TEXT.search(password):
-        raise Invalid("password", "must not hold a NUL character or half of a surrogate pair")
+        raise Invalid("password", "must not contain a NUL character or half of a surrogate pair")
     encoded = normalize("NFC", password).encode()
     if len(encoded) > LONGEST_BYTES:
         raise Invalid("password", _TOO_LONG)
     return encoded
 
 
-# bcrypt is imported where it is used: 4 ms that a process which checks no password need not pay.
+# bcrypt is imported where it is used, so that a process without passwords does not spend 4 ms on it.
 
 
 def _hash(password: bytes, cost: int) -> str:

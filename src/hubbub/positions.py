@@ -1,10 +1,10 @@
 """Positions in the log of a room, and the cursors that clients keep of them.
 
-A position is a seq and a mark, which is made from what stands at that seq. When something else stands there than a
-reader has seen, the log was rewound, by a restore or by a failover that lost commits: `Resync`. A cursor is a
-position as text, bound to its room. Nobody can make one up that passes for a place they have not seen, because the
-mark has to match what PostgreSQL holds at the seq. Where it holds nothing, because the row was purged by other
-means than hubbub's, the mark says so: when something stands there later, the log is another one.
+A position is a seq and a mark, a digest of the entry at that seq. If the entry is another one than a reader has
+seen, the log was rewound, by a restore or by a failover that lost commits. The reader then gets a `Resync`. A
+cursor is a position as text, bound to its room. A client cannot forge one for an entry that it has not seen,
+because the mark has to match the entry in PostgreSQL. `NOTHING` is the mark of a missing entry, whose row was
+deleted by other means than hubbub's. If there is an entry later, the log is another one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MARK_BYTES: Final = 8
 
 
 class Position(NamedTuple):
-    """A place in the log of a room, as somebody has seen it."""
+    """A position in the log of a room, as a reader has seen it."""
 
     seq: int
     mark: bytes
@@ -38,12 +38,12 @@ class Position(NamedTuple):
         return urlsafe_b64encode(_FORM.pack(_VERSION, _tag(room_id), self.seq, self.mark)).decode()
 
     def matches(self, seen: Position) -> bool:
-        """Whether this is what somebody has seen there, as far as they have."""
+        """Whether this is the entry that a reader has seen there. `NOT_SEEN` matches every entry."""
         return self.seq == seen.seq and seen.mark in (NOT_SEEN, self.mark)
 
     @classmethod
     def decode(cls, room_id: UUID, cursor: object, *, field: str = "after") -> Position:
-        """The position in a cursor. Raises `Invalid` for what is no cursor, or that of another room."""
+        """The position in a cursor. Raises: Invalid (it is not a cursor, or of another room)."""
         if not isinstance(cursor, str) or len(cursor) != _ENCODED_LENGTH:
             raise Invalid(field, "is not a cursor")
         try:
@@ -57,21 +57,21 @@ class Position(NamedTuple):
         return cls(seq, mark)
 
 
-# No mark: of a reader who starts without having looked. It is in no cursor.
+# The mark of a reader that has not read the entry. No cursor contains it.
 NOT_SEEN: Final = b""
-# Of a place at which nothing stands.
+# The mark of a seq without an entry.
 NOTHING: Final = bytes(MARK_BYTES)
 # Before the first entry of every log.
 START: Final = Position(0, NOTHING)
 
 
 def mark(identity: UUID, at: datetime) -> bytes:
-    """The mark of a message, by its id and when it was created: neither ever changes."""
+    """The mark of a message, from its id and time of creation, which never change."""
     return _digest(identity.bytes, at)
 
 
 def event_mark(kind: str, message_id: UUID | None, user_id: UUID | None, at: datetime) -> bytes:
-    """The mark of an entry that is no message."""
+    """The mark of an entry that is not a message."""
     about = b"".join(UUID(int=0).bytes if one is None else one.bytes for one in (message_id, user_id))
     return _digest(kind.encode() + about, at)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from hubbub import Hub, new_id
-from injection.operations import NOT_DRIVEN, NOT_PARTS, World, operations, used
+from injection.operations import NOT_DRIVEN, NOT_PARTS, World, operations, use
 
 Call = Callable[[], Awaitable[object]]
 
@@ -80,7 +80,7 @@ def calls_in(world: World, folder: Path) -> dict[str, Call]:
 
 def _call(method: Callable[..., object], arguments: dict[str, object]) -> Call:
     async def call() -> object:
-        return await used(method(**arguments))
+        return await use(method(**arguments))
 
     return call
 

@@ -16,7 +16,10 @@ from rights import as_redis_user
 
 @pytest.fixture
 async def hub(settings: Settings, servers: Settings) -> AsyncIterator[Hub]:
-    """Realtime takes any channel, so its user may use any; keys and commands are those that hubbub may use."""
+    """A hub whose Redis user may use any channel, and only the keys and commands of hubbub.
+
+    The realtime operations take any channel.
+    """
     redis = as_redis_user(servers.redis, "on-any-channel")
     async with Hub(replace(settings, redis=redis), passwords=Passwords(cost=LEAST_COST)) as hub:
         yield hub

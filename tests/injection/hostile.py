@@ -1,4 +1,4 @@
-"""Texts that mean something to SQL, to Redis, to JSON, to a terminal, or to whoever reads them."""
+"""Texts with a meaning in SQL, Redis, JSON or a terminal, or that mislead a reader."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ texts = strategies.one_of(
 )
 
 
-class or_refused:  # noqa: N801 - it reads as the clause that it is
-    """The block may refuse one of these arguments, and raise nothing else."""
+class or_refused:  # noqa: N801 - it reads as a clause
+    """The block may raise `Invalid` for one of these fields, and no other error."""
 
     def __init__(self, *fields: str) -> None:
         self._fields = fields

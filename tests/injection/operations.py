@@ -1,4 +1,4 @@
-"""Every public operation of a hub, and an argument for each of its parameters that is not hostile."""
+"""Every public operation of a hub, and a valid argument for each of its parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS = (
 NOT_DRIVEN = {
     "start": "takes nothing",
     "close": "takes nothing",
-    "transaction": "takes nothing; what it yields are the repositories",
+    "transaction": "takes nothing; it yields the repositories",
     "presence.start": "takes nothing",
     "presence.close": "takes nothing",
     "typing.start_tasks": "takes nothing",
@@ -30,12 +30,12 @@ NOT_DRIVEN = {
 
 NOT_PARTS = {
     "settings": "values",
-    "history": "reads a file, and has hostile ones among its own tests",
+    "history": "reads a file, and has hostile files among its own tests",
 }
 
 
 class Operation(NamedTuple):
-    """A public method: `name` is what follows `hub.`."""
+    """A public method. `name` is the part after `hub.`."""
 
     name: str
     of: Callable[[Hub], Callable[..., Any]]
@@ -44,7 +44,7 @@ class Operation(NamedTuple):
 
 @dataclass
 class World:
-    """A chat with two people, a room and a message, and what is right for each parameter."""
+    """A chat with two people, a room and a message, and a valid argument for each parameter."""
 
     hub: Hub
     ada: User
@@ -120,12 +120,12 @@ class World:
         }
 
 
-# Functions: a callback is called, and what it is called with is not hostile by being a text.
+# Callbacks, for which a text is not a hostile value.
 NOT_TEXT = {"callback", "on_gap"}
 
 
 def operations(hub: Hub) -> Iterator[Operation]:
-    """Every public method of the hub and its parts, but for those that are not to be driven."""
+    """Every public method of the hub and its parts, except `NOT_DRIVEN`."""
     for part in (None, *PARTS):
         owner = hub if part is None else getattr(hub, part)
         for name, _ in inspect.getmembers(type(owner), callable):
@@ -139,8 +139,8 @@ def _finder(part: str | None, name: str) -> Callable[[Hub], Callable[..., Any]]:
     return lambda hub: getattr(hub if part is None else getattr(hub, part), name)
 
 
-async def used(result: object) -> object:
-    """Whatever the operation gives, used up to where it has done what it was asked for."""
+async def use(result: object) -> object:
+    """Await, iterate or enter the result of an operation, until the operation has done its work."""
     if isinstance(result, Awaitable):
         result = await result
     if inspect.isasyncgen(result):

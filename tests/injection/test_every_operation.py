@@ -1,4 +1,4 @@
-"""Hostile text in every argument of every public operation: an error of hubbub's, or the operation done."""
+"""Hostile text in every argument of every public operation: it succeeds or raises an error of hubbub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from hubbub import Hub, HubbubError, Invalid, Settings, Unavailable
 from injection.hostile import texts
-from injection.operations import NOT_DRIVEN, NOT_PARTS, NOT_TEXT, PARTS, Operation, World, operations, used
+from injection.operations import NOT_DRIVEN, NOT_PARTS, NOT_TEXT, PARTS, Operation, World, operations, use
 
 OUT_OF_REACH = Hub(Settings.from_urls("postgresql://nobody@192.0.2.1/none", "redis://192.0.2.1"))
 OPERATIONS = list(operations(OUT_OF_REACH))
@@ -22,7 +22,7 @@ IDS = {"user_id", "partner_id", "created_by", "by", "room_id", "message_id"}
 driven = settings(
     max_examples=20,
     deadline=None,
-    # The chat of a test is for all of its examples: each of them has to be survived.
+    # One chat serves all examples of a test, and has to survive each of them.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -30,7 +30,7 @@ driven = settings(
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 @driven
 @given(data=strategies.data())
-async def test_hostile_text_is_refused_or_taken_for_what_it_is(
+async def test_hostile_text_is_refused_or_stored_as_plain_text(
     world: World, operation: Operation, data: strategies.DataObject
 ) -> None:
     hostile = data.draw(strategies.sampled_from([one for one in operation.parameters if one not in NOT_TEXT]))
@@ -42,9 +42,9 @@ async def test_hostile_text_is_refused_or_taken_for_what_it_is(
 
 
 async def _refusal(operation: Operation, hub: Hub, arguments: dict[str, object]) -> HubbubError | None:
-    """The error of hubbub's that it ends in, but for the one that tells of a server that was misunderstood."""
+    """The error of hubbub, if any. `Unavailable` is not expected: a server would have misunderstood the text."""
     try:
-        await used(operation.of(hub)(**arguments))
+        await use(operation.of(hub)(**arguments))
     except Unavailable:
         raise
     except HubbubError as error:
@@ -53,17 +53,17 @@ async def _refusal(operation: Operation, hub: Hub, arguments: dict[str, object])
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-async def test_no_text_is_an_id(world: World, operation: Operation) -> None:
+async def test_text_is_refused_as_an_id(world: World, operation: Operation) -> None:
     for name in IDS.intersection(operation.parameters):
         arguments = {one: world.good[one] for one in operation.parameters} | {name: "' OR 1=1 --"}
         with pytest.raises(Invalid):
-            await used(operation.of(world.hub)(**arguments))
+            await use(operation.of(world.hub)(**arguments))
 
 
-def test_the_table_of_operations_is_complete() -> None:
+def test_table_of_operations_is_complete() -> None:
     hub = OUT_OF_REACH
-    made_when_used = {name for name, value in vars(type(hub)).items() if isinstance(value, cached_property)}
-    public = {name for name in vars(hub) if not name.startswith("_")} | made_when_used
+    cached = {name for name, value in vars(type(hub)).items() if isinstance(value, cached_property)}
+    public = {name for name in vars(hub) if not name.startswith("_")} | cached
     assert public == {*PARTS, *NOT_PARTS}
     names = {operation.name for operation in operations(hub)}
     assert not names & NOT_DRIVEN.keys()
@@ -72,6 +72,6 @@ def test_the_table_of_operations_is_complete() -> None:
         assert inspect.ismethod(getattr(getattr(hub, owner) if owner else hub, method)), f"there is no {name}"
 
 
-async def test_there_is_an_argument_for_every_parameter(world: World) -> None:
+async def test_every_parameter_has_a_valid_argument(world: World) -> None:
     parameters = {name for operation in OPERATIONS for name in operation.parameters}
     assert parameters <= world.good.keys()

@@ -1,4 +1,4 @@
-"""What is taken comes back as it was, whatever is in it."""
+"""Values that are accepted are returned unchanged, with any content."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ documents = strategies.dictionaries(
 
 @driven
 @given(content=texts)
-async def test_a_message(hub: Hub, ada: User, room: Room, content: str) -> None:
+async def test_message_content_is_returned_unchanged(hub: Hub, ada: User, room: Room, content: str) -> None:
     sent = None
     with or_refused("content"):
         sent = await hub.messages.send(room.id, ada.id, content)
@@ -42,7 +42,9 @@ async def test_a_message(hub: Hub, ada: User, room: Room, content: str) -> None:
 
 @driven
 @given(contents=strategies.lists(texts, min_size=1, max_size=5))
-async def test_messages_that_travel_together(hub: Hub, ada: User, room: Room, contents: list[str]) -> None:
+async def test_contents_of_concurrent_messages_are_returned_unchanged(
+    hub: Hub, ada: User, room: Room, contents: list[str]
+) -> None:
     sends = [hub.messages.send(room.id, ada.id, content) for content in contents]
     for content, sent in zip(contents, await asyncio.gather(*sends, return_exceptions=True), strict=True):
         if isinstance(sent, BaseException):
@@ -58,7 +60,9 @@ async def test_messages_that_travel_together(hub: Hub, ada: User, room: Room, co
 
 @driven
 @given(metadata=documents)
-async def test_the_metadata_of_a_message(hub: Hub, ada: User, room: Room, metadata: dict[str, object]) -> None:
+async def test_message_metadata_is_returned_unchanged(
+    hub: Hub, ada: User, room: Room, metadata: dict[str, object]
+) -> None:
     sent = None
     with or_refused("metadata"):
         sent = await hub.messages.send(room.id, ada.id, "see below", metadata=metadata)
@@ -70,7 +74,7 @@ async def test_the_metadata_of_a_message(hub: Hub, ada: User, room: Room, metada
 
 @driven
 @given(data=documents)
-async def test_the_data_of_a_session(hub: Hub, ada: User, data: dict[str, object]) -> None:
+async def test_session_data_is_returned_unchanged(hub: Hub, ada: User, data: dict[str, object]) -> None:
     token = None
     with or_refused("session_data", "data"):
         token = await hub.sessions.create_session(ada.id, data)
@@ -83,7 +87,9 @@ async def test_the_data_of_a_session(hub: Hub, ada: User, data: dict[str, object
 
 @driven
 @given(name=texts, description=texts)
-async def test_a_room(hub: Hub, ada: User, name: str, description: str) -> None:
+async def test_room_name_and_description_are_returned_unchanged(
+    hub: Hub, ada: User, name: str, description: str
+) -> None:
     room = None
     with or_refused("name", "description"):
         room = await hub.rooms.create(name, created_by=ada.id, description=description)
@@ -95,7 +101,7 @@ async def test_a_room(hub: Hub, ada: User, name: str, description: str) -> None:
 
 @driven
 @given(username=texts, url=texts)
-async def test_a_user(hub: Hub, ada: User, username: str, url: str) -> None:
+async def test_username_and_avatar_are_returned_unchanged(hub: Hub, ada: User, username: str, url: str) -> None:
     changed = None
     with or_refused("username", "avatar_url"):
         changed = await hub.users.update_profile(ada.id, username=username, avatar_url=url)
@@ -107,14 +113,14 @@ async def test_a_user(hub: Hub, ada: User, username: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["%", "_", "a%", "ad_", "\\", "*", "A\u0301da"])
-async def test_no_character_of_a_login_stands_for_others(hub: Hub, ada: User, text: str) -> None:
+async def test_login_has_no_wildcard_characters(hub: Hub, ada: User, text: str) -> None:
     assert await hub.users.find_by_username(text) is None
     assert await hub.users.find_credentials(text) is None
 
 
 @driven
 @given(password=texts)
-async def test_a_password(hub: Hub, ada: User, password: str) -> None:
+async def test_password_is_hashed_and_not_stored(hub: Hub, ada: User, password: str) -> None:
     passwords, hashed = Passwords(cost=LEAST_COST), None
     with or_refused("password"):
         hashed = await passwords.hash(password)
@@ -128,7 +134,7 @@ async def test_a_password(hub: Hub, ada: User, password: str) -> None:
 
 
 @pytest.mark.parametrize("text", [one for one in HOSTILE if len(one) < 100], ids=ascii)
-async def test_a_device(hub: Hub, ada: User, text: str) -> None:
+async def test_device_name_is_returned_unchanged(hub: Hub, ada: User, text: str) -> None:
     with or_refused("device"):
         async with hub.presence.online(ada.id, device=text):
             assert [device.name for device in await hub.presence.devices(ada.id)] == [text]

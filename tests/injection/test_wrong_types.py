@@ -1,4 +1,4 @@
-"""Values of the wrong type in every argument of every public operation: as JSON from a socket may bring them."""
+"""Values of a wrong type in every argument of every public operation, as from the JSON of a socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from hubbub import HubbubError, Invalid, NewMessage, Unavailable
 from hubbub.cursors import Cursor
-from injection.operations import Operation, World, used
+from injection.operations import Operation, World, use
 from injection.test_every_operation import OPERATIONS
 
 WRONG: tuple[object, ...] = (
@@ -26,7 +26,7 @@ WRONG: tuple[object, ...] = (
     *([], [None], ["x"], [[]], set(), {}, {"x": 1}, {None: None}, {True: "x"}, range(3), ...),
 )
 
-# Whether a value is of a type, by the name of it in a signature. What is in a collection may still be refused.
+# Whether a value has a type, by its name in a signature. The items of a collection may still be refused.
 FITS: dict[str, Callable[[object], bool]] = {
     "None": lambda value: value is None,
     "bool": lambda value: isinstance(value, bool),
@@ -38,10 +38,10 @@ FITS: dict[str, Callable[[object], bool]] = {
     "Iterable": lambda value: isinstance(value, Iterable) and not isinstance(value, str | bytes),
 }
 FITS["PageAnchor"] = FITS["int"]
-# No value above is one.
+# Types that no value above has.
 OTHERS = {"UUID", "Role", "MessageType", "UnsetType"}
 
-# Secrets, and what they are of: whatever is none is answered as a wrong one is, and in the same time.
+# A malformed secret gets the same answer as a wrong one, in the same time.
 SECRETS: Final = {"token", "keep_token", "except_token", "session_id"}
 ATTEMPT: Final = {"login", "password"}
 
@@ -59,9 +59,9 @@ def may_be_taken(operation: Operation, name: str, value: object, annotation: str
 
 
 async def error_of(call: Callable[[], object]) -> HubbubError | None:
-    """The error of hubbub's that it ends in, but for the one that tells of a server that was misunderstood."""
+    """The error of hubbub, if any. `Unavailable` is not expected: a server would have misunderstood the value."""
     try:
-        await used(call())
+        await use(call())
     except Unavailable:
         raise
     except HubbubError as error:
@@ -70,7 +70,7 @@ async def error_of(call: Callable[[], object]) -> HubbubError | None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-async def test_a_value_of_another_type_is_refused_by_the_name_of_its_argument(
+async def test_value_of_a_wrong_type_is_refused_with_the_name_of_its_argument(
     world: World, operation: Operation
 ) -> None:
     attempts = count()
@@ -78,7 +78,7 @@ async def test_a_value_of_another_type_is_refused_by_the_name_of_its_argument(
         for value in WRONG:
             arguments = {one: world.good[one] for one in operation.parameters}
             if operation.name == "authenticate":
-                arguments["login"] = f"somebody-{next(attempts)}"  # each may try a few times
+                arguments["login"] = f"user-{next(attempts)}"  # each login has only a few attempts
             arguments[name] = value
             error = await error_of(partial(operation.of(world.hub), **arguments))
             if isinstance(error, Invalid):
@@ -97,7 +97,7 @@ async def test_a_value_of_another_type_is_refused_by_the_name_of_its_argument(
         NewMessage("x", metadata=[]),  # type: ignore[arg-type]
     ],
 )
-async def test_so_is_one_in_a_draft(world: World, draft: NewMessage) -> None:
+async def test_value_of_a_wrong_type_in_a_draft_is_refused(world: World, draft: NewMessage) -> None:
     with pytest.raises(Invalid, match=r"drafts\[0\]\."):
         await world.hub.messages.send_many(world.room.id, world.ada.id, [draft])
 
@@ -108,7 +108,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-async def test_a_cursor_that_somebody_made_up_with_any_moment_is_refused_or_one(world: World, moment: str) -> None:
+async def test_forged_cursor_with_any_time_is_refused_or_valid(world: World, moment: str) -> None:
     hub, user_id = world.hub, world.ada.id
     for listed, name in ((hub.messages.by_author, "messages by author"), (hub.rooms.list_for, "rooms of a user")):
         cursor = Cursor(name, tuple).encode(user_id, (moment, uuid4()))
@@ -117,7 +117,7 @@ async def test_a_cursor_that_somebody_made_up_with_any_moment_is_refused_or_one(
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "\ud800", "x" * 300])
-async def test_or_with_any_name(world: World, name: str) -> None:
-    made_up = json.dumps(["public rooms", None, [name, str(uuid4())]]).encode()
-    error = await error_of(partial(world.hub.rooms.public, after=urlsafe_b64encode(made_up).decode()))
+async def test_forged_cursor_with_any_name_is_refused_or_valid(world: World, name: str) -> None:
+    forged = json.dumps(["public rooms", None, [name, str(uuid4())]]).encode()
+    error = await error_of(partial(world.hub.rooms.public, after=urlsafe_b64encode(forged).decode()))
     assert error is None or isinstance(error, Invalid)

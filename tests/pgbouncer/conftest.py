@@ -18,7 +18,7 @@ Start = Callable[..., PgBouncer]
 
 @pytest.fixture
 def started(servers: Settings, tmp_path: Path) -> Iterator[Start]:
-    """Starts a PgBouncer that lets in the application and the owner, with further lines of configuration."""
+    """Starts a PgBouncer for the application and the owner, with further lines of configuration."""
     chosen = os.environ.get(CHOSEN)
     binary = Path(chosen) if chosen else program("pgbouncer")
     if binary is None:
@@ -34,5 +34,5 @@ def started(servers: Settings, tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def application(postgres_settings: PostgresSettings) -> PostgresSettings:
-    """A migrated database for the application, past any pooler."""
+    """A migrated database for the application, without a pooler."""
     return as_role(postgres_settings)

@@ -13,21 +13,21 @@ from hubbub import PostgresSettings
 from pgbouncer.server import PgBouncer
 
 CHOSEN = "HUBBUB_PGBOUNCER"
-"""The variable that names its program. Where it is not set, every connection goes to PostgreSQL itself."""
+"""The variable with the path of its program. Without it every connection goes to PostgreSQL itself."""
 
 
 @contextmanager
-def chosen(folder: Path, *people: PostgresSettings) -> Iterator[PgBouncer | None]:
-    """In front of the server of these people, whom it lets in; None where none is chosen."""
+def chosen(folder: Path, *roles: PostgresSettings) -> Iterator[PgBouncer | None]:
+    """A PgBouncer for these roles in front of their server, or None if none is chosen."""
     if (program := os.environ.get(CHOSEN)) is None:
         yield None
         return
-    with PgBouncer(Path(program), folder, people).running() as pgbouncer:
+    with PgBouncer(Path(program), folder, roles).running() as pgbouncer:
         yield pgbouncer
 
 
 def through(pgbouncer: PgBouncer | None, settings: PostgresSettings, test: pytest.Item) -> PostgresSettings:
-    """By way of the pooler, if there is one and the test is not marked with `session`."""
+    """Settings of the pooler, if there is one and the test does not have the marker `session`."""
     if pgbouncer is None or test.get_closest_marker("session") is not None:
         return settings
     return pgbouncer.in_front_of(settings)

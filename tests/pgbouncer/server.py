@@ -26,22 +26,22 @@ listen_addr = 127.0.0.1
 listen_port = {own_port}
 unix_socket_dir =
 auth_type = scram-sha-256
-auth_file = {people}
+auth_file = {roles}
 pool_mode = transaction
 max_client_conn = 1000
-; In turn, so that what is left behind in a session is found by another.
+; In turn, so that the next transaction finds what another one has left in a session.
 server_round_robin = 1
-; By default it waits for 15 s before it tries a server again that was away.
+; By default it waits 15 s before it connects again to a server that was down.
 server_login_retry = 1
 {others}
 """
 
 
 class PgBouncer:
-    """One process, in front of one server and all of its databases. It keeps its port over a restart."""
+    """One process in front of one server and all of its databases. It keeps its port over a restart."""
 
-    def __init__(self, program: Path, folder: Path, people: Sequence[PostgresSettings], *others: str) -> None:
-        """It lets in whom the settings of `people` name, and logs in as them to the server, the same in all.
+    def __init__(self, program: Path, folder: Path, roles: Sequence[PostgresSettings], *others: str) -> None:
+        """It accepts the users of the settings `roles`, which have the same server, and logs in to it as them.
 
         `others` are further lines of its configuration.
         """
@@ -50,14 +50,14 @@ class PgBouncer:
         self._folder = folder
         self._configuration = folder / "pgbouncer.ini"
         self._process: subprocess.Popen[bytes] | None = None
-        auth_file = folder / "people"
-        auth_file.write_text("".join(f'"{_doubled(one.user)}" "{one.password}"\n' for one in people))
+        auth_file = folder / "roles"
+        auth_file.write_text("".join(f'"{_doubled(one.user)}" "{one.password}"\n' for one in roles))
         if (account := servers_account(folder)) is not None:
-            others = (*others, f"user = {account.name}")  # it refuses to run as root
-        [(host, port)] = {(one.host, one.port) for one in people}
+            others = (*others, f"user = {account.name}")  # it does not run as root
+        [(host, port)] = {(one.host, one.port) for one in roles}
         self._configuration.write_text(
             CONFIGURATION.format(
-                host=host, port=port, own_port=self.port, people=auth_file, others="\n".join(others)
+                host=host, port=port, own_port=self.port, roles=auth_file, others="\n".join(others)
             )
         )
 
@@ -72,7 +72,7 @@ class PgBouncer:
         return self
 
     def in_front_of(self, settings: PostgresSettings) -> PostgresSettings:
-        """The same database for the same role through the pooler, with the one setting that it needs."""
+        """The same database and role through the pooler, with the one setting that it needs."""
         return replace(settings, host="127.0.0.1", port=self.port, prepared_statements=False)
 
     @contextmanager
@@ -84,7 +84,7 @@ class PgBouncer:
             self.stop()
 
     def stop(self) -> None:
-        """At once: SIGTERM, unlike SIGINT, waits for nobody. May be called again."""
+        """End it at once: SIGTERM, unlike SIGINT, waits for no client. Idempotent."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signal.SIGTERM)

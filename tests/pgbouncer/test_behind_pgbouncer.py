@@ -23,7 +23,7 @@ SESSIONS = 3
 CALLERS = 30
 
 SESSION = Statement("test.session", int, "SELECT pg_backend_pid()")
-# asyncpg turns `jit` off and on again when it asks for the types of arrays, each in a session of its own.
+# asyncpg turns `jit` off and on again when it reads the types of arrays, each possibly in another session.
 LEFT_BEHIND = Statement(
     "test.left_behind",
     lambda name, value: f"{name} = {value}",
@@ -73,7 +73,7 @@ async def hub(pooled: Settings) -> AsyncIterator[Hub]:
 
 
 async def in_every_session(settings: PostgresSettings, look: Callable[[Executor], Awaitable[None]]) -> set[int]:
-    """Look at all of the pooler's sessions at the same time; which processes they are."""
+    """Call `look` in every session of the pooler at the same time. Returns their processes."""
     pool = Pool(settings)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(pool.close)
@@ -84,7 +84,7 @@ async def in_every_session(settings: PostgresSettings, look: Callable[[Executor]
 
 
 async def talk(hub: Hub, room: Room, ada: User, n: int) -> None:
-    """What a client does in a moment: reading and writing, alone and in a transaction."""
+    """Reads and writes of a client, alone and in a transaction."""
     message = await hub.messages.send(room.id, ada.id, f"message {n}")
     await hub.messages.edit(message.id, f"edited {n}", by=ada.id)
     async with hub.transaction() as tx:
@@ -110,7 +110,7 @@ async def test_many_callers_share_few_sessions_and_leave_nothing_in_them(
     assert not found
 
 
-async def test_the_limits_of_the_role_hold(pooled: Settings) -> None:
+async def test_limits_of_the_role_apply(pooled: Settings) -> None:
     limits = Statement("test.limits", str, "SELECT current_setting('statement_timeout')")
 
     async def look(executor: Executor) -> None:
@@ -119,7 +119,7 @@ async def test_the_limits_of_the_role_hold(pooled: Settings) -> None:
     await in_every_session(pooled.postgres, look)
 
 
-async def test_cancelled_callers_leave_no_session_at_work(
+async def test_cancelled_callers_leave_every_session_idle(
     hub: Hub, application: PostgresSettings, room: Room, ada: User
 ) -> None:
     async def cancelled_somewhere(n: int) -> None:
@@ -141,7 +141,7 @@ async def test_cancelled_callers_leave_no_session_at_work(
     await asyncio.gather(*(talk(hub, room, ada, n) for n in range(CALLERS)))
 
 
-async def test_a_hub_and_its_followers_outlive_a_restart_of_the_pooler(
+async def test_hub_and_followers_survive_a_restart_of_the_pooler(
     pooled: Settings, pooler: PgBouncer, hub: Hub, room: Room, ada: User
 ) -> None:
     async with hub.follow(ada.id, after={room.id: None}) as feed:
@@ -154,10 +154,10 @@ async def test_a_hub_and_its_followers_outlive_a_restart_of_the_pooler(
                     break
 
 
-async def test_a_value_that_was_refused_gives_the_session_back(
+async def test_refused_value_returns_its_session_to_the_pooler(
     pooler: PgBouncer, application: PostgresSettings
 ) -> None:
-    """To the pooler: with as many of them as there are sessions, nobody else would get one."""
+    """There is one such value per session. If they kept their sessions, no other caller would get one."""
     pools = [Pool(replace(pooler.in_front_of(application), deadline_seconds=20)) for _ in range(SESSIONS + 1)]
     echo = Statement("test.echo", int, "SELECT $1::int")
     for pool in pools[1:]:

@@ -1,4 +1,4 @@
-"""PgBouncer refuses in words of its own. A caller learns whether to try again, and what to change."""
+"""Refusals of PgBouncer: the error tells whether to retry, and which setting to change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WRONG: dict[str, tuple[Callable[[PostgresSettings], PostgresSettings], str]] = {
 
 
 @pytest.mark.parametrize(("change", "reason"), WRONG.values(), ids=list(WRONG))
-async def test_what_is_set_up_wrongly_is_told_and_not_worth_a_retry(
+async def test_wrong_setting_raises_its_reason_and_is_not_retryable(
     started: Start,
     application: PostgresSettings,
     change: Callable[[PostgresSettings], PostgresSettings],
@@ -40,9 +40,7 @@ async def test_what_is_set_up_wrongly_is_told_and_not_worth_a_retry(
     await pool.close()
 
 
-async def test_who_comes_when_the_pooler_is_full_may_come_again(
-    started: Start, application: PostgresSettings
-) -> None:
+async def test_full_pooler_is_retryable(started: Start, application: PostgresSettings) -> None:
     pooled = started("max_client_conn = 3").in_front_of(application)
     async with AsyncExitStack() as stack:
 
@@ -55,7 +53,7 @@ async def test_who_comes_when_the_pooler_is_full_may_come_again(
     assert caught.value.retryable
 
 
-async def test_a_write_that_the_pooler_had_no_session_for_has_not_been_made(
+async def test_write_without_a_session_of_the_pooler_is_known_not_to_have_run(
     started: Start, application: PostgresSettings
 ) -> None:
     pooled = started("default_pool_size = 1", "query_wait_timeout = 1").in_front_of(application)
@@ -69,10 +67,10 @@ async def test_a_write_that_the_pooler_had_no_session_for_has_not_been_made(
     await pool.close()
 
 
-async def test_statements_that_are_prepared_in_another_session_are_told_with_what_to_set(
+async def test_statement_prepared_in_another_session_raises_with_the_setting_to_change(
     started: Start, application: PostgresSettings
 ) -> None:
-    """A PgBouncer that was told to let the timeout pass, and does not know of prepared statements."""
+    """A PgBouncer that ignores the timeout parameter and does not track prepared statements."""
     pooler = started("default_pool_size = 3", "ignore_startup_parameters = statement_timeout")
     pool = Pool(replace(pooler.in_front_of(application), prepared_statements=True, pool_size=3))
 
@@ -81,7 +79,7 @@ async def test_statements_that_are_prepared_in_another_session_are_told_with_wha
             await pool.fetch_all(ECHO, n)
 
     async with AsyncExitStack() as stack:
-        for _ in range(3):  # so that there are three sessions to come to in turn
+        for _ in range(3):  # so that the pooler has three sessions
             await (await stack.enter_async_context(pool.transaction())).fetch_all(ECHO, 1)
     with pytest.raises(Unavailable, match=SETTING) as caught:
         await asyncio.gather(*(ask() for _ in range(3)))
@@ -89,8 +87,10 @@ async def test_statements_that_are_prepared_in_another_session_are_told_with_wha
     await pool.close()
 
 
-async def test_migrations_want_postgresql_itself(started: Start, postgres_settings: PostgresSettings) -> None:
-    """Their lock belongs to a session, and would stay behind in one of the pooler's."""
+async def test_migrations_refuse_to_run_through_the_pooler(
+    started: Start, postgres_settings: PostgresSettings
+) -> None:
+    """Their lock belongs to a session, and would stay in one of the pooler."""
     with pytest.raises(Unavailable, match="connect to PostgreSQL itself") as caught:
         await migrations.up(started().in_front_of(postgres_settings))
     assert not caught.value.retryable

@@ -151,7 +151,7 @@ def _text(field: str, value: object, *, shortest: int, longest: int) -> str:
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
-        raise Invalid(field, "must not hold half of a surrogate pair") from None
+        raise Invalid(field, "must not contain half of a surrogate pair") from None
     if size < shortest:
         raise Invalid(field, "must not be empty")
     if size > longest:
