@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from datetime import datetime
-from typing import Any, Final, TypedDict
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -213,9 +213,11 @@ class _Export:
         entries.sort(key=lambda entry: entry.seq or 0)
         return [*users, *entries]
 
-    def _common(self, user_id: UUID | None, seq: int, at: datetime) -> _Common:
+    def _common(self, user_id: UUID | None, seq: int, at: datetime) -> dict[str, Any]:
+        """The fields that all lines about a room have."""
         user = None if user_id is None else self._names[user_id]
-        return _Common(at=at, room=self._room.name, user=user, room_id=self._room.id, user_id=user_id, seq=seq)
+        room = self._room
+        return {"at": at, "room": room.name, "user": user, "room_id": room.id, "user_id": user_id, "seq": seq}
 
     def _message_line(self, row: MessageRow) -> MessageLine:
         return MessageLine(
@@ -249,17 +251,6 @@ class _Export:
             last_read_seq=row.last_read_seq,
             last_read_message_id=row.last_read_message_id,
         )
-
-
-class _Common(TypedDict):
-    """What every line about a room has in common."""
-
-    at: datetime
-    room: str
-    user: str | None
-    room_id: UUID
-    user_id: UUID | None
-    seq: int
 
 
 _NO_PAYLOAD: Final = Payload()

@@ -25,7 +25,7 @@ from hubbub.history.lines import RoomLine, UserLine
 from hubbub.history.people import People, Person, Renamed
 from hubbub.history.replay import Replay, find_existing, store
 from hubbub.history.room_log import RoomLog
-from hubbub.history.rooms import Members, lock_rooms, user_ids_of
+from hubbub.history.rooms import Members, lock_rooms
 from hubbub.history.source import CHECKPOINTS, SAVE_CHECKPOINT, Batch, BatchReader, Checkpoint, Refusal
 from hubbub.history.watermarks import Watermarks
 from hubbub.postgres import Executor, OpenTransaction, Pool
@@ -156,7 +156,7 @@ class Import:
                 lines = [line for line in lines if isinstance(line, UserLine | RoomLine)]
                 if not lines:
                     return _Stored(before, [], None)
-            created = await self._people.find_or_create(transaction, lines, user_ids_of(lines))
+            created = await self._people.find_or_create(transaction, lines)
             rooms = await lock_rooms(transaction, lines, self._people, self._rejected_rooms)
             if before == batch.checkpoint:
                 return _Stored(before, created, None)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.errors import Conflict, Invalid
-from hubbub.history.lines import AnyLine, Line, UserLine, derive_user_id
+from hubbub.history.lines import AnyLine, Line, RoomLine, UserLine, derive_user_id
 from hubbub.postgres import Executor, Statement
 
 NO_LOGIN: Final = "!"
@@ -76,14 +76,9 @@ class Person(NamedTuple):
     renamed: Renamed | None
 
 
-class _Found(NamedTuple):
-    ordinal: int
-    user_id: UUID
-
-
 FIND = Statement(
     "history.find_users",
-    _Found,
+    lambda ordinal, user_id: (ordinal, user_id),
     """
     SELECT
         wanted.ordinal,
@@ -133,16 +128,15 @@ class People:
         """The user of this id or nickname, as far as lines have referred to it."""
         return self._ids.get(key)
 
-    async def find_or_create(
-        self, executor: Executor, lines: Iterable[AnyLine], others: Iterable[UUID]
-    ) -> list[Person]:
+    async def find_or_create(self, executor: Executor, lines: Iterable[AnyLine]) -> list[Person]:
         """Find the users of these lines and create the missing ones; returns those that it created.
 
-        `others` are ids that are looked up only.
+        Users that the lines refer to by id alone are found only.
         """
         if len(self._ids) > REMEMBERED_USERS:
             self.forget()
-        missing = await self._find(executor, self._persons(lines))
+        persons, ids = self._wanted(lines)
+        missing = await self._find(executor, persons)
         created = await self._create(executor, missing)
         # The others were created by another transaction just now, or their username is taken.
         keys = {one.key for one in created}
@@ -150,22 +144,29 @@ class People:
         renamed = await self._create(executor, [_under_another_name(one) for one in missing])
         if len(renamed) < len(missing):
             raise Conflict("username")
-        unknown = [id for id in others if self.find(id) is None]
-        for found in await executor.fetch_all(FIND, unknown, [None] * len(unknown), [None] * len(unknown)):
-            self._ids[unknown[found.ordinal - 1]] = found.user_id
+        unknown = [id for id in ids if self.find(id) is None]
+        absent = [None] * len(unknown)
+        for ordinal, user_id in await executor.fetch_all(FIND, unknown, absent, absent):
+            self._ids[unknown[ordinal - 1]] = user_id
         return created + renamed
 
-    def _persons(self, lines: Iterable[AnyLine]) -> list[Person]:
+    def _wanted(self, lines: Iterable[AnyLine]) -> tuple[list[Person], set[UUID]]:
+        """The users that can be created from these lines, and the ids of the others."""
         persons: dict[Key, Person] = {}
+        ids: set[UUID | None] = {None}
         for line in lines:
             if isinstance(line, UserLine):
                 persons[line.id] = _person(line.id, line.id, line.user, line.at, line)
-            elif isinstance(line, Line) and line.user is not None:
+            elif isinstance(line, RoomLine):
+                ids |= {line.created_by, *(line.direct or ())}
+            elif line.user is None:
+                ids.add(line.user_id)
+            else:
                 key = line.user_id or line.user
                 if key not in persons and self.find(key) is None:
                     id = line.user_id or derive_user_id(line.user)
                     persons[key] = _person(key, id, line.user, line.at, None)
-        return list(persons.values())
+        return list(persons.values()), {id for id in ids if id is not None}
 
     async def _find(self, executor: Executor, persons: list[Person]) -> list[Person]:
         """Remember the users that exist; returns the others."""
@@ -173,7 +174,7 @@ class People:
         found = await executor.fetch_all(FIND, [one.id for one in persons], [one.email for one in persons], names)
         for ordinal, user_id in found:
             self._remember(persons[ordinal - 1], user_id)
-        ordinals = {one.ordinal for one in found}
+        ordinals = {ordinal for ordinal, _ in found}
         return [one for ordinal, one in enumerate(persons, 1) if ordinal not in ordinals]
 
     async def _create(self, executor: Executor, persons: list[Person]) -> list[Person]:

@@ -86,17 +86,6 @@ async def lock_rooms(
     return locked
 
 
-def user_ids_of(lines: Iterable[AnyLine]) -> list[UUID]:
-    """Ids of users that lines about rooms, and lines without a name, refer to."""
-    ids: dict[UUID, None] = {}
-    for line in lines:
-        if isinstance(line, RoomLine):
-            ids |= dict.fromkeys(id for id in (line.created_by, *(line.direct or ())) if id is not None)
-        elif isinstance(line, Line) and line.user is None and line.user_id is not None:
-            ids[line.user_id] = None
-    return list(ids)
-
-
 async def _create(executor: Executor, rooms: Sequence[RoomLine], people: People) -> None:
     await executor.fetch_all(
         CREATE,
