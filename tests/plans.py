@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hubbub.postgres import Statement
-
-if TYPE_CHECKING:
-    from hubbub.postgres.connection import Connection
+from hubbub.postgres.connection import Connection
 
 
 async def pages_touched(connection: Connection, statement: Statement[Any], *arguments: object) -> int:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
 
 from hubbub import PostgresSettings
 from hubbub.postgres import Pool, Statement, connect
+from hubbub.postgres.connection import Connection
 from hubbub.postgres.executor import T
 from hubbub.repositories import Messages
 from hubbub.repositories.messages.pages import NEWEST
-
-if TYPE_CHECKING:
-    from hubbub.postgres.connection import Connection
 
 BUFFERS = 60
 ROOMS = {"full": UUID(int=1), "usual": UUID(int=20), "quiet": UUID(int=100)}

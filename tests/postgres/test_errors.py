@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import asyncpg
 import pytest
 
 from hubbub import Conflict, HubbubError, Invalid, NotFound, Unavailable, User
 from hubbub.postgres import OpenTransaction, Statement
-from hubbub.postgres.connection import now, run
+from hubbub.postgres.connection import Connection, now, run
 from hubbub.postgres.errors import CHECK_CONSTRAINTS, FOREIGN_KEYS, UNIQUE_CONSTRAINTS, to_error
-
-if TYPE_CHECKING:
-    from hubbub.postgres.connection import Connection
 
 SECRET = "what Ada wrote to Bob"
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from hubbub import PostgresSettings, migrations
 from hubbub.migrations import HEAD, REVISIONS, revisions
 from hubbub.postgres import connect
+from hubbub.postgres.connection import Connection
 from hubbub.postgres.errors import CHECK_CONSTRAINTS, FOREIGN_KEYS, UNIQUE_CONSTRAINTS
 from migrations.catalog import schema
 from migrations.filled import HUBBUB_ROWS, ORIGINAL_ROWS, fill
-
-if TYPE_CHECKING:
-    from hubbub.postgres.connection import Connection
 
 
 @pytest.fixture

@@ -7,17 +7,15 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
 
 from hubbub import Message, Room, Settings, migrations
 from hubbub.postgres import Lookup, Statement, connect
+from hubbub.postgres.connection import Connection
 from sql.package import calls, statements
-
-if TYPE_CHECKING:
-    from hubbub.postgres.connection import Connection
 
 NAMES = sorted(statements())
 
