@@ -33,14 +33,14 @@ class NewServer:
 
 @pytest.fixture
 async def chat(settings: Settings, tmp_path: Path) -> AsyncIterator[Chat]:
-    """Three rooms, all people in each. Its processes are the application's, and have no right too many."""
+    """Three rooms with all users in each. Its processes have only the rights of the application."""
     async with chats.opened(settings, tmp_path, rooms=3) as chat:
         yield chat
 
 
 @pytest.fixture
 async def reader(postgres_settings: PostgresSettings, administrator: PostgresSettings) -> PostgresSettings:
-    """Who takes the backup, with the rights that the documents tell to give. It is gone with the cluster."""
+    """The role that takes the backup, with the rights in the documentation. It is deleted with the cluster."""
     name = f"backup_{uuid4().hex}"
     await execute(administrator, f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
     await execute(postgres_settings, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}")
@@ -55,8 +55,8 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Programs:
 
 @pytest.fixture
 async def new_server(programs: Programs) -> AsyncIterator[NewServer]:
-    """Of the version of the programs."""
-    folder = Path(tempfile.mkdtemp(prefix="hubbub-backup-"))  # where the account of the servers may pass
+    """A server of the version of the programs."""
+    folder = Path(tempfile.mkdtemp(prefix="hubbub-backup-"))  # a folder that the account of the servers may pass
     async with Servers(folder, fsync=False) as servers:
         of_all = replace(superuser(servers.postgres, folder), database=servers.postgres.database)
         await execute(of_all, *role())

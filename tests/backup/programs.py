@@ -1,4 +1,4 @@
-"""pg_dump and pg_restore, as docs/operations.md says to run them."""
+"""pg_dump and pg_restore, run as docs/operations.md describes."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from hubbub import PostgresSettings
 from hubbub.embedded.folder import servers_account
 from hubbub.embedded.programs import CHOSEN_POSTGRESQL, find_postgresql
 
-PATIENCE_SECONDS = 60
+DUMP_SECONDS = 60
 
 DUMP = ("pg_dump", "--format=custom", "--no-owner", "--no-privileges")
 RESTORE = ("pg_restore", "--no-owner", "--no-privileges", "--single-transaction")
 
 
 class Programs:
-    """Those that come with the newest PostgreSQL of this machine, whatever the version that the tests run on: a
-    pg_dump reads servers up to its own version, and what it writes is restored by a server of its own."""
+    """The programs of the newest PostgreSQL of this machine, whichever version the tests run on.
+
+    pg_dump reads servers up to its own version, and a server of its own version restores the dump.
+    """
 
     def __init__(self) -> None:
         assert CHOSEN_POSTGRESQL not in os.environ
         self._folder = find_postgresql(servers_account(Path.cwd())).postgres.parent
 
     async def dump(self, database: PostgresSettings, archive: Path) -> None:
-        """Write the database to a file, as whoever the settings say."""
+        """Write the database to a file, as the user of the settings."""
         await self._run(*DUMP, f"--file={archive}", as_=database)
 
     async def restore(self, archive: Path, database: PostgresSettings) -> None:
-        """Into an empty database, as its owner: all or nothing."""
+        """Restore into an empty database as its owner, completely or not at all."""
         await self._run(*RESTORE, f"--dbname={database.database}", str(archive), as_=database)
 
     async def _run(self, program: str, *arguments: str, as_: PostgresSettings) -> None:
@@ -49,7 +51,7 @@ class Programs:
             stderr=PIPE,
         )
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(DUMP_SECONDS):
                 said = b"".join(await process.communicate()).decode()
         finally:
             if process.returncode is None:

@@ -1,5 +1,4 @@
-"""A backup that was taken while people talked, put on another server: what is there, and what those are told who
-had seen more."""
+"""A backup taken under load and restored on another server: its log, and followers that were ahead of it."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ ENDLESS = 1_000_000
 
 
 class Backup:
-    """The file, and when it was begun."""
+    """The file, and the time when the dump began."""
 
     def __init__(self, archive: Path, began: int) -> None:
         self.archive = archive
@@ -40,7 +39,7 @@ class Backup:
 
 
 async def taken_under_load(chat: Chat, programs: Programs, reader: PostgresSettings, folder: Path) -> Backup:
-    """People send, edit and delete before it, meanwhile, and after it."""
+    """Users send, edit and delete before, during and after the dump."""
     for seed in range(SENDERS):
         await chat.sender(ENDLESS, seed=seed)
     await chat.acknowledged(MORE)
@@ -60,7 +59,7 @@ async def restored(backup: Backup, programs: Programs, server: NewServer) -> Pos
 
 
 def acknowledged_before(moment: int, histories: Iterable[list[Record]]) -> list[list[Record]]:
-    """What the senders knew then. Calls that were begun later may have been made or not."""
+    """The histories of the senders up to then. A call that began later may or may not be in the dump."""
     return [
         [record for record in history if not isinstance(record, Acknowledged) or record.at < moment]
         for history in histories
@@ -90,7 +89,7 @@ async def test_backup_under_load_restores_a_log_without_gaps_or_duplicates(
 async def test_followers_ahead_of_the_backup_get_a_resync_and_continue(
     chat: Chat, programs: Programs, reader: PostgresSettings, new_server: NewServer, tmp_path: Path
 ) -> None:
-    """Redis is the one from before."""
+    """Redis is the one that the follower used before."""
     follower = await chat.follower()
     backup = await taken_under_load(chat, programs, reader, tmp_path)
     await chat.converged()
@@ -106,13 +105,13 @@ async def test_followers_ahead_of_the_backup_get_a_resync_and_continue(
     await chat.sender(100, seed=SENDERS)
     await chat.senders[-1].succeeds()
     await chat.converged()
-    heard = since_it_came_back(chat.followers[0].history)
+    heard = since_restart(chat.followers[0].history)
     assert {record.room_id for record in heard if isinstance(record, Resynced)} == set(chat.room_ids)
     assert list(checker.wrong_deliveries(heard, await stored_in(chat.settings.postgres))) == []
 
 
-def since_it_came_back(path: Path) -> list[Record]:
-    """What the follower noted from its second beginning on."""
+def since_restart(path: Path) -> list[Record]:
+    """The records of the follower from its second start on."""
     history = read(path)
     _, second = [place for place, record in enumerate(history) if isinstance(record, Follows)]
     return history[second:]
@@ -136,7 +135,7 @@ async def test_acknowledged_message_missing_from_backup_can_be_sent_again_once(
 
 
 def lost(histories: Iterable[list[Record]], stored: Stored) -> list[tuple[int, Began]]:
-    """The sends that were acknowledged, and whose messages are not there; with the number of the sender."""
+    """The acknowledged sends whose messages are missing, each with the number of its sender."""
     there = {entry.message_id for log in stored.logs.values() for entry in log}
     found: dict[UUID, tuple[int, Began]] = {}
     for sender, history in enumerate(histories):

@@ -1,4 +1,4 @@
-"""What the tests of embedded servers do to them: ask, write, count, kill, and run a program that owns some."""
+"""Helpers of the tests of embedded servers: query, write, kill, and run a program that owns servers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ asyncio.run(up(Path(sys.argv[1])))
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Returns when the condition holds; fails when it does not in time."""
+    """Return when the condition holds; fail when it does not hold in time."""
     for pause in locks.pauses(seconds):
         if condition():
             return
@@ -64,7 +64,7 @@ def all_gone(folder: Path) -> bool:
 
 
 def pid(folder: Path, name: str) -> int:
-    """The pid of the server; only to be asked while it lives."""
+    """The pid of the server, valid while the server lives."""
     found: int = json.loads((folder / f"{name}.lock").read_text())["pid"]
     return found
 
@@ -74,22 +74,22 @@ def kill(folder: Path, name: str) -> None:
 
 
 def names(folder: Path) -> list[str]:
-    """What is in the folder."""
+    """The names of the entries in the folder."""
     return [entry.name for entry in folder.iterdir()]
 
 
 def rights(path: Path) -> int:
-    """0o700 and the like."""
+    """The permissions, such as 0o700."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
 def parent(process: int) -> int:
-    """The pid of the process that would have to wait for this one."""
+    """The pid of the parent of a process."""
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 async def sql(settings: Settings, statement: str) -> object:
-    """The first column of the first row that the statement gives."""
+    """The first column of the first row of the statement's result."""
     connection = await connect(settings.postgres)
     try:
         return await connection.fetchval(statement)
@@ -98,7 +98,7 @@ async def sql(settings: Settings, statement: str) -> object:
 
 
 async def valkey(settings: RedisSettings, *commands: str) -> bytes:
-    """All that the server says to the commands after it was told the password."""
+    """The server's replies to the password and to the commands."""
     reader, writer = await asyncio.open_connection(settings.host, settings.port)
     writer.write(
         "".join(f"{command}\r\n" for command in (f"AUTH {settings.password}", *commands, "QUIT")).encode()
@@ -111,7 +111,7 @@ async def valkey(settings: RedisSettings, *commands: str) -> bytes:
 
 
 async def say_hello(settings: Settings) -> str:
-    """Says something to both servers that has to survive; returns what it was."""
+    """Write a value to both servers that has to survive, and return it."""
     hello = uuid4().hex
     await sql(settings, f"CREATE TABLE greeting_{hello} ()")
     assert b"+OK\r\n+OK\r\n" in await valkey(settings.redis, f"SET greeting {hello}")
@@ -119,14 +119,14 @@ async def say_hello(settings: Settings) -> str:
 
 
 async def remembers(settings: Settings, hello: str) -> bool:
-    """Whether both servers still have what was said last."""
+    """Whether both servers still have the value."""
     table = await sql(settings, f"SELECT to_regclass('greeting_{hello}')::text")
     return table is not None and hello.encode() in await valkey(settings.redis, "GET greeting")
 
 
 @asynccontextmanager
 async def program(text: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A Python program that runs beside the test, and does not outlive it."""
+    """A Python program that runs beside the test and ends with it."""
     running = await asyncio.create_subprocess_exec(
         sys.executable, "-c", text, *arguments, stdout=asyncio.subprocess.PIPE
     )
@@ -140,7 +140,7 @@ async def program(text: str, *arguments: str) -> AsyncIterator[asyncio.subproces
 
 @asynccontextmanager
 async def owner(folder: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, Settings]]:
-    """A program that owns the servers of the folder, which are running."""
+    """A program that owns the servers of the folder, and their settings."""
     async with program(OWNER, str(folder)) as running:
         assert running.stdout is not None
         settings = Settings.from_env(json.loads(await running.stdout.readline()))

@@ -1,4 +1,4 @@
-"""Folders for servers, with their data made already or still empty. What runs in them ends with the test."""
+"""Folders for servers, with data or empty. Servers in them end with the test."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hubbub.embedded import Servers, down
 
 
 def new_folder() -> Path:
-    """Not below pytest's own folder, through which the account of the servers may not pass."""
+    """A new folder outside pytest's own, which the account of the servers may not pass."""
     return Path(tempfile.mkdtemp(prefix="hubbub-"))
 
 
 @pytest.fixture(scope="session")
 def made() -> Iterator[Path]:
-    """A folder with data in it: making them is what takes time."""
+    """A folder with data, made once because that takes time."""
 
     async def make(folder: Path) -> None:
         async with Servers(folder, fsync=False):
@@ -36,7 +36,7 @@ def made() -> Iterator[Path]:
 
 @pytest.fixture
 async def folder(made: Path) -> AsyncIterator[Path]:
-    """A folder with data, in which nothing runs. Other tests have used it before, and others will."""
+    """A folder with data, in which no server runs. Tests share it."""
     yield made
     await down(made)
     assert all_gone(made)
@@ -44,7 +44,7 @@ async def folder(made: Path) -> AsyncIterator[Path]:
 
 @pytest.fixture
 async def copied_folder(made: Path) -> AsyncIterator[Path]:
-    """A folder with data, to do harm to."""
+    """A folder with data that the test may damage."""
     folder = new_folder()
     copying = await asyncio.create_subprocess_exec("cp", "-a", f"{made}/.", folder)
     assert await copying.wait() == 0
@@ -56,7 +56,7 @@ async def copied_folder(made: Path) -> AsyncIterator[Path]:
 
 @pytest.fixture
 async def empty_folder() -> AsyncIterator[Path]:
-    """A folder in which there never was a server."""
+    """A folder in which no server ever ran."""
     folder = new_folder()
     yield folder
     await down(folder)

@@ -78,7 +78,7 @@ def test_servers_started_by_ordinary_user_run_as_that_user(
 async def test_root_signals_only_processes_of_the_servers_account(
     tmp_path: Path, stranger: Account, user: int
 ) -> None:
-    # The servers can write their lock files, and so name whomever they like.
+    # The servers can write their lock files, and so name any process.
     lock = locks.try_acquire(tmp_path / "valkey.lock")
     assert lock is not None
     with subprocess.Popen(["cat"], user=user, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as named:  # noqa: ASYNC220 - starts at once
@@ -86,7 +86,7 @@ async def test_root_signals_only_processes_of_the_servers_account(
             signed = {"pid": named.pid, "started": launch.start_time(named.pid), "port": 1, "detached": True}
             os.pwrite(lock.descriptor, json.dumps(signed).encode(), 0)
             server_folder = ServerFolder(tmp_path, Passwords("", "", ""), stranger, needs_descriptor=False)
-            with pytest.raises(Unavailable, match="does not stop"):  # we hold the lock all the while
+            with pytest.raises(Unavailable, match="does not stop"):  # this process holds the lock
                 await Process("Valkey", "valkey", server_folder).stop([(SIGTERM, 0.1)])
             out, _ = named.communicate(b"still here")
             assert out == (b"" if user == stranger.uid else b"still here")

@@ -170,7 +170,7 @@ async def test_status_comes_from_the_servers_themselves(folder: Path) -> None:
 async def test_lock_file_of_dead_server_is_ignored(folder: Path) -> None:
     settings = await up(folder)
     await down(folder)
-    # Somebody else listens where ours did, and the files still say that ours is there.
+    # Another program listens on the port of our server, and the files still name our server.
     async with (
         await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", settings.postgres.port),
         await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", settings.redis.port),
@@ -212,7 +212,7 @@ NOBODY = Account("nobody", 65_534, 65_534)
 
 @pytest.fixture
 def ordinary_python(as_root: None) -> Iterator[Path]:
-    """This Python, or a copy of it where it lies in a private home."""
+    """This Python, or a copy of it if it is in a private home."""
     here = Path(sys.executable).resolve()
     if NOBODY.can_run(here):
         yield here

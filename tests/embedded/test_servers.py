@@ -149,7 +149,7 @@ async def test_killed_server_is_restarted_with_its_data(folder: Path, name: str)
 async def test_data_survive_the_kill_of_owner_and_servers(folder: Path) -> None:
     async with owner(folder) as (running, settings):
         hello = await say_hello(settings)
-        os.kill(running.pid, signal.SIGSTOP)  # so that it cannot stop them in good order
+        os.kill(running.pid, signal.SIGSTOP)  # so that it cannot stop them in order
         for name in SERVERS:
             kill(folder, name)
         running.kill()
@@ -256,7 +256,7 @@ async def test_incomplete_data_directory_is_not_used(copied_folder: Path) -> Non
 
 
 async def test_event_loop_is_not_blocked_while_servers_start(folder: Path) -> None:
-    """The loop is late no more than the machine makes any thread late, and the 0.5 s that one turn may take."""
+    """The loop is late by at most 0.5 s more than a thread that only sleeps."""
     longest = longest_of_a_thread = 0.0
     over = threading.Event()
 

@@ -15,7 +15,7 @@ from hubbub.embedded.servers import Valkey
 
 @asynccontextmanager
 async def stranger(answer: bytes) -> AsyncIterator[int]:
-    """Something else that listens, and says this to everyone."""
+    """A foreign program that sends this answer to every client."""
 
     async def say(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(answer)

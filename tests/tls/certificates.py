@@ -1,4 +1,4 @@
-"""The authorities of a test, and what they certify."""
+"""The authorities of a test, and their certificates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Certificate:
 
 
 class Certificates:
-    """A private authority that is trusted, and a stranger's that is not."""
+    """A private authority that is trusted, and a foreign one that is not."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -32,7 +32,7 @@ class Certificates:
         self._strangers.cert_pem.write_to_path(str(self.stranger))
 
     def of_server(self, kind: Kind) -> Certificate:
-        """What a server on the loopback shows."""
+        """The certificate of a server on the loopback interface."""
         name = "elsewhere.example.org" if kind == "for another host" else "127.0.0.1"
         issuer = self._strangers if kind == "of a stranger" else self._ours
         yesterday = datetime.now(UTC) - timedelta(days=1)
@@ -44,7 +44,7 @@ class Certificates:
         return self._written(made, f"server {kind}")
 
     def of_client(self, name: str, *, by_stranger: bool = False) -> Certificate:
-        """What a client shows that logs in as `name`."""
+        """The certificate of a client that logs in as `name`."""
         issuer = self._strangers if by_stranger else self._ours
         made = issuer.issue_cert("client.example.org", common_name=name)
         return self._written(made, f"client {'of a stranger' if by_stranger else 'of ours'}")

@@ -25,16 +25,16 @@ class Composed:
         self._servers = Servers(folder)
 
     async def start(self) -> PostgresSettings:
-        """Migrated; for a role of the application that was granted, as the documents tell."""
+        """Start it, migrate it, and grant a role of the application, as the documentation describes."""
         settings = (await self._servers.start()).postgres
         await migrations.up(settings)
         of_all = replace(superuser(settings, self._folder), database=settings.database)
         secret = PASSWORD.replace("'", "''")
         await execute(of_all, f"CREATE ROLE {quoted(ROLE)} LOGIN PASSWORD '{secret}'")
         await migrations.grant(of_all, ROLE)
-        self._place("tls/postgres.pem", "server.crt")
-        self._place("tls/postgres.key", "server.key")
-        self._place("pg_hba.conf", "pg_hba.conf")
+        self._copy_for_server("tls/postgres.pem", "server.crt")
+        self._copy_for_server("tls/postgres.key", "server.key")
+        self._copy_for_server("pg_hba.conf", "pg_hba.conf")
         await execute(of_all, "ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
         authority = self._deployed / "tls" / "authority.pem"
         return replace(
@@ -49,8 +49,8 @@ class Composed:
     async def stop(self) -> None:
         await self._servers.stop()
 
-    def _place(self, source: str, name: str) -> None:
-        """Where the image has it by `-c`: in the folder of the data, for the owner of the server."""
+    def _copy_for_server(self, source: str, name: str) -> None:
+        """Put a file that `-c` of the image refers to into the folder of the data, for the owner of the server."""
         target = self._folder / "postgresql" / name
         owner = target.parent.stat()
         shutil.copyfile(self._deployed / source, target)

@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis that speak TLS, where there are such: the wheels of the embedded servers have none."""
+"""PostgreSQL and Redis with TLS, if the machine has them. The wheels of the embedded servers have no TLS."""
 
 from __future__ import annotations
 
@@ -32,27 +32,26 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 def _sockets() -> int:
-    """How many this process has open."""
+    """The number of sockets that this process has open."""
     count = 0
     for descriptor in Path("/dev/fd").iterdir():
         try:
             count += stat.S_ISSOCK(os.fstat(int(descriptor.name)).st_mode)
-        except OSError:  # the one that the folder was read with
+        except OSError:  # the descriptor with which the folder was read
             continue
     return count
 
 
 @pytest.fixture(autouse=True)
 async def no_socket_is_left() -> AsyncIterator[None]:
-    """A refused connection says goodbye over TLS, and is closed only when the server has hung up: wait for it, as
-    the loop of the test ends with the test."""
+    """Wait until the server has closed refused connections, which it does after the TLS shutdown."""
     before = _sockets()
     yield
     await until(lambda: _sockets() <= before)
 
 
 class TlsPostgreSQL:
-    """PostgreSQL that takes up certificates while it runs. It lets in over TLS alone."""
+    """PostgreSQL that reloads certificates while it runs. It refuses connections without TLS."""
 
     def __init__(self, settings: PostgresSettings, folder: Path, certificates: Certificates) -> None:
         self._data = folder / "postgresql"
@@ -62,7 +61,7 @@ class TlsPostgreSQL:
         self.settings = replace(settings, sslmode="verify-full", ssl_root_cert=certificates.authority)
 
     async def turn_on(self) -> None:
-        """TLS with a good certificate. The superuser goes on without it."""
+        """Turn on TLS with a valid certificate. The superuser may still connect without it."""
         self._put(self._certificates.of_server("good"))
         self._place(self._certificates.authority, "root.crt")
         await self._configure("ssl_ca_file", "root.crt")
@@ -70,12 +69,12 @@ class TlsPostgreSQL:
         await self.admit("scram-sha-256")
 
     async def show(self, kind: Kind) -> None:
-        """Have this certificate from the next connection on."""
+        """Use this certificate from the next connection on."""
         self._put(self._certificates.of_server(kind))
         await self._reload()
 
     async def admit(self, how: str) -> None:
-        """Admit whoever shows this, which is a method of pg_hba.conf."""
+        """Admit clients by this method of pg_hba.conf."""
         lines = ["host all postgres 127.0.0.1/32 scram-sha-256", f"hostssl all all 127.0.0.1/32 {how}"]
         (self._data / "pg_hba.conf").write_text("\n".join(lines) + "\n")
         await self._reload()
@@ -98,7 +97,7 @@ class TlsPostgreSQL:
 
 
 def postgresql_with_tls() -> Path:
-    """A folder of programs: Debian's, or those that were fetched. Skips the test where there are none."""
+    """A folder of programs, of Debian or fetched. The test is skipped if there are none."""
     found = sorted(DEBIAN.glob("*/bin"), key=lambda folder: int(folder.parent.name), reverse=True)
     programs = found[0] if found else program("postgresql-15")
     if programs is None:
@@ -109,7 +108,7 @@ def postgresql_with_tls() -> Path:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def one_postgresql(certificates: Certificates) -> AsyncIterator[TlsPostgreSQL]:
     programs = postgresql_with_tls()
-    folder = Path(tempfile.mkdtemp(prefix="hubbub-tls-"))  # where the account of the servers may pass
+    folder = Path(tempfile.mkdtemp(prefix="hubbub-tls-"))  # a folder that the account of the servers may pass
     servers = Servers(folder, fsync=False)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("HUBBUB_POSTGRES", str(programs))
@@ -124,14 +123,14 @@ async def one_postgresql(certificates: Certificates) -> AsyncIterator[TlsPostgre
 
 @pytest.fixture
 async def postgresql(one_postgresql: TlsPostgreSQL) -> TlsPostgreSQL:
-    """With a good certificate, and a password asked for."""
+    """A server with a valid certificate that requires a password."""
     await one_postgresql.show("good")
     await one_postgresql.admit("scram-sha-256")
     return one_postgresql
 
 
 class TlsRedis:
-    """Redis servers of one test: one for each certificate."""
+    """The Redis servers of one test, one per certificate."""
 
     def __init__(self, binary: Path, folder: Path, certificates: Certificates) -> None:
         self.binary = binary
@@ -140,7 +139,7 @@ class TlsRedis:
         self._started: list[Server] = []
 
     def showing(self, kind: Kind, *, asks_clients: bool = False) -> RedisSettings:
-        """Start one with this certificate; how to log in to it."""
+        """Start a server with this certificate, and return its settings."""
         certificate = self._certificates.of_server(kind)
         folder = self._folder / f"redis-{len(self._started)}"
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""How compose.yaml starts its servers: what it runs there is run with servers and folders of the test."""
+"""The commands of compose.yaml, run with servers and folders of the test."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PASSWORD, ADMIN = "of hubbub's", 'of the "administrator" \\'
 
 @pytest.fixture
 def deployed(tmp_path: Path) -> Path:
-    """The folder deploy as it is after deploy/certificates."""
+    """The folder deploy after deploy/certificates has run."""
     folder = tmp_path / "deploy"
     shutil.copytree(ROOT / "deploy", folder, ignore=shutil.ignore_patterns("tls"))
     subprocess.run([folder / "certificates", "chat.example.org"], check=True, capture_output=True, timeout=60)
@@ -41,7 +41,7 @@ def deployed(tmp_path: Path) -> Path:
 
 
 def certified(certificate: Path) -> set[str]:
-    """The names and addresses for which it is."""
+    """The names and addresses in the certificate."""
     names = x509.load_pem_x509_certificate(certificate.read_bytes()).extensions
     found = names.get_extension_for_class(x509.SubjectAlternativeName).value
     return {*found.get_values_for_type(x509.DNSName), *map(str, found.get_values_for_type(x509.IPAddress))}
@@ -72,14 +72,14 @@ def test_new_certificates_need_the_same_authority(deployed: Path) -> None:
     again = [deployed / "certificates"]
     authority = (deployed / "tls" / "authority.pem").read_bytes()
     subprocess.run(again, check=True, capture_output=True, timeout=60)
-    (deployed / "tls" / "authority.key").unlink()  # kept elsewhere, as the script tells
+    (deployed / "tls" / "authority.key").unlink()  # kept elsewhere, as the script advises
     ran = subprocess.run(again, check=False, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr.startswith("put authority.key back")) == (1, True)
     assert (deployed / "tls" / "authority.pem").read_bytes() == authority
 
 
 def script() -> str:
-    """What the container of Valkey runs, as its shell sees it."""
+    """The script of the container of Valkey, as its shell reads it."""
     compose = (ROOT / "compose.yaml").read_text()
     [block] = re.findall(r"- \|\n((?: {8}.*\n)+)", compose[compose.index("  valkey:\n") :])
     return textwrap.dedent(block).replace("$$", "$")
@@ -120,7 +120,7 @@ def started(deployed: Path, redis: TlsRedis, tmp_path: Path) -> Iterator[RedisSe
 @pytest.fixture
 async def postgresql(deployed: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresSettings]:
     monkeypatch.setenv("HUBBUB_POSTGRES", str(postgresql_with_tls()))
-    folder = Path(tempfile.mkdtemp(prefix="hubbub-composed-"))  # where the account of the servers may pass
+    folder = Path(tempfile.mkdtemp(prefix="hubbub-composed-"))  # a folder that the account of the servers may pass
     server = Composed(folder, deployed)
     yield await server.start()
     await server.stop()
@@ -189,7 +189,7 @@ async def test_doctor_reads_passwords_from_files_and_has_no_finding(
     told = msgspec.json.decode(ran.stdout)
     checks = [check for section in told["sections"] for check in section["checks"]]
     found = {check["name"] for check in checks for finding in check["findings"] if finding["severity"] != "note"}
-    assert found <= {"together.passwords"}  # the machine may be any
+    assert found <= {"together.passwords"}  # any machine
     assert ran.returncode == (1 if found else 0)
     unseen = {check["name"] for check in checks if check["unseen"]}
     assert unseen == (OF_AN_ADMINISTRATOR if who == "application" else set())

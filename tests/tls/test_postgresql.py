@@ -1,4 +1,4 @@
-"""TLS towards PostgreSQL: who it is on the other end is never taken on trust."""
+"""TLS towards PostgreSQL: the identity of the other side is always verified."""
 
 from __future__ import annotations
 
@@ -98,5 +98,5 @@ async def test_client_certificate_of_unknown_authority_is_refused(
 ) -> None:
     await postgresql.admit("cert")
     own = certificates.of_client(postgresql.settings.user, by_stranger=True)
-    with pytest.raises(Unavailable, match="the connection was lost"):  # all that TLS 1.3 tells
+    with pytest.raises(Unavailable, match="the connection was lost"):  # TLS 1.3 gives no other reason
         await is_encrypted(replace(postgresql.settings, ssl_cert=own.cert, ssl_key=own.key))

@@ -1,4 +1,4 @@
-"""TLS towards Redis: who it is on the other end is never taken on trust."""
+"""TLS towards Redis: the identity of the other side is always verified."""
 
 from __future__ import annotations
 

