@@ -85,7 +85,7 @@ async def test_database_of_former_release_at_head_is_accepted_as_it_is(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings, settings: Settings
 ) -> None:
     await _load(empty_database, "at_0012.sql")
-    assert await migrations.up(empty_database) == []
+    assert await migrations.up(empty_database) == list(REVISIONS[REVISIONS.index("0012") + 1 :])
     status = await migrations.status(empty_database)
     assert (status.current, status.applied, status.pending) == (HEAD, REVISIONS, ())
     assert await schema(empty_database) == await schema(postgres_settings)
@@ -107,6 +107,7 @@ async def test_database_of_former_release_at_head_goes_down_and_up_again(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
     await _load(empty_database, "at_0012.sql")
+    await migrations.up(empty_database)
     before = await _rows(empty_database)
     assert await migrations.down(empty_database, "0005") == list(reversed(REVISIONS[5:]))
     assert await migrations.up(empty_database) == list(REVISIONS[5:])
