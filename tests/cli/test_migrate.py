@@ -1,4 +1,4 @@
-"""`hubbub migrate` as its user sees it: what it prints, and the exit status."""
+"""The output and exit status of `hubbub migrate`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from migrations.filled import fill
 
 
 class Terminal:
-    """Someone at a terminal whose environment names one database, and no Redis: a migration needs none."""
+    """A terminal whose environment names one database and no Redis, which a migration does not need."""
 
     def __init__(self, servers: Settings, database: PostgresSettings) -> None:
         variables = replace(servers, postgres=database).to_env()
@@ -38,7 +38,7 @@ def migrated(servers: Settings, postgres_settings: PostgresSettings) -> Terminal
     return Terminal(servers, postgres_settings)
 
 
-async def test_up_names_every_revision_that_it_applied(new: Terminal) -> None:
+async def test_up_lists_applied_revisions(new: Terminal) -> None:
     result = await new.types("up 0002")
     assert result.exit_code == 0
     assert result.output.splitlines() == [
@@ -50,7 +50,7 @@ async def test_up_names_every_revision_that_it_applied(new: Terminal) -> None:
     assert (await new.types("up")).output == "nothing to do\n"
 
 
-async def test_check_says_by_its_exit_status_whether_something_is_pending(new: Terminal) -> None:
+async def test_check_exits_with_3_while_a_revision_is_pending(new: Terminal) -> None:
     result = await new.types("check")
     assert (result.exit_code, result.output.partition(":")[0]) == (3, f"{len(REVISIONS)} pending")
     await new.types(f"up {REVISIONS[-2]}")
@@ -61,7 +61,7 @@ async def test_check_says_by_its_exit_status_whether_something_is_pending(new: T
     assert (result.exit_code, result.output) == (0, f"at {HEAD}, nothing pending\n")
 
 
-async def test_status_lists_what_is_applied_and_what_is_pending(new: Terminal) -> None:
+async def test_status_lists_applied_and_pending_revisions(new: Terminal) -> None:
     first_line = f"the database is at no revision, this hubbub at {HEAD}\n"
     assert (await new.types("status")).output.startswith(first_line)
     await new.types("up 0009")
@@ -72,7 +72,7 @@ async def test_status_lists_what_is_applied_and_what_is_pending(new: Terminal) -
     assert [line[:13] for line in lines[1:]] == applied + pending
 
 
-async def test_down_says_what_is_lost_and_goes_on_only_when_told_to(
+async def test_down_lists_losses_and_continues_only_after_confirmation(
     migrated: Terminal, postgres_settings: PostgresSettings
 ) -> None:
     result = await migrated.types("down 0007", answer="n\n")
@@ -86,14 +86,16 @@ async def test_down_says_what_is_lost_and_goes_on_only_when_told_to(
     assert (await migrations.status(postgres_settings)).current == "0007"
 
 
-async def test_without_an_answer_down_changes_nothing(
+async def test_down_without_confirmation_changes_nothing(
     migrated: Terminal, postgres_settings: PostgresSettings
 ) -> None:
     assert (await migrated.types("down base", answer="")).exit_code == 1
     assert (await migrations.status(postgres_settings)).current == HEAD
 
 
-async def test_down_undoes_the_newest_by_default(migrated: Terminal, postgres_settings: PostgresSettings) -> None:
+async def test_down_undoes_newest_revision_by_default(
+    migrated: Terminal, postgres_settings: PostgresSettings
+) -> None:
     assert (await migrated.types("down --yes")).exit_code == 0
     assert (await migrations.status(postgres_settings)).current == REVISIONS[-2]
     assert (await migrated.types("down -1 --yes")).exit_code == 0
@@ -112,14 +114,14 @@ async def test_sql_prints_and_changes_nothing(new: Terminal, empty_database: Pos
 
 
 @pytest.mark.parametrize("command", ["up 9999", "down 9999 --yes", "down --force", "sql --to 9999"])
-async def test_what_does_not_exist_is_refused_in_one_line(migrated: Terminal, command: str) -> None:
+async def test_unknown_revision_is_refused_in_one_line(migrated: Terminal, command: str) -> None:
     result = await migrated.types(command)
     assert result.exit_code == 1
     assert result.output == f"Error: revision: there is no such revision: they go from 0001 to {HEAD}\n"
 
 
 @pytest.mark.parametrize("command", ["up", "down --yes", "check"])
-async def test_a_newer_database_is_refused_in_one_line(
+async def test_newer_database_is_refused_in_one_line(
     migrated: Terminal, postgres_settings: PostgresSettings, command: str
 ) -> None:
     await fill(postgres_settings, "UPDATE hubbub_schema_version SET version_num = '9999'")
@@ -130,7 +132,7 @@ async def test_a_newer_database_is_refused_in_one_line(
     assert "upgrade hubbub" in (await migrated.types("status")).output
 
 
-async def test_a_server_that_is_not_there_is_one_line_without_the_password(
+async def test_unreachable_server_is_one_line_without_the_password(
     servers: Settings, empty_database: PostgresSettings
 ) -> None:
     result = await Terminal(servers, replace(empty_database, port=1, password="s3cret")).types("up")
@@ -140,7 +142,7 @@ async def test_a_server_that_is_not_there_is_one_line_without_the_password(
     assert "s3cret" not in result.output
 
 
-async def test_without_any_server_both_ways_out_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_settings_error_names_both_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = await asyncio.to_thread(CliRunner().invoke, main, ["migrate", "status"])
     assert result.exit_code == 1

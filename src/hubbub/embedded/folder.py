@@ -225,7 +225,7 @@ def servers_account(data: Path) -> Account | None:
 
     PostgreSQL refuses to run as root, and Valkey has no reason to. Under root both run as the owner of the data if
     there are any, else as `postgres` if there is such a user, else as `nobody`. The owner comes first, because a
-    package that is installed later may add a user `postgres`, who must not become the owner of existing data.
+    package that is installed later may add a user `postgres`, which must not become the owner of existing data.
     Raises: Unavailable (there is no such user).
     """
     if os.geteuid() != 0:

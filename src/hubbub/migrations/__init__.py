@@ -77,9 +77,9 @@ async def up(
     """Apply what is missing up to `revision`, and return the ids of what this call applied, oldest first.
 
     Any number of processes may call it at once: one applies, the others wait for it. A run that was interrupted is
-    completed by the next call. `patience` is the former name of `timeouts`.
-    Raises: Invalid (an unknown revision, or rows that the new schema cannot hold, before anything is changed),
-    Conflict (a duplicate was added meanwhile), SchemaMismatch (the database is newer than this code).
+    completed by the next call. Rows that the new schema cannot hold are refused before anything is changed; a
+    duplicate that is added meanwhile is a conflict. `patience` is the former name of `timeouts`.
+    Raises: Invalid (unknown revision, unfit rows), Conflict, SchemaMismatch (newer than this code).
     """
     return await migrate(settings, "up", lambda found: to_apply(found, revision), _either(timeouts, patience))
 
@@ -95,8 +95,7 @@ async def down(
 
     The data in dropped tables and columns are lost: `describe` says which. `patience` is the former name of
     `timeouts`.
-    Raises: Invalid (a revision that is unknown or not applied), Conflict (a duplicate under the older schema),
-    SchemaMismatch (the database is newer than this code).
+    Raises: Invalid (not an applied revision), Conflict (duplicates), SchemaMismatch (newer than this code).
     """
     return await migrate(settings, "down", lambda found: to_undo(found, revision), _either(timeouts, patience))
 

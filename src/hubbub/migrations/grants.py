@@ -98,9 +98,10 @@ async def grant(
 ) -> list[str]:
     """Run the statements that let `role` use the tables and nothing else, in one transaction. Returns them.
 
-    A second call changes nothing. With `only_plan` they are returned and not run.
-    Raises: Invalid (the role does not exist, or is a superuser, the owner, or a member of either), SchemaMismatch
-    (the database has to be migrated first), Unavailable (the user of `settings` may not grant; nothing changes).
+    A second call changes nothing. With `only_plan` they are returned and not run. The role must exist, and must
+    not be a superuser, the owner of the tables or database, or a member of either. If the user of `settings` may
+    not grant, nothing is changed.
+    Raises: Invalid (the role), SchemaMismatch (to be migrated first), Unavailable (no right to grant).
     """
     role = inputs.text("role", role, longest=63)
     async with session(settings) as transaction:

@@ -83,8 +83,7 @@ def to_apply(current: str | None, target: str) -> tuple[str, ...]:
 def to_undo(current: str | None, target: str) -> tuple[str, ...]:
     """The revisions from a database at `current` back to `target` ("base", "-1" or an id), newest first.
 
-    Raises: Invalid (a revision that is unknown or not applied), SchemaMismatch (the database is newer than this
-    code).
+    Raises: Invalid (not an applied revision), SchemaMismatch (the database is newer than this code).
     """
     applied = _count_applied(current)
     if target == "base":

@@ -41,9 +41,9 @@ TRY_LOCK = Statement(
 
 INDEX_IS_COMPLETE = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)"
 
-# Polling costs one short statement. Twenty waiting processes ask twenty times a second at this pause.
+# Each attempt is one short statement, so at this pause twenty waiting processes send about twenty per second.
 LONGEST_LOCK_PAUSE_SECONDS = 1.0
-# A revision that was refused its locks lets the application work for so long between two attempts.
+# Each attempt may block the application for the lock timeout of 2 s. This leaves it more than half of the time.
 LONGEST_RETRY_PAUSE_SECONDS = 5.0
 # A server that does not confirm the end of a session in this time is left without its answer.
 CLOSE_SECONDS = 1.0
@@ -181,7 +181,8 @@ async def _build_index(connection: Connection, index: Index, create: str) -> Non
     """Build an index under its provisional name, unless an earlier run completed it.
 
     The name carries the revision that the database is on its way to, so an index of that name has the same
-    definition. Raises: Conflict (a duplicate was committed while a unique index was built).
+    definition.
+    Raises: Conflict (a duplicate was committed while a unique index was built).
     """
     await connection.execute(BUILD_LOCK_TIMEOUT)
     if not await connection.fetchval(INDEX_IS_COMPLETE, index.building):

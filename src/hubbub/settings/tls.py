@@ -12,7 +12,7 @@ from hubbub.errors import Invalid
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
 Verified = Literal["nothing", "certificate", "certificate and name"]
-"""What is verified of the server."""
+"""How far the server is verified."""
 
 
 class Pem(NamedTuple):
