@@ -39,8 +39,8 @@ PAUSE_STEP_SECONDS: Final = 0.05
 50 ms, as by the default of ioredis."""
 
 LONGEST_PAUSE_SECONDS: Final = 2.0
-"""Bounds how long a server that is back stays unused. One that is away gets at most one attempt per second from
-each process."""
+"""Bounds how long a server that is back stays unused. A server that is away gets at most one attempt per second
+from each connection."""
 
 KEEPALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -52,8 +52,8 @@ KEEPALIVE: Final = (
 is noticed after 45 s instead of by the next caller."""
 
 READ_BYTES: Final = 256 * 1024
-"""Bounds one read, as asyncio does. The buffer is kept because asyncio allocates one per read, which glibc may map
-and unmap each time: that doubled the processor time of a command at one caller, 30 us instead of 14."""
+"""Bounds one read, as asyncio does. The buffer is kept, because asyncio allocates one per read, and glibc may map
+and unmap it each time. That took 30 us of processor time per command at one caller instead of 14."""
 
 NOT_REDIS: Final = "the server does not speak the Redis protocol"
 CLOSED: Final = "the connection was closed"
@@ -64,8 +64,8 @@ INCOMPLETE: Final = object()
 pack = cast("Callable[[tuple[Part, ...]], bytes]", hiredis.pack_command)
 """Encodes a command. Raises TypeError for a word that is not a Part."""
 
-# A proxy, or a server with HELLO renamed away, may still speak RESP2. The last is the reply of Valkey to a command
-# that it does not know, before the login: a HELLO that it knows would have logged in.
+# A proxy, or a server with HELLO renamed away, may still speak RESP2. The last is the reply of Valkey to an
+# unknown command before the login. A known HELLO would have logged in.
 _HELLO_UNKNOWN: Final = re.compile("NOPROTO|unknown command|Authentication required")
 
 # These replies to AUTH have no code of their own: no password is set, it is wrong, or there are no user names.

@@ -1,4 +1,4 @@
-"""A Lua script with the names of what it takes and the type of what it gives, in one place."""
+"""A Lua script with the names of its keys and arguments and the type of its result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 
 class Script(Generic[R]):
-    """Runs atomically on the server; sent once in full, then by its SHA.
+    """Runs atomically on the server. It is sent in full once, and by its SHA afterwards.
 
         EXTEND = Script(
             keys=("lease",),
@@ -31,9 +31,9 @@ class Script(Generic[R]):
         )
         extended = await EXTEND(connection, keys=(key,), args=(owner, 30))
 
-    `keys` and `args` become local variables of the script, so a position can never be mistaken. A last name
-    with an asterisk takes any number: `args=("now", "*users")` leaves the users to ARGV[2] and on. `reply`
-    turns the answer into the type of the result.
+    `keys` and `args` become local variables of the script, so positions cannot be confused. A last name with an
+    asterisk takes any number of values: with `args=("now", "*users")` the users are ARGV[2] and on. `reply` turns
+    the reply into the type of the result.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Script(Generic[R]):
         reply: Callable[[Reply], R],
         writes: bool = True,
     ) -> None:
-        """One that does not `writes` has changed nothing that its caller asked for when its answer is lost."""
+        """Without `writes` a lost reply leaves no outcome unknown, as for a command that only reads."""
         self._keys = keys
         self._args = args
         self._source = _named("KEYS", keys) + _named("ARGV", args) + source
@@ -61,7 +61,7 @@ class Script(Generic[R]):
         args: Sequence[Part] = (),
         deadline_seconds: float | None = None,
     ) -> R:
-        """Run it. Raises what `Connection.execute` raises; TypeError for too few or too many keys or args."""
+        """Run it. Raises: Unavailable, ReplyError, TypeError (a wrong number of keys or args)."""
         _check_count("keys", self._keys, keys)
         _check_count("args", self._args, args)
         rest = (len(keys), *keys, *args)
@@ -71,13 +71,13 @@ class Script(Generic[R]):
         except ReplyError as error:
             if error.code != SCRIPT_MISSING:
                 raise
-            # The server was restarted or flushed its scripts; it did nothing, so this is no second run.
+            # The server was restarted or flushed its scripts. It ran nothing, so the script does not run twice.
             reply = await execute("EVAL", self._source, *rest)
         return self._reply(reply)
 
 
 def _named(table: str, names: tuple[str, ...]) -> str:
-    # On one line, so that line numbers in errors are those of the source.
+    # On one line, so that line numbers in errors are the ones of the source.
     fixed = [name for name in names if not name.startswith("*")]
     values = ", ".join(f"{table}[{position}]" for position in range(1, len(fixed) + 1))
     return f"local {', '.join(fixed)} = {values} " if fixed else ""
