@@ -52,7 +52,8 @@ LONGEST_RETRY_PAUSE_SECONDS: Final = 0.02
 deadlock to commit, and little beside a deadline of seconds."""
 
 RECONNECT_STEP_SECONDS: Final = 0.05
-"""By how much each pause between attempts to connect exceeds the one before."""
+"""By how much each pause between attempts to connect exceeds the one before: a short outage ends for the callers
+within 0.1 s, and a long one costs few attempts."""
 
 LONGEST_RECONNECT_PAUSE_SECONDS: Final = 2.0
 """The longest pause between attempts to connect: how late a process may notice that the server is back."""
@@ -339,7 +340,7 @@ class Connections:
         if self._reconnector.failure is not None and not is_reconnect:
             raise _NoConnection(self._reconnector.failure)
         since = now()
-        left = max(deadline - since, 0.001)  # asyncpg refuses a timeout of 0
+        left = max(deadline - since, 0.001)
         try:
             connection = await connect(self._settings, within_seconds=left, server_settings=self._server_settings)
         except Unavailable as failure:
@@ -382,8 +383,7 @@ class Connections:
 
 
 class Reconnector:
-    """Connects to a server that is unreachable: one attempt at a time for all callers of a pool, with jittered
-    pauses.
+    """Connects to an unreachable server: one attempt at a time for all callers of a pool, with jittered pauses.
 
     Hundreds of processes lose their server at the same moment. If each of their callers tried to connect, refusing
     them would keep the server from coming back. So each process makes one attempt for all callers that wait, and
@@ -401,8 +401,7 @@ class Reconnector:
         """Why the last connection could not be made. None while the server is reachable."""
 
     def failed(self, failure: Unavailable, took_seconds: float) -> None:
-        """A connection failed. The pause is at least about as long as that took: an overloaded server needs
-        time."""
+        """A connection failed. The longer that took, the longer is the pause: an overloaded server needs time."""
         self.failure = failure
         pause = max(self._attempts * RECONNECT_STEP_SECONDS, took_seconds)
         # From a tenth of it on: the wider the range, the further apart are the attempts of many processes.
