@@ -1,4 +1,4 @@
-"""What was reported to the event loop's exception handler."""
+"""The reports to the event loop's exception handler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def reports() -> Iterator[list[dict[str, Any]]]:
-    """Fills as things are reported, for as long as the block runs."""
+    """A list that receives each report while the block runs."""
     reported: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()

@@ -1,6 +1,6 @@
-"""What was committed, and the parts of a hub that act on it: caches forget, followers are notified.
+"""Committed changes, and the parts of a hub that act on them: a cache deletes entries, followers are notified.
 
-A repository reports each change after its COMMIT. A part registers for the kinds that concern it.
+A repository reports each change after its COMMIT. A part registers for the kinds of change that concern it.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ class UserChanged(msgspec.Struct, frozen=True):
 
 
 class RoomTouched(msgspec.Struct, frozen=True):
-    """The row of a room, its members or one of its messages changed: its log has grown, or the room is gone."""
+    """The row of a room, its members or one of its messages changed. Its log has grown, or the room is deleted."""
 
     room_id: UUID
 
 
 class RoomRewound(msgspec.Struct, frozen=True):
-    """A follower had seen entries that are no longer in the log of a room: a restore or a failover took them back.
+    """A follower had read entries that are no longer in the log of a room, because of a restore or a failover.
 
-    Nothing was committed, but what was read before that is out of date.
+    Nothing was committed, but earlier reads of the room are out of date.
     """
 
     room_id: UUID
 
 
 class MembersJoined(msgspec.Struct, frozen=True):
-    """Memberships began. Comes beside the `RoomTouched` of the room."""
+    """Memberships began. Reported in addition to the `RoomTouched` of the room."""
 
     room_id: UUID
     user_ids: tuple[UUID, ...]
 
 
 class MembershipEnded(msgspec.Struct, frozen=True):
-    """A membership ended. Comes beside the `RoomTouched` of the room."""
+    """A membership ended. Reported in addition to the `RoomTouched` of the room."""
 
     room_id: UUID
     user_id: UUID
 
 
 class MessagesSent(msgspec.Struct, frozen=True):
-    """New messages. Reported again on a retry: the attempt that committed may have died before it could report."""
+    """New messages. A retry reports them again, because the attempt that committed may have ended before its report."""
 
     messages: Sequence[Message]
 
@@ -64,7 +64,7 @@ OnCommit = Callable[[Change], None]
 
 
 def ignore(change: Change) -> None:
-    """For a repository without a hub, whose changes concern no other part."""
+    """Do nothing, for a repository without a hub, whose changes concern no other part."""
 
 
 class Commits:

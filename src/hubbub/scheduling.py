@@ -1,4 +1,4 @@
-"""What the event loop is to call later: once a turn for all who asked, or at the earliest of many deadlines."""
+"""Calls of the event loop: once per turn for all requests in it, or at the earliest of many deadlines."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from math import inf
 from typing import Final
 
 TICK_SECONDS: Final = 0.01
-"""The resolution of an `EarliestTimer`: however many deadlines follow each other, it fires no more often."""
+"""The resolution of an `EarliestTimer`. It fires no more often, however many deadlines follow each other."""
 
 
 class OncePerTurn:
     """Calls an action once in the next turn of the event loop, however often it is requested in this one.
 
-    What several callers want done then goes out together: one statement, one write.
+    The work of several callers then becomes one statement or one write.
     """
 
     __slots__ = ("_action", "_handle", "is_due")
@@ -32,7 +32,7 @@ class OncePerTurn:
             self._handle = (loop or asyncio.get_running_loop()).call_soon(self._call)
 
     def cancel(self) -> None:
-        """Forget the request, if there is one."""
+        """Drop the request, if there is one."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -45,7 +45,7 @@ class OncePerTurn:
 
 
 class EarliestTimer:
-    """One timer for many deadlines: a timer per call would cost as much as the call.
+    """One timer for many deadlines, because a timer per call would cost as much as the call.
 
     It fires once, at the earliest of the times requested, with the time of the event loop at that moment. The
     action requests the next time.
@@ -66,7 +66,7 @@ class EarliestTimer:
         self._timer = asyncio.get_running_loop().call_at(self.at, self._fire)
 
     def cancel(self) -> None:
-        """Forget all requested times."""
+        """Drop all requested times."""
         self.at = inf
         if self._timer is not None:
             self._timer.cancel()
