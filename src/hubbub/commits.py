@@ -52,7 +52,7 @@ class MembershipEnded(msgspec.Struct, frozen=True):
 
 
 class MessagesSent(msgspec.Struct, frozen=True):
-    """New messages. A retry reports them again, because the attempt that committed may have ended before its report."""
+    """New messages. A retry reports them again, because the attempt that committed may not have reported them."""
 
     messages: Sequence[Message]
 
