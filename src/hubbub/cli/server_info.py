@@ -15,6 +15,9 @@ class ServerInfo(NamedTuple):
     version: str
     fields: dict[str, str]
 
+    def number(self, field: str) -> int:
+        return int(self.fields.get(field, 0))
+
 
 async def server_info(connection: Connection) -> ServerInfo:
     """Raises: Unavailable, ReplyError (the login may not run INFO)."""

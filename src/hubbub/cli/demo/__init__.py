@@ -75,12 +75,12 @@ def demo(context: click.Context, log_file: Path | None, users: int, *, in_json: 
     A log has one JSON object per line, with the keys kind (message, join or leave), room, user, at (ISO 8601) and
     content. Lines in another form are counted and reported.
     """
-    try:
-        with _open(log_file) as log, _progress() as show:
-            result = asyncio.run(_run_until_signal(folder, log, users, show))
-    except Stopped as stopped:
-        click.echo(stopped, err=True)
-        context.exit(128 + stopped.by)
+    # Without a terminal the status shows nothing.
+    with _open(log_file) as log, Console(stderr=True).status("") as status:
+        result = asyncio.run(_run_until_signal(folder, log, users, status.update))
+    if isinstance(result, signal.Signals):
+        click.echo(f"stopped by {result.name}; the servers are stopped and their files deleted", err=True)
+        context.exit(128 + result)
     if in_json:
         click.echo(report.as_json(result))
     else:
@@ -107,26 +107,9 @@ def _open(path: Path | None) -> Iterator[ChatLog]:
         yield replace(log, lines=chain([first], log.lines))
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Shows the current step, on a terminal only."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status("") as status:
-        yield status.update
-
-
-class Stopped(Exception):
-    """A signal came. Everything has been stopped and deleted since."""
-
-    def __init__(self, by: signal.Signals) -> None:
-        super().__init__(f"stopped by {by.name}; the servers are stopped and their files deleted")
-        self.by = by
-
-
-async def _run_until_signal(folder: Path | None, log: ChatLog, users: int, show: Callable[[str], None]) -> Result:
+async def _run_until_signal(
+    folder: Path | None, log: ChatLog, users: int, show: Callable[[str], None]
+) -> Result | signal.Signals:
     """The first signal ends the run in good order. Further signals do not cut that short."""
     loop = asyncio.get_running_loop()
     running = asyncio.ensure_future(run(folder, log, users, show))
@@ -142,9 +125,9 @@ async def _run_until_signal(folder: Path | None, log: ChatLog, users: int, show:
     try:
         return await running
     except asyncio.CancelledError:
-        if received:
-            raise Stopped(received[0]) from None
-        raise
+        if not received:
+            raise
+        return received[0]
     finally:
         for one in SIGNALS:
             loop.remove_signal_handler(one)

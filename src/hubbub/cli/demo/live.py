@@ -68,44 +68,42 @@ async def run(context: Context) -> Section:
     return section
 
 
-class Watcher:
-    """Keeps whether each user came (True) or went (False), or started and stopped typing, in order."""
+Changes = defaultdict[UUID | None, list[bool]]
+"""Of each user, in order: whether they came or started to type (True), or went or stopped. None counts gaps."""
 
-    def __init__(self, changes: AsyncGenerator[PresenceChanged | TypingChanged | Gap, None]) -> None:
-        self._changes = changes
-        self._received: defaultdict[UUID | None, list[bool]] = defaultdict(list)
 
-    async def start(self) -> None:
-        """From here on nothing is missed: the first item says that Redis has confirmed the subscription."""
-        await anext(self._changes)
+async def wait(
+    changes: AsyncGenerator[PresenceChanged | TypingChanged | Gap, None],
+    received: Changes,
+    user_ids: Iterable[UUID],
+    count: int,
+) -> None:
+    """Until so many changes of each of these users have come. Those that do not come fail in `compare`."""
+    with suppress(TimeoutError, StopAsyncIteration):  # a generator that timed out has ended
+        async with asyncio.timeout(WAIT_SECONDS):
+            while any(len(received[user_id]) < count for user_id in user_ids):
+                match await anext(changes):
+                    case PresenceChanged(user_id=user_id, is_online=began):
+                        received[user_id].append(began)
+                    case TypingChanged(user_id=user_id, is_typing=began):
+                        received[user_id].append(began)
+                    case _:
+                        received[None].append(False)
 
-    async def wait(self, user_ids: Iterable[UUID], changes: int) -> None:
-        """Until so many changes of each of these users have come. Those that do not come fail in `compare`."""
-        with suppress(TimeoutError, StopAsyncIteration):  # a generator that timed out has ended
-            async with asyncio.timeout(WAIT_SECONDS):
-                while any(len(self._received[user_id]) < changes for user_id in user_ids):
-                    match await anext(self._changes):
-                        case PresenceChanged(user_id, is_online):
-                            self._received[user_id].append(is_online)
-                        case TypingChanged(user_id=user_id, is_typing=is_typing):
-                            self._received[user_id].append(is_typing)
-                        case Gap():
-                            self._received[None].append(False)
 
-    def compare(self, check: Check, user_ids: Iterable[UUID]) -> None:
-        """Each of these users came once and went once, and the subscription had no gap."""
-        for user_id in user_ids:
-            received = self._received[user_id]
-            check.expect(received == [True, False], f"the changes of {user_id} were {received}")
-        if gaps := len(self._received[None]):
-            check.expect(False, f"the subscription had {gaps} gaps")
+def compare(check: Check, received: Changes, user_ids: Iterable[UUID]) -> None:
+    """Each of these users came once and went once, and the subscription had no gap."""
+    for user_id in user_ids:
+        check.expect(received[user_id] == [True, False], f"the changes of {user_id} were {received[user_id]}")
+    if gaps := len(received[None]):
+        check.expect(False, f"the subscription had {gaps} gaps")
 
 
 async def come_and_go(
     context: Context, section: Section, user_ids: list[UUID], published: Check, known: Check
 ) -> None:
     """Each user is online on three devices, and on a connection that breaks while they are; then all leave."""
-    presence = context.hub.presence
+    presence, received = context.hub.presence, Changes(list)
 
     async def connect(user_id: UUID) -> None:
         async with presence.online(user_id, "a connection that breaks"):
@@ -114,8 +112,7 @@ async def come_and_go(
                 await section.time("devices that came online", connections.enter_async_context(online))
 
     async with aclosing(presence.watch()) as changes:
-        watcher = Watcher(changes)
-        await watcher.start()
+        await anext(changes)  # Redis has confirmed: from here on nothing is missed
         async with AsyncExitStack() as connections:
             await gather(connect(user_id) for user_id in user_ids)
             online = await presence.is_online(user_ids)
@@ -124,12 +121,12 @@ async def come_and_go(
                 known.expect(online[user_id] is True, f"{user_id} is online and was reported as offline")
                 known.expect(names == set(DEVICES), f"{user_id} was reported on {sorted(map(str, names))}")
         # A user who is back within the grace time was never away, so nothing is published before it is over.
-        await watcher.wait(user_ids, 2)
+        await wait(changes, received, user_ids, 2)
         # A second change of a user would have been published, and received, before this one.
         last = uuid4()
         await context.hub.realtime.publish_user_presence(last, False)
-        await watcher.wait([last], 1)
-    watcher.compare(published, user_ids)
+        await wait(changes, received, [last], 1)
+    compare(published, received, user_ids)
     online = await presence.is_online(user_ids)
     for user_id in user_ids:
         known.expect(online[user_id] is False, f"{user_id} left and was reported as online")
@@ -137,7 +134,7 @@ async def come_and_go(
 
 async def type_in_a_room(context: Context, section: Section, published: Check, known: Check) -> None:
     """One typist stops, one sends the message, one leaves the room, and the typing of one expires."""
-    hub = context.hub
+    hub, received = context.hub, Changes(list)
     typists = stops, sends, leaves, expires = await context.create_users("typist", 4)
     room = await context.create_room("typing", typists)
 
@@ -146,8 +143,7 @@ async def type_in_a_room(context: Context, section: Section, published: Check, k
         known.expect(found == set(wanted), f"{len(wanted)} users type, {len(found)} were reported")
 
     async with aclosing(hub.typing.watch(room.id)) as changes:
-        watcher = Watcher(changes)
-        await watcher.start()
+        await anext(changes)  # Redis has confirmed: from here on nothing is missed
         for _ in range(2):  # the second report of a user extends the first, and is not published
             await gather(section.time("typing reports", hub.typing.start(room.id, id)) for id in typists)
         await expect_typing(*typists)
@@ -161,13 +157,13 @@ async def type_in_a_room(context: Context, section: Section, published: Check, k
         except NotAMember:
             refused = True
         published.expect(refused, "a user typed in a room that they had left")
-        await watcher.wait([stops, sends, leaves], 2)
+        await wait(changes, received, [stops, sends, leaves], 2)
         await expect_typing(expires)
-        await watcher.wait(typists, 2)
+        await wait(changes, received, typists, 2)
         last = uuid4()
         await hub.realtime.publish_typing_indicator(room.id, last, False)
-        await watcher.wait([last], 1)
-    watcher.compare(published, typists)
+        await wait(changes, received, [last], 1)
+    compare(published, received, typists)
     await expect_typing()
 
 
@@ -229,7 +225,7 @@ async def use_sessions(
 
     await gather(log_in_on_all(user_id) for user_id in user_ids)
     begin = perf_counter()
-    requests = [Random(n).choices(list(owners), k=LOOKUPS) for n in range(CALLERS)]  # noqa: S311 - no secret
+    requests = [Random(n).choices(list(owners), k=LOOKUPS) for n in range(CALLERS)]
     await gather([*map(look_up, requests), *map(log_out, user_ids[::2])])
     section.total(f"session lookups, {CALLERS} at a time", CALLERS * LOOKUPS, perf_counter() - begin)
 

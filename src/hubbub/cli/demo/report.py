@@ -90,7 +90,12 @@ class Section:
     def figures(self) -> list[Figure]:
         """The most frequent first."""
         timed = [
-            Figure(what, len(times), p50_ms=percentile(times, 0.50) * 1000, p99_ms=percentile(times, 0.99) * 1000)
+            Figure(
+                what,
+                len(times),
+                p50_ms=round(percentile(times, 0.50), 6) * 1000,
+                p99_ms=round(percentile(times, 0.99), 6) * 1000,
+            )
             for what, times in self._times.items()
         ]
         return sorted([*self._totals, *timed], key=lambda figure: -figure.count)
@@ -172,31 +177,24 @@ def duration(milliseconds: float | None) -> str:
 
 def as_json(result: Result) -> str:
     """One object with every figure of the table. Times of single calls are in milliseconds."""
-    log = {
-        "name": result.log,
-        "refused_lines": result.refusals.count,
-        "first_refused": [refusal._asdict() for refusal in result.refusals.first],
-        "renamed": [renamed._asdict() for renamed in result.renamed],
-    }
-    steps = [
-        {
-            "title": section.title,
-            "seconds": round(section.seconds, 3),
-            "figures": [_rounded(asdict(figure)) for figure in section.figures],
-            "checks": [asdict(check) | {"ok": check.ok} for check in section.checks],
-        }
-        for section in result.sections
-    ]
-    servers = {name.lower(): version for name, version in result.servers.items()}
-    summary = {
+    report = {
         "ok": result.ok,
         "seconds": round(result.seconds, 3),
-        "servers": servers,
-        "log": log,
-        "steps": steps,
+        "servers": {name.lower(): version for name, version in result.servers.items()},
+        "log": {
+            "name": result.log,
+            "refused_lines": result.refusals.count,
+            "first_refused": [refusal._asdict() for refusal in result.refusals.first],
+            "renamed": [renamed._asdict() for renamed in result.renamed],
+        },
+        "steps": [
+            {
+                "title": section.title,
+                "seconds": round(section.seconds, 3),
+                "figures": [asdict(figure) for figure in section.figures],
+                "checks": [asdict(check) | {"ok": check.ok} for check in section.checks],
+            }
+            for section in result.sections
+        ],
     }
-    return json.dumps(summary, indent=2)
-
-
-def _rounded(values: dict[str, object]) -> dict[str, object]:
-    return {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
+    return json.dumps(report, indent=2)

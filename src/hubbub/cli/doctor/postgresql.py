@@ -35,62 +35,33 @@ FULL: Final = 0.8
 OWN_ROLE: Final = "Give the application a role of its own that owns nothing: `hubbub migrate grant ROLE`."
 
 
-class Version(NamedTuple):
-    text: str
-    number: int
-
-
-_VERSION = Statement(
-    "doctor.version",
-    Version,
-    """
-    SELECT
-        current_setting('server_version') AS text,
-        current_setting('server_version_num')::integer AS number
-    """,
-)
-
-
 async def _version(postgres: Postgres) -> Result:
-    [found] = await postgres.executor.fetch_all(_VERSION)
-    major = found.number // 10_000
+    text, number = await postgres.server_settings("server_version", "server_version_num")
+    major = int(number) // 10_000
     if major < OLDEST:
         meaning = f"hubbub needs PostgreSQL {OLDEST} or later."
-        return Result(found.text, [error(meaning, f"Upgrade the server, best to {NEWEST}.")])
+        return Result(text, [error(meaning, f"Upgrade the server, best to {NEWEST}.")])
     if major > NEWEST:
         meaning = f"This version of hubbub was tested with PostgreSQL up to {NEWEST}."
-        return Result(found.text, [note(meaning, "Look for a newer version of hubbub.")])
-    return Result(found.text)
-
-
-class Encryption(NamedTuple):
-    is_used: bool
-    protocol: str | None
+        return Result(text, [note(meaning, "Look for a newer version of hubbub.")])
+    return Result(text)
 
 
 # Behind a pooler this is about the connection from the pooler to the server.
-_ENCRYPTION = Statement(
-    "doctor.encryption",
-    Encryption,
-    """
-    SELECT
-        ssl AS is_used,
-        version AS protocol
-    FROM pg_stat_ssl
-    WHERE pid = pg_backend_pid()
-    """,
+_PROTOCOL = Statement(
+    "doctor.protocol", str, "SELECT version AS protocol FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl"
 )
 
 
 async def _tls(postgres: Postgres) -> Result:
     sslmode, is_local = postgres.settings.sslmode, is_this_machine(postgres.settings.host)
-    found = await postgres.executor.fetch_one(_ENCRYPTION)
-    if found is None or not found.is_used:
+    protocol = await postgres.executor.fetch_one(_PROTOCOL)
+    if protocol is None:
         if is_local:
             return Result("off, and the server is on this machine")
         remedy = "Turn ssl on in postgresql.conf, and set DB_SSLMODE=verify-full and DB_SSLROOTCERT."
         return Result("off", [unencrypted("PostgreSQL", remedy)])
-    summary = f"{found.protocol}, DB_SSLMODE={sslmode}"
+    summary = f"{protocol}, DB_SSLMODE={sslmode}"
     if sslmode == "verify-full" or is_local:
         return Result(summary)
     meaning = f"With {sslmode} another server can pass for this one, and read the password and all else."
@@ -98,57 +69,39 @@ async def _tls(postgres: Postgres) -> Result:
     return Result(summary, [warning(meaning, remedy)])
 
 
-class Durability(NamedTuple):
-    fsync: bool
-    full_page_writes: bool
-    synchronous_commit: str
-
-
-_DURABILITY = Statement(
-    "doctor.durability",
-    Durability,
-    """
-    SELECT
-        current_setting('fsync')::boolean AS fsync,
-        current_setting('full_page_writes')::boolean AS full_page_writes,
-        current_setting('synchronous_commit') AS synchronous_commit
-    """,
-)
+LOSSES: Final = {
+    "fsync": (
+        "a power cut may damage the whole database beyond repair.",
+        "Set fsync = on in postgresql.conf and reload.",
+    ),
+    "full_page_writes": (
+        "a page that was half written at a power cut stays broken.",
+        "Set full_page_writes = on, unless the file system writes whole pages.",
+    ),
+    "synchronous_commit": (
+        "acknowledged messages are lost when the server crashes.",
+        "Set synchronous_commit = on, for the server or for this role.",
+    ),
+}
 
 
 async def _durability(postgres: Postgres) -> Result:
-    [found] = await postgres.executor.fetch_all(_DURABILITY)
-    findings = []
-    if not found.fsync:
-        meaning = "fsync is off: a power cut may damage the whole database beyond repair."
-        findings.append(error(meaning, "Set fsync = on in postgresql.conf and reload."))
-    if not found.full_page_writes:
-        meaning = "full_page_writes is off: a page that was half written at a power cut stays broken."
-        findings.append(error(meaning, "Set full_page_writes = on, unless the file system writes whole pages."))
-    if found.synchronous_commit == "off":
-        meaning = "synchronous_commit is off: acknowledged messages are lost when the server crashes."
-        findings.append(error(meaning, "Set synchronous_commit = on, for the server or for this role."))
-    flushed = "on" if found.fsync else "off"
-    return Result(f"fsync {flushed}, synchronous_commit {found.synchronous_commit}", findings)
+    settings = dict(zip(LOSSES, await postgres.server_settings(*LOSSES), strict=True))
+    findings = [
+        error(f"{name} is off: {LOSSES[name][0]}", LOSSES[name][1])
+        for name, value in settings.items()
+        if value == "off"
+    ]
+    summary = f"fsync {settings['fsync']}, synchronous_commit {settings['synchronous_commit']}"
+    return Result(summary, findings)
 
 
-class Limits(NamedTuple):
-    """How many connections there may be; -1 is no limit."""
-
-    server: int
-    reserved: int
-    role: int
-    database: int
-
-
+# -1 is no limit.
 _LIMITS = Statement(
     "doctor.limits",
-    Limits,
+    lambda role, database: (role, database),
     """
     SELECT
-        current_setting('max_connections')::integer AS server,
-        current_setting('superuser_reserved_connections')::integer
-            + COALESCE(current_setting('reserved_connections', true)::integer, 0) AS reserved,
         rolconnlimit AS role,
         datconnlimit AS database
     FROM pg_database
@@ -162,8 +115,12 @@ async def _connections(postgres: Postgres) -> Result:
     size, processes = postgres.settings.pool_size, postgres.processes
     if not postgres.settings.prepared_statements:
         return Result("through a pooler, which has limits of its own")
-    [found] = await postgres.executor.fetch_all(_LIMITS)
-    available = min(limit for limit in (found.server - found.reserved, found.role, found.database) if limit >= 0)
+    most, for_superusers, reserved = await postgres.server_settings(
+        "max_connections", "superuser_reserved_connections", "reserved_connections"
+    )
+    [limits] = await postgres.executor.fetch_all(_LIMITS)
+    free = int(most) - int(for_superusers) - int(reserved or 0)
+    available = min(limit for limit in (free, *limits) if limit >= 0)
     wanted = size * processes
     summary = f"{processes} x {size} of {available}"
     pools = f"A pool of {size}" if processes == 1 else f"{processes} processes with pools of {size}"
@@ -176,44 +133,34 @@ async def _connections(postgres: Postgres) -> Result:
     return Result(summary)
 
 
-class Role(NamedTuple):
-    name: str
-    is_superuser: bool
-    may_create_roles: bool
-    may_create_databases: bool
-    may_replicate: bool
-    bypasses_row_security: bool
-    owned: list[str]
-    may_create_in: list[str]
-
-
 # Also through the roles that it is a member of, which is as good as being them.
 _ROLE = Statement(
     "doctor.role",
-    Role,
+    lambda name, is_superuser, rights: (name, is_superuser, rights),
     """
     SELECT
         current_user::text AS name,
         bool_or(rolsuper) AS is_superuser,
-        bool_or(rolcreaterole) AS may_create_roles,
-        bool_or(rolcreatedb) AS may_create_databases,
-        bool_or(rolreplication) AS may_replicate,
-        bool_or(rolbypassrls) AS bypasses_row_security,
-        ARRAY(
-            SELECT relname::text
-            FROM pg_class
-            WHERE relname = ANY ($1)
-                AND pg_table_is_visible(oid)
-                AND pg_has_role(relowner, 'USAGE')
-            ORDER BY relname
-        ) AS owned,
-        ARRAY(
-            SELECT nspname::text
-            FROM pg_namespace
-            WHERE nspname = ANY (current_schemas(false))
-                AND has_schema_privilege(oid, 'CREATE')
-            ORDER BY nspname
-        ) AS may_create_in
+        array_remove(ARRAY[
+            CASE WHEN bool_or(rolcreaterole) THEN 'may create roles' END,
+            CASE WHEN bool_or(rolcreatedb) THEN 'may create databases' END,
+            CASE WHEN bool_or(rolreplication) THEN 'may replicate the whole server' END,
+            CASE WHEN bool_or(rolbypassrls) THEN 'bypasses row security' END,
+            (
+                SELECT 'owns the tables'
+                FROM pg_class
+                WHERE relname = ANY ($1)
+                    AND pg_table_is_visible(oid)
+                    AND pg_has_role(relowner, 'USAGE')
+                LIMIT 1
+            ),
+            (
+                SELECT 'may create tables and functions in ' || string_agg(nspname, ', ' ORDER BY nspname)
+                FROM pg_namespace
+                WHERE nspname = ANY (current_schemas(false))
+                    AND has_schema_privilege(oid, 'CREATE')
+            )
+        ], NULL) AS rights
     FROM pg_roles
     WHERE pg_has_role(oid, 'MEMBER')
     """,
@@ -221,23 +168,14 @@ _ROLE = Statement(
 
 
 async def _role(postgres: Postgres) -> Result:
-    [role] = await postgres.executor.fetch_all(_ROLE, list(TABLES))
-    if role.is_superuser:
-        meaning = f"{role.name} is as good as a superuser: an intruder in the application has the server."
-        return Result(role.name, [error(meaning, OWN_ROLE)])
-    rights = {
-        "may create roles": role.may_create_roles,
-        "may create databases": role.may_create_databases,
-        "may replicate the whole server": role.may_replicate,
-        "bypasses row security": role.bypasses_row_security,
-        "owns the tables": bool(role.owned),
-        f"may create tables and functions in {', '.join(role.may_create_in)}": bool(role.may_create_in),
-    }
-    held = ", ".join(right for right, is_held in rights.items() if is_held)
-    if not held:
-        return Result(role.name)
-    meaning = f"{role.name} {held}: more than the application, or an intruder in it, should be able to do."
-    return Result(role.name, [warning(meaning, OWN_ROLE)])
+    [(name, is_superuser, rights)] = await postgres.executor.fetch_all(_ROLE, list(TABLES))
+    if is_superuser:
+        meaning = f"{name} is as good as a superuser: an intruder in the application has the server."
+        return Result(name, [error(meaning, OWN_ROLE)])
+    if not rights:
+        return Result(name)
+    meaning = f"{name} {', '.join(rights)}: more than the application, or an intruder in it, should be able to do."
+    return Result(name, [warning(meaning, OWN_ROLE)])
 
 
 class Path(NamedTuple):
@@ -309,7 +247,7 @@ async def check(pool: Pool, settings: PostgresSettings, processes: int) -> Secti
     """Does not raise for a server that cannot be asked."""
     where = f"{settings.host}:{settings.port}"
     try:
-        [version] = await pool.fetch_all(_VERSION)
+        [version] = await Postgres(pool, settings, processes).server_settings("server_version")
     except Unavailable as refusal:
         return Section("postgresql", "PostgreSQL", where, refusal.reason, ())
 
@@ -320,4 +258,4 @@ async def check(pool: Pool, settings: PostgresSettings, processes: int) -> Secti
             return await check.run(Postgres(executor, settings, processes))
 
     results, lost = await run_checks(CHECKS, run)
-    return Section("postgresql", f"PostgreSQL {version.text}", where, lost, results)
+    return Section("postgresql", f"PostgreSQL {version}", where, lost, results)

@@ -16,27 +16,14 @@ from hubbub.postgres import Executor, Lookup, Statement
 from hubbub.settings import PostgresSettings
 
 INDEXES: Final = frozenset(
-    {
-        "hubbub_imports_pkey",
-        "hubbub_schema_version_pkc",
-        "idx_message_read_receipts_user_id",
-        "idx_messages_created_at",
-        "idx_messages_room_id",
-        "idx_messages_user_id",
-        "idx_room_users_last_read_message_id",
-        "idx_room_users_user_id",
-        "idx_rooms_created_by",
-        "idx_rooms_name",
-        "idx_users_email",
-        "idx_users_username",
-        "message_read_receipts_pkey",
-        "messages_pkey",
-        "room_events_pkey",
-        "room_users_pkey",
-        "rooms_direct_key_key",
-        "rooms_pkey",
-        "users_pkey",
-    }
+    (
+        *("users_pkey", "idx_users_email", "idx_users_username"),
+        *("rooms_pkey", "idx_rooms_name", "idx_rooms_created_by", "rooms_direct_key_key"),
+        *("room_users_pkey", "idx_room_users_user_id", "idx_room_users_last_read_message_id"),
+        *("messages_pkey", "idx_messages_room_id", "idx_messages_user_id", "idx_messages_created_at"),
+        *("message_read_receipts_pkey", "idx_message_read_receipts_user_id"),
+        *("room_events_pkey", "hubbub_imports_pkey", "hubbub_schema_version_pkc"),
+    )
 )
 """Of the newest revision. docs/schema.md says what each is for."""
 
@@ -52,12 +39,27 @@ LARGE_PAGES: Final = 100
 """From here on no plan of hubbub reads a whole table. For a smaller table that is the fastest plan."""
 
 
+# One that this version of the server does not have is empty.
+_SETTINGS = Statement(
+    "doctor.settings",
+    str,
+    """
+    SELECT COALESCE(current_setting(name, true), '') AS setting
+    FROM unnest($1::text[]) WITH ORDINALITY AS asked (name, ordinal)
+    ORDER BY ordinal
+    """,
+)
+
+
 class Postgres(NamedTuple):
-    """What the checks look at: `executor` is a transaction that can only read."""
+    """The subject of the checks: `executor` is a transaction that can only read."""
 
     executor: Executor
     settings: PostgresSettings
     processes: int
+
+    async def server_settings(self, *names: str) -> list[str]:
+        return await self.executor.fetch_all(_SETTINGS, list(names))
 
 
 async def _migrations(postgres: Postgres) -> Result:
@@ -212,22 +214,6 @@ async def _foreign_keys(postgres: Postgres) -> Result:
     return Result(f"{len(keys)} without an index", findings)
 
 
-class Vacuuming(NamedTuple):
-    is_on: bool
-    counts: bool
-
-
-_VACUUMING = Statement(
-    "doctor.vacuuming",
-    Vacuuming,
-    """
-    SELECT
-        current_setting('autovacuum')::boolean AS is_on,
-        current_setting('track_counts')::boolean AS counts
-    """,
-)
-
-
 class Table(NamedTuple):
     name: str
     live: int
@@ -259,10 +245,10 @@ _TABLES = Statement(
 
 
 async def _vacuum(postgres: Postgres) -> Result:
-    [found] = await postgres.executor.fetch_all(_VACUUMING)
+    autovacuum, track_counts = await postgres.server_settings("autovacuum", "track_counts")
     findings = []
-    if not found.is_on or not found.counts:
-        off = "track_counts" if found.is_on else "autovacuum"
+    if "off" in (autovacuum, track_counts):
+        off = "autovacuum" if autovacuum == "off" else "track_counts"
         meaning = f"{off} is off: dead rows pile up, plans go stale, and in the end the server stops."
         findings.append(error(meaning, f"Set {off} = on in postgresql.conf and reload."))
     tables = await postgres.executor.fetch_all(_TABLES, list(TABLES))
@@ -281,9 +267,6 @@ async def _vacuum(postgres: Postgres) -> Result:
     return Result(f"at most {most.dead:,} dead rows, in {most.name}" if most else "no tables", findings)
 
 
-_PLAN_CACHE_MODE = Statement(
-    "doctor.plan_cache_mode", str, "SELECT current_setting('plan_cache_mode') AS plan_cache_mode"
-)
 _FORCE_GENERIC_PLANS = Statement(
     "doctor.force_generic_plans",
     str,
@@ -306,7 +289,7 @@ _LARGE_TABLES = Statement(
 async def _plans(postgres: Postgres) -> Result:
     """After a few runs a prepared statement gets a plan for any values: the one that is checked here."""
     executor = postgres.executor
-    mode = await executor.fetch_one(_PLAN_CACHE_MODE)
+    [mode] = await postgres.server_settings("plan_cache_mode")
     findings = []
     if mode == "force_custom_plan":
         meaning = "plan_cache_mode is force_custom_plan: statements and foreign key checks are planned every time."

@@ -13,7 +13,7 @@ from time import monotonic, time
 from typing import Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from hubbub.cli.server_info import server_info
+from hubbub.cli.server_info import ServerInfo, server_info
 from hubbub.errors import HubbubError
 from hubbub.migrations import verify
 from hubbub.postgres import Executor, Statement
@@ -226,20 +226,6 @@ def _first_id(at: float) -> UUID:
     return UUID(int=round(at * 1000) << 80 | 0x7 << 76 | 0b10 << 62)
 
 
-class Redis(NamedTuple):
-    """`clients` are those beside the one that asks; `memory_limit` is 0 without a limit."""
-
-    name: str
-    version: str
-    clients: int
-    memory: int
-    memory_limit: int
-    commands: int
-    evicted: int
-    found: int
-    missed: int
-
-
 class Typing(NamedTuple):
     """`is_more`: there are rooms that were not looked at."""
 
@@ -258,8 +244,8 @@ class Sessions(NamedTuple):
 class Live(NamedTuple):
     """`server` is from before the other commands, `afterwards` from after them: they count as commands too."""
 
-    server: Redis
-    afterwards: Redis
+    server: ServerInfo
+    afterwards: ServerInfo
     online: int
     typing: Typing
     sessions: Sessions
@@ -267,27 +253,12 @@ class Live(NamedTuple):
 
 async def ask_redis(connection: Connection) -> Live:
     """A few commands, none of which takes long however many keys there are. Raises: Unavailable, ReplyError."""
-    server = await _redis(connection)
+    server = await server_info(connection)
     seconds, microseconds = as_bytes_list(await connection.execute("TIME"))
     now = int(seconds) * 1000 + int(microseconds) // 1000
     online = sum(await _count_unexpired(connection, map(online_key, range(PRESENCE_BUCKETS)), now))
     typing, sessions = await _typing(connection, now), await _sessions(connection)
-    return Live(server, await _redis(connection), online, typing, sessions)
-
-
-async def _redis(connection: Connection) -> Redis:
-    name, version, fields = await server_info(connection)
-    return Redis(
-        name=name,
-        version=version,
-        clients=int(fields.get("connected_clients", 1)) - 1,
-        memory=int(fields.get("used_memory", 0)),
-        memory_limit=int(fields.get("maxmemory", 0)),
-        commands=int(fields.get("total_commands_processed", 0)),
-        evicted=int(fields.get("evicted_keys", 0)),
-        found=int(fields.get("keyspace_hits", 0)),
-        missed=int(fields.get("keyspace_misses", 0)),
-    )
+    return Live(server, await server_info(connection), online, typing, sessions)
 
 
 async def _typing(connection: Connection, now: int) -> Typing:

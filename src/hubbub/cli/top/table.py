@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from hubbub.cli.server_info import ServerInfo
 from hubbub.cli.top.figures import BUSY_SECONDS, Live, Poller, Stored, Typing
 from hubbub.errors import Unavailable
 from hubbub.settings import Settings
@@ -150,22 +151,29 @@ def _postgres(poller: Poller[Stored]) -> Table:
 
 
 def _redis(poller: Poller[Live]) -> Table:
-    server = poller.latest and poller.latest.server
-    commands = poller.rate(lambda live: live.server.commands, lambda live: live.afterwards.commands)
-    found = poller.growth(lambda live: live.server.found, lambda live: live.afterwards.found)
-    missed = poller.growth(lambda live: live.server.missed, lambda live: live.afterwards.missed)
-    [clients, memory, evicted] = _rows(
-        server,
+    def growth(field: str) -> int | None:
+        return poller.growth(lambda live: live.server.number(field), lambda live: live.afterwards.number(field))
+
+    rows = _rows(
+        poller.latest and poller.latest.server,
         {
-            "clients": lambda server: f"{server.clients:,}",
-            "memory": lambda server: (
-                decimal(server.memory) + (f" of {decimal(server.memory_limit)}" if server.memory_limit else "")
-            ),
-            "keys evicted": lambda server: f"{server.evicted:,}",
+            "clients": lambda info: f"{info.number('connected_clients') - 1:,}",
+            "keys evicted": lambda info: f"{info.number('evicted_keys'):,}",
+            "memory": _memory,
         },
     )
-    rates = [("commands per second", _rate(commands)), ("key lookup hits", _share(found, missed))]
-    return _block(server.name if server else "Redis", [clients, *rates, memory, evicted])
+    commands = poller.rate(
+        lambda live: live.server.number("total_commands_processed"),
+        lambda live: live.afterwards.number("total_commands_processed"),
+    )
+    hits = _share(growth("keyspace_hits"), growth("keyspace_misses"))
+    name = poller.latest.server.name if poller.latest else "Redis"
+    return _block(name, [*rows, ("commands per second", _rate(commands)), ("key lookup hits", hits)])
+
+
+def _memory(info: ServerInfo) -> str:
+    limit = info.number("maxmemory")
+    return decimal(info.number("used_memory")) + (f" of {decimal(limit)}" if limit else "")
 
 
 def _rate(per_second: float | None) -> str | None:
