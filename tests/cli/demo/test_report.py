@@ -78,12 +78,12 @@ def test_markup_in_a_log_is_printed_as_it_is() -> None:
 
 
 def test_json_has_the_same_figures() -> None:
-    told = json.loads(report.as_json(result(GOOD, BAD)))
-    assert told["ok"] is False
-    assert told["servers"] == {"postgresql": "18.1", "valkey": "9.0"}
-    assert told["log"]["first_refused"] == [{"line": 7, "reason": "not JSON"}]
-    assert told["log"]["renamed"] == [{"nickname": "Mez", "username": "Mez-2", "reason": "taken"}]
-    [step] = told["steps"]
+    output = json.loads(report.as_json(result(GOOD, BAD)))
+    assert output["ok"] is False
+    assert output["servers"] == {"postgresql": "18.1", "valkey": "9.0"}
+    assert output["log"]["first_refused"] == [{"line": 7, "reason": "not JSON"}]
+    assert output["log"]["renamed"] == [{"nickname": "Mez", "username": "Mez-2", "reason": "taken"}]
+    [step] = output["steps"]
     assert step["figures"][0]["per_second"] == 1234.5
     assert step["figures"][1] == {
         "what": "messages sent",
@@ -98,11 +98,11 @@ def test_json_has_the_same_figures() -> None:
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.001, 1)])
 def test_percentile_is_not_exceeded_by_its_share_of_the_values(share: float, value: float) -> None:
-    assert percentile([float(n) for n in range(100, 0, -1)], share) == value
+    assert percentile([n / 1_000 for n in range(100, 0, -1)], share) == value
 
 
 def test_percentile_of_one_value_is_that_value() -> None:
-    assert percentile([7.0], 0.5) == percentile([7.0], 0.99) == 7.0
+    assert percentile([0.007], 0.5) == percentile([0.007], 0.99) == 7.0
 
 
 async def test_call_that_raises_is_not_counted() -> None:

@@ -77,7 +77,8 @@ class Section:
         self._times.setdefault(what, []).append(seconds)
 
     def total(self, what: str, count: int, seconds: float | None = None) -> None:
-        self._totals.append(Figure(what, count, seconds, count / seconds if seconds else None))
+        rate = round(count / seconds, 3) if seconds else None
+        self._totals.append(Figure(what, count, seconds and round(seconds, 3), rate))
 
     def total_calls(self) -> None:
         """The calls so far, in the time since the section began."""
@@ -90,20 +91,15 @@ class Section:
     def figures(self) -> list[Figure]:
         """The most frequent first."""
         timed = [
-            Figure(
-                what,
-                len(times),
-                p50_ms=round(percentile(times, 0.50), 6) * 1000,
-                p99_ms=round(percentile(times, 0.99), 6) * 1000,
-            )
+            Figure(what, len(times), p50_ms=percentile(times, 0.50), p99_ms=percentile(times, 0.99))
             for what, times in self._times.items()
         ]
         return sorted([*self._totals, *timed], key=lambda figure: -figure.count)
 
 
-def percentile(values: list[float], share: float) -> float:
-    """The smallest value that at least this share of the values does not exceed."""
-    return sorted(values)[max(0, -int(-share * len(values) // 1) - 1)]
+def percentile(seconds: list[float], share: float) -> float:
+    """In milliseconds: the smallest of the values that at least this share of them does not exceed."""
+    return round(sorted(seconds)[max(0, -int(-share * len(seconds) // 1) - 1)] * 1000, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
