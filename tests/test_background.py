@@ -11,7 +11,7 @@ from reports import reports
 from waiting import until
 
 
-async def test_an_exception_in_the_block_is_reported_and_the_work_goes_on() -> None:
+async def test_exception_in_the_block_is_reported_and_the_work_goes_on() -> None:
     error = ZeroDivisionError()
     with reports() as reported:
         with ReportErrors("counting") as counting:
@@ -24,7 +24,7 @@ async def test_an_exception_in_the_block_is_reported_and_the_work_goes_on() -> N
     ]
 
 
-async def test_a_block_without_an_exception_is_not_reported() -> None:
+async def test_block_without_an_exception_is_not_reported() -> None:
     with reports() as reported, ReportErrors("counting") as counting:
         pass
     assert not counting.failed
@@ -32,14 +32,14 @@ async def test_a_block_without_an_exception_is_not_reported() -> None:
 
 
 @pytest.mark.parametrize("end", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
-async def test_an_exception_that_ends_the_process_or_task_passes(end: type[BaseException]) -> None:
+async def test_exception_that_ends_the_process_or_task_passes(end: type[BaseException]) -> None:
     with reports() as reported, pytest.raises(end), ReportErrors("counting"):
         raise end
     assert reported == []
 
 
 class Rounds:
-    """Counts the rounds of a task; each waits until it is let go, and fails when it is told to."""
+    """Counts the rounds of a task. Each waits for `go`, or raises the next of the errors."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -72,7 +72,7 @@ async def test_rounds_follow_each_other_until_the_task_is_closed() -> None:
     assert (rounds.begun, rounds.cancelled) == (2, 1)
 
 
-async def test_a_failed_round_is_reported_and_followed_by_another() -> None:
+async def test_failed_round_is_reported_and_followed_by_another() -> None:
     rounds, error = Rounds(), ZeroDivisionError()
     rounds.errors.append(error)
     task = BackgroundTask("counting", rounds, retry_seconds=0.001)
@@ -84,7 +84,7 @@ async def test_a_failed_round_is_reported_and_followed_by_another() -> None:
 
 
 @pytest.mark.parametrize("turns", range(4))
-async def test_a_task_closed_at_any_moment_of_its_start_is_over(turns: int) -> None:
+async def test_task_closed_at_any_moment_of_its_start_is_over(turns: int) -> None:
     rounds = Rounds()
     task = BackgroundTask("counting", rounds)
     task.start()
@@ -122,7 +122,7 @@ async def test_closing_twice_cancels_the_round_once(close: Callable[[BackgroundT
     assert rounds.cancelled == 1
 
 
-async def test_a_task_closed_before_its_start_never_runs() -> None:
+async def test_task_closed_before_its_start_never_runs() -> None:
     rounds = Rounds()
     task = BackgroundTask("counting", rounds)
     await task.close()
@@ -132,7 +132,7 @@ async def test_a_task_closed_before_its_start_never_runs() -> None:
     assert rounds.begun == 0
 
 
-async def test_a_task_is_running_between_start_and_close() -> None:
+async def test_task_is_running_between_start_and_close() -> None:
     task = BackgroundTask("counting", Rounds())
     states = [task.is_running]
     task.start()
@@ -166,14 +166,14 @@ async def test_rounds_that_return_no_pause_follow_each_other() -> None:
     await pausing.task.close()
 
 
-async def test_a_pause_ends_by_itself() -> None:
+async def test_pause_ends_by_itself() -> None:
     pausing = Pausing(0.001)
     pausing.task.start()
     await until(lambda: pausing.begun > 3)
     await pausing.task.close()
 
 
-async def test_an_endless_pause_ends_when_the_task_is_woken() -> None:
+async def test_endless_pause_ends_when_the_task_is_woken() -> None:
     pausing = Pausing(inf)
     pausing.task.start()
     for rounds in range(1, 4):
@@ -183,7 +183,7 @@ async def test_an_endless_pause_ends_when_the_task_is_woken() -> None:
     await pausing.task.close()
 
 
-async def test_a_task_woken_during_a_round_does_not_pause_after_it() -> None:
+async def test_task_woken_during_a_round_does_not_pause_after_it() -> None:
     pausing = Pausing(inf)
     pausing.in_round.clear()
     pausing.task.start()
@@ -241,7 +241,7 @@ async def test_closing_right_after_the_start_finishes_and_closing_before_it_does
         assert finished == ["finished"]
 
 
-async def test_an_exception_while_finishing_is_reported_and_the_task_is_closed() -> None:
+async def test_exception_while_finishing_is_reported_and_the_task_is_closed() -> None:
     error = ZeroDivisionError()
 
     async def finish() -> None:
@@ -256,7 +256,7 @@ async def test_an_exception_while_finishing_is_reported_and_the_task_is_closed()
     assert not task.is_running
 
 
-def test_a_jittered_time_is_a_share_of_the_time() -> None:
+def test_jittered_time_is_a_share_of_the_time() -> None:
     times = {jittered(2) for _ in range(200)}
     assert min(times) >= 1
     assert max(times) <= 2

@@ -120,7 +120,7 @@ class Rounds:
             self.ended += 1
 
 
-async def test_a_task_started_twice_runs_once_and_ends_when_it_is_closed(task: BackgroundTask) -> None:
+async def test_task_started_twice_runs_once_and_ends_when_it_is_closed(task: BackgroundTask) -> None:
     before = asyncio.all_tasks()
     task.start()
     task.start()
@@ -129,7 +129,7 @@ async def test_a_task_started_twice_runs_once_and_ends_when_it_is_closed(task: B
     assert asyncio.all_tasks() == before
 
 
-async def test_a_closed_task_can_be_closed_again_and_not_started(task: BackgroundTask) -> None:
+async def test_closed_task_can_be_closed_again_and_not_started(task: BackgroundTask) -> None:
     before = asyncio.all_tasks()
     task.start()
     await task.close()
@@ -139,7 +139,7 @@ async def test_a_closed_task_can_be_closed_again_and_not_started(task: Backgroun
     assert asyncio.all_tasks() == before
 
 
-async def test_a_task_closed_before_its_start_never_runs(task: BackgroundTask) -> None:
+async def test_task_closed_before_its_start_never_runs(task: BackgroundTask) -> None:
     rounds = Rounds(task)
     await task.close()
     task.start()
@@ -148,7 +148,7 @@ async def test_a_task_closed_before_its_start_never_runs(task: BackgroundTask) -
 
 
 @pytest.mark.parametrize("turns", range(5))
-async def test_a_task_closed_at_any_moment_of_its_first_round_is_over(task: BackgroundTask, turns: int) -> None:
+async def test_task_closed_at_any_moment_of_its_first_round_is_over(task: BackgroundTask, turns: int) -> None:
     rounds = Rounds(task)
     task.start()
     for _ in range(turns):
@@ -172,7 +172,7 @@ async def test_concurrent_closes_all_wait_for_the_end(task: BackgroundTask) -> N
 
 
 @pytest.mark.parametrize("turns", range(5))
-async def test_a_cancelled_close_leaves_no_task_and_can_be_repeated(task: BackgroundTask, turns: int) -> None:
+async def test_cancelled_close_leaves_no_task_and_can_be_repeated(task: BackgroundTask, turns: int) -> None:
     rounds = Rounds(task)
     task.start()
     await until(lambda: rounds.begun > 0)
@@ -185,7 +185,7 @@ async def test_a_cancelled_close_leaves_no_task_and_can_be_repeated(task: Backgr
     assert rounds.begun == rounds.ended
 
 
-async def test_a_round_that_raises_is_reported_and_the_work_goes_on(task: BackgroundTask) -> None:
+async def test_round_that_raises_is_reported_and_the_work_goes_on(task: BackgroundTask) -> None:
     rounds = Rounds(task, failing=2)
     with reports() as reported:
         task.start()
@@ -196,7 +196,7 @@ async def test_a_round_that_raises_is_reported_and_the_work_goes_on(task: Backgr
 
 
 @pytest.mark.parametrize("part", ["presence", "typing", "_feed"])
-async def test_a_part_closes_its_tasks_also_when_it_is_closed_twice_at_once(hub: Hub, part: str) -> None:
+async def test_part_closes_its_tasks_also_when_it_is_closed_twice_at_once(hub: Hub, part: str) -> None:
     owner = getattr(hub, part)
     before = asyncio.all_tasks()
     owner.start_tasks() if part == "typing" else owner.start()

@@ -21,7 +21,7 @@ async def test_requests_of_one_turn_become_one_call() -> None:
     assert not once.is_due
 
 
-async def test_an_action_may_request_its_next_call() -> None:
+async def test_action_may_request_its_next_call() -> None:
     calls: list[str] = []
 
     def action() -> None:
@@ -37,7 +37,7 @@ async def test_an_action_may_request_its_next_call() -> None:
     assert calls == ["called", "called"]
 
 
-async def test_a_cancelled_request_is_not_called_and_the_next_one_is() -> None:
+async def test_cancelled_request_is_not_called_and_the_next_one_is() -> None:
     calls: list[str] = []
     once = OncePerTurn(lambda: calls.append("called"))
     once.request()
@@ -50,7 +50,7 @@ async def test_a_cancelled_request_is_not_called_and_the_next_one_is() -> None:
     assert calls == ["called"]
 
 
-async def test_a_timer_fires_once_at_the_earliest_time_and_not_before() -> None:
+async def test_timer_fires_once_at_the_earliest_time_and_not_before() -> None:
     fired: list[float] = []
     timer = EarliestTimer(fired.append)
     now = asyncio.get_running_loop().time()
@@ -61,7 +61,7 @@ async def test_a_timer_fires_once_at_the_earliest_time_and_not_before() -> None:
     assert fired[0] >= now + 0.05
 
 
-async def test_a_time_that_has_passed_fires_after_a_tick() -> None:
+async def test_time_that_has_passed_fires_after_a_tick() -> None:
     fired: list[float] = []
     timer = EarliestTimer(fired.append)
     now = asyncio.get_running_loop().time()
@@ -71,7 +71,7 @@ async def test_a_time_that_has_passed_fires_after_a_tick() -> None:
     assert len(fired) == 1
 
 
-async def test_a_cancelled_timer_is_silent_until_the_next_request() -> None:
+async def test_cancelled_timer_is_silent_until_the_next_request() -> None:
     fired: list[float] = []
     timer = EarliestTimer(fired.append)
     now = asyncio.get_running_loop().time()
