@@ -254,7 +254,7 @@ class Slots:
         return False
 
     async def wait(self, deadline: float) -> None:
-        """Take a slot as soon as there is one. Raises `TimeoutError` at the deadline, in the time of the loop."""
+        """Take a slot as soon as there is one. Raises: TimeoutError (at the deadline, in the time of the loop)."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._assign()  # one may have become free before earlier waiters have resumed

@@ -1,11 +1,11 @@
-"""What hubbub gives back: immutable values, one class a noun.
+"""The values that hubbub returns: immutable, one class per noun.
 
 They are msgspec structs rather than dataclasses: a page builds 50 of them, and a frozen dataclass with slots
 takes 1,090 ns each where a frozen struct takes 90 (docs/decisions.md). Fields stand in the order of the columns
 that the SQL names, so a row is built as `Message(*row)`. Times are aware and in UTC.
 
-Those that are built by the thousand are kept from the garbage collector, which was a quarter of the processor
-time of pages and lookups: they hold values and JSON, nothing that could lead back to them.
+Models that are built by the thousand have `gc=False`: garbage collection was a quarter of the processor time of
+pages and lookups. They hold values and JSON, and nothing that could refer back to them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from hubbub import positions
 T = TypeVar("T")
 
 
-# Why what a client has of a room cannot be continued: see `events.Resync`.
+# Why a client cannot continue a room from its cursor: see `events.Resync`.
 ResyncReason: TypeAlias = Literal["rewound", "too_far_behind"]
 
 
 class Role(StrEnum):
-    """What a member may do in a room. The first member of a room, its creator, is its admin."""
+    """The rights of a member in a room. The first member of a room, its creator, is its admin."""
 
     ADMIN = "admin"
     MODERATOR = "moderator"
@@ -36,20 +36,20 @@ class Role(StrEnum):
 
 
 class MessageType(StrEnum):
-    """How the content of a message is to be read. hubbub stores it and gives it no other meaning."""
+    """How to interpret the content of a message. hubbub stores it, and gives it no other meaning."""
 
     TEXT = "text"
     IMAGE = "image"
     FILE = "file"
 
 
-# Asking these costs a twentieth of asking the enum itself.
+# A lookup here costs a twentieth of one in the enum itself.
 _ROLES = {role.value: role for role in Role}
 _TYPES = {message_type.value: message_type for message_type in MessageType}
 
 
 class User(msgspec.Struct, frozen=True, gc=False):
-    """A person. The hash of the password is not part of it and never travels: see `Credentials`."""
+    """An account. The hash of its password is not part of it: see `Credentials`."""
 
     id: UUID
     email: str
@@ -62,7 +62,7 @@ class User(msgspec.Struct, frozen=True, gc=False):
 
 
 class Credentials(msgspec.Struct, frozen=True, gc=False):
-    """What a login is checked against. Kept apart from `User` so that it cannot be sent by mistake."""
+    """The id and the password hash of an account. Kept apart from `User`, so that no client gets it by mistake."""
 
     user_id: UUID
     password_hash: str
@@ -74,8 +74,8 @@ class Credentials(msgspec.Struct, frozen=True, gc=False):
 class Room(msgspec.Struct, frozen=True, gc=False):
     """A room. `last_seq` is the head of its log: the seq of its newest message or event, 0 in an empty room.
 
-    `keeps_receipts` says whether there is a receipt for each message and reader: None, the default, means in
-    direct rooms and as long as the room is small (`ReadReceipts`).
+    `keeps_receipts` is whether hubbub stores a receipt per message and reader. None, the default, means in direct
+    rooms and as long as the room is small (`ReadReceipts`).
     """
 
     id: UUID
@@ -91,12 +91,12 @@ class Room(msgspec.Struct, frozen=True, gc=False):
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """A message. `seq` is its place in the log of the room and the only order that holds.
+    """A message. `seq` is its position in the log of the room, and the only order that holds.
 
-    `user_id` is None once its author's account is deleted. A deleted message stays as a tombstone: `deleted_at`
-    is set, `content` is empty and `metadata` None. `reply_to` is a message of the same room. `metadata` is what
-    the application keeps with it, a JSON object; it is not to be changed in place, as callers who open one page at
-    the same time share its messages.
+    `user_id` is None once the author's account is deleted. A deleted message stays as a tombstone: `deleted_at`
+    is set, `content` is empty and `metadata` is None. `reply_to` is a message of the same room. `metadata` is a
+    JSON object of the application's. Do not change it in place, because callers that read one page at the same
+    time share its messages.
     """
 
     id: UUID
@@ -125,12 +125,12 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def cursor(self) -> str:
-        """Its place in the log, to follow the room from: for `hub.follow` and `hub.messages.since`."""
+        """Its position in the log, for `hub.follow` and `hub.messages.since`, which go on after it."""
         return positions.Position(self.seq, positions.mark(self.id, self.created_at)).encode(self.room_id)
 
 
 class NewMessage(msgspec.Struct, frozen=True):
-    """A message that `send_many` is to send, its fields as in `send`."""
+    """A message for `send_many`, with the fields of `send`."""
 
     content: str
     message_type: MessageType | str = MessageType.TEXT
@@ -143,10 +143,10 @@ class NewMessage(msgspec.Struct, frozen=True):
 
 
 class RoomUser(msgspec.Struct, frozen=True, gc=False):
-    """A membership. Everything up to and including `last_read_seq` has been read by this member.
+    """A membership. The member has read all messages up to and including `last_read_seq`.
 
-    `last_read_message_id` is the newest message at or before it; None until the member has marked something as
-    read: who joins has nothing unread, but has read nothing either.
+    `last_read_message_id` is the newest message at or before it. It is None until the member has marked a message
+    as read: a new member has nothing unread, but has read nothing either.
     """
 
     room_id: UUID
@@ -164,8 +164,8 @@ class RoomUser(msgspec.Struct, frozen=True, gc=False):
 class RoomSummary(msgspec.Struct, frozen=True, gc=False):
     """A room as one of its members sees it in a list.
 
-    `unread` counts messages of others after the watermark, up to the cap that was asked for. `partner_id` is the
-    other one in a direct room. `active_at` orders the list: when the newest message came, or the member joined.
+    `unread` counts messages of other users after the watermark, up to the cap of the call. `partner_id` is the
+    other user of a direct room. `active_at` orders the list: when the newest message came, or the member joined.
     """
 
     room: Room
@@ -178,7 +178,7 @@ class RoomSummary(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReadReceipt(msgspec.Struct, frozen=True, gc=False):
-    """That a member has read a message. `read_at` is None where the room keeps watermarks only (large rooms)."""
+    """A member has read a message. `read_at` is None where the room stores only watermarks (large rooms)."""
 
     message_id: UUID
     user_id: UUID
@@ -186,7 +186,7 @@ class ReadReceipt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
-    """One page of a list. `next` is the cursor of the page that follows, None on the last one."""
+    """One page of a list. `next` is the cursor of the next page, None on the last one."""
 
     items: list[T]
     next: str | None
@@ -199,8 +199,8 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 class MessagePage(msgspec.Struct, frozen=True):
     """Messages of one room, always in the order of the log: the oldest first.
 
-    `has_older` and `has_newer` say whether the room has messages before the first and after the last one. An
-    empty page of a room that has messages tells the same about the place that was asked for.
+    `has_older` and `has_newer` are whether the room has messages before the first and after the last one of the
+    page: on an empty page, before and after the seq that the call gave.
     """
 
     room_id: UUID
@@ -210,10 +210,10 @@ class MessagePage(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True, gc=False):
-    """Somebody logged in, on one device. `id` is safe to show and to revoke by; it is not the token.
+    """A login of a user on one device. `id` is safe to show and to revoke by; it is not the token.
 
-    `data` is what the application keeps with it. `seen_at` is when it was last looked up, to the minute. However
-    busy, it ends at `expires_at`.
+    `data` is the application's. `seen_at` is when the session was last looked up, to the minute. It ends at
+    `expires_at`, however much it is used.
     """
 
     id: str
@@ -228,10 +228,10 @@ class Session(msgspec.Struct, frozen=True, gc=False):
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """What a rate limit says: whether this one may pass, and how many more could right after it.
+    """The answer of a rate limit: whether this call may pass, and how many more could right after it.
 
-    `retry_after_seconds` is how long until as much may be asked again, 0 where it was allowed. `degraded` is True
-    when nobody could be asked and the limit lets all pass meanwhile.
+    `retry_after_seconds` is how long until a call of this size may pass, 0 if this one may. `degraded` is True
+    when Redis could not be asked, and the limit lets all calls pass.
     """
 
     allowed: bool

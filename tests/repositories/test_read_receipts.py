@@ -12,7 +12,7 @@ from hubbub import Hub, Invalid, NotAMember, NotFound, PostgresSettings, Room, U
 from hubbub.models import Message
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.repositories import ReadReceipts
-from hubbub.repositories.read_receipts import RECEIPTS_AT_ONCE, RECEIPTS_UP_TO_MEMBERS
+from hubbub.repositories.read_receipts import MOST_RECEIPTS_PER_CALL, RECEIPTS_UP_TO_MEMBERS
 from plans import pages_touched
 
 
@@ -268,7 +268,7 @@ async def test_who_reads_very_much_at_once_has_receipts_for_the_newest_of_it(
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
     first = await hub.messages.send(room.id, ada.id, "first")
-    head = await fill(pool, room, ada, RECEIPTS_AT_ONCE)
+    head = await fill(pool, room, ada, MOST_RECEIPTS_PER_CALL)
     await hub.messages.send(room.id, bob.id, "mine")  # has no receipt and takes the place of none
     assert await hub.receipts.mark_read(room.id, bob.id, up_to=head + 1) == head + 1
     second, last = (await hub.messages.page(room.id, after=first, limit=1)).items[0], head

@@ -1,4 +1,4 @@
-"""What is stored, one noun a file, with its SQL beside the method that runs it."""
+"""The stored nouns, one per file, each with its SQL beside the method that runs it."""
 
 from hubbub.repositories.messages import Messages, MessageWriter
 from hubbub.repositories.read_receipts import ReadReceipts

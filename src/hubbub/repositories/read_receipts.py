@@ -1,7 +1,8 @@
-"""Who has read what: a watermark a member, and receipts a message in small rooms."""
+"""Reading state: a watermark per member, and receipts per message in small rooms."""
 
 from __future__ import annotations
 
+from typing import Final
 from uuid import UUID
 
 from hubbub import inputs
@@ -10,23 +11,23 @@ from hubbub.errors import NotAMember, NotFound
 from hubbub.models import Page, ReadReceipt
 from hubbub.postgres import Executor, Statement
 
-# Unless it is asked otherwise, a room of up to this many members keeps a row for each message and reader. In
-# larger ones that would be members x messages rows, and who has read is told by the watermarks alone.
-RECEIPTS_UP_TO_MEMBERS = 50
+RECEIPTS_UP_TO_MEMBERS: Final = 50
+"""A room of up to this many members stores a row per message and reader, unless it is set otherwise. In larger
+rooms that would be members x messages rows, and the watermarks alone tell which members have read a message."""
 
-# Who comes back to more unread messages than this gets receipts for the newest of them. A row each for a hundred
-# thousand would take longer than a call may, and then nothing would be read however often it is tried.
-RECEIPTS_AT_ONCE = 1_000
+MOST_RECEIPTS_PER_CALL: Final = 1_000
+"""A member with more unread messages gets receipts for the newest of them. 100,000 rows would take longer than the
+deadline, so that the member could never mark the room as read."""
 
 
 class ReadReceipts:
-    """Reading state. A member who was there for a message has read it when `last_read_seq` is at least its seq."""
+    """Reading state. A member since before a message has read it when `last_read_seq` is at least its seq."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
     # One statement, however much is unread. The membership is locked first, so that the watermark only moves
-    # forward when two devices report at the same time; last_read_message_id follows it.
+    # forward when two devices report at the same time. last_read_message_id follows it.
     _MARK_READ = Statement(
         "read_receipts.mark_read",
         int,
@@ -85,7 +86,7 @@ class ReadReceipts:
                     AND messages.user_id IS DISTINCT FROM target.user_id
                     AND messages.deleted_at IS NULL
                 ORDER BY messages.seq DESC
-                LIMIT {RECEIPTS_AT_ONCE}
+                LIMIT {MOST_RECEIPTS_PER_CALL}
             ) AS unread
             WHERE target.keeps_receipts
             ON CONFLICT DO NOTHING
@@ -97,11 +98,13 @@ class ReadReceipts:
     )
 
     async def mark_read(self, room_id: UUID, user_id: UUID, *, up_to: int) -> int:
-        """Everything up to and including the seq `up_to` is read. Returns the watermark.
+        """Mark all up to and including the seq `up_to` as read. Returns the watermark.
 
-        It never moves back: an older `up_to` from a second device changes nothing. One beyond the head of the log
-        is taken as the head. One statement, which also keeps the receipts where the room has any: of the newest
-        1,000 messages when more are read at once. Raises `NotAMember`, `Invalid`.
+        The watermark never moves back: an older `up_to` from a second device changes nothing. One beyond the head
+        of the log counts as the head. Where the room stores receipts, this stores those of the newest 1,000
+        messages.
+
+        Raises: NotAMember.
         """
         return await self._watermark(self._MARK_READ, room_id, user_id, inputs.seq("up_to", up_to))
 
@@ -146,9 +149,12 @@ class ReadReceipts:
     )
 
     async def mark_unread(self, room_id: UUID, user_id: UUID, *, from_seq: int) -> int:
-        """Everything from the seq `from_seq` on is unread again, with its receipts. Returns the watermark.
+        """Mark all from the seq `from_seq` (1 or higher) on as unread, and delete its receipts. Returns the
+        watermark.
 
-        The only way in which the watermark moves back. Raises `NotAMember`, `Invalid` for a `from_seq` below 1.
+        Only this call moves the watermark back.
+
+        Raises: NotAMember.
         """
         return await self._watermark(
             self._MARK_UNREAD, room_id, user_id, inputs.seq("from_seq", from_seq, least=1)
@@ -189,11 +195,13 @@ class ReadReceipts:
     )
 
     async def who_read(self, message_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[ReadReceipt]:
-        """The members who have read the message, its author left out, in the order of their ids.
+        """The members who have read the message, except its author, in the order of their ids.
 
-        The same for every room; `read_at` is known where the room kept receipts when the message was read
-        (`rooms.create`). What was sent before a member joined counts as read only with a receipt: of an earlier
-        stay, or because it was marked as unread and then read. Raises `NotFound`.
+        `limit` is 1 to 200; `after` is the `next` of the previous page. `read_at` is known if the room stored
+        receipts when the message was read (`rooms.create`). A message from before a member joined counts as read
+        only with a receipt: of an earlier membership, or because it was marked as unread and then read.
+
+        Raises: NotFound.
         """
         message_id, limit = inputs.uuid("message_id", message_id), inputs.limit(limit)
         (user_id,) = (UUID(int=0),) if after is None else self._WHO_READ_CURSOR.decode(message_id, after)
@@ -230,9 +238,9 @@ class ReadReceipts:
     )
 
     async def unread_counts(self, user_id: UUID, *, cap: int = 100) -> dict[UUID, int]:
-        """Unread messages of every room of the user, by room, in one query.
+        """How many messages are unread in each room of the user, in one query.
 
-        Messages of others after the watermark that are not deleted; counting stops at `cap`, 1 to 1,000.
+        Counts messages of other users after the watermark that are not deleted, up to `cap` (1 to 1,000).
         """
         cap = inputs.limit(cap, longest=1_000, field="cap")
         rows = await self._executor.fetch_all(self._UNREAD_COUNTS, inputs.uuid("user_id", user_id), cap)
@@ -262,7 +270,7 @@ class ReadReceipts:
     )
 
     async def unread_count(self, room_id: UUID, user_id: UUID, *, cap: int = 100) -> int:
-        """Unread messages of one room, counted as in `unread_counts`. Raises `NotAMember`."""
+        """How many messages of the room are unread, counted as in `unread_counts`. Raises: NotAMember."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         cap = inputs.limit(cap, longest=1_000, field="cap")
         unread = await self._executor.fetch_one(self._UNREAD_COUNT, room_id, user_id, cap)

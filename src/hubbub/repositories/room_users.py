@@ -1,4 +1,4 @@
-"""Memberships: who is in which room, and as what."""
+"""Memberships: which users are in which rooms, with which role."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RoomUsers:
     def _changed(self, change: Change) -> None:
         self._executor.after_commit(lambda: self._on_commit(change))
 
-    # Who is in already is left out, and takes no seq. Everybody who joins starts with nothing unread.
+    # Users who are members already are left out, and take no seq. New members start with nothing unread.
     _ADD = Statement(
         "room_users.add",
         RoomUser,
@@ -73,9 +73,9 @@ class RoomUsers:
     )
 
     async def add(self, room_id: UUID, user_id: UUID, role: Role | str = Role.MEMBER) -> RoomUser:
-        """Let the user in. A second join changes nothing and returns the membership as it is.
+        """Add the user to the room. A second join changes nothing, and returns the membership as it is.
 
-        Raises `NotFound` for an unknown room or user, `Invalid` for a third person in a direct room.
+        Raises: NotFound (no such room or user), Invalid (a third user in a direct room).
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         deadline = self._executor.deadline()
@@ -85,9 +85,11 @@ class RoomUsers:
     async def add_many(
         self, room_id: UUID, user_ids: Iterable[UUID], role: Role | str = Role.MEMBER
     ) -> list[RoomUser]:
-        """Let all of them in, in one statement: all or, where one of them does not exist, none.
+        """Add the users to the room in one statement: all, or none if one of them does not exist.
 
-        Returns the new memberships; who was in before is left as he is. Raises as `add` does.
+        Returns the new memberships. Members stay as they are.
+
+        Raises: NotFound (no such room or user), Invalid (a third user in a direct room).
         """
         room_id = inputs.uuid("room_id", room_id)
         asked = inputs.uuids("user_ids", user_ids)
@@ -96,7 +98,7 @@ class RoomUsers:
     async def _add(self, room_id: UUID, asked: set[UUID], role: Role, deadline: float) -> list[RoomUser]:
         try:
             joined = await self._executor.attempt(self._ADD, room_id, asked, role, deadline=deadline)
-        except Conflict:  # one of them joined meanwhile; once the room is locked, nobody does
+        except Conflict:  # one of them joined meanwhile, which none can once the room is locked
             async with self._executor.transaction(deadline=deadline) as part:
                 await part.fetch_one(self._LOCK, room_id)
                 joined = await part.fetch_all(self._ADD, room_id, asked, role)
@@ -125,7 +127,7 @@ class RoomUsers:
     )
 
     async def _explain_no_join(self, room_id: UUID, asked: set[UUID], deadline: float) -> None:
-        """Nobody joined. Fine if all were in already; else say why."""
+        """Raise the reason why no user joined, unless all were members already."""
         state = await self._executor.fetch_one(self._STATE, room_id, asked, deadline=deadline)
         if state is None:
             raise NotFound("room", room_id)
@@ -133,7 +135,7 @@ class RoomUsers:
         if is_direct and asked - set(members):
             raise Invalid("room_id", "a direct room has exactly two members")
 
-    # The membership goes first: of two that remove the same member, the second waits and then finds nothing.
+    # The membership is deleted first: of two calls for the same member, the second waits and then finds none.
     _REMOVE = Statement(
         "room_users.remove",
         lambda id: id,
@@ -153,10 +155,11 @@ class RoomUsers:
     )
 
     async def remove(self, room_id: UUID, user_id: UUID) -> bool:
-        """Let the user go: True when there was a membership to end, False on a retry or when there was none.
+        """End the membership. Returns whether there was one: False on a retry.
 
-        No `send` of this user that starts after this returns is taken. Raises `Invalid` for a direct room, whose
-        two members stay.
+        A `send` of this user that starts after this returns is refused.
+
+        Raises: Invalid (a direct room keeps its two members).
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         deadline = self._executor.deadline()
@@ -165,7 +168,8 @@ class RoomUsers:
             state = await self._executor.fetch_one(self._STATE, room_id, [user_id], deadline=deadline)
             if state is not None and all(state):
                 raise Invalid("room_id", "a direct room keeps its two members")
-        self._changed(MembershipEnded(room_id, user_id))  # on a retry as well: the first try may not have told
+        # Also on a retry: the first attempt may not have reported it.
+        self._changed(MembershipEnded(room_id, user_id))
         self._changed(RoomTouched(room_id))
         return is_gone
 
@@ -187,7 +191,7 @@ class RoomUsers:
     )
 
     async def set_role(self, room_id: UUID, user_id: UUID, role: Role | str) -> RoomUser:
-        """Give the member another role; the one it has changes nothing. Raises `NotAMember`, `Invalid`."""
+        """Give the member a role. The one that it has changes nothing. Raises: NotAMember."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         role, deadline = inputs.role(role), self._executor.deadline()
         changed = await self._executor.fetch_one(self._SET_ROLE, room_id, user_id, role, deadline=deadline)
@@ -214,7 +218,7 @@ class RoomUsers:
     )
 
     async def get(self, room_id: UUID, user_id: UUID) -> RoomUser:
-        """The membership. Raises `NotAMember`, also when there is no such room."""
+        """The membership. Raises: NotAMember (also when there is no such room)."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         member = await self._executor.look_up(self._GET, room_id, user_id)
         if member is None:
@@ -222,7 +226,7 @@ class RoomUsers:
         return member
 
     async def _get(self, room_id: UUID, user_id: UUID, deadline: float) -> RoomUser:
-        """The membership, as the second half of a call."""
+        """The membership, as the second statement of a call. Raises: NotAMember."""
         member = await self._executor.fetch_one(self._GET, room_id, user_id, deadline=deadline)
         if member is None:
             raise NotAMember(room_id, user_id)
@@ -248,9 +252,9 @@ class RoomUsers:
     )
 
     async def members(self, room_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[RoomUser]:
-        """The members of a room, in the order of their ids: stable while people come and go.
+        """The members of a room, in the order of their ids, which is stable while users join and leave.
 
-        `limit` is 1 to 200; `after` is the `next` of a page before. Empty for an unknown room.
+        `limit` is 1 to 200; `after` is the `next` of the previous page. Empty for an unknown room.
         """
         room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit)
         (user_id,) = (UUID(int=0),) if after is None else self._MEMBERS_CURSOR.decode(room_id, after)
@@ -272,7 +276,7 @@ class RoomUsers:
     )
 
     async def rooms_of(self, user_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[RoomUser]:
-        """The memberships of a user, in the order of the rooms' ids. For a screen, see `rooms.list_for`."""
+        """The memberships of a user, in the order of the ids of the rooms. For a screen, see `rooms.list_for`."""
         user_id, limit = inputs.uuid("user_id", user_id), inputs.limit(limit)
         (room_id,) = (UUID(int=0),) if after is None else self._ROOMS_CURSOR.decode(user_id, after)
         members = await self._executor.fetch_all(self._ROOMS_OF, user_id, room_id, limit + 1)

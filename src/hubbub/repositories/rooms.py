@@ -1,11 +1,11 @@
-"""Rooms: making, finding and listing them."""
+"""Rooms: creating, finding and listing them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from msgspec import UNSET, UnsetType
@@ -22,27 +22,29 @@ from hubbub.sql import by_id, by_their_ids, columns, entry, existing
 
 ROOM = columns(Room, computed={"is_direct": "direct_key IS NOT NULL"})
 
-# A sidebar shows all rooms of a user, and each page looks at all of them: 1,000 are quicker at once than by 200.
-LONGEST_LIST = 1_000
+LONGEST_LIST: Final = 1_000
+"""A sidebar shows all rooms of a user, and each page looks at all of them: 1,000 at once are quicker than 200 at a
+time."""
 
-# Rooms of two have no name of their own: what a screen shows is the name of the partner.
-DIRECT_NAME = "direct"
+DIRECT_NAME: Final = "direct"
+"""Direct rooms have no name of their own, because a screen shows the name of the partner."""
 
 
 def _summary(*row: Any) -> RoomSummary:  # noqa: ANN401 - each column has a type of its own
-    """The columns of a room, five of its own, and those of the newest message, all NULL where there is none."""
+    """From the columns of a room, five of the summary, and those of its newest message, all NULL if it has
+    none."""
     role, last_read_seq, unread, partner_id, active_at = row[10:15]
     last_message = None if row[15] is None else Message(*row[15:])
     return RoomSummary(Room(*row[:10]), Role(role), last_read_seq, unread, partner_id, last_message, active_at)
 
 
 def direct_key(first: UUID, second: UUID) -> bytes:
-    """What makes the direct room of two people one: a SHA-256 of their ids, in either order."""
+    """The unique key of the direct room of two users: a SHA-256 of their ids, in either order."""
     return sha256(b"".join(sorted((first.bytes, second.bytes)))).digest()
 
 
 class Rooms:
-    """Rooms. Making one, joining it and renaming it are entries of its log, each with a seq."""
+    """Rooms. Creating, joining and renaming one are entries of its log, each with a seq."""
 
     def __init__(self, executor: Executor, on_commit: OnCommit = ignore) -> None:
         self._executor = executor
@@ -79,11 +81,13 @@ class Rooms:
         keeps_receipts: bool | None = None,
         id: UUID | None = None,
     ) -> Room:
-        """Make a room; its creator is its first member and admin, and joining is the first entry of its log.
+        """Create a room. Its creator is its first member and admin, whose joining is the first entry of its log.
 
-        `keeps_receipts` says whether the time at which each member read each message is kept: True, False, or None
-        for as long as the room has at most 50 members. Who has read what is known either way
-        (`receipts.who_read`). Raises `Invalid`, `NotFound` for an unknown creator, `Conflict` for an id in use.
+        `keeps_receipts` is whether the time at which each member reads each message is stored: True, False, or
+        None for as long as the room has at most 50 members. Which members have read a message is known either way
+        (`receipts.who_read`).
+
+        Raises: NotFound (no such creator), Conflict (the id is taken).
         """
         created_by = inputs.uuid("created_by", created_by)
         [room] = await self._executor.fetch_all(
@@ -102,12 +106,12 @@ class Rooms:
     _GET_MANY = _GET.many
 
     async def get(self, room_id: UUID) -> Room:
-        """The room. Raises `NotFound`."""
+        """The room. Raises: NotFound."""
         room = await self._executor.look_up(self._GET, inputs.uuid("room_id", room_id))
         return existing(room, "room", room_id)
 
     async def get_many(self, room_ids: Iterable[UUID]) -> dict[UUID, Room]:
-        """Those of the rooms that exist, by id, in one query."""
+        """The rooms that exist, by id, in one query."""
         ids = inputs.uuids("room_ids", room_ids)
         return by_their_ids(await self._executor.fetch_all(self._GET_MANY, ids))
 
@@ -141,12 +145,13 @@ class Rooms:
         keeps_receipts: bool | UnsetType | None = UNSET,
         by: UUID | None = None,
     ) -> Room:
-        """Change what is given and keep the rest; an empty description removes it. An entry of the room's log.
+        """Change the properties that are given. An entry of the room's log. An empty description removes it.
 
-        `keeps_receipts` is as in `create`; None is the way back to the default. It is about what is read from now
-        on: receipts that were kept stay, and what was read without one has none later.
+        `keeps_receipts` is as in `create`, with None for the default. It applies to messages that are read from
+        now on: stored receipts stay, and messages that were read without one get none later. `by` is the user who
+        changes the room, for the log.
 
-        `by` is who changed it, for the log. Raises `NotFound`, `Invalid`.
+        Raises: NotFound.
         """
         if name is None and description is None and is_private is None and keeps_receipts is UNSET:
             return await self.get(room_id)
@@ -167,10 +172,10 @@ class Rooms:
     _DELETE = Statement("rooms.delete", Room, "DELETE FROM rooms WHERE id = $1")
 
     async def delete(self, room_id: UUID) -> None:
-        """Delete the room with its members, messages, receipts and log. Raises `NotFound`."""
+        """Delete the room with its members, messages, receipts and log. Raises: NotFound."""
         room_id = inputs.uuid("room_id", room_id)
         is_gone = await self._executor.execute(self._DELETE, room_id)
-        self._changed(RoomTouched(room_id))  # on a retry as well: the first try may not have told
+        self._changed(RoomTouched(room_id))  # also on a retry: the first attempt may not have reported it
         if not is_gone:
             raise NotFound("room", room_id)
 
@@ -206,13 +211,13 @@ class Rooms:
     )
 
     async def direct(self, user_id: UUID, partner_id: UUID) -> Room:
-        """The one room of these two, made when they have none: also under a race, and in either order.
+        """The one direct room of two users, in either order. It is created if there is none, also under a race.
 
-        Raises `Invalid` for one person twice, `NotFound` for an unknown user with whom there is no room yet.
+        Raises: Invalid (the same user twice), NotFound (no such user, and no room yet).
         """
         first, second = inputs.uuid("user_id", user_id), inputs.uuid("partner_id", partner_id)
         if first == second:
-            raise Invalid("partner_id", "a direct room needs two different people")
+            raise Invalid("partner_id", "a direct room needs two different users")
         key, deadline = direct_key(first, second), self._executor.deadline()
         found = await self._executor.fetch_all(self._FIND_DIRECT, key, deadline=deadline)
         if not found:
@@ -224,7 +229,7 @@ class Rooms:
             except Conflict:  # the partner was faster
                 found = await self._executor.fetch_all(self._FIND_DIRECT, key, deadline=deadline)
         if not found:
-            raise NotFound("direct room", key.hex())  # and deleted it again
+            raise NotFound("direct room", key.hex())  # it was deleted again
         return found[0]
 
     _PUBLIC_CURSOR = Cursor("public rooms", tuple[str, UUID])
@@ -242,7 +247,8 @@ class Rooms:
     )
 
     async def public(self, *, limit: int = 50, after: str | None = None) -> Page[Room]:
-        """The rooms that are not private, by name. `limit` is 1 to 200; `after` is the `next` of a page before."""
+        """The rooms that are not private, by name. `limit` is 1 to 200; `after` is the `next` of the previous
+        page."""
         limit = inputs.limit(limit)
         cursor = self._PUBLIC_CURSOR
         name, room_id = ("", UUID(int=0)) if after is None else cursor.decode(None, after)
@@ -316,8 +322,8 @@ class Rooms:
     ) -> Page[RoomSummary]:
         """The rooms of a user, the most recently active first, each with its newest message and unread count.
 
-        One query. `limit` is 1 to 1,000; `after` is the `next` of a page before. `unread` stops counting at
-        `unread_cap`, 1 to 1,000: a screen shows "99+".
+        One query. `limit` is 1 to 1,000; `after` is the `next` of the previous page. `unread` stops counting at
+        `unread_cap` (1 to 1,000), because a screen shows "99+".
         """
         limit = inputs.limit(limit, longest=LONGEST_LIST)
         user_id = inputs.uuid("user_id", user_id)

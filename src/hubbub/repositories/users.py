@@ -1,8 +1,9 @@
-"""The people of the chat."""
+"""The accounts of the chat."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 from uuid import UUID
 
 from msgspec import UNSET, UnsetType
@@ -18,12 +19,12 @@ from hubbub.sql import by_id, by_their_ids, columns, existing, next_entry
 
 USER = columns(User)
 
-# Of deleting an account whose owner joins rooms meanwhile.
-ATTEMPTS = 5
+ATTEMPTS: Final = 5
+"""Bounds how often the deletion of an account is tried again because the user joins a room meanwhile."""
 
 
 class _JoinedMeanwhile(Exception):
-    """There is a membership again, of which the log has to say that it ended."""
+    """There is a membership again, whose end has to be in the log."""
 
 
 class Users:
@@ -55,10 +56,9 @@ class Users:
         *,
         id: UUID | None = None,
     ) -> User:
-        """Make an account. `password_hash` is stored as given: `hub.register` takes a password instead.
+        """Create an account. `password_hash` is stored as given: `hub.register` takes a password instead.
 
-        Raises `Conflict` for an email or username that is taken in any case, or an id that is; `Invalid` for one
-        that is malformed.
+        Raises: Conflict (the email or username is taken, in any case, or the id).
         """
         [user] = await self._executor.fetch_all(
             self._CREATE,
@@ -74,12 +74,12 @@ class Users:
     _GET_MANY = _GET.many
 
     async def get(self, user_id: UUID) -> User:
-        """The user. Raises `NotFound`."""
+        """The user. Raises: NotFound."""
         user = await self._executor.look_up(self._GET, inputs.uuid("user_id", user_id))
         return existing(user, "user", user_id)
 
     async def get_many(self, user_ids: Iterable[UUID]) -> dict[UUID, User]:
-        """Those of the users that exist, by id, in one query."""
+        """The users that exist, by id, in one query."""
         ids = inputs.uuids("user_ids", user_ids)
         return by_their_ids(await self._executor.fetch_all(self._GET_MANY, ids))
 
@@ -88,7 +88,7 @@ class Users:
     )
 
     async def find_by_email(self, email: str) -> User | None:
-        """The user with this email in any case, or None. Raises `Invalid` for what cannot be an email."""
+        """The user with this email in any case, or None."""
         return await self._executor.fetch_one(self._FIND_BY_EMAIL, inputs.email(email))
 
     _FIND_BY_USERNAME = Statement(
@@ -96,7 +96,7 @@ class Users:
     )
 
     async def find_by_username(self, username: str) -> User | None:
-        """The user with this name in any case, or None. Raises `Invalid` for what cannot be a username."""
+        """The user with this username in any case, or None."""
         return await self._executor.fetch_one(self._FIND_BY_USERNAME, inputs.username(username))
 
     _CREDENTIALS_BY_EMAIL = Statement(
@@ -111,9 +111,9 @@ class Users:
     )
 
     async def find_credentials(self, login: str) -> Credentials | None:
-        """What a login with this email or username is checked against, or None.
+        """The id and password hash of the account with this email or username, or None.
 
-        A username never holds an @, so a login is one or the other. Raises `Invalid` for what can be neither.
+        A login with an @ is an email, because a username has none.
         """
         login = inputs.text("login", login, longest=inputs.EMAIL_LENGTH)
         if "@" in login:
@@ -143,9 +143,9 @@ class Users:
         username: str | None = None,
         avatar_url: str | UnsetType | None = UNSET,
     ) -> User:
-        """Change what is given and keep the rest; `avatar_url=None` removes the picture.
+        """Change the properties that are given. `avatar_url=None` removes the picture.
 
-        Raises `NotFound`, `Conflict`, `Invalid`.
+        Raises: NotFound, Conflict (the email or username is taken, in any case).
         """
         changed = await self._executor.fetch_one(
             self._UPDATE_PROFILE,
@@ -167,7 +167,7 @@ class Users:
     )
 
     async def change_password_hash(self, user_id: UUID, password_hash: str) -> None:
-        """Replace the hash. Raises `NotFound`. Sessions stay: revoking them is the caller's to decide."""
+        """Replace the hash. It leaves the sessions of the user to the caller. Raises: NotFound."""
         longest = inputs.PASSWORD_HASH_LENGTH
         changed = await self._executor.execute(
             self._CHANGE_PASSWORD_HASH,
@@ -184,7 +184,7 @@ class Users:
     )
 
     async def renew_password_hash(self, user_id: UUID, password_hash: str, *, instead_of: str) -> None:
-        """Replace the hash by another one of the same password, unless the password was changed meanwhile."""
+        """Replace the hash with another one of the same password, unless the password was changed meanwhile."""
         await self._executor.execute(
             self._RENEW_PASSWORD_HASH,
             inputs.uuid("user_id", user_id),
@@ -200,14 +200,14 @@ class Users:
     )
 
     async def update_online_status(self, user_id: UUID, is_online: bool) -> None:
-        """Note that the user came or went, and when. Raises `NotFound`."""
+        """Store that the user came online or went offline, and when. Raises: NotFound."""
         user_id, is_online = inputs.uuid("user_id", user_id), inputs.flag("is_online", is_online)
         if not await self._executor.execute(self._UPDATE_ONLINE_STATUS, user_id, is_online):
             raise NotFound("user", user_id)
         self._changed(UserChanged(user_id))
 
     # Rows are locked in the order of their ids, so that two processes with users in common cannot lock each other
-    # out. Who is as the table says already is left alone: a write less, and last_seen is that of the change.
+    # out. A row with that status already is not written, so last_seen is the time of the change.
     _SET_ONLINE_MANY = Statement(
         "users.set_online_many",
         User,
@@ -230,7 +230,8 @@ class Users:
     )
 
     async def set_online_many(self, changes: Mapping[UUID, bool]) -> None:
-        """Note who came and who went, and when, in one statement. Users that do not exist are passed over."""
+        """Store which users came online and went offline, and when, in one statement. Unknown users are
+        skipped."""
         changes = inputs.mapping("changes", changes)
         users = [inputs.uuid("changes", user_id) for user_id in changes]
         flags = [inputs.flag("changes", is_online) for is_online in changes.values()]
@@ -238,10 +239,10 @@ class Users:
         for user_id in users:
             self._changed(UserChanged(user_id))
 
-    # The log of each room says that its member left. Rooms are locked in the order of their ids, so that two
-    # accounts with rooms in common can be deleted at the same time; and before the user, as a send of his does.
-    # They lose their creator here already: of a room that this very transaction has written to before, PostgreSQL
-    # would look him up once more, and he is gone.
+    # The member's leaving is an entry in the log of each room. Rooms are locked in the order of their ids, so that
+    # two accounts with rooms in common can be deleted at the same time, and before the user, as a send does. This
+    # removes the creator of the rooms too: the foreign key would look the user up again for a room that this
+    # transaction has written to, and not find the row.
     _LEAVE = Statement(
         "users.leave_all",
         lambda id: id,
@@ -269,7 +270,7 @@ class Users:
         FROM head
         """,
     )
-    # Waits for the joins that are under way, and lets no other one begin.
+    # Waits for joins that are in flight, and lets no other one begin.
     _LOCK = Statement("users.lock", lambda id: id, "SELECT id FROM users WHERE id = $1 FOR UPDATE")
     _DELETE = Statement(
         "users.delete",
@@ -282,9 +283,9 @@ class Users:
     )
 
     async def delete(self, user_id: UUID) -> None:
-        """Delete the account, its memberships and receipts; its messages stay, without an author.
+        """Delete the account, its memberships and receipts. Its messages stay, without an author.
 
-        Raises `NotFound`.
+        Raises: NotFound.
         """
         user_id, deadline = inputs.uuid("user_id", user_id), self._executor.deadline()
         try:
@@ -295,13 +296,13 @@ class Users:
             else:
                 raise Unavailable("postgresql", "the user goes on joining rooms")
         finally:
-            self._changed(UserChanged(user_id))  # on a retry as well: the first try may not have told
+            self._changed(UserChanged(user_id))  # also on a retry: the first attempt may not have reported it
         for room_id in rooms:
             self._changed(MembershipEnded(room_id, user_id))
             self._changed(RoomTouched(room_id))
 
     async def _try_to_delete(self, user_id: UUID, deadline: float) -> list[UUID] | None:
-        """The rooms that the user has left by it. None, and nothing is done, where a new one was joined."""
+        """The rooms that the user has left by it. None, with nothing done, if the user joined one meanwhile."""
         try:
             async with self._executor.transaction(deadline=deadline) as part:
                 return await self._delete_in(part, user_id)

@@ -1,4 +1,4 @@
-"""Messages: sent one by one or together, changed, and read in pages."""
+"""Messages: sending, changing and reading them, and the log of a room."""
 
 from hubbub.repositories.messages.log import Entry, Head, Logs, LogSlice, entry_of
 from hubbub.repositories.messages.messages import Messages

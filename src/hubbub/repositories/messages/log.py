@@ -19,18 +19,18 @@ from hubbub.sql import columns
 
 
 class Entry(NamedTuple):
-    """An entry of a log: what happened, and where."""
+    """An entry of a log: an event and its position."""
 
     position: Position
     event: LogEvent
 
 
 class LogSlice(NamedTuple):
-    """What the log of a room holds after a position.
+    """A part of the log of a room, after a position.
 
-    `head` is the last seq of the log, `end` the one up to which this is all of it: beyond the last entry where
-    rows were purged by other means than hubbub's. `is_rewound` says that something else than the reader has seen
-    stands at the position, or nothing; then there are no entries, and `end` is 0.
+    `head` is the last seq of the log, `end` the seq up to which the part is complete: beyond its last entry if
+    rows were purged by other means than hubbub's. `is_rewound` means that the log does not have at the position
+    what the reader has seen there; then there are no entries, and `end` is 0.
     """
 
     entries: list[Entry]
@@ -40,14 +40,14 @@ class LogSlice(NamedTuple):
 
 
 class Head(NamedTuple):
-    """`last_seq` of a room, and the place that was asked for with what stands there; None beyond the end."""
+    """The `last_seq` of a room, and the position of the entry at the seq of the call; None beyond the end."""
 
     room_id: UUID
     last_seq: int
     position: Position | None
 
     def holds(self, seen: Position) -> bool:
-        """Whether the log still has what somebody has seen, at the place that was asked for."""
+        """Whether the log still has the entry that a reader has seen at this seq."""
         return self.position is not None and self.position.matches(seen)
 
 
@@ -68,8 +68,8 @@ _OWN_FIELDS = {
 
 
 def _entry(*row: Any) -> tuple[int, Position, LogEvent | None]:  # noqa: ANN401 - each column has a type of its own
-    """What stands at a place, after the head of its log; no event when the message that it is about was purged.
-    The last columns are those of that message."""
+    """The head of the log, and the position and event of an entry: no event if its message was purged. The last
+    columns are those of that message."""
     head, room_id, seq, kind, about, user_id, payload, at, *columns = row
     if kind == "sent":
         return head, *entry_of(Message(*columns))
@@ -106,7 +106,7 @@ def _event(
 
 
 def _head_of(*row: Any) -> Head:  # noqa: ANN401 - each column has a type of its own
-    """The head of a log, with what stands at the place that was asked for: a message, or something else."""
+    """The head of a log, and the position of the entry at a seq: a message, or a row of room_events."""
     room_id, last_seq, seq, sent_id, sent_at, kind, message_id, user_id, at = row
     if sent_id is not None:
         return Head(room_id, last_seq, Position(seq, mark(sent_id, sent_at)))
@@ -116,19 +116,19 @@ def _head_of(*row: Any) -> Head:  # noqa: ANN401 - each column has a type of its
 
 
 def _without_entry(seq: int, last_seq: int) -> Position | None:
-    """A place at which nothing stands: before the first entry, of one that was purged, or None beyond the end."""
+    """The position of a seq without an entry: 0, or that of a purged message. None beyond the end."""
     return Position(seq, NOTHING) if seq <= last_seq else None
 
 
 class Logs:
-    """The logs of rooms. Who may read them is the caller's to ask."""
+    """The logs of rooms. The caller checks who may read them."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
-    # From the position on, and with it: what stands there shows whether it is still the log that the reader knows.
-    # One statement sees one state of the database, and the order of seq is that of the commits: so there are no
-    # holes in what it returns. What is said of a message that was purged is left out, but for the comparison.
+    # It reads from the position on, including it: the entry there shows whether it is still the log that the
+    # reader knows. One statement sees one state of the database, and the order of seq is the order of the commits,
+    # so the result has no holes. Events of a purged message are left out, except at the position.
     _READ = Statement(
         "log.read",
         _entry,
@@ -176,10 +176,10 @@ class Logs:
     )
 
     async def read(self, room_id: UUID, after: Position, limit: int, *, deadline: float | None = None) -> LogSlice:
-        """Up to `limit` entries after the position, in their order. Raises `NotFound` for an unknown room."""
+        """Up to `limit` entries after the position, in their order. Raises: NotFound (no such room)."""
         head, deadline = 0, self._executor.deadline() if deadline is None else deadline
         rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1, deadline=deadline)
-        if not rows:  # purged, or gone; read again, for what has come before the head was known
+        if not rows:  # purged, or no room; read again, for entries that came before the head was known
             head = (await self.head(room_id, deadline=deadline)).seq
             rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1, deadline=deadline)
         head, first, _ = rows[0] if rows else (head, None, None)
@@ -215,13 +215,13 @@ class Logs:
         """,
     )
 
-    async def heads(self, places: Mapping[UUID, int | None], *, deadline: float | None = None) -> list[Head]:
-        """The heads of the rooms that exist, and what stands at the seq of each; None asks for the head itself."""
-        return await self._executor.fetch_all(self._HEADS, list(places), list(places.values()), deadline=deadline)
+    async def heads(self, seqs: Mapping[UUID, int | None], *, deadline: float | None = None) -> list[Head]:
+        """The heads of the rooms that exist, each with the position of the given seq; None stands for the head."""
+        return await self._executor.fetch_all(self._HEADS, list(seqs), list(seqs.values()), deadline=deadline)
 
     async def head(self, room_id: UUID, *, deadline: float | None = None) -> Position:
-        """The newest entry of a room. Raises `NotFound`."""
+        """The position of the newest entry of a room. Raises: NotFound."""
         for head in await self.heads({room_id: None}, deadline=deadline):
-            if head.position is not None:  # it is, there being no place beyond the end in the question
+            if head.position is not None:  # it always is, because the head is not beyond the end
                 return head.position
         raise NotFound("room", room_id)

@@ -1,4 +1,5 @@
-"""Messages: sending, changing and paging them. Each takes the next seq of its room, in one statement."""
+"""Messages, as an application calls them: sending, changing and reading. A change takes the next seq of its
+room."""
 
 from __future__ import annotations
 
@@ -32,12 +33,13 @@ class _Permission(NamedTuple):
 
 
 class Messages:
-    """The messages of rooms. Their order is `seq`, their identity the id, which makes a retry harmless."""
+    """The messages of rooms. Their order is `seq`, and their id makes a retry harmless."""
 
     def __init__(
         self, executor: Executor, on_commit: OnCommit = ignore, writer: MessageWriter | None = None
     ) -> None:
-        """With a `writer`, concurrent sends share statements; without, as in a transaction, each has its own."""
+        """With a `writer`, concurrent sends share statements. Without one, as in a transaction, each has its
+        own."""
         self._executor = executor
         self._on_commit = on_commit
         self._writer = writer
@@ -60,15 +62,14 @@ class Messages:
     ) -> Message:
         """Append a message to the room: committed, with its `seq`, when this returns.
 
-        `content` has 1 to 20,000 characters. `id` makes a retry safe: a second send with the same id returns the
-        first message and takes no seq, also from another process. Without one, hubbub makes a UUIDv7. `reply_to`
-        is a message of the same room, deleted or not. `metadata` is what the application keeps with the message: a
-        mapping of JSON, with at most 8 KiB and 32 levels.
+        `content` has 1 to 20,000 characters. `id` makes a retry safe, also after `Unavailable`: a second send with
+        the same id returns the first message and takes no seq, also in another process. Without one, hubbub makes
+        a UUIDv7. `reply_to` is a message of the same room, deleted or not. `metadata` is a JSON object of the
+        application's, of at most 8 KiB and 32 levels. A retry does not compare it, and keeps that of the first
+        send.
 
-        Raises `NotAMember`, also when there is no such room; `NotFound` for an author whose account is deleted at
-        this moment; `Conflict` for an id that was used with other content, room, author, type or `reply_to`
-        (metadata are not compared, those of the first try stay); `Invalid`; `Unavailable`, after which a retry
-        with the same id is safe.
+        Raises: NotAMember (also when there is no such room), NotFound (the author's account is deleted at this
+        moment), Conflict (the id was used with other content, room, author, type or `reply_to`).
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         draft = draft_of(room_id, user_id, NewMessage(content, message_type, id, reply_to, metadata))
@@ -81,11 +82,11 @@ class Messages:
     async def send_many(self, room_id: UUID, user_id: UUID, drafts: Iterable[NewMessage]) -> list[Message]:
         """Append up to 10,000 messages to the room: all or none, in their order, committed when this returns.
 
-        They stand in the log one after the other, but for those with an id that was sent before: these stay where
-        they are, so a retry with the same ids is safe. A draft may reply to one in front of it.
+        They follow each other in the log, except those with an id that was sent before: these keep their seq, so a
+        retry with the same ids is safe. A draft may reply to an earlier one. An `Invalid` names the field as
+        `drafts[3].content`, counted from 0. `Unavailable` with `outcome_unknown` means that all or none were sent.
 
-        Raises what `send` does, and nothing is appended then; after `Unavailable` with `outcome_unknown`, all or
-        none. `Invalid` names the field as `drafts[3].content`, counted from 0.
+        Raises: NotAMember, NotFound, Conflict (each as in `send`).
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         checked = drafts_of(room_id, user_id, inputs.items("drafts", drafts))
@@ -237,11 +238,11 @@ class Messages:
     ) -> MessagePage:
         """Up to `limit` messages (1 to 200) of a room, the oldest first: by default its newest.
 
-        At most one place may be given: `before` and `after` leave it out, `around` has it in the middle. A place
-        is a seq or a message, for `around` also the id of one. To open a room at the first unread message, ask for
-        what is `after` the member's `last_read_seq`. Deleted messages are on the page as tombstones.
+        At most one of `before`, `after` and `around` may be given: a seq or a message, for `around` also the id of
+        one. `before` and `after` leave it out, `around` has it in the middle. To open a room at the first unread
+        message, use `after` with the member's `last_read_seq`. Deleted messages are on the page as tombstones.
 
-        Raises `NotFound` for an unknown room or message, `Invalid` for a message of another room.
+        Raises: NotFound (no such room or message), Invalid (a message of another room).
         """
         deadline = self._executor.deadline()
         span = await self._span(room_id, before=before, after=after, around=around, limit=limit, deadline=deadline)
@@ -256,11 +257,12 @@ class Messages:
         around: PageAnchor | UUID | None = None,
         limit: int = 50,
     ) -> bytes:
-        """The page as JSON in UTF-8, as PostgreSQL writes it: to hand on to a client as it is.
+        """As `page`, as the JSON in UTF-8 that PostgreSQL writes, to be sent to a client as it is.
 
-        It says what `msgspec.json.encode` of the `page` says, for about a quarter of the processor time of this
-        process (docs/decisions.md); times are in ISO 8601 with the offset of the server's time zone.
-        Otherwise as `page`.
+        It has the content of `msgspec.json.encode(page)`, for about a quarter of the processor time of this
+        process (docs/decisions.md). Times are in ISO 8601, with the offset of the server's time zone.
+
+        Raises: NotFound (no such room or message), Invalid (a message of another room).
         """
         deadline = self._executor.deadline()
         span = await self._span(room_id, before=before, after=after, around=around, limit=limit, deadline=deadline)
@@ -292,11 +294,11 @@ class Messages:
         """Up to `limit` entries (1 to 1,000) of a room's log after the cursor: messages, edits, deletions, joins,
         leaves, changes of roles and of the room, in the order of their seq.
 
-        `cursor` is that of an event, of a message or of a page before; None is the beginning of the log. Messages
-        are given as they are now. When the log was rewound since, by a restore or a failover that lost commits, a
-        `Resync` alone is on the page. It does not ask who may read.
+        `cursor` is that of an event, of a message or of the previous page; None is the beginning of the log.
+        Messages are in their present state. If the log was rewound since, by a restore or a failover that lost
+        commits, a `Resync` alone is on the page. The caller checks who may read the room.
 
-        Raises `NotFound` for an unknown room, `Invalid` for what is no cursor or that of another room.
+        Raises: NotFound (no such room), Invalid (not a cursor, or that of another room).
         """
         room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit, longest=1_000)
         after = START if cursor is None else Position.decode(room_id, cursor, field="cursor")
@@ -327,10 +329,10 @@ class Messages:
     )
 
     async def by_author(self, user_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[Message]:
-        """What a user wrote, in all rooms, the newest first, without what is deleted.
+        """The messages of a user in all rooms, the newest first, without deleted ones.
 
-        `limit` is 1 to 200; `after` is the `next` of a page before. For moderation and export: it does not ask who
-        may read it.
+        `limit` is 1 to 200; `after` is the `next` of the previous page. For moderation and export: the caller
+        checks who may read them.
         """
         user_id, limit = inputs.uuid("user_id", user_id), inputs.limit(limit)
         cursor = self._BY_AUTHOR_CURSOR

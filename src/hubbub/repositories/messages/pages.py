@@ -75,7 +75,8 @@ class Pages:
 
     Callers that wait for the same page share the statement that reads it, as when all members open one room. A
     caller joins only a statement that was not sent yet, so all that was acknowledged before the call is on the
-    page."""
+    page.
+    """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor

@@ -151,7 +151,8 @@ class Batches:
         """Append messages, in their order, in as few statements as their faults allow: usually one.
 
         A draft of several rooms has no outcome if its room stays locked. Raises nothing: a failure is the outcome
-        of the drafts that it concerns, because others may have been committed by then."""
+        of the drafts that it concerns, because others may have been committed by then.
+        """
         check_ids_first = len(drafts) > 1 and time.monotonic() < self._check_ids_first_until
         return await self._send(drafts, deadline, check_ids_first=check_ids_first)
 
