@@ -27,5 +27,5 @@ def test_import_of_hubbub_loads_the_drivers_and_no_optional_package() -> None:
     code = "import hubbub, json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     imported = set(json.loads(ran.stdout))
-    assert {"asyncpg", "redis", "msgspec"} <= imported
+    assert {"asyncpg", "hiredis", "msgspec"} <= imported
     assert not imported & OPTIONAL

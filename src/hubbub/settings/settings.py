@@ -50,16 +50,15 @@ class PostgresSettings:
 
     def __post_init__(self) -> None:
         check(self, POSTGRES)
-        check_pair(Pem("DB_SSLCERT", self.ssl_cert), Pem("DB_SSLKEY", self.ssl_key))
+        root, cert, key = self._pems()
+        check_pair(cert, key)
         if self.sslmode.startswith("verify") and self.ssl_root_cert is None:
             raise Invalid("DB_SSLROOTCERT", f"is missing: {self.sslmode} checks the server's certificate by it")
         if self.sslmode in {"disable", "prefer"}:
             # An operator who gives a root certificate believes that the server is verified. These do not verify
             # it.
             unused = f"is not used under sslmode {self.sslmode}: choose verify-full"
-            check_absent(
-                Pem("DB_SSLROOTCERT", self.ssl_root_cert), Pem("DB_SSLCERT", self.ssl_cert), reason=unused
-            )
+            check_absent(root, cert, reason=unused)
 
     def ssl(self) -> SSLContext | Literal["disable", "prefer"]:
         """The argument of `asyncpg.connect(ssl=...)` for this sslmode.
@@ -73,11 +72,13 @@ class PostgresSettings:
         if self.sslmode == "disable" or self.sslmode == "prefer":  # noqa: PLR1714 - mypy narrows by == only
             return self.sslmode
         # Not the context that asyncpg makes of a mode: that one also obeys PGSSLROOTCERT and ~/.postgresql.
-        return client_context(
+        return client_context(*self._pems(), self._verified())
+
+    def _pems(self) -> tuple[Pem, Pem, Pem]:
+        return (
             Pem("DB_SSLROOTCERT", self.ssl_root_cert),
             Pem("DB_SSLCERT", self.ssl_cert),
             Pem("DB_SSLKEY", self.ssl_key),
-            self._verified(),
         )
 
     def _verified(self) -> Verified:
@@ -108,15 +109,14 @@ class RedisSettings:
 
     def __post_init__(self) -> None:
         check(self, REDIS)
-        check_pair(Pem("REDIS_CERT_FILE", self.ssl_cert), Pem("REDIS_KEY_FILE", self.ssl_key))
+        root, cert, key = self._pems()
+        check_pair(cert, key)
         if self.username is not None and self.password is None:
             # A URL with the password in the position of the user looks just like this.
             raise Invalid("REDIS_PASSWORD", "is missing; one without a user is written redis://:password@host")
         if not self.tls:
             unused = "is not used without TLS: set REDIS_TLS=true or write rediss://"
-            check_absent(
-                Pem("REDIS_CA_FILE", self.ssl_root_cert), Pem("REDIS_CERT_FILE", self.ssl_cert), reason=unused
-            )
+            check_absent(root, cert, reason=unused)
 
     def ssl(self) -> SSLContext | None:
         """The TLS context to connect with; None without `tls`.
@@ -126,13 +126,13 @@ class RedisSettings:
         the system trusts are read once per process.
         Raises: Invalid (a file holds no certificate or no key).
         """
-        if not self.tls:
-            return None
-        return client_context(
+        return client_context(*self._pems(), "certificate and name") if self.tls else None
+
+    def _pems(self) -> tuple[Pem, Pem, Pem]:
+        return (
             Pem("REDIS_CA_FILE", self.ssl_root_cert),
             Pem("REDIS_CERT_FILE", self.ssl_cert),
             Pem("REDIS_KEY_FILE", self.ssl_key),
-            "certificate and name",
         )
 
 
