@@ -33,43 +33,43 @@ STRUCTS = [
 
 
 @pytest.mark.parametrize("kind", STRUCTS)
-def test_what_hubbub_gives_back_cannot_be_changed(kind: type[msgspec.Struct]) -> None:
+def test_models_are_immutable(kind: type[msgspec.Struct]) -> None:
     assert kind.__struct_config__.frozen
     assert kind.__doc__
 
 
-def test_a_row_becomes_a_message_with_a_type() -> None:
+def test_row_becomes_a_message_with_a_type() -> None:
     message = Message(ONE, OTHER, 1, ONE, "hello", "file", False, NOW, NOW, None)  # type: ignore[arg-type]
     assert message.message_type is MessageType.FILE
     with pytest.raises(AttributeError):
         message.content = "changed"  # type: ignore[misc]
 
 
-def test_a_row_becomes_a_membership_with_a_role() -> None:
+def test_row_becomes_a_membership_with_a_role() -> None:
     member = RoomUser(ONE, OTHER, NOW, "moderator", None, 0)  # type: ignore[arg-type]
     assert member.role is Role.MODERATOR
 
 
-def test_what_this_version_does_not_know_is_no_model() -> None:
+def test_row_with_an_unknown_value_is_refused() -> None:
     with pytest.raises(ValueError, match="video"):
         Message(ONE, OTHER, 1, ONE, "hello", "video", False, NOW, NOW, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="owner"):
         RoomUser(ONE, OTHER, NOW, "owner", None, 0)  # type: ignore[arg-type]
 
 
-def test_a_message_survives_its_way_through_json() -> None:
+def test_message_is_equal_after_json() -> None:
     assert msgspec.json.decode(msgspec.json.encode(MESSAGE), type=Message) == MESSAGE
     assert b'"message_type":"image"' in msgspec.json.encode(MESSAGE)
 
 
-def test_equal_messages_are_equal_and_can_be_kept_in_a_set() -> None:
+def test_equal_messages_have_equal_hashes() -> None:
     again = msgspec.structs.replace(MESSAGE)
     assert again == MESSAGE
     assert len({again, MESSAGE}) == 1
     assert msgspec.structs.replace(MESSAGE, content="other") != MESSAGE
 
 
-def test_what_carries_json_can_be_kept_in_a_set_too() -> None:
+def test_models_with_json_can_be_in_a_set() -> None:
     message = msgspec.structs.replace(MESSAGE, metadata={"pinned": True})
     again = msgspec.json.decode(msgspec.json.encode(message), type=Message)
     assert {message, again} == {message}
@@ -82,19 +82,19 @@ def test_what_carries_json_can_be_kept_in_a_set_too() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in STRUCTS if "items" not in kind.__struct_fields__])
-def test_everything_but_pages_can_be_kept_in_a_set(kind: type[msgspec.Struct]) -> None:
+def test_every_model_except_pages_can_be_in_a_set(kind: type[msgspec.Struct]) -> None:
     fields = get_type_hints(kind)
     json = [name for name, annotation in fields.items() if "Mapping" in str(annotation)]
     assert not json or kind.__hash__.__qualname__ == f"{kind.__name__}.__hash__", json
 
 
-def test_the_hash_of_a_password_is_no_part_of_a_user_and_is_not_shown() -> None:
+def test_password_hash_is_neither_in_a_user_nor_shown() -> None:
     assert not [field for field in get_type_hints(User) if "password" in field]
     credentials = Credentials(ONE, "$2b$12$secret")
     assert "$2b$12$secret" not in repr(credentials) + str(credentials) + f"{credentials}"
     assert credentials.password_hash == "$2b$12$secret"
 
 
-def test_a_page_knows_whether_another_follows() -> None:
+def test_page_has_more_when_another_follows() -> None:
     assert Page([MESSAGE], "cursor").has_more
     assert not Page([MESSAGE], None).has_more

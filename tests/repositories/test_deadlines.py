@@ -78,7 +78,7 @@ async def test_all_statements_of_a_call_have_one_deadline(
     assert first in {None, deadline}
 
 
-async def test_so_have_those_of_a_follower_that_enters(
+async def test_all_statements_of_an_entering_follower_have_one_deadline(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, room: Room, ada: User
 ) -> None:
     monkeypatch.setattr("hubbub.hub.Pool", Watched)

@@ -56,7 +56,7 @@ async def fill(pool: Pool, room: Room, author: User, count: int) -> int:
     return await pool.fetch_one(statement, room.id, author.id, count) or 0
 
 
-async def test_reading_moves_the_watermark_and_counts_down(
+async def test_mark_read_moves_the_watermark_and_the_unread_count(
     hub: Hub, bob: User, room: Room, messages: list[Message]
 ) -> None:
     assert await hub.receipts.unread_counts(bob.id) == {room.id: 5}
@@ -66,7 +66,7 @@ async def test_reading_moves_the_watermark_and_counts_down(
     assert (member.last_read_seq, member.last_read_message_id) == (messages[2].seq, messages[2].id)
 
 
-async def test_the_watermark_never_moves_back_by_itself(
+async def test_watermark_never_moves_back_by_itself(
     hub: Hub, bob: User, room: Room, messages: list[Message]
 ) -> None:
     head = messages[-1].seq
@@ -77,13 +77,15 @@ async def test_the_watermark_never_moves_back_by_itself(
     assert (member.last_read_seq, member.last_read_message_id) == (head, messages[-1].id)
 
 
-async def test_nobody_reads_beyond_the_head(hub: Hub, bob: User, room: Room, messages: list[Message]) -> None:
+async def test_mark_read_beyond_the_head_stops_at_the_head(
+    hub: Hub, bob: User, room: Room, messages: list[Message]
+) -> None:
     assert await hub.receipts.mark_read(room.id, bob.id, up_to=2**63 - 1) == messages[-1].seq
     await hub.messages.send(room.id, messages[0].user_id or bob.id, "one more")
     assert await hub.receipts.unread_count(room.id, bob.id) == 1
 
 
-async def test_unread_again_takes_the_receipts_along(
+async def test_mark_unread_deletes_the_receipts(
     hub: Hub, ada: User, bob: User, room: Room, messages: list[Message]
 ) -> None:
     await hub.receipts.mark_read(room.id, bob.id, up_to=messages[-1].seq)
@@ -108,7 +110,7 @@ async def test_own_and_deleted_messages_are_not_unread(
     assert await hub.receipts.unread_count(room.id, ada.id) == 1
 
 
-async def test_counting_stops_at_the_cap(hub: Hub, bob: User, room: Room, messages: list[Message]) -> None:
+async def test_unread_count_stops_at_the_cap(hub: Hub, bob: User, room: Room, messages: list[Message]) -> None:
     assert await hub.receipts.unread_count(room.id, bob.id, cap=3) == 3
     assert await hub.receipts.unread_counts(bob.id, cap=3) == {room.id: 3}
     for cap in (0, 1_001):
@@ -117,7 +119,7 @@ async def test_counting_stops_at_the_cap(hub: Hub, bob: User, room: Room, messag
         assert refused.value.field == "cap"
 
 
-async def test_who_read_a_message_is_told_with_the_time(
+async def test_who_read_has_the_time_in_a_small_room(
     hub: Hub, ada: User, bob: User, room: Room, messages: list[Message]
 ) -> None:
     await hub.receipts.mark_read(room.id, bob.id, up_to=messages[0].seq)
@@ -128,7 +130,7 @@ async def test_who_read_a_message_is_told_with_the_time(
     assert await readers(hub, messages[1]) == []
 
 
-async def test_large_rooms_tell_who_read_without_the_time(hub: Hub, ada: User, room: Room) -> None:
+async def test_who_read_has_no_time_in_a_large_room(hub: Hub, ada: User, room: Room) -> None:
     crowd = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(RECEIPTS_UP_TO_MEMBERS)]
     await hub.room_users.add_many(room.id, [one.id for one in crowd])
     message = await hub.messages.send(room.id, ada.id, "hello all")
@@ -149,7 +151,7 @@ async def test_large_rooms_tell_who_read_without_the_time(hub: Hub, ada: User, r
     assert receipt.read_at is not None
 
 
-async def test_reading_state_is_for_members(hub: Hub, bob: User, room: Room) -> None:
+async def test_reading_state_of_a_non_member_is_refused(hub: Hub, bob: User, room: Room) -> None:
     for operation in (
         hub.receipts.mark_read(room.id, bob.id, up_to=1),
         hub.receipts.mark_unread(room.id, bob.id, from_seq=1),
@@ -178,7 +180,7 @@ async def test_readers_of_an_unknown_message_are_not_found(
 
 
 @pytest.mark.parametrize("seq", [-1, 2**63, True, "5", None])
-async def test_what_is_no_seq_is_refused(hub: Hub, ada: User, room: Room, seq: int) -> None:
+async def test_value_that_is_not_a_seq_is_refused(hub: Hub, ada: User, room: Room, seq: int) -> None:
     with pytest.raises(Invalid) as refused:
         await hub.receipts.mark_read(room.id, ada.id, up_to=seq)
     assert refused.value.field == "up_to"
@@ -193,7 +195,7 @@ async def test_what_is_no_seq_is_refused(hub: Hub, ada: User, room: Room, seq: i
         (False, 2, False),
     ],
 )
-async def test_a_room_keeps_receipts_as_it_was_asked_to(
+async def test_room_stores_receipts_by_its_setting(
     hub: Hub, ada: User, keeps_receipts: bool | None, members: int, expected: bool
 ) -> None:
     room = await hub.rooms.create("asked", created_by=ada.id, keeps_receipts=keeps_receipts)
@@ -208,7 +210,7 @@ async def test_a_room_keeps_receipts_as_it_was_asked_to(
     assert (receipt.read_at is not None) is expected
 
 
-async def test_a_direct_room_keeps_receipts_until_it_is_asked_not_to(hub: Hub, ada: User, bob: User) -> None:
+async def test_direct_room_stores_receipts_until_it_is_set_not_to(hub: Hub, ada: User, bob: User) -> None:
     direct = await hub.rooms.direct(ada.id, bob.id)
     said = [await hub.messages.send(direct.id, ada.id, f"message {n}") for n in range(2)]
     await hub.receipts.mark_read(direct.id, bob.id, up_to=said[0].seq)
@@ -217,7 +219,7 @@ async def test_a_direct_room_keeps_receipts_until_it_is_asked_not_to(hub: Hub, a
     assert await times(hub, said) == [[True], [False]]
 
 
-async def test_the_setting_is_about_what_is_read_from_then_on(
+async def test_receipts_setting_applies_to_later_reads(
     hub: Hub, bob: User, room: Room, messages: list[Message]
 ) -> None:
     for message, keeps_receipts in zip(messages, (None, False, None, False, True), strict=True):
@@ -231,7 +233,7 @@ async def test_the_setting_is_about_what_is_read_from_then_on(
     assert await times(hub, messages) == [[True]] * 5
 
 
-async def test_who_joins_later_has_not_read_what_came_before(
+async def test_new_member_has_not_read_earlier_messages(
     hub: Hub, ada: User, room: Room, messages: list[Message]
 ) -> None:
     carol = await hub.users.create("carol@example.org", "carol", "hash")
@@ -247,7 +249,7 @@ async def test_who_joins_later_has_not_read_what_came_before(
 
 
 @pytest.mark.parametrize("keeps_receipts", [True, False])
-async def test_who_comes_back_has_read_what_has_a_receipt_and_nothing_that_came_meanwhile(
+async def test_returning_member_has_read_messages_with_a_receipt_only(
     hub: Hub, ada: User, bob: User, room: Room, messages: list[Message], keeps_receipts: bool
 ) -> None:
     await hub.rooms.update(room.id, keeps_receipts=keeps_receipts)
@@ -263,7 +265,7 @@ async def test_who_comes_back_has_read_what_has_a_receipt_and_nothing_that_came_
     assert await times(hub, [newer]) == [[keeps_receipts]]
 
 
-async def test_who_reads_very_much_at_once_has_receipts_for_the_newest_of_it(
+async def test_mark_read_of_very_many_stores_the_newest_receipts(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
@@ -276,7 +278,7 @@ async def test_who_reads_very_much_at_once_has_receipts_for_the_newest_of_it(
     assert await times(hub, [first, second, newest]) == [[False], [True], [True]]
 
 
-async def test_to_read_a_hundred_times_as_much_touches_as_much(
+async def test_mark_read_of_a_hundred_times_as_much_touches_as_many_pages(
     hub: Hub, pool: Pool, postgres_settings: PostgresSettings, ada: User, bob: User
 ) -> None:
     connection = await connect(postgres_settings)
@@ -291,7 +293,7 @@ async def test_to_read_a_hundred_times_as_much_touches_as_much(
     assert touched[1] <= touched[0] + 20
 
 
-async def test_who_comes_back_has_nothing_unread(
+async def test_returning_member_has_nothing_unread(
     hub: Hub, ada: User, bob: User, room: Room, messages: list[Message]
 ) -> None:
     await hub.room_users.remove(room.id, bob.id)
@@ -356,7 +358,7 @@ class ByHand:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-async def test_what_is_unread_and_who_has_read_equals_a_count_by_hand(
+async def test_unread_and_who_read_equal_a_count_by_hand(
     hub: Hub, ada: User, bob: User, steps: list[tuple[str, int]]
 ) -> None:
     room = await hub.rooms.create("by hand", created_by=ada.id)

@@ -15,20 +15,20 @@ async def people(hub: Hub, count: int) -> list[User]:
     return [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(count)]
 
 
-async def test_a_second_join_changes_nothing(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
+async def test_second_join_changes_nothing(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
     joined = await hub.room_users.add(room.id, bob.id, Role.MODERATOR)
     assert (joined.role, joined.last_read_seq) == (Role.MODERATOR, 2)
     assert await hub.room_users.add(room.id, bob.id) == joined
     assert await log_of(pool, room.id) == ["joined", "joined"]
 
 
-async def test_one_of_many_joins_at_once_is_the_join(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
+async def test_concurrent_joins_of_a_user_are_one_join(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
     joined = await asyncio.gather(*(hub.room_users.add(room.id, bob.id) for _ in range(20)))
     assert len(set(joined)) == 1
     assert await log_of(pool, room.id) == ["joined", "joined"]
 
 
-async def test_who_joins_has_nothing_unread_and_has_read_nothing(
+async def test_new_member_has_nothing_unread_and_has_read_nothing(
     hub: Hub, ada: User, bob: User, room: Room
 ) -> None:
     message = await hub.messages.send(room.id, ada.id, "before you came")
@@ -37,7 +37,7 @@ async def test_who_joins_has_nothing_unread_and_has_read_nothing(
     assert await hub.receipts.unread_count(room.id, bob.id) == 0
 
 
-async def test_many_join_in_one_statement(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_add_many_adds_all_in_one_statement(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     crowd = await people(hub, 5)
     ids = [one.id for one in crowd]
     await hub.room_users.add(room.id, ids[0])
@@ -50,7 +50,7 @@ async def test_many_join_in_one_statement(hub: Hub, pool: Pool, ada: User, room:
     assert await hub.room_users.add_many(room.id, []) == []
 
 
-async def test_crowds_that_overlap_join_at_the_same_time(hub: Hub, pool: Pool, room: Room) -> None:
+async def test_overlapping_add_many_calls_succeed_at_the_same_time(hub: Hub, pool: Pool, room: Room) -> None:
     ids = [one.id for one in await people(hub, 6)]
     crowds = [ids[start:] + ids[:start] for start in range(6)]
     results = await asyncio.gather(*(hub.room_users.add_many(room.id, crowd) for crowd in crowds))
@@ -59,7 +59,7 @@ async def test_crowds_that_overlap_join_at_the_same_time(hub: Hub, pool: Pool, r
     assert await log_of(pool, room.id) == ["joined"] * 7
 
 
-async def test_one_unknown_user_keeps_the_crowd_out(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
+async def test_add_many_with_an_unknown_user_adds_none(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
     nobody = uuid4()
     with pytest.raises(NotFound) as missing:
         await hub.room_users.add_many(room.id, [bob.id, nobody])
@@ -68,7 +68,7 @@ async def test_one_unknown_user_keeps_the_crowd_out(hub: Hub, pool: Pool, bob: U
     assert await log_of(pool, room.id) == ["joined"]
 
 
-async def test_a_crowd_joins_while_each_of_it_joins_by_itself(
+async def test_add_many_succeeds_while_each_user_joins_alone(
     hub: Hub, pool: Pool, settings: Settings, ada: User
 ) -> None:
     crowd = [await hub.users.create(f"c{n}@example.org", f"c{n}", "not a hash") for n in range(60)]
@@ -81,13 +81,13 @@ async def test_a_crowd_joins_while_each_of_it_joins_by_itself(
             assert await log_of(pool, room.id) == ["joined"] * 61
 
 
-async def test_nobody_joins_an_unknown_room(hub: Hub, bob: User) -> None:
+async def test_join_of_an_unknown_room_is_not_found(hub: Hub, bob: User) -> None:
     with pytest.raises(NotFound) as missing:
         await hub.room_users.add(uuid4(), bob.id)
     assert missing.value.kind == "room"
 
 
-async def test_a_foreign_role_is_refused(hub: Hub, bob: User, room: Room) -> None:
+async def test_unknown_role_is_refused(hub: Hub, bob: User, room: Room) -> None:
     with pytest.raises(Invalid) as refused:
         await hub.room_users.add(room.id, bob.id, "owner")
     assert refused.value.field == "role"
@@ -96,7 +96,7 @@ async def test_a_foreign_role_is_refused(hub: Hub, bob: User, room: Room) -> Non
     assert not await hub.room_users.is_member(room.id, bob.id)
 
 
-async def test_a_direct_room_keeps_its_two(hub: Hub, pool: Pool, ada: User, bob: User) -> None:
+async def test_direct_room_keeps_its_two_members(hub: Hub, pool: Pool, ada: User, bob: User) -> None:
     direct = await hub.rooms.direct(ada.id, bob.id)
     [carol] = await people(hub, 1)
     with pytest.raises(Invalid):
@@ -120,16 +120,14 @@ async def test_leaving_ends_the_right_to_send(hub: Hub, pool: Pool, bob: User, r
     assert await log_of(pool, room.id) == ["joined", "joined", "left"]
 
 
-async def test_one_of_many_leaves_at_once_is_the_leave(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
+async def test_concurrent_leaves_of_a_member_are_one_leave(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
     await hub.room_users.add(room.id, bob.id)
     results = await asyncio.gather(*(hub.room_users.remove(room.id, bob.id) for _ in range(10)))
     assert sum(results) == 1
     assert await log_of(pool, room.id) == ["joined", "joined", "left"]
 
 
-async def test_the_log_stays_whole_while_people_come_go_and_talk(
-    hub: Hub, pool: Pool, ada: User, room: Room
-) -> None:
+async def test_log_has_no_gap_while_users_join_leave_and_send(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     crowd = await people(hub, 6)
 
     async def come_and_go(one: User) -> None:
@@ -155,7 +153,7 @@ async def test_the_log_stays_whole_while_people_come_go_and_talk(
     }
 
 
-async def test_a_role_changes_once(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
+async def test_role_changes_once(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
     await hub.room_users.add(room.id, bob.id)
     changed = await hub.room_users.set_role(room.id, bob.id, Role.ADMIN)
     assert changed.role is Role.ADMIN
@@ -165,7 +163,7 @@ async def test_a_role_changes_once(hub: Hub, pool: Pool, bob: User, room: Room) 
         await hub.room_users.set_role(room.id, uuid4(), Role.ADMIN)
 
 
-async def test_members_come_in_pages_each_once_while_others_join(hub: Hub, ada: User, room: Room) -> None:
+async def test_members_are_paged_each_once_while_others_join(hub: Hub, ada: User, room: Room) -> None:
     crowd = await people(hub, 9)
     await hub.room_users.add_many(room.id, [one.id for one in crowd[:6]])
     seen, after = [], None
@@ -181,7 +179,7 @@ async def test_members_come_in_pages_each_once_while_others_join(hub: Hub, ada: 
     assert {ada.id, *(one.id for one in crowd[:6])} <= set(seen)
 
 
-async def test_the_rooms_of_a_user_come_in_pages(hub: Hub, ada: User, bob: User) -> None:
+async def test_memberships_of_a_user_are_paged(hub: Hub, ada: User, bob: User) -> None:
     rooms = {(await hub.rooms.create(f"room {n}", created_by=ada.id)).id for n in range(5)}
     first = await hub.room_users.rooms_of(ada.id, limit=3)
     rest = await hub.room_users.rooms_of(ada.id, limit=3, after=first.next)
@@ -192,7 +190,7 @@ async def test_the_rooms_of_a_user_come_in_pages(hub: Hub, ada: User, bob: User)
 
 
 @pytest.mark.parametrize("id", ["", "not-a-uuid", None, 5, "{00000000-0000-0000-0000-000000000000}"])
-async def test_what_is_no_id_is_refused(hub: Hub, ada: User, id: object) -> None:
+async def test_value_that_is_not_an_id_is_refused(hub: Hub, ada: User, id: object) -> None:
     for operation in (
         hub.room_users.add(id, ada.id),  # type: ignore[arg-type]
         hub.room_users.remove(ada.id, id),  # type: ignore[arg-type]

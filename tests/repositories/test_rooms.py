@@ -24,7 +24,7 @@ PAYLOADS = Statement(
 )
 
 
-async def test_who_makes_a_room_is_its_first_member_and_admin(hub: Hub, pool: Pool, ada: User) -> None:
+async def test_creator_of_a_room_is_its_first_member_and_admin(hub: Hub, pool: Pool, ada: User) -> None:
     room = await hub.rooms.create("engine-room", created_by=ada.id, description="steam", is_private=True)
 
     assert (room.name, room.description, room.is_private) == ("engine-room", "steam", True)
@@ -34,7 +34,7 @@ async def test_who_makes_a_room_is_its_first_member_and_admin(hub: Hub, pool: Po
     assert await log_of(pool, room.id) == ["joined"]
 
 
-async def test_a_room_of_an_unknown_user_is_not_made(hub: Hub) -> None:
+async def test_room_of_an_unknown_user_is_not_created(hub: Hub) -> None:
     nobody = uuid4()
     with pytest.raises(NotFound) as missing:
         await hub.rooms.create("engine-room", created_by=nobody)
@@ -42,7 +42,7 @@ async def test_a_room_of_an_unknown_user_is_not_made(hub: Hub) -> None:
     assert (await hub.rooms.public()).items == []
 
 
-async def test_an_id_makes_one_room(hub: Hub, ada: User) -> None:
+async def test_room_id_can_be_used_once(hub: Hub, ada: User) -> None:
     id = uuid4()
     await hub.rooms.create("first", created_by=ada.id, id=id)
     with pytest.raises(Conflict) as refused:
@@ -51,7 +51,7 @@ async def test_an_id_makes_one_room(hub: Hub, ada: User) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "x" * 101, "a\0b", "\udfff"])
-async def test_a_room_needs_a_proper_name(hub: Hub, ada: User, room: Room, name: str) -> None:
+async def test_unusable_room_name_is_refused(hub: Hub, ada: User, room: Room, name: str) -> None:
     with pytest.raises(Invalid) as refused:
         await hub.rooms.create(name, created_by=ada.id)
     assert refused.value.field == "name"
@@ -60,7 +60,7 @@ async def test_a_room_needs_a_proper_name(hub: Hub, ada: User, room: Room, name:
     assert await hub.rooms.get(room.id) == room
 
 
-async def test_a_room_changes_where_something_is_given_and_logs_it(
+async def test_update_changes_only_given_properties_and_is_logged(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
     renamed = await hub.rooms.update(room.id, name="boiler room", description="hot", by=ada.id)
@@ -72,7 +72,7 @@ async def test_a_room_changes_where_something_is_given_and_logs_it(
 
 
 @pytest.mark.parametrize("keeps_receipts", [None, True, False])
-async def test_a_room_knows_everywhere_whether_it_keeps_receipts(
+async def test_receipts_setting_is_returned_by_every_call(
     hub: Hub, pool: Pool, ada: User, keeps_receipts: bool | None
 ) -> None:
     room = await hub.rooms.create("engine-room", created_by=ada.id, keeps_receipts=keeps_receipts)
@@ -94,21 +94,21 @@ async def test_a_room_knows_everywhere_whether_it_keeps_receipts(
         assert refused.value.field == "keeps_receipts"
 
 
-async def test_the_log_says_as_what_the_first_members_came(hub: Hub, pool: Pool, ada: User, bob: User) -> None:
+async def test_log_has_the_roles_of_the_first_members(hub: Hub, pool: Pool, ada: User, bob: User) -> None:
     room = await hub.rooms.create("engine-room", created_by=ada.id)
     assert await pool.fetch_all(PAYLOADS, room.id) == [{"role": "admin"}]
     direct = await hub.rooms.direct(ada.id, bob.id)
     assert await pool.fetch_all(PAYLOADS, direct.id) == [{"role": "member"}] * 2
 
 
-async def test_an_unknown_room_is_not_found(hub: Hub) -> None:
+async def test_unknown_room_is_not_found(hub: Hub) -> None:
     for operation in (hub.rooms.get(uuid4()), hub.rooms.update(uuid4(), name="x"), hub.rooms.delete(uuid4())):
         with pytest.raises(NotFound):
             await operation
     assert await hub.rooms.get_many([uuid4()]) == {}
 
 
-async def test_a_deleted_room_takes_everything_along(hub: Hub, pool: Pool, ada: User, bob: User) -> None:
+async def test_deleting_a_room_deletes_all_its_rows(hub: Hub, pool: Pool, ada: User, bob: User) -> None:
     room = await hub.rooms.create("short-lived", created_by=ada.id)
     await hub.room_users.add(room.id, bob.id)
     message = await hub.messages.send(room.id, ada.id, "hello")
@@ -122,7 +122,7 @@ async def test_a_deleted_room_takes_everything_along(hub: Hub, pool: Pool, ada: 
     assert await log_of(pool, room.id) == []
 
 
-async def test_two_people_have_one_direct_room_also_under_a_race(
+async def test_two_users_have_one_direct_room_also_under_a_race(
     hub: Hub, pool: Pool, ada: User, bob: User
 ) -> None:
     pairs = [(ada.id, bob.id), (bob.id, ada.id)] * 10
@@ -136,7 +136,7 @@ async def test_two_people_have_one_direct_room_also_under_a_race(
     assert await log_of(pool, room.id) == ["joined", "joined"]
 
 
-async def test_a_direct_room_is_found_in_a_transaction_that_raced_for_it(hub: Hub, ada: User, bob: User) -> None:
+async def test_direct_room_is_found_in_a_transaction_that_raced_for_it(hub: Hub, ada: User, bob: User) -> None:
     async def in_a_transaction() -> Room:
         async with hub.transaction() as tx:
             room = await tx.rooms.direct(ada.id, bob.id)
@@ -148,21 +148,21 @@ async def test_a_direct_room_is_found_in_a_transaction_that_raced_for_it(hub: Hu
     assert len((await hub.messages.page(rooms[0].id)).items) == 5
 
 
-async def test_a_direct_room_needs_two_known_people(hub: Hub, ada: User) -> None:
+async def test_direct_room_needs_two_known_users(hub: Hub, ada: User) -> None:
     with pytest.raises(Invalid):
         await hub.rooms.direct(ada.id, ada.id)
     with pytest.raises(NotFound):
         await hub.rooms.direct(ada.id, uuid4())
 
 
-async def test_a_direct_room_stays_private(hub: Hub, ada: User, bob: User) -> None:
+async def test_direct_room_stays_private(hub: Hub, ada: User, bob: User) -> None:
     room = await hub.rooms.direct(ada.id, bob.id)
     with pytest.raises(Invalid):
         await hub.rooms.update(room.id, is_private=False)
     assert await hub.rooms.get(room.id) == room
 
 
-async def test_public_rooms_come_by_name_in_pages_without_the_private(hub: Hub, ada: User, bob: User) -> None:
+async def test_public_rooms_are_paged_by_name_without_private_ones(hub: Hub, ada: User, bob: User) -> None:
     for name in ("delta", "alpha", "charlie", "bravo", "alpha"):
         await hub.rooms.create(name, created_by=ada.id)
     await hub.rooms.create("hidden", created_by=ada.id, is_private=True)
@@ -178,7 +178,7 @@ async def test_public_rooms_come_by_name_in_pages_without_the_private(hub: Hub, 
     assert names == ["alpha", "alpha", "bravo", "charlie", "delta"]
 
 
-async def test_the_list_of_a_user_shows_the_active_room_first(hub: Hub, ada: User, bob: User) -> None:
+async def test_room_list_has_the_most_recently_active_room_first(hub: Hub, ada: User, bob: User) -> None:
     quiet = await hub.rooms.create("quiet", created_by=ada.id)
     busy = await hub.rooms.create("busy", created_by=ada.id)
     for room in (quiet, busy):
@@ -203,7 +203,7 @@ async def test_the_list_of_a_user_shows_the_active_room_first(hub: Hub, ada: Use
 
 
 @pytest.mark.parametrize("letter", ["\x01", "\U0001f4f1", "\u6f22", "\\"])
-async def test_the_longest_names_are_in_nobodys_way(hub: Hub, ada: User, letter: str) -> None:
+async def test_cursor_of_the_longest_name_is_accepted(hub: Hub, ada: User, letter: str) -> None:
     names = [letter * 99 + end for end in "abc"]
     for name in names:
         await hub.rooms.create(name, created_by=ada.id)
@@ -216,7 +216,7 @@ async def test_the_longest_names_are_in_nobodys_way(hub: Hub, ada: User, letter:
     assert (found, cursor) == (names, None)
 
 
-async def test_the_list_of_a_user_pages_without_loss_or_repetition(hub: Hub, ada: User) -> None:
+async def test_room_list_is_paged_without_gap_or_double(hub: Hub, ada: User) -> None:
     rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(7)]
     for room in rooms[::2]:
         await hub.messages.send(room.id, ada.id, "ping")
@@ -233,7 +233,7 @@ async def test_the_list_of_a_user_pages_without_loss_or_repetition(hub: Hub, ada
     assert set(seen) == {room.id for room in rooms}
 
 
-async def test_unread_in_the_list_stops_at_the_cap(hub: Hub, ada: User, bob: User, room: Room) -> None:
+async def test_unread_count_in_the_room_list_stops_at_the_cap(hub: Hub, ada: User, bob: User, room: Room) -> None:
     await hub.room_users.add(room.id, bob.id)
     for n in range(5):
         await hub.messages.send(room.id, ada.id, f"message {n}")
@@ -241,7 +241,7 @@ async def test_unread_in_the_list_stops_at_the_cap(hub: Hub, ada: User, bob: Use
     assert summary.unread == 3
 
 
-async def test_a_deleted_last_message_is_shown_as_its_tombstone(hub: Hub, ada: User, room: Room) -> None:
+async def test_deleted_last_message_is_shown_as_its_tombstone(hub: Hub, ada: User, room: Room) -> None:
     message = await hub.messages.send(room.id, ada.id, "oops")
     await hub.messages.delete(message.id, by=ada.id)
     [summary] = (await hub.rooms.list_for(ada.id)).items
@@ -283,7 +283,7 @@ async def connection(postgres_settings: PostgresSettings) -> AsyncIterator[Conne
     await connection.close()
 
 
-async def test_a_page_of_a_thousand_rooms_touches_few_pages(
+async def test_room_list_of_a_thousand_rooms_touches_few_pages(
     hub: Hub, connection: Connection, ada: User, bob: User
 ) -> None:
     """A place in an index for each room; and for each room of the page what it shows, and messages up to the cap.
@@ -308,7 +308,7 @@ async def test_a_page_of_a_thousand_rooms_touches_few_pages(
 
 
 @pytest.mark.parametrize("limit", [0, -1, 201, True, 1.5, "10"])
-async def test_a_limit_out_of_range_is_refused(hub: Hub, ada: User, room: Room, limit: int) -> None:
+async def test_limit_out_of_range_is_refused(hub: Hub, ada: User, room: Room, limit: int) -> None:
     for operation in (
         hub.rooms.public(limit=limit),
         hub.room_users.members(room.id, limit=limit),
@@ -323,13 +323,13 @@ async def test_a_limit_out_of_range_is_refused(hub: Hub, ada: User, room: Room, 
 
 
 @pytest.mark.parametrize("limit", [0, 1_001, True])
-async def test_the_list_of_a_user_has_up_to_a_thousand_rooms(hub: Hub, ada: User, limit: int) -> None:
+async def test_room_list_page_has_up_to_a_thousand_rooms(hub: Hub, ada: User, limit: int) -> None:
     with pytest.raises(Invalid) as refused:
         await hub.rooms.list_for(ada.id, limit=limit)
     assert refused.value.field == "limit"
 
 
-async def test_the_cursor_of_another_list_is_refused(hub: Hub, ada: User, bob: User) -> None:
+async def test_cursor_of_another_list_is_refused(hub: Hub, ada: User, bob: User) -> None:
     rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(2)]
     for room in rooms:
         await hub.room_users.add(room.id, bob.id)
@@ -352,7 +352,7 @@ async def test_the_cursor_of_another_list_is_refused(hub: Hub, ada: User, bob: U
         assert refused.value.field == "after"
 
 
-async def test_a_page_does_not_shift_while_rooms_are_made(hub: Hub, ada: User) -> None:
+async def test_page_does_not_shift_while_rooms_are_created(hub: Hub, ada: User) -> None:
     for name in ("b", "d", "f"):
         await hub.rooms.create(name, created_by=ada.id)
     page = await hub.rooms.public(limit=2)
@@ -362,7 +362,7 @@ async def test_a_page_does_not_shift_while_rooms_are_made(hub: Hub, ada: User) -
     assert [room.name for room in page.items + rest.items] == ["b", "d", "e", "f"]
 
 
-async def test_renaming_does_not_touch_when_a_room_was_made(hub: Hub, room: Room) -> None:
+async def test_update_keeps_the_creation_time_of_a_room(hub: Hub, room: Room) -> None:
     renamed = await hub.rooms.update(room.id, name="other")
     assert renamed.created_at == room.created_at
     assert renamed.updated_at - room.updated_at > timedelta(0)

@@ -11,7 +11,7 @@ from log import log_of
 from waiting import until_it_answers
 
 
-async def test_a_new_user_is_found_by_id_email_and_username(hub: Hub) -> None:
+async def test_new_user_is_found_by_id_email_and_username(hub: Hub) -> None:
     ada = await hub.users.create("ada@example.org", "Ada", "hash", "https://example.org/ada.png")
 
     assert (ada.email, ada.username, ada.avatar_url) == ("ada@example.org", "Ada", "https://example.org/ada.png")
@@ -21,7 +21,7 @@ async def test_a_new_user_is_found_by_id_email_and_username(hub: Hub) -> None:
     assert await hub.users.find_by_username("aDA") == ada
 
 
-async def test_a_user_carries_no_password_hash(ada: User) -> None:
+async def test_user_has_no_password_hash(ada: User) -> None:
     assert not hasattr(ada, "password_hash")
     assert "not a hash" not in repr(ada)
 
@@ -36,7 +36,7 @@ async def test_credentials_are_found_by_either_login_and_do_not_show_the_hash(hu
 
 
 @pytest.mark.parametrize("login", [None, 7, b"ada", "", "x" * 256, "ada\0", "\ud800", "ada@"])
-async def test_what_can_be_no_login_is_refused(hub: Hub, login: str) -> None:
+async def test_unusable_login_is_refused(hub: Hub, login: str) -> None:
     with pytest.raises(Invalid):
         await hub.users.find_credentials(login)
 
@@ -45,7 +45,7 @@ async def test_what_can_be_no_login_is_refused(hub: Hub, login: str) -> None:
     ("email", "username", "taken"),
     [("ADA@example.org", "other", "email"), ("other@example.org", "ADA", "username")],
 )
-async def test_an_email_or_username_is_taken_in_any_case(
+async def test_email_or_username_is_taken_in_any_case(
     hub: Hub, ada: User, email: str, username: str, taken: str
 ) -> None:
     with pytest.raises(Conflict) as refused:
@@ -54,7 +54,7 @@ async def test_an_email_or_username_is_taken_in_any_case(
     assert await hub.users.find_by_username("other") is None
 
 
-async def test_one_of_two_who_register_the_same_name_at_once_gets_it(hub: Hub) -> None:
+async def test_concurrent_creates_with_one_username_make_one_account(hub: Hub) -> None:
     results = await asyncio.gather(
         *(hub.users.create(f"ada{n}@example.org", "ada", "hash") for n in range(8)), return_exceptions=True
     )
@@ -87,7 +87,7 @@ async def test_malformed_fields_are_refused(
     assert refused.value.field == field
 
 
-async def test_an_unknown_user_is_not_found(hub: Hub) -> None:
+async def test_unknown_user_is_not_found(hub: Hub) -> None:
     nobody = uuid4()
     with pytest.raises(NotFound) as missing:
         await hub.users.get(nobody)
@@ -103,12 +103,12 @@ async def test_an_unknown_user_is_not_found(hub: Hub) -> None:
             await change
 
 
-async def test_many_users_come_in_one_query_without_the_unknown(hub: Hub, ada: User, bob: User) -> None:
+async def test_get_many_returns_known_users_in_one_query(hub: Hub, ada: User, bob: User) -> None:
     assert await hub.users.get_many([ada.id, bob.id, uuid4(), ada.id]) == {ada.id: ada, bob.id: bob}
     assert await hub.users.get_many([]) == {}
 
 
-async def test_a_profile_changes_where_something_is_given(hub: Hub, ada: User) -> None:
+async def test_profile_update_changes_only_given_properties(hub: Hub, ada: User) -> None:
     changed = await hub.users.update_profile(ada.id, username="countess", avatar_url="/ada.png")
     assert (changed.email, changed.username, changed.avatar_url) == (ada.email, "countess", "/ada.png")
     assert changed.updated_at > ada.updated_at
@@ -119,20 +119,20 @@ async def test_a_profile_changes_where_something_is_given(hub: Hub, ada: User) -
     assert (await hub.users.update_profile(ada.id, avatar_url=None)).avatar_url is None
 
 
-async def test_a_profile_cannot_take_a_name_in_use(hub: Hub, ada: User, bob: User) -> None:
+async def test_profile_update_with_a_taken_name_is_a_conflict(hub: Hub, ada: User, bob: User) -> None:
     with pytest.raises(Conflict):
         await hub.users.update_profile(bob.id, username="ADA")
     assert await hub.users.get(bob.id) == bob
 
 
-async def test_a_password_hash_is_replaced(hub: Hub, ada: User) -> None:
+async def test_password_hash_is_replaced(hub: Hub, ada: User) -> None:
     await hub.users.change_password_hash(ada.id, "another hash")
     found = await hub.users.find_credentials("ada")
     assert found is not None
     assert found.password_hash == "another hash"
 
 
-async def test_a_hash_is_renewed_unless_the_password_was_changed_meanwhile(hub: Hub, ada: User) -> None:
+async def test_hash_is_renewed_unless_the_password_was_changed_meanwhile(hub: Hub, ada: User) -> None:
     await hub.users.renew_password_hash(ada.id, "a dearer hash", instead_of="not a hash")
     await hub.users.renew_password_hash(ada.id, "too late", instead_of="not a hash")
     found = await hub.users.find_credentials("ada")
@@ -140,7 +140,7 @@ async def test_a_hash_is_renewed_unless_the_password_was_changed_meanwhile(hub: 
     assert found.password_hash == "a dearer hash"
 
 
-async def test_coming_and_going_is_noted_with_the_time(hub: Hub, ada: User) -> None:
+async def test_online_status_is_stored_with_its_time(hub: Hub, ada: User) -> None:
     await hub.users.update_online_status(ada.id, True)
     online = await hub.users.get(ada.id)
     assert online.is_online
@@ -152,7 +152,7 @@ async def test_coming_and_going_is_noted_with_the_time(hub: Hub, ada: User) -> N
     assert offline.last_seen > online.last_seen
 
 
-async def test_a_deleted_account_leaves_its_messages_and_a_log_entry(
+async def test_deleted_account_leaves_its_messages_and_a_log_entry(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
@@ -167,7 +167,9 @@ async def test_a_deleted_account_leaves_its_messages_and_a_log_entry(
     assert await log_of(pool, room.id) == ["joined", "joined", "sent", "left"]
 
 
-async def test_two_with_rooms_in_common_are_deleted_at_the_same_time(hub: Hub, pool: Pool, ada: User) -> None:
+async def test_two_accounts_with_rooms_in_common_are_deleted_at_the_same_time(
+    hub: Hub, pool: Pool, ada: User
+) -> None:
     people = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(6)]
     rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(6)]
     for room in rooms:
@@ -179,7 +181,7 @@ async def test_two_with_rooms_in_common_are_deleted_at_the_same_time(hub: Hub, p
         assert await log_of(pool, room.id) == ["joined"] * 7 + ["left"] * 6
 
 
-async def test_who_joins_while_the_account_is_deleted_leaves_as_well(
+async def test_account_that_joins_a_room_during_its_deletion_leaves_it(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
@@ -200,7 +202,7 @@ async def test_who_joins_while_the_account_is_deleted_leaves_as_well(
         await hub.users.get(bob.id)
 
 
-async def test_an_account_is_deleted_in_the_transaction_in_which_it_says_farewell(
+async def test_account_is_deleted_in_the_transaction_of_its_last_message(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
     async with hub.transaction() as tx:
@@ -211,7 +213,7 @@ async def test_an_account_is_deleted_in_the_transaction_in_which_it_says_farewel
     assert await log_of(pool, room.id) == ["joined", "sent", "left"]
 
 
-async def test_an_account_is_deleted_while_it_sends(hub: Hub, ada: User, bob: User, room: Room) -> None:
+async def test_account_is_deleted_while_it_sends(hub: Hub, ada: User, bob: User, room: Room) -> None:
     """Both lock the room, then the user: in the other order each would wait for the other, for a second."""
 
     async def delete() -> None:

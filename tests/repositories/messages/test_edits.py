@@ -10,7 +10,7 @@ from hubbub.postgres import Pool
 from log import log_of
 
 
-async def test_an_edit_keeps_the_place_and_is_logged_once(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_edit_keeps_the_seq_and_is_logged_once(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     message = await hub.messages.send(room.id, ada.id, "helo")
     edited = await hub.messages.edit(message.id, "hello", by=ada.id)
     assert (edited.content, edited.is_edited, edited.seq) == ("hello", True, message.seq)
@@ -19,7 +19,7 @@ async def test_an_edit_keeps_the_place_and_is_logged_once(hub: Hub, pool: Pool, 
     assert await log_of(pool, room.id) == ["joined", "sent", "edited"]
 
 
-async def test_a_deleted_message_stays_as_a_tombstone(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_deleted_message_stays_as_a_tombstone(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     message = await hub.messages.send(room.id, ada.id, "regret")
     deleted = await hub.messages.delete(message.id, by=ada.id)
     assert (deleted.content, deleted.seq) == ("", message.seq)
@@ -32,7 +32,7 @@ async def test_a_deleted_message_stays_as_a_tombstone(hub: Hub, pool: Pool, ada:
     assert await log_of(pool, room.id) == ["joined", "sent", "deleted"]
 
 
-async def test_moderators_change_what_others_wrote_and_members_do_not(
+async def test_moderator_but_no_member_changes_messages_of_others(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
@@ -47,7 +47,7 @@ async def test_moderators_change_what_others_wrote_and_members_do_not(
     assert await log_of(pool, room.id) == ["joined", "joined", "sent", "role_changed", "edited", "deleted"]
 
 
-async def test_who_left_changes_nothing_any_more(hub: Hub, bob: User, room: Room) -> None:
+async def test_former_member_cannot_change_messages(hub: Hub, bob: User, room: Room) -> None:
     await hub.room_users.add(room.id, bob.id)
     message = await hub.messages.send(room.id, bob.id, "hello")
     await hub.room_users.remove(room.id, bob.id)
@@ -58,7 +58,7 @@ async def test_who_left_changes_nothing_any_more(hub: Hub, bob: User, room: Room
     assert await hub.messages.get(message.id) == message
 
 
-async def test_a_change_of_an_unknown_message_is_not_found(hub: Hub, ada: User) -> None:
+async def test_change_of_an_unknown_message_is_not_found(hub: Hub, ada: User) -> None:
     for operation in (
         hub.messages.edit(uuid4(), "x", by=ada.id),
         hub.messages.delete(uuid4(), by=ada.id),
@@ -68,7 +68,9 @@ async def test_a_change_of_an_unknown_message_is_not_found(hub: Hub, ada: User) 
         assert missing.value.kind == "message"
 
 
-async def test_edits_and_deletes_at_once_leave_a_whole_log(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_concurrent_edits_and_deletes_leave_no_gap_in_the_log(
+    hub: Hub, pool: Pool, ada: User, room: Room
+) -> None:
     message = await hub.messages.send(room.id, ada.id, "hello")
 
     async def edit(n: int) -> None:

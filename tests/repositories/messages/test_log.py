@@ -46,7 +46,7 @@ async def test_pages_of_any_size_give_the_whole_log_in_order(hub: Hub, room: Roo
     assert await hub.messages.since(room.id, cursor) == LogPage(room.id, [], cursor, has_more=False)
 
 
-async def test_every_entry_and_message_is_a_place_to_go_on_from(hub: Hub, room: Room, ada: User) -> None:
+async def test_log_can_be_read_on_from_every_entry_and_message(hub: Hub, room: Room, ada: User) -> None:
     head = await fill(hub, room, ada)
     whole = found(await hub.messages.since(room.id, None))
     for entry, after in pairwise(whole):
@@ -56,7 +56,7 @@ async def test_every_entry_and_message_is_a_place_to_go_on_from(hub: Hub, room: 
         assert found(await hub.messages.since(room.id, message.cursor)) == whole[message.seq :]
 
 
-async def test_what_a_transaction_reads_of_the_log_is_its_own_state(hub: Hub, room: Room, ada: User) -> None:
+async def test_transaction_reads_its_own_state_of_the_log(hub: Hub, room: Room, ada: User) -> None:
     async with hub.transaction() as tx:
         await tx.messages.send(room.id, ada.id, "not yet for others")
         assert len((await tx.messages.since(room.id, None)).items) == 2
@@ -79,7 +79,7 @@ async def test_entry_of_an_unknown_kind_is_passed_over(
     assert [entry.seq for entry in found(await hub.messages.since(room.id, None))] == [1, 3]
 
 
-async def test_messages_are_as_they_are_now_and_places_stay(hub: Hub, room: Room, ada: User) -> None:
+async def test_log_has_the_present_state_of_messages_at_their_seqs(hub: Hub, room: Room, ada: User) -> None:
     sent = await hub.messages.send(room.id, ada.id, "first")
     before = found(await hub.messages.since(room.id, None))
     await hub.messages.edit(sent.id, "second", by=ada.id)
@@ -89,7 +89,7 @@ async def test_messages_are_as_they_are_now_and_places_stay(hub: Hub, room: Room
     assert all(entry.message.content == "" for entry in after[1:] if hasattr(entry, "message"))
 
 
-async def test_the_log_stays_when_its_authors_are_gone(hub: Hub, room: Room, ada: User, bob: User) -> None:
+async def test_log_stays_when_its_authors_are_deleted(hub: Hub, room: Room, ada: User, bob: User) -> None:
     await hub.room_users.add(room.id, bob.id, Role.MODERATOR)
     sent = await hub.messages.send(room.id, bob.id, "farewell")
     whole = found(await hub.messages.since(room.id, None))
@@ -101,7 +101,7 @@ async def test_the_log_stays_when_its_authors_are_gone(hub: Hub, room: Room, ada
     ]
 
 
-async def test_what_is_no_cursor_no_room_and_no_limit_is_refused(hub: Hub, room: Room, ada: User) -> None:
+async def test_unusable_cursor_room_or_limit_is_refused(hub: Hub, room: Room, ada: User) -> None:
     other = await hub.rooms.create("other", created_by=ada.id)
     foreign = await hub.messages.send(other.id, ada.id, "elsewhere")
     for cursor in ("", "x", "A" * 28, "!" * 28, foreign.cursor, foreign.cursor[:-1], foreign.cursor + "A"):
@@ -114,7 +114,7 @@ async def test_what_is_no_cursor_no_room_and_no_limit_is_refused(hub: Hub, room:
         await hub.messages.since(uuid4(), None)
 
 
-async def test_a_cursor_that_somebody_made_up_shows_nothing_of_the_log(hub: Hub, room: Room, ada: User) -> None:
+async def test_made_up_cursor_shows_nothing_of_the_log(hub: Hub, room: Room, ada: User) -> None:
     """Right in form and room: its mark has to be that of the entry."""
     await hub.messages.send_many(room.id, ada.id, [NewMessage(str(number)) for number in range(10)])
     for seq in (1, 2, 11, 12, 2**31, 2**63 - 1):
@@ -127,7 +127,7 @@ async def test_a_cursor_that_somebody_made_up_shows_nothing_of_the_log(hub: Hub,
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 @given(seq=st.integers(0, 2**64 - 1), seen=st.binary(min_size=8, max_size=8), spoilt=st.integers(0, 27))
-async def test_no_cursor_breaks_anything(hub: Hub, seq: int, seen: bytes, spoilt: int) -> None:
+async def test_any_cursor_is_read_or_refused(hub: Hub, seq: int, seen: bytes, spoilt: int) -> None:
     room_id = uuid4()
     cursor = Position(seq, seen).encode(room_id)
     for one in (cursor, cursor[:spoilt] + "!" + cursor[spoilt + 1 :], cursor[:spoilt]):
@@ -135,7 +135,7 @@ async def test_no_cursor_breaks_anything(hub: Hub, seq: int, seen: bytes, spoilt
             await hub.messages.since(room_id, one)
 
 
-async def test_the_head_of_a_room_and_of_many(hub: Hub, pool: Pool, room: Room, ada: User) -> None:
+async def test_heads_of_one_and_of_many_rooms(hub: Hub, pool: Pool, room: Room, ada: User) -> None:
     logs = Logs(pool)
     sent = await hub.messages.send(room.id, ada.id, "hello")
     place = Position.decode(room.id, sent.cursor)
@@ -165,9 +165,7 @@ async def owner(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
     await pool.close()
 
 
-async def test_messages_that_were_purged_by_sql_leave_a_log_that_can_be_read(
-    hub: Hub, owner: Pool, room: Room, ada: User
-) -> None:
+async def test_log_with_purged_messages_can_be_read(hub: Hub, owner: Pool, room: Room, ada: User) -> None:
     """Retention is the application's own: what it deletes is gone, and what was said of it too."""
     head = await fill(hub, room, ada)
     await owner.execute(PURGE, room.id)

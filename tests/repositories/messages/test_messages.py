@@ -16,7 +16,7 @@ async def talk(hub: Hub, room: Room, user: User, count: int) -> list[Message]:
     return [await hub.messages.send(room.id, user.id, f"message {n}") for n in range(count)]
 
 
-async def test_a_message_takes_the_next_seq_of_its_room(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_message_takes_the_next_seq_of_its_room(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     first, second = await talk(hub, room, ada, 2)
     assert (first.seq, second.seq) == (2, 3)
     assert (first.user_id, first.room_id, first.content) == (ada.id, room.id, "message 0")
@@ -57,7 +57,7 @@ async def test_unusable_content_is_refused_and_takes_no_seq(
     assert await log_of(pool, room.id) == ["joined"]
 
 
-async def test_a_foreign_message_type_is_refused(hub: Hub, ada: User, room: Room) -> None:
+async def test_unknown_message_type_is_refused(hub: Hub, ada: User, room: Room) -> None:
     assert (await hub.messages.send(room.id, ada.id, "cat.png", message_type="image")).message_type == "image"
     with pytest.raises(Invalid) as refused:
         await hub.messages.send(room.id, ada.id, "x", message_type="video")
@@ -72,7 +72,7 @@ async def test_only_members_send_and_a_refusal_takes_no_seq(hub: Hub, pool: Pool
     assert await log_of(pool, room.id) == ["joined"]
 
 
-async def test_a_retry_returns_the_first_message_and_takes_no_seq(
+async def test_retry_returns_the_first_message_and_takes_no_seq(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
     id = uuid4()
@@ -82,14 +82,14 @@ async def test_a_retry_returns_the_first_message_and_takes_no_seq(
     assert await log_of(pool, room.id) == ["joined", "sent", "sent"]
 
 
-async def test_of_many_retries_at_once_one_is_sent(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_concurrent_retries_send_one_message(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     id = uuid4()
     sent = await asyncio.gather(*(hub.messages.send(room.id, ada.id, "hello", id=id) for _ in range(20)))
     assert len(set(sent)) == 1
     assert await log_of(pool, room.id) == ["joined", "sent"]
 
 
-async def test_a_retry_in_a_transaction_leaves_it_usable(hub: Hub, ada: User, room: Room) -> None:
+async def test_retry_in_a_transaction_leaves_it_usable(hub: Hub, ada: User, room: Room) -> None:
     id = uuid4()
     first = await hub.messages.send(room.id, ada.id, "hello", id=id)
     async with hub.transaction() as tx:
@@ -103,7 +103,7 @@ async def test_a_retry_in_a_transaction_leaves_it_usable(hub: Hub, ada: User, ro
     ]
 
 
-async def test_an_id_reused_for_something_else_is_a_conflict(
+async def test_id_reused_for_something_else_is_a_conflict(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room
 ) -> None:
     other_room = await hub.rooms.create("other", created_by=ada.id)
@@ -123,7 +123,7 @@ async def test_an_id_reused_for_something_else_is_a_conflict(
     assert await log_of(pool, other_room.id) == ["joined"]
 
 
-async def test_a_late_retry_of_an_edited_or_deleted_message_is_recognised(hub: Hub, ada: User, room: Room) -> None:
+async def test_late_retry_of_an_edited_or_deleted_message_is_recognised(hub: Hub, ada: User, room: Room) -> None:
     id = uuid4()
     await hub.messages.send(room.id, ada.id, "helo", id=id)
     edited = await hub.messages.edit(id, "hello", by=ada.id)
@@ -148,7 +148,7 @@ async def send_and_regret(hub: Hub, room: Room, user: User) -> None:
         raise Regret
 
 
-async def test_a_rolled_back_send_takes_no_seq(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_rolled_back_send_takes_no_seq(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     with pytest.raises(Regret):
         await send_and_regret(hub, room, ada)
     async with hub.transaction() as tx:
@@ -162,14 +162,14 @@ async def test_a_rolled_back_send_takes_no_seq(hub: Hub, pool: Pool, ada: User, 
     assert await log_of(pool, room.id) == ["joined", "sent"]
 
 
-async def test_an_unknown_message_is_not_found(hub: Hub) -> None:
+async def test_unknown_message_is_not_found(hub: Hub) -> None:
     with pytest.raises(NotFound) as missing:
         await hub.messages.get(uuid4())
     assert missing.value.kind == "message"
     assert await hub.messages.get_many([uuid4()]) == {}
 
 
-async def test_pages_walk_back_and_forth_over_everything(hub: Hub, ada: User, bob: User, room: Room) -> None:
+async def test_pages_in_both_directions_have_every_message(hub: Hub, ada: User, bob: User, room: Room) -> None:
     messages = await talk(hub, room, ada, 5)
     await hub.room_users.add(room.id, bob.id)  # a seq that is no message
     messages += await talk(hub, room, ada, 6)
@@ -193,7 +193,7 @@ async def test_pages_walk_back_and_forth_over_everything(hub: Hub, ada: User, bo
     assert forth == messages
 
 
-async def test_a_page_around_a_message_has_it_in_the_middle(hub: Hub, ada: User, room: Room) -> None:
+async def test_page_around_a_message_has_it_in_the_middle(hub: Hub, ada: User, room: Room) -> None:
     messages = await talk(hub, room, ada, 11)
     for place in (messages[5], messages[5].seq, messages[5].id):
         page = await hub.messages.page(room.id, around=place, limit=5)
@@ -203,7 +203,7 @@ async def test_a_page_around_a_message_has_it_in_the_middle(hub: Hub, ada: User,
     assert (whole.items, whole.has_older, whole.has_newer) == (messages, False, False)
 
 
-async def test_a_page_at_an_end_says_so(hub: Hub, ada: User, room: Room) -> None:
+async def test_page_at_an_end_has_no_more_on_that_side(hub: Hub, ada: User, room: Room) -> None:
     assert (await hub.messages.page(room.id)).items == []
     messages = await talk(hub, room, ada, 3)
     before_all = await hub.messages.page(room.id, before=messages[0])
@@ -214,7 +214,7 @@ async def test_a_page_at_an_end_says_so(hub: Hub, ada: User, room: Room) -> None
     assert (far.items, far.has_older, far.has_newer) == ([], True, False)
 
 
-async def test_a_page_does_not_shift_while_messages_arrive(hub: Hub, ada: User, room: Room) -> None:
+async def test_page_does_not_shift_while_messages_arrive(hub: Hub, ada: User, room: Room) -> None:
     messages = await talk(hub, room, ada, 6)
     page = await hub.messages.page(room.id, limit=3)
     await talk(hub, room, ada, 5)
@@ -222,7 +222,9 @@ async def test_a_page_does_not_shift_while_messages_arrive(hub: Hub, ada: User, 
     assert older.items + page.items == messages
 
 
-async def test_the_first_unread_is_after_the_watermark(hub: Hub, ada: User, bob: User, room: Room) -> None:
+async def test_page_after_the_watermark_starts_at_the_first_unread(
+    hub: Hub, ada: User, bob: User, room: Room
+) -> None:
     await hub.room_users.add(room.id, bob.id)
     messages = await talk(hub, room, ada, 5)
     await hub.receipts.mark_read(room.id, bob.id, up_to=messages[1].seq)
@@ -231,13 +233,13 @@ async def test_the_first_unread_is_after_the_watermark(hub: Hub, ada: User, bob:
     assert page.items == messages[2:4]
 
 
-async def test_the_pages_of_an_unknown_room_are_not_found(hub: Hub) -> None:
+async def test_page_of_an_unknown_room_is_not_found(hub: Hub) -> None:
     with pytest.raises(NotFound) as missing:
         await hub.messages.page(uuid4())
     assert missing.value.kind == "room"
 
 
-async def test_a_place_in_another_room_is_refused(hub: Hub, ada: User, room: Room) -> None:
+async def test_anchor_in_another_room_is_refused(hub: Hub, ada: User, room: Room) -> None:
     other = await hub.rooms.create("other", created_by=ada.id)
     [message] = await talk(hub, other, ada, 1)
     for page in (
@@ -253,18 +255,18 @@ async def test_a_place_in_another_room_is_refused(hub: Hub, ada: User, room: Roo
 
 
 @pytest.mark.parametrize("place", [-1, 2**63, True, 1.5, "7", UUID(int=1)])
-async def test_what_is_no_place_is_refused(hub: Hub, room: Room, place: int) -> None:
+async def test_value_that_is_not_an_anchor_is_refused(hub: Hub, room: Room, place: int) -> None:
     for page in (hub.messages.page(room.id, before=place), hub.messages.page(room.id, after=place)):
         with pytest.raises(Invalid):
             await page
 
 
-async def test_only_one_place_can_be_given(hub: Hub, room: Room) -> None:
+async def test_only_one_anchor_can_be_given(hub: Hub, room: Room) -> None:
     with pytest.raises(Invalid):
         await hub.messages.page(room.id, before=5, after=1)
 
 
-async def test_what_a_user_wrote_comes_newest_first_from_all_rooms(
+async def test_messages_by_author_are_newest_first_from_all_rooms(
     hub: Hub, ada: User, bob: User, room: Room
 ) -> None:
     other = await hub.rooms.create("other", created_by=bob.id)
@@ -285,13 +287,13 @@ async def test_what_a_user_wrote_comes_newest_first_from_all_rooms(
     assert seen == [message for message in reversed(written) if message != written[3]]
 
 
-async def test_many_messages_come_in_one_query(hub: Hub, ada: User, room: Room) -> None:
+async def test_get_many_returns_messages_in_one_query(hub: Hub, ada: User, room: Room) -> None:
     messages = await talk(hub, room, ada, 3)
     found = await hub.messages.get_many([messages[0].id, messages[2].id, uuid4()])
     assert found == {messages[0].id: messages[0], messages[2].id: messages[2]}
 
 
-async def test_concurrent_senders_each_keep_their_own_order(hub: Hub, pool: Pool, room: Room) -> None:
+async def test_each_concurrent_sender_keeps_its_order(hub: Hub, pool: Pool, room: Room) -> None:
     senders = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(8)]
     await hub.room_users.add_many(room.id, [sender.id for sender in senders])
     sent = await asyncio.gather(*(talk(hub, room, sender, 15) for sender in senders))

@@ -49,7 +49,7 @@ async def said(hub: Hub, room: Room, ada: User) -> list[Message]:
 
 
 @pytest.mark.parametrize("places", SPANS)
-async def test_json_and_objects_say_the_same(hub: Hub, room: Room, said: list[Message], places: Places) -> None:
+async def test_page_json_equals_the_page(hub: Hub, room: Room, said: list[Message], places: Places) -> None:
     page = await hub.messages.page(room.id, **places)
     as_json = await hub.messages.page_json(room.id, **places)
     assert msgspec.json.decode(as_json, type=MessagePage) == page
@@ -59,7 +59,7 @@ async def test_json_and_objects_say_the_same(hub: Hub, room: Room, said: list[Me
         assert list(one) == list(other)
 
 
-async def test_a_room_without_messages_is_an_empty_page_and_an_unknown_one_is_not_found(
+async def test_room_without_messages_is_an_empty_page_and_an_unknown_one_is_not_found(
     hub: Hub, room: Room
 ) -> None:
     assert json.loads(await hub.messages.page_json(room.id)) == {
@@ -72,7 +72,7 @@ async def test_a_room_without_messages_is_an_empty_page_and_an_unknown_one_is_no
         await hub.messages.page_json(uuid4())
 
 
-async def test_json_is_asked_for_by_a_message_or_its_id_and_refused_as_objects_are(
+async def test_page_json_takes_and_refuses_the_anchors_of_a_page(
     hub: Hub, room: Room, said: list[Message], ada: User
 ) -> None:
     by_id = await hub.messages.page_json(room.id, around=said[3].id, limit=3)
@@ -88,16 +88,14 @@ async def test_json_is_asked_for_by_a_message_or_its_id_and_refused_as_objects_a
         await hub.messages.page_json(room.id, before=1, after=2)
 
 
-async def test_in_a_transaction_it_is_the_page_of_the_transaction(hub: Hub, room: Room, ada: User) -> None:
+async def test_page_json_in_a_transaction_has_its_state(hub: Hub, room: Room, ada: User) -> None:
     async with hub.transaction() as tx:
         sent = await tx.messages.send(room.id, ada.id, "not yet")
         assert msgspec.json.decode(await tx.messages.page_json(room.id), type=MessagePage).items == [sent]
     assert b"not yet" in await hub.messages.page_json(room.id)
 
 
-async def test_those_who_share_a_page_each_find_what_was_sent_before_they_asked(
-    hub: Hub, room: Room, ada: User
-) -> None:
+async def test_shared_page_has_all_messages_from_before_each_call(hub: Hub, room: Room, ada: User) -> None:
     acknowledged = 0
 
     async def send() -> None:
@@ -119,9 +117,7 @@ async def test_those_who_share_a_page_each_find_what_was_sent_before_they_asked(
     await asyncio.gather(sending, *(read(as_json=number % 4 == 0) for number in range(20)))
 
 
-async def test_those_who_share_a_page_have_each_a_list_of_their_own(
-    hub: Hub, room: Room, said: list[Message]
-) -> None:
+async def test_callers_of_a_shared_page_have_their_own_lists(hub: Hub, room: Room, said: list[Message]) -> None:
     pages = await asyncio.gather(*(hub.messages.page(room.id) for _ in range(5)))
     for page in pages:
         page.items.clear()
@@ -131,7 +127,7 @@ async def test_those_who_share_a_page_have_each_a_list_of_their_own(
     assert [len(page.items) for page in again] == [len(said), 0, len(said), len(said), len(said)]
 
 
-async def test_a_message_of_the_same_transaction_is_on_the_page(hub: Hub, room: Room, ada: User) -> None:
+async def test_message_of_the_same_transaction_is_on_the_page(hub: Hub, room: Room, ada: User) -> None:
     async with hub.transaction() as tx:
         sent = await tx.messages.send(room.id, ada.id, "mine")
         pages = await asyncio.gather(*(tx.messages.page(room.id) for _ in range(3)))

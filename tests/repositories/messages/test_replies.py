@@ -19,7 +19,7 @@ from hubbub.postgres import Pool, Statement
 from log import log_of
 
 
-async def test_a_reply_names_an_earlier_message_of_its_room(hub: Hub, ada: User, room: Room) -> None:
+async def test_reply_names_an_earlier_message_of_its_room(hub: Hub, ada: User, room: Room) -> None:
     question = await hub.messages.send(room.id, ada.id, "tea?")
     answer = await hub.messages.send(room.id, ada.id, "tea!", reply_to=question.id)
     assert (question.reply_to, answer.reply_to) == (None, question.id)
@@ -27,7 +27,7 @@ async def test_a_reply_names_an_earlier_message_of_its_room(hub: Hub, ada: User,
     assert await hub.messages.get(answer.id) == answer
 
 
-async def test_a_deleted_message_can_be_replied_to(hub: Hub, ada: User, room: Room) -> None:
+async def test_deleted_message_can_be_replied_to(hub: Hub, ada: User, room: Room) -> None:
     question = await hub.messages.send(room.id, ada.id, "tea?")
     await hub.messages.delete(question.id, by=ada.id)
     assert (await hub.messages.send(room.id, ada.id, "what?", reply_to=question.id)).reply_to == question.id
@@ -39,7 +39,7 @@ async def elsewhere(hub: Hub, ada: User) -> UUID:
     return (await hub.messages.send(other.id, ada.id, "over here")).id
 
 
-async def test_a_reply_to_what_the_room_does_not_have_is_refused_and_takes_no_seq(
+async def test_reply_to_a_message_outside_the_room_is_refused_and_takes_no_seq(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
     own = uuid4()
@@ -53,16 +53,14 @@ async def test_a_reply_to_what_the_room_does_not_have_is_refused_and_takes_no_se
     assert await log_of(pool, room.id) == ["joined"]
 
 
-async def test_who_is_no_member_learns_nothing_of_what_can_be_replied_to(
-    hub: Hub, ada: User, bob: User, room: Room
-) -> None:
+async def test_non_member_gets_one_error_for_any_reply(hub: Hub, ada: User, bob: User, room: Room) -> None:
     question = await hub.messages.send(room.id, ada.id, "tea?")
     for reply_to in (question.id, uuid4()):
         with pytest.raises(NotAMember):
             await hub.messages.send(room.id, bob.id, "tea!", reply_to=reply_to)
 
 
-async def test_of_replies_that_travel_together_those_to_nothing_are_refused(
+async def test_replies_to_unknown_messages_are_refused_within_a_batch(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room
 ) -> None:
     """Some reply to what is sent beside them, and some of that is refused itself."""
@@ -92,7 +90,7 @@ async def test_of_replies_that_travel_together_those_to_nothing_are_refused(
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 15
 
 
-async def test_a_retry_with_another_reply_is_a_conflict_and_one_with_other_metadata_is_not(
+async def test_retry_with_another_reply_is_a_conflict_and_one_with_other_metadata_is_not(
     hub: Hub, ada: User, room: Room
 ) -> None:
     question = await hub.messages.send(room.id, ada.id, "tea?")
@@ -108,7 +106,7 @@ async def test_a_retry_with_another_reply_is_a_conflict_and_one_with_other_metad
         await hub.messages.send(room.id, ada.id, "tea!", id=id)
 
 
-async def test_a_retry_of_one_who_has_left_says_that_the_message_was_sent(
+async def test_retry_of_a_former_member_returns_the_sent_message(
     hub: Hub, ada: User, bob: User, room: Room
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
@@ -125,7 +123,7 @@ async def test_a_retry_of_one_who_has_left_says_that_the_message_was_sent(
         await hub.messages.send(room.id, bob.id, "one more thing")
 
 
-async def test_an_edit_keeps_reply_and_metadata_and_a_deletion_only_the_reply(
+async def test_edit_keeps_reply_and_metadata_and_a_deletion_only_the_reply(
     hub: Hub, ada: User, room: Room
 ) -> None:
     question = await hub.messages.send(room.id, ada.id, "tea?")
@@ -148,9 +146,7 @@ METADATA: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("metadata", METADATA, ids=range(len(METADATA)))
-async def test_metadata_come_back_as_they_were_given(
-    hub: Hub, ada: User, room: Room, metadata: dict[str, Any]
-) -> None:
+async def test_metadata_are_returned_as_given(hub: Hub, ada: User, room: Room, metadata: dict[str, Any]) -> None:
     """From a statement of its own, from one that is shared, and as read from the table."""
     alone = await hub.messages.send(room.id, ada.id, "alone", metadata=MappingProxyType(metadata))
     together = await asyncio.gather(
@@ -211,7 +207,7 @@ REFUSED: dict[str, object] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_would_not_come_back_the_same_is_refused(
+async def test_metadata_that_would_change_in_the_table_are_refused(
     hub: Hub, pool: Pool, ada: User, room: Room, name: str
 ) -> None:
     with pytest.raises(Invalid) as refused:

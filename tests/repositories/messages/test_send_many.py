@@ -28,7 +28,7 @@ def contents(messages: Sequence[Message]) -> list[str]:
 @pytest.mark.parametrize(
     "count", [1, 2, send_many.MESSAGES_PER_STATEMENT, send_many.MESSAGES_PER_STATEMENT * 2 + 1]
 )
-async def test_the_order_of_the_list_is_the_order_in_the_log(
+async def test_send_many_keeps_the_order_of_the_list(
     hub: Hub, pool: Pool, ada: User, room: Room, count: int
 ) -> None:
     sent = await hub.messages.send_many(room.id, ada.id, some(count))
@@ -40,7 +40,7 @@ async def test_the_order_of_the_list_is_the_order_in_the_log(
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * count
 
 
-async def test_nothing_comes_in_between(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_messages_of_send_many_are_contiguous(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     count = send_many.MESSAGES_PER_STATEMENT + 10
     [first, second, *single] = await asyncio.gather(
         hub.messages.send_many(room.id, ada.id, some(count)),
@@ -53,12 +53,12 @@ async def test_nothing_comes_in_between(hub: Hub, pool: Pool, ada: User, room: R
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * (2 * count + len(single))
 
 
-async def test_an_empty_list_sends_nothing(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_send_many_of_an_empty_list_sends_nothing(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     assert await hub.messages.send_many(room.id, ada.id, iter([])) == []
     assert await log_of(pool, room.id) == ["joined"]
 
 
-async def test_each_may_have_all_that_a_message_has(hub: Hub, ada: User, room: Room) -> None:
+async def test_draft_may_have_every_field_of_a_message(hub: Hub, ada: User, room: Room) -> None:
     question = uuid4()
     sent = await hub.messages.send_many(
         room.id,
@@ -76,7 +76,7 @@ async def test_each_may_have_all_that_a_message_has(hub: Hub, ada: User, room: R
 
 
 @pytest.mark.parametrize("count", [5, send_many.MESSAGES_PER_STATEMENT * 2 + 5])
-async def test_a_retry_returns_the_first_messages_and_takes_no_seq(
+async def test_retry_returns_the_first_messages_and_takes_no_seq(
     hub: Hub, pool: Pool, ada: User, room: Room, count: int
 ) -> None:
     news = some(count)
@@ -86,7 +86,7 @@ async def test_a_retry_returns_the_first_messages_and_takes_no_seq(
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * (count + 1)
 
 
-async def test_what_was_sent_before_stays_where_it_is(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_drafts_that_were_sent_before_keep_their_seq(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     news = some(5)
     before = await hub.messages.send(room.id, ada.id, news[3].content, id=news[3].id)
     sent = await hub.messages.send_many(room.id, ada.id, news)
@@ -95,7 +95,7 @@ async def test_what_was_sent_before_stays_where_it_is(hub: Hub, pool: Pool, ada:
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 5
 
 
-async def test_retries_of_all_at_once_send_them_once(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_concurrent_retries_of_send_many_send_once(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     news = some(20)
     async with Hub(hub.settings) as other:
         results = await asyncio.gather(
@@ -106,7 +106,7 @@ async def test_retries_of_all_at_once_send_them_once(hub: Hub, pool: Pool, ada: 
 
 
 @pytest.mark.parametrize("count", [5, send_many.MESSAGES_PER_STATEMENT + 5])
-async def test_if_one_is_refused_none_is_sent(
+async def test_send_many_with_a_refused_draft_sends_none(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room, count: int
 ) -> None:
     taken = uuid4()
@@ -123,7 +123,7 @@ async def test_if_one_is_refused_none_is_sent(
     assert await log_of(pool, room.id) == ["joined", "sent"]
 
 
-async def test_none_can_reply_to_one_that_comes_after_it(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_draft_cannot_reply_to_a_later_one(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     late = uuid4()
     with pytest.raises(Invalid) as refused:
         await hub.messages.send_many(
@@ -133,7 +133,7 @@ async def test_none_can_reply_to_one_that_comes_after_it(hub: Hub, pool: Pool, a
     assert await log_of(pool, room.id) == ["joined"]
 
 
-async def test_what_is_wrong_with_one_is_said_before_anything_is_sent(
+async def test_invalid_draft_is_refused_before_a_statement_is_sent(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
     id = uuid4()
@@ -154,7 +154,7 @@ async def test_what_is_wrong_with_one_is_said_before_anything_is_sent(
     assert await log_of(pool, room.id) == ["joined"]
 
 
-async def test_in_a_transaction_they_are_part_of_it(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_send_many_is_part_of_its_transaction(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     news = some(send_many.MESSAGES_PER_STATEMENT + 1)
     with pytest.raises(ZeroDivisionError):
         await send_and_fail(hub, room, ada, news)
@@ -178,7 +178,7 @@ def drafts_of(room: Room, user: User, count: int) -> list[Draft]:
     return [Draft(uuid4(), room.id, user.id, f"{n}", MessageType.TEXT) for n in range(count)]
 
 
-async def test_all_are_told_of_in_their_order_though_the_caller_is_gone(
+async def test_messages_of_a_cancelled_send_many_are_reported_in_order(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
     told: list[UUID] = []
@@ -204,7 +204,7 @@ async def test_all_are_told_of_in_their_order_though_the_caller_is_gone(
         await messages.send_many(many)
 
 
-async def test_calls_with_many_do_not_take_the_whole_pool(
+async def test_concurrent_send_many_calls_do_not_take_the_whole_pool(
     settings: Settings, hub: Hub, ada: User, room: Room
 ) -> None:
     async with Hub(settings) as sending:

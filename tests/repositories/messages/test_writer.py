@@ -59,13 +59,13 @@ async def test_concurrent_sends_share_commits(hub: Hub, pool: Pool, ada: User, r
     }
 
 
-async def test_a_lone_send_commits_alone(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
+async def test_sequential_sends_commit_separately(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
     for n in range(5):
         await hub.messages.send(room.id, ada.id, f"message {n}")
     assert await commits(pool, hub) == 5
 
 
-async def test_each_gets_what_its_own_draft_deserves(
+async def test_each_draft_of_a_batch_has_its_own_outcome(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room
 ) -> None:
     retried, taken = uuid4(), uuid4()
@@ -122,7 +122,7 @@ async def test_one_draft_that_cannot_be_stored_fails_alone(
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 54
 
 
-async def test_cancelled_senders_harm_nobody_and_leave_no_hole(
+async def test_cancelled_senders_leave_no_gap_and_others_succeed(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
     pick = random.Random(7)
@@ -154,7 +154,7 @@ async def test_two_processes_send_into_the_same_rooms(hub: Hub, pool: Pool, ada:
         assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 50
 
 
-async def test_a_send_whose_answer_was_lost_is_recognised_on_the_retry(
+async def test_send_whose_answer_was_lost_is_recognised_on_the_retry(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
     admin = await connect(hub.settings.postgres)
@@ -182,7 +182,7 @@ async def test_a_send_whose_answer_was_lost_is_recognised_on_the_retry(
     assert (await log_of(pool, room.id)).count("sent") == 100
 
 
-async def test_a_full_queue_makes_senders_wait_and_then_refuses(
+async def test_full_queue_refuses_senders_at_their_deadline(
     settings: Settings, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "MOST_WAITING", 10)
@@ -203,7 +203,7 @@ async def test_a_full_queue_makes_senders_wait_and_then_refuses(
         assert (await hub.messages.send(room.id, ada.id, "after")).content == "after"
 
 
-async def test_waiting_senders_end_by_their_deadline_and_know_whether_it_was_sent(
+async def test_waiting_sender_ends_at_its_deadline_and_knows_whether_it_was_in_flight(
     settings: Settings, ada: User, room: Room
 ) -> None:
     short = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.5))
@@ -224,7 +224,7 @@ async def test_waiting_senders_end_by_their_deadline_and_know_whether_it_was_sen
     await holder.close()
 
 
-async def test_a_busy_room_does_not_hold_up_the_others(hub: Hub, ada: User, room: Room) -> None:
+async def test_locked_room_under_load_does_not_hold_up_other_rooms(hub: Hub, ada: User, room: Room) -> None:
     quiet = await hub.rooms.create("quiet", created_by=ada.id)
     holder = await connect(hub.settings.postgres)
     async with holder.transaction():
@@ -238,7 +238,7 @@ async def test_a_busy_room_does_not_hold_up_the_others(hub: Hub, ada: User, room
     await asyncio.gather(*stuck)
 
 
-async def test_closing_waits_for_what_is_on_its_way(settings: Settings, ada: User, room: Room, hub: Hub) -> None:
+async def test_close_waits_for_messages_in_flight(settings: Settings, ada: User, room: Room, hub: Hub) -> None:
     async with Hub(settings) as closing:
         sends = [asyncio.create_task(closing.messages.send(room.id, ada.id, f"{n}")) for n in range(50)]
         await asyncio.sleep(0)
@@ -247,7 +247,7 @@ async def test_closing_waits_for_what_is_on_its_way(settings: Settings, ada: Use
     assert len(stored) == sum(isinstance(message, Message) for message in sent)
 
 
-async def test_closing_lets_those_who_wait_arrive(settings: Settings, ada: User, room: Room) -> None:
+async def test_close_sends_waiting_messages(settings: Settings, ada: User, room: Room) -> None:
     async with Hub(settings) as closing:
         sends = [asyncio.create_task(closing.messages.send(room.id, ada.id, f"{n}")) for n in range(50)]
         await asyncio.sleep(0)  # the first is in flight, the others wait for it
@@ -257,7 +257,7 @@ async def test_closing_lets_those_who_wait_arrive(settings: Settings, ada: User,
         await closing.messages.send(room.id, ada.id, "too late")
 
 
-async def test_closing_ends_although_others_never_stop_sending(settings: Settings, ada: User, room: Room) -> None:
+async def test_close_ends_while_senders_go_on(settings: Settings, ada: User, room: Room) -> None:
     async def send_for_ever(hub: Hub) -> None:
         while True:
             await hub.messages.send(room.id, ada.id, "and on")
@@ -270,7 +270,7 @@ async def test_closing_ends_although_others_never_stop_sending(settings: Setting
     assert {str(end) for end in ends} == {"hub: it is closed"}
 
 
-async def test_a_locked_room_does_not_hold_up_the_few_who_send_elsewhere(hub: Hub, ada: User, room: Room) -> None:
+async def test_locked_room_does_not_hold_up_a_few_senders_elsewhere(hub: Hub, ada: User, room: Room) -> None:
     quiet = [await hub.rooms.create(f"quiet {n}", created_by=ada.id) for n in range(3)]
     async with hub.transaction() as tx:
         await tx.messages.send(room.id, ada.id, "holds the lock on the room")
@@ -282,7 +282,7 @@ async def test_a_locked_room_does_not_hold_up_the_few_who_send_elsewhere(hub: Hu
     assert [message.seq for message in await asyncio.gather(*stuck)] == [3, 4, 5]
 
 
-async def test_stuck_rooms_do_not_take_the_whole_pool(settings: Settings, hub: Hub, ada: User) -> None:
+async def test_locked_rooms_do_not_take_the_whole_pool(settings: Settings, hub: Hub, ada: User) -> None:
     rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(batching.MOST_WORKERS * 2)]
     small = replace(settings, postgres=replace(settings.postgres, pool_size=batching.MOST_WORKERS + 1))
     async with Hub(small) as sending, hub.transaction() as tx:
@@ -299,7 +299,7 @@ async def test_stuck_rooms_do_not_take_the_whole_pool(settings: Settings, hub: H
         await asyncio.wait(stuck)
 
 
-async def test_who_was_committed_hears_so_though_the_server_gave_up_on_the_rest(
+async def test_committed_part_of_a_batch_is_answered_when_the_rest_fails(
     hub: Hub, postgres_settings: PostgresSettings, pool: Pool, ada: User, room: Room
 ) -> None:
     """A message that breaks a rule makes the writer go on by halves; the server then runs out of disk in one."""
@@ -330,7 +330,7 @@ async def test_who_was_committed_hears_so_though_the_server_gave_up_on_the_rest(
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * len(stored)
 
 
-async def test_a_retry_is_told_again_for_the_first_time_may_have_gone_unheard(
+async def test_retry_is_reported_again_because_the_first_report_may_be_lost(
     pool: Pool, ada: User, room: Room
 ) -> None:
     told: list[Message] = []
@@ -346,7 +346,7 @@ async def test_a_retry_is_told_again_for_the_first_time_may_have_gone_unheard(
     assert told == [first, *again] == [first] * 4
 
 
-async def test_a_listener_that_raises_stops_nobody(pool: Pool, ada: User, room: Room) -> None:
+async def test_error_of_a_listener_does_not_fail_a_send(pool: Pool, ada: User, room: Room) -> None:
     reported: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
 
@@ -362,7 +362,7 @@ async def test_a_listener_that_raises_stops_nobody(pool: Pool, ada: User, room: 
     assert len(reported) >= 4  # of the first and of the others, each time
 
 
-async def test_when_every_task_of_the_loop_is_cancelled_nobody_waits_for_ever(
+async def test_senders_are_answered_when_every_task_of_the_loop_is_cancelled(
     hub: Hub, ada: User, room: Room
 ) -> None:
     other = await hub.rooms.create("other", created_by=ada.id)

@@ -66,7 +66,7 @@ async def make_rooms(hub: Hub, ada: User, count: int) -> list[Room]:
 # Locked rooms
 
 
-async def test_a_locked_room_lets_those_go_who_were_to_travel_with_it(
+async def test_locked_room_does_not_hold_up_the_rest_of_its_batch(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
     others = await make_rooms(hub, ada, 3)
@@ -85,7 +85,7 @@ async def test_a_locked_room_lets_those_go_who_were_to_travel_with_it(
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 7
 
 
-async def test_who_was_left_out_with_a_locked_room_can_still_change_his_mind(
+async def test_sender_that_waits_for_a_locked_room_can_be_cancelled(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
     """Cancelled while the room was locked: those on their way may arrive, and the room's log has no hole."""
@@ -126,7 +126,7 @@ class Meddled(Recorded):
         return await super().attempt(statement, *args, deadline=deadline)
 
 
-async def test_a_batch_that_goes_on_by_halves_lets_nothing_overtake_what_it_left_out(
+async def test_batch_in_halves_keeps_the_order_of_a_room_that_was_locked(
     settings: Settings, pool: Pool, postgres_settings: PostgresSettings, hub: Hub, ada: User, room: Room
 ) -> None:
     [other] = await make_rooms(hub, ada, 1)
@@ -153,7 +153,7 @@ async def test_a_batch_that_goes_on_by_halves_lets_nothing_overtake_what_it_left
 # Repeated ids
 
 
-async def test_where_one_id_was_repeated_others_are_looked_up_first(
+async def test_ids_are_looked_up_first_after_one_was_repeated(
     recorded: Recorded, hub: Hub, ada: User, room: Room
 ) -> None:
     sender = writer.Batches(recorded)
@@ -173,16 +173,14 @@ async def test_where_one_id_was_repeated_others_are_looked_up_first(
     assert len(again) == 5
 
 
-async def test_a_writer_that_no_id_was_repeated_to_looks_nothing_up(
-    recorded: Recorded, ada: User, room: Room
-) -> None:
+async def test_ids_are_not_looked_up_when_none_was_repeated(recorded: Recorded, ada: User, room: Room) -> None:
     sender = writer.Batches(recorded)
     for _ in range(3):
         await sender.send(drafts(ada, *[room] * 3), deadline=recorded.deadline())
     assert recorded.names == ["messages.send_many"] * 3
 
 
-async def test_in_a_storm_of_retries_everybody_gets_his_first_message(hub: Hub, pool: Pool, ada: User) -> None:
+async def test_every_sender_gets_its_first_message_under_many_retries(hub: Hub, pool: Pool, ada: User) -> None:
     """Two processes, of which each repeats what the other has sent, and one id that stands for something else."""
     rooms = await make_rooms(hub, ada, 5)
     pick = random.Random(11)
@@ -206,7 +204,7 @@ async def test_in_a_storm_of_retries_everybody_gets_his_first_message(hub: Hub, 
 # Cancelled senders
 
 
-async def test_what_was_committed_is_told_of_though_its_lone_sender_is_gone(
+async def test_committed_message_of_a_cancelled_direct_send_is_reported(
     pool: Pool, ada: User, room: Room, hub: Hub
 ) -> None:
     told: set[UUID] = set()
@@ -232,9 +230,7 @@ async def test_what_was_committed_is_told_of_though_its_lone_sender_is_gone(
     assert len(await log_of(pool, room.id)) == 1 + len(stored)
 
 
-async def test_a_lone_sender_who_is_cancelled_keeps_his_place_before_who_comes_next(
-    hub: Hub, ada: User, room: Room
-) -> None:
+async def test_cancelled_direct_send_stays_ahead_of_later_messages(hub: Hub, ada: User, room: Room) -> None:
     async with hub.transaction() as tx:
         await tx.rooms.update(room.id, description="locked")
         gone = asyncio.create_task(hub.messages.send(room.id, ada.id, "first"))
@@ -251,7 +247,7 @@ async def test_a_lone_sender_who_is_cancelled_keeps_his_place_before_who_comes_n
 # Deadlines
 
 
-async def test_a_call_of_several_statements_has_one_deadline(recorded: Recorded, ada: User, room: Room) -> None:
+async def test_call_of_several_statements_has_one_deadline(recorded: Recorded, ada: User, room: Room) -> None:
     messages = Messages(recorded, writer=MessageWriter(recorded, lambda _: None, deadline_seconds=10))
     id, nothing = uuid4(), uuid4()
     await messages.send(room.id, ada.id, "hello", id=id)
