@@ -15,6 +15,12 @@ FAST_HEARTBEAT = Options(follow_heartbeat_seconds=0.05)
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Settings with time to connect: on a busy machine twenty connections at once may take longer than 2 s."""
+    return replace(settings, postgres=replace(settings.postgres, connect_timeout_seconds=30))
+
+
+@pytest.fixture
 async def pool(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
     """A pool of the owner of the tables, who may lock them and delete what a restored database has lost."""
     pool = Pool(postgres_settings)

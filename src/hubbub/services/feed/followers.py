@@ -1,6 +1,6 @@
 """The followers of this process: which rooms they follow, and the iteration that delivers their events.
 
-    new --async with--> entered: a position in each room --the block, the hub or the iteration ends--> closed
+    new --async with--> entered: a position in each room --the block ends, or the hub is closed--> closed
 
 A follower gets a position in each room that its user joins meanwhile, and loses it when the user leaves.
 `rooms.py` shows how a position moves between behind and live.
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 from uuid import UUID
 
+from hubbub.background import jittered
 from hubbub.commits import Commits, MembersJoined
 from hubbub.errors import NotAMember, NotFound, Unavailable
 from hubbub.events import FeedEvent, MemberJoined, MemberLeft, RoomGone
@@ -36,33 +36,34 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hubbub.feed")
 
 LOG_PAGE: Final = 200
-"""Entries that a follower reads at a time. It waits for them alone, so the page is smaller than that of a room."""
-RETRY_SECONDS: Final = (0.1, 0.5)
-"""The pause before a follower reads again while PostgreSQL is unavailable: a random time between these, as many
-followers wait at once."""
+"""Entries that a follower reads at a time, for itself alone: fewer than a room reads for all of its followers."""
+RETRY_SECONDS: Final = 0.5
+"""The longest pause before a follower reads again while PostgreSQL is unavailable. The shortest is a fifth of it,
+as many followers wait at once."""
 REMEMBERED_ENDS: Final = 1_000
-"""The rooms of which a follower remembers where its user left: a follower may live long and see many rooms."""
+"""The rooms of which a follower remembers where its user left. It bounds the memory of one that lives long."""
 ABSENT_LOOKUPS: Final = 2
 """Lookups without a membership that a live position outlasts. The first answer may be older than the position.
-After the second the log is read, which has the leaving. If it has not, the third lookup ends the position."""
+After the second the log is read, which has the leaving. If it does not, the third lookup ends the position."""
 LONGEST_ABSENCE: Final = 1_000
-"""Entries of a log. A user who was away for longer begins with the newest joining, without visits in between that
-this process did not notice."""
+"""Entries of a log. It bounds how much is read and not delivered. After a longer absence the room begins with the
+newest joining, without visits in between that this process did not notice."""
 DIGESTS_PER_STATEMENT: Final = 1_000
-"""Users whose rooms are compared by digest at each heartbeat, in one statement."""
+"""Users whose rooms are compared by digest at a heartbeat, in one statement. It bounds the work of a heartbeat."""
 USERS_PER_STATEMENT: Final = 100
-"""Users whose rooms are read again in one statement, before the heads of rooms have their turn."""
+"""Users whose rooms are read again in one statement. After it the heads of rooms have their turn, so that a mass
+join does not hold them up."""
 POSITIONS_PER_STATEMENT: Final = 2_000
-"""The positions that these users may have: all of them are updated in one step of the event loop."""
+"""The positions that these users may have together. All are updated in one step of the event loop."""
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
 class Follower:
-    """Iterate over it for what happens in the rooms of a user; `async with` begins and ends it.
+    """Iterate over it for the events in the rooms of a user. `async with` begins and ends it.
 
-    Of each room it gives every entry of the log from the starting point on, in order, each once. One reader at a
-    time. The iteration ends when the block or the hub does. At most `limit` events wait to be read; later ones are
-    read from PostgreSQL once there is space again: a slow reader misses nothing and costs no memory.
+    It delivers every entry of the log of each room from the starting point on, in order, each once. One reader at
+    a time. The iteration ends when the block ends or the hub is closed. A limited number of events wait unread.
+    Later ones are read from PostgreSQL once there is space: a slow reader misses nothing and costs no memory.
     """
 
     _followers: Followers
@@ -106,7 +107,7 @@ class Follower:
         self.close()
 
     def close(self) -> None:
-        """Follow no more, at once. Idempotent."""
+        """End at once. Idempotent."""
         if self.is_closed:
             return
         self.is_closed = True
@@ -116,9 +117,7 @@ class Follower:
         self._followers.leave(self)
         self.inbox.wake()
         if self._reading is not None:
-            self._reading.reschedule(
-                0
-            )  # in the past: PostgreSQL may be frozen, and its answer is no longer needed
+            self._reading.reschedule(0)  # in the past: PostgreSQL may be frozen, and no reader needs its answer
 
     def __aiter__(self) -> Self:
         return self
@@ -168,21 +167,21 @@ class Follower:
             if not error.retryable:
                 raise
             logger.info("reading the log again after: %s", error)
-            await asyncio.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311 - jitter, not a secret
+            await asyncio.sleep(jittered(RETRY_SECONDS, at_least=0.2))
 
     async def _read_page(self, followed: FollowedPosition) -> None:
         rooms, inbox, asked = self._followers.rooms, self.inbox, followed.position
-        reading = await rooms.read(followed.room.id, asked, min(LOG_PAGE, inbox.limit))
-        head = await rooms.head(followed.room) if reading.is_rewound else None
+        page = await rooms.read(followed.room.id, asked, min(LOG_PAGE, inbox.limit))
+        head = await rooms.head(followed.room) if page.is_rewound else None
         if followed not in inbox.behind or followed.position is not asked:
             return  # it was moved meanwhile: this page is not the next one
         if head is not None:
             followed.resync(head, "rewound")
         space = max(inbox.limit - len(inbox.events), 0)  # other rooms have put events there meanwhile
-        for entry in reading.entries[:space]:
+        for entry in page.entries[:space]:
             self._take(followed, entry)
-        if len(reading.entries) <= space:
-            followed.skip_to(reading.end)
+        if len(page.entries) <= space:
+            followed.skip_to(page.end)
         inbox.behind.pop(followed, None)  # to the end of the queue, so that each room that is behind has its turn
         followed.catch_up()
 
@@ -231,7 +230,7 @@ class Followers:
         has_work: Callable[[], None],
         at_most_behind: int,
     ) -> None:
-        """`has_work` is called when there are users to look at now. It must not wait."""
+        """`has_work` is called when there are users whose rooms are to be read now. It must not wait."""
         self._executor = executor
         self._logs = logs
         self._memberships = memberships
@@ -300,7 +299,7 @@ class Followers:
     async def _resyncs(
         self, after: Mapping[UUID, Position], deadline: float
     ) -> dict[UUID, tuple[Position, ResyncReason]]:
-        """The heads of the rooms that cannot be read on from these positions, and why not."""
+        """The heads of the rooms that cannot be read on from these positions, with the reasons."""
         seen = {room_id: position.seq for room_id, position in after.items() if position.seq > 0}
         reasons: dict[UUID, ResyncReason] = {}
         for found in await self._logs.heads(seen, deadline=deadline) if seen else ():

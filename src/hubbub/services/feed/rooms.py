@@ -1,18 +1,24 @@
 """The rooms that are followed in this process, and how far each follower has come in each of them.
 
-A room knows the newest entry of its log, and takes the next one from an announcement:
+A room takes the entries of its log one after the other, from announcements or from PostgreSQL:
 
-    current --a later seq or an unknown change is announced, or the head is ahead--> behind: it reads the log
-    behind  --everything up to the head is taken---------------------------------> current
-    either  --the log holds another entry than was taken--> rewound: on from the new head, with a Resync
+    current --a seq after the next, an unknown change, or a head that is ahead--> behind: it reads the log
+       ^                                                                             |
+       +------------------------all entries up to the head were taken----------------+
 
-A position of a follower in a room receives what the room takes:
+    The log holds another entry than was taken: it was rewound. The room goes on from the new head.
 
-                 nothing is missing
-    new -> behind ----------------> live --> ended: the user's MemberLeft or RoomGone was delivered,
-              ^                      |  ^           or the follower was closed (also while behind)
-              +----------------------+  |
-                the inbox is full       +-- Resync: the log was rewound
+A follower has a position in the room. It starts behind, or live when it starts at the newest entry:
+
+                  nothing is missing
+      behind ------------------------> live: receives each entry that the room takes
+        ^ |                            | |
+        | |                            | |
+        +-|--------the inbox is full---+ |
+          |                              |
+          +------------------------------+--> ended, by the user's MemberLeft, by RoomGone, or with the follower
+
+    The log was rewound: the position goes on from the new head, with a Resync.
 
 A position that is behind reads the log by itself. It goes live in the same step of the event loop in which it
 finds that nothing is missing, so no entry is skipped or repeated between the two.
@@ -47,15 +53,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hubbub.feed")
 
 LOG_PAGE: Final = 500
-"""Entries that a room reads at a time. Each is delivered to all followers, so a page must not hold up the loop."""
+"""Entries that a room reads at a time. It bounds the rows that are decoded in one step of the event loop."""
 CONCURRENT_READS: Final = 6
-"""Statements that read logs at a time. The rest of the pool, 20 connections by default, is left to callers."""
+"""Statements that read logs at a time. They leave most of the pool, 20 connections by default, to callers."""
 ROOMS_PER_STATEMENT: Final = 1_000
-"""Rooms whose heads are compared in one statement. It bounds the rows that are decoded in one step of the loop."""
+"""Rooms whose heads are compared in one statement. It bounds the decoded rows in the same way."""
 EVENTS_PER_TURN: Final = 10_000
 """Events given to followers before other tasks have their turn: 20 ms, at 2 ms per message to 1,000 followers."""
 REMEMBERED_MARKS: Final = 64
-"""The newest entries whose marks a room keeps. An announcement that is later than these is not compared."""
+"""The newest entries whose marks a room keeps, for its memory. Announcements of older entries are not compared."""
 
 
 class FollowedRooms:
@@ -113,7 +119,7 @@ class FollowedRooms:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # What was committed, here or in another process.
+    # Entries that were committed, here or in another process.
 
     def register(self, commits: Commits) -> None:
         """Deliver what this process commits from now on, and announce it to other processes."""
@@ -199,23 +205,23 @@ class FollowedRooms:
         announced_seq, rewinds = room.announced_seq, room.rewinds
         room.must_read = False
         try:
-            reading = await self.read(room.id, room.position, LOG_PAGE)
+            page = await self.read(room.id, room.position, LOG_PAGE)
         except Unavailable:
             room.must_read = True
             raise
-        if room.rewinds == rewinds and not reading.is_rewound:
-            await self._take_all(room, reading.entries)
+        if room.rewinds == rewinds and not page.is_rewound:
+            await self._take_all(room, page.entries)
         if room.rewinds != rewinds:
             room.must_read = True
-        elif reading.is_rewound:
+        elif page.is_rewound:
             await self._rewind(room)
         else:
-            room.skip_to(reading.end)
-            if announced_seq > reading.head and room.announced_seq == announced_seq:
-                room.announced_seq = room.position.seq  # announced from another log: what is committed was read
+            room.skip_to(page.end)
+            if announced_seq > page.head and room.announced_seq == announced_seq:
+                room.announced_seq = room.position.seq  # that of another log: all that is committed was read
 
     async def _take_all(self, room: FollowedRoom, entries: Iterable[Entry]) -> None:
-        """Take those that are new. Stops when the log turns out to be rewound in a pause."""
+        """Take the new entries. Stops when the log turns out to be rewound in a pause."""
         rewinds = room.rewinds
         delivered = 0
         for entry in entries:
@@ -248,7 +254,7 @@ class FollowedRooms:
         self._to_check = dict.fromkeys(self._rooms.values())
 
     async def compare(self) -> None:
-        """Compare the heads that are to be checked with what is known of them here. Raises: Unavailable."""
+        """Compare the heads to check with the entries that were taken here. Raises: Unavailable."""
         to_check, self._to_check = tuple(self._to_check), {}
         for start in range(0, len(to_check), ROOMS_PER_STATEMENT):
             await self._compare(to_check[start : start + ROOMS_PER_STATEMENT])
@@ -268,7 +274,7 @@ class FollowedRooms:
             _end_all(room)
 
     async def _compare_head(self, room: FollowedRoom, asked: Position, head: Head) -> None:
-        """The entry that was known has to stand in the log, also if more is known meanwhile."""
+        """The log has to hold the entry that was taken here, also if more were taken meanwhile."""
         if room.contradicted is asked:
             room.contradicted = None
         if not head.holds(asked):
@@ -292,7 +298,7 @@ def _end_all(room: FollowedRoom) -> None:
 
 @dataclass(slots=True, eq=False)
 class FollowedRoom:
-    """What this process knows of one followed room, however many follow it.
+    """The state of one followed room in this process, however many follow it.
 
     `position` is the newest entry that is known here. Entries are taken one after the other. One that is announced
     ahead of the next seq is not taken, but read from the log with those before it.
