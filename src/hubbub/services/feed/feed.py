@@ -60,11 +60,11 @@ class Feed:
         self._heartbeat_seconds = heartbeat_seconds
         self._subscriptions = subscriptions
         self._instrumentation = instrumentation
-        self._work = asyncio.Event()
+        self._comparing = BackgroundTask("comparing heads of logs", self._compare)
         logs, memberships = Logs(executor), Memberships(executor)
         announcements = Announcements(connection, instrumentation)
         self._rooms = FollowedRooms(
-            logs, subscriptions, announcements, has_work=self._work.set, on_rewind=on_rewind
+            logs, subscriptions, announcements, has_work=self._comparing.wake, on_rewind=on_rewind
         )
         self._signals = Signals(subscriptions, memberships, self._rooms)
         self._followers = Followers(
@@ -74,12 +74,11 @@ class Feed:
             logs=logs,
             memberships=memberships,
             announcements=announcements,
-            has_work=self._work.set,
+            has_work=self._comparing.wake,
             at_most_behind=at_most_behind,
         )
         self._memberships_subscription: CallbackSubscription | None = None
         self._next_heartbeat = 0.0
-        self._comparing = BackgroundTask("comparing heads of logs", self._compare_when_due)
 
     def start(self) -> None:
         """Begin to compare heads. Does not wait."""
@@ -134,21 +133,16 @@ class Feed:
         )
         return Follower(self._followers, inbox, after=starts, rooms=only)
 
-    async def _compare_when_due(self) -> None:
+    async def _compare(self) -> float:
         """Compare all rooms and some of the users at each heartbeat, and between heartbeats those with work."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout_at(self._next_heartbeat):
-                await self._work.wait()
-        except TimeoutError:
-            pass
-        if loop.time() >= self._next_heartbeat:  # there may be work without a pause
-            self._next_heartbeat = loop.time() + self._heartbeat_seconds
+        clock = asyncio.get_running_loop().time
+        if clock() >= self._next_heartbeat:
+            self._next_heartbeat = clock() + self._heartbeat_seconds
             self._rooms.check_all()
             self._followers.check_some()
-        self._work.clear()
         try:
             await self._rooms.compare()
             await self._followers.compare()
         except Unavailable as error:
             logger.info("comparing heads again at the next heartbeat, after: %s", error)
+        return max(self._next_heartbeat - clock(), 0)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -43,7 +43,6 @@ class Signals:
         self._watchers = 0
         self._presence_subscription: CallbackSubscription | None = None
         self._changes: dict[UUID, PresenceChanged] = {}  # the newest of each user
-        self._has_changes = asyncio.Event()
         self._notifying = BackgroundTask("notifying followers of presence", self._notify)
 
     def start(self) -> None:
@@ -106,15 +105,13 @@ class Signals:
         if event is None or (len(self._changes) >= MAX_WAITING and event.user_id not in self._changes):
             return
         self._changes[event.user_id] = event
-        self._has_changes.set()
+        self._notifying.wake()
 
-    async def _notify(self) -> None:
+    async def _notify(self) -> float:
         """Deliver changes of presence to the followers that share a room with the user.
 
         Changes that come while PostgreSQL is unavailable are not delivered.
         """
-        await self._has_changes.wait()
-        self._has_changes.clear()
         changes, self._changes = self._changes, {}
         user_ids = list(changes)
         for start in range(0, len(user_ids), USERS_PER_STATEMENT):
@@ -124,6 +121,7 @@ class Signals:
                 logger.info("followers were not notified of presence: %s", error)
                 continue
             self._deliver(pairs, changes)
+        return inf
 
     def _deliver(self, pairs: Iterable[tuple[UUID, UUID]], changes: dict[UUID, PresenceChanged]) -> None:
         recipients: dict[UUID, set[Inbox]] = {}
