@@ -1,4 +1,4 @@
-"""A call of several statements has one deadline: each of them is given what is left of it."""
+"""A call of several statements has one deadline, which each statement gets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Watched(Pool):
-    """Notes the deadline that each statement is given."""
+    """Records the deadline of each statement."""
 
     def __init__(self, settings: PostgresSettings, instrumentation: Instrumentation = SILENT) -> None:
         super().__init__(settings, instrumentation)
@@ -67,7 +67,7 @@ CALLS: dict[str, tuple[int, Call]] = {
 async def test_all_statements_of_a_call_have_one_deadline(
     watched: Watched, room: Room, ada: User, name: str
 ) -> None:
-    """The first one's own is the same, where it is given none."""
+    """A first statement without a deadline makes one of the same length."""
     statements, call = CALLS[name]
     with suppress(HubbubError):
         await call(Repositories(watched, ignore), room.id, ada.id)

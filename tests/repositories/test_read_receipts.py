@@ -28,13 +28,13 @@ async def readers(hub: Hub, message: Message) -> list[object]:
 
 
 async def times(hub: Hub, messages: Iterable[Message]) -> list[list[bool]]:
-    """For each message, for each of its readers, whether it is known when."""
+    """Per message and reader, whether the time is known."""
     pages = [await hub.receipts.who_read(message.id) for message in messages]
     return [[receipt.read_at is not None for receipt in page.items] for page in pages]
 
 
 async def fill(pool: Pool, room: Room, author: User, count: int) -> int:
-    """Messages that nobody waits for to be sent one by one. Returns the head."""
+    """Insert messages by one statement. Returns the head."""
     statement = Statement(
         "test.fill",
         int,
@@ -95,7 +95,7 @@ async def test_mark_unread_deletes_the_receipts(
     assert await readers(hub, messages[3]) == []
     member = await hub.room_users.get(room.id, bob.id)
     assert member.last_read_message_id == messages[2].id
-    # what is unread already stays as it is
+    # unread messages stay as they are
     assert await hub.receipts.mark_unread(room.id, bob.id, from_seq=messages[4].seq) == messages[2].seq
     with pytest.raises(Invalid):
         await hub.receipts.mark_unread(room.id, bob.id, from_seq=0)
@@ -124,29 +124,29 @@ async def test_who_read_has_the_time_in_a_small_room(
 ) -> None:
     await hub.receipts.mark_read(room.id, bob.id, up_to=messages[0].seq)
     await hub.receipts.mark_read(room.id, ada.id, up_to=messages[0].seq)
-    [receipt] = (await hub.receipts.who_read(messages[0].id)).items  # the author is left out
+    [receipt] = (await hub.receipts.who_read(messages[0].id)).items  # without the author
     assert (receipt.message_id, receipt.user_id) == (messages[0].id, bob.id)
     assert receipt.read_at is not None
     assert await readers(hub, messages[1]) == []
 
 
 async def test_who_read_has_no_time_in_a_large_room(hub: Hub, ada: User, room: Room) -> None:
-    crowd = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(RECEIPTS_UP_TO_MEMBERS)]
-    await hub.room_users.add_many(room.id, [one.id for one in crowd])
+    group = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(RECEIPTS_UP_TO_MEMBERS)]
+    await hub.room_users.add_many(room.id, [one.id for one in group])
     message = await hub.messages.send(room.id, ada.id, "hello all")
-    for one in crowd[:5]:
+    for one in group[:5]:
         await hub.receipts.mark_read(room.id, one.id, up_to=message.seq)
 
     first = await hub.receipts.who_read(message.id, limit=3)
     rest = await hub.receipts.who_read(message.id, limit=3, after=first.next)
     receipts = first.items + rest.items
-    assert {receipt.user_id for receipt in receipts} == {one.id for one in crowd[:5]}
+    assert {receipt.user_id for receipt in receipts} == {one.id for one in group[:5]}
     assert all(receipt.read_at is None for receipt in receipts)
     assert not rest.has_more
 
-    await hub.room_users.remove(room.id, crowd[-1].id)  # 50 members: small again
+    await hub.room_users.remove(room.id, group[-1].id)  # 50 members: small again
     message = await hub.messages.send(room.id, ada.id, "hello few")
-    await hub.receipts.mark_read(room.id, crowd[0].id, up_to=message.seq)
+    await hub.receipts.mark_read(room.id, group[0].id, up_to=message.seq)
     [receipt] = (await hub.receipts.who_read(message.id)).items
     assert receipt.read_at is not None
 
@@ -199,14 +199,14 @@ async def test_room_stores_receipts_by_its_setting(
     hub: Hub, ada: User, keeps_receipts: bool | None, members: int, expected: bool
 ) -> None:
     room = await hub.rooms.create("asked", created_by=ada.id, keeps_receipts=keeps_receipts)
-    crowd = await asyncio.gather(
+    group = await asyncio.gather(
         *(hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(members - 1))
     )
-    await hub.room_users.add_many(room.id, [one.id for one in crowd])
+    await hub.room_users.add_many(room.id, [one.id for one in group])
     message = await hub.messages.send(room.id, ada.id, "hello")
-    await hub.receipts.mark_read(room.id, crowd[0].id, up_to=message.seq)
+    await hub.receipts.mark_read(room.id, group[0].id, up_to=message.seq)
     [receipt] = (await hub.receipts.who_read(message.id)).items
-    assert receipt.user_id == crowd[0].id
+    assert receipt.user_id == group[0].id
     assert (receipt.read_at is not None) is expected
 
 
@@ -226,7 +226,7 @@ async def test_receipts_setting_applies_to_later_reads(
         await hub.rooms.update(room.id, keeps_receipts=keeps_receipts)
         await hub.receipts.mark_read(room.id, bob.id, up_to=message.seq)
     assert await times(hub, messages) == [[True], [False], [True], [False], [True]]
-    # What is unread again loses its receipt, and gets one by the setting of then.
+    # A message that is unread again loses its receipt. A later one depends on the setting at that time.
     await hub.receipts.mark_unread(room.id, bob.id, from_seq=messages[1].seq)
     assert await times(hub, messages) == [[True], [], [], [], []]
     await hub.receipts.mark_read(room.id, bob.id, up_to=messages[-1].seq)
@@ -255,7 +255,7 @@ async def test_returning_member_has_read_messages_with_a_receipt_only(
     await hub.rooms.update(room.id, keeps_receipts=keeps_receipts)
     await hub.receipts.mark_read(room.id, bob.id, up_to=messages[0].seq)
     await hub.room_users.remove(room.id, bob.id)
-    assert await readers(hub, messages[0]) == []  # who has left is no reader
+    assert await readers(hub, messages[0]) == []  # a former member is not a reader
     meanwhile = await hub.messages.send(room.id, ada.id, "while you were away")
     await hub.room_users.add(room.id, bob.id)
     newer = await hub.messages.send(room.id, ada.id, "welcome back")
@@ -271,7 +271,7 @@ async def test_mark_read_of_very_many_stores_the_newest_receipts(
     await hub.room_users.add(room.id, bob.id)
     first = await hub.messages.send(room.id, ada.id, "first")
     head = await fill(pool, room, ada, MOST_RECEIPTS_PER_CALL)
-    await hub.messages.send(room.id, bob.id, "mine")  # has no receipt and takes the place of none
+    await hub.messages.send(room.id, bob.id, "mine")  # has no receipt, and does not count as one
     assert await hub.receipts.mark_read(room.id, bob.id, up_to=head + 1) == head + 1
     second, last = (await hub.messages.page(room.id, after=first, limit=1)).items[0], head
     newest = (await hub.messages.page(room.id, before=last + 1, limit=1)).items[0]
@@ -319,7 +319,7 @@ STEPS = st.lists(
 
 
 class ByHand:
-    """What Bob has read in a room of Ada's, told the slow way: message by message."""
+    """A model of what Bob has read in a room of Ada's, message by message."""
 
     def __init__(self, joined_seq: int) -> None:
         self.joined_seq = self.watermark = joined_seq
@@ -376,12 +376,12 @@ async def test_unread_and_who_read_equal_a_count_by_hand(
 
 
 async def _take(
-    hub: Hub, room_id: UUID, by_hand: ByHand, people: tuple[User, User], step: str, number: int
+    hub: Hub, room_id: UUID, by_hand: ByHand, users: tuple[User, User], step: str, number: int
 ) -> None:
-    ada, bob = people
+    ada, bob = users
     head = (await hub.rooms.get(room_id)).last_seq
     if step == "send":
-        message = await hub.messages.send(room_id, people[number].id, "hello")
+        message = await hub.messages.send(room_id, users[number].id, "hello")
         by_hand.send(message, by_ada=number == 0)
     elif step == "delete" and (said := by_hand.of_ada | by_hand.of_bob):
         seq = sorted(said)[number % len(said)]

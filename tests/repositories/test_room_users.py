@@ -11,7 +11,7 @@ from hubbub.postgres import Pool
 from log import log_of
 
 
-async def people(hub: Hub, count: int) -> list[User]:
+async def users(hub: Hub, count: int) -> list[User]:
     return [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(count)]
 
 
@@ -38,8 +38,8 @@ async def test_new_member_has_nothing_unread_and_has_read_nothing(
 
 
 async def test_add_many_adds_all_in_one_statement(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
-    crowd = await people(hub, 5)
-    ids = [one.id for one in crowd]
+    group = await users(hub, 5)
+    ids = [one.id for one in group]
     await hub.room_users.add(room.id, ids[0])
 
     joined = await hub.room_users.add_many(room.id, [*ids, *ids, ada.id])
@@ -51,19 +51,19 @@ async def test_add_many_adds_all_in_one_statement(hub: Hub, pool: Pool, ada: Use
 
 
 async def test_overlapping_add_many_calls_succeed_at_the_same_time(hub: Hub, pool: Pool, room: Room) -> None:
-    ids = [one.id for one in await people(hub, 6)]
-    crowds = [ids[start:] + ids[:start] for start in range(6)]
-    results = await asyncio.gather(*(hub.room_users.add_many(room.id, crowd) for crowd in crowds))
+    ids = [one.id for one in await users(hub, 6)]
+    groups = [ids[start:] + ids[:start] for start in range(6)]
+    results = await asyncio.gather(*(hub.room_users.add_many(room.id, group) for group in groups))
     joined = Counter(member.user_id for members in results for member in members)
     assert joined == Counter(ids)
     assert await log_of(pool, room.id) == ["joined"] * 7
 
 
 async def test_add_many_with_an_unknown_user_adds_none(hub: Hub, pool: Pool, bob: User, room: Room) -> None:
-    nobody = uuid4()
+    unknown = uuid4()
     with pytest.raises(NotFound) as missing:
-        await hub.room_users.add_many(room.id, [bob.id, nobody])
-    assert (missing.value.kind, missing.value.key) == ("user", str(nobody))
+        await hub.room_users.add_many(room.id, [bob.id, unknown])
+    assert (missing.value.kind, missing.value.key) == ("user", str(unknown))
     assert not await hub.room_users.is_member(room.id, bob.id)
     assert await log_of(pool, room.id) == ["joined"]
 
@@ -71,8 +71,8 @@ async def test_add_many_with_an_unknown_user_adds_none(hub: Hub, pool: Pool, bob
 async def test_add_many_succeeds_while_each_user_joins_alone(
     hub: Hub, pool: Pool, settings: Settings, ada: User
 ) -> None:
-    crowd = [await hub.users.create(f"c{n}@example.org", f"c{n}", "not a hash") for n in range(60)]
-    ids = [one.id for one in crowd]
+    group = [await hub.users.create(f"c{n}@example.org", f"c{n}", "not a hash") for n in range(60)]
+    ids = [one.id for one in group]
     async with Hub(settings) as elsewhere:
         for turn in range(4):
             room = await hub.rooms.create(f"hall {turn}", created_by=ada.id)
@@ -98,7 +98,7 @@ async def test_unknown_role_is_refused(hub: Hub, bob: User, room: Room) -> None:
 
 async def test_direct_room_keeps_its_two_members(hub: Hub, pool: Pool, ada: User, bob: User) -> None:
     direct = await hub.rooms.direct(ada.id, bob.id)
-    [carol] = await people(hub, 1)
+    [carol] = await users(hub, 1)
     with pytest.raises(Invalid):
         await hub.room_users.add(direct.id, carol.id)
     with pytest.raises(Invalid):
@@ -128,7 +128,7 @@ async def test_concurrent_leaves_of_a_member_are_one_leave(hub: Hub, pool: Pool,
 
 
 async def test_log_has_no_gap_while_users_join_leave_and_send(hub: Hub, pool: Pool, ada: User, room: Room) -> None:
-    crowd = await people(hub, 6)
+    group = await users(hub, 6)
 
     async def come_and_go(one: User) -> None:
         for _ in range(5):
@@ -142,7 +142,7 @@ async def test_log_has_no_gap_while_users_join_leave_and_send(hub: Hub, pool: Po
             message = await hub.messages.send(room.id, ada.id, f"message {n}")
             await hub.messages.edit(message.id, "edited", by=ada.id)
 
-    await asyncio.gather(talk(), *(come_and_go(one) for one in crowd))
+    await asyncio.gather(talk(), *(come_and_go(one) for one in group))
 
     assert Counter(await log_of(pool, room.id)) == {
         "joined": 31,
@@ -164,8 +164,8 @@ async def test_role_changes_once(hub: Hub, pool: Pool, bob: User, room: Room) ->
 
 
 async def test_members_are_paged_each_once_while_others_join(hub: Hub, ada: User, room: Room) -> None:
-    crowd = await people(hub, 9)
-    await hub.room_users.add_many(room.id, [one.id for one in crowd[:6]])
+    group = await users(hub, 9)
+    await hub.room_users.add_many(room.id, [one.id for one in group[:6]])
     seen, after = [], None
     while True:
         page = await hub.room_users.members(room.id, limit=2, after=after)
@@ -174,9 +174,9 @@ async def test_members_are_paged_each_once_while_others_join(hub: Hub, ada: User
             break
         after = page.next
         if len(seen) == 4:
-            await hub.room_users.add_many(room.id, [one.id for one in crowd[6:]])
+            await hub.room_users.add_many(room.id, [one.id for one in group[6:]])
     assert len(seen) == len(set(seen))
-    assert {ada.id, *(one.id for one in crowd[:6])} <= set(seen)
+    assert {ada.id, *(one.id for one in group[:6])} <= set(seen)
 
 
 async def test_memberships_of_a_user_are_paged(hub: Hub, ada: User, bob: User) -> None:

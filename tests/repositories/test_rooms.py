@@ -35,10 +35,10 @@ async def test_creator_of_a_room_is_its_first_member_and_admin(hub: Hub, pool: P
 
 
 async def test_room_of_an_unknown_user_is_not_created(hub: Hub) -> None:
-    nobody = uuid4()
+    unknown = uuid4()
     with pytest.raises(NotFound) as missing:
-        await hub.rooms.create("engine-room", created_by=nobody)
-    assert (missing.value.kind, missing.value.key) == ("user", str(nobody))
+        await hub.rooms.create("engine-room", created_by=unknown)
+    assert (missing.value.kind, missing.value.key) == ("user", str(unknown))
     assert (await hub.rooms.public()).items == []
 
 
@@ -261,9 +261,9 @@ A_BUSY_YEAR = """
         FROM rooms
     ), members AS (
         INSERT INTO room_users (room_id, user_id, last_read_seq)
-        SELECT placed.id, people.id, CASE WHEN people.id = $1 THEN number % 4 * 20 ELSE 0 END
+        SELECT placed.id, users.id, CASE WHEN users.id = $1 THEN number % 4 * 20 ELSE 0 END
         FROM placed
-        CROSS JOIN (VALUES ($1::uuid), ($2)) AS people (id)
+        CROSS JOIN (VALUES ($1::uuid), ($2)) AS users (id)
     )
     INSERT INTO messages (room_id, seq, user_id, content, created_at)
     SELECT placed.id, n, $2, 'message ' || n, CURRENT_TIMESTAMP - (60 - n) * interval '1 day'
@@ -272,7 +272,7 @@ A_BUSY_YEAR = """
     ORDER BY n
 """
 
-# VACUUM leaves out what some transaction may not see yet, be it one that gathers statistics.
+# VACUUM skips rows that some transaction may not see yet, such as one that gathers statistics.
 ALL_VISIBLE = "SELECT relallvisible >= relpages FROM pg_class WHERE oid = 'messages'::regclass"
 
 
@@ -286,10 +286,10 @@ async def connection(postgres_settings: PostgresSettings) -> AsyncIterator[Conne
 async def test_room_list_of_a_thousand_rooms_touches_few_pages(
     hub: Hub, connection: Connection, ada: User, bob: User
 ) -> None:
-    """A place in an index for each room; and for each room of the page what it shows, and messages up to the cap.
+    """It reads an index entry per room and, per room of the page, its columns and messages up to the cap.
 
-    These lie in the order of time, so no two of one room are on a page of the table. Once VACUUM has been there,
-    they are counted without a visit to it.
+    Messages are stored in the order of time, so no two of one room are on one page of the table. After VACUUM they
+    are counted by the index alone.
     """
     await connection.execute(A_THOUSAND_ROOMS.replace("$1", f"'{ada.id}'"))
     await connection.execute(A_BUSY_YEAR.replace("$1", f"'{ada.id}'").replace("$2", f"'{bob.id}'"))

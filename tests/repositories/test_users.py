@@ -32,7 +32,7 @@ async def test_credentials_are_found_by_either_login_and_do_not_show_the_hash(hu
     assert (by_email.user_id, by_email.password_hash) == (ada.id, "not a hash")
     assert by_email == await hub.users.find_credentials("ADA")
     assert "not a hash" not in repr(by_email)
-    assert await hub.users.find_credentials("nobody") is None
+    assert await hub.users.find_credentials("unknown") is None
 
 
 @pytest.mark.parametrize("login", [None, 7, b"ada", "", "x" * 256, "ada\0", "\ud800", "ada@"])
@@ -88,16 +88,16 @@ async def test_malformed_fields_are_refused(
 
 
 async def test_unknown_user_is_not_found(hub: Hub) -> None:
-    nobody = uuid4()
+    unknown = uuid4()
     with pytest.raises(NotFound) as missing:
-        await hub.users.get(nobody)
-    assert (missing.value.kind, missing.value.key) == ("user", nobody)
-    assert await hub.users.find_by_email("nobody@example.org") is None
+        await hub.users.get(unknown)
+    assert (missing.value.kind, missing.value.key) == ("user", unknown)
+    assert await hub.users.find_by_email("unknown@example.org") is None
     for change in (
-        hub.users.update_profile(nobody, username="x"),
-        hub.users.change_password_hash(nobody, "x"),
-        hub.users.update_online_status(nobody, True),
-        hub.users.delete(nobody),
+        hub.users.update_profile(unknown, username="x"),
+        hub.users.change_password_hash(unknown, "x"),
+        hub.users.update_online_status(unknown, True),
+        hub.users.delete(unknown),
     ):
         with pytest.raises(NotFound):
             await change
@@ -170,12 +170,12 @@ async def test_deleted_account_leaves_its_messages_and_a_log_entry(
 async def test_two_accounts_with_rooms_in_common_are_deleted_at_the_same_time(
     hub: Hub, pool: Pool, ada: User
 ) -> None:
-    people = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(6)]
+    users = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(6)]
     rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(6)]
     for room in rooms:
-        await hub.room_users.add_many(room.id, [one.id for one in people], Role.MEMBER)
+        await hub.room_users.add_many(room.id, [one.id for one in users], Role.MEMBER)
 
-    await asyncio.gather(*(hub.users.delete(one.id) for one in people))
+    await asyncio.gather(*(hub.users.delete(one.id) for one in users))
 
     for room in rooms:
         assert await log_of(pool, room.id) == ["joined"] * 7 + ["left"] * 6
@@ -214,7 +214,7 @@ async def test_account_is_deleted_in_the_transaction_of_its_last_message(
 
 
 async def test_account_is_deleted_while_it_sends(hub: Hub, ada: User, bob: User, room: Room) -> None:
-    """Both lock the room, then the user: in the other order each would wait for the other, for a second."""
+    """Both lock the room, then the user. In the other order each would wait a second for the other."""
 
     async def delete() -> None:
         async with hub.transaction() as tx:  # which, unlike the pool, does not hide a deadlock by trying again

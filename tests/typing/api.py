@@ -1,4 +1,4 @@
-"""Uses nothing but the public names of hubbub. It is type-checked and never run: what fails here fails a user."""
+"""Uses only the public names of hubbub. It is type-checked and never run: an error here is one for users."""
 
 from __future__ import annotations
 

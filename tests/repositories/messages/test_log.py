@@ -1,4 +1,4 @@
-"""The log of a room by pages: `messages.since`, and what it is made of."""
+"""The log of a room, read in pages by `messages.since`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hubbub.repositories.messages import Logs
 
 
 async def fill(hub: Hub, room: Room, ada: User) -> int:
-    """Twenty more entries, of messages and others in turn; the head."""
+    """Append 20 entries, messages and edits in turn. Returns the head."""
     for number in range(10):
         sent = await hub.messages.send(room.id, ada.id, str(number))
         await hub.messages.edit(sent.id, f"{number}!", by=ada.id)
@@ -115,7 +115,7 @@ async def test_unusable_cursor_room_or_limit_is_refused(hub: Hub, room: Room, ad
 
 
 async def test_made_up_cursor_shows_nothing_of_the_log(hub: Hub, room: Room, ada: User) -> None:
-    """Right in form and room: its mark has to be that of the entry."""
+    """A cursor of the right form and room needs the mark of its entry as well."""
     await hub.messages.send_many(room.id, ada.id, [NewMessage(str(number)) for number in range(10)])
     for seq in (1, 2, 11, 12, 2**31, 2**63 - 1):
         for made_up in (bytes(8), b"made-up!"):
@@ -158,7 +158,7 @@ PURGE = Statement("test.purge", int, "DELETE FROM messages WHERE room_id = $1")
 
 @pytest.fixture
 async def owner(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
-    """Who may delete messages: hubbub's own role may not."""
+    """A connection that may delete messages, which the role of hubbub may not."""
     pool = Pool(postgres_settings)
     await pool.open()
     yield pool
@@ -166,7 +166,7 @@ async def owner(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
 
 
 async def test_log_with_purged_messages_can_be_read(hub: Hub, owner: Pool, room: Room, ada: User) -> None:
-    """Retention is the application's own: what it deletes is gone, and what was said of it too."""
+    """An application may purge messages by its own SQL. The log then passes over their events as well."""
     head = await fill(hub, room, ada)
     await owner.execute(PURGE, room.id)
     assert [entry.seq for entry in found(await hub.messages.since(room.id, None))] == [1]

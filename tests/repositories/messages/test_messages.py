@@ -171,7 +171,7 @@ async def test_unknown_message_is_not_found(hub: Hub) -> None:
 
 async def test_pages_in_both_directions_have_every_message(hub: Hub, ada: User, bob: User, room: Room) -> None:
     messages = await talk(hub, room, ada, 5)
-    await hub.room_users.add(room.id, bob.id)  # a seq that is no message
+    await hub.room_users.add(room.id, bob.id)  # a seq without a message
     messages += await talk(hub, room, ada, 6)
 
     page = await hub.messages.page(room.id, limit=4)

@@ -1,4 +1,4 @@
-"""A page as JSON says what the page as objects says."""
+"""Pages as JSON, compared with pages as objects."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SPANS: list[Places] = [
 
 @pytest.fixture
 async def said(hub: Hub, room: Room, ada: User) -> list[Message]:
-    """Every kind of message, and what JSON has to escape."""
+    """Messages of every kind, with characters that JSON has to escape."""
     contents = ["hello", 'a "quote"', "back\\slash", "line\r\nline\t", "🦊 \u202e \u200b", "</script>", "\x01\x7f"]
     said = await hub.messages.send_many(room.id, ada.id, [NewMessage(content) for content in contents])
     metadata = {"n": 1, "f": 1.5, "t": ["a", None, True, {"x": "ü\n"}], "": {}}

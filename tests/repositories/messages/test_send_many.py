@@ -1,4 +1,4 @@
-"""One caller with many messages: all or none, in their order, and safe to send again."""
+"""Calls of `send_many`: all messages or none, in their order, and safe to repeat."""
 
 from __future__ import annotations
 
@@ -181,12 +181,12 @@ def drafts_of(room: Room, user: User, count: int) -> list[Draft]:
 async def test_messages_of_a_cancelled_send_many_are_reported_in_order(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
-    told: list[UUID] = []
+    reported: list[UUID] = []
     many = drafts_of(room, ada, send_many.MESSAGES_PER_STATEMENT + 1)
 
     def note(change: Change) -> None:
         assert isinstance(change, MessagesSent)
-        told.extend(message.id for message in change.messages)
+        reported.extend(message.id for message in change.messages)
 
     messages = writer.MessageWriter(pool, note, deadline_seconds=10)
     async with hub.transaction() as tx:
@@ -197,9 +197,9 @@ async def test_messages_of_a_cancelled_send_many_are_reported_in_order(
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
-        assert told == []
+        assert reported == []
     await messages.drain()
-    assert told == [draft.id for draft in many]
+    assert reported == [draft.id for draft in many]
     with pytest.raises(Unavailable, match="it is closed"):
         await messages.send_many(many)
 

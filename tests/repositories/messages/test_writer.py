@@ -1,4 +1,4 @@
-"""Sends that travel together: what becomes of each when something is wrong with one, or with the server."""
+"""Sends that share statements: the outcome of each when a draft is refused or the server fails."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from log import log_of
 from waiting import until
 
 
-async def crowd_in(hub: Hub, room: Room, count: int) -> list[User]:
-    people = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(count)]
-    await hub.room_users.add_many(room.id, [one.id for one in people])
-    return people
+async def add_users(hub: Hub, room: Room, count: int) -> list[User]:
+    users = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(count)]
+    await hub.room_users.add_many(room.id, [one.id for one in users])
+    return users
 
 
 async def commits(pool: Pool, hub: Hub) -> int:
-    """How many transactions have written to messages so far: those that share a commit share an xmin."""
+    """How many transactions have written messages so far. Messages of one commit share an xmin."""
     connection = await connect(hub.settings.postgres)
     try:
         return int(await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM messages"))
@@ -108,7 +108,7 @@ async def test_each_draft_of_a_batch_has_its_own_outcome(
 async def test_one_draft_that_cannot_be_stored_fails_alone(
     hub: Hub, postgres_settings: PostgresSettings, pool: Pool, ada: User, room: Room
 ) -> None:
-    """A CHECK that inputs know nothing of stands for whatever the database refuses and hubbub did not foresee."""
+    """A CHECK that `inputs` does not know stands for any unforeseen refusal of the database."""
     connection = await connect(postgres_settings)
     await connection.execute(
         "ALTER TABLE messages ADD CONSTRAINT messages_seq_check2 CHECK (content NOT LIKE 'bad%')"
@@ -216,7 +216,7 @@ async def test_waiting_sender_ends_at_its_deadline_and_knows_whether_it_was_in_f
             )
         refused = [result for result in results if isinstance(result, Unavailable)]
         assert len(refused) == 5
-        assert refused[0].outcome_unknown  # on its way when its time was over; the others waited behind it
+        assert refused[0].outcome_unknown  # in flight at its deadline; the others waited behind it
         await hub.messages.send(room.id, ada.id, "after")
         page = await hub.messages.page(room.id)
         may_be_there = {f"message {n}" for n, one in enumerate(refused) if one.outcome_unknown}
@@ -302,7 +302,8 @@ async def test_locked_rooms_do_not_take_the_whole_pool(settings: Settings, hub: 
 async def test_committed_part_of_a_batch_is_answered_when_the_rest_fails(
     hub: Hub, postgres_settings: PostgresSettings, pool: Pool, ada: User, room: Room
 ) -> None:
-    """A message that breaks a rule makes the writer go on by halves; the server then runs out of disk in one."""
+    """A message that breaks a rule makes the writer go on by halves. Then the server runs out of disk in one
+    half."""
     connection = await connect(postgres_settings)
     await connection.execute("""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -333,17 +334,17 @@ async def test_committed_part_of_a_batch_is_answered_when_the_rest_fails(
 async def test_retry_is_reported_again_because_the_first_report_may_be_lost(
     pool: Pool, ada: User, room: Room
 ) -> None:
-    told: list[Message] = []
+    reported: list[Message] = []
 
     def note(change: Change) -> None:
         assert isinstance(change, MessagesSent)
-        told.extend(change.messages)
+        reported.extend(change.messages)
 
     messages = writer.MessageWriter(pool, note, deadline_seconds=10)
     draft = Draft(uuid4(), room.id, ada.id, "hello", MessageType.TEXT)
     first = await messages.send(draft)
     again = await asyncio.gather(*(messages.send(draft) for _ in range(3)))
-    assert told == [first, *again] == [first] * 4
+    assert reported == [first, *again] == [first] * 4
 
 
 async def test_error_of_a_listener_does_not_fail_a_send(pool: Pool, ada: User, room: Room) -> None:

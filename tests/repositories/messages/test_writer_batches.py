@@ -1,4 +1,4 @@
-"""Batches of messages: what a locked room, a repeated id or a cancelled sender does to the others in one."""
+"""Batches of messages: the effect of a locked room, a repeated id or a cancelled sender on the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Recorded(Pool):
-    """Notes the name of each statement, and by when it has to end."""
+    """Records the name and the deadline of each statement."""
 
     def __init__(self, settings: PostgresSettings) -> None:
         super().__init__(settings)
@@ -55,7 +55,7 @@ async def recorded(settings: Settings) -> AsyncIterator[Recorded]:
 
 
 def drafts(user: User, *rooms: Room) -> list[Draft]:
-    """One message into each, from its content on its number in the list."""
+    """One draft per room, whose content is its number in the list."""
     return [Draft(uuid4(), room.id, user.id, f"{n}", MessageType.TEXT) for n, room in enumerate(rooms)]
 
 
@@ -88,7 +88,7 @@ async def test_locked_room_does_not_hold_up_the_rest_of_its_batch(
 async def test_sender_that_waits_for_a_locked_room_can_be_cancelled(
     hub: Hub, pool: Pool, ada: User, room: Room
 ) -> None:
-    """Cancelled while the room was locked: those on their way may arrive, and the room's log has no hole."""
+    """Senders are cancelled while the room is locked: messages in flight may be sent, and the log has no gap."""
     [other] = await make_rooms(hub, ada, 1)
     async with hub.transaction() as tx:
         await tx.messages.send(room.id, ada.id, "locked")
@@ -108,8 +108,8 @@ async def test_sender_that_waits_for_a_locked_room_can_be_cancelled(
 TOUCH = Statement("test.touch", int, "UPDATE rooms SET description = 'locked' WHERE id = $1")
 
 
-class Meddled(Recorded):
-    """Somebody locks a room in front of the second of four statements that send, and lets go before the fourth."""
+class LockingPool(Recorded):
+    """Locks a room before the second of four statements that send, and unlocks it before the fourth."""
 
     def __init__(self, settings: PostgresSettings, locked: Room) -> None:
         super().__init__(settings)
@@ -133,11 +133,11 @@ async def test_batch_in_halves_keeps_the_order_of_a_room_that_was_locked(
     owner = await connect(postgres_settings)
     await owner.execute("ALTER TABLE messages ADD CONSTRAINT no_fifteen CHECK (content <> '15')")
     await owner.close()
-    meddled = Meddled(settings.postgres, room)
-    together = drafts(ada, *[room, other] * 8)  # the last of which is number 15
-    outcomes = await writer.Batches(meddled).send(together, deadline=meddled.deadline())
-    await meddled.close()
-    assert meddled.names[:5] == [
+    locking = LockingPool(settings.postgres, room)
+    together = drafts(ada, *[room, other] * 8)  # the last draft is number 15
+    outcomes = await writer.Batches(locking).send(together, deadline=locking.deadline())
+    await locking.close()
+    assert locking.names[:5] == [
         "messages.send_many",
         "messages.send_many",
         "messages.rooms_not_locked",
@@ -181,7 +181,7 @@ async def test_ids_are_not_looked_up_when_none_was_repeated(recorded: Recorded, 
 
 
 async def test_every_sender_gets_its_first_message_under_many_retries(hub: Hub, pool: Pool, ada: User) -> None:
-    """Two processes, of which each repeats what the other has sent, and one id that stands for something else."""
+    """Two processes repeat each other's sends, and one id is used again for another message."""
     rooms = await make_rooms(hub, ada, 5)
     pick = random.Random(11)
     ids = [uuid4() for _ in range(120)]
@@ -207,11 +207,11 @@ async def test_every_sender_gets_its_first_message_under_many_retries(hub: Hub, 
 async def test_committed_message_of_a_cancelled_direct_send_is_reported(
     pool: Pool, ada: User, room: Room, hub: Hub
 ) -> None:
-    told: set[UUID] = set()
+    reported: set[UUID] = set()
 
     def note(change: Change) -> None:
         assert isinstance(change, MessagesSent)
-        told.update(message.id for message in change.messages)
+        reported.update(message.id for message in change.messages)
 
     messages = MessageWriter(pool, note, deadline_seconds=10)
     pick = random.Random(5)
@@ -226,7 +226,7 @@ async def test_committed_message_of_a_cancelled_direct_send_is_reported(
         await asyncio.wait([sending])
     await messages.drain()
     stored = await hub.messages.get_many(draft.id for draft in sent)
-    assert set(stored) == told
+    assert set(stored) == reported
     assert len(await log_of(pool, room.id)) == 1 + len(stored)
 
 
