@@ -180,7 +180,7 @@ async def log_in(context: Context, section: Section, check: Check) -> None:
         if not number % 2:
             wrong = await context.hub.authenticate(login, f"the password of guest {number + 1}")
             check.expect(wrong is None, f"guest {number} was let in with a wrong password")
-    unknown = await context.hub.authenticate(f"unknown-{uuid4().hex}", "any password")
+    unknown = await context.hub.authenticate(f"unknown-{uuid4().hex}", "the password of no guest")
     check.expect(unknown is None, "a user without an account was let in")
 
 
