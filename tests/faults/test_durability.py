@@ -56,7 +56,7 @@ async def test_loss_is_found_when_the_server_acknowledges_before_it_writes(
     database = chat.settings.postgres.database
     await execute(chat, f"ALTER DATABASE {database} SET synchronous_commit = off")
     lost: list[str] = []
-    for seed in range(10):  # by chance the last moment was written already
+    for seed in range(10):  # the last commits may happen to be written already
         await chat.sender(1_000_000, seed=seed, callers=20)
         await chat.acknowledged(100)
         fragile.kill("postgresql")
