@@ -21,7 +21,7 @@ from hubbub.cli.demo.live import (
     type_in_a_room,
     use_sessions,
 )
-from hubbub.cli.demo.report import Check, Section
+from hubbub.cli.demo.report import Section
 from hubbub.passwords import Passwords
 from hubbub.services.accounts import Accounts
 from hubbub.services.cache import Invalidations
@@ -33,7 +33,7 @@ from hubbub.services.typing_indicators import TypingIndicators
 
 @pytest.fixture
 def section() -> Section:
-    return Section("of this test")
+    return Section("of this test", live.CHECKS)
 
 
 @pytest.fixture
@@ -50,20 +50,19 @@ async def test_every_check_of_the_live_section_passes(loaded: Context, count: in
     loaded.user_count = count
     await talk.run(loaded)
     section = await live.run(loaded)
-    assert [check for check in section.checks if not check.ok] == []
-    assert all(check.count for check in section.checks), "a check compared nothing"
+    assert [check for check in section.checks.values() if not check.ok] == []
+    assert all(check.count for check in section.checks.values()), "a check compared nothing"
     frequencies = [figure.count for figure in section.figures]
     assert frequencies == sorted(frequencies, reverse=True)
-    assert [check for check in (await recount.run(loaded)).checks if not check.ok] == []
+    assert [check for check in (await recount.run(loaded)).checks.values() if not check.ok] == []
 
 
 class TestPresence:
     async def test_users_who_come_and_go_pass_the_checks(
         self, context: Context, section: Section, users: list[UUID]
     ) -> None:
-        published, known = Check("published"), Check("known")
-        await come_and_go(context, section, users, published, known)
-        assert published.wrong == known.wrong == []
+        await come_and_go(context, section, users)
+        assert section.checks["presence"].wrong == section.checks["online"].wrong == []
         assert counts(section) == {"devices that came online": len(DEVICES) * len(users)}
 
     async def test_change_that_is_published_twice_fails_the_check(
@@ -76,9 +75,8 @@ class TestPresence:
             await publish(realtime, user_id, is_online)
 
         monkeypatch.setattr(RealtimeService, "publish_user_presence", twice)
-        published = Check("published")
-        await come_and_go(context, section, users, published, Check("known"))
-        assert published.wrong == [f"the changes of {users[0]} were [True, False, False]"]
+        await come_and_go(context, section, users)
+        assert section.checks["presence"].wrong == [f"the changes of {users[0]} were [True, False, False]"]
 
     async def test_user_who_stays_online_for_ever_fails_the_checks(
         self, context: Context, section: Section, users: list[UUID], monkeypatch: pytest.MonkeyPatch
@@ -88,18 +86,16 @@ class TestPresence:
 
         monkeypatch.setattr(Presence, "is_online", all_of_them)
         monkeypatch.setattr(live, "WAIT_SECONDS", 0.5)  # less than the grace time: no user goes in time
-        published, known = Check("published"), Check("known")
-        await come_and_go(context, section, users, published, known)
-        assert len(published.wrong) == len(known.wrong) == len(users)
+        await come_and_go(context, section, users)
+        assert len(section.checks["presence"].wrong) == len(section.checks["online"].wrong) == len(users)
 
 
 class TestTyping:
     async def test_typing_that_ends_in_each_way_passes_the_checks(
         self, context: Context, section: Section
     ) -> None:
-        published, known = Check("published"), Check("known")
-        await type_in_a_room(context, section, published, known)
-        assert published.wrong == known.wrong == []
+        await type_in_a_room(context, section)
+        assert section.checks["typing"].wrong == section.checks["typists"].wrong == []
         assert counts(section) == {"typing reports": 8}
         assert len(context.messages) == 1
 
@@ -110,16 +106,14 @@ class TestTyping:
             """Stops no typing."""
 
         monkeypatch.setattr(TypingIndicators, "stop_soon", forgetful)
-        known = Check("known")
-        await type_in_a_room(context, section, Check("published"), known)
-        assert known.wrong == ["1 users type, 0 were reported"]
+        await type_in_a_room(context, section)
+        assert section.checks["typists"].wrong == ["1 users type, 0 were reported"]
 
 
 class TestLogins:
     async def test_users_with_passwords_pass_the_check(self, context: Context, section: Section) -> None:
-        check = Check("passwords")
-        await log_in(context, section, check)
-        assert check.ok
+        await log_in(context, section)
+        assert section.checks["logins"].ok
         assert counts(section) == {"accounts with a password": LOGINS, "logins": LOGINS}
         assert len(context.users) == LOGINS
 
@@ -130,9 +124,10 @@ class TestLogins:
             return True
 
         monkeypatch.setattr(Passwords, "verify", trusting)
-        check = Check("passwords")
-        await log_in(context, section, check)
-        assert check.wrong == [f"guest {number} was let in with a wrong password" for number in (0, 2, 4)]
+        await log_in(context, section)
+        assert section.checks["logins"].wrong == [
+            f"guest {number} was let in with a wrong password" for number in (0, 2, 4)
+        ]
 
     async def test_hub_that_accepts_no_password_fails_the_check(
         self, context: Context, section: Section, monkeypatch: pytest.MonkeyPatch
@@ -141,20 +136,18 @@ class TestLogins:
             return None
 
         monkeypatch.setattr(Accounts, "authenticate", locked)
-        check = Check("passwords")
-        await log_in(context, section, check)
-        assert len(check.wrong) == LOGINS
+        await log_in(context, section)
+        assert len(section.checks["logins"].wrong) == LOGINS
 
 
 class TestSessions:
     async def test_lookups_while_other_sessions_end_pass_the_checks(
         self, context: Context, section: Section, users: list[UUID]
     ) -> None:
-        right, over = Check("right"), Check("over")
-        await use_sessions(context, section, users, right, over)
-        assert right.wrong == over.wrong == []
-        assert right.count
-        assert over.count
+        await use_sessions(context, section, users)
+        assert section.checks["sessions"].wrong == section.checks["ended"].wrong == []
+        assert section.checks["sessions"].count
+        assert section.checks["ended"].count
         assert counts(section)[f"session lookups, {CALLERS} at a time"] == CALLERS * LOOKUPS
         for user_id, left in zip(users, [0, 3] * 3, strict=True):
             assert len(await context.hub.sessions.list_sessions(user_id)) == left
@@ -171,9 +164,8 @@ class TestSessions:
             return remembered.get(token)
 
         monkeypatch.setattr(SessionService, "get_session", remembering)
-        right, over = Check("right"), Check("over")
-        await use_sessions(context, section, users, right, over)
-        assert (right.ok, over.ok) == (True, False)
+        await use_sessions(context, section, users)
+        assert (section.checks["sessions"].ok, section.checks["ended"].ok) == (True, False)
 
     async def test_hub_that_mixes_sessions_up_fails_the_check(
         self, context: Context, section: Section, users: list[UUID], monkeypatch: pytest.MonkeyPatch
@@ -185,17 +177,15 @@ class TestSessions:
             return await get(sessions, seen[0])
 
         monkeypatch.setattr(SessionService, "get_session", mixing)
-        right = Check("right")
-        await use_sessions(context, section, users, right, Check("over"))
-        assert not right.ok
+        await use_sessions(context, section, users)
+        assert not section.checks["sessions"].ok
 
 
 class TestPublishing:
     async def test_every_subscriber_gets_every_message(self, context: Context, section: Section) -> None:
-        check = Check("delivery")
-        await publish(context, section, check)
-        assert check.ok
-        assert check.count == SUBSCRIBERS * PUBLISHED
+        await publish(context, section)
+        assert section.checks["delivery"].ok
+        assert section.checks["delivery"].count == SUBSCRIBERS * PUBLISHED
         assert counts(section) == {
             "messages published": PUBLISHED,
             "published messages received": SUBSCRIBERS * PUBLISHED,
@@ -218,18 +208,16 @@ class TestPublishing:
         monkeypatch.setattr(live, "WAIT_SECONDS", 3)
         monkeypatch.setattr(live, "SUBSCRIBERS", 1)
         monkeypatch.setattr(live, "PUBLISHED", 9)
-        check = Check("delivery")
-        await publish(context, section, check)
-        assert wrong in check.wrong
+        await publish(context, section)
+        assert wrong in section.checks["delivery"].wrong
 
 
 class TestCachedPages:
     async def test_most_pages_come_from_the_cache_and_equal_the_stored_ones(
         self, loaded: Context, section: Section
     ) -> None:
-        check = Check("cached")
-        await read_cached_pages(loaded, section, check)
-        assert check.ok
+        await read_cached_pages(loaded, section)
+        assert section.checks["cached"].ok
         read = counts(section)
         assert read["newest pages read"] / 2 < read["newest pages from the cache"] < read["newest pages read"]
 
@@ -240,6 +228,5 @@ class TestCachedPages:
             """Delete nothing."""
 
         monkeypatch.setattr(Invalidations, "add", ignore)
-        check = Check("cached")
-        await read_cached_pages(loaded, section, check)
-        assert not check.ok
+        await read_cached_pages(loaded, section)
+        assert not section.checks["cached"].ok

@@ -16,7 +16,7 @@ def result(*checks: Check) -> Result:
     section.total("calls", 12_345, 10.0)
     for milliseconds in [0.1234] * 1_979 + [1_234.5] * 21:
         section.record("messages sent", milliseconds / 1_000)
-    section.checks = list(checks)
+    section.checks = {check.what: check for check in checks}
     section.notes = ["[bold]a nickname[/bold]"]
     section.seconds = 1.25
     refusals = Refusals()

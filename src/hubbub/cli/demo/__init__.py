@@ -141,7 +141,7 @@ async def run(
     with TemporaryDirectory(prefix="hubbub-demo-", dir=parent) as folder:
         show("starting PostgreSQL and Valkey")
         async with Servers(Path(folder)) as settings, AsyncExitStack() as stack:
-            start = Section("Servers and schema", "wrong passwords are refused")
+            start = Section("Servers and schema", {"passwords": "wrong passwords are refused"})
             show("creating the tables")
             start.total("migrations", len(await migrations.up(settings.postgres)))
             pool = Pool(replace(settings.postgres, deadline_seconds=CHECK_SECONDS))
@@ -185,11 +185,12 @@ async def ask_servers(context: Context, section: Section) -> dict[str, str]:
     for _ in range(ROUND_TRIPS):
         version = await section.time("round trips to PostgreSQL", context.pool.fetch_one(_VERSION))
         await section.time("round trips to Valkey", context.redis.execute("PING"))
-    [refused] = section.checks
     settings, redis = context.settings, replace(context.settings.redis, password=WRONG)
     postgres = replace(settings.postgres, password=WRONG)
-    refused.expect(await _is_refused(replace(settings, postgres=postgres)), "PostgreSQL took a wrong password")
-    refused.expect(await _is_refused(replace(settings, redis=redis)), "Valkey took a wrong password")
+    section.expect(
+        "passwords", await _is_refused(replace(settings, postgres=postgres)), "PostgreSQL took a wrong password"
+    )
+    section.expect("passwords", await _is_refused(replace(settings, redis=redis)), "Valkey took a wrong password")
     info = await server_info(context.redis)
     return {"PostgreSQL": str(version), info.name: info.version}
 

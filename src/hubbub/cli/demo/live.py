@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from hubbub.cli.demo.context import WAIT_SECONDS, Context, ExpectedRoom, gather
-from hubbub.cli.demo.report import Check, Section
+from hubbub.cli.demo.report import Section
 from hubbub.errors import NotAMember
 from hubbub.events import PresenceChanged, TypingChanged
 from hubbub.models import Message, MessagePage
@@ -33,51 +33,48 @@ ROOMS: Final = 5
 READERS: Final = 20
 READS: Final = 10
 
+CHECKS: Final = {
+    "presence": "presence changes published once",
+    "online": "online users and devices are known",
+    "typing": "typing events are published and expire",
+    "typists": "typing users are known",
+    "logins": "only the right password logs in",
+    "sessions": "a token gives the session of its user",
+    "ended": "an ended session is never accepted",
+    "delivery": "subscribers get each message in order",
+    "cached": "cached pages equal stored pages",
+}
+
 
 async def run(context: Context) -> Section:
     """All of it side by side: an expiry takes seconds, in which there is enough else to do."""
-    section = Section(
-        f"Presence, typing, sessions: {context.user_count} users on {len(DEVICES)} devices",
-        "presence changes published once",
-        "online users and devices are known",
-        "typing events are published and expire",
-        "typing users are known",
-        "only the right password logs in",
-        "a token gives the session of its user",
-        "an ended session is never accepted",
-        "subscribers get each message in order",
-        "cached pages equal stored pages",
-    )
-    presence, online, typing, typists, logins, sessions, ended, delivery, cached = section.checks
-    user_ids = context.users[-context.user_count :]
+    title = f"Presence, typing, sessions: {context.user_count} users on {len(DEVICES)} devices"
+    section, user_ids = Section(title, CHECKS), context.users[-context.user_count :]
     context.show(f"{len(user_ids)} users log in, come online and go, and type")
-
-    async def one_after_the_other() -> None:  # as these are timed
-        await log_in(context, section, logins)
-        await use_sessions(context, section, user_ids, sessions, ended)
-        await publish(context, section, delivery)
-        await read_cached_pages(context, section, cached)
-
     await gather(
         [
-            come_and_go(context, section, user_ids, presence, online),
-            type_in_a_room(context, section, typing, typists),
-            one_after_the_other(),
+            come_and_go(context, section, user_ids),
+            type_in_a_room(context, section),
+            _one_after_the_other(context, section, user_ids),
         ]
     )
     return section
 
 
+async def _one_after_the_other(context: Context, section: Section, user_ids: list[UUID]) -> None:
+    """As these are timed."""
+    await log_in(context, section)
+    await use_sessions(context, section, user_ids)
+    await publish(context, section)
+    await read_cached_pages(context, section)
+
+
+Source = AsyncGenerator[PresenceChanged | TypingChanged | Gap, None]
 Changes = defaultdict[UUID | None, list[bool]]
 """Of each user, in order: whether they came or started to type (True), or went or stopped. None counts gaps."""
 
 
-async def wait(
-    changes: AsyncGenerator[PresenceChanged | TypingChanged | Gap, None],
-    received: Changes,
-    user_ids: Iterable[UUID],
-    count: int,
-) -> None:
+async def wait(changes: Source, received: Changes, user_ids: Iterable[UUID], count: int) -> None:
     """Until so many changes of each of these users have come. Those that do not come fail in `compare`."""
     with suppress(TimeoutError, StopAsyncIteration):  # a generator that timed out has ended
         async with asyncio.timeout(WAIT_SECONDS):
@@ -91,17 +88,16 @@ async def wait(
                         received[None].append(False)
 
 
-def compare(check: Check, received: Changes, user_ids: Iterable[UUID]) -> None:
+def compare(section: Section, check: str, received: Changes, user_ids: Iterable[UUID]) -> None:
     """Each of these users came once and went once, and the subscription had no gap."""
     for user_id in user_ids:
-        check.expect(received[user_id] == [True, False], f"the changes of {user_id} were {received[user_id]}")
+        found = received[user_id]
+        section.expect(check, found == [True, False], f"the changes of {user_id} were {found}")
     if gaps := len(received[None]):
-        check.expect(False, f"the subscription had {gaps} gaps")
+        section.expect(check, False, f"the subscription had {gaps} gaps")
 
 
-async def come_and_go(
-    context: Context, section: Section, user_ids: list[UUID], published: Check, known: Check
-) -> None:
+async def come_and_go(context: Context, section: Section, user_ids: list[UUID]) -> None:
     """Each user is online on three devices, and on a connection that breaks while they are; then all leave."""
     presence, received = context.hub.presence, Changes(list)
 
@@ -118,21 +114,21 @@ async def come_and_go(
             online = await presence.is_online(user_ids)
             for user_id in user_ids:
                 names = {device.name for device in await presence.devices(user_id)}
-                known.expect(online[user_id] is True, f"{user_id} is online and was reported as offline")
-                known.expect(names == set(DEVICES), f"{user_id} was reported on {sorted(map(str, names))}")
+                section.expect("online", online[user_id] is True, f"{user_id} was reported as offline")
+                section.expect("online", names == set(DEVICES), f"{user_id} was reported on {names}")
         # A user who is back within the grace time was never away, so nothing is published before it is over.
         await wait(changes, received, user_ids, 2)
         # A second change of a user would have been published, and received, before this one.
         last = uuid4()
         await context.hub.realtime.publish_user_presence(last, False)
         await wait(changes, received, [last], 1)
-    compare(published, received, user_ids)
+    compare(section, "presence", received, user_ids)
     online = await presence.is_online(user_ids)
     for user_id in user_ids:
-        known.expect(online[user_id] is False, f"{user_id} left and was reported as online")
+        section.expect("online", online[user_id] is False, f"{user_id} left and was reported as online")
 
 
-async def type_in_a_room(context: Context, section: Section, published: Check, known: Check) -> None:
+async def type_in_a_room(context: Context, section: Section) -> None:
     """One typist stops, one sends the message, one leaves the room, and the typing of one expires."""
     hub, received = context.hub, Changes(list)
     typists = stops, sends, leaves, expires = await context.create_users("typist", 4)
@@ -140,7 +136,7 @@ async def type_in_a_room(context: Context, section: Section, published: Check, k
 
     async def expect_typing(*wanted: UUID) -> None:
         found = set(await hub.typing.who_types(room.id))
-        known.expect(found == set(wanted), f"{len(wanted)} users type, {len(found)} were reported")
+        section.expect("typists", found == set(wanted), f"{len(wanted)} users type, {len(found)} were reported")
 
     async with aclosing(hub.typing.watch(room.id)) as changes:
         await anext(changes)  # Redis has confirmed: from here on nothing is missed
@@ -156,18 +152,18 @@ async def type_in_a_room(context: Context, section: Section, published: Check, k
             await hub.typing.start(room.id, leaves)
         except NotAMember:
             refused = True
-        published.expect(refused, "a user typed in a room that they had left")
+        section.expect("typing", refused, "a user typed in a room that they had left")
         await wait(changes, received, [stops, sends, leaves], 2)
         await expect_typing(expires)
         await wait(changes, received, typists, 2)
         last = uuid4()
         await hub.realtime.publish_typing_indicator(room.id, last, False)
         await wait(changes, received, [last], 1)
-    compare(published, received, typists)
+    compare(section, "typing", received, typists)
     await expect_typing()
 
 
-async def log_in(context: Context, section: Section, check: Check) -> None:
+async def log_in(context: Context, section: Section) -> None:
     """One after the other, so that the time is that of a login and not of a queue."""
     for number in range(LOGINS):
         name, password = f"guest-{uuid4().hex}", f"the password of guest {number}"
@@ -176,17 +172,15 @@ async def log_in(context: Context, section: Section, check: Check) -> None:
         context.users.append(user.id)
         login = name.upper() if number % 2 else email
         known = await section.time("logins", context.hub.authenticate(login, password))
-        check.expect(known == user, f"guest {number} was not let in")
+        section.expect("logins", known == user, f"guest {number} was not let in")
         if not number % 2:
             wrong = await context.hub.authenticate(login, f"the password of guest {number + 1}")
-            check.expect(wrong is None, f"guest {number} was let in with a wrong password")
+            section.expect("logins", wrong is None, f"guest {number} was let in with a wrong password")
     unknown = await context.hub.authenticate(f"unknown-{uuid4().hex}", "the password of no guest")
-    check.expect(unknown is None, "a user without an account was let in")
+    section.expect("logins", unknown is None, "a user without an account was let in")
 
 
-async def use_sessions(
-    context: Context, section: Section, user_ids: list[UUID], right: Check, over: Check
-) -> None:
+async def use_sessions(context: Context, section: Section, user_ids: list[UUID]) -> None:
     """Many requests at the same time, while every other user logs out everywhere."""
     sessions, time = context.hub.sessions, section.time
     owners: dict[str, UUID] = {}
@@ -203,10 +197,10 @@ async def use_sessions(
             had_ended = token in ended
             session = await time("session lookups", sessions.get_session(token))
             if had_ended:
-                over.expect(session is None, "a session that had ended was accepted")
+                section.expect("ended", session is None, "a session that had ended was accepted")
             elif token not in ending:
                 found = None if session is None else session.user_id
-                right.expect(found == owners[token], f"the session of {owners[token]} is that of {found}")
+                section.expect("sessions", found == owners[token], f"{owners[token]} got the session of {found}")
 
     async def log_out(user_id: UUID) -> None:
         """One device gets a new token, another is logged out, and then all of the user's are."""
@@ -214,14 +208,15 @@ async def use_sessions(
         ending.update(own)
         rotated = await time("tokens rotated", sessions.rotate(first))
         ended.add(first)
-        right.expect(rotated is not None, f"a session of {user_id} got no new token")
+        section.expect("sessions", rotated is not None, f"a session of {user_id} got no new token")
         await time("sessions ended", sessions.delete_session(second))
         ended.add(second)
         count = await time("sessions ended", sessions.revoke_all(user_id))
         ended.update(own)
-        over.expect(count == len(own) - 1, f"{user_id} had {len(own) - 1} sessions, {count} were ended")
+        section.expect("ended", count == len(own) - 1, f"{count} of {len(own) - 1} sessions were ended")
         for token in own if rotated is None else [*own, rotated]:
-            over.expect(await sessions.get_session(token) is None, f"{user_id} logged out and was accepted")
+            session = await sessions.get_session(token)
+            section.expect("ended", session is None, f"{user_id} logged out and was accepted")
 
     await gather(log_in_on_all(user_id) for user_id in user_ids)
     begin = perf_counter()
@@ -230,7 +225,7 @@ async def use_sessions(
     section.total(f"session lookups, {CALLERS} at a time", CALLERS * LOOKUPS, perf_counter() - begin)
 
 
-async def publish(context: Context, section: Section, check: Check) -> None:
+async def publish(context: Context, section: Section) -> None:
     """Every subscriber gets every message once, in order."""
     channel = f"demo:{uuid4()}"
     sent_at: list[float] = []
@@ -248,15 +243,16 @@ async def publish(context: Context, section: Section, check: Check) -> None:
                         received = await anext(messages)
                         if isinstance(received, str):
                             section.record("published messages received", perf_counter() - sent_at[int(received)])
-                        check.expect(received == str(number), f"message {number} was due, {received} came")
+                        is_due = received == str(number)
+                        section.expect("delivery", is_due, f"message {number} was due, {received} came")
             except TimeoutError:
-                check.expect(False, "a message did not arrive")
+                section.expect("delivery", False, "a message did not arrive")
 
     subscribers = [await context.hub.realtime.listen(channel) for _ in range(SUBSCRIBERS)]
     await gather([send(), *map(receive, subscribers)])
 
 
-async def read_cached_pages(context: Context, section: Section, check: Check) -> None:
+async def read_cached_pages(context: Context, section: Section) -> None:
     """In some rooms a member writes, then many read the newest page, again and again."""
     cache, hits = context.hub.cache, context.hub.cache.counts.hits
 
@@ -264,9 +260,8 @@ async def read_cached_pages(context: Context, section: Section, check: Check) ->
         """A page that is read after a message was acknowledged has it."""
         for _ in range(READS):
             page = await section.time("newest pages read", cache.newest_page(room.id))
-            check.expect(
-                f'"{newest.id}"'.encode() in page, f"the page of room {room.name!a} lacks the newest message"
-            )
+            has_newest = f'"{newest.id}"'.encode() in page
+            section.expect("cached", has_newest, f"the page of room {room.name!a} lacks the newest message")
 
     rooms = [room for room in context.rooms.values() if room.members]
     for number in range(ROUNDS):
@@ -276,5 +271,5 @@ async def read_cached_pages(context: Context, section: Section, check: Check) ->
             await gather(read(room, message) for _ in range(READERS))
             stored = await context.hub.messages.page(room.id, limit=PAGE_LENGTH)
             cached = msgspec.json.decode(await cache.newest_page(room.id), type=MessagePage)
-            check.expect(cached == stored, f"the cached page of room {room.name!a} is not the stored one")
+            section.expect("cached", cached == stored, f"the page of room {room.name!a} is not the stored one")
     section.total("newest pages from the cache", cache.counts.hits - hits)

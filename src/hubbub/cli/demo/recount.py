@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from hubbub.cli.demo.context import Context, ExpectedRoom, fingerprint, gather
-from hubbub.cli.demo.report import Check, Section
+from hubbub.cli.demo.report import Section
 from hubbub.log_checks import LogEntry, seq_errors
 from hubbub.migrations import TABLES
 from hubbub.postgres import Statement
@@ -21,37 +21,37 @@ UNREAD_CAP: Final = 1_000
 READERS: Final = 60
 """Users of the log whose unread messages are counted, besides the newest users. A log may have very many."""
 
+CHECKS: Final = {
+    "rows": "every row stored exactly once",
+    "order": "imported messages keep their order",
+    "members": "members are those who have not left",
+    "changes": "every change logged exactly once",
+    "gaps": "room logs have no gaps",
+    "pages": "pages turned back have every message",
+    "unread": "unread counts match a recount",
+    "marks": "read marks name the right message",
+    "references": "every reference leads to a row",
+    "rules": "every rule of the schema is in force",
+}
+
 
 async def run(context: Context) -> Section:
     """All checks of what is stored, once no call is in flight any more."""
     context.show("checking what is stored")
-    section = Section(
-        "Stored rows against acknowledged calls",
-        "every row stored exactly once",
-        "imported messages keep their order",
-        "members are those who have not left",
-        "every change logged exactly once",
-        "room logs have no gaps",
-        "pages turned back have every message",
-        "unread counts match a recount",
-        "read marks name the right message",
-        "every reference leads to a row",
-        "every rule of the schema is in force",
-    )
-    rows, order, members, changes, gaps, pages, unread, marks, references, rules = section.checks
-    await _compare_rows(context, rows, members)
-    await _compare_logs(context, changes, gaps)
+    section = Section("Stored rows against acknowledged calls", CHECKS)
+    await _compare_rows(context, section)
+    await _compare_logs(context, section)
     unseen = set(context.messages)
     for room in context.rooms.values():
-        unseen -= await _turn_pages(context, section, room, order, pages)
-    pages.expect(not unseen, f"{len(unseen):,} messages that were acknowledged are on no page")
-    await _compare_unread(context, section, unread)
+        unseen -= await _turn_pages(context, section, room)
+    section.expect("pages", not unseen, f"{len(unseen):,} messages that were acknowledged are on no page")
+    await _compare_unread(context, section)
     for (is_right,) in await context.pool.fetch_all(_MARKS):
-        marks.expect(is_right, "a member has read up to one message, and the mark names another")
+        section.expect("marks", is_right, "a member has read up to one message, and the mark names another")
     for (is_right,) in await context.pool.fetch_all(_REFERENCES):
-        references.expect(is_right, "an entry of a log names a user or a message that is not there")
+        section.expect("references", is_right, "an entry of a log names a user or a message that is not there")
     for name, is_valid in await context.pool.fetch_all(_CONSTRAINTS, list(TABLES)):
-        rules.expect(is_valid, f"{name} is not valid")
+        section.expect("rules", is_valid, f"{name} is not valid")
     return section
 
 
@@ -70,19 +70,19 @@ _MEMBERS = Statement(
 )
 
 
-async def _compare_rows(context: Context, rows: Check, members: Check) -> None:
+async def _compare_rows(context: Context, section: Section) -> None:
     memberships = {(room.id, user_id) for room in context.rooms.values() for user_id in room.members}
     found = Counter(await context.pool.fetch_all(_MEMBERS))
     for room_id, user_id in memberships ^ found.keys():
-        members.expect(False, f"the membership of {user_id} in room {room_id} is missing, or should be gone")
-    members.count = len(memberships)
+        section.expect("members", False, f"{user_id} should not be a member of room {room_id}, or should be one")
+    section.checks["members"].count = len(memberships)
     messages = sum(room.entries["message"] for room in context.rooms.values())
     expected = (len(context.users), len(context.rooms), messages, len(memberships))
     [counts] = await context.pool.fetch_all(_ROWS)
     stored = (*counts, found.total())
     for what, wanted, number in zip(("users", "rooms", "messages", "members"), expected, stored, strict=True):
-        rows.expect(wanted == number, f"{wanted:,} {what} were acknowledged, {number:,} are stored")
-    rows.count = sum(stored)
+        section.expect("rows", wanted == number, f"{wanted:,} {what} were acknowledged, {number:,} are stored")
+    section.checks["rows"].count = sum(stored)
 
 
 _LOGS = Statement(
@@ -107,20 +107,16 @@ _LOGS = Statement(
 )
 
 
-async def _compare_logs(context: Context, changes: Check, gaps: Check) -> None:
+async def _compare_logs(context: Context, section: Section) -> None:
     for room_id, last_seq, log in await context.pool.fetch_all(_LOGS):
         room = context.rooms.get(room_id) or ExpectedRoom(room_id, "not expected")
         found = Counter(entry.kind for entry in log)
-        changes.expect(
-            found == room.entries, f"room {room.name!a} should have {dict(room.entries)}, has {dict(found)}"
-        )
+        section.expect("changes", found == room.entries, f"room {room.name!a}: {found} is not {room.entries}")
         errors = list(seq_errors(log, last_seq))
-        gaps.expect(not errors, f"room {room.name!a}: {', '.join(errors)}")
+        section.expect("gaps", not errors, f"room {room.name!a}: {', '.join(errors)}")
 
 
-async def _turn_pages(
-    context: Context, section: Section, room: ExpectedRoom, order: Check, pages: Check
-) -> set[UUID]:
+async def _turn_pages(context: Context, section: Section, room: ExpectedRoom) -> set[UUID]:
     """From the newest to the oldest message of the room: all of them, as they were acknowledged or imported."""
     seen: set[UUID] = set()
     before, has_older, imported = None, True, reversed(room.imported)
@@ -129,17 +125,21 @@ async def _turn_pages(
         page = await section.time(f"pages of {PAGE} read", reading)
         for message in reversed(page.items):
             where = f"seq {message.seq} of room {room.name!a}"
-            pages.expect(before is None or message.seq < before, f"{where} is out of order")
+            section.expect("pages", before is None or message.seq < before, f"{where} is out of order")
             if message.id in context.messages:
-                pages.expect(context.messages[message.id] == message, f"{where} is not as it was acknowledged")
+                section.expect(
+                    "pages", context.messages[message.id] == message, f"{where} is not as it was acknowledged"
+                )
             else:
                 as_imported = next(imported, None) == fingerprint(message.user_id, message.content)
-                order.expect(as_imported, f"{where} is not as in the log that was imported")
+                section.expect("order", as_imported, f"{where} is not as in the log that was imported")
             before = message.seq
             seen.add(message.id)
         has_older = page.has_older
     wanted = room.entries["message"]
-    pages.expect(len(seen) == wanted, f"the pages of room {room.name!a} have {len(seen):,} of {wanted:,} messages")
+    section.expect(
+        "pages", len(seen) == wanted, f"the pages of room {room.name!a} have {len(seen):,} of {wanted:,} messages"
+    )
     return seen
 
 
@@ -163,7 +163,7 @@ _UNREAD = Statement(
 )
 
 
-async def _compare_unread(context: Context, section: Section, check: Check) -> None:
+async def _compare_unread(context: Context, section: Section) -> None:
     ids, hub = context.users, context.hub
     readers = [*ids[:READERS], *ids[max(READERS, len(ids) - context.user_count) :]]
     counts = await gather(
@@ -172,7 +172,9 @@ async def _compare_unread(context: Context, section: Section, check: Check) -> N
     reported = dict(zip(readers, counts, strict=True))
     for user_id, room_id, unread in await context.pool.fetch_all(_UNREAD, readers):
         wanted, found = min(unread, UNREAD_CAP), reported[user_id].get(room_id)
-        check.expect(found == wanted, f"{user_id} in room {room_id}: {wanted} unread, hubbub reports {found}")
+        section.expect(
+            "unread", found == wanted, f"{user_id} in room {room_id}: {wanted} unread, hubbub reports {found}"
+        )
 
 
 _MARKS = Statement(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from rich.console import Console
@@ -32,7 +33,6 @@ class Check:
     wrong: list[str] = field(default_factory=list)
 
     def expect(self, holds: bool, otherwise: str) -> None:
-        """Count a comparison. `otherwise` describes what was found if it does not hold."""
         self.count += 1
         if not holds and len(self.wrong) < EXAMPLES_KEPT:
             self.wrong.append(otherwise)
@@ -57,10 +57,11 @@ class Figure:
 class Section:
     """The result of one step, which times its calls and makes its checks here."""
 
-    def __init__(self, title: str, *checks: str) -> None:
+    def __init__(self, title: str, checks: Mapping[str, str] = MappingProxyType({})) -> None:
+        """`checks` are the guarantees, by the names under which `expect` knows them."""
         self.title = title
         self.seconds = 0.0
-        self.checks = [Check(what) for what in checks]
+        self.checks = {name: Check(what) for name, what in checks.items()}
         self.notes: list[str] = []
         self._begin = perf_counter()
         self._totals: list[Figure] = []
@@ -75,6 +76,10 @@ class Section:
 
     def record(self, what: str, seconds: float) -> None:
         self._times.setdefault(what, []).append(seconds)
+
+    def expect(self, check: str, holds: bool, otherwise: str) -> None:
+        """Count a comparison. `otherwise` describes what was found if it does not hold."""
+        self.checks[check].expect(holds, otherwise)
 
     def total(self, what: str, count: int, seconds: float | None = None) -> None:
         rate = round(count / seconds, 3) if seconds else None
@@ -115,7 +120,7 @@ class Result:
 
     @property
     def checks(self) -> list[Check]:
-        return [check for section in self.sections for check in section.checks]
+        return [check for section in self.sections for check in section.checks.values()]
 
     @property
     def ok(self) -> bool:
@@ -150,12 +155,12 @@ def _table(section: Section, width: int, *, show_header: bool) -> Table:
     table.add_column("", ratio=1)
     for heading in ("count", "per\nsecond", "p50", "p99"):
         table.add_column(heading, justify="right", vertical="bottom", width=7)
-    table.add_column("", width=6)
+    table.add_column("", width=6, vertical="bottom")
     for figure in section.figures:
         rate = "" if figure.per_second is None else f"{figure.per_second:,.0f}"
         times = duration(figure.p50_ms), duration(figure.p99_ms)
         table.add_row(Text(f"  {figure.what}"), f"{figure.count:,}", rate, *times)
-    for check in section.checks:
+    for check in section.checks.values():
         state = Text("ok", style="green") if check.ok else Text("FAILED", style="bold red")
         table.add_row(Text(f"  {check.what}"), f"{check.count:,}", "", "", "", state)
     return table
@@ -188,7 +193,7 @@ def as_json(result: Result) -> str:
                 "title": section.title,
                 "seconds": round(section.seconds, 3),
                 "figures": [asdict(figure) for figure in section.figures],
-                "checks": [asdict(check) | {"ok": check.ok} for check in section.checks],
+                "checks": [asdict(check) | {"ok": check.ok} for check in section.checks.values()],
             }
             for section in result.sections
         ],

@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
 from hubbub.cli.demo.context import WAIT_SECONDS, Context, ExpectedRoom, gather, task_group
-from hubbub.cli.demo.report import Check, Section
+from hubbub.cli.demo.report import Section
 from hubbub.errors import Conflict, HubbubError, NotAMember
 from hubbub.events import Logged, MessageSent, Resync, RoomGone
 from hubbub.hub import Hub
@@ -39,31 +39,20 @@ ALL: Final = 1_000
 """Rooms of a user, and entries of a log per page."""
 
 
-class Checks(NamedTuple):
-    """The guarantees that are checked at every visit of every user."""
-
-    retries: Check
-    refusals: Check
-    pages: Check
-    marks: Check
-    lists: Check
-    direct_rooms: Check
-    followers: Check
+CHECKS: Final = {
+    "retries": "a retry returns the same message",
+    "refusals": "non-members and reused ids refused",
+    "pages": "pages stay in order during writes",
+    "marks": "read positions never move back",
+    "lists": "room lists are complete",
+    "direct_rooms": "one direct room per pair of users",
+    "followers": "every event received once, in order",
+}
 
 
 async def run(context: Context) -> Section:
     """The users talk in the busiest room of the log, in small ones and in direct ones."""
-    section = Section(
-        f"Chat: {context.user_count} users at the same time",
-        "a retry returns the same message",
-        "non-members and reused ids refused",
-        "pages stay in order during writes",
-        "read positions never move back",
-        "room lists are complete",
-        "one direct room per pair of users",
-        "every event received once, in order",
-    )
-    checks = Checks(*section.checks)
+    section = Section(f"Chat: {context.user_count} users at the same time", CHECKS)
     ids = await context.create_users("talker", context.user_count)
     busiest = max(context.rooms.values(), key=lambda room: len(room.imported))
     await context.hub.room_users.add_many(busiest.id, ids)
@@ -73,9 +62,7 @@ async def run(context: Context) -> Section:
         group = ids[start : start + SMALL_ROOM]
         rooms = [busiest, await context.create_room(f"talk from {start}", group)]
         # The choices of each user are the same in every run; only how they interleave is not.
-        talkers += [
-            Talker(context, section, checks, id, ids, rooms, Random(start + n)) for n, id in enumerate(group)
-        ]
+        talkers += [Talker(context, section, id, ids, rooms, Random(start + n)) for n, id in enumerate(group)]
     context.show(f"{len(talkers)} users talk at the same time")
     # The followers have a hub of their own, as in another process.
     async with Hub(context.settings) as hub, task_group() as tasks:
@@ -85,7 +72,7 @@ async def run(context: Context) -> Section:
         await gather(talker.talk() for talker in talkers)
         logs: dict[UUID, list[LogEntry]] = {}
         for follower in followers:
-            await follower.compare(checks.followers, logs)
+            await follower.compare(logs)
         for task in following:
             task.cancel()
     section.total_calls()
@@ -98,7 +85,6 @@ class Talker:
 
     context: Context
     section: Section
-    checks: Checks
     id: UUID
     all_ids: list[UUID]
     rooms: list[ExpectedRoom]
@@ -115,7 +101,9 @@ class Talker:
         lists = self.context.hub.rooms.list_for(self.id, limit=200)
         page = await self.section.time("room lists read", lists)
         missing = {room.id for room in self.rooms} - {summary.room.id for summary in page.items}
-        self.checks.lists.expect(page.has_more or not missing, f"{len(missing)} rooms of {self.id} are missing")
+        self.section.expect(
+            "lists", page.has_more or not missing, f"{len(missing)} rooms of {self.id} are missing"
+        )
         await self._read_pages(room)
         for _ in range(self.random.choice((0, 1, 2))):
             await self._write(room)
@@ -133,19 +121,21 @@ class Talker:
         for _ in range(self.random.choice(PAGES_BACK)):
             if page.has_older:
                 after, page = page.items[0], await self._read(room.id, before=page.items[0])
-                self.checks.pages.expect(page.items[-1].seq < after.seq, f"seq {after.seq} is on two pages")
+                self.section.expect("pages", page.items[-1].seq < after.seq, f"seq {after.seq} is on two pages")
         if self.own:
             own = self.random.choice(self.own)
             page = await self._read(own.room_id, around=own.id)
-            self.checks.pages.expect(
-                own.id in {one.id for one in page.items}, f"the page around {own.id} lacks it"
+            self.section.expect(
+                "pages", own.id in {one.id for one in page.items}, f"the page around {own.id} lacks it"
             )
         # The second one is that of another device, which reports an older position.
         for message in (newest.items[-1], newest.items[0]) if newest.items else ():
             marking = self.context.hub.receipts.mark_read(room.id, self.id, up_to=message.seq)
             mark = await self.section.time("rooms marked as read", marking)
             expected = self.read_up_to[room.id] = max(self.read_up_to.get(room.id, 0), message.seq)
-            self.checks.marks.expect(mark >= expected, f"{self.id} had read up to {expected}, now up to {mark}")
+            self.section.expect(
+                "marks", mark >= expected, f"{self.id} had read up to {expected}, now up to {mark}"
+            )
 
     async def _read(
         self, room_id: UUID, *, before: Message | None = None, around: UUID | None = None
@@ -153,7 +143,7 @@ class Talker:
         reading = self.context.hub.messages.page(room_id, before=before, around=around, limit=PAGE)
         page = await self.section.time("pages read", reading)
         seqs = [message.seq for message in page.items]
-        self.checks.pages.expect(seqs == sorted(set(seqs)), f"a page of room {room_id} is out of order")
+        self.section.expect("pages", seqs == sorted(set(seqs)), f"a page of room {room_id} is out of order")
         return page
 
     async def _write(self, room: ExpectedRoom) -> None:
@@ -166,7 +156,7 @@ class Talker:
             if chance < 0.2:
                 again = await self._send(room, content, id, "messages sent again")
         if chance < 0.2:
-            self.checks.retries.expect(first == again, f"message {id} has seq {first.seq} and {again.seq}")
+            self.section.expect("retries", first == again, f"message {id} has seq {first.seq} and {again.seq}")
         self.own.append(first)
 
     async def _send(self, room: ExpectedRoom, content: str, id: UUID, what: str = "messages sent") -> Message:
@@ -209,7 +199,7 @@ class Talker:
             await self.context.hub.messages.send(room.id, self.id, "not to be stored", id=id)
         except error:
             refused = True
-        self.checks.refusals.expect(refused, f"message {id} of {self.id} was stored in room {room.id}")
+        self.section.expect("refusals", refused, f"message {id} of {self.id} was stored in room {room.id}")
 
     async def _write_directly(self, partner: UUID) -> None:
         """Both open their room at the same moment; then each writes in it."""
@@ -217,7 +207,9 @@ class Talker:
         opening = [self.section.time("direct rooms opened", rooms.direct(*one)) for one in (pair, pair[::-1])]
         mine, theirs = await gather(opening)
         known = self.context.direct_rooms.setdefault(frozenset(pair), mine.id)
-        self.checks.direct_rooms.expect(mine.id == theirs.id == known, f"{self.id} and {partner} have two rooms")
+        self.section.expect(
+            "direct_rooms", mine.id == theirs.id == known, f"{self.id} and {partner} have two rooms"
+        )
         room = self.context.expect_room(known, mine.name, *pair)
         await self._send(room, self._sentence(), uuid7())
         reply = self.context.hub.messages.send(room.id, partner, self._sentence())
@@ -255,7 +247,7 @@ class Follower:
                             seconds = (datetime.now(UTC) - event.at).total_seconds()
                             self.section.record("messages received by followers", seconds)
 
-    async def compare(self, check: Check, logs: dict[UUID, list[LogEntry]]) -> None:
+    async def compare(self, logs: dict[UUID, list[LogEntry]]) -> None:
         """Once no call is in flight any more: waits for the newest entries. `logs` keeps what was read."""
         rooms = (await self.hub.rooms.list_for(self.user_id, limit=ALL)).items
         heads = {summary.room.id: summary.room.last_seq for summary in rooms}
@@ -266,7 +258,7 @@ class Follower:
         for room_id, received in self.received.items():
             log = logs.get(room_id) or logs.setdefault(room_id, await _log(self.hub, room_id))
             errors = list(delivery_errors(log, received, after=received[0].seq - 1, member_id=self.user_id))
-            check.expect(not errors, f"room {room_id}: {'; '.join(errors[:3])}")
+            self.section.expect("followers", not errors, f"room {room_id}: {'; '.join(errors[:3])}")
 
 
 async def _log(hub: Hub, room_id: UUID) -> list[LogEntry]:
