@@ -20,6 +20,9 @@ import msgspec
 from hubbub.models import Message, ResyncReason, Role
 
 PRESENCE_CHANNEL: Final = "presence"
+MEMBERSHIPS_CHANNEL: Final = "memberships"
+_TYPING: Final = "typing:"
+_ROOM: Final = "room:"
 
 # The errors of decoding a payload: bad JSON or other types, bytes that are not UTF-8, too deep nesting.
 NOT_AN_EVENT: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -27,7 +30,17 @@ NOT_AN_EVENT: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 def typing_channel(room_id: UUID) -> str:
     """The channel on which starts and stops of typing in this room are published."""
-    return f"typing:{room_id}"
+    return f"{_TYPING}{room_id}"
+
+
+def room_channel(room_id: UUID) -> str:
+    """The channel for announcements of this room's log."""
+    return f"{_ROOM}{room_id}"
+
+
+def is_own_channel(channel: str) -> bool:
+    """Whether this channel is one of hubbub's, on which an application may neither publish nor listen."""
+    return channel in {PRESENCE_CHANNEL, MEMBERSHIPS_CHANNEL} or channel.startswith((_TYPING, _ROOM))
 
 
 class PresenceChanged(msgspec.Struct, frozen=True, tag_field="type", tag="presence_changed"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from hubbub import Hub, Settings
 from instrumentation.recording import Recording
+from rights import as_redis_user
 
 
 @pytest.fixture
@@ -17,5 +19,6 @@ def recording() -> Recording:
 
 @pytest.fixture
 async def hub(settings: Settings, recording: Recording) -> AsyncIterator[Hub]:
-    async with Hub(settings, instrumentation=recording) as hub:
+    on_any_channel = replace(settings, redis=as_redis_user(settings.redis, "on-any-channel"))
+    async with Hub(on_any_channel, instrumentation=recording) as hub:
         yield hub

@@ -121,7 +121,7 @@ async def test_events_and_announcements_are_counted(hub: Hub, recording: Recordi
     assert recording.delivered_events == 1
     await until(lambda: recording.announced > 0)
     before = recording.announced
-    await hub.realtime.publish(f"room:{room.id}", "hello")
+    await hub.realtime.publish("news", "hello")
     assert recording.announced == before + 1
     assert recording.lost == 0
 
@@ -152,10 +152,9 @@ async def test_resync_is_reported_with_its_reason(
 
 
 async def test_messages_dropped_by_a_slow_listener_are_reported(hub: Hub, recording: Recording) -> None:
-    channel = f"room:{hubbub.new_id()}"
-    async with await hub.realtime.listen(channel, buffer=1) as heard:
+    async with await hub.realtime.listen("news", buffer=1) as heard:
         for number in range(3):
-            await hub.realtime.publish(channel, str(number))
+            await hub.realtime.publish("news", str(number))
         await until(lambda: heard.dropped == 2)
     assert recording.drops == 2
 

@@ -14,6 +14,7 @@ from asyncpg.connection import LoggedQuery
 from hubbub import Hub, Settings
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes
+from rights import as_redis_user
 
 # The queries of asyncpg itself about types, once per connection.
 ASYNCPG_QUERIES = ("typeinfo_tree", "set_config('jit'")
@@ -23,7 +24,8 @@ ASYNCPG_QUERIES = ("typeinfo_tree", "set_config('jit'")
 def long_deadlines(settings: Settings) -> Settings:
     """Deadlines that a busy machine keeps."""
     postgres = replace(settings.postgres, deadline_seconds=60, connect_timeout_seconds=30)
-    return replace(settings, postgres=postgres, redis=replace(settings.redis, deadline_seconds=60))
+    redis = as_redis_user(settings.redis, "on-any-channel")
+    return replace(settings, postgres=postgres, redis=replace(redis, deadline_seconds=60))
 
 
 class Statements:

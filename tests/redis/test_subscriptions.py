@@ -630,6 +630,26 @@ async def test_consecutive_reconnects_are_one_gap() -> None:
     assert subscription.dropped == 0
 
 
+async def test_unread_messages_are_bounded_in_bytes() -> None:
+    subscription = Subscription(b"room", forget, buffer=1_000)
+    payloads = [b"%3d" % number + bytes(module.MAX_UNREAD_BYTES // 4) for number in range(20)]
+    for payload in payloads:
+        subscription.receive(payload)
+    assert await unread(subscription) == [Gap("overflow", 17), *payloads[17:]]
+    for payload in payloads[:3]:  # what was read waits no more
+        subscription.receive(payload)
+    assert await unread(subscription) == payloads[:3]
+    assert subscription.dropped == 17
+
+
+async def test_message_above_the_bound_is_dropped() -> None:
+    subscription = Subscription(b"room", forget, buffer=10)
+    subscription.receive(b"before")
+    subscription.receive(bytes(module.MAX_UNREAD_BYTES + 1))
+    subscription.receive(b"after")
+    assert await unread(subscription) == [Gap("overflow", 2), b"after"]
+
+
 async def test_dropped_messages_are_reported_once_and_counted_in_total() -> None:
     subscription = Subscription(b"room", forget, buffer=1)
     for received in (b"a", b"b"):

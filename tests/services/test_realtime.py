@@ -5,7 +5,7 @@ import json
 import logging
 import random
 from dataclasses import replace
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -14,7 +14,7 @@ from hubbub.errors import Invalid, Unavailable
 from hubbub.redis import Connection, Gap, Subscriptions
 from hubbub.services.realtime import CHANNEL_BYTES, MESSAGE_BYTES, RealtimeService
 from redis_server import Server
-from rights import as_redis_user
+from rights import as_redis_user, user_line
 from waiting import until, until_it_answers
 
 HOSTILE_NAMES = 100_000
@@ -31,21 +31,25 @@ def realtime(connection: Connection, subscriptions: Subscriptions) -> RealtimeSe
     return RealtimeService(connection, subscriptions)
 
 
-async def test_typing_is_published_with_the_original_keys(realtime: RealtimeService) -> None:
+async def test_typing_is_published_with_the_original_keys(
+    realtime: RealtimeService, subscriptions: Subscriptions
+) -> None:
     room_id, user_id = uuid4(), uuid4()
-    async with await realtime.listen(f"typing:{room_id}") as messages:
+    async with await subscriptions.subscribe(f"typing:{room_id}") as messages:
         await realtime.publish_typing_indicator(room_id, user_id, True)
         received = await anext(messages)
-    assert isinstance(received, str)
+    assert isinstance(received, bytes)
     assert json.loads(received) == {"userId": str(user_id), "isTyping": True}
 
 
-async def test_presence_is_published_with_the_original_keys(realtime: RealtimeService) -> None:
+async def test_presence_is_published_with_the_original_keys(
+    realtime: RealtimeService, subscriptions: Subscriptions
+) -> None:
     user_id = uuid4()
-    async with await realtime.listen("presence") as messages:
+    async with await subscriptions.subscribe("presence") as messages:
         await realtime.publish_user_presence(user_id, False)
         received = await anext(messages)
-    assert isinstance(received, str)
+    assert isinstance(received, bytes)
     assert json.loads(received) == {"userId": str(user_id), "isOnline": False}
 
 
@@ -200,6 +204,31 @@ async def test_invalid_channel_is_refused(realtime: RealtimeService, channel: ob
         await realtime.listen(channel)  # type: ignore[arg-type]
     with pytest.raises(Invalid, match="channel"):
         await realtime.subscribe_to_channel(channel, print)  # type: ignore[arg-type]
+
+
+def own_channels() -> list[str]:
+    """Those that the user of Redis may use: a channel of hubbub that is not among them does not work at all."""
+    return [word.removeprefix("&") for word in user_line() if word.startswith("&")]
+
+
+@pytest.mark.parametrize("end", ["", "*", "\0", str(UUID(int=7))])
+@pytest.mark.parametrize("own", own_channels())
+async def test_channel_of_hubbub_is_refused(realtime: RealtimeService, own: str, end: str) -> None:
+    channel = own.replace("*", end)
+    with pytest.raises(Invalid, match="must not be a channel of hubbub"):
+        await realtime.publish(channel, "hello")
+    with pytest.raises(Invalid, match="must not be a channel of hubbub"):
+        await realtime.listen(channel)
+    with pytest.raises(Invalid, match="must not be a channel of hubbub"):
+        await realtime.subscribe_to_channel(channel, print)
+
+
+@pytest.mark.parametrize("channel", ["*", "[r]oom:*", "?resence", "Room:1", "rooms", "room", " room:1"])
+async def test_pattern_is_the_name_of_another_channel(realtime: RealtimeService, channel: str) -> None:
+    async with await realtime.listen(channel) as messages:
+        await realtime.publish_user_presence(uuid4(), True)
+        assert await realtime.publish(channel, "hello") == 1
+        assert await anext(messages) == "hello"
 
 
 @pytest.mark.parametrize("message", [b"hello", None, 7, {"a": 1}, "\udfff", "x" * (MESSAGE_BYTES + 1)])

@@ -102,9 +102,9 @@ async def presence_and_typing(hub: Hub, room: Room, ada: User) -> None:
         assert_type(typing, hubbub.TypingChanged | hubbub.Gap)
     await hub.realtime.publish_typing_indicator(room.id, ada.id, True)
     await hub.realtime.publish_user_presence(ada.id, True)
-    handle = await hub.realtime.subscribe_to_channel("presence", print)
+    handle = await hub.realtime.subscribe_to_channel("news", print)
     handle.unsubscribe()
-    async for said in await hub.realtime.listen("presence"):
+    async for said in await hub.realtime.listen("news"):
         assert_type(said, str | hubbub.Gap)
     assert_type(await hub.cache.user(ada.id), User)
     assert_type(await hub.cache.room(room.id), Room)

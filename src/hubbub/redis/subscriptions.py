@@ -37,6 +37,10 @@ CHANNELS_PER_COMMAND: Final = 1_000
 """Bounds how long one SUBSCRIBE occupies the server, and how many channels are asked for one by one when the
 server refuses one of them."""
 
+MAX_UNREAD_BYTES: Final = 8 * 1024 * 1024
+"""Payloads that wait for one reader. A thousand of the longest messages of `hub.realtime` would be 250 MB. Redis
+itself keeps as much for a slow subscriber for a minute."""
+
 RETRY_REFUSED_SECONDS: Final = 1
 """The pause after the server refused subscriptions for now, as while a script runs. It bounds what a busy server
 gets from each process."""
@@ -88,9 +92,9 @@ class Listener(ABC):
 class Subscription(Listener):
     """Iterate over it for the payloads of the channel, as bytes, with a Gap wherever some may be missing.
 
-    At most `buffer` messages wait to be read. Beyond that the oldest are thrown away and counted in `dropped`, and
-    a Gap stands in their place. The iteration ends when the subscription or the connection is closed. One reader
-    at a time.
+    At most `buffer` messages, and at most `MAX_UNREAD_BYTES`, wait to be read. Beyond that the oldest are thrown
+    away and counted in `dropped`, and a Gap stands in their place. The iteration ends when the subscription or the
+    connection is closed. One reader at a time.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class Subscription(Listener):
         self._buffer = buffer
         self._on_drop = on_drop
         self._received: deque[Received] = deque()
+        self._unread_bytes = 0
         self._gap: Gap | None = None  # stands before the oldest of them
         self._reader: asyncio.Future[None] | None = None
         self.dropped = 0
@@ -119,14 +124,17 @@ class Subscription(Listener):
             return
         if isinstance(received, Gap) and self._received and isinstance(self._received[-1], Gap):
             return
-        if len(self._received) >= self._buffer:
-            self._drop_oldest()
         self._received.append(received)
+        if not isinstance(received, Gap):
+            self._unread_bytes += len(received)
+        while len(self._received) > self._buffer or self._unread_bytes > MAX_UNREAD_BYTES:
+            self._drop_oldest()
         self._wake()
 
     def end(self) -> None:
         super().end()
         self._received.clear()
+        self._unread_bytes = 0
         self._gap = None
         self._wake()
 
@@ -141,7 +149,7 @@ class Subscription(Listener):
         if self._gap is not None:
             gap, self._gap = self._gap, None
             return gap
-        return self._received.popleft()
+        return self._take_oldest()
 
     async def _wait(self) -> None:
         if self._reader is not None:
@@ -156,8 +164,14 @@ class Subscription(Listener):
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
-    def _drop_oldest(self) -> None:
+    def _take_oldest(self) -> Received:
         oldest = self._received.popleft()
+        if not isinstance(oldest, Gap):
+            self._unread_bytes -= len(oldest)
+        return oldest
+
+    def _drop_oldest(self) -> None:
+        oldest = self._take_oldest()
         if not isinstance(oldest, Gap):
             self.dropped += 1
             self._on_drop()

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
-from hubbub.events import PRESENCE_CHANNEL, PresenceChanged, TypingChanged, typing_channel
+from hubbub.events import PRESENCE_CHANNEL, PresenceChanged, TypingChanged, is_own_channel, typing_channel
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis import CallbackSubscription, Connection, Gap, Received, Subscription, Subscriptions
 from hubbub.redis.replies import as_int
@@ -23,7 +23,10 @@ MESSAGE_BYTES: Final = 256 * 1024
 class RealtimeService:
     """Publishes to channels and listens to them.
 
-    Names of channels are plain text, without special characters.
+    Names of channels are plain text, without special characters. hubbub's own channels, which are `presence`,
+    `memberships` and those that begin with `room:` or `typing:`, are refused. An application that lets clients
+    choose a channel would otherwise let them read private rooms, and publish in the name of others. `hub.follow`,
+    `hub.presence.watch` and `hub.typing.watch` deliver what hubbub publishes on them.
     """
 
     def __init__(
@@ -39,13 +42,14 @@ class RealtimeService:
     async def publish(self, channel: str, message: str) -> int:
         """Publish a message on the channel. Returns how many connections of listeners Redis gave it to.
 
-        Raises: Invalid (not text, or the channel is empty or longer than 512 bytes of UTF-8, or the message is
-        longer than 256 KiB), Unavailable.
+        Raises: Invalid (not text, or the channel is empty, longer than 512 bytes of UTF-8 or one of hubbub's own,
+        or the message is longer than 256 KiB), Unavailable.
         """
-        name = _text("channel", channel, shortest=1, longest=CHANNEL_BYTES)
-        data = _text("message", message, shortest=0, longest=MESSAGE_BYTES)
+        return await self._publish(_channel(channel), _text("message", message, shortest=0, longest=MESSAGE_BYTES))
+
+    async def _publish(self, channel: str, message: str) -> int:
         try:
-            receivers = as_int(await self._connection.execute("PUBLISH", name, data))
+            receivers = as_int(await self._connection.execute("PUBLISH", channel, message))
         except Unavailable:
             self._instrumentation.published(1, is_lost=True)
             raise
@@ -63,7 +67,7 @@ class RealtimeService:
             inputs.uuid("user_id", user_id),
             inputs.flag("is_typing", is_typing),
         )
-        await self.publish(typing_channel(change.room_id), change.to_json())
+        await self._publish(typing_channel(change.room_id), change.to_json())
 
     async def publish_user_presence(self, user_id: UUID, is_online: bool) -> None:
         """Publish on `presence` whether the user is online, without storing it.
@@ -71,7 +75,7 @@ class RealtimeService:
         `hub.presence` stores it: it counts devices and publishes only changes. Raises: Invalid, Unavailable.
         """
         change = PresenceChanged(inputs.uuid("user_id", user_id), inputs.flag("is_online", is_online))
-        await self.publish(PRESENCE_CHANNEL, change.to_json())
+        await self._publish(PRESENCE_CHANNEL, change.to_json())
 
     async def subscribe_to_channel(
         self,
@@ -85,7 +89,7 @@ class RealtimeService:
         The event loop calls it as messages arrive, in their order, so it must be quick: use `listen` for slow
         work. An error that it raises is logged, and does not affect other listeners. `on_gap` is called when
         messages may have been missed, after a reconnect. `unsubscribe()` of the result, or the end of `async
-        with`, ends the subscription. Raises: Invalid, Unavailable (Redis did not confirm in time).
+        with`, ends the subscription. Raises: Invalid (as `publish`), Unavailable (Redis did not confirm in time).
         """
         callback = inputs.callback("callback", callback)
         on_gap = None if on_gap is None else inputs.callback("on_gap", on_gap)
@@ -96,16 +100,15 @@ class RealtimeService:
             elif on_gap is not None:
                 on_gap(received)
 
-        name = _text("channel", channel, shortest=1, longest=CHANNEL_BYTES)
-        return await self._subscriptions.subscribe_with(name, receive)
+        return await self._subscriptions.subscribe_with(_channel(channel), receive)
 
     async def listen(self, channel: str, *, buffer: int = 1_000) -> Messages:
         """Iterate over every message from now on. Redis has confirmed when this returns.
 
-        At most `buffer` messages wait to be read (1 to 100,000). Raises: Invalid, Unavailable (Redis did not
-        confirm in time).
+        At most `buffer` messages (1 to 100,000) and 8 MiB wait to be read. Raises: Invalid (as `publish`),
+        Unavailable (Redis did not confirm in time).
         """
-        name = _text("channel", channel, shortest=1, longest=CHANNEL_BYTES)
+        name = _channel(channel)
         size = inputs.limit(buffer, longest=100_000, field="buffer")
         return Messages(await self._subscriptions.subscribe(name, buffer=size))
 
@@ -142,6 +145,14 @@ class Messages:
 
     async def __aexit__(self, *_: object) -> None:
         self.unsubscribe()
+
+
+def _channel(value: object) -> str:
+    """The name of a channel of the application."""
+    name = _text("channel", value, shortest=1, longest=CHANNEL_BYTES)
+    if is_own_channel(name):
+        raise Invalid("channel", "must not be a channel of hubbub: presence, memberships, room:... or typing:...")
+    return name
 
 
 def _text(field: str, value: object, *, shortest: int, longest: int) -> str:

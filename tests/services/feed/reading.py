@@ -7,9 +7,8 @@ from collections.abc import Callable
 from uuid import UUID
 
 from hubbub import FeedEvent, Hub, LogEvent
-from hubbub.events import Logged, Resync
+from hubbub.events import Logged, Resync, room_channel
 from hubbub.services.feed import Follower
-from hubbub.services.feed.announcements import room_channel
 from waiting import PATIENCE_SECONDS, until
 
 

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from hubbub import Hub, MemberJoined, MemberLeft, Message, MessageType, Room, Settings, User
+from hubbub.events import MEMBERSHIPS_CHANNEL, room_channel
 from hubbub.positions import NOT_SEEN
 from hubbub.redis import Connection
-from hubbub.services.feed.announcements import MEMBERSHIPS_CHANNEL, room_channel
 from redis_server import Server
 from services.feed.conftest import FAST_HEARTBEAT
 from services.feed.reading import entries, is_at, log_of, resync, seqs, take, take_until, until_live

@@ -8,11 +8,11 @@ import random
 import pytest
 
 from hubbub import FeedEvent, Hub, MemberJoined, MemberLeft, MessageSent, Room, User
+from hubbub.events import room_channel
 from hubbub.postgres import Pool
 from hubbub.redis import Connection
 from hubbub.repositories import RoomUsers
 from hubbub.services.feed import followers
-from hubbub.services.feed.announcements import room_channel
 from hubbub.services.feed.followers import ABSENT_LOOKUPS
 from services.feed.reading import entries, is_at, open_in, seqs, take, take_until, until_live
 from waiting import until

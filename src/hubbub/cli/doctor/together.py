@@ -10,13 +10,13 @@ from typing import Final, NamedTuple
 from hubbub import new_id
 from hubbub.cli.doctor.report import Check, Result, Section, Skipped, error, run_checks, warning
 from hubbub.errors import HubbubError, Unavailable
+from hubbub.events import room_channel
 from hubbub.migrations import HEAD, revisions
 from hubbub.passwords import USUAL_COST
 from hubbub.postgres import Pool, Statement
 from hubbub.redis import Connection, ReplyError, Subscriptions
 from hubbub.redis.replies import as_bytes_list
 from hubbub.services.feed import Feed
-from hubbub.services.feed.announcements import room_channel
 
 CLOCK_SKEW_SECONDS: Final = 1.0
 """Leases last tens of seconds and times in a chat are read by people: less than a second shows nowhere."""

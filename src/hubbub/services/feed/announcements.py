@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid4
 
-from hubbub.events import NOT_AN_EVENT
+from hubbub.events import MEMBERSHIPS_CHANNEL, NOT_AN_EVENT, room_channel
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.models import Message
 from hubbub.scheduling import OncePerTurn
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from hubbub.redis import Connection, Outcome
 
 logger = logging.getLogger("hubbub.feed")
-
-MEMBERSHIPS_CHANNEL: Final = "memberships"
 
 MAX_BYTES: Final = 64 * 1024
 """The largest payload. Redis keeps a copy per subscribed process until it is sent, and cuts off a process that is
@@ -39,11 +37,6 @@ MAX_PUBLISHING: Final = 8
 bounds what waits while Redis is slow."""
 DEADLINE_SECONDS: Final = 1.0
 """As long as the default heartbeat. By then followers have found the change by themselves."""
-
-
-def room_channel(room_id: UUID) -> str:
-    """The channel for announcements of this room's log."""
-    return f"room:{room_id}"
 
 
 class LogGrew(msgspec.Struct, frozen=True, rename={"origin": "from"}):

@@ -12,10 +12,11 @@ from hubbub import inputs
 from hubbub.background import BackgroundTask
 from hubbub.commits import Commits
 from hubbub.errors import Invalid, Unavailable
+from hubbub.events import MEMBERSHIPS_CHANNEL
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.positions import START, Position
 from hubbub.repositories.messages import Logs
-from hubbub.services.feed.announcements import MEMBERSHIPS_CHANNEL, Announcements
+from hubbub.services.feed.announcements import Announcements
 from hubbub.services.feed.followers import Follower, Followers
 from hubbub.services.feed.memberships import Memberships
 from hubbub.services.feed.rooms import FollowedRooms, Inbox

@@ -38,12 +38,21 @@ from uuid import UUID
 from hubbub.background import ReportErrors
 from hubbub.commits import Commits, MessagesSent, RoomTouched
 from hubbub.errors import NotFound, Unavailable
-from hubbub.events import FeedEvent, MemberJoined, MemberLeft, PresenceChanged, Resync, RoomGone, TypingChanged
+from hubbub.events import (
+    FeedEvent,
+    MemberJoined,
+    MemberLeft,
+    PresenceChanged,
+    Resync,
+    RoomGone,
+    TypingChanged,
+    room_channel,
+)
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
 from hubbub.repositories.messages import Entry, Head, Logs, LogSlice, entry_of
 from hubbub.scheduling import OncePerTurn
-from hubbub.services.feed.announcements import Announcements, room_channel
+from hubbub.services.feed.announcements import Announcements
 
 if TYPE_CHECKING:
     from hubbub.instrumentation import Instrumentation
