@@ -20,7 +20,7 @@ from hubbub.postgres import connect
 SERVERS = ("postgresql", "valkey")
 
 OWNER = """
-import asyncio, json, signal, sys
+import asyncio, json, sys
 from pathlib import Path
 from uuid import uuid4
 from hubbub.embedded import Servers
@@ -30,8 +30,6 @@ async def main():
         print(json.dumps(settings.to_env()), flush=True)
         await asyncio.Event().wait()
 
-# A shell hands SIGINT down as ignored to the commands that it runs in the background.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 asyncio.run(main())
 """
 
