@@ -1,4 +1,4 @@
-"""Requests of many callers in shared statements: requests that wait while one is in flight share the next.
+"""Callers share statements: requests that wait while a statement is in flight go together in the next.
 
 A request:
 
@@ -69,7 +69,7 @@ RunMany: TypeAlias = Callable[[list[Item], float], Awaitable[Sequence[Outcome[Re
 
 
 class PendingCall(msgspec.Struct, Generic[Item], eq=False, gc=False):
-    """A request and its caller. No garbage collection: all references to it end with the answer."""
+    """A request and its caller. `gc=False` is safe, because all references to it end with the answer."""
 
     item: Item
     answer: asyncio.Future[Any]
@@ -324,10 +324,10 @@ class Batcher(Generic[Item, Result]):
         per item, in their order; what it raises is the outcome of all. `per_batch` bounds its items. `workers` is
         how many batches are in flight while at least `load` requests wait.
 
-        With `most_waiting`, further callers wait for a slot. With `writes`, a request that was in flight when its
-        caller was cancelled is completed, and one that gets no answer has an unknown outcome. `committed` is
-        called with new results before their callers get them, and must not wait. `on_idle` is called each time
-        when no request waits or is in flight any more.
+        With `most_waiting`, further callers wait for a slot. With `writes`, for which the queue has to be a
+        `KeyedQueue`, a request that was in flight when its caller was cancelled is completed, and one that gets no
+        answer has an unknown outcome. `committed` is called with new results before their callers get them, and
+        must not wait. `on_idle` is called each time when no request waits or is in flight any more.
         """
         self._name = name
         self._run_one = run_one
@@ -358,7 +358,7 @@ class Batcher(Generic[Item, Result]):
 
         A caller that is cancelled while its request waits has withdrawn it.
 
-        Raises: what `run_one` and `run_many` give as the outcome, `Unavailable` (at the deadline, or closed).
+        Raises: Unavailable (at the deadline, or after `drain`), and the outcome if it is an error.
         """
         if self._is_closed:
             raise closed()
