@@ -31,15 +31,7 @@ async def hub(settings: Settings) -> AsyncIterator[Hub]:
 async def context(settings: Settings, hub: Hub, pool: Pool, tmp_path: Path) -> AsyncIterator[Context]:
     redis = Connection(settings.redis)
     await redis.start()
-    yield Context(
-        settings=settings,
-        folder=tmp_path,
-        hub=hub,
-        pool=pool,
-        redis=redis,
-        user_count=5,
-        show=lambda _: None,
-    )
+    yield Context(settings, tmp_path, hub, pool, redis, user_count=5, show=lambda _: None)
     await redis.close()
 
 

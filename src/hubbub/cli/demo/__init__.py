@@ -150,15 +150,7 @@ async def run(
             stack.push_async_callback(redis.close)
             await redis.start()
             hub = await stack.enter_async_context(Hub(settings, passwords=Passwords(cost=LEAST_COST)))
-            context = Context(
-                settings=settings,
-                folder=Path(folder),
-                hub=hub,
-                pool=pool,
-                redis=redis,
-                user_count=users,
-                show=show,
-            )
+            context = Context(settings, Path(folder), hub, pool, redis, user_count=users, show=show)
             servers = await ask_servers(context, start)
             start.end()
             sections = [start]
@@ -167,14 +159,7 @@ async def run(
                 sections.append(await step(context))
                 sections[-1].end()
             show("stopping the servers")
-    return Result(
-        servers=servers,
-        log=log.title,
-        refusals=log.refusals,
-        renamed=log.renamed,
-        sections=sections,
-        seconds=perf_counter() - begin,
-    )
+    return Result(servers, log.title, log.refusals, log.renamed, sections, seconds=perf_counter() - begin)
 
 
 _VERSION = Statement("demo.version", str, "SELECT current_setting('server_version') AS version")
@@ -187,10 +172,11 @@ async def ask_servers(context: Context, section: Section) -> dict[str, str]:
         await section.time("round trips to Valkey", context.redis.execute("PING"))
     settings, redis = context.settings, replace(context.settings.redis, password=WRONG)
     postgres = replace(settings.postgres, password=WRONG)
-    section.expect(
-        "passwords", await _is_refused(replace(settings, postgres=postgres)), "PostgreSQL took a wrong password"
-    )
-    section.expect("passwords", await _is_refused(replace(settings, redis=redis)), "Valkey took a wrong password")
+    for name, wrong in (
+        ("PostgreSQL", replace(settings, postgres=postgres)),
+        ("Valkey", replace(settings, redis=redis)),
+    ):
+        section.expect("passwords", await _is_refused(wrong), f"{name} took a wrong password")
     info = await server_info(context.redis)
     return {"PostgreSQL": str(version), info.name: info.version}
 

@@ -55,7 +55,7 @@ class ExpectedRoom:
         self.imported.append(fingerprint(user_id, content))
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Context:
     """`pool` and `redis` are for the questions of the checks, beside the hub. `folder` is deleted at the end.
 

@@ -127,19 +127,16 @@ async def _turn_pages(context: Context, section: Section, room: ExpectedRoom) ->
             where = f"seq {message.seq} of room {room.name!a}"
             section.expect("pages", before is None or message.seq < before, f"{where} is out of order")
             if message.id in context.messages:
-                section.expect(
-                    "pages", context.messages[message.id] == message, f"{where} is not as it was acknowledged"
-                )
+                as_sent = context.messages[message.id] == message
+                section.expect("pages", as_sent, f"{where} is not as it was acknowledged")
             else:
                 as_imported = next(imported, None) == fingerprint(message.user_id, message.content)
                 section.expect("order", as_imported, f"{where} is not as in the log that was imported")
             before = message.seq
             seen.add(message.id)
         has_older = page.has_older
-    wanted = room.entries["message"]
-    section.expect(
-        "pages", len(seen) == wanted, f"the pages of room {room.name!a} have {len(seen):,} of {wanted:,} messages"
-    )
+    found, wanted = len(seen), room.entries["message"]
+    section.expect("pages", found == wanted, f"room {room.name!a}: {found:,} of {wanted:,} messages are on pages")
     return seen
 
 
@@ -172,9 +169,7 @@ async def _compare_unread(context: Context, section: Section) -> None:
     reported = dict(zip(readers, counts, strict=True))
     for user_id, room_id, unread in await context.pool.fetch_all(_UNREAD, readers):
         wanted, found = min(unread, UNREAD_CAP), reported[user_id].get(room_id)
-        section.expect(
-            "unread", found == wanted, f"{user_id} in room {room_id}: {wanted} unread, hubbub reports {found}"
-        )
+        section.expect("unread", found == wanted, f"{user_id}: {found} unread in room {room_id}, not {wanted}")
 
 
 _MARKS = Statement(

@@ -107,7 +107,7 @@ def percentile(seconds: list[float], share: float) -> float:
     return round(sorted(seconds)[max(0, -int(-share * len(seconds) // 1) - 1)] * 1000, 3)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Result:
     """All that the demo found. `seconds` is from before the servers start until after they have stopped."""
 

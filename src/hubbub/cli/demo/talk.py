@@ -101,9 +101,7 @@ class Talker:
         lists = self.context.hub.rooms.list_for(self.id, limit=200)
         page = await self.section.time("room lists read", lists)
         missing = {room.id for room in self.rooms} - {summary.room.id for summary in page.items}
-        self.section.expect(
-            "lists", page.has_more or not missing, f"{len(missing)} rooms of {self.id} are missing"
-        )
+        self.section.expect("lists", page.has_more or not missing, f"{self.id} lacks {len(missing)} rooms")
         await self._read_pages(room)
         for _ in range(self.random.choice((0, 1, 2))):
             await self._write(room)
@@ -125,17 +123,14 @@ class Talker:
         if self.own:
             own = self.random.choice(self.own)
             page = await self._read(own.room_id, around=own.id)
-            self.section.expect(
-                "pages", own.id in {one.id for one in page.items}, f"the page around {own.id} lacks it"
-            )
+            found = own.id in {message.id for message in page.items}
+            self.section.expect("pages", found, f"the page around {own.id} lacks it")
         # The second one is that of another device, which reports an older position.
         for message in (newest.items[-1], newest.items[0]) if newest.items else ():
             marking = self.context.hub.receipts.mark_read(room.id, self.id, up_to=message.seq)
             mark = await self.section.time("rooms marked as read", marking)
             expected = self.read_up_to[room.id] = max(self.read_up_to.get(room.id, 0), message.seq)
-            self.section.expect(
-                "marks", mark >= expected, f"{self.id} had read up to {expected}, now up to {mark}"
-            )
+            self.section.expect("marks", mark >= expected, f"{self.id} had read {expected}, now {mark}")
 
     async def _read(
         self, room_id: UUID, *, before: Message | None = None, around: UUID | None = None
@@ -207,9 +202,8 @@ class Talker:
         opening = [self.section.time("direct rooms opened", rooms.direct(*one)) for one in (pair, pair[::-1])]
         mine, theirs = await gather(opening)
         known = self.context.direct_rooms.setdefault(frozenset(pair), mine.id)
-        self.section.expect(
-            "direct_rooms", mine.id == theirs.id == known, f"{self.id} and {partner} have two rooms"
-        )
+        is_one = mine.id == theirs.id == known
+        self.section.expect("direct_rooms", is_one, f"{self.id} and {partner} have two rooms")
         room = self.context.expect_room(known, mine.name, *pair)
         await self._send(room, self._sentence(), uuid7())
         reply = self.context.hub.messages.send(room.id, partner, self._sentence())
