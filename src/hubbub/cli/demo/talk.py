@@ -65,9 +65,9 @@ async def run(context: Context) -> Section:
         talkers += [Talker(context, section, id, ids, rooms, Random(start + n)) for n, id in enumerate(group)]
     context.show(f"{len(talkers)} users talk at the same time")
     # The followers have a hub of their own, as in another process.
-    async with Hub(context.settings) as hub, task_group() as group:
+    async with Hub(context.settings) as hub, task_group() as tasks:
         followers = [Follower(hub, section, id, Random(n)) for n, id in enumerate(ids[::USERS_PER_FOLLOWER])]
-        following = [group.create_task(follower.follow()) for follower in followers]
+        following = [tasks.create_task(follower.follow()) for follower in followers]
         await gather(follower.is_following.wait() for follower in followers)
         await gather(talker.talk() for talker in talkers)
         logs: dict[UUID, list[LogEntry]] = {}
