@@ -524,8 +524,8 @@ class Batcher(Generic[Item, Result]):
             committed(results)
 
     def _watch(self, deadline: float, now: float) -> None:
-        """One timer for all deadlines, one for all late statements: a timer per request would cost more than its
-        place in the queue."""
+        """One timer for all deadlines, and one for all late statements. A timer per request would cost more than
+        queueing the request."""
         if self._writes:
             deadline += GRACE_SECONDS
         if deadline < self._deadline_timer.at:

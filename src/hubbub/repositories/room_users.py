@@ -34,12 +34,12 @@ class RoomUsers:
         f"""
         WITH new AS MATERIALIZED (
             SELECT user_id, row_number() OVER (ORDER BY user_id) AS ordinal
-            FROM (SELECT DISTINCT user_id FROM unnest($2::uuid[]) AS asked (user_id)) AS asked
+            FROM (SELECT DISTINCT user_id FROM unnest($2::uuid[]) AS requested (user_id)) AS requested
             WHERE NOT EXISTS (
                 SELECT 1
                 FROM room_users
                 WHERE room_id = $1
-                    AND room_users.user_id = asked.user_id
+                    AND room_users.user_id = requested.user_id
             )
         ), head AS (
             UPDATE rooms
@@ -92,21 +92,21 @@ class RoomUsers:
         Raises: NotFound (no such room or user), Invalid (a third user in a direct room).
         """
         room_id = inputs.uuid("room_id", room_id)
-        asked = inputs.uuids("user_ids", user_ids)
-        return await self._add(room_id, asked, inputs.role(role), self._executor.deadline())
+        requested = inputs.uuids("user_ids", user_ids)
+        return await self._add(room_id, requested, inputs.role(role), self._executor.deadline())
 
-    async def _add(self, room_id: UUID, asked: set[UUID], role: Role, deadline: float) -> list[RoomUser]:
+    async def _add(self, room_id: UUID, requested: set[UUID], role: Role, deadline: float) -> list[RoomUser]:
         try:
-            joined = await self._executor.attempt(self._ADD, room_id, asked, role, deadline=deadline)
+            joined = await self._executor.attempt(self._ADD, room_id, requested, role, deadline=deadline)
         except Conflict:  # one of them joined meanwhile, which none can once the room is locked
             async with self._executor.transaction(deadline=deadline) as part:
                 await part.fetch_one(self._LOCK, room_id)
-                joined = await part.fetch_all(self._ADD, room_id, asked, role)
+                joined = await part.fetch_all(self._ADD, room_id, requested, role)
         if joined:
             self._changed(MembersJoined(room_id, tuple(member.user_id for member in joined)))
             self._changed(RoomTouched(room_id))
         else:
-            await self._explain_no_join(room_id, asked, deadline)
+            await self._explain_no_join(room_id, requested, deadline)
         return joined
 
     _STATE = Statement(
@@ -126,13 +126,13 @@ class RoomUsers:
         """,
     )
 
-    async def _explain_no_join(self, room_id: UUID, asked: set[UUID], deadline: float) -> None:
+    async def _explain_no_join(self, room_id: UUID, requested: set[UUID], deadline: float) -> None:
         """Raise the reason why no user joined, unless all were members already."""
-        state = await self._executor.fetch_one(self._STATE, room_id, asked, deadline=deadline)
+        state = await self._executor.fetch_one(self._STATE, room_id, requested, deadline=deadline)
         if state is None:
             raise NotFound("room", room_id)
         is_direct, members = state
-        if is_direct and asked - set(members):
+        if is_direct and requested - set(members):
             raise Invalid("room_id", "a direct room has exactly two members")
 
     # The membership is deleted first: of two calls for the same member, the second waits and then finds none.
@@ -205,7 +205,7 @@ class RoomUsers:
         f"""
         SELECT {MEMBER}
         FROM room_users
-        JOIN unnest($1::uuid[], $2::uuid[]) AS asked (room_id, user_id) USING (room_id, user_id)
+        JOIN unnest($1::uuid[], $2::uuid[]) AS requested (room_id, user_id) USING (room_id, user_id)
         """,
     )
     _GET = Lookup(

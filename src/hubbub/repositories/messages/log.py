@@ -1,4 +1,4 @@
-"""The log of a room: messages and room_events together, read in the order of their seq."""
+"""The log of a room: the rows of messages and of room_events, in the order of their seq."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def _entry(*row: Any) -> tuple[int, Position, LogEvent | None]:  # noqa: ANN401 
     position = Position(seq, event_mark(kind, about, user_id, at))
     if about is not None and columns[0] is None:
         return head, position, None
-    place = (room_id, seq, position.encode(room_id), at)
-    return head, position, _event(kind, place, user_id, payload, columns)
+    common = (room_id, seq, position.encode(room_id), at)
+    return head, position, _event(kind, common, user_id, payload, columns)
 
 
 def _event(
     kind: str,
-    place: tuple[UUID, int, str, datetime],
+    common: tuple[UUID, int, str, datetime],
     user_id: UUID,
     payload: str,
     columns: list[Any],
@@ -102,7 +102,7 @@ def _event(
                 decoded = decoded or _payload(payload)
                 values.append(getattr(decoded, field))
     event: Callable[..., LogEvent] = events.KINDS[kind]
-    return event(*place, *values)
+    return event(*common, *values)
 
 
 def _head_of(*row: Any) -> Head:  # noqa: ANN401 - each column has a type of its own

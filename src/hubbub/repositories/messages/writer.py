@@ -141,7 +141,7 @@ class MessageWriter:
 
 
 class Batches:
-    """Sends the messages of many senders together, each with its own outcome, whatever is wrong with another."""
+    """Sends the messages of many senders, each with its own outcome, whatever is wrong with another."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
