@@ -27,7 +27,7 @@ from hubbub.hub import find_settings
 from hubbub.migrations import HEAD
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import connect
-from waiting import PATIENCE_SECONDS, until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 
 class Oops(Exception):
@@ -311,7 +311,7 @@ async def test_call_of_several_steps_has_one_deadline(
     )
     async with Hub(impatient, passwords=Passwords(cost=LEAST_COST, deadline_seconds=2)) as hub:
         monkeypatch.setattr(getattr(hub, part), step, never)
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
             with pytest.raises(Unavailable, match="within 2 s"):
                 await call(hub, ada)
 

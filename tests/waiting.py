@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-PATIENCE_SECONDS = 30
+HANGS_AFTER_SECONDS = 60
+"""A condition that has not come true by then never will. It measures nothing: a busy machine is slow."""
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -16,6 +17,6 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def until_it_answers(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
         while not await condition():  # noqa: ASYNC110 - nothing tells this process when it comes true
             await asyncio.sleep(0.01)

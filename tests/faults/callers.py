@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from faults.chat import Chat
-from faults.worker import HANGS_AFTER_SECONDS
 from hubbub import Hub, Unavailable
+from waiting import HANGS_AFTER_SECONDS
 
 POOL_SIZE = 5
 PAUSE_SECONDS = 0.01

@@ -13,8 +13,9 @@ from faults.checker import sent_in, stored_in
 from faults.figures import SCALE
 from faults.fragile import FragileServers
 from faults.history import Acknowledged, Delivered, Failed, Follows, GaveUp, Record, read
-from faults.worker import HANGS_AFTER_SECONDS, Worker
+from faults.worker import Worker
 from hubbub import Hub, MessageSent, Settings
+from waiting import HANGS_AFTER_SECONDS
 
 PEOPLE = 4
 PAUSE_SECONDS = 0.05

@@ -15,14 +15,13 @@ from faults.calls import Call, calls_in, world_in
 from faults.chat import Chat
 from faults.checker import stored_in
 from faults.figures import SCALE, Figures
-from faults.worker import HANGS_AFTER_SECONDS
 from hubbub import Hub, HubbubError, Options, Settings
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import connect
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes_list
 from injection.operations import World
-from waiting import until, until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
 POOL_SIZE = 5
 CALLERS = 20

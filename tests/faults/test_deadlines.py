@@ -20,7 +20,7 @@ from hubbub import Conflict, Hub, HubbubError, NotAMember, NotFound, Settings, U
 from hubbub.instrumentation import Instrumentation, PoolUse
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import connect
-from waiting import PATIENCE_SECONDS, until, until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ async def outcome_of(name: str, call: Callable[[], Awaitable[object]]) -> Outcom
 
 async def answered(call: Callable[[], Awaitable[T]]) -> T:
     """The result, after as many tries as it takes: a server that is back is not found at once."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
         while True:
             try:
                 return await call()

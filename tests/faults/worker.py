@@ -19,11 +19,9 @@ import msgspec
 
 from faults.history import Tail
 from hubbub import Settings
+from waiting import HANGS_AFTER_SECONDS
 
 P = TypeVar("P", bound=msgspec.Struct)
-
-HANGS_AFTER_SECONDS = 60
-"""A process that has not done its work by then hangs. It is no measure of speed: a busy machine is slow."""
 
 
 class Worker:

@@ -14,7 +14,7 @@ from hubbub.services import cache
 from hubbub.services.cache import Counts, Invalidations
 from redis_server import Server
 from services.cached_chat import Chat, opened
-from waiting import PATIENCE_SECONDS, until, until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ async def test_closing_without_redis_tries_once_more(
         own_server.kill()
         await brief.users.update_profile(ada.id, username="countess")
         before = brief.cache.counts.failed_invalidations
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
             await brief.cache.close()
             await brief.cache.close()
         assert brief.cache.counts.failed_invalidations <= before + 3, "the batch in flight, and one per call"

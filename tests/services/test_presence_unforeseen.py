@@ -20,7 +20,7 @@ from hubbub.services.presence.leases import (
 from reports import reports
 from services.odd_answers import answering
 from services.presence_events import PresenceListener, opened
-from waiting import PATIENCE_SECONDS, until, until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
 STRAYS = [
     b"junk",
@@ -52,7 +52,7 @@ async def test_members_that_are_not_ids_are_swept_and_do_not_delay_users(
         ]
         async with presence.online(ada):
             pass
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
             heard = await listener.until_offline({ada})
         assert [change.is_online for change in heard if change.user_id == ada] == [True, False]
 

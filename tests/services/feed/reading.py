@@ -9,19 +9,19 @@ from uuid import UUID
 from hubbub import FeedEvent, Hub, LogEvent
 from hubbub.events import Logged, Resync, room_channel
 from hubbub.services.feed import Follower
-from waiting import PATIENCE_SECONDS, until
+from waiting import HANGS_AFTER_SECONDS, until
 
 
 async def take(feed: Follower, count: int = 1) -> list[FeedEvent]:
     """The next events."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
         return [await anext(feed) for _ in range(count)]
 
 
 async def take_until(feed: Follower, is_last: Callable[[FeedEvent], bool]) -> list[FeedEvent]:
     """The next events, up to and including the last one."""
     events = []
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
         async for event in feed:
             events.append(event)
             if is_last(event):

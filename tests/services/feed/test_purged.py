@@ -13,7 +13,7 @@ from instrumentation.recording import Recording
 from services.feed.conftest import FAST_HEARTBEAT, NO_HEARTBEAT
 from services.feed.reading import log_of, resync, seqs, take
 from services.feed.test_rewound import PURGE, rewind, send_many
-from waiting import until
+from waiting import HANGS_AFTER_SECONDS, until
 
 GROW = Statement("test.grow", int, "UPDATE rooms SET last_seq = last_seq + 3 WHERE id = $1")
 
@@ -52,7 +52,7 @@ async def test_polling_client_reaches_the_head_of_a_purged_log(
 ) -> None:
     await send_many(hub, room, ada, 9)
     await pool.execute(PURGE, room.id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
         assert seqs(await log_of(hub, room.id, limit=1)) == [1]
         (new,) = await send_many(hub, room, ada, 1)
         assert seqs(await log_of(hub, room.id, limit=1)) == [1, new.seq]

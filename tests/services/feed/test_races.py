@@ -15,7 +15,7 @@ from hubbub.repositories import RoomUsers
 from hubbub.services.feed import followers
 from hubbub.services.feed.followers import ABSENT_LOOKUPS
 from services.feed.reading import entries, is_at, open_in, seqs, take, take_until, until_live
-from waiting import until
+from waiting import HANGS_AFTER_SECONDS, until
 
 
 async def keep_sending(hub: Hub, room: Room, user: User, is_over: asyncio.Event, chance: random.Random) -> None:
@@ -139,7 +139,7 @@ async def test_member_who_joins_and_leaves_repeatedly_receives_whole_visits(
 
         going = asyncio.create_task(go_in_and_out())
         received: list[FeedEvent] = []
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
             async for event in feed:
                 received.append(event)
                 if going.done() and is_at((await hub.rooms.get(room.id)).last_seq)(event):

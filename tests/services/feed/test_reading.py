@@ -14,7 +14,7 @@ from hubbub import FeedEvent, Follower, Hub, NewMessage, Room, Settings, Unavail
 from hubbub.postgres import Pool, Statement
 from postgres.faults import frozen
 from services.feed.reading import entries, is_at, open_in, seqs, take, take_until
-from waiting import PATIENCE_SECONDS, until
+from waiting import HANGS_AFTER_SECONDS, until
 
 
 async def send_many(hub: Hub, room: Room, user: User, count: int) -> int:
@@ -76,7 +76,7 @@ async def test_reader_cancelled_repeatedly_loses_and_repeats_nothing(
         sending = asyncio.create_task(send_in_batches(hub, room, ada, 400))
         received: list[FeedEvent] = []
         cancelled = 0
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
             while not received or not is_at(401)(received[-1]):
                 reading = asyncio.ensure_future(anext(feed))
                 for _ in range(chance.randrange(4)):
@@ -195,7 +195,7 @@ async def test_close_of_hub_ends_every_iteration_while_postgresql_is_frozen(
             await until(hub._feed._rooms._concurrent_reads.locked)
             async with frozen(*await transaction.fetch_all(BACKENDS)):
                 closing = asyncio.create_task(hub.close())
-                async with asyncio.timeout(PATIENCE_SECONDS):
+                async with asyncio.timeout(HANGS_AFTER_SECONDS):
                     await asyncio.gather(*reading)
         await closing
         with pytest.raises(Unavailable, match="closed"):

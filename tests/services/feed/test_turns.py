@@ -17,7 +17,7 @@ from hubbub.services.feed import Follower
 from instrumentation.recording import Recording
 from services.feed.reading import seqs, take
 from services.feed.test_scale import FILL, PEOPLE
-from waiting import until
+from waiting import HANGS_AFTER_SECONDS, until
 
 MANY = 500
 
@@ -69,7 +69,7 @@ async def test_many_messages_to_many_followers_are_delivered_over_several_turns(
     async with followers_of(hub, pool, room, people=100) as (user_ids, followers):
         measuring = asyncio.create_task(most_in_a_turn(followers, MANY))
         sent = await send(hub if is_here else elsewhere, room.id, user_ids)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
             assert await measuring < MANY * len(followers) / 2
         expected = sorted(message.seq for message in sent)
         for one in followers:
