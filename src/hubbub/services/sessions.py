@@ -22,9 +22,10 @@ import re
 import secrets
 import time
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -32,13 +33,8 @@ import msgspec
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
 from hubbub.models import Session
-from hubbub.redis import NOW, Script
+from hubbub.redis import NOW, Connection, Script
 from hubbub.redis.replies import as_bool, as_bytes_list, as_int, as_optional_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from hubbub.redis import Connection, Reply
 
 logger = logging.getLogger("hubbub.sessions")
 
@@ -51,57 +47,48 @@ MAX_PER_USER: Final = 1_000
 """Bounds what `revoke_all` deletes in one script, during which Redis serves no other client."""
 
 SEEN_INTERVAL_SECONDS: Final = 60
-"""How often `seen_at` is written at most, so that nearly every lookup only reads. A list of devices needs no
-more."""
+"""How often `seen_at` is written at most, so that nearly every lookup only reads."""
 
 MAX_DATA_BYTES: Final = 4_096
 """Session data travel with every lookup."""
 
-_TAG_BYTES: Final = 3
-_SECRET_BYTES: Final = 32
 _TOKEN = re.compile("[A-Za-z0-9_-]{47}")
 _ID = re.compile("[0-9a-f]{64}")
 
-# It has the form of a token, so a malformed token is looked up like any other, in equal time, and not found.
-_UNUSED_TOKEN: Final = "0" * 47
-
 
 class SessionKey(msgspec.Struct, frozen=True, gc=False):
-    """The key of one session."""
+    """The key of one session, whose name has the `prefix` of all keys of the user."""
 
     tag: str
     id: str
 
     @property
     def prefix(self) -> str:
-        """What the names of all keys of this user begin with."""
         return f"session:{{{self.tag}}}:"
 
     @property
     def name(self) -> str:
-        """The name of the key in Redis."""
         return f"session:{{{self.tag}}}:{self.id}"
 
 
 def new_token(tag: str) -> str:
     """47 characters that are safe in a URL: the tag, by which the key is found, and 256 random bits."""
-    return tag + secrets.token_urlsafe(_SECRET_BYTES)
+    return tag + secrets.token_urlsafe(32)
 
 
 def tag_of(user_id: UUID) -> str:
     """Four characters: many times more values than a cluster has slots."""
-    return urlsafe_b64encode(sha256(user_id.bytes).digest()[:_TAG_BYTES]).decode()
+    return urlsafe_b64encode(sha256(user_id.bytes).digest()[:3]).decode()
 
 
 def key_of(token: object) -> SessionKey:
     """The key under which a session with this token is stored. Redis sees only the SHA-256 of the token."""
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        token = _UNUSED_TOKEN
+        token = "0" * 47  # looked up like any other, in equal time, and not found
     return SessionKey(token[:4], sha256(token.encode()).hexdigest())
 
 
 def index_of(user_id: UUID) -> str:
-    """The name of the key with the ids of the user's sessions."""
     return f"session:{{{tag_of(user_id)}}}:user:{user_id}"
 
 
@@ -116,24 +103,13 @@ class _Stored(msgspec.Struct, frozen=True, rename="camel", gc=False):
 _decode_stored = msgspec.json.Decoder(_Stored, strict=False).decode  # not strict: a number may become a time
 
 
-def _decode(value: bytes | None, session_id: str) -> Session | None:
-    """The session in a value from Redis, None for no value and for one that is not a session."""
-    if value is None:
-        return None
+def _decode(value: bytes, session_id: str) -> Session | None:
     try:
         stored = _decode_stored(value)
     except (msgspec.DecodeError, RecursionError):
         logger.warning("the value of session %s in Redis is not a session", session_id)
         return None
     return Session(session_id, stored.user_id, stored.data, stored.created_at, stored.seen_at, stored.expires_at)
-
-
-def _encode_data(field: str, data: Mapping[str, object]) -> bytes:
-    return inputs.json_object(field, data, longest_bytes=MAX_DATA_BYTES)
-
-
-def _integer_or_none(reply: Reply) -> int | None:
-    return None if reply is None else as_int(reply)
 
 
 # Times are in milliseconds. Lua counts from 1, GETRANGE and SETRANGE from 0.
@@ -162,12 +138,11 @@ end
 class SessionService:
     """Sessions. Only the client knows its token: Redis, logs and errors contain its SHA-256.
 
-    The process caches nothing. Each lookup asks Redis, so that no process accepts a session after the call that
-    ended it has returned.
+    Each lookup asks Redis, so that no process accepts a session after the call that ended it has returned.
 
     A session ends `life_seconds` after it was created, whatever happens, and `idle_timeout_seconds` after it was
-    last seen. The time when it was last seen is written at most once a minute, or once in a tenth of the timeout
-    if that is less. A session may end that much sooner after its last lookup. All times are by the clock of Redis.
+    last seen. That is written at most once a minute, or once in a tenth of the timeout if that is less, so a
+    session may end that much sooner. All times are by the clock of Redis.
 
     A user has at most `max_per_user` sessions. One more ends the session that would end first.
     """
@@ -229,22 +204,23 @@ return now
         in it under "device".
         """
         user_id = inputs.uuid("user_id", user_id)
-        data = _encode_data("session_data", {} if session_data is None else session_data)
+        data = {} if session_data is None else session_data
+        encoded = inputs.json_object("session_data", data, longest_bytes=MAX_DATA_BYTES)
         token = new_token(tag_of(user_id))
         key = key_of(token)
         now = await self._CREATE(
             self._connection,
             keys=(key.name, index_of(user_id)),
-            args=(key.id, key.prefix, str(user_id), data, self._life_ms, self._idle_ms, self._max_per_user),
+            args=(key.id, key.prefix, str(user_id), encoded, self._life_ms, self._idle_ms, self._max_per_user),
         )
-        self._set_clock(now)
+        self._clock_offset = now / 1000 - time.monotonic()
         return token
 
     async def get_session(self, token: str) -> Session | None:
         """The session of the token. None, in equal time, if it ended, never existed or the token is malformed."""
         key = key_of(token)
         value = as_optional_bytes(await self._connection.execute("GET", key.name, writes=False))
-        session = _decode(value, key.id)
+        session = None if value is None else _decode(value, key.id)
         if session is None or not self._seen_long_ago(session):
             return session
         return session if await self._write_seen(key, session) else None
@@ -304,7 +280,7 @@ return true
 
         Neither its user nor its end changes.
         """
-        encoded = _encode_data("data", data)
+        encoded = inputs.json_object("data", data, longest_bytes=MAX_DATA_BYTES)
         return await self._UPDATE(self._connection, keys=(key_of(token).name,), args=(encoded,))
 
     _ROTATE = Script(
@@ -407,11 +383,10 @@ if now - found.seen >= tonumber(interval) or now < found.seen then
 end
 return now
 """,
-        reply=_integer_or_none,
+        reply=lambda now: None if now is None else as_int(now),
     )
 
     async def _write_seen(self, key: SessionKey, session: Session) -> bool:
-        """False when the session has ended since it was read."""
         try:
             now = await self._TOUCH(
                 self._connection,
@@ -423,20 +398,14 @@ return now
                 raise Unavailable("redis", error.reason) from error  # for the caller a lookup changes nothing
             return True  # a server that reads but refuses to write, for instance because its memory is full
         if now is None:
-            return False
-        self._set_clock(now)
+            return False  # it has ended since it was read
+        self._clock_offset = now / 1000 - time.monotonic()
         return True
 
     def _seen_long_ago(self, session: Session) -> bool:
-        """An estimate that spares most lookups the script, which looks at the clock of Redis itself.
-
-        The clocks of the machines may differ by more than the interval, so this goes by the time that Redis
-        returned last. The script also runs before Redis has returned any, and when its clock must have been set.
-        """
+        """An estimate that spares most lookups the script. It goes by the time that Redis returned last, because
+        the clocks of the machines may differ. The script also runs when the clock of Redis must have been set."""
         if self._clock_offset is None:
             return True
         seconds_ago = time.monotonic() + self._clock_offset - session.seen_at.timestamp()
         return not 0 <= seconds_ago < self._seen_interval_seconds
-
-    def _set_clock(self, now_ms: int) -> None:
-        self._clock_offset = now_ms / 1000 - time.monotonic()
