@@ -20,7 +20,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from math import inf
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID, uuid4
 
 import msgspec
@@ -29,15 +30,11 @@ from hubbub import inputs
 from hubbub.background import jittered
 from hubbub.commits import Commits, MessagesSent, RoomRewound, RoomTouched, UserChanged
 from hubbub.errors import HubbubError, Invalid, Unavailable
-from hubbub.models import User
-from hubbub.redis import ReplyError, Script
+from hubbub.models import Room, RoomUser, User
+from hubbub.redis import Connection, Outcome, ReplyError, Script
 from hubbub.redis.replies import as_bool, as_optional_bytes
-from hubbub.scheduling import OncePerTurn
-
-if TYPE_CHECKING:
-    from hubbub.models import Room, RoomUser
-    from hubbub.redis import Connection, Outcome
-    from hubbub.repositories import Messages, Rooms, RoomUsers, Users
+from hubbub.repositories import Messages, Rooms, RoomUsers, Users
+from hubbub.scheduling import EarliestTimer, OncePerTurn
 
 T = TypeVar("T")
 
@@ -130,23 +127,23 @@ class Cache:
         """The repositories are those of the hub, on the pool."""
         if not 0.1 <= ttl_seconds <= 86_400:
             raise Invalid("ttl_seconds", "must be from 0.1 to 86400")
+        self._connection = connection
         self._rooms = rooms
-        self._messages = messages
         self._room_users = room_users
-        self.counts = Counts()
-        max_ttl_seconds = ttl_seconds * (1 + JITTER)
+        self._max_ttl_seconds = ttl_seconds * (1 + JITTER)
+        self._deadline_seconds = deadline_seconds
         self._users = Kind(f"cache:{LAYOUT}:user:", users.get, msgspec.json.encode, _decode_user)
-        self._pages = Kind(f"cache:{LAYOUT}:page:", self._load_page, bytes, _check_page)
+        load_page = partial(messages.page_json, limit=PAGE_LENGTH)
+        self._pages = Kind(f"cache:{LAYOUT}:page:", load_page, bytes, _check_page)
+        self.counts = Counts()
         self._invalidations = Invalidations(
-            connection, self.counts, max_life_seconds=LEASE_SECONDS + max_ttl_seconds
+            connection, self.counts, max_life_seconds=LEASE_SECONDS + self._max_ttl_seconds
         )
-        self._entries = Entries(
-            connection,
-            self._invalidations,
-            self.counts,
-            max_ttl_seconds=max_ttl_seconds,
-            deadline_seconds=deadline_seconds,
-        )
+        self._unusable_until = 0.0
+        # A fill can be shared by its key until it has its lease, which is before it reads. Then by its lease.
+        self._without_lease: dict[str, asyncio.Task[Any]] = {}
+        self._by_lease: dict[bytes, asyncio.Task[Any]] = {}
+        self._fills: set[asyncio.Task[Any]] = set()
 
     @property
     def unacknowledged(self) -> int:
@@ -158,7 +155,7 @@ class Cache:
 
         Raises: NotFound.
         """
-        return await self._entries.get(self._users, inputs.uuid("user_id", user_id))
+        return await self._get(self._users, inputs.uuid("user_id", user_id))
 
     async def newest_page(self, room_id: UUID) -> bytes:
         """The newest 50 messages as `messages.page_json` returns them, ready to be sent.
@@ -168,7 +165,7 @@ class Cache:
 
         Raises: NotFound.
         """
-        return await self._entries.get(self._pages, inputs.uuid("room_id", room_id))
+        return await self._get(self._pages, inputs.uuid("room_id", room_id))
 
     async def room(self, room_id: UUID) -> Room:
         """The room as it is now, from PostgreSQL.
@@ -190,17 +187,15 @@ class Cache:
 
     def register(self, commits: Commits) -> None:
         """From now on, delete what a commit made out of date."""
-        commits.on(UserChanged, lambda change: self._invalidate(self._users, change.user_id))
-        commits.on(RoomTouched, lambda change: self._invalidate(self._pages, change.room_id))
-        commits.on(RoomRewound, lambda change: self._invalidate(self._pages, change.room_id))
+        add, page_key = self._invalidations.add, self._pages.key
+        commits.on(UserChanged, lambda change: add(self._users.key(change.user_id)))
+        commits.on(RoomTouched, lambda change: add(page_key(change.room_id)))
+        commits.on(RoomRewound, lambda change: add(page_key(change.room_id)))
         commits.on(MessagesSent, self._invalidate_pages)
 
     def _invalidate_pages(self, change: MessagesSent) -> None:
         for room_id in {message.room_id for message in change.messages}:
-            self._invalidate(self._pages, room_id)
-
-    def _invalidate(self, kind: Kind[Any], id: UUID) -> None:
-        self._invalidations.add(kind.key(id))
+            self._invalidations.add(self._pages.key(room_id))
 
     async def close(self) -> None:
         """Wait for the reads in progress, and at most a second for Redis to acknowledge deletions. Idempotent.
@@ -208,73 +203,15 @@ class Cache:
         The connection and the pool have to be closed after it.
         """
         await self._invalidations.close()
-        await self._entries.close()
+        await asyncio.gather(*self._fills, return_exceptions=True)
 
-    async def _load_page(self, room_id: UUID) -> bytes:
-        return await self._messages.page_json(room_id, limit=PAGE_LENGTH)
+    async def _get(self, kind: Kind[T], id: UUID) -> T:
+        """The value. Raises what reading PostgreSQL raises, and nothing because of Redis.
 
-
-_decode = msgspec.json.Decoder(User).decode
-
-
-def _decode_user(user_id: UUID, data: bytes) -> User | None:
-    try:
-        user = _decode(data)
-    except msgspec.DecodeError:
-        return None
-    return user if user.id == user_id else None
-
-
-def _check_page(room_id: UUID, data: bytes) -> bytes | None:
-    """It only has to begin with the room's id and end as JSON does, because parsing costs more than the read."""
-    return data if data.startswith(b'{"room_id" : "%s",' % str(room_id).encode()) and data.endswith(b"}") else None
-
-
-@dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
-    """How one kind of entry is read and stored. `prefix` contains the layout of the values."""
-
-    prefix: str
-    load: Callable[[UUID], Awaitable[T]]
-    encode: Callable[[T], bytes]
-    decode: Callable[[UUID, bytes], T | None]
-    """Returns None for bytes that are not the value of this id in this layout."""
-
-    def key(self, id: UUID) -> str:
-        """The key of an entry."""
-        return self.prefix + str(id)
-
-
-class Entries:
-    """Reads entries from Redis, or else from PostgreSQL, and then stores them in Redis.
-
-    A reader that finds a lease of this process shares that read. Nothing was invalidated since before the read
-    began, because the lease is still there. A reader that finds the lease of another process reads PostgreSQL
-    without storing. It does not wait, so the death of a process that holds a lease delays no reader.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        invalidations: Invalidations,
-        counts: Counts,
-        *,
-        max_ttl_seconds: float,
-        deadline_seconds: float,
-    ) -> None:
-        self._connection = connection
-        self._invalidations = invalidations
-        self._counts = counts
-        self._max_ttl_seconds = max_ttl_seconds
-        self._deadline_seconds = deadline_seconds
-        self._unusable_until = 0.0
-        # A fill can be shared by its key until it has its lease, which is before it reads. Then by its lease.
-        self._without_lease: dict[str, asyncio.Task[Any]] = {}
-        self._by_lease: dict[bytes, asyncio.Task[Any]] = {}
-        self._fills: set[asyncio.Task[Any]] = set()
-
-    async def get(self, kind: Kind[T], id: UUID) -> T:
-        """The value. Raises what reading PostgreSQL raises, and nothing because of Redis."""
+        A reader that finds a lease of this process shares that read. Nothing was invalidated since before the read
+        began, because the lease is still there. A reader that finds the lease of another process reads PostgreSQL
+        without storing. It does not wait, so the death of a process that holds a lease delays no reader.
+        """
         key = kind.key(id)
         # A change is reported here before its caller is answered. So a read after that answer finds the key here,
         # unless Redis has deleted the entry.
@@ -307,11 +244,11 @@ class Entries:
         if value is None:
             self._invalidations.add(key)
             return await self._load(kind, id)
-        self._counts.hits += 1
+        self.counts.hits += 1
         return value
 
     async def _load(self, kind: Kind[T], id: UUID) -> T:
-        self._counts.bypasses += 1
+        self.counts.bypasses += 1
         return await kind.load(id)
 
     async def _fill(self, kind: Kind[T], id: UUID, key: str) -> T:
@@ -321,13 +258,10 @@ class Entries:
             fill = asyncio.create_task(self._lease_and_load(kind, id, key, lease), name="hubbub: fill the cache")
             self._without_lease[key] = fill
             self._fills.add(fill)
-            fill.add_done_callback(partial(self._filled, lease))
+            fill.add_done_callback(self._fills.discard)
+            fill.add_done_callback(lambda _: self._by_lease.pop(lease, None))
         # Shielded: when one of its callers is cancelled, the others still get their answer.
         return await asyncio.shield(fill)
-
-    def _filled(self, lease: bytes, fill: asyncio.Task[Any]) -> None:
-        self._fills.discard(fill)
-        self._by_lease.pop(lease, None)
 
     # Returns the value or the lease that is there. None: the lease of the caller is there now.
     _LEASE = Script(
@@ -359,7 +293,7 @@ return false
         if found is not None:
             return await self._use(kind, id, key, found)
         self._by_lease[lease] = fill
-        self._counts.misses += 1
+        self.counts.misses += 1
         try:
             value = await kind.load(id)
         except HubbubError:
@@ -393,13 +327,38 @@ return true
             if not await self._REPLACE(
                 self._connection, keys=(key,), args=args, deadline_seconds=self._deadline_seconds
             ):
-                self._counts.overtaken += 1
+                self.counts.overtaken += 1
         except Unavailable:
             self._back_off()
 
-    async def close(self) -> None:
-        """Wait for the reads in progress, which end by their deadline."""
-        await asyncio.gather(*self._fills, return_exceptions=True)
+
+_decode = msgspec.json.Decoder(User).decode
+
+
+def _decode_user(user_id: UUID, data: bytes) -> User | None:
+    try:
+        user = _decode(data)
+    except msgspec.DecodeError:
+        return None
+    return user if user.id == user_id else None
+
+
+def _check_page(room_id: UUID, data: bytes) -> bytes | None:
+    """It only has to begin with the room's id and end as JSON does, because parsing costs more than the read."""
+    return data if data.startswith(b'{"room_id" : "%s",' % str(room_id).encode()) and data.endswith(b"}") else None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """How one kind of entry is read and stored. `decode` returns None for bytes that are not its value."""
+
+    prefix: str
+    load: Callable[[UUID], Awaitable[T]]
+    encode: Callable[[T], bytes]
+    decode: Callable[[UUID, bytes], T | None]
+
+    def key(self, id: UUID) -> str:
+        return self.prefix + str(id)
 
 
 class Invalidations:
@@ -420,18 +379,17 @@ class Invalidations:
         self._sent: dict[str, None] = {}
         self._deleting: asyncio.Future[list[Outcome]] | None = None
         self._next_batch = OncePerTurn(self._send)
-        self._retry: asyncio.TimerHandle | None = None
+        self._retry = EarliestTimer(lambda _: self._send())
         self._all_until = 0.0
         self._closed = False
 
     def __contains__(self, key: str) -> bool:
-        return key in self._waiting or key in self._sent or self._contains_all()
+        if key in self._waiting or key in self._sent:
+            return True
+        return self._all_until > 0 and asyncio.get_running_loop().time() < self._all_until
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._sent)
-
-    def _contains_all(self) -> bool:
-        return self._all_until > 0 and asyncio.get_running_loop().time() < self._all_until
 
     def add(self, key: str) -> None:
         """Neither waits nor raises. The key is in from now on, and will be sent."""
@@ -439,21 +397,19 @@ class Invalidations:
             self._all_until = asyncio.get_running_loop().time() + self._max_life_seconds
             self._waiting.clear()
         self._waiting[key] = None
-        if self._deleting is None and self._retry is None:
+        if self._deleting is None and self._retry.at == inf:
             self._next_batch.request()
 
     async def close(self) -> None:
         """Send the remaining keys, and wait up to a second. An entry without acknowledgement ends by itself."""
         self._closed = True
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        self._retry.cancel()
         self._send()
         while self._deleting is not None:
             await asyncio.wait([self._deleting])
 
     def _send(self) -> None:
-        if self._deleting is not None or self._retry is not None or not self._waiting:
+        if self._deleting is not None or self._retry.at < inf or not self._waiting:
             return
         self._sent = dict.fromkeys(islice(self._waiting, DELETIONS_PER_BATCH))
         for key in self._sent:
@@ -476,8 +432,5 @@ class Invalidations:
         self._counts.failed_invalidations += 1
         self._waiting |= dict.fromkeys(failed)
         if not self._closed:
-            self._retry = asyncio.get_running_loop().call_later(DELETION_RETRY_SECONDS, self._send_again)
-
-    def _send_again(self) -> None:
-        self._retry = None
-        self._send()
+            now = asyncio.get_running_loop().time()
+            self._retry.request(now + DELETION_RETRY_SECONDS, now)
