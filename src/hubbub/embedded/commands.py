@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,16 +88,11 @@ def find(folder: Path) -> Settings | None:
 
     It checks two lock files and two ports, and no password, for a caller that is about to connect.
     """
-    try:
-        found = Folder(folder).find()
-    except Unavailable:
-        return None
-    if found is None:
-        return None
-    pair = ServerPair(found)
-    ports = [_listening_port(server) for server in pair.servers]
-    running = [port for port in ports if port is not None]
-    return pair.settings(*running) if len(running) == len(ports) else None
+    with suppress(Unavailable):
+        if (found := Folder(folder).find()) is not None:
+            pair = ServerPair(found)
+            return _settings(pair, [_listening_port(server) for server in pair.servers])
+    return None
 
 
 async def status(folder: Path) -> Status:
@@ -109,22 +105,26 @@ async def status(folder: Path) -> Status:
         return Status(folder, (), None)
     pair = ServerPair(found)
     servers = await asyncio.gather(*(_server_status(server) for server in pair.servers))
-    ports = [server.port for server in servers if server.port is not None]
-    settings = pair.settings(*ports) if len(ports) == len(servers) else None
-    return Status(folder, tuple(servers), settings)
+    return Status(folder, tuple(servers), _settings(pair, [server.port for server in servers]))
+
+
+def _settings(pair: ServerPair, ports: list[int | None]) -> Settings | None:
+    running = [port for port in ports if port is not None]
+    return pair.settings(*running) if len(running) == len(pair.servers) else None
 
 
 async def _server_status(server: Server) -> ServerStatus:
     alive = server.process.is_alive()
-    holder = server.process.holder()
-    version = await server.version(holder.port) if alive and holder is not None else None
-    port = holder.port if holder is not None and version is not None else None
-    return ServerStatus(server.title, version, port, alive, server.process.log)
+    holder = server.process.holder() if alive else None
+    version = await server.version(holder.port) if holder else None
+    return ServerStatus(
+        server.title, version, holder.port if holder and version else None, alive, server.process.log
+    )
 
 
 def _listening_port(server: Server) -> int | None:
-    holder = server.process.holder()
-    if holder is None or not server.process.is_alive():
+    holder = server.process.living_holder()
+    if holder is None:
         return None
     try:
         with socket.create_connection(("127.0.0.1", holder.port), timeout=CONNECT_SECONDS):

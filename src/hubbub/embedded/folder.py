@@ -28,7 +28,7 @@ import pwd
 import secrets
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,26 +41,12 @@ from hubbub.errors import Unavailable
 COMMAND_SECONDS = 150
 """How long to wait for another command in the same folder: long enough for one start and one stop."""
 
-NAMES = frozenset(
-    {
-        ".gitignore",
-        "commands.lock",
-        "owner.lock",
-        "passwords.json",
-        "passwords.json.new",
-        "postgresql",
-        "postgresql.lock",
-        "postgresql.new",
-        "postgresql.log",
-        "postgresql.password",
-        "postgresql.password.new",
-        "valkey",
-        "valkey.conf",
-        "valkey.conf.new",
-        "valkey.lock",
-        "valkey.log",
-    }
+NAMES = (
+    *("postgresql", "postgresql.new", "postgresql.password", "postgresql.password.new", "postgresql.lock"),
+    *("valkey", "valkey.conf", "valkey.conf.new", "valkey.lock", "postgresql.log", "valkey.log"),
+    *(".gitignore", "owner.lock", "passwords.json.new", "passwords.json", "commands.lock"),
 )
+"""In the order of their deletion: the passwords after the data, which could not be read without them."""
 
 NAMES_BEFORE_PASSWORDS = frozenset({".gitignore", "commands.lock", "passwords.json.new"})
 """The entries that a folder may have before its passwords are made or after they are deleted."""
@@ -132,17 +118,29 @@ class Folder:
 
     def set_up(self) -> ServerFolder:
         """The folder, set up if it was not. Only within `command`. Blocks for some milliseconds."""
-        self._let_account_pass()
-        found = self.find() or self._server_folder(self._make_passwords())
+        account = servers_account(self.path / "postgresql")
+        if account is not None:  # It alone may pass through the folder. It cannot list or change the folder.
+            os.chown(self.path, -1, account.gid)
+        self.path.chmod(0o700 if account is None else 0o710)
+        found = self.find()
+        if found is None:
+            (self.path / ".gitignore").write_text("*\n", encoding="ascii")
+            passwords = Passwords(secrets.token_hex(24), secrets.token_hex(24), secrets.token_hex(24))
+            write_private(self.path / "passwords.json", msgspec.json.encode(passwords))
+            found = self._server_folder(passwords)
         if found.needs_descriptor and sys.platform != "linux":
             raise self._refused("cannot be reached by the account that its servers run as: choose another folder")
         return found
 
     def delete(self) -> None:
         """Delete data, passwords and logs. Only within `command`, with no server running. Blocks."""
-        # The passwords after the data, which could not be read without them, and before the lock.
-        for names in (NAMES - {"passwords.json", "commands.lock"}, {"passwords.json"}, {"commands.lock"}):
-            delete_entries(self.path, names)
+        for path in (self.path / name for name in NAMES):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: it holds files that are not of the servers
+            self.path.rmdir()
 
     def _make(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,37 +156,16 @@ class Folder:
             raise self._refused("belongs to another user, who alone may start and stop its servers")
 
     async def _lock(self, name: str) -> locks.Lock:
-        lock = await locks.acquire(self.path / name, COMMAND_SECONDS)
-        if lock is None:
-            raise self._refused(
-                f"is in use: another hubbub has been busy here for {COMMAND_SECONDS} s", retryable=True
-            )
-        return lock
+        if (lock := await locks.acquire(self.path / name, COMMAND_SECONDS)) is not None:
+            return lock
+        why = f"is in use: another hubbub has been busy here for {COMMAND_SECONDS} s"
+        raise self._refused(why, retryable=True)
 
     def _server_folder(self, passwords: Passwords) -> ServerFolder:
         account = servers_account(self.path / "postgresql")
         folder = self.path.resolve()
-        reachable = account is None or account.can_enter(folder)
-        return ServerFolder(folder, passwords, account, needs_descriptor=not reachable)
-
-    def _make_passwords(self) -> Passwords:
-        (self.path / ".gitignore").write_text("*\n", encoding="ascii")
-        passwords = Passwords(
-            postgresql=secrets.token_hex(24),
-            postgresql_superuser=secrets.token_hex(24),
-            valkey=secrets.token_hex(24),
-        )
-        write_private(self.path / "passwords.json", msgspec.json.encode(passwords))
-        return passwords
-
-    def _let_account_pass(self) -> None:
-        """Let the servers' account alone pass through the folder. It cannot list or change the folder."""
-        account = servers_account(self.path / "postgresql")
-        if account is None:
-            self.path.chmod(0o700)
-            return
-        os.chown(self.path, -1, account.gid)
-        self.path.chmod(0o710)
+        needs_descriptor = account is not None and not account.can_enter(folder)
+        return ServerFolder(folder, passwords, account, needs_descriptor)
 
     def _refused(self, why: str, *, retryable: bool = False) -> Unavailable:
         return Unavailable("embedded", f"the folder {self.path} {why}", retryable=retryable)
@@ -234,16 +211,11 @@ def servers_account(data: Path) -> Account | None:
     if owner is not None and owner.st_uid != 0:
         return Account(_name(owner.st_uid), owner.st_uid, owner.st_gid)
     for name in ("postgres", "nobody"):
-        try:
+        with suppress(KeyError):
             entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return Account(name, entry.pw_uid, entry.pw_gid)
-    raise Unavailable(
-        "embedded",
-        "PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as",
-        retryable=False,
-    )
+            return Account(name, entry.pw_uid, entry.pw_gid)
+    reason = "PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as"
+    raise Unavailable("embedded", reason, retryable=False)
 
 
 def _name(uid: int) -> str:
@@ -254,10 +226,7 @@ def _name(uid: int) -> str:
 
 
 def write_private(path: Path, content: bytes, account: Account | None = None) -> None:
-    """Write a file that only its owner may read, completely or not at all, and wait until it is on the disk.
-
-    It belongs to `account` if one is given.
-    """
+    """Write a file that only `account` may read, completely or not at all, and wait until it is on the disk."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -272,7 +241,7 @@ def write_private(path: Path, content: bytes, account: Account | None = None) ->
 
 
 def private_folder(path: Path, account: Account | None) -> None:
-    """Make a folder that only one user may enter, `account` if one is given. It may exist already."""
+    """Make a folder that only `account` may enter. It may exist already."""
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
     if account is not None:
@@ -286,17 +255,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def delete_entries(folder: Path, names: Iterable[str]) -> None:
-    """Delete these entries of the folder with their content, and the folder itself once it is empty."""
-    for path in (folder / name for name in names):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    with suppress(OSError):  # not empty: it holds files that are not of the servers
-        folder.rmdir()
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def start_time(pid: int) -> str:
 
 
 def replace_by_server(order: Order) -> None:
-    """Replace this process by the server. It does not return; it may raise."""
+    """Replace this process by the server."""
     if order["owner"] is None and os.fork():
         # The server becomes a child of init. The command that started it never waits for it.
         os._exit(0)
@@ -66,7 +66,10 @@ def replace_by_server(order: Order) -> None:
     # Loaded now, because the user of the server may be unable to read the standard library, for instance below
     # /root.
     libc = ctypes.CDLL(None) if order["owner"] is not None and sys.platform == "linux" else None
-    _drop_rights(order["uid"], order["gid"])
+    if order["uid"] is not None and order["gid"] is not None:
+        os.setgroups([])
+        os.setgid(order["gid"])
+        os.setuid(order["uid"])
     if libc is not None and order["owner"] is not None:
         # After the change of user, because the kernel resets the request on every such change.
         _request_death_signal(order["owner"], order["death_signal"], libc)
@@ -87,19 +90,8 @@ def _program(order: Order) -> list[str]:
     return [part.replace(folder, f"/proc/self/fd/{descriptor}") for part in order["program"]]
 
 
-def _drop_rights(uid: int | None, gid: int | None) -> None:
-    if uid is None or gid is None:
-        return
-    os.setgroups([])
-    os.setgid(gid)
-    os.setuid(uid)
-
-
 def _request_death_signal(owner: int, death_signal: int, libc: ctypes.CDLL) -> None:
-    """Request a signal from the kernel when the owner dies. Only Linux has this.
-
-    On other systems a server outlives a killed owner, until `hubbub down`.
-    """
+    """Only Linux has this. On other systems a server outlives a killed owner, until `hubbub down`."""
     if libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
         raise OSError("prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != owner:
@@ -109,12 +101,7 @@ def _request_death_signal(owner: int, death_signal: int, libc: ctypes.CDLL) -> N
 def _write_holder(order: Order) -> None:
     """Write this process into the lock file, in the form of `hubbub.embedded.process.Holder`."""
     pid = os.getpid()
-    holder = {
-        "pid": pid,
-        "started": start_time(pid),
-        "port": order["port"],
-        "detached": order["owner"] is None,
-    }
+    holder = {"pid": pid, "started": start_time(pid), "port": order["port"], "detached": order["owner"] is None}
     os.ftruncate(order["lock"], 0)
     os.pwrite(order["lock"], json.dumps(holder).encode(), 0)
 

@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 # A start or stop of a server takes 0.05 to 1 s: the wait for it is at most this much longer.
 LONGEST_PAUSE_SECONDS = 0.1
 
 
-class Lock:
+class Lock(NamedTuple):
     """A lock that is held, by its open descriptor."""
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
+    descriptor: int
 
     def release(self) -> None:
         """Release it in this process. It stays held as long as a process lives that inherited the descriptor."""

@@ -18,6 +18,7 @@ import msgspec
 
 from hubbub.embedded import launch, locks
 from hubbub.embedded.folder import Account, ServerFolder
+from hubbub.embedded.launch import Order
 from hubbub.errors import Unavailable
 
 # For an interpreter to start and exec on a loaded machine; it takes 0.05 s on an idle one.
@@ -65,17 +66,14 @@ class Process:
         """Whether this object started the living process, and the process ends with this one."""
         return self._child is not None and self._child.poll() is None
 
-    def is_detached(self) -> bool:
-        """Whether the server lives and outlives the process that started it."""
-        holder = self.holder()
-        return self.is_alive() and holder is not None and holder.detached
-
     def holder(self) -> Holder | None:
         """The process that holds the lock, or held it last; None when none has written itself yet."""
-        try:
+        with suppress(FileNotFoundError, msgspec.DecodeError):
             return msgspec.json.decode(self._lock.read_bytes(), type=Holder)
-        except (FileNotFoundError, msgspec.DecodeError):
-            return None
+        return None
+
+    def living_holder(self) -> Holder | None:
+        return self.holder() if self.is_alive() else None
 
     async def launch(self, program: Sequence[str], *, cwd: Path, port: int, death_signal: Signals | None) -> None:
         """Start the program in the folder `cwd`, without waiting until it serves.
@@ -83,13 +81,7 @@ class Process:
         It gets `death_signal` when this thread ends; with None it outlives this process.
         Raises: Unavailable (the server is already running).
         """
-        lock = await self._free_lock()
-        try:
-            os.ftruncate(lock.descriptor, 0)
-            await self._reap()
-            self._child = self._spawn(program, cwd=cwd, lock=lock, port=port, death_signal=death_signal)
-        finally:
-            lock.release()
+        await self._spawn(program, cwd=cwd, port=port, death_signal=death_signal)
         if death_signal is None:
             await self._reap()  # the launcher, which ends once it has forked the server
 
@@ -99,14 +91,7 @@ class Process:
         It is killed when this thread ends or the caller is cancelled.
         Raises: Unavailable (it fails, or takes longer than `seconds`).
         """
-        lock = await self._free_lock()
-        try:
-            await self._reap()
-            child = self._child = self._spawn(
-                program, cwd=cwd, lock=lock, port=0, death_signal=Signals.SIGKILL, text=text
-            )
-        finally:
-            lock.release()
+        child = await self._spawn(program, cwd=cwd, port=0, death_signal=Signals.SIGKILL, text=text)
         try:
             for pause in locks.pauses(seconds):
                 if child.poll() is not None:
@@ -140,39 +125,52 @@ class Process:
     def failure(self, what: str) -> Unavailable:
         """The error for a failure, `what`, with the end of the server's log since its launch."""
         lines = self.new_log().strip().splitlines()[-LOG_LINES:]
-        logged = "".join(f"\n    {line}" for line in lines) or " has no entry about it"
-        log = f"its log {self.log}{':' if lines else ''}{logged}"
-        return Unavailable("embedded", f"{what}; {log}", retryable=False)
+        logged = "\n    ".join((":", *lines)) if lines else " has no entry about it"
+        return Unavailable("embedded", f"{what}; its log {self.log}{logged}", retryable=False)
 
     def new_log(self) -> str:
         """The end of the log since the last launch."""
-        try:
-            with self.log.open("rb") as log:
-                log.seek(max(self._log_start, self.log.stat().st_size - LOG_BYTES))
-                return log.read().decode(errors="replace")
-        except FileNotFoundError:
-            return ""
+        with suppress(FileNotFoundError), self.log.open("rb") as log:
+            log.seek(max(self._log_start, self.log.stat().st_size - LOG_BYTES))
+            return log.read().decode(errors="replace")
+        return ""
 
-    async def _free_lock(self) -> locks.Lock:
+    async def _spawn(
+        self, program: Sequence[str], *, cwd: Path, port: int, death_signal: Signals | None, text: str = ""
+    ) -> subprocess.Popen[bytes]:
         lock = await locks.acquire(self._lock, LAUNCH_SECONDS)
         if lock is None:
             raise self.failure(f"{self.title} is already running")
-        return lock
+        try:
+            os.ftruncate(lock.descriptor, 0)
+            await self._reap()
+            order = self._order(program, lock=lock.descriptor, port=port, death_signal=death_signal)
+            log_descriptor = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(log_descriptor, "ab") as log:
+                self._log_start = os.fstat(log_descriptor).st_size
+                child = self._child = subprocess.Popen(  # noqa: ASYNC220, S603 - a program that we found or brought
+                    [sys.executable, "-I", "-S", launch.__file__, json.dumps(order)],
+                    cwd=cwd,
+                    stdin=subprocess.PIPE if text else subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[lock.descriptor],
+                    # Not in the session of the terminal: Ctrl-C goes to the owner, which stops its servers.
+                    start_new_session=True,
+                )
+        finally:
+            lock.release()
+        if child.stdin is not None:
+            # A program that has already ended does not read; its exit status has the reason.
+            with suppress(BrokenPipeError), child.stdin as stdin:
+                stdin.write(text.encode())
+        return child
 
-    def _spawn(
-        self,
-        program: Sequence[str],
-        *,
-        cwd: Path,
-        lock: locks.Lock,
-        port: int,
-        death_signal: Signals | None,
-        text: str = "",
-    ) -> subprocess.Popen[bytes]:
+    def _order(self, program: Sequence[str], *, lock: int, port: int, death_signal: Signals | None) -> Order:
         account = self._folder.account
-        order = launch.Order(
+        return Order(
             program=list(program),
-            lock=lock.descriptor,
+            lock=lock,
             port=port,
             folder_by_descriptor=str(self._folder.path) if self._folder.needs_descriptor else None,
             uid=account.uid if account else None,
@@ -180,27 +178,6 @@ class Process:
             owner=None if death_signal is None else os.getpid(),
             death_signal=death_signal or 0,
         )
-        log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            self._log_start = os.fstat(log).st_size
-            child = subprocess.Popen(  # noqa: S603 - a program that we found or brought, no shell
-                [sys.executable, "-I", "-S", launch.__file__, json.dumps(order)],
-                cwd=cwd,
-                stdin=subprocess.PIPE if text else subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[lock.descriptor],
-                # Not in the session of the terminal: Ctrl-C goes to the owner, which then stops its servers in
-                # order.
-                start_new_session=True,
-            )
-        finally:
-            os.close(log)
-        if child.stdin is not None:
-            # A program that has already ended does not read; its exit status has the reason.
-            with suppress(BrokenPipeError), child.stdin as stdin:
-                stdin.write(text.encode())
-        return child
 
     async def _reap(self) -> None:
         """Wait for the child, which is about to end, so that no zombie stays."""
@@ -215,23 +192,15 @@ class Process:
 
 
 def _signal(holder: Holder, death_signal: Signals, account: Account | None) -> None:
-    """Signal the holder of the lock, but not a later process with its pid, if the system can tell them apart."""
-    if launch.start_time(holder.pid) != holder.started or not _is_of(account, holder.pid):
-        return
-    # Not by pidfd, which containers often forbid. A pid is not reused within this instant.
-    with suppress(ProcessLookupError):
-        os.kill(holder.pid, death_signal)
-
-
-def _is_of(account: Account | None, pid: int) -> bool:
-    """Whether the process runs as the account. True without an account; the kernel checks the right to signal.
+    """Signal the holder of the lock, but not a later process with its pid, if the system can tell them apart.
 
     Root may signal any process, and the servers can write their lock files. They must not choose the process that
-    root signals. Only Linux has the user of a process in /proc.
+    root signals, so it has to run as their account. Only Linux has the user of a process in /proc.
     """
-    if account is None or sys.platform != "linux":
-        return True
-    try:
-        return Path(f"/proc/{pid}").stat().st_uid == account.uid
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    with suppress(FileNotFoundError, ProcessLookupError):
+        if launch.start_time(holder.pid) != holder.started:
+            return
+        if account and sys.platform == "linux" and Path(f"/proc/{holder.pid}").stat().st_uid != account.uid:
+            return
+        # Not by pidfd, which containers often forbid. A pid is not reused within this instant.
+        os.kill(holder.pid, death_signal)

