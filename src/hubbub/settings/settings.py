@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any, Literal, TypeVar
 
 from hubbub.errors import Invalid
-from hubbub.settings.tls import Pem, SslMode, Verified, check_absent, check_pair, client_context
+from hubbub.settings.tls import Pem, SslMode, Verified, check_files, client_context
 from hubbub.settings.variables import (
     POSTGRES,
     REDIS,
@@ -50,15 +50,11 @@ class PostgresSettings:
 
     def __post_init__(self) -> None:
         check(self, POSTGRES)
-        root, cert, key = self._pems()
-        check_pair(cert, key)
+        # An operator who gives a root certificate expects that the server is verified. These modes do not do that.
+        unused = f"is not used under sslmode {self.sslmode}: choose verify-full"
+        check_files(*self._pems(), unused=unused if self.sslmode in {"disable", "prefer"} else None)
         if self.sslmode.startswith("verify") and self.ssl_root_cert is None:
             raise Invalid("DB_SSLROOTCERT", f"is missing: {self.sslmode} checks the server's certificate by it")
-        if self.sslmode in {"disable", "prefer"}:
-            # An operator who gives a root certificate believes that the server is verified. These do not verify
-            # it.
-            unused = f"is not used under sslmode {self.sslmode}: choose verify-full"
-            check_absent(root, cert, reason=unused)
 
     def ssl(self) -> SSLContext | Literal["disable", "prefer"]:
         """The argument of `asyncpg.connect(ssl=...)` for this sslmode.
@@ -72,19 +68,12 @@ class PostgresSettings:
         if self.sslmode == "disable" or self.sslmode == "prefer":  # noqa: PLR1714 - mypy narrows by == only
             return self.sslmode
         # Not the context that asyncpg makes of a mode: that one also obeys PGSSLROOTCERT and ~/.postgresql.
-        return client_context(*self._pems(), self._verified())
+        verified: Verified = "nothing" if self.ssl_root_cert is None else "certificate"
+        return client_context("certificate and name" if self.sslmode == "verify-full" else verified, *self._pems())
 
-    def _pems(self) -> tuple[Pem, Pem, Pem]:
-        return (
-            Pem("DB_SSLROOTCERT", self.ssl_root_cert),
-            Pem("DB_SSLCERT", self.ssl_cert),
-            Pem("DB_SSLKEY", self.ssl_key),
-        )
-
-    def _verified(self) -> Verified:
-        if self.sslmode == "verify-full":
-            return "certificate and name"
-        return "nothing" if self.ssl_root_cert is None else "certificate"
+    def _pems(self) -> Iterator[Pem]:
+        files = (self.ssl_root_cert, self.ssl_cert, self.ssl_key)
+        return map(Pem, ("DB_SSLROOTCERT", "DB_SSLCERT", "DB_SSLKEY"), files)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,31 +98,24 @@ class RedisSettings:
 
     def __post_init__(self) -> None:
         check(self, REDIS)
-        root, cert, key = self._pems()
-        check_pair(cert, key)
+        unused = "is not used without TLS: set REDIS_TLS=true or write rediss://"
+        check_files(*self._pems(), unused=None if self.tls else unused)
         if self.username is not None and self.password is None:
             # A URL with the password in the position of the user looks just like this.
             raise Invalid("REDIS_PASSWORD", "is missing; one without a user is written redis://:password@host")
-        if not self.tls:
-            unused = "is not used without TLS: set REDIS_TLS=true or write rediss://"
-            check_absent(root, cert, reason=unused)
 
     def ssl(self) -> SSLContext | None:
         """The TLS context to connect with; None without `tls`.
 
-        All connections share it, so it must not be altered. The first call after a file changed reads the files
-        again, from disk and without awaiting: the next connection uses renewed certificates. The authorities that
-        the system trusts are read once per process.
+        All connections share it, so it must not be altered. It follows changed files as that of `PostgresSettings`
+        does. The authorities that the system trusts are read once per process.
         Raises: Invalid (a file holds no certificate or no key).
         """
-        return client_context(*self._pems(), "certificate and name") if self.tls else None
+        return client_context("certificate and name", *self._pems()) if self.tls else None
 
-    def _pems(self) -> tuple[Pem, Pem, Pem]:
-        return (
-            Pem("REDIS_CA_FILE", self.ssl_root_cert),
-            Pem("REDIS_CERT_FILE", self.ssl_cert),
-            Pem("REDIS_KEY_FILE", self.ssl_key),
-        )
+    def _pems(self) -> Iterator[Pem]:
+        files = (self.ssl_root_cert, self.ssl_cert, self.ssl_key)
+        return map(Pem, ("REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE"), files)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,9 +161,7 @@ def postgres_from_env(environ: Mapping[str, str] | None = None) -> PostgresSetti
     """
     environ = os.environ if environ is None else environ
     given = {name: environ[name] for name in VARIABLES if name in environ and not name.startswith("REDIS")}
-    if not given:
-        return None
-    return _build(PostgresSettings, POSTGRES, "DATABASE_URL", from_database_url, texts_in(given))
+    return _postgres(texts_in(given)) if given else None
 
 
 S = TypeVar("S", PostgresSettings, RedisSettings)
@@ -190,10 +170,12 @@ _ADDRESS = {"DB_HOST", "DB_PORT", "DB_NAME", "REDIS_HOST", "REDIS_PORT", "REDIS_
 
 
 def _settings(given: Mapping[str, str]) -> Settings:
-    return Settings(
-        postgres=_build(PostgresSettings, POSTGRES, "DATABASE_URL", from_database_url, given),
-        redis=_build(RedisSettings, REDIS, "REDIS_URL", from_redis_url, given),
-    )
+    postgres = _postgres(given)
+    return Settings(postgres=postgres, redis=_build(RedisSettings, REDIS, "REDIS_URL", from_redis_url, given))
+
+
+def _postgres(given: Mapping[str, str]) -> PostgresSettings:
+    return _build(PostgresSettings, POSTGRES, "DATABASE_URL", from_database_url, given)
 
 
 def _build(

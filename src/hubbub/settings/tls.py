@@ -22,30 +22,17 @@ class Pem(NamedTuple):
     file: Path | None
 
 
-class _Version(NamedTuple):
-    """Values of which one changes when a file is written or replaced, or when a link points to another file."""
-
-    device: int
-    inode: int
-    changed_ns: int
-    size: int
-
-
-def check_pair(cert: Pem, key: Pem) -> None:
-    """Raises: Invalid (one is given without the other)."""
+def check_files(root: Pem, cert: Pem, key: Pem, *, unused: str | None) -> None:
+    """Raises: Invalid (a certificate without its key, or the reverse; any file, if there is a reason `unused`)."""
     if (cert.file is None) != (key.file is None):
         absent = cert if cert.file is None else key
         raise Invalid(absent.variable, "is missing: a client certificate and its key go together")
+    for pem in (root, cert, key):
+        if unused is not None and pem.file is not None:
+            raise Invalid(pem.variable, unused)
 
 
-def check_absent(*pems: Pem, reason: str) -> None:
-    """Raises: Invalid (one of them is given; with `reason`)."""
-    for pem in pems:
-        if pem.file is not None:
-            raise Invalid(pem.variable, reason)
-
-
-def client_context(root: Pem, cert: Pem, key: Pem, verified: Verified) -> SSLContext:
+def client_context(verified: Verified, root: Pem, cert: Pem, key: Pem) -> SSLContext:
     """The context of these files. It is the same object until a file changes, and must not be altered.
 
     Without a `root` the server is verified by the authorities that the system trusts, read once per process.
@@ -53,17 +40,18 @@ def client_context(root: Pem, cert: Pem, key: Pem, verified: Verified) -> SSLCon
     Raises: Invalid (a file holds no certificate or no key).
     """
     versions = tuple(_version(pem.file) for pem in (root, cert, key))
-    return _context(root, cert, key, verified, versions)
+    return _context(verified, root, cert, key, versions)
 
 
-def _version(file: Path | None) -> _Version | None:
+def _version(file: Path | None) -> tuple[int, ...]:
+    """Values of which one changes when a file is written or replaced, or when a link points to another file."""
     if file is None:
-        return None
+        return ()
     try:
         stat = file.stat()
     except OSError:
-        return None  # reading it fails as well, with an error that names its variable
-    return _Version(stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_size)
+        return ()  # reading it fails as well, with an error that names its variable
+    return stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_size
 
 
 def failure_in(error: BaseException) -> str | None:
@@ -80,9 +68,7 @@ def failure_in(error: BaseException) -> str | None:
 
 
 @lru_cache(maxsize=16)  # bounded, so that the contexts of replaced files are freed in the end
-def _context(
-    root: Pem, cert: Pem, key: Pem, verified: Verified, _versions: tuple[_Version | None, ...]
-) -> SSLContext:
+def _context(verified: Verified, root: Pem, cert: Pem, key: Pem, _versions: object) -> SSLContext:
     context = SSLContext(PROTOCOL_TLS_CLIENT)
     context.check_hostname = verified == "certificate and name"
     if verified == "nothing":
@@ -99,7 +85,6 @@ def _context(
             # Without a password OpenSSL would prompt on the terminal for that of an encrypted key, and wait.
             context.load_cert_chain(cert.file, key.file, password="")
     except OSError as error:
-        raise Invalid(
-            cert.variable, "and its key are not a pair that OpenSSL can read without a password"
-        ) from error
+        reason = "and its key are not a pair that OpenSSL can read without a password"
+        raise Invalid(cert.variable, reason) from error
     return context

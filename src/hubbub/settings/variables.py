@@ -42,19 +42,18 @@ Variables = Mapping[str, Variable]
 # Texts to values.
 
 
-def _whole(text: str) -> int | str:
-    try:
-        return int(text)
-    except ValueError:
-        return text
+def _number(kind: Callable[[str], float]) -> Callable[[str], float | str]:
+    def read(text: str) -> float | str:
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+
+    return read
 
 
-def _seconds(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
+_whole = _number(int)
+_seconds = _number(float)
 
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -109,16 +108,10 @@ def _sslmode(value: object) -> Reason:
 
 
 def _optional_file(value: object) -> Reason:
-    if value is None or (isinstance(value, Path) and _is_readable(value)):
-        return None
+    with suppress(OSError):  # from is_file, if a folder on the way may not be searched
+        if value is None or (isinstance(value, Path) and value.is_file() and os.access(value, os.R_OK)):
+            return None
     return "does not name a file that can be read"
-
-
-def _is_readable(file: Path) -> bool:
-    try:
-        return file.is_file() and os.access(file, os.R_OK)
-    except OSError:  # from is_file, if a folder on the way may not be searched
-        return False
 
 
 def _from_to(lowest: int, highest: int) -> Callable[[object], Reason]:
@@ -180,10 +173,7 @@ VARIABLES = frozenset({*POSTGRES, *REDIS, *SECRETS, *(f"{secret}_FILE" for secre
 
 
 def check(settings: object, variables: Variables) -> None:
-    """Check every value, and refuse the first unusable one by the name of its variable.
-
-    Raises: Invalid.
-    """
+    """Raises: Invalid (with the name of the first variable whose value is unusable)."""
     for name, variable in variables.items():
         reason = variable.check(getattr(settings, variable.attribute))
         if reason is not None:
@@ -200,10 +190,9 @@ def texts_in(environ: Mapping[str, str]) -> dict[str, str]:
     """
     given = {name: environ[name] for name in VARIABLES if environ.get(name)}
     for secret in SECRETS:
-        file = given.pop(f"{secret}_FILE", None)
-        if file is not None and secret in given:
-            raise Invalid(f"{secret}_FILE", f"is set and {secret} is too: set one of them")
-        if file is not None:
+        if (file := given.pop(f"{secret}_FILE", None)) is not None:
+            if secret in given:
+                raise Invalid(f"{secret}_FILE", f"is set and {secret} is too: set one of them")
             given[secret] = _content(f"{secret}_FILE", Path(file))
     return given
 
@@ -238,19 +227,11 @@ _URL = re.compile(
 )
 _STRAY_PERCENT = re.compile("%(?![0-9a-f]{2})", re.IGNORECASE)
 
-_PARAMETERS = {
-    "sslmode": "DB_SSLMODE",
-    "sslrootcert": "DB_SSLROOTCERT",
-    "sslcert": "DB_SSLCERT",
-    "sslkey": "DB_SSLKEY",
-}
+_PARAMETERS = {name.removeprefix("DB_").lower(): name for name in POSTGRES if name.startswith("DB_SSL")}
 
 
 def from_database_url(url: str) -> dict[str, str]:
-    """The DB_* variables that are equal to the URL.
-
-    Raises: Invalid (the URL cannot be split into its parts).
-    """
+    """The DB_* variables that are equal to the URL. Raises: Invalid (it cannot be split into its parts)."""
     parts = _parts("DATABASE_URL", url, ("postgresql://", "postgres://"))
     names = {"host": "DB_HOST", "ipv6": "DB_HOST", "port": "DB_PORT", "database": "DB_NAME"}
     found = _decoded(parts, names | {"user": "DB_USER", "password": "DB_PASSWORD"})
@@ -258,10 +239,7 @@ def from_database_url(url: str) -> dict[str, str]:
 
 
 def from_redis_url(url: str) -> dict[str, str]:
-    """The REDIS_* variables that are equal to the URL.
-
-    Raises: Invalid (the URL cannot be split into its parts).
-    """
+    """The REDIS_* variables that are equal to the URL. Raises: Invalid (it cannot be split into its parts)."""
     parts = _parts("REDIS_URL", url, ("redis://", "rediss://"))
     if "query" in parts:
         raise Invalid("REDIS_URL", "has parameters after a ?, hubbub knows none: use the REDIS_ variables")
