@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import pty
+import select
 import signal
 import struct
 import subprocess
@@ -293,8 +294,11 @@ def terminal(settings: Settings) -> Iterator[tuple[subprocess.Popen[bytes], int]
 
 
 def read_until(person: int, wanted: bytes) -> bytes:
+    """All output up to there. If none comes for a minute, the error shows how far it got."""
     seen = b""
     while wanted not in seen:
+        ready, _, _ = select.select([person], [], [], SECONDS)
+        assert ready, f"after {seen[-500:]!r} nothing came"
         seen += os.read(person, 10_000)
     return seen
 
