@@ -26,6 +26,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import partial
+from itertools import chain
 from math import inf
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -81,9 +82,6 @@ class PendingCall(msgspec.Struct, Generic[Item], eq=False, gc=False):
     """Kept by a `KeyedQueue`."""
 
 
-DEADLINE_OF: Final = attrgetter("deadline")
-
-
 class PlainQueue(deque[PendingCall[Item]]):
     """Requests in the order in which they came, for statements between which order does not matter, as lookups."""
 
@@ -107,16 +105,10 @@ class PlainQueue(deque[PendingCall[Item]]):
     def occupy(self, key: Hashable) -> None:
         """Nothing: a key holds no other request back."""
 
-    def free(self, key: Hashable) -> None:
-        """Nothing, as `occupy`."""
+    free = occupy
 
     def end(self, batch: Sequence[PendingCall[Item]], put_back: Sequence[PendingCall[Item]]) -> None:
-        for call in reversed(put_back):
-            self.put_back(call)
-
-    def put_back(self, call: PendingCall[Item]) -> None:
-        if not call.answer.done():
-            self.appendleft(call)
+        self.extendleft(call for call in reversed(put_back) if not call.answer.done())
 
     def withdraw(self, call: PendingCall[Item]) -> None:
         """Nothing: `take` skips a request that has been answered or cancelled."""
@@ -137,7 +129,6 @@ class KeyedQueue(Generic[Item]):
         self._length = 0
 
     def __len__(self) -> int:
-        """Requests that wait and are not in flight."""
         return self._length
 
     def __iter__(self) -> Iterator[PendingCall[Item]]:
@@ -154,7 +145,7 @@ class KeyedQueue(Generic[Item]):
         self._length += 1
 
     def occupy(self, key: Hashable) -> None:
-        """A request for the key is in flight that did not wait here."""
+        """Hold back the requests for the key, until `free`: one that did not wait here is in flight."""
         self._busy.add(key)
 
     def take(self, most: int) -> list[PendingCall[Item]]:
@@ -213,7 +204,6 @@ class KeyedQueue(Generic[Item]):
         self._length += 1
 
     def free(self, key: Hashable) -> None:
-        """The requests in flight for the key have ended."""
         self._busy.remove(key)
         self._locked.discard(key)
         if key in self._queues:
@@ -283,17 +273,14 @@ class Slots:
                 waiter.set_result(None)
 
 
-class _Flight:
+class _Flight(msgspec.Struct, eq=False):
     """A statement in flight: the direct one of a caller, or the present one of a worker."""
 
-    __slots__ = ("batch", "began", "is_late", "task")
-
-    def __init__(self, began: float) -> None:
-        self.batch: Sequence[PendingCall[Any]] = ()
-        self.began = began
-        """In the time of the event loop; `inf` between the statements of a worker."""
-        self.is_late = False
-        self.task: asyncio.Task[None] | None = None
+    began: float
+    """In the time of the event loop; `inf` between the statements of a worker."""
+    batch: Sequence[PendingCall[Any]] = ()
+    is_late: bool = False
+    task: asyncio.Task[None] | None = None
 
 
 class Batcher(Generic[Item, Result]):
@@ -372,7 +359,10 @@ class Batcher(Generic[Item, Result]):
             return await self._call_directly(item, key, id, now, deadline)
         slots = self._slots
         if slots is not None and not slots.take():
-            await self._wait_for_slot(slots, deadline)
+            try:
+                await slots.wait(deadline)
+            except TimeoutError as error:
+                raise too_many_waiting(self._name, self._deadline_seconds) from error
         call = PendingCall(item, loop.create_future(), deadline, key, id)
         try:
             self._queue.add(call)
@@ -400,12 +390,6 @@ class Batcher(Generic[Item, Result]):
             async with asyncio.timeout(self._deadline_seconds):
                 await self._idle.wait()
 
-    async def _wait_for_slot(self, slots: Slots, deadline: float) -> None:
-        try:
-            await slots.wait(deadline)
-        except TimeoutError as error:
-            raise too_many_waiting(self._name, self._deadline_seconds) from error
-
     async def _call_directly(self, item: Item, key: Hashable, id: Hashable, now: float, deadline: float) -> Result:
         """In the task of the caller: another task would cost a tenth of a millisecond where it was measured."""
         flight = _Flight(now)
@@ -416,7 +400,11 @@ class Batcher(Generic[Item, Result]):
             result = await self._run_one(item, deadline)
         except asyncio.CancelledError:
             if self._writes:
-                self._complete_cancelled(item, key, id, deadline)
+                # The statement may have been committed, and `committed` was not called. It is run again, ahead of
+                # all other requests that wait for the key, and is then committed, now or as it was before.
+                answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+                answer.cancel()
+                self._queue.end((), [PendingCall(item, answer, deadline, key, id)])
             raise
         finally:
             self._in_flight.remove(flight)
@@ -431,16 +419,8 @@ class Batcher(Generic[Item, Result]):
             self._report([result], self._committed)
         return result
 
-    def _complete_cancelled(self, item: Item, key: Hashable, id: Hashable, deadline: float) -> None:
-        """The statement may have been committed when it was cancelled, and `committed` was not called. Run again,
-        it is committed, now or as it was before, ahead of all other requests that wait for the key."""
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        answer.cancel()
-        self._queue.put_back(PendingCall(item, answer, deadline, key, id))
-
     @property
     def _wanted(self) -> int:
-        """How many statements may be in flight now."""
         return min((self._workers if len(self._queue) >= self._load else 1) + self._late, MOST_WORKERS)
 
     def _open_worker(self) -> None:
@@ -485,12 +465,13 @@ class Batcher(Generic[Item, Result]):
     async def _run(self, batch: list[PendingCall[Item]]) -> Sequence[PendingCall[Item]]:
         """Run the batch and answer its callers. Returns the requests to be put back."""
         try:
-            outcomes = await self._outcomes([call.item for call in batch], max(map(DEADLINE_OF, batch)))
+            outcomes = await self._outcomes([call.item for call in batch], max(map(attrgetter("deadline"), batch)))
             return await self._answer_all(batch, outcomes)
         except asyncio.CancelledError:  # when all tasks of the loop are cancelled: no caller can do that
             for call in batch:
-                reason = "the statement was cancelled"
-                _refuse(call, Unavailable("hub", reason, outcome_unknown=self._writes))
+                if not call.answer.done():
+                    reason = "the statement was cancelled"
+                    call.answer.set_exception(Unavailable("hub", reason, outcome_unknown=self._writes))
             raise
 
     async def _outcomes(self, items: list[Item], deadline: float) -> Sequence[Outcome[Result]]:
@@ -528,8 +509,7 @@ class Batcher(Generic[Item, Result]):
         queueing the request."""
         if self._writes:
             deadline += GRACE_SECONDS
-        if deadline < self._deadline_timer.at:
-            self._deadline_timer.request(deadline, now)
+        self._deadline_timer.request(deadline, now)
         if self._late_timer.at == inf:
             self._watch_late(now)
 
@@ -549,21 +529,16 @@ class Batcher(Generic[Item, Result]):
     def _expire(self, now: float) -> None:
         limit = now - GRACE_SECONDS if self._writes else now
         earliest = inf
-        for is_waiting, calls in (
-            (True, list(self._queue)),
-            (False, [call for flight in self._in_flight for call in flight.batch]),
-        ):
-            for call in calls:
-                if call.answer.done():
-                    continue
-                if call.deadline > limit:
-                    earliest = min(earliest, call.deadline)
-                    continue
-                if is_waiting:
-                    self._queue.withdraw(call)
-                reason = f"no answer within {self._deadline_seconds:g} s"
-                outcome_unknown = self._writes and not is_waiting
-                _refuse(call, Unavailable("postgresql", reason, outcome_unknown=outcome_unknown))
+        for call in [*self._queue, *chain.from_iterable(flight.batch for flight in self._in_flight)]:
+            if call.answer.done():
+                continue
+            if call.deadline > limit:
+                earliest = min(earliest, call.deadline)
+                continue
+            reason = f"no answer within {self._deadline_seconds:g} s"
+            outcome_unknown = self._writes and call.is_in_flight
+            call.answer.set_exception(Unavailable("postgresql", reason, outcome_unknown=outcome_unknown))
+            self._queue.withdraw(call)
         if earliest < inf:
             self._watch(earliest, now)
 
@@ -571,7 +546,6 @@ class Batcher(Generic[Item, Result]):
 def _answer_each(
     batch: Sequence[PendingCall[Item]], outcomes: Sequence[Outcome[Any]]
 ) -> Sequence[PendingCall[Item]]:
-    """Returns the requests to be put back, which are not answered."""
     put_back: list[PendingCall[Item]] = []
     for call, outcome in zip(batch, outcomes, strict=True):
         if outcome is PUT_BACK:
@@ -582,11 +556,6 @@ def _answer_each(
             else:
                 call.answer.set_result(outcome)
     return put_back
-
-
-def _refuse(call: PendingCall[Item], error: Exception) -> None:
-    if not call.answer.done():
-        call.answer.set_exception(error)
 
 
 def closed() -> Unavailable:
