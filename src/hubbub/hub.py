@@ -24,7 +24,7 @@ from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, Ro
 from hubbub.services.accounts import Accounts
 from hubbub.services.cache import Cache
 from hubbub.services.feed import Feed, Follower
-from hubbub.services.health import DEADLINE_SECONDS, Health, HealthProbe
+from hubbub.services.health import DEADLINE_SECONDS, Health, probe
 from hubbub.services.presence import Presence
 from hubbub.services.rate_limits import RateLimits
 from hubbub.services.realtime import RealtimeService
@@ -34,7 +34,6 @@ from hubbub.settings import Settings
 
 if TYPE_CHECKING:
     from hubbub.history import History
-
 
 GRACE_SECONDS: Final = 0.1
 """A call of several steps is cancelled this long after their common deadline. A step that has the same deadline
@@ -127,49 +126,39 @@ class Hub(Repositories):
         self.settings = settings
         self._instrumentation = instrumentation
         self._commits = Commits()
-        self._pool = Pool(settings.postgres, instrumentation)
-        self._writer = MessageWriter(
-            self._pool, self._commits, deadline_seconds=settings.postgres.deadline_seconds
-        )
-        super().__init__(self._pool, self._commits, self._writer)
-        self._connection = Connection(settings.redis, instrumentation=instrumentation)
-        self._subscriptions = Subscriptions(settings.redis, instrumentation=instrumentation)
+        pool = self._pool = Pool(settings.postgres, instrumentation)
+        self._writer = MessageWriter(pool, self._commits, deadline_seconds=settings.postgres.deadline_seconds)
+        super().__init__(pool, self._commits, self._writer)
+        connection = self._connection = Connection(settings.redis, instrumentation=instrumentation)
+        subscriptions = self._subscriptions = Subscriptions(settings.redis, instrumentation=instrumentation)
         self._passwords = passwords or Passwords()
         self._stack = AsyncExitStack()
-        self._stack.push_async_callback(self._pool.close)  # it connects when it is used, started or not
+        self._stack.push_async_callback(pool.close)  # it connects when it is used, started or not
         self._closing: asyncio.Task[None] | None = None
 
+        idle_seconds = options.session_idle_timeout_seconds
         self.sessions = SessionService(
-            self._connection,
-            life_seconds=options.session_life_seconds,
-            idle_timeout_seconds=options.session_idle_timeout_seconds,
+            connection, life_seconds=options.session_life_seconds, idle_timeout_seconds=idle_seconds
         )
-        self.realtime = RealtimeService(self._connection, self._subscriptions, instrumentation)
+        self.realtime = RealtimeService(connection, subscriptions, instrumentation)
         self.typing = TypingIndicators(
-            self._connection,
-            self._subscriptions,
-            self.room_users.is_member,
-            ttl_seconds=options.typing_seconds,
+            connection, subscriptions, self.room_users.is_member, ttl_seconds=options.typing_seconds
         )
         self.presence = Presence(
-            self._connection,
-            self._subscriptions,
+            connection,
+            subscriptions,
             self.users.set_online_many,
             on_disconnect=self.typing.stop_everywhere_soon,
             heartbeat_seconds=options.presence_heartbeat_seconds,
             grace_seconds=options.presence_grace_seconds,
         )
         self.cache = Cache(
-            self._connection,
-            users=self.users,
-            rooms=self.rooms,
-            messages=self.messages,
-            room_users=self.room_users,
+            connection, users=self.users, rooms=self.rooms, messages=self.messages, room_users=self.room_users
         )
         self._feed = Feed(
-            self._pool,
-            self._connection,
-            self._subscriptions,
+            pool,
+            connection,
+            subscriptions,
             heartbeat_seconds=options.follow_heartbeat_seconds,
             at_most_behind=options.follow_at_most_behind,
             on_rewind=lambda room_id: self._commits(RoomRewound(room_id)),
@@ -177,8 +166,7 @@ class Hub(Repositories):
         )
         for part in (self.cache, self._feed, self.typing):
             part.register(self._commits)
-        self._health = HealthProbe(self._pool, self._connection, self._subscriptions)
-        self.limits = RateLimits(self._connection)
+        self.limits = RateLimits(connection)
         take = partial(self.limits.take, fail_open=True)
         self._accounts = Accounts(
             self.users,
@@ -240,10 +228,9 @@ class Hub(Repositories):
         """Repositories whose changes are committed together at the end of the block, or rolled back if it raises.
 
         The transaction holds a connection for as long as the block runs, so keep it short, and await only its own
-        calls. Nothing is committed if the block has caught the error of a statement. `outcome_unknown` is set if
-        the answer to the COMMIT was lost.
+        calls. Nothing is committed if the block has caught the error of a statement.
 
-        Raises: Unavailable (also in these two cases).
+        Raises: Unavailable (also in this case, and with `outcome_unknown` if the answer to the COMMIT was lost).
         """
         async with self._pool.transaction() as executor:
             yield Transaction(executor, self._on_commit)
@@ -281,13 +268,9 @@ class Hub(Repositories):
 
         Raises: Invalid (such as the cursor of another room), NotAMember (of a room in `rooms`, on entering).
         """
+        after = {} if after is None else after
         return self._feed.follow(
-            user_id,
-            after={} if after is None else after,
-            rooms=rooms,
-            buffer=buffer,
-            typing=typing,
-            presence=presence,
+            user_id, after=after, rooms=rooms, buffer=buffer, typing=typing, presence=presence
         )
 
     @cached_property
@@ -300,12 +283,11 @@ class Hub(Repositories):
     async def health(self, *, deadline_seconds: float = DEADLINE_SECONDS) -> Health:
         """The state of the hub and its servers, for a readiness probe.
 
-        `ready` is about PostgreSQL, `degraded` about Redis.
-
         It uses the same connections as all other calls, so a pool without a free connection in time is not ready.
         It ends by its own deadline and does not raise `Unavailable`.
         """
-        return await self._health.health(inputs.positive("deadline_seconds", deadline_seconds))
+        seconds = inputs.positive("deadline_seconds", deadline_seconds)
+        return await probe(self._pool, self._connection, self._subscriptions, seconds)
 
     async def register(self, email: str, username: str, password: str) -> User:
         """Create an account with a password of 1 to 72 bytes. Arguments are checked before the password is hashed.
@@ -393,7 +375,11 @@ def find_settings() -> Settings:
 
     Raises: Unavailable (there are neither), Invalid (for a variable).
     """
-    settings = Settings.from_env() or _embedded_settings()
+    if (settings := Settings.from_env()) is not None:
+        return settings
+    from hubbub import embedded  # noqa: PLC0415 - 40 ms, for programs without settings only
+
+    settings = embedded.find(Path.cwd() / embedded.FOLDER)
     if settings is None:
         reason = (
             "no servers to connect to: run `hubbub up` in this folder to start some, "
@@ -401,9 +387,3 @@ def find_settings() -> Settings:
         )
         raise Unavailable("hub", reason, retryable=False)
     return settings
-
-
-def _embedded_settings() -> Settings | None:
-    from hubbub import embedded  # noqa: PLC0415 - 40 ms, for programs without settings only
-
-    return embedded.find(Path.cwd() / embedded.FOLDER)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 from unicodedata import normalize
+from uuid import UUID
 
 from hubbub import inputs
 from hubbub.errors import Invalid, NotFound, RateLimited, Unavailable
-from hubbub.models import Credentials
+from hubbub.models import Credentials, User, Verdict
+from hubbub.passwords import Passwords
+from hubbub.repositories import Users
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from uuid import UUID
-
-    from hubbub.models import User, Verdict
-    from hubbub.passwords import Passwords
-    from hubbub.repositories import Users
-
-Limit: TypeAlias = "Callable[[str], Awaitable[Verdict]]"
+Limit: TypeAlias = Callable[[str], Awaitable[Verdict]]
 """Called with the login or address of an attempt. Returns whether it is allowed."""
 
 CHECKS: Final = 2
@@ -28,9 +24,6 @@ CHECKS: Final = 2
 
 READS_SECONDS: Final = 1.0
 """The time before the deadline of a login that is left for the reads after the renewal of a hash."""
-
-DOT_ABOVE: Final = "\N{COMBINING DOT ABOVE}"
-DOTLESS_I: Final = "\N{LATIN SMALL LETTER DOTLESS I}"
 
 
 class Accounts:
@@ -60,9 +53,8 @@ class Accounts:
         has the seconds to wait, and is raised whether or not the login exists. A hash that is cheaper than those
         of today is renewed, if `deadline`, in the time of the event loop, leaves time for it.
 
-        A password that is changed during the check is wrong. A session that the caller creates from the result is
-        not covered: a change just before it ends only the sessions of that time. After changing a password that
-        was stolen, end all sessions once more when the logins in progress are over.
+        After changing a password that was stolen, end all sessions once more when the logins in progress are over.
+        The change does not end the sessions that callers create from the results of these.
         """
         name = canonical_login(login)
         # The address comes first because attempts that it refuses must not use up those of the owner of the login.
@@ -88,10 +80,7 @@ class Accounts:
         return None
 
     async def change_password(self, user_id: UUID, password: str) -> None:
-        """Set the password of the account.
-
-        Raises: NotFound.
-        """
+        """Set the password of the account. Raises: NotFound."""
         await self._users.change_password_hash(user_id, await self._passwords.hash(password))
 
     async def _renewed(self, credentials: Credentials, password: str, deadline: float | None) -> Credentials:
@@ -129,7 +118,8 @@ def canonical_login(login: str) -> str | None:
         name = inputs.email(login) if isinstance(login, str) and "@" in login else inputs.username(login)
     except Invalid:
         return None
-    return normalize("NFD", name).casefold().replace(DOT_ABOVE, "").replace(DOTLESS_I, "i") or name
+    folded = normalize("NFD", name).casefold().replace("\N{COMBINING DOT ABOVE}", "")
+    return folded.replace("\N{LATIN SMALL LETTER DOTLESS I}", "i") or name
 
 
 def _network(address: str) -> str:

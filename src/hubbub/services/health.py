@@ -41,42 +41,27 @@ class Health(msgspec.Struct, frozen=True):
     pool: PoolUse
 
 
-class HealthProbe:
-    """Asks both servers at the same time, over the connections that all callers share."""
+async def probe(pool: Pool, connection: Connection, subscriptions: Subscriptions, seconds: float) -> Health:
+    """Ask both servers at the same time, by the deadline, over the connections of all callers. Does not raise."""
 
-    def __init__(self, pool: Pool, connection: Connection, subscriptions: Subscriptions) -> None:
-        self._pool = pool
-        self._connection = connection
-        self._subscriptions = subscriptions
+    async def ask_postgres() -> None:
+        await pool.fetch_one(_PING, deadline=asyncio.get_running_loop().time() + seconds)
 
-    async def health(self, deadline_seconds: float = DEADLINE_SECONDS) -> Health:
-        """Returns by the deadline, and does not raise."""
-        postgres, redis = await asyncio.gather(
-            _asked(self._ask_postgres, deadline_seconds), _asked(self._ask_redis, deadline_seconds)
-        )
-        return Health(
-            ready=postgres.ok,
-            degraded=postgres.ok and not redis.ok,
-            postgres=postgres,
-            redis=redis,
-            pool=self._pool.use,
-        )
+    async def ask_redis() -> None:
+        await connection.execute("PING", deadline_seconds=seconds)
+        if subscriptions.trouble is not None:
+            raise subscriptions.trouble.for_another()
 
-    async def _ask_postgres(self, seconds: float) -> None:
-        await self._pool.fetch_one(_PING, deadline=asyncio.get_running_loop().time() + seconds)
-
-    async def _ask_redis(self, seconds: float) -> None:
-        await self._connection.execute("PING", deadline_seconds=seconds)
-        trouble = self._subscriptions.trouble
-        if trouble is not None:
-            raise trouble.for_another()
+    postgres, redis = await asyncio.gather(_result(ask_postgres, seconds), _result(ask_redis, seconds))
+    degraded = postgres.ok and not redis.ok
+    return Health(postgres.ok, degraded, postgres, redis, pool.use)
 
 
-async def _asked(ask: Callable[[float], Awaitable[None]], seconds: float) -> ServerHealth:
+async def _result(ask: Callable[[], Awaitable[None]], seconds: float) -> ServerHealth:
     since = perf_counter()
     reason = None
     try:
-        await ask(seconds)
+        await ask()
     except Unavailable as error:
         late = perf_counter() - since >= seconds
         reason = f"no answer within {seconds:g} s" if late else error.reason

@@ -9,7 +9,7 @@ from typing import Final
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
 from hubbub.models import Verdict
-from hubbub.redis import Connection, Reply, Script
+from hubbub.redis import Connection, Script
 from hubbub.redis.replies import as_int, as_list
 
 LARGEST_CAPACITY: Final = 1_000_000_000
@@ -22,11 +22,6 @@ FAIL_OPEN_SECONDS: Final = 0.5
 """How long a caller with `fail_open` waits for Redis: a user hardly notices it in front of a request."""
 
 _NAME = re.compile("[a-z0-9_.-]{1,50}")
-
-
-def _milliseconds(reply: Reply) -> tuple[int, int, int]:
-    allowed, remaining, retry_after = (as_int(item) for item in as_list(reply))
-    return allowed, remaining, retry_after
 
 
 # The bucket is stored as the time at which it will be full. The tokens missing now are the time until then, times
@@ -47,7 +42,7 @@ full_at = now + (capacity - left) / per_ms
 redis.call('SET', bucket, string.format('%.3f', full_at), 'PX', math.ceil(full_at - now) + 1)
 return {1, math.floor(left + 1e-6), 0}
 """,
-    reply=_milliseconds,
+    reply=as_list,
 )
 
 
@@ -83,7 +78,7 @@ class RateLimits:
         inputs.flag("fail_open", fail_open)
         bucket = f"limit:{name}:{sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
         try:
-            allowed, remaining, retry_after = await _TAKE(
+            reply = await _TAKE(
                 self._connection,
                 keys=(bucket,),
                 args=(capacity, refill_per_second, cost),
@@ -93,7 +88,8 @@ class RateLimits:
             if not fail_open:
                 raise
             return Verdict(allowed=True, remaining=0, retry_after_seconds=0, degraded=True)
-        return Verdict(allowed == 1, remaining, retry_after / 1000)
+        allowed, remaining, retry_after_ms = map(as_int, reply)
+        return Verdict(allowed == 1, remaining, retry_after_ms / 1000)
 
 
 def _check(name: str, key: str, capacity: int, refill_per_second: float, cost: int) -> None:
@@ -101,13 +97,7 @@ def _check(name: str, key: str, capacity: int, refill_per_second: float, cost: i
         raise Invalid("name", "must be 1 to 50 of a-z, 0-9, dot, dash and underscore")
     if not isinstance(key, str):
         raise Invalid("key", "must be text")
-    if not _is_whole(capacity) or not 1 <= capacity <= LARGEST_CAPACITY:
-        raise Invalid("capacity", f"must be a whole number from 1 to {LARGEST_CAPACITY}")
+    inputs.limit(capacity, longest=LARGEST_CAPACITY, field="capacity")
     if capacity / inputs.positive("refill_per_second", refill_per_second) > LONGEST_FILL_SECONDS:
         raise Invalid("refill_per_second", "must fill the bucket within a year")
-    if not _is_whole(cost) or not 1 <= cost <= capacity:
-        raise Invalid("cost", "must be a whole number from 1 to the capacity")
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    inputs.limit(cost, longest=capacity, field="cost")

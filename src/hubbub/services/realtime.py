@@ -30,10 +30,7 @@ class RealtimeService:
     """
 
     def __init__(
-        self,
-        connection: Connection,
-        subscriptions: Subscriptions,
-        instrumentation: Instrumentation = SILENT,
+        self, connection: Connection, subscriptions: Subscriptions, instrumentation: Instrumentation = SILENT
     ) -> None:
         self._instrumentation = instrumentation
         self._connection = connection
@@ -62,12 +59,9 @@ class RealtimeService:
         `hub.typing` stores it: it publishes only changes, checks the membership and ends typing that expires.
         Raises: Invalid, Unavailable.
         """
-        change = TypingChanged(
-            inputs.uuid("room_id", room_id),
-            inputs.uuid("user_id", user_id),
-            inputs.flag("is_typing", is_typing),
-        )
-        await self._publish(typing_channel(change.room_id), change.to_json())
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        change = TypingChanged(room_id, user_id, inputs.flag("is_typing", is_typing))
+        await self._publish(typing_channel(room_id), change.to_json())
 
     async def publish_user_presence(self, user_id: UUID, is_online: bool) -> None:
         """Publish on `presence` whether the user is online, without storing it.
@@ -78,11 +72,7 @@ class RealtimeService:
         await self._publish(PRESENCE_CHANNEL, change.to_json())
 
     async def subscribe_to_channel(
-        self,
-        channel: str,
-        callback: Callable[[str], None],
-        *,
-        on_gap: Callable[[Gap], None] | None = None,
+        self, channel: str, callback: Callable[[str], None], *, on_gap: Callable[[Gap], None] | None = None
     ) -> CallbackSubscription:
         """Call `callback` with every message from now on. Redis has confirmed when this returns.
 
@@ -108,9 +98,8 @@ class RealtimeService:
         At most `buffer` messages (1 to 100,000) and 8 MiB wait to be read. Raises: Invalid (as `publish`),
         Unavailable (Redis did not confirm in time).
         """
-        name = _channel(channel)
-        size = inputs.limit(buffer, longest=100_000, field="buffer")
-        return Messages(await self._subscriptions.subscribe(name, buffer=size))
+        channel, buffer = _channel(channel), inputs.limit(buffer, longest=100_000, field="buffer")
+        return Messages(await self._subscriptions.subscribe(channel, buffer=buffer))
 
 
 class Messages:
