@@ -1,4 +1,4 @@
-"""SQL that several nouns share: the columns of a model, a row by its id, an entry of a room's log."""
+"""What repositories share: reports of changes, the columns of a model, a row by its id, an entry of a log."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ from uuid import UUID
 
 import msgspec
 
+from hubbub.commits import Change, OnCommit, ignore
 from hubbub.errors import NotFound
 from hubbub.events import Logged, Payload
-from hubbub.postgres import Lookup, Statement
+from hubbub.postgres import Executor, Lookup, Statement
+
+
+class Repository:
+    """Runs statements on an executor, and reports each change after its COMMIT."""
+
+    def __init__(self, executor: Executor, on_commit: OnCommit = ignore) -> None:
+        self._executor = executor
+        self._on_commit = on_commit
+
+    def _changed(self, change: Change) -> None:
+        self._executor.after_commit(lambda: self._on_commit(change))
 
 
 class HasId(Protocol):

@@ -10,15 +10,7 @@ from uuid import UUID
 import msgspec
 
 from hubbub.errors import Invalid
-from hubbub.history.lines import (
-    PAYLOAD_FIELDS,
-    ChangeLine,
-    EventLine,
-    JoinLine,
-    LeaveLine,
-    MemberLine,
-    RoleLine,
-)
+from hubbub.history.lines import PAYLOAD_FIELDS, ChangeLine, EventLine, JoinLine, LeaveLine, MemberLine, RoleLine
 from hubbub.history.rooms import LockedRoom, MemberSnapshot
 from hubbub.models import Role
 from hubbub.postgres import Copy, OpenTransaction, Row, Statement

@@ -10,12 +10,12 @@ from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
 from hubbub import inputs
-from hubbub.commits import Change, MembershipEnded, OnCommit, RoomTouched, UserChanged, ignore
+from hubbub.commits import MembershipEnded, RoomTouched, UserChanged
 from hubbub.errors import NotFound, Unavailable
 from hubbub.events import MemberLeft
 from hubbub.models import Credentials, User
-from hubbub.postgres import Executor, LockNotAvailable, Statement
-from hubbub.sql import by_id, by_their_ids, columns, existing, next_entry
+from hubbub.postgres import LockNotAvailable, Statement
+from hubbub.sql import Repository, by_id, by_their_ids, columns, existing, next_entry
 
 USER = columns(User)
 
@@ -23,19 +23,16 @@ ATTEMPTS: Final = 5
 """Bounds how often the deletion of an account is tried again because the user joins a room meanwhile."""
 
 
+def _hash(field: str, value: str) -> str:
+    return inputs.text(field, value, longest=inputs.PASSWORD_HASH_LENGTH)
+
+
 class _JoinedMeanwhile(Exception):
     """There is a membership again, whose end has to be in the log."""
 
 
-class Users:
+class Users(Repository):
     """Accounts. Email and username are unique without regard to case, and found in any case."""
-
-    def __init__(self, executor: Executor, on_commit: OnCommit = ignore) -> None:
-        self._executor = executor
-        self._on_commit = on_commit
-
-    def _changed(self, change: Change) -> None:
-        self._executor.after_commit(lambda: self._on_commit(change))
 
     _CREATE = Statement(
         "users.create",
@@ -65,7 +62,7 @@ class Users:
             uuid7() if id is None else inputs.uuid("id", id),
             inputs.email(email),
             inputs.username(username),
-            inputs.text("password_hash", password_hash, longest=inputs.PASSWORD_HASH_LENGTH),
+            _hash("password_hash", password_hash),
             inputs.url("avatar_url", avatar_url),
         )
         return user
@@ -99,15 +96,12 @@ class Users:
         """The user with this username in any case, or None."""
         return await self._executor.fetch_one(self._FIND_BY_USERNAME, inputs.username(username))
 
+    _CREDENTIALS = "SELECT id AS user_id, password_hash FROM users"
     _CREDENTIALS_BY_EMAIL = Statement(
-        "users.credentials_by_email",
-        Credentials,
-        "SELECT id AS user_id, password_hash FROM users WHERE lower(email) = lower($1)",
+        "users.credentials_by_email", Credentials, f"{_CREDENTIALS} WHERE lower(email) = lower($1)"
     )
     _CREDENTIALS_BY_USERNAME = Statement(
-        "users.credentials_by_username",
-        Credentials,
-        "SELECT id AS user_id, password_hash FROM users WHERE lower(username) = lower($1)",
+        "users.credentials_by_username", Credentials, f"{_CREDENTIALS} WHERE lower(username) = lower($1)"
     )
 
     async def find_credentials(self, login: str) -> Credentials | None:
@@ -168,13 +162,8 @@ class Users:
 
     async def change_password_hash(self, user_id: UUID, password_hash: str) -> None:
         """Replace the hash. It leaves the sessions of the user to the caller. Raises: NotFound."""
-        longest = inputs.PASSWORD_HASH_LENGTH
-        changed = await self._executor.execute(
-            self._CHANGE_PASSWORD_HASH,
-            inputs.uuid("user_id", user_id),
-            inputs.text("password_hash", password_hash, longest=longest),
-        )
-        if not changed:
+        user_id, password_hash = inputs.uuid("user_id", user_id), _hash("password_hash", password_hash)
+        if not await self._executor.execute(self._CHANGE_PASSWORD_HASH, user_id, password_hash):
             raise NotFound("user", user_id)
 
     _RENEW_PASSWORD_HASH = Statement(
@@ -188,8 +177,8 @@ class Users:
         await self._executor.execute(
             self._RENEW_PASSWORD_HASH,
             inputs.uuid("user_id", user_id),
-            inputs.text("password_hash", password_hash, longest=inputs.PASSWORD_HASH_LENGTH),
-            inputs.text("instead_of", instead_of, longest=inputs.PASSWORD_HASH_LENGTH),
+            _hash("password_hash", password_hash),
+            _hash("instead_of", instead_of),
         )
 
     _UPDATE_ONLINE_STATUS = Statement(
@@ -230,8 +219,7 @@ class Users:
     )
 
     async def set_online_many(self, changes: Mapping[UUID, bool]) -> None:
-        """Store which users came online and went offline, and when, in one statement. Unknown users are
-        skipped."""
+        """Store which users came online and went offline, in one statement. Unknown users are skipped."""
         changes = inputs.mapping("changes", changes)
         users = [inputs.uuid("changes", user_id) for user_id in changes]
         flags = [inputs.flag("changes", is_online) for is_online in changes.values()]
@@ -259,11 +247,7 @@ class Users:
             FOR NO KEY UPDATE
         ), {
             next_entry(
-                MemberLeft,
-                "locked",
-                room_id="id",
-                change="created_by = NULLIF(created_by, $1)",
-                user_id="$1",
+                MemberLeft, "locked", room_id="id", change="created_by = NULLIF(created_by, $1)", user_id="$1"
             )
         }
         SELECT id
@@ -305,14 +289,11 @@ class Users:
         """The rooms that the user has left by it. None, with nothing done, if the user joined one meanwhile."""
         try:
             async with self._executor.transaction(deadline=deadline) as part:
-                return await self._delete_in(part, user_id)
+                rooms = await part.fetch_all(self._LEAVE, user_id)
+                if await part.fetch_one(self._LOCK, user_id) is None:
+                    raise NotFound("user", user_id)
+                if not await part.execute(self._DELETE, user_id):
+                    raise _JoinedMeanwhile
         except (_JoinedMeanwhile, LockNotAvailable):
             return None
-
-    async def _delete_in(self, part: Executor, user_id: UUID) -> list[UUID]:
-        rooms = await part.fetch_all(self._LEAVE, user_id)
-        if await part.fetch_one(self._LOCK, user_id) is None:
-            raise NotFound("user", user_id)
-        if not await part.execute(self._DELETE, user_id):
-            raise _JoinedMeanwhile
         return rooms

@@ -4,12 +4,4 @@ from hubbub.repositories.messages.log import Entry, Head, Logs, LogSlice, entry_
 from hubbub.repositories.messages.messages import Messages
 from hubbub.repositories.messages.writer import MessageWriter
 
-__all__ = [
-    "Entry",
-    "Head",
-    "LogSlice",
-    "Logs",
-    "MessageWriter",
-    "Messages",
-    "entry_of",
-]
+__all__ = ["Entry", "Head", "LogSlice", "Logs", "MessageWriter", "Messages", "entry_of"]

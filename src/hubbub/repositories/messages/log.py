@@ -81,11 +81,7 @@ def _entry(*row: Any) -> tuple[int, Position, LogEvent | None]:  # noqa: ANN401 
 
 
 def _event(
-    kind: str,
-    common: tuple[UUID, int, str, datetime],
-    user_id: UUID,
-    payload: str,
-    columns: list[Any],
+    kind: str, common: tuple[UUID, int, str, datetime], user_id: UUID, payload: str, columns: list[Any]
 ) -> LogEvent | None:
     """The event, or None for a kind that only a newer version knows."""
     if kind not in events.KINDS:

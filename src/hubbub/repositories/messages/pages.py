@@ -84,11 +84,7 @@ class Pages:
     # One statement for every direction: messages before the pivot and from it on. One more row per side than asked
     # for tells whether there is more on that side. After the newest message there is nothing to look for, which
     # PostgreSQL sees before it descends the index.
-    _PAGE = Statement(
-        "messages.page",
-        Message,
-        f"({_OLDER} LIMIT $3) UNION ALL ({_NEWER} LIMIT $4) LIMIT $3 + $4",
-    )
+    _PAGE = Statement("messages.page", Message, f"({_OLDER} LIMIT $3) UNION ALL ({_NEWER} LIMIT $4) LIMIT $3 + $4")
 
     async def read(self, span: Span, deadline: float) -> MessagePage:
         """The page. Raises: NotFound (no such room)."""
