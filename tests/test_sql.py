@@ -36,9 +36,9 @@ def test_rows_by_id_have_a_statement_for_one_and_one_for_many() -> None:
 
 
 def test_missing_row_is_not_found() -> None:
-    assert existing("row", "user", 1) == "row"
+    assert existing("row", NotFound, "user", 1) == "row"
     with pytest.raises(NotFound) as caught:
-        existing(None, "user", 1)
+        existing(None, NotFound, "user", 1)
     assert (caught.value.kind, caught.value.key) == ("user", 1)
 
 

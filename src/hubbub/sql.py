@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from hubbub.commits import Change, OnCommit, ignore
-from hubbub.errors import NotFound
 from hubbub.events import Logged, Payload
 from hubbub.postgres import Executor, Lookup, Statement
 
@@ -62,16 +61,32 @@ def by_id(model: type[M], table: str, selected: str) -> Lookup[M]:
     )
 
 
-def existing(row: T | None, kind: str, key: object) -> T:
-    """The row. Raises: NotFound."""
+def existing(row: T | None, error: Callable[..., Exception], *key: object) -> T:
+    """The row. Raises: the error of this key."""
     if row is None:
-        raise NotFound(kind, key)
+        raise error(*key)
     return row
 
 
 def by_their_ids(rows: Iterable[M]) -> dict[UUID, M]:
     """The rows by their ids."""
     return {row.id: row for row in rows}
+
+
+def unread(member: str, user_id: str, cap: str) -> str:
+    """A subquery that counts the messages after the watermark of a member, as far as the cap."""
+    return f"""(
+            SELECT count(*) AS count
+            FROM (
+                SELECT 1
+                FROM messages
+                WHERE messages.room_id = {member}.room_id
+                    AND messages.seq > {member}.last_read_seq
+                    AND messages.user_id IS DISTINCT FROM {user_id}
+                    AND messages.deleted_at IS NULL
+                LIMIT {cap}
+            ) AS capped
+        )"""
 
 
 def entry(

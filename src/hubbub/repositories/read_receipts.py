@@ -9,7 +9,8 @@ from hubbub import inputs
 from hubbub.cursors import Cursor
 from hubbub.errors import NotAMember, NotFound
 from hubbub.models import Page, ReadReceipt
-from hubbub.postgres import Executor, Statement
+from hubbub.postgres import Statement
+from hubbub.sql import Repository, existing, unread
 
 RECEIPTS_UP_TO_MEMBERS: Final = 50
 """A room of up to this many members stores a row per message and reader, unless it is set otherwise. In larger
@@ -20,11 +21,16 @@ MOST_RECEIPTS_PER_CALL: Final = 1_000
 deadline, so that the member could never mark the room as read."""
 
 
-class ReadReceipts:
+class ReadReceipts(Repository):
     """Reading state. A member since before a message has read it when `last_read_seq` is at least its seq."""
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
+    _LOCKED_MEMBER = """member AS MATERIALIZED (
+            SELECT room_id, user_id, last_read_seq
+            FROM room_users
+            WHERE room_id = $1
+                AND user_id = $2
+            FOR NO KEY UPDATE
+        )"""
 
     # One statement, however much is unread. The membership is locked first, so that the watermark only moves
     # forward when two devices report at the same time. last_read_message_id follows it.
@@ -32,13 +38,7 @@ class ReadReceipts:
         "read_receipts.mark_read",
         int,
         f"""
-        WITH member AS MATERIALIZED (
-            SELECT room_id, user_id, last_read_seq
-            FROM room_users
-            WHERE room_id = $1
-                AND user_id = $2
-            FOR NO KEY UPDATE
-        ), target AS MATERIALIZED (
+        WITH {_LOCKED_MEMBER}, target AS MATERIALIZED (
             SELECT
                 member.room_id,
                 member.user_id,
@@ -111,14 +111,8 @@ class ReadReceipts:
     _MARK_UNREAD = Statement(
         "read_receipts.mark_unread",
         int,
-        """
-        WITH member AS MATERIALIZED (
-            SELECT room_id, user_id, last_read_seq
-            FROM room_users
-            WHERE room_id = $1
-                AND user_id = $2
-            FOR NO KEY UPDATE
-        ), moved AS (
+        f"""
+        WITH {_LOCKED_MEMBER}, moved AS (
             UPDATE room_users
             SET last_read_seq = $3 - 1,
                 last_read_message_id = (
@@ -149,23 +143,19 @@ class ReadReceipts:
     )
 
     async def mark_unread(self, room_id: UUID, user_id: UUID, *, from_seq: int) -> int:
-        """Mark all from the seq `from_seq` (1 or higher) on as unread, and delete its receipts. Returns the
-        watermark.
+        """Mark all from the seq `from_seq` (1 or higher) on as unread, and delete its receipts.
 
-        Only this call moves the watermark back.
+        Returns the watermark. Only this call moves it back.
 
         Raises: NotAMember.
         """
-        return await self._watermark(
-            self._MARK_UNREAD, room_id, user_id, inputs.seq("from_seq", from_seq, least=1)
-        )
+        from_seq = inputs.seq("from_seq", from_seq, least=1)
+        return await self._watermark(self._MARK_UNREAD, room_id, user_id, from_seq)
 
     async def _watermark(self, statement: Statement[int], room_id: UUID, user_id: UUID, seq: int) -> int:
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         watermark = await self._executor.fetch_one(statement, room_id, user_id, seq)
-        if watermark is None:
-            raise NotAMember(room_id, user_id)
-        return watermark
+        return existing(watermark, NotAMember, room_id, user_id)
 
     _WHO_READ_CURSOR = Cursor("readers", tuple[UUID])
     _WHO_READ = Statement(
@@ -218,21 +208,10 @@ class ReadReceipts:
     _UNREAD_COUNTS = Statement(
         "read_receipts.unread_counts",
         lambda room_id, unread: (room_id, unread),
-        """
-        SELECT room_users.room_id, counted.unread
+        f"""
+        SELECT room_users.room_id, unread.count AS unread
         FROM room_users
-        CROSS JOIN LATERAL (
-            SELECT count(*) AS unread
-            FROM (
-                SELECT 1
-                FROM messages
-                WHERE messages.room_id = room_users.room_id
-                    AND messages.seq > room_users.last_read_seq
-                    AND messages.user_id IS DISTINCT FROM $1
-                    AND messages.deleted_at IS NULL
-                LIMIT $2
-            ) AS capped
-        ) AS counted
+        CROSS JOIN LATERAL {unread("room_users", "$1", "$2")} AS unread
         WHERE room_users.user_id = $1
         """,
     )
@@ -249,21 +228,10 @@ class ReadReceipts:
     _UNREAD_COUNT = Statement(
         "read_receipts.unread_count",
         int,
-        """
-        SELECT counted.unread
+        f"""
+        SELECT unread.count AS unread
         FROM room_users
-        CROSS JOIN LATERAL (
-            SELECT count(*) AS unread
-            FROM (
-                SELECT 1
-                FROM messages
-                WHERE messages.room_id = $1
-                    AND messages.seq > room_users.last_read_seq
-                    AND messages.user_id IS DISTINCT FROM $2
-                    AND messages.deleted_at IS NULL
-                LIMIT $3
-            ) AS capped
-        ) AS counted
+        CROSS JOIN LATERAL {unread("room_users", "$2", "$3")} AS unread
         WHERE room_users.room_id = $1
             AND room_users.user_id = $2
         """,
@@ -273,7 +241,5 @@ class ReadReceipts:
         """How many messages of the room are unread, counted as in `unread_counts`. Raises: NotAMember."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         cap = inputs.limit(cap, longest=1_000, field="cap")
-        unread = await self._executor.fetch_one(self._UNREAD_COUNT, room_id, user_id, cap)
-        if unread is None:
-            raise NotAMember(room_id, user_id)
-        return unread
+        count = await self._executor.fetch_one(self._UNREAD_COUNT, room_id, user_id, cap)
+        return existing(count, NotAMember, room_id, user_id)

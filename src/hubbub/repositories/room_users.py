@@ -6,26 +6,19 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.commits import Change, MembershipEnded, MembersJoined, OnCommit, RoomTouched, ignore
+from hubbub.commits import MembershipEnded, MembersJoined, RoomTouched
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Invalid, NotAMember, NotFound
 from hubbub.events import MemberJoined, MemberLeft, RoleChanged
 from hubbub.models import Page, Role, RoomUser
-from hubbub.postgres import Executor, Lookup, Statement
-from hubbub.sql import columns, entry, next_entry
+from hubbub.postgres import Lookup, Statement
+from hubbub.sql import Repository, columns, entry, existing, next_entry
 
 MEMBER = columns(RoomUser)
 
 
-class RoomUsers:
+class RoomUsers(Repository):
     """Members of rooms. Joining, leaving and a change of role are entries of the room's log, each with a seq."""
-
-    def __init__(self, executor: Executor, on_commit: OnCommit = ignore) -> None:
-        self._executor = executor
-        self._on_commit = on_commit
-
-    def _changed(self, change: Change) -> None:
-        self._executor.after_commit(lambda: self._on_commit(change))
 
     # Users who are members already are left out, and take no seq. New members start with nothing unread.
     _ADD = Statement(
@@ -221,16 +214,12 @@ class RoomUsers:
         """The membership. Raises: NotAMember (also when there is no such room)."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         member = await self._executor.look_up(self._GET, room_id, user_id)
-        if member is None:
-            raise NotAMember(room_id, user_id)
-        return member
+        return existing(member, NotAMember, room_id, user_id)
 
     async def _get(self, room_id: UUID, user_id: UUID, deadline: float) -> RoomUser:
         """The membership, as the second statement of a call. Raises: NotAMember."""
         member = await self._executor.fetch_one(self._GET, room_id, user_id, deadline=deadline)
-        if member is None:
-            raise NotAMember(room_id, user_id)
-        return member
+        return existing(member, NotAMember, room_id, user_id)
 
     async def is_member(self, room_id: UUID, user_id: UUID) -> bool:
         """Whether the user is in the room now."""

@@ -12,13 +12,13 @@ from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
 from hubbub import inputs
-from hubbub.commits import Change, MembersJoined, OnCommit, RoomTouched, ignore
+from hubbub.commits import MembersJoined, RoomTouched
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Invalid, NotFound
 from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
-from hubbub.postgres import Executor, Statement
-from hubbub.sql import by_id, by_their_ids, columns, entry, existing
+from hubbub.postgres import Statement
+from hubbub.sql import Repository, by_id, by_their_ids, columns, entry, existing, unread
 
 ROOM = columns(Room, computed={"is_direct": "direct_key IS NOT NULL"})
 
@@ -43,29 +43,37 @@ def direct_key(first: UUID, second: UUID) -> bytes:
     return sha256(b"".join(sorted((first.bytes, second.bytes)))).digest()
 
 
-class Rooms:
+class Rooms(Repository):
     """Rooms. Creating, joining and renaming one are entries of its log, each with a seq."""
 
-    def __init__(self, executor: Executor, on_commit: OnCommit = ignore) -> None:
-        self._executor = executor
-        self._on_commit = on_commit
-
-    def _changed(self, change: Change) -> None:
-        self._executor.after_commit(lambda: self._on_commit(change))
-
+    # The joining of each member, in their order, is an entry of the log.
     _CREATE = Statement(
         "rooms.create",
         Room,
         f"""
         WITH room AS (
-            INSERT INTO rooms (id, name, description, is_private, created_by, last_seq, keeps_receipts)
-            VALUES ($1, $2, $3, $4, $5, 1, $6)
+            INSERT INTO rooms (
+                id, name, description, is_private, created_by, keeps_receipts, direct_key, last_seq
+            )
+            VALUES ($1, $2, $3, $4, $5, $6, $7, cardinality($8::uuid[]))
             RETURNING {ROOM}
-        ), admin AS (
+        ), member AS (
+            SELECT user_id, seq
+            FROM unnest($8::uuid[]) WITH ORDINALITY AS member (user_id, seq)
+        ), members AS (
             INSERT INTO room_users (room_id, user_id, role, last_read_seq, joined_seq)
-            SELECT id, created_by, 'admin', last_seq, last_seq
-            FROM room
-        ), entry AS ({entry(MemberJoined, "room", user_id="created_by", payload={"role": "'admin'"})})
+            SELECT room.id, member.user_id, $9, room.last_seq, member.seq
+            FROM room, member
+        ), entries AS ({
+            entry(
+                MemberJoined,
+                "room, member",
+                room_id="room.id",
+                seq="member.seq",
+                user_id="member.user_id",
+                payload={"role": "$9::text"},
+            )
+        })
         SELECT {columns(Room)}
         FROM room
         """,
@@ -98,6 +106,9 @@ class Rooms:
             inputs.flag("is_private", is_private),
             created_by,
             _keeps_receipts(keeps_receipts),
+            None,
+            [created_by],
+            Role.ADMIN,
         )
         self._changed(MembersJoined(room.id, (created_by,)))
         return room
@@ -108,7 +119,7 @@ class Rooms:
     async def get(self, room_id: UUID) -> Room:
         """The room. Raises: NotFound."""
         room = await self._executor.look_up(self._GET, inputs.uuid("room_id", room_id))
-        return existing(room, "room", room_id)
+        return existing(room, NotFound, "room", room_id)
 
     async def get_many(self, room_ids: Iterable[UUID]) -> dict[UUID, Room]:
         """The rooms that exist, by id, in one query."""
@@ -165,7 +176,7 @@ class Rooms:
             keeps_receipts is not UNSET,
             None if keeps_receipts is UNSET else _keeps_receipts(keeps_receipts),
         )
-        room = existing(changed, "room", room_id)
+        room = existing(changed, NotFound, "room", room_id)
         self._changed(RoomTouched(room.id))
         return room
 
@@ -180,35 +191,7 @@ class Rooms:
             raise NotFound("room", room_id)
 
     _FIND_DIRECT = Statement("rooms.find_direct", Room, f"SELECT {ROOM} FROM rooms WHERE direct_key = $1")
-    _CREATE_DIRECT = Statement(
-        "rooms.create_direct",
-        Room,
-        f"""
-        WITH room AS (
-            INSERT INTO rooms (id, name, is_private, created_by, direct_key, last_seq)
-            VALUES ($1, $2, true, $3, $5, 2)
-            RETURNING {ROOM}
-        ), pair AS (
-            SELECT user_id, seq
-            FROM unnest(ARRAY[$3, $4]::uuid[]) WITH ORDINALITY AS two (user_id, seq)
-        ), members AS (
-            INSERT INTO room_users (room_id, user_id, last_read_seq, joined_seq)
-            SELECT room.id, pair.user_id, room.last_seq, pair.seq
-            FROM room, pair
-        ), entries AS ({
-            entry(
-                MemberJoined,
-                "room, pair",
-                room_id="room.id",
-                seq="pair.seq",
-                user_id="pair.user_id",
-                payload={"role": "'member'"},
-            )
-        })
-        SELECT {columns(Room)}
-        FROM room
-        """,
-    )
+    _CREATE_DIRECT = Statement("rooms.create_direct", Room, _CREATE.sql)
 
     async def direct(self, user_id: UUID, partner_id: UUID) -> Room:
         """The one direct room of two users, in either order. It is created if there is none, also under a race.
@@ -223,7 +206,17 @@ class Rooms:
         if not found:
             try:
                 found = await self._executor.attempt(
-                    self._CREATE_DIRECT, uuid7(), DIRECT_NAME, first, second, key, deadline=deadline
+                    self._CREATE_DIRECT,
+                    uuid7(),
+                    DIRECT_NAME,
+                    None,
+                    True,
+                    first,
+                    None,
+                    key,
+                    [first, second],
+                    Role.MEMBER,
+                    deadline=deadline,
                 )
                 self._changed(MembersJoined(found[0].id, (first, second)))
             except Conflict:  # the partner was faster
@@ -301,18 +294,7 @@ class Rooms:
                 AND rooms.direct_key IS NOT NULL
             LIMIT 1
         ) AS partner ON true
-        CROSS JOIN LATERAL (
-            SELECT count(*) AS count
-            FROM (
-                SELECT 1
-                FROM messages AS unread
-                WHERE unread.room_id = page.room_id
-                    AND unread.seq > page.last_read_seq
-                    AND unread.user_id IS DISTINCT FROM $1
-                    AND unread.deleted_at IS NULL
-                LIMIT $5
-            ) AS capped
-        ) AS unread
+        CROSS JOIN LATERAL {unread("page", "$1", "$5")} AS unread
         ORDER BY page.active_at DESC, page.room_id DESC
         """,
     )

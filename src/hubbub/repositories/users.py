@@ -14,7 +14,7 @@ from hubbub.commits import MembershipEnded, RoomTouched, UserChanged
 from hubbub.errors import NotFound, Unavailable
 from hubbub.events import MemberLeft
 from hubbub.models import Credentials, User
-from hubbub.postgres import LockNotAvailable, Statement
+from hubbub.postgres import Executor, LockNotAvailable, Statement
 from hubbub.sql import Repository, by_id, by_their_ids, columns, existing, next_entry
 
 USER = columns(User)
@@ -73,7 +73,7 @@ class Users(Repository):
     async def get(self, user_id: UUID) -> User:
         """The user. Raises: NotFound."""
         user = await self._executor.look_up(self._GET, inputs.uuid("user_id", user_id))
-        return existing(user, "user", user_id)
+        return existing(user, NotFound, "user", user_id)
 
     async def get_many(self, user_ids: Iterable[UUID]) -> dict[UUID, User]:
         """The users that exist, by id, in one query."""
@@ -149,7 +149,7 @@ class Users(Repository):
             avatar_url is not UNSET,
             None if avatar_url is UNSET else inputs.url("avatar_url", avatar_url),
         )
-        user = existing(changed, "user", user_id)
+        user = existing(changed, NotFound, "user", user_id)
         self._changed(UserChanged(user.id))
         return user
 
@@ -289,11 +289,13 @@ class Users(Repository):
         """The rooms that the user has left by it. None, with nothing done, if the user joined one meanwhile."""
         try:
             async with self._executor.transaction(deadline=deadline) as part:
-                rooms = await part.fetch_all(self._LEAVE, user_id)
-                if await part.fetch_one(self._LOCK, user_id) is None:
-                    raise NotFound("user", user_id)
-                if not await part.execute(self._DELETE, user_id):
-                    raise _JoinedMeanwhile
+                return await self._delete_in(part, user_id)
         except (_JoinedMeanwhile, LockNotAvailable):
             return None
+
+    async def _delete_in(self, part: Executor, user_id: UUID) -> list[UUID]:
+        rooms = await part.fetch_all(self._LEAVE, user_id)
+        existing(await part.fetch_one(self._LOCK, user_id), NotFound, "user", user_id)
+        if not await part.execute(self._DELETE, user_id):
+            raise _JoinedMeanwhile
         return rooms

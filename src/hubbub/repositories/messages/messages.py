@@ -11,7 +11,7 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.commits import Change, MessagesSent, OnCommit, RoomRewound, RoomTouched, ignore
 from hubbub.cursors import Cursor
-from hubbub.errors import Invalid, NotAMember, Unavailable
+from hubbub.errors import Invalid, NotAMember, NotFound, Unavailable
 from hubbub.events import LogEvent, LogPage, MessageDeleted, MessageEdited, Resync
 from hubbub.models import Message, MessagePage, MessageType, NewMessage, Page
 from hubbub.positions import START, Position
@@ -104,7 +104,7 @@ class Messages:
     async def get(self, message_id: UUID) -> Message:
         """The message, or the tombstone that is left of it. Raises: NotFound."""
         message = await self._executor.look_up(self._GET, inputs.uuid("message_id", message_id))
-        return existing(message, "message", message_id)
+        return existing(message, NotFound, "message", message_id)
 
     async def get_many(self, message_ids: Iterable[UUID]) -> dict[UUID, Message]:
         """The messages that exist, by id, in one query."""
@@ -220,7 +220,7 @@ class Messages:
             permission = await self._executor.fetch_one(self._PERMISSION, message_id, by, deadline=deadline)
         except Unavailable as failure:
             raise failure.with_unknown_outcome() from failure
-        message, is_member, may_change = existing(permission, "message", message_id)
+        message, is_member, may_change = existing(permission, NotFound, "message", message_id)
         if not is_member:
             raise NotAMember(message.room_id, by)
         if not may_change:
@@ -286,7 +286,7 @@ class Messages:
         if around is not None:
             if isinstance(around, UUID):
                 message = await self._executor.fetch_one(self._GET, around, deadline=deadline)
-                around = existing(message, "message", around)
+                around = existing(message, NotFound, "message", around)
             return Span(room_id, seq_of("around", room_id, around), limit // 2, limit - limit // 2)
         return Span(room_id, seq_of("before", room_id, NEWEST if before is None else before), limit, 0)
 
