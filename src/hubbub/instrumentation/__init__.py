@@ -82,20 +82,20 @@ SILENT: Final = Instrumentation()
 """Measures nothing."""
 
 
-class WatchedPools:
-    """The pools of the hubs that are open, for adapters whose figures are read at any time, from any thread."""
+class PoolInstrumentation(Instrumentation):
+    """Keeps the pools of the open hubs, for adapters whose figures are read at any time, from any thread."""
 
     def __init__(self) -> None:
         self._pools: list[Callable[[], PoolUse]] = []
 
-    def add(self, pool: Callable[[], PoolUse]) -> None:
+    def watch(self, pool: Callable[[], PoolUse]) -> None:
         self._pools.append(pool)
 
-    def remove(self, pool: Callable[[], PoolUse]) -> None:
+    def unwatch(self, pool: Callable[[], PoolUse]) -> None:
         self._pools.remove(pool)
 
-    def use(self) -> PoolUse:
-        """The use of all of them, added up."""
+    def pool_use(self) -> PoolUse:
+        """The use of all pools, added up."""
         uses = [pool() for pool in tuple(self._pools)]  # a copy: a thread reads while hubs come and go
         return PoolUse(
             limit=sum(use.limit for use in uses),

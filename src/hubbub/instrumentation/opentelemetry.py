@@ -8,18 +8,18 @@ providers they go nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from time import time_ns
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 from opentelemetry.trace import SpanKind, StatusCode, TracerProvider, get_current_span, get_tracer
 
-from hubbub.instrumentation import Instrumentation, Line, Outcome, PoolUse, WatchedPools
+from hubbub.instrumentation import Line, Outcome, PoolInstrumentation
 from hubbub.models import ResyncReason
 
 
-class OpenTelemetryInstrumentation(Instrumentation):
+class OpenTelemetryInstrumentation(PoolInstrumentation):
     """Reports to a meter and a tracer named `hubbub` of these providers, by default those set for the process.
 
     Any number of hubs of a process may share it. The pools of the open ones are added up.
@@ -32,42 +32,27 @@ class OpenTelemetryInstrumentation(Instrumentation):
     def __init__(
         self, provider: MeterProvider | None = None, *, tracer_provider: TracerProvider | None = None
     ) -> None:
+        super().__init__()
         self._tracer = get_tracer("hubbub", version("hubbub"), tracer_provider)
         meter = get_meter("hubbub", version("hubbub"), provider)
-        self._pools = WatchedPools()
-        self._statements = meter.create_histogram(
+        histogram, counter, gauge = meter.create_histogram, meter.create_counter, meter.create_observable_gauge
+        self._statements = histogram(
             "hubbub.statement.duration", "s", "How long a statement took on its connection."
         )
-        self._waits = meter.create_histogram("hubbub.pool.wait", "s", "How long a caller waited for a connection.")
-        self._opened = meter.create_counter(
-            "hubbub.connections.opened", "{connection}", "Connections opened, by kind."
-        )
-        self._announcements = meter.create_counter(
+        self._waits = histogram("hubbub.pool.wait", "s", "How long a caller waited for a connection.")
+        self._opened = counter("hubbub.connections.opened", "{connection}", "Connections opened, by kind.")
+        self._announcements = counter(
             "hubbub.announcements", "{announcement}", "Announcements to Redis, by result."
         )
-        self._delivered = meter.create_counter("hubbub.events.delivered", "{event}", "Events given to followers.")
-        self._behind = meter.create_counter(
+        self._delivered = counter("hubbub.events.delivered", "{event}", "Events given to followers.")
+        self._behind = counter(
             "hubbub.followers.fell_behind", "{time}", "Times that the buffer of a follower was full."
         )
-        self._resyncs = meter.create_counter("hubbub.resyncs", "{resync}", "Resyncs of followers, by reason.")
-        self._dropped = meter.create_counter(
-            "hubbub.messages.dropped", "{message}", "Messages that slow listeners lost."
-        )
-        meter.create_observable_gauge(
-            "hubbub.pool.connections", [self._connections], "{connection}", "Connections, by state."
-        )
-        meter.create_observable_gauge(
-            "hubbub.pool.limit", [self._limit], "{connection}", "Connections that may be open."
-        )
-        meter.create_observable_gauge(
-            "hubbub.pool.waiting", [self._waiting], "{caller}", "Callers that wait for a connection."
-        )
-
-    def watch(self, pool: Callable[[], PoolUse]) -> None:
-        self._pools.add(pool)
-
-    def unwatch(self, pool: Callable[[], PoolUse]) -> None:
-        self._pools.remove(pool)
+        self._resyncs = counter("hubbub.resyncs", "{resync}", "Resyncs of followers, by reason.")
+        self._dropped = counter("hubbub.messages.dropped", "{message}", "Messages that slow listeners lost.")
+        gauge("hubbub.pool.connections", [self._connections], "{connection}", "Connections, by state.")
+        gauge("hubbub.pool.limit", [self._limit], "{connection}", "Connections that may be open.")
+        gauge("hubbub.pool.waiting", [self._waiting], "{caller}", "Callers that wait for a connection.")
 
     def queried(self, statement: str, seconds: float, outcome: Outcome) -> None:
         self._statements.record(seconds, {"statement": statement, "outcome": outcome})
@@ -109,12 +94,12 @@ class OpenTelemetryInstrumentation(Instrumentation):
         span.end(end)
 
     def _connections(self, _: CallbackOptions) -> Iterator[Observation]:
-        use = self._pools.use()
+        use = self.pool_use()
         yield Observation(use.in_use, {"state": "in_use"})
         yield Observation(use.open - use.in_use, {"state": "idle"})
 
     def _limit(self, _: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(self._pools.use().limit)
+        yield Observation(self.pool_use().limit)
 
     def _waiting(self, _: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(self._pools.use().waiting)
+        yield Observation(self.pool_use().waiting)
