@@ -8,30 +8,18 @@ from uuid import uuid4
 import pytest
 
 from hubbub import Message, MessageType, Role, events
-from hubbub.log_checks import (
-    AcknowledgedMessage,
-    LogEntry,
-    Logs,
-    delivery_errors,
-    entries_for,
-    lost_messages,
-    repeated_messages,
-    seq_errors,
-)
+from hubbub.log_checks import LogEntry, delivery_errors, entries_for, seq_errors
 
-ROOM, OTHER_ROOM = uuid4(), uuid4()
+ROOM = uuid4()
 ADA, BOB = uuid4(), uuid4()
 ONE, TWO, THREE = uuid4(), uuid4(), uuid4()
 
 JOINED = LogEntry(1, "joined", member_id=ADA)
 LOG = [JOINED, LogEntry(2, "sent", ONE), LogEntry(3, "sent", TWO)]
-ANSWERS = [AcknowledgedMessage(ONE, ROOM, 2), AcknowledgedMessage(TWO, ROOM, 3)]
 
 
 def test_log_that_holds_yields_nothing() -> None:
     assert not list(seq_errors(LOG, 3))
-    assert not list(repeated_messages({ROOM: LOG}))
-    assert not list(lost_messages({ROOM: LOG}, [*ANSWERS, ANSWERS[0]]))
     assert not list(delivery_errors(LOG, LOG))
     assert not list(seq_errors([], 0))
 
@@ -51,43 +39,6 @@ def test_log_that_holds_yields_nothing() -> None:
 )
 def test_log_that_is_not_1_to_its_head_is_found(log: list[LogEntry], head: int) -> None:
     assert list(seq_errors(log, head))
-
-
-@pytest.mark.parametrize(
-    "logs",
-    [{ROOM: [*LOG, LogEntry(4, "sent", TWO)]}, {ROOM: LOG, OTHER_ROOM: [LogEntry(1, "sent", TWO)]}],
-    ids=["in one log", "in two logs"],
-)
-def test_message_stored_twice_is_found(logs: Logs) -> None:
-    assert list(repeated_messages(logs))
-
-
-def test_entries_about_one_message_are_no_repetition() -> None:
-    log = [*LOG, LogEntry(4, "edited", TWO), LogEntry(5, "edited", TWO)]
-    assert not list(repeated_messages({ROOM: log}))
-
-
-@pytest.mark.parametrize(
-    "log",
-    [
-        LOG[:2],
-        [JOINED, LOG[1], LogEntry(3, "sent", THREE)],
-        [JOINED, LOG[1], LogEntry(3, "edited", TWO)],
-        [JOINED, LogEntry(2, "sent", TWO), LogEntry(3, "sent", ONE)],
-    ],
-    ids=["gone", "under another id", "only an edit of it", "at other seqs"],
-)
-def test_acknowledged_message_that_is_not_at_its_seq_is_found(log: list[LogEntry]) -> None:
-    assert list(lost_messages({ROOM: log}, ANSWERS))
-
-
-def test_acknowledged_message_in_another_room_is_found() -> None:
-    logs = {ROOM: LOG[:2], OTHER_ROOM: [LogEntry(3, "sent", TWO)]}
-    assert list(lost_messages(logs, ANSWERS))
-
-
-def test_two_answers_that_name_two_seqs_are_found() -> None:
-    assert list(lost_messages({ROOM: LOG}, [*ANSWERS, AcknowledgedMessage(TWO, ROOM, 4)]))
 
 
 @pytest.mark.parametrize(

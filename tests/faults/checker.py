@@ -7,13 +7,14 @@ refused or overtaken are here.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
 from faults.history import Acknowledged, Began, Change, Delivered, Follows, GaveUp, Looked, Record, Resynced
 from hubbub import PostgresSettings, events, log_checks
-from hubbub.log_checks import AcknowledgedMessage, LogEntry
+from hubbub.log_checks import LogEntry
 from hubbub.positions import Position
 from hubbub.postgres import connect
 
@@ -29,6 +30,17 @@ LOGS = """
 """
 
 Histories = Sequence[Sequence[Record]]
+
+Logs = Mapping[UUID, Sequence[LogEntry]]
+"""The log of each room, in the order of its seqs."""
+
+
+class AcknowledgedMessage(NamedTuple):
+    """The answer to a send. Retries of one send have the same answer."""
+
+    message_id: UUID
+    room_id: UUID
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +136,36 @@ def _give_up(sent: SentMessage, call: Began) -> None:
         sent.possible.remove(call.content)
 
 
+def repeated_messages(logs: Logs) -> Iterator[str]:
+    """No message has two entries of the kind `sent`, in one log or in two."""
+    sent = Counter(entry.message_id for log in logs.values() for entry in log if entry.kind == KINDS["send"])
+    for message_id, count in sent.items():
+        if count > 1:
+            yield f"message {message_id} is in the logs {count} times"
+
+
+def lost_messages(logs: Logs, acknowledged: Iterable[AcknowledgedMessage]) -> Iterator[str]:
+    """Each acknowledged message is in the log of its room, at the seq that the answer named."""
+    stored = {
+        entry.message_id: (room_id, entry.seq)
+        for room_id, log in logs.items()
+        for entry in log
+        if entry.kind == KINDS["send"]
+    }
+    for message_id, room_id, seq in acknowledged:
+        if message_id not in stored:
+            yield f"message {message_id} was acknowledged and is lost"
+        elif stored[message_id] != (room_id, seq):
+            found_room, found_seq = stored[message_id]
+            answer = f"seq {seq} of room {room_id}"
+            yield f"message {message_id} was acknowledged as {answer}, and is seq {found_seq} of room {found_room}"
+
+
 def lost(histories: Histories, stored: Stored) -> Iterator[str]:
     """Acknowledged messages that are missing, have another seq, or have a content from before a later change."""
     sent = sent_in(histories)
     answers = [AcknowledgedMessage(id_, one.room_id, seq) for id_, one in sent.items() for seq in one.seqs]
-    yield from log_checks.lost_messages(stored.logs, answers)
+    yield from lost_messages(stored.logs, answers)
     edits = Counter(
         entry.message_id for log in stored.logs.values() for entry in log if entry.kind == KINDS["edit"]
     )
@@ -176,7 +213,7 @@ def holes(stored: Stored) -> Iterator[str]:
 
 def duplicates(stored: Stored) -> Iterator[str]:
     """Messages that are stored twice: by their id, or by their content, which no two sends share."""
-    yield from log_checks.repeated_messages(stored.logs)
+    yield from repeated_messages(stored.logs)
     for content, count in Counter(content for content in stored.contents.values() if content).items():
         if count > 1:
             yield f"{count} messages have the content {content[:40]!r}, which was sent once"

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from faults import checker
-from faults.checker import Stored
+from faults.checker import AcknowledgedMessage, Logs, Stored, lost_messages, repeated_messages
 from faults.history import (
     Acknowledged,
     Began,
@@ -35,6 +35,7 @@ ONE, TWO, THREE = uuid4(), uuid4(), uuid4()
 JOINED = LogEntry(1, "joined")
 LOG = [JOINED, LogEntry(2, "sent", ONE), LogEntry(3, "sent", TWO)]
 CONTENTS = {ONE: "one", TWO: "two"}
+ANSWERS = [AcknowledgedMessage(ONE, ROOM, 2), AcknowledgedMessage(TWO, ROOM, 3)]
 
 
 def stored(*log: LogEntry, head: int | None = None, contents: dict[UUID, str] | None = None) -> Stored:
@@ -278,3 +279,45 @@ def test_history_is_read_while_it_is_written(tmp_path: Path) -> None:
         history.write(SENDING[1])
         history.write(SENDING[2])
         assert tail.new() == SENDING[1:3]
+
+
+def test_logs_with_each_message_once_at_its_seq_yield_nothing() -> None:
+    assert not list(repeated_messages({ROOM: LOG}))
+    assert not list(lost_messages({ROOM: LOG}, [*ANSWERS, ANSWERS[0]]))
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [{ROOM: [*LOG, LogEntry(4, "sent", TWO)]}, {ROOM: LOG, OTHER_ROOM: [LogEntry(1, "sent", TWO)]}],
+    ids=["in one log", "in two logs"],
+)
+def test_message_stored_twice_is_found(logs: Logs) -> None:
+    assert list(repeated_messages(logs))
+
+
+def test_entries_about_one_message_are_no_repetition() -> None:
+    log = [*LOG, LogEntry(4, "edited", TWO), LogEntry(5, "edited", TWO)]
+    assert not list(repeated_messages({ROOM: log}))
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        LOG[:2],
+        [JOINED, LOG[1], LogEntry(3, "sent", THREE)],
+        [JOINED, LOG[1], LogEntry(3, "edited", TWO)],
+        [JOINED, LogEntry(2, "sent", TWO), LogEntry(3, "sent", ONE)],
+    ],
+    ids=["gone", "under another id", "only an edit of it", "at other seqs"],
+)
+def test_acknowledged_message_that_is_not_at_its_seq_is_found(log: list[LogEntry]) -> None:
+    assert list(lost_messages({ROOM: log}, ANSWERS))
+
+
+def test_acknowledged_message_in_another_room_is_found() -> None:
+    logs = {ROOM: LOG[:2], OTHER_ROOM: [LogEntry(3, "sent", TWO)]}
+    assert list(lost_messages(logs, ANSWERS))
+
+
+def test_two_answers_that_name_two_seqs_are_found() -> None:
+    assert list(lost_messages({ROOM: LOG}, [*ANSWERS, AcknowledgedMessage(TWO, ROOM, 4)]))
