@@ -26,8 +26,7 @@ class HubbubError(Exception):
 
 
 class NotFound(HubbubError):
-    """There is no such thing. `kind` names what was looked for, and `key` is the value that it was looked for
-    by."""
+    """There is no such thing. `kind` names the missing thing, and `key` is the value of the lookup."""
 
     def __init__(self, kind: str, key: object) -> None:
         super().__init__(f"there is no {kind} {key}")
@@ -111,9 +110,8 @@ class Unavailable(HubbubError):
 
         One exception that is raised in many places would collect the tracebacks of all of them.
         """
-        own = Unavailable(
-            self.service, self.reason, outcome_unknown=self.outcome_unknown, retryable=self.retryable
-        )
+        unknown, retryable = self.outcome_unknown, self.retryable
+        own = Unavailable(self.service, self.reason, outcome_unknown=unknown, retryable=retryable)
         own.__cause__ = self.__cause__
         return own
 

@@ -216,9 +216,8 @@ def json_object(field: str, value: object, *, longest_bytes: int) -> bytes:
     """
     encoded = _encoded(value, longest_bytes) if isinstance(value, Mapping) else None
     if encoded is None:
-        raise Invalid(
-            field, "must be a mapping of JSON: text, numbers, booleans, None, and lists and dicts of them"
-        )
+        kinds = "text, numbers, booleans, None, and lists and dicts of them"
+        raise Invalid(field, f"must be a mapping of JSON: {kinds}")
     if len(encoded) > longest_bytes:
         raise Invalid(field, f"must have at most {longest_bytes} bytes as JSON")
     _check_levels(field, value, JSON_LEVELS)
@@ -258,20 +257,17 @@ def metadata(value: object) -> str | None:
 
 
 def _check_fits_jsonb(value: object) -> None:
-    if isinstance(value, str):
-        if "\0" in value:
-            raise Invalid("metadata", "must not contain a NUL character")
-    elif isinstance(value, float):
-        if value and not 1e-30 <= abs(value) <= 1e15:
-            raise Invalid("metadata", "must not contain a float beyond 1e15, or closer to 0 than 1e-30")
-    elif isinstance(value, Mapping | list):
+    if isinstance(value, str) and "\0" in value:
+        raise Invalid("metadata", "must not contain a NUL character")
+    if isinstance(value, float) and value and not 1e-30 <= abs(value) <= 1e15:
+        raise Invalid("metadata", "must not contain a float beyond 1e15, or closer to 0 than 1e-30")
+    if isinstance(value, Mapping | list):
         for inner in (*value, *value.values()) if isinstance(value, Mapping) else value:
             _check_fits_jsonb(inner)
 
 
 def callback(field: str, function: F) -> F:
-    """A function that the event loop calls. An async function is refused, because its coroutine would not be
-    awaited."""
+    """A function that the event loop calls. An async one is refused: its coroutine would not be awaited."""
     if not callable(function) or iscoroutinefunction(function):
         raise Invalid(field, "must be a function that is not async")
     return function

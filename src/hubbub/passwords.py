@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from unicodedata import normalize
 
 from hubbub.errors import Invalid, Unavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -25,8 +23,7 @@ LEAST_COST: Final = 10
 USUAL_COST: Final = 12
 """About 250 ms per hash, which a login can bear."""
 MOST_COST: Final = 16
-"""About 4 s per hash. At a higher cost a hash takes longer than its caller waits, and its thread cannot be
-stopped."""
+"""About 4 s per hash. At a higher cost the caller would stop waiting, and the thread could not be stopped."""
 
 # At most four code points become one of NFC, so what is longer than this is too long in any form. Checked first: a
 # long run of accents is slow to normalise.
@@ -123,8 +120,7 @@ class Passwords:
             self._waiting -= 1
 
     def _begin(self, compute: Callable[[bytes, A], R], password: bytes, other: A) -> asyncio.Future[R]:
-        """Start a job in a free thread. The thread is free again when the job ends, even if its caller was
-        cancelled before: a job cannot be stopped."""
+        """Start a job in a free thread, which the job holds to its end, even if the caller is cancelled before."""
         if self._closed:
             self._free.release()
             raise Unavailable("hub", "the hub was closed", retryable=False)
