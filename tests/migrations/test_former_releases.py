@@ -16,7 +16,6 @@ import pytest
 
 from hubbub import Hub, PostgresSettings, Settings, migrations
 from hubbub.migrations import HEAD, REVISIONS
-from hubbub.migrations.revisions import VERSION_TABLE
 from hubbub.postgres import connect
 from migrations.catalog import schema
 from migrations.filled import fill
@@ -57,7 +56,7 @@ async def _rows(settings: PostgresSettings) -> Rows:
     keys += "JOIN pg_attribute ON attrelid = conrelid AND attnum = ANY (conkey) "
     keys += "WHERE contype = 'p' AND connamespace = 'public'::regnamespace GROUP BY 1"
     for table, key in await connection.fetch(keys):
-        if table == VERSION_TABLE:
+        if table == "hubbub_schema_version":
             continue
         rows = [json.loads(row) for (row,) in await connection.fetch(f"SELECT to_jsonb({table}) FROM {table}")]
         found[table] = {" ".join(str(row[column]) for column in sorted(key)): row for row in rows}

@@ -10,19 +10,9 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal
 
-from hubbub.migrations import scripts
+from hubbub.migrations import revisions, scripts
 from hubbub.migrations.grants import Limits, grant
-from hubbub.migrations.revisions import (
-    HEAD,
-    REVISIONS,
-    TABLES,
-    current_revision,
-    is_unknown,
-    ordinal,
-    to_apply,
-    to_undo,
-    verify,
-)
+from hubbub.migrations.revisions import HEAD, REVISIONS, TABLES, to_apply, to_undo, verify
 from hubbub.migrations.runner import Timeouts, migrate
 from hubbub.postgres import Pool
 from hubbub.settings import PostgresSettings
@@ -104,14 +94,13 @@ async def status(settings: PostgresSettings) -> Status:
     """Which revisions the database has and which it lacks. Changes nothing."""
     pool = Pool(settings)
     try:
-        current = await current_revision(pool)
+        current = await revisions.current_revision(pool)
     finally:
         await pool.close()
-    if is_unknown(current):
-        return Status(current=current, head=HEAD, applied=(), pending=(), unknown=True)
+    if revisions.is_unknown(current):
+        return Status(current, HEAD, applied=(), pending=(), unknown=True)
     pending = to_apply(current, "head")
-    applied = REVISIONS[: len(REVISIONS) - len(pending)]
-    return Status(current=current, head=HEAD, applied=applied, pending=pending, unknown=False)
+    return Status(current, HEAD, REVISIONS[: len(REVISIONS) - len(pending)], pending, unknown=False)
 
 
 def sql(direction: Literal["up", "down"] = "up", *, start: str | None = None, revision: str | None = None) -> str:
@@ -123,18 +112,15 @@ def sql(direction: Literal["up", "down"] = "up", *, start: str | None = None, re
     Raises: Invalid (an unknown revision).
     """
     if start is not None:
-        ordinal(start)
+        revisions.ordinal(start)
     if direction == "up":
         return scripts.script("up", to_apply(start, revision or "head"))
     return scripts.script("down", to_undo(start or HEAD, revision or "base"))
 
 
 def describe(revision: str) -> Revision:
-    """What a revision is for, and what undoing it deletes.
-
-    Raises: Invalid (an unknown revision).
-    """
-    ordinal(revision)
+    """What a revision is for, and what undoing it deletes. Raises: Invalid (an unknown revision)."""
+    revisions.ordinal(revision)
     return Revision(revision, scripts.title(revision), scripts.loss(revision))
 
 
@@ -150,9 +136,7 @@ def _patience(
 ) -> Timeouts:
     """The former `Patience`, with the former names of its fields."""
     return Timeouts(
-        lock_timeout_seconds=lock_timeout_seconds,
-        retry_seconds=locks_seconds,
-        migration_lock_seconds=turn_seconds,
+        lock_timeout_seconds=lock_timeout_seconds, retry_seconds=locks_seconds, migration_lock_seconds=turn_seconds
     )
 
 

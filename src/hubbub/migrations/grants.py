@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
-from hubbub.migrations.revisions import VERSION_TABLE, verify
+from hubbub.migrations.revisions import RIGHTS, verify
 from hubbub.migrations.runner import Timeouts, session, take_lock
 from hubbub.postgres import Executor, Statement
 from hubbub.settings import PostgresSettings
-
-RIGHTS: Final[Mapping[str, str]] = {
-    "users": "SELECT, INSERT, UPDATE, DELETE",
-    "rooms": "SELECT, INSERT, UPDATE, DELETE",
-    "messages": "SELECT, INSERT, UPDATE",
-    "room_users": "SELECT, INSERT, UPDATE, DELETE",
-    "message_read_receipts": "SELECT, INSERT, DELETE",
-    "room_events": "SELECT, INSERT",
-    "hubbub_imports": "SELECT, INSERT",
-    VERSION_TABLE: "SELECT",
-}
-"""The rights that hubbub's statements need, by table. Messages are deleted with their room, by a cascade."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +107,12 @@ async def grant(
 def grant_statements(target: GrantTarget, role: str, limits: Limits = USUAL_LIMITS) -> list[str]:
     """The statements for a role that exists."""
     name, within, schema = quoted(role), quoted(target.database), target.schema
+    settings = (
+        f"search_path = {schema}, pg_temp",  # temporary tables last, so that they hide no other
+        f"statement_timeout = {_milliseconds(limits.statement_seconds)}",
+        f"lock_timeout = {_milliseconds(limits.lock_seconds)}",
+        f"idle_in_transaction_session_timeout = {_milliseconds(limits.idle_in_transaction_seconds)}",
+    )
     return [
         # Former rights are revoked first, so that those of an older hubbub do not stay.
         *(f"REVOKE ALL ON TABLE {schema}.{table} FROM {name}" for table in RIGHTS),
@@ -132,22 +125,13 @@ def grant_statements(target: GrantTarget, role: str, limits: Limits = USUAL_LIMI
         # right cannot be revoked from one role only.
         f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC, {name}",
         f"REVOKE CREATE, TEMPORARY ON DATABASE {within} FROM PUBLIC, {name}",
-        *(f"ALTER ROLE {name} IN DATABASE {within} SET {setting}" for setting in _settings(schema, limits)),
+        *(f"ALTER ROLE {name} IN DATABASE {within} SET {setting}" for setting in settings),
     ]
 
 
 def quoted(name: str) -> str:
     """The name of a role or database as SQL. It may hold any character."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def _settings(schema: str, limits: Limits) -> Sequence[str]:
-    return (
-        f"search_path = {schema}, pg_temp",  # temporary tables last, so that they hide no other
-        f"statement_timeout = {_milliseconds(limits.statement_seconds)}",
-        f"lock_timeout = {_milliseconds(limits.lock_seconds)}",
-        f"idle_in_transaction_session_timeout = {_milliseconds(limits.idle_in_transaction_seconds)}",
-    )
 
 
 def _milliseconds(seconds: float) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 from hubbub.errors import Invalid, SchemaMismatch
 from hubbub.postgres import Executor, Statement
 
@@ -11,18 +14,19 @@ NEWEST = 12
 REVISIONS: tuple[str, ...] = tuple(f"{number:04}" for number in range(1, NEWEST + 1))
 HEAD = REVISIONS[-1]
 
-VERSION_TABLE = "hubbub_schema_version"
+RIGHTS: Final[Mapping[str, str]] = {
+    "users": "SELECT, INSERT, UPDATE, DELETE",
+    "rooms": "SELECT, INSERT, UPDATE, DELETE",
+    "messages": "SELECT, INSERT, UPDATE",
+    "room_users": "SELECT, INSERT, UPDATE, DELETE",
+    "message_read_receipts": "SELECT, INSERT, DELETE",
+    "room_events": "SELECT, INSERT",
+    "hubbub_imports": "SELECT, INSERT",
+    "hubbub_schema_version": "SELECT",
+}
+"""The rights that hubbub's statements need, by table. Messages are deleted with their room, by a cascade."""
 
-TABLES: tuple[str, ...] = (
-    "users",
-    "rooms",
-    "messages",
-    "room_users",
-    "message_read_receipts",
-    "room_events",
-    "hubbub_imports",
-    VERSION_TABLE,
-)
+TABLES: tuple[str, ...] = tuple(RIGHTS)
 
 VERSION_TABLE_EXISTS = Statement(
     "migrations.version_table_exists",
@@ -51,10 +55,7 @@ async def current_revision(executor: Executor) -> str | None:
 
 
 async def verify(executor: Executor) -> None:
-    """Check that the database is at the revision that this code was written for.
-
-    Raises: SchemaMismatch.
-    """
+    """Check that the database is at the revision that this code was written for. Raises: SchemaMismatch."""
     current = await current_revision(executor)
     if current != HEAD:
         raise mismatch(current)
@@ -86,12 +87,8 @@ def to_undo(current: str | None, target: str) -> tuple[str, ...]:
     Raises: Invalid (not an applied revision), SchemaMismatch (the database is newer than this code).
     """
     applied = _count_applied(current)
-    if target == "base":
-        end = 0
-    elif target == "-1":
-        end = max(applied - 1, 0)
-    else:
-        end = ordinal(target)
+    named = {"base": 0, "-1": max(applied - 1, 0)}
+    end = named[target] if target in named else ordinal(target)
     if end > applied:
         raise Invalid("revision", f"{target} is not applied: the database is at {current or 'none'}")
     return REVISIONS[end:applied][::-1]
@@ -103,10 +100,7 @@ def previous(revision: str) -> str:
 
 
 def ordinal(revision: str) -> int:
-    """The position of a revision in `REVISIONS`, counted from 1.
-
-    Raises: Invalid (an unknown revision).
-    """
+    """The position of a revision in `REVISIONS`, counted from 1. Raises: Invalid (an unknown revision)."""
     if revision not in REVISIONS:
         raise Invalid("revision", f"there is no such revision: they go from {REVISIONS[0]} to {HEAD}")
     return REVISIONS.index(revision) + 1

@@ -11,12 +11,12 @@ Each revision has a connection of its own that is terminated at its end: whateve
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hubbub.background import jittered
 from hubbub.errors import Conflict, HubbubError, Invalid, Unavailable
 from hubbub.migrations.revisions import current_revision
 from hubbub.migrations.scripts import BUILD_LOCK_TIMEOUT, USUAL_LOCK_TIMEOUT, Direction, Index, Refusal, steps
@@ -48,13 +48,11 @@ LONGEST_RETRY_PAUSE_SECONDS = 5.0
 # A server that does not confirm the end of a session in this time is left without its answer.
 CLOSE_SECONDS = 1.0
 
-LOCK_NOT_AVAILABLE = "55P03"
-DEADLOCK_DETECTED = "40P01"
 UNIQUE_VIOLATION = "23505"
+LOCKS_REFUSED = {"55P03", "40P01"}  # lock_not_available, deadlock_detected
 # "tuple concurrently updated": seen when the server still builds an index for a run that was killed, and finishes
 # in the instant in which the next run drops it.
 INTERNAL_ERROR = "XX000"
-LOCKS_REFUSED = {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}
 
 Session = Callable[[], AbstractAsyncContextManager[Executor]]
 
@@ -129,22 +127,20 @@ async def take_lock(session: Session, within_seconds: float) -> None:
 async def _run(settings: PostgresSettings, direction: Direction, revision: str, timeouts: Timeouts) -> None:
     """Apply or undo one revision, again where a transaction of the application holds a lock that it needs."""
     loop = asyncio.get_running_loop()
+    server_settings = {
+        "lock_timeout": str(max(round(timeouts.lock_timeout_seconds * 1000), 1)),  # 0 would mean no limit
+        "statement_timeout": "0",  # an index of a large table takes as long as it takes
+        "idle_in_transaction_session_timeout": "0",
+    }
     deadline = None
     pause = 0.1
     while True:
-        connection = await connect(
-            settings,
-            server_settings={
-                "lock_timeout": str(max(round(timeouts.lock_timeout_seconds * 1000), 1)),  # 0 would mean no limit
-                "statement_timeout": "0",  # an index of a large table takes as long as it takes
-                "idle_in_transaction_session_timeout": "0",
-            },
-        )
+        connection = await connect(settings, server_settings=server_settings)
         try:
             return await _run_once(connection, direction, revision)
         except FAILURES as error:
             deadline = deadline or loop.time() + timeouts.retry_seconds
-            if not _is_worth_a_retry(error) or loop.time() + pause > deadline:
+            if _sqlstate(error) not in {*LOCKS_REFUSED, INTERNAL_ERROR} or loop.time() + pause > deadline:
                 raise _error_for(error, revision, timeouts, lost=connection.is_closed()) from error
         finally:
             connection.terminate()
@@ -160,16 +156,12 @@ async def _run_once(connection: Connection, direction: Direction, revision: str)
         else:
             tag = await connection.execute(step.sql)
             if step.sets_revision and not tag.endswith(" 1"):
-                raise Unavailable(
-                    "postgresql", f"revision {revision}: the version table was changed by another session"
-                )
+                reason = f"revision {revision}: the version table was changed by another session"
+                raise Unavailable("postgresql", reason)
 
 
 async def _refuse_rows(connection: Connection, refusal: Refusal, query: str) -> None:
-    """Raise where `query` finds rows that the new schema cannot hold. Changing them is for their owner to decide.
-
-    Raises: Invalid.
-    """
+    """Raises: Invalid (there are rows that the new schema cannot hold; their owner has to change them)."""
     count = await connection.fetchval(f"SELECT count(*) FROM ({query}) AS refused")  # noqa: S608 - of a file of ours
     if count:
         on_one_line = " ".join(query.split())
@@ -200,12 +192,8 @@ async def _build_index(connection: Connection, index: Index, create: str) -> Non
 
 async def _sleep(pause: float, longest: float) -> float:
     """Sleep about `pause` seconds, so that waiting processes spread out. Returns the next, longer pause."""
-    await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
+    await asyncio.sleep(jittered(pause))
     return min(pause * 1.5, longest)
-
-
-def _is_worth_a_retry(error: Exception) -> bool:
-    return _sqlstate(error) in {*LOCKS_REFUSED, INTERNAL_ERROR}
 
 
 def _sqlstate(error: Exception) -> str | None:
@@ -217,8 +205,7 @@ def _error_for(error: Exception, revision: str, timeouts: Timeouts, *, lost: boo
     if _sqlstate(error) in LOCKS_REFUSED:
         reason = f"revision {revision} was refused its locks for {timeouts.retry_seconds:g} s by long transactions"
         return Unavailable("postgresql", f"{reason}; see pg_stat_activity")
-    known = to_error(error, writes=True, lost=lost)
-    if known is not None:
+    if (known := to_error(error, writes=True, lost=lost)) is not None:
         return known
     first_line = str(error).partition("\n")[0]  # the lines after the first hold values of rows
     return Unavailable("postgresql", f"revision {revision} failed: {first_line}", retryable=False)

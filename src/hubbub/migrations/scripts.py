@@ -17,7 +17,7 @@ The runner treats two kinds of statement in a way of its own, which `script` wri
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -78,7 +78,18 @@ class Step:
 
 def steps(direction: Direction, revision: str) -> list[Step]:
     """The statements of a revision, in order."""
-    return list(_parse(_text(direction, revision)))
+    found: list[Step] = []
+    comment: list[str] = []
+    sql: list[str] = []
+    for line in _text(direction, revision).splitlines():
+        if line.startswith("--") or not line:
+            comment.append(line)
+            continue
+        sql.append(line)
+        if line.endswith(";"):
+            found.append(Step("\n".join(sql)[:-1], "\n".join(comment).strip()))
+            comment, sql = [], []
+    return found
 
 
 def script(direction: Direction, revisions: Iterable[str]) -> str:
@@ -107,19 +118,6 @@ def _text(direction: Direction, revision: str) -> str:
 def _first_comment(direction: Direction, revision: str) -> str:
     lines = re.match(r"(-- .*\n)+", _text(direction, revision))
     return " ".join(line.removeprefix("-- ") for line in lines[0].splitlines()) if lines else ""
-
-
-def _parse(text: str) -> Iterator[Step]:
-    comment: list[str] = []
-    sql: list[str] = []
-    for line in text.splitlines():
-        if line.startswith("--") or not line:
-            comment.append(line)
-            continue
-        sql.append(line)
-        if line.endswith(";"):
-            yield Step("\n".join(sql)[:-1], "\n".join(comment).strip())
-            comment, sql = [], []
 
 
 def _script_of(direction: Direction, revision: str) -> str:
