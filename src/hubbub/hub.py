@@ -200,7 +200,7 @@ class Hub(Repositories):
             stack.push_async_callback(self.presence.close)
             self.presence.start()
             stack.push_async_callback(self._feed.close)
-            self._feed.start()
+            await self._feed.start()
             pool = self._pool
 
             def use() -> PoolUse:

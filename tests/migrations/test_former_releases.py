@@ -152,5 +152,7 @@ async def test_database_of_former_release_at_older_revision_is_migrated_with_all
 async def test_version_table_is_the_one_that_former_releases_read(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings
 ) -> None:
+    """It may have more columns than theirs."""
     await _load(empty_database, "at_0008.sql")
-    assert await _version_table(empty_database) == await _version_table(postgres_settings)
+    former = await _version_table(empty_database)
+    assert (await _version_table(postgres_settings))[: len(former)] == former

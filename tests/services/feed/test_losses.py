@@ -10,10 +10,11 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
-from hubbub import Hub, MemberJoined, MemberLeft, Message, MessageType, Room, Settings, User
+from hubbub import Hub, MemberJoined, MemberLeft, Message, MessageSent, MessageType, Room, Settings, User
 from hubbub.events import MEMBERSHIPS_CHANNEL, room_channel
 from hubbub.positions import NOT_SEEN
 from hubbub.redis import Connection
+from hubbub.services.feed.announcements import seal
 from redis_server import Server
 from services.feed.conftest import FAST_HEARTBEAT
 from services.feed.reading import entries, is_at, log_of, resync, seqs, take, take_until, until_live
@@ -137,7 +138,12 @@ async def test_follower_is_not_ended_by_late_read_leave_from_before_its_start(
 
 
 def payload(*messages: Message) -> bytes:
-    return msgspec.json.encode({"from": "somebody", "messages": messages})
+    return msgspec.json.encode({"from": "another", "messages": messages})
+
+
+def sealed(hub: Hub, *messages: Message) -> bytes:
+    """As a process of the same database announces them."""
+    return seal(hub._feed._announcements._key, payload(*messages))
 
 
 def forged(room: Room, user: User, seq: int, message_id: UUID | None = None) -> Message:
@@ -162,15 +168,15 @@ async def test_repeated_reordered_and_misdirected_announcements_change_nothing(
         sent = [await without_redis.messages.send(room.id, ada.id, str(number)) for number in range(6)]
         foreign = await without_redis.messages.send(other.id, ada.id, "other")
         for announcement in (
-            payload(sent[3]),
-            payload(sent[0], sent[0]),
-            payload(foreign),
-            payload(sent[2], sent[1]),
+            sealed(hub, sent[3]),
+            sealed(hub, sent[0], sent[0]),
+            sealed(hub, foreign),
+            sealed(hub, sent[2], sent[1]),
         ):
             await publisher.execute("PUBLISH", room_channel(room.id), announcement)
             await publisher.execute("PUBLISH", room_channel(room.id), announcement)
-        await publisher.execute("PUBLISH", room_channel(room.id), payload(sent[5]))
-        await publisher.execute("PUBLISH", room_channel(other.id), payload(foreign))
+        await publisher.execute("PUBLISH", room_channel(room.id), sealed(hub, sent[5]))
+        await publisher.execute("PUBLISH", room_channel(other.id), sealed(hub, foreign))
         received = entries(await take(feed, 7))
         assert [event.seq for event in received if event.room_id == room.id] == [one.seq for one in sent]
         assert [event.seq for event in received if event.room_id == other.id] == [foreign.seq]
@@ -202,7 +208,7 @@ async def test_invalid_payload_on_the_channels_is_ignored(
         payload(msgspec.structs.replace(strange, seq=2**63)),
         payload(msgspec.structs.replace(strange, seq=2**64)),
         payload(msgspec.structs.replace(strange, created_at=strange.created_at.replace(tzinfo=None))),
-        payload(strange).replace(b'"text"', b'"smell"'),
+        seal(hub._feed._announcements._key, payload(strange).replace(b'"text"', b'"smell"')),
     ]
     async with elsewhere.follow(ada.id) as feed:
         await until_live(elsewhere)
@@ -212,6 +218,43 @@ async def test_invalid_payload_on_the_channels_is_ignored(
         sent = await hub.messages.send(room.id, ada.id, "hello")
         assert seqs(await take(feed)) == [sent.seq]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_message_that_is_only_announced_is_not_delivered(
+    hub: Hub, elsewhere: Hub, publisher: Connection, room: Room, ada: User
+) -> None:
+    forgery, foreign_key = forged(room, ada, 3), bytes(32)
+    async with hub.follow(ada.id) as feed, elsewhere.follow(ada.id) as witness:
+        await until_live(hub)
+        async with await hub._subscriptions.subscribe(room_channel(room.id)) as announced:
+            first = await elsewhere.messages.send(room.id, ada.id, "really")
+            genuine = await anext(announced)
+        assert isinstance(genuine, bytes)
+        for announcement in (
+            payload(forgery),
+            seal(foreign_key, payload(forgery)),
+            seal(b"", payload(forgery)),
+            genuine.replace(b'"really"', b'"I quit"').replace(b'"seq":2', b'"seq":3'),
+            genuine + b"}",
+            payload(forgery)[:-1] + b"," + genuine[genuine.index(b'"seal"') :],
+        ):
+            await publisher.execute("PUBLISH", room_channel(room.id), announcement)
+        last = await elsewhere.messages.send(room.id, ada.id, "the truth")
+        for one in (feed, witness):
+            received = entries(await take(one, 2))
+            assert [event.message for event in received if isinstance(event, MessageSent)] == [first, last]
+
+
+async def test_announced_messages_are_delivered_without_a_statement(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with elsewhere.follow(ada.id) as feed:
+        await until_live(elsewhere)
+        await until(lambda: elsewhere._feed._rooms._rooms[room.id].position.mark != NOT_SEEN)
+        for part in (elsewhere._feed._rooms._logs, elsewhere._feed._followers._memberships):
+            monkeypatch.setattr(part, "_executor", None)
+        sent = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(20)]
+        assert seqs(await take(feed, 20)) == [one.seq for one in sent]
 
 
 async def test_announcement_far_ahead_of_the_log_is_read_once(
@@ -230,7 +273,7 @@ async def test_announcement_far_ahead_of_the_log_is_read_once(
             return await really(*args)  # type: ignore[arg-type]
 
         monkeypatch.setattr(rooms._logs, "read", read)
-        await publisher.execute("PUBLISH", room_channel(room.id), payload(forged(room, ada, 1_000_000)))
+        await publisher.execute("PUBLISH", room_channel(room.id), sealed(hub, forged(room, ada, 1_000_000)))
         await until(lambda: reads > 0 and not rooms._reading)
         assert reads == 1
         for number in range(3):
@@ -239,12 +282,12 @@ async def test_announcement_far_ahead_of_the_log_is_read_once(
         assert reads == 1
 
 
-async def test_forged_message_gives_a_resync_at_the_next_heartbeat(
+async def test_announced_message_of_a_lost_commit_gives_a_resync_at_the_next_heartbeat(
     comparing: Hub, publisher: Connection, room: Room, ada: User
 ) -> None:
     async with comparing.follow(ada.id) as feed:
         await until(lambda: comparing._subscriptions._is_live(room_channel(room.id).encode()))
-        await publisher.execute("PUBLISH", room_channel(room.id), payload(forged(room, ada, 2)))
+        await publisher.execute("PUBLISH", room_channel(room.id), sealed(comparing, forged(room, ada, 2)))
         forgery, resynced = await take(feed, 2)
         assert is_at(2)(forgery)
         assert resync(resynced).reason == "rewound"
@@ -253,12 +296,12 @@ async def test_forged_message_gives_a_resync_at_the_next_heartbeat(
         assert seqs(await take(feed)) == [2]
 
 
-async def test_forged_message_gives_a_resync_when_the_real_one_is_announced(
+async def test_announced_message_of_a_lost_commit_gives_a_resync_when_another_is_announced(
     hub: Hub, elsewhere: Hub, publisher: Connection, room: Room, ada: User
 ) -> None:
     async with elsewhere.follow(ada.id) as feed:
         await until_live(elsewhere)
-        await publisher.execute("PUBLISH", room_channel(room.id), payload(forged(room, ada, 2)))
+        await publisher.execute("PUBLISH", room_channel(room.id), sealed(hub, forged(room, ada, 2)))
         assert is_at(2)((await take(feed))[0])
         await hub.messages.send(room.id, ada.id, "the truth")
         (resynced,) = await take(feed)

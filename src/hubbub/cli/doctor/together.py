@@ -138,9 +138,9 @@ async def _follower(both: Both) -> Result:
         at_most_behind=1_000,
         on_rewind=lambda _: None,
     )
-    feed.start()
     begin = monotonic()
     try:
+        await feed.start()
         async with feed.follow(new_id(), after={}, rooms=None, buffer=1, typing=False, presence=False):
             return Result(f"started after {(monotonic() - begin) * 1000:.1f} ms")
     except HubbubError as refusal:

@@ -1,8 +1,12 @@
 """Announcements: messages on Redis that tell other processes that a log has grown. They may be lost.
 
-On `room:` with the id of a room: `{"from": ..., "messages": [...]}`, the new messages in their order. The list is
-empty when something else has happened, or when the messages are too large: the receiver then reads the log.
-On `memberships`: `{"from": ..., "users": [...]}`, users who joined a room.
+On `room:` with the id of a room: `{"from": ..., "messages": [...], "seal": ...}`, the new messages in their order.
+The list is empty when something else has happened, or when the messages are too large: the receiver then reads the
+log. On `memberships`: `{"from": ..., "users": [...]}`, users who joined a room.
+
+Any program that reaches Redis can publish on these channels. So messages are believed only under a seal: a MAC
+with a key that processes read from PostgreSQL. Without it the receiver reads the log, as for any other change. The
+users of `memberships` need no seal, because PostgreSQL is asked for their rooms.
 """
 
 from __future__ import annotations
@@ -11,6 +15,9 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from functools import partial
+from hashlib import blake2b
+from hmac import compare_digest
+from secrets import token_bytes
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -20,6 +27,7 @@ from uuid_utils.compat import uuid4
 from hubbub.events import MEMBERSHIPS_CHANNEL, NOT_AN_EVENT, room_channel
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.models import Message
+from hubbub.postgres import Executor, Statement
 from hubbub.scheduling import OncePerTurn
 
 if TYPE_CHECKING:
@@ -35,6 +43,8 @@ MAX_MESSAGES: Final = 100
 MAX_PUBLISHING: Final = 8
 """Batches of PUBLISH that wait for an answer at a time. Beyond them the announcements of a room become one, which
 bounds what waits while Redis is slow."""
+SEAL_BYTES: Final = 16
+"""The length of the MAC. 2 to the power of 128 guesses are out of reach."""
 DEADLINE_SECONDS: Final = 1.0
 """As long as the default heartbeat. By then followers have found the change by themselves."""
 
@@ -65,10 +75,24 @@ class Announcements:
         self._instrumentation = instrumentation
         self._origin = uuid4().hex[:12]
         self._own_prefix = f'{{"from":"{self._origin}"'.encode()
+        self._key = token_bytes(32)  # until `load_key`, announcements of no other process are believed
         self._rooms: dict[UUID, list[Message] | None] = {}  # None: the log has to be read
         self._users: dict[UUID, None] = {}
         self._publish = OncePerTurn(self._publish_all)
         self._publishing = 0
+
+    _KEY = Statement(
+        "announcements.key",
+        lambda announcement_key: announcement_key,
+        """
+        SELECT announcement_key
+        FROM hubbub_schema_version
+        """,
+    )
+
+    async def load_key(self, executor: Executor) -> None:
+        """Read the key that the processes of this database share. Raises: Unavailable."""
+        self._key = await executor.fetch_one(self._KEY) or self._key
 
     def message_sent(self, message: Message) -> None:
         """Announce the message. Neither waits nor raises."""
@@ -93,11 +117,13 @@ class Announcements:
         """The messages that another process announced, or none for another change; None if this process did."""
         if payload.startswith(self._own_prefix):
             return None
-        try:
-            messages = _decode_log_grew(payload).messages
-        except NOT_AN_EVENT:
+        body = unseal(self._key, payload)
+        if body is None:
             return []
-        return messages if all(map(_is_possible, messages)) else []
+        try:
+            return _decode_log_grew(body).messages
+        except NOT_AN_EVENT:  # of another version
+            return []
 
     def users_in(self, payload: bytes) -> list[UUID]:
         """The users who joined a room as another process announced."""
@@ -129,7 +155,7 @@ class Announcements:
         payload = msgspec.json.encode(LogGrew(self._origin, messages or []))
         if len(payload) > MAX_BYTES:
             return msgspec.json.encode(LogGrew(self._origin, []))
-        return payload
+        return seal(self._key, payload)
 
     def _published(self, number: int, answers: asyncio.Future[list[Outcome]]) -> None:
         self._publishing -= 1
@@ -141,6 +167,20 @@ class Announcements:
             self._request_publish()
 
 
-def _is_possible(message: Message) -> bool:
-    """Whether a log can hold it. Any program that reaches Redis can publish on these channels."""
-    return 0 < message.seq < 2**63 and message.created_at.tzinfo is not None
+def seal(key: bytes, body: bytes) -> bytes:
+    """The body, a JSON object, with the MAC of it as a last member. Readers that know none skip it."""
+    return b'%b,"seal":"%b"}' % (body[:-1], _mac(key, body))
+
+
+def unseal(key: bytes, payload: bytes) -> bytes | None:
+    """The body of a payload, or None if it was not sealed with this key."""
+    body = payload[:_SEAL] + b"}"
+    return body if compare_digest(payload, seal(key, body)) else None
+
+
+def _mac(key: bytes, body: bytes) -> bytes:
+    return blake2b(body, digest_size=SEAL_BYTES, key=key).hexdigest().encode()
+
+
+_SEAL: Final = 1 - len(seal(b"", b"{}"))
+"""Where the seal begins in a payload, counted from its end."""

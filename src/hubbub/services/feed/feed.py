@@ -63,7 +63,8 @@ class Feed:
         self._instrumentation = instrumentation
         self._comparing = BackgroundTask("comparing heads of logs", self._compare)
         logs, memberships = Logs(executor), Memberships(executor)
-        announcements = Announcements(connection, instrumentation)
+        self._executor = executor
+        self._announcements = announcements = Announcements(connection, instrumentation)
         self._rooms = FollowedRooms(
             logs, subscriptions, announcements, has_work=self._comparing.wake, on_rewind=on_rewind
         )
@@ -81,8 +82,9 @@ class Feed:
         self._memberships_subscription: CallbackSubscription | None = None
         self._next_heartbeat = 0.0
 
-    def start(self) -> None:
-        """Begin to compare heads. Does not wait."""
+    async def start(self) -> None:
+        """Read the key of announcements, and begin to compare heads. Raises: Unavailable."""
+        await self._announcements.load_key(self._executor)
         self._memberships_subscription = self._subscriptions.subscribe_soon_with(
             MEMBERSHIPS_CHANNEL, self._followers.receive
         )
