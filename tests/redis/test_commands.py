@@ -10,7 +10,7 @@ import pytest
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError, Script
 from hubbub.redis.commands import MAX_UNWRITTEN_BYTES
-from hubbub.redis.replies import as_int, as_list, ignore
+from hubbub.redis.replies import as_bytes, as_int, as_list
 from impostor import command, handshake, impostor
 from redis_server import Server
 from waiting import until
@@ -310,7 +310,7 @@ async def test_repeatedly_cut_connection_keeps_replies_in_order(server: Server, 
 async def test_server_that_became_a_replica_is_left_and_the_call_is_retryable(
     server: Server, connection: Connection
 ) -> None:
-    script = Script(keys=("key",), source="return redis.call('SET', key, 1)", reply=ignore)
+    script = Script(keys=("key",), source="return redis.call('SET', key, 1)", reply=as_bytes)
     await script(connection, keys=["key"])
     for attempt in ("plain", "script"):
         await connection.execute("REPLICAOF", "127.0.0.1", 1)

@@ -12,7 +12,6 @@ from hubbub.redis.replies import (
     as_int,
     as_list,
     as_optional_bytes,
-    ignore,
 )
 
 
@@ -24,7 +23,6 @@ def test_reply_of_the_expected_type_is_returned() -> None:
     assert as_bytes_list([b"x"]) == [b"x"]
     assert as_bool(1)
     assert not as_bool(None)
-    ignore(b"whatever")
 
 
 @pytest.mark.parametrize(

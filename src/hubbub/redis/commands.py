@@ -53,7 +53,6 @@ class Call(msgspec.Struct, eq=False, gc=False):
     writes: bool
 
     def answer(self, reply: Reply | ReplyError) -> None:
-        """Give the caller the reply of the server."""
         future = self.future
         if future.done():
             return
@@ -67,7 +66,6 @@ class Call(msgspec.Struct, eq=False, gc=False):
         self.fail(Unavailable("redis", reason, outcome_unknown=self.writes))
 
     def fail(self, error: Unavailable) -> None:
-        """Give the caller an error instead of a reply."""
         if not self.future.done():
             self.future.set_exception(error)
 
@@ -150,11 +148,7 @@ class Connection(Reconnector[CommandProtocol]):
     """
 
     def __init__(
-        self,
-        settings: RedisSettings,
-        *,
-        max_waiting: int = 10_000,
-        instrumentation: Instrumentation = SILENT,
+        self, settings: RedisSettings, *, max_waiting: int = 10_000, instrumentation: Instrumentation = SILENT
     ) -> None:
         super().__init__("hubbub-redis-commands", settings)
         self._instrumentation = instrumentation
@@ -192,9 +186,8 @@ class Connection(Reconnector[CommandProtocol]):
         loop = self._loop or asyncio.get_running_loop()
         now = loop.time()
         future: asyncio.Future[Reply] = loop.create_future()
-        seconds = self._settings.deadline_seconds if deadline_seconds is None else deadline_seconds
-        packed = pack(parts)
-        self._enqueue(Call(future, packed, now, now + seconds, writes), 1, loop, now)
+        deadline = now + (self._settings.deadline_seconds if deadline_seconds is None else deadline_seconds)
+        self._enqueue(Call(future, pack(parts), now, deadline, writes), 1, loop, now)
         return future
 
     def execute_many(
@@ -213,9 +206,8 @@ class Connection(Reconnector[CommandProtocol]):
         if not packed:
             future.set_result([])
             return future
-        steps = len(packed)
-        pipeline = Pipeline(future, b"".join(packed), now, deadline, writes, steps)
-        self._enqueue(pipeline, steps, loop, now)
+        pipeline = Pipeline(future, b"".join(packed), now, deadline, writes, len(packed))
+        self._enqueue(pipeline, len(packed), loop, now)
         return future
 
     def _enqueue(self, call: Call, commands: int, loop: asyncio.AbstractEventLoop, now: float) -> None:
@@ -284,7 +276,13 @@ class Connection(Reconnector[CommandProtocol]):
         next_at = self._expire_unwritten(now)
         protocol = self._protocol
         if protocol is not None and protocol.written:
-            next_at = min(next_at, self._expire_written(protocol, now), self._drop_if_silent(protocol, now))
+            next_at = min(next_at, self._expire_written(protocol, now))
+            # A frozen server does not close its connections, so silence for a whole deadline counts as a lost one.
+            silent_at = protocol.received_at + self._settings.deadline_seconds
+            if silent_at > now:
+                next_at = min(next_at, silent_at)
+            else:
+                protocol.drop(f"the server was silent for {self._settings.deadline_seconds:g} s")
         self._timer.request(next_at, now)
 
     def _expire_unwritten(self, now: float) -> float:
@@ -311,14 +309,6 @@ class Connection(Reconnector[CommandProtocol]):
             elif not call.future.done():
                 earliest = min(earliest, call.deadline)
         return earliest
-
-    def _drop_if_silent(self, protocol: CommandProtocol, now: float) -> float:
-        """A frozen server does not close its connections, so silence for a whole deadline counts as a lost one."""
-        silent_at = protocol.received_at + self._settings.deadline_seconds
-        if silent_at > now:
-            return silent_at
-        protocol.drop(f"the server was silent for {self._settings.deadline_seconds:g} s")
-        return inf
 
     def _write_deadline(self, call: Call) -> float:
         if self._protocol is not None:

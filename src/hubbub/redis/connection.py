@@ -300,12 +300,14 @@ class Reconnector(ABC, Generic[P]):
             trouble = await self._use(transport, reader)
         finally:
             self._first_attempt_ended.set()
-        self._log(trouble)
+        if trouble.reason != self._logged:  # once per reason, not per attempt
+            level = logging.WARNING if trouble.retryable else logging.ERROR
+            logger.log(level, "%s: %s; reconnecting", self._client_name, trouble.reason)
+            self._logged = trouble.reason
         self._set_disconnected(trouble)
         return pause_seconds(self._failures)
 
     async def _use(self, transport: asyncio.Transport, reader: hiredis.Reader) -> Unavailable:
-        """Use the connection until it is lost. Returns the reason."""
         protocol = self._make_protocol(transport, reader)
         transport.set_protocol(protocol)
         protocol.parse()  # what arrived with the last reply of the handshake
@@ -327,13 +329,6 @@ class Reconnector(ABC, Generic[P]):
         self._protocol = None
         with ReportErrors(f"{self._client_name}: giving up a connection"):
             self._on_disconnected(trouble)
-
-    def _log(self, trouble: Unavailable) -> None:
-        """Once per reason, not per attempt."""
-        if trouble.reason != self._logged:
-            level = logging.WARNING if trouble.retryable else logging.ERROR
-            logger.log(level, "%s: %s; reconnecting", self._client_name, trouble.reason)
-            self._logged = trouble.reason
 
 
 def _lasting(reason: str) -> Unavailable:

@@ -10,8 +10,6 @@ from hubbub.errors import Unavailable
 DEMOTED: Final = "READONLY"
 """The server has become a replica."""
 
-SCRIPT_MISSING: Final = "NOSCRIPT"
-
 PASSING: Final = frozenset(
     {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "TRYAGAIN", DEMOTED}
 )
@@ -44,12 +42,8 @@ class ReplyError(Exception):
 
 def to_error(reply: ReplyError) -> ReplyError | Unavailable:
     """The error to raise: Unavailable where the server is at fault, the reply itself where the command is."""
-    if reply.code in PASSING:
-        retryable = True
-    elif reply.code in LOCKED_OUT:
-        retryable = False
-    else:
+    if reply.code not in PASSING | LOCKED_OUT:
         return reply
-    error = Unavailable("redis", f"the server refuses: {reply}", retryable=retryable)
+    error = Unavailable("redis", f"the server refuses: {reply}", retryable=reply.code in PASSING)
     error.__cause__ = reply
     return error

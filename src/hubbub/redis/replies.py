@@ -15,12 +15,7 @@ Reply: TypeAlias = "bool | int | float | bytes | list[Reply] | dict[bytes, Reply
 """Strings are bytes. The caller decodes them."""
 
 
-def ignore(reply: Reply) -> None:
-    """Any reply, thrown away: for commands that are run for their effect."""
-
-
 def as_int(reply: Reply) -> int:
-    """A count, or a number that a script returned."""
     if not isinstance(reply, int):
         raise _unexpected(reply, "an integer")
     return reply
@@ -32,7 +27,6 @@ def as_bool(reply: Reply) -> bool:
 
 
 def as_bytes(reply: Reply) -> bytes:
-    """A string. None is an error."""
     if not isinstance(reply, bytes):
         raise _unexpected(reply, "a string")
     return reply
@@ -46,14 +40,12 @@ def as_optional_bytes(reply: Reply) -> bytes | None:
 
 
 def as_list(reply: Reply) -> list[Reply]:
-    """A list of any replies."""
     if not isinstance(reply, list):
         raise _unexpected(reply, "an array")
     return reply
 
 
 def as_bytes_list(reply: Reply) -> list[bytes]:
-    """A list of strings, as of SMEMBERS."""
     return [as_bytes(item) for item in as_list(reply)]
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final, Generic, TypeVar
 
 from hubbub.redis.commands import Connection
-from hubbub.redis.errors import SCRIPT_MISSING, ReplyError
+from hubbub.redis.errors import ReplyError
 from hubbub.redis.replies import Part, Reply
 
 R = TypeVar("R")
@@ -69,7 +69,7 @@ class Script(Generic[R]):
         try:
             reply = await execute("EVALSHA", self._sha, *rest)
         except ReplyError as error:
-            if error.code != SCRIPT_MISSING:
+            if error.code != "NOSCRIPT":
                 raise
             # The server was restarted or flushed its scripts. It ran nothing, so the script does not run twice.
             reply = await execute("EVAL", self._source, *rest)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 
 import hiredis
+import msgspec
 
 from hubbub.errors import Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
@@ -145,20 +146,17 @@ class Subscription(Listener):
         while not (self._received or self._gap):
             if self._ended:
                 raise StopAsyncIteration
-            await self._wait()
+            if self._reader is not None:
+                raise RuntimeError("a subscription has one reader at a time")
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
         if self._gap is not None:
             gap, self._gap = self._gap, None
             return gap
         return self._take_oldest()
-
-    async def _wait(self) -> None:
-        if self._reader is not None:
-            raise RuntimeError("a subscription has one reader at a time")
-        self._reader = asyncio.get_running_loop().create_future()
-        try:
-            await self._reader
-        finally:
-            self._reader = None
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
@@ -285,35 +283,28 @@ class SubscriptionProtocol(RespProtocol):
         if not command.channels:
             self._sent.popleft()
         if channel is not None and command.verb == "SUBSCRIBE":
-            self._take_confirmation(channel)
-
-    def _take_confirmation(self, channel: bytes) -> None:
-        self._count_reply(channel)
-        # Only the last of several SUBSCRIBEs counts: an UNSUBSCRIBE may follow on an earlier one.
-        if self.is_live(channel):
-            self._subscriptions.confirmed(channel)
+            self._count_reply(channel)
+            # Only the last of several SUBSCRIBEs counts: an UNSUBSCRIBE may follow on an earlier one.
+            if self.is_live(channel):
+                self._subscriptions.confirmed(channel)
 
     def _take_refusal(self, command: SentCommand, error: ReplyError) -> None:
         if command.verb != "SUBSCRIBE":
             return
-        # A passing error is not about one of the channels: one by one, all would be refused again.
-        if len(command.channels) > 1 and error.code not in PASSING:
-            self._ask_one_by_one(command.channels)
-            return
+        # The server refuses them all because of one of them, and does not say which. A passing error is not about
+        # one of the channels: one by one, all would be refused again.
+        is_asked_again = len(command.channels) > 1 and error.code not in PASSING
         for channel in command.channels:
-            self._count_reply(channel)
+            if is_asked_again and channel in self.asked:
+                self._transport.write(self._ask("SUBSCRIBE", [channel]))
+            else:
+                self._count_reply(channel)
+        if is_asked_again:
+            return
         refused = [channel for channel in command.channels if channel not in self._unconfirmed]
         self.asked.difference_update(refused)
         if refused:
             self._subscriptions.refused(refused, error)
-
-    def _ask_one_by_one(self, channels: deque[bytes]) -> None:
-        """The server refuses them all because of one of them, and does not say which."""
-        for channel in channels:
-            if channel in self.asked:
-                self._transport.write(self._ask("SUBSCRIBE", [channel]))
-            else:  # given up since
-                self._count_reply(channel)
 
     def _count_reply(self, channel: bytes) -> None:
         self._unconfirmed[channel] -= 1
@@ -321,15 +312,12 @@ class SubscriptionProtocol(RespProtocol):
             del self._unconfirmed[channel]
 
 
-class Channel:
+class Channel(msgspec.Struct, eq=False):
     """The subscribers of one channel in this process."""
 
-    __slots__ = ("listeners", "unconfirmed")
-
-    def __init__(self) -> None:
-        self.listeners: dict[Listener, None] = {}
-        self.unconfirmed: dict[Listener, asyncio.Future[None]] = {}
-        """Those whose `subscribe` has not returned yet."""
+    listeners: dict[Listener, None] = {}
+    unconfirmed: dict[Listener, asyncio.Future[None]] = {}
+    """Those whose `subscribe` has not returned yet."""
 
 
 class Subscriptions(Reconnector[SubscriptionProtocol]):
@@ -341,11 +329,7 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
     """
 
     def __init__(
-        self,
-        settings: RedisSettings,
-        *,
-        heartbeat_seconds: float = 5,
-        instrumentation: Instrumentation = SILENT,
+        self, settings: RedisSettings, *, heartbeat_seconds: float = 5, instrumentation: Instrumentation = SILENT
     ) -> None:
         super().__init__("hubbub-redis-subscriptions", settings)
         self._instrumentation = instrumentation
@@ -493,7 +477,6 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
                 _fail(confirmed, Unavailable("redis", trouble.reason, retryable=False))
 
     def deliver(self, name: bytes, payload: bytes) -> None:
-        """Give a message to the subscribers of its channel."""
         channel = self._channels.get(name)
         if channel is not None:
             # A copy: a callback may subscribe or unsubscribe.
@@ -501,7 +484,7 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
                 listener.receive(payload)
 
     def confirmed(self, name: bytes) -> None:
-        """End the waiting of new subscribers of the channel. Others are told by a Gap that it is live again."""
+        """End the waiting of new subscribers of the channel. The others get a Gap, because it is live again."""
         channel = self._channels.get(name)
         if channel is None:
             return
