@@ -59,22 +59,18 @@ Stop = tuple[UUID, UUID]
 
 
 def bucket_of(room_id: UUID) -> int:
-    """The bucket of a room."""
     return room_id.int % BUCKETS
 
 
 def due_key(bucket: int) -> str:
-    """The key of the rooms of a bucket where a user is typing."""
     return f"typing:{{b{bucket}}}:due"
 
 
 def room_key(room_id: UUID) -> str:
-    """The key of the users who are typing in a room."""
     return _room_key(bucket_of(room_id), str(room_id))
 
 
 def hint_key(user_id: UUID) -> str:
-    """The key of the rooms where a user may be typing."""
     return f"typing:user:{user_id}"
 
 
@@ -103,9 +99,7 @@ _START = Script(
     + _PUBLISH_AND_SCHEDULE
     + """
     local is_new = redis.call('ZADD', room, now + ttl_ms, user) == 1
-    if is_new then
-        publish(room_id, user, 'true')
-    end
+    if is_new then publish(room_id, user, 'true') end
     schedule(room, room_id)
     redis.call('PEXPIRE', room, keep_ms)
     redis.call('PEXPIRE', due, keep_ms)
@@ -230,24 +224,16 @@ class TypingIndicators:
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         if not await self._is_member(room_id, user_id):
             raise NotAMember(room_id, user_id)
-        is_new = await self._store(room_id, user_id)
+        hint, keys = hint_key(user_id), (due_key(bucket_of(room_id)), room_key(room_id))
+        args = (str(room_id), str(user_id), self._ttl_ms, KEEP_MS)
+        _, is_new = await asyncio.gather(
+            self._connection.execute_many([("SADD", hint, str(room_id)), ("PEXPIRE", hint, 2 * self._ttl_ms)]),
+            _START(self._connection, keys=keys, args=args),
+        )
         # Leaving stops typing. If the user left since the first check, that stop may have come before this start.
         if is_new and not await self._is_member(room_id, user_id):
             await self.stop(room_id, user_id)
             raise NotAMember(room_id, user_id)
-        return is_new
-
-    async def _store(self, room_id: UUID, user_id: UUID) -> bool:
-        hint = hint_key(user_id)
-        hinted = self._connection.execute_many([("SADD", hint, str(room_id)), ("PEXPIRE", hint, 2 * self._ttl_ms)])
-        _, is_new = await asyncio.gather(
-            hinted,
-            _START(
-                self._connection,
-                keys=(due_key(bucket_of(room_id)), room_key(room_id)),
-                args=(str(room_id), str(user_id), self._ttl_ms, KEEP_MS),
-            ),
-        )
         return is_new
 
     async def stop(self, room_id: UUID, user_id: UUID) -> bool:
@@ -329,13 +315,11 @@ class StopQueue:
         self.task = BackgroundTask("stopping typing", self._send_and_pause, finish=self._send_all)
 
     def add(self, room_id: UUID, user_id: UUID) -> None:
-        """Stop the user's typing in the room soon."""
         if len(self._stops) < MAX_QUEUED:
             self._stops[room_id, user_id] = None
             self.task.wake()
 
     def add_everywhere(self, user_id: UUID) -> None:
-        """Stop the user's typing in all rooms soon."""
         if len(self._disconnected) < MAX_QUEUED:
             self._disconnected[user_id] = None
             self.task.wake()
@@ -376,19 +360,11 @@ class StopQueue:
 
 
 async def _stop(connection: Connection, stops: list[Stop]) -> int:
-    """Stop in these rooms, and return how many of the users were typing."""
-    buckets = _by_bucket(stops, lambda stop: stop[0])
-    stopped = await asyncio.gather(
-        *[
-            _STOP(
-                connection,
-                keys=(due_key(bucket), *[room_key(room_id) for room_id, _ in some]),
-                args=[str(id) for stop in some for id in stop],
-            )
-            for bucket, some in buckets.items()
-        ]
-    )
-    return sum(stopped)
+    scripts = []
+    for bucket, some in _by_bucket(stops, lambda stop: stop[0]).items():
+        keys = (due_key(bucket), *[room_key(room_id) for room_id, _ in some])
+        scripts.append(_STOP(connection, keys=keys, args=[str(id) for stop in some for id in stop]))
+    return sum(await asyncio.gather(*scripts))
 
 
 async def _rooms_of(connection: Connection, users: list[UUID]) -> list[Stop]:
@@ -414,7 +390,6 @@ def _by_bucket(items: Iterable[T], room_of: Callable[[T], UUID]) -> dict[int, li
 
 
 def _take_batch(queue: dict[T, None]) -> list[T]:
-    """Take those out that have waited longest."""
     batch = list(islice(queue, STOPS_PER_BATCH))
     for item in batch:
         del queue[item]

@@ -59,7 +59,10 @@ class PresenceColumn:
 
     async def _write_due(self) -> float | None:
         now = asyncio.get_running_loop().time()
-        self._forget_tried_before(now - self._every_seconds)
+        for user_id, tried_at in list(self._tried_at.items()):
+            if tried_at > now - self._every_seconds:
+                break
+            del self._tried_at[user_id]
         ready = list(islice((user for user in self._changed if user not in self._tried_at), BATCH))
         if not ready:
             return min((self._tried_at[user] + self._every_seconds for user in self._changed), default=inf) - now
@@ -73,12 +76,6 @@ class PresenceColumn:
         for start in range(0, len(rest), BATCH):
             if not await self._write_batch(rest[start : start + BATCH]):
                 break
-
-    def _forget_tried_before(self, then: float) -> None:
-        for user_id, at in list(self._tried_at.items()):
-            if at > then:
-                break
-            del self._tried_at[user_id]
 
     async def _write_batch(self, user_ids: Collection[UUID]) -> bool:
         """Write these users. False when a server was unavailable or not all were tried. The rest stays changed."""
@@ -122,14 +119,11 @@ class PresenceColumn:
                     parts += [part[:middle], part[middle:]]
                     continue
                 refused[part[0]] = error
-            self._set_tried(part)
+            now = asyncio.get_running_loop().time()
+            for user_id in part:
+                self._tried_at.pop(user_id, None)  # to be the last of them
+                self._tried_at[user_id] = now
         if refused:
             user_id, first = next(iter(refused.items()))
             report(f"could not write the presence of {len(refused)} users, {user_id} among them", first)
         return written
-
-    def _set_tried(self, user_ids: Iterable[UUID]) -> None:
-        now = asyncio.get_running_loop().time()
-        for user_id in user_ids:
-            self._tried_at.pop(user_id, None)
-            self._tried_at[user_id] = now

@@ -28,8 +28,8 @@ import msgspec
 from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL
-from hubbub.redis import NOW, Connection, Part, Reply, ReplyError, Script
-from hubbub.redis.replies import as_bytes_list, as_ids, as_int, as_list
+from hubbub.redis import NOW, Connection, Part, ReplyError, Script
+from hubbub.redis.replies import as_bytes_list, as_ids, as_list
 
 logger = logging.getLogger("hubbub.presence")
 
@@ -50,17 +50,14 @@ RETRY_SECONDS: Final = 0.25
 
 
 def bucket_of(user_id: UUID) -> int:
-    """The bucket of a user."""
     return user_id.int % BUCKETS
 
 
 def online_key(bucket: int) -> str:
-    """The key of the users of a bucket that are online."""
     return f"presence:{{b{bucket}}}:online"
 
 
 def leases_key(user_id: UUID) -> str:
-    """The key of the leases of a user."""
     return f"presence:{{b{bucket_of(user_id)}}}:user:{user_id}"
 
 
@@ -78,7 +75,6 @@ class Device(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_member(cls, member: bytes) -> Device:
-        """The device of a lease, from the member of the ZSET."""
         lease, _, name = member.decode(errors="replace").partition(":")
         return cls(UUID(lease), name or None)
 
@@ -186,7 +182,6 @@ class Leases:
         return await self._send(bucket, leases)
 
     async def _send_heartbeat(self) -> bool:
-        """Send the heartbeat of one bucket, if one is due."""
         now = asyncio.get_running_loop().time()
         bucket = self._heartbeats_at.index(min(self._heartbeats_at))
         if self._heartbeats_at[bucket] > now:
@@ -300,11 +295,6 @@ class Leases:
                 acknowledged.set_result(None)
 
 
-def _count_and_members(reply: Reply) -> tuple[int, list[bytes]]:
-    count, members = as_list(reply)
-    return as_int(count), as_bytes_list(members)
-
-
 class Sweeper:
     """Ends the presence of users whose process died, or who left and did not come back in the grace time.
 
@@ -349,7 +339,7 @@ class Sweeper:
     local due = redis.call('ZRANGEBYSCORE', online, '-inf', now, 'LIMIT', 0, at_most)
     return {redis.call('ZCARD', online), due}
     """,
-        reply=_count_and_members,
+        reply=as_list,
         writes=False,
     )
 
@@ -357,15 +347,15 @@ class Sweeper:
         clock = asyncio.get_running_loop().time
         asked_at = clock()
         try:
-            online, due = await self._FIND_DUE(
+            count, due = await self._FIND_DUE(
                 self._connection, keys=(online_key(bucket),), args=(USERS_PER_SWEEP,)
             )
             if clock() - asked_at > self._heartbeat_seconds / 2:
                 self._sweeps_again_at = clock() + self._heartbeat_seconds
-            if not online:
+            if not count:
                 self._on_empty(bucket)
             if due and clock() >= self._sweeps_again_at:
-                await self._end(bucket, due)
+                await self._end(bucket, as_bytes_list(due))
         except Unavailable:
             self._sweeps_again_at = clock() + self._heartbeat_seconds
         except ReplyError as error:

@@ -11,8 +11,8 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged
-from hubbub.redis import NOW, Connection, Gap, Reply, ReplyError, Script, Subscriptions
-from hubbub.redis.replies import as_bytes_list, as_int, as_list
+from hubbub.redis import NOW, Connection, Gap, ReplyError, Script, Subscriptions
+from hubbub.redis.replies import as_bytes_list, as_list
 from hubbub.services.presence.column import PresenceColumn, Write
 from hubbub.services.presence.leases import (
     Device,
@@ -54,10 +54,6 @@ class OnlineLease(AbstractAsyncContextManager[None]):
     async def __aexit__(self, *_: object) -> None:
         self._on_disconnect(self._lease.user_id)
         await self._leases.release(self._lease)
-
-
-def _flags(reply: Reply) -> list[bool]:
-    return [as_int(flag) == 1 for flag in as_list(reply)]
 
 
 class Presence:
@@ -163,7 +159,7 @@ class Presence:
     end
     return flags
     """,
-        reply=_flags,
+        reply=as_list,
         writes=False,
     )
 
@@ -175,7 +171,7 @@ class Presence:
         except (Unavailable, ReplyError) as error:
             log_refusal(error)
             return dict.fromkeys(users)
-        return dict(zip(users, flags, strict=True))
+        return {user_id: flag == 1 for user_id, flag in zip(users, flags, strict=True)}
 
     _LEASES = Script(
         keys=("leases",),
