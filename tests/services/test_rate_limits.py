@@ -14,7 +14,7 @@ from hubbub import Settings
 from hubbub.errors import Invalid, Unavailable
 from hubbub.models import Verdict
 from hubbub.redis import Connection
-from hubbub.redis.replies import as_bytes_list, as_int
+from hubbub.redis.replies import as_bytes, as_bytes_list, as_int
 from hubbub.services.rate_limits import RateLimits
 from redis_server import Server, binaries
 from waiting import until_it_answers
@@ -133,13 +133,36 @@ async def test_lowered_capacity_applies_at_once(limits: RateLimits, ada: str) ->
     assert refused.retry_after_seconds <= 3600
 
 
-async def test_clock_set_back_does_not_lock_out_a_key(
-    limits: RateLimits, connection: Connection, ada: str
+@pytest.mark.parametrize(
+    "stored", ["99999999999999", "inf", "nan", "1e400", "-inf", "-1", "", "not a number", "0x7fffffffffffffff"]
+)
+async def test_bucket_with_any_time_locks_out_for_one_refill_at_most(
+    limits: RateLimits, connection: Connection, ada: str, stored: str
 ) -> None:
-    await connection.execute("SET", bucket("send", ada), "99999999999999", "PX", 60_000)
-    refused = await limits.take("send", ada, capacity=5, refill_per_second=5)
-    assert not refused.allowed
-    assert refused.retry_after_seconds <= 0.2
+    """As after a clock that was set back. The clock is moved on by moving the stored time back."""
+
+    async def take() -> Verdict:
+        return await limits.take("send", ada, capacity=5, refill_per_second=1 / 60, cost=5)
+
+    await connection.execute("SET", bucket("send", ada), stored, "PX", 2**40)
+    verdict = await take()
+    assert verdict.retry_after_seconds <= 300
+    if not verdict.allowed:
+        assert as_int(await connection.execute("PTTL", bucket("send", ada))) <= 300_001
+        full_at = float(as_bytes(await connection.execute("GET", bucket("send", ada))))
+        passed = str(full_at - 1000 * verdict.retry_after_seconds)
+        await connection.execute("SET", bucket("send", ada), passed, "PX", 600_000)
+        assert (await take()).allowed
+
+
+async def test_key_that_asks_again_when_told_to_gets_in_after_its_capacity_was_lowered(
+    limits: RateLimits, ada: str
+) -> None:
+    assert (await limits.take("send", ada, capacity=60, refill_per_second=10, cost=60)).allowed
+    refused = await limits.take("send", ada, capacity=2, refill_per_second=10)
+    assert 0 < refused.retry_after_seconds <= 0.1
+    await asyncio.sleep(refused.retry_after_seconds)
+    assert (await limits.take("send", ada, capacity=2, refill_per_second=10)).allowed
 
 
 @pytest.mark.parametrize("capacity", [1, 7, 1_000_000_000])

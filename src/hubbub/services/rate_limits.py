@@ -25,8 +25,8 @@ _NAME = re.compile("[a-z0-9_.-]{1,50}")
 
 
 # The bucket is stored as the time at which it will be full. The tokens missing now are the time until then, times
-# the rate. A full bucket needs no key. The first line of the arithmetic caps a bucket that is more than empty, as
-# after its capacity was lowered or the clock was set back.
+# the rate. A full bucket needs no key. A bucket that is more than empty, as after its capacity was lowered or the
+# clock was set back, is stored as empty, also by a refusal: a later call would find it more than empty again.
 _TAKE = Script(
     keys=("bucket",),
     args=("capacity", "per_second", "cost"),
@@ -34,7 +34,12 @@ _TAKE = Script(
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local per_ms = per_second / 1000
-local full_at = math.min(tonumber(redis.call('GET', bucket) or 0), now + capacity / per_ms)
+local latest = now + capacity / per_ms
+local full_at = tonumber(redis.call('GET', bucket) or 0) or 0
+if not (full_at <= latest) then
+    full_at = latest
+    redis.call('SET', bucket, string.format('%.3f', full_at), 'PX', math.ceil(full_at - now) + 1)
+end
 local tokens = capacity - math.max(full_at - now, 0) * per_ms
 local left = tokens - cost
 if left < -1e-6 then return {0, math.floor(tokens), math.ceil(-left / per_ms)} end
