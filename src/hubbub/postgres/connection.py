@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from math import inf
 from time import perf_counter
 from typing import Final, TypeAlias, TypeVar
 
@@ -32,18 +33,13 @@ def now() -> float:
 
 
 async def connect(
-    settings: PostgresSettings,
-    *,
-    within_seconds: float | None = None,
-    server_settings: dict[str, str] | None = None,
+    settings: PostgresSettings, *, within_seconds: float = inf, server_settings: dict[str, str] | None = None
 ) -> Connection:
     """A connection outside of any pool, opened within `settings.connect_timeout_seconds` or `within_seconds`.
 
     The shorter time counts. `server_settings` hold for the life of the connection.
     """
-    seconds = settings.connect_timeout_seconds
-    if within_seconds is not None:
-        seconds = min(seconds, within_seconds)
+    seconds = min(settings.connect_timeout_seconds, within_seconds)
     try:
         return await asyncpg.connect(
             host=settings.host,

@@ -28,11 +28,7 @@ REFUSALS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)
 REFUSED_WHILE_ENCODING = (asyncpg.DataError,)
 
 # The server rolled the statement back and reported it. Sending the statement again is safe.
-ROLLED_BACK = (
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.LockNotAvailableError,
-)
+ROLLED_BACK = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
 
 # Nothing was done, so outside of a transaction the statement may be sent again at once. After a change of the
 # schema asyncpg itself does so once. A change of many columns can invalidate the statement a second time.
@@ -153,10 +149,7 @@ FOREIGN_KEYS = {
 # CHECK constraints: the field, and its rule.
 CHECK_CONSTRAINTS = {
     "users_email_check": ("email", "must have characters on both sides of an @"),
-    "users_username_check": (
-        "username",
-        "must have 1 to 50 characters, none of them an @, no space at the ends",
-    ),
+    "users_username_check": ("username", "must have 1 to 50 characters, none of them an @, no space at the ends"),
     "users_password_hash_check": ("password_hash", "must not be empty"),
     "rooms_name_check": ("name", "must have 1 to 100 characters that are not all white space"),
     "rooms_description_check": ("description", "must have at most 4000 characters"),
@@ -200,9 +193,6 @@ def _integrity_error(error: asyncpg.IntegrityConstraintViolationError) -> Hubbub
 _SETTING: Final = "behind a transaction pooler set DB_PREPARED_STATEMENTS=false"
 _PAST_THE_POOLER: Final = "this needs a session of its own: connect to PostgreSQL itself, not to the pooler"
 
-# A statement went to another session than the one that it was prepared in.
-_PREPARED_ELSEWHERE = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
-
 _SET_UP_WRONGLY = re.compile(r"authentication failed|does not exist|no such|unsupported startup parameter")
 _NOT_PASSED_ON = re.compile(r"query_wait_timeout|server login has been failing|server_login_retry")
 _PARAMETER = re.compile(r"unsupported startup parameter: (?P<name>\w+)")
@@ -226,8 +216,7 @@ def connection_refused_by_pooler(error: Exception, server: str) -> Unavailable |
 
 
 def _pooler_error(error: Exception) -> Unavailable | None:
-    """The error of a statement that failed because of a pooler, or None."""
-    if isinstance(error, _PREPARED_ELSEWHERE):
+    if isinstance(error, asyncpg.DuplicatePreparedStatementError | asyncpg.InvalidSQLStatementNameError):
         reason = f"a statement was prepared in another session: {_SETTING}"
         return Unavailable("postgresql", reason, retryable=False)
     if isinstance(error, asyncpg.PostgresConnectionError) and _NOT_PASSED_ON.search(str(error)):

@@ -36,7 +36,7 @@ from hubbub.postgres.connection import Connection, connect, drain_cancelled, now
 from hubbub.postgres.errors import LOST, REFUSED_WHILE_ENCODING, SENT_AGAIN, deadline_passed
 from hubbub.postgres.sharing import SharedStatements
 from hubbub.postgres.statement import Lookup, Statement, count_of
-from hubbub.postgres.transaction import OpenTransaction, run_after_commit
+from hubbub.postgres.transaction import OpenTransaction, run_action
 from hubbub.scheduling import EarliestTimer
 from hubbub.settings import PostgresSettings
 
@@ -141,7 +141,7 @@ class Pool:
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """A statement on the pool is committed when it returns, so the action runs now."""
-        run_after_commit((action,))
+        run_action(action)
 
     @asynccontextmanager
     async def transaction(self, *, deadline: float | None = None) -> AsyncIterator[OpenTransaction]:
@@ -240,9 +240,8 @@ class Connections:
         self._draining: set[asyncio.Task[None]] = set()
         self._idle_timer = EarliestTimer(self._close_idle)
         self._reconnector = Reconnector(self._reconnect)
-        # The server gives up a statement when its caller does: losing the connection alone does not end it.
-        # Without prepared statements there is a transaction pooler, which refuses settings that outlive a
-        # transaction.
+        # The server gives up a statement when its caller does. The loss of the connection alone does not end it.
+        # Without prepared statements there is a pooler, which refuses settings that outlive a transaction.
         timeout = str(round(settings.deadline_seconds * 1000))
         self._server_settings = {"statement_timeout": timeout} if settings.prepared_statements else {}
         self._closed = False
@@ -282,12 +281,10 @@ class Connections:
         """Give the connection back. If its statement was cancelled, it is idle once the server has stopped it."""
         task = asyncio.current_task()
         if task is not None and task.cancelling() and not connection.is_closed():
-            draining = asyncio.create_task(
-                drain_cancelled(connection), name="hubbub: drain a cancelled connection"
-            )
+            drain = drain_cancelled(connection)
+            draining = asyncio.create_task(drain, name="hubbub: drain a cancelled connection")
             self._draining.add(draining)
-            # A callback, not code of the task: a task that is cancelled before its first step runs none of its
-            # code.
+            # A callback, because a task that is cancelled before its first step runs none of its own code.
             draining.add_done_callback(partial(self._drained, connection))
         else:
             self._give_back(connection)
@@ -344,18 +341,15 @@ class Connections:
         try:
             connection = await connect(self._settings, within_seconds=left, server_settings=self._server_settings)
         except Unavailable as failure:
-            if not self._had_too_little_time(failure, left):
+            # A caller that was too close to its deadline to connect is no sign of a server in trouble.
+            enough = min(self._settings.connect_timeout_seconds, self._settings.deadline_seconds / 2)
+            if left >= enough or not isinstance(failure.__cause__, TimeoutError):
                 self._reconnector.failed(failure, now() - since)
             raise
         self._reconnector.succeeded()
         with ReportErrors("the instrumentation"):
             self._instrumentation.connected("postgresql")
         return connection
-
-    def _had_too_little_time(self, failure: Unavailable, left: float) -> bool:
-        """Whether the caller was too close to its deadline to connect. That is no sign of a server in trouble."""
-        enough = min(self._settings.connect_timeout_seconds, self._settings.deadline_seconds / 2)
-        return isinstance(failure.__cause__, TimeoutError) and left < enough
 
     def _drained(self, connection: Connection, draining: asyncio.Task[None]) -> None:
         self._draining.discard(draining)
@@ -408,7 +402,6 @@ class Reconnector:
         self._not_before = now() + jittered(min(pause, LONGEST_RECONNECT_PAUSE_SECONDS), at_least=0.1)
 
     def succeeded(self) -> None:
-        """A connection was made."""
         self.failure = None
         self._attempts = 0
 

@@ -111,10 +111,8 @@ class OpenTransaction:
 
     async def use_one_snapshot(self) -> None:
         """Read the database as it is now until the transaction ends, and refuse changes. Call it first."""
-        await self._run(
-            "SET",
-            lambda connection: connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"),
-        )
+        command = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+        await self._run("SET", lambda connection: connection.execute(command))
 
     async def copy(self, into: Copy, rows: Iterable[Row] | AsyncIterable[Row]) -> None:
         """Insert the rows by COPY: all of them, or none if one is refused. It raises what an INSERT raises.
@@ -155,7 +153,8 @@ class OpenTransaction:
 
     def run_actions(self) -> None:
         """Run the actions that waited for the COMMIT, in the order in which they were given."""
-        run_after_commit(self._actions)
+        for action in self._actions:
+            run_action(action)
 
     async def _run(
         self, name: str, call: Callable[[Connection], Awaitable[R]], deadline: float | None = None
@@ -230,11 +229,7 @@ class OpenTransaction:
         )
 
 
-def run_after_commit(actions: Iterable[Callable[[], None]]) -> None:
-    """Run actions that waited for a COMMIT, at once, so that their effects precede what the caller does next.
-
-    An action that raises is reported and does not stop the others: the commit stands.
-    """
-    for action in actions:
-        with ReportErrors("an action after a COMMIT"):
-            action()
+def run_action(action: Callable[[], None]) -> None:
+    """Run it after a COMMIT, and report what it raises: the commit stands."""
+    with ReportErrors("an action after a COMMIT"):
+        action()
