@@ -115,11 +115,6 @@ class Subscription(Listener):
         self.dropped = 0
         """How many messages were thrown away since the subscription began."""
 
-    @property
-    def unread(self) -> int:
-        """How many messages and Gaps wait to be read."""
-        return len(self._received) + (self._gap is not None)
-
     def receive(self, received: Received) -> None:
         if self._ended:
             return
