@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol, TypeVar
-from uuid import UUID
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 
 from hubbub.commits import Change, OnCommit, ignore
 from hubbub.events import Logged, Payload
+from hubbub.models import Message, Room, User
 from hubbub.postgres import Executor, Lookup, Statement
 
 
@@ -24,15 +24,8 @@ class Repository:
         self._executor.after_commit(lambda: self._on_commit(change))
 
 
-class HasId(Protocol):
-    """A model of a table whose key is `id`."""
-
-    @property
-    def id(self) -> UUID: ...
-
-
 T = TypeVar("T")
-M = TypeVar("M", bound=HasId)
+M = TypeVar("M", Message, Room, User)  # of the tables whose key is `id`
 
 
 def columns(model: type[msgspec.Struct], table: str = "", computed: Mapping[str, str] | None = None) -> str:
@@ -66,11 +59,6 @@ def existing(row: T | None, error: Callable[..., Exception], *key: object) -> T:
     if row is None:
         raise error(*key)
     return row
-
-
-def by_their_ids(rows: Iterable[M]) -> dict[UUID, M]:
-    """The rows by their ids."""
-    return {row.id: row for row in rows}
 
 
 def unread(member: str, user_id: str, cap: str) -> str:

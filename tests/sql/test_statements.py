@@ -148,7 +148,7 @@ def test_columns_of_a_row_are_the_fields_of_its_model(checked: dict[str, Checked
 def _fields(statement: Statement[Any], columns: list[str]) -> list[str]:
     if statement.name in COLUMNS:
         return COLUMNS[statement.name]
-    if statement.model in (bool, int, str):
+    if statement.model in (bool, bytes, int, str):
         assert len(columns) == 1, f"{statement.model} takes one column"
         return columns
     return list(inspect.signature(statement.model).parameters)

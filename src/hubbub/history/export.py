@@ -22,7 +22,7 @@ from hubbub.history.lines import (
     RoomLine,
     UserLine,
 )
-from hubbub.models import MessageType, Role, Room, User
+from hubbub.models import Message, MessageType, Room, RoomUser, User
 from hubbub.postgres import OpenTransaction, Pool, Statement
 from hubbub.repositories.rooms import direct_key
 from hubbub.sql import columns
@@ -36,20 +36,9 @@ class RoomRow(Room, frozen=True, gc=False):
     direct_key: bytes | None = None
 
 
-class MessageRow(msgspec.Struct, frozen=True, gc=False):
-    """As `Message`, but with the metadata as they are stored."""
-
-    id: UUID
-    seq: int
-    user_id: UUID | None
-    content: str
-    message_type: str
-    is_edited: bool
-    created_at: datetime
-    updated_at: datetime
-    deleted_at: datetime | None
-    reply_to: UUID | None
-    metadata: str | None
+class MessageRow(Message, frozen=True, gc=False):
+    def __post_init__(self) -> None:
+        """Leave type and metadata as they are stored, as texts."""
 
 
 class EventRow(msgspec.Struct, frozen=True, gc=False):
@@ -61,13 +50,8 @@ class EventRow(msgspec.Struct, frozen=True, gc=False):
     created_at: datetime
 
 
-class MemberRow(msgspec.Struct, frozen=True, gc=False):
-    user_id: UUID
-    joined_at: datetime
-    role: str
-    joined_seq: int
-    last_read_seq: int
-    last_read_message_id: UUID | None
+class MemberRow(RoomUser, frozen=True, gc=False):
+    joined_seq: int = 0
 
 
 ROOM = Statement(
@@ -203,7 +187,10 @@ class _Export:
             return []
         users = await self._transaction.fetch_all(USERS, new)
         self._names |= dict.fromkeys(new) | {user.id: user.username for user in users}
-        return [_user_line(user) for user in users]
+        return [
+            UserLine(id=one.id, user=one.username, email=one.email, avatar_url=one.avatar_url, at=one.created_at)
+            for one in users
+        ]
 
     async def _entries(self, after: int, last: int) -> list[AnyLine]:
         messages = await self._transaction.fetch_all(MESSAGES, self._room.id, after, last)
@@ -229,7 +216,7 @@ class _Export:
             updated_at=None if row.updated_at == row.created_at else row.updated_at,
             deleted_at=row.deleted_at,
             reply_to=row.reply_to,
-            metadata=NO_METADATA if row.metadata is None else msgspec.Raw(row.metadata.encode()),
+            metadata=NO_METADATA if row.metadata is None else msgspec.Raw(str(row.metadata).encode()),
         )
 
     def _event_line(self, row: EventRow) -> EventLine:
@@ -246,7 +233,7 @@ class _Export:
     def _member_line(self, row: MemberRow) -> MemberLine:
         return MemberLine(
             **self._common(row.user_id, self._room.last_seq, row.joined_at),
-            role=Role(row.role),
+            role=row.role,
             joined_seq=row.joined_seq,
             last_read_seq=row.last_read_seq,
             last_read_message_id=row.last_read_message_id,
@@ -254,12 +241,6 @@ class _Export:
 
 
 _NO_PAYLOAD: Final = Payload()
-
-
-def _user_line(user: User) -> UserLine:
-    return UserLine(
-        id=user.id, user=user.username, email=user.email, avatar_url=user.avatar_url, at=user.created_at
-    )
 
 
 def _room_line(room: RoomRow, direct: tuple[UUID, UUID] | None) -> RoomLine:

@@ -23,14 +23,7 @@ def _no_progress(_: object) -> None:
 BY_NAME = Statement(
     "history.rooms_by_name",
     lambda id: id,
-    """
-    SELECT id
-    FROM rooms
-    WHERE name = $1
-        AND NOT is_private
-    ORDER BY id
-    LIMIT 2
-    """,
+    "SELECT id FROM rooms WHERE name = $1 AND NOT is_private ORDER BY id LIMIT 2",
 )
 
 

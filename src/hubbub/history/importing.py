@@ -28,7 +28,7 @@ from hubbub.history.room_log import RoomLog
 from hubbub.history.rooms import Members, lock_rooms
 from hubbub.history.source import CHECKPOINTS, SAVE_CHECKPOINT, Batch, BatchReader, Checkpoint, Refusal
 from hubbub.history.watermarks import Watermarks
-from hubbub.postgres import Executor, OpenTransaction, Pool
+from hubbub.postgres import Executor, Pool
 
 T = TypeVar("T")
 
@@ -82,8 +82,7 @@ class Imported:
 
 
 class _Stored(NamedTuple):
-    """The results of one batch, to be counted once it is committed. `before` is the part stored by an earlier
-    run."""
+    """The results of one batch, to be counted once it is committed. An earlier run had stored `before`."""
 
     before: Checkpoint | None
     created: list[Person]
@@ -168,7 +167,10 @@ class Import:
             replay = Replay([RoomLog(room, snapshots[room.id]) for room in rooms], self._people, existing)
             await store(transaction, replay, todo, while_stored)
             await transaction.execute(SAVE_CHECKPOINT, batch.checkpoint.digest, batch.checkpoint.lines)
-            self._report_after_commit(transaction, replay, created)
+            for person in created:
+                transaction.after_commit(partial(self._on_commit, UserChanged(person.id)))
+            for room in replay.rooms.values():
+                transaction.after_commit(partial(self._on_commit, RoomTouched(room.id)))
         self._find_without_ids = self._find_without_ids and replay.known > 0
         for room in replay.rooms.values():
             room.snapshot.last_seq = room.last_seq
@@ -177,12 +179,6 @@ class Import:
     @staticmethod
     async def _reached(executor: Executor, batch: Batch) -> Checkpoint | None:
         return batch.reached(await executor.fetch_all(CHECKPOINTS, batch.before, batch.checkpoint.lines))
-
-    def _report_after_commit(self, transaction: OpenTransaction, replay: Replay, created: list[Person]) -> None:
-        for person in created:
-            transaction.after_commit(partial(self._on_commit, UserChanged(person.id)))
-        for room in replay.rooms.values():
-            transaction.after_commit(partial(self._on_commit, RoomTouched(room.id)))
 
     def _count(self, batch: Batch, stored: _Stored) -> None:
         state = self.state

@@ -146,32 +146,18 @@ class Checkpoint(NamedTuple):
 CHECKPOINTS = Statement(
     "history.checkpoints",
     Checkpoint,
-    """
-    SELECT
-        digest,
-        lines
-    FROM hubbub_imports
-    WHERE lines > $1
-        AND lines <= $2
-    """,
+    "SELECT digest, lines FROM hubbub_imports WHERE lines > $1 AND lines <= $2",
 )
 
 SAVE_CHECKPOINT = Statement(
-    "history.save_checkpoint",
-    int,
-    """
-    INSERT INTO hubbub_imports (digest, lines)
-    VALUES ($1, $2)
-    """,
+    "history.save_checkpoint", int, "INSERT INTO hubbub_imports (digest, lines) VALUES ($1, $2)"
 )
 
 
 class Batch:
-    """Consecutive lines of a file, committed together. `taken` are the lines that can be stored, with their
-    numbers.
+    """Consecutive lines of a file, committed together. `taken` are those that can be stored, with their numbers.
 
-    `before` is the number of lines in front of the batch. `is_last` says that the file ends with it. `digest`
-    covers all lines of the file up to the end of the batch.
+    `before` is the number of lines in front of the batch. `digest` covers all lines of the file up to its end.
     """
 
     __slots__ = ("_digest_before", "_raw", "before", "checkpoint", "digest", "is_last", "refused", "taken")
@@ -204,11 +190,7 @@ class Batch:
 
 
 def batches(file: io.BufferedReader) -> Iterator[Batch]:
-    """The batches of an open file, which may be a pipe.
-
-    A file without lines has none. A file that is damaged before its first line has one, without lines, that has
-    the refusal.
-    """
+    """The batches of an open file. One that is damaged before its first line has a batch with only the refusal."""
     digest, before = sha256(), 0
     damage: list[Refusal] = []
     chunks = _chunks(_numbered_lines(file, lambda number, reason: damage.append(Refusal(number, reason))))
@@ -240,8 +222,7 @@ def _chunks(numbered: Iterator[tuple[int, bytes]]) -> Iterator[list[bytes]]:
 
 
 class BatchReader:
-    """Reads and parses the batches of a file in a thread, one after the other. `prefetch` begins the next one
-    early.
+    """Reads and parses the batches of a file in a thread, one after the other.
 
     idle --prefetch or next--> reading --next--> idle        leaving the block stops the source, then the thread
     """

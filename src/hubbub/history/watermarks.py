@@ -13,33 +13,17 @@ from hubbub.postgres import Pool, Statement
 
 ROOMS_PER_STEP: Final = 100
 MEMBERS_PER_STEP: Final = 1_000
-"""Of each room. A step is a transaction, and holds these memberships locked: with 300,000 members in a room 14
-ms."""
-
-LOWEST_ID: Final = UUID(int=0)
-
+"""Of each room. A step is a transaction, and keeps them locked: with 300,000 members in a room for 14 ms."""
 
 HEADS = Statement(
     "history.heads",
     lambda id, last_seq: (id, last_seq),
-    """
-    SELECT
-        id,
-        last_seq
-    FROM rooms
-    WHERE id = ANY($1::uuid[])
-    """,
+    "SELECT id, last_seq FROM rooms WHERE id = ANY($1::uuid[])",
 )
 
 # A table that was just filled has no statistics, and in a room that seems small each step would sort all members:
 # with 300,000 of them that takes 137 ms per step instead of 14, and more with more.
-DISABLE_SORT = Statement(
-    "history.disable_sort",
-    str,
-    """
-    SELECT set_config('enable_sort', 'off', true)
-    """,
-)
+DISABLE_SORT = Statement("history.disable_sort", str, "SELECT set_config('enable_sort', 'off', true)")
 
 # Members who have read something in the room are left alone, so messages that they marked as unread since stay
 # unread. They are locked in one order, since two imports may end at the same time.
@@ -48,10 +32,7 @@ COUNT_AS_READ = Statement(
     lambda room_id, user_id: (room_id, user_id),
     """
     WITH page AS MATERIALIZED (
-        SELECT
-            head.room_id,
-            head.seq,
-            member.user_id
+        SELECT head.room_id, head.seq, member.user_id
         FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS head (room_id, seq, after)
         CROSS JOIN LATERAL (
             SELECT user_id
@@ -71,27 +52,22 @@ COUNT_AS_READ = Statement(
             AND room_users.last_read_message_id IS NULL
             AND room_users.last_read_seq < page.seq
     )
-    SELECT DISTINCT ON (room_id)
-        room_id,
-        user_id
+    SELECT DISTINCT ON (room_id) room_id, user_id
     FROM page
-    ORDER BY
-        room_id,
-        user_id DESC
+    ORDER BY room_id, user_id DESC
     """,
 )
 
 
 async def count_as_read(pool: Pool, heads: Mapping[UUID, int]) -> None:
-    """All entries up to these seqs count as read, by room. However large a room is, few members are locked at a
-    time.
+    """All entries up to these seqs count as read, by room.
 
-    Each step is a transaction. All of it may be repeated if it was interrupted.
+    Each step is a transaction, which locks few members. All of it may be repeated if it was interrupted.
     """
     ordered = sorted(heads.items())
     for start in range(0, len(ordered), ROOMS_PER_STEP):
         seqs = dict(ordered[start : start + ROOMS_PER_STEP])
-        after = dict.fromkeys(seqs, LOWEST_ID)
+        after = dict.fromkeys(seqs, UUID(int=0))
         while after:
             wanted = [seqs[room_id] for room_id in after]
             async with pool.transaction() as step:
@@ -120,20 +96,15 @@ class Watermarks:
         }
 
     def advance(self, before: Checkpoint | None, rooms: Iterable[RoomLog]) -> None:
-        """Note how far a batch that was stored brought its rooms. An earlier run had stored the file up to
-        `before`."""
+        """Note how far a stored batch brought its rooms. An earlier run had stored the file up to `before`."""
         if before is not None:
             self._before = before
         self._heads |= {room.id: room.last_seq for room in rooms if room.has_grown and room.id in self._named}
 
     async def store(self, pool: Pool, end: Checkpoint) -> None:
-        """Have everything in the file count as read, once for each end that the file had.
-
-        A run that was stopped has left no record of how far it brought its rooms, so their heads are taken as of
-        now.
-        """
+        """Have everything in the file count as read, once for each end that the file had."""
         if self._before is not None and not await self._is_done(pool, self._before):
-            unknown = self._named - self._heads.keys()
+            unknown = self._named - self._heads.keys()  # a stopped run did not record how far it brought these
             self._heads |= dict(await pool.fetch_all(HEADS, unknown))
         if not await self._is_done(pool, end):
             await count_as_read(pool, self._heads)

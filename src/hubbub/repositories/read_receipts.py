@@ -179,9 +179,7 @@ class ReadReceipts(Repository):
         """,
     )
     _MESSAGE_EXISTS = Statement(
-        "read_receipts.message_exists",
-        bool,
-        "SELECT EXISTS (SELECT 1 FROM messages WHERE id = $1) AS message_exists",
+        "read_receipts.message_exists", int, "SELECT 1 AS found FROM messages WHERE id = $1"
     )
 
     async def who_read(self, message_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[ReadReceipt]:
@@ -199,10 +197,9 @@ class ReadReceipts(Repository):
         receipts = await self._executor.fetch_all(
             self._WHO_READ, message_id, user_id, limit + 1, deadline=deadline
         )
-        if not receipts and not await self._executor.fetch_one(
-            self._MESSAGE_EXISTS, message_id, deadline=deadline
-        ):
-            raise NotFound("message", message_id)
+        if not receipts:
+            exists = await self._executor.fetch_one(self._MESSAGE_EXISTS, message_id, deadline=deadline)
+            existing(exists, NotFound, "message", message_id)
         return self._WHO_READ_CURSOR.page(message_id, receipts, limit, lambda receipt: (receipt.user_id,))
 
     _UNREAD_COUNTS = Statement(

@@ -98,9 +98,12 @@ class RoomUsers(Repository):
         if joined:
             self._changed(MembersJoined(room_id, tuple(member.user_id for member in joined)))
             self._changed(RoomTouched(room_id))
-        else:
-            await self._explain_no_join(room_id, requested, deadline)
-        return joined
+            return joined
+        state = await self._executor.fetch_one(self._STATE, room_id, requested, deadline=deadline)
+        is_direct, members = existing(state, NotFound, "room", room_id)
+        if is_direct and requested - set(members):
+            raise Invalid("room_id", "a direct room has exactly two members")
+        return []
 
     _STATE = Statement(
         "room_users.state",
@@ -118,15 +121,6 @@ class RoomUsers(Repository):
         WHERE id = $1
         """,
     )
-
-    async def _explain_no_join(self, room_id: UUID, requested: set[UUID], deadline: float) -> None:
-        """Raise the reason why no user joined, unless all were members already."""
-        state = await self._executor.fetch_one(self._STATE, room_id, requested, deadline=deadline)
-        if state is None:
-            raise NotFound("room", room_id)
-        is_direct, members = state
-        if is_direct and requested - set(members):
-            raise Invalid("room_id", "a direct room has exactly two members")
 
     # The membership is deleted first: of two calls for the same member, the second waits and then finds none.
     _REMOVE = Statement(
@@ -226,19 +220,16 @@ class RoomUsers(Repository):
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         return await self._executor.look_up(self._GET, room_id, user_id) is not None
 
-    _MEMBERS_CURSOR = Cursor("members", tuple[UUID])
-    _MEMBERS = Statement(
-        "room_users.members",
-        RoomUser,
-        f"""
-        SELECT {MEMBER}
+    _LIST = """
+        SELECT {member}
         FROM room_users
-        WHERE room_id = $1
-            AND user_id > $2
-        ORDER BY user_id
+        WHERE {of} = $1
+            AND {by} > $2
+        ORDER BY {by}
         LIMIT $3
-        """,
-    )
+    """
+    _MEMBERS_CURSOR = Cursor("members", tuple[UUID])
+    _MEMBERS = Statement("room_users.members", RoomUser, _LIST.format(member=MEMBER, of="room_id", by="user_id"))
 
     async def members(self, room_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[RoomUser]:
         """The members of a room, in the order of their ids, which is stable while users join and leave.
@@ -251,18 +242,7 @@ class RoomUsers(Repository):
         return self._MEMBERS_CURSOR.page(room_id, members, limit, lambda member: (member.user_id,))
 
     _ROOMS_CURSOR = Cursor("memberships", tuple[UUID])
-    _ROOMS_OF = Statement(
-        "room_users.rooms_of",
-        RoomUser,
-        f"""
-        SELECT {MEMBER}
-        FROM room_users
-        WHERE user_id = $1
-            AND room_id > $2
-        ORDER BY room_id
-        LIMIT $3
-        """,
-    )
+    _ROOMS_OF = Statement("room_users.rooms_of", RoomUser, _LIST.format(member=MEMBER, of="user_id", by="room_id"))
 
     async def rooms_of(self, user_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[RoomUser]:
         """The memberships of a user, in the order of the ids of the rooms. For a screen, see `rooms.list_for`."""

@@ -18,21 +18,19 @@ from hubbub.errors import Conflict, Invalid, NotFound
 from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
 from hubbub.postgres import Statement
-from hubbub.sql import Repository, by_id, by_their_ids, columns, entry, existing, unread
+from hubbub.sql import Repository, by_id, columns, entry, existing, unread
 
 ROOM = columns(Room, computed={"is_direct": "direct_key IS NOT NULL"})
 
 LONGEST_LIST: Final = 1_000
-"""A sidebar shows all rooms of a user, and each page looks at all of them: 1,000 at once are quicker than 200 at a
-time."""
+"""Each page looks at all rooms of the user, so one page of 1,000 is quicker than five of 200."""
 
 DIRECT_NAME: Final = "direct"
 """Direct rooms have no name of their own, because a screen shows the name of the partner."""
 
 
 def _summary(*row: Any) -> RoomSummary:  # noqa: ANN401 - each column has a type of its own
-    """From the columns of a room, five of the summary, and those of its newest message, all NULL if it has
-    none."""
+    """From the columns of a room, five of the summary, and those of the newest message, NULL if there is none."""
     role, last_read_seq, unread, partner_id, active_at = row[10:15]
     last_message = None if row[15] is None else Message(*row[15:])
     return RoomSummary(Room(*row[:10]), Role(role), last_read_seq, unread, partner_id, last_message, active_at)
@@ -124,7 +122,7 @@ class Rooms(Repository):
     async def get_many(self, room_ids: Iterable[UUID]) -> dict[UUID, Room]:
         """The rooms that exist, by id, in one query."""
         ids = inputs.uuids("room_ids", room_ids)
-        return by_their_ids(await self._executor.fetch_all(self._GET_MANY, ids))
+        return {room.id: room for room in await self._executor.fetch_all(self._GET_MANY, ids)}
 
     _UPDATE = Statement(
         "rooms.update",
@@ -240,13 +238,11 @@ class Rooms(Repository):
     )
 
     async def public(self, *, limit: int = 50, after: str | None = None) -> Page[Room]:
-        """The rooms that are not private, by name. `limit` is 1 to 200; `after` is the `next` of the previous
-        page."""
+        """The rooms that are not private, by name. `limit` is 1 to 200; `after` is the `next` of the last page."""
         limit = inputs.limit(limit)
-        cursor = self._PUBLIC_CURSOR
-        name, room_id = ("", UUID(int=0)) if after is None else cursor.decode(None, after)
+        name, room_id = ("", UUID(int=0)) if after is None else self._PUBLIC_CURSOR.decode(None, after)
         rooms = await self._executor.fetch_all(self._PUBLIC, name, room_id, limit + 1)
-        return cursor.page(None, rooms, limit, lambda room: (room.name, room.id))
+        return self._PUBLIC_CURSOR.page(None, rooms, limit, lambda room: (room.name, room.id))
 
     # The newest message of each room is one probe of the index (room_id, seq). Only the rooms of the page are
     # counted: a count reads up to the cap of messages, a probe reads one.

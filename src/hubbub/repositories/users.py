@@ -15,7 +15,7 @@ from hubbub.errors import NotFound, Unavailable
 from hubbub.events import MemberLeft
 from hubbub.models import Credentials, User
 from hubbub.postgres import Executor, LockNotAvailable, Statement
-from hubbub.sql import Repository, by_id, by_their_ids, columns, existing, next_entry
+from hubbub.sql import Repository, by_id, columns, existing, next_entry
 
 USER = columns(User)
 
@@ -78,7 +78,7 @@ class Users(Repository):
     async def get_many(self, user_ids: Iterable[UUID]) -> dict[UUID, User]:
         """The users that exist, by id, in one query."""
         ids = inputs.uuids("user_ids", user_ids)
-        return by_their_ids(await self._executor.fetch_all(self._GET_MANY, ids))
+        return {user.id: user for user in await self._executor.fetch_all(self._GET_MANY, ids)}
 
     _FIND_BY_EMAIL = Statement(
         "users.find_by_email", User, f"SELECT {USER} FROM users WHERE lower(email) = lower($1)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -68,24 +67,17 @@ _OWN_FIELDS = {
 
 
 def _entry(*row: Any) -> tuple[int, Position, LogEvent | None]:  # noqa: ANN401 - each column has a type of its own
-    """The head of the log, and the position and event of an entry: no event if its message was purged. The last
-    columns are those of that message."""
+    """The head of the log, and the position and event of an entry. The last columns are those of its message.
+
+    There is no event if that was purged, or for a kind that only a newer version knows.
+    """
     head, room_id, seq, kind, about, user_id, payload, at, *columns = row
     if kind == "sent":
         return head, *entry_of(Message(*columns))
     position = Position(seq, event_mark(kind, about, user_id, at))
-    if about is not None and columns[0] is None:
+    event: Callable[..., LogEvent] | None = events.KINDS.get(kind)
+    if event is None or (about is not None and columns[0] is None):
         return head, position, None
-    common = (room_id, seq, position.encode(room_id), at)
-    return head, position, _event(kind, common, user_id, payload, columns)
-
-
-def _event(
-    kind: str, common: tuple[UUID, int, str, datetime], user_id: UUID, payload: str, columns: list[Any]
-) -> LogEvent | None:
-    """The event, or None for a kind that only a newer version knows."""
-    if kind not in events.KINDS:
-        return None
     values: list[Any] = []
     decoded: events.Payload | None = None
     for field in _OWN_FIELDS[kind]:
@@ -97,8 +89,7 @@ def _event(
             case _:
                 decoded = decoded or _payload(payload)
                 values.append(getattr(decoded, field))
-    event: Callable[..., LogEvent] = events.KINDS[kind]
-    return event(*common, *values)
+    return head, position, event(room_id, seq, position.encode(room_id), at, *values)
 
 
 def _head_of(*row: Any) -> Head:  # noqa: ANN401 - each column has a type of its own
@@ -112,7 +103,7 @@ def _head_of(*row: Any) -> Head:  # noqa: ANN401 - each column has a type of its
 
 
 def _without_entry(seq: int, last_seq: int) -> Position | None:
-    """The position of a seq without an entry: 0, or that of a purged message. None beyond the end."""
+    """The position of seq 0 or of a purged message. None beyond the end."""
     return Position(seq, NOTHING) if seq <= last_seq else None
 
 

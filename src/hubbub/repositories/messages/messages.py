@@ -1,15 +1,13 @@
-"""Messages, as an application calls them: sending, changing and reading. A change takes the next seq of its
-room."""
+"""Messages, as an application sends, changes and reads them. A change takes the next seq of its room."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.commits import Change, MessagesSent, OnCommit, RoomRewound, RoomTouched, ignore
+from hubbub.commits import MessagesSent, OnCommit, RoomRewound, RoomTouched, ignore
 from hubbub.cursors import Cursor
 from hubbub.errors import Invalid, NotAMember, NotFound, Unavailable
 from hubbub.events import LogEvent, LogPage, MessageDeleted, MessageEdited, Resync
@@ -17,37 +15,23 @@ from hubbub.models import Message, MessagePage, MessageType, NewMessage, Page
 from hubbub.positions import START, Position
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.log import Logs
-from hubbub.repositories.messages.pages import NEWEST, PageAnchor, Pages, Span, seq_of
+from hubbub.repositories.messages.pages import NEWEST, PageAnchor, Span, read_page, read_page_json, seq_of
 from hubbub.repositories.messages.send import MESSAGE, draft_of, send_one
 from hubbub.repositories.messages.send_many import drafts_of, send_all
 from hubbub.repositories.messages.writer import MessageWriter
-from hubbub.sql import by_id, by_their_ids, columns, existing, next_entry
+from hubbub.sql import Repository, by_id, columns, existing, next_entry
 
 
-class _Permission(NamedTuple):
-    """A message, and what a user may do with it."""
-
-    message: Message
-    is_member: bool
-    may_change: bool
-
-
-class Messages:
+class Messages(Repository):
     """The messages of rooms. Their order is `seq`, and their id makes a retry harmless."""
 
     def __init__(
         self, executor: Executor, on_commit: OnCommit = ignore, writer: MessageWriter | None = None
     ) -> None:
-        """With a `writer`, concurrent sends share statements. Without one, as in a transaction, each has its
-        own."""
-        self._executor = executor
-        self._on_commit = on_commit
+        """With a `writer`, concurrent sends share statements. Without one, each has its own."""
+        super().__init__(executor, on_commit)
         self._writer = writer
         self._logs = Logs(executor)
-        self._pages = Pages(executor)
-
-    def _changed(self, change: Change) -> None:
-        self._executor.after_commit(lambda: self._on_commit(change))
 
     async def send(
         self,
@@ -75,7 +59,7 @@ class Messages:
         draft = draft_of(room_id, user_id, NewMessage(content, message_type, id, reply_to, metadata))
         if self._writer is not None:
             return await self._writer.send(draft)
-        message = await send_one(self._executor, draft, deadline=self._executor.deadline())
+        message = await send_one(self._executor, draft, self._executor.deadline())
         self._changed(MessagesSent([message]))
         return message
 
@@ -109,7 +93,7 @@ class Messages:
     async def get_many(self, message_ids: Iterable[UUID]) -> dict[UUID, Message]:
         """The messages that exist, by id, in one query."""
         ids = inputs.uuids("message_ids", message_ids)
-        return by_their_ids(await self._executor.fetch_all(self._GET_MANY, ids))
+        return {message.id: message for message in await self._executor.fetch_all(self._GET_MANY, ids)}
 
     # The message is locked before the head moves: of two changes of one message, the second waits, and then finds
     # what the first has left. A change that finds nothing to do takes no seq.
@@ -197,7 +181,7 @@ class Messages:
 
     _PERMISSION = Statement(
         "messages.permission",
-        lambda *row: _Permission(Message(*row[:-2]), *row[-2:]),
+        lambda *row: (Message(*row[:-2]), row[-2], row[-1]),
         f"""
         SELECT
             {columns(Message, "messages")},
@@ -246,7 +230,7 @@ class Messages:
         """
         deadline = self._executor.deadline()
         span = await self._span(room_id, before=before, after=after, around=around, limit=limit, deadline=deadline)
-        return await self._pages.read(span, deadline)
+        return await read_page(self._executor, span, deadline)
 
     async def page_json(
         self,
@@ -266,7 +250,7 @@ class Messages:
         """
         deadline = self._executor.deadline()
         span = await self._span(room_id, before=before, after=after, around=around, limit=limit, deadline=deadline)
-        return await self._pages.read_json(span, deadline)
+        return await read_page_json(self._executor, span, deadline)
 
     async def _span(
         self,

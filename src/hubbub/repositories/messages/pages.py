@@ -1,4 +1,9 @@
-"""Pages of a room's messages, in both directions: as objects, and as the JSON that PostgreSQL writes."""
+"""Pages of a room's messages, in both directions: as objects, and as the JSON that PostgreSQL writes.
+
+The caller checks who may read them. Callers that wait for the same page share the statement that reads it, as when
+all members open one room. A caller joins only a statement that was not sent yet, so all that was acknowledged
+before the call is on the page.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from hubbub.errors import Invalid, NotFound
 from hubbub.models import Message, MessagePage
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import MESSAGE
+from hubbub.sql import existing
 
 PageAnchor: TypeAlias = int | Message
 """The position in the log of a room from which a page is read: a seq, or the message that has it."""
@@ -66,96 +72,74 @@ def seq_of(field: str, room_id: UUID, anchor: PageAnchor) -> int:
     return min(inputs.seq(field, anchor), NEWEST - 1) if field == "after" else inputs.seq(field, anchor)
 
 
-def _unchanged(page: bytes) -> bytes:
-    return page
+# One statement for every direction: messages before the pivot and from it on. One more row per side than asked
+# for tells whether there is more on that side. After the newest message there is nothing to look for, which
+# PostgreSQL sees before it descends the index.
+PAGE = Statement("messages.page", Message, f"({_OLDER} LIMIT $3) UNION ALL ({_NEWER} LIMIT $4) LIMIT $3 + $4")
+
+ROOM_EXISTS = Statement("messages.room_exists", int, "SELECT 1 AS found FROM rooms WHERE id = $1")
 
 
-class Pages:
-    """Reads pages, and leaves it to the caller to check who may read them.
-
-    Callers that wait for the same page share the statement that reads it, as when all members open one room. A
-    caller joins only a statement that was not sent yet, so all that was acknowledged before the call is on the
-    page.
-    """
-
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-
-    # One statement for every direction: messages before the pivot and from it on. One more row per side than asked
-    # for tells whether there is more on that side. After the newest message there is nothing to look for, which
-    # PostgreSQL sees before it descends the index.
-    _PAGE = Statement("messages.page", Message, f"({_OLDER} LIMIT $3) UNION ALL ({_NEWER} LIMIT $4) LIMIT $3 + $4")
-
-    async def read(self, span: Span, deadline: float) -> MessagePage:
-        """The page. Raises: NotFound (no such room)."""
-        room_id, pivot, older, newer = span
-        rows = await self._executor.fetch_shared(
-            self._PAGE, room_id, pivot, older + 1, newer + 1, deadline=deadline
-        )
-        if not rows:
-            await self._check_room(room_id, deadline)
-        before = [message for message in rows if message.seq < pivot]  # the newest first
-        after = [message for message in rows if message.seq >= pivot]
-        return MessagePage(
-            room_id,
-            before[:older][::-1] + after[:newer],
-            has_older=len(before) > older,
-            has_newer=len(after) > newer,
-        )
-
-    # As _PAGE, without the rows that were not asked for. The keys are the fields of the models, in their order.
-    _PAGE_JSON = Statement(
-        "messages.page_json",
-        _unchanged,
-        f"""
-        WITH older AS MATERIALIZED (
-            {_OLDER}
-            LIMIT $3 + 1
-        ), newer AS MATERIALIZED (
-            {_NEWER}
-            LIMIT $4 + 1
-        ), page AS (
-            (
-                SELECT {MESSAGE}
-                FROM older
-                ORDER BY seq DESC
-                LIMIT $3
-            )
-            UNION ALL
-            (
-                SELECT {MESSAGE}
-                FROM newer
-                ORDER BY seq
-                LIMIT $4
-            )
-        )
-        SELECT convert_to(
-            json_build_object(
-                'room_id', rooms.id,
-                'items', COALESCE((SELECT json_agg(page ORDER BY page.seq) FROM page), '[]'),
-                'has_older', (SELECT count(*) > $3 FROM older),
-                'has_newer', (SELECT count(*) > $4 FROM newer)
-            )::text,
-            'UTF8'
-        ) AS page
-        FROM rooms
-        WHERE rooms.id = $1
-        """,
+async def read_page(executor: Executor, span: Span, deadline: float) -> MessagePage:
+    """The page. Raises: NotFound (no such room)."""
+    room_id, pivot, older, newer = span
+    rows = await executor.fetch_shared(PAGE, room_id, pivot, older + 1, newer + 1, deadline=deadline)
+    if not rows:
+        exists = await executor.fetch_one(ROOM_EXISTS, room_id, deadline=deadline)
+        existing(exists, NotFound, "room", room_id)
+    before = [message for message in rows if message.seq < pivot]  # the newest first
+    after = [message for message in rows if message.seq >= pivot]
+    return MessagePage(
+        room_id,
+        before[:older][::-1] + after[:newer],
+        has_older=len(before) > older,
+        has_newer=len(after) > newer,
     )
 
-    async def read_json(self, span: Span, deadline: float) -> bytes:
-        """The page as JSON. Raises: NotFound (no such room)."""
-        room_id, pivot, older, newer = span
-        for page in await self._executor.fetch_shared(
-            self._PAGE_JSON, room_id, pivot, older, newer, deadline=deadline
-        ):
-            return page
-        raise NotFound("room", room_id)
 
-    _ROOM_EXISTS = Statement(
-        "messages.room_exists", bool, "SELECT EXISTS (SELECT 1 FROM rooms WHERE id = $1) AS room_exists"
+# As PAGE, without the rows that were not asked for. The keys are the fields of the models, in their order.
+PAGE_JSON = Statement(
+    "messages.page_json",
+    bytes,
+    f"""
+    WITH older AS MATERIALIZED (
+        {_OLDER}
+        LIMIT $3 + 1
+    ), newer AS MATERIALIZED (
+        {_NEWER}
+        LIMIT $4 + 1
+    ), page AS (
+        (
+            SELECT {MESSAGE}
+            FROM older
+            ORDER BY seq DESC
+            LIMIT $3
+        )
+        UNION ALL
+        (
+            SELECT {MESSAGE}
+            FROM newer
+            ORDER BY seq
+            LIMIT $4
+        )
     )
+    SELECT convert_to(
+        json_build_object(
+            'room_id', rooms.id,
+            'items', COALESCE((SELECT json_agg(page ORDER BY page.seq) FROM page), '[]'),
+            'has_older', (SELECT count(*) > $3 FROM older),
+            'has_newer', (SELECT count(*) > $4 FROM newer)
+        )::text,
+        'UTF8'
+    ) AS page
+    FROM rooms
+    WHERE rooms.id = $1
+    """,
+)
 
-    async def _check_room(self, room_id: UUID, deadline: float) -> None:
-        if not await self._executor.fetch_one(self._ROOM_EXISTS, room_id, deadline=deadline):
-            raise NotFound("room", room_id)
+
+async def read_page_json(executor: Executor, span: Span, deadline: float) -> bytes:
+    """The page as JSON. Raises: NotFound (no such room)."""
+    room_id, pivot, older, newer = span
+    pages = await executor.fetch_shared(PAGE_JSON, room_id, pivot, older, newer, deadline=deadline)
+    return existing(pages[0] if pages else None, NotFound, "room", room_id)

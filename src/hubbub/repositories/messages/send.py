@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final, TypeAlias
 from uuid import UUID
 
@@ -78,7 +79,7 @@ SEND = Statement(
 )
 
 
-async def send_one(executor: Executor, draft: Draft, *, deadline: float) -> Message:
+async def send_one(executor: Executor, draft: Draft, deadline: float) -> Message:
     """Append the message, or find it if an earlier attempt has sent it.
 
     Raises: NotAMember, Invalid (the reply is to no message of the room), Conflict (another message has the id).
@@ -127,6 +128,9 @@ async def find_earlier_sends(executor: Executor, drafts: Sequence[Draft], *, dea
     return {draft.id: _same_or_conflict(draft, earlier[draft.id]) for draft in drafts if draft.id in earlier}
 
 
+_REST: Final = attrgetter("room_id", "user_id", "message_type", "reply_to")
+
+
 def _same_or_conflict(draft: Draft, earlier: Message) -> Message | Conflict:
     """The message, if the draft was sent as it.
 
@@ -134,24 +138,13 @@ def _same_or_conflict(draft: Draft, earlier: Message) -> Message | Conflict:
     PostgreSQL stores it in another form than it was given.
     """
     same_content = earlier.is_edited or earlier.deleted_at is not None or earlier.content == draft.content
-    same_rest = (earlier.room_id, earlier.user_id, earlier.message_type, earlier.reply_to) == (
-        draft.room_id,
-        draft.user_id,
-        draft.message_type,
-        draft.reply_to,
-    )
+    same_rest = _REST(earlier) == _REST(draft)
     return earlier if same_content and same_rest else Conflict("message id")
-
-
-class _Permission(msgspec.Struct, frozen=True):
-    ordinal: int
-    is_member: bool
-    has_original: bool
 
 
 PERMISSIONS = Statement(
     "messages.permissions",
-    _Permission,
+    lambda ordinal, is_member, has_original: (is_member, has_original),
     """
     SELECT
         draft.ordinal,
@@ -187,10 +180,10 @@ async def why_not_sent(executor: Executor, drafts: Sequence[Draft], *, deadline:
         deadline=deadline,
     )
     sendable: set[tuple[UUID | None, UUID]] = set()  # with their rooms: later drafts may reply to these
-    for draft, allowed in zip(rest, permissions, strict=True):
-        if not allowed.is_member:
+    for draft, (is_member, has_original) in zip(rest, permissions, strict=True):
+        if not is_member:
             outcomes[draft.id] = NotAMember(draft.room_id, draft.user_id)
-        elif not allowed.has_original and (draft.reply_to, draft.room_id) not in sendable:
+        elif not has_original and (draft.reply_to, draft.room_id) not in sendable:
             outcomes[draft.id] = Invalid("reply_to", "must be a message of the same room")
         else:
             sendable.add((draft.id, draft.room_id))

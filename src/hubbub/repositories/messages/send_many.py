@@ -7,8 +7,6 @@ from datetime import datetime
 from typing import Final, TypeVar
 from uuid import UUID
 
-import msgspec
-
 from hubbub.errors import Conflict, Invalid
 from hubbub.models import Message, MessageType, NewMessage
 from hubbub.postgres import Executor, Statement
@@ -43,14 +41,6 @@ def drafts_of(room_id: UUID, user_id: UUID, news: Iterable[NewMessage]) -> list[
     return list(drafts.values())
 
 
-class _Heads(msgspec.Struct, frozen=True):
-    """The result of a statement: the heads of its rooms before it, how many messages it wrote, and when."""
-
-    old_seqs: Sequence[int] | None
-    messages: int
-    created_at: datetime | None
-
-
 # As SEND, for all or none of many drafts.
 #
 # $9 has the rooms, $10 how many messages each gets. A draft has the ordinal of its room in $9 ($2), and its own
@@ -62,10 +52,10 @@ class _Heads(msgspec.Struct, frozen=True):
 # Old heads are looked up in an array and not joined: a generic plan expects ten rows of an unnest, and joins 500
 # with 500 in a nested loop. An array in which every value is the default is sent empty, which unnest turns into
 # NULLs. Encoding an element of an array, and decoding a row, is a good part of the cost of a send: so the numbers
-# ($2, $3, $10) are sent as text, and one row comes back.
+# ($2, $3, $10) are sent as text, and one row comes back: the old heads, how many messages were sent, and when.
 SEND_MANY = Statement(
     "messages.send_many",
-    _Heads,
+    lambda old_seqs, messages, created_at: (old_seqs, messages, created_at),
     """
     WITH draft AS MATERIALIZED (
         SELECT
@@ -160,7 +150,7 @@ async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float
         room_ordinals.append(room_ordinal + 1)
         ordinals.append(counts[room_ordinal])
     originals = _originals(drafts)
-    (heads,) = await executor.attempt(
+    [(old_seqs, sent, at)] = await executor.attempt(
         SEND_MANY,
         [draft.id for draft in drafts],
         _integers(room_ordinals),
@@ -177,11 +167,10 @@ async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float
         LOCK_TIMEOUT if len(counts) > 1 else None,
         deadline=deadline,
     )
-    if heads.old_seqs is None:
+    if old_seqs is None:
         return {}
-    if heads.messages != len(drafts) or heads.created_at is None:
+    if sent != len(drafts):
         raise Invalid("message", "must not be kept out by a trigger")
-    at, old_seqs = heads.created_at, heads.old_seqs
     return {
         draft.id: _message(draft, old_seqs[room_ordinal - 1] + ordinal, at)
         for draft, room_ordinal, ordinal in zip(drafts, room_ordinals, ordinals, strict=True)

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from hubbub.background import ReportErrors
@@ -64,7 +65,7 @@ class MessageWriter:
         self._batches = Batches(executor)
         self._batcher = Batcher[Draft, Message](
             "write messages",
-            self._send_one,
+            partial(send_one, executor),
             self._send_each,
             deadline_seconds=deadline_seconds,
             queue=KeyedQueue(),
@@ -87,9 +88,6 @@ class MessageWriter:
         Raises: as `send_one`, Unavailable (at the deadline, or after `drain`).
         """
         return await self._batcher.call(draft, draft.room_id, draft.id)
-
-    def _send_one(self, draft: Draft, deadline: float) -> Awaitable[Message]:
-        return send_one(self._executor, draft, deadline=deadline)
 
     async def _send_each(self, drafts: list[Draft], deadline: float) -> list[Outcome[Message]]:
         outcomes = await self._batches.send(drafts, deadline=deadline)
@@ -170,7 +168,7 @@ class Batches:
 
     async def _send_unchecked(self, drafts: Sequence[Draft], deadline: float) -> Outcomes:
         if len(drafts) == 1:
-            return {drafts[0].id: await send_one(self._executor, drafts[0], deadline=deadline)}
+            return {drafts[0].id: await send_one(self._executor, drafts[0], deadline)}
         try:
             outcomes = await append(self._executor, drafts, deadline=deadline)
         except Unavailable as error:
