@@ -19,7 +19,7 @@ from uuid import UUID
 import msgspec
 
 from hubbub.errors import Invalid
-from hubbub.models import MessageType, Role
+from hubbub.models import MESSAGE_TYPES, ROLES, MessageType, Role
 
 # The widths of the columns in the original schema.
 EMAIL_LENGTH: Final = 255
@@ -188,24 +188,20 @@ def uuids(field: str, value: Iterable[UUID]) -> set[UUID]:
     return {uuid(field, one) for one in items(field, value)}
 
 
-_ROLES = {one.value: one for one in Role}
-_MESSAGE_TYPES = {one.value: one for one in MessageType}
-
-
 def role(value: object) -> Role:
     """A role, from itself or from its name."""
-    if isinstance(value, str) and value in _ROLES:
-        return _ROLES[value]
-    raise Invalid("role", f"must be one of {', '.join(_ROLES)}")
+    if isinstance(value, str) and value in ROLES:
+        return ROLES[value]
+    raise Invalid("role", f"must be one of {', '.join(ROLES)}")
 
 
 def message_type(value: object) -> MessageType:
     """A type of message, from itself or from its name."""
     if value.__class__ is MessageType:  # this runs on every send, and the hash of an Enum is computed in Python
         return value
-    if isinstance(value, str) and value in _MESSAGE_TYPES:
-        return _MESSAGE_TYPES[value]
-    raise Invalid("message_type", f"must be one of {', '.join(_MESSAGE_TYPES)}")
+    if isinstance(value, str) and value in MESSAGE_TYPES:
+        return MESSAGE_TYPES[value]
+    raise Invalid("message_type", f"must be one of {', '.join(MESSAGE_TYPES)}")
 
 
 def json_object(field: str, value: object, *, longest_bytes: int) -> bytes:

@@ -1,8 +1,7 @@
-"""The values that hubbub returns: immutable, one class per noun.
+"""The values that hubbub returns: immutable msgspec structs, one class per noun.
 
-They are msgspec structs rather than dataclasses: a page builds 50 of them, and a frozen dataclass with slots
-takes 1,090 ns each where a frozen struct takes 90 (docs/decisions.md). Fields stand in the order of the columns
-that the SQL names, so a row is built as `Message(*row)`. Times are aware and in UTC.
+A page builds 50 of them, each in 90 ns where a frozen dataclass takes 1,090 (docs/decisions.md). Fields stand in
+the order of the columns that the SQL names, so a row is built as `Message(*row)`. Times are aware and in UTC.
 
 Models that are built by the thousand have `gc=False`: garbage collection was a quarter of the processor time of
 pages and lookups. They hold values and JSON, and nothing that could refer back to them.
@@ -22,9 +21,8 @@ from hubbub import positions
 
 T = TypeVar("T")
 
-
-# Why a client cannot continue a room from its cursor: see `events.Resync`.
 ResyncReason: TypeAlias = Literal["rewound", "too_far_behind"]
+"""Why a client cannot continue a room from its cursor: see `events.Resync`."""
 
 
 class Role(StrEnum):
@@ -44,8 +42,8 @@ class MessageType(StrEnum):
 
 
 # A lookup here costs a twentieth of one in the enum itself.
-_ROLES = {role.value: role for role in Role}
-_TYPES = {message_type.value: message_type for message_type in MessageType}
+ROLES = {role.value: role for role in Role}
+MESSAGE_TYPES = {message_type.value: message_type for message_type in MessageType}
 
 
 class User(msgspec.Struct, frozen=True, gc=False):
@@ -114,7 +112,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     def __post_init__(self) -> None:
         if self.message_type.__class__ is not MessageType:  # as it comes from PostgreSQL
-            message_type = _TYPES.get(self.message_type) or MessageType(self.message_type)
+            message_type = MESSAGE_TYPES.get(self.message_type) or MessageType(self.message_type)
             msgspec.structs.force_setattr(self, "message_type", message_type)
         metadata: object = self.metadata
         if isinstance(metadata, str):  # as it comes from PostgreSQL; most messages have none
@@ -158,7 +156,7 @@ class RoomUser(msgspec.Struct, frozen=True, gc=False):
 
     def __post_init__(self) -> None:
         if self.role.__class__ is not Role:  # as it comes from PostgreSQL
-            msgspec.structs.force_setattr(self, "role", _ROLES.get(self.role) or Role(self.role))
+            msgspec.structs.force_setattr(self, "role", ROLES.get(self.role) or Role(self.role))
 
 
 class RoomSummary(msgspec.Struct, frozen=True, gc=False):
@@ -199,8 +197,8 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 class MessagePage(msgspec.Struct, frozen=True):
     """Messages of one room, always in the order of the log: the oldest first.
 
-    `has_older` and `has_newer` are whether the room has messages before the first and after the last one of the
-    page: on an empty page, before and after the seq that the call gave.
+    `has_older` and `has_newer` are whether the room has messages before and after those of the page, or before and
+    after the seq of the call if the page is empty.
     """
 
     room_id: UUID
