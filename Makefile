@@ -64,13 +64,13 @@ audit: .venv/dev.stamp  ## ask the advisory database of PyPI about the pinned ve
 	$(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit
 	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
-check: .venv/dev.stamp  ## lint, types, layers, security and the SQL checks
+check: .venv/dev.stamp  ## lint, types, layers, security, the SQL checks and the English of the prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level high src
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/sql
+	$(BIN)/pytest -q tests/sql tests/english
 
 format: .venv/dev.stamp  ## let ruff format and fix what it can
 	$(BIN)/ruff format .

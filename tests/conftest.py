@@ -44,6 +44,25 @@ for name in [name for name in os.environ if name.startswith(("DB_", "REDIS_", "D
     del os.environ[name]
 
 
+# Tests that kill, freeze or start servers, run commands, or wait in real time, by the beginnings of their paths.
+# `make test-fast` leaves them out, with the tests that carry the marker, and `make check` has run two of the folders.
+SLOW = (
+    *("backup", "cli", "embedded", "english", "faults", "injection", "pgbouncer", "secrecy", "sql", "tls", "versions"),
+    *("history/test_crashes", "migrations/test_crashes", "migrations/test_beside", "migrations/test_former"),
+    *("migrations/test_rows", "migrations/test_runner", "migrations/test_grants", "performance/test_pool_load"),
+    *("services/feed/test_losses", "services/feed/test_outages", "services/feed/test_real_log"),
+    *("services/feed/test_scale", "services/feed/test_rewound", "services/test_cache_faults"),
+    *("services/test_presence_faults", "services/test_sessions_faults", "services/test_cache_races"),
+    *("postgres/test_reconnector", "test_pytest_hubbub", "test_testing", "test_readme", "test_background_tasks"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: kills, freezes or starts a server, or waits in real time")
     config.addinivalue_line("markers", "session(reason): goes past a pooler, as it is about sessions of its own")
