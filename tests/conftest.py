@@ -45,14 +45,15 @@ for name in [name for name in os.environ if name.startswith(("DB_", "REDIS_", "D
 
 
 # Tests that kill, freeze or start servers, run commands, or wait in real time, by the beginnings of their paths.
-# `make test-fast` leaves them out, with the tests that carry the marker, and `make check` has run two of the folders.
+# `make test-fast` leaves them out, with the tests that carry the marker. `make check` runs english and sql.
 SLOW = (
-    *("backup", "cli", "embedded", "english", "faults", "injection", "pgbouncer", "secrecy", "sql", "tls", "versions"),
+    *("backup", "cli", "embedded", "english", "faults", "injection", "pgbouncer", "secrecy", "sql", "tls"),
     *("history/test_crashes", "migrations/test_crashes", "migrations/test_beside", "migrations/test_former"),
     *("migrations/test_rows", "migrations/test_runner", "migrations/test_grants", "performance/test_pool_load"),
     *("services/feed/test_losses", "services/feed/test_outages", "services/feed/test_real_log"),
     *("services/feed/test_scale", "services/feed/test_rewound", "services/test_cache_faults"),
     *("services/test_presence_faults", "services/test_sessions_faults", "services/test_cache_races"),
+    *("services/test_presence_column", "services/test_realtime", "postgres/test_connections", "versions"),
     *("postgres/test_reconnector", "test_pytest_hubbub", "test_testing", "test_readme", "test_background_tasks"),
 )
 
