@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hubbub import (
     Hub,
     MemberJoined,
@@ -15,6 +17,7 @@ from hubbub import (
     User,
 )
 from hubbub.postgres import Pool, Statement
+from hubbub.repositories.messages import entry_of
 from services.feed.reading import entries, is_at, resync, seqs, take, take_until
 
 DELETE_USER = Statement("test.delete_user", int, "DELETE FROM users WHERE id = $1")
@@ -216,6 +219,51 @@ async def test_rooms_left_or_deleted_while_away_are_gone_and_others_go_on(
         gone = await take(feed, 2)
         assert {event.room_id for event in gone if isinstance(event, RoomGone)} == {left.id, deleted.id}
         assert seqs(await take(feed)) == [sent.seq]
+
+
+async def recreate(hub: Hub, room: Room, ada: User, bob: User) -> list[int]:
+    """Make the room again under its id. The seqs of its log."""
+    await hub.rooms.create("again", created_by=ada.id, id=room.id)
+    await hub.room_users.add(room.id, bob.id)
+    return [1, 2, (await hub.messages.send(room.id, ada.id, "new")).seq]
+
+
+@pytest.mark.parametrize("before", [0, 1, 10])
+async def test_room_made_again_under_its_id_is_followed_from_the_joining(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User, before: int
+) -> None:
+    """Also if the old log was longer, and more than once."""
+    await hub.room_users.add(room.id, bob.id)
+    for number in range(before):
+        await hub.messages.send(room.id, ada.id, str(number))
+    async with hub.follow(bob.id) as here, elsewhere.follow(bob.id) as there:
+        for _ in range(2):
+            await hub.rooms.delete(room.id)
+            for feed in (here, there):
+                assert await take(feed) == [RoomGone(room.id)]
+            _, joined, sent = await recreate(hub, room, ada, bob)
+            for feed in (here, there):
+                assert seqs(await take(feed, 2)) == [joined, sent]
+
+
+@pytest.mark.parametrize("before", [0, 1, 10])
+async def test_room_made_again_after_the_user_left_it_gives_a_resync(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User, before: int
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    for number in range(before):
+        await hub.messages.send(room.id, ada.id, str(number))
+    async with hub.follow(bob.id) as here, elsewhere.follow(bob.id) as there:
+        await hub.room_users.remove(room.id, bob.id)
+        for feed in (here, there):
+            assert isinstance((await take(feed))[0], MemberLeft)
+        await hub.rooms.delete(room.id)
+        await recreate(hub, room, ada, bob)
+        for feed in (here, there):
+            assert resync(*await take(feed)).reason == "rewound"
+        live = await hub.messages.send(room.id, ada.id, "live")
+        for feed in (here, there):
+            assert (await take_until(feed, is_at(live.seq)))[-1] == entry_of(live).event
 
 
 async def test_cursor_of_own_leave_starts_at_the_rejoin(

@@ -76,7 +76,7 @@ class Follower:
     ended: int = 0
     """How many positions have ended."""
     ended_at: dict[UUID, Position] = field(default_factory=dict)
-    """Where they ended, by room."""
+    """Where the user left, by room."""
     has_entered: bool = False
     """Whether it has its starting positions. Until then it gets no others."""
     missed_update: bool = False
@@ -204,7 +204,8 @@ class Follower:
         if self.positions.pop(followed.room.id, None) is not None:
             self.digest = None
             self.ended += 1
-            self.ended_at[followed.room.id] = followed.position
+            if not followed.is_gone:
+                self.ended_at[followed.room.id] = followed.position
             if len(self.ended_at) > REMEMBERED_ENDS:
                 del self.ended_at[next(iter(self.ended_at))]
             self._followers.signals.unfollow(followed)

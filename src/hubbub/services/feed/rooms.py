@@ -429,6 +429,8 @@ class FollowedPosition:
     """Whether the user has left the room at this position: no entry is for them until they join again."""
     joined_seq: int = 0
     """The seq of the user's newest joining, as the memberships were last read; 0 where it is not known."""
+    is_gone: bool = False
+    """Whether it ended with a `RoomGone`. A room with this id begins anew, as the log may be another one."""
     times_absent: int = 0
     """How often in a row the user was not among the members while this was live."""
 
@@ -493,6 +495,7 @@ class FollowedPosition:
 
     def end_without_entry(self) -> None:
         """End with a `RoomGone`: the room is gone for this user, and no entry of a log says so."""
+        self.is_gone = True
         self.inbox.put(RoomGone(self.room.id))
         self.end()
 
