@@ -123,11 +123,7 @@ async def _server_status(server: Server) -> ServerStatus:
 
 
 def _listening_port(server: Server) -> int | None:
-    holder = server.process.living_holder()
-    if holder is None:
-        return None
-    try:
-        with socket.create_connection(("127.0.0.1", holder.port), timeout=CONNECT_SECONDS):
+    if (holder := server.process.living_holder()) is not None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", holder.port), timeout=CONNECT_SECONDS):
             return holder.port
-    except OSError:
-        return None
+    return None

@@ -63,16 +63,19 @@ def replace_by_server(order: Order) -> None:
         os._exit(0)
     os.umask(0o077)
     program = _program(order)
-    # Loaded now, because the user of the server may be unable to read the standard library, for instance below
-    # /root.
+    # Loaded now, because the user of the server may be unable to read the standard library, as below /root.
     libc = ctypes.CDLL(None) if order["owner"] is not None and sys.platform == "linux" else None
     if order["uid"] is not None and order["gid"] is not None:
         os.setgroups([])
         os.setgid(order["gid"])
         os.setuid(order["uid"])
-    if libc is not None and order["owner"] is not None:
-        # After the change of user, because the kernel resets the request on every such change.
-        _request_death_signal(order["owner"], order["death_signal"], libc)
+    if libc is not None:
+        # After the change of user, because the kernel resets the request on every such change. Only Linux has it:
+        # on other systems a server outlives a killed owner, until `hubbub down`.
+        if libc.prctl(PR_SET_PDEATHSIG, order["death_signal"], 0, 0, 0) != 0:
+            raise OSError("prctl(PR_SET_PDEATHSIG) failed")
+        if os.getppid() != order["owner"]:
+            os._exit(1)  # the owner died before the request
     _write_holder(order)
     os.execve(program[0], program, server_environment())  # noqa: S606 - the start of the server, without a shell
 
@@ -88,14 +91,6 @@ def _program(order: Order) -> list[str]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     os.set_inheritable(descriptor, True)
     return [part.replace(folder, f"/proc/self/fd/{descriptor}") for part in order["program"]]
-
-
-def _request_death_signal(owner: int, death_signal: int, libc: ctypes.CDLL) -> None:
-    """Only Linux has this. On other systems a server outlives a killed owner, until `hubbub down`."""
-    if libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
-        raise OSError("prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != owner:
-        os._exit(1)  # the owner died before the request
 
 
 def _write_holder(order: Order) -> None:

@@ -65,10 +65,9 @@ def is_held(path: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    else:
-        return False
     finally:
         os.close(descriptor)
+    return False
 
 
 def pauses(seconds: float) -> Iterator[float]:

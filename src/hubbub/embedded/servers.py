@@ -7,7 +7,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM
 
@@ -182,14 +182,12 @@ class Valkey:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                try:
+                with closing(writer):
                     writer.write(f"AUTH {self._folder.passwords.valkey}\r\nPING\r\nINFO server\r\n".encode())
                     replies = [await reader.readline() for _ in range(3)]
                     if replies[:2] != [b"+OK\r\n", b"+PONG\r\n"] or not replies[2].startswith(b"$"):
                         return None
                     information = await reader.readexactly(int(replies[2][1:]))
-                finally:
-                    writer.close()
         except (OSError, EOFError, ValueError):  # no server, one that just ended, or another program on that port
             return None
         # Valkey also reports the version of Redis that it is compatible with.
@@ -281,7 +279,7 @@ async def _start(server: Server, *, detached: bool) -> int:
         await server.process.launch(command(port), cwd=server.data, port=port, death_signal=death_signal)
         if await _serves(server, port):
             return port
-        # Another process may take the port between our check and the start of the server.
+        # Another process may have taken the port meanwhile.
         if "Address already in use" not in server.process.new_log():
             raise server.process.failure(f"{server.title} ended while starting")
     raise server.process.failure(f"{server.title} found no free port")
