@@ -28,8 +28,7 @@ from hubbub.repositories.rooms import direct_key
 from hubbub.sql import columns
 
 ROWS_PER_PIECE: Final = 2_000
-"""Entries of the log, or members, that are read at a time: with messages of 20,000 characters 40 MB, usually 1
-MB."""
+"""Entries of the log, or members, that are read at a time: usually 1 MB, 40 with the longest messages."""
 
 
 class RoomRow(Room, frozen=True, gc=False):

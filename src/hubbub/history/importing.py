@@ -36,8 +36,7 @@ RETRY_FOR_SECONDS: Final = 30.0
 """How long a batch is retried while PostgreSQL cannot be reached: longer than a restart or a failover takes."""
 
 CONFLICT_ATTEMPTS: Final = 5
-"""Attempts at a batch while other transactions create or delete what it needs. Each would have to interfere
-anew."""
+"""Attempts at a batch while other transactions create or delete what it needs."""
 
 REPORTED: Final = 100
 """How many refused lines and renamed users a report lists; further ones are only counted."""
@@ -188,7 +187,7 @@ class Import:
         refused = list(batch.refused)
         if stored.replay is not None:
             state.messages += stored.replay.messages
-            state.events += stored.replay.events
+            state.events += sum(len(room.events) for room in stored.replay.rooms.values())
             state.known += stored.replay.known
             refused += stored.replay.refused
         for refusal in sorted(refused):

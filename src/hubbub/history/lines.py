@@ -264,8 +264,7 @@ def _check_time(field: str, at: datetime | None) -> None:
         raise Invalid(field, "is outside of the years 1 to 9999 in UTC") from error
 
 
-# Ids for what has none. They are derived from what is known, so that a line means the same each time it is
-# imported.
+# Ids for what has none are derived from what is known, so that a line means the same in each import.
 
 # The 74 bits that a UUID has beside version and variant, of the 80 that follow its time, and the bits of these.
 _HASH_BITS: Final = (1 << 80) - 1 - (0xF << 76) - (0x3 << 62)

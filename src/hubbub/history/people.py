@@ -20,8 +20,7 @@ NO_EMAIL: Final = "import.invalid"
 """The domain of the addresses of users without one. It can never exist, so no mail is sent there (RFC 2606)."""
 
 REMEMBERED_USERS: Final = 200_000
-"""How many users a long import keeps in memory. Beyond it all are forgotten, and found again when lines name
-them."""
+"""How many users a long import keeps in memory. Beyond it all are forgotten, and found again when named."""
 
 
 class Renamed(NamedTuple):
@@ -108,8 +107,7 @@ CREATE = Statement(
 
 
 class People:
-    """The users that the lines of a file mean. To be forgotten when a transaction that created users is rolled
-    back."""
+    """The users that the lines of a file mean. To be forgotten when a transaction that created some failed."""
 
     def __init__(self) -> None:
         self._ids: dict[Key, UUID] = {}

@@ -14,10 +14,13 @@ from datetime import datetime
 from typing import Final, NamedTuple, NoReturn
 from uuid import UUID
 
+import msgspec
+
 from hubbub.errors import Invalid
 from hubbub.history.lines import (
     AnyLine,
     EventLine,
+    JoinLine,
     Line,
     MemberLine,
     MessageLine,
@@ -29,26 +32,24 @@ from hubbub.history.lines import (
 from hubbub.history.people import People
 from hubbub.history.room_log import Membership, RoomLog, store_rooms
 from hubbub.history.source import Refusal
-from hubbub.models import Message
+from hubbub.models import Message, Role
 from hubbub.postgres import Copy, Executor, OpenTransaction, Row, Statement
+from hubbub.sql import columns
 
 LINES_PER_TURN: Final = 500
 """Lines replayed at a time: 7 ms. Then their messages are sent, and other tasks have the event loop."""
 
 
-class ExistingMessage(NamedTuple):
+class ExistingMessage(msgspec.Struct, frozen=True, gc=False):
     """A message in the database, or of an earlier line of the batch."""
 
+    id: UUID
     room_id: UUID
     seq: int
     user_id: UUID | None
     content: str
     was_changed: bool
     updated_at: datetime
-
-    @classmethod
-    def of(cls, room_id: UUID, seq: int, user_id: UUID | None, line: MessageLine) -> ExistingMessage:
-        return cls(room_id, seq, user_id, line.content, _was_changed(line), line.updated_at or line.at)
 
     def matches(self, line: MessageLine, room_id: UUID, user_id: UUID | None) -> bool:
         """Whether it is the message of the line. Content is compared unless either was edited or deleted."""
@@ -62,7 +63,7 @@ def _was_changed(line: MessageLine) -> bool:
     return line.is_edited or line.deleted_at is not None
 
 
-class ExistingEvent(NamedTuple):
+class ExistingEvent(msgspec.Struct, frozen=True, gc=False):
     """An entry that is not a message, without its seq."""
 
     room_id: UUID
@@ -82,19 +83,9 @@ class Existing(NamedTuple):
 
 MESSAGES = Statement(
     "history.messages",
-    lambda id, room_id, seq, user_id, content, was_changed, updated_at: (
-        id,
-        ExistingMessage(room_id, seq, user_id, content, was_changed, updated_at),
-    ),
-    """
-    SELECT
-        id,
-        room_id,
-        seq,
-        user_id,
-        content,
-        is_edited OR deleted_at IS NOT NULL AS was_changed,
-        updated_at
+    ExistingMessage,
+    f"""
+    SELECT {columns(ExistingMessage, computed={"was_changed": "is_edited OR deleted_at IS NOT NULL"})}
     FROM messages
     WHERE id = ANY($1::uuid[])
     """,
@@ -106,14 +97,8 @@ EVENTS = Statement(
         (room_id, seq),
         ExistingEvent(room_id, kind, message_id, user_id, created_at),
     ),
-    """
-    SELECT
-        seq,
-        room_id,
-        kind,
-        message_id,
-        user_id,
-        created_at
+    f"""
+    SELECT seq, {columns(ExistingEvent)}
     FROM room_events
     JOIN unnest($1::uuid[], $2::bigint[]) AS wanted (room_id, seq) USING (room_id, seq)
     """,
@@ -122,13 +107,8 @@ EVENTS = Statement(
 EVENTS_AT = Statement(
     "history.events_at",
     ExistingEvent,
-    """
-    SELECT
-        room_id,
-        kind,
-        message_id,
-        user_id,
-        created_at
+    f"""
+    SELECT {columns(ExistingEvent)}
     FROM room_events
     WHERE room_id = ANY($1::uuid[])
         AND created_at = ANY($2::timestamptz[])
@@ -171,7 +151,7 @@ async def find_existing(
     if moments:
         rooms, times = ({*column} for column in zip(*moments, strict=True))
         repeatable = await executor.fetch_all(EVENTS_AT, rooms, times)
-    return Existing(dict(messages), dict(events), Counter(repeatable))
+    return Existing({one.id: one for one in messages}, dict(events), Counter(repeatable))
 
 
 class Revision(NamedTuple):
@@ -201,11 +181,6 @@ class Replay:
         self._rows: list[Row] = []
         self._people = people
         self._existing = existing
-
-    @property
-    def events(self) -> int:
-        """How many entries that are not messages came of the lines."""
-        return sum(len(room.events) for room in self.rooms.values())
 
     def take(self, lines: Iterable[tuple[int, AnyLine]]) -> list[Row]:
         """Replay these lines. Returns the rows of their messages; the rest is kept."""
@@ -240,7 +215,8 @@ class Replay:
         if line.seq is not None:
             room.check_next(line.seq)
         elif author is not None and author not in room.members:
-            room.add_joined_before(author, line.at)
+            # The author joined before the history begins.
+            room.add_event(JoinLine(at=line.at, role=Role.MEMBER), author, author)
         room.last_seq = seq = room.last_seq + 1
         metadata = metadata_of(line)
         updated_at = line.updated_at or line.at
@@ -251,7 +227,8 @@ class Replay:
             )
         )
         if line.id is not None:
-            self._existing.messages[id] = ExistingMessage.of(room.id, seq, author, line)
+            message = ExistingMessage(id, room.id, seq, author, line.content, _was_changed(line), updated_at)
+            self._existing.messages[id] = message
 
     def _update(self, id: UUID, line: MessageLine, room: RoomLog, author: UUID | None) -> None:
         """Revise an existing message if the line is newer. Raises: Invalid (the id is that of another message)."""
@@ -300,7 +277,8 @@ class Replay:
         if user_id is None or line.seq != room.last_seq:
             self.known += 1
         else:
-            room.restore_member(user_id, Membership.of(line))
+            last_read = line.last_read_seq, line.last_read_message_id
+            room.restore_member(user_id, Membership(line.at, line.role, line.joined_seq, *last_read))
 
 
 def _no_such_room() -> NoReturn:

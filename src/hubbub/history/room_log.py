@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from hubbub.errors import Invalid
-from hubbub.history.lines import PAYLOAD_FIELDS, ChangeLine, EventLine, JoinLine, LeaveLine, MemberLine, RoleLine
+from hubbub.history.lines import PAYLOAD_FIELDS, ChangeLine, EventLine, JoinLine, LeaveLine, RoleLine
 from hubbub.history.rooms import LockedRoom, MemberSnapshot
 from hubbub.models import Role
 from hubbub.postgres import Copy, OpenTransaction, Row, Statement
@@ -24,10 +24,6 @@ class Membership(NamedTuple):
     joined_seq: int
     last_read_seq: int | None
     last_read_message_id: UUID | None = None
-
-    @classmethod
-    def of(cls, line: MemberLine) -> Membership:
-        return cls(line.at, line.role, line.joined_seq, line.last_read_seq, line.last_read_message_id)
 
 
 class RoomLog:
@@ -105,11 +101,6 @@ class RoomLog:
                 self._set_role(account, role)
             case ChangeLine():
                 self.change = line
-
-    def add_joined_before(self, user_id: UUID, at: datetime) -> None:
-        """Append the joining of an author who is not a member: it was before the history begins. Raises:
-        Invalid."""
-        self.add_event(JoinLine(at=at, role=Role.MEMBER), user_id, user_id)
 
     def restore_member(self, user_id: UUID, membership: Membership) -> None:
         """Set a membership to what it was in another database."""
@@ -221,8 +212,7 @@ RESTORE_MEMBERS = Statement(
 
 
 async def store_rooms(transaction: OpenTransaction, rooms: Sequence[RoomLog]) -> None:
-    """Store all that a batch makes of rooms, except messages. Memberships refer to messages, so these come
-    first."""
+    """Store all that a batch makes of rooms, except messages, to which memberships refer: these come first."""
     events = [event for room in rooms for event in room.events]
     if events:
         await transaction.copy(EVENTS, events)
@@ -230,17 +220,13 @@ async def store_rooms(transaction: OpenTransaction, rooms: Sequence[RoomLog]) ->
     if grown:
         await transaction.execute(SET_LAST_SEQ, [room.id for room in grown], [room.last_seq for room in grown])
     for room in rooms:
-        if room.change is not None:
-            await _change(transaction, room.id, room.change)
+        if (line := room.change) is not None:
+            keeps = None if line.keeps_receipts is msgspec.UNSET else line.keeps_receipts
+            given = line.keeps_receipts is not msgspec.UNSET
+            await transaction.execute(
+                CHANGE_ROOM, room.id, line.name, line.description, line.is_private, line.at, given, keeps
+            )
     await _store_memberships(transaction, rooms)
-
-
-async def _change(transaction: OpenTransaction, room_id: UUID, line: ChangeLine) -> None:
-    given = line.keeps_receipts is not msgspec.UNSET
-    keeps = line.keeps_receipts if given else None
-    await transaction.execute(
-        CHANGE_ROOM, room_id, line.name, line.description, line.is_private, line.at, given, keeps
-    )
 
 
 async def _store_memberships(transaction: OpenTransaction, rooms: Sequence[RoomLog]) -> None:

@@ -29,10 +29,7 @@ LOCK = Statement(
     "history.lock_rooms",
     LockedRoom,
     """
-    SELECT
-        id,
-        last_seq,
-        direct_key IS NOT NULL AS is_direct
+    SELECT id, last_seq, direct_key IS NOT NULL AS is_direct
     FROM rooms
     WHERE id = ANY($1::uuid[])
     ORDER BY id
@@ -113,10 +110,7 @@ MEMBERS = Statement(
     "history.members",
     lambda room_id, user_id, role: (room_id, user_id, role),
     """
-    SELECT
-        room_id,
-        user_id,
-        role
+    SELECT room_id, user_id, role
     FROM room_users
     JOIN unnest($1::uuid[], $2::uuid[]) AS wanted (room_id, user_id) USING (room_id, user_id)
     """,
@@ -167,8 +161,7 @@ class Members:
 def _unknown_pairs(
     snapshots: dict[UUID, MemberSnapshot], lines: Iterable[AnyLine], people: People
 ) -> list[tuple[UUID, UUID]]:
-    """The pairs of room and user that were not looked up. Many lines have few pairs: equal ones are left out
-    first."""
+    """The pairs of room and user that were not looked up. Equal ones are left out first: most lines are."""
     distinct = {
         (line.room_id or line.room, line.user_id or line.user): line for line in lines if isinstance(line, Line)
     }

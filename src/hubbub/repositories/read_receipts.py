@@ -46,15 +46,12 @@ class ReadReceipts(Repository):
                 LEAST($3, rooms.last_seq) AS new_seq,
                 COALESCE(
                     rooms.keeps_receipts,
-                    rooms.direct_key IS NOT NULL OR (
-                        SELECT count(*)
-                        FROM (
-                            SELECT 1
-                            FROM room_users
-                            WHERE room_id = $1
-                            LIMIT {RECEIPTS_UP_TO_MEMBERS + 1}
-                        ) AS counted
-                    ) <= {RECEIPTS_UP_TO_MEMBERS}
+                    rooms.direct_key IS NOT NULL OR NOT EXISTS (
+                        SELECT 1
+                        FROM room_users
+                        WHERE room_id = $1
+                        OFFSET {RECEIPTS_UP_TO_MEMBERS}
+                    )
                 ) AS keeps_receipts
             FROM member
             JOIN rooms ON rooms.id = member.room_id

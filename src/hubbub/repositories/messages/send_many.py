@@ -217,6 +217,7 @@ def _message(draft: Draft, seq: int, at: datetime) -> Message:
     )
 
 
+# Those of the rooms that were not locked a moment ago.
 ROOMS_NOT_LOCKED = Statement(
     "messages.rooms_not_locked",
     lambda id: id,
@@ -228,11 +229,6 @@ ROOMS_NOT_LOCKED = Statement(
     """,
     idempotent=True,
 )
-
-
-async def rooms_not_locked(executor: Executor, rooms: Iterable[UUID], *, deadline: float) -> set[UUID]:
-    """Those of the rooms that were not locked a moment ago."""
-    return set(await executor.fetch_all(ROOMS_NOT_LOCKED, list(rooms), deadline=deadline))
 
 
 async def send_all(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> list[Message]:

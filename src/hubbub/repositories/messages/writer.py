@@ -34,7 +34,7 @@ from hubbub.errors import Conflict, Unavailable
 from hubbub.models import Message
 from hubbub.postgres import Executor, LockNotAvailable
 from hubbub.repositories.messages.send import Draft, Outcomes, find_earlier_sends, send_one, why_not_sent
-from hubbub.repositories.messages.send_many import MESSAGES_PER_STATEMENT, append, rooms_not_locked, send_all
+from hubbub.repositories.messages.send_many import MESSAGES_PER_STATEMENT, ROOMS_NOT_LOCKED, append, send_all
 
 WORKERS: Final = 2
 """Statements in flight while `LOAD` messages wait. One writes while the results of the other are handled."""
@@ -175,7 +175,7 @@ class Batches:
             rooms = {draft.room_id for draft in drafts}
             if not isinstance(error, LockNotAvailable) or len(rooms) == 1:
                 raise
-            free = await rooms_not_locked(self._executor, rooms, deadline=deadline)
+            free = set(await self._executor.fetch_all(ROOMS_NOT_LOCKED, rooms, deadline=deadline))
             return await self._send([draft for draft in drafts if draft.room_id in free], deadline)
         except Conflict:
             aside = await self._find_earlier(drafts, deadline)
