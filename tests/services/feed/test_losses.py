@@ -251,7 +251,7 @@ async def test_announced_messages_are_delivered_without_a_statement(
     async with elsewhere.follow(ada.id) as feed:
         await until_live(elsewhere)
         await until(lambda: elsewhere._feed._rooms._rooms[room.id].position.mark != NOT_SEEN)
-        for part in (elsewhere._feed._rooms._logs, elsewhere._feed._followers._memberships):
+        for part in (elsewhere._feed._rooms._logs, elsewhere._feed._followers.memberships):
             monkeypatch.setattr(part, "_executor", None)
         sent = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(20)]
         assert seqs(await take(feed, 20)) == [one.seq for one in sent]

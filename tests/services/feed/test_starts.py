@@ -18,6 +18,7 @@ from hubbub import (
 )
 from hubbub.postgres import Pool, Statement
 from hubbub.repositories.messages import entry_of
+from hubbub.services.feed import rooms
 from services.feed.reading import entries, is_at, resync, seqs, take, take_until
 
 DELETE_USER = Statement("test.delete_user", int, "DELETE FROM users WHERE id = $1")
@@ -99,6 +100,62 @@ async def test_membership_that_ended_before_reading_is_delivered_and_nothing_aft
     assert seqs(received[:-1]) == [sent.seq, sent.seq + 1]
     assert isinstance(received[-2], MemberLeft)
     assert isinstance(received[-1], MemberJoined)
+
+
+@pytest.mark.parametrize("entries_between", [0, 2])
+async def test_removed_member_who_is_behind_gets_no_edit_from_after_the_removal(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User, entries_between: int
+) -> None:
+    """A small buffer reads small pages, which do not reach the removal."""
+    await hub.room_users.add(room.id, bob.id)
+    async with hub.follow(bob.id, buffer=1) as small, hub.follow(bob.id, buffer=3) as large:
+        sent = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(7)]
+        before = await hub.messages.edit(sent[4].id, "before", by=ada.id)
+        for _ in range(entries_between):
+            await hub.messages.send(room.id, ada.id, "between")
+        await hub.room_users.remove(room.id, bob.id)
+        after = await hub.messages.edit(sent[5].id, "after", by=ada.id)
+        for feed in (small, large):
+            received = await take_until(feed, lambda event: isinstance(event, MemberLeft))
+            messages = {event.message.id: event.message for event in received if isinstance(event, MessageSent)}
+            assert seqs(received) == list(range(sent[0].seq, sent[0].seq + 9 + entries_between))
+            assert messages[sent[4].id] == before
+            withheld = messages[sent[5].id]
+            assert (withheld.content, withheld.metadata, withheld.deleted_at) == ("", None, after.updated_at)
+    async with elsewhere.follow(ada.id, after={room.id: None}) as member:
+        received = await take_until(member, is_at(sent[5].seq))
+        assert isinstance(received[-1], MessageSent)
+        assert received[-1].message == after
+
+
+@pytest.mark.parametrize("page", [2, 500])
+async def test_live_member_gets_no_edit_from_after_an_unannounced_removal(
+    comparing: Hub,
+    without_redis: Hub,
+    room: Room,
+    ada: User,
+    bob: User,
+    page: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The room reads the message, the removal and the edit at once, or in several pages."""
+    monkeypatch.setattr(rooms, "LOG_PAGE", page)
+    await comparing.room_users.add(room.id, bob.id)
+    for number in range(5):
+        async with comparing.follow(bob.id) as removed, comparing.follow(ada.id) as member:
+            async with without_redis.transaction() as tx:
+                sent = await tx.messages.send(room.id, ada.id, "before")
+                await tx.messages.send(room.id, ada.id, str(number))
+                await tx.room_users.remove(room.id, bob.id)
+                edited = await tx.messages.edit(sent.id, "after", by=ada.id)
+            received = await take_until(removed, lambda event: isinstance(event, MemberLeft))
+            assert seqs(received) == [sent.seq, sent.seq + 1, sent.seq + 2]
+            assert isinstance(received[0], MessageSent)
+            assert received[0].message.content == ""
+            assert received[0].message.deleted_at is not None
+            (first, *_) = await take(member, 4)
+            assert first == entry_of(edited).event
+        await comparing.room_users.add(room.id, bob.id)
 
 
 async def test_entries_between_leave_and_rejoin_are_not_delivered(

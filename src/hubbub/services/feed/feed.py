@@ -66,7 +66,12 @@ class Feed:
         self._executor = executor
         self._announcements = announcements = Announcements(connection, instrumentation)
         self._rooms = FollowedRooms(
-            logs, subscriptions, announcements, has_work=self._comparing.wake, on_rewind=on_rewind
+            logs,
+            memberships,
+            subscriptions,
+            announcements,
+            has_work=self._comparing.wake,
+            on_rewind=on_rewind,
         )
         self._signals = Signals(subscriptions, memberships, self._rooms)
         self._followers = Followers(

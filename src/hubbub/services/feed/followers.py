@@ -11,21 +11,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from hubbub.background import jittered
 from hubbub.commits import Commits, MembersJoined
 from hubbub.errors import NotAMember, NotFound, Unavailable
-from hubbub.events import FeedEvent, MemberJoined, MemberLeft, RoomGone
+from hubbub.events import FeedEvent, MemberJoined, MemberLeft, MessageEdited, MessageSent, RoomGone
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
-from hubbub.repositories.messages import Entry, Logs
+from hubbub.repositories.messages import Entry, Logs, LogSlice
 from hubbub.services.feed.announcements import Announcements
 from hubbub.services.feed.memberships import MemberRoom, Memberships
-from hubbub.services.feed.rooms import FollowedPosition, FollowedRooms, Inbox
+from hubbub.services.feed.rooms import FollowedPosition, FollowedRooms, Inbox, edited_in
 from hubbub.services.feed.signals import Signals
 
 if TYPE_CHECKING:
@@ -173,17 +175,28 @@ class Follower:
         rooms, inbox, asked = self._followers.rooms, self.inbox, followed.position
         page = await rooms.read(followed.room.id, asked, min(LOG_PAGE, inbox.limit))
         head = await rooms.head(followed.room) if page.is_rewound else None
+        withheld = await self._withheld(followed.room.id, asked.seq, page)
         if followed not in inbox.behind or followed.position is not asked:
             return  # it was moved meanwhile: this page is not the next one
         if head is not None:
             followed.resync(head, "rewound")
         space = max(inbox.limit - len(inbox.events), 0)  # other rooms have put events there meanwhile
         for entry in page.entries[:space]:
-            self._take(followed, entry)
+            self._take(followed, _without_content(entry, withheld) if withheld else entry)
         if len(page.entries) <= space:
             followed.skip_to(page.end)
         inbox.behind.pop(followed, None)  # to the end of the queue, so that each room that is behind has its turn
         followed.catch_up()
+
+    async def _withheld(self, room_id: UUID, seq: int, page: LogSlice) -> Set[UUID]:
+        """The messages on the page whose content is of an edit from after the user left. Raises: Unavailable."""
+        edited = edited_in(page)
+        if not edited or (page.end == page.head and not any(self._is_own_leave(entry) for entry in page.entries)):
+            return frozenset()
+        return await self._followers.memberships.edited_after_leaving(room_id, self.user_id, seq, edited)
+
+    def _is_own_leave(self, entry: Entry) -> bool:
+        return isinstance(entry.event, MemberLeft) and entry.event.user_id == self.user_id
 
     def _take(self, followed: FollowedPosition, entry: Entry) -> None:
         event = entry.event
@@ -193,7 +206,7 @@ class Follower:
         if followed.is_away:
             return
         self.inbox.put(event)
-        if isinstance(event, MemberLeft) and event.user_id == self.user_id:
+        if self._is_own_leave(entry):
             followed.is_away = True
 
     def wants(self, room_id: UUID) -> bool:
@@ -210,6 +223,16 @@ class Follower:
                 del self.ended_at[next(iter(self.ended_at))]
             self._followers.signals.unfollow(followed)
             self._followers.rooms.leave(followed)
+
+
+def _without_content(entry: Entry, withheld: Set[UUID]) -> Entry:
+    """The entry, with a tombstone in place of a message that is withheld."""
+    event = entry.event
+    if not isinstance(event, MessageSent | MessageEdited) or event.message.id not in withheld:
+        return entry
+    message = event.message
+    tombstone = replace(message, content="", metadata=None, deleted_at=message.updated_at)
+    return Entry(entry.position, replace(event, message=tombstone))
 
 
 class Followers:
@@ -234,7 +257,7 @@ class Followers:
         """`has_work` is called when there are users whose rooms are to be read now. It must not wait."""
         self._executor = executor
         self._logs = logs
-        self._memberships = memberships
+        self.memberships = memberships
         self.rooms = rooms
         self.signals = signals
         self._announcements = announcements
@@ -258,7 +281,7 @@ class Followers:
             raise Unavailable("hub", "it is closed", retryable=False)
         deadline = self._executor.deadline()
         self._users.setdefault(follower.user_id, {})[follower] = None
-        member_of = (await self._memberships.rooms_of([follower.user_id], deadline=deadline))[follower.user_id]
+        member_of = (await self.memberships.rooms_of([follower.user_id], deadline=deadline))[follower.user_id]
         wanted = {room.room_id: room for room in member_of if follower.wants(room.room_id)}
         for room_id in follower.rooms or ():
             if room_id not in wanted:
@@ -295,7 +318,7 @@ class Followers:
             for room in rooms
             if room.room_id in follower.after and 0 < follower.after[room.room_id].seq < room.joined_seq
         }
-        return await self._memberships.left_at(follower.user_id, before, deadline=deadline) if before else set()
+        return await self.memberships.left_at(follower.user_id, before, deadline=deadline) if before else set()
 
     async def _resyncs(
         self, after: Mapping[UUID, Position], deadline: float
@@ -386,7 +409,7 @@ class Followers:
             self._has_work()
 
     async def _compare_digests(self, user_ids: list[UUID]) -> None:
-        digests = await self._memberships.digests(user_ids) if user_ids else {}
+        digests = await self.memberships.digests(user_ids) if user_ids else {}
         for user_id, digest in digests.items():
             if any(one.has_entered and one.digest != digest for one in self._users.get(user_id, ())):
                 self._changed[user_id] = None
@@ -406,7 +429,7 @@ class Followers:
         """Read the rooms of the users, and give their followers positions in these alone. Raises: Unavailable."""
         followers = [follower for user_id in user_ids for follower in self._users.get(user_id, ())]
         ended = {follower: follower.ended for follower in followers if follower.has_entered}
-        rooms = await self._memberships.rooms_of(user_ids) if followers else {}
+        rooms = await self.memberships.rooms_of(user_ids) if followers else {}
         for user_id, member_of in rooms.items():
             self._update_user(user_id, {room.room_id: room for room in member_of}, ended)
 

@@ -114,3 +114,59 @@ class Memberships:
             self._LEFT_AT, user_id, list(seqs), list(seqs.values()), deadline=deadline
         )
         return set(room_ids)
+
+    # A member may read every message as it is now, also one that was edited during an absence.
+    _EDITED_AFTER_LEAVING = Statement(
+        "memberships.edited_after_leaving",
+        lambda message_id: message_id,
+        """
+        SELECT room_events.message_id
+        FROM room_events
+        WHERE room_events.room_id = $1
+            AND room_events.seq > $3
+            AND room_events.kind = 'edited'
+            AND room_events.message_id = ANY($4::uuid[])
+            AND NOT EXISTS (
+                SELECT 1
+                FROM room_users
+                WHERE room_users.room_id = $1
+                    AND room_users.user_id = $2
+            )
+            AND room_events.seq > COALESCE(
+                (
+                    SELECT leaving.seq
+                    FROM room_events AS leaving
+                    WHERE leaving.room_id = $1
+                        AND leaving.seq > $3
+                        AND leaving.user_id = $2
+                        AND leaving.kind = 'left'
+                    ORDER BY leaving.seq DESC
+                    LIMIT 1
+                ),
+                0
+            )
+        """,
+    )
+
+    async def edited_after_leaving(
+        self, room_id: UUID, user_id: UUID, seq: int, message_ids: Sequence[UUID]
+    ) -> set[UUID]:
+        """Which of the messages were edited after the user left the room, after the seq; none for a member."""
+        rows = await self._executor.fetch_all(self._EDITED_AFTER_LEAVING, room_id, user_id, seq, message_ids)
+        return set(rows)
+
+    _LEFT_AFTER = Statement(
+        "memberships.left_after",
+        lambda user_id: user_id,
+        """
+        SELECT user_id
+        FROM room_events
+        WHERE room_id = $1
+            AND seq > $2
+            AND kind = 'left'
+        """,
+    )
+
+    async def left_after(self, room_id: UUID, seq: int) -> set[UUID]:
+        """The users who left the room after the seq, also those who have joined again."""
+        return set(await self._executor.fetch_all(self._LEFT_AFTER, room_id, seq))

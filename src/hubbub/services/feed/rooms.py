@@ -29,7 +29,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -53,6 +53,7 @@ from hubbub.redis import Gap
 from hubbub.repositories.messages import Entry, Head, Logs, LogSlice, entry_of
 from hubbub.scheduling import OncePerTurn
 from hubbub.services.feed.announcements import Announcements
+from hubbub.services.feed.memberships import Memberships
 
 if TYPE_CHECKING:
     from hubbub.instrumentation import Instrumentation
@@ -69,6 +70,7 @@ ROOMS_PER_STATEMENT: Final = 1_000
 """Rooms whose heads are compared in one statement. It bounds the decoded rows in the same way."""
 EVENTS_PER_TURN: Final = 10_000
 """Events given to followers before other tasks have their turn: 20 ms, at 2 ms per message to 1,000 followers."""
+NO_USERS: Final[frozenset[UUID]] = frozenset()
 REMEMBERED_MARKS: Final = 64
 """The newest entries whose marks a room keeps, for its memory. Announcements of older entries are not compared."""
 
@@ -79,6 +81,7 @@ class FollowedRooms:
     def __init__(
         self,
         logs: Logs,
+        memberships: Memberships,
         subscriptions: Subscriptions,
         announcements: Announcements,
         *,
@@ -88,6 +91,7 @@ class FollowedRooms:
         """`has_work` is called when there are heads to check now, `on_rewind` when a follower gets a `Resync`
         because the log of a room was rewound. Neither may wait."""
         self._logs = logs
+        self._memberships = memberships
         self._subscriptions = subscriptions
         self._announcements = announcements
         self._has_work = has_work
@@ -215,11 +219,14 @@ class FollowedRooms:
         room.must_read = False
         try:
             page = await self.read(room.id, room.position, LOG_PAGE)
+            leaving = await self._leaving(room, page)
         except Unavailable:
             room.must_read = True
             raise
         if room.rewinds == rewinds and not page.is_rewound:
+            room.let_read(leaving)
             await self._take_all(room, page.entries)
+            room.let_read(NO_USERS)
         if room.rewinds != rewinds:
             room.must_read = True
         elif page.is_rewound:
@@ -228,6 +235,14 @@ class FollowedRooms:
             room.skip_to(page.end)
             if announced_seq > page.head and room.announced_seq == announced_seq:
                 room.announced_seq = room.position.seq  # that of another log: all that is committed was read
+
+    async def _leaving(self, room: FollowedRoom, page: LogSlice) -> Set[UUID]:
+        """The users who left after an entry of the page that shows a later edit. Raises: Unavailable."""
+        if not edited_in(page):
+            return NO_USERS
+        if page.end < page.head:
+            return await self._memberships.left_after(room.id, room.position.seq)
+        return {entry.event.user_id for entry in page.entries if isinstance(entry.event, MemberLeft)}
 
     async def _take_all(self, room: FollowedRoom, entries: Iterable[Entry]) -> None:
         """Take the new entries. Stops when the log turns out to be rewound in a pause."""
@@ -299,6 +314,12 @@ class FollowedRooms:
             self.read_soon(room)  # again, if PostgreSQL was unavailable
 
 
+def edited_in(page: LogSlice) -> list[UUID]:
+    """The messages on the page that were edited. Their content may be of an edit further on in the log."""
+    messages = (getattr(entry.event, "message", None) for entry in page.entries)
+    return [message.id for message in messages if message is not None and message.is_edited]
+
+
 def _end_all(room: FollowedRoom) -> None:
     """The room was deleted."""
     for followed in tuple(room.positions):
@@ -329,6 +350,9 @@ class FollowedRoom:
     """The positions that receive each entry as it is taken. The others read the log themselves."""
     left_users: set[UUID] = field(default_factory=set)
     """Users who have left the room as far as it is known here, and have a position in it that is behind."""
+    leaving: Set[UUID] = NO_USERS
+    """Users who leave further on in the entries that are being taken, which may show a message as edited since.
+    The positions of these users read the log themselves, which leaves such content out."""
     subscription: CallbackSubscription | None = None
     _marks: dict[int, bytes] = field(default_factory=dict)
 
@@ -370,6 +394,12 @@ class FollowedRoom:
         """The log has grown, nothing says how far."""
         self.must_read = True
         self.rooms.read_soon(self)
+
+    def let_read(self, leaving: Set[UUID]) -> None:
+        """Have the positions of these users, and of no others, read the log themselves."""
+        self.leaving = leaving
+        for followed in [one for one in self.live if one.inbox.user_id in leaving] if leaving else ():
+            followed.fall_behind()
 
     def take(self, entry: Entry) -> None:
         """Deliver the next entry to the live positions."""
@@ -460,7 +490,7 @@ class FollowedPosition:
 
     def catch_up(self) -> None:
         """Go live when nothing is missing, else read the log."""
-        if self.position.seq < self.room.position.seq:
+        if self.position.seq < self.room.position.seq or self.inbox.user_id in self.room.leaving:
             self.fall_behind()
         elif self.is_away:
             self.leave_room()
