@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -369,3 +370,47 @@ async def test_options_are_applied(settings: Settings) -> None:
         assert await hub.sessions.get_session(token) is None
     with pytest.raises(Invalid):
         Hub(settings, options=Options(session_life_seconds=1, session_idle_timeout_seconds=2))
+
+
+# A task that would wait for its own transaction
+
+
+async def test_change_of_hub_in_room_that_own_transaction_has_locked_is_refused_at_once(
+    hub: Hub, room: Room, ada: User, bob: User
+) -> None:
+    async with hub.transaction() as tx:
+        await tx.messages.send(room.id, ada.id, "first")
+        for call in (
+            hub.messages.send(room.id, ada.id, "second"),
+            hub.messages.send_many(room.id, ada.id, [hubbub.NewMessage("second")]),
+            hub.room_users.add(room.id, bob.id),
+            hub.rooms.update(room.id, name="another"),
+        ):
+            with pytest.raises(Invalid, match=r"wait for its own COMMIT: .* `tx\.messages\.send`"):
+                async with asyncio.timeout(5):
+                    await call
+        await tx.messages.send(room.id, ada.id, "second")
+    page = await hub.messages.page(room.id)
+    assert [message.content for message in page.items] == ["first", "second"]
+
+
+async def test_hub_is_usable_in_transaction_where_it_does_not_wait_for_it(
+    hub: Hub, room: Room, ada: User, bob: User
+) -> None:
+    other = await hub.rooms.create("boiler-room", created_by=ada.id)
+    await hub.room_users.add(room.id, bob.id)
+    async with hub.transaction() as tx:
+        await hub.messages.send(room.id, ada.id, "before the transaction changes the room")
+        with suppress(Oops):
+            async with tx.savepoint() as savepoint:
+                await savepoint.messages.send(room.id, ada.id, "undone, with its lock")
+                raise Oops
+        await hub.messages.send(room.id, ada.id, "after the savepoint")
+        await tx.messages.send(room.id, ada.id, "locks the room")
+        await hub.messages.send(other.id, ada.id, "in another room")
+        await hub.messages.page(room.id)
+        waiting = asyncio.create_task(hub.messages.send(room.id, bob.id, "of another task, which may wait"))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+    assert (await waiting).content == "of another task, which may wait"
+    await hub.messages.send(room.id, ada.id, "after the block")

@@ -18,9 +18,19 @@ from math import inf
 from types import TracebackType
 from typing import Final
 
+from hubbub.errors import Unavailable
+from hubbub.forks import abandon_in_child, forked
+
 RETRY_SECONDS: Final = 1.0
 """The pause after a round that failed. It is long enough that a lasting fault costs nothing and does not flood the
 log, and short enough that a user hardly notices a passing one."""
+
+
+ELSEWHERE: Final = (
+    "it is used in another event loop than before: call it from one loop only, such as by "
+    "asyncio.run_coroutine_threadsafe, or open a hub in each loop"
+)
+"""The reason of a call that comes from another event loop than the calls before."""
 
 
 class BackgroundTask:
@@ -50,11 +60,27 @@ class BackgroundTask:
         self._task: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._closed = False
+        self._abandoned = False
+        abandon_in_child(self)
 
     @property
     def is_running(self) -> bool:
         """Whether it was started and not closed."""
         return self._task is not None and not self._closed
+
+    def check(self, what: str) -> None:
+        """Raises: Unavailable (it is not running, or not in this process and event loop)."""
+        if self._abandoned:
+            raise forked()
+        if self._task is None or self._closed:
+            raise Unavailable("hub", f"{what} is not running", retryable=False)
+        if self._task.get_loop() is not asyncio.get_running_loop():
+            raise elsewhere()
+
+    def abandon(self) -> None:
+        """In a child process no round runs. Does nothing before the start."""
+        if self._task is not None:
+            self._abandoned = self._closed = True
 
     def start(self) -> None:
         """Begin the first round in the next turn of the loop. Does nothing once started or closed."""
@@ -71,7 +97,7 @@ class BackgroundTask:
         Idempotent, also while another close waits and after one that was cancelled: `finish` runs once.
         """
         self._closed = True
-        if self._task is None:
+        if self._task is None or self._abandoned:
             return
         if self._ending is None:
             self._task.cancel()
@@ -79,7 +105,7 @@ class BackgroundTask:
         await asyncio.wait([self._ending])
 
     async def _repeat(self) -> None:
-        while True:
+        while not self._closed:
             self._woken.clear()
             pause_seconds = None
             with ReportErrors(self._name) as round_:
@@ -128,6 +154,11 @@ class ReportErrors(AbstractContextManager["ReportErrors", bool]):
 def report(message: str, error: Exception) -> None:
     """Call the event loop's exception handler, which logs the error unless the application has set its own."""
     asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
+
+
+def elsewhere() -> Unavailable:
+    """The error of a call in another event loop."""
+    return Unavailable("hub", ELSEWHERE, retryable=False)
 
 
 def jittered(seconds: float, *, at_least: float = 0.5) -> float:

@@ -33,8 +33,9 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
-from hubbub.background import ReportErrors
+from hubbub.background import ReportErrors, elsewhere
 from hubbub.errors import Unavailable
+from hubbub.forks import abandon_in_child, forked
 from hubbub.scheduling import EarliestTimer
 
 Item = TypeVar("Item")
@@ -335,10 +336,11 @@ class Batcher(Generic[Item, Result]):
         self._late = 0  # of those in flight, how many are not answered soon
         self._late_timer = EarliestTimer(self._look_for_late)
         self._deadline_timer = EarliestTimer(self._expire)
-        self._is_closed = False
+        self._refusal: Unavailable | None = None
         self._idle: asyncio.Event | None = None
+        abandon_in_child(self)
 
-    async def call(
+    async def call(  # noqa: PLR0912 - inline, as most sends pass here
         self, item: Item, key: Hashable = None, id: Hashable = None, *, deadline: float | None = None
     ) -> Result:
         """The result for the item. Items with one id never share a batch.
@@ -347,8 +349,8 @@ class Batcher(Generic[Item, Result]):
 
         Raises: Unavailable (at the deadline, or after `drain`), and the outcome if it is an error.
         """
-        if self._is_closed:
-            raise closed()
+        if self._refusal is not None:
+            raise self._refusal.for_another()
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
@@ -375,13 +377,19 @@ class Batcher(Generic[Item, Result]):
         except asyncio.CancelledError:
             self._queue.withdraw(call)
             raise
+        except RuntimeError as error:
+            if asyncio.get_running_loop() is loop:
+                raise
+            self._queue.withdraw(call)
+            raise elsewhere() from error
         finally:
             if slots is not None:
                 slots.give_back()
 
     async def drain(self) -> None:
         """Refuse new requests, and wait for those that came before: until their deadlines at the latest."""
-        self._is_closed = True
+        if self._refusal is None:
+            self._refusal = closed()
         if not self._in_flight:
             return
         if self._idle is None:
@@ -389,6 +397,11 @@ class Batcher(Generic[Item, Result]):
         with suppress(TimeoutError):  # the deadlines of all earlier requests have passed by then
             async with asyncio.timeout(self._deadline_seconds):
                 await self._idle.wait()
+
+    def abandon(self) -> None:
+        """In a child process the workers do not run. Does nothing before the first call."""
+        if self._loop is not None:
+            self._refusal = forked()
 
     async def _call_directly(self, item: Item, key: Hashable, id: Hashable, now: float, deadline: float) -> Result:
         """In the task of the caller: another task would cost a tenth of a millisecond where it was measured."""
@@ -426,7 +439,8 @@ class Batcher(Generic[Item, Result]):
     def _open_worker(self) -> None:
         if self._ready and len(self._in_flight) < self._wanted:
             flight = _Flight(inf)
-            flight.task = asyncio.create_task(self._work(flight), name=f"hubbub: {self._name}")
+            loop = self._loop or asyncio.get_running_loop()
+            flight.task = loop.create_task(self._work(flight), name=f"hubbub: {self._name}")
             self._in_flight.append(flight)
             flight.task.add_done_callback(partial(self._end_worker, flight))
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final, Self
 from uuid import UUID
 
 from hubbub import inputs
+from hubbub.background import elsewhere
 from hubbub.commits import Commits, OnCommit, RoomRewound
 from hubbub.errors import Unavailable
+from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
 from hubbub.migrations.revisions import verify
 from hubbub.models import User
@@ -104,6 +106,9 @@ class Hub(Repositories):
     before, presence is unknown, and calls to sessions raise `Unavailable`. A restart is not needed when a server
     is back.
 
+    A hub belongs to the process and the event loop that it was started in. In a child process, and in another
+    loop, every call raises `Unavailable`, which is not retryable. `close` does nothing in a child process.
+
     Each call, also of the parts, may raise `Invalid` for a value of a wrong type or form, such as the cursor of
     another list. It may raise `Unavailable` when a server cannot be reached or does not answer by the deadline.
     The docstring of a call lists what else it raises.
@@ -135,6 +140,9 @@ class Hub(Repositories):
         self._stack = AsyncExitStack()
         self._stack.push_async_callback(pool.close)  # it connects when it is used, started or not
         self._closing: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_abandoned = False
+        abandon_in_child(self)
 
         idle_seconds = options.session_idle_timeout_seconds
         self.sessions = SessionService(
@@ -182,6 +190,8 @@ class Hub(Repositories):
 
         Raises: Unavailable (PostgreSQL cannot be reached), SchemaMismatch.
         """
+        self._check_process()
+        self._loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             # Closed in reverse order. The cache is closed after the pool, so that it still receives a change that
             # commits while the pool closes, and before the connection, so that it can still delete entries.
@@ -212,10 +222,26 @@ class Hub(Repositories):
         return self
 
     async def close(self) -> None:
-        """Release leases, let calls in progress end by their deadline, and close all connections. Idempotent."""
+        """Release leases, let calls in progress end by their deadline, and close all connections. Idempotent.
+
+        In a child process it does nothing: the connections are those of the parent.
+        Raises: Unavailable (in another event loop than `start`).
+        """
+        if self._is_abandoned:
+            return
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            raise elsewhere()
         if self._closing is None:
             self._closing = asyncio.create_task(self._stack.aclose(), name="hubbub: close")
         await asyncio.shield(self._closing)  # once for all callers, and to its end if one of them is cancelled
+
+    def abandon(self) -> None:
+        """In a child process the hub is of no use, if it was started in the parent. hubbub calls this itself."""
+        self._is_abandoned = self._loop is not None
+
+    def _check_process(self) -> None:
+        if self._is_abandoned:
+            raise forked()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -229,6 +255,9 @@ class Hub(Repositories):
 
         The transaction holds a connection for as long as the block runs, so keep it short, and await only its own
         calls. Nothing is committed if the block has caught the error of a statement.
+
+        A change by `hub`, instead of the transaction, of a room that the transaction has changed would wait for
+        the COMMIT. In the task of the block it is refused as `Invalid`. In another task it waits.
 
         Raises: Unavailable (also in this case, and with `outcome_unknown` if the answer to the COMMIT was lost).
         """
@@ -268,6 +297,7 @@ class Hub(Repositories):
 
         Raises: Invalid (such as the cursor of another room), NotAMember (of a room in `rooms`, on entering).
         """
+        self._check_process()
         after = {} if after is None else after
         return self._feed.follow(
             user_id, after=after, rooms=rooms, buffer=buffer, typing=typing, presence=presence
@@ -336,6 +366,7 @@ class Hub(Repositories):
     @asynccontextmanager
     async def _one_deadline(self, *, outcome_unknown: bool = True) -> AsyncIterator[float]:
         """One deadline for a call of several steps: the longest that any step has by itself. Yields its time."""
+        self._check_process()
         seconds = max(
             self.settings.postgres.deadline_seconds,
             self.settings.redis.deadline_seconds,

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from unicodedata import normalize
 
 from hubbub.errors import Invalid, Unavailable
+from hubbub.forks import abandon_in_child
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -64,11 +65,17 @@ class Passwords:
         self._unknown_user_hash = f"$2b${cost}${'.' * 53}"
         self._max_waiting = max_waiting
         self.deadline_seconds = deadline_seconds
-        self._waiting = 0
-        self._threads = ThreadPoolExecutor(size, thread_name_prefix="hubbub-passwords")
-        self._free = asyncio.Semaphore(size)
-        self._jobs: set[asyncio.Future[Any]] = set()
+        self._size = size
         self._closed = False
+        self.abandon()
+        abandon_in_child(self)
+
+    def abandon(self) -> None:
+        """Begin anew. In a child process the threads of the parent do not run."""
+        self._waiting = 0
+        self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="hubbub-passwords")
+        self._free = asyncio.Semaphore(self._size)
+        self._jobs: set[asyncio.Future[Any]] = set()
 
     async def hash(self, password: str) -> str:
         """A new hash, with a salt of its own.

@@ -144,7 +144,7 @@ class Stub:
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)
         self.asked: list[tuple[object, ...]] = []
-        self.closed = False
+        self.closed = self.is_abandoned = self.is_wrong_server = False
 
     async def _answer(self, *asked: object) -> object:
         self.asked.append(asked)

@@ -7,24 +7,62 @@ import ssl
 from collections.abc import Awaitable, Callable
 from math import inf
 from time import perf_counter
-from typing import Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
 
 from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Unavailable
+from hubbub.forks import abandon_in_child, cut, forked
 from hubbub.instrumentation import SILENT, Instrumentation, Outcome
-from hubbub.postgres.errors import FAILURES, REFUSALS, connection_refused_by_pooler, deadline_passed, to_error
+from hubbub.postgres.errors import (
+    FAILURES,
+    REFUSALS,
+    WRONG_SERVER,
+    connection_refused_by_pooler,
+    deadline_passed,
+    to_error,
+)
 from hubbub.settings import PostgresSettings
 from hubbub.settings.tls import failure_in
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+if TYPE_CHECKING:
+    _Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    _Connection = asyncpg.Connection
 
 R = TypeVar("R")
 
 CANCEL_GRACE_SECONDS: Final = 1.0
 """How long a cancelled statement may take to stop before its connection is terminated. A server that is up stops
 one within milliseconds. Meanwhile the connection serves no other caller."""
+
+
+class Connection(_Connection):
+    """A connection of asyncpg that is closed in a child process, and there alone."""
+
+    __slots__ = ("is_abandoned", "is_wrong_server")
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - asyncpg makes it
+        super().__init__(*args, **options)
+        self.is_abandoned = False
+        self.is_wrong_server = False
+        """Whether the server was read-only when it was asked last. The name may lead to another one by now."""
+        abandon_in_child(self)
+
+    def abandon(self) -> None:
+        """In a child process: closed, without a word to the server, also when it is garbage."""
+        cut(self._transport)  # type: ignore[attr-defined]  # not in the stubs
+        self.is_abandoned = self._aborted = True
+
+    def _cancel_current_command(self, *waiters: asyncio.Future[None]) -> None:
+        """Called by asyncpg to end a statement on the server. In a child that statement is the parent's."""
+        if not self.is_abandoned:
+            super()._cancel_current_command(*waiters)  # type: ignore[misc]  # not in the stubs
+            return
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 def now() -> float:
@@ -41,7 +79,8 @@ async def connect(
     """
     seconds = min(settings.connect_timeout_seconds, within_seconds)
     try:
-        return await asyncpg.connect(
+        connection: Connection = await asyncpg.connect(
+            connection_class=Connection,
             host=settings.host,
             port=settings.port,
             database=settings.database,
@@ -58,6 +97,12 @@ async def connect(
         )
     except FAILURES as error:
         raise _cannot_connect(settings, error, seconds) from error
+    reported = connection.get_settings()  # PostgreSQL reports both from version 14 on
+    connection.is_wrong_server = "on" in (
+        getattr(reported, "in_hot_standby", None),
+        getattr(reported, "default_transaction_read_only", None),
+    )
+    return connection
 
 
 def _cannot_connect(settings: PostgresSettings, error: Exception, seconds: float) -> Unavailable:
@@ -105,6 +150,10 @@ async def run(
     except FAILURES as error:
         if isinstance(error, REFUSALS):
             outcome = "refused"
+        elif isinstance(error, WRONG_SERVER):
+            connection.is_wrong_server = True
+        if connection.is_abandoned:
+            raise forked() from error
         if now() >= deadline:
             raise deadline_passed(seconds, outcome_unknown=writes) from error
         known = to_error(error, writes=writes, lost=connection.is_closed())

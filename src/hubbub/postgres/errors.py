@@ -30,9 +30,14 @@ REFUSED_WHILE_ENCODING = (asyncpg.DataError,)
 # The server rolled the statement back and reported it. Sending the statement again is safe.
 ROLLED_BACK = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
 
+# The server takes no changes: a standby, which the name of the primary leads to for a moment, or led to.
+WRONG_SERVER = (asyncpg.ReadOnlySQLTransactionError,)
+
 # Nothing was done, so outside of a transaction the statement may be sent again at once. After a change of the
 # schema asyncpg itself does so once. A change of many columns can invalidate the statement a second time.
-SENT_AGAIN = (*ROLLED_BACK, asyncpg.InvalidCachedStatementError)
+SENT_AGAIN = (*ROLLED_BACK, *WRONG_SERVER, asyncpg.InvalidCachedStatementError)
+
+READ_ONLY: Final = "the server takes no changes, as a standby does"
 
 # Other statements that did not run or were rolled back, with the reason to report. The first match is taken.
 DID_NOT_RUN: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
@@ -40,7 +45,7 @@ DID_NOT_RUN: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((asyncpg.CannotConnectNowError,), "the server is starting or stopping"),
     ((asyncpg.TooManyConnectionsError, asyncpg.ConnectionRejectionError), "the server has no connection free"),
     ((asyncpg.InsufficientResourcesError,), "the server is out of disk space or memory"),
-    ((asyncpg.ReadOnlySQLTransactionError,), "the server takes no changes, as a standby does"),
+    (WRONG_SERVER, READ_ONLY),
     ((asyncpg.InvalidCachedStatementError,), "the schema was changed under the statement"),
     ((asyncpg.PostgresSystemError, asyncpg.InternalServerError), "the server failed to run the statement"),
 )

@@ -56,6 +56,13 @@ class Executor(Protocol):
         """All or nothing: a transaction on a pool, a savepoint in a transaction. The deadline is for the block."""
         ...
 
+    def check_not_locked_by_caller(self, *args: object) -> None:
+        """Refuse a change of the room among `args` that would wait for a transaction of the same task.
+
+        Raises: Invalid.
+        """
+        ...
+
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call `action` once the changes made so far are durable. It is never called if they are rolled back."""
         ...

@@ -8,6 +8,7 @@ A connection:
                  |                                    |
                  |                                    +--not stopped in 1 s--> terminated
                  +--deadline passed, or lost--> terminated
+                 +--released, and the server is read-only, as a standby--> terminated
 
 The way to the server:
 
@@ -27,10 +28,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final, TypeVar
+from uuid import UUID
 
-from hubbub.background import ReportErrors, jittered
+from hubbub.background import ReportErrors, elsewhere, jittered
 from hubbub.batching import closed
 from hubbub.errors import Invalid, Unavailable
+from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
 from hubbub.postgres.connection import Connection, connect, drain_cancelled, now, run
 from hubbub.postgres.errors import LOST, REFUSED_WHILE_ENCODING, SENT_AGAIN, deadline_passed
@@ -59,6 +62,16 @@ LONGEST_RECONNECT_PAUSE_SECONDS: Final = 2.0
 """The longest pause between attempts to connect: how late a process may notice that the server is back."""
 
 
+WAITS_FOR_ITSELF: Final = (
+    "this task has a transaction open that has changed the same room, and would wait for its own COMMIT: call the "
+    "transaction's own repositories, as in `tx.messages.send`, or call it after the block"
+)
+"""The reason to refuse a change that would wait for the task that makes it."""
+
+LEAVE_SERVER_STEP_SECONDS: Final = 1.0
+"""How often at most all idle connections are closed because the server is a standby."""
+
+
 class Pool:
     """Runs statements on at most `settings.pool_size` connections, for callers in the order in which they came.
 
@@ -72,7 +85,17 @@ class Pool:
         self._instrumentation = instrumentation
         self._connections = Connections(settings, instrumentation)
         self._shared = SharedStatements(self, settings.deadline_seconds)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open: dict[OpenTransaction, asyncio.Task[object] | None] = {}
+        """The transactions that are open, with the tasks that opened them."""
         self._closed = False
+        abandon_in_child(self)
+
+    def abandon(self) -> None:
+        """In a child process the pool has no connections. Does nothing before the first call."""
+        if self._loop is not None:
+            self._loop = None
+            self._connections.abandon()
 
     async def open(self) -> None:
         """Connect once, so that a wrong setting is found now.
@@ -80,7 +103,7 @@ class Pool:
         A server that is starting, overloaded or full is tried again until the deadline, with pauses, because all
         processes of an application may start at once.
         """
-        deadline = self.deadline()
+        deadline = self._running_loop().time() + self._settings.deadline_seconds
         while True:
             try:
                 self._connections.release(await self._connections.acquire(deadline))
@@ -117,12 +140,14 @@ class Pool:
         return now() + self._settings.deadline_seconds
 
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
-        rows = await self._run(statement, lambda connection: connection.fetch(statement.sql, *args), deadline)
+        sql = statement.sql
+        rows = await self._run(statement, args, lambda connection: connection.fetch(sql, *args), deadline)
         model = statement.model
         return [model(*row) for row in rows]
 
     async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
-        row = await self._run(statement, lambda connection: connection.fetchrow(statement.sql, *args), deadline)
+        sql = statement.sql
+        row = await self._run(statement, args, lambda connection: connection.fetchrow(sql, *args), deadline)
         return None if row is None else statement.model(*row)
 
     def look_up(self, lookup: Lookup[T], *key: object) -> Awaitable[T | None]:
@@ -134,7 +159,7 @@ class Pool:
         return self._shared.fetch(statement, args, deadline)
 
     async def execute(self, statement: Statement[T], *args: object) -> int:
-        tag = await self._run(statement, lambda connection: connection.execute(statement.sql, *args))
+        tag = await self._run(statement, args, lambda connection: connection.execute(statement.sql, *args))
         return count_of(tag)
 
     attempt = fetch_all  # each statement on a pool is a transaction of its own
@@ -150,23 +175,36 @@ class Pool:
         Actions given to `after_commit` run once the COMMIT is acknowledged.
         Raises: Unavailable (with `outcome_unknown` if the answer to the COMMIT was lost).
         """
-        connection = await self._connections.acquire(self.deadline() if deadline is None else deadline)
+        loop = self._running_loop()
+        acquire_by = loop.time() + self._settings.deadline_seconds if deadline is None else deadline
+        connection = await self._connections.acquire(acquire_by)
         try:
             async with OpenTransaction.begin(
                 connection, self._settings.deadline_seconds, deadline, self._instrumentation
             ) as transaction:
-                yield transaction
+                self._open[transaction] = asyncio.current_task()
+                try:
+                    yield transaction
+                finally:
+                    del self._open[transaction]
         finally:
             self._connections.release(connection)
         transaction.run_actions()
 
     async def _run(
-        self, statement: Statement[T], call: Callable[[Connection], Awaitable[R]], deadline: float | None = None
+        self,
+        statement: Statement[T],
+        args: tuple[object, ...],
+        call: Callable[[Connection], Awaitable[R]],
+        deadline: float | None = None,
     ) -> R:
         seconds = self._settings.deadline_seconds
-        if deadline is not None and now() >= deadline:
+        if self._open and statement.locks_room:
+            self.check_not_locked_by_caller(*args)
+        since = self._running_loop().time()
+        if deadline is not None and since >= deadline:
             raise deadline_passed(seconds, outcome_unknown=False)
-        deadline = now() + seconds if deadline is None else deadline
+        deadline = since + seconds if deadline is None else deadline
         attempt, may_be_done = 1, False
         while True:
             connection = None
@@ -198,6 +236,28 @@ class Pool:
                     self._connections.release(connection)
             await asyncio.sleep(pause)
             attempt += 1
+
+    def check_not_locked_by_caller(self, *args: object) -> None:
+        """Refuse a change that would wait for the COMMIT of a transaction that its own task has open.
+
+        Only a task that waits for itself is refused: another task may end its transaction meanwhile.
+        Raises: Invalid.
+        """
+        if not self._open:
+            return
+        task = asyncio.current_task()
+        for transaction, owner in self._open.items():
+            if owner is task and not transaction.locked.isdisjoint(arg for arg in args if isinstance(arg, UUID)):
+                raise Invalid("hub", WAITS_FOR_ITSELF)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of all calls: connections work in one loop only. Raises: Unavailable (in another loop)."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None:
+                raise elsewhere()
+            self._loop = loop
+        return loop
 
 
 def _may_repeat(statement: Statement[T], failure: Unavailable) -> bool:
@@ -244,11 +304,19 @@ class Connections:
         # Without prepared statements there is a pooler, which refuses settings that outlive a transaction.
         timeout = str(round(settings.deadline_seconds * 1000))
         self._server_settings = {"statement_timeout": timeout} if settings.prepared_statements else {}
-        self._closed = False
+        self._keep_idle_until = 0.0
+        self._refusal: Unavailable | None = None
+        """Why no connection is given any more."""
+
+    def abandon(self) -> None:
+        """In a child process: refuse new callers."""
+        self._refusal = forked()
+        self.idle.clear()
 
     async def close(self) -> None:
         """Refuse new callers, wait for those at work until the deadline, close every connection."""
-        self._closed = True
+        if self._refusal is None:
+            self._refusal = closed()
         self._idle_timer.cancel()
         await self._reconnector.close()
         try:
@@ -268,7 +336,7 @@ class Connections:
     async def acquire(self, deadline: float) -> Connection:
         """A connection for this caller alone, which has to `release` it."""
         while True:
-            if self._reconnector.failure is not None and not self.idle and not self._closed:
+            if self._reconnector.failure is not None and not self.idle and self._refusal is None:
                 await self._reconnector.next_attempt(deadline - now())
             try:
                 return await self._take(deadline)
@@ -279,6 +347,8 @@ class Connections:
 
     def release(self, connection: Connection) -> None:
         """Give the connection back. If its statement was cancelled, it is idle once the server has stopped it."""
+        if connection.is_abandoned:  # a child process leaves a block of its parent
+            return
         task = asyncio.current_task()
         if task is not None and task.cancelling() and not connection.is_closed():
             drain = drain_cancelled(connection)
@@ -295,8 +365,8 @@ class Connections:
         self.release(await self._take(deadline, is_reconnect=True))
 
     async def _take(self, deadline: float, *, is_reconnect: bool = False) -> Connection:
-        if self._closed:
-            raise closed()
+        if self._refusal is not None:
+            raise self._refusal.for_another()
         if self._slots.locked():
             await self._wait_for_slot(deadline)
         else:
@@ -328,8 +398,8 @@ class Connections:
         While the server is unreachable only the reconnector makes one. Otherwise the callers that already waited
         would try one after the other.
         """
-        if self._closed:  # while this caller was waiting
-            raise closed()
+        if self._refusal is not None:  # while this caller was waiting
+            raise self._refusal.for_another()
         while self.idle:
             _, connection = self.idle.pop()
             if not connection.is_closed():
@@ -359,13 +429,26 @@ class Connections:
 
     def _give_back(self, connection: Connection) -> None:
         self.used.discard(connection)
-        if not connection.is_closed():
+        if connection.is_wrong_server:
+            self._leave_server(connection)
+        elif not connection.is_closed():
             idle_since = now()
             self.idle.append((idle_since, connection))
             self._reconnector.connection_is_back()
-            if not self._closed:
+            if self._refusal is None:
                 self._idle_timer.request(idle_since + self._settings.idle_timeout_seconds, idle_since)
         self._slots.release()
+
+    def _leave_server(self, connection: Connection) -> None:
+        """End the connection, and those that were idle meanwhile, because they lead to the same server.
+
+        At most once a second: a server that stays read-only would otherwise get a connection per read.
+        """
+        connection.terminate()
+        if now() >= self._keep_idle_until:
+            self._keep_idle_until = now() + LEAVE_SERVER_STEP_SECONDS
+            while self.idle:
+                self.idle.pop()[1].terminate()
 
     def _close_idle(self, time: float) -> None:
         """Close the connections that have been idle too long, by a message that no answer is awaited to."""

@@ -12,6 +12,7 @@ from asyncpg.pgproto import pgproto
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+_LOCKS_ROOM = re.compile(r"\b(UPDATE|DELETE FROM) rooms\b")
 _WRITES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM)\b")
 
 
@@ -23,7 +24,7 @@ class Statement(Generic[T_co]):
     its columns with the fields of its model and its placeholders with every call.
     """
 
-    __slots__ = ("model", "name", "repeatable", "sql", "writes")
+    __slots__ = ("locks_room", "model", "name", "repeatable", "sql", "writes")
 
     def __init__(self, name: str, model: Callable[..., T_co], sql: str, *, idempotent: bool = False) -> None:
         """`idempotent` is for a writing statement: running it twice is the same as running it once."""
@@ -31,6 +32,8 @@ class Statement(Generic[T_co]):
         self.model = model
         self.sql = sql
         self.writes = _WRITES.search(sql) is not None
+        self.locks_room = _LOCKS_ROOM.search(sql) is not None
+        """Whether it changes the row of a room, which stays locked until the COMMIT."""
         self.repeatable = idempotent or not self.writes
 
     def __repr__(self) -> str:

@@ -21,10 +21,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Final, TypeVar
+from uuid import UUID
 
 from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
+from hubbub.models import Room
 from hubbub.postgres.connection import Connection, now, run
 from hubbub.postgres.errors import FAILURES, transaction_failed
 from hubbub.postgres.statement import Copy, Lookup, Row, Statement, count_of
@@ -52,8 +54,12 @@ class OpenTransaction:
         savepoints: count[int],
         deadline: float | None = None,
         instrumentation: Instrumentation = SILENT,
+        *,
+        locked: set[UUID] | None = None,
     ) -> None:
-        """`savepoints` numbers the savepoints of the whole transaction."""
+        """`savepoints` numbers the savepoints of the whole transaction. `locked` is what it has locked so far."""
+        self.locked: set[UUID] = set() if locked is None else locked
+        """The rooms whose rows were changed."""
         self._connection = connection
         self._deadline_seconds = deadline_seconds
         self._deadline = deadline
@@ -93,12 +99,26 @@ class OpenTransaction:
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         rows = await self._run(statement.name, lambda connection: connection.fetch(statement.sql, *args), deadline)
         model = statement.model
-        return [model(*row) for row in rows]
+        models = [model(*row) for row in rows]
+        if statement.locks_room and models:
+            self._note_locked(models)
+        return models
 
     async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
         name, sql = statement.name, statement.sql
         row = await self._run(name, lambda connection: connection.fetchrow(sql, *args), deadline)
-        return None if row is None else statement.model(*row)
+        if row is None:
+            return None
+        model = statement.model(*row)
+        if statement.locks_room:
+            self._note_locked([model])
+        return model
+
+    def _note_locked(self, models: Iterable[object]) -> None:
+        for model in models:
+            room_id = model.id if isinstance(model, Room) else getattr(model, "room_id", None)
+            if room_id is not None:
+                self.locked.add(room_id)
 
     async def look_up(self, lookup: Lookup[T], *key: object) -> T | None:
         return await self.fetch_one(lookup, *key)  # not shared: only this connection sees its own changes
@@ -134,8 +154,14 @@ class OpenTransaction:
         name = f"hubbub_{next(self._savepoints)}"
         deadline = self._deadline if deadline is None else self._no_later_than(deadline)
         inner = OpenTransaction(
-            self._connection, self._deadline_seconds, self._savepoints, deadline, self._instrumentation
+            self._connection,
+            self._deadline_seconds,
+            self._savepoints,
+            deadline,
+            self._instrumentation,
+            locked=self.locked,
         )
+        before = set(self.locked)
         async with self._exclusive(inner.deadline()) as deadline:
             self._check_open()
             await self._command(f"SAVEPOINT {name}", deadline)
@@ -144,8 +170,12 @@ class OpenTransaction:
                 await inner._finish(f"RELEASE {name}")
             except BaseException:
                 await inner._roll_back(f"ROLLBACK TO {name}; RELEASE {name}")
+                self.locked.intersection_update(before)
                 raise
         self._actions += inner._actions
+
+    def check_not_locked_by_caller(self, *args: object) -> None:
+        """Nothing: a transaction does not wait for itself."""
 
     def after_commit(self, action: Callable[[], None]) -> None:
         self._check_open()
@@ -200,6 +230,8 @@ class OpenTransaction:
         A lost connection has already undone everything, and one on which the command fails is terminated to do so.
         """
         self._over = True
+        if self._connection.is_abandoned:  # a child process leaves the block: there may be no loop any more
+            return
         try:
             async with self._exclusive(now() + ROLLBACK_GRACE_SECONDS) as deadline:
                 if not self._connection.is_closed():

@@ -17,11 +17,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
+from threading import get_ident
 from typing import Any, Final, TypeAlias
 
 import hiredis
 import msgspec
 
+from hubbub.background import elsewhere
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, Reconnector, RespProtocol, pack
@@ -153,8 +155,6 @@ class Connection(Reconnector[CommandProtocol]):
         super().__init__("hubbub-redis-commands", settings)
         self._instrumentation = instrumentation
         self._max_waiting = max_waiting
-        # Kept from start() on: asking asyncio for it costs a system call on Python 3.11, a third of a command.
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._unwritten: list[Call] = []
         self._unwritten_bytes = 0
         self._flush = OncePerTurn(self._write)
@@ -165,10 +165,6 @@ class Connection(Reconnector[CommandProtocol]):
         """How many commands wait to be written or to be answered."""
         protocol = self._protocol
         return len(self._unwritten) + (len(protocol.written) if protocol is not None else 0)
-
-    async def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().start()
 
     async def close(self) -> None:
         await super().close()
@@ -212,6 +208,11 @@ class Connection(Reconnector[CommandProtocol]):
 
     def _enqueue(self, call: Call, commands: int, loop: asyncio.AbstractEventLoop, now: float) -> None:
         protocol = self._protocol
+        is_due = self._flush.is_due
+        # The thread is compared once per write: in another thread there is hardly ever one to come.
+        if self._loop is not None and (not loop.is_running() or (not is_due and get_ident() != self._thread)):
+            call.fail(elsewhere())
+            return
         refusal = self._refusal(protocol, commands)
         if refusal is not None:
             call.fail(refusal)
@@ -223,7 +224,7 @@ class Connection(Reconnector[CommandProtocol]):
         self._unwritten_bytes += len(call.packed)
         if protocol is None or call.deadline < self._timer.at:
             self._timer.request(self._write_deadline(call), now)
-        if self._flush.is_due:
+        if is_due:
             return
         if commands == 1 and protocol is not None and protocol.idle:
             # A lone caller, one call after another: nothing to wait for. Several commands at once, as after a
@@ -237,7 +238,7 @@ class Connection(Reconnector[CommandProtocol]):
         if protocol is not None:
             waiting += len(protocol.written)
         elif (trouble := self.trouble) is not None and not trouble.retryable:
-            return Unavailable("redis", trouble.reason, retryable=False)
+            return trouble.for_another()
         if waiting + commands > self._max_waiting:
             return Unavailable("redis", f"too many commands are waiting (at most {self._max_waiting})")
         if self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
@@ -264,7 +265,7 @@ class Connection(Reconnector[CommandProtocol]):
     def _on_disconnected(self, trouble: Unavailable) -> None:
         if not trouble.retryable:
             for call in self._unwritten:
-                call.fail(Unavailable("redis", trouble.reason, retryable=False))
+                call.fail(trouble.for_another())
             self._unwritten.clear()
             self._unwritten_bytes = 0
         elif self._unwritten:

@@ -21,12 +21,14 @@ import re
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from threading import get_ident
 from typing import Final, Generic, TypeVar, cast
 
 import hiredis
 
 from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.errors import Invalid, Unavailable
+from hubbub.forks import abandon_in_child, cut, forked
 from hubbub.redis.errors import LOCKED_OUT, ReplyError
 from hubbub.redis.replies import Part
 from hubbub.settings import RedisSettings
@@ -190,6 +192,7 @@ class RespProtocol(ABC, asyncio.BufferedProtocol):
         self._transport = transport
         self._buffer = memoryview(bytearray(READ_BYTES))  # asyncio slices it, and a slice must not be a copy
         self._on_writable = on_writable
+        abandon_in_child(self)
         self._reason = "the server closed the connection"
         self.reader = reader
         self.writable = True
@@ -197,6 +200,10 @@ class RespProtocol(ABC, asyncio.BufferedProtocol):
         self.received_at = self._loop.time()
         self.lost: asyncio.Future[Unavailable] = self._loop.create_future()
         """Done, with the reason, once the connection is lost."""
+
+    def abandon(self) -> None:
+        """In a child process nothing is read or written."""
+        cut(self._transport)
 
     @abstractmethod
     def parse(self) -> None:
@@ -245,6 +252,12 @@ class Reconnector(ABC, Generic[P]):
         self._first_attempt_ended = asyncio.Event()
         self._logged: str | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Asking asyncio for the loop is a system call on Python 3.11, a third of a command. A caller is in this
+        # loop if the loop runs and the thread is the same.
+        self._thread = 0
+        self.is_abandoned = False
+        abandon_in_child(self)
         self._protocol: P | None = None
         self.trouble: Unavailable | None = _lasting("the connection was not started")
         """Why there is no connection, None while there is one. Not retryable: a wrong login, or closed."""
@@ -257,11 +270,13 @@ class Reconnector(ABC, Generic[P]):
     async def start(self) -> None:
         """Connect. Returns after the first attempt and does not raise for its failure: more attempts follow.
 
-        A second start only waits for the first attempt. Raises: Unavailable (it is closed).
+        A second start only waits for the first attempt. Raises: Unavailable (it is closed, or was started by the
+        parent process).
         """
         if self._closed:
-            raise _lasting(CLOSED)
+            raise forked() if self.is_abandoned else _lasting(CLOSED)
         if not self._task.is_running:
+            self._loop, self._thread = asyncio.get_running_loop(), get_ident()
             self.trouble = Unavailable("redis", "the first connection is being made")
             self._task.start()
         await self._first_attempt_ended.wait()
@@ -275,6 +290,13 @@ class Reconnector(ABC, Generic[P]):
         await self._task.close()
         if protocol is not None:
             await asyncio.wait([protocol.lost])
+
+    def abandon(self) -> None:
+        """In a child process there is no connection, and none is made. Does nothing before the start."""
+        if self._loop is not None:
+            self._closed = self.is_abandoned = True
+            self._protocol = None
+            self.trouble = forked()
 
     @abstractmethod
     def _make_protocol(self, transport: asyncio.Transport, reader: hiredis.Reader) -> P:
@@ -325,6 +347,8 @@ class Reconnector(ABC, Generic[P]):
         return protocol.lost.result()
 
     def _set_disconnected(self, trouble: Unavailable) -> None:
+        if self.is_abandoned:
+            return
         self.trouble = trouble
         self._protocol = None
         with ReportErrors(f"{self._client_name}: giving up a connection"):

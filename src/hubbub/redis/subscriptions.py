@@ -25,7 +25,9 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 import hiredis
 import msgspec
 
+from hubbub.background import elsewhere
 from hubbub.errors import Invalid, Unavailable
+from hubbub.forks import forked
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, Reconnector, RespProtocol, pack
 from hubbub.redis.errors import PASSING, ReplyError, to_error
@@ -69,6 +71,7 @@ class Listener(ABC):
         self.channel = channel
         self._leave = leave
         self._ended = False
+        self._refusal: Unavailable | None = None
 
     @abstractmethod
     def receive(self, received: Received) -> None:
@@ -78,10 +81,16 @@ class Listener(ABC):
         """Take note that no more will come."""
         self._ended = True
 
+    def abandon(self) -> None:
+        """In a child process: take no more, and refuse to be read."""
+        self._refusal = forked()
+        self._ended = True
+
     def unsubscribe(self) -> None:
         """End the subscription at once. Idempotent."""
-        self._leave(self)
-        self.end()
+        if self._refusal is None:
+            self._leave(self)
+            self.end()
 
     async def __aenter__(self) -> Self:
         return self
@@ -138,6 +147,8 @@ class Subscription(Listener):
         return self
 
     async def __anext__(self) -> Received:
+        if self._refusal is not None:
+            raise self._refusal.for_another()
         while not (self._received or self._gap):
             if self._ended:
                 raise StopAsyncIteration
@@ -344,6 +355,12 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
             for listener in tuple(channel.listeners):
                 listener.end()
 
+    def abandon(self) -> None:
+        super().abandon()
+        for channel in self._channels.values():
+            for listener in channel.listeners:
+                listener.abandon()
+
     async def subscribe(self, channel: str, *, buffer: int = 1_000) -> Subscription:
         """Subscribe to a channel by an asynchronous iterator. It gets all that is published after this returned.
 
@@ -418,7 +435,9 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
     def _register(self, listener: Listener) -> Channel:
         trouble = self.trouble
         if trouble is not None and not trouble.retryable:
-            raise Unavailable("redis", trouble.reason, retryable=False)
+            raise trouble.for_another()
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            raise elsewhere()
         return self._add(listener)
 
     def _add(self, listener: Listener) -> Channel:
@@ -469,7 +488,7 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
             return
         for channel in self._channels.values():
             for confirmed in channel.unconfirmed.values():
-                _fail(confirmed, Unavailable("redis", trouble.reason, retryable=False))
+                _fail(confirmed, trouble.for_another())
 
     def deliver(self, name: bytes, payload: bytes) -> None:
         channel = self._channels.get(name)

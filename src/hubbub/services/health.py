@@ -12,12 +12,17 @@ import msgspec
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.instrumentation import PoolUse
 from hubbub.postgres import Pool, Statement
+from hubbub.postgres.errors import READ_ONLY
 from hubbub.redis import Connection, ReplyError, Subscriptions
 
 DEADLINE_SECONDS: Final = 1.0
 """The default timeout of a probe by Kubernetes."""
 
-_PING = Statement("health.ping", int, "SELECT 1 AS ping")
+_PING = Statement(
+    "health.ping",
+    bool,
+    "SELECT current_setting('transaction_read_only')::boolean AS is_read_only",
+)
 
 
 class ServerHealth(msgspec.Struct, frozen=True):
@@ -32,7 +37,8 @@ class Health(msgspec.Struct, frozen=True):
     """`msgspec.json.encode` turns it into JSON."""
 
     ready: bool
-    """Whether PostgreSQL answers. Without it nothing works, so send requests elsewhere."""
+    """Whether PostgreSQL answers and takes changes, as a standby does not. Without it nothing works, so send
+    requests elsewhere."""
     degraded: bool
     """Whether PostgreSQL works and Redis does not. Then there are no sessions and no presence, and events are as
     late as a heartbeat."""
@@ -45,7 +51,8 @@ async def probe(pool: Pool, connection: Connection, subscriptions: Subscriptions
     """Ask both servers at the same time, by the deadline, over the connections of all callers. Does not raise."""
 
     async def ask_postgres() -> None:
-        await pool.fetch_one(_PING, deadline=asyncio.get_running_loop().time() + seconds)
+        if await pool.fetch_one(_PING, deadline=asyncio.get_running_loop().time() + seconds):
+            raise Unavailable("postgresql", READ_ONLY)
 
     async def ask_redis() -> None:
         await connection.execute("PING", deadline_seconds=seconds)

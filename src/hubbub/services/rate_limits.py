@@ -89,8 +89,8 @@ class RateLimits:
                 args=(capacity, refill_per_second, cost),
                 deadline_seconds=FAIL_OPEN_SECONDS if fail_open else None,
             )
-        except Unavailable:
-            if not fail_open:
+        except Unavailable as error:
+            if not fail_open or error.service == "hub":  # then the caller is in another process or event loop
                 raise
             return Verdict(allowed=True, remaining=0, retry_after_seconds=0, degraded=True)
         allowed, remaining, retry_after_ms = map(as_int, reply)

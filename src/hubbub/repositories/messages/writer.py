@@ -87,6 +87,7 @@ class MessageWriter:
 
         Raises: as `send_one`, Unavailable (at the deadline, or after `drain`).
         """
+        self._executor.check_not_locked_by_caller(draft.room_id)
         return await self._batcher.call(draft, draft.room_id, draft.id)
 
     async def _send_each(self, drafts: list[Draft], deadline: float) -> list[Outcome[Message]]:
@@ -105,6 +106,7 @@ class MessageWriter:
         """
         if self._is_closed:
             raise closed()
+        self._executor.check_not_locked_by_caller(drafts[0].room_id)
         deadline = asyncio.get_running_loop().time() + self._deadline_seconds
         if not self._slots_for_calls.take():
             try:

@@ -22,6 +22,7 @@ from hubbub.background import jittered
 from hubbub.commits import Commits, MembersJoined
 from hubbub.errors import NotAMember, NotFound, Unavailable
 from hubbub.events import FeedEvent, MemberJoined, MemberLeft, MessageEdited, MessageSent, RoomGone
+from hubbub.forks import abandon_in_child, forked
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
 from hubbub.repositories.messages import Entry, Logs, LogSlice
@@ -84,6 +85,8 @@ class Follower:
     missed_update: bool = False
     """Whether the user's rooms changed before that."""
     is_closed: bool = False
+    is_abandoned: bool = False
+    """Whether it is that of the parent process."""
     _has_reader: bool = False
     _reading: asyncio.Timeout | None = None
     _events: deque[FeedEvent] = field(init=False)
@@ -137,6 +140,8 @@ class Follower:
         self._has_reader = True
         try:
             while not self._events:
+                if self.is_abandoned:
+                    raise forked()
                 if self.is_closed:
                     raise StopAsyncIteration
                 if not self.has_entered:
@@ -268,6 +273,13 @@ class Followers:
         self._round: deque[UUID] = deque()  # users whose digests are still to be compared in this round
         self._due = 0  # how many of them in the next `compare`, or in those that follow it at once
         self._is_closed = False
+        abandon_in_child(self)
+
+    def abandon(self) -> None:
+        """In a child process no follower gets an event."""
+        for follower in [one for followers in self._users.values() for one in followers]:
+            follower.is_abandoned = True
+            follower.inbox.events.clear()
 
     def close(self) -> None:
         """Close all followers. None is entered from now on."""

@@ -130,9 +130,11 @@ class Leases:
             self.task.start()
 
     async def acquire(self, lease: Lease) -> None:
-        """Hold the lease from now on. Returns when Redis has acknowledged it, or cannot be reached."""
-        if not self.task.is_running:
-            raise Unavailable("hub", "presence is not running", retryable=False)
+        """Hold the lease from now on. Returns when Redis has acknowledged it, or cannot be reached.
+
+        Raises: Unavailable (in another process or event loop than that of the task).
+        """
+        self.task.check("presence")
         self._held[lease.bucket][lease] = None
         await self._send_soon(lease)
 

@@ -169,6 +169,8 @@ class Presence:
                 self._connection, keys=(online_key(bucket),), args=[str(user_id) for user_id in users]
             )
         except (Unavailable, ReplyError) as error:
+            if isinstance(error, Unavailable) and error.service == "hub":
+                raise  # no outage: the caller is in another process or event loop
             log_refusal(error)
             return dict.fromkeys(users)
         return {user_id: flag == 1 for user_id, flag in zip(users, flags, strict=True)}

@@ -1,0 +1,69 @@
+"""A fork: the child process has copies of its parent's objects, and must use none of what the two share.
+
+    in use --fork--> in the parent: in use, as before
+                 |
+                 +-> in the child: abandoned, which is final
+
+Both processes have the same sockets. A child that wrote to one would mix its commands with those of its parent.
+A child that closed one would remove it from the epoll instance that the two loops share. So the child gets dead
+sockets in their place, before it runs any code of its own. Each object refuses calls from then on. Objects that
+were not used before the fork are as good as new.
+
+The operating system tells the child of the fork. A comparison of process ids would be a system call per statement.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from asyncio import BaseTransport
+from contextlib import suppress
+from typing import Final, Protocol
+from weakref import WeakSet
+
+from hubbub.errors import Unavailable
+
+FORKED: Final = "it was opened before a fork, by the parent process: open a hub in each process, after the fork"
+
+
+class Inheritable(Protocol):
+    """An object that a child process must not use."""
+
+    def abandon(self) -> None:
+        """Refuse all calls from now on, if it was in use. Called in the child. It must not wait or raise."""
+        ...
+
+
+_inheritable: WeakSet[Inheritable] = WeakSet()
+
+
+def abandon_in_child(inheritable: Inheritable) -> None:
+    """Have `abandon` called in each child process that inherits the object."""
+    _inheritable.add(inheritable)
+
+
+def _abandon_all() -> None:
+    for inheritable in tuple(_inheritable):
+        inheritable.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
+
+
+def forked() -> Unavailable:
+    """The error of a call in a child process."""
+    return Unavailable("hub", FORKED, retryable=False)
+
+
+def cut(transport: BaseTransport | None) -> None:
+    """Put a dead socket in the place of the transport's one. In the parent nothing changes.
+
+    The descriptor keeps its number, so that the transport cannot close or use what gets the number next.
+    """
+    inherited = None if transport is None else transport.get_extra_info("socket")
+    if inherited is None or inherited.fileno() < 0:
+        return
+    with suppress(OSError):
+        dead, other = socket.socketpair()
+        with dead, other:
+            os.dup2(dead.fileno(), inherited.fileno(), inheritable=False)

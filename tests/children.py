@@ -1,0 +1,30 @@
+"""Child processes that are forked in the middle of a test, as a preloading server forks its workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+
+async def in_child(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    """What `work` returns in a child process, in an event loop of its own."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        try:
+            asyncio.events._set_running_loop(None)  # a child of a coroutine is not in a loop
+            answer = json.dumps(asyncio.run(work()))
+        except BaseException:  # noqa: BLE001 - the parent reports it
+            answer = json.dumps(traceback.format_exc())
+        os.write(writer, answer.encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answers:
+        answer = await asyncio.to_thread(answers.read)
+    await asyncio.to_thread(os.waitpid, child, 0)
+    return json.loads(answer)
