@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,8 +47,9 @@ def test_servers_are_started_used_stopped_and_deleted(here: Path) -> None:
 
     env = hubbub("status", "--output", "env")
     assert env.returncode == 0
-    settings = Settings.from_env(dict(line.split("=", 1) for line in env.stdout.splitlines()))
+    settings = Settings.from_env(variables := dict(line.split("=", 1) for line in shlex.split(env.stdout)))
     assert settings is not None
+    assert Settings.from_urls(variables["DATABASE_URL"], variables["REDIS_URL"]) == settings
     for text in (first.stdout, again.stdout, hubbub("status").stdout):
         assert f"127.0.0.1:{settings.postgres.port}" in text
         assert f"127.0.0.1:{settings.redis.port}" in text

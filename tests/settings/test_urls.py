@@ -5,14 +5,16 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hubbub.errors import Invalid
-from hubbub.settings import RedisSettings, Settings
+from hubbub.settings import PostgresSettings, RedisSettings, Settings
 from settings.pem import Pem
-from settings.reading import DATABASE_URL, PARTS, REDIS_URL, SECRET, read, refusal
+from settings.reading import DATABASE_URL, PARTS, REDIS_URL, SECRET, read, refusal, without_deadline
 
 
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "PostgreSQL"])
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "PostgreSQL", "postgresql+asyncpg"])
 def test_url_gives_the_same_settings_as_its_parts(scheme: str) -> None:
     url = f"{scheme}://chatuser:chatpass@db.example.org:5432/chatapp"
     assert Settings.from_urls(url, "redis://:redispass@redis.example.org:6379/0") == read(PARTS)
@@ -82,7 +84,6 @@ def test_several_hosts_are_refused(hosts: str) -> None:
     [
         "",
         "mysql://u@h/d",
-        "postgresql+asyncpg://u@h/d",
         "postgres:u@h/d",
         "postgres://u@h",
         "postgres://u@/d",
@@ -133,3 +134,24 @@ def test_redis_password_in_position_of_user_is_refused() -> None:
     with pytest.raises(Invalid, match="redis://:password@host") as caught:
         Settings.from_urls(DATABASE_URL, f"redis://{SECRET}@h")
     assert SECRET not in str(caught.value)
+
+
+@without_deadline
+@given(
+    username=st.none() | st.text("aé@/:%#? +", min_size=1).filter(str.strip),
+    password=st.none() | st.text("aé@/:%#? +", min_size=1),
+    host=st.sampled_from(["db.example.org", "127.0.0.1", "2001:db8::1"]),
+    tls=st.booleans(),
+)
+def test_urls_of_settings_give_the_same_settings(
+    username: str | None, password: str | None, host: str, tls: bool
+) -> None:
+    settings = Settings(
+        postgres=PostgresSettings(host=host, database="my chat", user=username or "ada", password=password),
+        redis=RedisSettings(
+            host=host, username=username if password else None, password=password, database=3, tls=tls
+        ),
+    )
+    urls = settings.to_urls()
+    assert Settings.from_urls(urls["DATABASE_URL"], urls["REDIS_URL"]) == settings
+    assert read(settings.to_env() | urls) == settings

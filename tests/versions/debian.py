@@ -29,10 +29,14 @@ def package(name: str, *programs: Path) -> Callable[[Path], None]:
         for archive in folder.glob("*.deb"):
             subprocess.run(["dpkg-deb", "--extract", archive, folder], check=True)
             archive.unlink()
-        [libraries] = folder.glob("usr/lib/*-linux-gnu")
         for program in programs:
             script = folder / program.name
-            script.write_text(SCRIPT.format(machine=libraries.name, program=program))
+            installed = Path("/") / program
+            if not (folder / program).exists() and installed.exists():
+                script.write_text(f'#!/bin/sh\nexec {installed} "$@"\n')
+            else:  # without a folder of libraries all of them are installed already
+                machine = next((found.name for found in folder.glob("usr/lib/*-linux-gnu")), "")
+                script.write_text(SCRIPT.format(machine=machine, program=program))
             script.chmod(0o755)
 
     return fetch

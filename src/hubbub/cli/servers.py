@@ -127,7 +127,7 @@ In a shell:       {log_in}"""
 
 
 def _assignments(found: Status) -> str:
-    variables = found.settings.to_env() if found.settings else {}
+    variables = found.settings.to_env() | found.settings.to_urls() if found.settings else {}
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 

@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
 from hubbub.errors import Invalid
 from hubbub.settings.tls import Pem, SslMode, Verified, check_files, client_context
@@ -153,6 +154,18 @@ class Settings:
         """The DB_* and REDIS_* variables from which `from_env` makes these settings again, passwords included."""
         return {**_texts(self.postgres, POSTGRES), **_texts(self.redis, REDIS)}
 
+    def to_urls(self) -> dict[str, str]:
+        """DATABASE_URL and REDIS_URL, passwords included, for programs that read no other variables."""
+        database, redis = self.postgres, self.redis
+        rest = f"{database.port}/{quote(database.database, safe='')}?sslmode={database.sslmode}"
+        scheme = "rediss" if redis.tls else "redis"
+        return {
+            "DATABASE_URL": _url("postgresql", database.user, database.password, database.host, rest),
+            "REDIS_URL": _url(
+                scheme, redis.username, redis.password, redis.host, f"{redis.port}/{redis.database}"
+            ),
+        }
+
 
 def postgres_from_env(environ: Mapping[str, str] | None = None) -> PostgresSettings | None:
     """The database alone, for a command that needs no Redis, such as a migration. None when no DB variable is set.
@@ -162,6 +175,12 @@ def postgres_from_env(environ: Mapping[str, str] | None = None) -> PostgresSetti
     environ = os.environ if environ is None else environ
     given = {name: environ[name] for name in VARIABLES if name in environ and not name.startswith("REDIS")}
     return _postgres(texts_in(given)) if given else None
+
+
+def _url(scheme: str, user: str | None, password: str | None, host: str, rest: str) -> str:
+    login = quote(user or "", safe="") + ("" if password is None else f":{quote(password, safe='')}")
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{login}{'@' if login else ''}{host}:{rest}"
 
 
 S = TypeVar("S", PostgresSettings, RedisSettings)

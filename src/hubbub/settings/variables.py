@@ -216,7 +216,7 @@ def _content(name: str, file: Path) -> str:
 # before the host, so a URL that would be cut in the wrong place does not match at all.
 _URL = re.compile(
     r"""
-    [a-z]+://
+    [a-z+]+://
     (?: (?P<user> [^:@/?\#]* ) (?: : (?P<password> [^@/?\#]* ) )? @ )?
     (?: \[ (?P<ipv6> [^@/?\#\[\]]*:[^@/?\#\[\]]* ) \] | (?P<host> [^:@/?\#\[\]]* | [^@/?\#]*,[^@/?\#]* ) )
     (?: : (?P<port> [^:@/?\#,]* ) )?
@@ -232,7 +232,7 @@ _PARAMETERS = {name.removeprefix("DB_").lower(): name for name in POSTGRES if na
 
 def from_database_url(url: str) -> dict[str, str]:
     """The DB_* variables that are equal to the URL. Raises: Invalid (it cannot be split into its parts)."""
-    parts = _parts("DATABASE_URL", url, ("postgresql://", "postgres://"))
+    parts = _parts("DATABASE_URL", url, ("postgresql://", "postgres://", "postgresql+asyncpg://"))
     names = {"host": "DB_HOST", "ipv6": "DB_HOST", "port": "DB_PORT", "database": "DB_NAME"}
     found = _decoded(parts, names | {"user": "DB_USER", "password": "DB_PASSWORD"})
     return found | _decoded(_parameters(parts.get("query", "")), _PARAMETERS)
