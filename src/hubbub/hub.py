@@ -156,6 +156,7 @@ class Hub(Repositories):
             connection,
             subscriptions,
             self.users.set_online_many,
+            executor=self._pool,
             on_disconnect=self.typing.stop_everywhere_soon,
             heartbeat_seconds=options.presence_heartbeat_seconds,
             grace_seconds=options.presence_grace_seconds,

@@ -16,8 +16,8 @@ from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes
 from rights import as_redis_user
 
-# The queries of asyncpg itself about types, once per connection.
-ASYNCPG_QUERIES = ("typeinfo_tree", "set_config('jit'")
+# The queries of asyncpg itself about types, once per connection, and the check of presence, once a day.
+ASYNCPG_QUERIES = ("typeinfo_tree", "set_config('jit'", "SELECT id, is_online")
 
 
 @pytest.fixture

@@ -5,10 +5,13 @@ from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
 
+import pytest
+
 from commands import execute
 from hubbub import Hub, PostgresSettings, User
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, Subscriptions
+from hubbub.services.presence import Presence, column
 from hubbub.services.presence.column import BATCH, PresenceColumn
 from reports import reports
 from services.presence_events import Table, opened
@@ -289,3 +292,66 @@ async def test_users_whose_presence_cannot_be_read_are_written_later() -> None:
         await until(lambda: table.users == {ada: True})
         await column.task.close()
     assert {context["message"] for context in reported} == {"writing presence failed"}
+
+
+async def test_users_that_were_online_when_all_processes_and_redis_died_are_offline(
+    hub: Hub, connection: Connection, subscriptions: Subscriptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are more than a page of users. Ada is back, and stays online."""
+    assert hub.presence._check is not None
+    await hub.presence._check.task.close()
+    monkeypatch.setattr(column, "USERS_PER_PAGE", 3)
+    users = [await hub.users.create(f"{n}@example.org", f"user {n}", "!") for n in range(10)]
+    ada, *gone = (user.id for user in users)
+    await hub.users.set_online_many(dict.fromkeys((ada, *gone), True))
+    await connection.execute("DEL", column.CHECKED_KEY)
+    presence = Presence(
+        connection,
+        subscriptions,
+        hub.users.set_online_many,
+        executor=hub._pool,
+        heartbeat_seconds=0.5,
+        grace_seconds=0.5,
+        write_seconds=0.2,
+    )
+    presence.start()
+    async with presence.online(ada):
+        for _ in range(2):  # also if Redis loses its data again while the process lives
+
+            async def only_ada_is_online() -> bool:
+                found = await hub.users.get_many([ada, *gone])
+                return [user_id for user_id, user in found.items() if user.is_online] == [ada]
+
+            await until_it_answers(only_ada_is_online)
+            await hub.users.set_online_many(dict.fromkeys(gone, True))
+            await connection.execute("DEL", column.CHECKED_KEY)
+        await until_it_answers(only_ada_is_online)
+    await presence.close()
+
+
+async def test_one_process_checks_all_users_once(
+    hub: Hub, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hub.presence._check is not None
+    await hub.presence._check.task.close()
+    checks: list[column.ColumnCheck] = []
+
+    async def check(self: column.ColumnCheck) -> None:
+        checks.append(self)
+
+    async def is_online(users: Collection[UUID]) -> dict[UUID, bool | None]:
+        return dict.fromkeys(users, False)
+
+    monkeypatch.setattr(column.ColumnCheck, "_check", check)
+    processes = [
+        column.ColumnCheck(connection, hub._pool, is_online, lambda _: None, heartbeat_seconds=0.02)
+        for _ in range(5)
+    ]
+    await connection.execute("DEL", column.CHECKED_KEY)
+    for process in processes:
+        process.task.start()
+    await until(lambda: bool(checks))
+    await asyncio.sleep(0.2)
+    for process in processes:
+        await process.task.close()
+    assert len(checks) == 1

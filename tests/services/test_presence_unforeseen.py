@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from uuid import UUID, uuid4
 
-from hubbub.redis import Connection, Subscriptions
+import pytest
+
+from hubbub import Hub, Settings
+from hubbub.redis import Connection, Due, Subscriptions
+from hubbub.redis.replies import as_bytes_list
+from hubbub.redis.script import Found
+from hubbub.services.presence import Presence
+from hubbub.services.presence import leases as leases_module
 from hubbub.services.presence.leases import (
     BUCKETS,
     USERS_PER_SWEEP,
@@ -17,7 +25,9 @@ from hubbub.services.presence.leases import (
     leases_key,
     online_key,
 )
+from redis_server import Server
 from reports import reports
+from services.monitored import monitored
 from services.odd_answers import answering
 from services.presence_events import PresenceListener, opened
 from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
@@ -74,7 +84,7 @@ async def test_device_name_that_is_not_utf_8_hides_no_other_device(
 
 async def test_malformed_reply_does_not_end_sweeping() -> None:
     swept: list[int] = []
-    nobody = b"*2\r\n:0\r\n*0\r\n"
+    nobody = b"*%d\r\n:0\r\n" % (BUCKETS + 1) + b"*2\r\n:0\r\n*0\r\n" * BUCKETS
     async with answering(b"+what?\r\n", nobody) as (connection, _):
         sweeper = Sweeper(
             connection,
@@ -82,12 +92,13 @@ async def test_malformed_reply_does_not_end_sweeping() -> None:
             heartbeat_seconds=1,
             on_transition=lambda _: None,
             on_empty=swept.append,
+            holds_leases=lambda: True,
         )
         with reports() as reported:
             sweeper.task.start()
-            await until(lambda: len(swept) >= 2 * BUCKETS - 1)
+            await until(lambda: len(swept) >= 2 * BUCKETS)
             await sweeper.task.close()
-    assert swept[: 2 * BUCKETS - 1] == [*range(1, BUCKETS), *range(BUCKETS)]
+    assert swept[: 2 * BUCKETS] == [*range(BUCKETS)] * 2
     assert [context["message"] for context in reported] == ["sweeping presence failed"]
 
 
@@ -109,3 +120,92 @@ async def test_lease_is_sent_again_after_a_malformed_reply() -> None:
             await leases.task.close()
     assert came[:2] == [[ada], [ada]]
     assert [context["message"] for context in reported] == ["sending leases failed"]
+
+
+async def set_clock_back(connection: Connection, by_ms: int, *users: UUID) -> None:
+    """By what it means for the keys: each time in them is later."""
+    for user_id in users:
+        for key in (online_key(bucket_of(user_id)), leases_key(user_id)):
+            reply = await connection.execute("ZRANGE", key, 0, -1)
+            for member in as_bytes_list(reply):
+                await connection.execute("ZADD", key, "INCR", by_ms, member)
+        await connection.execute("PEXPIRE", leases_key(user_id), by_ms)
+
+
+@pytest.mark.parametrize("by_ms", [7_000, 3_600_000, 2**40])
+async def test_killed_process_keeps_no_user_online_after_the_clock_went_back(
+    connection: Connection, subscriptions: Subscriptions, by_ms: int
+) -> None:
+    gone, here = UUID(int=16), UUID(int=32)  # of one bucket
+    async with opened(connection, subscriptions, heartbeat_seconds=1, grace_seconds=0) as presence:
+        await hold_from_a_killed_process(connection, gone, here)
+        async with presence.online(here, "phone"):
+            await set_clock_back(connection, by_ms, gone, here)
+            await until_it_answers(lambda: is_online(presence, gone, False))
+            assert await presence.devices(gone) == []
+            assert await is_online(presence, here, True)
+
+            async def has_one_device() -> bool:
+                return [device.name for device in await presence.devices(here)] == ["phone"]
+
+            await until_it_answers(has_one_device)
+        await until_it_answers(lambda: is_online(presence, here, False))
+
+
+async def is_online(presence: Presence, user_id: UUID, state: bool) -> bool:
+    return await presence.is_online([user_id]) == {user_id: state}
+
+
+async def hold_from_a_killed_process(connection: Connection, *users: UUID) -> None:
+    killed = Leases(connection, heartbeat_seconds=1, grace_seconds=0, on_transition=lambda _: None)
+    killed.start()
+    for user_id in users:
+        await killed.acquire(Lease(user_id, None))
+    for held in killed._held:
+        held.clear()
+    await killed.task.close()
+
+
+async def test_clock_that_goes_ahead_puts_no_user_offline(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, at_ms, rounds = uuid4(), 10**12, 0
+    ended: list[object] = []
+
+    async def find_due(*_: object, **__: object) -> Found:
+        nonlocal rounds
+        rounds += 1
+        ahead_ms = 3_600_000 if rounds > 3 else 0
+        due = [str(ada).encode()] if ahead_ms else []
+        now_ms = at_ms + ahead_ms + round(asyncio.get_running_loop().time() * 1000)
+        return Found(now_ms, [Due(1, due)] * BUCKETS)
+
+    monkeypatch.setattr(leases_module, "FIND_DUE", find_due)
+    sweeper = Sweeper(
+        connection,
+        every_seconds=0.01,
+        heartbeat_seconds=600,
+        on_transition=ended.append,
+        on_empty=lambda _: None,
+        holds_leases=lambda: True,
+    )
+    sweeper.task.start()
+    await until(lambda: rounds > 20)
+    await sweeper.task.close()
+    assert ended == []
+
+
+async def test_idle_process_sends_at_most_one_command_a_second(own_server: Server, settings: Settings) -> None:
+    """With the options of an application. A user who comes wakes the process."""
+    redis = own_server.settings
+    async with Hub(replace(settings, redis=redis)) as hub:
+        await asyncio.sleep(4)  # the first rounds send scripts in full
+        begin = asyncio.get_running_loop().time()
+        async with monitored(redis, hub._connection) as seen:
+            await asyncio.sleep(10)
+        sent = [line for line in seen.splitlines() if line and b" lua] " not in line and b'"ECHO"' not in line]
+        assert len(sent) <= asyncio.get_running_loop().time() - begin + 1
+        assert any(b"EVALSHA" in line for line in sent)
+        ada = await hub.users.create("ada@example.org", "ada", "!")
+        async with hub.presence.online(ada.id):
+            assert await is_online(hub.presence, ada.id, True)

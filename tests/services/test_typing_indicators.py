@@ -12,6 +12,7 @@ import pytest
 from hubbub.errors import Invalid, NotAMember, Unavailable
 from hubbub.events import TypingChanged, typing_channel
 from hubbub.redis import Connection, Gap, Subscription, Subscriptions
+from hubbub.redis.replies import as_bytes_list
 from hubbub.services.typing_indicators import (
     BUCKETS,
     ROOMS_PER_SCRIPT,
@@ -152,22 +153,41 @@ async def test_expired_typing_is_published_once_by_three_processes(
 
 
 async def test_repeated_start_postpones_the_expiry(
-    connection: Connection, subscriptions: Subscriptions, members: Members, room_id: UUID
+    typing: TypingIndicators, connection: Connection, room_id: UUID
 ) -> None:
     ada, bob = uuid4(), uuid4()
-    async with (
-        opened(connection, subscriptions, members, ttl_seconds=0.5) as short,
-        opened(connection, subscriptions, members) as long,
-    ):
-        await short.start(room_id, ada)
-        await short.start(room_id, bob)
-        await long.start(room_id, ada)
+    for user_id in (ada, bob):
+        await typing.start(room_id, user_id)
+        await connection.execute("ZADD", room_key(room_id), await now_ms(connection) + 500, str(user_id))
+    await typing.start(room_id, ada)
 
-        async def bob_has_faded() -> bool:
-            return bob not in await long.who_types(room_id)
+    async def bob_has_faded() -> bool:
+        return bob not in await typing.who_types(room_id)
 
-        await until_it_answers(bob_has_faded)
-        assert await long.who_types(room_id) == [ada]
+    await until_it_answers(bob_has_faded)
+    assert await typing.who_types(room_id) == [ada]
+
+
+async def now_ms(connection: Connection) -> int:
+    seconds, microseconds = map(int, as_bytes_list(await connection.execute("TIME")))
+    return seconds * 1000 + microseconds // 1000
+
+
+@pytest.mark.parametrize("by_ms", [31_000, 3_600_000, 2**40])
+async def test_typing_stops_after_the_clock_went_back(
+    typing: TypingIndicators, connection: Connection, room_id: UUID, by_ms: int
+) -> None:
+    """Whose process was killed: no other start follows."""
+    ada = uuid4()
+    async with aclosing(typing.watch(room_id)) as changes:
+        assert isinstance(await anext(changes), Gap)
+        await typing.start(room_id, ada)
+        ahead = await now_ms(connection) + 30_000 + by_ms
+        await connection.execute("ZADD", room_key(room_id), ahead, str(ada))
+        await connection.execute("ZADD", due_key(bucket_of(room_id)), ahead, str(room_id))
+        assert await anext(changes) == TypingChanged(room_id, ada, is_typing=True)
+        assert await anext(changes) == TypingChanged(room_id, ada, is_typing=False)
+        assert await typing.who_types(room_id) == []
 
 
 async def test_start_by_a_non_member_raises(
@@ -333,8 +353,8 @@ async def test_members_that_are_not_ids_expire_and_delay_no_user(
 
 
 async def test_malformed_reply_does_not_end_the_expiry() -> None:
-    async with answering(b"+what?\r\n", b"*0\r\n") as (connection, given):
-        expiry = Expiry(connection, every_seconds=0.01)
+    async with answering(b"+what?\r\n", b"*1\r\n:0\r\n") as (connection, given):
+        expiry = Expiry(connection, ttl_ms=10, every_seconds=0.01)
         with reports() as reported:
             expiry.task.start()
             await until(lambda: len(given) > 2 * BUCKETS)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from hubbub.redis.commands import Connection
 from hubbub.redis.errors import ReplyError
-from hubbub.redis.replies import Part, Reply
+from hubbub.redis.replies import Part, Reply, as_bytes_list, as_int, as_list
 
 R = TypeVar("R")
 
@@ -88,3 +88,65 @@ def _check_count(kind: str, names: tuple[str, ...], values: Sequence[Part]) -> N
     fixed = len(names) - takes_more
     if len(values) < fixed or (len(values) > fixed and not takes_more):
         raise TypeError(f"the script takes the {kind} {names}, not {len(values)} values")
+
+
+class Due(NamedTuple):
+    """A sorted set of members by the time at which they are due."""
+
+    size: int
+    members: list[bytes]
+    """Those that are due, as bytes, because a member that is not an id has to be removed, too."""
+
+
+class Found(NamedTuple):
+    """What `FIND_DUE` found, by the time of Redis."""
+
+    at_ms: int
+    sets: list[Due | ReplyError]
+    """In the order of the keys. An error is about its key alone: another program wrote it."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(isinstance(found, ReplyError) or found.size for found in self.sets)
+
+
+def _found(reply: Reply) -> Found:
+    at_ms, *sets = as_list(reply)
+    return Found(as_int(at_ms), [_due(found) for found in sets])
+
+
+def _due(found: Reply | ReplyError) -> Due | ReplyError:
+    if isinstance(found, ReplyError):
+        return found
+    size, members = as_list(found)
+    return Due(as_int(size), as_bytes_list(members))
+
+
+# One script for the sets of all buckets, so that an idle process sends one command instead of one per bucket. It
+# is the only script with keys of several hash slots, and it only reads.
+FIND_DUE: Final = Script(
+    keys=("*sets",),
+    args=("at_most", "longest_ms"),
+    source=NOW
+    + """
+local found = {now}
+for _, set in ipairs(KEYS) do
+    local size = redis.pcall('ZCARD', set)
+    if type(size) == 'number' then
+        local due = {}
+        if size > 0 then
+            due = redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, at_most)
+            local ahead = redis.call('ZRANGEBYSCORE', set, '(' .. (now + longest_ms), '+inf', 'LIMIT', 0, at_most)
+            for _, member in ipairs(ahead) do due[#due + 1] = member end
+        end
+        size = {size, due}
+    end
+    found[#found + 1] = size
+end
+return found
+""",
+    reply=_found,
+    writes=False,
+)
+"""The members of some sorted sets that are due, at most so many of each. No score is set further ahead than
+`longest_ms`: one that is was set before the clock of Redis went back, and is due as well."""

@@ -29,8 +29,8 @@ from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.commits import Commits, MembershipEnded, MessagesSent
 from hubbub.errors import Invalid, NotAMember, Unavailable
 from hubbub.events import TypingChanged, typing_channel
-from hubbub.redis import NOW, Connection, Gap, Part, Reply, ReplyError, Script, Subscriptions
-from hubbub.redis.replies import as_bool, as_bytes_list, as_ids, as_int, as_list
+from hubbub.redis import FIND_DUE, NOW, Connection, Due, Gap, Part, Reply, ReplyError, Script, Subscriptions
+from hubbub.redis.replies import as_bool, as_ids, as_int, as_list
 
 logger = logging.getLogger("hubbub.typing")
 
@@ -44,6 +44,9 @@ KEEP_MS: Final = 3600 * 1000
 
 ROOMS_PER_SCRIPT: Final = 100
 """Bounds one script of `Expiry`, during which Redis serves no other client."""
+
+IDLE_SECONDS: Final = 3.0
+"""The pause between two searches for expired typing while no user is typing."""
 
 MAX_QUEUED: Final = 10_000
 """Bounds the stops in a `StopQueue`, and the users who stop everywhere. Further ones are dropped, and expire."""
@@ -130,26 +133,19 @@ _STOP = Script(
 )
 """Stop in some rooms: a key and two arguments per stop. Returns how many of the users were typing."""
 
-_FIND_DUE = Script(
-    keys=("due",),
-    args=("at_most",),
-    source=NOW + "return redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, at_most)",
-    reply=as_bytes_list,
-    writes=False,
-)
-"""The rooms where typing has expired, as bytes, because a member that is not an id has to be removed, too."""
-
 _EXPIRE = Script(
     keys=("due", "*rooms"),
-    args=("*room_ids",),
+    args=("ttl_ms", "*room_ids"),
     source=NOW
     + _PUBLISH_AND_SCHEDULE
     + """
     for i = 2, #KEYS do
-        local room, room_id = KEYS[i], ARGV[i - 1]
-        for _, user in ipairs(redis.call('ZRANGEBYSCORE', room, '-inf', now)) do
-            redis.call('ZREM', room, user)
-            publish(room_id, user, 'false')
+        local room, room_id = KEYS[i], ARGV[i]
+        for _, over in ipairs({{'-inf', now}, {'(' .. (now + ttl_ms), '+inf'}}) do
+            for _, user in ipairs(redis.call('ZRANGEBYSCORE', room, over[1], over[2])) do
+                redis.call('ZREM', room, user)
+                publish(room_id, user, 'false')
+            end
         end
         schedule(room, room_id)
     end
@@ -157,7 +153,8 @@ _EXPIRE = Script(
     """,
     reply=as_int,
 )
-"""Stop the users in these rooms whose time is over."""
+"""Stop the users in these rooms whose time is over, or is longer than that of a start now: they started before the
+clock of Redis went back."""
 
 _WHO_TYPES = Script(
     keys=("room",),
@@ -193,7 +190,7 @@ class TypingIndicators:
         self._subscriptions = subscriptions
         self._is_member = is_member
         self._ttl_ms = round(ttl_seconds * 1000)
-        self._expiry = Expiry(connection, every_seconds=expiry_seconds)
+        self._expiry = Expiry(connection, ttl_ms=self._ttl_ms, every_seconds=expiry_seconds)
         self._stops = StopQueue(connection)
 
     def register(self, commits: Commits) -> None:
@@ -277,28 +274,41 @@ class TypingIndicators:
 
 
 class Expiry:
-    """Publishes one stop for each user whose time is over, no matter which process published the start."""
+    """Publishes one stop for each user whose time is over, no matter which process published the start.
 
-    def __init__(self, connection: Connection, *, every_seconds: float) -> None:
+    While no user is typing, it looks less often, but as often as typing that starts now may be over.
+    """
+
+    def __init__(self, connection: Connection, *, ttl_ms: int, every_seconds: float) -> None:
         self._connection = connection
+        self._ttl_ms = ttl_ms
         self._every_seconds = every_seconds
         self.task = BackgroundTask("expiring typing", self._expire_all)
 
     async def _expire_all(self) -> float:
-        for bucket in range(BUCKETS):
+        keys = [due_key(bucket) for bucket in range(BUCKETS)]
+        try:
+            found = await FIND_DUE(self._connection, keys=keys, args=(ROOMS_PER_SCRIPT, self._ttl_ms))
+        except (Unavailable, ReplyError) as error:
+            _log_refusal(error)
+            return jittered(self._every_seconds)
+        for bucket, due in enumerate(found.sets):
             with ReportErrors("expiring typing"):
-                await self._expire(bucket)
+                await self._expire(bucket, due)
+        if found.is_empty:
+            return max(self._every_seconds, min(self._ttl_ms / 1000, IDLE_SECONDS))
         return jittered(self._every_seconds)
 
-    async def _expire(self, bucket: int) -> None:
-        key = due_key(bucket)
-        try:
-            rooms = await _FIND_DUE(self._connection, keys=(key,), args=(ROOMS_PER_SCRIPT,))
-            if rooms:
-                keys = (key, *[_room_key(bucket, room.decode(errors="replace")) for room in rooms])
-                await _EXPIRE(self._connection, keys=keys, args=rooms)
-        except (Unavailable, ReplyError) as error:
-            _log_refusal(error)  # the next round finds the same rooms
+    async def _expire(self, bucket: int, found: Due | ReplyError) -> None:
+        if isinstance(found, ReplyError):
+            _log_refusal(found)
+        elif found.members:
+            rooms = found.members
+            keys = (due_key(bucket), *[_room_key(bucket, room.decode(errors="replace")) for room in rooms])
+            try:
+                await _EXPIRE(self._connection, keys=keys, args=(self._ttl_ms, *rooms))
+            except (Unavailable, ReplyError) as error:
+                _log_refusal(error)  # the next round finds the same rooms
 
 
 class StopQueue:

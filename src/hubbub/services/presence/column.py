@@ -11,8 +11,10 @@ from math import inf
 from typing import Final, TypeAlias
 from uuid import UUID
 
-from hubbub.background import BackgroundTask, report
+from hubbub.background import BackgroundTask, jittered, report
 from hubbub.errors import Unavailable
+from hubbub.postgres import Executor, Statement
+from hubbub.redis import Connection, ReplyError
 
 logger = logging.getLogger("hubbub.presence")
 
@@ -25,6 +27,14 @@ RETRY_SECONDS: Final = 1.0
 MAX_REFUSED: Final = 4
 """After so many users were refused one by one and none was written, the reason is not in the users. The rest
 waits."""
+
+CHECKED_KEY: Final = "presence:checked"
+CHECKED_MS: Final = 24 * 3600 * 1000
+"""The time until users whose presence was lost in another way are found."""
+CLAIM_MS: Final = 60_000
+"""How long another process waits for a check whose process died. It is longer than a page takes."""
+USERS_PER_PAGE: Final = 1_000
+"""A few ms for PostgreSQL and for one step of the event loop."""
 
 Read: TypeAlias = Callable[[Collection[UUID]], Awaitable[dict[UUID, bool | None]]]
 Write: TypeAlias = Callable[[Mapping[UUID, bool]], Awaitable[None]]
@@ -127,3 +137,63 @@ class PresenceColumn:
             user_id, first = next(iter(refused.items()))
             report(f"could not write the presence of {len(refused)} users, {user_id} among them", first)
         return written
+
+
+class ColumnCheck:
+    """Finds users that are online in PostgreSQL alone, and has the column written.
+
+    Those stay when all processes die that would have written it, and Redis loses its data with them. Redis keeps a
+    key for a day after each check. So there is one after Redis has lost its data, and once a day, by one process.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        executor: Executor,
+        read: Read,
+        write_soon: Callable[[Iterable[UUID]], None],
+        *,
+        heartbeat_seconds: float,
+    ) -> None:
+        self._connection = connection
+        self._executor = executor
+        self._read = read
+        self._write_soon = write_soon
+        self._heartbeat_seconds = heartbeat_seconds
+        self.task = BackgroundTask("checking the presence of all users", self._check_if_lost)
+
+    # By the primary key and in pages: an index of the users that are online would slow down each of their changes.
+    _PAGE = Statement(
+        "presence.page_of_users",
+        lambda id, is_online: (id, is_online),
+        """
+        SELECT id, is_online
+        FROM users
+        WHERE id > $1
+        ORDER BY id
+        LIMIT $2
+        """,
+    )
+
+    async def _check_if_lost(self) -> float:
+        try:
+            if await self._connection.execute("SET", CHECKED_KEY, "1", "NX", "PX", CLAIM_MS) is not None:
+                await asyncio.sleep(self._heartbeat_seconds)  # in which living processes renew their leases
+                await self._check()
+        except (Unavailable, ReplyError) as error:
+            logger.info("checking the presence of all users again, after: %s", error)
+        return jittered(2 * self._heartbeat_seconds)
+
+    async def _check(self) -> None:
+        last = UUID(int=0)
+        while True:
+            users = await self._executor.fetch_all(self._PAGE, last, USERS_PER_PAGE)
+            states = await self._read([user_id for user_id, is_online in users if is_online])
+            if None in states.values():
+                return  # without Redis; the claim ends, and another check follows
+            self._write_soon(user_id for user_id, is_online in states.items() if not is_online)
+            is_last = len(users) < USERS_PER_PAGE
+            await self._connection.execute("SET", CHECKED_KEY, "1", "PX", CHECKED_MS if is_last else CLAIM_MS)
+            if is_last:
+                return
+            last = users[-1][0]

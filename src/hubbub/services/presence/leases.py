@@ -28,8 +28,8 @@ import msgspec
 from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL
-from hubbub.redis import NOW, Connection, Part, ReplyError, Script
-from hubbub.redis.replies import as_bytes_list, as_ids, as_list
+from hubbub.redis import FIND_DUE, NOW, Connection, Due, Part, ReplyError, Script
+from hubbub.redis.replies import as_ids
 
 logger = logging.getLogger("hubbub.presence")
 
@@ -45,6 +45,10 @@ LEASES_PER_SCRIPT: Final = 200
 USERS_PER_SWEEP: Final = 500
 """Bounds a script that ends presence, as above. The rest is swept in the next round."""
 
+IDLE_SECONDS: Final = 3.0
+"""The pause between sweeps while no user is online. With those of typing and the PING of the subscriptions, an
+idle process sends less than a command per second."""
+
 RETRY_SECONDS: Final = 0.25
 """The pause before leases are sent again that Redis has not acknowledged. It is a part of any useful heartbeat."""
 
@@ -58,7 +62,11 @@ def online_key(bucket: int) -> str:
 
 
 def leases_key(user_id: UUID) -> str:
-    return f"presence:{{b{bucket_of(user_id)}}}:user:{user_id}"
+    return _leases_key(bucket_of(user_id), str(user_id))
+
+
+def _leases_key(bucket: int, user: str) -> str:
+    return f"presence:{{b{bucket}}}:user:{user}"
 
 
 def log_refusal(error: Unavailable | ReplyError) -> None:
@@ -144,6 +152,11 @@ class Leases:
             del self._held[lease.bucket][lease]
             await self._send_soon(lease)
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether this process holds a lease."""
+        return any(self._held)
+
     def renew_soon(self, bucket: int) -> None:
         """Do not wait for the next heartbeat of this bucket. Redis may have lost it."""
         if self._held[bucket]:
@@ -224,6 +237,8 @@ class Leases:
 
     # Renew or release leases. A change is three arguments: user, lease, and 1 if it is held, 0 if it was released.
     # The key of the user's leases is at the same position in `leases`. Returns the users that came online by it.
+    # A lease that ends later than one that begins now is from before the clock of Redis went back.
+    # It is shortened.
     _UPDATE = Script(
         keys=("online", "*leases"),
         args=("channel", "lease_ms", "grace_ms", "keep_ms", "*changes"),
@@ -243,6 +258,12 @@ class Leases:
         if due then
             redis.call('ZREMRANGEBYSCORE', leases, '-inf', now)
             local latest = redis.call('ZREVRANGE', leases, 0, 0, 'WITHSCORES')[2]
+            if latest and latest - now > tonumber(lease_ms) then
+                latest = now + lease_ms
+                for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', leases, '(' .. latest, '+inf')) do
+                    redis.call('ZADD', leases, latest, ahead)
+                end
+            end
             if latest then
                 redis.call('PEXPIREAT', leases, latest)
                 due = math.max(due, latest)
@@ -301,11 +322,14 @@ class Sweeper:
     """Ends the presence of users whose process died, or who left and did not come back in the grace time.
 
     All processes sweep all buckets. Redis decides which users go offline, and publishes that once. After an outage
-    of Redis every lease seems to have ended, because no process could renew it. So no user is swept for one
-    heartbeat after an outage, in which the living processes renew their leases.
+    of Redis, or when its clock has gone ahead, every lease seems to have ended, because no process could renew it.
+    So no user is swept for one heartbeat afterwards, in which the living processes renew their leases.
+
+    While no user is online, it looks less often. A user who comes online wakes the sweeper of their own process.
+    If that process is killed, the lease lasts two heartbeats, and another process has looked again by then.
 
     `on_transition` is called with the users that may have gone offline, `on_empty` with each bucket without a user
-    that is online.
+    that is online. `holds_leases` returns whether this process holds any.
     """
 
     def __init__(
@@ -316,67 +340,85 @@ class Sweeper:
         heartbeat_seconds: float,
         on_transition: Callable[[Iterable[UUID]], None],
         on_empty: Callable[[int], None],
+        holds_leases: Callable[[], bool],
     ) -> None:
         self._connection = connection
         self._every_seconds = every_seconds
         self._heartbeat_seconds = heartbeat_seconds
+        self._lease_ms = round(2 * heartbeat_seconds * 1000)
         self._on_transition = on_transition
         self._on_empty = on_empty
+        self._holds_leases = holds_leases
         self._sweeps_again_at = 0.0
+        self._clock_offset: float | None = None
+        self._is_idle = False
         self.task = BackgroundTask("sweeping presence", self._sweep_all)
 
+    def end_idling(self) -> None:
+        """A user may be online from now on."""
+        if self._is_idle:
+            self._is_idle = False
+            self.task.wake()
+
     async def _sweep_all(self) -> float:
-        for bucket in range(BUCKETS):
-            with ReportErrors("sweeping presence"):
-                await self._sweep(bucket)
-        return jittered(self._every_seconds)
-
-    # Returns how many users are online, and those that are due: as bytes, so that a member that is not an id is
-    # removed, too.
-    _FIND_DUE = Script(
-        keys=("online",),
-        args=("at_most",),
-        source=NOW
-        + """
-    local due = redis.call('ZRANGEBYSCORE', online, '-inf', now, 'LIMIT', 0, at_most)
-    return {redis.call('ZCARD', online), due}
-    """,
-        reply=as_list,
-        writes=False,
-    )
-
-    async def _sweep(self, bucket: int) -> None:
+        self._is_idle = False
         clock = asyncio.get_running_loop().time
         asked_at = clock()
+        keys = [online_key(bucket) for bucket in range(BUCKETS)]
         try:
-            count, due = await self._FIND_DUE(
-                self._connection, keys=(online_key(bucket),), args=(USERS_PER_SWEEP,)
-            )
-            if clock() - asked_at > self._heartbeat_seconds / 2:
-                self._sweeps_again_at = clock() + self._heartbeat_seconds
-            if not count:
-                self._on_empty(bucket)
-            if due and clock() >= self._sweeps_again_at:
-                await self._end(bucket, as_bytes_list(due))
-        except Unavailable:
-            self._sweeps_again_at = clock() + self._heartbeat_seconds
-        except ReplyError as error:
+            found = await FIND_DUE(self._connection, keys=keys, args=(USERS_PER_SWEEP, self._lease_ms))
+        except (Unavailable, ReplyError) as error:
             log_refusal(error)
+            self._sweeps_again_at = clock() + self._heartbeat_seconds
+            return jittered(self._every_seconds)
+        if clock() - asked_at > self._heartbeat_seconds / 2 or self._has_gone_ahead(found.at_ms / 1000 - clock()):
+            self._sweeps_again_at = clock() + self._heartbeat_seconds
+        for bucket, due in enumerate(found.sets):
+            with ReportErrors("sweeping presence"):
+                await self._sweep(bucket, due)
+        self._is_idle = found.is_empty and not self._holds_leases()
+        if self._is_idle:
+            return max(self._every_seconds, min(2 * self._heartbeat_seconds, IDLE_SECONDS))
+        return jittered(self._every_seconds)
 
-    # Returns the users that were still due: each is returned to one caller only.
+    def _has_gone_ahead(self, offset: float) -> bool:
+        """Whether the clock of Redis has gone ahead of that of this process since the last sweep."""
+        before, self._clock_offset = self._clock_offset, offset
+        return before is not None and offset - before > self._heartbeat_seconds / 2
+
+    async def _sweep(self, bucket: int, found: Due | ReplyError) -> None:
+        if isinstance(found, ReplyError):
+            log_refusal(found)
+            return
+        if not found.size:
+            self._on_empty(bucket)
+        clock = asyncio.get_running_loop().time
+        if found.members and clock() >= self._sweeps_again_at:
+            try:
+                await self._end(bucket, found.members)
+            except Unavailable:
+                self._sweeps_again_at = clock() + self._heartbeat_seconds
+            except ReplyError as error:
+                log_refusal(error)
+
+    # Returns the users that were still due: each is returned to one caller only. Their leases have ended, too. The
+    # key of a user's leases is at the same position in `leases`.
     _END_DUE = Script(
-        keys=("online",),
-        args=("channel", "*users"),
+        keys=("online", "*leases"),
+        args=("channel", "lease_ms", "*users"),
         source=NOW
         + """
     local went = {}
-    for i = 2, #ARGV do
-        local user = ARGV[i]
+    for i = 2, #KEYS do
+        local user = ARGV[i + 1]
         local due = tonumber(redis.call('ZSCORE', online, user) or 'inf')
         if due <= now then
             redis.call('ZREM', online, user)
+            redis.call('DEL', KEYS[i])
             redis.call('PUBLISH', channel, '{"userId":"' .. user .. '","isOnline":false}')
             went[#went + 1] = user
+        elseif due - now > tonumber(lease_ms) then
+            redis.call('ZADD', online, 'XX', now + lease_ms, user)
         end
     end
     return went
@@ -386,7 +428,8 @@ class Sweeper:
 
     async def _end(self, bucket: int, due: list[bytes]) -> None:
         went = as_ids([*due])  # without a reply the script may have run all the same
+        keys = (online_key(bucket), *[_leases_key(bucket, user.decode(errors="replace")) for user in due])
         try:
-            went = await self._END_DUE(self._connection, keys=(online_key(bucket),), args=(PRESENCE_CHANNEL, *due))
+            went = await self._END_DUE(self._connection, keys=keys, args=(PRESENCE_CHANNEL, self._lease_ms, *due))
         finally:
             self._on_transition(went)

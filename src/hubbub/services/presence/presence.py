@@ -11,9 +11,10 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged
+from hubbub.postgres import Executor
 from hubbub.redis import NOW, Connection, Gap, ReplyError, Script, Subscriptions
 from hubbub.redis.replies import as_bytes_list, as_list
-from hubbub.services.presence.column import PresenceColumn, Write
+from hubbub.services.presence.column import ColumnCheck, PresenceColumn, Write
 from hubbub.services.presence.leases import (
     Device,
     Lease,
@@ -71,15 +72,16 @@ class Presence:
         subscriptions: Subscriptions,
         write: Write,
         *,
+        executor: Executor | None = None,
         on_disconnect: Callable[[UUID], None] = lambda _: None,
         heartbeat_seconds: float = 10,
         grace_seconds: float = 5,
         sweep_seconds: float = 0.5,
         write_seconds: float = 3,
     ) -> None:
-        """`write` writes presence to PostgreSQL in batches, each user at most once in `write_seconds`.
-        `on_disconnect` is called with the user of each connection that ended, also if they have others. It must
-        not wait.
+        """`write` writes presence to PostgreSQL in batches, each user at most once in `write_seconds`. Users that
+        are online in the table of `executor` alone are found and written. `on_disconnect` is called with the user
+        of each connection that ended, also if they have others. It must not wait.
 
         All times have to be above zero, and the grace time at most two heartbeats.
         """
@@ -91,11 +93,22 @@ class Presence:
         self._subscriptions = subscriptions
         self._on_disconnect = on_disconnect
         self._column = PresenceColumn(self.is_online, write, every_seconds=write_seconds)
+        self._check = (
+            ColumnCheck(
+                connection,
+                executor,
+                self.is_online,
+                self._column.write_soon,
+                heartbeat_seconds=heartbeat_seconds,
+            )
+            if executor is not None
+            else None
+        )
         self._leases = Leases(
             connection,
             heartbeat_seconds=heartbeat_seconds,
             grace_seconds=grace_seconds,
-            on_transition=self._column.write_soon,
+            on_transition=self._leases_sent,
         )
         self._sweeper = Sweeper(
             connection,
@@ -103,19 +116,28 @@ class Presence:
             heartbeat_seconds=heartbeat_seconds,
             on_transition=self._column.write_soon,
             on_empty=self._leases.renew_soon,
+            holds_leases=lambda: self._leases.is_holding,
         )
+
+    def _leases_sent(self, may_have_come: Iterable[UUID]) -> None:
+        self._column.write_soon(may_have_come)
+        self._sweeper.end_idling()
 
     def start(self) -> None:
         """Begin to send heartbeats, to sweep and to write to PostgreSQL. A second start does nothing."""
         self._leases.start()
         self._sweeper.task.start()
         self._column.task.start()
+        if self._check is not None:
+            self._check.task.start()
 
     async def close(self) -> None:
         """Release all leases, and write the known transitions to PostgreSQL. Idempotent.
 
         The users' grace time begins. If no process is left at its end, the next one that starts ends it.
         """
+        if self._check is not None:
+            await self._check.task.close()
         await self._sweeper.task.close()
         await self._leases.task.close()
         await self._column.task.close()
