@@ -13,8 +13,15 @@ import hubbub
 from hubbub import Hub, Settings
 from hubbub.background import BackgroundTask
 from hubbub.redis import Connection, Subscriptions
+from hubbub.services.presence.column import ColumnCheck
 from reports import reports
 from waiting import until
+
+
+def existing(check: ColumnCheck | None) -> ColumnCheck:
+    assert check is not None
+    return check
+
 
 TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
     ("redis/connection.py", "f'the connection {client_name}'", lambda hub: Connection(hub.settings.redis)._task),
@@ -26,6 +33,11 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
     ("services/feed/feed.py", "'comparing heads of logs'", lambda hub: hub._feed._comparing),
     ("services/feed/signals.py", "'notifying followers of presence'", lambda hub: hub._feed._signals._notifying),
     ("services/presence/column.py", "'writing presence'", lambda hub: hub.presence._column.task),
+    (
+        "services/presence/column.py",
+        "'checking the presence of all users'",
+        lambda hub: existing(hub.presence._check).task,
+    ),
     ("services/presence/leases.py", "'sending leases'", lambda hub: hub.presence._leases.task),
     ("services/presence/leases.py", "'sweeping presence'", lambda hub: hub.presence._sweeper.task),
     ("services/typing_indicators.py", "'expiring typing'", lambda hub: hub.typing._expiry.task),

@@ -211,7 +211,8 @@ class Hub(Repositories):
             stack.push_async_callback(self.presence.close)
             self.presence.start()
             stack.push_async_callback(self._feed.close)
-            await self._feed.start()
+            await self._feed.load_key()
+            self._feed.start()
             pool = self._pool
 
             def use() -> PoolUse:

@@ -140,7 +140,8 @@ async def _follower(both: Both) -> Result:
     )
     begin = monotonic()
     try:
-        await feed.start()
+        await feed.load_key()
+        feed.start()
         async with feed.follow(new_id(), after={}, rooms=None, buffer=1, typing=False, presence=False):
             return Result(f"started after {(monotonic() - begin) * 1000:.1f} ms")
     except HubbubError as refusal:

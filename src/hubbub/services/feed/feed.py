@@ -87,9 +87,12 @@ class Feed:
         self._memberships_subscription: CallbackSubscription | None = None
         self._next_heartbeat = 0.0
 
-    async def start(self) -> None:
-        """Read the key of announcements, and begin to compare heads. Raises: Unavailable."""
+    async def load_key(self) -> None:
+        """Read the key under which announcements of other processes are believed. Raises: Unavailable."""
         await self._announcements.load_key(self._executor)
+
+    def start(self) -> None:
+        """Begin to compare heads. Does not wait."""
         self._memberships_subscription = self._subscriptions.subscribe_soon_with(
             MEMBERSHIPS_CHANNEL, self._followers.receive
         )
