@@ -30,7 +30,7 @@ from hubbub.services.health import DEADLINE_SECONDS, Health, probe
 from hubbub.services.presence import Presence
 from hubbub.services.rate_limits import RateLimits
 from hubbub.services.realtime import RealtimeService
-from hubbub.services.sessions import SessionService
+from hubbub.services.sessions import SessionService, key_of
 from hubbub.services.typing_indicators import TypingIndicators
 from hubbub.settings import Settings
 
@@ -171,6 +171,7 @@ class Hub(Repositories):
             heartbeat_seconds=options.follow_heartbeat_seconds,
             at_most_behind=options.follow_at_most_behind,
             on_rewind=lambda room_id: self._commits(RoomRewound(room_id)),
+            ended_sessions=self.sessions.ended,
             instrumentation=instrumentation,
         )
         for part in (self.cache, self._feed, self.typing):
@@ -275,6 +276,7 @@ class Hub(Repositories):
         buffer: int = 1_000,
         typing: bool = False,
         presence: bool = False,
+        token: str | None = None,
     ) -> Follower:
         """The events in the rooms of a user, each once and in the order of the log of its room.
 
@@ -297,12 +299,22 @@ class Hub(Repositories):
         members. These are published once and may be lost, as Redis may. So a client ends typing after
         `Options.typing_seconds`, and calls `hub.presence.is_online` when it connects.
 
+        With the `token` of a session the iteration ends with the session. A revocation ends it at once in every
+        process, an expiry within some heartbeats. A feed is not a lookup, which would prolong the session. While
+        Redis is down the feed goes on.
+
         Raises: Invalid (such as the cursor of another room), NotAMember (of a room in `rooms`, on entering).
         """
         self._check_process()
         after = {} if after is None else after
         return self._feed.follow(
-            user_id, after=after, rooms=rooms, buffer=buffer, typing=typing, presence=presence
+            user_id,
+            after=after,
+            rooms=rooms,
+            buffer=buffer,
+            typing=typing,
+            presence=presence,
+            session=None if token is None else key_of(token).name,
         )
 
     @cached_property

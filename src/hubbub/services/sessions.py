@@ -13,6 +13,8 @@ A session is JSON that other programs can read, with positions that scripts can 
 Everything before the data has a fixed length, so a script reads and writes it without parsing JSON. (The cjson of
 Redis would turn an empty list in the data into an object, and round large numbers.) Times are seconds since 1970.
 The user id is outside the data, so nothing in the data can name another user.
+
+A script that ends sessions announces the user on the channel `memberships`, for the feeds that end with a session.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import re
 import secrets
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -51,6 +53,9 @@ SEEN_INTERVAL_SECONDS: Final = 60
 
 MAX_DATA_BYTES: Final = 4_096
 """Session data travel with every lookup."""
+
+NO_KEY: Final = -2
+"""The reply of PTTL for a key that does not exist."""
 
 _TOKEN = re.compile("[A-Za-z0-9_-]{47}")
 _ID = re.compile("[0-9a-f]{64}")
@@ -125,6 +130,10 @@ local function head(session)
         expires = math.floor(string.sub(text, 38, 51) * 1000 + 0.5),
         user = string.sub(text, 90, 125),
     }
+end
+
+local function announce_end(user)
+    redis.call('PUBLISH', 'memberships', '{"from":"sessions","users":["' .. user .. '"]}')
 end
 
 local function add_to_index(index, id, ends, expires)
@@ -293,6 +302,7 @@ if not found then return false end
 local index = prefix .. 'user:' .. found.user
 redis.call('RENAME', old, new)
 redis.call('ZREM', index, old_id)
+announce_end(found.user)
 add_to_index(index, new_id, now + redis.call('PTTL', new), found.expires)
 return true
 """,
@@ -323,6 +333,7 @@ local found = head(session)
 if not found or (owner ~= '' and owner ~= found.user) then return false end
 redis.call('DEL', session)
 redis.call('ZREM', prefix .. 'user:' .. found.user, id)
+announce_end(found.user)
 return true
 """,
         reply=as_bool,
@@ -343,8 +354,9 @@ return true
 
     _END_ALL = Script(
         keys=("index",),
-        args=("prefix", "kept_id"),
-        source="""
+        args=("prefix", "kept_id", "user"),
+        source=_SHARED
+        + """
 local ended = 0
 for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
     if id ~= kept_id then
@@ -352,6 +364,7 @@ for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
         redis.call('ZREM', index, id)
     end
 end
+announce_end(user)
 return ended
 """,
         reply=as_int,
@@ -365,7 +378,13 @@ return ended
         user_id = inputs.uuid("user_id", user_id)
         prefix = SessionKey(tag_of(user_id), "").prefix
         kept_id = "" if except_token is None else key_of(except_token).id
-        return await self._END_ALL(self._connection, keys=(index_of(user_id),), args=(prefix, kept_id))
+        args = (prefix, kept_id, str(user_id))
+        return await self._END_ALL(self._connection, keys=(index_of(user_id),), args=args)
+
+    async def ended(self, names: Sequence[str]) -> set[str]:
+        """Which of the sessions with these keys have ended. It does not count as a lookup. Raises: Unavailable."""
+        lives = await self._connection.execute_many([("PTTL", name) for name in names], writes=False)
+        return {name for name, life in zip(names, lives, strict=True) if life == NO_KEY}
 
     # Returns the time, None without such a session, so a revoked session stays revoked.
     _TOUCH = Script(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.positions import START, Position
 from hubbub.repositories.messages import Logs
 from hubbub.services.feed.announcements import Announcements
-from hubbub.services.feed.followers import Follower, Followers
+from hubbub.services.feed.followers import Follower, Followers, SessionChecks
 from hubbub.services.feed.memberships import Memberships
 from hubbub.services.feed.rooms import FollowedRooms, Inbox
 from hubbub.services.feed.signals import Signals
@@ -51,10 +51,11 @@ class Feed:
         heartbeat_seconds: float,
         at_most_behind: int,
         on_rewind: Callable[[UUID], None],
+        ended_sessions: Callable[[Sequence[str]], Awaitable[Set[str]]],
         instrumentation: Instrumentation = SILENT,
     ) -> None:
         """`on_rewind` is called when a follower gets a `Resync` because the log of a room was rewound. It must not
-        wait."""
+        wait. `ended_sessions` returns which of the sessions with these keys have ended."""
         if not heartbeat_seconds > 0:
             raise Invalid("follow_heartbeat_seconds", "must be more than 0")
         inputs.limit(at_most_behind, longest=2**31, field="follow_at_most_behind")
@@ -73,11 +74,13 @@ class Feed:
             has_work=self._comparing.wake,
             on_rewind=on_rewind,
         )
+        self._sessions = SessionChecks(ended_sessions, heartbeat_seconds=heartbeat_seconds)
         self._signals = Signals(subscriptions, memberships, self._rooms)
         self._followers = Followers(
             executor,
             self._rooms,
             self._signals,
+            self._sessions,
             logs=logs,
             memberships=memberships,
             announcements=announcements,
@@ -99,6 +102,7 @@ class Feed:
         self._next_heartbeat = asyncio.get_running_loop().time() + self._heartbeat_seconds
         self._comparing.start()
         self._signals.start()
+        self._sessions.start()
 
     async def close(self) -> None:
         """End all followers. Idempotent."""
@@ -107,6 +111,7 @@ class Feed:
             self._memberships_subscription.unsubscribe()
         await self._comparing.close()
         await self._signals.close()
+        await self._sessions.close()
         await self._rooms.close()
 
     def register(self, commits: Commits) -> None:
@@ -123,8 +128,9 @@ class Feed:
         buffer: int,
         typing: bool = False,
         presence: bool = False,
+        session: str | None = None,
     ) -> Follower:
-        """A follower for `async with`. `Hub.follow` describes the arguments."""
+        """A follower for `async with`. `Hub.follow` describes the arguments. `session` is the key of a session."""
         user_id = inputs.uuid("user_id", user_id)
         only = None if rooms is None else inputs.uuids("rooms", rooms)
         if len(inputs.mapping("after", after)) > MAX_CURSORS:
@@ -142,7 +148,7 @@ class Feed:
             wants_presence=inputs.flag("presence", presence),
             instrumentation=self._instrumentation,
         )
-        return Follower(self._followers, inbox, after=starts, rooms=only)
+        return Follower(self._followers, inbox, after=starts, rooms=only, session=session)
 
     async def _compare(self) -> float:
         """Compare all rooms and some of the users at each heartbeat, and between heartbeats those with work."""

@@ -11,14 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Final, Self
 from uuid import UUID
 
 from msgspec.structs import replace
 
-from hubbub.background import jittered
+from hubbub.background import BackgroundTask, jittered
 from hubbub.commits import Commits, MembersJoined
 from hubbub.errors import NotAMember, NotFound, Unavailable
 from hubbub.events import FeedEvent, MemberJoined, MemberLeft, MessageEdited, MessageSent, RoomGone
@@ -51,6 +52,8 @@ After the second the log is read, which has the leaving. If it does not, the thi
 LONGEST_ABSENCE: Final = 1_000
 """Entries of a log. It bounds how much is read and not delivered. After a longer absence the room begins with the
 newest joining, without visits in between that this process did not notice."""
+SESSIONS_PER_WRITE: Final = 1_000
+"""Sessions that are looked up in Redis in one write, and in turn at each heartbeat."""
 DIGESTS_PER_STATEMENT: Final = 1_000
 """Users whose rooms are compared by digest at a heartbeat, in one statement. It bounds the work of a heartbeat."""
 USERS_PER_STATEMENT: Final = 100
@@ -65,14 +68,17 @@ class Follower:
     """Iterate over it for the events in the rooms of a user. `async with` begins and ends it.
 
     It delivers every entry of the log of each room from the starting point on, in order, each once. One reader at
-    a time. The iteration ends when the block ends or the hub is closed. A limited number of events wait unread.
-    Later ones are read from PostgreSQL once there is space: a slow reader misses nothing and costs no memory.
+    a time. The iteration ends when the block or the session ends, or the hub is closed. A limited number of events
+    wait unread. Later ones are read from PostgreSQL once there is space: a slow reader misses nothing and costs no
+    memory.
     """
 
     _followers: Followers
     inbox: Inbox
     after: Mapping[UUID, Position]
     rooms: Collection[UUID] | None
+    session: str | None = None
+    """The key of the session that it ends with."""
     positions: dict[UUID, FollowedPosition] = field(default_factory=dict)
     digest: int | None = None
     """The digest of the user's rooms while there is a position in each that is wanted; else None."""
@@ -240,6 +246,63 @@ def _without_content(entry: Entry, withheld: Set[UUID]) -> Entry:
     return Entry(entry.position, replace(event, message=tombstone))
 
 
+class SessionChecks:
+    """Ends the followers whose sessions have ended.
+
+    A revocation is announced by the script that makes it. At each heartbeat some of the sessions are looked up as
+    well, and all of them after the subscription was interrupted. While Redis is unavailable followers go on.
+    """
+
+    def __init__(self, ended: Callable[[Sequence[str]], Awaitable[Set[str]]], *, heartbeat_seconds: float) -> None:
+        """`ended` returns which of the sessions have ended."""
+        self._ended = ended
+        self._heartbeat_seconds = heartbeat_seconds
+        self._followers: dict[Follower, None] = {}  # those with a session, the next in turn first
+        self._due: dict[Follower, None] = {}
+        self._checking = BackgroundTask("checking sessions of followers", self._check)
+        self.start, self.close = self._checking.start, self._checking.close
+
+    async def enter(self, follower: Follower) -> None:
+        """End the follower when its session ends, also if it has ended already."""
+        self._followers[follower] = None
+        await self._end_ended([follower])
+        self._checking.wake()
+
+    def leave(self, follower: Follower) -> None:
+        self._followers.pop(follower, None)
+        self._due.pop(follower, None)
+
+    def check_soon(self, followers: Iterable[Follower] | None = None) -> None:
+        """Look up the sessions of these followers now; of all followers without an argument."""
+        due = self._followers if followers is None else [one for one in followers if one in self._followers]
+        self._due |= dict.fromkeys(due)
+        if due:
+            self._checking.wake()
+
+    async def _check(self) -> float:
+        due, self._due = list(self._due), {}
+        for _ in range(min(SESSIONS_PER_WRITE, len(self._followers)) if not due else 0):
+            follower = next(iter(self._followers))
+            del self._followers[follower]
+            self._followers[follower] = None  # to the end of the queue
+            due.append(follower)
+        for start in range(0, len(due), SESSIONS_PER_WRITE):
+            await self._end_ended(due[start : start + SESSIONS_PER_WRITE])
+        return self._heartbeat_seconds if self._followers else inf
+
+    async def _end_ended(self, followers: Iterable[Follower]) -> None:
+        sessions = {follower: follower.session for follower in followers if follower.session is not None}
+        try:
+            ended = await self._ended(list(sessions.values()))
+        except Unavailable as error:
+            self._due |= dict.fromkeys(one for one in sessions if one in self._followers)
+            logger.info("checking sessions of followers at the next heartbeat, after: %s", error)
+            return
+        for follower, session in sessions.items():
+            if session in ended:
+                follower.close()
+
+
 class Followers:
     """Gives each follower a position in each of the rooms of its user, also in those that the user joins later.
 
@@ -252,6 +315,7 @@ class Followers:
         executor: Executor,
         rooms: FollowedRooms,
         signals: Signals,
+        sessions: SessionChecks,
         *,
         logs: Logs,
         memberships: Memberships,
@@ -265,6 +329,7 @@ class Followers:
         self.memberships = memberships
         self.rooms = rooms
         self.signals = signals
+        self._sessions = sessions
         self._announcements = announcements
         self._has_work = has_work
         self._at_most_behind = at_most_behind
@@ -293,6 +358,8 @@ class Followers:
             raise Unavailable("hub", "it is closed", retryable=False)
         deadline = self._executor.deadline()
         self._users.setdefault(follower.user_id, {})[follower] = None
+        if follower.session is not None:
+            await self._sessions.enter(follower)
         member_of = (await self.memberships.rooms_of([follower.user_id], deadline=deadline))[follower.user_id]
         wanted = {room.room_id: room for room in member_of if follower.wants(room.room_id)}
         for room_id in follower.rooms or ():
@@ -360,6 +427,7 @@ class Followers:
         """Forget a follower that is closed."""
         if follower.has_entered:
             self.signals.leave(follower.inbox)
+        self._sessions.leave(follower)
         followers = self._users.get(follower.user_id)
         if followers is not None:
             followers.pop(follower, None)
@@ -379,11 +447,14 @@ class Followers:
     def receive(self, received: Received) -> None:
         """Take an announcement of another process."""
         if isinstance(received, Gap):
+            self._sessions.check_soon()
             self._round = deque(self._users)
             self._due = len(self._round)
             self._has_work()
         else:
-            self.read_rooms_of(self._announcements.users_in(received))
+            user_ids = self._announcements.users_in(received)
+            self.read_rooms_of(user_ids)
+            self._sessions.check_soon(one for user_id in user_ids for one in self._users.get(user_id, ()))
 
     def read_rooms_of(self, user_ids: Iterable[UUID]) -> None:
         """Read the rooms of these users again in the next `compare`, which is now."""

@@ -1,0 +1,100 @@
+"""Feeds that end with a session, in every process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from hubbub import FeedEvent, Hub, Options, Room, Settings, User
+from hubbub.redis import Connection
+from hubbub.services.feed import Follower, followers
+from hubbub.services.sessions import key_of
+from services.feed.reading import seqs, take
+from waiting import HANGS_AFTER_SECONDS
+
+
+async def read_to_end(feed: Follower) -> list[FeedEvent]:
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
+        return [event async for event in feed]
+
+
+async def revoke(hub: Hub, user: User, token: str) -> None:
+    assert await hub.sessions.revoke(user.id, key_of(token).id)
+
+
+async def revoke_all(hub: Hub, user: User, token: str) -> None:
+    assert await hub.sessions.revoke_all(user.id)
+
+
+async def log_out(hub: Hub, user: User, token: str) -> None:
+    await hub.sessions.delete_session(token)
+
+
+async def rotate(hub: Hub, user: User, token: str) -> None:
+    assert await hub.sessions.rotate(token)
+
+
+async def delete_account(hub: Hub, user: User, token: str) -> None:
+    await hub.delete_account(user.id)
+
+
+@pytest.mark.parametrize("end", [revoke, revoke_all, log_out, rotate, delete_account])
+async def test_announced_end_of_a_session_ends_its_feeds_in_every_process(
+    hub: Hub, elsewhere: Hub, ada: User, bob: User, end: Callable[[Hub, User, str], Awaitable[None]]
+) -> None:
+    """The processes compare no heads: the end was announced."""
+    token = await hub.sessions.create_session(bob.id)
+    other = await hub.sessions.create_session(ada.id)
+    async with (
+        hub.follow(bob.id, token=token) as here,
+        elsewhere.follow(bob.id, token=token, rooms=[]) as there,
+        hub.follow(ada.id, token=other) as others,
+    ):
+        reading = [asyncio.create_task(read_to_end(feed)) for feed in (here, there)]
+        await end(hub, bob, token)
+        assert await asyncio.gather(*reading) == [[], []]
+        assert not others.is_closed
+
+
+async def test_kept_session_keeps_its_feed(hub: Hub, room: Room, ada: User) -> None:
+    kept, ended = [await hub.sessions.create_session(ada.id) for _ in range(2)]
+    async with hub.follow(ada.id, token=kept) as keeping, hub.follow(ada.id, token=ended) as ending:
+        await hub.sessions.revoke_all(ada.id, except_token=kept)
+        assert await read_to_end(ending) == []
+        sent = await hub.messages.send(room.id, ada.id, "hello")
+        assert seqs(await take(keeping)) == [sent.seq]
+
+
+@pytest.mark.parametrize("token", ["", "x" * 47, "not a token"])
+async def test_feed_of_a_session_that_does_not_exist_is_at_its_end(
+    hub: Hub, room: Room, ada: User, token: str
+) -> None:
+    async with hub.follow(ada.id, after={room.id: None}, token=token) as feed:
+        assert await read_to_end(feed) == []
+
+
+async def test_session_that_expires_or_was_lost_ends_its_feed_at_a_heartbeat(
+    settings: Settings, comparing: Hub, connection: Connection, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they are looked up one by one."""
+    monkeypatch.setattr(followers, "SESSIONS_PER_WRITE", 1)
+    async with Hub(settings, options=Options(session_life_seconds=1)) as short:
+        expiring = await short.sessions.create_session(ada.id)
+    lost, kept = [await comparing.sessions.create_session(ada.id) for _ in range(2)]
+    async with (
+        comparing.follow(ada.id, token=kept) as keeping,
+        comparing.follow(ada.id, token=expiring) as first,
+        comparing.follow(ada.id, token=lost) as second,
+    ):
+        await connection.execute("DEL", key_of(lost).name)
+        assert await read_to_end(second) == []
+        assert await read_to_end(first) == []
+        assert not keeping.is_closed
+
+
+async def test_feed_with_a_session_goes_on_without_redis(without_redis: Hub, room: Room, ada: User) -> None:
+    async with without_redis.follow(ada.id, token="x" * 47) as feed:
+        sent = await without_redis.messages.send(room.id, ada.id, "hello")
+        assert seqs(await take(feed)) == [sent.seq]
