@@ -11,12 +11,14 @@ from unicodedata import is_normalized
 from uuid import UUID, uuid4
 
 import pytest
+import uuid_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubbub import inputs
 from hubbub.errors import Invalid
 from hubbub.models import MessageType, Role
+from hubbub.postgres import FastUUID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -276,10 +278,23 @@ def test_seq_is_a_bigint_from_0() -> None:
 
 
 @patient
-@given(id=st.uuids())
+@given(id=st.uuids(allow_nil=False))
 def test_uuid_is_accepted_as_itself_and_as_text(id: UUID) -> None:
     assert inputs.uuid("room_id", id) is id
     assert inputs.uuid("room_id", str(id)) == inputs.uuid("room_id", str(id).upper()) == id
+
+
+def test_uuid_of_uuid_utils_becomes_one_of_the_standard_library() -> None:
+    made = uuid_utils.uuid7()
+    id = inputs.uuid("id", made)
+    assert type(id) is UUID
+    assert id.bytes == made.bytes
+
+
+@pytest.mark.parametrize("nil", [UUID(int=0), str(UUID(int=0)), FastUUID(bytes(16)), uuid_utils.UUID(int=0)])
+def test_nil_uuid_is_refused_in_every_form(nil: object) -> None:
+    assert reason(lambda: inputs.uuid("room_id", nil), "room_id") == "must not be the nil UUID"
+    assert reason(lambda: inputs.uuids("user_ids", [uuid4(), nil]), "user_ids") == "must not be the nil UUID"
 
 
 @pytest.mark.parametrize("mangle", ["{%s}", "urn:uuid:%s", "%s\n", " %s", "%s0", "%.35s"])

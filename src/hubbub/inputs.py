@@ -17,6 +17,7 @@ from unicodedata import normalize
 from uuid import UUID
 
 import msgspec
+import uuid_utils
 
 from hubbub.errors import Invalid
 from hubbub.models import MESSAGE_TYPES, ROLES, MessageType, Role
@@ -175,12 +176,21 @@ _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | 
 
 
 def uuid(field: str, value: object) -> UUID:
-    """A UUID, from itself or from its string form with hyphens, in either case."""
+    """A UUID, from itself, from that of uuid_utils, or from its string form with hyphens, in either case.
+
+    The nil UUID is refused. Programs use it for a missing id, and pages ordered by id begin after it.
+    """
     if isinstance(value, UUID):
-        return value
-    if isinstance(value, str) and _UUID.fullmatch(value):
-        return UUID(value)
-    raise Invalid(field, "must be a UUID")
+        id = value
+    elif isinstance(value, str) and _UUID.fullmatch(value):
+        id = UUID(value)
+    elif isinstance(value, uuid_utils.UUID):
+        id = UUID(bytes=value.bytes)
+    else:
+        raise Invalid(field, "must be a UUID")
+    if not id.int:
+        raise Invalid(field, "must not be the nil UUID")
+    return id
 
 
 def uuids(field: str, value: Iterable[UUID]) -> set[UUID]:

@@ -101,5 +101,33 @@ def test_every_kind_of_event_has_a_line_with_the_same_payload() -> None:
         assert ("message_id" in form.__struct_fields__) == ("message" in fields)
 
 
+NIL = "00000000-0000-0000-0000-000000000000"
+ID_FIELDS = {
+    "message": ["id", "room_id", "user_id", "reply_to"],
+    "join": ["room_id", "user_id"],
+    "edit": ["message_id"],
+    "member": ["user_id", "last_read_message_id"],
+    "user": ["id"],
+    "room": ["id", "created_by"],
+}
+
+
+@pytest.mark.parametrize("written", [NIL, NIL.replace("-", ""), NIL.replace("0", "\\u0030")])
+@pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind in ID_FIELDS for field in ID_FIELDS[kind]])
+def test_nil_uuid_is_refused_in_every_id_of_a_line(kind: str, field: str, written: str) -> None:
+    ids = {"id": ID, "room_id": ID, "user_id": ID, "message_id": ID, "seq": 3, "email": "ada@example.org"}
+    raw = line(**{**ids, "kind": kind, "content": None if kind == "room" else "hello", field: NIL})
+    with pytest.raises(Invalid, match=f"{field}: must not be the nil UUID"):
+        parse_line(raw.replace(NIL.encode(), written.encode()))
+
+
+def test_nil_uuid_is_refused_in_the_members_of_a_direct_room_and_accepted_in_content() -> None:
+    with pytest.raises(Invalid, match="direct: must not be the nil UUID"):
+        parse_line(room(is_private=True, direct=[ID, NIL]))
+    said = parse_line(line(content=NIL, user=NIL, id=ID))
+    assert isinstance(said, MessageLine)
+    assert said.content == NIL
+
+
 def test_message_with_a_seq_is_parsed_without_an_author() -> None:
     assert parse_line(line(user=None, seq=4)).at.year == 2004

@@ -157,7 +157,7 @@ async def test_direct_room_needs_two_known_users(hub: Hub, ada: User) -> None:
 
 async def test_direct_room_stays_private(hub: Hub, ada: User, bob: User) -> None:
     room = await hub.rooms.direct(ada.id, bob.id)
-    with pytest.raises(Invalid):
+    with pytest.raises(Invalid, match="is_private: must be True in a direct room"):
         await hub.rooms.update(room.id, is_private=False)
     assert await hub.rooms.get(room.id) == room
 

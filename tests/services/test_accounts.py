@@ -421,7 +421,8 @@ async def test_refused_address_does_not_use_up_the_attempts_of_a_login(
     [
         ["2001:db8::1", "2001:db8::2", "2001:0DB8:0:0:ffff::"],
         ["192.0.2.9", "::ffff:192.0.2.9", "::ffff:c000:209"],
-        ["a proxy", "a proxy", "a proxy"],
+        ["fe80::1%eth0", "fe80::2%1", "fe80::1"],
+        ["::ffff:192.0.2.9%lo", "192.0.2.9", "::ffff:192.0.2.9"],
     ],
 )
 async def test_forms_of_an_address_and_of_its_network_share_a_limit(
@@ -433,6 +434,15 @@ async def test_forms_of_an_address_and_of_its_network_share_a_limit(
     with pytest.raises(RateLimited):
         await accounts.authenticate("somebody", SECRET, address=addresses[2])
     assert await accounts.authenticate("somebody", SECRET, address="2001:db8:0:1::1") is None
+
+
+@pytest.mark.parametrize("address", ["", "a proxy", "::%", "192.0.2.9:443", "\ud800", "1" * 5_000, 7])
+async def test_text_that_is_not_an_address_is_refused(
+    users: Users, passwords: Passwords, connection: Connection, address: str
+) -> None:
+    accounts = limited(users, passwords, connection)
+    with pytest.raises(Invalid, match=r"^address: must be"):
+        await accounts.authenticate("nobody", SECRET, address=address)
 
 
 async def test_login_works_without_redis(

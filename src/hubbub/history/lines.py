@@ -166,6 +166,8 @@ def parse_line(raw: bytes) -> AnyLine:
         raise Invalid("line", str(error)) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise Invalid("line", "not JSON") from error
+    if b"00000000" in raw or b"\\u0030" in raw:  # the nil UUID cannot be written without one of them
+        _check_ids(line)
     if line.at.tzinfo is not UTC:
         _check_time("at", line.at)
     if isinstance(line, Line):
@@ -183,6 +185,14 @@ def parse_line(raw: bytes) -> AnyLine:
         case RoomLine():
             _check_room(line)
     return line
+
+
+def _check_ids(line: AnyLine) -> None:
+    for field in line.__struct_fields__:
+        value = getattr(line, field)
+        for id in value if field == "direct" and value else (value,):
+            if isinstance(id, UUID):
+                inputs.uuid(field, id)
 
 
 def _check_names(line: Line) -> None:

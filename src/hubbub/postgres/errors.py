@@ -159,7 +159,7 @@ CHECK_CONSTRAINTS = {
     "rooms_name_check": ("name", "must have 1 to 100 characters that are not all white space"),
     "rooms_description_check": ("description", "must have at most 4000 characters"),
     "rooms_last_seq_check": ("last_seq", "must not be negative"),
-    "rooms_direct_key_check": ("direct_key", "must be a SHA-256 digest, and the room private"),
+    "rooms_direct_key_check": ("is_private", "must be True in a direct room"),
     "messages_content_check": ("content", "must have 1 to 20000 characters, none once it is deleted"),
     "messages_message_type_check": ("message_type", "must be text, image or file"),
     "messages_seq_check": ("seq", "must be positive"),

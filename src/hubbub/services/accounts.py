@@ -123,13 +123,17 @@ def canonical_login(login: str) -> str | None:
 
 
 def _network(address: str) -> str:
-    """The form of an address whose attempts are counted. A client with one IPv6 address has a whole network."""
+    """The form of an address whose attempts are counted. A client with one IPv6 address has a whole network.
+
+    The zone of a scoped address is left out. It names an interface of this machine and not of the client.
+    """
     if not isinstance(address, str):
         raise Invalid("address", "must be text")
     try:
         parsed = ip_address(address)
     except ValueError:
-        return address
+        raise Invalid("address", "must be an IP address") from None
     if not isinstance(parsed, IPv6Address):
         return str(parsed)
+    parsed = IPv6Address(int(parsed))
     return str(parsed.ipv4_mapped or parsed.exploded[:19])

@@ -138,7 +138,7 @@ def test_failed_check_is_printed_and_is_the_exit_status(
 
 
 async def fail(context: Context) -> Section:
-    await context.hub.rooms.get(UUID(int=0))
+    await context.hub.rooms.get(UUID(int=1))
     return Section("not reached")
 
 

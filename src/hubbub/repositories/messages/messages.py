@@ -268,9 +268,10 @@ class Messages(Repository):
         if after is not None:
             return Span(room_id, seq_of("after", room_id, after) + 1, 0, limit)
         if around is not None:
-            if isinstance(around, UUID):
-                message = await self._executor.fetch_one(self._GET, around, deadline=deadline)
-                around = existing(message, NotFound, "message", around)
+            if not isinstance(around, int | Message):
+                id = inputs.uuid("around", around)
+                message = await self._executor.fetch_one(self._GET, id, deadline=deadline)
+                around = existing(message, NotFound, "message", id)
             return Span(room_id, seq_of("around", room_id, around), limit // 2, limit - limit // 2)
         return Span(room_id, seq_of("before", room_id, NEWEST if before is None else before), limit, 0)
 
