@@ -292,7 +292,7 @@ def test_uuid_of_uuid_utils_becomes_one_of_the_standard_library() -> None:
 
 
 @pytest.mark.parametrize("nil", [UUID(int=0), str(UUID(int=0)), FastUUID(bytes(16)), uuid_utils.UUID(int=0)])
-def test_nil_uuid_is_refused_in_every_form(nil: object) -> None:
+def test_nil_uuid_is_refused_in_every_form(nil: UUID) -> None:
     assert reason(lambda: inputs.uuid("room_id", nil), "room_id") == "must not be the nil UUID"
     assert reason(lambda: inputs.uuids("user_ids", [uuid4(), nil]), "user_ids") == "must not be the nil UUID"
 

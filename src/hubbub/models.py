@@ -163,7 +163,8 @@ class RoomSummary(msgspec.Struct, frozen=True, gc=False):
     """A room as one of its members sees it in a list.
 
     `unread` counts messages of other users after the watermark, up to the cap of the call. `partner_id` is the
-    other user of a direct room. `active_at` orders the list: when the newest message came, or the member joined.
+    other user of a direct room. `last_message` is the newest that is not deleted. `active_at` orders the list:
+    when the newest message came, deleted or not, or the member joined.
     """
 
     room: Room

@@ -20,10 +20,14 @@ from hubbub.models import Message, Page, Role, Room, RoomSummary
 from hubbub.postgres import Statement
 from hubbub.sql import Repository, by_id, columns, entry, existing, unread
 
+MESSAGE = columns(Message)
 ROOM = columns(Room, computed={"is_direct": "direct_key IS NOT NULL"})
 
 LONGEST_LIST: Final = 1_000
 """Each page looks at all rooms of the user, so one page of 1,000 is quicker than five of 200."""
+
+PREVIEW_AMONG: Final = 200
+"""How many of its newest messages are searched for one that is not deleted."""
 
 DIRECT_NAME: Final = "direct"
 """Direct rooms have no name of their own, because a screen shows the name of the partner."""
@@ -245,7 +249,8 @@ class Rooms(Repository):
         return self._PUBLIC_CURSOR.page(None, rooms, limit, lambda room: (room.name, room.id))
 
     # The newest message of each room is one probe of the index (room_id, seq). Only the rooms of the page are
-    # counted: a count reads up to the cap of messages, a probe reads one.
+    # counted: a count reads up to the cap of messages, a probe reads one. The preview skips tombstones, of which a
+    # room can have any number, so the search for it is bounded.
     _LIST_CURSOR = Cursor("rooms of a user", tuple[datetime, UUID])
     _LIST_FOR = Statement(
         "rooms.list_for",
@@ -278,10 +283,23 @@ class Rooms(Repository):
             unread.count AS unread,
             partner.user_id AS partner_id,
             page.active_at,
-            {columns(Message, "messages")}
+            {columns(Message, "preview")}
         FROM page
         JOIN rooms ON rooms.id = page.room_id
-        LEFT JOIN messages ON messages.room_id = page.room_id AND messages.seq = page.newest_seq
+        LEFT JOIN LATERAL (
+            SELECT {MESSAGE}
+            FROM (
+                SELECT {MESSAGE}
+                FROM messages
+                WHERE messages.room_id = page.room_id
+                    AND messages.seq <= page.newest_seq
+                ORDER BY messages.seq DESC
+                LIMIT {PREVIEW_AMONG}
+            ) AS newest
+            WHERE newest.deleted_at IS NULL
+            ORDER BY newest.seq DESC
+            LIMIT 1
+        ) AS preview ON true
         LEFT JOIN LATERAL (
             SELECT others.user_id
             FROM room_users AS others
@@ -300,8 +318,9 @@ class Rooms(Repository):
     ) -> Page[RoomSummary]:
         """The rooms of a user, the most recently active first, each with its newest message and unread count.
 
-        One query. `limit` is 1 to 1,000; `after` is the `next` of the previous page. `unread` stops counting at
-        `unread_cap` (1 to 1,000), because a screen shows "99+".
+        `last_message` is the newest that is not deleted, among the newest 200 of the room. A deletion does not
+        move the room in the list. One query. `limit` is 1 to 1,000; `after` is the `next` of the previous page.
+        `unread` stops counting at `unread_cap` (1 to 1,000), because a screen shows "99+".
         """
         limit = inputs.limit(limit, longest=LONGEST_LIST)
         user_id = inputs.uuid("user_id", user_id)

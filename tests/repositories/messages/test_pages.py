@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TypedDict
+from typing import Any, TypedDict
 from uuid import uuid4
 
 import msgspec
@@ -81,9 +81,10 @@ async def test_page_json_takes_and_refuses_the_anchors_of_a_page(
         hub.messages.page_json(room.id, around=said[3].seq, limit=3),
     )
     assert by_id == by_message == by_seq
-    assert by_id == await hub.messages.page_json(room.id, around=str(said[3].id).upper(), limit=3)
+    as_text: Any = str(said[3].id).upper()
+    assert by_id == await hub.messages.page_json(room.id, around=as_text, limit=3)
     with pytest.raises(Invalid, match="around: must be a UUID"):
-        await hub.messages.page(room.id, around="the newest")
+        await hub.messages.page(room.id, around=as_text[1:])
     other = await hub.rooms.create("other", created_by=ada.id)
     with pytest.raises(Invalid):
         await hub.messages.page_json(other.id, before=said[3])
