@@ -347,6 +347,7 @@ class Hub(Repositories):
         Attempts are limited for each login to 10 at once and 10 per minute, and for each `address` of a client to
         100 at once and 100 per minute. While Redis is down they are not limited. A password that is changed during
         the check is wrong. A session that is created from the result after a `change_password` is not ended by it.
+        `address` is an IP address. The zone of a scoped one, such as `fe80::1%eth0`, is ignored.
 
         Raises: RateLimited.
         """
