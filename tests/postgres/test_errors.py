@@ -127,7 +127,6 @@ def test_failure_of_the_server_is_unavailable(error: Exception, lost: bool, expe
 def test_mistake_in_the_code_is_not_translated() -> None:
     for error in (
         asyncpg.PostgresSyntaxError("syntax error"),
-        asyncpg.UndefinedTableError("relation does not exist"),
         asyncpg.InterfaceError("another operation is in progress"),
         asyncpg.InternalClientError("waiter is done"),
         AttributeError("no such attribute"),

@@ -175,8 +175,8 @@ async def test_value_that_a_column_cannot_hold_raises_invalid(pool: Pool, opened
 
 
 @every_method
-async def test_mistake_in_a_statement_raises_what_asyncpg_raises(pool: Pool, opened: Open, method: Method) -> None:
-    with pytest.raises(asyncpg.UndefinedTableError):
+async def test_missing_table_is_reported_as_another_schema(pool: Pool, opened: Open, method: Method) -> None:
+    with pytest.raises(Unavailable, match=r"does not exist: the schema is older or newer .* `hubbub doctor`"):
         async with opened(pool) as executor:
             await method(executor, ABSENT_NOTE, 1)
     assert pool.size == pool.idle

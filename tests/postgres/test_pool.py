@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import asyncpg
 import pytest
 
 from hubbub import Conflict, Invalid, PostgresSettings, Unavailable
@@ -218,3 +219,19 @@ async def test_statement_prepared_for_an_older_schema_is_sent_again_outside_a_tr
     assert caught.value.retryable
     await observer.connection.execute("ALTER TABLE notes ALTER body TYPE text")
     assert await pool.fetch_all(body) == ["7"]
+
+
+async def test_statement_is_sent_again_however_often_the_schema_changes(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    async def run(*_: object, **__: object) -> list[tuple[str]]:
+        nonlocal asked
+        asked += 1
+        if asked <= 5:  # more often than any other failure is repeated
+            raise Unavailable("postgresql", "changed") from asyncpg.InvalidCachedStatementError("changed")
+        return [("7",)]
+
+    monkeypatch.setattr("hubbub.postgres.pool.run", run)
+    assert await pool.fetch_all(Statement("test.body", lambda value: value, "SELECT body FROM notes")) == ["7"]

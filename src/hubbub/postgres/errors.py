@@ -35,7 +35,8 @@ WRONG_SERVER = (asyncpg.ReadOnlySQLTransactionError,)
 
 # Nothing was done, so outside of a transaction the statement may be sent again at once. After a change of the
 # schema asyncpg itself does so once. A change of many columns can invalidate the statement a second time.
-SENT_AGAIN = (*ROLLED_BACK, *WRONG_SERVER, asyncpg.InvalidCachedStatementError)
+SCHEMA_CHANGED = (asyncpg.InvalidCachedStatementError,)
+SENT_AGAIN = (*ROLLED_BACK, *WRONG_SERVER, *SCHEMA_CHANGED)
 
 READ_ONLY: Final = "the server takes no changes, as a standby does"
 
@@ -46,7 +47,7 @@ DID_NOT_RUN: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((asyncpg.TooManyConnectionsError, asyncpg.ConnectionRejectionError), "the server has no connection free"),
     ((asyncpg.InsufficientResourcesError,), "the server is out of disk space or memory"),
     (WRONG_SERVER, READ_ONLY),
-    ((asyncpg.InvalidCachedStatementError,), "the schema was changed under the statement"),
+    (SCHEMA_CHANGED, "the schema was changed under the statement"),
     ((asyncpg.PostgresSystemError, asyncpg.InternalServerError), "the server failed to run the statement"),
 )
 
@@ -71,6 +72,11 @@ MISCONFIGURED = (
 )
 
 
+# A table or column of a statement does not exist. `start` has found the right revision, so it was changed since.
+OTHER_SCHEMA = (asyncpg.UndefinedColumnError, asyncpg.UndefinedTableError)
+SEE_DOCTOR: Final = "the schema is older or newer than this code, see `hubbub doctor`"
+
+
 class LockNotAvailable(Unavailable):
     """A lock could not be taken: a deadlock, a serialization conflict or a lock timeout. It was rolled back."""
 
@@ -92,9 +98,10 @@ def to_error(error: Exception, *, writes: bool, lost: bool = False) -> HubbubErr
 
 
 def _unavailable(error: Exception, *, writes: bool) -> Unavailable | None:
-    if isinstance(error, MISCONFIGURED):
-        # The first line: it has the name of a role, a database or a table, and never a password.
-        return Unavailable("postgresql", str(error).partition("\n")[0], retryable=False)
+    if isinstance(error, MISCONFIGURED + OTHER_SCHEMA):
+        # The first line: it has the name of a role, a database, a table or a column, and never a password.
+        advice = f": {SEE_DOCTOR}" if isinstance(error, OTHER_SCHEMA) else ""
+        return Unavailable("postgresql", str(error).partition("\n")[0] + advice, retryable=False)
     if isinstance(error, ROLLED_BACK):
         return LockNotAvailable("postgresql", "a lock was not available")
     for kinds, reason in DID_NOT_RUN:

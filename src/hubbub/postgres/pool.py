@@ -36,7 +36,7 @@ from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
 from hubbub.postgres.connection import Connection, connect, drain_cancelled, now, run
-from hubbub.postgres.errors import LOST, REFUSED_WHILE_ENCODING, SENT_AGAIN, deadline_passed
+from hubbub.postgres.errors import LOST, REFUSED_WHILE_ENCODING, SCHEMA_CHANGED, SENT_AGAIN, deadline_passed
 from hubbub.postgres.sharing import SharedStatements
 from hubbub.postgres.statement import Lookup, Statement, count_of
 from hubbub.postgres.transaction import OpenTransaction, run_action
@@ -225,8 +225,10 @@ class Pool:
                 raise
             except Unavailable as failure:
                 may_be_done = may_be_done or failure.outcome_unknown
-                pause = jittered(LONGEST_RETRY_PAUSE_SECONDS * attempt, at_least=0.05)
-                is_last = connection is None or attempt == ATTEMPTS or now() + pause >= deadline
+                pause = jittered(LONGEST_RETRY_PAUSE_SECONDS * min(attempt, ATTEMPTS), at_least=0.05)
+                # Each repetition may meet the next change of the schema, and none of them has done anything.
+                is_used_up = attempt >= ATTEMPTS and not isinstance(failure.__cause__, SCHEMA_CHANGED)
+                is_last = connection is None or is_used_up or now() + pause >= deadline
                 if is_last or not _may_repeat(statement, failure):
                     if may_be_done and not failure.outcome_unknown:
                         raise failure.with_unknown_outcome() from failure
