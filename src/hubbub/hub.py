@@ -286,7 +286,9 @@ class Hub(Repositories):
                 async for event in feed: ...
 
         `after` maps at most 10,000 rooms to the cursor of the last event or message that the client has. None is
-        the beginning of the log. A room without a cursor starts at the end of its log when the block is entered.
+        the beginning of the log. A room without a cursor starts at the end of its log when the block is entered,
+        or with the joining if the user joined it after the newest entry among the cursors. `feed.cursors` has the
+        cursors to come back with, from the start and also of quiet rooms.
         Without `rooms` it follows all rooms of the user, and those joined later from the time of joining. The
         user's own `MemberLeft` is the last event of a room until the user joins again. `RoomGone` comes for a room
         that is deleted, and for a room in `after` that the user has left in the meantime.

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from hubbub.background import BackgroundTask, jittered
 from hubbub.commits import Commits, MembersJoined
 from hubbub.errors import NotAMember, NotFound, Unavailable
-from hubbub.events import FeedEvent, MemberJoined, MemberLeft, MessageEdited, MessageSent, RoomGone
+from hubbub.events import FeedEvent, Logged, MemberJoined, MemberLeft, MessageEdited, MessageSent, Resync, RoomGone
 from hubbub.forks import abandon_in_child, forked
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
@@ -54,6 +54,8 @@ LONGEST_ABSENCE: Final = 1_000
 newest joining, without visits in between that this process did not notice."""
 SESSIONS_PER_WRITE: Final = 1_000
 """Sessions that are looked up in Redis in one write, and in turn at each heartbeat."""
+ROOMS_PER_STATEMENT: Final = 1_000
+"""Rooms whose heads a follower that enters reads in one statement."""
 DIGESTS_PER_STATEMENT: Final = 1_000
 """Users whose rooms are compared by digest at a heartbeat, in one statement. It bounds the work of a heartbeat."""
 USERS_PER_STATEMENT: Final = 100
@@ -96,6 +98,8 @@ class Follower:
     _has_reader: bool = False
     _reading: asyncio.Timeout | None = None
     _events: deque[FeedEvent] = field(init=False)
+    _cursors: dict[UUID, str] = field(default_factory=dict)
+    """Those of rooms of which an event was read, or whose end is still to be read."""
 
     def __post_init__(self) -> None:
         self._events = self.inbox.events
@@ -103,6 +107,16 @@ class Follower:
     @property
     def user_id(self) -> UUID:
         return self.inbox.user_id
+
+    @property
+    def cursors(self) -> dict[UUID, str]:
+        """The cursor of each room, for `after` of the next `Hub.follow`: that of the newest event that was read.
+
+        Until there is one it is where the feed started. A room that is joined later is in it from its first event
+        on, and a room that ends until that event. After the `async with` block it stays as it was.
+        """
+        started = {room_id: one.start for room_id, one in self.positions.items() if one.start.mark != NOT_SEEN}
+        return {room_id: at.encode(room_id) for room_id, at in started.items()} | self._cursors
 
     async def __aenter__(self) -> Self:
         if self.has_entered or self.is_closed:
@@ -137,7 +151,14 @@ class Follower:
         if not self._events:
             await self._fill()
         self.inbox.instrumentation.delivered()
-        return self._events.popleft()
+        event = self._events.popleft()
+        if event.__class__ is MessageSent:  # nearly every event
+            self._cursors[event.room_id] = event.cursor
+        elif isinstance(event, RoomGone) or (isinstance(event, MemberLeft) and event.user_id == self.user_id):
+            self._cursors.pop(event.room_id, None)
+        elif isinstance(event, Logged | Resync):
+            self._cursors[event.room_id] = event.cursor
+        return event
 
     async def _fill(self) -> None:
         """Return in the same step in which there is an event."""
@@ -202,12 +223,14 @@ class Follower:
     async def _withheld(self, room_id: UUID, seq: int, page: LogSlice) -> Set[UUID]:
         """The messages on the page whose content is of an edit from after the user left. Raises: Unavailable."""
         edited = edited_in(page)
-        if not edited or (page.end == page.head and not any(self._is_own_leave(entry) for entry in page.entries)):
+        if not edited or (
+            page.end == page.head and not any(self._is_own_leave(entry.event) for entry in page.entries)
+        ):
             return frozenset()
         return await self._followers.memberships.edited_after_leaving(room_id, self.user_id, seq, edited)
 
-    def _is_own_leave(self, entry: Entry) -> bool:
-        return isinstance(entry.event, MemberLeft) and entry.event.user_id == self.user_id
+    def _is_own_leave(self, event: FeedEvent) -> bool:
+        return isinstance(event, MemberLeft) and event.user_id == self.inbox.user_id
 
     def _take(self, followed: FollowedPosition, entry: Entry) -> None:
         event = entry.event
@@ -217,15 +240,22 @@ class Follower:
         if followed.is_away:
             return
         self.inbox.put(event)
-        if self._is_own_leave(entry):
+        if self._is_own_leave(event):
             followed.is_away = True
 
     def wants(self, room_id: UUID) -> bool:
         return self.rooms is None or room_id in self.rooms
 
+    def has_gone(self, room_id: UUID) -> None:
+        """The user is not in a room of which the client has a cursor."""
+        self._cursors[room_id] = self.after[room_id].encode(room_id)
+        self.inbox.put(RoomGone(room_id))
+
     def position_ended(self, followed: FollowedPosition) -> None:
         """Forget a position that has ended."""
         if self.positions.pop(followed.room.id, None) is not None:
+            if followed.start.mark != NOT_SEEN:
+                self._cursors.setdefault(followed.room.id, followed.start.encode(followed.room.id))
             self.digest = None
             self.ended += 1
             if not followed.is_gone:
@@ -365,20 +395,23 @@ class Followers:
         for room_id in follower.rooms or ():
             if room_id not in wanted:
                 raise NotAMember(room_id, follower.user_id)
-        resyncs = await self._resyncs(
-            {room: at for room, at in follower.after.items() if room in wanted}, deadline
-        )
+        heads = await self._heads(follower, wanted, deadline)
+        known = {room_id: at for room_id, at in follower.after.items() if room_id in wanted}
+        resyncs = await self._resyncs(known, deadline)
         left = await self._left_at_cursor(follower, wanted.values(), deadline)
+        joined = await self._joined_while_away(follower, wanted, deadline)
         if follower.is_closed:
             return
-        for room_id in follower.after:
-            if room_id not in wanted:  # the user has left it meanwhile, or it was deleted
-                follower.inbox.put(RoomGone(room_id))
+        for room_id in follower.after.keys() - wanted.keys():  # the user has left it meanwhile, or it was deleted
+            follower.has_gone(room_id)
         for room_id, room in wanted.items():
-            start = follower.after.get(room_id, Position(room.last_seq, NOT_SEEN))
-            followed = self._open(follower, room, start)
+            newest = heads.get(room_id) or Position(room.last_seq, NOT_SEEN)
+            start = Position(room.joined_seq - 1, NOT_SEEN) if room_id in joined else newest
+            followed = self._open(follower, room, follower.after.get(room_id, start), newest)
             if room_id in resyncs:
                 followed.resync(*resyncs[room_id])
+            elif room_id in joined and newest.seq - start.seq > self._at_most_behind:
+                followed.resync(newest, "too_far_behind")
             if room_id in left and room_id not in resyncs:
                 followed.read_to_next_joining()
             else:
@@ -399,6 +432,32 @@ class Followers:
         }
         return await self.memberships.left_at(follower.user_id, before, deadline=deadline) if before else set()
 
+    async def _joined_while_away(
+        self, follower: Follower, wanted: Mapping[UUID, MemberRoom], deadline: float
+    ) -> set[UUID]:
+        """The rooms without a cursor that the user joined after the newest entry that the client has.
+
+        A client that was connected then would have the cursor of its joining.
+        """
+        seen = {room_id: at.seq for room_id, at in follower.after.items() if at.seq > 0}
+        unknown = [
+            room.room_id for room in wanted.values() if room.room_id not in follower.after and room.joined_seq
+        ]
+        if not seen or not unknown:
+            return set()
+        return await self.memberships.joined_after(follower.user_id, unknown, seen, deadline=deadline)
+
+    async def _heads(self, follower: Follower, wanted: Iterable[UUID], deadline: float) -> dict[UUID, Position]:
+        """The positions at the ends of the logs of rooms without a cursor."""
+        unknown = [room_id for room_id in wanted if room_id not in follower.after]
+        heads: dict[UUID, Position] = {}
+        for start in range(0, len(unknown), ROOMS_PER_STATEMENT):
+            some = dict.fromkeys(unknown[start : start + ROOMS_PER_STATEMENT])
+            for head in await self._logs.heads(some, deadline=deadline):
+                if head.position is not None:
+                    heads[head.room_id] = head.position
+        return heads
+
     async def _resyncs(
         self, after: Mapping[UUID, Position], deadline: float
     ) -> dict[UUID, tuple[Position, ResyncReason]]:
@@ -415,9 +474,11 @@ class Followers:
             head.room_id: (head.position, reasons[head.room_id]) for head in heads if head.position is not None
         }
 
-    def _open(self, follower: Follower, member_of: MemberRoom, start: Position) -> FollowedPosition:
-        room = self.rooms.open(member_of.room_id, member_of.last_seq)
-        followed = FollowedPosition(follower.inbox, room, start, follower.position_ended)
+    def _open(
+        self, follower: Follower, member_of: MemberRoom, start: Position, newest: Position | None = None
+    ) -> FollowedPosition:
+        room = self.rooms.open(member_of.room_id, newest or Position(member_of.last_seq, NOT_SEEN))
+        followed = FollowedPosition(follower.inbox, room, start, follower.position_ended, start)
         follower.positions[room.id] = followed
         room.positions[followed] = None
         self.signals.follow(followed)

@@ -170,3 +170,33 @@ class Memberships:
     async def left_after(self, room_id: UUID, seq: int) -> set[UUID]:
         """The users who left the room after the seq, also those who have joined again."""
         return set(await self._executor.fetch_all(self._LEFT_AFTER, room_id, seq))
+
+    _JOINED_AFTER = Statement(
+        "memberships.joined_after",
+        lambda room_id: room_id,
+        """
+        SELECT room_users.room_id
+        FROM room_users
+        WHERE room_users.user_id = $1
+            AND room_users.room_id = ANY($2::uuid[])
+            AND room_users.joined_at > (
+                SELECT max(COALESCE(messages.created_at, room_events.created_at))
+                FROM unnest($3::uuid[], $4::bigint[]) AS cursors (room_id, seq)
+                LEFT JOIN messages
+                    ON messages.room_id = cursors.room_id
+                    AND messages.seq = cursors.seq
+                LEFT JOIN room_events
+                    ON room_events.room_id = cursors.room_id
+                    AND room_events.seq = cursors.seq
+            )
+        """,
+    )
+
+    async def joined_after(
+        self, user_id: UUID, room_ids: Sequence[UUID], seen: Mapping[UUID, int], *, deadline: float | None = None
+    ) -> set[UUID]:
+        """Which of the rooms the user joined after the newest of the entries at the given seqs."""
+        rows = await self._executor.fetch_all(
+            self._JOINED_AFTER, user_id, room_ids, list(seen), list(seen.values()), deadline=deadline
+        )
+        return set(rows)

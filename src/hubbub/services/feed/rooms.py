@@ -106,11 +106,11 @@ class FollowedRooms:
     def get(self, room_id: UUID) -> FollowedRoom | None:
         return self._rooms.get(room_id)
 
-    def open(self, room_id: UUID, last_seq: int) -> FollowedRoom:
-        """The room. One that was not followed so far begins at `last_seq`."""
+    def open(self, room_id: UUID, newest: Position) -> FollowedRoom:
+        """The room. One that was not followed so far begins at its newest entry."""
         room = self._rooms.get(room_id)
         if room is None:
-            room = FollowedRoom(room_id, Position(last_seq, NOT_SEEN), self, announced_seq=last_seq)
+            room = FollowedRoom(room_id, newest, self, announced_seq=newest.seq)
             self._rooms[room_id] = room
             receive = partial(self._receive, room)
             room.subscription = self._subscriptions.subscribe_soon_with(room_channel(room_id), receive)
@@ -455,6 +455,7 @@ class FollowedPosition:
     room: FollowedRoom
     position: Position
     on_end: Callable[[FollowedPosition], None]
+    start: Position
     is_away: bool = False
     """Whether the user has left the room at this position: no entry is for them until they join again."""
     joined_seq: int = 0
