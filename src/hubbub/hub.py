@@ -30,7 +30,7 @@ from hubbub.services.health import DEADLINE_SECONDS, Health, probe
 from hubbub.services.presence import Presence
 from hubbub.services.rate_limits import RateLimits
 from hubbub.services.realtime import RealtimeService
-from hubbub.services.sessions import SessionService, key_of
+from hubbub.services.sessions import SessionService, find_ended, key_of
 from hubbub.services.typing_indicators import TypingIndicators
 from hubbub.settings import Settings
 
@@ -171,7 +171,7 @@ class Hub(Repositories):
             heartbeat_seconds=options.follow_heartbeat_seconds,
             at_most_behind=options.follow_at_most_behind,
             on_rewind=lambda room_id: self._commits(RoomRewound(room_id)),
-            ended_sessions=self.sessions.ended,
+            ended_sessions=partial(find_ended, self._connection),
             instrumentation=instrumentation,
         )
         for part in (self.cache, self._feed, self.typing):

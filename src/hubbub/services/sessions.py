@@ -381,11 +381,6 @@ return ended
         args = (prefix, kept_id, str(user_id))
         return await self._END_ALL(self._connection, keys=(index_of(user_id),), args=args)
 
-    async def ended(self, names: Sequence[str]) -> set[str]:
-        """Which of the sessions with these keys have ended. It does not count as a lookup. Raises: Unavailable."""
-        lives = await self._connection.execute_many([("PTTL", name) for name in names], writes=False)
-        return {name for name, life in zip(names, lives, strict=True) if life == NO_KEY}
-
     # Returns the time, None without such a session, so a revoked session stays revoked.
     _TOUCH = Script(
         keys=("session", "index"),
@@ -428,3 +423,12 @@ return now
             return True
         seconds_ago = time.monotonic() + self._clock_offset - session.seen_at.timestamp()
         return not 0 <= seconds_ago < self._seen_interval_seconds
+
+
+async def find_ended(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Which of the sessions with these keys have ended. It does not count as a lookup.
+
+    Raises: Unavailable.
+    """
+    lives = await connection.execute_many([("PTTL", name) for name in names], writes=False)
+    return {name for name, life in zip(names, lives, strict=True) if life == NO_KEY}
