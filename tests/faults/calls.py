@@ -17,6 +17,7 @@ Call = Callable[[], Awaitable[object]]
 DRIVEN_ELSEWHERE = {
     "start": "the test opens another hub",
     "close": "the test closes another hub",
+    "abandon": "does not wait; called in a child process",
     "transaction": "here",
     "presence.start": "by start",
     "presence.close": "by close",

@@ -18,6 +18,7 @@ PARTS = (
 NOT_DRIVEN = {
     "start": "takes nothing",
     "close": "takes nothing",
+    "abandon": "takes nothing; called in a child process",
     "transaction": "takes nothing; it yields the repositories",
     "presence.start": "takes nothing",
     "presence.close": "takes nothing",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic, thread_time, time
 from typing import Final, NamedTuple
 
@@ -17,7 +18,7 @@ from hubbub.postgres import Pool, Statement
 from hubbub.redis import Connection, ReplyError, Subscriptions
 from hubbub.redis.replies import as_bytes_list
 from hubbub.services.feed import Feed
-from hubbub.services.sessions import SessionService
+from hubbub.services.sessions import find_ended
 
 CLOCK_SKEW_SECONDS: Final = 1.0
 """Leases last tens of seconds and times in a chat are read by people: less than a second shows nowhere."""
@@ -138,7 +139,7 @@ async def _follower(both: Both) -> Result:
         heartbeat_seconds=1,
         at_most_behind=1_000,
         on_rewind=lambda _: None,
-        ended_sessions=SessionService(both.connection).ended,
+        ended_sessions=partial(find_ended, both.connection),
     )
     begin = monotonic()
     try:
