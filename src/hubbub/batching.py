@@ -237,6 +237,11 @@ class Slots:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._assigned = 0  # slots given to callers that have not resumed yet
 
+    @property
+    def has_waiters(self) -> bool:
+        """Whether callers wait for a slot, or have been given one and have not resumed."""
+        return bool(self._assigned or self._waiters)
+
     def take(self) -> bool:
         """Take a slot, if one is free and no other caller waits for it."""
         if self._free and not self._assigned and not self._waiters:
@@ -357,9 +362,10 @@ class Batcher(Generic[Item, Result]):
         now = loop.time()
         if deadline is None:
             deadline = now + self._deadline_seconds
-        if not self._in_flight:
-            return await self._call_directly(item, key, id, now, deadline)
         slots = self._slots
+        # Earlier callers may have a slot assigned and not have resumed: a direct call would overtake them.
+        if not self._in_flight and (slots is None or not slots.has_waiters):
+            return await self._call_directly(item, key, id, now, deadline)
         if slots is not None and not slots.take():
             try:
                 await slots.wait(deadline)

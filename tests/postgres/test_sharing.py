@@ -130,6 +130,7 @@ def asking(ask: Ask, executor: Executor, *numbers: int) -> list[asyncio.Task[str
 # Both
 
 
+@pytest.mark.usefixtures("never_stuck")
 async def test_caller_that_asks_again_after_its_answer_joins_the_next_statement(pool: Recorder, ask: Ask) -> None:
     async def ask_often() -> None:
         for _ in range(5):
@@ -305,6 +306,7 @@ async def test_concurrent_callers_share_a_statement_and_get_their_own_rows(pool:
     assert pool.sent == [("test.note", 1), ("test.notes", 19)]  # 2 to 19 and the missing one
 
 
+@pytest.mark.usefixtures("never_stuck")
 async def test_callers_with_different_keys_that_ask_again_share_each_statement(pool: Recorder) -> None:
     async def ask_often(number: int) -> None:
         for _ in range(5):
