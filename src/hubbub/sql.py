@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from datetime import datetime
+from typing import Final, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -40,6 +41,36 @@ def columns(model: type[msgspec.Struct], table: str = "", computed: Mapping[str,
         for field in model.__struct_fields__
     )
     return ",\n".join(f"    {line}" for line in lines).lstrip()
+
+
+FIRST_TIME: Final = "'0001-01-01 00:00:00+00'::timestamptz"
+LAST_TIME: Final = "'9999-12-31 23:59:59.999999+00'::timestamptz"
+
+
+def representable(time: str) -> str:
+    """A time as Python can hold it: the first or the last `datetime` instead of one beyond them, or infinite.
+
+    hubbub stores no such time, but other programs may. One row of theirs must not fail the statement that reads
+    the rows of many rooms.
+    """
+    early, late = f"WHEN {time} < {FIRST_TIME} THEN {FIRST_TIME}", f"WHEN {time} > {LAST_TIME} THEN {LAST_TIME}"
+    return f"CASE {early} {late} ELSE {time} END"
+
+
+def readable(model: type[msgspec.Struct], table: str = "", computed: Mapping[str, str] | None = None) -> str:
+    """As `columns`, with `representable` times: for a SELECT of rows that any program may have written.
+
+    Such a SELECT names the table of a column in its ORDER BY. A bare name would mean the expression, which no
+    index has.
+    """
+    prefix = f"{table}." if table else ""
+    hints = get_type_hints(model)
+    times = {
+        field: representable(f"{prefix}{field}")
+        for field in model.__struct_fields__
+        if datetime in (hints[field], *get_args(hints[field]))
+    }
+    return columns(model, table, {**times, **(computed or {})})
 
 
 def by_id(model: type[M], table: str, selected: str) -> Lookup[M]:

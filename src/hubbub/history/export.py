@@ -25,7 +25,7 @@ from hubbub.history.lines import (
 from hubbub.models import Message, MessageType, Room, RoomUser, User
 from hubbub.postgres import OpenTransaction, Pool, Statement
 from hubbub.repositories.rooms import direct_key
-from hubbub.sql import columns
+from hubbub.sql import readable
 
 ROWS_PER_PIECE: Final = 2_000
 """Entries of the log, or members, that are read at a time: usually 1 MB, 40 with the longest messages."""
@@ -57,7 +57,7 @@ ROOM = Statement(
     "history.export_room",
     RoomRow,
     f"""
-    SELECT {columns(RoomRow, computed={"is_direct": "direct_key IS NOT NULL"})}
+    SELECT {readable(RoomRow, computed={"is_direct": "direct_key IS NOT NULL"})}
     FROM rooms
     WHERE id = $1
     """,
@@ -81,7 +81,7 @@ MESSAGES = Statement(
     "history.export_messages",
     MessageRow,
     f"""
-    SELECT {columns(MessageRow)}
+    SELECT {readable(MessageRow)}
     FROM messages
     WHERE room_id = $1
         AND seq > $2
@@ -94,7 +94,7 @@ EVENTS = Statement(
     "history.export_events",
     EventRow,
     f"""
-    SELECT {columns(EventRow)}
+    SELECT {readable(EventRow)}
     FROM room_events
     WHERE room_id = $1
         AND seq > $2
@@ -107,7 +107,7 @@ MEMBERS = Statement(
     "history.export_members",
     MemberRow,
     f"""
-    SELECT {columns(MemberRow)}
+    SELECT {readable(MemberRow)}
     FROM room_users
     WHERE room_id = $1
         AND user_id > $2
@@ -120,7 +120,7 @@ USERS = Statement(
     "history.export_users",
     User,
     f"""
-    SELECT {columns(User)}
+    SELECT {readable(User)}
     FROM users
     WHERE id = ANY($1::uuid[])
     ORDER BY id

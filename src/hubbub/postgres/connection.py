@@ -93,7 +93,7 @@ async def connect(
             # Without end: the statements are fixed. asyncpg's default prepares them anew every five minutes, which
             # only makes a call slow now and then.
             max_cached_statement_lifetime=0,
-            server_settings={"application_name": "hubbub", **(server_settings or {})},
+            server_settings={"application_name": "hubbub", "timezone": "UTC", **(server_settings or {})},
         )
     except FAILURES as error:
         raise _cannot_connect(settings, error, seconds) from error

@@ -10,7 +10,7 @@ from hubbub.cursors import Cursor
 from hubbub.errors import NotAMember, NotFound
 from hubbub.models import Page, ReadReceipt
 from hubbub.postgres import Statement
-from hubbub.sql import Repository, existing, unread
+from hubbub.sql import Repository, existing, representable, unread
 
 RECEIPTS_UP_TO_MEMBERS: Final = 50
 """A room of up to this many members stores a row per message and reader, unless it is set otherwise. In larger
@@ -158,8 +158,11 @@ class ReadReceipts(Repository):
     _WHO_READ = Statement(
         "read_receipts.who_read",
         ReadReceipt,
-        """
-        SELECT messages.id AS message_id, room_users.user_id, message_read_receipts.read_at
+        f"""
+        SELECT
+            messages.id AS message_id,
+            room_users.user_id,
+            {representable("message_read_receipts.read_at")} AS read_at
         FROM messages
         JOIN room_users
             ON room_users.room_id = messages.room_id

@@ -12,9 +12,9 @@ from hubbub.errors import Conflict, Invalid, NotAMember, NotFound
 from hubbub.events import MemberJoined, MemberLeft, RoleChanged
 from hubbub.models import Page, Role, RoomUser
 from hubbub.postgres import Lookup, Statement
-from hubbub.sql import Repository, columns, entry, existing, next_entry
+from hubbub.sql import Repository, entry, existing, next_entry, readable
 
-MEMBER = columns(RoomUser)
+MEMBER = readable(RoomUser)
 
 
 class RoomUsers(Repository):

@@ -18,10 +18,10 @@ from hubbub.errors import Conflict, Invalid, NotFound
 from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
 from hubbub.postgres import Statement
-from hubbub.sql import Repository, by_id, columns, entry, existing, unread
+from hubbub.sql import Repository, by_id, columns, entry, existing, readable, representable, unread
 
 MESSAGE = columns(Message)
-ROOM = columns(Room, computed={"is_direct": "direct_key IS NOT NULL"})
+ROOM = readable(Room, computed={"is_direct": "direct_key IS NOT NULL"})
 
 LONGEST_LIST: Final = 1_000
 """Each page looks at all rooms of the user, so one page of 1,000 is quicker than five of 200."""
@@ -277,13 +277,13 @@ class Rooms(Repository):
             LIMIT $4
         )
         SELECT
-            {columns(Room, "rooms", {"is_direct": "rooms.direct_key IS NOT NULL"})},
+            {readable(Room, "rooms", {"is_direct": "rooms.direct_key IS NOT NULL"})},
             page.role,
             page.last_read_seq,
             unread.count AS unread,
             partner.user_id AS partner_id,
-            page.active_at,
-            {columns(Message, "preview")}
+            {representable("page.active_at")} AS active_at,
+            {readable(Message, "preview")}
         FROM page
         JOIN rooms ON rooms.id = page.room_id
         LEFT JOIN LATERAL (

@@ -15,9 +15,9 @@ from hubbub.errors import NotFound, Unavailable
 from hubbub.events import MemberLeft
 from hubbub.models import Credentials, User
 from hubbub.postgres import Executor, LockNotAvailable, Statement
-from hubbub.sql import Repository, by_id, columns, existing, next_entry
+from hubbub.sql import Repository, by_id, existing, next_entry, readable
 
-USER = columns(User)
+USER = readable(User)
 
 ATTEMPTS: Final = 5
 """Bounds how often the deletion of an account is tried again because the user joins a room meanwhile."""

@@ -10,11 +10,11 @@ import msgspec
 
 from hubbub import events
 from hubbub.errors import NotFound
-from hubbub.events import LogEvent
+from hubbub.events import NOT_AN_EVENT, LogEvent
 from hubbub.models import Message
 from hubbub.positions import NOTHING, Position, event_mark, mark
 from hubbub.postgres import Executor, Statement
-from hubbub.sql import columns
+from hubbub.sql import readable, representable
 
 
 class Entry(NamedTuple):
@@ -69,7 +69,7 @@ _OWN_FIELDS = {
 def _entry(*row: Any) -> tuple[int, Position, LogEvent | None]:  # noqa: ANN401 - each column has a type of its own
     """The head of the log, and the position and event of an entry. The last columns are those of its message.
 
-    There is no event if that was purged, or for a kind that only a newer version knows.
+    There is no event if that was purged, for a kind that only a newer version knows, or with a damaged payload.
     """
     head, room_id, seq, kind, about, user_id, payload, at, *columns = row
     if kind == "sent":
@@ -87,7 +87,10 @@ def _entry(*row: Any) -> tuple[int, Position, LogEvent | None]:  # noqa: ANN401 
             case "message":
                 values.append(Message(*columns))
             case _:
-                decoded = decoded or _payload(payload)
+                try:
+                    decoded = decoded or _payload(payload)
+                except NOT_AN_EVENT:
+                    return head, position, None
                 values.append(getattr(decoded, field))
     return head, position, event(room_id, seq, position.encode(room_id), at, *values)
 
@@ -129,8 +132,8 @@ class Logs:
                 NULL::uuid AS about,
                 NULL::uuid AS by,
                 NULL::jsonb AS payload,
-                messages.created_at AS at,
-                {columns(Message, "messages")}
+                {representable("messages.created_at")} AS at,
+                {readable(Message, "messages")}
             FROM messages
             WHERE messages.room_id = $1
                 AND messages.seq >= $2
@@ -147,8 +150,8 @@ class Logs:
                 room_events.message_id,
                 room_events.user_id,
                 room_events.payload,
-                room_events.created_at,
-                {columns(Message, "messages")}
+                {representable("room_events.created_at")},
+                {readable(Message, "messages")}
             FROM room_events
             LEFT JOIN messages ON messages.id = room_events.message_id
             WHERE room_events.room_id = $1
@@ -180,17 +183,17 @@ class Logs:
     _HEADS = Statement(
         "log.heads",
         _head_of,
-        """
+        f"""
         SELECT
             rooms.id,
             rooms.last_seq,
             COALESCE(known.seq, rooms.last_seq) AS seq,
             messages.id AS sent_id,
-            messages.created_at AS sent_at,
+            {representable("messages.created_at")} AS sent_at,
             room_events.kind,
             room_events.message_id,
             room_events.user_id,
-            room_events.created_at AS happened_at
+            {representable("room_events.created_at")} AS happened_at
         FROM unnest($1::uuid[], $2::bigint[]) AS known (room_id, seq)
         JOIN rooms ON rooms.id = known.room_id
         LEFT JOIN messages

@@ -16,10 +16,10 @@ from hubbub.positions import START, Position
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.log import Logs
 from hubbub.repositories.messages.pages import NEWEST, PageAnchor, Span, read_page, read_page_json, seq_of
-from hubbub.repositories.messages.send import MESSAGE, draft_of, send_one
+from hubbub.repositories.messages.send import draft_of, send_one
 from hubbub.repositories.messages.send_many import drafts_of, send_all
 from hubbub.repositories.messages.writer import MessageWriter
-from hubbub.sql import Repository, by_id, columns, existing, next_entry
+from hubbub.sql import Repository, by_id, existing, next_entry, readable
 
 
 class Messages(Repository):
@@ -82,7 +82,7 @@ class Messages(Repository):
         self._changed(MessagesSent(messages))
         return messages
 
-    _GET = by_id(Message, "messages", MESSAGE)
+    _GET = by_id(Message, "messages", readable(Message))
     _GET_MANY = _GET.many
 
     async def get(self, message_id: UUID) -> Message:
@@ -123,7 +123,7 @@ class Messages(Repository):
             updated_at = CURRENT_TIMESTAMP
         FROM head
         WHERE messages.id = $1
-        RETURNING {columns(Message, "messages")}
+        RETURNING {readable(Message, "messages")}
         """,
         idempotent=True,
     )
@@ -160,7 +160,7 @@ class Messages(Repository):
             updated_at = CURRENT_TIMESTAMP
         FROM head
         WHERE messages.id = $1
-        RETURNING {columns(Message, "messages")}
+        RETURNING {readable(Message, "messages")}
         """,
         idempotent=True,
     )
@@ -184,7 +184,7 @@ class Messages(Repository):
         lambda *row: (Message(*row[:-2]), row[-2], row[-1]),
         f"""
         SELECT
-            {columns(Message, "messages")},
+            {readable(Message, "messages")},
             room_users.role IS NOT NULL AS is_member,
             COALESCE(messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'), false) AS may_change
         FROM messages
@@ -303,12 +303,12 @@ class Messages(Repository):
         "messages.by_author",
         Message,
         f"""
-        SELECT {MESSAGE}
+        SELECT {readable(Message)}
         FROM messages
         WHERE user_id = $1
             AND (created_at, id) < ($2, $3)
             AND deleted_at IS NULL
-        ORDER BY created_at DESC, id DESC
+        ORDER BY messages.created_at DESC, messages.id DESC
         LIMIT $4
         """,
     )

@@ -15,7 +15,7 @@ from hubbub.errors import Invalid, NotFound
 from hubbub.models import Message, MessagePage
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import MESSAGE
-from hubbub.sql import existing
+from hubbub.sql import existing, readable
 
 PageAnchor: TypeAlias = int | Message
 """The position in the log of a room from which a page is read: a seq, or the message that has it."""
@@ -28,7 +28,7 @@ LIMIT $3 PostgreSQL expects a tenth of the room, which looks expensive in a larg
 anew for its own numbers, which takes as long as reading it."""
 
 _OLDER: Final = f"""
-    SELECT {MESSAGE}
+    SELECT {readable(Message)}
     FROM (
         SELECT {MESSAGE}
         FROM messages
@@ -40,7 +40,7 @@ _OLDER: Final = f"""
     ORDER BY seq DESC
 """
 _NEWER: Final = f"""
-    SELECT {MESSAGE}
+    SELECT {readable(Message)}
     FROM (
         SELECT {MESSAGE}
         FROM messages

@@ -1,0 +1,127 @@
+"""Rows that another program wrote: times that Python cannot hold, and payloads that are not hubbub's."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+import hubbub
+from hubbub import Hub, Message, MessagePage, MessageSent, PostgresSettings, Room, Settings, User
+from hubbub.postgres import connect
+from services.feed.reading import is_at, log_of, take_until
+
+FIRST = datetime.min.replace(tzinfo=UTC)
+LAST = datetime.max.replace(tzinfo=UTC)
+
+TIMES = {
+    "-infinity": FIRST,
+    "infinity": LAST,
+    "4713-01-01 00:00:00+00 BC": FIRST,
+    "0001-12-31 23:59:59+00 BC": FIRST,
+    "0001-01-01 00:00:00+00": FIRST,
+    "0001-01-01 00:00:00.000001+00": FIRST.replace(microsecond=1),
+    "9999-12-31 23:59:59.999999+00": LAST,
+    "10000-01-01 00:00:00+00": LAST,
+    "294276-01-01 00:00:00+00": LAST,
+}
+
+
+@pytest.fixture
+async def write(postgres_settings: PostgresSettings) -> Callable[..., Awaitable[None]]:
+    """Runs SQL as the owner of the tables."""
+
+    async def execute(*statements: str) -> None:
+        connection = await connect(postgres_settings)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    return execute
+
+
+@pytest.mark.parametrize(("stored", "read"), TIMES.items())
+async def test_times_that_python_cannot_hold_are_read_as_the_nearest(
+    hub: Hub, room: Room, ada: User, write: Callable[..., Awaitable[None]], stored: str, read: datetime
+) -> None:
+    sent = await hub.messages.send(room.id, ada.id, "hello")
+    await write(
+        f"UPDATE messages SET created_at = '{stored}', updated_at = '{stored}'",
+        f"UPDATE room_events SET created_at = '{stored}'",
+        f"UPDATE rooms SET created_at = '{stored}', updated_at = '{stored}'",
+        f"UPDATE room_users SET joined_at = '{stored}'",
+        f"UPDATE users SET created_at = '{stored}', updated_at = '{stored}', last_seen = '{stored}'",
+    )
+    page = await hub.messages.page(room.id)
+    assert [(message.created_at, message.updated_at) for message in page.items] == [(read, read)]
+    assert msgspec.json.decode(await hub.messages.page_json(room.id), type=MessagePage) == page
+    assert await hub.messages.get(sent.id) == page.items[0]
+    assert (await hub.messages.by_author(ada.id)).items == page.items
+    assert [event.at for event in await log_of(hub, room.id)] == [read, read]  # type: ignore[union-attr]
+    assert (await hub.messages.since(room.id, page.items[0].cursor)).items == []
+    assert (await hub.rooms.get(room.id)).created_at == read
+    assert (await hub.rooms.list_for(ada.id)).items[0].active_at == read
+    assert (await hub.room_users.get(room.id, ada.id)).joined_at == read
+    assert (await hub.users.get(ada.id)).last_seen == read
+    assert b"".join([piece async for piece in hub.history.lines(room.id)])
+
+
+@pytest.mark.parametrize("stored", TIMES)
+async def test_feed_of_other_rooms_works_beside_a_time_that_python_cannot_hold(
+    hub: Hub, room: Room, ada: User, write: Callable[..., Awaitable[None]], stored: str
+) -> None:
+    other = await hub.rooms.create("other", created_by=ada.id)
+    first = await hub.messages.send(room.id, ada.id, "before")
+    await hub.messages.send(room.id, ada.id, "odd")
+    await write(f"UPDATE messages SET created_at = '{stored}' WHERE content = 'odd'")
+    async with hub.follow(ada.id, after={room.id: first.cursor}) as feed:
+        sent = await hub.messages.send(other.id, ada.id, "elsewhere")
+        events = await take_until(feed, is_at(sent.seq, other.id))
+        last = await hub.messages.send(room.id, ada.id, "after")
+        events += await take_until(feed, is_at(last.seq, room.id))
+    said = {event.message.content for event in events if isinstance(event, MessageSent)}
+    assert said == {"odd", "elsewhere", "after"}
+
+
+@pytest.mark.parametrize("payload", ['{"role": 5}', "[]", "null", '"admin"', '{"name": {}}'])
+async def test_entry_with_a_damaged_payload_is_passed_over(
+    hub: Hub, room: Room, ada: User, bob: User, write: Callable[..., Awaitable[None]], payload: str
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    await hub.rooms.update(room.id, name="renamed")
+    sent: Message = await hub.messages.send(room.id, ada.id, "after it")
+    await write(f"UPDATE room_events SET payload = '{payload}'")
+    log = await log_of(hub, room.id)
+    assert log[-1] == (await hub.messages.since(room.id, None)).items[-1]
+    assert isinstance(log[-1], MessageSent)
+    assert log[-1].message == sent
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Europe/Amsterdam", "Asia/Kolkata"])
+@pytest.mark.parametrize("style", ["ISO, DMY", "SQL, DMY", "German", "Postgres, MDY"])
+async def test_page_json_is_rfc_3339_in_every_time_zone_and_date_style(
+    hub: Hub,
+    room: Room,
+    ada: User,
+    settings: Settings,
+    postgres_settings: PostgresSettings,
+    write: Callable[..., Awaitable[None]],
+    zone: str,
+    style: str,
+) -> None:
+    for stored in [*TIMES, "1883-11-18 12:00:00+00", "1937-07-01 00:00:00+00"]:
+        await hub.messages.send(room.id, ada.id, stored)
+    await write(
+        "UPDATE messages SET created_at = content::timestamptz, updated_at = content::timestamptz",
+        f"ALTER DATABASE {postgres_settings.database} SET timezone = '{zone}'",
+        f"ALTER DATABASE {postgres_settings.database} SET datestyle = '{style}'",
+    )
+    async with hubbub.open(settings) as other:
+        page = await other.messages.page(room.id)
+        as_json = await other.messages.page_json(room.id)
+    assert msgspec.json.decode(as_json, type=MessagePage) == page
+    assert len(page.items) == len(TIMES) + 2
