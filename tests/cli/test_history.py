@@ -50,7 +50,8 @@ async def test_imported_file_can_be_exported_again(run: Run, hub: Hub, tmp_path:
     file.write_bytes(gzip.compress(message_lines("one", "two")))
     imported = await run("import", str(file))
     assert (imported.status, imported.error) == (0, b"")
-    assert b"2 messages and 1 other entries stored" in imported.out
+    assert b"2 lines: 2 messages and 0 other entries stored, 0 lines changed nothing, 0 refused" in imported.out
+    assert b"1 more entries for authors who had not joined" in imported.out
     again = await run("import", str(file))
     assert (again.status, again.error) == (0, b"")
     assert b"the first 2 lines had been imported before" in again.out

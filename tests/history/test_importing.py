@@ -21,11 +21,13 @@ from history.histories import (
     real_log,
     stored_rows,
 )
-from hubbub import Hub, Invalid, PostgresSettings, User
+from hubbub import Hub, Invalid, MessageSent, PostgresSettings, Room, User
 from hubbub.commits import Change, RoomTouched
 from hubbub.history import History, Imported, Refusal, derive_room_id, derive_user_id, source
+from hubbub.history.lines import FIRST_TIME, LAST_TIME
 from hubbub.postgres import Pool
 from log import log_of
+from services.feed.reading import take
 
 
 @pytest.fixture
@@ -241,6 +243,39 @@ async def test_imported_hostile_text_is_returned_unchanged(pool: Pool, hub: Hub)
     assert imported.messages == len(texts)
     page = await hub.messages.page(derive_room_id("#chat"))
     assert [message.content for message in page.items] == texts
+
+
+@pytest.mark.parametrize(
+    ("at", "stored"),
+    [
+        ("0001-01-01T00:00:00Z", FIRST_TIME),
+        ("0001-01-01T01:00:00+01:00", FIRST_TIME),
+        ("0001-01-01T00:00:00.000001Z", FIRST_TIME),
+        ("0001-01-01T00:00:00.000002Z", FIRST_TIME.replace(microsecond=2)),
+        ("9999-12-31T23:59:59.999999Z", LAST_TIME),
+        ("9999-12-31T22:59:59.999999-01:00", LAST_TIME),
+        ("9999-12-31T23:59:59.999997Z", LAST_TIME.replace(microsecond=999_997)),
+    ],
+)
+async def test_first_and_last_time_are_stored_as_finite_times_that_followers_get(
+    postgres_settings: PostgresSettings, pool: Pool, hub: Hub, room: Room, ada: User, at: str, stored: datetime
+) -> None:
+    start = (await hub.messages.since(room.id, None)).cursor
+    assert start is not None
+    file = message_lines("odd", at=at, updated_at=at, room_id=str(room.id)) + line("join", at=at, user="bob")
+    async with hub.follow(ada.id, after={room.id: start}) as feed:
+        await load(pool, file)
+        [event] = await take(feed)
+        await hub.messages.send(room.id, ada.id, "after it")
+        await take(feed)
+    [message, _] = (await hub.messages.page(room.id)).items
+    assert isinstance(event, MessageSent)
+    assert event.message == message
+    assert (message.created_at, message.updated_at) == (stored, stored)
+    before = await stored_rows(postgres_settings)
+    again = await load(pool, b"{}\n" + file)
+    assert (again.messages, again.events) == (0, 0)
+    assert await stored_rows(postgres_settings) | {"hubbub_imports": []} == before | {"hubbub_imports": []}
 
 
 @pytest.mark.parametrize("length", [2, 10, 20])

@@ -60,7 +60,7 @@ def taken(content: bytes) -> list[Batch]:
 
 
 def contents(found: list[Batch]) -> list[str]:
-    return [getattr(one, "content", "") for batch in found for _, one in batch.taken]
+    return [getattr(one, "content", "") for batch in found for _, one, _ in batch.taken]
 
 
 def refused(found: list[Batch]) -> list[int]:
@@ -69,7 +69,7 @@ def refused(found: list[Batch]) -> list[int]:
 
 def test_batch_has_lines_in_their_order_with_their_numbers() -> None:
     [batch] = taken(b"\n".join([line(content="one"), b"oops", b"", line(content="two")]))
-    assert [number for number, _ in batch.taken] == [1, 4]
+    assert [one.number for one in batch.taken] == [1, 4]
     assert refused([batch]) == [2]
     assert batch.is_last
 
@@ -117,8 +117,9 @@ def test_truncated_file_gives_its_lines_and_a_refusal_at_the_damage() -> None:
     found = taken(whole[: len(whole) // 2])
     assert 0 < len(contents(found)) < 500
     [batch] = found
-    assert batch.refused[-1].line == len(contents(found)) + 1
-    assert "damaged" in batch.refused[-1].reason
+    assert batch.damage is not None
+    assert batch.damage.line == len(contents(found)) + 1
+    assert "damaged" in batch.damage.reason
 
 
 def test_batch_ends_at_either_of_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:

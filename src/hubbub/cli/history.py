@@ -90,11 +90,17 @@ def _progress(file: BufferedReader) -> Iterator[Callable[[Imported], None]]:
 def _report(imported: Imported) -> Iterator[str]:
     if imported.continued_from:
         yield f"the first {imported.continued_from:,} lines had been imported before"
+    refused = imported.refusals.count - (imported.damage is not None)
+    described = f"{imported.described:,} about users, rooms and members, " if imported.described else ""
     yield (
         f"{imported.lines:,} lines: {imported.messages:,} messages and {imported.events:,} other entries stored, "
-        f"{imported.known:,} lines changed nothing, {imported.refusals.count:,} refused; "
+        f"{described}{imported.known:,} lines changed nothing, {refused:,} refused; "
         f"{imported.users:,} users created"
     )
+    if imported.unlisted:
+        yield f"{imported.unlisted:,} more entries for authors who had not joined"
+    if imported.damage is not None:
+        yield f"the file ends before line {imported.damage.line:,}: {imported.damage.reason}"
     for one in imported.renamed:
         yield f"  {one.nickname!a} became {one.username!a}: {one.reason}"
     if imported.renamed_count > len(imported.renamed):

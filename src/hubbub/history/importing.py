@@ -62,18 +62,26 @@ class Refusals:
 
 @dataclass(slots=True)
 class Imported:
-    """How far an import has come, and how many messages, events (other entries of logs) and users it has stored.
+    """How far an import has come, and what became of the lines.
 
-    `known` lines were imported before, or changed nothing. `continued_from` is the line that an earlier run of the
-    same file had reached, 0 if there was none: of these lines, refusals are counted only if they show without the
-    database. `renamed` has the first 100 of the `renamed_count` users whose nickname was not available.
+    Each of the `lines` became a message or another entry of a log (`events`), is about a user, a room or a member
+    (`described`), was imported before or changed nothing (`known`), or was refused: these numbers add up. A file
+    that ends damaged has one more refusal, which is not of a line: `damage`.
+
+    `users` were created. `unlisted` entries are on no line: an author's joining before the history begins.
+    `continued_from` is the line that an earlier run of the same file had reached, 0 if there was none: of these
+    lines, refusals are counted only if they show without the database. `renamed` has the first 100 of the
+    `renamed_count` users whose nickname was not available.
     """
 
     lines: int = 0
     messages: int = 0
     events: int = 0
+    described: int = 0
     known: int = 0
     users: int = 0
+    unlisted: int = 0
+    damage: Refusal | None = None
     continued_from: int = 0
     refusals: Refusals = field(default_factory=Refusals)
     renamed: list[Renamed] = field(default_factory=list)
@@ -103,6 +111,7 @@ class Import:
         self._members = Members()
         self._watermarks = Watermarks()
         self._rejected_rooms: set[UUID] = set()
+        self._matched: set[tuple[UUID, int]] = set()  # the entries of lines in the batch before
         self._find_without_ids = False  # after a conflict, until a batch has no known lines
 
     async def run(self, file: BufferedIOBase, on_progress: Callable[[Imported], None]) -> Imported:
@@ -147,7 +156,7 @@ class Import:
             self._members.forget()
 
     async def _store(self, batch: Batch, while_stored: Callable[[], object]) -> _Stored:
-        lines = [line for _, line in batch.taken]
+        lines = [line for _, line, _ in batch.taken]
         async with self._pool.transaction() as transaction:
             before = await self._reached(transaction, batch)
             if before == batch.checkpoint:  # later lines may refer to its users and rooms
@@ -160,10 +169,16 @@ class Import:
                 return _Stored(before, created, None)
             if await self._reached(transaction, batch) != before:  # until the rooms were locked
                 raise _ConcurrentImport
-            todo = batch.taken if before is None else [one for one in batch.taken if one[0] > before.lines]
-            snapshots = await self._members.look_up(transaction, rooms, (line for _, line in todo), self._people)
-            existing = await find_existing(transaction, todo, without_ids=self._find_without_ids)
-            replay = Replay([RoomLog(room, snapshots[room.id]) for room in rooms], self._people, existing)
+            todo = batch.taken if before is None else [one for one in batch.taken if one.number > before.lines]
+            members = self._members
+            snapshots = await members.look_up(transaction, rooms, (line for _, line, _ in todo), self._people)
+            old = {room.id: snapshots[room.id] for room in rooms if not members.is_new(room)}
+            existing = await find_existing(
+                transaction, todo, old, self._people, self._matched, without_ids=self._find_without_ids
+            )
+            existing.is_continued = self.state.continued_from > 0 or before is not None
+            logs = [RoomLog(room, snapshots[room.id], members.reached(room)) for room in rooms]
+            replay = Replay(logs, self._people, existing)
             await store(transaction, replay, todo, while_stored)
             await transaction.execute(SAVE_CHECKPOINT, batch.checkpoint.digest, batch.checkpoint.lines)
             for person in created:
@@ -171,8 +186,9 @@ class Import:
             for room in replay.rooms.values():
                 transaction.after_commit(partial(self._on_commit, RoomTouched(room.id)))
         self._find_without_ids = self._find_without_ids and replay.known > 0
+        self._matched = replay.matched
         for room in replay.rooms.values():
-            room.snapshot.last_seq = room.last_seq
+            self._members.stored(room.id, room.last_seq, room.reached)
         return _Stored(before, created, replay)
 
     @staticmethod
@@ -185,11 +201,18 @@ class Import:
         if stored.before is not None:
             state.continued_from = stored.before.lines
         refused = list(batch.refused)
-        if stored.replay is not None:
-            state.messages += stored.replay.messages
-            state.events += sum(len(room.events) for room in stored.replay.rooms.values())
-            state.known += stored.replay.known
-            refused += stored.replay.refused
+        used = 0
+        if (replay := stored.replay) is not None:
+            used = replay.messages + replay.events + replay.described
+            state.messages += replay.messages
+            state.events += replay.events
+            state.described += replay.described
+            state.unlisted += replay.unlisted
+            refused += replay.refused
+        state.known += state.lines - batch.before - used - len(refused)
+        if batch.damage is not None:
+            state.damage = batch.damage
+            refused.append(batch.damage)
         for refusal in sorted(refused):
             state.refusals.add(*refusal)
         state.users += len(stored.created)

@@ -7,8 +7,9 @@ database. docs/history.md has the table of their keys.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from typing import Annotated, ClassVar, Final, get_args
@@ -28,8 +29,19 @@ ends does not fill the memory."""
 DISTINCT_NAMES: Final = 10_000
 """How many names of rooms and users are remembered as checked, or with their ids: most lines repeat one of few."""
 
+REMEMBERED_MESSAGES: Final = 100_000
+"""Equal messages are told apart if fewer than so many different ones are between them: 20 MB. Further apart, two
+messages that are equal to the microsecond are one message that the file has twice."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 NO_METADATA: Final = msgspec.Raw()
 """The metadata of a line that has none. A line that is written leaves it out."""
+
+FIRST_TIME: Final = datetime.min.replace(tzinfo=UTC) + timedelta.resolution
+LAST_TIME: Final = datetime.max.replace(tzinfo=UTC) - timedelta.resolution
+"""The times between which a line is stored as it is. The driver sends the first and the last `datetime` as
+`-infinity` and `infinity`, and an account of Go or .NET without a time has the first one."""
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 Seq = Annotated[int, msgspec.Meta(ge=1, le=inputs.LARGEST_SEQ)]
@@ -168,8 +180,7 @@ def parse_line(raw: bytes) -> AnyLine:
         raise Invalid("line", "not JSON") from error
     if b"00000000" in raw or b"\\u0030" in raw:  # the nil UUID cannot be written without one of them
         _check_ids(line)
-    if line.at.tzinfo is not UTC:
-        _check_time("at", line.at)
+    _check_time("at", line)
     if isinstance(line, Line):
         _check_names(line)
     match line:
@@ -217,8 +228,8 @@ def _check_message(line: MessageLine) -> None:
     elif line.content or metadata_of(line) is not None:
         raise Invalid("content", "must be empty if there is a deleted_at, and metadata absent")
     if line.updated_at is not None or line.deleted_at is not None:
-        _check_time("updated_at", line.updated_at)
-        _check_time("deleted_at", line.deleted_at)
+        _check_time("updated_at", line)
+        _check_time("deleted_at", line)
     if line.reply_to is not None and line.reply_to == line.id:
         raise Invalid("reply_to", "must be another message")
     if line.metadata is not NO_METADATA:
@@ -254,7 +265,7 @@ def _check_user(line: UserLine) -> None:
 def _check_room(line: RoomLine) -> None:
     _check_name("room", line.room, inputs.ROOM_NAME_LENGTH)
     _check_description(line.description)
-    _check_time("updated_at", line.updated_at)
+    _check_time("updated_at", line)
     if line.direct is not None and (line.direct[0] == line.direct[1] or not line.is_private):
         raise Invalid("direct", "must be two different users, and the room private")
 
@@ -264,14 +275,19 @@ def _check_description(description: str | None) -> None:
         inputs.text("description", description, longest=inputs.DESCRIPTION_LENGTH, shortest=0)
 
 
-def _check_time(field: str, at: datetime | None) -> None:
-    """Within a day of the first and the last year, some local times have no equivalent in UTC."""
-    if at is None or at.tzinfo is UTC:
+def _check_time(field: str, line: AnyLine) -> None:
+    """Have the time of a line be one that can be stored. Raises: Invalid.
+
+    Within a day of the first and the last year, some local times have no equivalent in UTC.
+    """
+    at: datetime | None = getattr(line, field)
+    if at is None or 1 < at.year < 9999:
         return
     try:
-        at.astimezone(UTC)
+        at = at.astimezone(UTC)
     except OverflowError as error:
         raise Invalid(field, "is outside of the years 1 to 9999 in UTC") from error
+    msgspec.structs.force_setattr(line, field, min(max(at, FIRST_TIME), LAST_TIME))
 
 
 # Ids for what has none are derived from what is known, so that a line means the same in each import.
@@ -287,21 +303,53 @@ def derive_room_id(name: str) -> UUID:
     return _derive_id(f"room\0{name}")
 
 
+def same_name(nickname: str) -> str:
+    """What is equal for nicknames that mean one user: the definition of the index of usernames."""
+    return nickname.lower()
+
+
+_same_name = lru_cache(maxsize=DISTINCT_NAMES)(same_name)
+
+
 def derive_user_id(nickname: str) -> UUID:
     """The user that history without ids means by a nickname, regardless of case."""
-    return _derive_id(f"user\0{nickname.casefold()}")
+    return _derive_id(f"user\0{same_name(nickname)}")
 
 
-def derive_message_id(number: int, line: MessageLine, room: str) -> UUID:
-    """The id of the message on the line of this number: a UUIDv7 of its time and a hash of its other properties.
+def derive_message_id(line: MessageLine, nth: int = 0) -> UUID:
+    """The id of the message on a line: a UUIDv7 of its time and a hash of its time, room, author and content.
 
-    `room` is the id of its room in hexadecimal. The number of the line keeps apart two equal messages of a user in
-    one minute. Ids that ascend with time are inserted faster than random ones.
+    `nth` counts the messages before it that are equal in all of these. Ids that ascend with time are inserted
+    faster than random ones.
     """
-    author = line.user or str(line.user_id)
-    hashed = int.from_bytes(sha256(f"{number}\0{room}\0{author}\0{line.content}".encode()).digest()[:10])
-    milliseconds = max(int(line.at.timestamp() * 1000), 0)
+    author = _same_name(line.user) if line.user is not None else str(line.user_id)
+    since = line.at - _EPOCH
+    moment = f"{since.days}\0{since.seconds}\0{since.microseconds}"
+    identity = f"{nth}\0{moment}\0{room_id_of(line).hex}\0{author}\0{line.content}"
+    hashed = int.from_bytes(sha256(identity.encode()).digest()[:10])
+    milliseconds = max((since.days * 86_400 + since.seconds) * 1_000 + since.microseconds // 1_000, 0)
     return FastUUID(((milliseconds << 80) | (hashed & _HASH_BITS) | _VERSION_7).to_bytes(16))
+
+
+class MessageIds:
+    """The ids of the messages of one file. Equal messages are told apart by their number among their equals.
+
+    So a message keeps its id when lines before it are added, corrected or removed, and in each export that has it.
+    """
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[UUID, int] = OrderedDict()  # by the id of the first, the latest at the end
+
+    def id_of(self, line: MessageLine) -> UUID:
+        """The id on the line, or else the derived one. To be called for all lines in their order."""
+        if line.id is not None:
+            return line.id
+        id = derive_message_id(line)
+        nth = self._counts.pop(id, 0)
+        self._counts[id] = nth + 1
+        if len(self._counts) > REMEMBERED_MESSAGES:
+            self._counts.popitem(last=False)
+        return derive_message_id(line, nth) if nth else id
 
 
 def room_id_of(line: Line) -> UUID:

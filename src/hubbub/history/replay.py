@@ -8,33 +8,37 @@ The rooms of the batch are locked meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NamedTuple, NoReturn
 from uuid import UUID
 
 import msgspec
 
+from hubbub import inputs
 from hubbub.errors import Invalid
 from hubbub.history.lines import (
-    AnyLine,
+    ChangeLine,
+    DeleteLine,
+    EditLine,
     EventLine,
     JoinLine,
     Line,
     MemberLine,
     MessageLine,
     RoomLine,
-    derive_message_id,
     metadata_of,
     room_id_of,
 )
 from hubbub.history.people import People
 from hubbub.history.room_log import Membership, RoomLog, store_rooms
-from hubbub.history.source import Refusal
-from hubbub.models import Message, Role
+from hubbub.history.rooms import MemberSnapshot
+from hubbub.history.source import Refusal, TakenLine
+from hubbub.models import Message
 from hubbub.postgres import Copy, Executor, OpenTransaction, Row, Statement
-from hubbub.sql import columns
+from hubbub.sql import readable, representable
 
 LINES_PER_TURN: Final = 500
 """Lines replayed at a time: 7 ms. Then their messages are sent, and other tasks have the event loop."""
@@ -73,19 +77,40 @@ class ExistingEvent(msgspec.Struct, frozen=True, gc=False):
     created_at: datetime
 
 
-class Existing(NamedTuple):
-    """Messages by id, events by room and seq. `repeatable` counts events that lines without a seq may repeat."""
+class Latest(NamedTuple):
+    """The last entry of a log about a membership, or about the room itself."""
+
+    seq: int
+    created_at: datetime
+
+
+@dataclass(slots=True)
+class Existing:
+    """What the database has of the lines of a batch: messages by id, and events by room and seq.
+
+    The other fields are about lines without a seq. `known` has the seqs of their entries, by the number of the
+    line. `next_known` has, for each other line, the lowest seq among the known lines that follow in its room.
+    `known_rooms` are the rooms of known lines, `matched` the entries of these. `without_joining` are the known
+    messages whose author was a member before. `latest` has the last entry about a user in a room, or about a room
+    and None. `is_continued` says that lines before the batch were imported by an earlier run.
+    """
 
     messages: dict[UUID, ExistingMessage]
     events: dict[tuple[UUID, int], ExistingEvent]
-    repeatable: Counter[ExistingEvent]
+    known: dict[int, int] = field(default_factory=dict)
+    next_known: dict[int, int] = field(default_factory=dict)
+    known_rooms: set[UUID] = field(default_factory=set)
+    without_joining: set[int] = field(default_factory=set)
+    latest: dict[tuple[UUID, UUID | None], Latest] = field(default_factory=dict)
+    matched: set[tuple[UUID, int]] = field(default_factory=set)
+    is_continued: bool = False
 
 
 MESSAGES = Statement(
     "history.messages",
     ExistingMessage,
     f"""
-    SELECT {columns(ExistingMessage, computed={"was_changed": "is_edited OR deleted_at IS NOT NULL"})}
+    SELECT {readable(ExistingMessage, computed={"was_changed": "is_edited OR deleted_at IS NOT NULL"})}
     FROM messages
     WHERE id = ANY($1::uuid[])
     """,
@@ -98,7 +123,7 @@ EVENTS = Statement(
         ExistingEvent(room_id, kind, message_id, user_id, created_at),
     ),
     f"""
-    SELECT seq, {columns(ExistingEvent)}
+    SELECT seq, {readable(ExistingEvent)}
     FROM room_events
     JOIN unnest($1::uuid[], $2::bigint[]) AS wanted (room_id, seq) USING (room_id, seq)
     """,
@@ -106,52 +131,158 @@ EVENTS = Statement(
 
 EVENTS_AT = Statement(
     "history.events_at",
-    ExistingEvent,
+    lambda seq, room_id, kind, message_id, user_id, created_at: (
+        ExistingEvent(room_id, kind, message_id, user_id, created_at),
+        seq,
+    ),
     f"""
-    SELECT {columns(ExistingEvent)}
+    SELECT seq, {readable(ExistingEvent)}
     FROM room_events
     WHERE room_id = ANY($1::uuid[])
         AND created_at = ANY($2::timestamptz[])
+    ORDER BY seq
+    """,
+)
+
+LATEST = Statement(
+    "history.latest_events",
+    lambda room_id, subject, seq, created_at: ((room_id, subject), Latest(seq, created_at)),
+    f"""
+    SELECT DISTINCT ON (room_id, subject)
+        room_id,
+        CASE WHEN kind <> 'room_changed' THEN user_id END AS subject,
+        seq,
+        {representable("room_events.created_at")} AS created_at
+    FROM room_events
+    WHERE room_id = ANY($1::uuid[])
+        AND (kind = 'room_changed' OR kind IN ('joined', 'left', 'role_changed') AND user_id = ANY($2::uuid[]))
+    ORDER BY
+        room_id,
+        subject,
+        seq DESC
     """,
 )
 
 
 async def find_existing(
-    executor: Executor, lines: Sequence[tuple[int, AnyLine]], *, without_ids: bool
+    executor: Executor,
+    lines: Sequence[TakenLine],
+    rooms: Mapping[UUID, MemberSnapshot],
+    people: People,
+    matched: Set[tuple[UUID, int]],
+    *,
+    without_ids: bool,
 ) -> Existing:
-    """What the database has of all that the lines name.
+    """What the database has of all that the lines name. `rooms` are those that had entries before this import.
 
-    `without_ids` includes what has no id or seq in the lines. That is needed only if they may have been imported
-    before, from a file that was different elsewhere.
+    `matched` are the entries of lines in the batch before: equal lines have later ones.
+    `without_ids` includes messages that have no id in the lines. That is needed only if some were imported before,
+    which a batch that does not look for them finds out by a conflict.
     """
-    message_ids: set[UUID | None] = {None}
+    message_ids: set[UUID | None] = set()
     entries: list[tuple[UUID, int]] = []
     moments: list[tuple[UUID, datetime]] = []
-    for number, line in lines:
+    for _, line, id in lines:
         if isinstance(line, MessageLine):
             if line.id is not None or line.reply_to is not None:
                 message_ids |= {line.id, line.reply_to}
-            if without_ids and line.id is None:
-                message_ids.add(derive_message_id(number, line, room_id_of(line).hex))
+            if without_ids:
+                message_ids.add(id)
         elif isinstance(line, MemberLine):
             message_ids.add(line.last_read_message_id)
         elif isinstance(line, Line):
             message_ids.add(getattr(line, "message_id", None))
             if line.seq is not None:
                 entries.append((room_id_of(line), line.seq))
-            elif without_ids:
+            elif room_id_of(line) in rooms:
                 moments.append((room_id_of(line), line.at))
     message_ids.discard(None)
-    messages = await executor.fetch_all(MESSAGES, message_ids) if message_ids else []
-    events: list[tuple[tuple[UUID, int], ExistingEvent]] = []
+    existing = Existing({}, {})
+    if message_ids:
+        existing.messages |= {one.id: one for one in await executor.fetch_all(MESSAGES, message_ids)}
     if entries:
         room_ids, seqs = zip(*entries, strict=True)
-        events = await executor.fetch_all(EVENTS, room_ids, seqs)
-    repeatable: list[ExistingEvent] = []
+        existing.events |= await executor.fetch_all(EVENTS, room_ids, seqs)
+    moments += [
+        (room_id_of(line), line.at)
+        for _, line, id in lines
+        if id in existing.messages and isinstance(line, MessageLine) and line.seq is None
+    ]
+    events = await _events_at(executor, moments, matched)
+    in_old_rooms = [(n, line, id) for n, line, id in lines if isinstance(line, Line) and room_id_of(line) in rooms]
+    without_seq = [one for one in in_old_rooms if one[1].seq is None]
+    if without_seq:
+        _place(without_seq, people, existing, events)
+        deciding = [
+            line
+            for number, line, _ in without_seq
+            if number not in existing.known
+            and not (isinstance(line, MessageLine) and people[line] in rooms[room_id_of(line)].roles)
+        ]
+        if deciding:
+            named = {room_id_of(line) for line in deciding}
+            users = {people[line] for line in deciding}
+            existing.latest |= await executor.fetch_all(LATEST, named, users - {None})
+    return existing
+
+
+async def _events_at(
+    executor: Executor, moments: list[tuple[UUID, datetime]], matched: Set[tuple[UUID, int]]
+) -> dict[ExistingEvent, deque[int]]:
+    """The seqs of the events in these rooms at these times."""
+    events: dict[ExistingEvent, deque[int]] = defaultdict(deque)
     if moments:
         rooms, times = ({*column} for column in zip(*moments, strict=True))
-        repeatable = await executor.fetch_all(EVENTS_AT, rooms, times)
-    return Existing({one.id: one for one in messages}, dict(events), Counter(repeatable))
+        for event, seq in await executor.fetch_all(EVENTS_AT, rooms, times):
+            if (event.room_id, seq) not in matched:
+                events[event].append(seq)
+    return events
+
+
+def _place(
+    lines: Sequence[tuple[int, Line, UUID | None]],
+    people: People,
+    existing: Existing,
+    events: Mapping[ExistingEvent, deque[int]],
+) -> None:
+    """Find the places of lines in the logs. The n-th of equal lines is the n-th of equal entries.
+
+    The place of a message whose author joined with it is that of the joining.
+    """
+    for number, line, id in lines:
+        if id is not None:
+            message = existing.messages.get(id)
+            seq = None if message is None else message.seq
+            joinings = events.get(_joining_of(line, people))
+            if seq is not None and joinings and seq - 1 in joinings:
+                seq -= 1
+                joinings.remove(seq)
+            else:
+                existing.without_joining.add(number)
+        else:
+            same = events.get(_event_of(line, people))
+            seq = same.popleft() if same else None
+        if seq is not None:
+            room_id = room_id_of(line)
+            existing.known[number] = seq
+            existing.known_rooms.add(room_id)
+            existing.matched.add((room_id, seq))
+    following: dict[UUID, int] = {}
+    for number, line, _ in reversed(lines):
+        room_id = room_id_of(line)
+        if (seq := existing.known.get(number)) is not None:
+            following[room_id] = min(seq, following.get(room_id, seq))
+        elif room_id in following:
+            existing.next_known[number] = following[room_id]
+
+
+def _event_of(line: Line, people: People) -> ExistingEvent:
+    message_id: UUID | None = getattr(line, "message_id", None)
+    return ExistingEvent(room_id_of(line), line.event.kind, message_id, people[line] or line.user_id, line.at)
+
+
+def _joining_of(line: Line, people: People) -> ExistingEvent:
+    return ExistingEvent(room_id_of(line), JoinLine.event.kind, None, people[line] or line.user_id, line.at)
 
 
 class Revision(NamedTuple):
@@ -166,7 +297,8 @@ class Revision(NamedTuple):
 
 
 class Replay:
-    """Takes lines in their order, and counts: `messages` came of them, `known` changed nothing.
+    """Takes lines in their order, and counts: `messages` came of them, `known` changed nothing, and `described`
+    are about users, rooms and members.
 
     `rooms` has the logs as they grow, `revisions` the changes of existing messages, `refused` the lines that
     cannot be taken.
@@ -176,47 +308,69 @@ class Replay:
         self.rooms = {room.id: room for room in rooms}
         self.messages = 0
         self.known = 0
+        self.described = 0
         self.revisions: list[Revision] = []
         self.refused: list[Refusal] = []
         self._rows: list[Row] = []
         self._people = people
         self._existing = existing
 
-    def take(self, lines: Iterable[tuple[int, AnyLine]]) -> list[Row]:
+    @property
+    def events(self) -> int:
+        """How many entries that are not messages came of the lines."""
+        return sum(len(room.events) - room.unlisted for room in self.rooms.values())
+
+    @property
+    def unlisted(self) -> int:
+        """How many entries were added that no line is about."""
+        return sum(room.unlisted for room in self.rooms.values())
+
+    @property
+    def matched(self) -> set[tuple[UUID, int]]:
+        """The events in rooms that had entries before, of lines known and new."""
+        return self._existing.matched | {
+            (room.id, seq)
+            for room in self.rooms.values()
+            if room.reached is not None
+            for seq in range(room.start_seq + 1, room.last_seq + 1)
+        }
+
+    def take(self, lines: Iterable[TakenLine]) -> list[Row]:
         """Replay these lines. Returns the rows of their messages; the rest is kept."""
         rooms = self.rooms
-        for number, line in lines:
+        for number, line, message_id in lines:
             try:
                 if isinstance(line, MessageLine):
-                    self._add_message(number, line, rooms.get(room_id_of(line)) or _no_such_room())
+                    assert message_id is not None  # noqa: S101 - for mypy
+                    self._add_message(number, message_id, line, rooms.get(room_id_of(line)) or _no_such_room())
                 elif isinstance(line, MemberLine):
                     self._set_member(line, rooms.get(room_id_of(line)) or _no_such_room())
                 elif isinstance(line, Line):
-                    self._add_event(line, rooms.get(room_id_of(line)) or _no_such_room())
+                    self._add_event(number, line, rooms.get(room_id_of(line)) or _no_such_room())
                 elif isinstance(line, RoomLine) and line.id not in rooms:
                     _no_second_direct_room()
+                else:
+                    self.described += 1
             except Invalid as error:
                 self.refused.append(Refusal(number, str(error)))
         rows, self._rows = self._rows, []
         self.messages += len(rows)
         return rows
 
-    def _add_message(self, number: int, line: MessageLine, room: RoomLog) -> None:
+    def _add_message(self, number: int, id: UUID, line: MessageLine, room: RoomLog) -> None:
         author = self._people[line]
         if author is None and line.seq is None:
             raise _no_such_user()
-        id = line.id or derive_message_id(number, line, room.hex)
         if id in self._existing.messages:
             self._update(id, line, room, author)
-            self.known += 1
+            self._confirm(number, line, room, author)
             return
         if line.reply_to is not None:
             self._check_message("reply_to", line.reply_to, room)
         if line.seq is not None:
             room.check_next(line.seq)
-        elif author is not None and author not in room.members:
-            # The author joined before the history begins.
-            room.add_event(JoinLine(at=line.at, role=Role.MEMBER), author, author)
+        elif author is not None and author not in room.members and not self._is_superseded(number, line, room):
+            room.add_joined_before(author, line.at)
         room.last_seq = seq = room.last_seq + 1
         metadata = metadata_of(line)
         updated_at = line.updated_at or line.at
@@ -246,16 +400,18 @@ class Replay:
         if existing is None or existing.room_id != room.id:
             raise Invalid(field, "is not an earlier message of this room")
 
-    def _add_event(self, line: EventLine, room: RoomLog) -> None:
+    def _add_event(self, number: int, line: EventLine, room: RoomLog) -> None:
         message_id: UUID | None = getattr(line, "message_id", None)
         account = self._people[line]
         user_id = account or line.user_id
-        event = ExistingEvent(room.id, line.event.kind, message_id, user_id, line.at)
+        event = _event_of(line, self._people)
         if line.seq is None:
             if account is None:
                 raise _no_such_user()
-            if self._existing.repeatable[event] > 0 or room.is_unchanged_by(line, user_id):
-                self._existing.repeatable[event] -= 1
+            if number in self._existing.known:
+                self._confirm(number, line, room, account)
+                return
+            if room.is_unchanged_by(line, account) or self._is_superseded(number, line, room):
                 self.known += 1
                 return
         else:
@@ -269,6 +425,32 @@ class Replay:
         if line.seq is not None:
             self._existing.events[room.id, line.seq] = event
 
+    def _confirm(self, number: int, line: MessageLine | EventLine, room: RoomLog, user_id: UUID | None) -> None:
+        """A line whose entry is in the log already."""
+        self.known += 1
+        seq = self._existing.known.get(number)
+        if seq is None or user_id is None:
+            return
+        # A corrected message stands behind later entries. It shows nothing of how far its author has come.
+        room.confirm(user_id, 0 if number in self._existing.without_joining else seq, line.at)
+
+    def _is_superseded(self, number: int, line: MessageLine | EventLine, room: RoomLog) -> bool:
+        """Whether the log has a later entry, not of a line before, that decides what the line would change.
+
+        Later is what stands behind the place of the line, which is before that of the next known line, and what
+        happened later. Times decide nothing where an earlier run may have stored the lines before.
+        """
+        if room.reached is None or isinstance(line, EditLine | DeleteLine):
+            return False
+        existing, user_id = self._existing, self._people[line]
+        latest = existing.latest.get((room.id, None if isinstance(line, ChangeLine) else user_id))
+        if latest is None or (user_id in room.reached and room.reached[user_id].seq >= latest.seq):
+            return False
+        if latest.seq >= existing.next_known.get(number, inputs.LARGEST_SEQ):
+            return True
+        has_times = not existing.is_continued or room.id in existing.known_rooms
+        return has_times and latest.created_at >= line.at
+
     def _set_member(self, line: MemberLine, room: RoomLog) -> None:
         """A membership as it was when the log ended here. If the log goes on, its later state is unknown."""
         user_id = self._people[line]
@@ -279,6 +461,7 @@ class Replay:
         else:
             last_read = line.last_read_seq, line.last_read_message_id
             room.restore_member(user_id, Membership(line.at, line.role, line.joined_seq, *last_read))
+            self.described += 1
 
 
 def _no_such_room() -> NoReturn:
@@ -315,7 +498,7 @@ REVISE = Statement(
 async def store(
     transaction: OpenTransaction,
     replay: Replay,
-    lines: Sequence[tuple[int, AnyLine]],
+    lines: Sequence[TakenLine],
     while_stored: Callable[[], object],
 ) -> None:
     """Replay the lines and store all that comes of them.
@@ -332,7 +515,7 @@ async def store(
 
 
 async def _message_rows(
-    replay: Replay, lines: Sequence[tuple[int, AnyLine]], while_stored: Callable[[], object]
+    replay: Replay, lines: Sequence[TakenLine], while_stored: Callable[[], object]
 ) -> AsyncIterator[Row]:
     for start in range(0, len(lines), LINES_PER_TURN):
         for row in replay.take(lines[start : start + LINES_PER_TURN]):

@@ -11,7 +11,7 @@ import msgspec
 
 from hubbub.errors import Invalid
 from hubbub.history.lines import PAYLOAD_FIELDS, ChangeLine, EventLine, JoinLine, LeaveLine, RoleLine
-from hubbub.history.rooms import LockedRoom, MemberSnapshot
+from hubbub.history.rooms import LockedRoom, MemberSnapshot, Reached
 from hubbub.models import Role
 from hubbub.postgres import Copy, OpenTransaction, Row, Statement
 
@@ -30,17 +30,17 @@ class RoomLog:
     """The log of one locked room, and its members as far as the batch refers to them.
 
     `events` are the rows of the entries that are not messages, and `change` the last of them that changed the
-    room. `added`, `removed`, `new_roles` and `restored` are what becomes of memberships.
+    room. `added`, `removed`, `new_roles` and `restored` are what becomes of memberships. `reached` has how
+    far this import has come with each user, in a room that had entries before. `unlisted` entries are on no line.
     """
 
     __slots__ = (
-        *("added", "change", "events", "hex", "id", "is_direct", "last_seq"),
-        *("members", "new_roles", "removed", "restored", "snapshot", "start_seq"),
+        *("added", "change", "events", "id", "is_direct", "last_seq", "members"),
+        *("new_roles", "reached", "removed", "restored", "snapshot", "start_seq", "unlisted"),
     )
 
-    def __init__(self, room: LockedRoom, snapshot: MemberSnapshot) -> None:
+    def __init__(self, room: LockedRoom, snapshot: MemberSnapshot, reached: dict[UUID, Reached] | None) -> None:
         self.id = room.id
-        self.hex = room.id.hex
         self.is_direct = room.is_direct
         self.start_seq = self.last_seq = room.last_seq
         self.snapshot = snapshot
@@ -51,6 +51,8 @@ class RoomLog:
         self.new_roles: dict[UUID, Role] = {}
         self.restored: dict[UUID, Membership] = {}
         self.change: ChangeLine | None = None
+        self.reached = reached
+        self.unlisted = 0
 
     @property
     def has_grown(self) -> bool:
@@ -90,6 +92,8 @@ class RoomLog:
         message_id: UUID | None = getattr(line, "message_id", None)
         payload = msgspec.json.encode(_payload(line)).decode()
         self.events.append((self.id, self.last_seq, line.event.kind, message_id, user_id, payload, line.at))
+        if account is not None:
+            self._reach(account, self.last_seq)
         match line:
             case JoinLine(role=role) if account is not None and not is_member:
                 last_read_seq = None if line.seq is None else self.last_seq
@@ -101,6 +105,31 @@ class RoomLog:
                 self._set_role(account, role)
             case ChangeLine():
                 self.change = line
+
+    def add_joined_before(self, user_id: UUID, at: datetime) -> None:
+        """Append the joining of an author who is not a member: it was before the history begins. Raises:
+        Invalid."""
+        self.add_event(JoinLine(at=at, role=Role.MEMBER), user_id, user_id)
+        self.unlisted += 1
+
+    def confirm(self, user_id: UUID, seq: int, at: datetime) -> None:
+        """Give a user the membership of before this import, since the entry of a line of theirs is in the log.
+
+        What the import has appended for earlier lines belongs before that entry, which has this seq and time.
+        """
+        self._reach(user_id, seq)
+        if self.reached is None:
+            return
+        role = self.reached[user_id].role_before
+        if (role is None) != (user_id not in self.members):
+            self.add_event(LeaveLine(at=at) if role is None else JoinLine(at=at, role=role), user_id, user_id)
+            self.unlisted += 1
+
+    def _reach(self, user_id: UUID, seq: int) -> None:
+        if self.reached is None:
+            return
+        before = self.reached.get(user_id) or Reached(0, self.members.get(user_id))
+        self.reached[user_id] = before._replace(seq=max(seq, before.seq))
 
     def restore_member(self, user_id: UUID, membership: Membership) -> None:
         """Set a membership to what it was in another database."""

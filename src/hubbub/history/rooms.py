@@ -117,6 +117,16 @@ MEMBERS = Statement(
 )
 
 
+class Reached(NamedTuple):
+    """How far an import has come with a member of a room: to the entry `seq`, known or appended.
+
+    `role_before` is the role before the import, None of a non-member.
+    """
+
+    seq: int
+    role_before: Role | None
+
+
 @dataclass(slots=True)
 class MemberSnapshot:
     """The members of a room at `last_seq`, with their roles, among the users that were `looked_up`."""
@@ -131,6 +141,26 @@ class Members:
 
     def __init__(self) -> None:
         self._snapshots: dict[UUID, MemberSnapshot] = {}
+        self._heads: dict[UUID, int] = {}  # of the rooms that have no entries but those of this import
+        self._reached: dict[UUID, dict[UUID, Reached]] = {}  # in all other rooms
+
+    def is_new(self, room: LockedRoom) -> bool:
+        """Whether all entries of a locked room are of this import, so that none can be known from another one."""
+        return self._heads.get(room.id, 0) == room.last_seq
+
+    def reached(self, room: LockedRoom) -> dict[UUID, Reached] | None:
+        """By user, how far this import has come in a room. None in a new room, where it has written all."""
+        return None if self.is_new(room) else dict(self._reached.get(room.id, {}))
+
+    def stored(self, room_id: UUID, last_seq: int, reached: dict[UUID, Reached] | None) -> None:
+        """Remember a room as the batch has left it."""
+        self._snapshots[room_id].last_seq = last_seq
+        if reached is None:
+            self._heads[room_id] = last_seq
+        elif reached:
+            self._reached[room_id] = reached
+            if sum(map(len, self._reached.values())) > REMEMBERED_MEMBERSHIPS:
+                self._reached.clear()
 
     def forget(self) -> None:
         """Have all memberships looked up again."""

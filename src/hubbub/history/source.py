@@ -17,9 +17,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NamedTuple
+from uuid import UUID
 
 from hubbub.errors import Invalid
-from hubbub.history.lines import LONGEST_LINE, AnyLine, parse_line
+from hubbub.history.lines import LONGEST_LINE, AnyLine, MessageIds, MessageLine, parse_line
 from hubbub.postgres import Statement
 
 if TYPE_CHECKING:
@@ -90,6 +91,14 @@ class Source(io.RawIOBase):
         super().close()
 
 
+class TakenLine(NamedTuple):
+    """A line that can be stored, with its number, counted from 1, and the id of the message on it."""
+
+    number: int
+    line: AnyLine
+    message_id: UUID | None
+
+
 def read_lines(file: io.BufferedReader, refuse: Callable[[int, str], None]) -> Iterator[tuple[int, AnyLine]]:
     """The lines of an open file with their numbers, as an import reads them, without blank lines.
 
@@ -155,22 +164,39 @@ SAVE_CHECKPOINT = Statement(
 
 
 class Batch:
-    """Consecutive lines of a file, committed together. `taken` are those that can be stored, with their numbers.
+    """Consecutive lines of a file, committed together. `taken` are those that can be stored.
 
     `before` is the number of lines in front of the batch. `digest` covers all lines of the file up to its end.
+    `damage` is why the file cannot be read beyond it.
     """
 
-    __slots__ = ("_digest_before", "_raw", "before", "checkpoint", "digest", "is_last", "refused", "taken")
+    __slots__ = (
+        "_digest_before",
+        "_raw",
+        "before",
+        "checkpoint",
+        "damage",
+        "digest",
+        "is_last",
+        "refused",
+        "taken",
+    )
 
-    def __init__(self, before: int, digest_before: _Hash, raw: list[bytes], *, is_last: bool) -> None:
+    def __init__(
+        self, before: int, digest_before: _Hash, raw: list[bytes], message_ids: MessageIds, *, is_last: bool
+    ) -> None:
         self.before = before
         self.is_last = is_last
         self.refused: list[Refusal] = []
+        self.damage: Refusal | None = None
         self._digest_before = digest_before
         self._raw = raw
         self.digest = self._digest_after(len(raw))
         self.checkpoint = Checkpoint(self.digest.digest(), before + len(raw))
-        self.taken = list(_parsed(enumerate(raw, before + 1), self.refuse))
+        self.taken = [
+            TakenLine(number, line, message_ids.id_of(line) if isinstance(line, MessageLine) else None)
+            for number, line in _parsed(enumerate(raw, before + 1), self.refuse)
+        ]
 
     def refuse(self, number: int, reason: str) -> None:
         self.refused.append(Refusal(number, reason))
@@ -190,16 +216,16 @@ class Batch:
 
 
 def batches(file: io.BufferedReader) -> Iterator[Batch]:
-    """The batches of an open file. One that is damaged before its first line has a batch with only the refusal."""
-    digest, before = sha256(), 0
+    """The batches of an open file. One that is damaged before its first line has a batch without lines."""
+    digest, before, message_ids = sha256(), 0, MessageIds()
     damage: list[Refusal] = []
     chunks = _chunks(_numbered_lines(file, lambda number, reason: damage.append(Refusal(number, reason))))
     raw = next(chunks, [])
     while raw or damage:
         following = next(chunks, [])
-        batch = Batch(before, digest, raw, is_last=not following)
-        if batch.is_last:
-            batch.refused += damage
+        batch = Batch(before, digest, raw, message_ids, is_last=not following)
+        if batch.is_last and damage:
+            [batch.damage] = damage
         yield batch
         digest = batch.digest
         before += len(raw)

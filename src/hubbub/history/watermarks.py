@@ -92,7 +92,7 @@ class Watermarks:
     def add_rooms(self, batch: Batch) -> None:
         """Include the rooms that the batch names, before it is stored."""
         self._named |= {
-            room_id_of(line) for _, line in batch.taken if isinstance(line, Line) and line.room_id is None
+            room_id_of(line) for _, line, _ in batch.taken if isinstance(line, Line) and line.room_id is None
         }
 
     def advance(self, before: Checkpoint | None, rooms: Iterable[RoomLog]) -> None:

@@ -1,0 +1,278 @@
+"""Files that are imported again after they were changed, compared with a model of one room.
+
+A line that was imported before is judged at its own place in the log: memberships are as they were after it, and
+what was changed since stays changed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from history.histories import as_file, check_logs, line, load, message_lines
+from hubbub import Hub, PostgresSettings
+from hubbub.history import History, Imported, derive_room_id, source
+from hubbub.postgres import Pool, connect
+
+USERS = ("ann", "bob", "eve")
+
+
+class Said(NamedTuple):
+    """A line of a plain file. A `bad` one is refused, and stands for the same line before it was corrected."""
+
+    kind: str
+    user: str
+    content: str
+    minute: int
+    bad: bool = False
+
+    def raw(self, room: str) -> bytes:
+        if self.bad:
+            return b"{bad\n"
+        content = self.content if self.kind == "message" else None
+        at = f"2004-12-25T09:{self.minute:02}:00Z"
+        return line(self.kind, room=room, user=self.user, at=at, content=content)
+
+
+LINES = st.builds(
+    lambda kind, user, content, same_minute: (kind, user, content, same_minute),
+    st.sampled_from(["join", "leave", "message"]),
+    st.sampled_from(USERS),
+    st.sampled_from(["x", "y"]),
+    st.booleans(),
+)
+
+
+@st.composite
+def changed_files(draw: st.DrawFn, *, removes: bool) -> tuple[list[Said], list[Said]]:
+    """A file, and the same one with lines that were corrected, added or, if `removes`, removed."""
+    first, then = [], []
+    minute = 0
+    for kind, user, content, same_minute in draw(st.lists(LINES, min_size=1, max_size=12)):
+        minute += not same_minute
+        said = Said(kind, user, content, minute)
+        match draw(st.sampled_from(["kept", "kept", "kept", "corrected", "added", "removed", "bad"])):
+            case "corrected":
+                first.append(said._replace(bad=True))
+                then.append(said)
+            case "added":
+                then.append(said)
+            case "removed" if removes:
+                first.append(said)
+            case "bad":
+                first.append(said._replace(bad=True))
+                if not removes:
+                    then.append(said._replace(bad=True))
+            case _:
+                first.append(said)
+                then.append(said)
+    return first, then
+
+
+def file_of(room: str, lines: Iterable[Said]) -> bytes:
+    return b"".join(said.raw(room) for said in lines)
+
+
+def members_of(lines: Iterable[Said]) -> dict[str, bool]:
+    """Whether each user that the lines are about is a member after them."""
+    return {said.user: said.kind != "leave" for said in lines if not said.bad}
+
+
+def messages_of(*files: Iterable[Said]) -> Counter[tuple[str, str, int]]:
+    """By author, content and minute, how many messages the files have together."""
+    together: Counter[tuple[str, str, int]] = Counter()
+    for file in files:
+        together |= Counter(
+            (said.user, said.content, said.minute) for said in file if said.kind == "message" and not said.bad
+        )
+    return together
+
+
+class RoomState(NamedTuple):
+    entries: list[tuple[int, str, str, str, str]]
+    members: list[str]
+
+    @property
+    def messages(self) -> Counter[tuple[str, str, int]]:
+        return Counter((user, text, int(at)) for _, kind, user, text, at in self.entries if kind == "message")
+
+
+async def state_of(settings: PostgresSettings, room_id: UUID) -> RoomState:
+    """The log and the members of a room, after the checks that hold for every log."""
+    connection = await connect(settings)
+    try:
+        entries = await connection.fetch(
+            """
+            SELECT seq, kind, username, text, minute
+            FROM (
+                SELECT seq, 'message' AS kind, user_id, content AS text, to_char(created_at, 'MI') AS minute
+                FROM messages
+                WHERE room_id = $1
+                UNION ALL
+                SELECT seq, kind, user_id, '', to_char(created_at, 'MI')
+                FROM room_events
+                WHERE room_id = $1
+            ) AS entries
+            JOIN users ON users.id = entries.user_id
+            ORDER BY seq
+            """,
+            room_id,
+        )
+        members = await connection.fetch(
+            "SELECT username FROM room_users JOIN users ON users.id = user_id WHERE room_id = $1 ORDER BY 1",
+            room_id,
+        )
+        last_seq = await connection.fetchval("SELECT last_seq FROM rooms WHERE id = $1", room_id)
+    finally:
+        await connection.close()
+    state = RoomState([tuple(entry) for entry in entries], [member["username"] for member in members])
+    assert [entry[0] for entry in entries] == list(range(1, (last_seq or 0) + 1))
+    for user in USERS:
+        changes = [kind for _, kind, who, *_ in state.entries if who == user and kind != "message"]
+        assert changes == ["joined", "left"] * (len(changes) // 2) + ["joined"] * (len(changes) % 2), state
+        assert (user in state.members) == (len(changes) % 2 == 1), state
+    return state
+
+
+def check_numbers(imported: Imported, lines: int) -> None:
+    known = imported.messages + imported.events + imported.described + imported.known
+    assert known + imported.refusals.count == imported.lines == lines
+
+
+async def load_anew(pool: Pool, content: bytes) -> Imported:
+    """Import a file as one that no checkpoint matches."""
+    return await History(pool).load(as_file(b'{"is": "%s"}\n' % uuid4().hex.encode() + content))
+
+
+EXAMPLES = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=12, print_blob=True
+)
+
+
+@pytest.fixture(params=[2, 10_000])
+def batch_lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    lines: int = request.param
+    monkeypatch.setattr(source, "BATCH_LINES", lines)
+    return lines
+
+
+@EXAMPLES
+@given(files=changed_files(removes=False))
+async def test_corrected_and_added_lines_decide_memberships_only_after_the_last_known_line_of_a_user(
+    postgres_settings: PostgresSettings, pool: Pool, batch_lines: int, files: tuple[list[Said], list[Said]]
+) -> None:
+    first, then = files
+    room = f"#{uuid4().hex}"
+    check_numbers(await load(pool, file_of(room, first)), len(first))
+    before = await state_of(postgres_settings, derive_room_id(room))
+    assert before.members == sorted(user for user, is_in in members_of(first).items() if is_in)
+    check_numbers(await load(pool, file_of(room, then)), len(then))
+    after = await state_of(postgres_settings, derive_room_id(room))
+    assert after.members == sorted(user for user, is_in in members_of(then).items() if is_in)
+    assert after.entries[: len(before.entries)] == before.entries
+    assert after.messages == messages_of(first, then)
+    again = await load_anew(pool, file_of(room, then))
+    assert (again.messages, again.events, again.unlisted, again.users) == (0, 0, 0, 0)
+    assert await state_of(postgres_settings, derive_room_id(room)) == after
+
+
+@EXAMPLES
+@given(files=changed_files(removes=True))
+async def test_removed_and_overlapping_lines_double_nothing(
+    postgres_settings: PostgresSettings, pool: Pool, batch_lines: int, files: tuple[list[Said], list[Said]]
+) -> None:
+    first, then = files
+    room = f"#{uuid4().hex}"
+    await load(pool, file_of(room, first))
+    check_numbers(await load_anew(pool, file_of(room, then)), len(then) + 1)
+    after = await state_of(postgres_settings, derive_room_id(room))
+    assert after.messages == messages_of(first, then)
+    for file in (then, then[len(then) // 2 :]):
+        again = await load_anew(pool, file_of(room, file))
+        assert again.messages == 0
+        assert (await state_of(postgres_settings, derive_room_id(room))).members == after.members
+    assert (await load_anew(pool, file_of(room, first))).messages == 0
+
+
+@EXAMPLES
+@given(files=changed_files(removes=True), moved=st.sets(st.sampled_from(USERS), min_size=1))
+async def test_users_who_joined_or_left_since_stay_in_or_out(
+    postgres_settings: PostgresSettings,
+    pool: Pool,
+    hub: Hub,
+    batch_lines: int,
+    files: tuple[list[Said], list[Said]],
+    moved: set[str],
+) -> None:
+    first, then = files
+    room = f"#{uuid4().hex}"
+    await load(pool, file_of(room, [Said("message", "ann", "first", 0), *first]))
+    room_id = derive_room_id(room)
+    before = (await state_of(postgres_settings, room_id)).members
+    for username in moved:
+        user = await hub.users.find_by_username(username)
+        if user is None:
+            user = await hub.users.create(f"{username}@example.org", username, "!")
+        if username in before:
+            await hub.room_users.remove(room_id, user.id)
+        else:
+            await hub.room_users.add(room_id, user.id)
+    expected = (await state_of(postgres_settings, room_id)).members
+    await load_anew(pool, file_of(room, then))
+    after = await state_of(postgres_settings, room_id)
+    assert {user for user in after.members if user in moved} == {user for user in expected if user in moved}
+    assert sum(after.messages.values()) == sum(messages_of(first, then).values()) + 1
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["join", "message", "join", "leave"],
+        ["join", "leave", "leave", "join", "message"],
+        ["message", "join", "leave"],
+        ["join", "join", "leave", "leave"],
+        ["leave", "leave"],
+    ],
+)
+async def test_file_whose_first_line_was_corrected_doubles_no_join_and_no_leave(
+    postgres_settings: PostgresSettings, pool: Pool, lines: list[str]
+) -> None:
+    said = [Said(kind, "bob", "hi", minute) for minute, kind in enumerate(lines, 1)]
+    said.append(Said("message", "ann", "goodbye", 30))
+    await load(pool, file_of("#chat", [Said("message", "ann", "corrected", 0, bad=True), *said]))
+    before = await state_of(postgres_settings, derive_room_id("#chat"))
+    await load(pool, file_of("#chat", [Said("message", "ann", "corrected", 0), *said]))
+    after = await state_of(postgres_settings, derive_room_id("#chat"))
+    assert after.members == before.members
+    last_seq = len(before.entries)
+    assert after.entries == [*before.entries, (last_seq + 1, "message", "ann", "corrected", "00")]
+
+
+async def test_equal_messages_are_told_apart_by_their_number_among_their_equals(
+    postgres_settings: PostgresSettings, pool: Pool
+) -> None:
+    first = await load(pool, message_lines("a", "a", "b", "a", "b"))
+    again = await load(pool, message_lines("b", "a", "a", "a", "a", "b"))
+    assert (first.messages, again.messages, again.known) == (5, 1, 5)
+    await check_logs(postgres_settings)
+
+
+async def test_messages_that_differ_in_a_microsecond_are_two(pool: Pool) -> None:
+    times = ["0100-01-01T00:00:00.000001Z", "0100-01-01T00:00:00.000002Z", "9998-01-01T00:00:00.000001Z"]
+    file = b"".join(line(at=at) for at in [*times, "9998-01-01T00:00:00.000002Z"])
+    assert (await load(pool, file)).messages == 4
+    assert (await load_anew(pool, file)).messages == 0
+
+
+async def test_nicknames_that_the_database_keeps_apart_are_two_users(pool: Pool, hub: Hub) -> None:
+    imported = await load(pool, message_lines("hello", user="Weiß") + message_lines("hello", user="WEISS"))
+    assert (imported.users, imported.renamed_count) == (2, 0)
+    page = await hub.messages.page(derive_room_id("#chat"))
+    users = [await hub.users.find_by_username(name) for name in ("weiß", "weiss")]
+    assert [message.user_id for message in page.items] == [user and user.id for user in users]
