@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from hubbub import Hub, PostgresSettings, Settings
-from hubbub.cli.demo.chat_log import CONVERSATION, ChatLog, load, read
-from hubbub.cli.demo.context import Context
+from hubbub.cli.demo.expected import CONVERSATION, Context, PlainLine, load, read
+from hubbub.history import Refusals
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import Pool
-from hubbub.redis import Connection
 
 
 @pytest.fixture
@@ -28,22 +27,22 @@ async def hub(settings: Settings) -> AsyncIterator[Hub]:
 
 
 @pytest.fixture
-async def context(settings: Settings, hub: Hub, pool: Pool, tmp_path: Path) -> AsyncIterator[Context]:
-    redis = Connection(settings.redis)
-    await redis.start()
-    yield Context(settings, tmp_path, hub, pool, redis, user_count=5, show=lambda _: None)
-    await redis.close()
+def context(settings: Settings, hub: Hub, pool: Pool, tmp_path: Path) -> Context:
+    return Context(settings, tmp_path, hub, pool, user_count=5, show=lambda _: None)
 
 
 @pytest.fixture
-def conversation() -> Iterator[ChatLog]:
-    """The log that comes with hubbub."""
+def conversation() -> list[PlainLine]:
+    """The log that comes with hubbub, of which every line is usable."""
+    refusals = Refusals()
     with CONVERSATION.open("rb") as file:
-        yield read("conversation", file)
+        lines = list(read(file, refusals))
+    assert refusals.count == 0
+    return lines
 
 
 @pytest.fixture
-async def loaded(context: Context, conversation: ChatLog) -> Context:
+async def loaded(context: Context, conversation: list[PlainLine]) -> Context:
     """After the log was imported."""
-    await load(context, conversation)
+    await load(context, "conversation", iter(conversation), Refusals())
     return context

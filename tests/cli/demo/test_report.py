@@ -8,7 +8,6 @@ from rich.console import Console
 
 from hubbub.cli.demo import report
 from hubbub.cli.demo.report import Check, Result, Section, percentile
-from hubbub.history import Refusals, Renamed
 
 
 def result(*checks: Check) -> Result:
@@ -19,20 +18,12 @@ def result(*checks: Check) -> Result:
     section.checks = {check.what: check for check in checks}
     section.notes = ["[bold]a nickname[/bold]"]
     section.seconds = 1.25
-    refusals = Refusals()
-    refusals.add(7, "not JSON")
-    return Result(
-        servers={"PostgreSQL": "18.1", "Valkey": "9.0"},
-        log="chat.jsonl",
-        refusals=refusals,
-        renamed=[Renamed("Mez", "Mez-2", "taken")],
-        sections=[section],
-        seconds=12.34,
-    )
+    log: dict[str, object] = {"name": "chat.jsonl", "refused_lines": 7}
+    return Result({"PostgreSQL": "18.1", "Valkey": "9.0"}, log, [section], seconds=12.34)
 
 
 GOOD = Check("no message lost", 5_000)
-BAD = Check("no message doubled", 3, ["[red]message 4[/red] is there twice"])
+BAD = Check("no message doubled", 3, ["[red]message 4[/red] is there twice"], ok=False)
 
 
 def shown(result: Result, width: int) -> str:
@@ -47,8 +38,7 @@ def test_table_shows_counts_rates_times_and_states() -> None:
     assert rows["calls"][-2:] == ["12,345", "1,234"]
     assert rows["messages sent"] == ["0.12", "ms", "1.2", "s"]
     assert rows["no message lost"][-2:] == ["5,000", "ok"]
-    assert "per" in text.splitlines()[4]
-    assert text.splitlines()[5].split() == ["count", "second", "p50", "p99"]
+    assert text.splitlines()[4].split() == ["count", "/second", "p50", "p99"]
     assert "PostgreSQL 18.1 and Valkey 9.0" in text
     assert text.splitlines()[-1] == "1 of 1 checks passed in 12.3 s."
 
@@ -81,8 +71,7 @@ def test_json_has_the_same_figures() -> None:
     output = json.loads(report.as_json(result(GOOD, BAD)))
     assert output["ok"] is False
     assert output["servers"] == {"postgresql": "18.1", "valkey": "9.0"}
-    assert output["log"]["first_refused"] == [{"line": 7, "reason": "not JSON"}]
-    assert output["log"]["renamed"] == [{"nickname": "Mez", "username": "Mez-2", "reason": "taken"}]
+    assert output["log"] == {"name": "chat.jsonl", "refused_lines": 7}
     [step] = output["steps"]
     assert step["figures"][0]["per_second"] == 1234.5
     assert step["figures"][1] == {
@@ -116,17 +105,43 @@ async def test_call_that_raises_is_not_counted() -> None:
     await section.time("read", call())
     for _ in range(2):
         await section.time("send", call())
-    section.total_calls()
-    assert [(figure.what, figure.count) for figure in section.figures] == [("calls", 3), ("send", 2), ("read", 1)]
-    assert section.figures[0].per_second
+    section.record("received", 0.1)
+    assert section.calls == 3
+    assert [(figure.what, figure.count) for figure in section.figures] == [
+        ("send", 2),
+        ("read", 1),
+        ("received", 1),
+    ]
 
 
 def test_check_keeps_the_first_failures_and_counts_all_comparisons() -> None:
-    check = Check("all is well")
-    check.expect(True, "never")
-    assert check.wrong == []
-    for n in range(50):
-        check.expect(False, f"failure {n}")
-    assert not check.ok
-    assert check.count == 51
-    assert check.wrong == [f"failure {n}" for n in range(10)]
+    section = Section("checks")
+    section.expect("all is well", "number", 1, 1)
+    check = section.checks["all is well"]
+    assert (check.ok, check.wrong) == (True, [])
+    for number in range(50):
+        section.expect("all is well", "number", number, "a " + "long " * 100)
+    assert (check.ok, check.count, len(check.wrong)) == (False, 51, 3)
+    assert check.wrong[0].startswith("number: 0 instead of a long long")
+    assert len(check.wrong[0]) <= 300
+
+
+@pytest.mark.parametrize(("error", "ok"), [(KeyError, True), (None, False)])
+async def test_call_that_has_to_be_refused_fails_the_check_when_it_is_not(
+    error: type[Exception] | None, ok: bool
+) -> None:
+    async def call() -> None:
+        if error is not None:
+            raise error
+
+    section = Section("refusals")
+    await section.expect_refusal("refused", call(), KeyError)
+    assert section.checks["refused"].ok == ok
+
+
+async def test_other_error_than_the_refusal_is_raised() -> None:
+    async def call() -> None:
+        raise ValueError("another")
+
+    with pytest.raises(ValueError, match="another"):
+        await Section("refusals").expect_refusal("refused", call(), KeyError)

@@ -12,7 +12,7 @@ from rich.console import Console
 from hubbub.cli.doctor import postgresql, redis, together
 from hubbub.cli.doctor.report import Report, as_json, show, summarize
 from hubbub.cli.doctor.together import Both
-from hubbub.cli.quiet import unreported
+from hubbub.cli.terminal import unreported
 from hubbub.hub import find_settings
 from hubbub.postgres import Pool
 from hubbub.redis import Connection, Subscriptions

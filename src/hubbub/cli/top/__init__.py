@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from hubbub.cli.quiet import unreported
+from hubbub.cli.terminal import on_end_signal, unreported
 from hubbub.cli.top.figures import Poller, ask_postgres, ask_redis
 from hubbub.cli.top.table import Servers, table
 from hubbub.hub import find_settings
@@ -35,7 +35,6 @@ CONNECT_SECONDS: Final = 1.5
 """A person who watches wants to see soon that a server does not answer."""
 
 NO_ANSWER: Final = 1
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 QUIT: Final = frozenset(b"qQ\x04")  # the last: Ctrl-D
 
 
@@ -91,7 +90,9 @@ async def _print_once(settings: Settings, console: Console, interval: float) -> 
 async def _watch(settings: Settings, console: Console, interval: float) -> None:
     hint = f"every {interval:g} s, q quits"
     quits = asyncio.Event()
-    with Live(console=console, screen=True, auto_refresh=False) as screen, _terminal(quits.set, screen.refresh):
+    screen = Live(console=console, screen=True, auto_refresh=False)
+    # The screen is left first: a Ctrl-C or Ctrl-Z after `_terminal` could end this, or drop the return, before it.
+    with _terminal(quits.set, screen.refresh), screen:
         async with _connect(settings) as servers, asyncio.TaskGroup() as group:
 
             def draw() -> None:
@@ -123,15 +124,12 @@ async def _connect(settings: Settings) -> AsyncIterator[Servers]:
 def _terminal(leave: Callable[[], None], redraw: Callable[[], None]) -> Iterator[None]:
     """Calls `leave` for q, Ctrl-D, Ctrl-C and signals that end a program, and `redraw` for another window size."""
     loop = asyncio.get_running_loop()
-    for one in SIGNALS:
-        loop.add_signal_handler(one, leave)
     loop.add_signal_handler(signal.SIGWINCH, redraw)
     try:
-        with _keys(loop, leave):
+        with on_end_signal(lambda _: leave()), _keys(loop, leave):
             yield
     finally:
-        for one in (*SIGNALS, signal.SIGWINCH):
-            loop.remove_signal_handler(one)
+        loop.remove_signal_handler(signal.SIGWINCH)
 
 
 @contextmanager
