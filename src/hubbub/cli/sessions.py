@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hubbub import hub, inputs
+from hubbub.cli.terminal import printable
 from hubbub.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
@@ -92,13 +93,7 @@ async def _find(chat: Hub, user: str) -> User:
 
 
 def _line(session: Session) -> str:
-    device = _printable(session.data.get("device", "-"))
+    device = printable(str(session.data.get("device", "-"))[:DEVICE_CHARACTERS])
     times = {"created": session.created_at, "seen": session.seen_at, "ends": session.expires_at}
     columns = "  ".join(f"{label} {time:%Y-%m-%d %H:%M}" for label, time in times.items())
     return f"{session.id[:ID_CHARACTERS]}  {device:{DEVICE_CHARACTERS}}  {columns} UTC"
-
-
-def _printable(device: object) -> str:
-    """The device that a client has named, without characters that would control a terminal."""
-    text = str(device)[:DEVICE_CHARACTERS]
-    return "".join(one if one.isprintable() else "?" for one in text)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -24,11 +24,7 @@ from hubbub.cli.top.table import Servers, table
 from hubbub.hub import find_settings
 from hubbub.postgres import Pool
 from hubbub.redis import Connection
-
-if TYPE_CHECKING:
-    from hubbub.settings import PostgresSettings, RedisSettings, Settings
-
-    S = TypeVar("S", PostgresSettings, RedisSettings)
+from hubbub.settings import Settings
 
 DEADLINE_SECONDS: Final = 2
 CONNECT_SECONDS: Final = 1.5
@@ -40,11 +36,7 @@ QUIT: Final = frozenset(b"qQ\x04")  # the last: Ctrl-D
 
 @click.command()
 @click.option(
-    "--interval",
-    type=click.FloatRange(0.2, 3600),
-    default=2,
-    show_default=True,
-    help="Seconds between two polls.",
+    "--interval", type=click.FloatRange(0.2, 3600), default=2, show_default=True, help="Seconds per poll."
 )
 @click.option("--once", is_flag=True, help="Poll twice, an interval apart, print one table and exit.")
 @click.pass_context
@@ -71,20 +63,18 @@ def top(context: click.Context, interval: float, *, once: bool) -> None:
 
 
 def _with_short_deadlines(settings: Settings) -> Settings:
-    def shorten(servers: S) -> S:
-        return replace(servers, connect_timeout_seconds=CONNECT_SECONDS, deadline_seconds=DEADLINE_SECONDS)
-
-    postgres = replace(shorten(settings.postgres), pool_size=1)
-    return replace(settings, postgres=postgres, redis=shorten(settings.redis))
+    short: dict[str, Any] = {"connect_timeout_seconds": CONNECT_SECONDS, "deadline_seconds": DEADLINE_SECONDS}
+    postgres = replace(settings.postgres, **short, pool_size=1)
+    return replace(settings, postgres=postgres, redis=replace(settings.redis, **short))
 
 
 async def _print_once(settings: Settings, console: Console, interval: float) -> bool:
     async with _connect(settings) as servers:
-        await asyncio.gather(servers.postgres.poll(), servers.redis.poll())
-        await asyncio.sleep(interval)
-        await asyncio.gather(servers.postgres.poll(), servers.redis.poll())
+        for seconds in (interval, 0):
+            await asyncio.gather(servers.postgres.poll(), servers.redis.poll())
+            await asyncio.sleep(seconds)
         console.print(table(servers))
-        return servers.answer
+        return servers.postgres.error is None and servers.redis.error is None
 
 
 async def _watch(settings: Settings, console: Console, interval: float) -> None:
@@ -99,10 +89,8 @@ async def _watch(settings: Settings, console: Console, interval: float) -> None:
                 screen.update(table(servers, hint), refresh=True)
 
             draw()
-            tasks = [
-                group.create_task(poller.run(interval, draw, quits))
-                for poller in (servers.postgres, servers.redis)
-            ]
+            pollers = servers.postgres, servers.redis
+            tasks = [group.create_task(poller.run(interval, draw, quits)) for poller in pollers]
             await quits.wait()
             for task in tasks:  # each ends with its next poll anyway
                 task.cancel()
@@ -150,21 +138,15 @@ def _keys(loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> Iterato
     before = termios.tcgetattr(terminal)
     try:
         tty.setcbreak(terminal)
-        _protect_screen(terminal)
+        # Ctrl-Z would leave the shell on the alternate screen, so it is disabled. Ctrl-C could do the same: after
+        # the signal the terminal discards waiting output, possibly with the return from that screen. NOFLSH keeps
+        # it.
+        modes = termios.tcgetattr(terminal)
+        modes[3] |= termios.NOFLSH
+        modes[6][termios.VSUSP] = os.fpathconf(terminal, "PC_VDISABLE").to_bytes()
+        termios.tcsetattr(terminal, termios.TCSADRAIN, modes)
         loop.add_reader(terminal, read)
         yield
     finally:
         loop.remove_reader(terminal)
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-
-
-def _protect_screen(terminal: int) -> None:
-    """Disables Ctrl-Z, which would leave the shell on the alternate screen.
-
-    Ctrl-C could do the same: after the signal the terminal discards waiting output, possibly with the return from
-    that screen. NOFLSH keeps it.
-    """
-    modes = termios.tcgetattr(terminal)
-    modes[3] |= termios.NOFLSH
-    modes[6][termios.VSUSP] = os.fpathconf(terminal, "PC_VDISABLE").to_bytes()
-    termios.tcsetattr(terminal, termios.TCSADRAIN, modes)

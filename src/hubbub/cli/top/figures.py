@@ -57,9 +57,7 @@ class Poller(Generic[T]):
 
     def growth(self, figure: Callable[[T], int], before: Callable[[T], int] | None = None) -> int | None:
         """By how much a figure grew between the last two answers; None without two, or if it fell.
-
-        `before` reads it from the earlier answer, if it is another figure there.
-        """
+        `before` reads it from the earlier answer."""
         if len(self._answers) < 2:
             return None
         (_, earlier), (_, later) = self._answers
@@ -67,7 +65,6 @@ class Poller(Generic[T]):
         return growth if growth >= 0 else None
 
     def rate(self, figure: Callable[[T], int], before: Callable[[T], int] | None = None) -> float | None:
-        """The `growth` per second."""
         growth = self.growth(figure, before)
         if growth is None:
             return None
@@ -215,10 +212,8 @@ async def ask_postgres(executor: Executor) -> Stored:
     await verify(executor)
     [server] = await executor.fetch_all(_POSTGRES)
     rows = {row.name: row for row in await executor.fetch_all(_ROWS)}
-    busiest = await executor.fetch_all(
-        _BUSIEST, _first_id(time() - BUSY_SECONDS), _first_id(time() + BUSY_SECONDS)
-    )
-    return Stored(server, rows, busiest)
+    ids = _first_id(time() - BUSY_SECONDS), _first_id(time() + BUSY_SECONDS)
+    return Stored(server, rows, await executor.fetch_all(_BUSIEST, *ids))
 
 
 def _first_id(at: float) -> UUID:
@@ -268,25 +263,19 @@ async def _typing(connection: Connection, now: int) -> Typing:
     rooms = [as_bytes_list(ids) for ids in found]
     counted = [room_key(UUID(id.decode())) for ids in rooms for id in ids[:ROOMS_PER_BUCKET]]
     users = await _count_unexpired(connection, counted, now)
-    is_more = any(len(ids) > ROOMS_PER_BUCKET for ids in rooms)
-    return Typing(users=sum(users), rooms=sum(map(bool, users)), is_more=is_more)
+    return Typing(sum(users), sum(map(bool, users)), any(len(ids) > ROOMS_PER_BUCKET for ids in rooms))
 
 
 async def _count_unexpired(connection: Connection, keys: Iterable[str], now: int) -> list[int]:
-    """How many members of each of these sorted sets expire, by their score, later than now.
-
-    The others wait for a process to sweep them, for as long as none runs.
-    """
+    """How many members of each sorted set expire later than now. The others wait for a process to sweep them."""
     # In one turn of the event loop, these go out in one write.
     counts = await asyncio.gather(*[connection.execute("ZCOUNT", key, f"({now}", "+inf") for key in keys])
     return [as_int(count) for count in counts]
 
 
 async def _sessions(connection: Connection) -> Sessions:
-    """All of them if there are few keys, else their share of some keys times all.
-
-    SCAN returns keys in the order of their hashes, so the first ones are as good a sample as any.
-    """
+    """All of them if there are few keys, else their share of the first keys times all. SCAN returns keys in the
+    order of their hashes, so the first ones are as good a sample as any."""
     cursor, looked_at, sessions = b"0", 0, 0
     while looked_at < SAMPLE:
         next_cursor, keys = as_list(await connection.execute("SCAN", cursor, "COUNT", KEYS_PER_SCAN))

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.constrain import Constrain
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from hubbub.cli.server_info import ServerInfo
+from hubbub.cli.terminal import printable
 from hubbub.cli.top.figures import BUSY_SECONDS, Live, Poller, Stored, Typing
 from hubbub.errors import Unavailable
 from hubbub.settings import Settings
-
-T = TypeVar("T")
 
 WIDEST: Final = 110
 UNKNOWN: Final = "-"
@@ -31,21 +30,11 @@ class Servers:
     postgres: Poller[Stored]
     redis: Poller[Live]
 
-    @property
-    def answer(self) -> bool:
-        """Whether both answered when they were asked last."""
-        return self.postgres.error is None and self.redis.error is None
-
 
 def table(servers: Servers, hint: str = "") -> RenderableType:
-    """The servers and whether they answer, and below them their figures in two columns."""
-    title = Table.grid(expand=True)
-    title.add_column()
-    title.add_column(justify="right")
+    title = Table.grid(Column(), Column(justify="right"), expand=True)
     title.add_row(Text("hubbub top", style="bold"), Text(hint, style="dim"))
-    figures = Table.grid(padding=(0, 2), expand=True)
-    figures.add_column(ratio=1)
-    figures.add_column(ratio=1)
+    figures = Table.grid(Column(ratio=1), Column(ratio=1), padding=(0, 2), expand=True)
     figures.add_row(
         Group(_chat(servers), Text(), _busiest(servers.postgres.latest)),
         Group(_postgres(servers.postgres), Text(), _redis(servers.redis)),
@@ -57,16 +46,11 @@ def _health(servers: Servers) -> Table:
     postgres, redis = servers.settings.postgres, servers.settings.redis
     stored, live = servers.postgres.latest, servers.redis.latest
     health = Table.grid(padding=(0, 2))
-    health.add_row(
-        Text(f"PostgreSQL {stored.server.version}" if stored else "PostgreSQL"),
-        Text(f"{postgres.host}:{postgres.port}/{postgres.database}", style="dim"),
-        _state(servers.postgres),
-    )
-    health.add_row(
-        Text(f"{live.server.name} {live.server.version}" if live else "Redis"),
-        Text(f"{redis.host}:{redis.port}", style="dim"),
-        _state(servers.redis),
-    )
+    version = f"PostgreSQL {stored.server.version}" if stored else "PostgreSQL"
+    where = Text(f"{postgres.host}:{postgres.port}/{postgres.database}", style="dim")
+    health.add_row(version, where, _state(servers.postgres))
+    version = f"{live.server.name} {live.server.version}" if live else "Redis"
+    health.add_row(version, Text(f"{redis.host}:{redis.port}", style="dim"), _state(servers.redis))
     return health
 
 
@@ -80,42 +64,29 @@ def _errors(servers: Servers) -> list[Text]:
     """A line for each server with an error, cut off where the terminal ends."""
     errors = [error for error in (servers.postgres.error, servers.redis.error) if error is not None]
     reasons = [error.reason if isinstance(error, Unavailable) else str(error) for error in errors]
-    return [Text(_printable(reason), style="red", no_wrap=True, overflow="ellipsis") for reason in reasons]
+    return [Text(printable(reason), style="red", no_wrap=True, overflow="ellipsis") for reason in reasons]
 
 
 def _block(title: str, rows: Iterable[tuple[str, str | None]]) -> Table:
-    block = Table(box=None, expand=True, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    block.add_column(title, ratio=1, no_wrap=True)
-    block.add_column("", justify="right", no_wrap=True)
+    columns = Column(title, ratio=1, no_wrap=True), Column("", justify="right", no_wrap=True)
+    block = Table(*columns, box=None, expand=True, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for name, value in rows:
         block.add_row(Text(f"  {name}"), Text(UNKNOWN, style="dim") if value is None else Text(value))
     return block
 
 
-def _rows(answer: T | None, figures: dict[str, Callable[[T], str]]) -> list[tuple[str, str | None]]:
-    """The figures of an answer by their names. Without an answer they are unknown."""
-    return [(name, None if answer is None else figure(answer)) for name, figure in figures.items()]
-
-
 def _chat(servers: Servers) -> Table:
+    stored, live = servers.postgres.latest, servers.redis.latest
     sent = servers.postgres.rate(lambda stored: stored.rows["messages"].inserted)
-    totals = _rows(
-        servers.postgres.latest,
-        {
-            "users": lambda stored: f"about {stored.rows['users'].rows:,}",
-            "rooms": lambda stored: f"about {stored.rows['rooms'].rows:,}",
-            "messages": lambda stored: f"about {stored.rows['messages'].rows:,}",
-        },
-    )
-    live = _rows(
-        servers.redis.latest,
-        {
-            "users online": lambda live: f"{live.online:,}",
-            "members typing": lambda live: _typing(live.typing),
-            "sessions": lambda live: f"{'' if live.sessions.is_exact else 'about '}{live.sessions.number:,}",
-        },
-    )
-    return _block("Chat", [*totals, ("messages per second", _rate(sent)), *live])
+    rows = [(name, stored and f"about {stored.rows[name].rows:,}") for name in ("users", "rooms", "messages")]
+    about = "about " if live and not live.sessions.is_exact else ""
+    rows += [
+        ("messages per second", _rate(sent)),
+        ("users online", live and f"{live.online:,}"),
+        ("members typing", live and _typing(live.typing)),
+        ("sessions", live and f"{about}{live.sessions.number:,}"),
+    ]
+    return _block("Chat", rows)
 
 
 def _typing(typing: Typing) -> str:
@@ -127,48 +98,40 @@ def _typing(typing: Typing) -> str:
 
 def _busiest(stored: Stored | None) -> Table:
     """As shares, because only the newest thousand messages are looked at."""
-    rooms = [(_printable(room.name), f"{room.share:.0%}") for room in stored.busiest] if stored else []
+    rooms = [(printable(room.name), f"{room.share:.0%}") for room in stored.busiest] if stored else []
     return _block(f"Busiest rooms of the last {BUSY_SECONDS} s", rooms or [(UNKNOWN, "")])
 
 
 def _postgres(poller: Poller[Stored]) -> Table:
     found = poller.growth(lambda stored: stored.server.blocks_found)
     read = poller.growth(lambda stored: stored.server.blocks_read)
-    rows = _rows(
-        poller.latest and poller.latest.server,
-        {
-            "connections": lambda server: f"{server.connections:,} of {server.max_connections:,}",
-            "in hubbub pools": lambda server: f"{server.pooled:,}",
-            "active": lambda server: f"{server.active:,}",
-            "waiting for a lock": lambda server: f"{server.waiting:,}",
-            "longest transaction": lambda server: f"{server.longest_seconds or 0:.1f} s",
-        },
-    )
-    commits = _rate(poller.rate(lambda stored: stored.server.commits))
-    return _block(
-        "PostgreSQL", [*rows, ("commits per second", commits), ("block cache hits", _share(found, read))]
-    )
+    server = poller.latest and poller.latest.server
+    rows = [
+        ("connections", server and f"{server.connections:,} of {server.max_connections:,}"),
+        ("in hubbub pools", server and f"{server.pooled:,}"),
+        ("active", server and f"{server.active:,}"),
+        ("waiting for a lock", server and f"{server.waiting:,}"),
+        ("longest transaction", server and f"{server.longest_seconds or 0:.1f} s"),
+        ("commits per second", _rate(poller.rate(lambda stored: stored.server.commits))),
+        ("block cache hits", _share(found, read)),
+    ]
+    return _block("PostgreSQL", rows)
 
 
 def _redis(poller: Poller[Live]) -> Table:
-    def growth(field: str) -> int | None:
-        return poller.growth(lambda live: live.server.number(field), lambda live: live.afterwards.number(field))
+    def number(field: str) -> tuple[Callable[[Live], int], Callable[[Live], int]]:
+        return lambda live: live.server.number(field), lambda live: live.afterwards.number(field)
 
-    rows = _rows(
-        poller.latest and poller.latest.server,
-        {
-            "clients": lambda info: f"{info.number('connected_clients') - 1:,}",
-            "keys evicted": lambda info: f"{info.number('evicted_keys'):,}",
-            "memory": _memory,
-        },
-    )
-    commands = poller.rate(
-        lambda live: live.server.number("total_commands_processed"),
-        lambda live: live.afterwards.number("total_commands_processed"),
-    )
-    hits = _share(growth("keyspace_hits"), growth("keyspace_misses"))
-    name = poller.latest.server.name if poller.latest else "Redis"
-    return _block(name, [*rows, ("commands per second", _rate(commands)), ("key lookup hits", hits)])
+    info = poller.latest and poller.latest.server
+    hits = _share(poller.growth(*number("keyspace_hits")), poller.growth(*number("keyspace_misses")))
+    rows = [
+        ("clients", info and f"{info.number('connected_clients') - 1:,}"),
+        ("keys evicted", info and f"{info.number('evicted_keys'):,}"),
+        ("memory", info and _memory(info)),
+        ("commands per second", _rate(poller.rate(*number("total_commands_processed")))),
+        ("key lookup hits", hits),
+    ]
+    return _block(info.name if info else "Redis", rows)
 
 
 def _memory(info: ServerInfo) -> str:
@@ -185,8 +148,3 @@ def _share(found: int | None, missed: int | None) -> str | None:
     if found is None or missed is None or not found + missed:
         return None
     return f"{found / (found + missed):.1%}"
-
-
-def _printable(text: str) -> str:
-    """Without control characters, which would steer the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
