@@ -69,7 +69,7 @@ def refused(found: list[Batch]) -> list[int]:
 
 def test_batch_has_lines_in_their_order_with_their_numbers() -> None:
     [batch] = taken(b"\n".join([line(content="one"), b"oops", b"", line(content="two")]))
-    assert [one.number for one in batch.taken] == [1, 4]
+    assert [number for number, _, _ in batch.taken] == [1, 4]
     assert refused([batch]) == [2]
     assert batch.is_last
 

@@ -169,7 +169,7 @@ class Import:
                 return _Stored(before, created, None)
             if await self._reached(transaction, batch) != before:  # until the rooms were locked
                 raise _ConcurrentImport
-            todo = batch.taken if before is None else [one for one in batch.taken if one.number > before.lines]
+            todo = batch.taken if before is None else [one for one in batch.taken if one[0] > before.lines]
             members = self._members
             snapshots = await members.look_up(transaction, rooms, (line for _, line, _ in todo), self._people)
             old = {room.id: snapshots[room.id] for room in rooms if not members.is_new(room)}

@@ -316,40 +316,43 @@ def derive_user_id(nickname: str) -> UUID:
     return _derive_id(f"user\0{same_name(nickname)}")
 
 
-def derive_message_id(line: MessageLine, nth: int = 0) -> UUID:
+def derive_message_id(line: MessageLine, nth: int) -> UUID:
     """The id of the message on a line: a UUIDv7 of its time and a hash of its time, room, author and content.
 
     `nth` counts the messages before it that are equal in all of these. Ids that ascend with time are inserted
     faster than random ones.
     """
-    author = _same_name(line.user) if line.user is not None else str(line.user_id)
     since = line.at - _EPOCH
-    moment = f"{since.days}\0{since.seconds}\0{since.microseconds}"
-    identity = f"{nth}\0{moment}\0{room_id_of(line).hex}\0{author}\0{line.content}"
+    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    identity = f"{nth}\0{microseconds}\0{room_id_of(line).hex}\0{_author(line)}\0{line.content}"
     hashed = int.from_bytes(sha256(identity.encode()).digest()[:10])
-    milliseconds = max((since.days * 86_400 + since.seconds) * 1_000 + since.microseconds // 1_000, 0)
+    milliseconds = max(microseconds // 1_000, 0)
     return FastUUID(((milliseconds << 80) | (hashed & _HASH_BITS) | _VERSION_7).to_bytes(16))
 
 
-class MessageIds:
-    """The ids of the messages of one file. Equal messages are told apart by their number among their equals.
+def _author(line: MessageLine) -> str:
+    return str(line.user_id) if line.user is None else _same_name(line.user)
+
+
+class EqualMessages:
+    """Counts the equal messages of one file, which tells those without an id apart.
 
     So a message keeps its id when lines before it are added, corrected or removed, and in each export that has it.
     """
 
     def __init__(self) -> None:
-        self._counts: OrderedDict[UUID, int] = OrderedDict()  # by the id of the first, the latest at the end
+        self._counts: OrderedDict[int, int] = OrderedDict()  # by hashes, which are smaller; the latest at the end
 
-    def id_of(self, line: MessageLine) -> UUID:
-        """The id on the line, or else the derived one. To be called for all lines in their order."""
-        if line.id is not None:
-            return line.id
-        id = derive_message_id(line)
-        nth = self._counts.pop(id, 0)
-        self._counts[id] = nth + 1
+    def count(self, line: AnyLine) -> int:
+        """How many messages before this line are equal to the one on it. To be called for all lines in order."""
+        if not isinstance(line, MessageLine) or line.id is not None:
+            return 0
+        key = hash((room_id_of(line), _author(line), line.at, line.content))
+        nth = self._counts.pop(key, 0)
+        self._counts[key] = nth + 1
         if len(self._counts) > REMEMBERED_MESSAGES:
             self._counts.popitem(last=False)
-        return derive_message_id(line, nth) if nth else id
+        return nth
 
 
 def room_id_of(line: Line) -> UUID:

@@ -29,6 +29,7 @@ from hubbub.history.lines import (
     MemberLine,
     MessageLine,
     RoomLine,
+    derive_message_id,
     metadata_of,
     room_id_of,
 )
@@ -182,12 +183,12 @@ async def find_existing(
     message_ids: set[UUID | None] = set()
     entries: list[tuple[UUID, int]] = []
     moments: list[tuple[UUID, datetime]] = []
-    for _, line, id in lines:
+    for _, line, nth in lines:
         if isinstance(line, MessageLine):
             if line.id is not None or line.reply_to is not None:
                 message_ids |= {line.id, line.reply_to}
             if without_ids:
-                message_ids.add(id)
+                message_ids.add(_id_of(line, nth))
         elif isinstance(line, MemberLine):
             message_ids.add(line.last_read_message_id)
         elif isinstance(line, Line):
@@ -203,27 +204,47 @@ async def find_existing(
     if entries:
         room_ids, seqs = zip(*entries, strict=True)
         existing.events |= await executor.fetch_all(EVENTS, room_ids, seqs)
-    moments += [
-        (room_id_of(line), line.at)
-        for _, line, id in lines
-        if id in existing.messages and isinstance(line, MessageLine) and line.seq is None
-    ]
-    events = await _events_at(executor, moments, matched)
-    in_old_rooms = [(n, line, id) for n, line, id in lines if isinstance(line, Line) and room_id_of(line) in rooms]
-    without_seq = [one for one in in_old_rooms if one[1].seq is None]
-    if without_seq:
-        _place(without_seq, people, existing, events)
-        deciding = [
-            line
-            for number, line, _ in without_seq
-            if number not in existing.known
-            and not (isinstance(line, MessageLine) and people[line] in rooms[room_id_of(line)].roles)
-        ]
-        if deciding:
-            named = {room_id_of(line) for line in deciding}
-            users = {people[line] for line in deciding}
-            existing.latest |= await executor.fetch_all(LATEST, named, users - {None})
+    if rooms:
+        await _find_places(executor, lines, rooms, people, existing=existing, moments=moments, matched=matched)
     return existing
+
+
+async def _find_places(
+    executor: Executor,
+    lines: Sequence[TakenLine],
+    rooms: Mapping[UUID, MemberSnapshot],
+    people: People,
+    *,
+    existing: Existing,
+    moments: list[tuple[UUID, datetime]],
+    matched: Set[tuple[UUID, int]],
+) -> None:
+    """Find what the logs of these rooms have of the lines without a seq, and later than these."""
+    in_rooms = [(n, line, nth) for n, line, nth in lines if isinstance(line, Line) and room_id_of(line) in rooms]
+    without_seq = [(number, line, nth) for number, line, nth in in_rooms if line.seq is None]
+    messages: dict[int, ExistingMessage] = {}
+    if existing.messages:
+        for number, line, nth in without_seq:
+            if isinstance(line, MessageLine) and (one := existing.messages.get(_id_of(line, nth))) is not None:
+                messages[number] = one
+                moments.append((room_id_of(line), line.at))
+    events = await _events_at(executor, moments, matched)
+    placed = [(number, line) for number, line, _ in without_seq]
+    _place(placed, people, existing, messages, events)
+    deciding = [
+        line
+        for number, line in placed
+        if number not in existing.known
+        and not (isinstance(line, MessageLine) and people[line] in rooms[room_id_of(line)].roles)
+    ]
+    if deciding:
+        named = {room_id_of(line) for line in deciding}
+        users = {people[line] for line in deciding}
+        existing.latest |= await executor.fetch_all(LATEST, named, users - {None})
+
+
+def _id_of(line: MessageLine, nth: int) -> UUID:
+    return line.id or derive_message_id(line, nth)
 
 
 async def _events_at(
@@ -240,18 +261,19 @@ async def _events_at(
 
 
 def _place(
-    lines: Sequence[tuple[int, Line, UUID | None]],
+    lines: Sequence[tuple[int, Line]],
     people: People,
     existing: Existing,
+    messages: Mapping[int, ExistingMessage],
     events: Mapping[ExistingEvent, deque[int]],
 ) -> None:
     """Find the places of lines in the logs. The n-th of equal lines is the n-th of equal entries.
 
     The place of a message whose author joined with it is that of the joining.
     """
-    for number, line, id in lines:
-        if id is not None:
-            message = existing.messages.get(id)
+    for number, line in lines:
+        if isinstance(line, MessageLine):
+            message = messages.get(number)
             seq = None if message is None else message.seq
             joinings = events.get(_joining_of(line, people))
             if seq is not None and joinings and seq - 1 in joinings:
@@ -268,7 +290,7 @@ def _place(
             existing.known_rooms.add(room_id)
             existing.matched.add((room_id, seq))
     following: dict[UUID, int] = {}
-    for number, line, _ in reversed(lines):
+    for number, line in reversed(lines):
         room_id = room_id_of(line)
         if (seq := existing.known.get(number)) is not None:
             following[room_id] = min(seq, following.get(room_id, seq))
@@ -338,11 +360,12 @@ class Replay:
     def take(self, lines: Iterable[TakenLine]) -> list[Row]:
         """Replay these lines. Returns the rows of their messages; the rest is kept."""
         rooms = self.rooms
-        for number, line, message_id in lines:
+        for number, line, nth in lines:
             try:
                 if isinstance(line, MessageLine):
-                    assert message_id is not None  # noqa: S101 - for mypy
-                    self._add_message(number, message_id, line, rooms.get(room_id_of(line)) or _no_such_room())
+                    self._add_message(
+                        number, _id_of(line, nth), line, rooms.get(room_id_of(line)) or _no_such_room()
+                    )
                 elif isinstance(line, MemberLine):
                     self._set_member(line, rooms.get(room_id_of(line)) or _no_such_room())
                 elif isinstance(line, Line):

@@ -16,11 +16,10 @@ import select
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, NamedTuple
-from uuid import UUID
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from hubbub.errors import Invalid
-from hubbub.history.lines import LONGEST_LINE, AnyLine, MessageIds, MessageLine, parse_line
+from hubbub.history.lines import LONGEST_LINE, AnyLine, EqualMessages, parse_line
 from hubbub.postgres import Statement
 
 if TYPE_CHECKING:
@@ -91,12 +90,8 @@ class Source(io.RawIOBase):
         super().close()
 
 
-class TakenLine(NamedTuple):
-    """A line that can be stored, with its number, counted from 1, and the id of the message on it."""
-
-    number: int
-    line: AnyLine
-    message_id: UUID | None
+TakenLine: TypeAlias = tuple[int, AnyLine, int]
+"""The number of a line that can be stored, counted from 1, the line, and how many equal messages are before it."""
 
 
 def read_lines(file: io.BufferedReader, refuse: Callable[[int, str], None]) -> Iterator[tuple[int, AnyLine]]:
@@ -183,7 +178,7 @@ class Batch:
     )
 
     def __init__(
-        self, before: int, digest_before: _Hash, raw: list[bytes], message_ids: MessageIds, *, is_last: bool
+        self, before: int, digest_before: _Hash, raw: list[bytes], equals: EqualMessages, *, is_last: bool
     ) -> None:
         self.before = before
         self.is_last = is_last
@@ -193,9 +188,8 @@ class Batch:
         self._raw = raw
         self.digest = self._digest_after(len(raw))
         self.checkpoint = Checkpoint(self.digest.digest(), before + len(raw))
-        self.taken = [
-            TakenLine(number, line, message_ids.id_of(line) if isinstance(line, MessageLine) else None)
-            for number, line in _parsed(enumerate(raw, before + 1), self.refuse)
+        self.taken: list[TakenLine] = [
+            (number, line, equals.count(line)) for number, line in _parsed(enumerate(raw, before + 1), self.refuse)
         ]
 
     def refuse(self, number: int, reason: str) -> None:
@@ -217,13 +211,13 @@ class Batch:
 
 def batches(file: io.BufferedReader) -> Iterator[Batch]:
     """The batches of an open file. One that is damaged before its first line has a batch without lines."""
-    digest, before, message_ids = sha256(), 0, MessageIds()
+    digest, before, equals = sha256(), 0, EqualMessages()
     damage: list[Refusal] = []
     chunks = _chunks(_numbered_lines(file, lambda number, reason: damage.append(Refusal(number, reason))))
     raw = next(chunks, [])
     while raw or damage:
         following = next(chunks, [])
-        batch = Batch(before, digest, raw, message_ids, is_last=not following)
+        batch = Batch(before, digest, raw, equals, is_last=not following)
         if batch.is_last and damage:
             [batch.damage] = damage
         yield batch
