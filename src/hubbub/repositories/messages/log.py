@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -15,6 +16,11 @@ from hubbub.models import Message
 from hubbub.positions import NOTHING, Position, event_mark, mark
 from hubbub.postgres import Executor, Statement
 from hubbub.sql import readable, representable
+
+logger = logging.getLogger("hubbub.feed")
+
+UNREADABLE: Final = (ValueError, *NOT_AN_EVENT)
+"""What decoding raises for a value that hubbub has not written."""
 
 
 class Entry(NamedTuple):
@@ -28,13 +34,15 @@ class LogSlice(NamedTuple):
     """A part of the log of a room, after a position.
 
     `head` is the last seq of the log, `end` the seq up to which the part is complete: beyond its last entry if
-    rows were purged by other means than hubbub's. `is_rewound` means that the log does not have at the position
-    what the reader has seen there; then there are no entries, and `end` is 0.
+    rows were purged by other means than hubbub's. `last` is the position to go on from. `is_rewound` means that
+    the log does not have at the position what the reader has seen there; then there are no entries, and `end` is
+    0.
     """
 
     entries: list[Entry]
     head: int
     end: int
+    last: Position
     is_rewound: bool
 
 
@@ -69,15 +77,26 @@ _OWN_FIELDS = {
 def _entry(*row: Any) -> tuple[int, Position, LogEvent | None]:  # noqa: ANN401 - each column has a type of its own
     """The head of the log, and the position and event of an entry. The last columns are those of its message.
 
-    There is no event if that was purged, for a kind that only a newer version knows, or with a damaged payload.
+    There is no event if that was purged or cannot be read, or for a kind that only a newer version knows.
     """
     head, room_id, seq, kind, about, user_id, payload, at, *columns = row
-    if kind == "sent":
-        return head, *entry_of(Message(*columns))
-    position = Position(seq, event_mark(kind, about, user_id, at))
-    event: Callable[..., LogEvent] | None = events.KINDS.get(kind)
-    if event is None or (about is not None and columns[0] is None):
-        return head, position, None
+    is_sent = kind == "sent"
+    try:
+        if is_sent:
+            return head, *entry_of(Message(*columns))
+        position = Position(seq, event_mark(kind, about, user_id, at))
+        if kind not in events.KINDS or (about is not None and columns[0] is None):
+            return head, position, None
+        values = _own_values(kind, user_id, payload, columns)
+    except UNREADABLE as error:
+        logger.error("passed over entry %s of room %s, which cannot be read: %s", seq, room_id, error)  # noqa: TRY400
+        return head, Position(seq, mark(columns[0], at) if is_sent else position.mark), None
+    event: Callable[..., LogEvent] = events.KINDS[kind]
+    return head, position, event(room_id, seq, position.encode(room_id), at, *values)
+
+
+def _own_values(kind: str, user_id: UUID, payload: str, columns: list[Any]) -> list[Any]:
+    """The values of the fields that not all entries have."""
     values: list[Any] = []
     decoded: events.Payload | None = None
     for field in _OWN_FIELDS[kind]:
@@ -87,12 +106,9 @@ def _entry(*row: Any) -> tuple[int, Position, LogEvent | None]:  # noqa: ANN401 
             case "message":
                 values.append(Message(*columns))
             case _:
-                try:
-                    decoded = decoded or _payload(payload)
-                except NOT_AN_EVENT:
-                    return head, position, None
+                decoded = decoded or _payload(payload)
                 values.append(getattr(decoded, field))
-    return head, position, event(room_id, seq, position.encode(room_id), at, *values)
+    return values
 
 
 def _head_of(*row: Any) -> Head:  # noqa: ANN401 - each column has a type of its own
@@ -175,10 +191,13 @@ class Logs:
         head, first, _ = rows[0] if rows else (head, None, None)
         there = first if first is not None and first.seq == after.seq else _without_entry(after.seq, head)
         if not Head(room_id, head, there).holds(after):
-            return LogSlice([], head, 0, is_rewound=True)
+            return LogSlice([], head, 0, after, is_rewound=True)
         entries = [Entry(at, event) for _, at, event in rows if event is not None and at.seq > after.seq]
-        end = head if len(rows) <= limit else entries[:limit][-1].position.seq
-        return LogSlice(entries[:limit], head, end, is_rewound=False)
+        last = rows[-1][1] if rows and not entries else after
+        if entries:
+            last = entries[:limit][-1].position
+        end = head if len(rows) <= limit else last.seq
+        return LogSlice(entries[:limit], head, end, last, is_rewound=False)
 
     _HEADS = Statement(
         "log.heads",

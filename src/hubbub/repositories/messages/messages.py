@@ -294,8 +294,7 @@ class Messages(Repository):
             head = (await self._logs.head(room_id, deadline=deadline)).encode(room_id)
             return LogPage(room_id, [Resync(room_id, head, "rewound")], head, has_more=False)
         events: list[LogEvent | Resync] = [entry.event for entry in reading.entries]
-        newest = reading.entries[-1].position if reading.entries else after
-        going_on = newest.encode(room_id) if newest.seq else None
+        going_on = reading.last.encode(room_id) if reading.last.seq else None
         return LogPage(room_id, events, going_on, has_more=reading.end < reading.head)
 
     _BY_AUTHOR_CURSOR = Cursor("messages by author", tuple[datetime, UUID])
