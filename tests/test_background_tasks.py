@@ -31,6 +31,11 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
         lambda hub: Subscriptions(hub.settings.redis)._task,
     ),
     ("services/feed/feed.py", "'comparing heads of logs'", lambda hub: hub._feed._comparing),
+    (
+        "services/feed/followers.py",
+        "'checking sessions of followers'",
+        lambda hub: hub._feed._followers._sessions._checking,
+    ),
     ("services/feed/signals.py", "'notifying followers of presence'", lambda hub: hub._feed._signals._notifying),
     ("services/presence/column.py", "'writing presence'", lambda hub: hub.presence._column.task),
     (

@@ -64,8 +64,8 @@ def calls(hub: Hub, room: Room, ada: User) -> dict[str, Callable[[], Awaitable[A
         "is online": lambda: hub.presence.is_online([ada.id]),
         "typing": lambda: hub.typing.start(room.id, ada.id),
         "limit": lambda: hub.limits.take("login", "ada", capacity=1, refill_per_second=1, fail_open=True),
-        "register": lambda: hub.register("bob@example.org", "bob", "a password"),
-        "authenticate": lambda: hub.authenticate("ada", "a password"),
+        "register": lambda: hub.register("bob@example.org", "bob", "forked phrase nine"),
+        "authenticate": lambda: hub.authenticate("ada", "forked phrase nine"),
         "follow": lambda: enter(hub.follow(ada.id)),
         "start": hub.start,
     }
@@ -137,7 +137,7 @@ async def test_hub_that_was_not_started_works_in_child(settings: Settings, ada: 
 
     async def use() -> str:
         async with preloaded as hub:
-            carol = await hub.register("carol@example.org", "carol", "a password")
+            carol = await hub.register("carol@example.org", "carol", "forked phrase nine")
             return carol.username
 
     assert await in_child(use) == "carol"
