@@ -54,15 +54,13 @@ _PROTOCOL = Statement(
 
 
 async def _tls(postgres: Postgres) -> Result:
-    sslmode, is_local = postgres.settings.sslmode, is_this_machine(postgres.settings.host)
+    sslmode, host = postgres.settings.sslmode, postgres.settings.host
     protocol = await postgres.executor.fetch_one(_PROTOCOL)
     if protocol is None:
-        if is_local:
-            return Result("off, and the server is on this machine")
         remedy = "Turn ssl on in postgresql.conf, and set DB_SSLMODE=verify-full and DB_SSLROOTCERT."
-        return Result("off", [unencrypted("PostgreSQL", remedy)])
+        return unencrypted("PostgreSQL", host, remedy)
     summary = f"{protocol}, DB_SSLMODE={sslmode}"
-    if sslmode == "verify-full" or is_local:
+    if sslmode == "verify-full" or is_this_machine(host):
         return Result(summary)
     meaning = f"With {sslmode} another server can pass for this one, and read the password and all else."
     remedy = "Set DB_SSLMODE=verify-full, and DB_SSLROOTCERT to the certificate of the authority."
@@ -87,11 +85,8 @@ LOSSES: Final = {
 
 async def _durability(postgres: Postgres) -> Result:
     settings = dict(zip(LOSSES, await postgres.server_settings(*LOSSES), strict=True))
-    findings = [
-        error(f"{name} is off: {LOSSES[name][0]}", LOSSES[name][1])
-        for name, value in settings.items()
-        if value == "off"
-    ]
+    lost = [(name, *LOSSES[name]) for name, value in settings.items() if value == "off"]
+    findings = [error(f"{name} is off: {loss}", remedy) for name, loss, remedy in lost]
     summary = f"fsync {settings['fsync']}, synchronous_commit {settings['synchronous_commit']}"
     return Result(summary, findings)
 
@@ -237,9 +232,7 @@ CHECKS: Final[tuple[Check[Postgres], ...]] = (
 )
 
 _READ_ONLY = Statement(
-    "doctor.read_only",
-    str,
-    "SELECT set_config('transaction_read_only', 'on', true) AS transaction_read_only",
+    "doctor.read_only", str, "SELECT set_config('transaction_read_only', 'on', true) AS setting"
 )
 
 
@@ -257,5 +250,4 @@ async def check(pool: Pool, settings: PostgresSettings, processes: int) -> Secti
             await executor.fetch_one(_READ_ONLY)
             return await check.run(Postgres(executor, settings, processes))
 
-    results, lost = await run_checks(CHECKS, run)
-    return Section("postgresql", f"PostgreSQL {version}", where, lost, results)
+    return await run_checks("postgresql", f"PostgreSQL {version}", where, CHECKS, run)

@@ -5,23 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from hubbub.cli.doctor.report import (
-    Check,
-    Finding,
-    Result,
-    Section,
-    Skipped,
-    error,
-    is_this_machine,
-    note,
-    run_checks,
-    unencrypted,
-    warning,
-)
+from hubbub.cli.doctor.report import Check, Result, Section, Skipped, error, note, run_checks, unencrypted, warning
 from hubbub.cli.server_info import server_info
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
-from hubbub.redis.replies import Reply, as_bytes
+from hubbub.redis.replies import as_bytes
 from hubbub.settings import RedisSettings
 
 OLDEST: Final = {"Redis": (6, 2), "Valkey": (7, 2)}
@@ -47,16 +35,11 @@ class Redis(NamedTuple):
             if isinstance(refusal, Unavailable) and refusal.retryable:
                 raise
             raise Skipped(f"CONFIG GET is not allowed: {refusal}") from refusal
-        return _value(reply, name)
-
-
-def _value(reply: Reply, name: str) -> str:
-    """From a map under RESP3, from a list of names and values under RESP2."""
-    if isinstance(reply, dict):
-        reply = [part for pair in reply.items() for part in pair]
-    if not isinstance(reply, list) or len(reply) != 2:
-        raise Skipped(f"the server has no setting {name}")
-    return as_bytes(reply[1]).decode(errors="replace")
+        if isinstance(reply, dict):  # a map under RESP3, a list of names and values under RESP2
+            reply = [part for pair in reply.items() for part in pair]
+        if not isinstance(reply, list) or len(reply) != 2:
+            raise Skipped(f"the server has no setting {name}")
+        return as_bytes(reply[1]).decode(errors="replace")
 
 
 async def _version(redis: Redis) -> Result:
@@ -70,10 +53,8 @@ async def _version(redis: Redis) -> Result:
 async def _tls(redis: Redis) -> Result:
     if redis.settings.tls:
         return Result("on, and the server's name is verified")
-    if is_this_machine(redis.settings.host):
-        return Result("off, and the server is on this machine")
     remedy = "Give the server a tls-port, and set REDIS_TLS=true or write rediss:// in REDIS_URL."
-    return Result("off", [unencrypted("Redis", remedy)])
+    return unencrypted("Redis", redis.settings.host, remedy)
 
 
 async def _login(redis: Redis) -> Result:
@@ -95,7 +76,7 @@ async def _memory(redis: Redis) -> Result:
     info = await redis.info()
     policy, limit = info.get("maxmemory_policy", ""), int(info.get("maxmemory", 0))
     used, evicted = int(info.get("used_memory", 0)), int(info.get("evicted_keys", 0))
-    findings: list[Finding] = []
+    findings = []
     if policy != "noeviction":
         meaning = f"maxmemory-policy is {policy}: when memory is short, sessions vanish or hide from revoke_all."
         severity = warning if limit else note
@@ -151,9 +132,7 @@ async def check(connection: Connection, settings: RedisSettings) -> Section:
     where, name = f"{settings.host}:{settings.port}", "Redis"
     if connection.trouble is not None:
         return Section("redis", name, where, connection.trouble.reason, ())
-    redis = Redis(connection, settings)
-    results, lost = await run_checks(CHECKS, lambda check: check.run(redis))
     with suppress(Unavailable, ReplyError):
         info = await server_info(connection)
         name = f"{info.name} {info.version}"
-    return Section("redis", name, where, lost, results)
+    return await run_checks("redis", name, where, CHECKS, lambda check: check.run(Redis(connection, settings)))

@@ -12,7 +12,7 @@ from typing import Final, Generic, Literal, NamedTuple, TypeVar
 import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from hubbub.errors import Unavailable
@@ -104,22 +104,27 @@ class Report(msgspec.Struct, frozen=True):
 
 
 async def run_checks(
-    checks: Iterable[Check[T]], run: Callable[[Check[T]], Awaitable[Result]]
-) -> tuple[tuple[CheckResult, ...], str | None]:
-    """The results and, if the server went away meanwhile, the reason. It ends the run."""
-    results: list[CheckResult] = []
+    kind: Literal["postgresql", "redis", "together"],
+    name: str,
+    where: str | None,
+    checks: Iterable[Check[T]],
+    run: Callable[[Check[T]], Awaitable[Result]],
+) -> Section:
+    """Run them until one finds that the server is out of reach. Does not raise for it."""
+    results, out_of_reach = list[CheckResult](), None
     for check in checks:
         result, skipped = Result(""), None
         try:
             result = await run(check)
         except Unavailable as refusal:
             if refusal.retryable:
-                return tuple(results), f"{refusal.reason} (at: {check.title})"
+                out_of_reach = f"{refusal.reason} (at: {check.title})"
+                break
             skipped = refusal.reason
         except (Skipped, ReplyError) as reason:
             skipped = str(reason)
         results.append(CheckResult(check.name, check.title, result.summary, skipped, tuple(result.findings)))
-    return tuple(results), None
+    return Section(kind, name, where, out_of_reach, tuple(results))
 
 
 def is_this_machine(host: str) -> bool:
@@ -130,15 +135,17 @@ def is_this_machine(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
-def unencrypted(service: str, remedy: str) -> Finding:
-    return error(f"Messages, hashes and tokens can be read and changed between here and {service}.", remedy)
+def unencrypted(service: str, host: str, remedy: str) -> Result:
+    if is_this_machine(host):
+        return Result("off, and the server is on this machine")
+    meaning = f"Messages, hashes and tokens can be read and changed between here and {service}."
+    return Result("off", [error(meaning, remedy)])
 
 
 def summarize(sections: Sequence[Section]) -> Report:
-    found = [finding.severity for section in sections for check in section.checks for finding in check.findings]
-    status = SOMETHING_FOUND if {*found} - {Severity.NOTE} else 0
-    if any(section.out_of_reach for section in sections):
-        status = OUT_OF_REACH
+    found = {finding.severity for section in sections for check in section.checks for finding in check.findings}
+    out_of_reach = any(section.out_of_reach for section in sections)
+    status = OUT_OF_REACH if out_of_reach else SOMETHING_FOUND if found - {Severity.NOTE} else 0
     return Report(version("hubbub"), status, tuple(sections))
 
 
@@ -172,10 +179,7 @@ def _section(section: Section) -> RenderableType:
 
 
 def _line(state: str, title: str, text: str) -> RenderableType:
-    line = Table.grid(padding=(0, 2, 0, 0))
-    line.add_column(width=9)
-    line.add_column(width=13)
-    line.add_column(overflow="fold")
+    line = Table.grid(Column(width=9), Column(width=13), Column(overflow="fold"), padding=(0, 2, 0, 0))
     line.add_row(Text(f"  {state}", style=STYLES[state]), Text(title), Text(text, style="dim"))
     return line
 

@@ -270,7 +270,7 @@ async def _vacuum(postgres: Postgres) -> Result:
 _FORCE_GENERIC_PLANS = Statement(
     "doctor.force_generic_plans",
     str,
-    "SELECT set_config('plan_cache_mode', 'force_generic_plan', true) AS plan_cache_mode",
+    "SELECT set_config('plan_cache_mode', 'force_generic_plan', true) AS setting",
 )
 _LARGE_TABLES = Statement(
     "doctor.large_tables",

@@ -40,9 +40,7 @@ class Both(NamedTuple):
     subscriptions: Subscriptions
 
 
-_NOW = Statement(
-    "doctor.now", int, "SELECT (extract(EPOCH FROM clock_timestamp()) * 1000000)::bigint AS microseconds"
-)
+_NOW = Statement("doctor.now", float, "SELECT extract(EPOCH FROM clock_timestamp())::float8 AS now")
 
 
 async def _clocks(both: Both) -> Result:
@@ -51,8 +49,8 @@ async def _clocks(both: Both) -> Result:
     if (pool := both.pool) is not None:
 
         async def postgresql_now() -> float:
-            [microseconds] = await pool.fetch_all(_NOW)
-            return microseconds / 1_000_000
+            [now] = await pool.fetch_all(_NOW)
+            return now
 
         offsets["PostgreSQL"] = await _offset(postgresql_now)
     if (connection := both.connection) is not None:
@@ -166,5 +164,4 @@ CHECKS: Final = (
 
 async def check(both: Both) -> Section:
     """Does not raise for servers that cannot be asked."""
-    results, lost = await run_checks(CHECKS, lambda check: check.run(both))
-    return Section("together", "Together", None, lost, results)
+    return await run_checks("together", "Together", None, CHECKS, lambda check: check.run(both))
