@@ -55,8 +55,6 @@ def bench(context: click.Context, only: tuple[str, ...], output: Path | None, *,
 def find_clone() -> Path | None:
     """The current folder, or the one from which this code is imported, if it has the benchmarks."""
     installed = Path(hubbub.__file__).parents[2]
-    return next((folder for folder in (Path.cwd(), installed) if _has_benchmarks(folder)), None)
-
-
-def _has_benchmarks(folder: Path) -> bool:
-    return (folder / "pyproject.toml").exists() and (folder / "benchmarks" / "__main__.py").exists()
+    needed = "pyproject.toml", "benchmarks/__main__.py"
+    found = (folder for folder in (Path.cwd(), installed) if all((folder / file).exists() for file in needed))
+    return next(found, None)

@@ -12,7 +12,7 @@ from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import BinaryIO, TextIO
 from uuid import UUID
 
 import click
@@ -21,10 +21,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hubbub import hub, inputs
 from hubbub.errors import Invalid
-
-if TYPE_CHECKING:
-    from hubbub.history import Imported, Refusal
-    from hubbub.hub import Hub
+from hubbub.history import Imported, Refusal
+from hubbub.hub import Hub
 
 LINES_REFUSED = 3
 STDOUT = Path("-")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import click
 
 from hubbub import hub, inputs
 from hubbub.cli.terminal import printable
 from hubbub.errors import Invalid, NotFound
-
-if TYPE_CHECKING:
-    from hubbub.hub import Hub
-    from hubbub.models import Session, User
+from hubbub.hub import Hub
+from hubbub.models import Session, User
 
 ID_CHARACTERS = 12  # enough to be unique among the sessions of a user
 DEVICE_CHARACTERS = 30  # keeps a session on one line of 120 columns
@@ -71,9 +68,7 @@ async def _revoke(user: str, start_of_id: str) -> str:
         if len(matching) > 1:
             raise click.ClickException(f"{len(matching)} sessions start with {start_of_id}")
         if not await chat.sessions.revoke(found.id, matching[0]):
-            raise NotFound(
-                "session", "of that id"
-            )  # the text that was typed may be a token, so it is not repeated
+            raise NotFound("session", "of that id")  # not what was typed, which may be a token
         return matching[0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 from rich.console import Console
@@ -16,9 +16,7 @@ from hubbub.cli.terminal import unreported
 from hubbub.hub import find_settings
 from hubbub.postgres import Pool
 from hubbub.redis import Connection, Subscriptions
-
-if TYPE_CHECKING:
-    from hubbub.settings import Settings
+from hubbub.settings import Settings
 
 CONNECTIONS: Final = 2
 """To PostgreSQL. The second is for the feed, which reads memberships while a follower enters."""
@@ -61,12 +59,8 @@ async def _check(settings: Settings, processes: int) -> Report:
         await asyncio.gather(connection.start(), subscriptions.start())
         stored = await postgresql.check(pool, settings.postgres, processes)
         live = await redis.check(connection, settings.redis)
-        both = Both(
-            None if stored.out_of_reach else pool,
-            None if live.out_of_reach else connection,
-            subscriptions,
-        )
-        return summarize([stored, live, await together.check(both)])
+        reachable = None if stored.out_of_reach else pool, None if live.out_of_reach else connection
+        return summarize([stored, live, await together.check(Both(*reachable, subscriptions))])
     finally:
         await subscriptions.close()
         await connection.close()

@@ -10,7 +10,7 @@ from pkgutil import walk_packages
 from typing import Any, Final, NamedTuple
 
 from hubbub import repositories
-from hubbub.cli.doctor.report import Check, Finding, Result, Skipped, error, warning
+from hubbub.cli.doctor.report import Check, Result, Skipped, error, warning
 from hubbub.migrations import HEAD, TABLES, revisions
 from hubbub.postgres import Executor, Lookup, Statement
 from hubbub.settings import PostgresSettings
@@ -128,7 +128,14 @@ async def _indexes(postgres: Postgres) -> Result:
     await _need_head(postgres)
     found = await postgres.executor.fetch_all(_INDEXES, list(TABLES))
     age = await postgres.executor.fetch_one(_AGE) or 0
-    findings = [_invalid(index) for index in found if not index.is_valid]
+    findings = []
+    for index in [index for index in found if not index.is_valid]:
+        meaning = f"{index.name} on {index.table} is INVALID: writes maintain it, and no query can use it."
+        if index.name in INDEXES:
+            findings.append(error(meaning, f"REINDEX INDEX CONCURRENTLY {index.name}, as the owner."))
+        else:
+            remedy = f"DROP INDEX CONCURRENTLY {index.name}, as the owner, unless it is still being built."
+            findings.append(warning(meaning, remedy))
     for name in sorted(INDEXES - {index.name for index in found}):
         meaning = f"The index {name} is missing: its queries read whole tables, or its rows are not kept unique."
         remedy = "Create it again: `hubbub migrate sql` shows its definition, docs/schema.md its purpose."
@@ -143,13 +150,6 @@ async def _indexes(postgres: Postgres) -> Result:
             remedy = f"If no replica uses it: DROP INDEX CONCURRENTLY {index.name}."
             findings.append(warning(meaning, remedy))
     return Result(f"{len(found)} indexes", findings)
-
-
-def _invalid(index: Index) -> Finding:
-    meaning = f"{index.name} on {index.table} is INVALID: writes maintain it, and no query can use it."
-    if index.name in INDEXES:
-        return error(meaning, f"REINDEX INDEX CONCURRENTLY {index.name}, as the owner.")
-    return warning(meaning, f"DROP INDEX CONCURRENTLY {index.name}, as the owner, unless it is still being built.")
 
 
 class ForeignKey(NamedTuple):

@@ -23,8 +23,6 @@ from hubbub.services.sessions import find_ended
 CLOCK_SKEW_SECONDS: Final = 1.0
 """Leases last tens of seconds and times in a chat are read by people: less than a second shows nowhere."""
 
-CLOCK_READINGS: Final = 3
-
 CHEAP_SECONDS: Final = 0.05
 EXPENSIVE_SECONDS: Final = 0.5
 """OWASP asks for less than a second per hash; half of it leaves a core for two logins at once."""
@@ -74,7 +72,7 @@ async def _clocks(both: Both) -> Result:
 async def _offset(now: Callable[[], Awaitable[float]]) -> float:
     """Seconds by which a clock is ahead of ours, from the fastest of some answers, less half of its round trip."""
     readings = []
-    for _ in range(CLOCK_READINGS):
+    for _ in range(3):
         asked, begin = time(), monotonic()
         answer = await now()
         taken = monotonic() - begin
