@@ -38,7 +38,9 @@ class Both(NamedTuple):
     subscriptions: Subscriptions
 
 
-_NOW = Statement("doctor.now", float, "SELECT extract(EPOCH FROM clock_timestamp())::float8 AS now")
+_NOW = Statement(
+    "doctor.now", lambda seconds: seconds, "SELECT extract(EPOCH FROM clock_timestamp())::float8 AS seconds"
+)
 
 
 async def _clocks(both: Both) -> Result:
@@ -47,8 +49,8 @@ async def _clocks(both: Both) -> Result:
     if (pool := both.pool) is not None:
 
         async def postgresql_now() -> float:
-            [now] = await pool.fetch_all(_NOW)
-            return now
+            [seconds] = await pool.fetch_all(_NOW)
+            return float(seconds)
 
         offsets["PostgreSQL"] = await _offset(postgresql_now)
     if (connection := both.connection) is not None:

@@ -212,8 +212,8 @@ async def ask_postgres(executor: Executor) -> Stored:
     await verify(executor)
     [server] = await executor.fetch_all(_POSTGRES)
     rows = {row.name: row for row in await executor.fetch_all(_ROWS)}
-    ids = _first_id(time() - BUSY_SECONDS), _first_id(time() + BUSY_SECONDS)
-    return Stored(server, rows, await executor.fetch_all(_BUSIEST, *ids))
+    first, last = _first_id(time() - BUSY_SECONDS), _first_id(time() + BUSY_SECONDS)
+    return Stored(server, rows, await executor.fetch_all(_BUSIEST, first, last))
 
 
 def _first_id(at: float) -> UUID:
