@@ -15,6 +15,7 @@ A_MESSAGE = """(
     SELECT id FROM messages
     WHERE id NOT IN (SELECT last_read_message_id FROM room_users WHERE last_read_message_id IS NOT NULL)
         AND user_id = ANY (SELECT id FROM users WHERE username LIKE 'talker-%')
+        AND deleted_at IS NULL  -- a tombstone cannot have content
     LIMIT 1
 )"""
 
