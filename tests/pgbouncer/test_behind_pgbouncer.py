@@ -107,7 +107,7 @@ async def test_many_callers_share_few_sessions_and_leave_nothing_in_them(
         found.extend(await executor.fetch_all(LEFT_BEHIND))
 
     assert len(await in_every_session(pooled.postgres, look)) == SESSIONS
-    assert not found
+    assert set(found) <= {"TimeZone = UTC"}  # PgBouncer sets the time zone of each client
 
 
 async def test_limits_of_the_role_apply(pooled: Settings) -> None:
