@@ -149,7 +149,7 @@ async def test_pool_recovers_when_a_full_server_has_room_again(
     pool = Pool(small)
     async with pool.transaction():
         for _ in range(3):
-            with pytest.raises(Unavailable, match=r"the server has no connection free|no answer within") as caught:
+            with pytest.raises(Unavailable, match="the server has no connection free") as caught:
                 await pool.fetch_one(ONE)
             assert caught.value.retryable
     await observer.connection.execute(f"ALTER DATABASE {small.database} CONNECTION LIMIT -1")
