@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from uuid import UUID, uuid4
@@ -150,6 +151,26 @@ async def test_killed_process_keeps_no_user_online_after_the_clock_went_back(
 
             await until_it_answers(has_one_device)
         await until_it_answers(lambda: is_online(presence, here, False))
+
+
+async def test_process_with_a_shorter_heartbeat_shortens_no_lease_of_another(
+    connection: Connection, subscriptions: Subscriptions
+) -> None:
+    """While an application is updated, processes with different options run side by side."""
+    gone, here = UUID(int=16), UUID(int=32)  # of one bucket
+    async with (
+        opened(connection, subscriptions, heartbeat_seconds=600, grace_seconds=0) as slow,
+        opened(connection, subscriptions, heartbeat_seconds=1, grace_seconds=0) as quick,
+        slow.online(here),
+    ):
+        async with quick.online(here):
+            pass
+        await hold_from_a_killed_process(connection, gone)
+        await until_it_answers(lambda: is_online(quick, gone, False))
+        ends_at_ms = await connection.execute("ZSCORE", online_key(bucket_of(here)), str(here))
+        assert isinstance(ends_at_ms, float)
+        assert ends_at_ms / 1000 > time.time() + 600
+        assert len(await quick.devices(here)) == 1
 
 
 async def is_online(presence: Presence, user_id: UUID, state: bool) -> bool:

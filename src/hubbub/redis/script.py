@@ -136,8 +136,12 @@ for _, set in ipairs(KEYS) do
         local due = {}
         if size > 0 then
             due = redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, at_most)
-            local ahead = redis.call('ZRANGEBYSCORE', set, '(' .. (now + longest_ms), '+inf', 'LIMIT', 0, at_most)
-            for _, member in ipairs(ahead) do due[#due + 1] = member end
+            if tonumber(redis.call('ZREVRANGE', set, 0, 0, 'WITHSCORES')[2]) > now + longest_ms then
+                local latest = redis.call('ZREVRANGE', set, 0, at_most - 1, 'WITHSCORES')
+                for i = 1, #latest, 2 do
+                    if tonumber(latest[i + 1]) > now + longest_ms then due[#due + 1] = latest[i] end
+                end
+            end
         end
         size = {size, due}
     end

@@ -5,7 +5,8 @@ Users are divided into buckets, so that all keys of a script are in one hash slo
     presence:{b7}:online      a ZSET of the users that are online, scored by when they go offline unless a lease is
                               renewed, in ms of Redis' clock. A user in it is online. An event is published in the
                               step in which a user is added or removed
-    presence:{b7}:user:<id>   a ZSET of the leases of a user, scored by when the lease ends
+    presence:{b7}:user:<id>   a ZSET of the leases of a user, scored by when the lease ends. A member is
+                              "<id>:<ms>:<device>": a lease ends at most that many ms after its last renewal
 
 A user, as `online` has it:
 
@@ -75,6 +76,28 @@ def log_refusal(error: Unavailable | ReplyError) -> None:
         logger.error("Redis refused a presence script: %s", error)
 
 
+LATEST_END: Final = """
+local function latest_end(leases)
+    local latest = redis.pcall('ZREVRANGE', leases, 0, 0, 'WITHSCORES')[2]
+    if latest and latest - now > tonumber(lease_ms) then
+        local ahead = redis.call('ZRANGEBYSCORE', leases, '(' .. (now + lease_ms), '+inf', 'WITHSCORES')
+        for i = 1, #ahead, 2 do
+            local longest = now + (ahead[i]:match('^%x+:(%d+):') or lease_ms)
+            if tonumber(ahead[i + 1]) > longest then redis.call('ZADD', leases, longest, ahead[i]) end
+        end
+        latest = redis.call('ZREVRANGE', leases, 0, 0, 'WITHSCORES')[2]
+    end
+    if latest then redis.call('PEXPIREAT', leases, latest) end
+    return tonumber(latest)
+end
+"""
+"""When the last of a user's leases ends, nil without one or where another program wrote the key.
+
+A lease that ends later than if it was renewed now is from before the clock of Redis went back, and is shortened.
+Each has its own length, because processes with different `Options` run side by side while an application is
+updated."""
+
+
 class Device(msgspec.Struct, frozen=True):
     """A connection of a user. `lease` is its id, `name` is the device that `online` was called with."""
 
@@ -83,19 +106,20 @@ class Device(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_member(cls, member: bytes) -> Device:
-        lease, _, name = member.decode(errors="replace").partition(":")
+        lease, *_, name = member.decode(errors="replace").split(":", 2)
         return cls(UUID(lease), name or None)
 
 
 class Lease:
     """The claim of one connection that a user is online. It holds until it is released or not renewed."""
 
-    __slots__ = ("bucket", "ends_at", "member", "user_id")
+    __slots__ = ("bucket", "device", "ends_at", "id", "user_id")
 
     def __init__(self, user_id: UUID, device: str | None) -> None:
         self.user_id = user_id
         self.bucket = bucket_of(user_id)
-        self.member = f"{uuid4().hex}:{device or ''}".encode()
+        self.id = uuid4()
+        self.device = device
         self.ends_at = 0.0
         """In the time of the event loop: Redis has ended the lease by then at the latest."""
 
@@ -237,12 +261,11 @@ class Leases:
 
     # Renew or release leases. A change is three arguments: user, lease, and 1 if it is held, 0 if it was released.
     # The key of the user's leases is at the same position in `leases`. Returns the users that came online by it.
-    # A lease that ends later than one that begins now is from before the clock of Redis went back.
-    # It is shortened.
     _UPDATE = Script(
         keys=("online", "*leases"),
         args=("channel", "lease_ms", "grace_ms", "keep_ms", "*changes"),
         source=NOW
+        + LATEST_END
         + """
     local came = {}
     for i = 2, #KEYS do
@@ -257,17 +280,7 @@ class Leases:
         end
         if due then
             redis.call('ZREMRANGEBYSCORE', leases, '-inf', now)
-            local latest = redis.call('ZREVRANGE', leases, 0, 0, 'WITHSCORES')[2]
-            if latest and latest - now > tonumber(lease_ms) then
-                latest = now + lease_ms
-                for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', leases, '(' .. latest, '+inf')) do
-                    redis.call('ZADD', leases, latest, ahead)
-                end
-            end
-            if latest then
-                redis.call('PEXPIREAT', leases, latest)
-                due = math.max(due, latest)
-            end
+            due = math.max(due, latest_end(leases) or due)
             if is_held ~= '1' then
                 redis.call('ZADD', online, 'XX', due, user)
             elseif redis.call('ZADD', online, due, user) == 1 then
@@ -284,15 +297,16 @@ class Leases:
 
     async def _update(self, bucket: int, leases: Collection[Lease]) -> list[UUID] | None:
         """The users that came online by it, None without a reply."""
+        lease_ms, grace_ms = round(self._lease_seconds * 1000), round(self._grace_seconds * 1000)
         held = self._held[bucket]
         ends_at = asyncio.get_running_loop().time() + 2 * self._lease_seconds  # twice, as it may arrive late
         changes: list[Part] = []
         for lease in leases:
             is_held = lease in held
-            changes += (str(lease.user_id), lease.member, int(is_held))
+            member = f"{lease.id.hex}:{lease_ms}:{lease.device or ''}"
+            changes += (str(lease.user_id), member, int(is_held))
             if is_held:
                 lease.ends_at = ends_at
-        lease_ms, grace_ms = round(self._lease_seconds * 1000), round(self._grace_seconds * 1000)
         try:
             return await self._UPDATE(
                 self._connection,
@@ -402,11 +416,13 @@ class Sweeper:
                 log_refusal(error)
 
     # Returns the users that were still due: each is returned to one caller only. Their leases have ended, too. The
-    # key of a user's leases is at the same position in `leases`.
+    # key of a user's leases is at the same position in `leases`. A user who seems to be online for longer than a
+    # lease lasts is online until the last of their leases ends.
     _END_DUE = Script(
         keys=("online", "*leases"),
         args=("channel", "lease_ms", "*users"),
         source=NOW
+        + LATEST_END
         + """
     local went = {}
     for i = 2, #KEYS do
@@ -418,7 +434,7 @@ class Sweeper:
             redis.call('PUBLISH', channel, '{"userId":"' .. user .. '","isOnline":false}')
             went[#went + 1] = user
         elseif due - now > tonumber(lease_ms) then
-            redis.call('ZADD', online, 'XX', now + lease_ms, user)
+            redis.call('ZADD', online, 'XX', latest_end(KEYS[i]) or now + lease_ms, user)
         end
     end
     return went
