@@ -12,7 +12,7 @@ from hubbub import Hub, Invalid, NotAMember, NotFound, PostgresSettings, Room, U
 from hubbub.models import Message
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.repositories import ReadReceipts
-from hubbub.repositories.read_receipts import MOST_RECEIPTS_PER_CALL, RECEIPTS_UP_TO_MEMBERS
+from hubbub.repositories.read_receipts import MESSAGES_PER_STEP, MOST_RECEIPTS_PER_CALL, RECEIPTS_UP_TO_MEMBERS
 from plans import pages_touched
 
 
@@ -99,6 +99,71 @@ async def test_mark_unread_deletes_the_receipts(
     assert await hub.receipts.mark_unread(room.id, bob.id, from_seq=messages[4].seq) == messages[2].seq
     with pytest.raises(Invalid):
         await hub.receipts.mark_unread(room.id, bob.id, from_seq=0)
+
+
+FILL_RECEIPTS = Statement(
+    "test.fill_receipts",
+    int,
+    """
+    INSERT INTO message_read_receipts (message_id, user_id, room_id)
+    SELECT messages.id, room_users.user_id, room_users.room_id
+    FROM messages
+    JOIN room_users USING (room_id)
+    WHERE room_id = $1
+        AND room_users.user_id = $2
+        AND messages.seq <= room_users.last_read_seq
+    ON CONFLICT DO NOTHING
+    """,
+)
+
+
+async def test_mark_unread_moves_back_in_steps_that_are_right_by_themselves(
+    hub: Hub, pool: Pool, ada: User, bob: User, room: Room
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    head = await fill(pool, room, ada, 2 * MESSAGES_PER_STEP + 100)
+    await hub.receipts.mark_read(room.id, bob.id, up_to=head)
+    await pool.execute(FILL_RECEIPTS, room.id, bob.id)
+    stored = Statement(
+        "test.stored",
+        lambda receipts, newest: (receipts, newest),
+        """
+        SELECT count(*), max(messages.seq)
+        FROM message_read_receipts
+        JOIN messages ON messages.id = message_id
+        WHERE message_read_receipts.user_id = $1
+        """,
+    )
+
+    step = await pool.fetch_one(ReadReceipts._MARK_UNREAD, room.id, bob.id, 10)  # as a call that is cut
+    assert step == head - MESSAGES_PER_STEP
+    member = await hub.room_users.get(room.id, bob.id)
+    assert member.last_read_seq == step
+    assert (await hub.messages.get(member.last_read_message_id or bob.id)).seq == step
+    assert await pool.fetch_one(stored, bob.id) == (step - 2, step)
+
+    assert await hub.receipts.mark_unread(room.id, bob.id, from_seq=10) == 9
+    assert (await hub.room_users.get(room.id, bob.id)).last_read_seq == 9
+    assert await pool.fetch_one(stored, bob.id) == (7, 9)
+    assert await hub.receipts.mark_unread(room.id, bob.id, from_seq=1) == 0
+    assert await pool.fetch_one(stored, bob.id) == (0, None)
+
+
+async def test_step_of_mark_unread_reads_its_own_messages_only(
+    hub: Hub, pool: Pool, postgres_settings: PostgresSettings, ada: User, bob: User, room: Room
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    head = await fill(pool, room, ada, 10 * MESSAGES_PER_STEP)
+    await hub.receipts.mark_read(room.id, bob.id, up_to=head)
+    connection = await connect(postgres_settings)
+    try:
+        await connection.execute("ANALYZE")
+        all_of_it = await pages_touched(connection, ReadReceipts._MARK_UNREAD, room.id, bob.id, head)
+        step = await pages_touched(connection, ReadReceipts._MARK_UNREAD, room.id, bob.id, 1)
+    finally:
+        await connection.close()
+    # A message is read from the index and the table, and its receipt is looked for.
+    assert step < all_of_it + 5 * MESSAGES_PER_STEP
 
 
 async def test_own_and_deleted_messages_are_not_unread(

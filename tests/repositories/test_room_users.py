@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from uuid import uuid4
 
 import pytest
 
 from hubbub import Hub, Invalid, NotAMember, NotFound, Role, Room, Settings, User
-from hubbub.postgres import Pool
+from hubbub.postgres import Pool, Statement
+from hubbub.repositories.room_users import MEMBERS_PER_STATEMENT
 from log import log_of
 
 
@@ -48,6 +50,44 @@ async def test_add_many_adds_all_in_one_statement(hub: Hub, pool: Pool, ada: Use
     assert await log_of(pool, room.id) == ["joined"] * 6
     assert await hub.room_users.add_many(room.id, ids) == []
     assert await hub.room_users.add_many(room.id, []) == []
+
+
+CREATE_USERS = Statement(
+    "test.create_users",
+    lambda id: id,
+    """
+    INSERT INTO users (email, username, password_hash)
+    SELECT n || '@many.example', 'one of many ' || n, '!'
+    FROM generate_series(1, $1) AS n
+    RETURNING id
+    """,
+)
+
+
+async def test_more_members_than_a_statement_takes_join_in_steps(
+    hub: Hub, pool: Pool, ada: User, bob: User, room: Room
+) -> None:
+    ids = await pool.fetch_all(CREATE_USERS, 2 * MEMBERS_PER_STATEMENT)
+    unknown = uuid4()
+    with pytest.raises(NotFound) as missing:
+        await hub.room_users.add_many(room.id, [*ids, unknown])
+    assert missing.value.key == str(unknown)
+    assert await log_of(pool, room.id) == ["joined"]
+    with pytest.raises(NotFound, match="room"):
+        await hub.room_users.add_many(unknown, ids)
+    with suppress(RuntimeError):
+        async with hub.transaction() as tx:
+            await tx.room_users.add_many(room.id, ids)
+            raise RuntimeError
+    assert await log_of(pool, room.id) == ["joined"]
+
+    # A call that was cut has added some of them.
+    await hub.room_users.add_many(room.id, [bob.id, *sorted(ids)[:MEMBERS_PER_STATEMENT]])
+    joining = asyncio.create_task(hub.room_users.add_many(room.id, ids))
+    await hub.messages.send(room.id, bob.id, "meanwhile")
+    joined = await joining
+    assert {member.user_id for member in joined} == set(sorted(ids)[MEMBERS_PER_STATEMENT:])
+    assert sorted(await log_of(pool, room.id)) == ["joined"] * (2 * MEMBERS_PER_STATEMENT + 2) + ["sent"]
 
 
 async def test_overlapping_add_many_calls_succeed_at_the_same_time(hub: Hub, pool: Pool, room: Room) -> None:

@@ -20,6 +20,9 @@ MOST_RECEIPTS_PER_CALL: Final = 1_000
 """A member with more unread messages gets receipts for the newest of them. 100,000 rows would take longer than the
 deadline, so that the member could never mark the room as read."""
 
+MESSAGES_PER_STEP: Final = 2_000
+"""Each may have a receipt, whose deletion `mark_unread` commits together with the step of the watermark."""
+
 
 class ReadReceipts(Repository):
     """Reading state. A member since before a message has read it when `last_read_seq` is at least its seq."""
@@ -105,36 +108,56 @@ class ReadReceipts(Repository):
         """
         return await self._watermark(self._MARK_READ, room_id, user_id, inputs.seq("up_to", up_to))
 
+    # The newest messages first: the watermark of each step is right by itself, with no receipt above it. So a call
+    # that is cut leaves nothing to finish.
     _MARK_UNREAD = Statement(
         "read_receipts.mark_unread",
         int,
         f"""
-        WITH {_LOCKED_MEMBER}, moved AS (
+        WITH {_LOCKED_MEMBER}, page AS MATERIALIZED (
+            SELECT messages.id, messages.seq
+            FROM messages
+            WHERE messages.room_id = $1
+                AND messages.seq >= $3
+                AND messages.seq <= (SELECT last_read_seq FROM member)
+            ORDER BY messages.seq DESC
+            LIMIT {MESSAGES_PER_STEP}
+        ), target AS MATERIALIZED (
+            SELECT
+                room_id,
+                user_id,
+                last_read_seq AS old_seq,
+                LEAST(
+                    last_read_seq,
+                    CASE (SELECT count(*) FROM page)
+                        WHEN {MESSAGES_PER_STEP} THEN (SELECT min(seq) FROM page)
+                        ELSE $3
+                    END - 1
+                ) AS new_seq
+            FROM member
+        ), moved AS (
             UPDATE room_users
-            SET last_read_seq = $3 - 1,
+            SET last_read_seq = target.new_seq,
                 last_read_message_id = (
                     SELECT messages.id
                     FROM messages
                     WHERE messages.room_id = $1
-                        AND messages.seq < $3
+                        AND messages.seq <= target.new_seq
                     ORDER BY messages.seq DESC
                     LIMIT 1
                 )
-            FROM member
-            WHERE room_users.room_id = member.room_id
-                AND room_users.user_id = member.user_id
-                AND member.last_read_seq >= $3
+            FROM target
+            WHERE room_users.room_id = target.room_id
+                AND room_users.user_id = target.user_id
+                AND target.new_seq < target.old_seq
         ), receipts AS (
             DELETE FROM message_read_receipts
-            USING member, messages
-            WHERE messages.room_id = member.room_id
-                AND messages.seq >= $3
-                AND messages.seq <= member.last_read_seq
-                AND message_read_receipts.message_id = messages.id
-                AND message_read_receipts.user_id = $2
+            USING page, member
+            WHERE message_read_receipts.message_id = page.id
+                AND message_read_receipts.user_id = member.user_id
         )
-        SELECT LEAST(last_read_seq, $3 - 1) AS last_read_seq
-        FROM member
+        SELECT new_seq AS last_read_seq
+        FROM target
         """,
         idempotent=True,
     )
@@ -142,16 +165,22 @@ class ReadReceipts(Repository):
     async def mark_unread(self, room_id: UUID, user_id: UUID, *, from_seq: int) -> int:
         """Mark all from the seq `from_seq` (1 or higher) on as unread, and delete its receipts.
 
-        Returns the watermark. Only this call moves it back.
+        Returns the watermark. Only this call moves it back. Beyond 2,000 messages it moves back in steps, each of
+        them committed. After `Unavailable` it may be between the two, and the same call moves it on.
 
         Raises: NotAMember.
         """
         from_seq = inputs.seq("from_seq", from_seq, least=1)
-        return await self._watermark(self._MARK_UNREAD, room_id, user_id, from_seq)
+        deadline, watermark = self._executor.deadline(), from_seq
+        while watermark >= from_seq:
+            watermark = await self._watermark(self._MARK_UNREAD, room_id, user_id, from_seq, deadline=deadline)
+        return watermark
 
-    async def _watermark(self, statement: Statement[int], room_id: UUID, user_id: UUID, seq: int) -> int:
+    async def _watermark(
+        self, statement: Statement[int], room_id: UUID, user_id: UUID, seq: int, deadline: float | None = None
+    ) -> int:
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        watermark = await self._executor.fetch_one(statement, room_id, user_id, seq)
+        watermark = await self._executor.fetch_one(statement, room_id, user_id, seq, deadline=deadline)
         return existing(watermark, NotAMember, room_id, user_id)
 
     _WHO_READ_CURSOR = Cursor("readers", tuple[UUID])
