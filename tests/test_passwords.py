@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 
 import bcrypt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hubbub import passwords as module
 from hubbub.errors import Invalid, Unavailable
@@ -144,9 +146,9 @@ async def test_unknown_user_malformed_password_and_wrong_password_cost_the_same(
     costs: list[str] = []
     matches = module._matches
 
-    def counted(password: bytes, password_hash: str) -> bool:
+    def counted(password: bytes, password_hash: str, cost: int) -> bool:
         costs.append(password_hash[:7])
-        return matches(password, password_hash)
+        return matches(password, password_hash, cost)
 
     monkeypatch.setattr(module, "_matches", counted)
     for password, password_hash in [
@@ -160,6 +162,33 @@ async def test_unknown_user_malformed_password_and_wrong_password_cost_the_same(
     ]:
         await passwords.verify(password, password_hash)
     assert costs == ["$2b$10$"] * 7
+
+
+@pytest.mark.parametrize("cost", [4, 9, 10])
+async def test_hash_of_a_lower_cost_takes_the_work_of_an_unknown_user(
+    passwords: Passwords, monkeypatch: pytest.MonkeyPatch, cost: int
+) -> None:
+    """Otherwise the time would reveal which users exist after the cost was raised. Each step doubles the work."""
+    work: list[int] = []
+    hashpw, checkpw = bcrypt.hashpw, bcrypt.checkpw
+
+    def counted_hashpw(password: bytes, salt: bytes) -> bytes:
+        work.append(2 ** int(salt[4:6]))
+        return hashpw(password, salt)
+
+    def counted_checkpw(password: bytes, hashed: bytes) -> bool:
+        work.append(2 ** int(hashed[4:6]))
+        return checkpw(password, hashed)
+
+    hashed = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(cost)).decode()
+    monkeypatch.setattr(bcrypt, "hashpw", counted_hashpw)
+    monkeypatch.setattr(bcrypt, "checkpw", counted_checkpw)
+    for password_hash in (hashed, None):
+        for password in (SECRET, "wrong", ""):
+            work.clear()
+            right = await passwords.verify(password, password_hash)
+            assert right is (password == SECRET and password_hash is not None)
+            assert sum(work) == 2**10
 
 
 def test_cheaper_hash_needs_a_rehash() -> None:
@@ -190,6 +219,82 @@ async def test_call_beyond_the_waiting_limit_is_refused_at_once(gate: Gate) -> N
     gate.open.set()
     await asyncio.gather(*waiting)
     assert await passwords.hash(SECRET) == "10"
+    await passwords.close()
+
+
+async def test_calls_with_a_key_of_their_own_overtake_a_flood_with_one_key(gate: Gate) -> None:
+    passwords = Passwords(cost=10, threads=1)
+    flood = [
+        asyncio.create_task(passwords.hash(f"flood {n}", keys=["address x", f"login {n}"])) for n in range(20)
+    ]
+    await computing(gate)
+    # The second has a login that the flood tries as well, the last the address of the flood.
+    others = [("a", "y"), ("5", "z"), ("b", "y"), ("c", "x")]
+    calls = [
+        asyncio.create_task(passwords.hash(f"{login} {address}", keys=[f"login {login}", f"address {address}"]))
+        for login, address in others
+    ]
+    await asyncio.sleep(0)
+    gate.open.set()
+    await asyncio.gather(*flood, *calls)
+    order = [password.decode() for password in gate.done]
+    assert order[0] == "flood 0"
+    assert order[1:6] == ["a y", "flood 1", "5 z", "b y", "flood 2"]
+    assert order[-1] == "c x"
+    await passwords.close()
+
+
+async def test_flood_for_one_login_from_many_addresses_delays_no_other_login(gate: Gate) -> None:
+    passwords = Passwords(cost=10, threads=1)
+    flood = [
+        asyncio.create_task(passwords.hash(f"flood {n}", keys=["login ada", f"address {n}"])) for n in range(20)
+    ]
+    await computing(gate)
+    bob = asyncio.create_task(passwords.hash("bob", keys=["login bob", "address b"]))
+    await asyncio.sleep(0)
+    gate.open.set()
+    await asyncio.gather(*flood, bob)
+    assert gate.done[1] == b"bob"
+    await passwords.close()
+
+
+async def test_full_queue_refuses_the_last_call_of_the_flood_instead_of_another(gate: Gate) -> None:
+    passwords = Passwords(cost=10, threads=1, max_waiting=5)
+    flood = [asyncio.create_task(passwords.hash(f"flood {n}", keys=["x"])) for n in range(5)]
+    await computing(gate)
+    others = [asyncio.create_task(passwords.hash(f"other {n}", keys=[f"y {n}"])) for n in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="too many passwords wait"):
+        await passwords.hash("one more", keys=["x"])
+    gate.open.set()
+    outcomes = await asyncio.gather(*flood, return_exceptions=True)
+    assert [isinstance(outcome, Unavailable) for outcome in outcomes] == [False] * 3 + [True] * 2
+    assert await asyncio.gather(*others) == ["10"] * 2
+    await passwords.close()
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")), max_size=30), st.integers(1, 3))
+async def test_queue_serves_each_call_once_and_forgets_its_keys(
+    calls: list[tuple[str, str]], threads: int
+) -> None:
+    """Whatever the keys, and although every third caller gives up."""
+    passwords = Passwords(cost=10, threads=threads, max_waiting=12)
+    started: list[int] = []
+
+    async def one(number: int, keys: tuple[str, str]) -> None:
+        await passwords._in_a_thread(lambda: started.append(number), keys)
+
+    tasks = [asyncio.create_task(one(number, keys)) for number, keys in enumerate(calls)]
+    await asyncio.sleep(0)
+    for task in tasks[::3]:
+        task.cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    done = [number for number, outcome in enumerate(outcomes) if outcome is None]
+    assert len(started) == len(set(started))
+    assert set(done) <= set(started)
+    assert all(isinstance(outcome, Unavailable | asyncio.CancelledError | None) for outcome in outcomes)
+    assert not passwords._queue
+    assert not passwords._calls
     await passwords.close()
 
 

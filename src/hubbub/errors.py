@@ -15,10 +15,12 @@ content of a chat message.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 from uuid import UUID
 
 Service = Literal["postgresql", "redis", "hub", "embedded"]
+
+E = TypeVar("E", bound=BaseException)
 
 
 class HubbubError(Exception):
@@ -118,3 +120,15 @@ class Unavailable(HubbubError):
     def with_unknown_outcome(self) -> Unavailable:
         """The same error, for a call of which an earlier attempt may have made the change."""
         return Unavailable(self.service, self.reason, outcome_unknown=True, retryable=self.retryable)
+
+
+def without_frames(error: E) -> E:
+    """The same error, without the frames of its traceback and of those behind it.
+
+    For an error of a login: among the locals of those frames is a password, under names that no scrubber knows.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error

@@ -23,7 +23,7 @@ from hubbub.passwords import Passwords
 from hubbub.postgres import Executor, Pool
 from hubbub.redis import Connection, Subscriptions
 from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, RoomUsers, Users
-from hubbub.services.accounts import Accounts
+from hubbub.services.accounts import Accounts, KnownNetworks
 from hubbub.services.cache import Cache
 from hubbub.services.feed import Feed, Follower
 from hubbub.services.health import DEADLINE_SECONDS, Health, probe
@@ -183,6 +183,7 @@ class Hub(Repositories):
             self._passwords,
             per_login=partial(take, "login", capacity=10, refill_per_second=10 / 60),
             per_address=partial(take, "address", capacity=100, refill_per_second=100 / 60),
+            known=KnownNetworks(connection),
         )
 
     async def start(self) -> Self:
@@ -347,7 +348,8 @@ class Hub(Repositories):
         """The user with this email or username and this password, or None. Both take equal time.
 
         Attempts are limited for each login to 10 at once and 10 per minute, and for each `address` of a client to
-        100 at once and 100 per minute. While Redis is down they are not limited. A password that is changed during
+        100 at once and 100 per minute. From an address from which the login has succeeded in the last 30 days, it
+        has 10 attempts of its own. While Redis is down attempts are not limited. A password that is changed during
         the check is wrong. A session that is created from the result after a `change_password` is not ended by it.
         `address` is an IP address. The zone of a scoped one, such as `fe80::1%eth0`, is ignored.
 

@@ -59,6 +59,15 @@ class User(msgspec.Struct, frozen=True, gc=False):
     updated_at: datetime
 
 
+class Concealed(str):
+    """A text whose `repr` hides it, also in the locals of a traceback, whatever the name of the variable."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'...'"
+
+
 class Credentials(msgspec.Struct, frozen=True, gc=False):
     """The id and the password hash of an account. Kept apart from `User`, so that no client gets it by mistake."""
 

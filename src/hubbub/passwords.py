@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Final, TypeVar
 from unicodedata import normalize
 
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child
+from hubbub.models import Concealed
 
-A = TypeVar("A")
 R = TypeVar("R")
 
 LONGEST_BYTES: Final = 72
@@ -45,8 +49,12 @@ class Passwords:
 
     Hashing takes a quarter of a second of a core at cost 12, and bcrypt releases the interpreter lock meanwhile.
     It runs in `threads` threads of its own, by default half as many as the machine has cores, so that a storm of
-    logins leaves cores for other work. At most `max_waiting` calls are computed or wait, first come, first served.
-    None waits longer than `deadline_seconds`.
+    logins leaves cores for other work. At most `max_waiting` calls are computed or wait. None waits longer than
+    `deadline_seconds`.
+
+    Calls take turns by their `keys`, such as the login and the address of an attempt. The second call with a key
+    has its turn after the first calls of all others. So a flood from one address, or for one login, delays itself.
+    Calls without keys share one. When too many calls wait, the last in this order is refused.
     """
 
     def __init__(
@@ -72,33 +80,42 @@ class Passwords:
 
     def abandon(self) -> None:
         """Begin anew. In a child process the threads of the parent do not run."""
-        self._waiting = 0
         self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="hubbub-passwords")
-        self._free = asyncio.Semaphore(self._size)
         self._jobs: set[asyncio.Future[Any]] = set()
+        self._queue: list[_Call] = []
+        """The calls that wait, in the order in which they will be served."""
+        self._calls: Counter[str] = Counter()
+        """How many calls of each key are computed or wait."""
+        self._round = 0
+        self._numbers = count()
 
-    async def hash(self, password: str) -> str:
+    async def hash(self, password: str, *, keys: Collection[str] = ()) -> str:
         """A new hash, with a salt of its own.
 
         Raises: Invalid (the password is empty, longer than 72 bytes or not text; nothing is computed), Unavailable
         (too many calls wait, or the deadline has passed).
         """
-        return await self._in_a_thread(_hash, _encoded(password), self._cost)
+        secret = _encoded(password)
+        return await self._in_a_thread(lambda: _hash(secret, self._cost), keys)
 
-    async def verify(self, password: str, password_hash: str | None) -> bool:
+    async def verify(self, password: str, password_hash: str | None, *, keys: Collection[str] = ()) -> bool:
         """Whether the password is the one that was hashed.
 
         `None` is for an unknown user and takes as long as a hash of this cost. A password that `hash` would refuse
-        is wrong, and a hash that is not one of bcrypt matches nothing. Both take as long, too.
+        is wrong, and a hash that is not one of bcrypt matches nothing. Both take as long, too. So does a hash of a
+        lower cost, or else raising the cost would reveal by the time which users exist. One of a higher cost takes
+        longer.
+
         Raises: Unavailable (too many calls wait, or the deadline has passed).
         """
         try:
-            candidate, possible = _encoded(password), True
+            secret, possible = _encoded(password), True
         except Invalid:
-            candidate, possible = b"-", False
+            secret, possible = b"-", False
         if password_hash is None or not _HASH.fullmatch(password_hash):
             password_hash, possible = self._unknown_user_hash, False
-        return await self._in_a_thread(_matches, candidate, password_hash) and possible
+        password_hash = Concealed(password_hash)
+        return await self._in_a_thread(lambda: _matches(secret, password_hash, self._cost), keys) and possible
 
     def needs_rehash(self, password_hash: str) -> bool:
         """Whether the hash is cheaper to attack than one that `hash` makes now."""
@@ -108,37 +125,76 @@ class Passwords:
     async def close(self) -> None:
         """Refuse the calls that wait, let those being computed end, and end the threads. Idempotent."""
         self._closed = True
+        while self._queue:
+            self._queue.pop().refuse(_closed())
         if self._jobs:
             await asyncio.wait(self._jobs)
         self._threads.shutdown()
 
-    async def _in_a_thread(self, compute: Callable[[bytes, A], R], password: bytes, other: A) -> R:
-        if self._waiting >= self._max_waiting:
-            raise Unavailable("hub", f"too many passwords wait to be checked (at most {self._max_waiting})")
-        self._waiting += 1
+    async def _in_a_thread(self, compute: Callable[[], R], keys: Collection[str]) -> R:
+        if self._closed:
+            raise _closed()
+        keys = keys or ("",)
+        # As in fair queueing: a call is due in as many rounds as its key has calls.
+        due = self._round + 1 + max(self._calls[key] for key in keys)
+        call = _Call(due, next(self._numbers), compute, asyncio.get_running_loop().create_future())
+        self._make_room(call)
+        insort(self._queue, call)
+        self._calls.update(keys)
         try:
+            self._begin_next()
             async with asyncio.timeout(self.deadline_seconds):
-                # Not in the queue of the threads, where a password would stay after its caller was cancelled.
-                await self._free.acquire()
-                return await asyncio.shield(self._begin(compute, password, other))
+                job: asyncio.Future[R] = await call.job
+                return await asyncio.shield(job)
         except TimeoutError:
             raise Unavailable("hub", f"no password hash was computed within {self.deadline_seconds:g} s") from None
         finally:
-            self._waiting -= 1
+            if call in self._queue:  # not left in the queue, where a password would stay after its caller
+                self._queue.remove(call)
+            self._calls.subtract(keys)
+            self._calls += Counter()  # drops the keys without calls
 
-    def _begin(self, compute: Callable[[bytes, A], R], password: bytes, other: A) -> asyncio.Future[R]:
-        """Start a job in a free thread, which the job holds to its end, even if the caller is cancelled before."""
-        if self._closed:
-            self._free.release()
-            raise Unavailable("hub", "the hub was closed", retryable=False)
-        job = asyncio.get_running_loop().run_in_executor(self._threads, compute, password, other)
-        self._jobs.add(job)
-        job.add_done_callback(self._end)
-        return job
+    def _make_room(self, call: _Call) -> None:
+        """Refuse the last of all calls if there are too many."""
+        if len(self._queue) + len(self._jobs) < self._max_waiting:
+            return
+        refusal = Unavailable("hub", f"too many passwords wait to be checked (at most {self._max_waiting})")
+        if not self._queue or self._queue[-1] < call:
+            raise refusal
+        self._queue.pop().refuse(refusal)
 
-    def _end(self, job: asyncio.Future[R]) -> None:
+    def _begin_next(self) -> None:
+        """Start jobs in the threads that are free. A job holds its thread to its end, even without its caller."""
+        while self._queue and len(self._jobs) < self._size:
+            call = self._queue.pop(0)
+            if not call.job.done():  # its caller is still there
+                self._round = call.due
+                job = asyncio.get_running_loop().run_in_executor(self._threads, call.compute)
+                self._jobs.add(job)
+                job.add_done_callback(self._end)
+                call.job.set_result(job)
+
+    def _end(self, job: asyncio.Future[Any]) -> None:
         self._jobs.discard(job)
-        self._free.release()
+        self._begin_next()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Call:
+    """A call that waits, or whose job has begun. Calls are served in the order of `due`, then of `number`."""
+
+    due: int
+    number: int
+    compute: Callable[[], Any] = field(compare=False, repr=False)  # it holds the password
+    job: asyncio.Future[Any] = field(compare=False)
+
+    def refuse(self, error: Unavailable) -> None:
+        if not self.job.done():
+            self.job.set_exception(error)
+
+
+def _closed() -> Unavailable:
+    return Unavailable("hub", "the hub was closed", retryable=False)
 
 
 def _encoded(password: object) -> bytes:
@@ -151,10 +207,10 @@ def _encoded(password: object) -> bytes:
         raise Invalid("password", _TOO_LONG)
     if _NOT_TEXT.search(password):
         raise Invalid("password", "must not contain a NUL character or half of a surrogate pair")
-    encoded = normalize("NFC", password).encode()
-    if len(encoded) > LONGEST_BYTES:
+    secret = normalize("NFC", password).encode()
+    if len(secret) > LONGEST_BYTES:
         raise Invalid("password", _TOO_LONG)
-    return encoded
+    return secret
 
 
 # bcrypt is imported where it is used, so that a process without passwords does not spend 4 ms on it.
@@ -166,7 +222,13 @@ def _hash(password: bytes, cost: int) -> str:
     return hashpw(password, gensalt(cost)).decode("ascii")
 
 
-def _matches(password: bytes, password_hash: str) -> bool:
-    from bcrypt import checkpw  # noqa: PLC0415 - see above
+def _matches(password: bytes, password_hash: str, cost: int) -> bool:
+    """Whether the password is that of the hash, after the work of a hash of this cost if its own is lower.
 
+    Each step doubles the work. So the costs from its own to the last before this one make up the difference.
+    """
+    from bcrypt import checkpw, hashpw  # noqa: PLC0415 - see above
+
+    for step in range(int(password_hash[4:6]), cost):
+        hashpw(password, f"$2b${step:02}${'.' * 22}".encode())
     return checkpw(password, password_hash.encode("ascii"))

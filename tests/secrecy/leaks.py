@@ -21,6 +21,7 @@ import secrets
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,13 +164,18 @@ def _collect_passwords(patch: pytest.MonkeyPatch, leak_search: LeakSearch) -> No
         if not os.environ.get("PYTEST_CURRENT_TEST", "").startswith(WITHOUT_SECRETS):
             leak_search.add_secret(password, name)
 
-    async def collecting_hash(self: Passwords, password: str) -> str:
+    async def collecting_hash(self: Passwords, password: str, **options: Any) -> str:  # noqa: ANN401
         collect(password, "a password that was hashed")
-        return await hash_(self, password)
+        return await hash_(self, password, **options)
 
-    async def collecting_verify(self: Passwords, password: str, password_hash: str | None) -> bool:
+    async def collecting_verify(
+        self: Passwords,
+        password: str,
+        password_hash: str | None,
+        **options: Any,  # noqa: ANN401
+    ) -> bool:
         collect(password, "a password that was checked")
-        return await verify(self, password, password_hash)
+        return await verify(self, password, password_hash, **options)
 
     patch.setattr(Passwords, "hash", collecting_hash)
     patch.setattr(Passwords, "verify", collecting_verify)

@@ -9,17 +9,19 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGABRT
+from uuid import UUID
 
 import pytest
 
 from hubbub import Hub, HubbubError, Settings
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.redis import Connection
+from hubbub.redis.connection import connect as connect_to_redis
 from secrecy.conftest import statements_seen, superuser_of
 from services.monitored import monitored
 
@@ -102,6 +104,74 @@ async def test_password_and_token_appear_in_no_server_log_or_error(
     assert "Insert on public.users" in log
     assert "INSERT INTO users" in written["pg_stat_activity and pg_stat_statements"]
     assert "session:{" in written["MONITOR"]
+
+
+SCRUBBED = {"password", "passwd", "secret", "token", "auth", "credentials", "session", "api_key"}
+"""Names of variables whose values the scrubbers of error trackers remove by default."""
+
+
+def _shown(error: BaseException) -> list[tuple[str, str, str]]:
+    """Each local of the frames of an error and of those behind it: where, its name, and its `repr`."""
+    shown, links = [], [error]
+    for link in links:
+        links += [behind for behind in (link.__cause__, link.__context__) if behind not in (None, *links)]
+        for frame, _ in traceback.walk_tb(link.__traceback__):
+            if not frame.f_code.co_filename.startswith(str(Path(__file__).parents[1])):
+                shown += [
+                    (frame.f_code.co_qualname, name, repr(value))
+                    for name, value in frame.f_locals.items()
+                    if name not in SCRUBBED
+                ]
+    return shown
+
+
+async def test_locals_of_a_traceback_hold_a_secret_only_under_a_name_that_scrubbers_know(
+    settings: Settings,
+) -> None:
+    async with Hub(settings, passwords=Passwords(cost=LEAST_COST)) as hub:
+        ada = await hub.register("ada@example.org", "ada", PASSWORD)
+        stored = await hub.users.find_credentials("ada")
+        assert stored is not None
+        token = await hub.sessions.create_session(ada.id)
+        hashed = stored.password_hash
+        late = Passwords(cost=LEAST_COST, deadline_seconds=0.0001)
+        actions = [
+            hub.register("bob@example.org", "bob", TOO_LONG),
+            hub.register("ada@example.org", "ada", GUESS),
+            hub.register("bob@example.org", "ada", GUESS),
+            hub.change_password(UUID(int=1), GUESS),
+            hub.change_password(ada.id, TOO_LONG),
+            hub.users.create("ada@example.org", "ada", hashed),
+            hub.users.change_password_hash(UUID(int=1), hashed),
+            late.hash(GUESS),
+            late.verify(GUESS, hashed),
+            hub.sessions.update_data(token, {"nested": object()}),
+        ]
+        shown = [await _locals_of(action) for action in actions]
+        await late.close()
+    after_close = [
+        hub.register("eve@example.org", "eve", GUESS),
+        hub.authenticate("ada", GUESS),
+        hub.users.create("eve@example.org", "eve", hashed),
+        hub.users.renew_password_hash(ada.id, hashed, instead_of=hashed),
+        hub.sessions.get_session(token),
+        hub.sessions.rotate(token),
+    ]
+    shown += [await _locals_of(action) for action in after_close]
+    wrong = Settings(
+        postgres=replace(settings.postgres, password=WRONG_LOGIN),
+        redis=replace(settings.redis, password=WRONG_LOGIN),
+    )
+    shown.append(await _locals_of(Hub(wrong).start()))
+    shown.append(await _locals_of(connect_to_redis(wrong.redis, wrong.redis.host, wrong.redis.port, "test")))
+    secrets = [TOO_LONG, GUESS, WRONG_LOGIN, hashed, token]
+    assert [(where, name) for of_one in shown for where, name, text in of_one for s in secrets if s in text] == []
+
+
+async def _locals_of(action: Awaitable[object]) -> list[tuple[str, str, str]]:
+    with pytest.raises(HubbubError) as refusal:
+        await action
+    return _shown(refusal.value)
 
 
 COMMANDS = (

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +20,7 @@ from hubbub.postgres import Pool, connect
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes_list
 from hubbub.repositories import Users
-from hubbub.services.accounts import READS_SECONDS, Accounts, canonical_login
+from hubbub.services.accounts import READS_SECONDS, Accounts, KnownNetworks, canonical_login
 from hubbub.services.rate_limits import RateLimits
 from redis_server import Server
 from services.monitored import monitored
@@ -55,6 +55,7 @@ def limited(
         passwords,
         per_login=partial(attempt, "login", capacity=per_login),
         per_address=partial(attempt, "login-address", capacity=per_address),
+        known=KnownNetworks(connection),
     )
 
 
@@ -184,9 +185,9 @@ async def test_renewal_does_not_replace_a_concurrently_changed_password(
     changed = await passwords.hash("another")
 
     class Slow(Passwords):
-        async def hash(self, password: str) -> str:
+        async def hash(self, password: str, *, keys: Collection[str] = ()) -> str:
             await users.change_password_hash(ada.id, changed)
-            return await super().hash(password)
+            return await super().hash(password, keys=keys)
 
     slow = Slow(cost=10)
     assert await limited(users, slow, connection).authenticate("ada", SECRET) is None
@@ -210,7 +211,7 @@ async def test_login_succeeds_when_its_hash_cannot_be_renewed(
     await users.change_password_hash(ada.id, cheap)
 
     class Busy(Passwords):
-        async def hash(self, password: str) -> str:
+        async def hash(self, password: str, *, keys: Collection[str] = ()) -> str:
             raise Unavailable("hub", "too many passwords wait to be checked")
 
     busy = Busy(cost=10)
@@ -234,7 +235,7 @@ async def test_login_does_not_wait_for_a_renewal_past_its_deadline(
     await users.change_password_hash(ada.id, cheap)
 
     class Stuck(Passwords):
-        async def hash(self, password: str) -> str:
+        async def hash(self, password: str, *, keys: Collection[str] = ()) -> str:
             never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             return await never
 
@@ -251,9 +252,9 @@ class Interrupted(Passwords):
         super().__init__(cost=10)
         self._meanwhile = meanwhile
 
-    async def verify(self, password: str, password_hash: str | None) -> bool:
+    async def verify(self, password: str, password_hash: str | None, *, keys: Collection[str] = ()) -> bool:
         await self._meanwhile()
-        return await super().verify(password, password_hash)
+        return await super().verify(password, password_hash, keys=keys)
 
 
 async def test_password_changed_during_its_check_is_wrong(
@@ -414,6 +415,35 @@ async def test_refused_address_does_not_use_up_the_attempts_of_a_login(
         with pytest.raises(RateLimited):
             await accounts.authenticate("ada", SECRET, address="192.0.2.1")
     assert await accounts.authenticate("ada", SECRET, address="192.0.2.2") is not None
+
+
+async def test_attempts_from_elsewhere_do_not_lock_the_owner_out(
+    users: Users, passwords: Passwords, connection: Connection, ada: User
+) -> None:
+    accounts = limited(users, passwords, connection, per_login=2)
+    home, phone, elsewhere = "192.0.2.1", "2001:db8::7", "198.51.100.1"
+    assert await accounts.authenticate("ada", SECRET, address=home) == ada
+    assert await accounts.authenticate("ada", "wrong", address=elsewhere) is None
+    for address in (elsewhere, phone, None):
+        with pytest.raises(RateLimited):
+            await accounts.authenticate("Ada", SECRET, address=address)
+    assert await accounts.authenticate("ADA", SECRET, address=home) == ada
+    # A thief in the same house has attempts of a number that is limited, too.
+    assert await accounts.authenticate("ada", "wrong", address=home) is None
+    with pytest.raises(RateLimited):
+        await accounts.authenticate("ada", SECRET, address=home)
+
+
+async def test_wrong_password_and_another_login_make_no_address_known(
+    users: Users, passwords: Passwords, connection: Connection, ada: User
+) -> None:
+    accounts = limited(users, passwords, connection, per_login=2)
+    await accounts.register("bob@example.org", "bob", SECRET)
+    assert await accounts.authenticate("bob", SECRET, address="192.0.2.1") is not None
+    for _ in range(2):
+        assert await accounts.authenticate("ada", "wrong", address="192.0.2.1") is None
+    with pytest.raises(RateLimited):
+        await accounts.authenticate("ada", SECRET, address="192.0.2.1")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import asyncpg
 
 from hubbub.background import ReportErrors
-from hubbub.errors import HubbubError, Unavailable
+from hubbub.errors import HubbubError, Unavailable, without_frames
 from hubbub.forks import abandon_in_child, cut, forked
 from hubbub.instrumentation import SILENT, Instrumentation, Outcome
 from hubbub.postgres.errors import (
@@ -96,7 +96,7 @@ async def connect(
             server_settings={"application_name": "hubbub", "timezone": "UTC", **(server_settings or {})},
         )
     except FAILURES as error:
-        raise _cannot_connect(settings, error, seconds) from error
+        raise _cannot_connect(settings, error, seconds) from without_frames(error)
     reported = connection.get_settings()  # PostgreSQL reports both from version 14 on
     connection.is_wrong_server = "on" in (
         getattr(reported, "in_hot_standby", None),

@@ -27,7 +27,7 @@ from typing import Final, Generic, TypeVar, cast
 import hiredis
 
 from hubbub.background import BackgroundTask, ReportErrors, jittered
-from hubbub.errors import Invalid, Unavailable
+from hubbub.errors import Invalid, Unavailable, without_frames
 from hubbub.forks import abandon_in_child, cut, forked
 from hubbub.redis.errors import LOCKED_OUT, ReplyError
 from hubbub.redis.replies import Part
@@ -94,7 +94,7 @@ async def connect(
         if transport is not None:
             transport.abort()
         if isinstance(error, (ReplyError, hiredis.HiredisError, OSError, Invalid, ValueError)):
-            raise _failure(error, f"{host}:{port}", settings) from error
+            raise _failure(error, f"{host}:{port}", settings) from without_frames(error)
         raise
     return transport, handshake.reader
 

@@ -13,7 +13,7 @@ from hubbub import inputs
 from hubbub.commits import MembershipEnded, RoomTouched, UserChanged
 from hubbub.errors import NotFound, Unavailable
 from hubbub.events import MemberLeft
-from hubbub.models import Credentials, User
+from hubbub.models import Concealed, Credentials, User
 from hubbub.postgres import Executor, LockNotAvailable, Statement
 from hubbub.sql import Repository, by_id, existing, next_entry, readable
 
@@ -24,7 +24,7 @@ ATTEMPTS: Final = 5
 
 
 def _hash(field: str, value: str) -> str:
-    return inputs.text(field, value, longest=inputs.PASSWORD_HASH_LENGTH)
+    return Concealed(inputs.text(field, value, longest=inputs.PASSWORD_HASH_LENGTH))
 
 
 class _JoinedMeanwhile(Exception):
@@ -57,12 +57,13 @@ class Users(Repository):
 
         Raises: Conflict (the email or username is taken, in any case, or the id).
         """
+        password_hash = _hash("password_hash", password_hash)
         [user] = await self._executor.fetch_all(
             self._CREATE,
             uuid7() if id is None else inputs.uuid("id", id),
             inputs.email(email),
             inputs.username(username),
-            _hash("password_hash", password_hash),
+            password_hash,
             inputs.url("avatar_url", avatar_url),
         )
         return user
@@ -174,12 +175,9 @@ class Users(Repository):
 
     async def renew_password_hash(self, user_id: UUID, password_hash: str, *, instead_of: str) -> None:
         """Replace the hash with another one of the same password, unless the password was changed meanwhile."""
-        await self._executor.execute(
-            self._RENEW_PASSWORD_HASH,
-            inputs.uuid("user_id", user_id),
-            _hash("password_hash", password_hash),
-            _hash("instead_of", instead_of),
-        )
+        password_hash, instead_of = _hash("password_hash", password_hash), _hash("instead_of", instead_of)
+        user_id = inputs.uuid("user_id", user_id)
+        await self._executor.execute(self._RENEW_PASSWORD_HASH, user_id, password_hash, instead_of)
 
     _UPDATE_ONLINE_STATUS = Statement(
         "users.update_online_status",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
+from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
 from typing import Final, TypeAlias
 from unicodedata import normalize
@@ -14,6 +15,8 @@ from hubbub import inputs
 from hubbub.errors import Invalid, NotFound, RateLimited, Unavailable
 from hubbub.models import Credentials, User, Verdict
 from hubbub.passwords import Passwords
+from hubbub.redis import Connection
+from hubbub.redis.replies import Part
 from hubbub.repositories import Users
 
 Limit: TypeAlias = Callable[[str], Awaitable[Verdict]]
@@ -22,8 +25,39 @@ Limit: TypeAlias = Callable[[str], Awaitable[Verdict]]
 CHECKS: Final = 2
 """How many hashes a password is checked against. A concurrent login may have renewed the first."""
 
+KNOWN_SECONDS: Final = 30 * 86_400
+"""How long the network of a login that succeeded is remembered: longer than most users stay away."""
+
+KNOWN_WITHIN_SECONDS: Final = 0.5
+"""How long a login waits for Redis to know its network, as for the limits."""
+
 READS_SECONDS: Final = 1.0
 """The time before the deadline of a login that is left for the reads after the renewal of a hash."""
+
+
+class KnownNetworks:
+    """The networks from which each login has succeeded lately, in Redis. Without Redis there are none."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def has(self, login: str, network: str) -> bool:
+        """Whether the login has succeeded from this network."""
+        return await self._execute("GET", _known_key(login, network), writes=False) is not None
+
+    async def add(self, login: str, network: str) -> None:
+        """The login has succeeded from this network."""
+        await self._execute("SET", _known_key(login, network), "1", "EX", KNOWN_SECONDS)
+
+    async def _execute(self, *words: Part, writes: bool = True) -> object:
+        with suppress(Unavailable):
+            return await self._connection.execute(*words, deadline_seconds=KNOWN_WITHIN_SECONDS, writes=writes)
+        return None
+
+
+def _known_key(login: str, network: str) -> str:
+    digest = sha256(f"{network}\0{login}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"limit:known:{digest}"
 
 
 class Accounts:
@@ -31,10 +65,22 @@ class Accounts:
 
     `per_login` and `per_address` limit attempts. They should allow all attempts while Redis is down, or else no
     user could log in. Guesses per second are still bounded then, by the few threads that check passwords.
+
+    With `known`, attempts from a network from which the login has succeeded are counted by themselves. So nobody
+    elsewhere can use them up, and lock the owner out.
     """
 
-    def __init__(self, users: Users, passwords: Passwords, *, per_login: Limit, per_address: Limit) -> None:
+    def __init__(
+        self,
+        users: Users,
+        passwords: Passwords,
+        *,
+        per_login: Limit,
+        per_address: Limit,
+        known: KnownNetworks | None = None,
+    ) -> None:
         self._users = users
+        self._known = known
         self._passwords = passwords
         self._per_login = per_login
         self._per_address = per_address
@@ -49,26 +95,31 @@ class Accounts:
     ) -> User | None:
         """`Hub.authenticate`. The time does not depend on whether the login exists.
 
-        Attempts are limited for each login and each address (of IPv6, each network of 64 bits). `RateLimited`
-        has the seconds to wait, and is raised whether or not the login exists. A hash that is cheaper than those
-        of today is renewed, if `deadline`, in the time of the event loop, leaves time for it.
+        Attempts are limited for each login and each address (of IPv6, each network of 64 bits), and for a login
+        from a known network. `RateLimited` has the seconds to wait, and is raised whether or not the login exists.
+        A hash that is cheaper than those of today is renewed, if `deadline`, in the time of the event loop, leaves
+        time for it.
 
         After changing a password that was stolen, end all sessions once more when the logins in progress are over.
         The change does not end the sessions that callers create from the results of these.
         """
         name = canonical_login(login)
+        network = None if address is None else _network(address)
         # The address comes first because attempts that it refuses must not use up those of the owner of the login.
-        if address is not None:
-            _check(await self._per_address(_network(address)))
+        if network is not None:
+            _check(await self._per_address(network))
         # By login, not by user, because two logins with a common limit would be recognized as those of one user.
         if name is not None:
-            _check(await self._per_login(name))
+            _check(await self._per_login(await self._counted_as(name, network)))
+        keys = [f"{kind} {key}" for kind, key in (("login", name), ("address", network)) if key is not None]
         credentials = None if name is None else await self._users.find_credentials(login)
         for _ in range(CHECKS):
-            password_hash = None if credentials is None else credentials.password_hash
-            if not await self._passwords.verify(password, password_hash) or credentials is None:
+            is_right = await self._passwords.verify(
+                password, None if credentials is None else credentials.password_hash, keys=keys
+            )
+            if not is_right or credentials is None:
                 return None
-            checked = await self._renewed(credentials, password, deadline)
+            checked = await self._renewed(credentials, password, keys, deadline)
             try:
                 user = await self._users.get(checked.user_id)
             except NotFound:  # deleted in the meantime
@@ -76,14 +127,25 @@ class Accounts:
             # Last, and only after a right password, or else the time would reveal which logins exist.
             credentials = await self._users.find_credentials(login)
             if credentials == checked:
+                if self._known is not None and name is not None and network is not None:
+                    await self._known.add(name, network)
                 return user
         return None
 
+    async def _counted_as(self, name: str, network: str | None) -> str:
+        """The subject of the limit by login: the login, or the login from this network if that is known."""
+        if self._known is None or network is None or not await self._known.has(name, network):
+            return name
+        return f"{network}\0{name}"  # no login has a NUL
+
     async def change_password(self, user_id: UUID, password: str) -> None:
         """Set the password of the account. Raises: NotFound."""
-        await self._users.change_password_hash(user_id, await self._passwords.hash(password))
+        keys = [f"user {user_id}"]
+        await self._users.change_password_hash(user_id, await self._passwords.hash(password, keys=keys))
 
-    async def _renewed(self, credentials: Credentials, password: str, deadline: float | None) -> Credentials:
+    async def _renewed(
+        self, credentials: Credentials, password: str, keys: Collection[str], deadline: float | None
+    ) -> Credentials:
         """The credentials, with a new hash if theirs was cheap and no concurrent call has changed it.
 
         A login succeeds even if this fails or takes too long. The next login tries again.
@@ -92,7 +154,7 @@ class Accounts:
             return credentials
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout_at(None if deadline is None else deadline - READS_SECONDS):
-                renewed = Credentials(credentials.user_id, await self._passwords.hash(password))
+                renewed = Credentials(credentials.user_id, await self._passwords.hash(password, keys=keys))
                 await self._users.renew_password_hash(
                     renewed.user_id, renewed.password_hash, instead_of=credentials.password_hash
                 )
