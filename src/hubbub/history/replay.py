@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -20,6 +20,7 @@ import msgspec
 from hubbub import inputs
 from hubbub.errors import Invalid
 from hubbub.history.lines import (
+    AnyLine,
     ChangeLine,
     DeleteLine,
     EditLine,
@@ -37,7 +38,7 @@ from hubbub.history.people import People
 from hubbub.history.room_log import Membership, RoomLog, store_rooms
 from hubbub.history.rooms import MemberSnapshot
 from hubbub.history.source import Refusal, TakenLine
-from hubbub.models import Message
+from hubbub.models import Message, Role
 from hubbub.postgres import Copy, Executor, OpenTransaction, Row, Statement
 from hubbub.sql import readable, representable
 
@@ -117,11 +118,12 @@ MESSAGES = Statement(
     """,
 )
 
+
 EVENTS = Statement(
     "history.events",
     lambda seq, room_id, kind, message_id, user_id, created_at: (
-        (room_id, seq),
         ExistingEvent(room_id, kind, message_id, user_id, created_at),
+        seq,
     ),
     f"""
     SELECT seq, {readable(ExistingEvent)}
@@ -132,10 +134,7 @@ EVENTS = Statement(
 
 EVENTS_AT = Statement(
     "history.events_at",
-    lambda seq, room_id, kind, message_id, user_id, created_at: (
-        ExistingEvent(room_id, kind, message_id, user_id, created_at),
-        seq,
-    ),
+    EVENTS.model,
     f"""
     SELECT seq, {readable(ExistingEvent)}
     FROM room_events
@@ -203,7 +202,8 @@ async def find_existing(
         existing.messages |= {one.id: one for one in await executor.fetch_all(MESSAGES, message_ids)}
     if entries:
         room_ids, seqs = zip(*entries, strict=True)
-        existing.events |= await executor.fetch_all(EVENTS, room_ids, seqs)
+        found = await executor.fetch_all(EVENTS, room_ids, seqs)
+        existing.events |= {(event.room_id, seq): event for event, seq in found}
     if rooms:
         await _find_places(executor, lines, rooms, people, existing=existing, moments=moments, matched=matched)
     return existing
@@ -359,26 +359,29 @@ class Replay:
 
     def take(self, lines: Iterable[TakenLine]) -> list[Row]:
         """Replay these lines. Returns the rows of their messages; the rest is kept."""
-        rooms = self.rooms
         for number, line, nth in lines:
             try:
-                if isinstance(line, MessageLine):
-                    self._add_message(
-                        number, _id_of(line, nth), line, rooms.get(room_id_of(line)) or _no_such_room()
-                    )
-                elif isinstance(line, MemberLine):
-                    self._set_member(line, rooms.get(room_id_of(line)) or _no_such_room())
-                elif isinstance(line, Line):
-                    self._add_event(number, line, rooms.get(room_id_of(line)) or _no_such_room())
-                elif isinstance(line, RoomLine) and line.id not in rooms:
-                    _no_second_direct_room()
-                else:
-                    self.described += 1
+                self._take(number, line, nth)
             except Invalid as error:
                 self.refused.append(Refusal(number, str(error)))
         rows, self._rows = self._rows, []
         self.messages += len(rows)
         return rows
+
+    def _take(self, number: int, line: AnyLine, nth: int) -> None:
+        if isinstance(line, Line):
+            if (room := self.rooms.get(room_id_of(line))) is None:
+                raise Invalid("room", "is not here and cannot be created")
+            if isinstance(line, MessageLine):
+                self._add_message(number, _id_of(line, nth), line, room)
+            elif isinstance(line, MemberLine):
+                self._set_member(line, room)
+            else:
+                self._add_event(number, line, room)
+        elif isinstance(line, RoomLine) and line.id not in self.rooms:
+            raise Invalid("room", "its two users have another direct room here")
+        else:
+            self.described += 1
 
     def _add_message(self, number: int, id: UUID, line: MessageLine, room: RoomLog) -> None:
         author = self._people[line]
@@ -393,7 +396,7 @@ class Replay:
         if line.seq is not None:
             room.check_next(line.seq)
         elif author is not None and author not in room.members and not self._is_superseded(number, line, room):
-            room.add_joined_before(author, line.at)
+            room.add_unlisted(JoinLine(at=line.at, role=Role.MEMBER), author)  # before the history begins
         room.last_seq = seq = room.last_seq + 1
         metadata = metadata_of(line)
         updated_at = line.updated_at or line.at
@@ -485,14 +488,6 @@ class Replay:
             last_read = line.last_read_seq, line.last_read_message_id
             room.restore_member(user_id, Membership(line.at, line.role, line.joined_seq, *last_read))
             self.described += 1
-
-
-def _no_such_room() -> NoReturn:
-    raise Invalid("room", "is not here and cannot be created")
-
-
-def _no_second_direct_room() -> NoReturn:
-    raise Invalid("room", "its two users have another direct room here")
 
 
 def _no_such_user() -> Invalid:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -34,16 +34,10 @@ class RoomLog:
     far this import has come with each user, in a room that had entries before. `unlisted` entries are on no line.
     """
 
-    __slots__ = (
-        *("added", "change", "events", "id", "is_direct", "last_seq", "members"),
-        *("new_roles", "reached", "removed", "restored", "snapshot", "start_seq", "unlisted"),
-    )
-
     def __init__(self, room: LockedRoom, snapshot: MemberSnapshot, reached: dict[UUID, Reached] | None) -> None:
         self.id = room.id
         self.is_direct = room.is_direct
         self.start_seq = self.last_seq = room.last_seq
-        self.snapshot = snapshot
         self.members = snapshot.roles
         self.events: list[Row] = []
         self.added: dict[UUID, Membership] = {}
@@ -106,10 +100,9 @@ class RoomLog:
             case ChangeLine():
                 self.change = line
 
-    def add_joined_before(self, user_id: UUID, at: datetime) -> None:
-        """Append the joining of an author who is not a member: it was before the history begins. Raises:
-        Invalid."""
-        self.add_event(JoinLine(at=at, role=Role.MEMBER), user_id, user_id)
+    def add_unlisted(self, line: JoinLine | LeaveLine, user_id: UUID) -> None:
+        """Append an entry that no line is about. Raises: Invalid."""
+        self.add_event(line, user_id, user_id)
         self.unlisted += 1
 
     def confirm(self, user_id: UUID, seq: int, at: datetime) -> None:
@@ -122,8 +115,7 @@ class RoomLog:
             return
         role = self.reached[user_id].role_before
         if (role is None) != (user_id not in self.members):
-            self.add_event(LeaveLine(at=at) if role is None else JoinLine(at=at, role=role), user_id, user_id)
-            self.unlisted += 1
+            self.add_unlisted(LeaveLine(at=at) if role is None else JoinLine(at=at, role=role), user_id)
 
     def _reach(self, user_id: UUID, seq: int) -> None:
         if self.reached is None:
@@ -161,6 +153,8 @@ def _payload(line: EventLine) -> dict[str, object]:
 
 EVENTS: Final = Copy("room_events", ("room_id", "seq", "kind", "message_id", "user_id", "payload", "created_at"))
 
+MEMBERS: Final = Copy("room_users", ("room_id", "user_id", *Membership._fields))
+
 SET_LAST_SEQ = Statement(
     "history.set_last_seq",
     int,
@@ -194,17 +188,6 @@ REMOVE_MEMBERS = Statement(
     USING unnest($1::uuid[], $2::uuid[]) AS removed (room_id, user_id)
     WHERE room_users.room_id = removed.room_id
         AND room_users.user_id = removed.user_id
-    """,
-)
-
-ADD_MEMBERS = Statement(
-    "history.add_members",
-    int,
-    """
-    INSERT INTO room_users (room_id, user_id, joined_at, role, joined_seq, last_read_seq, last_read_message_id)
-    SELECT room_id, user_id, joined_at, role, joined_seq, last_read_seq, last_read_message_id
-    FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::text[], $5::bigint[], $6::bigint[], $7::uuid[])
-        AS added (room_id, user_id, joined_at, role, joined_seq, last_read_seq, last_read_message_id)
     """,
 )
 
@@ -264,22 +247,17 @@ async def _store_memberships(transaction: OpenTransaction, rooms: Sequence[RoomL
         room_ids, user_ids = zip(*removed, strict=True)
         await transaction.execute(REMOVE_MEMBERS, room_ids, user_ids)
     added = [
-        (room.id, user_id, one if one.last_read_seq is not None else one._replace(last_read_seq=room.last_seq))
+        (room.id, user_id, *(one if one.last_read_seq is not None else one._replace(last_read_seq=room.last_seq)))
         for room in rooms
         for user_id, one in room.added.items()
     ]
     if added:
-        room_ids, user_ids, times, roles, joined, read, messages = _columns(added)
-        await transaction.execute(ADD_MEMBERS, room_ids, user_ids, times, roles, joined, read, messages)
+        await transaction.copy(MEMBERS, added)
     new_roles = [(room.id, user_id, role) for room in rooms for user_id, role in room.new_roles.items()]
     if new_roles:
         room_ids, user_ids, roles = zip(*new_roles, strict=True)
         await transaction.execute(SET_ROLES, room_ids, user_ids, roles)
-    restored = [(room.id, user_id, one) for room in rooms for user_id, one in room.restored.items()]
+    restored = [(room.id, user_id, *one) for room in rooms for user_id, one in room.restored.items()]
     if restored:
-        room_ids, user_ids, times, roles, joined, read, messages = _columns(restored)
+        room_ids, user_ids, times, roles, joined, read, messages = zip(*restored, strict=True)
         await transaction.execute(RESTORE_MEMBERS, room_ids, user_ids, times, roles, joined, read, messages)
-
-
-def _columns(memberships: Iterable[tuple[UUID, UUID, Membership]]) -> Iterable[tuple[object, ...]]:
-    return zip(*((room_id, user_id, *one) for room_id, user_id, one in memberships), strict=True)
