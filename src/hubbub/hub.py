@@ -294,9 +294,10 @@ class Hub(Repositories):
         user's own `MemberLeft` is the last event of a room until the user joins again. `RoomGone` comes for a room
         that is deleted, and for a room in `after` that the user has left in the meantime.
 
-        At most `buffer` events (1 to 100,000) wait to be read. A slower reader gets the rest from PostgreSQL when
-        it asks for it. While PostgreSQL is unavailable the iteration waits. Redis is not needed. A log that was
-        rewound, or a cursor more than `Options.follow_at_most_behind` behind, gives a `Resync`.
+        At most `buffer` events (1 to 100,000), and a million characters of messages, wait to be read. A slower
+        reader gets the rest from PostgreSQL when it asks for it. While PostgreSQL is unavailable the iteration
+        waits. Redis is not needed. A log that was rewound, or a cursor more than `Options.follow_at_most_behind`
+        behind, gives a `Resync`.
 
         With `typing` come the starts and stops of typing in these rooms, with `presence` the transitions of their
         members. These are published once and may be lost, as Redis may. So a client ends typing after

@@ -29,7 +29,7 @@ COLUMNS = {
         *("kind", "message_id", "user_id", "happened_at"),
     ],
     "log.read": [
-        *("head", "room_id", "seq", "kind", "about", "by", "payload", "at"),
+        *("found", "head", "of_room", "at_seq", "kind", "about", "by", "payload", "at"),
         *Message.__struct_fields__,
     ],
     "messages.permission": [*Message.__struct_fields__, "is_member", "may_change"],

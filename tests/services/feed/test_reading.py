@@ -6,14 +6,20 @@ import asyncio
 import gc
 import random
 import weakref
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
 
-from hubbub import FeedEvent, Follower, Hub, NewMessage, Room, Settings, Unavailable, User
+from hubbub import FeedEvent, Follower, Hub, MessageSent, NewMessage, Room, Settings, Unavailable, User
+from hubbub.inputs import CONTENT_LENGTH
 from hubbub.postgres import Pool, Statement
+from hubbub.services.feed.followers import LOG_BYTES
+from hubbub.services.feed.rooms import MAX_UNREAD
+from instrumentation.recording import Recording
 from postgres.faults import frozen
-from services.feed.reading import entries, is_at, open_in, seqs, take, take_until
+from services.feed.conftest import NO_HEARTBEAT
+from services.feed.reading import entries, is_at, log_of, open_in, seqs, take, take_until
 from waiting import HANGS_AFTER_SECONDS, until
 
 
@@ -100,6 +106,68 @@ async def send_in_batches(hub: Hub, room: Room, user: User, count: int) -> None:
         some = min(count, 50)
         await send_many(hub, room, user, some)
         count -= some
+
+
+LONGEST = "\N{GRINNING FACE}" * CONTENT_LENGTH  # 80 kB as UTF-8, and in memory
+
+
+async def send_long(hub: Hub, room: Room, user: User, count: int) -> int:
+    """Send so many messages of the greatest length, with metadata; the seq of the last."""
+    news = [NewMessage(LONGEST, metadata={"size": [number] * 1_000}) for number in range(count)]
+    return (await hub.messages.send_many(room.id, user.id, news))[-1].seq
+
+
+def held(feed: Follower) -> int:
+    """The bytes of the messages that wait unread."""
+    messages = (event.message for event in feed.inbox.events if isinstance(event, MessageSent))
+    return sum(len(message.content.encode()) for message in messages)
+
+
+async def test_client_that_comes_back_to_long_messages_holds_some_hundred_kilobytes(
+    hub: Hub, room: Room, ada: User
+) -> None:
+    last = await send_long(hub, room, ada, 40)
+    async with hub.follow(ada.id, after={room.id: None}) as feed:
+        received: list[FeedEvent] = []
+        while not received or not is_at(last)(received[-1]):
+            received += await take(feed)
+            assert held(feed) <= LOG_BYTES
+    assert seqs(received) == list(range(1, last + 1))
+
+
+async def test_clients_that_come_back_to_one_place_share_what_they_read(
+    settings: Settings, room: Room, ada: User
+) -> None:
+    recording = Recording()
+    async with Hub(settings, options=NO_HEARTBEAT, instrumentation=recording) as hub, AsyncExitStack() as stack:
+        await send_long(hub, room, ada, 10)
+        followers = [await stack.enter_async_context(hub.follow(ada.id, after={room.id: None})) for _ in range(60)]
+        await asyncio.gather(*[take(one) for one in followers])
+        assert len({id(event) for one in followers for event in one.inbox.events}) <= 10
+        assert len(recording.outcomes("log.read")) <= 5
+
+
+async def test_unread_follower_of_a_live_room_holds_some_long_messages(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User
+) -> None:
+    async with hub.follow(ada.id) as here, elsewhere.follow(ada.id) as there, elsewhere.follow(ada.id) as witness:
+        for _ in range(5):
+            last = await send_long(hub, room, ada, 25)
+            await take_until(witness, is_at(last))
+        for feed in (here, there):
+            assert held(feed) < 4 * (MAX_UNREAD + CONTENT_LENGTH)
+            assert seqs(await take_until(feed, is_at(last))) == list(range(2, last + 1))
+
+
+async def test_page_of_a_log_ends_after_a_megabyte_and_says_that_there_is_more(
+    hub: Hub, room: Room, ada: User
+) -> None:
+    last = await send_long(hub, room, ada, 40)
+    await hub.messages.edit((await hub.messages.page(room.id, limit=1)).items[0].id, "short", by=ada.id)
+    page = await hub.messages.since(room.id, None, limit=1_000)
+    assert page.has_more
+    assert 10 < len(page.items) < 20
+    assert seqs(await log_of(hub, room.id, limit=1_000)) == list(range(1, last + 2))
 
 
 async def test_second_reader_at_a_time_is_refused(hub: Hub, room: Room, ada: User) -> None:

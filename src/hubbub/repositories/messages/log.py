@@ -12,15 +12,40 @@ import msgspec
 from hubbub import events
 from hubbub.errors import NotFound
 from hubbub.events import NOT_AN_EVENT, LogEvent
+from hubbub.inputs import METADATA_BYTES
 from hubbub.models import Message
 from hubbub.positions import NOTHING, Position, event_mark, mark
 from hubbub.postgres import Executor, Statement
-from hubbub.sql import readable, representable
+from hubbub.sql import columns, readable, representable
 
 logger = logging.getLogger("hubbub.feed")
 
 UNREADABLE: Final = (ValueError, *NOT_AN_EVENT)
 """What decoding raises for a value that hubbub has not written."""
+
+
+PAGE_BYTES: Final = 1024 * 1024
+"""After this much content no further entry is read. It bounds what is decoded in one step of the event loop."""
+
+_BYTES: Final = f"""CASE
+                            WHEN {{}} = $2 OR messages.id IS NULL THEN 0
+                            WHEN messages.metadata IS NULL THEN octet_length(messages.content)
+                            WHEN pg_column_compression(messages.metadata) IS NULL
+                                THEN octet_length(messages.content) + 4 * pg_column_size(messages.metadata)
+                            ELSE octet_length(messages.content) + 4 * {METADATA_BYTES}
+                        END"""
+"""The size of an entry, which costs no look at the content. Metadata counts several times, because its objects
+take more memory than its JSON, and as the largest where it is stored compressed."""
+
+_COLUMNS: Final = f"""head,
+            of_room,
+            at_seq,
+            kind,
+            about,
+            by,
+            payload,
+            at,
+            {columns(Message)}"""
 
 
 class Entry(NamedTuple):
@@ -74,25 +99,26 @@ _OWN_FIELDS = {
 }
 
 
-def _entry(*row: Any) -> tuple[int, Position, LogEvent | None]:  # noqa: ANN401 - each column has a type of its own
-    """The head of the log, and the position and event of an entry. The last columns are those of its message.
+def _entry(*row: Any) -> tuple[int, int, Position, LogEvent | None]:  # noqa: ANN401 - each column has its type
+    """How many rows were found, the head of the log, and the position and event of an entry. The last columns are
+    those of its message.
 
     There is no event if that was purged or cannot be read, or for a kind that only a newer version knows.
     """
-    head, room_id, seq, kind, about, user_id, payload, at, *columns = row
+    found, head, room_id, seq, kind, about, user_id, payload, at, *values = row
     is_sent = kind == "sent"
     try:
         if is_sent:
-            return head, *entry_of(Message(*columns))
+            return found, head, *entry_of(Message(*values))
         position = Position(seq, event_mark(kind, about, user_id, at))
-        if kind not in events.KINDS or (about is not None and columns[0] is None):
-            return head, position, None
-        values = _own_values(kind, user_id, payload, columns)
+        if kind not in events.KINDS or (about is not None and values[0] is None):
+            return found, head, position, None
+        own = _own_values(kind, user_id, payload, values)
     except UNREADABLE as error:
         logger.error("passed over entry %s of room %s, which cannot be read: %s", seq, room_id, error)  # noqa: TRY400
-        return head, Position(seq, mark(columns[0], at) if is_sent else position.mark), None
+        return found, head, Position(seq, mark(values[0], at) if is_sent else position.mark), None
     event: Callable[..., LogEvent] = events.KINDS[kind]
-    return head, position, event(room_id, seq, position.encode(room_id), at, *values)
+    return found, head, position, event(room_id, seq, position.encode(room_id), at, *own)
 
 
 def _own_values(kind: str, user_id: UUID, payload: str, columns: list[Any]) -> list[Any]:
@@ -135,68 +161,99 @@ class Logs:
     # It reads from the position on, including it: the entry there shows whether it is still the log that the
     # reader knows. One statement sees one state of the database, and the order of seq is the order of the commits,
     # so the result has no holes. Events of a purged message are left out, except at the position.
+    #
+    # Rows after the bound in bytes ($4) are left out before their content is fetched: octet_length of a stored
+    # text does not read it. The first entry always comes. `found` counts the rows without that bound.
     _READ = Statement(
         "log.read",
         _entry,
         f"""
-        (
+        SELECT
+            found,
+            {_COLUMNS}
+        FROM (
             SELECT
-                (SELECT last_seq FROM rooms WHERE id = $1) AS head,
-                messages.room_id,
-                messages.seq,
-                'sent' AS kind,
-                NULL::uuid AS about,
-                NULL::uuid AS by,
-                NULL::jsonb AS payload,
-                {representable("messages.created_at")} AS at,
-                {readable(Message, "messages")}
-            FROM messages
-            WHERE messages.room_id = $1
-                AND messages.seq >= $2
-            ORDER BY messages.seq
-            LIMIT $3
-        )
-        UNION ALL
-        (
-            SELECT
-                (SELECT last_seq FROM rooms WHERE id = $1) AS head,
-                room_events.room_id,
-                room_events.seq,
-                room_events.kind,
-                room_events.message_id,
-                room_events.user_id,
-                room_events.payload,
-                {representable("room_events.created_at")},
-                {readable(Message, "messages")}
-            FROM room_events
-            LEFT JOIN messages ON messages.id = room_events.message_id
-            WHERE room_events.room_id = $1
-                AND room_events.seq >= $2
-                AND (room_events.message_id IS NULL OR messages.id IS NOT NULL OR room_events.seq = $2)
-            ORDER BY room_events.seq
-            LIMIT $3
-        )
-        ORDER BY 3
-        LIMIT $3
+                {_COLUMNS},
+                count(*) OVER () AS found,
+                sum(bytes) OVER (ORDER BY at_seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS earlier_bytes
+            FROM (
+                (
+                    SELECT
+                        (SELECT last_seq FROM rooms WHERE id = $1) AS head,
+                        messages.room_id AS of_room,
+                        messages.seq AS at_seq,
+                        'sent' AS kind,
+                        NULL::uuid AS about,
+                        NULL::uuid AS by,
+                        NULL::jsonb AS payload,
+                        {representable("messages.created_at")} AS at,
+                        {_BYTES.format("messages.seq")} AS bytes,
+                        {readable(Message, "messages")}
+                    FROM messages
+                    WHERE messages.room_id = $1
+                        AND messages.seq >= $2
+                    ORDER BY messages.seq
+                    LIMIT $3
+                )
+                UNION ALL
+                (
+                    SELECT
+                        (SELECT last_seq FROM rooms WHERE id = $1) AS head,
+                        room_events.room_id,
+                        room_events.seq,
+                        room_events.kind,
+                        room_events.message_id,
+                        room_events.user_id,
+                        room_events.payload,
+                        {representable("room_events.created_at")},
+                        {_BYTES.format("room_events.seq")},
+                        {readable(Message, "messages")}
+                    FROM room_events
+                    LEFT JOIN messages ON messages.id = room_events.message_id
+                    WHERE room_events.room_id = $1
+                        AND room_events.seq >= $2
+                        AND (room_events.message_id IS NULL OR messages.id IS NOT NULL OR room_events.seq = $2)
+                    ORDER BY room_events.seq
+                    LIMIT $3
+                )
+                ORDER BY at_seq
+                LIMIT $3
+            ) AS entries
+        ) AS counted
+        WHERE earlier_bytes IS NULL
+            OR earlier_bytes <= $4
+        ORDER BY at_seq
         """,
     )
 
-    async def read(self, room_id: UUID, after: Position, limit: int, *, deadline: float | None = None) -> LogSlice:
-        """Up to `limit` entries after the position, in their order. Raises: NotFound (no such room)."""
+    async def read(
+        self,
+        room_id: UUID,
+        after: Position,
+        limit: int,
+        most_bytes: int = PAGE_BYTES,
+        *,
+        deadline: float | None = None,
+    ) -> LogSlice:
+        """Up to `limit` entries after the position, in their order, and no further one after `most_bytes`.
+
+        Raises: NotFound (no such room).
+        """
         head, deadline = 0, self._executor.deadline() if deadline is None else deadline
-        rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1, deadline=deadline)
+        seq, most = after.seq, limit + 1
+        rows = await self._executor.fetch_all(self._READ, room_id, seq, most, most_bytes, deadline=deadline)
         if not rows:  # purged, or no room; read again, for entries that came before the head was known
             head = (await self.head(room_id, deadline=deadline)).seq
-            rows = await self._executor.fetch_all(self._READ, room_id, after.seq, limit + 1, deadline=deadline)
-        head, first, _ = rows[0] if rows else (head, None, None)
+            rows = await self._executor.fetch_all(self._READ, room_id, seq, most, most_bytes, deadline=deadline)
+        found, head, first, _ = rows[0] if rows else (0, head, None, None)
         there = first if first is not None and first.seq == after.seq else _without_entry(after.seq, head)
         if not Head(room_id, head, there).holds(after):
             return LogSlice([], head, 0, after, is_rewound=True)
-        entries = [Entry(at, event) for _, at, event in rows if event is not None and at.seq > after.seq]
-        last = rows[-1][1] if rows and not entries else after
+        entries = [Entry(at, event) for _, _, at, event in rows if event is not None and at.seq > after.seq]
+        last = rows[-1][2] if rows and not entries else after
         if entries:
             last = entries[:limit][-1].position
-        end = head if len(rows) <= limit else last.seq
+        end = head if found == len(rows) <= limit else last.seq
         return LogSlice(entries[:limit], head, end, last, is_rewound=False)
 
     _HEADS = Statement(

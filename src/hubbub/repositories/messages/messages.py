@@ -277,7 +277,7 @@ class Messages(Repository):
 
     async def since(self, room_id: UUID, cursor: str | None, *, limit: int = 200) -> LogPage:
         """Up to `limit` entries (1 to 1,000) of a room's log after the cursor: messages, edits, deletions, joins,
-        leaves, changes of roles and of the room, in the order of their seq.
+        leaves, changes of roles and of the room, in the order of their seq. A page also ends after 1 MiB.
 
         `cursor` is that of an event, of a message or of the previous page; None is the beginning of the log.
         Messages are in their present state. If the log was rewound since, by a restore or a failover that lost

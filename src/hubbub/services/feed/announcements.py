@@ -152,8 +152,9 @@ class Announcements:
         answers.add_done_callback(partial(self._published, len(commands)))
 
     def _encode(self, messages: list[Message] | None) -> bytes:
-        payload = msgspec.json.encode(LogGrew(self._origin, messages or []))
-        if len(payload) > MAX_BYTES:
+        is_large = messages and sum(len(message.content) for message in messages) > MAX_BYTES
+        payload = b"" if is_large else msgspec.json.encode(LogGrew(self._origin, messages or []))
+        if is_large or len(payload) > MAX_BYTES:
             return msgspec.json.encode(LogGrew(self._origin, []))
         return seal(self._key, payload)
 

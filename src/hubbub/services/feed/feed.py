@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hubbub.feed")
 
 MAX_BUFFER: Final = 100_000
-"""Events that may wait for one follower. Messages of 1 kB take 1.7 kB each, so this is 170 MB."""
+"""Events that may wait for one follower. The size of their messages has a bound of its own, `rooms.MAX_UNREAD`."""
 MAX_CURSORS: Final = 10_000
 """Each may be of a room that is gone, and its `RoomGone` comes however full the buffer is."""
 

@@ -41,6 +41,9 @@ logger = logging.getLogger("hubbub.feed")
 
 LOG_PAGE: Final = 200
 """Entries that a follower reads at a time, for itself alone: fewer than a room reads for all of its followers."""
+LOG_BYTES: Final = 256 * 1024
+"""After this much content it reads no further entry. It bounds the memory of a client that is back and does not
+read: 200 of the longest messages are 16 MB."""
 RETRY_SECONDS: Final = 0.5
 """The longest pause before a follower reads again while PostgreSQL is unavailable. The shortest is a fifth of it,
 as many followers wait at once."""
@@ -167,6 +170,7 @@ class Follower:
         self._has_reader = True
         try:
             while not self._events:
+                self.inbox.size = 0
                 if self.is_abandoned:
                     raise forked()
                 if self.is_closed:
@@ -205,7 +209,7 @@ class Follower:
 
     async def _read_page(self, followed: FollowedPosition) -> None:
         rooms, inbox, asked = self._followers.rooms, self.inbox, followed.position
-        page = await rooms.read(followed.room.id, asked, min(LOG_PAGE, inbox.limit))
+        page = await rooms.read(followed.room.id, asked, min(LOG_PAGE, inbox.limit), LOG_BYTES)
         head = await rooms.head(followed.room) if page.is_rewound else None
         withheld = await self._withheld(followed.room.id, asked.seq, page)
         if followed not in inbox.behind or followed.position is not asked:

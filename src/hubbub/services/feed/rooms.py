@@ -35,6 +35,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+import msgspec
+
 from hubbub.background import ReportErrors
 from hubbub.commits import Commits, MessagesSent, RoomTouched
 from hubbub.errors import NotFound, Unavailable
@@ -50,7 +52,7 @@ from hubbub.events import (
 )
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
-from hubbub.repositories.messages import Entry, Head, Logs, LogSlice, entry_of
+from hubbub.repositories.messages import PAGE_BYTES, Entry, Head, Logs, LogSlice, entry_of
 from hubbub.scheduling import OncePerTurn
 from hubbub.services.feed.announcements import Announcements
 from hubbub.services.feed.memberships import Memberships
@@ -70,6 +72,8 @@ ROOMS_PER_STATEMENT: Final = 1_000
 """Rooms whose heads are compared in one statement. It bounds the decoded rows in the same way."""
 EVENTS_PER_TURN: Final = 10_000
 """Events given to followers before other tasks have their turn: 20 ms, at 2 ms per message to 1,000 followers."""
+MAX_UNREAD: Final = 1024 * 1024
+"""Characters of messages that wait for one follower. The rest is read from the log, as beyond the buffer."""
 NO_USERS: Final[frozenset[UUID]] = frozenset()
 REMEMBERED_MARKS: Final = 64
 """The newest entries whose marks a room keeps, for its memory. Announcements of older entries are not compared."""
@@ -98,6 +102,8 @@ class FollowedRooms:
         self.on_rewind = on_rewind
         self._rooms: dict[UUID, FollowedRoom] = {}
         self._concurrent_reads = asyncio.Semaphore(CONCURRENT_READS)
+        self._waiting: dict[tuple[UUID, Position, int, int], asyncio.Task[LogSlice]] = {}  # reads without a slot
+        self._reads: set[asyncio.Task[LogSlice]] = set()
         self._reading: dict[FollowedRoom, asyncio.Task[None]] = {}
         self._to_check: dict[FollowedRoom, None] = {}
         self._delivered = 0  # in this turn of the loop, because of announcements
@@ -127,7 +133,7 @@ class FollowedRooms:
 
     async def close(self) -> None:
         """Stop reading."""
-        tasks = tuple(self._reading.values())
+        tasks = (*self._reading.values(), *self._reads)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -181,10 +187,24 @@ class FollowedRooms:
 
     # Reading what is missing.
 
-    async def read(self, room_id: UUID, after: Position, limit: int) -> LogSlice:
-        """Read the log of a room. Raises: NotFound, Unavailable."""
+    async def read(self, room_id: UUID, after: Position, limit: int, most_bytes: int = PAGE_BYTES) -> LogSlice:
+        """Read the log of a room, in one statement for all callers that wait to read on from the same place.
+
+        Raises: NotFound, Unavailable.
+        """
+        key = room_id, after, limit, most_bytes
+        read = self._waiting.get(key)
+        if read is None:
+            read = self._waiting[key] = asyncio.create_task(self._read(*key), name="hubbub: read a part of a log")
+            self._reads.add(read)
+            read.add_done_callback(self._reads.discard)
+        return await asyncio.shield(read)
+
+    async def _read(self, room_id: UUID, after: Position, limit: int, most_bytes: int) -> LogSlice:
         async with self._concurrent_reads:
-            return await self._logs.read(room_id, after, limit)
+            # A caller that comes now may know of an entry that this statement does not see.
+            del self._waiting[room_id, after, limit, most_bytes]
+            return await self._logs.read(room_id, after, limit, most_bytes)
 
     async def head(self, room: FollowedRoom) -> Position:
         """The head of the log, once all followers of the room have a `Resync` if it was rewound.
@@ -233,8 +253,9 @@ class FollowedRooms:
             await self._rewind(room)
         else:
             room.skip_to(page.end)
-            if announced_seq > page.head and room.announced_seq == announced_seq:
-                room.announced_seq = room.position.seq  # that of another log: all that is committed was read
+            # Read on up to the head. A seq beyond it is that of another log, unless it was announced meanwhile.
+            is_new = room.announced_seq != announced_seq
+            room.announced_seq = max(room.announced_seq, page.head) if is_new else page.head
 
     async def _leaving(self, room: FollowedRoom, page: LogSlice) -> Set[UUID]:
         """The users who left after an entry of the page that shows a later edit. Raises: Unavailable."""
@@ -318,6 +339,14 @@ def edited_in(page: LogSlice) -> list[UUID]:
     """The messages on the page that were edited. Their content may be of an edit further on in the log."""
     messages = (getattr(entry.event, "message", None) for entry in page.entries)
     return [message.id for message in messages if message is not None and message.is_edited]
+
+
+def _size(event: FeedEvent) -> int:
+    """The size of a message, in characters. Metadata counts as in the bound of a page."""
+    message = getattr(event, "message", None)
+    if message is None:
+        return 0
+    return len(message.content) + (4 * len(msgspec.json.encode(message.metadata)) if message.metadata else 0)
 
 
 def _end_all(room: FollowedRoom) -> None:
@@ -407,9 +436,10 @@ class FollowedRoom:
         seq = position.seq
         self._marks[seq] = position.mark
         self._marks.pop(seq - REMEMBERED_MARKS, None)
+        size = _size(entry.event)
         for followed in tuple(self.live):  # a copy: one whose inbox is full leaves
             if followed.position.seq < seq:
-                followed.receive(entry)
+                followed.receive(entry, size)
         if isinstance(entry.event, MemberLeft):
             self._end_positions_of(entry.event.user_id, seq)
         elif isinstance(entry.event, MemberJoined):
@@ -465,13 +495,14 @@ class FollowedPosition:
     times_absent: int = 0
     """How often in a row the user was not among the members while this was live."""
 
-    def receive(self, entry: Entry) -> None:
+    def receive(self, entry: Entry, size: int) -> None:
         """Put the next entry into the inbox. When that is full, fall behind: the entry is read later."""
         inbox = self.inbox
-        if len(inbox.events) >= inbox.limit:
+        if len(inbox.events) >= inbox.limit or inbox.size > MAX_UNREAD:
             inbox.instrumentation.fell_behind()
             self.fall_behind()
             return
+        inbox.size += size
         self.position = entry.position
         inbox.put(entry.event)
 
@@ -533,7 +564,10 @@ class FollowedPosition:
 
 @dataclass(slots=True, eq=False)
 class Inbox:
-    """The events that wait for one follower, at most `limit`, and its positions that have to read the log."""
+    """The events that wait for one follower, at most `limit`, and its positions that have to read the log.
+
+    Entries of followers of one room are the same objects.
+    """
 
     user_id: UUID
     limit: int
@@ -541,6 +575,8 @@ class Inbox:
     wants_presence: bool
     instrumentation: Instrumentation
     events: deque[FeedEvent] = field(default_factory=deque)
+    size: int = 0
+    """The size of what rooms have put here since it was last empty."""
     behind: dict[FollowedPosition, None] = field(default_factory=dict)
     _reader: asyncio.Future[None] | None = None
 
