@@ -32,6 +32,7 @@ PASSWORD_HASH_LENGTH: Final = 255
 # These columns are TEXT in the original schema. The limits are hubbub's, so that a page of 200 has a bounded size.
 DESCRIPTION_LENGTH: Final = 4_000
 CONTENT_LENGTH: Final = 20_000
+IMPORTED_CONTENT_LENGTH: Final = 65_536  # the most that WhatsApp takes; Slack 40,000
 
 METADATA_BYTES: Final = 8_192
 JSON_LEVELS: Final = 32  # far more than applications nest, far less than the limit of any parser in between
@@ -55,6 +56,12 @@ def text(field: str, value: object, *, longest: int, shortest: int = 1) -> str:
     if not value.isascii() and not _has_utf8(value):
         raise Invalid(field, "must not contain half of a surrogate pair")
     return value
+
+
+def content(value: object, message_type: object, metadata: object, *, longest: int = CONTENT_LENGTH) -> str:
+    """The text of a message. It may be empty if the message has metadata, or is an image or a file."""
+    is_text = message_type == MessageType.TEXT
+    return text("content", value, longest=longest, shortest=1 if is_text and metadata is None else 0)
 
 
 def _has_utf8(value: str) -> bool:

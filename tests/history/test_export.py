@@ -31,6 +31,8 @@ async def lively(hub: Hub, room: Room, ada: User, bob: User) -> Room:
         room.id, bob.id, "👍 \u202e", reply_to=first.id, metadata={"b": [1, {"c": None}], "a": 2**70}
     )
     picture = await hub.messages.send(room.id, carol.id, "cat.png", message_type="image")
+    await hub.messages.send(room.id, bob.id, "", message_type="image")
+    await hub.messages.send(room.id, bob.id, "", metadata={"url": "cat.png"})
     await hub.messages.edit(first.id, "first, and better", by=ada.id)
     await hub.messages.delete(picture.id, by=carol.id)
     await hub.room_users.set_role(room.id, bob.id, Role.MODERATOR)

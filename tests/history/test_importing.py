@@ -226,6 +226,32 @@ async def test_import_recreates_account_deleted_during_import(
     assert imported.messages == 100
 
 
+async def test_long_messages_and_those_without_words_are_imported_once(pool: Pool, hub: Hub) -> None:
+    lines = [
+        line(content="", message_type="image"),
+        line(content="", message_type="image", metadata={"url": "cat.png"}),
+        line(content="", metadata={"url": "cat.png"}),
+        line(content="\u00e4" * 65_536),
+    ]
+    assert (await load(pool, b"".join(lines))).messages == 4
+    assert (await load(pool, b"".join(lines))).messages == 0
+    page = await hub.messages.page(derive_room_id("#chat"))
+    assert [len(message.content) for message in page.items] == [0, 0, 0, 65_536]
+    assert [message.metadata for message in page.items] == [None, *[{"url": "cat.png"}] * 2, None]
+    assert (await hub.messages.page_json(derive_room_id("#chat"))).count(b'"content":""') == 3
+
+
+async def test_line_of_another_type_without_words_changes_nothing_and_fails_no_other_line(
+    pool: Pool, hub: Hub, room: Room, ada: User
+) -> None:
+    sent = await hub.messages.send(room.id, ada.id, "words")
+    changed = {"content": "", "message_type": "image", "is_edited": True, "updated_at": "2200-01-01T00:00:00Z"}
+    ids = {"id": str(sent.id), "room_id": str(room.id), "user_id": str(ada.id), "seq": sent.seq}
+    imported = await load(pool, line(**ids, **changed) + line(content="next"))
+    assert imported.messages == 1
+    assert (await hub.messages.get(sent.id)).content == "words"
+
+
 async def test_imported_hostile_text_is_returned_unchanged(pool: Pool, hub: Hub) -> None:
     texts = [
         "'; DROP TABLE users; --",

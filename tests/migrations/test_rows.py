@@ -159,6 +159,26 @@ async def test_down_keeps_rows_that_the_original_schema_can_hold(
     assert await connection.fetchval("SELECT count(*) FROM room_users WHERE last_read_seq = 38") == 9
 
 
+async def test_down_gives_messages_a_form_that_the_former_rule_allows(
+    filled: PostgresSettings, connection: Connection
+) -> None:
+    await migrations.up(filled)
+    await fill(
+        filled,
+        """
+        UPDATE messages SET content = '', metadata = '{}' WHERE seq = 1;
+        UPDATE messages SET content = repeat('ä', 30000) WHERE seq = 2;
+        UPDATE messages SET content = '', deleted_at = now() WHERE seq = 3;
+        """,
+    )
+    await migrations.down(filled, "0013")
+    contents = "SELECT DISTINCT length(content) FROM messages WHERE seq = $1"
+    for _ in range(2):
+        assert [await connection.fetchval(contents, seq) for seq in (1, 2, 3)] == [1, 20_000, 0]
+        assert await connection.fetchval("SELECT count(*) FROM messages") == 360
+        await migrations.up(filled)
+
+
 async def test_tables_of_the_original_schema_are_taken_over(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings, connection: Connection
 ) -> None:

@@ -90,7 +90,13 @@ BREAKING = {
     "rooms_description_check": ["description = repeat('x', 4001)"],
     "rooms_last_seq_check": ["last_seq = -1"],
     "rooms_direct_key_check": ["direct_key = 'short'", "is_private = false"],
-    "messages_content_check": ["content = ''", "content = repeat('x', 20001)", "deleted_at = now()"],
+    "messages_content_check": [
+        "content = ''",
+        "content = repeat('x', 65537)",
+        "content = repeat('x', 65537), metadata = '{}'",
+        "deleted_at = now()",
+        "deleted_at = now(), metadata = '{}'",
+    ],
     "messages_message_type_check": ["message_type = 'video'", "message_type = 'TEXT'"],
     "messages_seq_check": ["seq = 0"],
     "messages_metadata_check": [
@@ -116,7 +122,9 @@ KEEPING = {
     "rooms": ["description = repeat('\u00e4', 4000)", "name = '\u2603'", "direct_key = NULL, is_private = false"],
     "messages": [
         "content = ' '",
-        "content = repeat('\u00e4', 20000)",
+        "content = repeat('\u00e4', 65536)",
+        "content = '', metadata = '{}'",
+        "content = '', message_type = 'image'",
         "content = '', deleted_at = now()",
         "metadata = '{}'",
         "metadata = jsonb_build_object('text', repeat('x', 65000))",

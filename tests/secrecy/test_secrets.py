@@ -114,7 +114,9 @@ def _shown(error: BaseException) -> list[tuple[str, str, str]]:
     """Each local of the frames of an error and of those behind it: where, its name, and its `repr`."""
     shown, links = [], [error]
     for link in links:
-        links += [behind for behind in (link.__cause__, link.__context__) if behind not in (None, *links)]
+        for behind in (link.__cause__, link.__context__):
+            if behind is not None and behind not in links:
+                links.append(behind)
         for frame, _ in traceback.walk_tb(link.__traceback__):
             if not frame.f_code.co_filename.startswith(str(Path(__file__).parents[1])):
                 shown += [

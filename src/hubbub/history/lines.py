@@ -23,7 +23,7 @@ from hubbub.models import MessageType, Role
 from hubbub.postgres import FastUUID
 
 LONGEST_LINE: Final = 1 << 20
-"""In bytes. A message of 20,000 characters fits, also with each written as \\uXXXX\\uXXXX; a file without line
+"""In bytes. A message of 65,536 characters fits, also with each written as \\uXXXX\\uXXXX; a file without line
 ends does not fill the memory."""
 
 DISTINCT_NAMES: Final = 10_000
@@ -223,17 +223,16 @@ def _check_name(field: str, value: str, longest: int) -> None:
 
 
 def _check_message(line: MessageLine) -> None:
+    metadata = metadata_of(line)
     if line.deleted_at is None:
-        inputs.text("content", line.content, longest=inputs.CONTENT_LENGTH)
-    elif line.content or metadata_of(line) is not None:
+        inputs.content(line.content, line.message_type, metadata, longest=inputs.IMPORTED_CONTENT_LENGTH)
+    elif line.content or metadata is not None:
         raise Invalid("content", "must be empty if there is a deleted_at, and metadata absent")
     if line.updated_at is not None or line.deleted_at is not None:
         _check_time("updated_at", line)
         _check_time("deleted_at", line)
     if line.reply_to is not None and line.reply_to == line.id:
         raise Invalid("reply_to", "must be another message")
-    if line.metadata is not NO_METADATA:
-        metadata_of(line)
 
 
 def metadata_of(line: MessageLine) -> str | None:

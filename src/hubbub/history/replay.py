@@ -496,6 +496,7 @@ def _no_such_user() -> Invalid:
 
 NEW_MESSAGES: Final = Copy("messages", Message.__struct_fields__)
 
+# A line of another type than the message, and without words, would break a rule and fail the whole batch.
 REVISE = Statement(
     "history.revise_messages",
     int,
@@ -509,6 +510,12 @@ REVISE = Statement(
     FROM unnest($1::uuid[], $2::text[], $3::boolean[], $4::timestamptz[], $5::timestamptz[], $6::jsonb[])
         AS revised (id, content, is_edited, updated_at, deleted_at, metadata)
     WHERE messages.id = revised.id
+        AND (
+            revised.content <> ''
+            OR revised.deleted_at IS NOT NULL
+            OR revised.metadata IS NOT NULL
+            OR messages.message_type <> 'text'
+        )
     """,
 )
 

@@ -8,7 +8,7 @@ from typing import Final
 from hubbub.errors import Invalid, SchemaMismatch
 from hubbub.postgres import Executor, Statement
 
-NEWEST = 13
+NEWEST = 14
 """The number of the newest revision in `versions/`. Numbers have no gaps."""
 
 REVISIONS: tuple[str, ...] = tuple(f"{number:04}" for number in range(1, NEWEST + 1))

@@ -167,7 +167,10 @@ CHECK_CONSTRAINTS = {
     "rooms_description_check": ("description", "must have at most 4000 characters"),
     "rooms_last_seq_check": ("last_seq", "must not be negative"),
     "rooms_direct_key_check": ("is_private", "must be True in a direct room"),
-    "messages_content_check": ("content", "must have 1 to 20000 characters, none once it is deleted"),
+    "messages_content_check": (
+        "content",
+        "must not be empty without metadata in a text, must be once it is deleted, at most 65536 characters",
+    ),
     "messages_message_type_check": ("message_type", "must be text, image or file"),
     "messages_seq_check": ("seq", "must be positive"),
     "messages_metadata_check": ("metadata", "must be a JSON object of at most 8192 bytes"),

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from hubbub import Conflict, Hub, Invalid, MessageType, NotAMember, NotFound, Room, User
-from hubbub.models import Message
+from hubbub.models import Message, NewMessage
 from hubbub.postgres import Pool
 from log import log_of
 
@@ -55,6 +55,40 @@ async def test_unusable_content_is_refused_and_takes_no_seq(
         await hub.messages.send(room.id, ada.id, content)
     assert refused.value.field == "content"
     assert await log_of(pool, room.id) == ["joined"]
+
+
+@pytest.mark.parametrize(
+    ("message_type", "metadata"), [("text", {"emoji": "1f98a"}), ("image", None), ("file", {})]
+)
+async def test_message_with_metadata_or_an_attachment_needs_no_words(
+    hub: Hub, ada: User, room: Room, message_type: str, metadata: dict[str, object] | None
+) -> None:
+    send = hub.messages.send
+    alone = await send(room.id, ada.id, "", message_type=message_type, metadata=metadata)
+    shared = await asyncio.gather(
+        *(send(room.id, ada.id, "", message_type=message_type, metadata=metadata) for _ in range(5))
+    )
+    drafts = [NewMessage("", MessageType(message_type), metadata=metadata), NewMessage("with words")]
+    many = await hub.messages.send_many(room.id, ada.id, drafts)
+    assert (await hub.messages.page(room.id)).items == [alone, *sorted(shared, key=lambda sent: sent.seq), *many]
+    assert {sent.content for sent in (alone, *shared, many[0])} == {""}
+    captioned = await hub.messages.edit(alone.id, "a fox", by=ada.id)
+    assert (captioned.content, captioned.is_edited, captioned.metadata) == ("a fox", True, metadata)
+    assert (await hub.messages.edit(alone.id, "", by=ada.id)).content == ""
+    assert (await hub.messages.delete(alone.id, by=ada.id)).deleted_at is not None
+    assert await hub.receipts.unread_count(room.id, ada.id) == 0
+
+
+async def test_edit_that_leaves_a_text_without_words_is_refused(hub: Hub, ada: User, room: Room) -> None:
+    """Also in a transaction, which goes on."""
+    sent = await hub.messages.send(room.id, ada.id, "words")
+    for blank in ("", "  "):
+        with pytest.raises(Invalid, match="content: must not be blank"):
+            await hub.messages.edit(sent.id, blank, by=ada.id)
+    async with hub.transaction() as tx:
+        with pytest.raises(Invalid, match="content: must not be blank"):
+            await tx.messages.edit(sent.id, "", by=ada.id)
+        assert (await tx.messages.edit(sent.id, "other words", by=ada.id)).is_edited
 
 
 async def test_unknown_message_type_is_refused(hub: Hub, ada: User, room: Room) -> None:

@@ -46,11 +46,11 @@ class Messages(Repository):
     ) -> Message:
         """Append a message to the room: committed, with its `seq`, when this returns.
 
-        `content` has 1 to 20,000 characters. `id` makes a retry safe, also after `Unavailable`: a second send with
-        the same id returns the first message and takes no seq, also in another process. Without one, hubbub makes
-        a UUIDv7. `reply_to` is a message of the same room, deleted or not. `metadata` is a JSON object of the
-        application's, of at most 8 KiB and 32 levels. A retry does not compare it, and keeps that of the first
-        send.
+        `content` has 1 to 20,000 characters, or none in a message with metadata, an image or a file. `id` makes a
+        retry safe, also after `Unavailable`: a second send with the same id returns the first message and takes no
+        seq, also in another process. Without one, hubbub makes a UUIDv7. `reply_to` is a message of the same room,
+        deleted or not. `metadata` is a JSON object of the application's, of at most 8 KiB and 32 levels. A retry
+        does not compare it, and keeps that of the first send.
 
         Raises: NotAMember (also when there is no such room), NotFound (the author's account is deleted at this
         moment), Conflict (the id was used with other content, room, author, type or `reply_to`).
@@ -111,11 +111,12 @@ class Messages(Repository):
             FOR UPDATE OF messages
         )
     """
+    _WITHOUT_WORDS = "messages.metadata IS NOT NULL OR messages.message_type <> 'text'"
     _EDIT = Statement(
         "messages.edit",
         Message,
         f"""
-        WITH {_TARGET.format(unless="AND messages.content <> $3")},
+        WITH {_TARGET.format(unless=f"AND messages.content <> $3 AND ($3 <> '' OR {_WITHOUT_WORDS})")},
         {next_entry(MessageEdited, "target", message_id="$1", user_id="$2")}
         UPDATE messages
         SET content = $3,
@@ -132,18 +133,20 @@ class Messages(Repository):
         """Give the message other content. An entry of the room's log; the message keeps its seq and the rest.
 
         `by` is its author, still in the room, or a moderator or admin of the room. The same content again changes
-        nothing.
+        nothing. It may be empty in a message with metadata, an image or a file.
 
         Raises: NotFound, NotAMember, Invalid (`by` may not edit it, or it is deleted).
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
-        content = inputs.text("content", content, longest=inputs.CONTENT_LENGTH)
+        content = inputs.text("content", content, longest=inputs.CONTENT_LENGTH, shortest=1 if content else 0)
         deadline = self._executor.deadline()
         message = await self._executor.fetch_one(self._EDIT, message_id, by, content, deadline=deadline)
         if message is None:
             message = await self._unchanged(message_id, by, deadline)
             if message.deleted_at is not None:
                 raise Invalid("message_id", "the message is deleted")
+            if not content and message.content:
+                raise Invalid("content", "must not be blank")
         self._changed(RoomTouched(message.room_id))  # also on a retry: the first attempt may not have reported it
         return message
 

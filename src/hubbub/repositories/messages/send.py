@@ -41,7 +41,7 @@ def draft_of(room_id: UUID, user_id: UUID, new: NewMessage) -> Draft:
         FastUUID(uuid7().bytes) if new.id is None else as_fast_uuid(inputs.uuid("id", new.id)),
         as_fast_uuid(room_id),
         as_fast_uuid(user_id),
-        inputs.text("content", new.content, longest=inputs.CONTENT_LENGTH),
+        inputs.content(new.content, new.message_type, new.metadata),
         inputs.message_type(new.message_type),
         None if new.reply_to is None else inputs.uuid("reply_to", new.reply_to),
         inputs.metadata(new.metadata),
