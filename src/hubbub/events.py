@@ -17,7 +17,7 @@ from uuid import UUID
 
 import msgspec
 
-from hubbub.models import Message, ResyncReason, Role
+from hubbub.models import Message, ResyncReason, Role, Value
 
 PRESENCE_CHANNEL: Final = "presence"
 MEMBERSHIPS_CHANNEL: Final = "memberships"
@@ -43,7 +43,16 @@ def is_own_channel(channel: str) -> bool:
     return channel in {PRESENCE_CHANNEL, MEMBERSHIPS_CHANNEL} or channel.startswith((_TYPING, _ROOM))
 
 
-class PresenceChanged(msgspec.Struct, frozen=True, tag_field="type", tag="presence_changed"):
+class Event(Value, frozen=True, tag_field="type"):
+    """The base of all events. In JSON an event has its `type` as a first field."""
+
+    @property
+    def type(self) -> str:
+        """The name of the type in JSON, by which Pydantic finds the class: `Field(discriminator="type")`."""
+        return str(self.__struct_config__.tag)
+
+
+class PresenceChanged(Event, frozen=True, tag="presence_changed"):
     """A user came online, with the first of their devices, or went offline, with the last."""
 
     user_id: UUID
@@ -68,7 +77,7 @@ class _Presence(msgspec.Struct, frozen=True, rename="camel"):
     is_online: bool
 
 
-class TypingChanged(msgspec.Struct, frozen=True, tag_field="type", tag="typing_changed"):
+class TypingChanged(Event, frozen=True, tag="typing_changed"):
     """A member of the room started typing, or stopped."""
 
     room_id: UUID
@@ -94,7 +103,7 @@ class _Typing(msgspec.Struct, frozen=True, rename="camel"):
     is_typing: bool
 
 
-class Logged(msgspec.Struct, frozen=True, tag_field="type"):
+class Logged(Event, frozen=True):
     """An entry of a room's log, at the position `seq`. A client that keeps `cursor` can go on from after it.
 
     The fields that a type adds are stored in columns of the log: `user_id` and `by` in `user_id`, `message` by its
@@ -183,13 +192,13 @@ class Payload(msgspec.Struct, frozen=True):
     keeps_receipts: bool | None = None
 
 
-class RoomGone(msgspec.Struct, frozen=True, tag_field="type", tag="room_gone"):
+class RoomGone(Event, frozen=True, tag="room_gone"):
     """The end of a room's log for this user: the room was deleted, or the user had left it while not following."""
 
     room_id: UUID
 
 
-class Resync(msgspec.Struct, frozen=True, tag_field="type", tag="resync"):
+class Resync(Event, frozen=True, tag="resync"):
     """The client cannot continue this room from its cursor: load the room anew, then go on from `cursor`.
 
     `rewound`: the log no longer holds entries that the client has seen, after a restore or a failover that lost
@@ -204,7 +213,7 @@ class Resync(msgspec.Struct, frozen=True, tag_field="type", tag="resync"):
 FeedEvent = LogEvent | RoomGone | Resync | TypingChanged | PresenceChanged
 
 
-class LogPage(msgspec.Struct, frozen=True):
+class LogPage(Value, frozen=True):
     """A part of the log of a room, in its order. The next page starts after `cursor`: None in an empty log.
 
     A `Resync` alone on the page means that the log was rewound since the cursor was made.

@@ -12,12 +12,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, get_args
 from uuid import UUID
 
 import msgspec
 
 from hubbub import positions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic_core.core_schema import CoreSchema, SerializationInfo
 
 T = TypeVar("T")
 
@@ -46,7 +52,73 @@ ROLES = {role.value: role for role in Role}
 MESSAGE_TYPES = {message_type.value: message_type for message_type in MessageType}
 
 
-class User(msgspec.Struct, frozen=True, gc=False):
+class Value(msgspec.Struct, frozen=True):
+    """The base of all values that travel to clients. It makes them types for Pydantic and FastAPI.
+
+    msgspec and Litestar know structs by themselves. Pydantic calls these methods when a value is the type of a
+    field or of a response. hubbub does not import Pydantic until then. The JSON is that of msgspec.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
+        """A value is accepted as it is, or made from an object with its fields."""
+        from pydantic_core import PydanticSerializationUnexpectedValue, core_schema  # noqa: PLC0415 - loaded by now
+
+        fields = {}
+        if (tag_field := cls.__struct_config__.tag_field) is not None:
+            tag = core_schema.literal_schema([cls.__struct_config__.tag])
+            fields[tag_field] = core_schema.typed_dict_field(tag)
+        own = msgspec.structs.fields(source)
+        for field in own:
+            schema = handler.generate_schema(field.type)
+            if field.default is not msgspec.NODEFAULT:
+                schema = core_schema.with_default_schema(schema, default=field.default)
+            elif field.default_factory is not msgspec.NODEFAULT:
+                schema = core_schema.with_default_schema(schema, default_factory=field.default_factory)
+            fields[field.name] = core_schema.typed_dict_field(schema, required=field.required)
+        as_object = core_schema.typed_dict_schema(fields, cls=cls)
+
+        def validate(value: object, to_fields: Callable[[object], dict[str, Any]]) -> Value:
+            if isinstance(value, cls):
+                return value
+            fields = to_fields(value)
+            return cls(**{field.name: fields[field.name] for field in own})
+
+        def serialize(value: Value, write: Callable[[object], object], info: SerializationInfo) -> object:
+            if not isinstance(value, cls):
+                raise PydanticSerializationUnexpectedValue("of another type of the union")
+            is_partial = info.include or info.exclude or info.exclude_none or info.exclude_defaults
+            if info.mode == "json" and not is_partial:
+                return msgspec.to_builtins(value)  # at once: field by field a page takes three times as long
+            tagged = {} if tag_field is None else {tag_field: cls.__struct_config__.tag}
+            return write(tagged | {field.name: getattr(value, field.name) for field in own})
+
+        return core_schema.no_info_wrap_validator_function(
+            validate,
+            as_object,
+            ref=_reference(cls, *get_args(source)),
+            serialization=core_schema.wrap_serializer_function_ser_schema(
+                serialize, info_arg=True, schema=as_object
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The fields of a value. What is written has all of them, and only what is read may lack some."""
+        described = handler.resolve_ref_schema(handler(schema))
+        if handler.mode == "serialization":
+            described["required"] = list(described["properties"])
+        return described
+
+
+def _reference(cls: type, *arguments: object) -> str:
+    """The name by which Pydantic knows a type: unique in the process, and shown without module and id."""
+    own = f"{cls.__module__}.{cls.__qualname__}:{id(cls)}"
+    of = ",".join(_reference(each) if isinstance(each, type) else repr(each) for each in arguments)
+    return f"{own}[{of}]" if of else own
+
+
+class User(Value, frozen=True, gc=False):
     """An account. The hash of its password is not part of it: see `Credentials`."""
 
     id: UUID
@@ -78,7 +150,7 @@ class Credentials(msgspec.Struct, frozen=True, gc=False):
         return f"Credentials(user_id={self.user_id!r}, password_hash=...)"
 
 
-class Room(msgspec.Struct, frozen=True, gc=False):
+class Room(Value, frozen=True, gc=False):
     """A room. `last_seq` is the head of its log: the seq of its newest message or event, 0 in an empty room.
 
     `keeps_receipts` is whether hubbub stores a receipt per message and reader. None, the default, means in direct
@@ -97,7 +169,7 @@ class Room(msgspec.Struct, frozen=True, gc=False):
     keeps_receipts: bool | None = None
 
 
-class Message(msgspec.Struct, frozen=True, gc=False):
+class Message(Value, frozen=True, gc=False):
     """A message. `seq` is its position in the log of the room, and the only order that holds.
 
     `user_id` is None once the author's account is deleted. A deleted message stays as a tombstone: `deleted_at`
@@ -117,7 +189,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     updated_at: datetime
     deleted_at: datetime | None
     reply_to: UUID | None = None
-    metadata: Mapping[str, object] | None = None
+    metadata: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.message_type.__class__ is not MessageType:  # as it comes from PostgreSQL
@@ -136,20 +208,20 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         return positions.Position(self.seq, positions.mark(self.id, self.created_at)).encode(self.room_id)
 
 
-class NewMessage(msgspec.Struct, frozen=True):
+class NewMessage(Value, frozen=True):
     """A message for `send_many`, with the fields of `send`."""
 
     content: str
-    message_type: MessageType | str = MessageType.TEXT
+    message_type: str = MessageType.TEXT
     id: UUID | None = None
     reply_to: UUID | None = None
-    metadata: Mapping[str, object] | None = None
+    metadata: Mapping[str, Any] | None = None
 
     def __hash__(self) -> int:
         return hash((self.content, self.message_type, self.id, self.reply_to))
 
 
-class RoomUser(msgspec.Struct, frozen=True, gc=False):
+class RoomUser(Value, frozen=True, gc=False):
     """A membership. The member has read all messages up to and including `last_read_seq`.
 
     `last_read_message_id` is the newest message at or before it. It is None until the member has marked a message
@@ -168,7 +240,7 @@ class RoomUser(msgspec.Struct, frozen=True, gc=False):
             msgspec.structs.force_setattr(self, "role", ROLES.get(self.role) or Role(self.role))
 
 
-class RoomSummary(msgspec.Struct, frozen=True, gc=False):
+class RoomSummary(Value, frozen=True, gc=False):
     """A room as one of its members sees it in a list.
 
     `unread` counts messages of other users after the watermark, up to the cap of the call. `partner_id` is the
@@ -185,7 +257,7 @@ class RoomSummary(msgspec.Struct, frozen=True, gc=False):
     active_at: datetime
 
 
-class ReadReceipt(msgspec.Struct, frozen=True, gc=False):
+class ReadReceipt(Value, frozen=True, gc=False):
     """A member has read a message. `read_at` is None where the room stores only watermarks (large rooms)."""
 
     message_id: UUID
@@ -193,7 +265,7 @@ class ReadReceipt(msgspec.Struct, frozen=True, gc=False):
     read_at: datetime | None
 
 
-class Page(msgspec.Struct, Generic[T], frozen=True):
+class Page(Value, Generic[T], frozen=True):
     """One page of a list. `next` is the cursor of the next page, None on the last one."""
 
     items: list[T]
@@ -204,7 +276,7 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
         return self.next is not None
 
 
-class MessagePage(msgspec.Struct, frozen=True):
+class MessagePage(Value, frozen=True):
     """Messages of one room, always in the order of the log: the oldest first.
 
     `has_older` and `has_newer` are whether the room has messages before and after those of the page, or before and
@@ -217,7 +289,7 @@ class MessagePage(msgspec.Struct, frozen=True):
     has_newer: bool
 
 
-class Session(msgspec.Struct, frozen=True, gc=False):
+class Session(Value, frozen=True, gc=False):
     """A login of a user on one device. `id` is safe to show and to revoke by; it is not the token.
 
     `data` is the application's. `seen_at` is when the session was last looked up, to the minute. It ends at
@@ -226,7 +298,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
 
     id: str
     user_id: UUID
-    data: Mapping[str, object]
+    data: Mapping[str, Any]
     created_at: datetime
     seen_at: datetime
     expires_at: datetime
@@ -235,7 +307,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
         return hash(self.id)
 
 
-class Verdict(msgspec.Struct, frozen=True, gc=False):
+class Verdict(Value, frozen=True, gc=False):
     """The answer of a rate limit: whether this call may pass, and how many more could right after it.
 
     `retry_after_seconds` is how long until a call of this size may pass, 0 if this one may. `degraded` is True

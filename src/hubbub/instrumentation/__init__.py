@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
-import msgspec
-
-from hubbub.models import ResyncReason
+from hubbub.models import ResyncReason, Value
 
 __all__ = ["SILENT", "Instrumentation", "Line", "Outcome", "PoolUse", "ResyncReason"]
 
@@ -22,7 +20,7 @@ Line: TypeAlias = Literal["postgresql", "redis-commands", "redis-subscriptions"]
 """The kind of a connection. A hub has many of the first, and one at a time of each other."""
 
 
-class PoolUse(msgspec.Struct, frozen=True):
+class PoolUse(Value, frozen=True):
     """The connections to PostgreSQL at a moment. More than `limit` are never open."""
 
     limit: int

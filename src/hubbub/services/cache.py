@@ -72,7 +72,8 @@ LEASE_MARK: Final = b"?"
 """The first byte of a lease. Values are JSON objects and begin otherwise."""
 
 
-class Counts(msgspec.Struct):
+@dataclass(slots=True)
+class Counts:
     """Since this process started.
 
     `hits`: read from Redis. `misses`: read from PostgreSQL and stored in Redis, unless a change came in between.

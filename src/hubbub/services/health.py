@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Final
 
-import msgspec
-
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.instrumentation import PoolUse
+from hubbub.models import Value
 from hubbub.postgres import Pool, Statement
 from hubbub.postgres.errors import READ_ONLY
 from hubbub.redis import Connection, ReplyError, Subscriptions
@@ -25,7 +24,7 @@ _PING = Statement(
 )
 
 
-class ServerHealth(msgspec.Struct, frozen=True):
+class ServerHealth(Value, frozen=True):
     """`reason` is None if the server is ok. Otherwise it is a sentence without secrets."""
 
     ok: bool
@@ -33,7 +32,7 @@ class ServerHealth(msgspec.Struct, frozen=True):
     reason: str | None
 
 
-class Health(msgspec.Struct, frozen=True):
+class Health(Value, frozen=True):
     """`msgspec.json.encode` turns it into JSON."""
 
     ready: bool

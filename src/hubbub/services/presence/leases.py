@@ -24,11 +24,10 @@ from itertools import islice
 from typing import Final
 from uuid import UUID, uuid4
 
-import msgspec
-
 from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL
+from hubbub.models import Value
 from hubbub.redis import FIND_DUE, NOW, Connection, Due, Part, ReplyError, Script
 from hubbub.redis.replies import as_ids
 
@@ -98,7 +97,7 @@ Each has its own length, because processes with different `Options` run side by 
 updated."""
 
 
-class Device(msgspec.Struct, frozen=True):
+class Device(Value, frozen=True):
     """A connection of a user. `lease` is its id, `name` is the device that `online` was called with."""
 
     lease: UUID
