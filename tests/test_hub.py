@@ -329,6 +329,31 @@ async def test_disconnect_stops_typing(settings: Settings, ada: User, room: Room
         await until_it_answers(no_user_types)
 
 
+async def test_close_does_not_wait_for_an_abandoned_transaction_that_has_locked_a_room(
+    settings: Settings, ada: User, room: Room
+) -> None:
+    """Nor does the send that waits for the lock, and is sent."""
+    hub = await Hub(replace(settings, postgres=replace(settings.postgres, deadline_seconds=600))).start()
+    entered = asyncio.Event()
+
+    async def abandoned() -> None:
+        async with hub.transaction() as tx:
+            await tx.messages.send(room.id, ada.id, "never committed")
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(abandoned())
+    await entered.wait()
+    sending = asyncio.create_task(hub.messages.send(room.id, ada.id, "sent"))
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
+        await hub.close()
+    assert (await sending).content == "sent"
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def test_concurrent_closes_wait_for_the_same_end(settings: Settings) -> None:
     hub = await Hub(settings).start()
     ada = await hub.users.create("ada@example.org", "ada", "not a hash")

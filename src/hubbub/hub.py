@@ -222,12 +222,14 @@ class Hub(Repositories):
 
             self._instrumentation.watch(use)
             stack.callback(self._instrumentation.unwatch, use)
+            stack.callback(pool.end_abandoned_transactions)
             self._stack = stack.pop_all()
         return self
 
     async def close(self) -> None:
         """Release leases, let calls in progress end by their deadline, and close all connections. Idempotent.
 
+        A transaction whose block runs no statement for a second is rolled back.
         In a child process it does nothing: the connections are those of the parent.
         Raises: Unavailable (in another event loop than `start`).
         """

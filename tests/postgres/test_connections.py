@@ -29,7 +29,7 @@ from postgres.notes import (
     warm_up,
 )
 from reports import reports
-from waiting import until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 # Serving
 
@@ -246,6 +246,41 @@ async def test_close_lets_transactions_finish_and_refuses_waiting_callers(pool: 
     }
     await until_it_answers(observer.sees_no_connection)
     assert await observer.connection.fetchval("SELECT count(*) FROM notes") == 2
+
+
+async def test_close_does_not_wait_for_a_transaction_whose_block_runs_no_statement(
+    small: PostgresSettings, observer: Observer
+) -> None:
+    pool = Pool(replace(small, deadline_seconds=600))
+    entered, ended = asyncio.Event(), asyncio.Event()
+
+    async def abandoned() -> None:
+        async with pool.transaction() as tx, tx.transaction() as savepoint:
+            await savepoint.execute(WRITE, 1, "a")
+            entered.set()
+            await ended.wait()
+            await savepoint.execute(WRITE, 2, "a")
+
+    async def working() -> None:
+        async with pool.transaction() as tx:
+            for number in range(3, 8):
+                await tx.fetch_one(SLEEP, 0.3)
+                await tx.execute(WRITE, number, "a")
+
+    tasks = [asyncio.create_task(abandoned()), asyncio.create_task(working())]
+    await entered.wait()
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
+        await pool.close()
+    assert tasks[1].done()
+    assert not tasks[0].done()
+    ended.set()
+    lost, worked = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(lost, Unavailable)
+    assert not lost.outcome_unknown
+    assert worked is None
+    await until_it_answers(observer.sees_no_connection)
+    assert await observer.connection.fetchval("SELECT array_agg(id ORDER BY id) FROM notes") == [*range(3, 8)]
+    assert (pool.size, pool.use.in_use) == (0, 0)
 
 
 async def test_close_ends_at_the_deadline_though_a_transaction_hangs(

@@ -144,6 +144,7 @@ class Stub:
         self.answers = list(answers)
         self.asked: list[tuple[object, ...]] = []
         self.closed = self.is_abandoned = self.is_wrong_server = False
+        self.quiet_since = 0.0
 
     async def _answer(self, *asked: object) -> object:
         self.asked.append(asked)

@@ -27,10 +27,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from time import monotonic
 from typing import Final, TypeVar
 from uuid import UUID
 
-from hubbub.background import ReportErrors, elsewhere, jittered
+from hubbub.background import BackgroundTask, ReportErrors, elsewhere, jittered
 from hubbub.batching import closed
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child, forked
@@ -68,6 +69,10 @@ WAITS_FOR_ITSELF: Final = (
 )
 """The reason to refuse a change that would wait for the task that makes it."""
 
+ABANDONED_AFTER_SECONDS: Final = 1.0
+"""How long the block of a transaction may pause between statements while the hub closes. A request in progress
+pauses for less, and a block that waits for something else would keep the program from ending."""
+
 LEAVE_SERVER_STEP_SECONDS: Final = 1.0
 """How often at most all idle connections are closed because the server is a standby."""
 
@@ -88,6 +93,7 @@ class Pool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: dict[OpenTransaction, asyncio.Task[object] | None] = {}
         """The transactions that are open, with the tasks that opened them."""
+        self._ending_abandoned = BackgroundTask("end abandoned transactions", self._end_abandoned)
         self._closed = False
         abandon_in_child(self)
 
@@ -113,12 +119,29 @@ class Pool:
             else:
                 return
 
+    def end_abandoned_transactions(self) -> None:
+        """From now until `close`, roll back each transaction whose block runs no statement for a second.
+
+        `close` would wait for it until the deadline, and so would others that are closed before the pool.
+        """
+        self._ending_abandoned.start()
+
+    async def _end_abandoned(self) -> float:
+        for transaction in list(self._open):
+            if monotonic() - transaction.connection.quiet_since >= ABANDONED_AFTER_SECONDS:
+                self._connections.take_back(transaction.connection)
+        return ABANDONED_AFTER_SECONDS / 4
+
     async def close(self) -> None:
         """Refuse new calls, wait for those at work until the deadline, close every connection. Idempotent."""
         if not self._closed:
             self._closed = True
-            await self._connections.close()
-            await self._shared.close()
+            self.end_abandoned_transactions()
+            try:
+                await self._connections.close()
+                await self._shared.close()
+            finally:
+                await self._ending_abandoned.close()
 
     @property
     def size(self) -> int:
@@ -429,8 +452,15 @@ class Connections:
             connection.terminate()
         self._give_back(connection)
 
+    def take_back(self, connection: Connection) -> None:
+        """End a connection that its caller keeps, and with it what is not committed."""
+        connection.terminate()
+        self._give_back(connection)
+
     def _give_back(self, connection: Connection) -> None:
-        self.used.discard(connection)
+        if connection not in self.used:  # it was taken back
+            return
+        self.used.remove(connection)
         if connection.is_wrong_server:
             self._leave_server(connection)
         elif not connection.is_closed():

@@ -20,6 +20,8 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from itertools import count
+from math import inf
+from time import monotonic
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -60,7 +62,7 @@ class OpenTransaction:
         """`savepoints` numbers the savepoints of the whole transaction. `locked` is what it has locked so far."""
         self.locked: set[UUID] = set() if locked is None else locked
         """The rooms whose rows were changed."""
-        self._connection = connection
+        self.connection = self._connection = connection
         self._deadline_seconds = deadline_seconds
         self._deadline = deadline
         self._savepoints = savepoints
@@ -250,15 +252,19 @@ class OpenTransaction:
         self, name: str, call: Callable[[Connection], Awaitable[R]], deadline: float, *, writes: bool = False
     ) -> R:
         """Only a COMMIT `writes`: before it the changes are certainly undone when the connection is lost."""
-        return await run(
-            self._connection,
-            call,
-            deadline=deadline,
-            seconds=self._deadline_seconds,
-            writes=writes,
-            name=name,
-            instrumentation=self._instrumentation,
-        )
+        self._connection.quiet_since = inf
+        try:
+            return await run(
+                self._connection,
+                call,
+                deadline=deadline,
+                seconds=self._deadline_seconds,
+                writes=writes,
+                name=name,
+                instrumentation=self._instrumentation,
+            )
+        finally:
+            self._connection.quiet_since = monotonic()
 
 
 def run_action(action: Callable[[], None]) -> None:
