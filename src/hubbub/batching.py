@@ -318,9 +318,11 @@ class Batcher(Generic[Item, Result]):
         how many batches are in flight while at least `load` requests wait.
 
         With `most_waiting`, further callers wait for a slot. With `writes`, for which the queue has to be a
-        `KeyedQueue`, a request that was in flight when its caller was cancelled is completed, and one that gets no
-        answer has an unknown outcome. `committed` is called with new results before their callers get them, and
-        must not wait. `on_idle` is called each time when no request waits or is in flight any more.
+        `KeyedQueue`, a request that was in flight in a batch when its caller was cancelled is completed, and one
+        that gets no answer has an unknown outcome. `committed` is called with new results before their callers get
+        them, and must not wait. With both, a direct request whose caller was cancelled is run again, so running it
+        twice must be the same as once. `on_idle` is called each time when no request waits or is in flight any
+        more.
         """
         self._name = name
         self._run_one = run_one
@@ -392,6 +394,11 @@ class Batcher(Generic[Item, Result]):
             if slots is not None:
                 slots.give_back()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the next call is direct."""
+        return not self._in_flight and (self._slots is None or not self._slots.has_waiters)
+
     async def drain(self) -> None:
         """Refuse new requests, and wait for those that came before: until their deadlines at the latest."""
         if self._refusal is None:
@@ -418,7 +425,7 @@ class Batcher(Generic[Item, Result]):
         try:
             result = await self._run_one(item, deadline)
         except asyncio.CancelledError:
-            if self._writes:
+            if self._writes and self._committed is not None:
                 # The statement may have been committed, and `committed` was not called. It is run again, ahead of
                 # all other requests that wait for the key, and is then committed, now or as it was before.
                 answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

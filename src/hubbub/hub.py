@@ -33,6 +33,7 @@ from hubbub.services.realtime import RealtimeService
 from hubbub.services.sessions import SessionService, find_ended, key_of
 from hubbub.services.typing_indicators import TypingIndicators
 from hubbub.settings import Settings
+from hubbub.sql import RoomChanges
 
 if TYPE_CHECKING:
     from hubbub.history import History
@@ -45,13 +46,19 @@ can raise by then, and its error names the server that did not answer."""
 class Repositories:
     """The repositories on one executor: the pool of a hub, or a transaction. `Hub` lists what each may raise."""
 
-    def __init__(self, executor: Executor, on_commit: OnCommit, writer: MessageWriter | None = None) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        on_commit: OnCommit,
+        writer: MessageWriter | None = None,
+        changes: RoomChanges | None = None,
+    ) -> None:
         self._executor = executor
         self._on_commit = on_commit
         self.users = Users(executor, on_commit)
         self.rooms = Rooms(executor, on_commit)
         self.room_users = RoomUsers(executor, on_commit)
-        self.messages = Messages(executor, on_commit, writer)
+        self.messages = Messages(executor, on_commit, writer, changes)
         self.receipts = ReadReceipts(executor)
 
 
@@ -133,7 +140,8 @@ class Hub(Repositories):
         self._commits = Commits()
         pool = self._pool = Pool(settings.postgres, instrumentation)
         self._writer = MessageWriter(pool, self._commits, deadline_seconds=settings.postgres.deadline_seconds)
-        super().__init__(pool, self._commits, self._writer)
+        self._changes = RoomChanges(pool, deadline_seconds=settings.postgres.deadline_seconds)
+        super().__init__(pool, self._commits, self._writer, self._changes)
         connection = self._connection = Connection(settings.redis, instrumentation=instrumentation)
         subscriptions = self._subscriptions = Subscriptions(settings.redis, instrumentation=instrumentation)
         self._passwords = passwords or Passwords()
@@ -203,6 +211,7 @@ class Hub(Repositories):
             stack.push_async_callback(self.cache.close)
             stack.push_async_callback(self._pool.close)
             stack.push_async_callback(self._writer.drain)
+            stack.push_async_callback(self._changes.drain)
             stack.push_async_callback(self._passwords.close)
             await self._pool.open()
             await verify(self._pool)

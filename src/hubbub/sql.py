@@ -1,31 +1,186 @@
-"""What repositories share: reports of changes, the columns of a model, a row by its id, an entry of a log."""
+"""What repositories share: changes in batches and their reports, and the forms of SQL that several use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, TypeVar, get_args, get_type_hints
+from typing import Any, Final, TypeAlias, TypeVar, get_args, get_type_hints
+from uuid import UUID
 
 import msgspec
 
+from hubbub.batching import PUT_BACK, Batcher, KeyedQueue, Outcome
 from hubbub.commits import Change, OnCommit, ignore
+from hubbub.errors import Unavailable
 from hubbub.events import Logged, Payload
 from hubbub.models import Message, Room, User
-from hubbub.postgres import Executor, Lookup, Statement
+from hubbub.postgres import Executor, LockNotAvailable, Lookup, Statement
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+CHANGES_PER_STATEMENT: Final = 500
+WORKERS: Final = 2
+"""Statements in flight while `LOAD` requests wait. One writes while the results of the other are handled."""
+LOAD: Final = 25
+"""With fewer requests that wait, two statements would share less than one, and each costs a commit."""
+MOST_WAITING: Final = 10_000
+"""Bounds the memory of requests that wait. Further callers wait for a slot until their deadline."""
+LOCK_TIMEOUT: Final = "100ms"
+"""How long a statement for several rooms waits for a locked one, before the others go on without that room. The
+pool tries it three times."""
+
+Apply: TypeAlias = Callable[[Sequence[Item], str | None, float], Awaitable[Sequence[T | Exception]]]
+"""Makes changes of one kind. It is called with the items, how long to wait for a lock (None: no limit) and the
+deadline. It returns the result or the refusal of each item, and reports changes. If it raises, none is made."""
+
+# Those of the rooms that were not locked a moment ago.
+ROOMS_NOT_LOCKED: Final = Statement(
+    "rooms.not_locked",
+    lambda id: id,
+    """
+    SELECT id
+    FROM rooms
+    WHERE id = ANY($1::uuid[])
+    FOR NO KEY UPDATE SKIP LOCKED
+    """,
+    idempotent=True,
+)
+
+
+class _Request(msgspec.Struct, eq=False):
+    apply: Apply[Any, Any]
+    item: Any
+    room_id: UUID | None
+
+
+class RoomChanges:
+    """Changes of rooms by all callers in this process, in batches as `hubbub.batching` schedules them.
+
+    A room has one statement in flight, however many changes wait for it. In a batch, the changes of each kind are
+    one statement. One that cannot be stored fails alone: the batch is halved until it is found.
+    """
+
+    def __init__(self, executor: Executor, *, deadline_seconds: float) -> None:
+        self._executor = executor
+        self._batcher = Batcher[_Request, Any](
+            "change rooms",
+            self._run_one,
+            self._run_many,
+            deadline_seconds=deadline_seconds,
+            queue=KeyedQueue(),
+            per_batch=CHANGES_PER_STATEMENT,
+            workers=WORKERS,
+            load=LOAD,
+            most_waiting=MOST_WAITING,
+            writes=True,
+        )
+        self._lookups: set[asyncio.Task[Message]] = set()
+
+    async def find_room(self, get_message: Callable[[], Coroutine[Any, Any, Message]]) -> UUID | None:
+        """The room of a message, if a change of it may have to wait. A caller who is alone needs no lookup."""
+        if self._batcher.is_idle and not self._executor.locked_by_caller():
+            return None
+        lookup = asyncio.create_task(get_message(), name="hubbub: find the room of a change")
+        self._lookups.add(lookup)
+        lookup.add_done_callback(self._lookups.discard)
+        return (await lookup).room_id
+
+    async def call(
+        self, apply: Apply[Item, T], item: Item, room_id: UUID | None, id: Hashable, deadline: float
+    ) -> T:
+        """Make the change. Changes with one id never share a batch. Without a room it waits for none of them.
+
+        A caller that is cancelled while the change waits has not made it. Once it is in flight, it may be made.
+
+        Raises: Invalid (the caller's own transaction has locked the room), Unavailable, and the refusal.
+        """
+        self._executor.check_not_locked_by_caller(room_id)
+        result: T = await self._batcher.call(_Request(apply, item, room_id), room_id, id, deadline=deadline)
+        return result
+
+    async def drain(self) -> None:
+        """Refuse new changes, and wait for those that came before: until their deadlines at the latest."""
+        if self._lookups:
+            await asyncio.wait(set(self._lookups))  # the pool bounds how long they take
+        await self._batcher.drain()
+
+    async def _run_one(self, request: _Request, deadline: float) -> object:
+        return only(await request.apply([request.item], None, deadline))
+
+    async def _run_many(self, requests: list[_Request], deadline: float) -> list[Outcome[Any]]:
+        outcomes: dict[_Request, Outcome[Any]] = {}
+        locked: set[UUID | None] = set()
+        lock_wait = LOCK_TIMEOUT if len({request.room_id for request in requests}) > 1 else None
+        kinds: dict[Apply[Any, Any], list[_Request]] = {}
+        for request in requests:
+            kinds.setdefault(request.apply, []).append(request)
+        for of_kind in kinds.values():
+            outcomes |= await self._run(of_kind, locked, lock_wait, deadline)
+        return [outcomes.get(request, PUT_BACK) for request in requests]
+
+    async def _run(
+        self, requests: list[_Request], locked: set[UUID | None], lock_wait: str | None, deadline: float
+    ) -> dict[_Request, Outcome[Any]]:
+        """The outcomes of requests of one kind. Those of `locked` rooms have none; rooms found so are added."""
+        requests = [request for request in requests if request.room_id not in locked]
+        if not requests:
+            return {}
+        rooms = {request.room_id for request in requests}
+        try:
+            try:
+                items = [request.item for request in requests]
+                return dict(zip(requests, await requests[0].apply(items, lock_wait, deadline), strict=True))
+            except LockNotAvailable:
+                if lock_wait is None:
+                    raise
+                if len(rooms) > 1:  # if none of the rooms is locked, a row in one of them is
+                    rooms.difference_update(
+                        await self._executor.fetch_all(ROOMS_NOT_LOCKED, rooms, deadline=deadline)
+                    )
+                locked |= rooms
+        except Unavailable as error:
+            return {request: error.for_another() for request in requests}
+        except Exception as error:  # noqa: BLE001 - one of them cannot be stored, and its caller gets it
+            if len(requests) == 1:
+                return {requests[0]: error}
+        middle = len(requests) // 2
+        first = await self._run(requests[:middle], locked, lock_wait, deadline)
+        return first | await self._run(requests[middle:], locked, lock_wait, deadline)
+
+
+def only(outcomes: Sequence[T | Exception]) -> T:
+    """The result of the only item. Raises: its refusal."""
+    [outcome] = outcomes
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 class Repository:
     """Runs statements on an executor, and reports each change after its COMMIT."""
 
-    def __init__(self, executor: Executor, on_commit: OnCommit = ignore) -> None:
+    def __init__(
+        self, executor: Executor, on_commit: OnCommit = ignore, changes: RoomChanges | None = None
+    ) -> None:
+        """With `changes`, concurrent changes of rooms share statements. Without them, each has its own."""
         self._executor = executor
         self._on_commit = on_commit
+        self._changes = changes
 
     def _changed(self, change: Change) -> None:
         self._executor.after_commit(lambda: self._on_commit(change))
 
+    async def _change(
+        self, apply: Apply[Item, T], item: Item, *, room_id: UUID | None, id: Hashable, deadline: float
+    ) -> T:
+        """Make the change, in a batch if there are others. As `RoomChanges.call`."""
+        if self._changes is None:
+            return only(await apply([item], None, deadline))
+        return await self._changes.call(apply, item, room_id, id, deadline)
 
-T = TypeVar("T")
+
 M = TypeVar("M", Message, Room, User)  # of the tables whose key is `id`
 
 
@@ -160,3 +315,45 @@ def next_entry(
             WHERE rooms.id = {source}.{room_id}
             RETURNING rooms.id, rooms.last_seq
         ), entry AS ({entry(event, "head", message_id=message_id, user_id=user_id, payload=payload)})"""
+
+
+def next_entries(event: type[Logged], source: str, *columns: str) -> str:
+    """As `next_entry`, for any number of rows in a room, in the order of their `ordinal`.
+
+    `source` has the columns `room_id` and `ordinal`, and those of the entry among `message_id`, `user_id` and
+    `role`. `item` has them with the `seq` of the entry, and the `last_seq` of the room after all of them. Rooms
+    are locked in the order of their ids, so that two batches with rooms in common cannot lock each other out.
+    """
+    arrays = ", ".join(f"{column}s" for column in columns)
+    gathered = ", ".join(f"array_agg({column} ORDER BY ordinal) AS {column}s" for column in columns)
+    message_id = "item.message_id" if "message_id" in columns else "NULL"
+    appended = entry(
+        event, "item", room_id="item.room_id", seq="item.seq", message_id=message_id, user_id="item.user_id"
+    )
+    return f"""locked AS MATERIALIZED (
+            SELECT id
+            FROM rooms
+            WHERE id IN (SELECT room_id FROM {source})
+            ORDER BY id
+            FOR NO KEY UPDATE
+        ), gathered AS (
+            SELECT room_id, count(*) AS entries, {gathered}
+            FROM {source}
+            GROUP BY room_id
+        ), head AS (
+            UPDATE rooms
+            SET last_seq = last_seq + gathered.entries
+            FROM gathered
+            WHERE rooms.id = gathered.room_id
+                AND (SELECT count(*) FROM locked) > 0
+            RETURNING rooms.id, rooms.last_seq, rooms.last_seq - gathered.entries AS before, {arrays}
+        ), item AS (
+            SELECT head.id AS room_id, head.last_seq, head.before + item.ordinal AS seq, {", ".join(columns)}
+            FROM head
+            CROSS JOIN LATERAL unnest({arrays}) WITH ORDINALITY AS item ({", ".join(columns)}, ordinal)
+        ), entry AS ({appended})"""
+
+
+def lock_timeout(placeholder: str) -> str:
+    """A condition that is true, and limits the wait for each lock of the statement if the argument is not NULL."""
+    return f"({placeholder}::text IS NULL OR set_config('lock_timeout', {placeholder}, true) IS NOT NULL)"

@@ -32,7 +32,7 @@ COLUMNS = {
         *("found", "head", "of_room", "at_seq", "kind", "about", "by", "payload", "at"),
         *Message.__struct_fields__,
     ],
-    "messages.permission": [*Message.__struct_fields__, "is_member", "may_change"],
+    "messages.change_permissions": [*Message.__struct_fields__, "is_member", "may_change"],
     "rooms.list_for": [
         *Room.__struct_fields__,
         *("role", "last_read_seq", "unread", "partner_id", "active_at"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
+from uuid import UUID
 
 from hubbub.postgres.statement import Lookup, Statement
 
@@ -61,6 +62,10 @@ class Executor(Protocol):
 
         Raises: Invalid.
         """
+        ...
+
+    def locked_by_caller(self) -> Set[UUID]:
+        """The rooms whose changes `check_not_locked_by_caller` refuses."""
         ...
 
     def after_commit(self, action: Callable[[], None]) -> None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from time import monotonic
@@ -268,12 +268,14 @@ class Pool:
         Only a task that waits for itself is refused: another task may end its transaction meanwhile.
         Raises: Invalid.
         """
+        if self._open and not self.locked_by_caller().isdisjoint(arg for arg in args if isinstance(arg, UUID)):
+            raise Invalid("hub", WAITS_FOR_ITSELF)
+
+    def locked_by_caller(self) -> Set[UUID]:
         if not self._open:
-            return
+            return frozenset()
         task = asyncio.current_task()
-        for transaction, owner in self._open.items():
-            if owner is task and not transaction.locked.isdisjoint(arg for arg in args if isinstance(arg, UUID)):
-                raise Invalid("hub", WAITS_FOR_ITSELF)
+        return {id for transaction, owner in self._open.items() if owner is task for id in transaction.locked}
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         """The loop of all calls: connections work in one loop only. Raises: Unavailable (in another loop)."""

@@ -17,7 +17,7 @@ transaction is over`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Set
 from contextlib import asynccontextmanager
 from itertools import count
 from math import inf
@@ -178,6 +178,9 @@ class OpenTransaction:
 
     def check_not_locked_by_caller(self, *args: object) -> None:
         """Nothing: a transaction does not wait for itself."""
+
+    def locked_by_caller(self) -> Set[UUID]:
+        return frozenset()
 
     def after_commit(self, action: Callable[[], None]) -> None:
         self._check_open()

@@ -28,6 +28,7 @@ from hubbub.commits import Change, MessagesSent
 from hubbub.postgres import Pool, connect
 from hubbub.repositories.messages import writer
 from hubbub.repositories.messages.send import Draft
+from hubbub.sql import LOAD
 from log import log_of
 from waiting import until
 
@@ -229,7 +230,7 @@ async def test_locked_room_under_load_does_not_hold_up_other_rooms(hub: Hub, ada
     holder = await connect(hub.settings.postgres)
     async with holder.transaction():
         await holder.execute("SELECT 1 FROM rooms WHERE id = $1 FOR UPDATE", room.id)
-        stuck = [asyncio.create_task(hub.messages.send(room.id, ada.id, f"{n}")) for n in range(writer.LOAD + 5)]
+        stuck = [asyncio.create_task(hub.messages.send(room.id, ada.id, f"{n}")) for n in range(LOAD + 5)]
         await asyncio.sleep(0)
         message = await hub.messages.send(quiet.id, ada.id, "through the second worker")
         assert message.content == "through the second worker"

@@ -139,7 +139,7 @@ async def test_batch_in_halves_keeps_the_order_of_a_room_that_was_locked(
     assert locking.names[:5] == [
         "messages.send_many",
         "messages.send_many",
-        "messages.rooms_not_locked",
+        "rooms.not_locked",
         "messages.send_many",
         "messages.send_many",
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -19,17 +19,32 @@ from hubbub.repositories.messages.pages import NEWEST, PageAnchor, Span, read_pa
 from hubbub.repositories.messages.send import draft_of, send_one
 from hubbub.repositories.messages.send_many import drafts_of, send_all
 from hubbub.repositories.messages.writer import MessageWriter
-from hubbub.sql import Repository, by_id, existing, next_entry, readable
+from hubbub.sql import (
+    Apply,
+    Item,
+    Repository,
+    RoomChanges,
+    by_id,
+    existing,
+    lock_timeout,
+    next_entries,
+    next_entry,
+    readable,
+)
 
 
 class Messages(Repository):
     """The messages of rooms. Their order is `seq`, and their id makes a retry harmless."""
 
     def __init__(
-        self, executor: Executor, on_commit: OnCommit = ignore, writer: MessageWriter | None = None
+        self,
+        executor: Executor,
+        on_commit: OnCommit = ignore,
+        writer: MessageWriter | None = None,
+        changes: RoomChanges | None = None,
     ) -> None:
         """With a `writer`, concurrent sends share statements. Without one, each has its own."""
-        super().__init__(executor, on_commit)
+        super().__init__(executor, on_commit, changes)
         self._writer = writer
         self._logs = Logs(executor)
 
@@ -108,22 +123,65 @@ class Messages(Repository):
                 AND messages.deleted_at IS NULL
                 AND (messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'))
                 {unless}
-            FOR UPDATE OF messages
+            FOR NO KEY UPDATE OF messages
         )
     """
-    _WITHOUT_WORDS = "messages.metadata IS NOT NULL OR messages.message_type <> 'text'"
+    _OTHER_CONTENT = """
+        AND messages.content <> {content}
+        AND ({content} <> '' OR messages.metadata IS NOT NULL OR messages.message_type <> 'text')
+    """
+    _TARGETS = """
+        target AS MATERIALIZED (
+            SELECT messages.id AS message_id, messages.room_id, change.user_id, change.ordinal{selected}
+            FROM unnest({arrays}) WITH ORDINALITY AS change ({names}, ordinal)
+            JOIN messages ON messages.id = change.message_id
+            JOIN room_users
+                ON room_users.room_id = messages.room_id
+                AND room_users.user_id = change.user_id
+            WHERE messages.deleted_at IS NULL
+                AND (messages.user_id = change.user_id OR room_users.role IN ('admin', 'moderator'))
+                {unless}
+                AND {timeout}
+            ORDER BY messages.id
+            FOR NO KEY UPDATE OF messages
+        )
+    """
+    _EDITED = """
+        UPDATE messages
+        SET content = {content},
+            is_edited = true,
+            updated_at = CURRENT_TIMESTAMP
+    """
     _EDIT = Statement(
         "messages.edit",
         Message,
         f"""
-        WITH {_TARGET.format(unless=f"AND messages.content <> $3 AND ($3 <> '' OR {_WITHOUT_WORDS})")},
+        WITH {_TARGET.format(unless=_OTHER_CONTENT.format(content="$3"))},
         {next_entry(MessageEdited, "target", message_id="$1", user_id="$2")}
-        UPDATE messages
-        SET content = $3,
-            is_edited = true,
-            updated_at = CURRENT_TIMESTAMP
+        {_EDITED.format(content="$3")}
         FROM head
         WHERE messages.id = $1
+        RETURNING {readable(Message, "messages")}
+        """,
+        idempotent=True,
+    )
+    _EDIT_MANY = Statement(
+        "messages.edit_many",
+        Message,
+        f"""
+        WITH {
+            _TARGETS.format(
+                arrays="$1::uuid[], $2::uuid[], $3::text[]",
+                names="message_id, user_id, content",
+                selected=", change.content",
+                unless=_OTHER_CONTENT.format(content="change.content"),
+                timeout=lock_timeout("$4"),
+            )
+        },
+        {next_entries(MessageEdited, "target", "message_id", "user_id")}
+        {_EDITED.format(content="target.content")}
+        FROM target
+        WHERE messages.id = target.message_id
         RETURNING {readable(Message, "messages")}
         """,
         idempotent=True,
@@ -139,30 +197,62 @@ class Messages(Repository):
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
         content = inputs.text("content", content, longest=inputs.CONTENT_LENGTH, shortest=1 if content else 0)
-        deadline = self._executor.deadline()
-        message = await self._executor.fetch_one(self._EDIT, message_id, by, content, deadline=deadline)
-        if message is None:
-            message = await self._unchanged(message_id, by, deadline)
-            if message.deleted_at is not None:
-                raise Invalid("message_id", "the message is deleted")
-            if not content and message.content:
-                raise Invalid("content", "must not be blank")
-        self._changed(RoomTouched(message.room_id))  # also on a retry: the first attempt may not have reported it
+        message = await self._change_message(self._edit_all, message_id, (message_id, by, content))
+        if message.deleted_at is not None:
+            raise Invalid("message_id", "the message is deleted")
+        if not content and message.content:
+            raise Invalid("content", "must not be blank")
         return message
 
+    async def _edit_all(
+        self, edits: Sequence[tuple[UUID, UUID, str]], lock_wait: str | None, deadline: float
+    ) -> list[Message | Exception]:
+        ids, users, contents = zip(*edits, strict=True)
+        if len(edits) == 1:
+            edited = await self._executor.fetch_all(self._EDIT, ids[0], users[0], contents[0], deadline=deadline)
+        else:
+            edited = await self._executor.fetch_all(
+                self._EDIT_MANY, ids, users, contents, lock_wait, deadline=deadline
+            )
+        return await self._outcomes(ids, users, edited, deadline)
+
+    _DELETED = """
+        UPDATE messages
+        SET content = '',
+            metadata = NULL,
+            deleted_at = CURRENT_TIMESTAMP,
+            updated_at = CURRENT_TIMESTAMP
+    """
     _DELETE = Statement(
         "messages.delete",
         Message,
         f"""
         WITH {_TARGET.format(unless="")},
         {next_entry(MessageDeleted, "target", message_id="$1", user_id="$2")}
-        UPDATE messages
-        SET content = '',
-            metadata = NULL,
-            deleted_at = CURRENT_TIMESTAMP,
-            updated_at = CURRENT_TIMESTAMP
+        {_DELETED}
         FROM head
         WHERE messages.id = $1
+        RETURNING {readable(Message, "messages")}
+        """,
+        idempotent=True,
+    )
+    _DELETE_MANY = Statement(
+        "messages.delete_many",
+        Message,
+        f"""
+        WITH {
+            _TARGETS.format(
+                arrays="$1::uuid[], $2::uuid[]",
+                names="message_id, user_id",
+                selected="",
+                unless="",
+                timeout=lock_timeout("$3"),
+            )
+        },
+        {next_entries(MessageDeleted, "target", "message_id", "user_id")}
+        {_DELETED}
+        FROM target
+        WHERE messages.id = target.message_id
         RETURNING {readable(Message, "messages")}
         """,
         idempotent=True,
@@ -176,43 +266,73 @@ class Messages(Repository):
         Raises: NotFound, NotAMember, Invalid (`by` may not delete it).
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
-        deadline = self._executor.deadline()
-        deleted = await self._executor.fetch_one(self._DELETE, message_id, by, deadline=deadline)
-        message = deleted or await self._unchanged(message_id, by, deadline)
-        self._changed(RoomTouched(message.room_id))
-        return message
+        return await self._change_message(self._delete_all, message_id, (message_id, by))
 
-    _PERMISSION = Statement(
-        "messages.permission",
+    async def _delete_all(
+        self, deletions: Sequence[tuple[UUID, UUID]], lock_wait: str | None, deadline: float
+    ) -> list[Message | Exception]:
+        ids, users = zip(*deletions, strict=True)
+        if len(deletions) == 1:
+            deleted = await self._executor.fetch_all(self._DELETE, ids[0], users[0], deadline=deadline)
+        else:
+            deleted = await self._executor.fetch_all(self._DELETE_MANY, ids, users, lock_wait, deadline=deadline)
+        return await self._outcomes(ids, users, deleted, deadline)
+
+    async def _change_message(self, apply: Apply[Item, Message], message_id: UUID, item: Item) -> Message:
+        deadline = self._executor.deadline()
+        room_id = None if self._changes is None else await self._changes.find_room(lambda: self.get(message_id))
+        return await self._change(apply, item, room_id=room_id, id=message_id, deadline=deadline)
+
+    _PERMISSIONS = Statement(
+        "messages.change_permissions",
         lambda *row: (Message(*row[:-2]), row[-2], row[-1]),
         f"""
         SELECT
             {readable(Message, "messages")},
             room_users.role IS NOT NULL AS is_member,
-            COALESCE(messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'), false) AS may_change
-        FROM messages
+            COALESCE(messages.user_id = change.user_id OR room_users.role IN ('admin', 'moderator'), false)
+                AS may_change
+        FROM unnest($1::uuid[], $2::uuid[]) AS change (message_id, user_id)
+        JOIN messages ON messages.id = change.message_id
         LEFT JOIN room_users
             ON room_users.room_id = messages.room_id
-            AND room_users.user_id = $2
-        WHERE messages.id = $1
+            AND room_users.user_id = change.user_id
         """,
     )
 
-    async def _unchanged(self, message_id: UUID, by: UUID, deadline: float) -> Message:
-        """The message that a change left as it was, or the error of a user who may not change it.
+    async def _outcomes(
+        self, ids: Sequence[UUID], users: Sequence[UUID], changed: Sequence[Message], deadline: float
+    ) -> list[Message | Exception]:
+        """The messages: as they were changed, or as a change left them, or the error of a user who may not change
+        one.
 
-        This very change may have made it so: one whose answer was lost is run again.
+        A change may itself have made a message what it is: one whose answer was lost is run again.
         """
-        try:
-            permission = await self._executor.fetch_one(self._PERMISSION, message_id, by, deadline=deadline)
-        except Unavailable as failure:
-            raise failure.with_unknown_outcome() from failure
-        message, is_member, may_change = existing(permission, NotFound, "message", message_id)
-        if not is_member:
-            raise NotAMember(message.room_id, by)
-        if not may_change:
-            raise Invalid("by", "is neither the author nor a moderator or admin of the room")
-        return message
+        outcomes: dict[UUID, Message | Exception] = {message.id: message for message in changed}
+        rest = [(id, user_id) for id, user_id in zip(ids, users, strict=True) if id not in outcomes]
+        if rest:
+            by = dict(rest)
+            try:
+                permissions = await self._executor.fetch_all(
+                    self._PERMISSIONS, list(by), list(by.values()), deadline=deadline
+                )
+            except Unavailable as failure:
+                unknown = failure.with_unknown_outcome()
+                unknown.__cause__ = failure
+                outcomes.update((id, unknown.for_another()) for id in by)
+                permissions = []
+            for message, is_member, may_change in permissions:
+                if not is_member:
+                    outcomes[message.id] = NotAMember(message.room_id, by[message.id])
+                elif not may_change:
+                    reason = "is neither the author nor a moderator or admin of the room"
+                    outcomes[message.id] = Invalid("by", reason)
+                else:
+                    outcomes[message.id] = message
+        # Also on a retry: the first attempt may not have reported it.
+        for room_id in {message.room_id for message in outcomes.values() if isinstance(message, Message)}:
+            self._changed(RoomTouched(room_id))
+        return [outcomes.get(id) or NotFound("message", id) for id in ids]
 
     async def page(
         self,

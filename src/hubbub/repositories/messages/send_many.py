@@ -11,6 +11,7 @@ from hubbub.errors import Conflict, Invalid
 from hubbub.models import Message, MessageType, NewMessage
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import Draft, Outcomes, draft_of, find_earlier_sends, why_not_sent
+from hubbub.sql import LOCK_TIMEOUT
 
 V = TypeVar("V")
 
@@ -18,9 +19,6 @@ MOST_DRAFTS: Final = 10_000
 """Bounds the time for which one call locks its room: about a second on a busy machine of 2 cores."""
 MESSAGES_PER_STATEMENT: Final = 500
 """A larger batch gains nothing (docs/decisions.md)."""
-LOCK_TIMEOUT: Final = "100ms"
-"""How long a statement for several rooms waits for a locked one, before the others go on without that room. The
-pool tries it three times."""
 
 
 def drafts_of(room_id: UUID, user_id: UUID, news: Iterable[NewMessage]) -> list[Draft]:
@@ -215,20 +213,6 @@ def _message(draft: Draft, seq: int, at: datetime) -> Message:
         draft.reply_to,
         draft.metadata,  # type: ignore[arg-type]  # JSON, as it comes from PostgreSQL
     )
-
-
-# Those of the rooms that were not locked a moment ago.
-ROOMS_NOT_LOCKED = Statement(
-    "messages.rooms_not_locked",
-    lambda id: id,
-    """
-    SELECT id
-    FROM rooms
-    WHERE id = ANY($1::uuid[])
-    FOR NO KEY UPDATE SKIP LOCKED
-    """,
-    idempotent=True,
-)
 
 
 async def send_all(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> list[Message]:

@@ -34,14 +34,9 @@ from hubbub.errors import Conflict, Unavailable
 from hubbub.models import Message
 from hubbub.postgres import Executor, LockNotAvailable
 from hubbub.repositories.messages.send import Draft, Outcomes, find_earlier_sends, send_one, why_not_sent
-from hubbub.repositories.messages.send_many import MESSAGES_PER_STATEMENT, ROOMS_NOT_LOCKED, append, send_all
+from hubbub.repositories.messages.send_many import MESSAGES_PER_STATEMENT, append, send_all
+from hubbub.sql import LOAD, MOST_WAITING, ROOMS_NOT_LOCKED, WORKERS
 
-WORKERS: Final = 2
-"""Statements in flight while `LOAD` messages wait. One writes while the results of the other are handled."""
-LOAD: Final = 25
-"""With fewer messages that wait, two statements would share less than one, and each costs a commit."""
-MOST_WAITING: Final = 10_000
-"""Bounds the memory of messages that wait. Further senders wait for a slot until their deadline."""
 MOST_CALLS: Final = 2
 """Calls of `send_many` in flight, beside the workers: each may hold its room and a connection for a second."""
 CHECK_IDS_FIRST_SECONDS: Final = 1.0

@@ -1,0 +1,232 @@
+"""Changes that share statements: the effect of a locked room, a refusal or a cancelled caller on the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+from uuid import uuid4
+
+import pytest
+
+from hubbub import (
+    Hub,
+    HubbubError,
+    Invalid,
+    NewMessage,
+    NotAMember,
+    NotFound,
+    PostgresSettings,
+    Room,
+    Settings,
+    User,
+)
+from hubbub.batching import MOST_WORKERS
+from hubbub.postgres import Pool, connect
+from log import log_of
+from performance.conftest import Statements, statements
+
+__all__ = ["statements"]
+
+COUNT = 25
+"""More callers than the pool of 20 has connections."""
+
+Change: TypeAlias = Callable[[], Awaitable[Any]]
+
+
+async def edits(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+    sent = await hub.messages.send_many(room.id, ada.id, [NewMessage("hello")] * len(users))
+    return [partial(hub.messages.edit, message.id, "edited", by=ada.id) for message in sent]
+
+
+async def deletions(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+    sent = await hub.messages.send_many(room.id, ada.id, [NewMessage("hello")] * len(users))
+    return [partial(hub.messages.delete, message.id, by=ada.id) for message in sent]
+
+
+class Kind(NamedTuple):
+    """Makes as many changes of a room as there are users. Each appends an entry of this kind to the log."""
+
+    prepare: Callable[[Hub, Room, User, Sequence[User]], Awaitable[list[Change]]]
+    entry: str
+
+
+KINDS = {"edit": Kind(edits, "edited"), "delete": Kind(deletions, "deleted")}
+
+each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+
+
+@pytest.fixture
+async def users(hub: Hub) -> list[User]:
+    return list(
+        await asyncio.gather(*(hub.users.create(f"u{n}@example.org", f"u{n}", "hash") for n in range(COUNT)))
+    )
+
+
+async def make_rooms(hub: Hub, ada: User, count: int) -> list[Room]:
+    return [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(count)]
+
+
+def start(changes: Sequence[Change]) -> list[asyncio.Task[Any]]:
+    async def run(change: Change) -> object:
+        return await change()
+
+    return [asyncio.create_task(run(change)) for change in changes]
+
+
+@each_kind
+async def test_locked_room_leaves_senders_and_changes_of_other_rooms_alone(
+    hub: Hub, pool: Pool, ada: User, users: list[User], room: Room, kind: Kind
+) -> None:
+    others = await make_rooms(hub, ada, 3)
+    changes = await kind.prepare(hub, room, ada, users)
+    elsewhere = [change for other in others for change in await kind.prepare(hub, other, ada, users[:5])]
+    holder = await connect(hub.settings.postgres)
+    async with holder.transaction():
+        await holder.execute("SELECT 1 FROM rooms WHERE id = $1 FOR UPDATE", room.id)
+        stuck = start(changes)
+        await asyncio.sleep(0.2)
+        assert hub._pool.use.waiting == 0
+        assert hub._pool.use.in_use <= MOST_WORKERS
+        # Each would fail at the deadline that it shares with the stuck ones.
+        await asyncio.gather(
+            *start(elsewhere),
+            *(hub.messages.send(other.id, ada.id, "elsewhere") for other in others for _ in range(20)),
+        )
+        assert not any(change.done() for change in stuck)
+        assert hub._pool.use.in_use <= 3
+    await asyncio.gather(*stuck)
+    await holder.close()
+    assert (await log_of(pool, room.id)).count(kind.entry) >= COUNT
+    for other in others:
+        assert (await log_of(pool, other.id)).count(kind.entry) >= 5
+
+
+@each_kind
+async def test_changes_that_wait_for_a_locked_room_share_statements(
+    statements: Statements, settings: Settings, ada: User, users: list[User], room: Room, kind: Kind
+) -> None:
+    async with Hub(settings) as hub:
+        changes = await kind.prepare(hub, room, ada, users)
+        assert await statements.of(*(change() for change in changes)) <= 8
+
+
+@each_kind
+async def test_change_that_cannot_be_stored_fails_alone(
+    hub: Hub, postgres_settings: PostgresSettings, pool: Pool, ada: User, users: list[User], room: Room, kind: Kind
+) -> None:
+    """A trigger that refuses one change stands for any unforeseen refusal of the database."""
+    [other] = await make_rooms(hub, ada, 1)
+    changes = [change for of in (room, other) for change in await kind.prepare(hub, of, ada, users[:10])]
+    head = (await hub.messages.since(other.id, None)).items[-1].seq  # type: ignore[union-attr]
+    owner = await connect(postgres_settings)
+    await owner.execute(
+        f"ALTER TABLE room_events ADD CONSTRAINT refused CHECK (room_id <> '{other.id}' OR seq <> {head + 10})"
+    )
+    await owner.close()
+    results = await asyncio.gather(*start(changes), return_exceptions=True)
+    refused = [number for number, result in enumerate(results) if isinstance(result, BaseException)]
+    assert len(refused) == 1
+    assert (await log_of(pool, room.id)).count(kind.entry) >= 10
+
+
+@each_kind
+async def test_caller_that_is_cancelled_takes_nothing_from_the_others(
+    hub: Hub, pool: Pool, ada: User, users: list[User], room: Room, kind: Kind
+) -> None:
+    changes = await kind.prepare(hub, room, ada, users)
+    before = (await log_of(pool, room.id)).count(kind.entry)
+    async with hub.transaction() as tx:
+        await tx.rooms.update(room.id, description="locked")
+        stuck = start(changes)
+        await asyncio.sleep(0.1)
+        for change in stuck[::2]:
+            change.cancel()
+        await asyncio.wait(stuck[::2])
+    await asyncio.gather(*stuck[1::2])
+    assert (await log_of(pool, room.id)).count(kind.entry) >= before + COUNT // 2
+
+
+@each_kind
+async def test_change_in_room_that_own_transaction_has_locked_is_refused_at_once(
+    hub: Hub, ada: User, users: list[User], room: Room, kind: Kind
+) -> None:
+    first, second = await kind.prepare(hub, room, ada, users[:2])
+    async with hub.transaction() as tx:
+        await tx.rooms.update(room.id, description="locked")
+        with pytest.raises(Invalid, match="wait for its own COMMIT"):
+            async with asyncio.timeout(5):
+                await first()
+    await asyncio.gather(first(), second())
+
+
+@each_kind
+async def test_close_waits_for_changes_and_refuses_later_ones(
+    settings: Settings, ada: User, users: list[User], room: Room, kind: Kind
+) -> None:
+    async with Hub(settings) as closing:
+        *changes, late = await kind.prepare(closing, room, ada, users)
+        started = start(changes)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await asyncio.gather(*started)
+    with pytest.raises(HubbubError, match="closed"):
+        await late()
+
+
+async def test_each_change_of_messages_in_a_batch_has_its_own_outcome(
+    hub: Hub, pool: Pool, ada: User, bob: User, room: Room
+) -> None:
+    [other] = await make_rooms(hub, ada, 1)
+    await hub.room_users.add(room.id, bob.id)
+    sent = await hub.messages.send_many(room.id, ada.id, [NewMessage(f"{n}") for n in range(6)])
+    elsewhere = await hub.messages.send(other.id, ada.id, "elsewhere")
+    deleted = await hub.messages.delete(sent[5].id, by=ada.id)
+
+    async def outcome(change: Awaitable[object]) -> object:
+        try:
+            return await change
+        except HubbubError as refusal:
+            return type(refusal)
+
+    edit, delete = hub.messages.edit, hub.messages.delete
+    outcomes = await asyncio.gather(
+        outcome(edit(sent[0].id, "edited", by=ada.id)),
+        outcome(edit(sent[1].id, "1", by=ada.id)),
+        outcome(edit(sent[2].id, "not hers", by=bob.id)),
+        outcome(edit(elsewhere.id, "not a member", by=bob.id)),
+        outcome(edit(elsewhere.id, "edited", by=ada.id)),
+        outcome(edit(sent[5].id, "deleted", by=ada.id)),
+        outcome(edit(uuid4(), "unknown", by=ada.id)),
+        outcome(edit(sent[0].id, "edited again", by=ada.id)),
+        outcome(delete(sent[5].id, by=ada.id)),
+        outcome(delete(sent[3].id, by=bob.id)),
+        outcome(delete(sent[3].id, by=ada.id)),
+        outcome(delete(uuid4(), by=ada.id)),
+    )
+    now = await hub.messages.get_many([message.id for message in [*sent, elsewhere]])
+    assert outcomes[0].content == "edited"  # type: ignore[attr-defined]
+    assert outcomes[1:] == [
+        sent[1],
+        Invalid,
+        NotAMember,
+        now[elsewhere.id],
+        Invalid,
+        NotFound,
+        now[sent[0].id],
+        deleted,
+        Invalid,
+        now[sent[3].id],
+        NotFound,
+    ]
+    assert now[sent[0].id].content == "edited again"
+    log = await log_of(pool, room.id)
+    assert log == [
+        "joined",
+        "joined",
+        *["sent"] * 6,
+        "deleted",
+        *sorted(["edited", "edited", "deleted"], key=log[9:].index),
+    ]
+    assert await log_of(pool, other.id) == ["joined", "sent", "edited"]
