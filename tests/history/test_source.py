@@ -11,19 +11,19 @@ import pytest
 from history import histories
 from hubbub.history import source as module
 from hubbub.history.lines import LONGEST_LINE
-from hubbub.history.source import Batch, Source, batches, read_lines
+from hubbub.history.source import CHUNK, Batch, Source, batches, read_lines
 
 
 def test_source_ends_with_its_file_and_leaves_it_open(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"one\ntwo\n")
     with (tmp_path / "file").open("rb") as file:
-        with Source(file).buffered() as content:
+        with io.BufferedReader(Source(file), CHUNK) as content:
             assert content.readlines() == [b"one\n", b"two\n"]
         assert not file.closed
 
 
 def test_bytes_in_memory_are_read_like_a_file() -> None:
-    with Source(io.BufferedReader(io.BytesIO(b"x" * 200_000))).buffered() as content:
+    with io.BufferedReader(Source(io.BufferedReader(io.BytesIO(b"x" * 200_000))), CHUNK) as content:
         assert content.read() == b"x" * 200_000
 
 
@@ -33,7 +33,7 @@ def test_stop_ends_a_read_of_a_silent_pipe() -> None:
         source = Source(pipe)
         os.write(writing, b"one\ntw")
         read: list[bytes] = []
-        with source.buffered() as content:
+        with io.BufferedReader(source, CHUNK) as content:
             thread = threading.Thread(target=lambda: read.extend(content))
             thread.start()
             source.stop()
@@ -45,7 +45,7 @@ def test_stop_ends_a_read_of_a_silent_pipe() -> None:
 
 def test_source_ends_when_its_pipe_is_closed() -> None:
     reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as pipe, Source(pipe).buffered() as content:
+    with os.fdopen(reading, "rb") as pipe, io.BufferedReader(Source(pipe), CHUNK) as content:
         os.write(writing, b"one")
         os.close(writing)
         assert content.read() == b"one"

@@ -14,11 +14,6 @@ from hubbub.history.importing import Import, Imported
 from hubbub.history.source import Refusal
 from hubbub.postgres import Pool, Statement
 
-
-def _no_progress(_: object) -> None:
-    """The default of `progress`."""
-
-
 # Two are enough to show that a name means more than one room.
 BY_NAME = Statement(
     "history.rooms_by_name",
@@ -38,7 +33,7 @@ class History:
         self,
         file: BufferedIOBase,
         *,
-        progress: Callable[[Imported], None] = _no_progress,
+        progress: Callable[[Imported], None] = lambda _: None,
         refused: Callable[[Refusal], None] | None = None,
     ) -> Imported:
         """Import the lines of a file open for reading bytes, plain or gzip: also a pipe or an `io.BytesIO`.

@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from io import BufferedIOBase
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 from hubbub.background import jittered
@@ -88,14 +88,6 @@ class Imported:
     renamed_count: int = 0
 
 
-class _Stored(NamedTuple):
-    """The results of one batch, to be counted once it is committed. An earlier run had stored `before`."""
-
-    before: Checkpoint | None
-    created: list[Person]
-    replay: Replay | None
-
-
 class _ConcurrentImport(Exception):
     """Another import of the same lines has committed some of them."""
 
@@ -118,19 +110,20 @@ class Import:
         """Import all of it. A thread reads and parses a batch while PostgreSQL is busy with the one before."""
         async with aclosing(BatchReader(file)) as reader:
             while (batch := await reader.next()) is not None:
-                self._count(batch, await self._take(batch, reader.prefetch))
+                await self._take(batch, reader.prefetch)
                 on_progress(self.state)
         return self.state
 
-    async def _take(self, batch: Batch, while_stored: Callable[[], object]) -> _Stored:
+    async def _take(self, batch: Batch, while_stored: Callable[[], object]) -> None:
         if not batch.checkpoint.lines:  # the file is damaged before its first line: there is nothing to store
-            return _Stored(None, [], None)
+            self._count(batch, None, [], None)
+            return
         self._watermarks.add_rooms(batch)
-        stored = await self._retry(partial(self._store, batch, while_stored))
-        self._watermarks.advance(stored.before, () if stored.replay is None else stored.replay.rooms.values())
+        before, created, replay = await self._retry(partial(self._store, batch, while_stored))
+        self._watermarks.advance(before, () if replay is None else replay.rooms.values())
         if batch.is_last:
             await self._retry(partial(self._watermarks.store, self._pool, batch.checkpoint))
-        return stored
+        self._count(batch, before, created, replay)
 
     async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """An attempt may be repeated even if the one before was committed: its rows are found."""
@@ -155,18 +148,21 @@ class Import:
             self._people.forget()
             self._members.forget()
 
-    async def _store(self, batch: Batch, while_stored: Callable[[], object]) -> _Stored:
+    async def _store(
+        self, batch: Batch, while_stored: Callable[[], object]
+    ) -> tuple[Checkpoint | None, list[Person], Replay | None]:
+        """The checkpoint in the batch that an earlier run had stored, the users that were created, the replay."""
         lines = [line for _, line, _ in batch.taken]
         async with self._pool.transaction() as transaction:
             before = await self._reached(transaction, batch)
             if before == batch.checkpoint:  # later lines may refer to its users and rooms
                 lines = [line for line in lines if isinstance(line, UserLine | RoomLine)]
                 if not lines:
-                    return _Stored(before, [], None)
+                    return before, [], None
             created = await self._people.find_or_create(transaction, lines)
             rooms = await lock_rooms(transaction, lines, self._people, self._rejected_rooms)
             if before == batch.checkpoint:
-                return _Stored(before, created, None)
+                return before, created, None
             if await self._reached(transaction, batch) != before:  # until the rooms were locked
                 raise _ConcurrentImport
             todo = batch.taken if before is None else [one for one in batch.taken if one[0] > before.lines]
@@ -189,20 +185,22 @@ class Import:
         self._matched = replay.matched
         for room in replay.rooms.values():
             self._members.stored(room.id, room.last_seq, room.reached)
-        return _Stored(before, created, replay)
+        return before, created, replay
 
     @staticmethod
     async def _reached(executor: Executor, batch: Batch) -> Checkpoint | None:
         return batch.reached(await executor.fetch_all(CHECKPOINTS, batch.before, batch.checkpoint.lines))
 
-    def _count(self, batch: Batch, stored: _Stored) -> None:
+    def _count(
+        self, batch: Batch, before: Checkpoint | None, created: list[Person], replay: Replay | None
+    ) -> None:
         state = self.state
         state.lines = batch.checkpoint.lines
-        if stored.before is not None:
-            state.continued_from = stored.before.lines
+        if before is not None:
+            state.continued_from = before.lines
         refused = list(batch.refused)
         used = 0
-        if (replay := stored.replay) is not None:
+        if replay is not None:
             used = replay.messages + replay.events + replay.described
             state.messages += replay.messages
             state.events += replay.events
@@ -215,7 +213,7 @@ class Import:
             refused.append(batch.damage)
         for refusal in sorted(refused):
             state.refusals.add(*refusal)
-        state.users += len(stored.created)
-        renamed = [person.renamed for person in stored.created if person.renamed is not None]
+        state.users += len(created)
+        renamed = [person.renamed for person in created if person.renamed is not None]
         state.renamed_count += len(renamed)
         state.renamed += renamed[: REPORTED - len(state.renamed)]

@@ -60,10 +60,7 @@ Key = UUID | str
 
 
 class Person(NamedTuple):
-    """A user that a line refers to, as it is created if there is none.
-
-    `is_known_by_name`: the user of this username, regardless of case, is meant.
-    """
+    """A user that a line refers to, as it is created if there is none."""
 
     key: Key
     id: UUID
@@ -71,7 +68,6 @@ class Person(NamedTuple):
     username: str
     avatar_url: str | None
     at: datetime
-    is_known_by_name: bool
     renamed: Renamed | None
 
 
@@ -168,7 +164,7 @@ class People:
 
     async def _find(self, executor: Executor, persons: list[Person]) -> list[Person]:
         """Remember the users that exist; returns the others."""
-        names = [one.username if one.is_known_by_name else None for one in persons]
+        names = [None if isinstance(one.key, UUID) else one.username for one in persons]
         found = await executor.fetch_all(FIND, [one.id for one in persons], [one.email for one in persons], names)
         for ordinal, user_id in found:
             self._remember(persons[ordinal - 1], user_id)
@@ -202,7 +198,6 @@ def _person(key: Key, id: UUID, nickname: str, at: datetime, account: UserLine |
         username,
         None if account is None else account.avatar_url,
         at,
-        is_known_by_name=not isinstance(key, UUID),
         renamed=None if reason is None else Renamed(nickname, username, reason),
     )
 

@@ -64,10 +64,6 @@ class Source(io.RawIOBase):
         except io.UnsupportedOperation:  # not a file of the operating system
             self._in_memory = True
 
-    def buffered(self) -> io.BufferedReader:
-        """The reader to use. Closing it closes the source and leaves the file open."""
-        return io.BufferedReader(self, CHUNK)
-
     def stop(self) -> None:
         """End the source for its reader, also one that waits for a pipe."""
         os.write(self._stop, b"\0")
@@ -165,18 +161,6 @@ class Batch:
     `damage` is why the file cannot be read beyond it.
     """
 
-    __slots__ = (
-        "_digest_before",
-        "_raw",
-        "before",
-        "checkpoint",
-        "damage",
-        "digest",
-        "is_last",
-        "refused",
-        "taken",
-    )
-
     def __init__(
         self, before: int, digest_before: _Hash, raw: list[bytes], equals: EqualMessages, *, is_last: bool
     ) -> None:
@@ -249,7 +233,9 @@ class BatchReader:
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         self._source = Source(file)
-        self._content = self._source.buffered()
+        self._content: io.BufferedReader = io.BufferedReader(
+            self._source, CHUNK
+        )  # closing it leaves the file
         self._batches = batches(self._content)
         self._task: asyncio.Task[Batch | None] | None = None
 
