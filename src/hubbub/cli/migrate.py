@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import click
 
@@ -12,6 +13,8 @@ from hubbub.migrations import revisions
 from hubbub.settings import PostgresSettings, postgres_from_env
 
 SOMETHING_PENDING = 3
+
+seconds = partial(click.option, type=float, show_default=True, help="Seconds.")
 
 
 @click.group()
@@ -49,17 +52,13 @@ def down(revision: str, *, yes: bool) -> None:
         click.echo("nothing to do")
         return
     if not yes:
-        _confirm(undone)
+        click.echo("Undoing these revisions deletes:")
+        for one in undone:
+            click.echo(f"  {one}  {migrations.describe(one).loss}")
+        click.confirm("Continue?", abort=True)
     # Not REVISION: if another process goes down meanwhile, -1 would be a revision that was not confirmed.
     for one in asyncio.run(migrations.down(database, revisions.previous(undone[-1]))):
         click.echo(f"{one}  undone  {_title(one)}")
-
-
-def _confirm(undone: tuple[str, ...]) -> None:
-    click.echo("Undoing these revisions deletes:")
-    for one in undone:
-        click.echo(f"  {one}  {migrations.describe(one).loss}")
-    click.confirm("Continue?", abort=True)
 
 
 @migrate.command()
@@ -93,29 +92,18 @@ def sql(direction: str | None, start: str | None, revision: str | None) -> None:
 @migrate.command()
 @click.argument("role")
 @click.option("--print", "only_plan", is_flag=True, help="Print the SQL for psql and change nothing.")
-@click.option("--statement-timeout", type=float, default=30, show_default=True, help="Seconds.")
-@click.option("--lock-timeout", type=float, default=15, show_default=True, help="Seconds.")
-@click.option("--idle-in-transaction-timeout", type=float, default=60, show_default=True, help="Seconds.")
-def grant(
-    role: str,
-    *,
-    only_plan: bool,
-    statement_timeout: float,
-    lock_timeout: float,
-    idle_in_transaction_timeout: float,
-) -> None:
+@seconds("--statement-timeout", "statement_seconds", default=30)
+@seconds("--lock-timeout", "lock_seconds", default=15)
+@seconds("--idle-in-transaction-timeout", "idle_in_transaction_seconds", default=60)
+def grant(role: str, *, only_plan: bool, **limits: float) -> None:
     """Let ROLE use the tables and nothing else, with its own timeouts and search path.
 
     ROLE is the one that an application logs in as. CREATE ROLE makes it beforehand. Run this command as the owner
     of the tables or as a superuser, after every `up`, because there may be new tables. In this database PUBLIC
     loses the right to make temporary tables and to create objects in the schema of the tables.
     """
-    limits = migrations.Limits(
-        statement_seconds=statement_timeout,
-        lock_seconds=lock_timeout,
-        idle_in_transaction_seconds=idle_in_transaction_timeout,
-    )
-    statements = asyncio.run(migrations.grant(_database(), role, limits=limits, only_plan=only_plan))
+    granting = migrations.grant(_database(), role, limits=migrations.Limits(**limits), only_plan=only_plan)
+    statements = asyncio.run(granting)
     if only_plan:
         click.echo("\n".join(["BEGIN;", *(f"{sql};" for sql in statements), "COMMIT;"]))
     else:

@@ -57,13 +57,8 @@ async def down(folder: Path) -> bool:
 
     Raises: Unavailable (they belong to a running program, or one cannot be stopped).
     """
-    ours = Folder(folder)
     with os_errors_as_unavailable("cannot stop servers"):
-        if ours.find() is None:
-            return False
-        async with ours.command():
-            found = ours.find()
-            return found is not None and await ServerPair(found).stop()
+        return await _end(Folder(folder), delete=False)
 
 
 async def delete_data(folder: Path) -> bool:
@@ -72,15 +67,19 @@ async def delete_data(folder: Path) -> bool:
     Other files in the folder stay.
     Raises: Unavailable (as `down` does).
     """
-    ours = Folder(folder)
     with os_errors_as_unavailable("cannot delete the data"):
-        if ours.find() is None:
-            return False
-        async with ours.command():
-            if (found := ours.find()) is not None:
-                await ServerPair(found).stop()
+        return await _end(Folder(folder), delete=True)
+
+
+async def _end(ours: Folder, *, delete: bool) -> bool:
+    if ours.find() is None:
+        return False
+    async with ours.command():
+        found = ours.find()
+        stopped = found is not None and await ServerPair(found).stop()
+        if delete:
             await asyncio.to_thread(ours.delete)
-            return found is not None
+        return found is not None if delete else stopped
 
 
 def find(folder: Path) -> Settings | None:

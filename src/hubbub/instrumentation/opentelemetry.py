@@ -8,7 +8,7 @@ providers they go nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from time import time_ns
 
@@ -51,8 +51,8 @@ class OpenTelemetryInstrumentation(PoolInstrumentation):
         self._resyncs = counter("hubbub.resyncs", "{resync}", "Resyncs of followers, by reason.")
         self._dropped = counter("hubbub.messages.dropped", "{message}", "Messages that slow listeners lost.")
         gauge("hubbub.pool.connections", [self._connections], "{connection}", "Connections, by state.")
-        gauge("hubbub.pool.limit", [self._limit], "{connection}", "Connections that may be open.")
-        gauge("hubbub.pool.waiting", [self._waiting], "{caller}", "Callers that wait for a connection.")
+        gauge("hubbub.pool.limit", [self._number("limit")], "{connection}", "Connections that may be open.")
+        gauge("hubbub.pool.waiting", [self._number("waiting")], "{caller}", "Callers that wait for a connection.")
 
     def queried(self, statement: str, seconds: float, outcome: Outcome) -> None:
         self._statements.record(seconds, {"statement": statement, "outcome": outcome})
@@ -98,8 +98,5 @@ class OpenTelemetryInstrumentation(PoolInstrumentation):
         yield Observation(use.in_use, {"state": "in_use"})
         yield Observation(use.open - use.in_use, {"state": "idle"})
 
-    def _limit(self, _: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(self.pool_use().limit)
-
-    def _waiting(self, _: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(self.pool_use().waiting)
+    def _number(self, field: str) -> Callable[[CallbackOptions], list[Observation]]:
+        return lambda _: [Observation(getattr(self.pool_use(), field))]

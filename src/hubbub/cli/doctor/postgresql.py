@@ -5,7 +5,7 @@ All checks run over one connection that can only read.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from hubbub.cli.doctor import schema
 from hubbub.cli.doctor.report import (
@@ -173,18 +173,10 @@ async def _role(postgres: Postgres) -> Result:
     return Result(name, [warning(meaning, OWN_ROLE)])
 
 
-class Path(NamedTuple):
-    """`homes` are the schemas that have a history of hubbub's, `searched` those that this role searches."""
-
-    role: str
-    setting: str
-    searched: list[str]
-    homes: list[str]
-
-
+# `homes` are the schemas that have a history of hubbub's, `searched` those that this role searches.
 _PATH = Statement(
     "doctor.search_path",
-    Path,
+    lambda role, setting, searched, homes: (role, setting, searched, homes),
     """
     SELECT
         current_user::text AS role,
@@ -202,23 +194,23 @@ _PATH = Statement(
 
 
 async def _search_path(postgres: Postgres) -> Result:
-    [path] = await postgres.executor.fetch_all(_PATH)
-    used = next((schema for schema in path.searched if schema in path.homes), None)
+    [(role, setting, searched, homes)] = await postgres.executor.fetch_all(_PATH)
+    used = next((schema for schema in searched if schema in homes), None)
     findings = []
-    if len(path.homes) > 1:
+    if len(homes) > 1:
+        schemas = " and ".join(homes)
         meaning = (
-            f"hubbub's tables are in the schemas {' and '.join(path.homes)}; this role uses those in "
-            f"{used or 'none of them'}."
+            f"hubbub's tables are in the schemas {schemas}; this role uses those in {used or 'none of them'}."
         )
         findings.append(warning(meaning, "Find out which has the data, drop the other, and pin search_path."))
-    if "$user" in path.setting and path.role in path.searched:
+    if "$user" in setting and role in searched:
         meaning = (
-            f'There is a schema with the name of the role {path.role}, and "$user" puts it first: another role '
+            f'There is a schema with the name of the role {role}, and "$user" puts it first: another role '
             "that runs `hubbub migrate` sees other tables than this one."
         )
-        severity = note if path.homes == [path.role] else warning
-        findings.append(severity(meaning, f"ALTER ROLE {path.role} SET search_path = {used or 'public'}"))
-    return Result(path.setting, findings)
+        severity = note if homes == [role] else warning
+        findings.append(severity(meaning, f"ALTER ROLE {role} SET search_path = {used or 'public'}"))
+    return Result(setting, findings)
 
 
 CHECKS: Final[tuple[Check[Postgres], ...]] = (

@@ -152,17 +152,11 @@ async def _indexes(postgres: Postgres) -> Result:
     return Result(f"{len(found)} indexes", findings)
 
 
-class ForeignKey(NamedTuple):
-    name: str
-    table: str
-    columns: list[str]
-
-
 # Of hubbub's tables, and of an application's tables that refer to them: to delete a row, PostgreSQL looks for the
 # rows that refer to it. A partial index is enough if it leaves out only NULL.
 _FOREIGN_KEYS = Statement(
     "doctor.foreign_keys",
-    ForeignKey,
+    lambda name, table, columns: (name, table, columns),
     """
     SELECT
         conname::text AS name,
@@ -207,9 +201,9 @@ async def _foreign_keys(postgres: Postgres) -> Result:
     if not keys:
         return Result("each has an index")
     findings = []
-    for key in keys:
-        meaning = f"{key.name} on {key.table} has no index: a delete of a referred row reads all of {key.table}."
-        remedy = f"CREATE INDEX CONCURRENTLY ON {key.table} ({', '.join(key.columns)})"
+    for name, table, columns in keys:
+        meaning = f"{name} on {table} has no index: a delete of a referred row reads all of {table}."
+        remedy = f"CREATE INDEX CONCURRENTLY ON {table} ({', '.join(columns)})"
         findings.append(warning(meaning, remedy))
     return Result(f"{len(keys)} without an index", findings)
 
