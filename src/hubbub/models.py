@@ -106,7 +106,7 @@ class Value(msgspec.Struct, frozen=True):
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """The fields of a value. What is written has all of them, and only what is read may lack some."""
         described = handler.resolve_ref_schema(handler(schema))
-        if handler.mode == "serialization":
+        if handler.mode == "serialization" and not cls.__struct_config__.omit_defaults:
             described["required"] = list(described["properties"])
         return described
 
