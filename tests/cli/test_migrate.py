@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from hubbub import PostgresSettings, Settings, migrations
 from hubbub.cli import main
+from hubbub.cli.migrate import SOMETHING_PENDING
 from hubbub.migrations import HEAD, REVISIONS
 from migrations.filled import fill
 
@@ -148,3 +149,24 @@ async def test_missing_settings_error_names_both_ways_out(tmp_path: Path, monkey
     assert result.exit_code == 1
     assert "hubbub up" in result.output
     assert "DATABASE_URL" in result.output
+
+
+async def test_schema_option_reaches_every_command_and_move_says_what_to_set(
+    new: Terminal, empty_database: PostgresSettings
+) -> None:
+    assert (await new.types("--schema chat up")).exit_code == 0
+    assert (await new.types("--schema chat check")).output == f"at {HEAD}, nothing pending\n"
+    refused = await new.types("check")
+    assert refused.exit_code == SOMETHING_PENDING
+    moved = await new.types("--schema chat move talk")
+    assert moved.exit_code == 0
+    assert moved.output == ("the tables of hubbub are in talk now, and no longer in chat: set DB_SCHEMA=talk\n")
+    assert (await new.types("--schema talk check")).exit_code == 0
+    sql = (await new.types("--schema talk sql --to 0001")).output
+    assert sql.startswith("CREATE SCHEMA IF NOT EXISTS talk;\n\nSET search_path = talk;\n")
+
+
+async def test_unusable_schema_names_the_argument(new: Terminal) -> None:
+    result = await new.types("--schema pg_mine up")
+    assert result.exit_code == 1
+    assert "DB_SCHEMA" in result.output

@@ -10,7 +10,7 @@ SCHEMA = """
     WITH tables AS (
         SELECT oid, relname, reloptions, relpersistence
         FROM pg_class
-        WHERE relnamespace = 'public'::regnamespace
+        WHERE relnamespace = $1::regnamespace
             AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
             AND relname <> 'hubbub_schema_version'
     )
@@ -56,11 +56,11 @@ SCHEMA = """
     UNION ALL
     SELECT format('function %s', proname)
     FROM pg_proc
-    WHERE pronamespace = 'public'::regnamespace
+    WHERE pronamespace = $1::regnamespace
     UNION ALL
     SELECT format('type %s', typname)
     FROM pg_type
-    WHERE typnamespace = 'public'::regnamespace
+    WHERE typnamespace = $1::regnamespace
         AND typrelid = 0
         AND typelem = 0
     ORDER BY line
@@ -71,6 +71,6 @@ async def schema(settings: PostgresSettings) -> list[str]:
     """One line per table, column, constraint, index, trigger, function and type."""
     connection = await connect(settings)
     try:
-        return [line for (line,) in await connection.fetch(SCHEMA)]
+        return [line for (line,) in await connection.fetch(SCHEMA, settings.schema)]
     finally:
         await connection.close()

@@ -132,12 +132,8 @@ async def test_grant_revokes_former_rights(
 async def test_grant_finds_tables_in_another_schema(
     migrator: PostgresSettings, postgres_settings: PostgresSettings, role: str
 ) -> None:
-    """The administrator gave hubbub a schema, and the database a search path with it."""
-    database = postgres_settings.database
-    move = [f'ALTER TABLE {table} SET SCHEMA "chat ""room"""' for table in migrations.TABLES]
-    path = f'ALTER DATABASE {database} SET search_path = "chat ""room"""'
-    await execute(migrator, 'CREATE SCHEMA "chat ""room"""', *move, path)
-    await migrations.grant(migrator, role)
+    await migrations.move(migrator, "chat")
+    await migrations.grant(replace(migrator, schema="chat"), role)
     login = replace(postgres_settings, user=role, password="of-the-role")
     assert await _asked(login, "SELECT count(*) FROM users") == 0
     with pytest.raises((InsufficientPrivilegeError, InvalidSchemaNameError)):

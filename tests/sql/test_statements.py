@@ -18,6 +18,7 @@ from hubbub.postgres.connection import Connection
 from sql.package import calls, statements
 
 NAMES = sorted(statements())
+SCHEMA = "chat"
 
 # Statements that may read a whole table, by name. The checks of `hubbub demo` read everything on purpose.
 COLD_PREFIXES = ("demo.",)
@@ -96,11 +97,13 @@ class Checked(NamedTuple):
 async def checked(servers: Settings) -> AsyncIterator[dict[str, Checked]]:
     admin = await connect(servers.postgres)
     await admin.execute("CREATE DATABASE hubbub_statements")
-    filled = replace(servers.postgres, database="hubbub_statements")
+    filled = replace(servers.postgres, database="hubbub_statements", schema=SCHEMA)
     await migrations.up(filled)
     connection = await connect(filled)
     try:
+        await connection.execute(f"SET search_path = {SCHEMA}")
         await connection.execute(FILL)
+        await connection.execute("SET search_path = ''")  # a statement finds its tables without it
         await connection.execute("ANALYZE")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         yield {name: await _check(connection, statement) for name, statement in statements().items()}
@@ -111,10 +114,11 @@ async def checked(servers: Settings) -> AsyncIterator[dict[str, Checked]]:
 
 
 async def _check(connection: Connection, statement: Statement[Any]) -> Checked:
-    prepared = await connection.prepare(statement.sql)
+    sql = statement.in_schema[SCHEMA]
+    prepared = await connection.prepare(sql)
     parameters = len(prepared.get_parameters())
     columns = [attribute.name for attribute in prepared.get_attributes()]
-    await connection.execute(f"PREPARE checked AS {statement.sql}")
+    await connection.execute(f"PREPARE checked AS {sql}")
     nulls = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
     explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE checked {nulls}")
     await connection.execute("DEALLOCATE checked")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 import click
@@ -18,12 +19,17 @@ seconds = partial(click.option, type=float, show_default=True, help="Seconds.")
 
 
 @click.group()
-def migrate() -> None:
+@click.option(
+    "--schema", metavar="NAME", envvar="DB_SCHEMA", help="The PostgreSQL schema of the tables. Default: public."
+)
+@click.pass_context
+def migrate(context: click.Context, schema: str | None) -> None:
     """Show and change the schema of a database.
 
     The database is that of DATABASE_URL, or of DB_HOST and the other DB_ variables. Without any of them it is that
     of the servers that `hubbub up` started in this folder.
     """
+    context.obj = schema
 
 
 @migrate.command()
@@ -86,7 +92,24 @@ def sql(direction: str | None, start: str | None, revision: str | None) -> None:
     \b
         hubbub migrate sql --from 0005 | psql -v ON_ERROR_STOP=1 chat
     """
-    click.echo(migrations.sql("down" if direction else "up", start=start, revision=revision), nl=False)
+    sql = migrations.sql(
+        "down" if direction else "up", start=start, revision=revision, schema=_schema() or "public"
+    )
+    click.echo(sql, nl=False)
+
+
+@migrate.command()
+@click.argument("schema")
+def move(schema: str) -> None:
+    """Move the tables to the PostgreSQL schema SCHEMA, all or none.
+
+    The processes of the application need DB_SCHEMA=SCHEMA afterwards, and their role a new `hubbub migrate grant`.
+    """
+    database = _database()
+    asyncio.run(migrations.move(database, schema))
+    click.echo(
+        f"the tables of hubbub are in {schema} now, and no longer in {database.schema}: set DB_SCHEMA={schema}"
+    )
 
 
 @migrate.command()
@@ -128,7 +151,15 @@ def check(context: click.Context) -> None:
 
 def _database() -> PostgresSettings:
     """The settings of PostgreSQL alone: a migration does not need Redis."""
-    return postgres_from_env() or find_settings().postgres
+    found = postgres_from_env() or find_settings().postgres
+    schema = _schema()
+    return found if schema is None else replace(found, schema=schema)
+
+
+def _schema() -> str | None:
+    """The one that was named after `hubbub migrate`."""
+    schema: str | None = click.get_current_context().find_object(str)
+    return schema
 
 
 def _title(revision: str) -> str:

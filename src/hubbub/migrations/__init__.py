@@ -12,9 +12,10 @@ from typing import Literal
 
 from hubbub.migrations import revisions, scripts
 from hubbub.migrations.grants import Limits, grant
-from hubbub.migrations.revisions import HEAD, REVISIONS, TABLES, to_apply, to_undo, verify
+from hubbub.migrations.revisions import HEAD, REVISIONS, to_apply, to_undo, verify
 from hubbub.migrations.runner import Timeouts, migrate
-from hubbub.postgres import Pool
+from hubbub.migrations.runner import move as move_tables
+from hubbub.postgres import TABLES, Pool
 from hubbub.settings import PostgresSettings
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "describe",
     "down",
     "grant",
+    "move",
     "sql",
     "status",
     "up",
@@ -90,6 +92,17 @@ async def down(
     return await migrate(settings, "down", lambda found: to_undo(found, revision), _either(timeouts, patience))
 
 
+async def move(settings: PostgresSettings, schema: str, *, timeouts: Timeouts = USUAL_TIMEOUTS) -> None:
+    """Move the tables from the schema of `settings` to another one, which is made if it does not exist.
+
+    All of them or none: rows, indexes and the rights on the tables move along, and no row is written anew.
+    Processes with the former `DB_SCHEMA` fail from then on. A role of the application needs USAGE on the new
+    schema, which `grant` gives it.
+    Raises: Invalid (the name, or tables with these names are there), SchemaMismatch (to be migrated first).
+    """
+    await move_tables(settings, schema, timeouts)
+
+
 async def status(settings: PostgresSettings) -> Status:
     """Which revisions the database has and which it lacks. Changes nothing."""
     pool = Pool(settings)
@@ -103,8 +116,16 @@ async def status(settings: PostgresSettings) -> Status:
     return Status(current, HEAD, REVISIONS[: len(REVISIONS) - len(pending)], pending, unknown=False)
 
 
-def sql(direction: Literal["up", "down"] = "up", *, start: str | None = None, revision: str | None = None) -> str:
+def sql(
+    direction: Literal["up", "down"] = "up",
+    *,
+    start: str | None = None,
+    revision: str | None = None,
+    schema: str = "public",
+) -> str:
     """The SQL that `up` or `down` would run, for a database administrator. Connects to no server.
+
+    It sets the search path to `schema`, which it makes if that is not `public` and has no tables of hubbub yet.
 
     It leads from `start` (default: no schema for up, the head for down) to `revision` (default: the head for up,
     "base" for down). Indexes are built outside of transactions, so a client must send the statements one by one,
@@ -113,9 +134,12 @@ def sql(direction: Literal["up", "down"] = "up", *, start: str | None = None, re
     """
     if start is not None:
         revisions.ordinal(start)
+    into = f"SET search_path = {schema};\n\n"
+    if schema != "public" and direction == "up" and start is None:
+        into = f"CREATE SCHEMA IF NOT EXISTS {schema};\n\n{into}"
     if direction == "up":
-        return scripts.script("up", to_apply(start, revision or "head"))
-    return scripts.script("down", to_undo(start or HEAD, revision or "base"))
+        return into + scripts.script("up", to_apply(start, revision or "head"))
+    return into + scripts.script("down", to_undo(start or HEAD, revision or "base"))
 
 
 def describe(revision: str) -> Revision:

@@ -61,7 +61,7 @@ _TARGET = Statement(
     FROM pg_class AS tables
     JOIN pg_database AS databases ON databases.datname = current_database()
     LEFT JOIN pg_roles AS roles ON roles.rolname = $1
-    WHERE tables.oid = to_regclass('hubbub_schema_version')
+    WHERE tables.oid = to_regclass(current_schema() || '.hubbub_schema_version')
     """,
 )
 

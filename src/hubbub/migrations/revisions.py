@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hubbub.errors import Invalid, SchemaMismatch
-from hubbub.postgres import Executor, Statement
+from hubbub.postgres import TABLES, Executor, Statement
 
 NEWEST = 14
 """The number of the newest revision in `versions/`. Numbers have no gaps."""
@@ -26,13 +26,11 @@ RIGHTS: Final[Mapping[str, str]] = {
 }
 """The rights that hubbub's statements need, by table. Messages are deleted with their room, by a cascade."""
 
-TABLES: tuple[str, ...] = tuple(RIGHTS)
-
 VERSION_TABLE_EXISTS = Statement(
     "migrations.version_table_exists",
     bool,
     """
-    SELECT to_regclass('hubbub_schema_version') IS NOT NULL AS version_table_exists
+    SELECT to_regclass(current_schema() || '.hubbub_schema_version') IS NOT NULL AS version_table_exists
     """,
 )
 
@@ -47,6 +45,32 @@ VERSIONS = Statement(
 )
 
 
+ELSEWHERE = Statement(
+    "migrations.other_schemas",
+    str,
+    """
+    SELECT relnamespace::regnamespace::text AS schema
+    FROM pg_class
+    WHERE relname = 'hubbub_schema_version'
+        AND relkind = 'r'
+        AND relnamespace IS DISTINCT FROM to_regnamespace(current_schema())
+    ORDER BY schema
+    """,
+)
+
+FOREIGN_TABLES = Statement(
+    "migrations.foreign_tables",
+    str,
+    """
+    SELECT relname::text AS name
+    FROM pg_class
+    WHERE relname = ANY ($1)
+        AND relnamespace = to_regnamespace(current_schema())
+    ORDER BY name
+    """,
+)
+
+
 async def current_revision(executor: Executor) -> str | None:
     """The revision that the database is at, None without a schema. It may be one that this code does not know."""
     if not await executor.fetch_one(VERSION_TABLE_EXISTS):
@@ -55,14 +79,27 @@ async def current_revision(executor: Executor) -> str | None:
 
 
 async def verify(executor: Executor) -> None:
-    """Check that the database is at the revision that this code was written for. Raises: SchemaMismatch."""
+    """Check that the schema is at the revision that this code was written for. Raises: SchemaMismatch."""
     current = await current_revision(executor)
+    if current is None:
+        raise mismatch(None, await executor.fetch_all(ELSEWHERE))
     if current != HEAD:
         raise mismatch(current)
 
 
-def mismatch(current: str | None) -> SchemaMismatch:
-    """The error for a database at `current`, with the way out."""
+async def refuse_foreign_tables(executor: Executor, schema: str) -> None:
+    """Check that no table of the application has the name of one that is to be made. Raises: Invalid."""
+    made = [table for table in TABLES if table != "hubbub_schema_version"]  # which stays when all is undone
+    if found := await executor.fetch_all(FOREIGN_TABLES, made):
+        what = f"has {' and '.join(found)} already, which hubbub did not make"
+        raise Invalid("DB_SCHEMA", f"{schema} {what}: choose another, as in DB_SCHEMA=hubbub")
+
+
+def mismatch(current: str | None, elsewhere: Sequence[str] = ()) -> SchemaMismatch:
+    """The error for a database at `current`, with the way out. `elsewhere` are schemas with a version table."""
+    if current is None and elsewhere:
+        where = f"its tables are in the schema {' and '.join(elsewhere)}: set DB_SCHEMA"
+        return SchemaMismatch(current, HEAD, f"{where}, or run `hubbub migrate up`")
     if is_unknown(current):
         return SchemaMismatch(current, HEAD, "a newer hubbub has migrated it, so upgrade hubbub")
     return SchemaMismatch(current, HEAD, "run `hubbub migrate up`")

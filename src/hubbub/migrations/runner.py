@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hubbub.background import jittered
 from hubbub.errors import Conflict, HubbubError, Invalid, Unavailable
-from hubbub.migrations.revisions import current_revision
+from hubbub.migrations.revisions import current_revision, refuse_foreign_tables, verify
 from hubbub.migrations.scripts import BUILD_LOCK_TIMEOUT, USUAL_LOCK_TIMEOUT, Direction, Index, Refusal, steps
-from hubbub.postgres import Executor, OpenTransaction, Statement, connect
+from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connect
 from hubbub.postgres.errors import FAILURES, UNIQUE_CONSTRAINTS, to_error
 from hubbub.settings import PostgresSettings
 
@@ -36,6 +36,14 @@ TRY_LOCK = Statement(
     bool,
     """
     SELECT pg_try_advisory_lock($1) AS taken
+    """,
+)
+
+SCHEMA_EXISTS = Statement(
+    "migrations.schema_exists",
+    bool,
+    """
+    SELECT to_regnamespace($1) IS NOT NULL AS schema_exists
     """,
 )
 
@@ -85,10 +93,38 @@ async def migrate(
                 return []
         await take_lock(transaction, timeouts.migration_lock_seconds)
         async with transaction() as executor:
-            revisions = plan(await current_revision(executor))
+            revisions = plan(current := await current_revision(executor))
+            if current is None:
+                await refuse_foreign_tables(executor, settings.schema)
+                await _make_schema(executor, settings.schema)
         for revision in revisions:
             await _run(settings, direction, revision, timeouts)
     return list(revisions)
+
+
+async def move(settings: PostgresSettings, schema: str, timeouts: Timeouts) -> None:
+    """Move the tables to another schema, in one transaction, with their rows, indexes and rights."""
+    target = replace(settings, schema=schema)
+    async with session(settings) as transaction:
+        await take_lock(transaction, timeouts.migration_lock_seconds)
+        async with session(target) as transaction_in_target, transaction_in_target() as executor:
+            await refuse_foreign_tables(executor, schema)
+        async with transaction() as executor:
+            await verify(executor)
+            await _execute(executor, f"SET LOCAL lock_timeout = {_milliseconds(timeouts.lock_timeout_seconds)}")
+            await _make_schema(executor, schema)
+            for table in TABLES:
+                await _execute(executor, f"ALTER TABLE {settings.schema}.{table} SET SCHEMA {schema}")
+
+
+async def _make_schema(executor: Executor, schema: str) -> None:
+    # IF NOT EXISTS would ask for the right to create one in the database also where it exists.
+    if not await executor.fetch_one(SCHEMA_EXISTS, schema):
+        await _execute(executor, f"CREATE SCHEMA {schema}")
+
+
+async def _execute(executor: Executor, sql: str) -> None:
+    await executor.fetch_all(Statement("migrations.schema", str, sql))
 
 
 @asynccontextmanager
@@ -128,7 +164,8 @@ async def _run(settings: PostgresSettings, direction: Direction, revision: str, 
     """Apply or undo one revision, again where a transaction of the application holds a lock that it needs."""
     loop = asyncio.get_running_loop()
     server_settings = {
-        "lock_timeout": str(max(round(timeouts.lock_timeout_seconds * 1000), 1)),  # 0 would mean no limit
+        "search_path": settings.schema,
+        "lock_timeout": _milliseconds(timeouts.lock_timeout_seconds),
         "statement_timeout": "0",  # an index of a large table takes as long as it takes
         "idle_in_transaction_session_timeout": "0",
     }
@@ -145,6 +182,10 @@ async def _run(settings: PostgresSettings, direction: Direction, revision: str, 
         finally:
             connection.terminate()
         pause = await _sleep(pause, LONGEST_RETRY_PAUSE_SECONDS)
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(round(seconds * 1000), 1))  # 0 would mean no limit
 
 
 async def _run_once(connection: Connection, direction: Direction, revision: str) -> None:

@@ -4,10 +4,11 @@ from hubbub.postgres.connection import connect
 from hubbub.postgres.errors import LockNotAvailable
 from hubbub.postgres.executor import Executor
 from hubbub.postgres.pool import Pool
-from hubbub.postgres.statement import Copy, FastUUID, Lookup, Row, Statement, as_fast_uuid
+from hubbub.postgres.statement import TABLES, Copy, FastUUID, Lookup, Row, Statement, as_fast_uuid
 from hubbub.postgres.transaction import OpenTransaction
 
 __all__ = [
+    "TABLES",
     "Copy",
     "Executor",
     "FastUUID",

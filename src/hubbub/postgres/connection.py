@@ -41,13 +41,15 @@ one within milliseconds. Meanwhile the connection serves no other caller."""
 class Connection(_Connection):
     """A connection of asyncpg that is closed in a child process, and there alone."""
 
-    __slots__ = ("is_abandoned", "is_wrong_server", "quiet_since")
+    __slots__ = ("is_abandoned", "is_wrong_server", "quiet_since", "schema")
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - asyncpg makes it
         super().__init__(*args, **options)
         self.is_abandoned = False
         self.quiet_since = inf
         """When the last statement of its transaction ended, by `time.monotonic`. `inf` during a statement."""
+        self.schema = ""
+        """That of hubbub's tables."""
         self.is_wrong_server = False
         """Whether the server was read-only when it was asked last. The name may lead to another one by now."""
         abandon_in_child(self)
@@ -99,6 +101,7 @@ async def connect(
         )
     except FAILURES as error:
         raise _cannot_connect(settings, error, seconds) from without_frames(error)
+    connection.schema = settings.schema
     reported = connection.get_settings()  # PostgreSQL reports both from version 14 on
     connection.is_wrong_server = "on" in (
         getattr(reported, "in_hot_standby", None),

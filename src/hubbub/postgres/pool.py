@@ -163,13 +163,13 @@ class Pool:
         return now() + self._settings.deadline_seconds
 
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
-        sql = statement.sql
+        sql = statement.in_schema[self._settings.schema]
         rows = await self._run(statement, args, lambda connection: connection.fetch(sql, *args), deadline)
         model = statement.model
         return [model(*row) for row in rows]
 
     async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
-        sql = statement.sql
+        sql = statement.in_schema[self._settings.schema]
         row = await self._run(statement, args, lambda connection: connection.fetchrow(sql, *args), deadline)
         return None if row is None else statement.model(*row)
 
@@ -182,7 +182,8 @@ class Pool:
         return self._shared.fetch(statement, args, deadline)
 
     async def execute(self, statement: Statement[T], *args: object) -> int:
-        tag = await self._run(statement, args, lambda connection: connection.execute(statement.sql, *args))
+        sql = statement.in_schema[self._settings.schema]
+        tag = await self._run(statement, args, lambda connection: connection.execute(sql, *args))
         return count_of(tag)
 
     attempt = fetch_all  # each statement on a pool is a transaction of its own

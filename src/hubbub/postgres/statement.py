@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Hashable, Mapping
+from typing import Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from asyncpg.pgproto import pgproto
@@ -12,25 +12,49 @@ from asyncpg.pgproto import pgproto
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+TABLES: Final = (
+    *("users", "rooms", "messages", "room_users", "message_read_receipts", "room_events"),
+    *("hubbub_imports", "hubbub_schema_version"),
+)
+"""The tables of hubbub. Statements name them without their schema, which `Statement.in_schema` puts in front."""
+
+# `(?!\.)` because in `IS DISTINCT FROM rooms.name` a table's name stands for its row.
+_TABLE = re.compile(rf"\b(FROM|JOIN|INTO|UPDATE|USING) ({'|'.join(TABLES)})\b(?!\.)")
 _LOCKS_ROOM = re.compile(r"\b(UPDATE|DELETE FROM) rooms\b")
 _WRITES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM)\b")
 
 
+class _SqlBySchema(dict[str, str]):
+    """The SQL of a statement for each schema that was asked for."""
+
+    def __init__(self, sql: str) -> None:
+        self._sql = sql
+
+    def __missing__(self, schema: str) -> str:
+        sql = _TABLE.sub(rf"\1 {schema}.\2", self._sql).replace("current_schema()", f"'{schema}'")
+        self[schema] = sql
+        return sql
+
+
 class Statement(Generic[T_co]):
     """SQL with the name that figures are reported under and the model that a row becomes.
+
+    `in_schema` is the SQL with the schema in front of each table, because a pooler may hand out sessions with any
+    search path. In the SQL as it is written, `current_schema()` stands for the name of that schema.
 
     `model` is called with the columns of a row, in the order in which the SQL names them. Statements are values at
     module level, so the tests can find them all. They prepare each one against the migrated schema, and compare
     its columns with the fields of its model and its placeholders with every call.
     """
 
-    __slots__ = ("locks_room", "model", "name", "repeatable", "sql", "writes")
+    __slots__ = ("in_schema", "locks_room", "model", "name", "repeatable", "sql", "writes")
 
     def __init__(self, name: str, model: Callable[..., T_co], sql: str, *, idempotent: bool = False) -> None:
         """`idempotent` is for a writing statement: running it twice is the same as running it once."""
         self.name = name
         self.model = model
         self.sql = sql
+        self.in_schema: Mapping[str, str] = _SqlBySchema(sql)
         self.writes = _WRITES.search(sql) is not None
         self.locks_room = _LOCKS_ROOM.search(sql) is not None
         """Whether it changes the row of a room, which stays locked until the COMMIT."""

@@ -99,7 +99,8 @@ class OpenTransaction:
         return deadline if self._deadline is None else min(deadline, self._deadline)
 
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
-        rows = await self._run(statement.name, lambda connection: connection.fetch(statement.sql, *args), deadline)
+        sql = statement.in_schema[self._connection.schema]
+        rows = await self._run(statement.name, lambda connection: connection.fetch(sql, *args), deadline)
         model = statement.model
         models = [model(*row) for row in rows]
         if statement.locks_room and models:
@@ -107,8 +108,8 @@ class OpenTransaction:
         return models
 
     async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
-        name, sql = statement.name, statement.sql
-        row = await self._run(name, lambda connection: connection.fetchrow(sql, *args), deadline)
+        sql = statement.in_schema[self._connection.schema]
+        row = await self._run(statement.name, lambda connection: connection.fetchrow(sql, *args), deadline)
         if row is None:
             return None
         model = statement.model(*row)
@@ -128,7 +129,8 @@ class OpenTransaction:
     fetch_shared = fetch_all  # for the same reason
 
     async def execute(self, statement: Statement[T], *args: object) -> int:
-        tag = await self._run(statement.name, lambda connection: connection.execute(statement.sql, *args))
+        sql = statement.in_schema[self._connection.schema]
+        tag = await self._run(statement.name, lambda connection: connection.execute(sql, *args))
         return count_of(tag)
 
     async def use_one_snapshot(self) -> None:
@@ -143,7 +145,9 @@ class OpenTransaction:
         """
         await self._run(
             "COPY",
-            lambda connection: connection.copy_records_to_table(into.table, records=rows, columns=into.columns),
+            lambda connection: connection.copy_records_to_table(
+                into.table, records=rows, columns=into.columns, schema_name=connection.schema
+            ),
         )
 
     async def attempt(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:

@@ -31,12 +31,13 @@ class PostgresSettings:
     Size, idle time and connect time of the pool default to 20, 30 s and 2 s, as in the original application.
     `deadline_seconds` bounds a whole operation: waiting for a connection, the query and the release. Turn
     `prepared_statements` off behind a pooler that assigns a connection per transaction. `sslmode` is that of
-    libpq.
+    libpq. `schema` is that of hubbub's tables: it does not depend on the search path of a session.
     """
 
     host: str
     port: int = 5432
     database: str
+    schema: str = "public"
     user: str
     password: str | None = field(default=None, repr=False)
     sslmode: SslMode = "prefer"

@@ -103,6 +103,15 @@ def _password(value: object) -> Reason:
     return "must be UTF-8 without NUL" if re.search("[\0\ud800-\udfff]", value) else None
 
 
+_SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")
+
+
+def _schema(value: object) -> Reason:
+    if isinstance(value, str) and _SCHEMA.fullmatch(value):
+        return None
+    return "must be 1 to 63 of a-z, 0-9 and _, not begin with a digit, and not with pg_, which is PostgreSQL's own"
+
+
 def _sslmode(value: object) -> Reason:
     return None if value in get_args(SslMode) else f"must be one of {', '.join(get_args(SslMode))}"
 
@@ -138,6 +147,7 @@ POSTGRES: Variables = {
     "DB_HOST": Variable("host", str, _host),
     "DB_PORT": Variable("port", _whole, _from_to(1, 65_535)),
     "DB_NAME": Variable("database", str, _name),
+    "DB_SCHEMA": Variable("schema", str, _schema),
     "DB_USER": Variable("user", str, _name),
     "DB_PASSWORD": Variable("password", str, _password),
     "DB_SSLMODE": Variable("sslmode", str, _sslmode),

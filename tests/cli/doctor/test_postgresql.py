@@ -142,31 +142,16 @@ async def test_member_of_a_superuser_role_is_an_error(look: Look, role: Postgres
     assert severities(await look(role), "postgresql.role") == []
 
 
-async def test_schema_named_like_the_role_that_hides_the_tables_is_a_warning(
-    look: Look, database: PostgresSettings, sql: Sql
-) -> None:
-    assert result_of(await look(database), "postgresql.search_path").findings == ()
-    await sql(f"CREATE SCHEMA {database.user} AUTHORIZATION {database.user}")
-    section = await look(database)
-    assert severities(section, "postgresql.search_path") == ["warning"]
-    assert f"ALTER ROLE {database.user} SET search_path = public" in meanings(section, "postgresql.search_path")
-
-
-async def test_schema_named_like_the_role_that_has_the_tables_is_a_note(
-    look: Look, database: PostgresSettings, sql: Sql
-) -> None:
-    await sql(f"ALTER SCHEMA public RENAME TO {database.user}; CREATE SCHEMA public")
-    assert severities(await look(database), "postgresql.search_path") == ["note"]
-
-
-async def test_pinned_search_path_has_no_finding(look: Look, role: PostgresSettings, sql: Sql) -> None:
-    await sql(f"CREATE SCHEMA {role.user}")
-    assert result_of(await look(role), "postgresql.search_path").findings == ()
-    await sql(f"DROP SCHEMA {role.user}")
-
-
-async def test_tables_in_two_schemas_are_a_warning(look: Look, database: PostgresSettings, sql: Sql) -> None:
+async def test_tables_in_two_schemas_are_a_note(look: Look, database: PostgresSettings, sql: Sql) -> None:
+    assert result_of(await look(database), "postgresql.schema").findings == ()
     await sql("CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.hubbub_schema_version (version_num text)")
     section = await look(database)
-    assert severities(section, "postgresql.search_path") == ["warning"]
-    assert "elsewhere and public; this role uses those in public" in meanings(section, "postgresql.search_path")
+    assert severities(section, "postgresql.schema") == ["note"]
+    assert "in elsewhere, too. This application uses those in public." in meanings(section, "postgresql.schema")
+
+
+async def test_schema_named_like_the_role_hides_no_table(look: Look, database: PostgresSettings, sql: Sql) -> None:
+    """PostgreSQL's default search path begins with it."""
+    await sql(f"CREATE SCHEMA {database.user} CREATE TABLE users (id int)")
+    assert severities(await look(database), "postgresql.migrations") == []
+    assert severities(await look(database), "postgresql.plans") == []

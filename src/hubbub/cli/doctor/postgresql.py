@@ -22,6 +22,7 @@ from hubbub.cli.doctor.report import (
 from hubbub.cli.doctor.schema import Postgres
 from hubbub.errors import Unavailable
 from hubbub.migrations import TABLES
+from hubbub.migrations.revisions import ELSEWHERE
 from hubbub.postgres import Pool, Statement
 from hubbub.settings import PostgresSettings
 
@@ -145,7 +146,7 @@ _ROLE = Statement(
                 SELECT 'owns the tables'
                 FROM pg_class
                 WHERE relname = ANY ($1)
-                    AND pg_table_is_visible(oid)
+                    AND relnamespace = to_regnamespace(current_schema())
                     AND pg_has_role(relowner, 'USAGE')
                 LIMIT 1
             ),
@@ -173,44 +174,13 @@ async def _role(postgres: Postgres) -> Result:
     return Result(name, [warning(meaning, OWN_ROLE)])
 
 
-# `homes` are the schemas that have a history of hubbub's, `searched` those that this role searches.
-_PATH = Statement(
-    "doctor.search_path",
-    lambda role, setting, searched, homes: (role, setting, searched, homes),
-    """
-    SELECT
-        current_user::text AS role,
-        current_setting('search_path') AS setting,
-        current_schemas(false)::text[] AS searched,
-        ARRAY(
-            SELECT nspname::text
-            FROM pg_class
-            JOIN pg_namespace ON pg_namespace.oid = relnamespace
-            WHERE relname = 'hubbub_schema_version'
-            ORDER BY nspname
-        ) AS homes
-    """,
-)
-
-
-async def _search_path(postgres: Postgres) -> Result:
-    [(role, setting, searched, homes)] = await postgres.executor.fetch_all(_PATH)
-    used = next((schema for schema in searched if schema in homes), None)
-    findings = []
-    if len(homes) > 1:
-        schemas = " and ".join(homes)
-        meaning = (
-            f"hubbub's tables are in the schemas {schemas}; this role uses those in {used or 'none of them'}."
-        )
-        findings.append(warning(meaning, "Find out which has the data, drop the other, and pin search_path."))
-    if "$user" in setting and role in searched:
-        meaning = (
-            f'There is a schema with the name of the role {role}, and "$user" puts it first: another role '
-            "that runs `hubbub migrate` sees other tables than this one."
-        )
-        severity = note if homes == [role] else warning
-        findings.append(severity(meaning, f"ALTER ROLE {role} SET search_path = {used or 'public'}"))
-    return Result(setting, findings)
+async def _schema(postgres: Postgres) -> Result:
+    used, others = postgres.settings.schema, await postgres.executor.fetch_all(ELSEWHERE)
+    if not others:
+        return Result(used)
+    meaning = f"There are tables of hubbub in {' and '.join(others)}, too. This application uses those in {used}."
+    remedy = "If no other application uses those: find out which have the data, and drop the rest."
+    return Result(f"{used}, of {1 + len(others)}", [note(meaning, remedy)])
 
 
 CHECKS: Final[tuple[Check[Postgres], ...]] = (
@@ -219,7 +189,7 @@ CHECKS: Final[tuple[Check[Postgres], ...]] = (
     Check("postgresql.durability", "durability", _durability),
     Check("postgresql.connections", "connections", _connections),
     Check("postgresql.role", "role", _role),
-    Check("postgresql.search_path", "search path", _search_path),
+    Check("postgresql.schema", "schema", _schema),
     *schema.CHECKS,
 )
 

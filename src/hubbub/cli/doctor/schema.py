@@ -107,7 +107,7 @@ _INDEXES = Statement(
     JOIN pg_class AS tables ON tables.oid = pg_index.indrelid
     LEFT JOIN pg_stat_user_indexes ON pg_stat_user_indexes.indexrelid = pg_index.indexrelid
     WHERE tables.relname = ANY ($1)
-        AND pg_table_is_visible(tables.oid)
+        AND tables.relnamespace = to_regnamespace(current_schema())
     ORDER BY name
     """,
 )
@@ -175,7 +175,7 @@ _FOREIGN_KEYS = Statement(
             FROM pg_class
             WHERE oid IN (conrelid, confrelid)
                 AND relname = ANY ($1)
-                AND pg_table_is_visible(oid)
+                AND relnamespace = to_regnamespace(current_schema())
         )
         AND NOT EXISTS (
             SELECT
@@ -232,7 +232,7 @@ _TABLES = Statement(
     FROM pg_class
     JOIN pg_stat_user_tables ON pg_stat_user_tables.relid = pg_class.oid
     WHERE pg_class.relname = ANY ($1)
-        AND pg_table_is_visible(pg_class.oid)
+        AND pg_class.relnamespace = to_regnamespace(current_schema())
     ORDER BY name
     """,
 )
@@ -273,7 +273,7 @@ _LARGE_TABLES = Statement(
     SELECT relname::text AS name
     FROM pg_class
     WHERE relname = ANY ($1)
-        AND pg_table_is_visible(oid)
+        AND relnamespace = to_regnamespace(current_schema())
         AND reltuples >= $2
         AND relpages >= $3
     """,
@@ -295,7 +295,7 @@ async def _plans(postgres: Postgres) -> Result:
     await executor.fetch_one(_FORCE_GENERIC_PLANS)
     statements = hot_statements()
     for statement in statements:
-        for node in _nodes(await _plan(executor, statement)):
+        for node in _nodes(await _plan(executor, postgres.settings.schema, statement)):
             table = node.get("Relation Name")
             if table in large and _reads_all(node):
                 meaning = f"The plan of {statement.name} reads all of {table}, by {node['Node Type']}."
@@ -318,11 +318,12 @@ def hot_statements() -> list[Statement[Any]]:
     return [found[name] for name in sorted(found)]
 
 
-async def _plan(executor: Executor, statement: Statement[Any]) -> dict[str, Any]:
+async def _plan(executor: Executor, schema: str, statement: Statement[Any]) -> dict[str, Any]:
     """The plan for any values. EXPLAIN (GENERIC_PLAN) exists from PostgreSQL 16 on; this works before it too."""
     numbers = [int(number) for number in re.findall(r"\$(\d+)", statement.sql)]
     nulls = f"({', '.join(['NULL'] * max(numbers))})" if numbers else ""
-    await executor.fetch_all(Statement("doctor.prepare", str, f"PREPARE hubbub_doctor AS {statement.sql}"))
+    prepare = f"PREPARE hubbub_doctor AS {statement.in_schema[schema]}"
+    await executor.fetch_all(Statement("doctor.prepare", str, prepare))
     explain = f"EXPLAIN (FORMAT JSON) EXECUTE hubbub_doctor {nulls}"
     try:
         [plan] = await executor.attempt(Statement("doctor.explain", json.loads, explain))

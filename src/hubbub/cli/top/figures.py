@@ -158,7 +158,8 @@ _ROWS = Statement(
         pg_stat_user_tables.n_tup_ins AS inserted
     FROM pg_class
     JOIN pg_stat_user_tables ON pg_stat_user_tables.relid = pg_class.oid
-    WHERE pg_class.oid = ANY (ARRAY['users', 'rooms', 'messages']::regclass[])
+    WHERE pg_class.relname IN ('users', 'rooms', 'messages')
+        AND pg_class.relnamespace = to_regnamespace(current_schema())
     """,
 )
 
