@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 
-from hubbub.scheduling import TICK_SECONDS, EarliestTimer, OncePerTurn
+import pytest
+
+from hubbub import scheduling
+from hubbub.scheduling import SLICE_SECONDS, TICK_SECONDS, EarliestTimer, OncePerTurn, Pauses
 
 
 async def turn() -> None:
@@ -82,3 +85,23 @@ async def test_cancelled_timer_is_silent_until_the_next_request() -> None:
     timer.request(now, now + 0.05)
     await asyncio.sleep(0.1)
     assert len(fired) == 1
+
+
+async def test_long_work_pauses_after_each_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(scheduling, "perf_counter", lambda: now)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await turn()
+
+    others = asyncio.create_task(count_turns())
+    pauses = Pauses()
+    for _ in range(10):
+        await pauses.pause_if_due()
+        now += SLICE_SECONDS / 4
+    assert turns == 2
+    others.cancel()

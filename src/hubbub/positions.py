@@ -25,6 +25,7 @@ _ENCODED_LENGTH: Final = 28
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 MARK_BYTES: Final = 8
+_NO_ID: Final = bytes(16)
 
 
 class Position(NamedTuple):
@@ -72,7 +73,7 @@ def mark(identity: UUID, at: datetime) -> bytes:
 
 def event_mark(kind: str, message_id: UUID | None, user_id: UUID | None, at: datetime) -> bytes:
     """The mark of an entry that is not a message."""
-    about = b"".join(UUID(int=0).bytes if one is None else one.bytes for one in (message_id, user_id))
+    about = (message_id.bytes if message_id else _NO_ID) + (user_id.bytes if user_id else _NO_ID)
     return _digest(kind.encode() + about, at)
 
 

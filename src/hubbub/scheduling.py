@@ -1,14 +1,36 @@
-"""Calls of the event loop: once per turn for all requests in it, or at the earliest of many deadlines."""
+"""Calls of the event loop: once per turn for all requests in it, or at the earliest of many deadlines.
+
+Pauses of long work, in which other tasks have their turn.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from math import inf
+from time import perf_counter
 from typing import Final
 
 TICK_SECONDS: Final = 0.01
 """The resolution of an `EarliestTimer`. It fires no more often, however many deadlines follow each other."""
+
+SLICE_SECONDS: Final = 0.004
+"""How long a piece of work runs before other tasks have their turn."""
+
+
+class Pauses:
+    """The pauses of a piece of work that may be long, so that it holds the event loop for a slice at a time."""
+
+    __slots__ = ("_due",)
+
+    def __init__(self) -> None:
+        self._due = perf_counter() + SLICE_SECONDS
+
+    async def pause_if_due(self) -> None:
+        """Give other tasks their turn if a slice has passed. Call it after each step of the work."""
+        if perf_counter() >= self._due:
+            await asyncio.sleep(0)
+            self._due = perf_counter() + SLICE_SECONDS
 
 
 class OncePerTurn:

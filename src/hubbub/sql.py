@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final, TypeAlias, TypeVar, get_args, get_type_hints
 from uuid import UUID
 
 import msgspec
 
+from hubbub import inputs
 from hubbub.batching import PUT_BACK, Batcher, KeyedQueue, Outcome
 from hubbub.commits import Change, OnCommit, ignore
 from hubbub.errors import Unavailable
@@ -158,6 +160,12 @@ def only(outcomes: Sequence[T | Exception]) -> T:
     return outcome
 
 
+M = TypeVar("M", Message, Room, User)  # of the tables whose key is `id`
+
+IDS_PER_STATEMENT: Final = 1_000
+"""Rows that are looked up in one statement. All are decoded in one step of the event loop."""
+
+
 class Repository:
     """Runs statements on an executor, and reports each change after its COMMIT."""
 
@@ -172,6 +180,14 @@ class Repository:
     def _changed(self, change: Change) -> None:
         self._executor.after_commit(lambda: self._on_commit(change))
 
+    async def _get_many(self, statement: Statement[M], ids: Iterable[UUID], *, field: str) -> dict[UUID, M]:
+        """The rows with these ids, in as few statements as hold the event loop for some milliseconds each."""
+        rest, deadline = iter(inputs.items(field, ids)), self._executor.deadline()
+        found: dict[UUID, M] = {}
+        while some := inputs.uuids(field, islice(rest, IDS_PER_STATEMENT)):
+            found |= {row.id: row for row in await self._executor.fetch_all(statement, some, deadline=deadline)}
+        return found
+
     async def _change(
         self, apply: Apply[Item, T], item: Item, *, room_id: UUID | None, id: Hashable, deadline: float
     ) -> T:
@@ -179,9 +195,6 @@ class Repository:
         if self._changes is None:
             return only(await apply([item], None, deadline))
         return await self._changes.call(apply, item, room_id, id, deadline)
-
-
-M = TypeVar("M", Message, Room, User)  # of the tables whose key is `id`
 
 
 def columns(model: type[msgspec.Struct], table: str = "", computed: Mapping[str, str] | None = None) -> str:
@@ -238,6 +251,22 @@ def by_id(model: type[M], table: str, selected: str) -> Lookup[M]:
         key_of_args=lambda id: id.int,
         key_of_row=lambda row: row.id.int,
     )
+
+
+def message_bytes(table: str) -> str:
+    """The size of a message, without a look at its content; 0 for a row of NULLs.
+
+    Metadata counts several times, because its objects take more memory than its JSON, and as the largest where it
+    is stored compressed.
+    """
+    return f"""(
+            COALESCE(octet_length({table}.content), 0)
+            + 4 * CASE
+                WHEN pg_column_compression({table}.metadata) IS NULL
+                    THEN COALESCE(pg_column_size({table}.metadata), 0)
+                ELSE {inputs.METADATA_BYTES}
+            END
+        )"""
 
 
 def existing(row: T | None, error: Callable[..., Exception], *key: object) -> T:

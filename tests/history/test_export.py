@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from history.histories import check_logs, exported, line, load, message_lines, parsed, stored_rows
-from hubbub import Hub, NotFound, PostgresSettings, Role, Room, Settings, User
+from hubbub import Hub, NewMessage, NotFound, PostgresSettings, Role, Room, Settings, User
 from hubbub.history import History, export, source
 from hubbub.postgres import Pool
 
@@ -234,3 +234,18 @@ async def test_import_without_the_line_and_name_of_an_account_does_not_create_it
     assert bob.id not in {user[0] for user in there["users"]}
     assert len(there["messages"]) == sum(one["kind"] == "message" for one in lines)
     await check_logs(other_settings)
+
+
+async def test_pieces_of_an_export_are_bounded_in_bytes(
+    hub: Hub, pool: Pool, lively: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = (await hub.rooms.get(lively.id)).created_by
+    assert author is not None
+    news = [NewMessage("x" * 10_000, metadata={"n": number}) for number in range(20)]
+    await hub.messages.send_many(lively.id, author, news)
+    whole = await exported(pool, lively.id)
+    monkeypatch.setattr(export, "ROWS_PER_PIECE", 1_000)
+    monkeypatch.setattr(export, "BYTES_PER_PIECE", 25_000)
+    pieces = [piece async for piece in History(pool).lines(lively.id)]
+    assert sorted(b"".join(pieces).splitlines()) == sorted(whole.splitlines())
+    assert max(map(len, pieces)) < 60_000

@@ -5,8 +5,9 @@ from uuid import uuid4
 
 import pytest
 
-from hubbub import Conflict, Hub, Invalid, NotFound, Role, Room, User
+from hubbub import Conflict, Hub, Invalid, NotFound, Role, Room, Settings, User
 from hubbub.postgres import Pool, Statement, connect
+from instrumentation.recording import Recording
 from log import log_of
 from waiting import until_it_answers
 
@@ -240,3 +241,11 @@ async def test_account_is_deleted_while_it_sends(hub: Hub, ada: User, bob: User,
     await sender.close()
     await deletion
     assert (await hub.messages.page(room.id)).items[-1].user_id is None
+
+
+async def test_lookup_of_many_users_is_split_into_statements(settings: Settings, ada: User) -> None:
+    recording = Recording()
+    async with Hub(settings, instrumentation=recording) as hub:
+        found = await hub.users.get_many([*(uuid4() for _ in range(2_500)), ada.id])
+    assert found == {ada.id: ada}
+    assert len(recording.outcomes("users.get_many")) == 3

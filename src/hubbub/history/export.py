@@ -25,10 +25,12 @@ from hubbub.history.lines import (
 from hubbub.models import Message, MessageType, Room, RoomUser, User
 from hubbub.postgres import OpenTransaction, Pool, Statement
 from hubbub.repositories.rooms import direct_key
-from hubbub.sql import readable
+from hubbub.sql import columns, message_bytes, readable
 
-ROWS_PER_PIECE: Final = 2_000
-"""Entries of the log, or members, that are read at a time: usually 1 MB, 40 with the longest messages."""
+ROWS_PER_PIECE: Final = 500
+"""Entries of the log, or members, that become lines in one step of the event loop."""
+BYTES_PER_PIECE: Final = 1024 * 1024
+"""After this much content the next piece begins, since 500 of the longest messages are 40 MB."""
 
 
 class RoomRow(Room, frozen=True, gc=False):
@@ -36,6 +38,9 @@ class RoomRow(Room, frozen=True, gc=False):
 
 
 class MessageRow(Message, frozen=True, gc=False):
+    found: int = 0
+    """How many messages there are without the bound in bytes."""
+
     def __post_init__(self) -> None:
         """Leave type and metadata as they are stored, as texts."""
 
@@ -81,11 +86,20 @@ MESSAGES = Statement(
     "history.export_messages",
     MessageRow,
     f"""
-    SELECT {readable(MessageRow)}
-    FROM messages
-    WHERE room_id = $1
-        AND seq > $2
-        AND seq <= $3
+    SELECT {columns(MessageRow)}
+    FROM (
+        SELECT
+            {readable(Message)},
+            count(*) OVER () AS found,
+            sum({message_bytes("messages")})
+                OVER (ORDER BY seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS earlier_bytes
+        FROM messages
+        WHERE room_id = $1
+            AND seq > $2
+            AND seq <= $3
+    ) AS counted
+    WHERE earlier_bytes IS NULL
+        OR earlier_bytes <= $4
     ORDER BY seq
     """,
 )
@@ -131,7 +145,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def export(pool: Pool, room_id: UUID) -> AsyncGenerator[bytes, None]:
-    """The lines of a room, each with its end, some thousand per piece.
+    """The lines of a room, each with its end, some hundred per piece.
 
     They show the room as it was at one moment, however long it takes, because one transaction sees one state.
 
@@ -162,8 +176,14 @@ class _Export:
         direct = await self._direct()
         users = await self._introduce([room.created_by, *(direct or ())])
         yield [*users, _room_line(room, direct)]
-        for start in range(0, room.last_seq, ROWS_PER_PIECE):
-            yield await self._entries(start, min(start + ROWS_PER_PIECE, room.last_seq))
+        done = 0
+        while done < room.last_seq:
+            last = min(done + ROWS_PER_PIECE, room.last_seq)
+            messages = await self._transaction.fetch_all(MESSAGES, room.id, done, last, BYTES_PER_PIECE)
+            if messages and len(messages) < messages[0].found:
+                last = messages[-1].seq
+            yield await self._entries(messages, done, last)
+            done = last
         after = UUID(int=0)
         while members := await self._transaction.fetch_all(MEMBERS, room.id, after, ROWS_PER_PIECE):
             users = await self._introduce(member.user_id for member in members)
@@ -191,8 +211,7 @@ class _Export:
             for one in users
         ]
 
-    async def _entries(self, after: int, last: int) -> list[AnyLine]:
-        messages = await self._transaction.fetch_all(MESSAGES, self._room.id, after, last)
+    async def _entries(self, messages: list[MessageRow], after: int, last: int) -> list[AnyLine]:
         events = await self._transaction.fetch_all(EVENTS, self._room.id, after, last)
         users = await self._introduce([*(one.user_id for one in messages), *(one.user_id for one in events)])
         entries = [*map(self._message_line, messages), *map(self._event_line, events)]

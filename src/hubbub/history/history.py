@@ -54,7 +54,7 @@ class History:
         return await running.run(file, progress)
 
     def lines(self, room_id: UUID) -> AsyncGenerator[bytes, None]:
-        """The room as lines that `load` takes, in pieces of some thousand lines. Close it if it is not read to its
+        """The room as lines that `load` takes, in pieces of some hundred lines. Close it if it is not read to its
         end, as `contextlib.aclosing` does.
 
         It shows the room as of one moment: a transaction is open until the last piece, and blocks no other. The

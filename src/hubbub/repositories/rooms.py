@@ -124,9 +124,8 @@ class Rooms(Repository):
         return existing(room, NotFound, "room", room_id)
 
     async def get_many(self, room_ids: Iterable[UUID]) -> dict[UUID, Room]:
-        """The rooms that exist, by id, in one query."""
-        ids = inputs.uuids("room_ids", room_ids)
-        return {room.id: room for room in await self._executor.fetch_all(self._GET_MANY, ids)}
+        """The rooms that exist, by id, in one query per 1,000 ids."""
+        return await self._get_many(self._GET_MANY, room_ids, field="room_ids")
 
     _UPDATE = Statement(
         "rooms.update",

@@ -77,9 +77,8 @@ class Users(Repository):
         return existing(user, NotFound, "user", user_id)
 
     async def get_many(self, user_ids: Iterable[UUID]) -> dict[UUID, User]:
-        """The users that exist, by id, in one query."""
-        ids = inputs.uuids("user_ids", user_ids)
-        return {user.id: user for user in await self._executor.fetch_all(self._GET_MANY, ids)}
+        """The users that exist, by id, in one query per 1,000 ids."""
+        return await self._get_many(self._GET_MANY, user_ids, field="user_ids")
 
     _FIND_BY_EMAIL = Statement(
         "users.find_by_email", User, f"SELECT {USER} FROM users WHERE lower(email) = lower($1)"

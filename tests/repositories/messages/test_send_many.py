@@ -8,12 +8,26 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from hubbub import Conflict, Hub, Invalid, Message, NewMessage, NotAMember, Room, Settings, Unavailable, User
+from hubbub import (
+    Conflict,
+    Hub,
+    Invalid,
+    Message,
+    NewMessage,
+    NotAMember,
+    Room,
+    Settings,
+    Unavailable,
+    User,
+    scheduling,
+)
 from hubbub.commits import Change, MessagesSent
+from hubbub.inputs import CONTENT_LENGTH
 from hubbub.models import MessageType
 from hubbub.postgres import Pool
 from hubbub.repositories.messages import send_many, writer
 from hubbub.repositories.messages.send import Draft
+from instrumentation.recording import Recording
 from log import log_of
 
 
@@ -217,3 +231,48 @@ async def test_concurrent_send_many_calls_do_not_take_the_whole_pool(
                 call.cancel()
             await asyncio.wait(stuck[::2])
         assert [len(sent) for sent in await asyncio.gather(*stuck[1::2])] == [3] * 15
+
+
+LONGEST = "\N{GRINNING FACE}" * CONTENT_LENGTH
+
+
+async def test_large_messages_are_sent_in_parts_all_or_none(settings: Settings, ada: User, room: Room) -> None:
+    recording = Recording()
+    async with Hub(settings, instrumentation=recording) as hub:
+        news = [NewMessage(LONGEST, metadata={"n": number}) for number in range(120)]
+        sent = await hub.messages.send_many(room.id, ada.id, news)
+        assert [message.seq for message in sent] == list(range(2, 122))
+        assert len(recording.outcomes("messages.send_many")) == 3
+        with pytest.raises(Invalid) as refused:
+            await hub.messages.send_many(room.id, ada.id, [*news, NewMessage("x", reply_to=uuid4())])
+        assert refused.value.field == "drafts[120].reply_to"
+        assert (await hub.rooms.get(room.id)).last_seq == 121
+
+
+async def test_large_messages_of_many_senders_share_statements_of_bounded_size(
+    settings: Settings, ada: User, room: Room
+) -> None:
+    recording = Recording()
+    async with Hub(settings, instrumentation=recording) as hub:
+        sent = await asyncio.gather(*[hub.messages.send(room.id, ada.id, LONGEST) for _ in range(120)])
+        assert sorted(message.seq for message in sent) == list(range(2, 122))
+        assert 3 <= len(recording.outcomes("messages.send_many")) <= 8
+
+
+async def test_other_tasks_have_their_turn_while_many_messages_are_checked(
+    hub: Hub, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "SLICE_SECONDS", 0)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(count_turns())
+    with pytest.raises(Invalid, match="duplicate"):
+        await hub.messages.send_many(room.id, ada.id, [*(new := some(100)), new[0]])
+    others.cancel()
+    assert turns >= 100

@@ -10,12 +10,12 @@ from uuid import UUID
 
 import pytest
 
-from hubbub import Hub, NewMessage, Options, Room, Settings, User
+from hubbub import Hub, NewMessage, Options, Room, Settings, User, scheduling
 from hubbub.models import Message
 from hubbub.postgres import Pool
 from hubbub.services.feed import Follower
 from instrumentation.recording import Recording
-from services.feed.reading import seqs, take
+from services.feed.reading import entries, open_in, seqs, take
 from services.feed.test_scale import FILL, PEOPLE
 from waiting import HANGS_AFTER_SECONDS, until
 
@@ -97,3 +97,43 @@ async def test_mass_join_does_not_hold_up_comparing_heads(
     runs = [len(list(run)) for statement, run in groupby(asked) if statement == "memberships.rooms_of"]
     assert 3 <= sum(runs) <= 30  # a hundred users each, except those that a heartbeat looked at meanwhile
     assert max(runs) <= 2
+
+
+async def test_follower_of_many_rooms_enters_and_leaves_over_many_turns(
+    hub: Hub, room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "SLICE_SECONDS", 0)
+    rooms = await asyncio.gather(*[hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(50)])
+    opened: list[int] = []
+    feed = hub.follow(ada.id, after={one.id: None for one in rooms})
+
+    async def watch() -> None:
+        while True:
+            opened.append(len(feed.positions))
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    async with feed:
+        assert {1, 25, 50} <= set(opened)
+        sent = await hub.messages.send(rooms[7].id, ada.id, "hello")
+        assert sent.cursor in {event.cursor for event in entries(await take(feed, len(rooms) + 1))}
+        opened.clear()
+    assert {1, 25, 50} <= set(opened)
+    watching.cancel()
+    assert open_in(hub) == (0, 0)
+
+
+async def test_follower_that_is_closed_while_it_enters_leaves_nothing(
+    hub: Hub, room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "SLICE_SECONDS", 0)
+    for number in range(10):
+        await hub.rooms.create(f"room {number}", created_by=ada.id)
+    feed = hub.follow(ada.id)
+    entering = asyncio.create_task(feed.__aenter__())
+    while len(feed.positions) < 5:  # noqa: ASYNC110 - it is closed in the middle of a step
+        await asyncio.sleep(0)
+    feed.close()
+    await entering
+    assert open_in(hub) == (0, 0)
+    assert [event async for event in feed] == []

@@ -12,11 +12,10 @@ import msgspec
 from hubbub import events
 from hubbub.errors import NotFound
 from hubbub.events import NOT_AN_EVENT, LogEvent
-from hubbub.inputs import METADATA_BYTES
 from hubbub.models import Message
 from hubbub.positions import NOTHING, Position, event_mark, mark
 from hubbub.postgres import Executor, Statement
-from hubbub.sql import columns, readable, representable
+from hubbub.sql import columns, message_bytes, readable, representable
 
 logger = logging.getLogger("hubbub.feed")
 
@@ -26,16 +25,6 @@ UNREADABLE: Final = (ValueError, *NOT_AN_EVENT)
 
 PAGE_BYTES: Final = 1024 * 1024
 """After this much content no further entry is read. It bounds what is decoded in one step of the event loop."""
-
-_BYTES: Final = f"""CASE
-                            WHEN {{}} = $2 OR messages.id IS NULL THEN 0
-                            WHEN messages.metadata IS NULL THEN octet_length(messages.content)
-                            WHEN pg_column_compression(messages.metadata) IS NULL
-                                THEN octet_length(messages.content) + 4 * pg_column_size(messages.metadata)
-                            ELSE octet_length(messages.content) + 4 * {METADATA_BYTES}
-                        END"""
-"""The size of an entry, which costs no look at the content. Metadata counts several times, because its objects
-take more memory than its JSON, and as the largest where it is stored compressed."""
 
 _COLUMNS: Final = f"""head,
             of_room,
@@ -187,7 +176,7 @@ class Logs:
                         NULL::uuid AS by,
                         NULL::jsonb AS payload,
                         {representable("messages.created_at")} AS at,
-                        {_BYTES.format("messages.seq")} AS bytes,
+                        CASE WHEN messages.seq > $2 THEN {message_bytes("messages")} ELSE 0 END AS bytes,
                         {readable(Message, "messages")}
                     FROM messages
                     WHERE messages.room_id = $1
@@ -206,7 +195,7 @@ class Logs:
                         room_events.user_id,
                         room_events.payload,
                         {representable("room_events.created_at")},
-                        {_BYTES.format("room_events.seq")},
+                        CASE WHEN room_events.seq > $2 THEN {message_bytes("messages")} ELSE 0 END,
                         {readable(Message, "messages")}
                     FROM room_events
                     LEFT JOIN messages ON messages.id = room_events.message_id

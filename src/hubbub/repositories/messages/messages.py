@@ -88,7 +88,7 @@ class Messages(Repository):
         Raises: NotAMember, NotFound, Conflict (each as in `send`).
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        checked = drafts_of(room_id, user_id, inputs.items("drafts", drafts))
+        checked = await drafts_of(room_id, user_id, inputs.items("drafts", drafts))
         if not checked:
             return []
         if self._writer is not None:
@@ -106,9 +106,8 @@ class Messages(Repository):
         return existing(message, NotFound, "message", message_id)
 
     async def get_many(self, message_ids: Iterable[UUID]) -> dict[UUID, Message]:
-        """The messages that exist, by id, in one query."""
-        ids = inputs.uuids("message_ids", message_ids)
-        return {message.id: message for message in await self._executor.fetch_all(self._GET_MANY, ids)}
+        """The messages that exist, by id, in one query per 1,000 ids."""
+        return await self._get_many(self._GET_MANY, message_ids, field="message_ids")
 
     # The message is locked before the head moves: of two changes of one message, the second waits, and then finds
     # what the first has left. A change that finds nothing to do takes no seq.

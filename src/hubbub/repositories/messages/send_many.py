@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from hubbub.errors import Conflict, Invalid
 from hubbub.models import Message, MessageType, NewMessage
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import Draft, Outcomes, draft_of, find_earlier_sends, why_not_sent
+from hubbub.scheduling import Pauses
 from hubbub.sql import LOCK_TIMEOUT
 
 V = TypeVar("V")
@@ -19,12 +21,16 @@ MOST_DRAFTS: Final = 10_000
 """Bounds the time for which one call locks its room: about a second on a busy machine of 2 cores."""
 MESSAGES_PER_STATEMENT: Final = 500
 """A larger batch gains nothing (docs/decisions.md)."""
+BYTES_PER_STATEMENT: Final = 1024 * 1024
+"""Characters of content and metadata in a batch, whose encoding is one step of the event loop. The longest
+messages take four bytes per character, and 500 of them would be 44 MB."""
 
 
-def drafts_of(room_id: UUID, user_id: UUID, news: Iterable[NewMessage]) -> list[Draft]:
+async def drafts_of(room_id: UUID, user_id: UUID, news: Iterable[NewMessage]) -> list[Draft]:
     """The drafts, if all can be sent. Raises: Invalid (its field says which one, as `drafts[3].content`)."""
     drafts: dict[UUID, Draft] = {}
-    for number, new in enumerate(news):
+    pauses = Pauses()
+    for number, new in enumerate(tuple(islice(news, MOST_DRAFTS + 1))):
         if number == MOST_DRAFTS:
             raise Invalid("drafts", f"must be at most {MOST_DRAFTS}")
         if not isinstance(new, NewMessage):
@@ -36,7 +42,24 @@ def drafts_of(room_id: UUID, user_id: UUID, news: Iterable[NewMessage]) -> list[
         if draft.id in drafts:
             raise Invalid(f"drafts[{number}].id", "duplicate id")
         drafts[draft.id] = draft
+        await pauses.pause_if_due()
     return list(drafts.values())
+
+
+def size_of(draft: Draft) -> int:
+    """The characters of its content and metadata."""
+    return len(draft.content) + len(draft.metadata or "")
+
+
+def _parts(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
+    """The drafts in parts of one statement each."""
+    first = size = 0
+    for number, draft in enumerate(drafts):
+        if number - first == MESSAGES_PER_STATEMENT or (size and size + size_of(draft) > BYTES_PER_STATEMENT):
+            yield drafts[first:number]
+            first, size = number, 0
+        size += size_of(draft)
+    yield drafts[first:]
 
 
 # As SEND, for all or none of many drafts.
@@ -220,14 +243,14 @@ async def send_all(executor: Executor, drafts: Sequence[Draft], *, deadline: flo
 
     Raises: NotAMember, Invalid (its field says which draft), Conflict (another message has the id).
     """
-    if len(drafts) <= MESSAGES_PER_STATEMENT:
+    parts = list(_parts(drafts))
+    if len(parts) == 1:
         return await _send_part(executor, drafts, 0, deadline)
-    async with executor.transaction(deadline=deadline) as part:
-        return [
-            message
-            for first in range(0, len(drafts), MESSAGES_PER_STATEMENT)
-            for message in await _send_part(part, drafts[first : first + MESSAGES_PER_STATEMENT], first, deadline)
-        ]
+    sent: list[Message] = []
+    async with executor.transaction(deadline=deadline) as transaction:
+        for part in parts:
+            sent += await _send_part(transaction, part, len(sent), deadline)
+    return sent
 
 
 async def _send_part(executor: Executor, drafts: Sequence[Draft], first: int, deadline: float) -> list[Message]:

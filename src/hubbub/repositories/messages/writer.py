@@ -1,6 +1,6 @@
 """Concurrent sends share statements and commits. `hubbub.batching` schedules them, and draws their states.
 
-A batch, which usually is one statement:
+A batch, which usually is one statement, and several if its messages are large:
 
     append all --> sent
       |-- a room is locked -----------> append those of free rooms; the others are put back
@@ -34,7 +34,13 @@ from hubbub.errors import Conflict, Unavailable
 from hubbub.models import Message
 from hubbub.postgres import Executor, LockNotAvailable
 from hubbub.repositories.messages.send import Draft, Outcomes, find_earlier_sends, send_one, why_not_sent
-from hubbub.repositories.messages.send_many import MESSAGES_PER_STATEMENT, append, send_all
+from hubbub.repositories.messages.send_many import (
+    BYTES_PER_STATEMENT,
+    MESSAGES_PER_STATEMENT,
+    append,
+    send_all,
+    size_of,
+)
 from hubbub.sql import LOAD, MOST_WAITING, ROOMS_NOT_LOCKED, WORKERS
 
 MOST_CALLS: Final = 2
@@ -155,6 +161,8 @@ class Batches:
         if not drafts:
             return {}
         try:
+            if len(drafts) > 1 and sum(map(size_of, drafts)) > BYTES_PER_STATEMENT:
+                return await self._by_halves(drafts, deadline)
             if check_ids_first:
                 return await self._without(await self._find_earlier(drafts, deadline), drafts, deadline)
             return await self._send_unchecked(drafts, deadline)

@@ -27,6 +27,7 @@ from hubbub.forks import abandon_in_child, forked
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
 from hubbub.repositories.messages import Entry, Logs, LogSlice
+from hubbub.scheduling import Pauses
 from hubbub.services.feed.announcements import Announcements
 from hubbub.services.feed.memberships import MemberRoom, Memberships
 from hubbub.services.feed.rooms import FollowedPosition, FollowedRooms, Inbox, edited_in
@@ -132,7 +133,14 @@ class Follower:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.close()
+        pauses = Pauses()
+        try:
+            for room_id in tuple(self.positions):
+                if followed := self.positions.get(room_id):
+                    followed.end()
+                    await pauses.pause_if_due()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """End at once. Idempotent."""
@@ -404,28 +412,54 @@ class Followers:
         resyncs = await self._resyncs(known, deadline)
         left = await self._left_at_cursor(follower, wanted.values(), deadline)
         joined = await self._joined_while_away(follower, wanted, deadline)
-        if follower.is_closed:
+        if not self._has(follower):
             return
         for room_id in follower.after.keys() - wanted.keys():  # the user has left it meanwhile, or it was deleted
             follower.has_gone(room_id)
+        pauses = Pauses()
         for room_id, room in wanted.items():
             newest = heads.get(room_id) or Position(room.last_seq, NOT_SEEN)
-            start = Position(room.joined_seq - 1, NOT_SEEN) if room_id in joined else newest
-            followed = self._open(follower, room, follower.after.get(room_id, start), newest)
-            if room_id in resyncs:
-                followed.resync(*resyncs[room_id])
-            elif room_id in joined and newest.seq - start.seq > self._at_most_behind:
-                followed.resync(newest, "too_far_behind")
-            if room_id in left and room_id not in resyncs:
-                followed.read_to_next_joining()
-            else:
-                followed.catch_up()
+            self._begin(
+                follower, room, newest, resyncs.get(room_id), left=room_id in left, joined=room_id in joined
+            )
+            await pauses.pause_if_due()
+            if not self._has(follower):
+                return
         digest = member_of[0].digest if member_of else 0
         follower.digest = digest if follower.positions.keys() == wanted.keys() else None
         follower.has_entered = True
         self.signals.enter(follower.inbox)
         if follower.missed_update:
             self.read_rooms_of([follower.user_id])
+
+    def _has(self, follower: Follower) -> bool:
+        """Whether it is not closed."""
+        return follower in self._users.get(follower.user_id, ())
+
+    def _begin(
+        self,
+        follower: Follower,
+        room: MemberRoom,
+        newest: Position,
+        resync: tuple[Position, ResyncReason] | None,
+        *,
+        left: bool,
+        joined: bool,
+    ) -> None:
+        """Put the follower at its starting position in a room. `newest` is the end of the log.
+
+        `left` is whether the user had left at the cursor, `joined` whether the user joined while away.
+        """
+        start = Position(room.joined_seq - 1, NOT_SEEN) if joined else newest
+        followed = self._open(follower, room, follower.after.get(room.room_id, start), newest)
+        if resync is not None:
+            followed.resync(*resync)
+        elif joined and newest.seq - start.seq > self._at_most_behind:
+            followed.resync(newest, "too_far_behind")
+        if left and resync is None:
+            followed.read_to_next_joining()
+        else:
+            followed.catch_up()
 
     async def _left_at_cursor(self, follower: Follower, rooms: Iterable[MemberRoom], deadline: float) -> set[UUID]:
         """The rooms that the user had left at the cursor, and has joined again since."""

@@ -130,6 +130,7 @@ class FollowedRooms:
             del self._rooms[room.id]
             if room.subscription is not None:
                 room.subscription.unsubscribe()
+                room.subscription = None  # it refers to the room: a cycle, as garbage, waits for a full collection
 
     async def close(self) -> None:
         """Stop reading."""

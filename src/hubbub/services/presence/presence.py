@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
@@ -28,8 +29,8 @@ from hubbub.services.presence.leases import (
 
 MAX_DEVICE_LENGTH: Final = 100
 
-USERS_PER_SCRIPT: Final = 500
-"""Bounds one script of `is_online`, during which Redis serves no other client."""
+USERS_PER_ROUND: Final = 500
+"""Bounds one script of `is_online`, during which Redis serves no other client, and one step of the event loop."""
 
 
 class OnlineLease(AbstractAsyncContextManager[None]):
@@ -159,16 +160,19 @@ class Presence:
 
         It does not raise `Unavailable`. A user is online through the grace time. An unknown id is not online.
         """
+        rest, found = iter(inputs.items("user_ids", user_ids)), dict[UUID, bool | None]()
+        is_available = True
+        while some := inputs.uuids("user_ids", islice(rest, USERS_PER_ROUND)):
+            flags = await self._are_some_online(some) if is_available else dict.fromkeys(some)
+            is_available = None not in flags.values()
+            found |= flags
+        return found
+
+    async def _are_some_online(self, user_ids: Iterable[UUID]) -> dict[UUID, bool | None]:
         buckets: dict[int, list[UUID]] = {}
-        for user_id in inputs.uuids("user_ids", user_ids):
+        for user_id in user_ids:
             buckets.setdefault(bucket_of(user_id), []).append(user_id)
-        answers = await asyncio.gather(
-            *[
-                self._are_online(bucket, users[start : start + USERS_PER_SCRIPT])
-                for bucket, users in buckets.items()
-                for start in range(0, len(users), USERS_PER_SCRIPT)
-            ]
-        )
+        answers = await asyncio.gather(*[self._are_online(*one) for one in buckets.items()])
         return {user_id: is_online for answer in answers for user_id, is_online in answer.items()}
 
     _ARE_ONLINE = Script(
