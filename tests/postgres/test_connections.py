@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGKILL
@@ -140,6 +141,38 @@ async def test_idle_connections_ended_by_the_server_are_replaced(pool: Pool, obs
     )
     assert await asyncio.gather(*(pool.fetch_one(ONE) for _ in range(4))) == [1] * 4
     await assert_whole(pool, observer)
+
+
+async def test_caller_that_meets_a_dead_connection_does_not_meet_those_that_are_idle_for_longer(
+    empty_database: PostgresSettings, observer: Observer
+) -> None:
+    """As after the loss of a machine, of which the sockets do not tell."""
+    pool = Pool(replace(empty_database, pool_size=5, deadline_seconds=0.5))
+    entered = asyncio.Barrier(5)
+    pids: list[int] = []
+
+    async def use_one() -> None:
+        async with pool.transaction(deadline=asyncio.get_running_loop().time() + 60) as tx:
+            pids.append(await pid_of(tx))
+            await entered.wait()
+
+    await asyncio.gather(*(use_one() for _ in range(5)))
+    assert pool.idle == 5
+    async with frozen(*pids):
+        with pytest.raises(Unavailable, match=r"no answer within 0\.5 s"):
+            await pool.fetch_one(ONE)
+        assert pool.size == 0
+        await warm_up(pool)
+    await pool.close()
+
+
+async def test_connection_that_was_used_since_outlives_a_dead_one(pool: Pool, observer: Observer) -> None:
+    await asyncio.gather(pool.fetch_one(SLEEP, 0.05), pool.fetch_one(SLEEP, 0.05))
+    with suppress(Unavailable):
+        async with pool.transaction() as tx:
+            dying, other = await pid_of(tx), await pid_of(pool)
+            await observer.connection.execute("SELECT pg_terminate_backend($1, 10000)", dying)
+    assert await pid_of(pool) == other
 
 
 async def test_pool_recovers_when_a_full_server_has_room_again(

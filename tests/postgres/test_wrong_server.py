@@ -58,7 +58,7 @@ async def test_change_is_sent_again_on_new_connection_where_none_ran(
         room = await hub.rooms.create("engine-room", created_by=ada.id)
         await at_once(hub, 8)
         pool = hub._pool
-        for _, connection in pool._connections.idle:  # a server that became read-only, and told no session
+        for connection in pool._connections.idle:  # a server that became read-only, and told no session
             await connection.execute("SET default_transaction_read_only = on")
             connection.is_wrong_server = False
         assert pool.idle > 3

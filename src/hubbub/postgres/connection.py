@@ -41,11 +41,13 @@ one within milliseconds. Meanwhile the connection serves no other caller."""
 class Connection(_Connection):
     """A connection of asyncpg that is closed in a child process, and there alone."""
 
-    __slots__ = ("is_abandoned", "is_wrong_server", "quiet_since", "schema")
+    __slots__ = ("idle_since", "is_abandoned", "is_wrong_server", "quiet_since", "schema")
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - asyncpg makes it
         super().__init__(*args, **options)
         self.is_abandoned = False
+        self.idle_since = -inf
+        """When it became idle in the pool last, before it was used again. `-inf` until it was."""
         self.quiet_since = inf
         """When the last statement of its transaction ended, by `time.monotonic`. `inf` during a statement."""
         self.schema = ""

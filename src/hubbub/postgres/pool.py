@@ -7,7 +7,7 @@ A connection:
                  +--its statement was cancelled--> draining --stopped--> idle
                  |                                    |
                  |                                    +--not stopped in 1 s--> terminated
-                 +--deadline passed, or lost--> terminated
+                 +--deadline passed, or lost--> terminated, with all that are idle for longer
                  +--released, and the server is read-only, as a standby--> terminated
 
 The way to the server:
@@ -27,6 +27,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Final, TypeVar
 from uuid import UUID
@@ -321,8 +322,8 @@ class Connections:
         self.waiting = 0
         """Callers that wait for a connection."""
         self._slots = asyncio.Semaphore(settings.pool_size)
-        self.idle: deque[tuple[float, Connection]] = deque()
-        """With the time at which each became idle. The longest idle is the first."""
+        self.idle: deque[Connection] = deque()
+        """The longest idle is the first."""
         self.used: set[Connection] = set()
         """Connections that a caller has, or whose cancelled statement is being stopped."""
         self._draining: set[asyncio.Task[None]] = set()
@@ -351,12 +352,12 @@ class Connections:
             async with asyncio.timeout(self._settings.deadline_seconds):
                 for _ in range(self._settings.pool_size):
                     await self._slots.acquire()
-                closing = [connection.close() for _, connection in self.idle]
+                closing = [connection.close() for connection in self.idle]
                 await asyncio.gather(*closing, return_exceptions=True)
         except TimeoutError:
             pass  # the connections that did not close in time are terminated below
         finally:
-            for connection in [*self.used, *(connection for _, connection in self.idle)]:
+            for connection in [*self.used, *self.idle]:
                 connection.terminate()
             self.idle.clear()
         await asyncio.gather(*self._draining, return_exceptions=True)
@@ -429,7 +430,7 @@ class Connections:
         if self._refusal is not None:  # while this caller was waiting
             raise self._refusal.for_another()
         while self.idle:
-            _, connection = self.idle.pop()
+            connection = self.idle.pop()
             if not connection.is_closed():
                 return connection
         if self._reconnector.failure is not None and not is_reconnect:
@@ -466,12 +467,17 @@ class Connections:
         self.used.remove(connection)
         if connection.is_wrong_server:
             self._leave_server(connection)
-        elif not connection.is_closed():
-            idle_since = now()
-            self.idle.append((idle_since, connection))
+        elif connection.is_closed():
+            # What killed it, a restart or a firewall, has likely killed those that no call has used since. Without
+            # this a lone caller would find out one after the other, and wait for a deadline each time.
+            self._end_idle(connection.idle_since)
+        else:
+            connection.idle_since = now()
+            self.idle.append(connection)
             self._reconnector.connection_is_back()
             if self._refusal is None:
-                self._idle_timer.request(idle_since + self._settings.idle_timeout_seconds, idle_since)
+                idle_until = connection.idle_since + self._settings.idle_timeout_seconds
+                self._idle_timer.request(idle_until, connection.idle_since)
         self._slots.release()
 
     def _leave_server(self, connection: Connection) -> None:
@@ -482,16 +488,19 @@ class Connections:
         connection.terminate()
         if now() >= self._keep_idle_until:
             self._keep_idle_until = now() + LEAVE_SERVER_STEP_SECONDS
-            while self.idle:
-                self.idle.pop()[1].terminate()
+            self._end_idle(inf)
 
     def _close_idle(self, time: float) -> None:
         """Close the connections that have been idle too long, by a message that no answer is awaited to."""
         limit = self._settings.idle_timeout_seconds
-        while self.idle and time - self.idle[0][0] >= limit:
-            self.idle.popleft()[1].terminate()
+        self._end_idle(time - limit)
         if self.idle:
-            self._idle_timer.request(self.idle[0][0] + limit, time)
+            self._idle_timer.request(self.idle[0].idle_since + limit, time)
+
+    def _end_idle(self, since: float) -> None:
+        """End the connections that are idle since then, or longer."""
+        while self.idle and self.idle[0].idle_since <= since:
+            self.idle.popleft().terminate()
 
 
 class Reconnector:
