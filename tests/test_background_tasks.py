@@ -219,7 +219,8 @@ async def test_round_that_raises_is_reported_and_the_work_goes_on(task: Backgrou
 async def test_part_closes_its_tasks_also_when_it_is_closed_twice_at_once(hub: Hub, part: str) -> None:
     owner = getattr(hub, part)
     before = asyncio.all_tasks()
-    owner.start_tasks() if part == "typing" else owner.start()
-    await asyncio.gather(owner.close(), owner.close())
-    await owner.close()
+    start, close = (owner.start, owner.close) if part == "_feed" else (owner._start, owner._close)
+    start()
+    await asyncio.gather(close(), close())
+    await close()
     assert asyncio.all_tasks() == before

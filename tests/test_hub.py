@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import pydoc
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from uuid import UUID
 
@@ -24,10 +27,11 @@ from hubbub import (
     User,
     embedded,
 )
-from hubbub.hub import find_settings
+from hubbub.hub import Repositories, find_settings
 from hubbub.migrations import HEAD
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import connect
+from injection.operations import PARTS
 from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 
@@ -439,3 +443,24 @@ async def test_hub_is_usable_in_transaction_where_it_does_not_wait_for_it(
         assert not waiting.done()
     assert (await waiting).content == "of another task, which may wait"
     await hub.messages.send(room.id, ada.id, "after the block")
+
+
+def test_help_shows_each_part_of_a_hub_with_its_type_and_one_line() -> None:
+    shown = pydoc.plain(pydoc.render_doc(Hub))
+    parts = {name: vars(owner)[name] for owner in (Hub, Repositories) for name in vars(owner)}
+    parts = {name: part for name, part in parts.items() if isinstance(part, property | cached_property)}
+    assert parts.keys() >= {"users", "rooms", "room_users", "messages", "receipts", *PARTS, "history", "settings"}
+    for name, part in parts.items():
+        getter = part.fget if isinstance(part, property) else part.func
+        assert getter.__annotations__["return"], name
+        assert len((part.__doc__ or "").splitlines()) == 1, name
+        assert part.__doc__ in shown
+
+
+def test_public_names_of_a_hub_are_documented_and_meant_for_applications(hub: Hub) -> None:
+    assert not [name for name in vars(hub) if not name.startswith("_")]
+    public = [name for name in dir(Hub) if not name.startswith("_")]
+    assert all(inspect.getdoc(getattr(Hub, name)) for name in public)
+    assert "abandon" not in public
+    for part in PARTS:
+        assert not {"close", "register", "abandon", "start_tasks"} & set(dir(getattr(hub, part)))

@@ -61,7 +61,7 @@ class BackgroundTask:
         self._ending: asyncio.Task[None] | None = None
         self._closed = False
         self._abandoned = False
-        abandon_in_child(self)
+        abandon_in_child(self.abandon)
 
     @property
     def is_running(self) -> bool:

@@ -345,7 +345,7 @@ class Batcher(Generic[Item, Result]):
         self._deadline_timer = EarliestTimer(self._expire)
         self._refusal: Unavailable | None = None
         self._idle: asyncio.Event | None = None
-        abandon_in_child(self)
+        abandon_in_child(self.abandon)
 
     async def call(  # noqa: PLR0912 - inline, as most sends pass here
         self, item: Item, key: Hashable = None, id: Hashable = None, *, deadline: float | None = None

@@ -17,34 +17,31 @@ from __future__ import annotations
 import os
 import socket
 from asyncio import BaseTransport
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol
-from weakref import WeakSet
+from typing import Final
+from weakref import WeakMethod
 
 from hubbub.errors import Unavailable
 
 FORKED: Final = "it was opened before a fork, by the parent process: open a hub in each process, after the fork"
 
 
-class Inheritable(Protocol):
-    """An object that a child process must not use."""
-
-    def abandon(self) -> None:
-        """Refuse all calls from now on, if it was in use. Called in the child. It must not wait or raise."""
-        ...
+_abandoning: set[WeakMethod[Callable[[], None]]] = set()
 
 
-_inheritable: WeakSet[Inheritable] = WeakSet()
+def abandon_in_child(abandon: Callable[[], None]) -> None:
+    """Have this method called in each child process that inherits its object, which may be collected meanwhile.
 
-
-def abandon_in_child(inheritable: Inheritable) -> None:
-    """Have `abandon` called in each child process that inherits the object."""
-    _inheritable.add(inheritable)
+    The object refuses all calls from then on, if it was in use. The method must not wait or raise.
+    """
+    _abandoning.add(WeakMethod(abandon, _abandoning.discard))
 
 
 def _abandon_all() -> None:
-    for inheritable in tuple(_inheritable):
-        inheritable.abandon()
+    for method in tuple(_abandoning):
+        if (abandon := method()) is not None:
+            abandon()
 
 
 os.register_at_fork(after_in_child=_abandon_all)

@@ -55,11 +55,36 @@ class Repositories:
     ) -> None:
         self._executor = executor
         self._on_commit = on_commit
-        self.users = Users(executor, on_commit)
-        self.rooms = Rooms(executor, on_commit)
-        self.room_users = RoomUsers(executor, on_commit)
-        self.messages = Messages(executor, on_commit, writer, changes)
-        self.receipts = ReadReceipts(executor)
+        self._users = Users(executor, on_commit)
+        self._rooms = Rooms(executor, on_commit)
+        self._room_users = RoomUsers(executor, on_commit)
+        self._messages = Messages(executor, on_commit, writer, changes)
+        self._receipts = ReadReceipts(executor)
+
+    @property
+    def users(self) -> Users:
+        """Accounts: create, find, change and delete them."""
+        return self._users
+
+    @property
+    def rooms(self) -> Rooms:
+        """Rooms: create, list, change and delete them, and the direct room of two users."""
+        return self._rooms
+
+    @property
+    def room_users(self) -> RoomUsers:
+        """Memberships: add and remove members, and their roles."""
+        return self._room_users
+
+    @property
+    def messages(self) -> Messages:
+        """Messages: send, edit and delete them, pages of a room, and its log since a cursor."""
+        return self._messages
+
+    @property
+    def receipts(self) -> ReadReceipts:
+        """Read state: mark as read or unread, unread counts, and the readers of a message."""
+        return self._receipts
 
 
 class Transaction(Repositories):
@@ -135,7 +160,7 @@ class Hub(Repositories):
         Raises: Invalid (the options contradict each other).
         """
         options = options or Options()
-        self.settings = settings
+        self._settings = settings
         self._instrumentation = instrumentation
         self._commits = Commits()
         pool = self._pool = Pool(settings.postgres, instrumentation)
@@ -150,17 +175,17 @@ class Hub(Repositories):
         self._closing: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_abandoned = False
-        abandon_in_child(self)
+        abandon_in_child(self._abandon)
 
         idle_seconds = options.session_idle_timeout_seconds
-        self.sessions = SessionService(
+        self._sessions = SessionService(
             connection, life_seconds=options.session_life_seconds, idle_timeout_seconds=idle_seconds
         )
-        self.realtime = RealtimeService(connection, subscriptions, instrumentation)
-        self.typing = TypingIndicators(
+        self._realtime = RealtimeService(connection, subscriptions, instrumentation)
+        self._typing = TypingIndicators(
             connection, subscriptions, self.room_users.is_member, ttl_seconds=options.typing_seconds
         )
-        self.presence = Presence(
+        self._presence = Presence(
             connection,
             subscriptions,
             self.users.set_online_many,
@@ -169,7 +194,7 @@ class Hub(Repositories):
             heartbeat_seconds=options.presence_heartbeat_seconds,
             grace_seconds=options.presence_grace_seconds,
         )
-        self.cache = Cache(
+        self._cache = Cache(
             connection, users=self.users, rooms=self.rooms, messages=self.messages, room_users=self.room_users
         )
         self._feed = Feed(
@@ -182,9 +207,10 @@ class Hub(Repositories):
             ended_sessions=partial(find_ended, self._connection),
             instrumentation=instrumentation,
         )
-        for part in (self.cache, self._feed, self.typing):
-            part.register(self._commits)
-        self.limits = RateLimits(connection)
+        self.cache._register(self._commits)
+        self._feed.register(self._commits)
+        self.typing._register(self._commits)
+        self._limits = RateLimits(connection)
         take = partial(self.limits.take, fail_open=True)
         self._accounts = Accounts(
             self.users,
@@ -193,6 +219,41 @@ class Hub(Repositories):
             per_address=partial(take, "address", capacity=100, refill_per_second=100 / 60),
             known=KnownNetworks(connection),
         )
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of both servers."""
+        return self._settings
+
+    @property
+    def sessions(self) -> SessionService:
+        """Logins: create, look up, list and revoke sessions."""
+        return self._sessions
+
+    @property
+    def presence(self) -> Presence:
+        """The users who are online, and their devices."""
+        return self._presence
+
+    @property
+    def typing(self) -> TypingIndicators:
+        """The users who are typing in a room."""
+        return self._typing
+
+    @property
+    def realtime(self) -> RealtimeService:
+        """Channels of the application's own in Redis, for what may be lost."""
+        return self._realtime
+
+    @property
+    def cache(self) -> Cache:
+        """Frequent reads that are never out of date: users, newest pages, rooms and memberships."""
+        return self._cache
+
+    @property
+    def limits(self) -> RateLimits:
+        """Rate limits of the application's own, over all processes."""
+        return self._limits
 
     async def start(self) -> Self:
         """Connect, and check that the schema has the revision of this release. A hub can be started once.
@@ -208,7 +269,7 @@ class Hub(Repositories):
             # commits while the pool closes, and before the connection, so that it can still delete entries.
             stack.push_async_callback(self._connection.close)
             stack.push_async_callback(self._subscriptions.close)
-            stack.push_async_callback(self.cache.close)
+            stack.push_async_callback(self.cache._close)
             stack.push_async_callback(self._pool.close)
             stack.push_async_callback(self._writer.drain)
             stack.push_async_callback(self._changes.drain)
@@ -217,10 +278,10 @@ class Hub(Repositories):
             await verify(self._pool)
             await self._connection.start()
             await self._subscriptions.start()
-            stack.push_async_callback(self.typing.close)
-            self.typing.start_tasks()
-            stack.push_async_callback(self.presence.close)
-            self.presence.start()
+            stack.push_async_callback(self.typing._close)
+            self.typing._start()
+            stack.push_async_callback(self.presence._close)
+            self.presence._start()
             stack.push_async_callback(self._feed.close)
             await self._feed.load_key()
             self._feed.start()
@@ -250,7 +311,7 @@ class Hub(Repositories):
             self._closing = asyncio.create_task(self._stack.aclose(), name="hubbub: close")
         await asyncio.shield(self._closing)  # once for all callers, and to its end if one of them is cancelled
 
-    def abandon(self) -> None:
+    def _abandon(self) -> None:
         """In a child process the hub is of no use, if it was started in the parent. hubbub calls this itself."""
         self._is_abandoned = self._loop is not None
 

@@ -75,10 +75,10 @@ class Passwords:
         self.deadline_seconds = deadline_seconds
         self._size = size
         self._closed = False
-        self.abandon()
-        abandon_in_child(self)
+        self._abandon()
+        abandon_in_child(self._abandon)
 
-    def abandon(self) -> None:
+    def _abandon(self) -> None:
         """Begin anew. In a child process the threads of the parent do not run."""
         self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="hubbub-passwords")
         self._jobs: set[asyncio.Future[Any]] = set()

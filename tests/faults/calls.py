@@ -17,15 +17,7 @@ Call = Callable[[], Awaitable[object]]
 DRIVEN_ELSEWHERE = {
     "start": "the test opens another hub",
     "close": "the test closes another hub",
-    "abandon": "does not wait; called in a child process",
     "transaction": "here",
-    "presence.start": "by start",
-    "presence.close": "by close",
-    "typing.start_tasks": "by start",
-    "typing.close": "by close",
-    "cache.close": "by close",
-    "cache.register": "does not wait; by the constructor of the hub",
-    "typing.register": "does not wait; by the constructor of the hub",
 }
 PARTS_ELSEWHERE = {
     "settings": "values",

@@ -18,15 +18,7 @@ PARTS = (
 NOT_DRIVEN = {
     "start": "takes nothing",
     "close": "takes nothing",
-    "abandon": "takes nothing; called in a child process",
     "transaction": "takes nothing; it yields the repositories",
-    "presence.start": "takes nothing",
-    "presence.close": "takes nothing",
-    "typing.start_tasks": "takes nothing",
-    "typing.close": "takes nothing",
-    "cache.close": "takes nothing",
-    "cache.register": "takes commits, which the hub has",
-    "typing.register": "takes commits, which the hub has",
 }
 
 NOT_PARTS = {

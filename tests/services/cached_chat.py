@@ -64,7 +64,7 @@ class Chat(Repositories):
             ttl_seconds=ttl_seconds,
             deadline_seconds=deadline_seconds,
         )
-        self.cache.register(self.commits)
+        self.cache._register(self.commits)
 
     async def deletions_acknowledged(self) -> None:
         """Wait until Redis has deleted the entries that this process has changed."""
@@ -86,6 +86,6 @@ async def opened(
     try:
         yield chat
     finally:
-        await chat.cache.close()
+        await chat.cache._close()
         await connection.close()
         await pool.close()

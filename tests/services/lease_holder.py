@@ -28,7 +28,7 @@ async def hold(settings: RedisSettings, heartbeat_seconds: float, user_ids: list
     presence = Presence(
         connection, subscriptions, write_nothing, heartbeat_seconds=heartbeat_seconds, grace_seconds=0
     )
-    presence.start()
+    presence._start()
     async with AsyncExitStack() as stack:
         for user_id in user_ids:
             await stack.enter_async_context(presence.online(user_id, "a process"))

@@ -50,11 +50,11 @@ async def opened(
         sweep_seconds=0.02,
         write_seconds=write_seconds,
     )
-    presence.start()
+    presence._start()
     try:
         yield presence
     finally:
-        await presence.close()
+        await presence._close()
 
 
 class PresenceListener:

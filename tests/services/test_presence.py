@@ -178,7 +178,7 @@ async def test_closing_releases_every_lease(
             for user_id in users:
                 await stack.enter_async_context(closing.online(user_id))
         assert await connection.execute("KEYS", "presence:*:user:*") == []
-        await closing.close()
+        await closing._close()
     changes = await listener.until_offline(set(users))
     assert len(changes) == 2 * len(users)
     assert await presence.is_online(users) == dict.fromkeys(users, False)
@@ -196,7 +196,7 @@ async def test_closing_during_a_release_leaves_no_lease(
         leaving = asyncio.create_task(visit.__aexit__(None, None, None))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        await presence.close()
+        await presence._close()
         await leaving
         assert await presence.devices(ada) == []
 
@@ -208,8 +208,8 @@ async def test_online_before_start_or_after_close_is_unavailable(
     with pytest.raises(Unavailable):
         async with presence.online(uuid4()):
             pass
-    presence.start()
-    await presence.close()
+    presence._start()
+    await presence._close()
     with pytest.raises(Unavailable):
         async with presence.online(uuid4()):
             pass
@@ -217,9 +217,9 @@ async def test_online_before_start_or_after_close_is_unavailable(
 
 async def test_second_start_leaves_no_task_behind(connection: Connection, subscriptions: Subscriptions) -> None:
     presence = Presence(connection, subscriptions, Table().write)
-    presence.start()
-    presence.start()
-    await presence.close()
+    presence._start()
+    presence._start()
+    await presence._close()
 
 
 async def test_is_online_of_five_thousand_users(presence: Presence) -> None:

@@ -314,7 +314,7 @@ async def test_users_that_were_online_when_all_processes_and_redis_died_are_offl
         grace_seconds=0.5,
         write_seconds=0.2,
     )
-    presence.start()
+    presence._start()
     async with presence.online(ada):
         for _ in range(2):  # also if Redis loses its data again while the process lives
 
@@ -326,7 +326,7 @@ async def test_users_that_were_online_when_all_processes_and_redis_died_are_offl
             await hub.users.set_online_many(dict.fromkeys(gone, True))
             await connection.execute("DEL", column.CHECKED_KEY)
         await until_it_answers(only_ada_is_online)
-    await presence.close()
+    await presence._close()
 
 
 async def test_one_process_checks_all_users_once(

@@ -338,7 +338,7 @@ async def test_frozen_redis_delays_presence_by_its_deadline_only(own_server: Ser
         async with asyncio.timeout(20), presence.online(ada):
             assert await state_of(presence, ada) is None
         async with asyncio.timeout(20):
-            await presence.close()
+            await presence._close()
 
 
 class Scripts:

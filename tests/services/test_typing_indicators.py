@@ -51,11 +51,11 @@ async def opened(
     typing = TypingIndicators(
         connection, subscriptions, members.is_member, ttl_seconds=ttl_seconds, expiry_seconds=0.02
     )
-    typing.start_tasks()
+    typing._start()
     try:
         yield typing
     finally:
-        await typing.close()
+        await typing._close()
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ async def test_second_start_leaves_no_task_behind(
     connection: Connection, subscriptions: Subscriptions, members: Members
 ) -> None:
     async with opened(connection, subscriptions, members) as typing:
-        typing.start_tasks()
+        typing._start()
 
 
 async def test_starts_and_stops_of_a_user_are_published_in_turns(

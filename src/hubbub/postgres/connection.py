@@ -54,7 +54,7 @@ class Connection(_Connection):
         """That of hubbub's tables."""
         self.is_wrong_server = False
         """Whether the server was read-only when it was asked last. The name may lead to another one by now."""
-        abandon_in_child(self)
+        abandon_in_child(self.abandon)
 
     def abandon(self) -> None:
         """In a child process: closed, without a word to the server, also when it is garbage."""

@@ -96,7 +96,7 @@ class Pool:
         """The transactions that are open, with the tasks that opened them."""
         self._ending_abandoned = BackgroundTask("end abandoned transactions", self._end_abandoned)
         self._closed = False
-        abandon_in_child(self)
+        abandon_in_child(self.abandon)
 
     def abandon(self) -> None:
         """In a child process the pool has no connections. Does nothing before the first call."""

@@ -192,7 +192,7 @@ class RespProtocol(ABC, asyncio.BufferedProtocol):
         self._transport = transport
         self._buffer = memoryview(bytearray(READ_BYTES))  # asyncio slices it, and a slice must not be a copy
         self._on_writable = on_writable
-        abandon_in_child(self)
+        abandon_in_child(self.abandon)
         self._reason = "the server closed the connection"
         self.reader = reader
         self.writable = True
@@ -257,7 +257,7 @@ class Reconnector(ABC, Generic[P]):
         # loop if the loop runs and the thread is the same.
         self._thread = 0
         self.is_abandoned = False
-        abandon_in_child(self)
+        abandon_in_child(self.abandon)
         self._protocol: P | None = None
         self.trouble: Unavailable | None = _lasting("the connection was not started")
         """Why there is no connection, None while there is one. Not retryable: a wrong login, or closed."""

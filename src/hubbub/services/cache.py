@@ -186,7 +186,7 @@ class Cache:
         """Whether the user is in the room now, from PostgreSQL."""
         return await self._room_users.is_member(room_id, user_id)
 
-    def register(self, commits: Commits) -> None:
+    def _register(self, commits: Commits) -> None:
         """From now on, delete what a commit made out of date."""
         add, page_key = self._invalidations.add, self._pages.key
         commits.on(UserChanged, lambda change: add(self._users.key(change.user_id)))
@@ -198,7 +198,7 @@ class Cache:
         for room_id in {message.room_id for message in change.messages}:
             self._invalidations.add(self._pages.key(room_id))
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """Wait for the reads in progress, and at most a second for Redis to acknowledge deletions. Idempotent.
 
         The connection and the pool have to be closed after it.

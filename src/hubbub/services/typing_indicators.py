@@ -193,7 +193,7 @@ class TypingIndicators:
         self._expiry = Expiry(connection, ttl_ms=self._ttl_ms, every_seconds=expiry_seconds)
         self._stops = StopQueue(connection)
 
-    def register(self, commits: Commits) -> None:
+    def _register(self, commits: Commits) -> None:
         """From now on, stop the typing of the author of a message and of a member who left."""
         commits.on(MessagesSent, self._stop_authors)
         commits.on(MembershipEnded, lambda change: self.stop_soon(change.room_id, change.user_id))
@@ -203,12 +203,12 @@ class TypingIndicators:
             if message.user_id is not None:
                 self.stop_soon(message.room_id, message.user_id)
 
-    def start_tasks(self) -> None:
+    def _start(self) -> None:
         """Begin to search for expired typing and to send queued stops. A second start does nothing."""
         self._expiry.task.start()
         self._stops.task.start()
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """Send the queued stops and end the tasks. Other processes let typing expire that goes on. Idempotent."""
         await self._expiry.task.close()
         await self._stops.task.close()

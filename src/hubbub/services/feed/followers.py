@@ -380,7 +380,7 @@ class Followers:
         self._round: deque[UUID] = deque()  # users whose digests are still to be compared in this round
         self._due = 0  # how many of them in the next `compare`, or in those that follow it at once
         self._is_closed = False
-        abandon_in_child(self)
+        abandon_in_child(self.abandon)
 
     def abandon(self) -> None:
         """In a child process no follower gets an event."""

@@ -124,7 +124,7 @@ class Presence:
         self._column.write_soon(may_have_come)
         self._sweeper.end_idling()
 
-    def start(self) -> None:
+    def _start(self) -> None:
         """Begin to send heartbeats, to sweep and to write to PostgreSQL. A second start does nothing."""
         self._leases.start()
         self._sweeper.task.start()
@@ -132,7 +132,7 @@ class Presence:
         if self._check is not None:
             self._check.task.start()
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """Release all leases, and write the known transitions to PostgreSQL. Idempotent.
 
         The users' grace time begins. If no process is left at its end, the next one that starts ends it.
