@@ -56,8 +56,8 @@ class Repositories:
         self._executor = executor
         self._on_commit = on_commit
         self._users = Users(executor, on_commit)
-        self._rooms = Rooms(executor, on_commit)
-        self._room_users = RoomUsers(executor, on_commit)
+        self._rooms = Rooms(executor, on_commit, changes)
+        self._room_users = RoomUsers(executor, on_commit, changes)
         self._messages = Messages(executor, on_commit, writer, changes)
         self._receipts = ReadReceipts(executor)
 

@@ -90,9 +90,17 @@ class RoomChanges:
         return (await lookup).room_id
 
     async def call(
-        self, apply: Apply[Item, T], item: Item, room_id: UUID | None, id: Hashable, deadline: float
+        self,
+        apply: Apply[Item, T],
+        item: Item,
+        *,
+        room_id: UUID | None,
+        id: Hashable,
+        deadline: float,
     ) -> T:
         """Make the change. Changes with one id never share a batch. Without a room it waits for none of them.
+
+        In a batch, changes with the same `apply` share a statement. One that is made for the call has its own.
 
         A caller that is cancelled while the change waits has not made it. Once it is in flight, it may be made.
 
@@ -189,12 +197,18 @@ class Repository:
         return found
 
     async def _change(
-        self, apply: Apply[Item, T], item: Item, *, room_id: UUID | None, id: Hashable, deadline: float
+        self,
+        apply: Apply[Item, T],
+        item: Item,
+        *,
+        room_id: UUID | None,
+        id: Hashable,
+        deadline: float,
     ) -> T:
         """Make the change, in a batch if there are others. As `RoomChanges.call`."""
         if self._changes is None:
             return only(await apply([item], None, deadline))
-        return await self._changes.call(apply, item, room_id, id, deadline)
+        return await self._changes.call(apply, item, room_id=room_id, id=id, deadline=deadline)
 
 
 def columns(model: type[msgspec.Struct], table: str = "", computed: Mapping[str, str] | None = None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hubbub import Hub, Room, User
 from performance.conftest import Statements
 
@@ -10,6 +12,7 @@ async def test_each_operation_of_one_caller_is_one_statement(
     hub: Hub, ada: User, bob: User, room: Room, statements: Statements
 ) -> None:
     await hub.room_users.add(room.id, bob.id)
+    carol = await hub.users.create("carol@example.org", "carol", "not a hash")
     sent = [await hub.messages.send(room.id, ada.id, f"message {number}") for number in range(60)]
     operations = {
         "send": hub.messages.send(room.id, ada.id, "hello"),
@@ -21,6 +24,9 @@ async def test_each_operation_of_one_caller_is_one_statement(
         "room list": hub.rooms.list_for(bob.id),
         "user": hub.users.get(ada.id),
         "membership": hub.room_users.get(room.id, bob.id),
+        "join": hub.room_users.add(room.id, carol.id),
+        "rename": hub.rooms.update(room.id, name="boiler-room"),
+        "role": hub.room_users.set_role(room.id, bob.id, "moderator"),
         "leave": hub.room_users.remove(room.id, bob.id),
     }
     taken = {name: await statements.of(operation) for name, operation in operations.items()}
@@ -33,6 +39,14 @@ async def test_thousand_concurrent_sends_share_few_statements(hub: Hub, ada: Use
     # The first is alone in its statement, and up to 500 share each other one. On a busy machine there may be more
     # workers.
     assert await statements.of(*sends) <= 12
+
+
+async def test_hundreds_of_concurrent_joins_and_leaves_share_few_statements(
+    hub: Hub, ada: User, room: Room, statements: Statements
+) -> None:
+    users = await asyncio.gather(*(hub.users.create(f"u{n}@example.org", f"u{n}", "hash") for n in range(300)))
+    assert await statements.of(*(hub.room_users.add(room.id, user.id) for user in users)) <= 8
+    assert await statements.of(*(hub.room_users.remove(room.id, user.id) for user in users)) <= 8
 
 
 async def test_hundreds_of_concurrent_lookups_share_few_statements(

@@ -50,7 +50,7 @@ async def watched(settings: Settings) -> AsyncIterator[Watched]:
 
 Call = Callable[[Repositories, UUID, UUID], Awaitable[Any]]
 CALLS: dict[str, tuple[int, Call]] = {
-    "room_users.add": (3, lambda of, room, user: of.room_users.add(room, user)),
+    "room_users.add": (2, lambda of, room, user: of.room_users.add(room, user)),
     "room_users.add_many": (2, lambda of, room, user: of.room_users.add_many(room, [user])),
     "room_users.remove": (2, lambda of, room, user: of.room_users.remove(room, uuid4())),
     "room_users.set_role": (2, lambda of, room, user: of.room_users.set_role(room, user, "admin")),

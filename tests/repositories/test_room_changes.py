@@ -45,6 +45,28 @@ async def deletions(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> l
     return [partial(hub.messages.delete, message.id, by=ada.id) for message in sent]
 
 
+async def joins(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+    return [partial(hub.room_users.add, room.id, user.id) for user in users]
+
+
+async def long_joins(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+    return [partial(hub.room_users.add_many, room.id, [user.id]) for user in users]
+
+
+async def leaves(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+    await hub.room_users.add_many(room.id, [user.id for user in users])
+    return [partial(hub.room_users.remove, room.id, user.id) for user in users]
+
+
+async def roles(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+    await hub.room_users.add_many(room.id, [user.id for user in users])
+    return [partial(hub.room_users.set_role, room.id, user.id, "moderator") for user in users]
+
+
+async def renamings(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+    return [partial(hub.rooms.update, room.id, name=user.username) for user in users]
+
+
 class Kind(NamedTuple):
     """Makes as many changes of a room as there are users. Each appends an entry of this kind to the log."""
 
@@ -52,9 +74,17 @@ class Kind(NamedTuple):
     entry: str
 
 
-KINDS = {"edit": Kind(edits, "edited"), "delete": Kind(deletions, "deleted")}
+SHARED = {
+    "edit": Kind(edits, "edited"),
+    "delete": Kind(deletions, "deleted"),
+    "join": Kind(joins, "joined"),
+    "leave": Kind(leaves, "left"),
+    "role": Kind(roles, "role_changed"),
+}
+ALONE = {"add_many": Kind(long_joins, "joined"), "update": Kind(renamings, "room_changed")}
 
-each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+each_kind = pytest.mark.parametrize("kind", [*SHARED.values(), *ALONE.values()], ids=[*SHARED, *ALONE])
+each_shared_kind = pytest.mark.parametrize("kind", SHARED.values(), ids=SHARED)
 
 
 @pytest.fixture
@@ -103,8 +133,8 @@ async def test_locked_room_leaves_senders_and_changes_of_other_rooms_alone(
         assert (await log_of(pool, other.id)).count(kind.entry) >= 5
 
 
-@each_kind
-async def test_changes_that_wait_for_a_locked_room_share_statements(
+@each_shared_kind
+async def test_changes_that_wait_share_statements(
     statements: Statements, settings: Settings, ada: User, users: list[User], room: Room, kind: Kind
 ) -> None:
     async with Hub(settings) as hub:
@@ -175,6 +205,13 @@ async def test_close_waits_for_changes_and_refuses_later_ones(
         await late()
 
 
+async def outcome(change: Awaitable[object]) -> object:
+    try:
+        return await change
+    except HubbubError as refusal:
+        return type(refusal)
+
+
 async def test_each_change_of_messages_in_a_batch_has_its_own_outcome(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room
 ) -> None:
@@ -183,12 +220,6 @@ async def test_each_change_of_messages_in_a_batch_has_its_own_outcome(
     sent = await hub.messages.send_many(room.id, ada.id, [NewMessage(f"{n}") for n in range(6)])
     elsewhere = await hub.messages.send(other.id, ada.id, "elsewhere")
     deleted = await hub.messages.delete(sent[5].id, by=ada.id)
-
-    async def outcome(change: Awaitable[object]) -> object:
-        try:
-            return await change
-        except HubbubError as refusal:
-            return type(refusal)
 
     edit, delete = hub.messages.edit, hub.messages.delete
     outcomes = await asyncio.gather(
@@ -230,3 +261,68 @@ async def test_each_change_of_messages_in_a_batch_has_its_own_outcome(
         *sorted(["edited", "edited", "deleted"], key=log[9:].index),
     ]
     assert await log_of(pool, other.id) == ["joined", "sent", "edited"]
+
+
+async def test_each_change_of_memberships_in_a_batch_has_its_own_outcome(
+    hub: Hub, pool: Pool, ada: User, users: list[User], room: Room
+) -> None:
+    direct = await hub.rooms.direct(ada.id, users[0].id)
+    await hub.room_users.add_many(room.id, [user.id for user in users[:4]])
+    add, remove, set_role = hub.room_users.add, hub.room_users.remove, hub.room_users.set_role
+    outcomes = await asyncio.gather(
+        outcome(add(room.id, users[4].id)),  # alone, and the others wait for it
+        outcome(add(room.id, users[5].id, "admin")),
+        outcome(add(room.id, users[0].id, "admin")),
+        outcome(add(uuid4(), users[6].id)),
+        outcome(add(room.id, uuid4())),
+        outcome(add(direct.id, users[6].id)),
+        outcome(add(direct.id, ada.id)),
+        outcome(hub.room_users.add_many(room.id, [users[5].id, users[6].id])),
+        outcome(hub.room_users.add_many(room.id, [users[7].id, uuid4()])),
+        outcome(hub.room_users.add_many(uuid4(), [])),
+        outcome(hub.room_users.add_many(direct.id, [])),
+        outcome(remove(room.id, users[1].id)),
+        outcome(remove(room.id, users[7].id)),
+        outcome(remove(direct.id, ada.id)),
+        outcome(remove(uuid4(), ada.id)),
+        outcome(set_role(room.id, users[2].id, "moderator")),
+        outcome(set_role(room.id, ada.id, "admin")),
+        outcome(set_role(room.id, users[7].id, "admin")),
+        outcome(hub.rooms.update(room.id, name="first")),
+        outcome(hub.rooms.update(room.id, name="second")),
+        outcome(hub.rooms.update(uuid4(), name="third")),
+        outcome(remove(room.id, users[5].id)),
+    )
+    members = {member.user_id: member for member in (await hub.room_users.members(room.id)).items}
+    assert set(members) == {ada.id, *(users[n].id for n in (0, 2, 3, 4, 6))}
+    assert outcomes[0] == members[users[4].id]
+    assert outcomes[1].role == "admin"  # type: ignore[attr-defined]
+    assert outcomes[2:6] == [members[users[0].id], NotFound, NotFound, Invalid]
+    assert outcomes[6] == await hub.room_users.get(direct.id, ada.id)
+    assert outcomes[7:11] == [[members[users[6].id]], NotFound, NotFound, []]
+    assert outcomes[11:15] == [True, False, Invalid, False]
+    assert outcomes[15:18] == [members[users[2].id], members[ada.id], NotAMember]
+    assert [outcomes[18].name, outcomes[19].name, outcomes[20]] == ["first", "second", NotFound]  # type: ignore[attr-defined]
+    assert outcomes[21] is True
+    log = (await hub.messages.since(room.id, None)).items
+    assert sorted(event.kind for event in log) == sorted(  # type: ignore[union-attr]
+        [*["joined"] * 8, "left", "left", "role_changed", "room_changed", "room_changed"]
+    )
+    assert len(await log_of(pool, room.id)) == 13
+    for member in members.values():
+        [joined] = [event for event in log if event.kind == "joined" and event.user_id == member.user_id]  # type: ignore[union-attr]
+        assert joined.role == ("member" if member.role == "moderator" else member.role)  # type: ignore[union-attr]
+    assert await log_of(pool, direct.id) == ["joined", "joined"]
+
+
+async def test_storm_of_joins_through_two_processes_appends_each_once(
+    hub: Hub, settings: Settings, pool: Pool, users: list[User], room: Room
+) -> None:
+    async with Hub(settings) as elsewhere:
+        joined = await asyncio.gather(
+            *(one.room_users.add(room.id, user.id) for user in users for one in (hub, elsewhere) for _ in range(2))
+        )
+    members = {member.user_id: member for member in (await hub.room_users.members(room.id)).items}
+    assert len(members) == COUNT + 1
+    assert all(member == members[member.user_id] for member in joined)
+    assert await log_of(pool, room.id) == ["joined"] * (COUNT + 1)

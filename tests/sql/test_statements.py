@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from hubbub import Message, Room, Settings, migrations
+from hubbub import Message, Room, RoomUser, Settings, migrations
 from hubbub.postgres import Lookup, Statement, connect
 from hubbub.postgres.connection import Connection
 from sql.package import calls, statements
@@ -34,6 +34,7 @@ COLUMNS = {
         *Message.__struct_fields__,
     ],
     "messages.change_permissions": [*Message.__struct_fields__, "is_member", "may_change"],
+    "room_users.states": ["of_room", "of_user", "is_direct", *RoomUser.__struct_fields__],
     "rooms.list_for": [
         *Room.__struct_fields__,
         *("role", "last_read_seq", "unread", "partner_id", "active_at"),

@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from hubbub import inputs
 from hubbub.commits import MembershipEnded, MembersJoined, RoomTouched
 from hubbub.cursors import Cursor
-from hubbub.errors import Conflict, Invalid, NotAMember, NotFound
+from hubbub.errors import Conflict, Invalid, NotAMember, NotFound, Unavailable
 from hubbub.events import MemberJoined, MemberLeft, RoleChanged
 from hubbub.models import Page, Role, RoomUser
 from hubbub.postgres import Lookup, Statement
-from hubbub.sql import Repository, entry, existing, next_entry, readable
+from hubbub.sql import Repository, columns, existing, lock_timeout, next_entries, next_entry, readable
 
 MEMBER = readable(RoomUser)
 
 MEMBERS_PER_STATEMENT: Final = 1_000
 """A join locks its room until it is committed. On a busy machine of 2 cores this is some 30 ms."""
+
+
+class MemberKey(NamedTuple):
+    """The key of a membership."""
+
+    room_id: UUID
+    user_id: UUID
+
+
+class _State(NamedTuple):
+    """A membership, or that there is none. `is_direct` is None if there is no such room."""
+
+    key: MemberKey
+    is_direct: bool | None
+    member: RoomUser | None
+
+    @property
+    def is_kept(self) -> bool:
+        return bool(self.is_direct and self.member)
+
+    def why_not_added(self) -> Exception:
+        if self.is_direct is None:
+            return NotFound("room", self.key.room_id)
+        if self.is_direct:
+            return Invalid("room_id", "a direct room has exactly two members")
+        return NotAMember(*self.key)  # it left a moment ago
 
 
 class RoomUsers(Repository):
@@ -30,43 +57,32 @@ class RoomUsers(Repository):
         RoomUser,
         f"""
         WITH new AS MATERIALIZED (
-            SELECT user_id, row_number() OVER (ORDER BY user_id) AS ordinal
-            FROM (SELECT DISTINCT user_id FROM unnest($2::uuid[]) AS requested (user_id)) AS requested
-            WHERE NOT EXISTS (
-                SELECT 1
-                FROM room_users
-                WHERE room_id = $1
-                    AND room_users.user_id = requested.user_id
-            )
-        ), head AS (
-            UPDATE rooms
-            SET last_seq = last_seq + (SELECT count(*) FROM new)
-            WHERE id = $1
-                AND direct_key IS NULL
-                AND EXISTS (SELECT 1 FROM new)
-            RETURNING id, last_seq, last_seq - (SELECT count(*) FROM new) AS before
-        ), joined AS (
+            SELECT requested.room_id, requested.user_id, requested.role, requested.ordinal
+            FROM unnest($1::uuid[], $2::uuid[], $3::text[])
+                WITH ORDINALITY AS requested (room_id, user_id, role, ordinal)
+            JOIN rooms ON rooms.id = requested.room_id
+            WHERE rooms.direct_key IS NULL
+                AND NOT EXISTS (
+                    SELECT 1
+                    FROM room_users
+                    WHERE room_users.room_id = requested.room_id
+                        AND room_users.user_id = requested.user_id
+                )
+                AND {lock_timeout("$4")}
+        ), {next_entries(MemberJoined, "new", "user_id", "role")}, joined AS (
             INSERT INTO room_users (room_id, user_id, role, last_read_seq, joined_seq)
-            SELECT head.id, new.user_id, $3, head.last_seq, head.before + new.ordinal
-            FROM head, new
+            SELECT room_id, user_id, role, last_seq, seq
+            FROM item
             RETURNING {MEMBER}
-        ), entries AS ({
-            entry(
-                MemberJoined,
-                "head, new",
-                room_id="head.id",
-                seq="head.before + new.ordinal",
-                user_id="new.user_id",
-                payload={"role": "$3::text"},
-            )
-        })
+        )
         SELECT {MEMBER}
         FROM joined
         """,
     )
-
     _LOCK = Statement(
-        "room_users.lock_room", lambda id: id, "SELECT id FROM rooms WHERE id = $1 FOR NO KEY UPDATE"
+        "room_users.lock_room",
+        lambda id: id,
+        f"SELECT id FROM rooms WHERE id = $1 AND {lock_timeout('$2')} FOR NO KEY UPDATE",
     )
 
     async def add(self, room_id: UUID, user_id: UUID, role: Role | str = Role.MEMBER) -> RoomUser:
@@ -74,10 +90,18 @@ class RoomUsers(Repository):
 
         Raises: NotFound (no such room or user), Invalid (a third user in a direct room).
         """
-        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         deadline = self._executor.deadline()
-        joined = await self._add(room_id, {user_id}, inputs.role(role), deadline)
-        return joined[0] if joined else await self._get(room_id, user_id, deadline)
+        join = (key, inputs.role(role))
+        return await self._change(self._add_each, join, room_id=key.room_id, id=key, deadline=deadline)
+
+    async def _add_each(
+        self, joins: Sequence[tuple[MemberKey, Role]], lock_wait: str | None, deadline: float
+    ) -> list[RoomUser | Exception]:
+        keys, roles = zip(*joins, strict=True)
+        joined = await self._join(keys, roles, lock_wait, deadline)
+        states = await self._states([key for key in keys if key not in joined], deadline)
+        return [joined.get(key) or states[key].member or states[key].why_not_added() for key in keys]
 
     async def add_many(
         self, room_id: UUID, user_ids: Iterable[UUID], role: Role | str = Role.MEMBER
@@ -101,7 +125,25 @@ class RoomUsers(Repository):
         for step in steps if len(steps) > 1 else ():
             for unknown in await self._executor.fetch_all(self._UNKNOWN, step, deadline=deadline):
                 raise NotFound("user", str(unknown))
-        return [member for step in steps for member in await self._add(room_id, set(step), role, deadline)]
+        joined: list[RoomUser] = []
+        for step in steps:
+            apply = partial(self._add_step)  # of its own, so that each step is a statement
+            item = (room_id, step, role)
+            joined += await self._change(apply, item, room_id=room_id, id=apply, deadline=deadline)
+        return joined
+
+    async def _add_step(
+        self, steps: Sequence[tuple[UUID, list[UUID], Role]], lock_wait: str | None, deadline: float
+    ) -> list[list[RoomUser] | Exception]:
+        [(room_id, user_ids, role)] = steps
+        keys = [MemberKey(room_id, user_id) for user_id in user_ids]
+        joined = await self._join(keys, [role] * len(keys), lock_wait, deadline)
+        # Without a user the room is looked up all the same.
+        states = {} if joined else await self._states(keys or [MemberKey(room_id, UUID(int=0))], deadline)
+        for state in states.values():
+            if state.is_direct is None or (state.is_direct and not state.member and keys):
+                return [state.why_not_added()]
+        return [list(joined.values())]
 
     _UNKNOWN = Statement(
         "room_users.unknown_users",
@@ -118,44 +160,61 @@ class RoomUsers(Repository):
         """,
     )
 
-    async def _add(self, room_id: UUID, requested: set[UUID], role: Role, deadline: float) -> list[RoomUser]:
+    async def _join(
+        self, keys: Sequence[MemberKey], roles: Sequence[Role], lock_wait: str | None, deadline: float
+    ) -> dict[MemberKey, RoomUser]:
+        """The new memberships."""
+        rooms, users = [key.room_id for key in keys], [key.user_id for key in keys]
         try:
-            joined = await self._executor.attempt(self._ADD, room_id, requested, role, deadline=deadline)
+            members = await self._executor.attempt(self._ADD, rooms, users, roles, lock_wait, deadline=deadline)
         except Conflict:  # one of them joined meanwhile, which none can once the room is locked
+            if len(set(rooms)) > 1:
+                raise
             async with self._executor.transaction(deadline=deadline) as part:
-                await part.fetch_one(self._LOCK, room_id)
-                joined = await part.fetch_all(self._ADD, room_id, requested, role)
-        if joined:
-            self._changed(MembersJoined(room_id, tuple(member.user_id for member in joined)))
+                await part.fetch_one(self._LOCK, rooms[0], lock_wait)
+                members = await part.fetch_all(self._ADD, rooms, users, roles, lock_wait)
+        by_room: dict[UUID, list[UUID]] = {}
+        for member in members:
+            by_room.setdefault(member.room_id, []).append(member.user_id)
+        for room_id, user_ids in by_room.items():
+            self._changed(MembersJoined(room_id, tuple(user_ids)))
             self._changed(RoomTouched(room_id))
-            return joined
-        state = await self._executor.fetch_one(self._STATE, room_id, requested, deadline=deadline)
-        is_direct, members = existing(state, NotFound, "room", room_id)
-        if is_direct and requested - set(members):
-            raise Invalid("room_id", "a direct room has exactly two members")
-        return []
+        return {MemberKey(member.room_id, member.user_id): member for member in members}
 
-    _STATE = Statement(
-        "room_users.state",
-        lambda is_direct, members: (is_direct, members),
-        """
+    _STATES = Statement(
+        "room_users.states",
+        lambda room_id, user_id, is_direct, *member: _State(
+            MemberKey(room_id, user_id), is_direct, None if member[0] is None else RoomUser(*member)
+        ),
+        f"""
         SELECT
-            direct_key IS NOT NULL AS is_direct,
-            ARRAY(
-                SELECT user_id
-                FROM room_users
-                WHERE room_id = $1
-                    AND user_id = ANY($2::uuid[])
-            ) AS members
-        FROM rooms
-        WHERE id = $1
+            requested.room_id AS of_room,
+            requested.user_id AS of_user,
+            CASE WHEN rooms.id IS NOT NULL THEN rooms.direct_key IS NOT NULL END AS is_direct,
+            {readable(RoomUser, "room_users")}
+        FROM unnest($1::uuid[], $2::uuid[]) AS requested (room_id, user_id)
+        LEFT JOIN rooms ON rooms.id = requested.room_id
+        LEFT JOIN room_users
+            ON room_users.room_id = requested.room_id
+            AND room_users.user_id = requested.user_id
         """,
     )
+
+    async def _states(self, keys: Sequence[MemberKey], deadline: float) -> dict[MemberKey, _State]:
+        """What a change found that changed nothing, by the second statement of a call."""
+        if not keys:
+            return {}
+        rooms, users = [key.room_id for key in keys], [key.user_id for key in keys]
+        try:
+            states = await self._executor.fetch_all(self._STATES, rooms, users, deadline=deadline)
+        except Unavailable as failure:
+            raise failure.with_unknown_outcome() from failure  # others of the batch were changed
+        return {state.key: state for state in states}
 
     # The membership is deleted first: of two calls for the same member, the second waits and then finds none.
     _REMOVE = Statement(
         "room_users.remove",
-        lambda id: id,
+        MemberKey,
         f"""
         WITH gone AS (
             DELETE FROM room_users
@@ -166,8 +225,27 @@ class RoomUsers(Repository):
                 AND rooms.direct_key IS NULL
             RETURNING room_users.room_id, room_users.user_id
         ), {next_entry(MemberLeft, "gone", user_id="$2")}
-        SELECT id
-        FROM head
+        SELECT room_id, user_id
+        FROM gone
+        """,
+    )
+    _REMOVE_MANY = Statement(
+        "room_users.remove_many",
+        MemberKey,
+        f"""
+        WITH gone AS (
+            DELETE FROM room_users
+            USING rooms, unnest($1::uuid[], $2::uuid[])
+                WITH ORDINALITY AS requested (room_id, user_id, ordinal)
+            WHERE room_users.room_id = requested.room_id
+                AND room_users.user_id = requested.user_id
+                AND rooms.id = requested.room_id
+                AND rooms.direct_key IS NULL
+                AND {lock_timeout("$3")}
+            RETURNING room_users.room_id, room_users.user_id, requested.ordinal
+        ), {next_entries(MemberLeft, "gone", "user_id")}
+        SELECT room_id, user_id
+        FROM item
         """,
     )
 
@@ -178,17 +256,32 @@ class RoomUsers(Repository):
 
         Raises: Invalid (a direct room keeps its two members).
         """
-        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         deadline = self._executor.deadline()
-        is_gone = await self._executor.fetch_one(self._REMOVE, room_id, user_id, deadline=deadline) is not None
-        if not is_gone:
-            state = await self._executor.fetch_one(self._STATE, room_id, [user_id], deadline=deadline)
-            if state is not None and all(state):
-                raise Invalid("room_id", "a direct room keeps its two members")
+        return await self._change(self._remove_each, key, room_id=key.room_id, id=key, deadline=deadline)
+
+    async def _remove_each(
+        self, keys: Sequence[MemberKey], lock_wait: str | None, deadline: float
+    ) -> list[bool | Exception]:
+        rooms, users = [key.room_id for key in keys], [key.user_id for key in keys]
+        if len(keys) == 1:
+            gone = await self._executor.fetch_all(self._REMOVE, rooms[0], users[0], deadline=deadline)
+        else:
+            gone = await self._executor.fetch_all(self._REMOVE_MANY, rooms, users, lock_wait, deadline=deadline)
+        found = set(gone)
+        states = await self._states([key for key in keys if key not in found], deadline)
         # Also on a retry: the first attempt may not have reported it.
-        self._changed(MembershipEnded(room_id, user_id))
-        self._changed(RoomTouched(room_id))
-        return is_gone
+        ended = [key for key in keys if key not in states or not states[key].is_kept]
+        for key in ended:
+            self._changed(MembershipEnded(key.room_id, key.user_id))
+        for room_id in {key.room_id for key in ended}:
+            self._changed(RoomTouched(room_id))
+        return [
+            Invalid("room_id", "a direct room keeps its two members")
+            if key in states and states[key].is_kept
+            else key not in states
+            for key in keys
+        ]
 
     _SET_ROLE = Statement(
         "room_users.set_role",
@@ -206,15 +299,50 @@ class RoomUsers(Repository):
         FROM changed
         """,
     )
+    _SET_ROLES = Statement(
+        "room_users.set_roles",
+        RoomUser,
+        f"""
+        WITH changed AS (
+            UPDATE room_users
+            SET role = requested.role
+            FROM unnest($1::uuid[], $2::uuid[], $3::text[])
+                WITH ORDINALITY AS requested (room_id, user_id, role, ordinal)
+            WHERE room_users.room_id = requested.room_id
+                AND room_users.user_id = requested.user_id
+                AND room_users.role <> requested.role
+                AND {lock_timeout("$4")}
+            RETURNING {columns(RoomUser, "room_users")}, requested.ordinal
+        ), {next_entries(RoleChanged, "changed", "user_id", "role")}
+        SELECT {MEMBER}
+        FROM changed
+        """,
+    )
 
     async def set_role(self, room_id: UUID, user_id: UUID, role: Role | str) -> RoomUser:
         """Give the member a role. The one that it has changes nothing. Raises: NotAMember."""
-        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         role, deadline = inputs.role(role), self._executor.deadline()
-        changed = await self._executor.fetch_one(self._SET_ROLE, room_id, user_id, role, deadline=deadline)
-        member = changed or await self._get(room_id, user_id, deadline)
-        self._changed(RoomTouched(room_id))
-        return member
+        return await self._change(self._set_each, (key, role), room_id=key.room_id, id=key, deadline=deadline)
+
+    async def _set_each(
+        self, changes: Sequence[tuple[MemberKey, Role]], lock_wait: str | None, deadline: float
+    ) -> list[RoomUser | Exception]:
+        keys, roles = zip(*changes, strict=True)
+        rooms, users = [key.room_id for key in keys], [key.user_id for key in keys]
+        if len(keys) == 1:
+            members = await self._executor.fetch_all(
+                self._SET_ROLE, rooms[0], users[0], roles[0], deadline=deadline
+            )
+        else:
+            members = await self._executor.fetch_all(
+                self._SET_ROLES, rooms, users, roles, lock_wait, deadline=deadline
+            )
+        changed = {MemberKey(member.room_id, member.user_id): member for member in members}
+        states = await self._states([key for key in keys if key not in changed], deadline)
+        for room_id in set(rooms):
+            self._changed(RoomTouched(room_id))  # also on a retry
+        return [changed.get(key) or states[key].member or NotAMember(*key) for key in keys]
 
     _GET_MANY = Statement(
         "room_users.get_many",
@@ -238,11 +366,6 @@ class RoomUsers(Repository):
         """The membership. Raises: NotAMember (also when there is no such room)."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         member = await self._executor.look_up(self._GET, room_id, user_id)
-        return existing(member, NotAMember, room_id, user_id)
-
-    async def _get(self, room_id: UUID, user_id: UUID, deadline: float) -> RoomUser:
-        """The membership, as the second statement of a call. Raises: NotAMember."""
-        member = await self._executor.fetch_one(self._GET, room_id, user_id, deadline=deadline)
         return existing(member, NotAMember, room_id, user_id)
 
     async def is_member(self, room_id: UUID, user_id: UUID) -> bool:

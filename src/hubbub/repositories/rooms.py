@@ -18,7 +18,7 @@ from hubbub.errors import Conflict, Invalid, NotFound
 from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
 from hubbub.postgres import Statement
-from hubbub.sql import Repository, by_id, columns, entry, existing, readable, representable, unread
+from hubbub.sql import Repository, by_id, columns, entry, existing, lock_timeout, readable, representable, unread
 
 MESSAGE = columns(Message)
 ROOM = readable(Room, computed={"is_direct": "direct_key IS NOT NULL"})
@@ -140,6 +140,7 @@ class Rooms(Repository):
                 last_seq = last_seq + 1,
                 updated_at = CURRENT_TIMESTAMP
             WHERE id = $1
+                AND {lock_timeout("$8")}
             RETURNING {ROOM}
         ), entry AS ({entry(RoomChanged, "room", user_id="$5")})
         SELECT {columns(Room)}
@@ -167,19 +168,33 @@ class Rooms(Repository):
         """
         if name is None and description is None and is_private is None and keeps_receipts is UNSET:
             return await self.get(room_id)
-        changed = await self._executor.fetch_one(
-            self._UPDATE,
-            inputs.uuid("room_id", room_id),
-            None if name is None else inputs.text("name", name, longest=inputs.ROOM_NAME_LENGTH),
-            _description(description),
-            None if is_private is None else inputs.flag("is_private", is_private),
-            None if by is None else inputs.uuid("by", by),
-            keeps_receipts is not UNSET,
-            None if keeps_receipts is UNSET else _keeps_receipts(keeps_receipts),
-        )
-        room = existing(changed, NotFound, "room", room_id)
-        self._changed(RoomTouched(room.id))
-        return room
+        room_id = inputs.uuid("room_id", room_id)
+        name = None if name is None else inputs.text("name", name, longest=inputs.ROOM_NAME_LENGTH)
+        description = _description(description)
+        is_private = None if is_private is None else inputs.flag("is_private", is_private)
+        by = None if by is None else inputs.uuid("by", by)
+        sets_receipts = keeps_receipts is not UNSET
+        receipts = None if keeps_receipts is UNSET else _keeps_receipts(keeps_receipts)
+
+        async def apply(_: object, lock_wait: str | None, deadline: float) -> list[Room]:
+            changed = await self._executor.fetch_one(
+                self._UPDATE,
+                room_id,
+                name,
+                description,
+                is_private,
+                by,
+                sets_receipts,
+                receipts,
+                lock_wait,
+                deadline=deadline,
+            )
+            room = existing(changed, NotFound, "room", room_id)
+            self._changed(RoomTouched(room.id))
+            return [room]
+
+        deadline = self._executor.deadline()
+        return await self._change(apply, None, room_id=room_id, id=apply, deadline=deadline)
 
     _DELETE = Statement("rooms.delete", Room, "DELETE FROM rooms WHERE id = $1")
 
