@@ -67,6 +67,9 @@ class Messages(Repository):
         deleted or not. `metadata` is a JSON object of the application's, of at most 8 KiB and 32 levels. A retry
         does not compare it, and keeps that of the first send.
 
+        A send marks nothing as read, as it may come from a bot or from an answer in a notification. A client that
+        shows the room calls `receipts.mark_read` up to the `seq` of the message.
+
         Raises: NotAMember (also when there is no such room), NotFound (the author's account is deleted at this
         moment), Conflict (the id was used with other content, room, author, type or `reply_to`).
         """
