@@ -13,7 +13,8 @@ import pytest
 from hubbub import PostgresSettings, Unavailable
 from hubbub.embedded import Servers
 from hubbub.instrumentation import Instrumentation
-from hubbub.postgres import Pool, Statement
+from hubbub.postgres import Pool, Statement, connect
+from hubbub.postgres.connection import Connection
 from postgres.faults import frozen
 from postgres.notes import (
     ECHO,
@@ -107,8 +108,27 @@ async def test_deadline_covers_the_wait_for_a_connection(small: PostgresSettings
             assert isinstance(late, Unavailable)
             assert not late.outcome_unknown
             assert late.retryable
+            assert "all 2 connections of the pool were in use" in late.reason
     await assert_whole(pool, observer)
     await pool.close()
+
+
+async def test_caller_too_late_to_connect_is_told_so_and_makes_no_server_unreachable(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited for a connection until then. The server may be well."""
+
+    async def silent(settings: PostgresSettings, *, within_seconds: float, **_: object) -> Connection:
+        return await connect(replace(settings, host="127.0.0.1", port=silent_port), within_seconds=within_seconds)
+
+    listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    silent_port = listener.sockets[0].getsockname()[1]
+    with monkeypatch.context() as patch:
+        patch.setattr("hubbub.postgres.pool.connect", silent)
+        with pytest.raises(Unavailable, match=r"was free until .* before the deadline"):
+            await pool.fetch_one(ONE, deadline=asyncio.get_running_loop().time() + 0.05)
+    listener.close()
+    assert await pool.fetch_one(ONE) == 1
 
 
 async def test_hanging_server_process_leaves_the_outcome_of_a_write_unknown(

@@ -13,7 +13,14 @@ import pytest
 from hubbub import Conflict, HubbubError, Invalid, NotFound, Unavailable, User
 from hubbub.postgres import OpenTransaction, Statement
 from hubbub.postgres.connection import Connection, now, run
-from hubbub.postgres.errors import CHECK_CONSTRAINTS, FOREIGN_KEYS, UNIQUE_CONSTRAINTS, to_error
+from hubbub.postgres.errors import (
+    CHECK_CONSTRAINTS,
+    FOREIGN_KEYS,
+    MISCONFIGURED,
+    OTHER_SCHEMA,
+    UNIQUE_CONSTRAINTS,
+    to_error,
+)
 
 SECRET = "what Ada wrote to Bob"
 
@@ -57,9 +64,12 @@ def test_missing_value_is_invalid() -> None:
     assert (error.field, error.reason) == ("email", "is required")
 
 
-def test_constraint_of_another_schema_is_not_translated() -> None:
+def test_violated_constraint_of_another_schema_is_invalid_and_named() -> None:
     for kind in (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError, asyncpg.RestrictViolationError):
-        assert to_error(raised(kind, constraint_name="the_application_s_own"), writes=True) is None
+        error = to_error(raised(kind, constraint_name="the_application_s_own"), writes=True)
+        assert isinstance(error, Invalid)
+        assert error.field == "the_application_s_own"
+        assert SECRET not in str(error)
 
 
 # Values
@@ -126,12 +136,24 @@ def test_failure_of_the_server_is_unavailable(error: Exception, lost: bool, expe
 
 def test_mistake_in_the_code_is_not_translated() -> None:
     for error in (
-        asyncpg.PostgresSyntaxError("syntax error"),
         asyncpg.InterfaceError("another operation is in progress"),
-        asyncpg.InternalClientError("waiter is done"),
         AttributeError("no such attribute"),
     ):
         assert to_error(error, writes=True) is None
+
+
+def _kinds(root: type[asyncpg.PostgresError]) -> set[type[asyncpg.PostgresError]]:
+    return {root}.union(*map(_kinds, root.__subclasses__()))
+
+
+def test_every_error_of_the_server_is_a_hubbub_error() -> None:
+    """Each that asyncpg knows, also with the connection lost. Chat content stays in the cause."""
+    for kind in _kinds(asyncpg.PostgresError):
+        for lost in (False, True):
+            error = to_error(raised(kind, constraint_name="x", column_name="x"), writes=True, lost=lost)
+            assert isinstance(error, HubbubError), kind
+            if not issubclass(kind, MISCONFIGURED + OTHER_SCHEMA):  # these name a role, a table or a column
+                assert SECRET not in str(error), kind
 
 
 # On a stub connection, for what a real one cannot be made to do
@@ -144,7 +166,7 @@ class Stub:
         self.answers = list(answers)
         self.asked: list[tuple[object, ...]] = []
         self.closed = self.is_abandoned = self.is_wrong_server = False
-        self.quiet_since = 0.0
+        self.quiet_since, self.schema = 0.0, "public"
 
     async def _answer(self, *asked: object) -> object:
         self.asked.append(asked)
@@ -193,7 +215,7 @@ async def test_columns_are_passed_to_the_model_in_their_order() -> None:
         assert await tx.fetch_one(NAME, 1) == {1: "ada"}
         assert await tx.fetch_one(NAME, 1) is None
         assert await tx.execute(NAME, 1) == 2
-    assert stub.asked == [("BEGIN",), *[(NAME.sql, 1)] * 4, ("COMMIT",)]
+    assert stub.asked == [("BEGIN",), *[(NAME.in_schema["public"], 1)] * 4, ("COMMIT",)]
 
 
 async def test_message_of_the_server_is_in_the_cause_and_not_in_the_text() -> None:
@@ -204,9 +226,23 @@ async def test_message_of_the_server_is_in_the_cause_and_not_in_the_text() -> No
     assert SECRET not in str(caught.value)
 
 
-async def test_mistake_in_the_code_raises_the_error_of_asyncpg() -> None:
-    with pytest.raises(asyncpg.PostgresSyntaxError):
-        await Stub(asyncpg.PostgresSyntaxError("syntax error")).run(writes=True)
+async def test_statement_that_the_server_refuses_is_invalid_with_its_sqlstate() -> None:
+    for kind, sqlstate in ((asyncpg.PostgresSyntaxError, "42601"), (asyncpg.RaiseError, "P0001")):
+        with pytest.raises(Invalid, match=f"SQLSTATE {sqlstate}") as caught:
+            await Stub(raised(kind)).run(writes=True)
+        assert SECRET not in str(caught.value)
+        assert SECRET in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("kind", [asyncpg.InternalClientError, asyncpg.ProtocolError])
+async def test_connection_that_the_driver_does_not_understand_is_closed(
+    kind: type[asyncpg.InternalClientError],
+) -> None:
+    stub = Stub(kind("unexpected message"))
+    with pytest.raises(Unavailable, match="DB_PREPARED_STATEMENTS=false") as caught:
+        await stub.run(writes=True)
+    assert (caught.value.retryable, caught.value.outcome_unknown) == (True, True)
+    assert stub.closed
 
 
 async def test_connection_lost_while_preparing_is_unavailable() -> None:

@@ -192,7 +192,8 @@ async def test_rows_that_are_refused_do_not_stop_others_and_are_written_later(
             await until(lambda: bool(reported))
             await execute(postgres_settings, "DROP TRIGGER refuse ON users")
             await until_it_answers(all_are_online)
-    assert all("of the application's own" in str(context["exception"]) for context in reported)
+    causes = [context["exception"].__cause__ for context in reported]
+    assert all("of the application's own" in str(cause) for cause in causes)
 
 
 async def test_closing_writes_all_rows_that_are_not_refused(

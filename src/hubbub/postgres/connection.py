@@ -164,6 +164,8 @@ async def run(
         if now() >= deadline:
             raise deadline_passed(seconds, outcome_unknown=writes) from error
         known = to_error(error, writes=writes, lost=connection.is_closed())
+        if isinstance(error, asyncpg.InternalClientError):
+            connection.terminate()  # what it will send next may be the answer to this statement
         if known is None:
             raise
         raise known from error

@@ -72,6 +72,12 @@ MISCONFIGURED = (
 )
 
 
+NOT_OF_HUBBUB: Final = "is a rule of the database that hubbub does not know, and refuses the row"
+NOT_UNDERSTOOD: Final = (
+    "the driver did not understand the server, and closed the connection: check that DB_HOST and DB_PORT lead to "
+    "PostgreSQL, and set DB_PREPARED_STATEMENTS=false behind a transaction pooler"
+)
+
 # A table or column of a statement does not exist. `start` has found the right revision, so it was changed since.
 OTHER_SCHEMA = (asyncpg.UndefinedColumnError, asyncpg.UndefinedTableError)
 SEE_DOCTOR: Final = "the schema is older or newer than this code, see `hubbub doctor`"
@@ -82,7 +88,7 @@ class LockNotAvailable(Unavailable):
 
 
 def to_error(error: Exception, *, writes: bool, lost: bool = False) -> HubbubError | None:
-    """The error of hubbub that `error` means, or None for one that only a bug can cause.
+    """The error of hubbub that `error` means, or None for a mistake in hubbub's use of asyncpg.
 
     `writes` tells whether the failed statement changes anything. Only then can its outcome be unknown. `lost`
     tells whether the connection is gone: asyncpg raises some errors both then and when it is used wrongly.
@@ -92,9 +98,15 @@ def to_error(error: Exception, *, writes: bool, lost: bool = False) -> HubbubErr
     # asyncpg raises the same for an argument that it refuses itself, before it is sent.
     if isinstance(error, asyncpg.DataError):
         return Invalid("argument", "has a type or a size that the column cannot hold")
-    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | AttributeError) and not lost:
+    if isinstance(error, asyncpg.InternalClientError) and not lost:  # also its ProtocolError
+        return Unavailable("postgresql", NOT_UNDERSTOOD, outcome_unknown=writes)
+    if isinstance(error, asyncpg.InterfaceError | AttributeError) and not lost:
         return None
-    return _pooler_error(error) or _unavailable(error, writes=writes)
+    known = _pooler_error(error) or _unavailable(error, writes=writes)
+    if known is None and isinstance(error, asyncpg.PostgresError):
+        # Not `Unavailable`: one row may be the reason, and a batch goes on without it.
+        return Invalid("argument", f"was refused by the database, as by a trigger (SQLSTATE {error.sqlstate})")
+    return known
 
 
 def _unavailable(error: Exception, *, writes: bool) -> Unavailable | None:
@@ -123,6 +135,18 @@ def transaction_failed() -> Unavailable:
 def deadline_passed(seconds: float, *, outcome_unknown: bool) -> Unavailable:
     """`seconds` is the time that the call had."""
     return Unavailable("postgresql", f"no answer within {seconds:g} s", outcome_unknown=outcome_unknown)
+
+
+def pool_busy(size: int, seconds: float) -> Unavailable:
+    """For a caller that got no connection in time. `seconds` is how long it waited."""
+    reason = f"all {size} connections of the pool were in use for {seconds:.3g} s (DB_POOL_SIZE)"
+    return Unavailable("postgresql", reason)
+
+
+def too_late_to_connect(seconds: float) -> Unavailable:
+    """For a caller that found no connection free, and had only so many seconds left to open one."""
+    reason = f"no connection of the pool was free until {seconds:.3g} s before the deadline, too late to open one"
+    return Unavailable("postgresql", reason)
 
 
 # Constraints
@@ -188,8 +212,7 @@ CHECK_CONSTRAINTS = {
 _MISSING_KEY = re.compile(r"Key \([^)]*\)=\((?P<key>[^)]*)\) is not present")
 
 
-def _integrity_error(error: asyncpg.IntegrityConstraintViolationError) -> HubbubError | None:
-    """None for a constraint that is not of hubbub's schema."""
+def _integrity_error(error: asyncpg.IntegrityConstraintViolationError) -> HubbubError:
     if isinstance(error, asyncpg.NotNullViolationError):
         return Invalid(str(error.column_name), "is required")
     name = str(error.constraint_name)
@@ -200,7 +223,7 @@ def _integrity_error(error: asyncpg.IntegrityConstraintViolationError) -> Hubbub
         return NotFound(FOREIGN_KEYS[name], found["key"] if found else "")
     if name in CHECK_CONSTRAINTS:
         return Invalid(*CHECK_CONSTRAINTS[name])
-    return None
+    return Invalid(name, NOT_OF_HUBBUB)
 
 
 # Poolers

@@ -38,7 +38,15 @@ from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
 from hubbub.postgres.connection import Connection, connect, drain_cancelled, now, run
-from hubbub.postgres.errors import LOST, REFUSED_WHILE_ENCODING, SCHEMA_CHANGED, SENT_AGAIN, deadline_passed
+from hubbub.postgres.errors import (
+    LOST,
+    REFUSED_WHILE_ENCODING,
+    SCHEMA_CHANGED,
+    SENT_AGAIN,
+    deadline_passed,
+    pool_busy,
+    too_late_to_connect,
+)
 from hubbub.postgres.sharing import SharedStatements
 from hubbub.postgres.statement import Lookup, Statement, count_of
 from hubbub.postgres.transaction import OpenTransaction, run_action
@@ -415,7 +423,7 @@ class Connections:
             async with asyncio.timeout_at(deadline):
                 await self._slots.acquire()
         except TimeoutError as error:
-            raise deadline_passed(self._settings.deadline_seconds, outcome_unknown=False) from error
+            raise pool_busy(self._settings.pool_size, now() - since) from error
         finally:
             self.waiting -= 1
             with ReportErrors("the instrumentation"):
@@ -444,7 +452,8 @@ class Connections:
             enough = min(self._settings.connect_timeout_seconds, self._settings.deadline_seconds / 2)
             if left >= enough or not isinstance(failure.__cause__, TimeoutError):
                 self._reconnector.failed(failure, now() - since)
-            raise
+                raise
+            raise too_late_to_connect(left) from failure.__cause__
         self._reconnector.succeeded()
         with ReportErrors("the instrumentation"):
             self._instrumentation.connected("postgresql")
