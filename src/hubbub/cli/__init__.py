@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
-from typing import NamedTuple
+from pkgutil import resolve_name
 
 import click
 
 from hubbub.errors import HubbubError
 
-
-class Entry(NamedTuple):
-    """Where a command is, and its line in the help of `hubbub`."""
-
-    module: str
-    summary: str
-    attribute: str | None = None
-    """Its name in the module, if that is not the name of the command."""
-
-
 COMMANDS = {
-    "demo": Entry("hubbub.cli.demo", "Run a chat on temporary servers and check that nothing was lost."),
-    "up": Entry("hubbub.cli.servers", "Start PostgreSQL and Valkey in this folder, and migrate."),
-    "status": Entry("hubbub.cli.servers", "Show server status and connection settings."),
-    "down": Entry("hubbub.cli.servers", "Stop the servers and keep their data."),
-    "migrate": Entry("hubbub.cli.migrate", "Show and change the schema of a database."),
-    "doctor": Entry("hubbub.cli.doctor", "Check the servers and their settings, and say what to change."),
-    "import": Entry("hubbub.cli.history", "Import the history of rooms from a file.", "import_history"),
-    "export": Entry("hubbub.cli.history", "Write the history of a room to a file.", "export_room"),
-    "top": Entry("hubbub.cli.top", "Show live figures of a chat and its servers."),
-    "bench": Entry("hubbub.cli.bench", "Measure hubbub beside its peers, in a clone of the project."),
-    "sessions": Entry("hubbub.cli.sessions", "Show the sessions of a user, and end them."),
+    "demo": ("hubbub.cli.demo:demo", "Run a chat on temporary servers and check that nothing was lost."),
+    "up": ("hubbub.cli.servers:up", "Start PostgreSQL and Valkey in this folder, and migrate."),
+    "status": ("hubbub.cli.servers:status", "Show server status and connection settings."),
+    "down": ("hubbub.cli.servers:down", "Stop the servers and keep their data."),
+    "migrate": ("hubbub.cli.migrate:migrate", "Show and change the schema of a database."),
+    "doctor": ("hubbub.cli.doctor:doctor", "Check the servers and their settings, and say what to change."),
+    "import": ("hubbub.cli.history:import_history", "Import the history of rooms from a file."),
+    "export": ("hubbub.cli.history:export_room", "Write the history of a room to a file."),
+    "top": ("hubbub.cli.top:top", "Show live figures of a chat and its servers."),
+    "bench": ("hubbub.cli.bench:bench", "Measure hubbub beside its peers, in a clone of the project."),
+    "sessions": ("hubbub.cli.sessions:sessions", "Show the sessions of a user, and end them."),
 }
+
+
+"""Where each command is, and its line in the help of `hubbub`."""
 
 
 class Commands(click.Group):
@@ -43,15 +35,11 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        entry = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(entry.module), entry.attribute or cmd_name)
-        return command
+        return resolve_name(COMMANDS[cmd_name][0]) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> object:
         try:

@@ -82,22 +82,20 @@ def status(ctx: click.Context, folder: Path, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(_figures(found), indent=2))
     elif output == "env":
-        click.echo(_assignments(found), nl=False)
+        variables = found.settings.to_env() | found.settings.to_urls() if found.settings else {}
+        for name, value in variables.items():
+            click.echo(f"{name}={shlex.quote(value)}")
     else:
-        click.echo(_text(found))
+        for server in found.servers:
+            click.echo(_line(found, server))
+        if not found.servers:
+            click.echo(f"there are no servers in {folder}; create them: hubbub up")
+        elif found.settings is None:
+            click.echo("start: hubbub up")
     if found.settings is None:
         if output == "env":
             click.echo(f"no servers run in {folder}: hubbub up", err=True)
         ctx.exit(NOT_RUNNING)
-
-
-def _text(found: Status) -> str:
-    if not found.servers:
-        return f"there are no servers in {found.folder}; create them: hubbub up"
-    lines = [_line(found, server) for server in found.servers]
-    if found.settings is None:
-        lines.append("start: hubbub up")
-    return "\n".join(lines)
 
 
 def _line(found: Status, server: ServerStatus) -> str:
@@ -124,11 +122,6 @@ def _next_steps(found: Status) -> str:
 Their data are in {found.folder}. The servers run until: hubbub down{folder}
 In Python, here:  {finds}
 In a shell:       {log_in}"""
-
-
-def _assignments(found: Status) -> str:
-    variables = found.settings.to_env() | found.settings.to_urls() if found.settings else {}
-    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
 def _figures(found: Status) -> dict[str, object]:

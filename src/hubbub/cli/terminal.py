@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+END_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, and the signals that end a program."""
 
 
 @contextmanager
@@ -24,15 +25,15 @@ def unreported() -> Iterator[None]:
 
 
 @contextmanager
-def on_end_signal(act: Callable[[signal.Signals], object]) -> Iterator[None]:
-    """In the block `act` is called for Ctrl-C and the signals that end a program, instead of what they do."""
+def on_signals(act: Callable[[signal.Signals], object], *signals: signal.Signals) -> Iterator[None]:
+    """In the block `act` is called for these signals, instead of what they do."""
     loop = asyncio.get_running_loop()
-    for one in SIGNALS:
+    for one in signals:
         loop.add_signal_handler(one, act, one)
     try:
         yield
     finally:
-        for one in SIGNALS:
+        for one in signals:
             loop.remove_signal_handler(one)
 
 

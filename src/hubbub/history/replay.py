@@ -107,6 +107,10 @@ class Existing:
     matched: set[tuple[UUID, int]] = field(default_factory=set)
     is_continued: bool = False
 
+    def message_of(self, line: Line, nth: int) -> ExistingMessage | None:
+        """The message of a line, if it is one of these."""
+        return self.messages.get(_id_of(line, nth)) if self.messages and isinstance(line, MessageLine) else None
+
 
 MESSAGES = Statement(
     "history.messages",
@@ -220,20 +224,22 @@ async def _find_places(
     matched: Set[tuple[UUID, int]],
 ) -> None:
     """Find what the logs of these rooms have of the lines without a seq, and later than these."""
-    in_rooms = [(n, line, nth) for n, line, nth in lines if isinstance(line, Line) and room_id_of(line) in rooms]
-    without_seq = [(number, line, nth) for number, line, nth in in_rooms if line.seq is None]
-    messages: dict[int, ExistingMessage] = {}
-    if existing.messages:
-        for number, line, nth in without_seq:
-            if isinstance(line, MessageLine) and (one := existing.messages.get(_id_of(line, nth))) is not None:
-                messages[number] = one
-                moments.append((room_id_of(line), line.at))
-    events = await _events_at(executor, moments, matched)
-    placed = [(number, line) for number, line, _ in without_seq]
-    _place(placed, people, existing, messages, events)
+    placed = [
+        (number, line, existing.message_of(line, nth))
+        for number, line, nth in lines
+        if isinstance(line, Line) and line.seq is None and room_id_of(line) in rooms
+    ]
+    moments += [(room_id_of(line), line.at) for _, line, message in placed if message is not None]
+    events: dict[ExistingEvent, deque[int]] = defaultdict(deque)
+    if moments:
+        room_ids, times = ({*column} for column in zip(*moments, strict=True))
+        for event, seq in await executor.fetch_all(EVENTS_AT, room_ids, times):
+            if (event.room_id, seq) not in matched:
+                events[event].append(seq)
+    _place(placed, people, existing, events)
     deciding = [
         line
-        for number, line in placed
+        for number, line, _ in placed
         if number not in existing.known
         and not (isinstance(line, MessageLine) and people[line] in rooms[room_id_of(line)].roles)
     ]
@@ -247,35 +253,20 @@ def _id_of(line: MessageLine, nth: int) -> UUID:
     return line.id or derive_message_id(line, nth)
 
 
-async def _events_at(
-    executor: Executor, moments: list[tuple[UUID, datetime]], matched: Set[tuple[UUID, int]]
-) -> dict[ExistingEvent, deque[int]]:
-    """The seqs of the events in these rooms at these times."""
-    events: dict[ExistingEvent, deque[int]] = defaultdict(deque)
-    if moments:
-        rooms, times = ({*column} for column in zip(*moments, strict=True))
-        for event, seq in await executor.fetch_all(EVENTS_AT, rooms, times):
-            if (event.room_id, seq) not in matched:
-                events[event].append(seq)
-    return events
-
-
 def _place(
-    lines: Sequence[tuple[int, Line]],
+    lines: Sequence[tuple[int, Line, ExistingMessage | None]],
     people: People,
     existing: Existing,
-    messages: Mapping[int, ExistingMessage],
     events: Mapping[ExistingEvent, deque[int]],
 ) -> None:
     """Find the places of lines in the logs. The n-th of equal lines is the n-th of equal entries.
 
     The place of a message whose author joined with it is that of the joining.
     """
-    for number, line in lines:
+    for number, line, message in lines:
         if isinstance(line, MessageLine):
-            message = messages.get(number)
             seq = None if message is None else message.seq
-            joinings = events.get(_joining_of(line, people))
+            joinings = events.get(_event_of(line, people, JoinLine.event.kind))
             if seq is not None and joinings and seq - 1 in joinings:
                 seq -= 1
                 joinings.remove(seq)
@@ -290,7 +281,7 @@ def _place(
             existing.known_rooms.add(room_id)
             existing.matched.add((room_id, seq))
     following: dict[UUID, int] = {}
-    for number, line in reversed(lines):
+    for number, line, _ in reversed(lines):
         room_id = room_id_of(line)
         if (seq := existing.known.get(number)) is not None:
             following[room_id] = min(seq, following.get(room_id, seq))
@@ -298,13 +289,11 @@ def _place(
             existing.next_known[number] = following[room_id]
 
 
-def _event_of(line: Line, people: People) -> ExistingEvent:
+def _event_of(line: Line, people: People, kind: str | None = None) -> ExistingEvent:
+    """The entry that a line stands for, or one of another kind about its user at that time."""
     message_id: UUID | None = getattr(line, "message_id", None)
-    return ExistingEvent(room_id_of(line), line.event.kind, message_id, people[line] or line.user_id, line.at)
-
-
-def _joining_of(line: Line, people: People) -> ExistingEvent:
-    return ExistingEvent(room_id_of(line), JoinLine.event.kind, None, people[line] or line.user_id, line.at)
+    user_id = people[line] or line.user_id
+    return ExistingEvent(room_id_of(line), kind or line.event.kind, message_id, user_id, line.at)
 
 
 class Revision(NamedTuple):

@@ -145,7 +145,8 @@ def sql(
 def describe(revision: str) -> Revision:
     """What a revision is for, and what undoing it deletes. Raises: Invalid (an unknown revision)."""
     revisions.ordinal(revision)
-    return Revision(revision, scripts.title(revision), scripts.loss(revision))
+    loss = scripts.first_comment("down", revision).removeprefix("Deletes: ")
+    return Revision(revision, scripts.first_comment("up", revision), loss)
 
 
 def _either(timeouts: Timeouts, patience: Timeouts | None) -> Timeouts:

@@ -29,19 +29,11 @@ RIGHTS: Final[Mapping[str, str]] = {
 VERSION_TABLE_EXISTS = Statement(
     "migrations.version_table_exists",
     bool,
-    """
-    SELECT to_regclass(current_schema() || '.hubbub_schema_version') IS NOT NULL AS version_table_exists
-    """,
+    "SELECT to_regclass(current_schema() || '.hubbub_schema_version') IS NOT NULL AS version_table_exists",
 )
 
 VERSIONS = Statement(
-    "migrations.versions",
-    str,
-    """
-    SELECT version_num
-    FROM hubbub_schema_version
-    ORDER BY version_num
-    """,
+    "migrations.versions", str, "SELECT version_num FROM hubbub_schema_version ORDER BY version_num"
 )
 
 

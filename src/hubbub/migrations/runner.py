@@ -31,13 +31,7 @@ if TYPE_CHECKING:
 # name would not even do, because two names may lead to one database.
 LOCK_KEY = 0x687562627562
 
-TRY_LOCK = Statement(
-    "migrations.try_lock",
-    bool,
-    """
-    SELECT pg_try_advisory_lock($1) AS taken
-    """,
-)
+TRY_LOCK = Statement("migrations.try_lock", bool, "SELECT pg_try_advisory_lock($1) AS taken")
 
 SCHEMA_EXISTS = Statement(
     "migrations.schema_exists",

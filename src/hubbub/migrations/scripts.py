@@ -97,17 +97,18 @@ def script(direction: Direction, revisions: Iterable[str]) -> str:
 
     It cannot stop at rows that a revision refuses: there the constraint itself fails.
     """
-    return "".join(_script_of(direction, revision) for revision in revisions)
-
-
-def title(revision: str) -> str:
-    """What the revision is for."""
-    return _first_comment("up", revision)
-
-
-def loss(revision: str) -> str:
-    """What undoing the revision deletes."""
-    return _first_comment("down", revision).removeprefix("Deletes: ")
+    written: list[str] = []
+    for revision in revisions:
+        written.append(f"-- {revision} {direction}")
+        for step in steps(direction, revision):
+            if step.refusal:
+                continue
+            statements = [step.sql]
+            if step.index:
+                statements = [BUILD_LOCK_TIMEOUT, step.index.drop, step.sql, USUAL_LOCK_TIMEOUT]
+            statements[0] = f"{step.comment}\n{statements[0]}".lstrip()
+            written += [f"{statement};" for statement in statements]
+    return "".join(f"{one}\n\n" for one in written)
 
 
 def _text(direction: Direction, revision: str) -> str:
@@ -115,19 +116,7 @@ def _text(direction: Direction, revision: str) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _first_comment(direction: Direction, revision: str) -> str:
+def first_comment(direction: Direction, revision: str) -> str:
+    """What the revision is for (up), or what undoing it deletes (down)."""
     lines = re.match(r"(-- .*\n)+", _text(direction, revision))
     return " ".join(line.removeprefix("-- ") for line in lines[0].splitlines()) if lines else ""
-
-
-def _script_of(direction: Direction, revision: str) -> str:
-    written = [f"-- {revision} {direction}"]
-    for step in steps(direction, revision):
-        if step.refusal:
-            continue
-        statements = [step.sql]
-        if step.index:
-            statements = [BUILD_LOCK_TIMEOUT, step.index.drop, step.sql, USUAL_LOCK_TIMEOUT]
-        statements[0] = f"{step.comment}\n{statements[0]}".lstrip()
-        written += [f"{statement};" for statement in statements]
-    return "\n\n".join(written) + "\n\n"

@@ -23,7 +23,7 @@ from hubbub.cli.demo import expected, recount, report, talk
 from hubbub.cli.demo.expected import CONVERSATION, Context
 from hubbub.cli.demo.report import Result, Section
 from hubbub.cli.server_info import server_info
-from hubbub.cli.terminal import on_end_signal, unreported
+from hubbub.cli.terminal import END_SIGNALS, on_signals, unreported
 from hubbub.errors import Unavailable
 from hubbub.history import Refusals
 from hubbub.hub import Hub
@@ -91,7 +91,7 @@ def demo(context: click.Context, file: BufferedReader, users: int, *, in_json: b
 async def _until_signal(running: Coroutine[Any, Any, Result]) -> Result | signal.Signals:
     """The first signal ends the run in good order. Further signals do not cut that short."""
     first: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
-    with on_end_signal(lambda by: None if first.done() else first.set_result(by)):
+    with on_signals(lambda by: None if first.done() else first.set_result(by), *END_SIGNALS):
         task = asyncio.ensure_future(running)
         first.add_done_callback(lambda _: task.cancel())
         try:

@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from hubbub.cli.terminal import on_end_signal, unreported
+from hubbub.cli.terminal import END_SIGNALS, on_signals, unreported
 from hubbub.cli.top.figures import Poller, ask_postgres, ask_redis
 from hubbub.cli.top.table import Servers, table
 from hubbub.hub import find_settings
@@ -54,18 +54,16 @@ def top(context: click.Context, interval: float, *, once: bool) -> None:
     console = Console()
     if not once and not console.is_terminal:
         raise click.UsageError("a live table needs a terminal; --once prints one")
-    settings = _with_short_deadlines(find_settings())
+    short: dict[str, Any] = {"connect_timeout_seconds": CONNECT_SECONDS, "deadline_seconds": DEADLINE_SECONDS}
+    found = find_settings()
+    settings = Settings(
+        postgres=replace(found.postgres, **short, pool_size=1), redis=replace(found.redis, **short)
+    )
     with unreported():
         if not once:
             asyncio.run(_watch(settings, console, interval))
         elif not asyncio.run(_print_once(settings, console, interval)):
             context.exit(NO_ANSWER)
-
-
-def _with_short_deadlines(settings: Settings) -> Settings:
-    short: dict[str, Any] = {"connect_timeout_seconds": CONNECT_SECONDS, "deadline_seconds": DEADLINE_SECONDS}
-    postgres = replace(settings.postgres, **short, pool_size=1)
-    return replace(settings, postgres=postgres, redis=replace(settings.redis, **short))
 
 
 async def _print_once(settings: Settings, console: Console, interval: float) -> bool:
@@ -81,8 +79,9 @@ async def _watch(settings: Settings, console: Console, interval: float) -> None:
     hint = f"every {interval:g} s, q quits"
     quits = asyncio.Event()
     screen = Live(console=console, screen=True, auto_refresh=False)
-    # The screen is left first: a Ctrl-C or Ctrl-Z after `_terminal` could end this, or drop the return, before it.
-    with _terminal(quits.set, screen.refresh), screen:
+    # The screen is left first: a Ctrl-C or Ctrl-Z after the rest could end this, or drop the return, before it.
+    resized = on_signals(lambda _: screen.refresh(), signal.SIGWINCH)
+    with resized, on_signals(lambda _: quits.set(), *END_SIGNALS), _keys(quits.set), screen:
         async with _connect(settings) as servers, asyncio.TaskGroup() as group:
 
             def draw() -> None:
@@ -109,24 +108,12 @@ async def _connect(settings: Settings) -> AsyncIterator[Servers]:
 
 
 @contextmanager
-def _terminal(leave: Callable[[], None], redraw: Callable[[], None]) -> Iterator[None]:
-    """Calls `leave` for q, Ctrl-D, Ctrl-C and signals that end a program, and `redraw` for another window size."""
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGWINCH, redraw)
-    try:
-        with on_end_signal(lambda _: leave()), _keys(loop, leave):
-            yield
-    finally:
-        loop.remove_signal_handler(signal.SIGWINCH)
-
-
-@contextmanager
-def _keys(loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> Iterator[None]:
-    """Reads single keys from the terminal, which is as before afterwards."""
+def _keys(leave: Callable[[], None]) -> Iterator[None]:
+    """Calls `leave` for q and Ctrl-D. The terminal is as before afterwards."""
     if not sys.stdin.isatty():
         yield
         return
-    terminal = sys.stdin.fileno()
+    loop, terminal = asyncio.get_running_loop(), sys.stdin.fileno()
 
     def read() -> None:
         keys = os.read(terminal, 100)

@@ -164,17 +164,11 @@ _ROWS = Statement(
 )
 
 
-class BusyRoom(NamedTuple):
-    """`share` is that of the room in the newest messages, from 0 to 1."""
-
-    name: str
-    share: float
-
-
 # By id and not by created_at, whose index finds blocks and not rows. The ids of hubbub begin with the time.
+# `share` is that of the room in the newest messages, from 0 to 1.
 _BUSIEST = Statement(
     "top.busiest",
-    BusyRoom,
+    lambda name, share: (name, share),
     """
     SELECT
         rooms.name,
@@ -205,7 +199,7 @@ class Stored(NamedTuple):
 
     server: Postgres
     rows: dict[str, Rows]
-    busiest: list[BusyRoom]
+    busiest: list[tuple[str, float]]
 
 
 async def ask_postgres(executor: Executor) -> Stored:

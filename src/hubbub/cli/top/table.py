@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.constrain import Constrain
@@ -22,8 +21,7 @@ WIDEST: Final = 110
 UNKNOWN: Final = "-"
 
 
-@dataclass(frozen=True, slots=True)
-class Servers:
+class Servers(NamedTuple):
     """Both servers of a hub, and the settings that lead to them."""
 
     settings: Settings
@@ -98,7 +96,7 @@ def _typing(typing: Typing) -> str:
 
 def _busiest(stored: Stored | None) -> Table:
     """As shares, because only the newest thousand messages are looked at."""
-    rooms = [(printable(room.name), f"{room.share:.0%}") for room in stored.busiest] if stored else []
+    rooms = [(printable(name), f"{share:.0%}") for name, share in stored.busiest] if stored else []
     return _block(f"Busiest rooms of the last {BUSY_SECONDS} s", rooms or [(UNKNOWN, "")])
 
 
