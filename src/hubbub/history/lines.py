@@ -61,6 +61,17 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     user_id: UUID | None = None
     seq: Seq | None = None
 
+    def check(self) -> None:
+        """Raises: Invalid (the value of a field cannot be stored)."""
+        if self.room is not None:
+            _check_name("room", self.room, inputs.ROOM_NAME_LENGTH)
+        elif self.room_id is None:
+            raise Invalid("room", "is required, or room_id")
+        if self.user is not None:
+            _check_name("user", self.user, inputs.CONTENT_LENGTH)
+        elif self.user_id is None and self.seq is None:
+            raise Invalid("user", "is required, or user_id")
+
 
 class MessageLine(Line, frozen=True, kw_only=True, gc=False, tag="message"):
     """A message as it is now: its latest content if it was edited, without content if it was deleted."""
@@ -74,6 +85,19 @@ class MessageLine(Line, frozen=True, kw_only=True, gc=False, tag="message"):
     deleted_at: Time | None = None
     reply_to: UUID | None = None
     metadata: msgspec.Raw = NO_METADATA
+
+    def check(self) -> None:
+        super().check()
+        metadata = metadata_of(self)
+        if self.deleted_at is None:
+            inputs.content(self.content, self.message_type, metadata, longest=inputs.IMPORTED_CONTENT_LENGTH)
+        elif self.content or metadata is not None:
+            raise Invalid("content", "must be empty if there is a deleted_at, and metadata absent")
+        if self.updated_at is not None or self.deleted_at is not None:
+            _check_time("updated_at", self)
+            _check_time("deleted_at", self)
+        if self.reply_to is not None and self.reply_to == self.id:
+            raise Invalid("reply_to", "must be another message")
 
 
 class JoinLine(Line, frozen=True, kw_only=True, gc=False, tag="join"):
@@ -113,6 +137,11 @@ class ChangeLine(Line, frozen=True, kw_only=True, gc=False, omit_defaults=False,
     is_private: bool
     keeps_receipts: bool | msgspec.UnsetType | None = msgspec.UNSET  # absent from older entries
 
+    def check(self) -> None:
+        super().check()
+        inputs.text("name", self.name, longest=inputs.ROOM_NAME_LENGTH)
+        _check_description(self.description)
+
 
 class MemberLine(Line, frozen=True, kw_only=True, gc=False, tag="member"):
     """A membership as it is once the log has reached `seq`. Not an entry of the log."""
@@ -121,6 +150,13 @@ class MemberLine(Line, frozen=True, kw_only=True, gc=False, tag="member"):
     joined_seq: Watermark = 0
     last_read_seq: Watermark = 0
     last_read_message_id: UUID | None = None
+
+    def check(self) -> None:
+        super().check()
+        if self.seq is None or self.room_id is None or self.user_id is None:
+            raise Invalid("member", "needs seq, room_id and user_id")
+        if max(self.last_read_seq, self.joined_seq) > self.seq:
+            raise Invalid("member", "has a joined_seq or last_read_seq beyond its seq")
 
 
 class UserLine(
@@ -133,6 +169,14 @@ class UserLine(
     user: str
     email: str
     avatar_url: str | None = None
+
+    def check(self) -> None:
+        _check_name("user", self.user, inputs.CONTENT_LENGTH)
+        # The rule of the column, not that of `inputs.email`: what one database stores, another can store.
+        email = inputs.text("email", self.email, longest=inputs.EMAIL_LENGTH)
+        if not 1 <= email.find("@") <= len(email) - 2:
+            raise Invalid("email", "must be an email address")
+        inputs.url("avatar_url", self.avatar_url)
 
 
 class RoomLine(
@@ -149,6 +193,13 @@ class RoomLine(
     updated_at: Time | None = None
     keeps_receipts: bool | None = None
     direct: tuple[UUID, UUID] | None = None
+
+    def check(self) -> None:
+        _check_name("room", self.room, inputs.ROOM_NAME_LENGTH)
+        _check_description(self.description)
+        _check_time("updated_at", self)
+        if self.direct is not None and (self.direct[0] == self.direct[1] or not self.is_private):
+            raise Invalid("direct", "must be two different users, and the room private")
 
 
 EventLine = JoinLine | LeaveLine | EditLine | DeleteLine | RoleLine | ChangeLine
@@ -181,20 +232,7 @@ def parse_line(raw: bytes) -> AnyLine:
     if b"00000000" in raw or b"\\u0030" in raw:  # the nil UUID cannot be written without one of them
         _check_ids(line)
     _check_time("at", line)
-    if isinstance(line, Line):
-        _check_names(line)
-    match line:
-        case MessageLine():
-            _check_message(line)
-        case ChangeLine():
-            inputs.text("name", line.name, longest=inputs.ROOM_NAME_LENGTH)
-            _check_description(line.description)
-        case MemberLine():
-            _check_member(line)
-        case UserLine():
-            _check_user(line)
-        case RoomLine():
-            _check_room(line)
+    line.check()
     return line
 
 
@@ -206,33 +244,9 @@ def _check_ids(line: AnyLine) -> None:
                 inputs.uuid(field, id)
 
 
-def _check_names(line: Line) -> None:
-    if line.room is not None:
-        _check_name("room", line.room, inputs.ROOM_NAME_LENGTH)
-    elif line.room_id is None:
-        raise Invalid("room", "is required, or room_id")
-    if line.user is not None:
-        _check_name("user", line.user, inputs.CONTENT_LENGTH)
-    elif line.user_id is None and line.seq is None:
-        raise Invalid("user", "is required, or user_id")
-
-
 @lru_cache(maxsize=DISTINCT_NAMES)
 def _check_name(field: str, value: str, longest: int) -> None:
     inputs.text(field, value, longest=longest)
-
-
-def _check_message(line: MessageLine) -> None:
-    metadata = metadata_of(line)
-    if line.deleted_at is None:
-        inputs.content(line.content, line.message_type, metadata, longest=inputs.IMPORTED_CONTENT_LENGTH)
-    elif line.content or metadata is not None:
-        raise Invalid("content", "must be empty if there is a deleted_at, and metadata absent")
-    if line.updated_at is not None or line.deleted_at is not None:
-        _check_time("updated_at", line)
-        _check_time("deleted_at", line)
-    if line.reply_to is not None and line.reply_to == line.id:
-        raise Invalid("reply_to", "must be another message")
 
 
 def metadata_of(line: MessageLine) -> str | None:
@@ -243,30 +257,6 @@ def metadata_of(line: MessageLine) -> str | None:
         return inputs.metadata(msgspec.json.decode(line.metadata))
     except RecursionError as error:
         raise Invalid("metadata", "is nested too deeply") from error
-
-
-def _check_member(line: MemberLine) -> None:
-    if line.seq is None or line.room_id is None or line.user_id is None:
-        raise Invalid("member", "needs seq, room_id and user_id")
-    if max(line.last_read_seq, line.joined_seq) > line.seq:
-        raise Invalid("member", "has a joined_seq or last_read_seq beyond its seq")
-
-
-def _check_user(line: UserLine) -> None:
-    _check_name("user", line.user, inputs.CONTENT_LENGTH)
-    # The rule of the column, not that of `inputs.email`: an address that one database stores, another can store.
-    email = inputs.text("email", line.email, longest=inputs.EMAIL_LENGTH)
-    if not 1 <= email.find("@") <= len(email) - 2:
-        raise Invalid("email", "must be an email address")
-    inputs.url("avatar_url", line.avatar_url)
-
-
-def _check_room(line: RoomLine) -> None:
-    _check_name("room", line.room, inputs.ROOM_NAME_LENGTH)
-    _check_description(line.description)
-    _check_time("updated_at", line)
-    if line.direct is not None and (line.direct[0] == line.direct[1] or not line.is_private):
-        raise Invalid("direct", "must be two different users, and the room private")
 
 
 def _check_description(description: str | None) -> None:
@@ -297,6 +287,7 @@ _VERSION_7: Final = (7 << 76) | (2 << 62)
 _VERSION_8: Final = (8 << 76) | (2 << 62)
 
 
+@lru_cache(maxsize=DISTINCT_NAMES)
 def derive_room_id(name: str) -> UUID:
     """The room that history without ids means by a name. Names of rooms are not unique; this id is."""
     return _derive_id(f"room\0{name}")
@@ -356,10 +347,7 @@ class EqualMessages:
 
 def room_id_of(line: Line) -> UUID:
     """The room of a line, given by its id or else by its name."""
-    return line.room_id or _room_id(line.room or "")
-
-
-_room_id = lru_cache(maxsize=DISTINCT_NAMES)(derive_room_id)
+    return line.room_id or derive_room_id(line.room or "")
 
 
 def _derive_id(name: str) -> UUID:
