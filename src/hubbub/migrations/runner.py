@@ -14,18 +14,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from hubbub.background import jittered
 from hubbub.errors import Conflict, HubbubError, Invalid, Unavailable
 from hubbub.migrations.revisions import current_revision, refuse_foreign_tables, verify
 from hubbub.migrations.scripts import BUILD_LOCK_TIMEOUT, USUAL_LOCK_TIMEOUT, Direction, Index, Refusal, steps
 from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connect
+from hubbub.postgres.connection import Connection
 from hubbub.postgres.errors import FAILURES, UNIQUE_CONSTRAINTS, to_error
 from hubbub.settings import PostgresSettings
-
-if TYPE_CHECKING:
-    from hubbub.postgres.connection import Connection
 
 # "hubbub" in ASCII. PostgreSQL keeps the advisory locks of each database apart, so the key need not name it. A
 # name would not even do, because two names may lead to one database.
@@ -34,11 +31,7 @@ LOCK_KEY = 0x687562627562
 TRY_LOCK = Statement("migrations.try_lock", bool, "SELECT pg_try_advisory_lock($1) AS taken")
 
 SCHEMA_EXISTS = Statement(
-    "migrations.schema_exists",
-    bool,
-    """
-    SELECT to_regnamespace($1) IS NOT NULL AS schema_exists
-    """,
+    "migrations.schema_exists", bool, "SELECT to_regnamespace($1) IS NOT NULL AS schema_exists"
 )
 
 INDEX_IS_COMPLETE = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)"
