@@ -133,6 +133,24 @@ async def test_locked_room_leaves_senders_and_changes_of_other_rooms_alone(
         assert (await log_of(pool, other.id)).count(kind.entry) >= 5
 
 
+@each_kind
+async def test_only_change_of_its_kind_in_a_batch_waits_for_no_locked_room(
+    hub: Hub, pool: Pool, ada: User, users: list[User], room: Room, kind: Kind
+) -> None:
+    [other] = await make_rooms(hub, ada, 1)
+    [change] = await kind.prepare(hub, room, ada, users[:1])
+    async with hub.transaction() as tx:
+        await tx.rooms.update(room.id, description="locked")
+        [first] = start([partial(hub.rooms.update, other.id, name="keeps the others waiting")])
+        await asyncio.sleep(0)
+        stuck = start([change])
+        # Each would fail at the deadline that it shares with the stuck one.
+        await asyncio.gather(first, *start([partial(hub.rooms.update, other.id, name="in its batch")] * 3))
+        assert not stuck[0].done()
+    await asyncio.gather(*stuck)
+    assert (await log_of(pool, room.id)).count(kind.entry) >= 1
+
+
 @each_shared_kind
 async def test_changes_that_wait_share_statements(
     statements: Statements, settings: Settings, ada: User, users: list[User], room: Room, kind: Kind

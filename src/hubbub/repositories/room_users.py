@@ -14,7 +14,7 @@ from hubbub.errors import Conflict, Invalid, NotAMember, NotFound, Unavailable
 from hubbub.events import MemberJoined, MemberLeft, RoleChanged
 from hubbub.models import Page, Role, RoomUser
 from hubbub.postgres import Lookup, Statement
-from hubbub.sql import Repository, columns, existing, lock_timeout, next_entries, next_entry, readable
+from hubbub.sql import Repository, columns, entry, existing, lock_timeout, next_entries, next_entry, readable
 
 MEMBER = readable(RoomUser)
 
@@ -54,6 +54,29 @@ class RoomUsers(Repository):
     # Users who are members already are left out, and take no seq. New members start with nothing unread.
     _ADD = Statement(
         "room_users.add",
+        RoomUser,
+        f"""
+        WITH head AS (
+            UPDATE rooms
+            SET last_seq = last_seq + 1
+            WHERE id = $1
+                AND direct_key IS NULL
+                AND NOT EXISTS (
+                    SELECT 1
+                    FROM room_users
+                    WHERE room_id = $1
+                        AND user_id = $2
+                )
+            RETURNING id, last_seq
+        ), entry AS ({entry(MemberJoined, "head", user_id="$2", payload={"role": "$3::text"})})
+        INSERT INTO room_users (room_id, user_id, role, last_read_seq, joined_seq)
+        SELECT id, $2, $3, last_seq, last_seq
+        FROM head
+        RETURNING {MEMBER}
+        """,
+    )
+    _ADD_MANY = Statement(
+        "room_users.add_many",
         RoomUser,
         f"""
         WITH new AS MATERIALIZED (
@@ -166,13 +189,18 @@ class RoomUsers(Repository):
         """The new memberships."""
         rooms, users = [key.room_id for key in keys], [key.user_id for key in keys]
         try:
-            members = await self._executor.attempt(self._ADD, rooms, users, roles, lock_wait, deadline=deadline)
+            if len(keys) == 1 and lock_wait is None:
+                members = await self._executor.attempt(self._ADD, rooms[0], users[0], roles[0], deadline=deadline)
+            else:
+                members = await self._executor.attempt(
+                    self._ADD_MANY, rooms, users, roles, lock_wait, deadline=deadline
+                )
         except Conflict:  # one of them joined meanwhile, which none can once the room is locked
             if len(set(rooms)) > 1:
                 raise
             async with self._executor.transaction(deadline=deadline) as part:
                 await part.fetch_one(self._LOCK, rooms[0], lock_wait)
-                members = await part.fetch_all(self._ADD, rooms, users, roles, lock_wait)
+                members = await part.fetch_all(self._ADD_MANY, rooms, users, roles, lock_wait)
         by_room: dict[UUID, list[UUID]] = {}
         for member in members:
             by_room.setdefault(member.room_id, []).append(member.user_id)
@@ -264,7 +292,7 @@ class RoomUsers(Repository):
         self, keys: Sequence[MemberKey], lock_wait: str | None, deadline: float
     ) -> list[bool | Exception]:
         rooms, users = [key.room_id for key in keys], [key.user_id for key in keys]
-        if len(keys) == 1:
+        if len(keys) == 1 and lock_wait is None:
             gone = await self._executor.fetch_all(self._REMOVE, rooms[0], users[0], deadline=deadline)
         else:
             gone = await self._executor.fetch_all(self._REMOVE_MANY, rooms, users, lock_wait, deadline=deadline)
@@ -330,7 +358,7 @@ class RoomUsers(Repository):
     ) -> list[RoomUser | Exception]:
         keys, roles = zip(*changes, strict=True)
         rooms, users = [key.room_id for key in keys], [key.user_id for key in keys]
-        if len(keys) == 1:
+        if len(keys) == 1 and lock_wait is None:
             members = await self._executor.fetch_all(
                 self._SET_ROLE, rooms[0], users[0], roles[0], deadline=deadline
             )

@@ -210,7 +210,7 @@ class Messages(Repository):
         self, edits: Sequence[tuple[UUID, UUID, str]], lock_wait: str | None, deadline: float
     ) -> list[Message | Exception]:
         ids, users, contents = zip(*edits, strict=True)
-        if len(edits) == 1:
+        if len(edits) == 1 and lock_wait is None:
             edited = await self._executor.fetch_all(self._EDIT, ids[0], users[0], contents[0], deadline=deadline)
         else:
             edited = await self._executor.fetch_all(
@@ -274,7 +274,7 @@ class Messages(Repository):
         self, deletions: Sequence[tuple[UUID, UUID]], lock_wait: str | None, deadline: float
     ) -> list[Message | Exception]:
         ids, users = zip(*deletions, strict=True)
-        if len(deletions) == 1:
+        if len(deletions) == 1 and lock_wait is None:
             deleted = await self._executor.fetch_all(self._DELETE, ids[0], users[0], deadline=deadline)
         else:
             deleted = await self._executor.fetch_all(self._DELETE_MANY, ids, users, lock_wait, deadline=deadline)
