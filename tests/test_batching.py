@@ -142,6 +142,18 @@ async def get_slot(slots: Slots, got: list[int], number: int) -> None:
     got.append(number)
 
 
+async def test_caller_who_finds_a_free_slot_waits_for_one_that_was_given_a_slot_before() -> None:
+    slots, got = Slots(2), list[int]()
+    assert slots.take() and slots.take()
+    first = asyncio.create_task(get_slot(slots, got, 1))
+    await asyncio.sleep(0)
+    slots.give_back()
+    slots.give_back()
+    await get_slot(slots, got, 2)  # in the same turn: the first has not resumed
+    await first
+    assert got == [1, 2]
+
+
 async def test_slots_are_given_in_the_order_of_arrival_also_before_a_waiter_has_resumed() -> None:
     slots, got = Slots(3), list[int]()
     assert [slots.take() for _ in range(4)] == [True, True, True, False]

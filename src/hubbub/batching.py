@@ -256,6 +256,8 @@ class Slots:
         self._assign()  # one may have become free before earlier waiters have resumed
         try:
             async with asyncio.timeout_at(deadline):
+                if waiter.done():
+                    await asyncio.sleep(0)  # after the earlier waiters, which have a slot and have not resumed
                 await waiter
         except BaseException:
             if waiter.done() and not waiter.cancelled():
