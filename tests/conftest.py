@@ -47,7 +47,8 @@ for name in [name for name in os.environ if name.startswith(("DB_", "REDIS_", "D
 # Tests that kill, freeze or start servers, run commands, or wait in real time, by the beginnings of their paths.
 # `make test-fast` leaves them out, with the tests that carry the marker. `make check` runs english and sql.
 SLOW = (
-    *("backup", "cli", "embedded", "english", "faults", "injection", "pgbouncer", "secrecy", "sql", "tls"),
+    *("backup", "cli", "embedded", "english", "examples", "faults"),
+    *("injection", "pgbouncer", "secrecy", "sql", "tls"),
     *("history/test_crashes", "migrations/test_crashes", "migrations/test_beside", "migrations/test_former"),
     *("migrations/test_rows", "migrations/test_runner", "migrations/test_grants", "performance/test_pool_load"),
     *("services/feed/test_losses", "services/feed/test_outages", "services/feed/test_real_log"),

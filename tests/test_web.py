@@ -83,7 +83,7 @@ def client(app: Any) -> httpx.AsyncClient:  # noqa: ANN401
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=HOST)
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{type(error).__name__}-{id(error) % 97}")
+@pytest.mark.parametrize("error", ERRORS, ids=[type(error).__name__ for error in ERRORS])
 @every_framework
 async def test_error_becomes_a_problem_without_the_names_of_servers(failing: Any, error: HubbubError) -> None:  # noqa: ANN401
     async with client(failing(error)) as http:

@@ -52,6 +52,7 @@ __all__ = [
     "litestar_exception_handlers",
     "problem",
     "session_cookie",
+    "session_token",
 ]
 
 logger = logging.getLogger("hubbub.web")
@@ -180,6 +181,23 @@ def session_cookie(token: str | None, *, max_age_seconds: int | None = None) -> 
     return f"{COOKIE}={token}{age}; Path=/; Secure; HttpOnly; SameSite=Lax"
 
 
+def session_token(request: Connection) -> str | None:
+    """The bearer token or the cookie of the request, for `hub.follow(token=)` and to rotate or delete the session.
+
+    Whether there is such a session is a question for `current_session`.
+
+    Raises: Refused (a cookie that another site may have sent).
+    """
+    connection = HTTPConnection(request.scope)
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    token = _cookie(connection)
+    if token and connection.scope.get("method") not in SAFE_METHODS and not _is_from_own_page(connection):
+        raise Refused(403, "A cookie needs an Origin header that names this host.")
+    return token or None
+
+
 async def current_session(request: Connection) -> Session:
     """The session of the bearer token or of the cookie. `Depends` of FastAPI takes it, also for a WebSocket.
 
@@ -187,7 +205,11 @@ async def current_session(request: Connection) -> Session:
 
     Raises: Refused, Unavailable.
     """
-    return await _session(HTTPConnection(request.scope))
+    token = session_token(request)
+    session = None if token is None else await _hub(request).sessions.get_session(token)
+    if session is None:
+        raise _not_logged_in()
+    return session
 
 
 async def current_user(request: Connection) -> User:
@@ -195,24 +217,11 @@ async def current_user(request: Connection) -> User:
 
     Raises: Refused, Unavailable.
     """
-    connection = HTTPConnection(request.scope)
-    session = await _session(connection)
+    session = await current_session(request)
     try:
-        return await _hub(connection).cache.user(session.user_id)
+        return await _hub(request).cache.user(session.user_id)
     except NotFound:
         raise _not_logged_in() from None  # the account was deleted a moment ago
-
-
-async def _session(connection: HTTPConnection) -> Session:
-    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        token = _cookie(connection)
-        if token and connection.scope.get("method") not in SAFE_METHODS and not _is_from_own_page(connection):
-            raise Refused(403, "A cookie needs an Origin header that names this host.")
-    session = await _hub(connection).sessions.get_session(token.strip()) if token else None
-    if session is None:
-        raise _not_logged_in()
-    return session
 
 
 def _not_logged_in() -> Refused:
@@ -235,8 +244,8 @@ def _is_from_own_page(connection: HTTPConnection) -> bool:
     return bool(is_local) and origin == f"http://{host}"  # where browsers accept such a cookie without TLS
 
 
-def _hub(connection: HTTPConnection) -> Hub:
-    hub = _state(connection, "hub", None)
+def _hub(request: Connection) -> Hub:
+    hub = _state(HTTPConnection(request.scope), "hub", None)
     if not isinstance(hub, Hub):
         raise RuntimeError("there is no hub: set `app.state.hub = hub` when the application starts")  # noqa: TRY004
     return hub

@@ -1,0 +1,179 @@
+"""A chat on FastAPI: accounts, a login by cookie, rooms, messages, and a WebSocket for what is new.
+
+    pip install '.[embedded]' fastapi uvicorn websockets     # in a clone of hubbub
+    hubbub up                                                # or set DATABASE_URL and REDIS_URL
+    uvicorn --app-dir examples fastapi_app:app
+
+http://127.0.0.1:8000/docs describes each call. Calls that change something need an `Origin`, as browsers send it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, cast
+from uuid import UUID
+
+import msgspec
+from fastapi import Depends, FastAPI, HTTPException, Request, Response, WebSocket, WebSocketException
+from pydantic import BaseModel
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocketState
+
+import hubbub
+from hubbub import Hub, Message, MessagePage, Page, Role, Room, RoomSummary, RoomUser, User, web
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with hubbub.open() as hub:
+        app.state.hub = hub
+        yield
+
+
+def find_hub(connection: HTTPConnection) -> Hub:
+    return cast(Hub, connection.app.state.hub)
+
+
+app = FastAPI(title="A chat on hubbub", lifespan=lifespan, exception_handlers=web.exception_handlers)
+TheHub = Annotated[Hub, Depends(find_hub)]
+Token = Annotated[str | None, Depends(web.session_token)]
+Me = Annotated[User, Depends(web.current_user)]
+
+
+class SignUp(BaseModel):
+    email: str
+    username: str
+    password: str
+
+
+class Login(BaseModel):
+    login: str
+    password: str
+
+
+class NewRoom(BaseModel):
+    name: str
+    is_private: bool = False
+
+
+class Invitation(BaseModel):
+    username: str
+
+
+class Draft(BaseModel):
+    id: UUID
+    """Made by the client, so that it can repeat a request without sending twice."""
+    content: str
+
+
+class Typing(msgspec.Struct):
+    """What a client sends over the WebSocket."""
+
+    room_id: UUID
+    is_typing: bool
+
+
+async def log_in_as(user: User, hub: Hub, response: Response) -> User:
+    response.headers["Set-Cookie"] = web.session_cookie(await hub.sessions.create_session(user.id))
+    return user
+
+
+@app.post("/users", status_code=201)
+async def sign_up(new: SignUp, hub: TheHub, response: Response) -> User:
+    return await log_in_as(await hub.register(new.email, new.username, new.password), hub, response)
+
+
+@app.post("/login")
+async def log_in(login: Login, hub: TheHub, request: Request, response: Response) -> User:
+    address = request.client.host if request.client else None
+    user = await hub.authenticate(login.login, login.password, address=address)
+    if user is None:
+        raise HTTPException(401, "The login or the password is wrong.")
+    return await log_in_as(user, hub, response)
+
+
+@app.post("/logout", status_code=204)
+async def log_out(hub: TheHub, token: Token, response: Response) -> None:
+    if token is not None:
+        await hub.sessions.delete_session(token)
+    response.headers["Set-Cookie"] = web.session_cookie(None)
+
+
+@app.get("/me")
+async def me(user: Me) -> User:
+    return user
+
+
+@app.get("/rooms")
+async def rooms(user: Me, hub: TheHub, after: str | None = None) -> Page[RoomSummary]:
+    return await hub.rooms.list_for(user.id, after=after)
+
+
+@app.post("/rooms", status_code=201)
+async def create_room(new: NewRoom, user: Me, hub: TheHub) -> Room:
+    return await hub.rooms.create(new.name, created_by=user.id, is_private=new.is_private)
+
+
+@app.post("/rooms/{room_id}/members", status_code=201)
+async def invite(room_id: UUID, invitation: Invitation, user: Me, hub: TheHub) -> RoomUser:
+    membership = await hub.cache.membership(room_id, user.id)
+    if membership.role is not Role.ADMIN:
+        raise HTTPException(403, "Only an admin of the room may invite.")
+    invited = await hub.users.find_by_username(invitation.username)
+    if invited is None:
+        raise hubbub.NotFound("user", invitation.username)
+    return await hub.room_users.add(room_id, invited.id)
+
+
+@app.get("/rooms/{room_id}/messages")
+async def messages(room_id: UUID, user: Me, hub: TheHub, before: int | None = None) -> MessagePage:
+    if not await hub.cache.is_member(room_id, user.id):
+        raise hubbub.NotAMember(room_id, user.id)
+    return await hub.messages.page(room_id, before=before)
+
+
+@app.post("/rooms/{room_id}/messages", status_code=201)
+async def send(room_id: UUID, draft: Draft, user: Me, hub: TheHub) -> Message:
+    return await hub.messages.send(room_id, user.id, draft.content, id=draft.id)
+
+
+@app.websocket("/feed")
+async def feed(websocket: WebSocket, hub: TheHub, user: Me, token: Token) -> None:
+    """The client sends its cursors first: `{}`, or what it kept. Then it gets events, and sends what it types."""
+    await websocket.accept()
+
+    async def deliver(cursors: dict[UUID, str | None]) -> None:
+        follower = hub.follow(user.id, after=cursors, token=token, typing=True)
+        async with hub.presence.online(user.id), follower as events:
+            await websocket.send_json({str(room_id): cursor for room_id, cursor in events.cursors.items()})
+            async for event in events:
+                await websocket.send_text(msgspec.json.encode(event).decode())
+
+    async def receive() -> None:
+        async for text in websocket.iter_text():
+            typing = msgspec.json.decode(text, type=Typing)
+            change = hub.typing.start if typing.is_typing else hub.typing.stop
+            await change(typing.room_id, user.id)
+
+    try:
+        cursors = msgspec.json.decode(await websocket.receive_text(), type=dict[UUID, str | None])
+        # A connection that only writes does not notice that its client went, so the two run side by side.
+        await until_one_ends(deliver(cursors), receive())
+    except msgspec.MsgspecError as error:
+        raise WebSocketException(1007, "not the JSON that was expected") from error
+    if websocket.client_state is WebSocketState.CONNECTED:
+        await websocket.close(1008, "the session has ended")
+
+
+async def until_one_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Cancel the others as soon as one ends, and raise what it raised."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(*done)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

@@ -1,0 +1,190 @@
+"""A chat on Litestar: accounts, a login by cookie, rooms, messages, and a WebSocket for what is new.
+
+    pip install '.[embedded,web]' litestar uvicorn websockets     # in a clone of hubbub
+    hubbub up                                                     # or set DATABASE_URL and REDIS_URL
+    uvicorn --app-dir examples litestar_app:app
+
+http://127.0.0.1:8000/schema describes each call. Calls that change something need an `Origin`, as browsers send.
+Litestar knows msgspec structs by itself, so requests are structs as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, cast
+from uuid import UUID
+
+import msgspec
+from litestar import Litestar, Request, Response, WebSocket, get, post, websocket
+from litestar.exceptions import NotAuthorizedException, PermissionDeniedException, WebSocketDisconnect
+
+import hubbub
+from hubbub import Hub, Message, MessagePage, Page, Role, Room, RoomSummary, RoomUser, User, web
+
+
+@asynccontextmanager
+async def lifespan(app: Litestar) -> AsyncIterator[None]:
+    async with hubbub.open() as hub:
+        app.state.hub = hub
+        yield
+
+
+def hub_of(request: Request[Any, Any, Any] | WebSocket[Any, Any, Any]) -> Hub:
+    return cast(Hub, request.app.state.hub)
+
+
+class SignUp(msgspec.Struct):
+    email: str
+    username: str
+    password: str
+
+
+class Login(msgspec.Struct):
+    login: str
+    password: str
+
+
+class NewRoom(msgspec.Struct):
+    name: str
+    is_private: bool = False
+
+
+class Invitation(msgspec.Struct):
+    username: str
+
+
+class Draft(msgspec.Struct):
+    id: UUID
+    """Made by the client, so that it can repeat a request without sending twice."""
+    content: str
+
+
+class Typing(msgspec.Struct):
+    """What a client sends over the WebSocket."""
+
+    room_id: UUID
+    is_typing: bool
+
+
+async def logged_in(user: User, hub: Hub, status: int) -> Response[User]:
+    cookie = web.session_cookie(await hub.sessions.create_session(user.id))
+    return Response(user, status_code=status, headers={"Set-Cookie": cookie})
+
+
+@post("/users")
+async def sign_up(data: SignUp, request: Request[Any, Any, Any]) -> Response[User]:
+    hub = hub_of(request)
+    return await logged_in(await hub.register(data.email, data.username, data.password), hub, 201)
+
+
+@post("/login")
+async def log_in(data: Login, request: Request[Any, Any, Any]) -> Response[User]:
+    hub = hub_of(request)
+    address = request.client.host if request.client else None
+    user = await hub.authenticate(data.login, data.password, address=address)
+    if user is None:
+        raise NotAuthorizedException("The login or the password is wrong.")
+    return await logged_in(user, hub, 200)
+
+
+@post("/logout", status_code=204)
+async def log_out(request: Request[Any, Any, Any]) -> Response[None]:
+    token = web.session_token(request)
+    if token is not None:
+        await hub_of(request).sessions.delete_session(token)
+    return Response(None, headers={"Set-Cookie": web.session_cookie(None)})
+
+
+@get("/me")
+async def me(request: Request[Any, Any, Any]) -> User:
+    return await web.current_user(request)
+
+
+@get("/rooms")
+async def rooms(request: Request[Any, Any, Any], after: str | None = None) -> Page[RoomSummary]:
+    user = await web.current_user(request)
+    return await hub_of(request).rooms.list_for(user.id, after=after)
+
+
+@post("/rooms")
+async def create_room(data: NewRoom, request: Request[Any, Any, Any]) -> Room:
+    user = await web.current_user(request)
+    return await hub_of(request).rooms.create(data.name, created_by=user.id, is_private=data.is_private)
+
+
+@post("/rooms/{room_id:uuid}/members")
+async def invite(room_id: UUID, data: Invitation, request: Request[Any, Any, Any]) -> RoomUser:
+    user, hub = await web.current_user(request), hub_of(request)
+    membership = await hub.cache.membership(room_id, user.id)
+    if membership.role is not Role.ADMIN:
+        raise PermissionDeniedException("Only an admin of the room may invite.")
+    invited = await hub.users.find_by_username(data.username)
+    if invited is None:
+        raise hubbub.NotFound("user", data.username)
+    return await hub.room_users.add(room_id, invited.id)
+
+
+@get("/rooms/{room_id:uuid}/messages")
+async def messages(room_id: UUID, request: Request[Any, Any, Any], before: int | None = None) -> MessagePage:
+    user, hub = await web.current_user(request), hub_of(request)
+    if not await hub.cache.is_member(room_id, user.id):
+        raise hubbub.NotAMember(room_id, user.id)
+    return await hub.messages.page(room_id, before=before)
+
+
+@post("/rooms/{room_id:uuid}/messages")
+async def send(room_id: UUID, data: Draft, request: Request[Any, Any, Any]) -> Message:
+    user = await web.current_user(request)
+    return await hub_of(request).messages.send(room_id, user.id, data.content, id=data.id)
+
+
+@websocket("/feed")
+async def feed(socket: WebSocket[Any, Any, Any]) -> None:
+    """The client sends its cursors first: `{}`, or what it kept. Then it gets events, and sends what it types."""
+    user, token, hub = await web.current_user(socket), web.session_token(socket), hub_of(socket)
+    await socket.accept()
+
+    async def deliver(cursors: dict[UUID, str | None]) -> None:
+        follower = hub.follow(user.id, after=cursors, token=token, typing=True)
+        async with hub.presence.online(user.id), follower as events:
+            await socket.send_json({str(room_id): cursor for room_id, cursor in events.cursors.items()})
+            async for event in events:
+                await socket.send_text(msgspec.json.encode(event).decode())
+
+    async def receive() -> None:
+        while True:
+            typing = msgspec.json.decode(await socket.receive_text(), type=Typing)
+            change = hub.typing.start if typing.is_typing else hub.typing.stop
+            await change(typing.room_id, user.id)
+
+    try:
+        cursors = msgspec.json.decode(await socket.receive_text(), type=dict[UUID, str | None])
+        # A connection that only writes does not notice that its client went, so the two run side by side.
+        await until_one_ends(deliver(cursors), receive())
+    except WebSocketDisconnect:
+        return
+    except msgspec.MsgspecError:
+        await socket.close(1007, "not the JSON that was expected")
+    else:
+        await socket.close(1008, "the session has ended")
+
+
+async def until_one_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Cancel the others as soon as one ends, and raise what it raised."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(*done)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+app = Litestar(
+    [sign_up, log_in, log_out, me, rooms, create_room, invite, messages, send, feed],
+    lifespan=[lifespan],
+    exception_handlers=web.litestar_exception_handlers,
+)
