@@ -144,7 +144,7 @@ async def get_slot(slots: Slots, got: list[int], number: int) -> None:
 
 async def test_caller_who_finds_a_free_slot_waits_for_one_that_was_given_a_slot_before() -> None:
     slots, got = Slots(2), list[int]()
-    assert slots.take() and slots.take()
+    assert [slots.take(), slots.take()] == [True, True]
     first = asyncio.create_task(get_slot(slots, got, 1))
     await asyncio.sleep(0)
     slots.give_back()
