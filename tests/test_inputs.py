@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from math import inf, nan
 from typing import TYPE_CHECKING
-from unicodedata import is_normalized
+from unicodedata import category, is_normalized, normalize
 from uuid import UUID, uuid4
 
 import pytest
@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 SECRET = "hunter2"
 NOT_TEXT: list[object] = [None, 5, b"bytes", ["a"], object()]
 NOT_STORABLE = ["a\0b", "\0", "a\ud800", "\udfff", "\ud83d \ude00"]
+
+# Default_Ignorable_Code_Point of Unicode 14, by the data of Perl 5.36, without most of the tags at its end.
+IGNORABLE = {
+    *("\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u3164\ufeff\uffa0"),
+    *map(chr, (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), *range(0xFE00, 0xFE10))),
+    *map(
+        chr, (*range(0xFFF0, 0xFFF9), *range(0x1BCA0, 0x1BCA4), *range(0x1D173, 0x1D17B), *range(0xE0000, 0xE0200))
+    ),
+}
+INVISIBLE = sorted(IGNORABLE | {"\u2800", "\ufff9", "\ufffa", "\ufffb", "\U0001d159", "\U00013441", "\U00013442"})
 
 # The first example includes imports, and the machine may be busy with other tests.
 patient = settings(deadline=None)
@@ -60,7 +70,9 @@ def test_length_is_in_characters_and_both_limits_are_allowed() -> None:
     )
 
 
-@pytest.mark.parametrize("blank", ["", " ", "\t\n", "\u00a0\u2003\u3000"])
+@pytest.mark.parametrize(
+    "blank", ["", " ", "\t\n", "\u00a0\u2003\u3000", "\x01\x7f", *INVISIBLE, " \u200b\n\u2800 "]
+)
 def test_blank_text_is_refused_unless_it_may_be_empty(blank: str) -> None:
     assert reason(lambda: inputs.text("content", blank, longest=10), "content") == "must not be blank"
     assert inputs.text("description", blank, longest=10, shortest=0) == blank
@@ -92,11 +104,15 @@ def test_text_is_refused_or_returned_unchanged_and_storable(value: str) -> None:
     try:
         passed = inputs.text("content", value, longest=200)
     except Invalid:
-        assert len(value) > 200 or not value.strip() or "\0" in value or not encodes(value)
+        assert len(value) > 200 or shows_nothing(value) or "\0" in value or not encodes(value)
     else:
         assert passed is value
         assert encodes(value)
         assert "\0" not in value
+
+
+def shows_nothing(value: str) -> bool:
+    return all(character in INVISIBLE or character.isspace() or category(character) == "Cc" for character in value)
 
 
 def encodes(value: str) -> bool:
@@ -154,6 +170,29 @@ def test_malformed_email_is_refused_with_a_short_reason(value: str) -> None:
     assert reason(lambda: inputs.email(value), "email") == "must be an email address"
 
 
+@pytest.mark.parametrize("value", ["ada@BÜCHER.example", "ada@ΝΊΚΟΣ.example", "ada@xn--bcher-kva.bücher.example"])
+def test_email_in_another_case_or_in_punycode_is_accepted(value: str) -> None:
+    assert inputs.email(value).startswith("ada@")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ada@exa\u3164mple.org",
+        "ada@exa\u00admple.org",
+        "ada@ｅxample.org",
+        "ada@examp\N{SCRIPT SMALL L}e.org",
+        "ada@example\u3002org",
+        "ada@ﬁrm.example",
+        "a\u3164da@example.org",
+        "ada\ufe0f@example.org",
+        "ada\u2800@example.org",
+    ],
+)
+def test_email_that_would_become_another_address_is_refused(value: str) -> None:
+    assert reason(lambda: inputs.email(value), "email")
+
+
 def test_email_has_at_most_255_characters() -> None:
     assert reason(lambda: inputs.email("a" * 64 + "@" + "b." * 100 + "org"), "email")
     assert reason(lambda: inputs.email("a" * 250 + "@b.org"), "email") == "must have at most 255 characters"
@@ -187,7 +226,7 @@ def test_username_is_returned_composed() -> None:
     assert inputs.username("Zoe\u0308") == "Zo\u00eb"
 
 
-@pytest.mark.parametrize("value", ["ada@example.org", "@ada", "@"])
+@pytest.mark.parametrize("value", ["ada@example.org", "@ada", "@", "ada\uff20example.org", "\ufe6bada"])
 def test_username_with_an_at_sign_is_refused(value: str) -> None:
     assert reason(lambda: inputs.username(value), "username") == "must not contain an @"
 
@@ -195,6 +234,31 @@ def test_username_with_an_at_sign_is_refused(value: str) -> None:
 @pytest.mark.parametrize("value", [" ada", "ada ", "ada\n", "\u00a0ada", "\tada"])
 def test_username_with_white_space_around_it_is_refused(value: str) -> None:
     assert reason(lambda: inputs.username(value), "username") == "must not start or end with white space"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ශ්\u200dරී",  # Sinhala: Sri
+        "علی\u200cرضا",  # Persian: Alireza
+        "പ്രവീണ്\u200d",  # Malayalam: Praveen
+        "👨\u200d👩\u200d👧",
+        "👩🏽\u200d🚀",
+        "❤\ufe0f\u200d🔥",
+        "葛\U000e0100城",  # Japanese: a form of the first letter
+        "1\ufe0f\u20e3",
+    ],
+)
+def test_mark_that_changes_how_a_name_is_drawn_is_accepted(value: str) -> None:
+    assert inputs.username(value) == value
+    assert inputs.same_name(value) == inputs.same_name("".join(one for one in value if one not in IGNORABLE))
+
+
+@pytest.mark.parametrize(
+    "value", ["ad\u200da", "ad\u200ca", "\u200dada", "ada\u200d", "\ufe0fada", "👨\u200d", "a\u200d👨"]
+)
+def test_joiner_and_selector_that_change_nothing_are_refused(value: str) -> None:
+    assert reason(lambda: inputs.username(value), "username") == "must not contain control or invisible characters"
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\x7fb", "a\u200bb", "a\u202eb", "\ufeffada", "a\u00a0b"])
@@ -216,6 +280,110 @@ def test_accepted_username_fits_its_column_and_normalises_to_itself(value: str) 
     assert 1 <= len(name) <= inputs.USERNAME_LENGTH
     assert is_normalized("NFC", name)
     assert inputs.username(name) == name
+
+
+# Names and addresses that are equal
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Νίκος", "ΝΊΚΟΣ"),
+        ("Νίκος.α", "ΝΊΚΟΣ.Α"),
+        ("µtorrent", "ΜTORRENT"),
+        ("straße", "STRAẞE"),
+        ("ſam", "SAM"),
+        ("ǆ", "ǅ"),
+        ("иван", "ИВАН"),
+        ("ﬁn", "FIN"),
+        ("ｆｉｎ", "FIN"),
+        ("ǰ", "J\u030c"),
+        ("ŉ", "ʼN"),
+        ("ϑ", "Θ"),
+        ("ᾳ", "ΑΙ"),
+        ("ᏸ", "Ᏸ"),
+        ("ada  lovelace", "Ada Lovelace"),
+        ("ad\u3164a", "ada"),
+    ],
+)
+def test_spellings_of_one_name_are_equal(one: str, other: str) -> None:
+    assert inputs.same_name(one) == inputs.same_name(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Weiß", "Weiss"), ("Weiß", "WEISS"), ("Jose", "José"), ("İvan", "Ivan"), ("ılgın", "ilgin")],
+)
+def test_names_that_differ_in_a_letter_are_two(one: str, other: str) -> None:
+    assert inputs.same_name(one) != inputs.same_name(other)
+
+
+@patient
+@given(name=names)
+def test_key_of_a_name_is_equal_for_its_other_case_its_forms_and_its_key(name: str) -> None:
+    key = inputs.same_name(name)
+    assert inputs.same_name(key) == key
+    assert inputs.same_name(normalize("NFD", name)) == inputs.same_name(normalize("NFC", name)) == key
+    for letter in name:
+        small, large = letter.lower(), letter.upper()
+        if len(small) == len(large) == 1 and small.upper() == large and large.lower() == small:
+            assert inputs.same_name(small) == inputs.same_name(large)
+
+
+@patient
+@given(name=names, mark=st.sampled_from(INVISIBLE), position=st.integers(0, 20))
+def test_invisible_mark_never_makes_another_name_nor_a_name_of_nothing(
+    name: str, mark: str, position: int
+) -> None:
+    marked = name[:position] + mark + name[position:]
+    if shows_nothing(name):
+        reason(lambda: inputs.username(marked), "username")
+    else:
+        # A mark can part a letter from its accent. Then it is drawn as another letter, and compared as without it.
+        assert inputs.same_name(marked) in {
+            inputs.same_name(name),
+            inputs.same_name(normalize("NFD", name[:position]) + normalize("NFD", name[position:])),
+        }
+
+
+@patient
+@given(name=anything)
+def test_accepted_username_has_a_key_that_shows(name: str) -> None:
+    try:
+        inputs.username(name)
+    except Invalid:
+        return
+    assert not shows_nothing(inputs.same_name(name))
+
+
+@patient
+@given(name=names)
+def test_key_is_stored_for_the_names_that_need_it(name: str) -> None:
+    stored = inputs.stored_key(name)
+    assert (inputs.folded(name) if stored is None else stored) == inputs.same_name(name)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Ada@x.org", "aDA@x.org"), ("ÉLODIE@x.org", "élodie@x.org"), ("ИВАН@x.org", "иван@x.org")]
+)
+def test_addresses_that_differ_in_case_are_equal(one: str, other: str) -> None:
+    assert inputs.folded(one) == inputs.folded(other)
+
+
+@pytest.mark.parametrize("other", ["İnfo", "ınfo", "ﬁnfo", "ｉnfo", "inf\u00adο", "info\u3164"])
+def test_address_that_differs_in_more_than_case_is_another(other: str) -> None:
+    assert inputs.folded(f"{other}@x.org") != inputs.folded("info@x.org")
+
+
+@patient
+@given(one=names, data=st.data())
+def test_equal_addresses_differ_only_in_case(one: str, data: st.DataObject) -> None:
+    other = "".join(data.draw(st.sampled_from([letter, letter.swapcase(), letter.casefold()])) for letter in one)
+    if inputs.folded(one) == inputs.folded(other):
+        assert len(one) == len(other)
+        assert all(a in (b, b.swapcase()) and b in (a, a.swapcase()) for a, b in zip(one, other, strict=True))
 
 
 # Avatar

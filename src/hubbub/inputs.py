@@ -1,4 +1,6 @@
-"""Checks of input before it reaches a server. A bad value costs no round trip and changes nothing.
+"""Checks of input before it reaches a server, and the form in which names and addresses are compared.
+
+A bad value costs no round trip and changes nothing.
 
 Each function returns the value to use or raises `Invalid(field, reason)`. No reason repeats the value. Lengths are
 in characters, as VARCHAR counts them. NUL and lone surrogates are refused in every text, because PostgreSQL stores
@@ -11,9 +13,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Final, TypeVar
-from unicodedata import normalize
+from unicodedata import category, normalize, ucd_3_2_0
 from uuid import UUID
 
 import msgspec
@@ -41,27 +44,65 @@ PAGE_LIMIT: Final = 200
 LARGEST_SEQ: Final = 2**63 - 1  # of a bigint
 LARGEST_FLOAT: Final = sys.float_info.max
 
+# Unicode's property Default_Ignorable_Code_Point, which Python does not have, and characters without it that are
+# drawn as nothing: the anchors of annotations, the blank pattern of Braille, the null note head, Egyptian blanks.
+_INVISIBLE: Final = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U00013441\U00013442\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+_BLANK: Final = re.compile(rf"[\s\x00-\x1f\x7f-\x9f{_INVISIBLE}]*")
+_MARKS: Final = re.compile(f"[{_INVISIBLE}]")
+_JOINERS: Final = "\u200c\u200d"
+_EMOJI: Final = {"So", "Sm"}
+_VARIATION_SELECTORS: Final = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
-def text(field: str, value: object, *, longest: int, shortest: int = 1) -> str:
-    """A text of `shortest` to `longest` characters. It may be blank, all white space, only if `shortest` is 0."""
+
+def text(
+    field: str,
+    value: object,
+    *,
+    longest: int,
+    shortest: int = 1,
+    is_blank: Callable[[str], object] = _BLANK.fullmatch,
+) -> str:
+    """A text of `shortest` to `longest` characters. It may be blank only if `shortest` is 0.
+
+    Blank means that it shows nothing: white space, control and invisible characters.
+    """
     if not isinstance(value, str):
         raise Invalid(field, "must be text")
     if len(value) > longest:
         raise Invalid(field, f"must have at most {longest} characters")
-    if len(value) < shortest or (shortest and value.isspace()):
+    # This runs on every send. Most texts begin with a visible character of ASCII, and skip the pattern.
+    if len(value) < shortest or (shortest and not "!" <= value[0] <= "~" and is_blank(value)):
         raise Invalid(field, "must not be blank" if shortest == 1 else f"must have at least {shortest} characters")
     if "\0" in value:
         raise Invalid(field, "must not contain a NUL character")
-    # This runs on every send. isascii() reads one bit of the string, so most messages skip the encoding.
+    # isascii() reads one bit of the string, so most messages skip the encoding.
     if not value.isascii() and not _has_utf8(value):
         raise Invalid(field, "must not contain half of a surrogate pair")
     return value
 
 
-def content(value: object, message_type: object, metadata: object, *, longest: int = CONTENT_LENGTH) -> str:
+def imported_text(field: str, value: object, *, longest: int, shortest: int = 1) -> str:
+    """As `text`, but only white space is blank. What was said elsewhere is kept, even if it shows nothing."""
+    return text(field, value, longest=longest, shortest=shortest, is_blank=str.isspace)
+
+
+def content(value: object, message_type: object, metadata: object) -> str:
     """The text of a message. It may be empty if the message has metadata, or is an image or a file."""
-    is_text = message_type == MessageType.TEXT
-    return text("content", value, longest=longest, shortest=1 if is_text and metadata is None else 0)
+    return text("content", value, longest=CONTENT_LENGTH, shortest=_least_content(message_type, metadata))
+
+
+def imported_content(value: object, message_type: object, metadata: object) -> str:
+    """The text of a message that an import adds."""
+    shortest = _least_content(message_type, metadata)
+    return imported_text("content", value, longest=IMPORTED_CONTENT_LENGTH, shortest=shortest)
+
+
+def _least_content(message_type: object, metadata: object) -> int:
+    return 1 if message_type == MessageType.TEXT and metadata is None else 0
 
 
 def _has_utf8(value: str) -> bool:
@@ -84,27 +125,125 @@ def email(value: object) -> str:
     address = text("email", value, longest=EMAIL_LENGTH)
     try:
         # test_environment admits the reserved domain .test, so that an application's own tests can register.
-        return validate_email(address, check_deliverability=False, test_environment=True).normalized
+        normal = validate_email(address, check_deliverability=False, test_environment=True).normalized
     except EmailNotValidError as error:
         raise Invalid("email", "must be an email address") from error
+    if not address.isascii() and not _is_same_address(address, normal):
+        raise Invalid("email", "must not contain invisible characters or compatibility forms")
+    return normal
+
+
+def _is_same_address(address: str, normal: str) -> bool:
+    """Whether nothing was changed but case, composition and labels in Punycode.
+
+    Domains also leave out invisible characters and replace compatibility forms. Mail for an address in such a form
+    may go elsewhere, so it finds no account.
+    """
+    local, _, domain = normal.rpartition("@")
+    labels = normalize("NFC", address.rpartition("@")[2]).split(".")
+    small = ["".join(map(str.lower, label)) for label in labels]
+    pairs = zip(small, domain.split("."), strict=False)
+    return not _MARKS.search(local) and all(one == other or one.isascii() for one, other in pairs)
 
 
 def username(value: object) -> str:
-    """A name of 1 to 50 characters in Unicode's composed form (NFC), the form to store and to look up.
+    """A name of 1 to 50 characters in Unicode's composed form (NFC), the form to store.
 
     It has no @, so a login is either an email or a username and never both. Otherwise a user could choose the
     email of another user as a username and receive their logins. White space around it, control and invisible
-    characters are refused, because two names that differ only by these look the same.
+    characters are refused, because they make a name look like another. A joiner is accepted where the letters or
+    emoji around it need it, and a variation selector after a character. `same_name` ignores both.
     """
     name = text("username", value, longest=USERNAME_LENGTH)  # first: a long run of accents is slow to normalise
     name = text("username", normalize("NFC", name), longest=USERNAME_LENGTH)  # again: it can become longer
-    if "@" in name:
+    if "@" in name or (not name.isascii() and "@" in normalize("NFKC", name)):  # also one of another width
         raise Invalid("username", "must not contain an @")
     if name != name.strip():
         raise Invalid("username", "must not start or end with white space")
-    if not name.isprintable():
-        raise Invalid("username", "must not contain control or invisible characters")
+    if not name.isprintable() or not name.isascii():
+        _check_marks(name)
     return name
+
+
+def _check_marks(name: str) -> None:
+    for position, character in enumerate(name):
+        is_mark = not character.isprintable() or _MARKS.match(character)
+        if is_mark and not (_joins(name, position) or (position and _VARIATION_SELECTORS.match(character))):
+            raise Invalid("username", "must not contain control or invisible characters")
+
+
+def _joins(name: str, position: int) -> bool:
+    """Whether the character is a joiner that changes how its neighbours are drawn.
+
+    Between letters these are the rules of RFC 5892, which PRECIS (RFC 8264) refers to.
+    """
+    if name[position] not in _JOINERS or not position > 0:
+        return False
+    from idna.core import valid_contextj  # noqa: PLC0415 - few names need it
+
+    if name[position] == "\u200d" and position + 1 < len(name) and category(name[position + 1]) in _EMOJI:
+        before = name[position - 1]
+        return before == "\ufe0f" or category(before) in {*_EMOJI, "Sk"}  # Sk: of a tone of skin
+    with suppress(ValueError):  # a neighbour without a name in Unicode
+        return valid_contextj(name, position)
+    return False
+
+
+# Names and addresses that are equal
+
+
+def _is_capital(letter: str) -> bool:
+    """Whether it is a pair with one small letter, as İ and ẞ are not, since Unicode 3.2.
+
+    Unicode keeps such a pair for ever. A pair of a later version would be in this process and not in the index.
+    """
+    small = letter.lower()
+    return letter != small and small.upper() == letter and ucd_3_2_0.category(letter) != "Cn"
+
+
+CAPITALS: Final = "".join(filter(_is_capital, map(chr, (*range(0x590), *range(0x1E00, 0x1F00)))))
+"""Of Latin, Greek, Cyrillic and Armenian. Their small letters are `CAPITALS.lower()`."""
+
+_SMALL: Final = str.maketrans(CAPITALS, CAPITALS.lower())
+
+
+def folded(text: str) -> str:
+    """The text in small letters, one for one. Texts that are equal in this form differ in nothing but case.
+
+    `hubbub.sql.folded` is the same in SQL, whatever the locale of the database.
+    """
+    return text.translate(_SMALL)
+
+
+def same_name(name: str) -> str:
+    """The form that is equal for all spellings of one username: the key of the index, lookups, imports and limits.
+
+    Case, compatibility forms (width, ligatures), invisible characters and repeated spaces make no difference.
+    PRECIS compares nicknames like this (RFC 8266), but with `lower`, whose form of a sigma depends on the letters
+    around it. This is `casefold`, except that ß and ss are two, as in PRECIS: Weiß and Weiss are two surnames.
+    """
+    if name.isascii():
+        return " ".join(name.lower().split())
+    key, before = name, ""
+    while key != before:  # one mapping can enable another, as a removed mark does
+        before, key = key, _folded_once(key)
+    return key or normalize("NFC", name)  # a name of nothing, of a former version, equals only itself
+
+
+def login_key(login: str) -> str:
+    """The form that is equal for all spellings of a login that find the same user."""
+    return folded(email(login)) if "@" in login else same_name(username(login))
+
+
+def stored_key(name: str) -> str | None:
+    """`same_name` if the column needs it: for the other names `folded` is the same."""
+    key = same_name(name)
+    return None if name.isascii() and key == folded(name) else key
+
+
+def _folded_once(name: str) -> str:
+    visible = _MARKS.sub("", normalize("NFKC", name)).replace("ẞ", "ß")
+    return " ".join(normalize("NFKC", "ß".join(part.casefold() for part in visible.split("ß"))).split())
 
 
 # Schemes that a browser runs or renders as a document of the page when a link or an image names them.

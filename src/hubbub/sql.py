@@ -255,6 +255,28 @@ def readable(model: type[msgspec.Struct], table: str = "", computed: Mapping[str
     return columns(model, table, {**times, **(computed or {})})
 
 
+def folded(column: str) -> str:
+    """`hubbub.inputs.folded` of a column, for an index and the statements that use it.
+
+    It depends on no locale: in Turkish the small letter of I has no dot. Bytes are compared, so a new version of a
+    library does not change the order of an index. The CASE keeps texts of ASCII from the search for each letter in
+    the list.
+    """
+    of_ascii = f'lower({column} COLLATE "C")'
+    others = f"translate({column}, '{inputs.CAPITALS}', '{inputs.CAPITALS.lower()}') COLLATE \"C\""
+    return f"CASE WHEN octet_length({column}) = length({column}) THEN {of_ascii} ELSE {others} END"
+
+
+def username_key(table: str = "users") -> str:
+    """`hubbub.inputs.same_name` of a username. A column has it for names for which `folded` may be another.
+
+    The name that the key was computed from is stored with it. So a name does not keep the key of a former one that
+    another program has changed.
+    """
+    key, others = f"{table}.username_key", folded(f"{table}.username")
+    return f"(CASE WHEN {key}_of = {table}.username THEN {key} ELSE {others} END)"
+
+
 def by_id(model: type[M], table: str, selected: str) -> Lookup[M]:
     """The statement that finds a row by its id; its `many` finds the rows of many ids."""
     return Lookup(

@@ -177,7 +177,7 @@ async def test_imported_users_with_a_known_email_keep_their_id(
         imported = await load(other_pool, await exported(pool, lively.id))
         assert imported.refusals.first == []
         assert [(one.nickname, one.reason) for one in imported.renamed] == [
-            ("bob", "another user has this username, in this or another case")
+            ("bob", "another user has this username, in this or another spelling")
         ]
         assert (await there.rooms.get(lively.id)).created_by == known.id
         assert await there.room_users.is_member(lively.id, known.id)

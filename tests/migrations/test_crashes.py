@@ -26,12 +26,12 @@ def killed_before(statement: int) -> Iterator[None]:
     sent = 0
     execute = Connection.execute
 
-    async def dying(connection: Connection[Record], query: str) -> str:
+    async def dying(connection: Connection[Record], query: str, *arguments: object) -> str:
         nonlocal sent
         sent += 1
         if sent == statement:
             raise Died
-        return await execute(connection, query)
+        return await execute(connection, query, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Connection, "execute", dying)

@@ -51,7 +51,7 @@ async def test_room_id_can_be_used_once(hub: Hub, ada: User) -> None:
     assert refused.value.what == "room id"
 
 
-@pytest.mark.parametrize("name", ["", " ", "x" * 101, "a\0b", "\udfff"])
+@pytest.mark.parametrize("name", ["", " ", "\u200b", "\u3164 \u2800", "x" * 101, "a\0b", "\udfff"])
 async def test_unusable_room_name_is_refused(hub: Hub, ada: User, room: Room, name: str) -> None:
     with pytest.raises(Invalid) as refused:
         await hub.rooms.create(name, created_by=ada.id)
@@ -177,6 +177,32 @@ async def test_public_rooms_are_paged_by_name_without_private_ones(hub: Hub, ada
             break
         after = page.next
     assert names == ["alpha", "alpha", "bravo", "charlie", "delta"]
+
+
+async def test_public_rooms_are_in_the_order_of_their_letters_whatever_their_case(hub: Hub, ada: User) -> None:
+    expected = [
+        "apple",
+        "Apple pie",
+        "banana",
+        "Zebra",
+        "zebra 2",
+        "Äpfel",
+        "äpfel 2",
+        "арбуз",
+        "Яблоко",
+        "яблоко 2",
+    ]
+    for name in sorted(expected):
+        await hub.rooms.create(name, created_by=ada.id)
+    found: list[str] = []
+    after = None
+    while True:
+        page = await hub.rooms.public(limit=3, after=after)
+        found += [room.name for room in page.items]
+        if page.next is None:
+            break
+        after = page.next
+    assert found == expected
 
 
 async def test_room_list_has_the_most_recently_active_room_first(hub: Hub, ada: User, bob: User) -> None:

@@ -5,10 +5,12 @@ from uuid import uuid4
 
 import pytest
 
-from hubbub import Conflict, Hub, Invalid, NotFound, Role, Room, Settings, User
+from hubbub import Conflict, Hub, Invalid, NotFound, PostgresSettings, Role, Room, Settings, User
 from hubbub.postgres import Pool, Statement, connect
+from hubbub.repositories import Users
 from instrumentation.recording import Recording
 from log import log_of
+from plans import pages_touched
 from waiting import until_it_answers
 
 
@@ -53,6 +55,91 @@ async def test_email_or_username_is_taken_in_any_case(
         await hub.users.create(email, username, "hash")
     assert refused.value.what == taken
     assert await hub.users.find_by_username("other") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "spelling"),
+    [
+        ("Νίκος", "ΝΊΚΟΣ"),
+        ("ﬁn", "FIN"),
+        ("ada  lovelace", "Ada Lovelace"),
+        ("ශ්\u200dරී", "ශ්රී"),
+        ("❤\ufe0f", "❤"),
+        ("weiß", "WEIẞ"),
+    ],
+)
+async def test_username_is_found_and_taken_in_each_of_its_spellings(hub: Hub, name: str, spelling: str) -> None:
+    user = await hub.users.create("first@example.org", name, "hash")
+    other = await hub.users.create("second@example.org", "other", "hash")
+    assert user.username == name
+    for one in (name, spelling):
+        assert await hub.users.find_by_username(one) == user
+        credentials = await hub.users.find_credentials(one)
+        assert credentials is not None
+        assert credentials.user_id == user.id
+        for taken in (
+            hub.users.create("third@example.org", one, "hash"),
+            hub.users.update_profile(other.id, username=one),
+        ):
+            with pytest.raises(Conflict, match="username"):
+                await taken
+    assert (await hub.users.update_profile(user.id, username=spelling)).username == spelling
+    assert await hub.users.find_by_username(name) == await hub.users.get(user.id)
+    await hub.users.update_profile(user.id, username="plain")
+    await hub.users.update_profile(other.id, username=name)
+
+
+async def test_names_that_differ_in_a_letter_are_two_accounts(hub: Hub) -> None:
+    for number, name in enumerate(("Weiß", "Weiss", "Iвan", "İvan", "Ivan")):
+        user = await hub.users.create(f"{number}@example.org", name, "hash")
+        assert await hub.users.find_by_username(name.lower() if name.isascii() else name) == user
+
+
+@pytest.mark.parametrize(
+    "mark", ["\u3164", "\u115f", "\uffa0", "\u2800", "\u034f", "\u17b4", "\ufe0f", "\u180b", "\U000e0100"]
+)
+async def test_invisible_mark_makes_no_twin_of_a_name(hub: Hub, ada: User, mark: str) -> None:
+    for twin in (f"ad{mark}a", f"ada{mark}", f"{mark}ada", mark, mark * 3):
+        with pytest.raises((Conflict, Invalid)):
+            await hub.users.create("twin@example.org", twin, "hash")
+
+
+async def test_email_is_found_by_an_address_that_differs_only_in_case(hub: Hub) -> None:
+    info = await hub.users.create("info@example.org", "info", "hash")
+    elodie = await hub.users.create("Élodie@example.org", "Élodie", "hash")
+    assert await hub.users.find_by_email("INFO@Example.ORG") == info
+    assert await hub.users.find_by_email("éLODIE@example.org") == elodie
+    for other in (
+        "İnfo@example.org",
+        "ınfo@example.org",
+        "ﬁnfo@example.org",
+        "elodie@example.org",
+        "inf\u03bf@example.org",
+    ):
+        assert await hub.users.find_by_email(other) is None
+        assert await hub.users.find_credentials(other) is None
+    with pytest.raises(Conflict, match="email"):
+        await hub.users.create("élodie@example.org", "other", "hash")
+
+
+LOOKUPS = [
+    (Users._FIND_BY_EMAIL, "user-700@example.org"),
+    (Users._FIND_BY_USERNAME, "user-700"),
+    (Users._CREDENTIALS_BY_EMAIL, "user-700@example.org"),
+    (Users._CREDENTIALS_BY_USERNAME, "user-700"),
+]
+
+
+@pytest.mark.parametrize(("statement", "key"), LOOKUPS, ids=lambda value: getattr(value, "name", ""))
+async def test_lookup_by_name_touches_the_pages_of_one_row(
+    postgres_settings: PostgresSettings, statement: Statement[object], key: str
+) -> None:
+    connection = await connect(postgres_settings)
+    rows = "SELECT 'User-' || n || '@Example.org', 'User-' || n, '!' FROM generate_series(1, 5000) AS n"
+    await connection.execute(f"INSERT INTO users (email, username, password_hash) {rows}")
+    await connection.execute("ANALYZE users")
+    assert await pages_touched(connection, statement, key) <= 4
+    await connection.close()
 
 
 async def test_concurrent_creates_with_one_username_make_one_account(hub: Hub) -> None:

@@ -13,12 +13,13 @@ from hubbub.history.export import export
 from hubbub.history.importing import Import, Imported
 from hubbub.history.source import Refusal
 from hubbub.postgres import Pool, Statement
+from hubbub.sql import folded
 
 # Two are enough to show that a name means more than one room.
 BY_NAME = Statement(
     "history.rooms_by_name",
     lambda id: id,
-    "SELECT id FROM rooms WHERE name = $1 AND NOT is_private ORDER BY id LIMIT 2",
+    f"SELECT id FROM rooms WHERE {folded('name')} = $2 AND name = $1 AND NOT is_private ORDER BY id LIMIT 2",
 )
 
 
@@ -65,7 +66,8 @@ class History:
 
     async def find(self, name: str) -> UUID:
         """The id of the one public room of this name. Raises: NotFound, Invalid (several rooms have it)."""
-        found = await self._pool.fetch_all(BY_NAME, inputs.text("room", name, longest=inputs.ROOM_NAME_LENGTH))
+        name = inputs.text("room", name, longest=inputs.ROOM_NAME_LENGTH)
+        found = await self._pool.fetch_all(BY_NAME, name, inputs.folded(name))
         if not found:
             raise NotFound("public room", repr(name))
         if len(found) > 1:

@@ -90,7 +90,7 @@ class MessageLine(Line, frozen=True, kw_only=True, gc=False, tag="message"):
         super().check()
         metadata = metadata_of(self)
         if self.deleted_at is None:
-            inputs.content(self.content, self.message_type, metadata, longest=inputs.IMPORTED_CONTENT_LENGTH)
+            inputs.imported_content(self.content, self.message_type, metadata)
         elif self.content or metadata is not None:
             raise Invalid("content", "must be empty if there is a deleted_at, and metadata absent")
         if self.updated_at is not None or self.deleted_at is not None:
@@ -139,7 +139,7 @@ class ChangeLine(Line, frozen=True, kw_only=True, gc=False, omit_defaults=False,
 
     def check(self) -> None:
         super().check()
-        inputs.text("name", self.name, longest=inputs.ROOM_NAME_LENGTH)
+        inputs.imported_text("name", self.name, longest=inputs.ROOM_NAME_LENGTH)
         _check_description(self.description)
 
 
@@ -246,7 +246,7 @@ def _check_ids(line: AnyLine) -> None:
 
 @lru_cache(maxsize=DISTINCT_NAMES)
 def _check_name(field: str, value: str, longest: int) -> None:
-    inputs.text(field, value, longest=longest)
+    inputs.imported_text(field, value, longest=longest)
 
 
 def metadata_of(line: MessageLine) -> str | None:
@@ -293,17 +293,18 @@ def derive_room_id(name: str) -> UUID:
     return _derive_id(f"room\0{name}")
 
 
-def same_name(nickname: str) -> str:
-    """What is equal for nicknames that mean one user: the definition of the index of usernames."""
-    return nickname.lower()
-
-
-_same_name = lru_cache(maxsize=DISTINCT_NAMES)(same_name)
+@lru_cache(maxsize=DISTINCT_NAMES)
+def _identity(nickname: str) -> str:
+    """What is equal for nicknames that mean one user. Those that are not usernames are equal in any case."""
+    try:
+        return inputs.same_name(inputs.username(nickname))
+    except Invalid:
+        return nickname.lower()
 
 
 def derive_user_id(nickname: str) -> UUID:
-    """The user that history without ids means by a nickname, regardless of case."""
-    return _derive_id(f"user\0{same_name(nickname)}")
+    """The user that history without ids means by a nickname, in any spelling that is the same name."""
+    return _derive_id(f"user\0{_identity(nickname)}")
 
 
 def derive_message_id(line: MessageLine, nth: int) -> UUID:
@@ -321,7 +322,7 @@ def derive_message_id(line: MessageLine, nth: int) -> UUID:
 
 
 def _author(line: MessageLine) -> str:
-    return str(line.user_id) if line.user is None else _same_name(line.user)
+    return str(line.user_id) if line.user is None else _identity(line.user)
 
 
 class EqualMessages:

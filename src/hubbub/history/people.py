@@ -12,6 +12,7 @@ from hubbub import inputs
 from hubbub.errors import Conflict, Invalid
 from hubbub.history.lines import AnyLine, Line, RoomLine, UserLine, derive_user_id
 from hubbub.postgres import Executor, Statement
+from hubbub.sql import folded, username_key
 
 NO_LOGIN: Final = "!"
 """Not a bcrypt hash: no password opens an imported account until one is set."""
@@ -74,14 +75,14 @@ class Person(NamedTuple):
 FIND = Statement(
     "history.find_users",
     lambda ordinal, user_id: (ordinal, user_id),
-    """
+    f"""
     SELECT
         wanted.ordinal,
         COALESCE(by_id.id, by_email.id, by_name.id) AS user_id
     FROM unnest($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS wanted (id, email, username, ordinal)
     LEFT JOIN users AS by_id ON by_id.id = wanted.id
-    LEFT JOIN users AS by_email ON lower(by_email.email) = lower(wanted.email)
-    LEFT JOIN users AS by_name ON lower(by_name.username) = lower(wanted.username)
+    LEFT JOIN users AS by_email ON {folded("by_email.email")} = wanted.email
+    LEFT JOIN users AS by_name ON {username_key("by_name")} = wanted.username
     WHERE COALESCE(by_id.id, by_email.id, by_name.id) IS NOT NULL
     """,
 )
@@ -91,10 +92,12 @@ CREATE = Statement(
     "history.create_users",
     lambda id: id,
     """
-    INSERT INTO users (id, email, username, password_hash, avatar_url, created_at, updated_at)
-    SELECT id, email, username, $6, avatar_url, at, at
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
-        AS person (id, email, username, avatar_url, at)
+    INSERT INTO users (
+        id, email, username, password_hash, avatar_url, created_at, updated_at, username_key, username_key_of
+    )
+    SELECT id, email, username, $6, avatar_url, at, at, key, CASE WHEN key IS NOT NULL THEN username END
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $7::text[])
+        AS person (id, email, username, avatar_url, at, key)
     ORDER BY id
     ON CONFLICT DO NOTHING
     RETURNING id
@@ -164,8 +167,9 @@ class People:
 
     async def _find(self, executor: Executor, persons: list[Person]) -> list[Person]:
         """Remember the users that exist; returns the others."""
-        names = [None if isinstance(one.key, UUID) else one.username for one in persons]
-        found = await executor.fetch_all(FIND, [one.id for one in persons], [one.email for one in persons], names)
+        emails = [inputs.folded(one.email) for one in persons]
+        names = [None if isinstance(one.key, UUID) else inputs.same_name(one.username) for one in persons]
+        found = await executor.fetch_all(FIND, [one.id for one in persons], emails, names)
         for ordinal, user_id in found:
             self._remember(persons[ordinal - 1], user_id)
         ordinals = {ordinal for ordinal, _ in found}
@@ -176,7 +180,8 @@ class People:
             return []
         columns = zip(*((one.id, one.email, one.username, one.avatar_url, one.at) for one in persons), strict=True)
         ids, emails, usernames, avatars, times = columns
-        inserted = set(await executor.fetch_all(CREATE, ids, emails, usernames, avatars, times, NO_LOGIN))
+        keys = [inputs.stored_key(name) for name in usernames]
+        inserted = set(await executor.fetch_all(CREATE, ids, emails, usernames, avatars, times, NO_LOGIN, keys))
         created = [one for one in persons if one.id in inserted]
         for one in created:
             self._remember(one, one.id)
@@ -204,5 +209,5 @@ def _person(key: Key, id: UUID, nickname: str, at: datetime, account: UserLine |
 
 def _under_another_name(person: Person) -> Person:
     username = marked(person.username, str(person.id))
-    renamed = Renamed(person.username, username, "another user has this username, in this or another case")
+    renamed = Renamed(person.username, username, "another user has this username, in this or another spelling")
     return person._replace(username=username, renamed=person.renamed or renamed)

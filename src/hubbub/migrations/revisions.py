@@ -8,8 +8,11 @@ from typing import Final
 from hubbub.errors import Invalid, SchemaMismatch
 from hubbub.postgres import TABLES, Executor, Statement
 
-NEWEST = 14
+NEWEST = 15
 """The number of the newest revision in `versions/`. Numbers have no gaps."""
+
+KEYS = "0015"
+"""From this revision on, names have keys."""
 
 REVISIONS: tuple[str, ...] = tuple(f"{number:04}" for number in range(1, NEWEST + 1))
 HEAD = REVISIONS[-1]

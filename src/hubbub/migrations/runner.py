@@ -14,10 +14,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from uuid import UUID
 
+from hubbub import inputs
 from hubbub.background import jittered
 from hubbub.errors import Conflict, HubbubError, Invalid, Unavailable
-from hubbub.migrations.revisions import current_revision, refuse_foreign_tables, verify
+from hubbub.migrations.revisions import KEYS, REVISIONS, current_revision, refuse_foreign_tables, verify
 from hubbub.migrations.scripts import BUILD_LOCK_TIMEOUT, USUAL_LOCK_TIMEOUT, Direction, Index, Refusal, steps
 from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connect
 from hubbub.postgres.connection import Connection
@@ -33,6 +35,19 @@ TRY_LOCK = Statement("migrations.try_lock", bool, "SELECT pg_try_advisory_lock($
 SCHEMA_EXISTS = Statement(
     "migrations.schema_exists", bool, "SELECT to_regnamespace($1) IS NOT NULL AS schema_exists"
 )
+
+ENCODING = Statement("migrations.encoding", str, "SELECT current_setting('server_encoding') AS encoding")
+
+# A name that was changed since it was read is found again by the next batch, or by the next run.
+STORE_KEYS = """
+    UPDATE users
+    SET username_key = keyed.key,
+        username_key_of = keyed.username
+    FROM unnest($1::uuid[], $2::text[], $3::text[]) AS keyed (id, username, key)
+    WHERE users.id = keyed.id
+        AND users.username = keyed.username
+"""
+KEYS_PER_STATEMENT = 1_000
 
 INDEX_IS_COMPLETE = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)"
 
@@ -76,7 +91,12 @@ async def migrate(
     """Apply or undo the revisions that `plan` returns for the current one, one by one. Returns them."""
     async with session(settings) as transaction:
         async with transaction() as executor:
-            if not plan(await current_revision(executor)):
+            if direction == "up":
+                await _refuse_encoding(executor)
+            current = await current_revision(executor)
+            if not plan(current):
+                if direction == "up" and current in REVISIONS[REVISIONS.index(KEYS) :]:
+                    await _compute_missing_keys(settings)
                 return []
         await take_lock(transaction, timeouts.migration_lock_seconds)
         async with transaction() as executor:
@@ -179,6 +199,8 @@ async def _run_once(connection: Connection, direction: Direction, revision: str)
     for step in steps(direction, revision):
         if step.refusal:
             await _refuse_rows(connection, step.refusal, step.sql)
+        elif step.computes_keys:
+            await _compute_keys(connection, step.sql)
         elif step.index:
             await _build_index(connection, step.index, step.sql)
         else:
@@ -195,6 +217,53 @@ async def _refuse_rows(connection: Connection, refusal: Refusal, query: str) -> 
         on_one_line = " ".join(query.split())
         reason = f"the database holds {refusal.rows} ({count}); find them with: {on_one_line}"
         raise Invalid(refusal.field, reason)
+
+
+async def _compute_keys(connection: Connection, query: str) -> None:
+    """Store the keys of the names that the query finds, in batches that commit on their own.
+
+    Raises: Invalid (names that are the same as the name of another user; they stay as they are).
+    """
+    last, taken = None, 0
+    page = f"SELECT id, username FROM ({query}) AS found WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2"  # noqa: S608 - of a file of ours
+    while rows := await connection.fetch(page, last, KEYS_PER_STATEMENT):
+        keyed = [(id, name, inputs.stored_key(name)) for id, name in rows]
+        if not await _store_keys(connection, keyed):
+            taken += [await _store_keys(connection, [one]) for one in keyed].count(False)
+        last = rows[-1]["id"]
+    if taken:
+        reason = f"the database holds usernames that are the name of another user in other letters ({taken})"
+        raise Invalid("username", f"{reason}; find them with: {' '.join(query.split())}")
+
+
+async def _store_keys(connection: Connection, keyed: list[tuple[UUID, str, str | None]]) -> bool:
+    """Whether they are stored: False if one of them is the key of another user."""
+    try:
+        await connection.execute(STORE_KEYS, *zip(*keyed, strict=True))
+    except FAILURES as error:
+        if _sqlstate(error) != UNIQUE_VIOLATION:
+            raise
+        return False
+    return True
+
+
+async def _compute_missing_keys(settings: PostgresSettings) -> None:
+    """Compute the keys of names that an older version has written, or another program."""
+    [step] = [step for step in steps("up", KEYS) if step.computes_keys]
+    connection = await connect(
+        settings, server_settings={"search_path": settings.schema, "statement_timeout": "0"}
+    )
+    try:
+        await _compute_keys(connection, step.sql)
+    finally:
+        connection.terminate()
+
+
+async def _refuse_encoding(executor: Executor) -> None:
+    encoding = await executor.fetch_one(ENCODING)
+    if encoding != "UTF8":
+        remedy = "create another with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        raise Invalid("database", f"has the encoding {encoding}, in which most texts cannot be stored: {remedy}")
 
 
 async def _build_index(connection: Connection, index: Index, create: str) -> None:

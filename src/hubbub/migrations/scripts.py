@@ -7,11 +7,13 @@ A revision is `versions/NNNN_name.up.sql` and `.down.sql`, which psql could run 
 - BEGIN and COMMIT make a transaction. Any other statement commits on its own, and can be run again.
 - The last statement before the last COMMIT writes the new revision to the version table.
 
-The runner treats two kinds of statement in a way of its own, which `script` writes down in SQL as far as it can:
+The runner treats three kinds of statement in a way of its own, which `script` writes down in SQL as far as it can:
 
 - `CREATE INDEX CONCURRENTLY name_to_NNNN`, NNNN being the revision that the database is on its way to. An index of
   that name is kept where it is complete. One that a killed run left INVALID is dropped and built again.
-- A query behind `-- refuse FIELD: ROWS`. Where it finds rows, the revision is refused before it changes anything.
+- A query behind `-- refuse FIELD: ROWS`. Where it finds rows, the revision is refused before it changes what the
+  running application sees.
+- A query behind `-- compute keys`. The users that it finds get the keys of their names.
 """
 
 from __future__ import annotations
@@ -72,6 +74,10 @@ class Step:
         return Refusal(found["field"], found["rows"]) if found else None
 
     @property
+    def computes_keys(self) -> bool:
+        return self.comment.endswith("-- compute keys")
+
+    @property
     def sets_revision(self) -> bool:
         return _SETS_REVISION.match(self.sql) is not None
 
@@ -95,13 +101,14 @@ def steps(direction: Direction, revision: str) -> list[Step]:
 def script(direction: Direction, revisions: Iterable[str]) -> str:
     """The SQL that applies or undoes `revisions`, to be sent statement by statement.
 
-    It cannot stop at rows that a revision refuses: there the constraint itself fails.
+    It cannot stop at rows that a revision refuses: there the constraint itself fails. It cannot compute the keys
+    of names. The next `up` does that, even if it has nothing else to do.
     """
     written: list[str] = []
     for revision in revisions:
         written.append(f"-- {revision} {direction}")
         for step in steps(direction, revision):
-            if step.refusal:
+            if step.refusal or step.computes_keys:
                 continue
             statements = [step.sql]
             if step.index:

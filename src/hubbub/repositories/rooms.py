@@ -18,7 +18,18 @@ from hubbub.errors import Conflict, Invalid, NotFound
 from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
 from hubbub.postgres import Statement
-from hubbub.sql import Repository, by_id, columns, entry, existing, lock_timeout, readable, representable, unread
+from hubbub.sql import (
+    Repository,
+    by_id,
+    columns,
+    entry,
+    existing,
+    folded,
+    lock_timeout,
+    readable,
+    representable,
+    unread,
+)
 
 MESSAGE = columns(Message)
 ROOM = readable(Room, computed={"is_direct": "direct_key IS NOT NULL"})
@@ -249,17 +260,21 @@ class Rooms(Repository):
         SELECT {ROOM}
         FROM rooms
         WHERE NOT is_private
-            AND (name, id) > ($1, $2)
-        ORDER BY name, id
+            AND ({folded("rooms.name")}, id) > ($1, $2)
+        ORDER BY {folded("rooms.name")}, id
         LIMIT $3
         """,
     )
 
     async def public(self, *, limit: int = 50, after: str | None = None) -> Page[Room]:
-        """The rooms that are not private, by name. `limit` is 1 to 200; `after` is the `next` of the last page."""
+        """The rooms that are not private, by name: apple before Zebra.
+
+        The order is that of the characters of Unicode, except for the case of Latin, Greek, Cyrillic and Armenian
+        letters. So accented letters come after z. `limit` is 1 to 200; `after` is the `next` of the last page.
+        """
         limit = inputs.limit(limit)
         name, room_id = ("", UUID(int=0)) if after is None else self._PUBLIC_CURSOR.decode(None, after)
-        rooms = await self._executor.fetch_all(self._PUBLIC, name, room_id, limit + 1)
+        rooms = await self._executor.fetch_all(self._PUBLIC, inputs.folded(name), room_id, limit + 1)
         return self._PUBLIC_CURSOR.page(None, rooms, limit, lambda room: (room.name, room.id))
 
     # The newest message of each room is one probe of the index (room_id, seq). Only the rooms of the page are

@@ -15,7 +15,7 @@ from hubbub.errors import NotFound, Unavailable
 from hubbub.events import MemberLeft
 from hubbub.models import Concealed, Credentials, User
 from hubbub.postgres import Executor, LockNotAvailable, Statement
-from hubbub.sql import Repository, by_id, existing, next_entry, readable
+from hubbub.sql import Repository, by_id, existing, folded, next_entry, readable, username_key
 
 USER = readable(User)
 
@@ -32,14 +32,17 @@ class _JoinedMeanwhile(Exception):
 
 
 class Users(Repository):
-    """Accounts. Email and username are unique without regard to case, and found in any case."""
+    """Accounts. Email and username are unique without regard to case, and found in any case.
+
+    Emails are compared by `inputs.folded`, usernames by `inputs.same_name`.
+    """
 
     _CREATE = Statement(
         "users.create",
         User,
         f"""
-        INSERT INTO users (id, email, username, password_hash, avatar_url)
-        VALUES ($1, $2, $3, $4, $5)
+        INSERT INTO users (id, email, username, password_hash, avatar_url, username_key, username_key_of)
+        VALUES ($1, $2, $3, $4, $5, $6::text, CASE WHEN $6::text IS NOT NULL THEN $3::varchar END)
         RETURNING {USER}
         """,
     )
@@ -57,14 +60,15 @@ class Users(Repository):
 
         Raises: Conflict (the email or username is taken, in any case, or the id).
         """
-        password_hash = _hash("password_hash", password_hash)
+        password_hash, username = _hash("password_hash", password_hash), inputs.username(username)
         [user] = await self._executor.fetch_all(
             self._CREATE,
             uuid7() if id is None else inputs.uuid("id", id),
             inputs.email(email),
-            inputs.username(username),
+            username,
             password_hash,
             inputs.url("avatar_url", avatar_url),
+            inputs.stored_key(username),
         )
         return user
 
@@ -81,27 +85,27 @@ class Users(Repository):
         return await self._get_many(self._GET_MANY, user_ids, field="user_ids")
 
     _FIND_BY_EMAIL = Statement(
-        "users.find_by_email", User, f"SELECT {USER} FROM users WHERE lower(email) = lower($1)"
+        "users.find_by_email", User, f"SELECT {USER} FROM users WHERE {folded('email')} = $1"
     )
 
     async def find_by_email(self, email: str) -> User | None:
-        """The user with this email in any case, or None."""
-        return await self._executor.fetch_one(self._FIND_BY_EMAIL, inputs.email(email))
+        """The user with this email, or None. Theirs differs from it in nothing but case."""
+        return await self._executor.fetch_one(self._FIND_BY_EMAIL, inputs.folded(inputs.email(email)))
 
     _FIND_BY_USERNAME = Statement(
-        "users.find_by_username", User, f"SELECT {USER} FROM users WHERE lower(username) = lower($1)"
+        "users.find_by_username", User, f"SELECT {USER} FROM users WHERE {username_key()} = $1"
     )
 
     async def find_by_username(self, username: str) -> User | None:
-        """The user with this username in any case, or None."""
-        return await self._executor.fetch_one(self._FIND_BY_USERNAME, inputs.username(username))
+        """The user with this username, or None. All spellings of a name find it (docs/schema.md)."""
+        return await self._executor.fetch_one(self._FIND_BY_USERNAME, inputs.same_name(inputs.username(username)))
 
     _CREDENTIALS = "SELECT id AS user_id, password_hash FROM users"
     _CREDENTIALS_BY_EMAIL = Statement(
-        "users.credentials_by_email", Credentials, f"{_CREDENTIALS} WHERE lower(email) = lower($1)"
+        "users.credentials_by_email", Credentials, f"{_CREDENTIALS} WHERE {folded('email')} = $1"
     )
     _CREDENTIALS_BY_USERNAME = Statement(
-        "users.credentials_by_username", Credentials, f"{_CREDENTIALS} WHERE lower(username) = lower($1)"
+        "users.credentials_by_username", Credentials, f"{_CREDENTIALS} WHERE {username_key()} = $1"
     )
 
     async def find_credentials(self, login: str) -> Credentials | None:
@@ -110,9 +114,10 @@ class Users(Repository):
         A login with an @ is an email, because a username has none.
         """
         login = inputs.text("login", login, longest=inputs.EMAIL_LENGTH)
+        key = inputs.login_key(login)
         if "@" in login:
-            return await self._executor.fetch_one(self._CREDENTIALS_BY_EMAIL, inputs.email(login))
-        return await self._executor.fetch_one(self._CREDENTIALS_BY_USERNAME, inputs.username(login))
+            return await self._executor.fetch_one(self._CREDENTIALS_BY_EMAIL, key)
+        return await self._executor.fetch_one(self._CREDENTIALS_BY_USERNAME, key)
 
     _UPDATE_PROFILE = Statement(
         "users.update_profile",
@@ -121,6 +126,11 @@ class Users(Repository):
         UPDATE users
         SET email = COALESCE($2, email),
             username = COALESCE($3, username),
+            username_key = CASE WHEN $3 IS NULL THEN username_key ELSE $6::text END,
+            username_key_of = CASE
+                WHEN $3 IS NULL THEN username_key_of
+                WHEN $6::text IS NOT NULL THEN $3::varchar
+            END,
             avatar_url = CASE WHEN $4::boolean THEN $5 ELSE avatar_url END,
             updated_at = CURRENT_TIMESTAMP
         WHERE id = $1
@@ -141,13 +151,15 @@ class Users(Repository):
 
         Raises: NotFound, Conflict (the email or username is taken, in any case).
         """
+        username = None if username is None else inputs.username(username)
         changed = await self._executor.fetch_one(
             self._UPDATE_PROFILE,
             inputs.uuid("user_id", user_id),
             None if email is None else inputs.email(email),
-            None if username is None else inputs.username(username),
+            username,
             avatar_url is not UNSET,
             None if avatar_url is UNSET else inputs.url("avatar_url", avatar_url),
+            None if username is None else inputs.stored_key(username),
         )
         user = existing(changed, NotFound, "user", user_id)
         self._changed(UserChanged(user.id))

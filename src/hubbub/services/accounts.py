@@ -8,7 +8,6 @@ from contextlib import suppress
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
 from typing import Final, TypeAlias
-from unicodedata import normalize
 from uuid import UUID
 
 from hubbub import inputs
@@ -168,20 +167,11 @@ def _check(verdict: Verdict) -> None:
 
 
 def canonical_login(login: str) -> str | None:
-    """One form for all spellings that may find the same user. None for text that cannot be a login.
-
-    The database decides by its `lower` and locale which spellings those are. In Turkish the small form of I has no
-    dot, elsewhere İ is the capital of i, and Lithuanian writes the dot under an accent. If two of them had
-    different forms, each would get attempts of its own. So the form has no dots above, and no i without a dot. It
-    costs little that żeta then shares the attempts of zeta. Letters are decomposed first, because the dot stands
-    before an accent. A name that consists of such dots is its own form, as no `lower` changes it.
-    """
+    """One form for all spellings that find the same user. None for text that cannot be a login."""
     try:
-        name = inputs.email(login) if isinstance(login, str) and "@" in login else inputs.username(login)
+        return inputs.login_key(inputs.text("login", login, longest=inputs.EMAIL_LENGTH))
     except Invalid:
         return None
-    folded = normalize("NFD", name).casefold().replace("\N{COMBINING DOT ABOVE}", "")
-    return folded.replace("\N{LATIN SMALL LETTER DOTLESS I}", "i") or name
 
 
 def _network(address: str) -> str:

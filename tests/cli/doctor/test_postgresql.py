@@ -6,11 +6,11 @@ from uuid import uuid4
 import pytest
 
 from cli.doctor.sections import Look, Sql, failed, meanings, result_of, severities
-from hubbub import PostgresSettings
+from hubbub import Invalid, PostgresSettings, migrations
 from hubbub.cli.doctor import postgresql
 from hubbub.cli.doctor.report import Check, Result
 from hubbub.cli.doctor.schema import Postgres
-from hubbub.postgres import Statement
+from hubbub.postgres import Pool, Statement, connect
 
 _WRITE = Statement("test.write", str, "INSERT INTO rooms (name) VALUES ('of the doctor') RETURNING name")
 
@@ -59,6 +59,65 @@ async def test_untested_version_is_a_note(
 ) -> None:
     monkeypatch.setattr(postgresql, "NEWEST", 13)
     assert severities(await look(database), "postgresql.version") == ["note"]
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_encoding_that_cannot_hold_every_text_is_an_error(
+    look: Look, database: PostgresSettings, sql: Sql, encoding: str
+) -> None:
+    assert severities(await look(database), "postgresql.encoding") == []
+    name = f"narrow_{uuid4().hex}"
+    options = f"ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
+    if await server_version(database) < 150_000:
+        options = options.replace("LOCALE_PROVIDER libc ", "")
+    await sql(f"CREATE DATABASE {name} OWNER {database.user} {options}")
+    narrow = replace(database, database=name)
+    section = await look(narrow)
+    assert severities(section, "postgresql.encoding") == ["error"]
+    assert encoding in meanings(section, "postgresql.encoding")
+    with pytest.raises(Invalid, match=encoding) as refused:
+        await migrations.up(narrow)
+    assert refused.value.field == "database"
+    assert (await migrations.status(narrow)).current is None
+    await sql(f"DROP DATABASE {name}")
+
+
+async def test_collation_that_has_changed_is_an_error_with_the_statements_to_run(
+    look: Look, database: PostgresSettings, sql: Sql
+) -> None:
+    if await server_version(database) < 170_000:
+        pytest.skip("the collation of these servers has a version from PostgreSQL 17 on")
+    await sql("UPDATE pg_database SET datcollversion = '0' WHERE datname = current_database()")
+    section = await look(database)
+    assert severities(section, "postgresql.encoding") == ["error"]
+    assert f"REINDEX DATABASE CONCURRENTLY {database.database}" in meanings(section, "postgresql.encoding")
+    await sql(f"ALTER DATABASE {database.database} REFRESH COLLATION VERSION")
+    assert severities(await look(database), "postgresql.encoding") == []
+
+
+async def test_collation_of_an_index_that_has_changed_is_an_error(
+    look: Look, database: PostgresSettings, sql: Sql
+) -> None:
+    if await server_version(database) < 170_000:
+        pytest.skip("these servers have a collation with a version from PostgreSQL 17 on")
+    await sql("CREATE TABLE words (word text COLLATE pg_c_utf8 PRIMARY KEY)")
+    await sql("UPDATE pg_collation SET collversion = '0' WHERE collname = 'pg_c_utf8'")
+    section = await look(database)
+    assert severities(section, "postgresql.encoding") == ["error"]
+    assert "ALTER COLLATION pg_c_utf8 REFRESH VERSION" in meanings(section, "postgresql.encoding")
+
+
+async def test_collations_are_read_as_of_postgresql_14(database: PostgresSettings) -> None:
+    pool = Pool(database)
+    assert await pool.fetch_all(postgresql.stale_collations(14)) == []
+    await pool.close()
+
+
+async def server_version(settings: PostgresSettings) -> int:
+    connection = await connect(settings)
+    number = await connection.fetchval("SELECT current_setting('server_version_num')")
+    await connection.close()
+    return int(number)
 
 
 async def test_remote_server_without_tls_is_an_error(look: Look, database: PostgresSettings) -> None:

@@ -5,7 +5,7 @@ All checks run over one connection that can only read.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from hubbub.cli.doctor import schema
 from hubbub.cli.doctor.report import (
@@ -46,6 +46,68 @@ async def _version(postgres: Postgres) -> Result:
         meaning = f"This version of hubbub was tested with PostgreSQL up to {NEWEST}."
         return Result(text, [note(meaning, "Look for a newer version of hubbub.")])
     return Result(text)
+
+
+class Collation(NamedTuple):
+    """A collation whose library has changed: `refresh` is the statement that notes that its indexes are new."""
+
+    name: str
+    built: str
+    actual: str
+    refresh: str
+
+
+# The indexes of the tables have the collation of the database, or the one that is named for them.
+_COLLATIONS: Final = """
+    SELECT
+        'collation ' || quote_ident(collname) AS name,
+        collversion AS built,
+        pg_collation_actual_version(pg_collation.oid) AS actual,
+        'ALTER COLLATION ' || pg_collation.oid::regcollation || ' REFRESH VERSION' AS refresh
+    FROM pg_collation
+    JOIN pg_database ON datname = current_database()
+    WHERE collversion <> pg_collation_actual_version(pg_collation.oid)
+        AND collencoding IN (-1, encoding)
+        AND ({is_default} OR EXISTS (SELECT FROM pg_index WHERE pg_collation.oid = ANY (indcollation)))
+"""
+# Before PostgreSQL 15 a database has no version of its own. The collation with the name of its locale has it.
+_DATABASE: Final = """
+    SELECT
+        'database' AS name,
+        datcollversion AS built,
+        pg_database_collation_actual_version(oid) AS actual,
+        'ALTER DATABASE ' || quote_ident(datname) || ' REFRESH COLLATION VERSION' AS refresh
+    FROM pg_database
+    WHERE datname = current_database()
+        AND datcollversion <> pg_database_collation_actual_version(oid)
+    UNION ALL
+"""
+
+
+def stale_collations(major: int) -> Statement[Collation]:
+    """The statement for a version of the server. One version cannot prepare that for another."""
+    if major < 15:
+        return Statement(
+            "doctor.stale_collations", Collation, _COLLATIONS.format(is_default="collcollate = datcollate")
+        )
+    return Statement("doctor.stale_collations", Collation, _DATABASE + _COLLATIONS.format(is_default="false"))
+
+
+async def _encoding(postgres: Postgres) -> Result:
+    encoding, number = await postgres.server_settings("server_encoding", "server_version_num")
+    findings = []
+    if encoding != "UTF8":
+        meaning = f"The encoding is {encoding}, in which most names and messages cannot be stored."
+        remedy = "Create a database with ENCODING 'UTF8' TEMPLATE template0, and restore a dump into it."
+        findings.append(error(meaning, remedy))
+    for one in await postgres.executor.fetch_all(stale_collations(int(number) // 10_000)):
+        meaning = (
+            f"The indexes of the {one.name} were built with version {one.built} of its collation, and the server "
+            f"sorts by version {one.actual}: a search can miss rows, and a unique index can take one twice."
+        )
+        remedy = f"As the owner: REINDEX DATABASE CONCURRENTLY {postgres.settings.database}, then {one.refresh}."
+        findings.append(error(meaning, remedy))
+    return Result(encoding, findings)
 
 
 # Behind a pooler this is about the connection from the pooler to the server.
@@ -185,6 +247,7 @@ async def _schema(postgres: Postgres) -> Result:
 
 CHECKS: Final[tuple[Check[Postgres], ...]] = (
     Check("postgresql.version", "version", _version),
+    Check("postgresql.encoding", "encoding", _encoding),
     Check("postgresql.tls", "encryption", _tls),
     Check("postgresql.durability", "durability", _durability),
     Check("postgresql.connections", "connections", _connections),

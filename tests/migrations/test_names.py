@@ -1,0 +1,135 @@
+"""Names get their keys on a filled database, beside the version of the application that knows no keys."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from hubbub import Hub, Invalid, PostgresSettings, Settings, inputs, migrations
+from hubbub.migrations.revisions import KEYS, previous
+from hubbub.postgres import connect
+from hubbub.postgres.connection import Connection
+from migrations.filled import fill
+
+A_USER = "INSERT INTO users (email, username, password_hash) VALUES"
+"""As the former version writes one."""
+
+STORED = 'SELECT username, username_key, username_key_of FROM users ORDER BY username COLLATE "C"'
+
+
+@pytest.fixture
+async def older(empty_database: PostgresSettings) -> PostgresSettings:
+    """A database at the revision before names had keys."""
+    await migrations.up(empty_database, previous(KEYS))
+    return empty_database
+
+
+@pytest.fixture
+async def connection(empty_database: PostgresSettings) -> AsyncIterator[Connection]:
+    connection = await connect(empty_database)
+    yield connection
+    await connection.close()
+
+
+async def test_names_that_need_a_key_get_it(older: PostgresSettings, connection: Connection) -> None:
+    await fill(
+        older, f"{A_USER} ('a@b', 'Ada', '!'), ('c@d', 'Νίκος', '!'), ('e@f', 'a  b', '!'), ('g@h', 'ﬁn', '!')"
+    )
+    await migrations.up(older)
+    assert [tuple(row) for row in await connection.fetch(STORED)] == [
+        ("Ada", None, None),
+        ("a  b", "a b", "a  b"),
+        ("Νίκος", "νίκοσ", "Νίκος"),
+        ("ﬁn", "fin", "ﬁn"),
+    ]
+
+
+async def test_more_names_than_a_batch_get_their_keys(older: PostgresSettings, connection: Connection) -> None:
+    await fill(older, f"{A_USER[:-7]} SELECT n || '@b', 'É-' || n, '!' FROM generate_series(1, 2100) AS n")
+    await migrations.up(older)
+    found = await connection.fetch(STORED)
+    assert len(found) == 2100
+    assert all(key == inputs.same_name(name) for name, key, _ in found)
+
+
+async def test_names_that_are_one_stop_the_revision_and_lose_nothing(
+    older: PostgresSettings, connection: Connection
+) -> None:
+    await fill(
+        older, f"{A_USER} ('a@b', 'Νίκος', '!'), ('c@d', 'ΝΊΚΟΣ', '!'), ('e@f', 'fin', '!'), ('g@h', 'ﬁn', '!')"
+    )
+    rows = "SELECT id, email, username, updated_at FROM users ORDER BY id"
+    before = await connection.fetch(rows)
+    with pytest.raises(Invalid) as refused:
+        await migrations.up(older)
+    assert refused.value.field == "username"
+    assert refused.value.reason.startswith("the database holds usernames that are one name in other letters (2);")
+    query = refused.value.reason.partition("find them with: ")[2]
+    found = {frozenset(row["usernames"]) for row in await connection.fetch(query)}
+    assert found == {frozenset({"Νίκος", "ΝΊΚΟΣ"}), frozenset({"fin", "ﬁn"})}
+    assert await connection.fetch(rows) == before
+    assert (await migrations.status(older)).current == previous(KEYS)
+    # The former version goes on, and their owner renames them.
+    await fill(older, f"{A_USER} ('i@j', 'Bob', '!')")
+    await fill(older, "UPDATE users SET username = 'nikos' WHERE username = 'ΝΊΚΟΣ'")
+    await fill(older, "UPDATE users SET username = 'ﬁn 2' WHERE username = 'ﬁn'")
+    assert await migrations.up(older) == [KEYS, *migrations.REVISIONS[migrations.REVISIONS.index(KEYS) + 1 :]]
+    assert {row["username"] for row in await connection.fetch(rows)} == {"Νίκος", "nikos", "fin", "ﬁn 2", "Bob"}
+
+
+async def test_emails_that_differ_only_in_case_stop_the_revision(older: PostgresSettings) -> None:
+    """They can exist where the locale of the database knows the case of ASCII only."""
+    await fill(older, "DROP INDEX idx_users_email")
+    await fill(older, f"{A_USER} ('É@b', 'a', '!'), ('é@b', 'b', '!')")
+    with pytest.raises(Invalid) as refused:
+        await migrations.up(older)
+    assert refused.value.field == "email"
+    assert refused.value.reason.startswith("the database holds emails that differ only in case (1);")
+
+
+async def test_accounts_of_the_former_version_are_found_and_get_their_keys_by_the_next_up(
+    empty_database: PostgresSettings, connection: Connection, settings: Settings
+) -> None:
+    await migrations.up(empty_database)
+    async with Hub(replace(settings, postgres=empty_database)) as hub:
+        nikos = await hub.users.create("nikos@example.org", "Νίκος", "hash")
+        await fill(empty_database, f"{A_USER} ('ada@example.org', 'Ada', '!'), ('zoe@example.org', 'ZOË', '!')")
+        for spelling in ("ADA", "zoë"):
+            assert await hub.users.find_by_username(spelling) is not None
+        # The former version renames a user that has a key. It is not found by the former name.
+        await fill(empty_database, "UPDATE users SET username = 'ﬁnn' WHERE username = 'Νίκος'")
+        assert await hub.users.find_by_username("Νίκος") is None
+        assert await migrations.up(empty_database) == []
+        found = await hub.users.find_by_username("FINN")
+        assert found is not None
+        assert found.id == nikos.id
+    assert [tuple(row)[1:] for row in await connection.fetch(STORED)] == [
+        (None, None),
+        ("zoë", "ZOË"),
+        ("finn", "ﬁnn"),
+    ]
+
+
+async def test_next_up_reports_a_name_that_is_taken_and_leaves_it(
+    empty_database: PostgresSettings, connection: Connection
+) -> None:
+    await migrations.up(empty_database)
+    await fill(empty_database, f"{A_USER} ('a@b', 'fin', '!'), ('c@d', 'ﬁn', '!'), ('e@f', 'É', '!')")
+    with pytest.raises(Invalid) as refused:
+        await migrations.up(empty_database)
+    assert refused.value.reason.startswith("the database holds usernames that are the name of another user")
+    query = refused.value.reason.partition("find them with: ")[2]
+    assert [row["username"] for row in await connection.fetch(query)] == ["ﬁn"]
+    assert [tuple(row)[1:] for row in await connection.fetch(STORED)] == [(None, None), ("é", "É"), (None, None)]
+
+
+async def test_down_makes_the_former_indexes_and_up_computes_the_keys_again(
+    empty_database: PostgresSettings, connection: Connection
+) -> None:
+    await migrations.up(empty_database, KEYS)
+    await fill(empty_database, f"{A_USER} ('a@b', 'Νίκος', '!')")
+    await migrations.down(empty_database, previous(KEYS))
+    await migrations.up(empty_database)
+    assert [tuple(row) for row in await connection.fetch(STORED)] == [("Νίκος", "νίκοσ", "Νίκος")]
