@@ -57,7 +57,33 @@ class MessagesSent(msgspec.Struct, frozen=True):
     messages: Sequence[Message]
 
 
-Change = UserChanged | RoomTouched | RoomRewound | MembersJoined | MembershipEnded | MessagesSent
+class ReadMarkMoved(msgspec.Struct, frozen=True):
+    """A member has read more of a room, or less. `is_shown` is whether the room shows the others who has read."""
+
+    room_id: UUID
+    user_id: UUID
+    last_read_seq: int
+    is_shown: bool
+
+
+class ProfileUpdated(msgspec.Struct, frozen=True):
+    """A user was given a username or picture. Reported in addition to the `UserChanged`."""
+
+    user_id: UUID
+    username: str
+    avatar_url: str | None
+
+
+Change = (
+    UserChanged
+    | RoomTouched
+    | RoomRewound
+    | MembersJoined
+    | MembershipEnded
+    | MessagesSent
+    | ReadMarkMoved
+    | ProfileUpdated
+)
 
 # Called after the COMMIT, in the order of the commits, from the event loop. It must neither wait nor raise.
 OnCommit = Callable[[Change], None]

@@ -103,6 +103,26 @@ class _Typing(msgspec.Struct, frozen=True, rename="camel"):
     is_typing: bool
 
 
+class ReadMarkChanged(Event, frozen=True, tag="read_mark_changed"):
+    """A member has read the room up to and including `last_read_seq`, or marked what follows as unread."""
+
+    room_id: UUID
+    user_id: UUID
+    last_read_seq: int
+
+
+class ProfileChanged(Event, frozen=True, tag="profile_changed"):
+    """A user has another username or picture."""
+
+    user_id: UUID
+    username: str
+    avatar_url: str | None
+
+
+class Missed(Event, frozen=True, tag="missed"):
+    """Read marks or profiles may have changed without an event: read them again."""
+
+
 class Logged(Event, frozen=True):
     """An entry of a room's log, at the position `seq`. A client that keeps `cursor` can go on from after it.
 
@@ -210,7 +230,10 @@ class Resync(Event, frozen=True, tag="resync"):
     reason: ResyncReason
 
 
-FeedEvent = LogEvent | RoomGone | Resync | TypingChanged | PresenceChanged
+Signal = TypingChanged | PresenceChanged | ReadMarkChanged | ProfileChanged
+"""Events that are published once, in no order with the entries of a log."""
+
+FeedEvent = LogEvent | RoomGone | Resync | Signal | Missed
 
 
 class LogPage(Value, frozen=True):

@@ -59,7 +59,7 @@ class Repositories:
         self._rooms = Rooms(executor, on_commit, changes)
         self._room_users = RoomUsers(executor, on_commit, changes)
         self._messages = Messages(executor, on_commit, writer, changes)
-        self._receipts = ReadReceipts(executor)
+        self._receipts = ReadReceipts(executor, on_commit)
 
     @property
     def users(self) -> Users:
@@ -349,6 +349,8 @@ class Hub(Repositories):
         buffer: int = 1_000,
         typing: bool = False,
         presence: bool = False,
+        read_marks: bool = False,
+        profiles: bool = False,
         token: str | None = None,
     ) -> Follower:
         """The events in the rooms of a user, each once and in the order of the log of its room.
@@ -375,6 +377,10 @@ class Hub(Repositories):
         members. These are published once and may be lost, as Redis may. So a client ends typing after
         `Options.typing_seconds`, and calls `hub.presence.is_online` when it connects.
 
+        With `read_marks` come the watermarks of the user from other devices, and those of others where the room
+        keeps receipts. With `profiles` come changed usernames and pictures of users who share a room. These may be
+        lost as well, and `Missed` comes where it is known. A client reads both again then and when it connects.
+
         With the `token` of a session the iteration ends with the session. A revocation ends it at once in every
         process, an expiry within some heartbeats. A feed is not a lookup, which would prolong the session. While
         Redis is down the feed goes on.
@@ -390,6 +396,8 @@ class Hub(Repositories):
             buffer=buffer,
             typing=typing,
             presence=presence,
+            read_marks=read_marks,
+            profiles=profiles,
             session=None if token is None else key_of(token).name,
         )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from hubbub import inputs
+from hubbub.commits import ReadMarkMoved
 from hubbub.cursors import Cursor
 from hubbub.errors import NotAMember, NotFound
 from hubbub.models import Page, ReadReceipt
@@ -24,6 +25,14 @@ MESSAGES_PER_STEP: Final = 2_000
 """Each may have a receipt, whose deletion `mark_unread` commits together with the step of the watermark."""
 
 
+class Watermark(NamedTuple):
+    """How far a member has read, whether the call has moved that, and whether the room shows it to the others."""
+
+    last_read_seq: int
+    has_moved: bool
+    is_shown: bool
+
+
 class ReadReceipts(Repository):
     """Reading state. A member since before a message has read it when `last_read_seq` is at least its seq."""
 
@@ -35,19 +44,7 @@ class ReadReceipts(Repository):
             FOR NO KEY UPDATE
         )"""
 
-    # One statement, however much is unread. The membership is locked first, so that the watermark only moves
-    # forward when two devices report at the same time. last_read_message_id follows it.
-    _MARK_READ = Statement(
-        "read_receipts.mark_read",
-        int,
-        f"""
-        WITH {_LOCKED_MEMBER}, target AS MATERIALIZED (
-            SELECT
-                member.room_id,
-                member.user_id,
-                member.last_read_seq AS old_seq,
-                LEAST($3, rooms.last_seq) AS new_seq,
-                COALESCE(
+    _KEEPS_RECEIPTS = f"""COALESCE(
                     rooms.keeps_receipts,
                     rooms.direct_key IS NOT NULL OR NOT EXISTS (
                         SELECT 1
@@ -55,7 +52,21 @@ class ReadReceipts(Repository):
                         WHERE room_id = $1
                         OFFSET {RECEIPTS_UP_TO_MEMBERS}
                     )
-                ) AS keeps_receipts
+                )"""
+
+    # One statement, however much is unread. The membership is locked first, so that the watermark only moves
+    # forward when two devices report at the same time. last_read_message_id follows it.
+    _MARK_READ = Statement(
+        "read_receipts.mark_read",
+        Watermark,
+        f"""
+        WITH {_LOCKED_MEMBER}, target AS MATERIALIZED (
+            SELECT
+                member.room_id,
+                member.user_id,
+                member.last_read_seq AS old_seq,
+                LEAST($3, rooms.last_seq) AS new_seq,
+                {_KEEPS_RECEIPTS} AS keeps_receipts
             FROM member
             JOIN rooms ON rooms.id = member.room_id
         ), moved AS (
@@ -91,7 +102,10 @@ class ReadReceipts(Repository):
             WHERE target.keeps_receipts
             ON CONFLICT DO NOTHING
         )
-        SELECT GREATEST(old_seq, new_seq) AS last_read_seq
+        SELECT
+            GREATEST(old_seq, new_seq) AS last_read_seq,
+            new_seq > old_seq AS has_moved,
+            keeps_receipts AS is_shown
         FROM target
         """,
         idempotent=True,
@@ -112,7 +126,7 @@ class ReadReceipts(Repository):
     # that is cut leaves nothing to finish.
     _MARK_UNREAD = Statement(
         "read_receipts.mark_unread",
-        int,
+        Watermark,
         f"""
         WITH {_LOCKED_MEMBER}, page AS MATERIALIZED (
             SELECT messages.id, messages.seq
@@ -156,8 +170,12 @@ class ReadReceipts(Repository):
             WHERE message_read_receipts.message_id = page.id
                 AND message_read_receipts.user_id = member.user_id
         )
-        SELECT new_seq AS last_read_seq
+        SELECT
+            target.new_seq AS last_read_seq,
+            target.new_seq < target.old_seq AS has_moved,
+            {_KEEPS_RECEIPTS} AS is_shown
         FROM target
+        JOIN rooms ON rooms.id = target.room_id
         """,
         idempotent=True,
     )
@@ -177,11 +195,19 @@ class ReadReceipts(Repository):
         return watermark
 
     async def _watermark(
-        self, statement: Statement[int], room_id: UUID, user_id: UUID, seq: int, deadline: float | None = None
+        self,
+        statement: Statement[Watermark],
+        room_id: UUID,
+        user_id: UUID,
+        seq: int,
+        deadline: float | None = None,
     ) -> int:
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        watermark = await self._executor.fetch_one(statement, room_id, user_id, seq, deadline=deadline)
-        return existing(watermark, NotAMember, room_id, user_id)
+        found = await self._executor.fetch_one(statement, room_id, user_id, seq, deadline=deadline)
+        last_read_seq, has_moved, is_shown = existing(found, NotAMember, room_id, user_id)
+        if has_moved:
+            self._changed(ReadMarkMoved(room_id, user_id, last_read_seq, is_shown))
+        return last_read_seq
 
     _WHO_READ_CURSOR = Cursor("readers", tuple[UUID])
     _WHO_READ = Statement(

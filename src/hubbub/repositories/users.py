@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
 from hubbub import inputs
-from hubbub.commits import MembershipEnded, RoomTouched, UserChanged
+from hubbub.commits import MembershipEnded, ProfileUpdated, RoomTouched, UserChanged
 from hubbub.errors import NotFound, Unavailable
 from hubbub.events import MemberLeft
 from hubbub.models import Concealed, Credentials, User
@@ -163,6 +163,8 @@ class Users(Repository):
         )
         user = existing(changed, NotFound, "user", user_id)
         self._changed(UserChanged(user.id))
+        if username is not None or avatar_url is not UNSET:
+            self._changed(ProfileUpdated(user.id, user.username, user.avatar_url))
         return user
 
     _CHANGE_PASSWORD_HASH = Statement(

@@ -1,14 +1,37 @@
-"""Typing and presence in a feed, for followers that want them, in the rooms that they follow."""
+"""Typing, presence, read marks and profiles in a feed, for followers that want them, in the rooms they follow."""
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
+import msgspec
 import pytest
 
-from hubbub import Hub, Invalid, MemberJoined, MemberLeft, MessageSent, PresenceChanged, Room, TypingChanged, User
-from hubbub.events import PRESENCE_CHANNEL, typing_channel
+from hubbub import (
+    FeedEvent,
+    Follower,
+    Hub,
+    Invalid,
+    MemberJoined,
+    MemberLeft,
+    MessageSent,
+    Missed,
+    PresenceChanged,
+    ProfileChanged,
+    ReadMarkChanged,
+    Room,
+    Settings,
+    TypingChanged,
+    User,
+)
+from hubbub.events import MEMBERSHIPS_CHANNEL, PRESENCE_CHANNEL, room_channel, typing_channel
 from hubbub.redis import Connection
-from services.feed.reading import take
-from waiting import until_it_answers
+from hubbub.services.feed.announcements import seal
+from instrumentation.recording import Recording
+from services.feed.conftest import NO_HEARTBEAT
+from services.feed.reading import is_at, take, take_until, until_live
+from waiting import until, until_it_answers
 
 
 async def are_subscribed(administrator_of_redis: Connection, *channels: str) -> None:
@@ -182,3 +205,144 @@ async def test_invalid_payload_and_full_buffer_drop_signals_alone(
 async def test_typing_that_is_not_a_bool_is_refused(hub: Hub, ada: User) -> None:
     with pytest.raises(Invalid):
         hub.follow(ada.id, typing="yes")  # type: ignore[arg-type]  # as from a socket
+
+
+async def take_known(feed: Follower, count: int = 1) -> list[FeedEvent]:
+    """The next events that are not a `Missed`, which a follower gets when its subscription becomes live."""
+    found: list[FeedEvent] = []
+    while len(found) < count:
+        found += [event for event in await take(feed) if not isinstance(event, Missed)]
+    return found
+
+
+async def join_many(hub: Hub, room: Room, count: int) -> list[User]:
+    users = [await hub.users.create(f"user-{n}@example.org", f"user-{n}", "!") for n in range(count)]
+    await hub.room_users.add_many(room.id, [user.id for user in users])
+    return users
+
+
+async def test_read_mark_reaches_other_devices_and_those_to_whom_the_room_shows_receipts(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    async with (
+        hub.follow(bob.id, read_marks=True) as device,
+        elsewhere.follow(bob.id, read_marks=True) as other_device,
+        elsewhere.follow(ada.id, read_marks=True) as member,
+        elsewhere.follow(ada.id) as quiet,
+    ):
+        await asyncio.gather(until_live(hub), until_live(elsewhere))
+        sent = await hub.messages.send(room.id, ada.id, "hello")
+        await hub.receipts.mark_read(room.id, bob.id, up_to=sent.seq)
+        await hub.receipts.mark_read(room.id, bob.id, up_to=sent.seq)  # changes nothing
+        await hub.receipts.mark_unread(room.id, bob.id, from_seq=sent.seq)
+        last = await hub.messages.send(room.id, ada.id, "the last")
+        for feed in (device, other_device, member):
+            events = await take_until(feed, is_at(last.seq))
+            if not any(isinstance(event, ReadMarkChanged) for event in events):
+                events += await take_known(feed)
+            marks = [event for event in events if isinstance(event, ReadMarkChanged)]
+            assert {(mark.room_id, mark.user_id) for mark in marks} == {(room.id, bob.id)}
+            assert marks[-1].last_read_seq in (sent.seq, sent.seq - 1)
+        assert [event.message for event in await take(quiet, 2) if isinstance(event, MessageSent)] == [sent, last]
+
+
+async def test_read_mark_reaches_own_devices_alone_where_the_room_keeps_no_receipts(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    await hub.rooms.update(room.id, keeps_receipts=False, by=ada.id)
+    async with (
+        elsewhere.follow(bob.id, read_marks=True) as device,
+        elsewhere.follow(ada.id, read_marks=True) as member,
+    ):
+        await asyncio.gather(until_live(hub), until_live(elsewhere))
+        sent = await hub.messages.send(room.id, ada.id, "hello")
+        await hub.receipts.mark_read(room.id, bob.id, up_to=sent.seq)
+        [first, mark] = await take_known(device, 2)
+        assert isinstance(first, MessageSent)
+        assert mark == ReadMarkChanged(room.id, bob.id, sent.seq)
+        await hub.messages.send(room.id, ada.id, "next")
+        assert all(isinstance(event, MessageSent) for event in await take_known(member, 2))
+
+
+async def test_read_marks_of_one_commit_are_announced_together_and_after_it(
+    settings: Settings, elsewhere: Hub, room: Room, ada: User
+) -> None:
+    recording = Recording()
+    async with Hub(settings, options=NO_HEARTBEAT, instrumentation=recording) as hub:
+        users = await join_many(hub, room, 10)
+        async with elsewhere.follow(ada.id, read_marks=True) as feed:
+            assert await take(feed) == [Missed()]
+            sent = await hub.messages.send(room.id, ada.id, "hello")
+            assert len(await take(feed)) == 1
+            with suppress(LookupError):
+                async with hub.transaction() as transaction:
+                    await transaction.receipts.mark_read(room.id, users[0].id, up_to=sent.seq)
+                    raise LookupError
+            announced = recording.announced
+            async with hub.transaction() as transaction:
+                for user in users:
+                    await transaction.receipts.mark_read(room.id, user.id, up_to=sent.seq)
+            marks = await take(feed, 10)
+            assert sorted(marks, key=repr) == sorted(
+                (ReadMarkChanged(room.id, user.id, sent.seq) for user in users), key=repr
+            )
+            await until(lambda: recording.announced > announced)
+            assert recording.announced == announced + 1
+
+
+async def test_profile_reaches_own_devices_and_those_who_share_a_room(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
+) -> None:
+    stranger = await hub.users.create("stranger@example.org", "stranger", "!")
+    await hub.room_users.add(room.id, bob.id)
+    async with (
+        elsewhere.follow(ada.id, profiles=True) as member,
+        hub.follow(bob.id, profiles=True) as device,
+        elsewhere.follow(stranger.id, profiles=True) as other,
+    ):
+        await asyncio.gather(until_live(hub), until_live(elsewhere))
+        await hub.users.update_profile(bob.id, email="robert@example.org")  # not shown to others
+        await hub.users.update_profile(bob.id, username="robert", avatar_url="/robert.png")
+        for feed in (member, device):
+            assert await take_known(feed) == [ProfileChanged(bob.id, "robert", "/robert.png")]
+        await hub.users.update_profile(stranger.id, username="odd")
+        assert await take_known(other) == [ProfileChanged(stranger.id, "odd", None)]
+
+
+async def test_forged_read_mark_and_profile_are_not_believed(
+    hub: Hub, elsewhere: Hub, administrator_of_redis: Connection, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    async with hub.follow(ada.id, read_marks=True, profiles=True) as feed:
+        assert await take(feed) == [Missed()]
+        mark = {"room_id": str(room.id), "user_id": str(bob.id), "last_read_seq": 9, "is_shown": True}
+        profile = {"user_id": str(bob.id), "username": "ada", "avatar_url": None}
+        payload = {"from": "x", "messages": [], "marks": [mark], "users": [], "profiles": [profile]}
+        forged = msgspec.json.encode(payload)
+        for channel in (room_channel(room.id), MEMBERSHIPS_CHANNEL):
+            await administrator_of_redis.execute("PUBLISH", channel, forged)
+            await administrator_of_redis.execute(
+                "PUBLISH", channel, seal(b"a key of another database", msgspec.json.encode(payload))
+            )
+        await elsewhere.users.update_profile(bob.id, username="robert")
+        sent = await elsewhere.messages.send(room.id, ada.id, "hello")
+        await elsewhere.receipts.mark_read(room.id, bob.id, up_to=sent.seq)
+        events = await take_known(feed, 3)
+        assert ProfileChanged(bob.id, "robert", None) in events
+        assert ReadMarkChanged(room.id, bob.id, sent.seq) in events
+
+
+async def test_reader_that_is_too_slow_for_read_marks_gets_missed(
+    hub: Hub, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    async with hub.follow(ada.id, read_marks=True, buffer=2) as feed:
+        assert await take(feed) == [Missed()]
+        sent = [await hub.messages.send(room.id, bob.id, str(number)) for number in range(5)]
+        for message in sent:
+            await hub.receipts.mark_read(room.id, ada.id, up_to=message.seq)
+        await until(lambda: feed.inbox.has_missed)
+        events = await take_until(feed, lambda event: isinstance(event, Missed))
+        assert not any(isinstance(event, ReadMarkChanged) for event in events)

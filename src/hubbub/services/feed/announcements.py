@@ -2,18 +2,21 @@
 
 On `room:` with the id of a room: `{"from": ..., "messages": [...], "seal": ...}`, the new messages in their order.
 The list is empty when something else has happened, or when the messages are too large: the receiver then reads the
-log. On `memberships`: `{"from": ..., "users": [...]}`, users who joined a room.
+log. `marks` are how far members have read. With marks alone nothing is to be read, unless `grew`.
 
-Any program that reaches Redis can publish on these channels. So messages are believed only under a seal: a MAC
-with a key that processes read from PostgreSQL. Without it the receiver reads the log, as for any other change. The
-users of `memberships` need no seal, because PostgreSQL is asked for their rooms.
+On `memberships`: `{"from": ..., "users": [...], "profiles": [...], "seal": ...}`, users who joined a room, and
+changed profiles.
+
+Any program that reaches Redis can publish on these channels. So messages, marks and profiles are believed only
+under a seal: a MAC with a key that processes read from PostgreSQL. Without it the receiver reads the log, as for
+any other change. The users of `memberships` need no seal, because PostgreSQL is asked for their rooms.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from hashlib import blake2b
 from hmac import compare_digest
@@ -24,11 +27,12 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid4
 
+from hubbub.commits import ProfileUpdated, ReadMarkMoved
 from hubbub.events import MEMBERSHIPS_CHANNEL, NOT_AN_EVENT, room_channel
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.models import Message
 from hubbub.postgres import Executor, Statement
-from hubbub.scheduling import OncePerTurn
+from hubbub.scheduling import EarliestTimer, OncePerTurn
 
 if TYPE_CHECKING:
     from hubbub.redis import Connection, Outcome
@@ -40,6 +44,13 @@ MAX_BYTES: Final = 64 * 1024
 slow to take them. Three messages of the greatest length in ASCII fit, or a few hundred usual ones."""
 MAX_MESSAGES: Final = 100
 """The most messages in one payload. It bounds what one announcement costs a receiver in one step of its loop."""
+MARKS_DELAY_SECONDS: Final = 0.05
+"""How long read marks wait for others, and for messages that go out anyway. A client that scrolls moves its mark
+many times a second. A PUBLISH for each would make the call a third slower."""
+MAX_MARKS: Final = 200
+"""The most read marks in one payload, of 200 bytes each. Further ones are not announced."""
+MAX_PROFILES: Final = 100
+"""The most profiles in one payload, of up to 2 kB each. Further ones are not announced."""
 MAX_PUBLISHING: Final = 8
 """Batches of PUBLISH that wait for an answer at a time. Beyond them the announcements of a room become one, which
 bounds what waits while Redis is slow."""
@@ -49,20 +60,29 @@ DEADLINE_SECONDS: Final = 1.0
 """As long as the default heartbeat. By then followers have found the change by themselves."""
 
 
-class LogGrew(msgspec.Struct, frozen=True, rename={"origin": "from"}):
-    """The log of a room has grown, by these messages or by something else."""
+class LogGrew(msgspec.Struct, frozen=True, omit_defaults=True, rename={"origin": "from"}):
+    """The log of a room has grown, by these messages or by something else. Members have read it up to `marks`."""
 
     origin: str
     messages: list[Message]
+    marks: list[ReadMarkMoved] = []
+    grew: bool = False
+    """Whether something else happened beside the marks."""
+
+    @property
+    def must_be_read(self) -> bool:
+        return self.grew or not (self.messages or self.marks)
 
 
-class UsersJoined(msgspec.Struct, frozen=True, rename={"origin": "from"}):
-    """These users joined a room."""
+class UsersJoined(msgspec.Struct, frozen=True, omit_defaults=True, rename={"origin": "from"}):
+    """These users joined a room. Others have another profile."""
 
     origin: str
     users: list[UUID]
+    profiles: list[ProfileUpdated] = []
 
 
+_UNKNOWN: Final = LogGrew("", [])
 _decode_log_grew = msgspec.json.Decoder(LogGrew).decode
 _decode_users_joined = msgspec.json.Decoder(UsersJoined).decode
 
@@ -77,8 +97,11 @@ class Announcements:
         self._own_prefix = f'{{"from":"{self._origin}"'.encode()
         self._key = token_bytes(32)  # until `load_key`, announcements of no other process are believed
         self._rooms: dict[UUID, list[Message] | None] = {}  # None: the log has to be read
+        self._marks: dict[UUID, dict[UUID, ReadMarkMoved]] = {}  # by room and user
         self._users: dict[UUID, None] = {}
+        self._profiles: dict[UUID, ProfileUpdated] = {}
         self._publish = OncePerTurn(self._publish_all)
+        self._publish_marks = EarliestTimer(lambda _: self._request_publish())
         self._publishing = 0
 
     _KEY = Statement(
@@ -93,6 +116,12 @@ class Announcements:
     async def load_key(self, executor: Executor) -> None:
         """Read the key that the processes of this database share. Raises: Unavailable."""
         self._key = await executor.fetch_one(self._KEY) or self._key
+
+    def close(self) -> None:
+        """Announce the read marks that wait."""
+        self._publish_marks.cancel()
+        if self._marks:
+            self._publish_all()
 
     def message_sent(self, message: Message) -> None:
         """Announce the message. Neither waits nor raises."""
@@ -113,26 +142,40 @@ class Announcements:
         self._users |= dict.fromkeys(user_ids)
         self._request_publish()
 
-    def messages_in(self, payload: bytes) -> list[Message] | None:
-        """The messages that another process announced, or none for another change; None if this process did."""
+    def read_mark_moved(self, change: ReadMarkMoved) -> None:
+        """Announce how far a member has read. Neither waits nor raises."""
+        marks = self._marks.setdefault(change.room_id, {})
+        if len(marks) < MAX_MARKS or change.user_id in marks:
+            marks[change.user_id] = change
+        now = asyncio.get_running_loop().time()
+        self._publish_marks.request(now + MARKS_DELAY_SECONDS, now)
+
+    def profile_updated(self, change: ProfileUpdated) -> None:
+        """Announce a profile. Neither waits nor raises."""
+        if len(self._profiles) < MAX_PROFILES or change.user_id in self._profiles:
+            self._profiles[change.user_id] = change
+        self._request_publish()
+
+    def log_grew_in(self, payload: bytes) -> LogGrew | None:
+        """What another process announced of a room; None if this process did."""
         if payload.startswith(self._own_prefix):
             return None
         body = unseal(self._key, payload)
-        if body is None:
-            return []
         try:
-            return _decode_log_grew(body).messages
+            return _UNKNOWN if body is None else _decode_log_grew(body)
         except NOT_AN_EVENT:  # of another version
-            return []
+            return _UNKNOWN
 
-    def users_in(self, payload: bytes) -> list[UUID]:
-        """The users who joined a room as another process announced."""
+    def users_in(self, payload: bytes) -> tuple[list[UUID], list[ProfileUpdated]]:
+        """The users who joined a room, and the new profiles, as another process announced."""
         if payload.startswith(self._own_prefix):
-            return []
+            return [], []
         try:
-            return _decode_users_joined(payload).users
+            joined = _decode_users_joined(payload)
         except NOT_AN_EVENT:
-            return []
+            return [], []
+        is_sealed = joined.profiles and unseal(self._key, payload) is not None
+        return joined.users, joined.profiles if is_sealed else []
 
     def _request_publish(self) -> None:
         if self._publishing < MAX_PUBLISHING:
@@ -140,22 +183,31 @@ class Announcements:
 
     def _publish_all(self) -> None:
         rooms, self._rooms = self._rooms, {}
+        marks, self._marks = self._marks, {}
         users, self._users = self._users, {}
+        profiles, self._profiles = self._profiles, {}
         commands = [
-            ("PUBLISH", room_channel(room_id), self._encode(messages)) for room_id, messages in rooms.items()
+            ("PUBLISH", room_channel(room_id), self._encode(messages, marks.pop(room_id, {})))
+            for room_id, messages in rooms.items()
         ]
-        if users:
-            joined = UsersJoined(self._origin, list(users))
-            commands.append(("PUBLISH", MEMBERSHIPS_CHANNEL, msgspec.json.encode(joined)))
+        commands += [
+            ("PUBLISH", room_channel(room_id), self._encode([], moved)) for room_id, moved in marks.items()
+        ]
+        if users or profiles:
+            joined = UsersJoined(self._origin, list(users), list(profiles.values()))
+            commands.append(("PUBLISH", MEMBERSHIPS_CHANNEL, seal(self._key, msgspec.json.encode(joined))))
         self._publishing += 1
         answers = self._connection.execute_many(commands, deadline_seconds=DEADLINE_SECONDS)
         answers.add_done_callback(partial(self._published, len(commands)))
 
-    def _encode(self, messages: list[Message] | None) -> bytes:
-        is_large = messages and sum(len(message.content) for message in messages) > MAX_BYTES
-        payload = b"" if is_large else msgspec.json.encode(LogGrew(self._origin, messages or []))
-        if is_large or len(payload) > MAX_BYTES:
-            return msgspec.json.encode(LogGrew(self._origin, []))
+    def _encode(self, messages: list[Message] | None, moved: Mapping[UUID, ReadMarkMoved]) -> bytes:
+        if messages and sum(len(message.content) for message in messages) > MAX_BYTES:
+            messages = None
+        marks = list(moved.values())
+        grew = LogGrew(self._origin, messages or [], marks, grew=messages is None and bool(marks))
+        payload = msgspec.json.encode(grew)
+        if len(payload) > MAX_BYTES:
+            payload = msgspec.json.encode(LogGrew(self._origin, [], marks, grew=bool(marks)))
         return seal(self._key, payload)
 
     def _published(self, number: int, answers: asyncio.Future[list[Outcome]]) -> None:
@@ -164,7 +216,7 @@ class Announcements:
         if error is not None:
             logger.info("announcements of grown logs were lost: %s", error)
         self._instrumentation.published(number, is_lost=error is not None)
-        if self._rooms or self._users:
+        if self._rooms or self._marks or self._users or self._profiles:
             self._request_publish()
 
 

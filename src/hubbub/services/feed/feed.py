@@ -75,7 +75,7 @@ class Feed:
             on_rewind=on_rewind,
         )
         self._sessions = SessionChecks(ended_sessions, heartbeat_seconds=heartbeat_seconds)
-        self._signals = Signals(subscriptions, memberships, self._rooms)
+        self._signals = Signals(subscriptions, memberships, self._rooms, announcements)
         self._followers = Followers(
             executor,
             self._rooms,
@@ -107,6 +107,7 @@ class Feed:
     async def close(self) -> None:
         """End all followers. Idempotent."""
         self._followers.close()
+        self._announcements.close()
         if self._memberships_subscription is not None:
             self._memberships_subscription.unsubscribe()
         await self._comparing.close()
@@ -118,6 +119,7 @@ class Feed:
         """Notify followers, here and in other processes, of what this process commits from now on."""
         self._rooms.register(commits)
         self._followers.register(commits)
+        self._signals.register(commits)
 
     def follow(
         self,
@@ -128,6 +130,8 @@ class Feed:
         buffer: int,
         typing: bool = False,
         presence: bool = False,
+        read_marks: bool = False,
+        profiles: bool = False,
         session: str | None = None,
     ) -> Follower:
         """A follower for `async with`. `Hub.follow` describes the arguments. `session` is the key of a session."""
@@ -146,6 +150,8 @@ class Feed:
             inputs.limit(buffer, longest=MAX_BUFFER, field="buffer"),
             wants_typing=inputs.flag("typing", typing),
             wants_presence=inputs.flag("presence", presence),
+            wants_read_marks=inputs.flag("read_marks", read_marks),
+            wants_profiles=inputs.flag("profiles", profiles),
             instrumentation=self._instrumentation,
         )
         return Follower(self._followers, inbox, after=starts, rooms=only, session=session)

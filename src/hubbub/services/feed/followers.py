@@ -185,6 +185,9 @@ class Follower:
                     raise StopAsyncIteration
                 if not self.has_entered:
                     raise RuntimeError("a follower is entered by `async with` before it is iterated over")
+                self.inbox.put_missed()
+                if self._events:
+                    break
                 if self.inbox.behind:
                     await self._read_on(next(iter(self.inbox.behind)))
                 else:
@@ -546,12 +549,15 @@ class Followers:
     def receive(self, received: Received) -> None:
         """Take an announcement of another process."""
         if isinstance(received, Gap):
+            self.signals.miss_all()
             self._sessions.check_soon()
             self._round = deque(self._users)
             self._due = len(self._round)
             self._has_work()
         else:
-            user_ids = self._announcements.users_in(received)
+            user_ids, profiles = self._announcements.users_in(received)
+            for profile in profiles:
+                self.signals.take_profile(profile)
             self.read_rooms_of(user_ids)
             self._sessions.check_soon(one for user_id in user_ids for one in self._users.get(user_id, ()))
 

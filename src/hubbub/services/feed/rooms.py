@@ -38,15 +38,19 @@ from uuid import UUID
 import msgspec
 
 from hubbub.background import ReportErrors
-from hubbub.commits import Commits, MessagesSent, RoomTouched
+from hubbub.commits import Commits, MessagesSent, ReadMarkMoved, RoomTouched, ignore
 from hubbub.errors import NotFound, Unavailable
 from hubbub.events import (
     FeedEvent,
     MemberJoined,
     MemberLeft,
+    Missed,
     PresenceChanged,
+    ProfileChanged,
+    ReadMarkChanged,
     Resync,
     RoomGone,
+    Signal,
     TypingChanged,
     room_channel,
 )
@@ -100,6 +104,8 @@ class FollowedRooms:
         self._announcements = announcements
         self._has_work = has_work
         self.on_rewind = on_rewind
+        self.on_mark: Callable[[ReadMarkMoved], None] = ignore
+        """Called with each read mark that another process announced."""
         self._rooms: dict[UUID, FollowedRoom] = {}
         self._concurrent_reads = asyncio.Semaphore(CONCURRENT_READS)
         self._waiting: dict[tuple[UUID, Position, int, int], asyncio.Task[LogSlice]] = {}  # reads without a slot
@@ -163,14 +169,19 @@ class FollowedRooms:
         """Take an announcement of another process."""
         if isinstance(received, Gap):
             self.check_soon(room)
+            for followed in room.positions:
+                followed.inbox.miss()
             return
-        messages = self._announcements.messages_in(received)
-        if messages is None:
+        grew = self._announcements.log_grew_in(received)
+        if grew is None:
             return
-        for message in messages:
+        for message in grew.messages:
             if message.room_id == room.id:
                 self._receive_message(room, message)
-        if not messages:
+        for mark in grew.marks:
+            if mark.room_id == room.id:
+                self.on_mark(mark)
+        if grew.must_be_read:
             room.read_log()
 
     def _receive_message(self, room: FollowedRoom, message: Message) -> None:
@@ -574,7 +585,10 @@ class Inbox:
     limit: int
     wants_typing: bool
     wants_presence: bool
+    wants_read_marks: bool
+    wants_profiles: bool
     instrumentation: Instrumentation
+    has_missed: bool = False
     events: deque[FeedEvent] = field(default_factory=deque)
     size: int = 0
     """The size of what rooms have put here since it was last empty."""
@@ -585,10 +599,31 @@ class Inbox:
         self.events.append(event)
         self.wake()
 
-    def offer(self, event: TypingChanged | PresenceChanged) -> None:
-        """Put an event that cannot be read later, if there is space."""
+    def offer(self, event: Signal) -> None:
+        """Put an event that is not in a log, if there is space and it is wanted."""
+        if isinstance(event, PresenceChanged):
+            is_wanted = self.wants_presence
+        elif isinstance(event, ProfileChanged):
+            is_wanted = self.wants_profiles
+        else:
+            is_wanted = self.wants_read_marks if isinstance(event, ReadMarkChanged) else self.wants_typing
+        if not is_wanted:
+            return
         if len(self.events) < self.limit:
             self.put(event)
+        elif not isinstance(event, PresenceChanged | TypingChanged):
+            self.miss()
+
+    def miss(self) -> None:
+        """Read marks or profiles may have changed without an event. `Missed` comes after the events that wait."""
+        if self.wants_read_marks or self.wants_profiles:
+            self.has_missed = True
+            self.wake()
+
+    def put_missed(self) -> None:
+        if self.has_missed:
+            self.has_missed = False
+            self.events.append(Missed())
 
     def wake(self) -> None:
         """Have the reader look again."""

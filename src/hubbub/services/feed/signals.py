@@ -1,23 +1,40 @@
-"""Typing and presence in a feed: events that are delivered once, to followers that want them, and kept nowhere."""
+"""Typing, presence, read marks and profiles in a feed: they are delivered once, to followers that want them.
+
+None of them is an entry of a log. Read marks and profiles are kept in PostgreSQL, so a follower that may have
+missed some gets a `Missed`. Typing and presence are kept nowhere.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
 from hubbub.background import BackgroundTask
+from hubbub.commits import Commits, ProfileUpdated, ReadMarkMoved
 from hubbub.errors import Unavailable
-from hubbub.events import PRESENCE_CHANNEL, PresenceChanged, TypingChanged, typing_channel
+from hubbub.events import (
+    PRESENCE_CHANNEL,
+    PresenceChanged,
+    ProfileChanged,
+    ReadMarkChanged,
+    TypingChanged,
+    typing_channel,
+)
 from hubbub.redis import Gap
+from hubbub.scheduling import Pauses
+from hubbub.services.feed.announcements import Announcements
 from hubbub.services.feed.memberships import Memberships
 from hubbub.services.feed.rooms import FollowedPosition, FollowedRoom, FollowedRooms, Inbox
 
 if TYPE_CHECKING:
     from hubbub.redis import CallbackSubscription, Received, Subscriptions
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 logger = logging.getLogger("hubbub.feed")
 
@@ -29,21 +46,46 @@ MAX_WAITING: Final = 10_000
 
 
 class Signals:
-    """Gives typing and presence to the followers that want them, for the rooms that they follow.
+    """Gives these events to the followers that want them, for the rooms that they follow.
 
-    The subscriptions are made with the first such follower, and end with the last.
+    The subscriptions of typing and presence are made with the first such follower, and end with the last. Read
+    marks and profiles come on the channels of rooms and memberships.
     """
 
-    def __init__(self, subscriptions: Subscriptions, memberships: Memberships, rooms: FollowedRooms) -> None:
+    def __init__(
+        self,
+        subscriptions: Subscriptions,
+        memberships: Memberships,
+        rooms: FollowedRooms,
+        announcements: Announcements,
+    ) -> None:
         self._subscriptions = subscriptions
         self._memberships = memberships
         self._rooms = rooms
+        rooms.on_mark = self._take_mark
+        self._announcements = announcements
         self._typing: dict[UUID, dict[FollowedPosition, None]] = {}
         self._typing_subscriptions: dict[UUID, CallbackSubscription] = {}
         self._watchers = 0
         self._presence_subscription: CallbackSubscription | None = None
-        self._changes: dict[UUID, PresenceChanged] = {}  # the newest of each user
-        self._notifying = BackgroundTask("notifying followers of presence", self._notify)
+        self._inboxes: dict[UUID, dict[Inbox, None]] = {}  # of those that want read marks or profiles, by user
+        self._positions: dict[tuple[UUID, UUID], dict[FollowedPosition, None]] = {}  # theirs, by room and user
+        self._marks: dict[tuple[UUID, UUID], ReadMarkMoved] = {}  # the newest of each room and user
+        self._changes: dict[UUID, dict[type, PresenceChanged | ProfileChanged]] = {}  # the newest of each user
+        self._notifying = BackgroundTask("notifying followers of presence, profiles and read marks", self._notify)
+
+    def register(self, commits: Commits) -> None:
+        """Deliver and announce the read marks and profiles that this process commits from now on."""
+        commits.on(ReadMarkMoved, self._mark_moved)
+        commits.on(ProfileUpdated, self._profile_updated)
+
+    def _mark_moved(self, change: ReadMarkMoved) -> None:
+        self._announcements.read_mark_moved(change)
+        self._take_mark(change)
+
+    def _profile_updated(self, change: ProfileUpdated) -> None:
+        self._announcements.profile_updated(change)
+        self.take_profile(change)
 
     def start(self) -> None:
         self._notifying.start()
@@ -59,6 +101,8 @@ class Signals:
                 self._presence_subscription = self._subscriptions.subscribe_soon_with(
                     PRESENCE_CHANNEL, self._receive_presence
                 )
+        if inbox.wants_read_marks or inbox.wants_profiles:
+            self._inboxes.setdefault(inbox.user_id, {})[inbox] = None
 
     def leave(self, inbox: Inbox) -> None:
         """A follower that had entered is closed."""
@@ -67,6 +111,13 @@ class Signals:
             if not self._watchers and self._presence_subscription is not None:
                 self._presence_subscription.unsubscribe()
                 self._presence_subscription = None
+        _discard(self._inboxes, inbox.user_id, inbox)
+
+    def miss_all(self) -> None:
+        """Announcements may have been lost."""
+        for inboxes in self._inboxes.values():
+            for inbox in inboxes:
+                inbox.miss()
 
     def follow(self, followed: FollowedPosition) -> None:
         """A follower has a position in a room."""
@@ -77,6 +128,8 @@ class Signals:
                 receive = partial(self._receive_typing, room_id)
                 subscription = self._subscriptions.subscribe_soon_with(typing_channel(room_id), receive)
                 self._typing_subscriptions[room_id] = subscription
+        if followed.inbox.wants_read_marks:
+            self._positions.setdefault((room_id, followed.inbox.user_id), {})[followed] = None
 
     def unfollow(self, followed: FollowedPosition) -> None:
         """The position has ended."""
@@ -87,6 +140,7 @@ class Signals:
             self._typing.pop(room_id, None)
             if subscription := self._typing_subscriptions.pop(room_id, None):
                 subscription.unsubscribe()
+        _discard(self._positions, (room_id, followed.inbox.user_id), followed)
 
     def _receive_typing(self, room_id: UUID, received: Received) -> None:
         if isinstance(received, Gap):
@@ -102,39 +156,93 @@ class Signals:
         if isinstance(received, Gap):
             return
         event = PresenceChanged.from_json(received)
-        if event is None or (len(self._changes) >= MAX_WAITING and event.user_id not in self._changes):
+        if event is not None:
+            self._take_change(event)
+
+    def take_profile(self, change: ProfileUpdated) -> None:
+        """Deliver a profile to the followers that share a room with the user, and to the user's own."""
+        if self._inboxes:
+            self._take_change(ProfileChanged(change.user_id, change.username, change.avatar_url))
+
+    def _take_change(self, event: PresenceChanged | ProfileChanged) -> None:
+        if len(self._changes) >= MAX_WAITING and event.user_id not in self._changes:
+            self.miss_all()
             return
-        self._changes[event.user_id] = event
+        self._changes.setdefault(event.user_id, {})[type(event)] = event
         self._notifying.wake()
 
-    async def _notify(self) -> float:
-        """Deliver changes of presence to the followers that share a room with the user.
+    def _take_mark(self, change: ReadMarkMoved) -> None:
+        if not self._positions:
+            return
+        if len(self._marks) >= MAX_WAITING:
+            self.miss_all()
+            return
+        self._marks[change.room_id, change.user_id] = change
+        self._notifying.wake()
 
-        Changes that come while PostgreSQL is unavailable are not delivered.
+    async def _deliver_marks(self) -> None:
+        """Deliver read marks to the user's own followers, and to the others in a room that shows them."""
+        marks, self._marks = self._marks, {}
+        pauses = Pauses()
+        for key, change in marks.items():
+            room = self._rooms.get(change.room_id)
+            event = ReadMarkChanged(change.room_id, change.user_id, change.last_read_seq)
+            # A follower that is behind may have been removed further on. Then marks of others are not for it.
+            others = room.live if room is not None and change.is_shown else ()
+            for followed in dict.fromkeys((*self._positions.get(key, ()), *others)):
+                followed.inbox.offer(event)
+            await pauses.pause_if_due()
+
+    async def _notify(self) -> float:
+        """Deliver read marks, and changes of presence and profiles to followers that share a room with the user.
+
+        Changes of presence that come while PostgreSQL is unavailable are not delivered.
         """
+        await self._deliver_marks()
         changes, self._changes = self._changes, {}
         user_ids = list(changes)
         for start in range(0, len(user_ids), USERS_PER_STATEMENT):
+            some = user_ids[start : start + USERS_PER_STATEMENT]
             try:
-                pairs = await self._memberships.pairs(user_ids[start : start + USERS_PER_STATEMENT])
+                pairs = await self._memberships.pairs(some)
             except Unavailable as error:
-                logger.info("followers were not notified of presence: %s", error)
+                logger.info("followers were not notified of presence and profiles: %s", error)
+                self.miss_all()
                 continue
-            self._deliver(pairs, changes)
+            self._deliver(some, pairs, changes)
         return inf
 
-    def _deliver(self, pairs: Iterable[tuple[UUID, UUID]], changes: dict[UUID, PresenceChanged]) -> None:
-        recipients: dict[UUID, set[Inbox]] = {}
+    def _deliver(
+        self,
+        user_ids: Iterable[UUID],
+        pairs: Iterable[tuple[UUID, UUID]],
+        changes: Mapping[UUID, Mapping[type, PresenceChanged | ProfileChanged]],
+    ) -> None:
+        recipients = {
+            user_id: set(self._inboxes.get(user_id, ()) if ProfileChanged in changes[user_id] else ())
+            for user_id in user_ids
+        }
         for user_id, room_id in pairs:
             room = self._rooms.get(room_id)
             if room is not None:
-                recipients.setdefault(user_id, set()).update(_presence_recipients(room))
+                recipients[user_id].update(_recipients(room))
         for user_id, inboxes in recipients.items():
             for inbox in inboxes:
-                inbox.offer(changes[user_id])
+                for event in changes[user_id].values():
+                    inbox.offer(event)
 
 
-def _presence_recipients(room: FollowedRoom) -> Iterable[Inbox]:
+def _recipients(room: FollowedRoom) -> Iterable[Inbox]:
     """Also followers that are behind, unless their user was removed further on in the log."""
     inboxes = (followed.inbox for followed in room.positions)
-    return (one for one in inboxes if one.wants_presence and one.user_id not in room.left_users)
+    return (
+        one for one in inboxes if (one.wants_presence or one.wants_profiles) and one.user_id not in room.left_users
+    )
+
+
+def _discard(groups: dict[K, dict[V, None]], key: K, value: V) -> None:
+    """Take the value out of its group, and the group away with its last value."""
+    group = groups.get(key, {})
+    group.pop(value, None)
+    if not group:
+        groups.pop(key, None)
