@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 
-from hubbub import Hub, Invalid, PostgresSettings, Settings, inputs, migrations
+from hubbub import Hub, Invalid, PostgresSettings, Settings, inputs, migrations, sql
 from hubbub.migrations.revisions import KEYS, previous
 from hubbub.postgres import connect
 from hubbub.postgres.connection import Connection
@@ -133,3 +134,47 @@ async def test_down_makes_the_former_indexes_and_up_computes_the_keys_again(
     await migrations.down(empty_database, previous(KEYS))
     await migrations.up(empty_database)
     assert [tuple(row) for row in await connection.fetch(STORED)] == [("Νίκος", "νίκοσ", "Νίκος")]
+
+
+async def test_letters_are_folded_alike_in_python_and_in_sql(connection: Connection) -> None:
+    folded_by_server = sql.folded("letter")
+    rows = await connection.fetch(
+        f"""
+        SELECT letter, {folded_by_server} AS folded
+        FROM (
+            SELECT chr(code) AS letter
+            FROM generate_series(1, x'10ffff'::integer) AS code
+            WHERE code NOT BETWEEN x'd800'::integer AND x'dfff'::integer
+        ) AS letters
+        """
+    )
+    assert len(rows) > 1_100_000
+    assert [letter for letter, folded in rows if folded != inputs.folded(letter)] == []
+    found = await connection.fetchval(
+        f"SELECT {folded_by_server} FROM (VALUES ($1::text)) AS texts (letter)", "ÀÉ aZ İ ẞ Я"
+    )
+    assert found == inputs.folded("ÀÉ aZ İ ẞ Я") == "àé az İ ẞ я"
+
+
+async def test_locale_of_the_database_makes_no_difference(
+    postgres_settings: PostgresSettings, settings: Settings
+) -> None:
+    """Under the locale C, PostgreSQL knows the case of ASCII alone."""
+    other = replace(postgres_settings, database=f"plain_{uuid4().hex}")
+    locale = "ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    connection = await connect(postgres_settings)
+    provider = "LOCALE_PROVIDER libc " if connection.get_server_version().major >= 15 else ""
+    await connection.execute(f"CREATE DATABASE {other.database} {provider}{locale}")
+    try:
+        await migrations.up(other)
+        async with Hub(replace(settings, postgres=other)) as hub:
+            user = await hub.users.create("ÉLODIE@example.org", "ИВАН", "hash")
+            assert await hub.users.find_by_username("иван") == user
+            assert await hub.users.find_by_email("élodie@example.org") == user
+            for name in ("яблоко", "Арбуз", "ЯЗЫК", "zebra", "Apple"):
+                await hub.rooms.create(name, created_by=user.id)
+            names = [room.name for room in (await hub.rooms.public()).items]
+            assert names == ["Apple", "zebra", "Арбуз", "яблоко", "ЯЗЫК"]
+    finally:
+        await connection.execute(f"DROP DATABASE {other.database} WITH (FORCE)")
+        await connection.close()
