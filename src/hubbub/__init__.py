@@ -35,6 +35,7 @@ from hubbub.hub import Hub, Options, Transaction, open
 from hubbub.instrumentation import Instrumentation, PoolUse
 from hubbub.models import (
     Credentials,
+    Maintained,
     Message,
     MessagePage,
     MessageType,
@@ -70,6 +71,7 @@ __all__ = [
     "Invalid",
     "LogEvent",
     "LogPage",
+    "Maintained",
     "MemberJoined",
     "MemberLeft",
     "Message",

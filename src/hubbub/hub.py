@@ -14,11 +14,12 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.background import elsewhere
 from hubbub.commits import Commits, OnCommit, RoomRewound
+from hubbub.deletions import maintain
 from hubbub.errors import Unavailable
 from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
 from hubbub.migrations.revisions import verify
-from hubbub.models import User
+from hubbub.models import Maintained, User
 from hubbub.passwords import Passwords
 from hubbub.postgres import Executor, Pool
 from hubbub.redis import Connection, Subscriptions
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 GRACE_SECONDS: Final = 0.1
 """A call of several steps is cancelled this long after their common deadline. A step that has the same deadline
 can raise by then, and its error names the server that did not answer."""
+
+
+MAINTAIN_SECONDS: Final = 60.0
 
 
 class Repositories:
@@ -460,8 +464,22 @@ class Hub(Repositories):
         """
         async with self._one_deadline():
             await self.sessions.revoke_all(user_id)
-            await self.users.delete(user_id)
-            await self.sessions.revoke_all(user_id)  # those of a login in between
+            try:
+                await self.users.delete(user_id)
+            finally:  # also where not all of its rows could be deleted
+                await self.sessions.revoke_all(user_id)  # those of a login in between
+
+    async def maintain(self, *, deadline_seconds: float = MAINTAIN_SECONDS) -> Maintained:
+        """Finish the deletions of accounts and rooms that were cut by a deadline or by the end of a process.
+
+        Any number of processes may call it at once. It returns when nothing is left or the deadline has passed.
+        `Maintained.unfinished` tells what is left for the next call. Run it, or `hubbub maintain`, once a day.
+
+        Raises: nothing else.
+        """
+        seconds = inputs.positive("deadline_seconds", deadline_seconds)
+        deadline = asyncio.get_running_loop().time() + seconds
+        return await maintain(self._pool, self._commits, deadline=deadline)
 
     @asynccontextmanager
     async def _one_deadline(self, *, outcome_unknown: bool = True) -> AsyncIterator[float]:

@@ -118,6 +118,17 @@ def _reference(cls: type, *arguments: object) -> str:
     return f"{own}[{of}]" if of else own
 
 
+class Maintained(Value, frozen=True):
+    """What a call of `hub.maintain` did: how many deletions of accounts and rooms it has finished.
+
+    `unfinished` is how many are left, at most 1,000: by the deadline, or because another process is at them.
+    """
+
+    accounts: int
+    rooms: int
+    unfinished: int
+
+
 class User(Value, frozen=True, gc=False):
     """An account. The hash of its password is not part of it: see `Credentials`."""
 

@@ -43,7 +43,10 @@ ROWS = """
     VALUES ('00000000-0000-0000-0000-00000000000b', 2, 'joined');
 
     INSERT INTO hubbub_imports (digest, lines)
-    VALUES (sha256('history'), 1)
+    VALUES (sha256('history'), 1);
+
+    INSERT INTO hubbub_deletions (id, is_room)
+    VALUES ('00000000-0000-0000-0000-00000000000a', false)
 """
 
 A_USER = "INSERT INTO users (email, username, password_hash) VALUES "
@@ -61,6 +64,7 @@ TAKING = {
     "message_read_receipts_pkey": TWICE.format("message_read_receipts"),
     "room_events_pkey": TWICE.format("room_events"),
     "hubbub_imports_pkey": TWICE.format("hubbub_imports"),
+    "hubbub_deletions_pkey": TWICE.format("hubbub_deletions"),
 }
 
 MISSED = {

@@ -19,6 +19,7 @@ COMMANDS = {
     "doctor": ("hubbub.cli.doctor:doctor", "Check the servers and their settings, and say what to change."),
     "import": ("hubbub.cli.history:import_history", "Import the history of rooms from a file."),
     "export": ("hubbub.cli.history:export_room", "Write the history of a room to a file."),
+    "maintain": ("hubbub.cli.maintain:maintain", "Finish deletions that were cut: run it once a day."),
     "top": ("hubbub.cli.top:top", "Show live figures of a chat and its servers."),
     "bench": ("hubbub.cli.bench:bench", "Measure hubbub beside its peers, in a clone of the project."),
     "sessions": ("hubbub.cli.sessions:sessions", "Show the sessions of a user, and end them."),

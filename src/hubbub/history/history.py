@@ -13,13 +13,22 @@ from hubbub.history.export import export
 from hubbub.history.importing import Import, Imported
 from hubbub.history.source import Refusal
 from hubbub.postgres import Pool, Statement
-from hubbub.sql import folded
+from hubbub.sql import folded, kept
 
 # Two are enough to show that a name means more than one room.
 BY_NAME = Statement(
     "history.rooms_by_name",
     lambda id: id,
-    f"SELECT id FROM rooms WHERE {folded('name')} = $2 AND name = $1 AND NOT is_private ORDER BY id LIMIT 2",
+    f"""
+    SELECT id
+    FROM rooms
+    WHERE {folded("name")} = $2
+        AND name = $1
+        AND NOT is_private
+        AND {kept("rooms.id")}
+    ORDER BY id
+    LIMIT 2
+    """,
 )
 
 

@@ -12,7 +12,7 @@ from hubbub import inputs
 from hubbub.errors import Conflict, Invalid
 from hubbub.history.lines import AnyLine, Line, RoomLine, UserLine, derive_user_id
 from hubbub.postgres import Executor, Statement
-from hubbub.sql import folded, username_key
+from hubbub.sql import folded, kept, username_key
 
 NO_LOGIN: Final = "!"
 """Not a bcrypt hash: no password opens an imported account until one is set."""
@@ -80,7 +80,7 @@ FIND = Statement(
         wanted.ordinal,
         COALESCE(by_id.id, by_email.id, by_name.id) AS user_id
     FROM unnest($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS wanted (id, email, username, ordinal)
-    LEFT JOIN users AS by_id ON by_id.id = wanted.id
+    LEFT JOIN users AS by_id ON by_id.id = wanted.id AND {kept("by_id.id")}
     LEFT JOIN users AS by_email ON {folded("by_email.email")} = wanted.email
     LEFT JOIN users AS by_name ON {username_key("by_name")} = wanted.username
     WHERE COALESCE(by_id.id, by_email.id, by_name.id) IS NOT NULL

@@ -12,6 +12,7 @@ from hubbub.history.people import People
 from hubbub.models import Role
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.rooms import direct_key
+from hubbub.sql import kept
 
 REMEMBERED_MEMBERSHIPS: Final = 200_000
 """How many memberships a long import keeps in memory, beside those of the batch. Beyond it all are forgotten."""
@@ -28,10 +29,11 @@ class LockedRoom(NamedTuple):
 LOCK = Statement(
     "history.lock_rooms",
     LockedRoom,
-    """
+    f"""
     SELECT id, last_seq, direct_key IS NOT NULL AS is_direct
     FROM rooms
     WHERE id = ANY($1::uuid[])
+        AND {kept("rooms.id")}
     ORDER BY id
     FOR NO KEY UPDATE
     """,

@@ -8,7 +8,7 @@ from typing import Final
 from hubbub.errors import Invalid, SchemaMismatch
 from hubbub.postgres import TABLES, Executor, Statement
 
-NEWEST = 15
+NEWEST = 16
 """The number of the newest revision in `versions/`. Numbers have no gaps."""
 
 KEYS = "0015"
@@ -20,14 +20,15 @@ HEAD = REVISIONS[-1]
 RIGHTS: Final[Mapping[str, str]] = {
     "users": "SELECT, INSERT, UPDATE, DELETE",
     "rooms": "SELECT, INSERT, UPDATE, DELETE",
-    "messages": "SELECT, INSERT, UPDATE",
+    "messages": "SELECT, INSERT, UPDATE, DELETE",
     "room_users": "SELECT, INSERT, UPDATE, DELETE",
     "message_read_receipts": "SELECT, INSERT, DELETE",
-    "room_events": "SELECT, INSERT",
+    "room_events": "SELECT, INSERT, DELETE",
     "hubbub_imports": "SELECT, INSERT",
+    "hubbub_deletions": "SELECT, INSERT, UPDATE, DELETE",
     "hubbub_schema_version": "SELECT",
 }
-"""The rights that hubbub's statements need, by table. Messages are deleted with their room, by a cascade."""
+"""The rights that hubbub's statements need, by table. UPDATE of `hubbub_deletions` is for the lock of a row."""
 
 VERSION_TABLE_EXISTS = Statement(
     "migrations.version_table_exists",

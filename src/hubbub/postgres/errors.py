@@ -167,6 +167,7 @@ UNIQUE_CONSTRAINTS = {
     "message_read_receipts_pkey": "read receipt",
     "room_events_pkey": "event seq",
     "hubbub_imports_pkey": "import",
+    "hubbub_deletions_pkey": "deletion",
 }
 
 # Foreign keys: the thing that does not exist.

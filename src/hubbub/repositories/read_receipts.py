@@ -11,7 +11,7 @@ from hubbub.cursors import Cursor
 from hubbub.errors import NotAMember, NotFound
 from hubbub.models import Page, ReadReceipt
 from hubbub.postgres import Statement
-from hubbub.sql import Repository, existing, representable, unread
+from hubbub.sql import Repository, existing, kept, representable, unread
 
 RECEIPTS_UP_TO_MEMBERS: Final = 50
 """A room of up to this many members stores a row per message and reader, unless it is set otherwise. In larger
@@ -36,11 +36,12 @@ class Watermark(NamedTuple):
 class ReadReceipts(Repository):
     """Reading state. A member since before a message has read it when `last_read_seq` is at least its seq."""
 
-    _LOCKED_MEMBER = """member AS MATERIALIZED (
+    _LOCKED_MEMBER = f"""member AS MATERIALIZED (
             SELECT room_id, user_id, last_read_seq
             FROM room_users
             WHERE room_id = $1
                 AND user_id = $2
+                AND {kept("$1", "$2")}
             FOR NO KEY UPDATE
         )"""
 
@@ -228,13 +229,16 @@ class ReadReceipts(Repository):
             AND message_read_receipts.user_id = room_users.user_id
         WHERE messages.id = $1
             AND room_users.user_id > $2
+            AND {kept("room_users.room_id", "room_users.user_id")}
             AND (room_users.joined_seq < messages.seq OR message_read_receipts.read_at IS NOT NULL)
         ORDER BY room_users.user_id
         LIMIT $3
         """,
     )
     _MESSAGE_EXISTS = Statement(
-        "read_receipts.message_exists", int, "SELECT 1 AS found FROM messages WHERE id = $1"
+        "read_receipts.message_exists",
+        int,
+        f"SELECT 1 AS found FROM messages WHERE id = $1 AND {kept('messages.room_id')}",
     )
 
     async def who_read(self, message_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[ReadReceipt]:
@@ -265,6 +269,7 @@ class ReadReceipts(Repository):
         FROM room_users
         CROSS JOIN LATERAL {unread("room_users", "$1", "$2")} AS unread
         WHERE room_users.user_id = $1
+            AND {kept("room_users.room_id", "$1")}
         """,
     )
 
@@ -286,6 +291,7 @@ class ReadReceipts(Repository):
         CROSS JOIN LATERAL {unread("room_users", "$2", "$3")} AS unread
         WHERE room_users.room_id = $1
             AND room_users.user_id = $2
+            AND {kept("$1", "$2")}
         """,
     )
 

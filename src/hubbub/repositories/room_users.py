@@ -14,12 +14,25 @@ from hubbub.errors import Conflict, Invalid, NotAMember, NotFound, Unavailable
 from hubbub.events import MemberJoined, MemberLeft, RoleChanged
 from hubbub.models import Page, Role, RoomUser
 from hubbub.postgres import Lookup, Statement
-from hubbub.sql import Repository, columns, entry, existing, lock_timeout, next_entries, next_entry, readable
+from hubbub.sql import (
+    Repository,
+    columns,
+    entry,
+    existing,
+    kept,
+    lock_timeout,
+    next_entries,
+    next_entry,
+    readable,
+)
 
 MEMBER = readable(RoomUser)
 
 MEMBERS_PER_STATEMENT: Final = 1_000
 """A join locks its room until it is committed. On a busy machine of 2 cores this is some 30 ms."""
+
+NO_USER: Final = UUID(int=0)
+"""No account has this id."""
 
 
 class MemberKey(NamedTuple):
@@ -51,6 +64,8 @@ class _State(NamedTuple):
 class RoomUsers(Repository):
     """Members of rooms. Joining, leaving and a change of role are entries of the room's log, each with a seq."""
 
+    # An account that is being deleted fails the foreign key, as one that does not exist.
+    #
     # Users who are members already are left out, and take no seq. New members start with nothing unread.
     _ADD = Statement(
         "room_users.add",
@@ -61,16 +76,18 @@ class RoomUsers(Repository):
             SET last_seq = last_seq + 1
             WHERE id = $1
                 AND direct_key IS NULL
+                AND {kept("$1")}
                 AND NOT EXISTS (
                     SELECT 1
                     FROM room_users
                     WHERE room_id = $1
                         AND user_id = $2
+                        AND {kept("$2")}
                 )
             RETURNING id, last_seq
         ), entry AS ({entry(MemberJoined, "head", user_id="$2", payload={"role": "$3::text"})})
         INSERT INTO room_users (room_id, user_id, role, last_read_seq, joined_seq)
-        SELECT id, $2, $3, last_seq, last_seq
+        SELECT id, CASE WHEN {kept("$2")} THEN $2 ELSE '{NO_USER}' END, $3, last_seq, last_seq
         FROM head
         RETURNING {MEMBER}
         """,
@@ -85,16 +102,23 @@ class RoomUsers(Repository):
                 WITH ORDINALITY AS requested (room_id, user_id, role, ordinal)
             JOIN rooms ON rooms.id = requested.room_id
             WHERE rooms.direct_key IS NULL
+                AND {kept("rooms.id")}
                 AND NOT EXISTS (
                     SELECT 1
                     FROM room_users
                     WHERE room_users.room_id = requested.room_id
                         AND room_users.user_id = requested.user_id
+                        AND {kept("requested.user_id")}
                 )
                 AND {lock_timeout("$4")}
         ), {next_entries(MemberJoined, "new", "user_id", "role")}, joined AS (
             INSERT INTO room_users (room_id, user_id, role, last_read_seq, joined_seq)
-            SELECT room_id, user_id, role, last_seq, seq
+            SELECT
+                room_id,
+                CASE WHEN {kept("user_id")} THEN user_id ELSE '{NO_USER}' END,
+                role,
+                last_seq,
+                seq
             FROM item
             RETURNING {MEMBER}
         )
@@ -171,13 +195,14 @@ class RoomUsers(Repository):
     _UNKNOWN = Statement(
         "room_users.unknown_users",
         lambda id: id,
-        """
+        f"""
         SELECT requested.id
         FROM unnest($1::uuid[]) AS requested (id)
         WHERE NOT EXISTS (
             SELECT 1
             FROM users
             WHERE users.id = requested.id
+                AND {kept("users.id")}
         )
         LIMIT 1
         """,
@@ -201,6 +226,11 @@ class RoomUsers(Repository):
             async with self._executor.transaction(deadline=deadline) as part:
                 await part.fetch_one(self._LOCK, rooms[0], lock_wait)
                 members = await part.fetch_all(self._ADD_MANY, rooms, users, roles, lock_wait)
+        except NotFound as failure:
+            if failure.key != str(NO_USER):
+                raise
+            found = await self._executor.fetch_all(self._UNKNOWN, users, deadline=deadline)
+            raise NotFound("user", str(found[0]) if found else failure.key) from failure
         by_room: dict[UUID, list[UUID]] = {}
         for member in members:
             by_room.setdefault(member.room_id, []).append(member.user_id)
@@ -221,10 +251,11 @@ class RoomUsers(Repository):
             CASE WHEN rooms.id IS NOT NULL THEN rooms.direct_key IS NOT NULL END AS is_direct,
             {readable(RoomUser, "room_users")}
         FROM unnest($1::uuid[], $2::uuid[]) AS requested (room_id, user_id)
-        LEFT JOIN rooms ON rooms.id = requested.room_id
+        LEFT JOIN rooms ON rooms.id = requested.room_id AND {kept("rooms.id")}
         LEFT JOIN room_users
             ON room_users.room_id = requested.room_id
             AND room_users.user_id = requested.user_id
+            AND {kept("requested.room_id", "requested.user_id")}
         """,
     )
 
@@ -249,6 +280,7 @@ class RoomUsers(Repository):
             USING rooms
             WHERE room_users.room_id = $1
                 AND room_users.user_id = $2
+                AND {kept("$1", "$2")}
                 AND rooms.id = room_users.room_id
                 AND rooms.direct_key IS NULL
             RETURNING room_users.room_id, room_users.user_id
@@ -269,6 +301,7 @@ class RoomUsers(Repository):
                 AND room_users.user_id = requested.user_id
                 AND rooms.id = requested.room_id
                 AND rooms.direct_key IS NULL
+                AND {kept("requested.room_id", "requested.user_id")}
                 AND {lock_timeout("$3")}
             RETURNING room_users.room_id, room_users.user_id, requested.ordinal
         ), {next_entries(MemberLeft, "gone", "user_id")}
@@ -321,6 +354,7 @@ class RoomUsers(Repository):
             WHERE room_id = $1
                 AND user_id = $2
                 AND role <> $3
+                AND {kept("$1", "$2")}
             RETURNING {MEMBER}
         ), {next_entry(RoleChanged, "changed", user_id="$2", payload={"role": "$3::text"})}
         SELECT {MEMBER}
@@ -339,6 +373,7 @@ class RoomUsers(Repository):
             WHERE room_users.room_id = requested.room_id
                 AND room_users.user_id = requested.user_id
                 AND room_users.role <> requested.role
+                AND {kept("requested.room_id", "requested.user_id")}
                 AND {lock_timeout("$4")}
             RETURNING {columns(RoomUser, "room_users")}, requested.ordinal
         ), {next_entries(RoleChanged, "changed", "user_id", "role")}
@@ -379,12 +414,13 @@ class RoomUsers(Repository):
         SELECT {MEMBER}
         FROM room_users
         JOIN unnest($1::uuid[], $2::uuid[]) AS requested (room_id, user_id) USING (room_id, user_id)
+        WHERE {kept("room_users.room_id", "room_users.user_id")}
         """,
     )
     _GET = Lookup(
         "room_users.get",
         RoomUser,
-        f"SELECT {MEMBER} FROM room_users WHERE room_id = $1 AND user_id = $2",
+        f"SELECT {MEMBER} FROM room_users WHERE room_id = $1 AND user_id = $2 AND {kept('$1', '$2')}",
         many=_GET_MANY,
         key_of_args=lambda room_id, user_id: (room_id.int, user_id.int),
         key_of_row=lambda member: (member.room_id.int, member.user_id.int),
@@ -406,11 +442,16 @@ class RoomUsers(Repository):
         FROM room_users
         WHERE {of} = $1
             AND {by} > $2
+            AND {kept}
         ORDER BY {by}
         LIMIT $3
     """
     _MEMBERS_CURSOR = Cursor("members", tuple[UUID])
-    _MEMBERS = Statement("room_users.members", RoomUser, _LIST.format(member=MEMBER, of="room_id", by="user_id"))
+    _MEMBERS = Statement(
+        "room_users.members",
+        RoomUser,
+        _LIST.format(member=MEMBER, kept=kept("$1", "room_users.user_id"), of="room_id", by="user_id"),
+    )
 
     async def members(self, room_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[RoomUser]:
         """The members of a room, in the order of their ids, which is stable while users join and leave.
@@ -423,7 +464,11 @@ class RoomUsers(Repository):
         return self._MEMBERS_CURSOR.page(room_id, members, limit, lambda member: (member.user_id,))
 
     _ROOMS_CURSOR = Cursor("memberships", tuple[UUID])
-    _ROOMS_OF = Statement("room_users.rooms_of", RoomUser, _LIST.format(member=MEMBER, of="user_id", by="room_id"))
+    _ROOMS_OF = Statement(
+        "room_users.rooms_of",
+        RoomUser,
+        _LIST.format(member=MEMBER, kept=kept("room_users.room_id", "$1"), of="user_id", by="room_id"),
+    )
 
     async def rooms_of(self, user_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[RoomUser]:
         """The memberships of a user, in the order of the ids of the rooms. For a screen, see `rooms.list_for`."""

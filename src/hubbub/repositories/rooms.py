@@ -14,10 +14,11 @@ from uuid_utils.compat import uuid7
 from hubbub import inputs
 from hubbub.commits import MembersJoined, RoomTouched
 from hubbub.cursors import Cursor
+from hubbub.deletions import DELETE_ROOM, Deletion, check_outside_transaction, finish
 from hubbub.errors import Conflict, Invalid, NotFound
 from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
-from hubbub.postgres import Statement
+from hubbub.postgres import OpenTransaction, Statement
 from hubbub.sql import (
     Repository,
     by_id,
@@ -25,6 +26,7 @@ from hubbub.sql import (
     entry,
     existing,
     folded,
+    kept,
     lock_timeout,
     readable,
     representable,
@@ -68,7 +70,8 @@ class Rooms(Repository):
             INSERT INTO rooms (
                 id, name, description, is_private, created_by, keeps_receipts, direct_key, last_seq
             )
-            VALUES ($1, $2, $3, $4, $5, $6, $7, cardinality($8::uuid[]))
+            SELECT $1, $2, $3, $4, $5, $6, $7, cardinality($8::uuid[])
+            WHERE NOT EXISTS (SELECT 1 FROM hubbub_deletions AS hidden WHERE hidden.id = ANY($8::uuid[]))
             RETURNING {ROOM}
         ), member AS (
             SELECT user_id, seq
@@ -111,7 +114,7 @@ class Rooms(Repository):
         Raises: NotFound (no such creator), Conflict (the id is taken).
         """
         created_by = inputs.uuid("created_by", created_by)
-        [room] = await self._executor.fetch_all(
+        room = await self._executor.fetch_one(
             self._CREATE,
             uuid7() if id is None else inputs.uuid("id", id),
             inputs.text("name", name, longest=inputs.ROOM_NAME_LENGTH),
@@ -123,6 +126,7 @@ class Rooms(Repository):
             [created_by],
             Role.ADMIN,
         )
+        room = existing(room, NotFound, "user", created_by)
         self._changed(MembersJoined(room.id, (created_by,)))
         return room
 
@@ -152,6 +156,7 @@ class Rooms(Repository):
                 updated_at = CURRENT_TIMESTAMP
             WHERE id = $1
                 AND {lock_timeout("$8")}
+                AND {kept("$1")}
             RETURNING {ROOM}
         ), entry AS ({entry(RoomChanged, "room", user_id="$5")})
         SELECT {columns(Room)}
@@ -207,17 +212,26 @@ class Rooms(Repository):
         deadline = self._executor.deadline()
         return await self._change(apply, None, room_id=room_id, id=apply, deadline=deadline)
 
-    _DELETE = Statement("rooms.delete", Room, "DELETE FROM rooms WHERE id = $1")
-
     async def delete(self, room_id: UUID) -> None:
-        """Delete the room with its members, messages, receipts and log. Raises: NotFound."""
-        room_id = inputs.uuid("room_id", room_id)
-        is_gone = await self._executor.execute(self._DELETE, room_id)
-        self._changed(RoomTouched(room_id))  # also on a retry: the first attempt may not have reported it
-        if not is_gone:
-            raise NotFound("room", room_id)
+        """Delete the room with its members, messages, receipts and log.
 
-    _FIND_DIRECT = Statement("rooms.find_direct", Room, f"SELECT {ROOM} FROM rooms WHERE direct_key = $1")
+        A room with more than 2,000 messages, members or events is gone for all calls at once, and its rows are
+        deleted in steps. `Unavailable` at the deadline means that rows are left: the same call, or `hub.maintain`,
+        goes on. Until then its id cannot be used again.
+
+        Raises: NotFound, Invalid (such a room, in a transaction).
+        """
+        room_id, deadline = inputs.uuid("room_id", room_id), self._executor.deadline()
+        may_hide = not isinstance(self._executor, OpenTransaction)
+        is_large = await self._executor.fetch_one(DELETE_ROOM, room_id, may_hide, deadline=deadline)
+        self._changed(RoomTouched(room_id))  # also on a retry: the first attempt may not have reported it
+        if existing(is_large, NotFound, "room", room_id):
+            check_outside_transaction(self._executor, "room_id")
+            await finish(self._executor, Deletion(room_id, is_room=True), self._on_commit, deadline=deadline)
+
+    _FIND_DIRECT = Statement(
+        "rooms.find_direct", Room, f"SELECT {ROOM} FROM rooms WHERE direct_key = $1 AND {kept('rooms.id')}"
+    )
     _CREATE_DIRECT = Statement("rooms.create_direct", Room, _CREATE.sql)
 
     async def direct(self, user_id: UUID, partner_id: UUID) -> Room:
@@ -245,6 +259,8 @@ class Rooms(Repository):
                     Role.MEMBER,
                     deadline=deadline,
                 )
+                if not found:  # one of them is being deleted
+                    raise NotFound("user", f"{first} or {second}")
                 self._changed(MembersJoined(found[0].id, (first, second)))
             except Conflict:  # the partner was faster
                 found = await self._executor.fetch_all(self._FIND_DIRECT, key, deadline=deadline)
@@ -261,6 +277,7 @@ class Rooms(Repository):
         FROM rooms
         WHERE NOT is_private
             AND ({folded("rooms.name")}, id) > ($1, $2)
+            AND {kept("rooms.id")}
         ORDER BY {folded("rooms.name")}, id
         LIMIT $3
         """,
@@ -301,6 +318,7 @@ class Rooms(Repository):
                 LIMIT 1
             ) AS newest ON true
             WHERE room_users.user_id = $1
+                AND {kept("room_users.room_id", "$1")}
                 AND (COALESCE(newest.created_at, room_users.joined_at), room_users.room_id) < ($2, $3)
             ORDER BY active_at DESC, room_users.room_id DESC
             LIMIT $4
@@ -334,6 +352,7 @@ class Rooms(Repository):
             FROM room_users AS others
             WHERE others.room_id = page.room_id
                 AND others.user_id <> $1
+                AND {kept("others.user_id")}
                 AND rooms.direct_key IS NOT NULL
             LIMIT 1
         ) AS partner ON true

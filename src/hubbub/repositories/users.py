@@ -11,13 +11,22 @@ from uuid_utils.compat import uuid7
 
 from hubbub import inputs
 from hubbub.commits import MembershipEnded, ProfileUpdated, RoomTouched, UserChanged
+from hubbub.deletions import (
+    DELETE_ACCOUNT,
+    HIDE_ACCOUNT,
+    LEAVE,
+    LOCK_ACCOUNT,
+    Deletion,
+    check_outside_transaction,
+    finish,
+)
 from hubbub.errors import NotFound, Unavailable
-from hubbub.events import MemberLeft
 from hubbub.models import Concealed, Credentials, User
 from hubbub.postgres import Executor, LockNotAvailable, Statement
-from hubbub.sql import Repository, by_id, existing, folded, next_entry, readable, username_key
+from hubbub.sql import Repository, by_id, existing, folded, kept, readable, username_key
 
 USER = readable(User)
+KEPT = kept("users.id")
 
 ATTEMPTS: Final = 5
 """Bounds how often the deletion of an account is tried again because the user joins a room meanwhile."""
@@ -85,7 +94,7 @@ class Users(Repository):
         return await self._get_many(self._GET_MANY, user_ids, field="user_ids")
 
     _FIND_BY_EMAIL = Statement(
-        "users.find_by_email", User, f"SELECT {USER} FROM users WHERE {folded('email')} = $1"
+        "users.find_by_email", User, f"SELECT {USER} FROM users WHERE {folded('email')} = $1 AND {KEPT}"
     )
 
     async def find_by_email(self, email: str) -> User | None:
@@ -93,19 +102,19 @@ class Users(Repository):
         return await self._executor.fetch_one(self._FIND_BY_EMAIL, inputs.folded(inputs.email(email)))
 
     _FIND_BY_USERNAME = Statement(
-        "users.find_by_username", User, f"SELECT {USER} FROM users WHERE {username_key()} = $1"
+        "users.find_by_username", User, f"SELECT {USER} FROM users WHERE {username_key()} = $1 AND {KEPT}"
     )
 
     async def find_by_username(self, username: str) -> User | None:
         """The user with this username, or None. All spellings of a name find it (docs/schema.md)."""
         return await self._executor.fetch_one(self._FIND_BY_USERNAME, inputs.same_name(inputs.username(username)))
 
-    _CREDENTIALS = "SELECT id AS user_id, password_hash FROM users"
+    _CREDENTIALS = f"SELECT id AS user_id, password_hash FROM users WHERE {KEPT}"
     _CREDENTIALS_BY_EMAIL = Statement(
-        "users.credentials_by_email", Credentials, f"{_CREDENTIALS} WHERE {folded('email')} = $1"
+        "users.credentials_by_email", Credentials, f"{_CREDENTIALS} AND {folded('email')} = $1"
     )
     _CREDENTIALS_BY_USERNAME = Statement(
-        "users.credentials_by_username", Credentials, f"{_CREDENTIALS} WHERE {username_key()} = $1"
+        "users.credentials_by_username", Credentials, f"{_CREDENTIALS} AND {username_key()} = $1"
     )
 
     async def find_credentials(self, login: str) -> Credentials | None:
@@ -134,6 +143,7 @@ class Users(Repository):
             avatar_url = CASE WHEN $4::boolean THEN $5 ELSE avatar_url END,
             updated_at = CURRENT_TIMESTAMP
         WHERE id = $1
+            AND {KEPT}
         RETURNING {USER}
         """,
         idempotent=True,
@@ -170,7 +180,7 @@ class Users(Repository):
     _CHANGE_PASSWORD_HASH = Statement(
         "users.change_password_hash",
         User,
-        "UPDATE users SET password_hash = $2, updated_at = CURRENT_TIMESTAMP WHERE id = $1",
+        f"UPDATE users SET password_hash = $2, updated_at = CURRENT_TIMESTAMP WHERE id = $1 AND {KEPT}",
         idempotent=True,
     )
 
@@ -183,7 +193,7 @@ class Users(Repository):
     _RENEW_PASSWORD_HASH = Statement(
         "users.renew_password_hash",
         User,
-        "UPDATE users SET password_hash = $2 WHERE id = $1 AND password_hash = $3",
+        f"UPDATE users SET password_hash = $2 WHERE id = $1 AND password_hash = $3 AND {KEPT}",
     )
 
     async def renew_password_hash(self, user_id: UUID, password_hash: str, *, instead_of: str) -> None:
@@ -195,7 +205,7 @@ class Users(Repository):
     _UPDATE_ONLINE_STATUS = Statement(
         "users.update_online_status",
         User,
-        "UPDATE users SET is_online = $2, last_seen = CURRENT_TIMESTAMP WHERE id = $1",
+        f"UPDATE users SET is_online = $2, last_seen = CURRENT_TIMESTAMP WHERE id = $1 AND {KEPT}",
         idempotent=True,
     )
 
@@ -211,12 +221,13 @@ class Users(Repository):
     _SET_ONLINE_MANY = Statement(
         "users.set_online_many",
         User,
-        """
+        f"""
         WITH locked AS MATERIALIZED (
             SELECT users.id, changes.is_online
             FROM users
             JOIN unnest($1::uuid[], $2::boolean[]) AS changes (user_id, is_online) ON changes.user_id = users.id
             WHERE users.is_online IS DISTINCT FROM changes.is_online
+                AND {KEPT}
             ORDER BY users.id
             FOR NO KEY UPDATE OF users
         )
@@ -238,75 +249,50 @@ class Users(Repository):
         for user_id in users:
             self._changed(UserChanged(user_id))
 
-    # The member's leaving is an entry in the log of each room. Rooms are locked in the order of their ids, so that
-    # two accounts with rooms in common can be deleted at the same time, and before the user, as a send does. This
-    # removes the creator of the rooms too: the foreign key would look the user up again for a room that this
-    # transaction has written to, and not find the row.
-    _LEAVE = Statement(
-        "users.leave_all",
-        lambda id: id,
-        f"""
-        WITH gone AS (
-            DELETE FROM room_users
-            WHERE user_id = $1
-            RETURNING room_id
-        ), locked AS MATERIALIZED (
-            SELECT id
-            FROM rooms
-            WHERE id IN (SELECT room_id FROM gone)
-            ORDER BY id
-            FOR NO KEY UPDATE
-        ), {
-            next_entry(
-                MemberLeft, "locked", room_id="id", change="created_by = NULLIF(created_by, $1)", user_id="$1"
-            )
-        }
-        SELECT id
-        FROM head
-        """,
-    )
-    # Waits for joins that are in flight, and lets no other one begin.
-    _LOCK = Statement("users.lock", lambda id: id, "SELECT id FROM users WHERE id = $1 FOR UPDATE")
-    _DELETE = Statement(
-        "users.delete",
-        User,
-        """
-        DELETE FROM users
-        WHERE id = $1
-            AND NOT EXISTS (SELECT 1 FROM room_users WHERE user_id = $1)
-        """,
-    )
-
     async def delete(self, user_id: UUID) -> None:
         """Delete the account, its memberships and receipts. Its messages stay, without an author.
 
-        Raises: NotFound.
+        An account with more than 2,000 messages, rooms or the like is gone for all calls at once, and its rows are
+        deleted in steps. `Unavailable` at the deadline means that rows are left: the same call, or `hub.maintain`,
+        goes on.
+
+        Raises: NotFound, Invalid (such an account, in a transaction).
         """
         user_id, deadline = inputs.uuid("user_id", user_id), self._executor.deadline()
         try:
             for _ in range(ATTEMPTS):
-                rooms = await self._try_to_delete(user_id, deadline)
-                if rooms is not None:
+                begun = await self._try_to_delete(user_id, deadline)
+                if begun is not None:
                     break
             else:
                 raise Unavailable("postgresql", "the user goes on joining rooms")
         finally:
             self._changed(UserChanged(user_id))  # also on a retry: the first attempt may not have reported it
+        rooms, is_over = begun
         for room_id in rooms:
             self._changed(MembershipEnded(room_id, user_id))
             self._changed(RoomTouched(room_id))
+        if not is_over:
+            await finish(self._executor, Deletion(user_id, is_room=False), self._on_commit, deadline=deadline)
 
-    async def _try_to_delete(self, user_id: UUID, deadline: float) -> list[UUID] | None:
-        """The rooms that the user has left by it. None, with nothing done, if the user joined one meanwhile."""
+    async def _try_to_delete(self, user_id: UUID, deadline: float) -> tuple[list[UUID], bool] | None:
+        """The rooms that the user has left by it, and whether nothing of the account is left.
+
+        None, with nothing done, if the user joined a room meanwhile.
+        """
         try:
             async with self._executor.transaction(deadline=deadline) as part:
                 return await self._delete_in(part, user_id)
         except (_JoinedMeanwhile, LockNotAvailable):
             return None
 
-    async def _delete_in(self, part: Executor, user_id: UUID) -> list[UUID]:
-        rooms = await part.fetch_all(self._LEAVE, user_id)
-        existing(await part.fetch_one(self._LOCK, user_id), NotFound, "user", user_id)
-        if not await part.execute(self._DELETE, user_id):
+    async def _delete_in(self, part: Executor, user_id: UUID) -> tuple[list[UUID], bool]:
+        is_last, rooms = existing(await part.fetch_one(LEAVE, user_id), NotFound, "user", user_id)
+        is_large = existing(await part.fetch_one(LOCK_ACCOUNT, user_id), NotFound, "user", user_id)
+        if is_large or not is_last:
+            check_outside_transaction(self._executor, "user_id")
+            await part.execute(HIDE_ACCOUNT, user_id)
+            return rooms, False
+        if not await part.execute(DELETE_ACCOUNT, user_id):
             raise _JoinedMeanwhile
-        return rooms
+        return rooms, True

@@ -22,7 +22,7 @@ INDEXES: Final = frozenset(
         *("room_users_pkey", "idx_room_users_user_id", "idx_room_users_last_read_message_id"),
         *("messages_pkey", "idx_messages_room_id", "idx_messages_user_id", "idx_messages_created_at"),
         *("message_read_receipts_pkey", "idx_message_read_receipts_user_id"),
-        *("room_events_pkey", "hubbub_imports_pkey", "hubbub_schema_version_pkc"),
+        *("room_events_pkey", "hubbub_imports_pkey", "hubbub_deletions_pkey", "hubbub_schema_version_pkc"),
     )
 )
 """Of the newest revision. docs/schema.md says what each is for."""

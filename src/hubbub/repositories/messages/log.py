@@ -15,7 +15,7 @@ from hubbub.events import NOT_AN_EVENT, LogEvent
 from hubbub.models import Message
 from hubbub.positions import NOTHING, Position, event_mark, mark
 from hubbub.postgres import Executor, Statement
-from hubbub.sql import columns, message_bytes, readable, representable
+from hubbub.sql import columns, kept, message_bytes, readable, representable
 
 logger = logging.getLogger("hubbub.feed")
 
@@ -181,6 +181,7 @@ class Logs:
                     FROM messages
                     WHERE messages.room_id = $1
                         AND messages.seq >= $2
+                        AND {kept("$1")}
                     ORDER BY messages.seq
                     LIMIT $3
                 )
@@ -201,6 +202,7 @@ class Logs:
                     LEFT JOIN messages ON messages.id = room_events.message_id
                     WHERE room_events.room_id = $1
                         AND room_events.seq >= $2
+                        AND {kept("$1")}
                         AND (room_events.message_id IS NULL OR messages.id IS NOT NULL OR room_events.seq = $2)
                     ORDER BY room_events.seq
                     LIMIT $3
@@ -267,6 +269,7 @@ class Logs:
         LEFT JOIN room_events
             ON room_events.room_id = rooms.id
             AND room_events.seq = COALESCE(known.seq, rooms.last_seq)
+        WHERE {kept("rooms.id")}
         """,
     )
 

@@ -26,6 +26,7 @@ from hubbub.sql import (
     RoomChanges,
     by_id,
     existing,
+    kept,
     lock_timeout,
     next_entries,
     next_entry,
@@ -114,7 +115,7 @@ class Messages(Repository):
 
     # The message is locked before the head moves: of two changes of one message, the second waits, and then finds
     # what the first has left. A change that finds nothing to do takes no seq.
-    _TARGET = """
+    _TARGET = f"""
         target AS MATERIALIZED (
             SELECT messages.id, messages.room_id
             FROM messages
@@ -123,8 +124,9 @@ class Messages(Repository):
                 AND room_users.user_id = $2
             WHERE messages.id = $1
                 AND messages.deleted_at IS NULL
+                AND {kept("messages.room_id", "$2")}
                 AND (messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'))
-                {unless}
+                {{unless}}
             FOR NO KEY UPDATE OF messages
         )
     """
@@ -132,18 +134,19 @@ class Messages(Repository):
         AND messages.content <> {content}
         AND ({content} <> '' OR messages.metadata IS NOT NULL OR messages.message_type <> 'text')
     """
-    _TARGETS = """
+    _TARGETS = f"""
         target AS MATERIALIZED (
-            SELECT messages.id AS message_id, messages.room_id, change.user_id, change.ordinal{selected}
-            FROM unnest({arrays}) WITH ORDINALITY AS change ({names}, ordinal)
+            SELECT messages.id AS message_id, messages.room_id, change.user_id, change.ordinal{{selected}}
+            FROM unnest({{arrays}}) WITH ORDINALITY AS change ({{names}}, ordinal)
             JOIN messages ON messages.id = change.message_id
             JOIN room_users
                 ON room_users.room_id = messages.room_id
                 AND room_users.user_id = change.user_id
             WHERE messages.deleted_at IS NULL
+                AND {kept("messages.room_id", "change.user_id")}
                 AND (messages.user_id = change.user_id OR room_users.role IN ('admin', 'moderator'))
-                {unless}
-                AND {timeout}
+                {{unless}}
+                AND {{timeout}}
             ORDER BY messages.id
             FOR NO KEY UPDATE OF messages
         )
@@ -299,6 +302,8 @@ class Messages(Repository):
         LEFT JOIN room_users
             ON room_users.room_id = messages.room_id
             AND room_users.user_id = change.user_id
+            AND {kept("change.user_id")}
+        WHERE {kept("messages.room_id")}
         """,
     )
 
@@ -430,6 +435,8 @@ class Messages(Repository):
         SELECT {readable(Message)}
         FROM messages
         WHERE user_id = $1
+            AND {kept("$1")}
+            AND {kept("messages.room_id")}
             AND (created_at, id) < ($2, $3)
             AND deleted_at IS NULL
         ORDER BY messages.created_at DESC, messages.id DESC

@@ -15,7 +15,7 @@ from hubbub.errors import Invalid, NotFound
 from hubbub.models import Message, MessagePage
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import MESSAGE
-from hubbub.sql import existing, readable
+from hubbub.sql import existing, kept, readable
 
 PageAnchor: TypeAlias = int | Message
 """The position in the log of a room from which a page is read: a seq, or the message that has it."""
@@ -34,6 +34,7 @@ _OLDER: Final = f"""
         FROM messages
         WHERE room_id = $1
             AND seq < $2
+            AND {kept("$1")}
         ORDER BY seq DESC
         LIMIT {_MOST}
     ) AS older
@@ -47,6 +48,7 @@ _NEWER: Final = f"""
         WHERE room_id = $1
             AND seq >= $2
             AND $2 < {NEWEST}
+            AND {kept("$1")}
         ORDER BY seq
         LIMIT {_MOST}
     ) AS newer
@@ -77,7 +79,9 @@ def seq_of(field: str, room_id: UUID, anchor: PageAnchor) -> int:
 # PostgreSQL sees before it descends the index.
 PAGE = Statement("messages.page", Message, f"({_OLDER} LIMIT $3) UNION ALL ({_NEWER} LIMIT $4) LIMIT $3 + $4")
 
-ROOM_EXISTS = Statement("messages.room_exists", int, "SELECT 1 AS found FROM rooms WHERE id = $1")
+ROOM_EXISTS = Statement(
+    "messages.room_exists", int, f"SELECT 1 AS found FROM rooms WHERE id = $1 AND {kept('$1')}"
+)
 
 
 async def read_page(executor: Executor, span: Span, deadline: float) -> MessagePage:
@@ -134,6 +138,7 @@ PAGE_JSON = Statement(
     ) AS page
     FROM rooms
     WHERE rooms.id = $1
+        AND {kept("$1")}
     """,
 )
 

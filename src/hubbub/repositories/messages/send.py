@@ -14,7 +14,7 @@ from hubbub import inputs
 from hubbub.errors import Conflict, Invalid, NotAMember, Unavailable
 from hubbub.models import Message, MessageType, NewMessage
 from hubbub.postgres import Executor, FastUUID, Statement, as_fast_uuid
-from hubbub.sql import columns
+from hubbub.sql import columns, kept
 
 MESSAGE: Final = columns(Message)
 
@@ -62,6 +62,7 @@ SEND = Statement(
         FROM room_users
         WHERE room_id = $2
             AND user_id = $3
+            AND {kept("$2", "$3")}
             AND ($6::uuid IS NULL OR EXISTS (SELECT 1 FROM messages WHERE id = $6 AND room_id = $2))
     ), head AS (
         UPDATE rooms
@@ -110,7 +111,9 @@ async def send_one(executor: Executor, draft: Draft, deadline: float) -> Message
 
 
 EARLIER_SENDS = Statement(
-    "messages.earlier_sends", Message, f"SELECT {MESSAGE} FROM messages WHERE id = ANY($1::uuid[])"
+    "messages.earlier_sends",
+    Message,
+    f"SELECT {MESSAGE} FROM messages WHERE id = ANY($1::uuid[]) AND {kept('messages.room_id')}",
 )
 
 
@@ -145,7 +148,7 @@ def _same_or_conflict(draft: Draft, earlier: Message) -> Message | Conflict:
 PERMISSIONS = Statement(
     "messages.permissions",
     lambda ordinal, is_member, has_original: (is_member, has_original),
-    """
+    f"""
     SELECT
         draft.ordinal,
         room_users.user_id IS NOT NULL AS is_member,
@@ -155,6 +158,7 @@ PERMISSIONS = Statement(
     LEFT JOIN room_users
         ON room_users.room_id = draft.room_id
         AND room_users.user_id = draft.user_id
+        AND {kept("draft.room_id", "draft.user_id")}
     LEFT JOIN messages
         ON messages.id = draft.reply_to
         AND messages.room_id = draft.room_id

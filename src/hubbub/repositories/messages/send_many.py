@@ -111,6 +111,12 @@ SEND_MANY = Statement(
                 FROM unnest($11::uuid[], $12::uuid[]) AS original (id, room_id)
                 JOIN messages USING (id, room_id)
             ) = cardinality($11::uuid[])
+            AND NOT EXISTS (
+                SELECT 1
+                FROM hubbub_deletions AS hidden
+                WHERE hidden.id = ANY($9::uuid[])
+                    OR EXISTS (SELECT 1 FROM draft WHERE draft.user_id = hidden.id)
+            )
             AND ($13::text IS NULL OR set_config('lock_timeout', $13, true) IS NOT NULL) AS all_of_them
     ), locked AS MATERIALIZED (
         SELECT id

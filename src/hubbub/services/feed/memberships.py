@@ -7,6 +7,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from hubbub.postgres import Executor, Statement
+from hubbub.sql import kept
 
 
 class MemberRoom(NamedTuple):
@@ -30,7 +31,7 @@ class Memberships:
     _ROOMS_OF = Statement(
         "memberships.rooms_of",
         MemberRoom,
-        """
+        f"""
         SELECT
             room_users.user_id,
             room_users.room_id,
@@ -40,6 +41,7 @@ class Memberships:
         FROM room_users
         JOIN rooms ON rooms.id = room_users.room_id
         WHERE room_users.user_id = ANY($1::uuid[])
+            AND {kept("room_users.room_id", "room_users.user_id")}
         """,
     )
 
@@ -55,10 +57,11 @@ class Memberships:
     _PAIRS = Statement(
         "memberships.pairs",
         lambda user_id, room_id: (user_id, room_id),
-        """
+        f"""
         SELECT user_id, room_id
         FROM room_users
         WHERE user_id = ANY($1::uuid[])
+            AND {kept("room_users.room_id", "room_users.user_id")}
         """,
     )
 
@@ -69,12 +72,13 @@ class Memberships:
     _DIGESTS = Statement(
         "memberships.digests",
         lambda user_id, digest: (user_id, digest),
-        """
+        f"""
         SELECT
             user_id,
             bit_xor(uuid_hash_extended(room_id, 0)) AS digest
         FROM room_users
         WHERE user_id = ANY($1::uuid[])
+            AND {kept("room_users.room_id", "room_users.user_id")}
         GROUP BY user_id
         """,
     )
@@ -119,7 +123,7 @@ class Memberships:
     _EDITED_AFTER_LEAVING = Statement(
         "memberships.edited_after_leaving",
         lambda message_id: message_id,
-        """
+        f"""
         SELECT room_events.message_id
         FROM room_events
         WHERE room_events.room_id = $1
@@ -131,6 +135,7 @@ class Memberships:
                 FROM room_users
                 WHERE room_users.room_id = $1
                     AND room_users.user_id = $2
+                    AND {kept("$1", "$2")}
             )
             AND room_events.seq > COALESCE(
                 (
@@ -174,11 +179,12 @@ class Memberships:
     _JOINED_AFTER = Statement(
         "memberships.joined_after",
         lambda room_id: room_id,
-        """
+        f"""
         SELECT room_users.room_id
         FROM room_users
         WHERE room_users.user_id = $1
             AND room_users.room_id = ANY($2::uuid[])
+            AND {kept("room_users.room_id", "$1")}
             AND room_users.joined_at > (
                 SELECT max(COALESCE(messages.created_at, room_events.created_at))
                 FROM unnest($3::uuid[], $4::bigint[]) AS cursors (room_id, seq)

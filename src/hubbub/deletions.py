@@ -1,0 +1,476 @@
+"""The deletion of an account or a room that has too many rows for one statement.
+
+    there --delete, few rows: one transaction------------------------------> gone
+      |                                                                       ^
+      +-----delete, many rows: one transaction--> hidden --------steps--------+
+
+The id of a hidden account or room is in `hubbub_deletions`. Statements that read accounts, rooms, memberships or
+messages leave it out (`hubbub.sql.kept`), so it is gone for every caller, and its rows go in steps. Each step is a
+transaction of its own that locks the row of `hubbub_deletions`. The call that has begun the deletion runs them
+until its deadline. Where it did not come to the end, the same call again or `maintain` goes on. A step depends on
+nothing but the rows that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, TypeAlias
+from uuid import UUID
+
+from hubbub.commits import MembershipEnded, OnCommit, RoomTouched
+from hubbub.errors import Invalid, Unavailable
+from hubbub.events import MemberLeft
+from hubbub.models import Maintained
+from hubbub.postgres import Executor, LockNotAvailable, OpenTransaction, Statement
+from hubbub.postgres.connection import now
+from hubbub.sql import next_entry
+
+ROWS_PER_STEP: Final = 2_000
+"""A step takes some 50 ms, and some seconds where each row has to be read from a slow disk. It also bounds what is
+deleted without steps."""
+
+RECEIPTS_PER_STEP: Final = 20_000
+"""No other row refers to a receipt, so its deletion costs a tenth."""
+
+DELETIONS_PER_CALL: Final = 1_000
+"""How many hidden accounts and rooms `maintain` looks at."""
+
+NOT_FINISHED: Final = "not all rows could be deleted in time: call it again, or run `hubbub maintain`"
+
+
+# Accounts
+
+# The member's leaving is an entry in the log of each room. Rooms are locked in the order of their ids, so that two
+# accounts with rooms in common can be deleted at the same time, and before the user, as a send does. This removes
+# the creator of the rooms too: the foreign key would look the user up again for a room that this transaction has
+# written to, and not find the row.
+LEAVE: Final = Statement(
+    "deletions.leave",
+    lambda is_last, room_ids: (is_last, room_ids),
+    f"""
+    WITH page AS MATERIALIZED (
+        SELECT room_id
+        FROM room_users
+        WHERE user_id = $1
+        ORDER BY room_id
+        LIMIT {ROWS_PER_STEP}
+    ), gone AS (
+        DELETE FROM room_users
+        USING page
+        WHERE room_users.user_id = $1
+            AND room_users.room_id = page.room_id
+        RETURNING room_users.room_id
+    ), locked AS MATERIALIZED (
+        SELECT id
+        FROM rooms
+        WHERE id IN (SELECT room_id FROM gone)
+        ORDER BY id
+        FOR NO KEY UPDATE
+    ), {next_entry(MemberLeft, "locked", room_id="id", change="created_by = NULLIF(created_by, $1)", user_id="$1")}
+    SELECT
+        (SELECT count(*) FROM page) < {ROWS_PER_STEP} AS is_last,
+        ARRAY(SELECT id FROM head) AS room_ids
+    """,
+)
+
+# Waits for joins that are in flight, and lets no other one begin.
+LOCK_ACCOUNT: Final = Statement(
+    "deletions.lock_account",
+    bool,
+    f"""
+    SELECT
+        EXISTS (SELECT 1 FROM hubbub_deletions WHERE id = $1)
+        OR EXISTS (SELECT 1 FROM messages WHERE user_id = $1 OFFSET {ROWS_PER_STEP})
+        OR EXISTS (SELECT 1 FROM rooms WHERE created_by = $1 OFFSET {ROWS_PER_STEP})
+        OR EXISTS (SELECT 1 FROM message_read_receipts WHERE user_id = $1 OFFSET {RECEIPTS_PER_STEP}) AS is_large
+    FROM users
+    WHERE id = $1
+    FOR UPDATE
+    """,
+)
+
+DELETE_ACCOUNT: Final = Statement(
+    "deletions.delete_account",
+    int,
+    """
+    DELETE FROM users
+    WHERE id = $1
+        AND NOT EXISTS (SELECT 1 FROM room_users WHERE user_id = $1)
+    """,
+)
+
+# The email and the username are free for others at once.
+HIDE_ACCOUNT: Final = Statement(
+    "deletions.hide_account",
+    int,
+    """
+    WITH hidden AS (
+        INSERT INTO hubbub_deletions (id, is_room)
+        VALUES ($1, false)
+        ON CONFLICT DO NOTHING
+    )
+    UPDATE users
+    SET email = 'deleted-' || id || '@hubbub.invalid',
+        username = 'deleted-' || id,
+        username_key = NULL,
+        username_key_of = NULL,
+        password_hash = '!',
+        avatar_url = NULL,
+        is_online = false,
+        last_seen = NULL
+    WHERE id = $1
+    """,
+)
+
+# Times are passed as text, because the driver does not know an infinite one.
+_AUTHOR: Final = Statement(
+    "deletions.author",
+    lambda is_last, created_at, id: (is_last, created_at, id),
+    f"""
+    WITH page AS MATERIALIZED (
+        SELECT id, created_at
+        FROM messages
+        WHERE user_id = $1
+            AND (created_at, id) < ($2::text::timestamptz, $3)
+        ORDER BY created_at DESC, id DESC
+        LIMIT {ROWS_PER_STEP}
+    ), changed AS (
+        UPDATE messages
+        SET user_id = NULL
+        FROM page
+        WHERE messages.id = page.id
+    )
+    SELECT
+        (SELECT count(*) FROM page) < {ROWS_PER_STEP} AS is_last,
+        created_at::text AS created_at,
+        id
+    FROM page
+    ORDER BY page.created_at, page.id
+    LIMIT 1
+    """,
+)
+
+_CREATOR: Final = Statement(
+    "deletions.creator",
+    lambda is_last: (is_last,),
+    f"""
+    WITH page AS MATERIALIZED (
+        SELECT id
+        FROM rooms
+        WHERE created_by = $1
+        ORDER BY id
+        LIMIT {ROWS_PER_STEP}
+        FOR NO KEY UPDATE
+    ), changed AS (
+        UPDATE rooms
+        SET created_by = NULL
+        FROM page
+        WHERE rooms.id = page.id
+    )
+    SELECT count(*) < {ROWS_PER_STEP} AS is_last
+    FROM page
+    """,
+)
+
+_RECEIPTS_OF_ACCOUNT: Final = Statement(
+    "deletions.receipts_of_account",
+    lambda is_last: (is_last,),
+    f"""
+    WITH page AS MATERIALIZED (
+        SELECT message_id
+        FROM message_read_receipts
+        WHERE user_id = $1
+        LIMIT {RECEIPTS_PER_STEP}
+    ), gone AS (
+        DELETE FROM message_read_receipts
+        USING page
+        WHERE message_read_receipts.message_id = page.message_id
+            AND message_read_receipts.user_id = $1
+    )
+    SELECT count(*) < {RECEIPTS_PER_STEP} AS is_last
+    FROM page
+    """,
+)
+
+# Rooms
+
+# A room with few rows is deleted with all of them. One with more rows is hidden, unless $2 forbids that. The two
+# members of a hidden direct room can have a new one.
+DELETE_ROOM: Final = Statement(
+    "deletions.delete_room",
+    bool,
+    f"""
+    WITH room AS MATERIALIZED (
+        SELECT
+            id,
+            EXISTS (SELECT 1 FROM hubbub_deletions WHERE id = $1)
+            OR EXISTS (SELECT 1 FROM messages WHERE room_id = $1 OFFSET {ROWS_PER_STEP})
+            OR EXISTS (SELECT 1 FROM room_events WHERE room_id = $1 OFFSET {ROWS_PER_STEP})
+            OR EXISTS (SELECT 1 FROM room_users WHERE room_id = $1 OFFSET {ROWS_PER_STEP})
+            OR EXISTS (
+                SELECT 1
+                FROM messages
+                JOIN message_read_receipts ON message_read_receipts.message_id = messages.id
+                WHERE messages.room_id = $1
+                OFFSET {RECEIPTS_PER_STEP}
+            ) AS is_large
+        FROM rooms
+        WHERE id = $1
+        FOR UPDATE
+    ), gone AS (
+        DELETE FROM rooms
+        USING room
+        WHERE rooms.id = room.id
+            AND NOT room.is_large
+    ), hidden AS (
+        INSERT INTO hubbub_deletions (id, is_room)
+        SELECT id, true
+        FROM room
+        WHERE room.is_large
+            AND $2
+        ON CONFLICT DO NOTHING
+    ), without_key AS (
+        UPDATE rooms
+        SET direct_key = NULL
+        FROM room
+        WHERE rooms.id = room.id
+            AND room.is_large
+            AND $2
+    )
+    SELECT is_large
+    FROM room
+    """,
+)
+
+_MEMBERS: Final = Statement(
+    "deletions.members",
+    lambda is_last, user_id: (is_last, user_id),
+    f"""
+    WITH page AS MATERIALIZED (
+        SELECT user_id
+        FROM room_users
+        WHERE room_id = $1
+            AND user_id > $2
+        ORDER BY user_id
+        LIMIT {ROWS_PER_STEP}
+    ), gone AS (
+        DELETE FROM room_users
+        USING page
+        WHERE room_users.room_id = $1
+            AND room_users.user_id = page.user_id
+    )
+    SELECT
+        (SELECT count(*) FROM page) < {ROWS_PER_STEP} AS is_last,
+        user_id
+    FROM page
+    ORDER BY user_id DESC
+    LIMIT 1
+    """,
+)
+
+# A message goes with the last of its receipts. Where these are more than a step takes, it is looked at again.
+# OFFSET 0 has receipts looked up message by message, so that a step reads no more of them than it deletes.
+_MESSAGES: Final = Statement(
+    "deletions.messages",
+    lambda is_last, seq: (is_last, seq),
+    f"""
+    WITH page AS MATERIALIZED (
+        SELECT id, seq
+        FROM messages
+        WHERE room_id = $1
+            AND seq >= $2
+        ORDER BY seq
+        LIMIT {ROWS_PER_STEP}
+    ), receipt AS MATERIALIZED (
+        SELECT page.seq, receipts.message_id, receipts.user_id
+        FROM page
+        CROSS JOIN LATERAL (
+            SELECT message_id, user_id
+            FROM message_read_receipts
+            WHERE message_read_receipts.message_id = page.id
+            OFFSET 0
+        ) AS receipts
+        LIMIT {RECEIPTS_PER_STEP}
+    ), without_receipts AS (
+        DELETE FROM message_read_receipts
+        USING receipt
+        WHERE message_read_receipts.message_id = receipt.message_id
+            AND message_read_receipts.user_id = receipt.user_id
+    ), bound AS MATERIALIZED (
+        SELECT CASE
+            WHEN (SELECT count(*) FROM receipt) < {RECEIPTS_PER_STEP} THEN (SELECT max(seq) + 1 FROM page)
+            ELSE (SELECT max(seq) FROM receipt)
+        END AS seq
+    ), gone AS (
+        DELETE FROM messages
+        USING page, bound
+        WHERE messages.id = page.id
+            AND page.seq < bound.seq
+    )
+    SELECT
+        (SELECT count(*) FROM page) < {ROWS_PER_STEP}
+        AND (SELECT count(*) FROM receipt) < {RECEIPTS_PER_STEP} AS is_last,
+        seq
+    FROM bound
+    """,
+)
+
+_EVENTS: Final = Statement(
+    "deletions.events",
+    lambda is_last, seq: (is_last, seq),
+    f"""
+    WITH page AS MATERIALIZED (
+        SELECT seq
+        FROM room_events
+        WHERE room_id = $1
+            AND seq > $2
+        ORDER BY seq
+        LIMIT {ROWS_PER_STEP}
+    ), gone AS (
+        DELETE FROM room_events
+        USING page
+        WHERE room_events.room_id = $1
+            AND room_events.seq = page.seq
+    )
+    SELECT
+        count(*) < {ROWS_PER_STEP} AS is_last,
+        max(seq) AS seq
+    FROM page
+    """,
+)
+
+_DELETE_REST_OF_ROOM: Final = Statement("deletions.rest_of_room", int, "DELETE FROM rooms WHERE id = $1")
+
+# Steps
+
+
+class Deletion(NamedTuple):
+    """An account or a room that is hidden."""
+
+    id: UUID
+    is_room: bool
+
+
+class _Place(NamedTuple):
+    """The stage that comes next, and the arguments with which it goes on."""
+
+    stage: int = 0
+    arguments: tuple[object, ...] = ()
+
+
+_FIRST_ID: Final = UUID(int=0)
+_LAST_ID: Final = UUID(int=2**128 - 1)
+
+# A stage runs a statement until it finds less than a step takes. The statement returns whether that is so, and the
+# next arguments of the stage, so that it does not read over deleted rows that VACUUM has not removed yet.
+_Stage: TypeAlias = Callable[..., Awaitable[tuple[Any, ...] | None]]
+
+
+def _leave(part: Executor, id: UUID) -> Awaitable[tuple[Any, ...] | None]:
+    return part.fetch_one(LEAVE, id)
+
+
+_STAGES_OF_ACCOUNT: Final[tuple[_Stage, ...]] = (
+    _leave,
+    lambda part, id, time="infinity", message_id=_LAST_ID: part.fetch_one(_AUTHOR, id, time, message_id),
+    lambda part, id: part.fetch_one(_CREATOR, id),
+    lambda part, id: part.fetch_one(_RECEIPTS_OF_ACCOUNT, id),
+)
+# Members come first: each deleted message is looked for among those that members have read last.
+_STAGES_OF_ROOM: Final[tuple[_Stage, ...]] = (
+    lambda part, id, user_id=_FIRST_ID: part.fetch_one(_MEMBERS, id, user_id),
+    lambda part, id, seq=0: part.fetch_one(_MESSAGES, id, seq),
+    lambda part, id, seq=0: part.fetch_one(_EVENTS, id, seq),
+)
+
+_LOCK: Final = Statement("deletions.lock", int, "SELECT 1 AS found FROM hubbub_deletions WHERE id = $1 FOR UPDATE")
+_TRY_LOCK: Final = Statement(
+    "deletions.try_lock", int, "SELECT 1 AS found FROM hubbub_deletions WHERE id = $1 FOR UPDATE SKIP LOCKED"
+)
+_FINISHED: Final = Statement("deletions.finished", int, "DELETE FROM hubbub_deletions WHERE id = $1")
+_UNFINISHED: Final = Statement(
+    "deletions.unfinished",
+    Deletion,
+    f"SELECT id, is_room FROM hubbub_deletions ORDER BY created_at, id LIMIT {DELETIONS_PER_CALL}",
+)
+
+
+def check_outside_transaction(executor: Executor, field: str) -> None:
+    """Refuse to delete many rows in a transaction of the caller, which could not end. Raises: Invalid."""
+    if isinstance(executor, OpenTransaction):
+        raise Invalid(field, "has too many rows to be deleted in a transaction: delete it outside of one")
+
+
+async def finish(
+    executor: Executor, deletion: Deletion, on_commit: OnCommit, *, deadline: float, waits: bool = True
+) -> bool:
+    """Delete what is left of a hidden account or room. False if another process has done it, or is about to.
+
+    A second process waits for the step of the first, or leaves it to it if it does not `wait`.
+
+    Raises: Unavailable (also at the deadline).
+    """
+    place: _Place | None = _Place()
+    while place is not None:
+        try:
+            async with executor.transaction(deadline=deadline) as part:
+                locked = part.fetch_one(_LOCK, deletion.id) if waits else part.fetch_one(_TRY_LOCK, deletion.id)
+                if await locked is None:
+                    return False
+                following, left = await _step(part, deletion, place)
+        except LockNotAvailable:
+            continue
+        except Unavailable as failure:
+            # It is hidden, so the change is made.
+            if now() < deadline:
+                raise failure.with_unknown_outcome() from failure
+            raise Unavailable("postgresql", NOT_FINISHED, outcome_unknown=True) from failure
+        place = following
+        for room_id in left:
+            on_commit(MembershipEnded(room_id, deletion.id))
+            on_commit(RoomTouched(room_id))
+    return True
+
+
+async def _step(part: Executor, deletion: Deletion, place: _Place) -> tuple[_Place | None, list[UUID]]:
+    """Returns where to go on, None at the end, and the rooms that the user has left by it."""
+    stages = _STAGES_OF_ROOM if deletion.is_room else _STAGES_OF_ACCOUNT
+    number, arguments = place
+    if number == len(stages):
+        # If the user is in a room again, a call that was in flight when the account was hidden has joined it.
+        return None if await _delete_last(part, deletion) else _Place(), []
+    is_last, *following = await stages[number](part, deletion.id, *arguments) or (True,)
+    left: list[UUID] = following.pop() if stages[number] is _leave else []
+    return _Place(number + 1) if is_last else _Place(number, tuple(following)), left
+
+
+async def _delete_last(part: Executor, deletion: Deletion) -> bool:
+    """Delete the account or room itself. False, with nothing done, if the user is in a room again."""
+    if deletion.is_room:
+        await part.execute(_DELETE_REST_OF_ROOM, deletion.id)
+    else:
+        is_there = await part.fetch_one(LOCK_ACCOUNT, deletion.id) is not None
+        if is_there and not await part.execute(DELETE_ACCOUNT, deletion.id):
+            return False
+    await part.execute(_FINISHED, deletion.id)
+    return True
+
+
+async def maintain(executor: Executor, on_commit: OnCommit, *, deadline: float) -> Maintained:
+    """Finish deletions that were cut, until the deadline. Those that another process is at are left to it.
+
+    Raises: Unavailable (before the deadline).
+    """
+    finished = {True: 0, False: 0}
+    failure: Exception | None = None
+    for deletion in await executor.fetch_all(_UNFINISHED):
+        try:
+            if now() < deadline:
+                is_done = await finish(executor, deletion, on_commit, deadline=deadline, waits=False)
+                finished[deletion.is_room] += is_done
+        except Exception as error:  # noqa: BLE001 - one that cannot be deleted must not keep others from it
+            failure = failure or (None if now() >= deadline else error)
+    if failure is not None:
+        raise failure
+    left = await executor.fetch_all(_UNFINISHED)
+    return Maintained(accounts=finished[False], rooms=finished[True], unfinished=len(left))
