@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ from hubbub.migrations.revisions import KEYS, previous
 from hubbub.postgres import connect
 from hubbub.postgres.connection import Connection
 from migrations.filled import fill
+from migrations.test_crashes import Died, killed_before
 
 A_USER = "INSERT INTO users (email, username, password_hash) VALUES"
 """As the former version writes one."""
@@ -53,6 +55,22 @@ async def test_more_names_than_a_batch_get_their_keys(older: PostgresSettings, c
     found = await connection.fetch(STORED)
     assert len(found) == 2100
     assert all(key == inputs.same_name(name) for name, key, _ in found)
+
+
+async def test_killed_run_is_completed_with_all_keys_beside_the_former_version(
+    older: PostgresSettings, connection: Connection
+) -> None:
+    statement = 0
+    while (await migrations.status(older)).current != KEYS:
+        statement += 1
+        await fill(older, f"{A_USER} ('{statement}@b', 'Élodie {statement}', '!')")
+        with suppress(Died), killed_before(statement):
+            await migrations.up(older, KEYS)
+    assert statement > 10
+    await migrations.up(older)
+    found = await connection.fetch(STORED)
+    assert [tuple(row) for row in found] == [(name, inputs.same_name(name), name) for name, *_ in found]
+    assert len(found) == statement
 
 
 async def test_names_that_are_one_stop_the_revision_and_lose_nothing(
