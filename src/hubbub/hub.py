@@ -24,6 +24,7 @@ from hubbub.passwords import Passwords
 from hubbub.postgres import Executor, Pool
 from hubbub.redis import Connection, Subscriptions
 from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, RoomUsers, Users
+from hubbub.repositories.read_receipts import MARKS_PER_STATEMENT
 from hubbub.services.accounts import Accounts, KnownNetworks
 from hubbub.services.cache import Cache
 from hubbub.services.feed import Feed, Follower
@@ -56,6 +57,7 @@ class Repositories:
         on_commit: OnCommit,
         writer: MessageWriter | None = None,
         changes: RoomChanges | None = None,
+        marks: RoomChanges | None = None,
     ) -> None:
         self._executor = executor
         self._on_commit = on_commit
@@ -63,7 +65,7 @@ class Repositories:
         self._rooms = Rooms(executor, on_commit, changes)
         self._room_users = RoomUsers(executor, on_commit, changes)
         self._messages = Messages(executor, on_commit, writer, changes)
-        self._receipts = ReadReceipts(executor, on_commit)
+        self._receipts = ReadReceipts(executor, on_commit, marks)
 
     @property
     def users(self) -> Users:
@@ -170,7 +172,14 @@ class Hub(Repositories):
         pool = self._pool = Pool(settings.postgres, instrumentation)
         self._writer = MessageWriter(pool, self._commits, deadline_seconds=settings.postgres.deadline_seconds)
         self._changes = RoomChanges(pool, deadline_seconds=settings.postgres.deadline_seconds)
-        super().__init__(pool, self._commits, self._writer, self._changes)
+        self._marks = RoomChanges(
+            pool,
+            deadline_seconds=settings.postgres.deadline_seconds,
+            name="mark rooms as read",
+            per_batch=MARKS_PER_STATEMENT,
+            not_locked=None,
+        )
+        super().__init__(pool, self._commits, self._writer, self._changes, self._marks)
         connection = self._connection = Connection(settings.redis, instrumentation=instrumentation)
         subscriptions = self._subscriptions = Subscriptions(settings.redis, instrumentation=instrumentation)
         self._passwords = passwords or Passwords()
@@ -277,6 +286,7 @@ class Hub(Repositories):
             stack.push_async_callback(self._pool.close)
             stack.push_async_callback(self._writer.drain)
             stack.push_async_callback(self._changes.drain)
+            stack.push_async_callback(self._marks.drain)
             stack.push_async_callback(self._passwords.close)
             await self._pool.open()
             await verify(self._pool)

@@ -54,7 +54,7 @@ ROOMS_NOT_LOCKED: Final = Statement(
 class _Request(msgspec.Struct, eq=False):
     apply: Apply[Any, Any]
     item: Any
-    room_id: UUID | None
+    key: Hashable
 
 
 class RoomChanges:
@@ -64,15 +64,25 @@ class RoomChanges:
     one statement. One that cannot be stored fails alone: the batch is halved until it is found.
     """
 
-    def __init__(self, executor: Executor, *, deadline_seconds: float) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        deadline_seconds: float,
+        name: str = "change rooms",
+        per_batch: int = CHANGES_PER_STATEMENT,
+        not_locked: Statement[UUID] | None = ROOMS_NOT_LOCKED,
+    ) -> None:
+        """`not_locked` finds the keys of a batch whose rows are not locked. Without it, a batch is halved."""
         self._executor = executor
+        self._not_locked = not_locked
         self._batcher = Batcher[_Request, Any](
-            "change rooms",
+            name,
             self._run_one,
             self._run_many,
             deadline_seconds=deadline_seconds,
             queue=KeyedQueue(),
-            per_batch=CHANGES_PER_STATEMENT,
+            per_batch=per_batch,
             workers=WORKERS,
             load=LOAD,
             most_waiting=MOST_WAITING,
@@ -94,11 +104,11 @@ class RoomChanges:
         apply: Apply[Item, T],
         item: Item,
         *,
-        room_id: UUID | None,
+        key: Hashable,
         id: Hashable,
         deadline: float,
     ) -> T:
-        """Make the change. Changes with one id never share a batch. Without a room it waits for none of them.
+        """Make the change. It waits for those with its key. Those with its id never share its batch.
 
         In a batch, changes with the same `apply` share a statement. One that is made for the call has its own.
 
@@ -106,8 +116,8 @@ class RoomChanges:
 
         Raises: Invalid (the caller's own transaction has locked the room), Unavailable, and the refusal.
         """
-        self._executor.check_not_locked_by_caller(room_id)
-        result: T = await self._batcher.call(_Request(apply, item, room_id), room_id, id, deadline=deadline)
+        self._executor.check_not_locked_by_caller(key)
+        result: T = await self._batcher.call(_Request(apply, item, key), key, id, deadline=deadline)
         return result
 
     async def drain(self) -> None:
@@ -121,8 +131,8 @@ class RoomChanges:
 
     async def _run_many(self, requests: list[_Request], deadline: float) -> list[Outcome[Any]]:
         outcomes: dict[_Request, Outcome[Any]] = {}
-        locked: set[UUID | None] = set()
-        lock_wait = LOCK_TIMEOUT if len({request.room_id for request in requests}) > 1 else None
+        locked: set[Hashable] = set()
+        lock_wait = LOCK_TIMEOUT if len({request.key for request in requests}) > 1 else None
         kinds: dict[Apply[Any, Any], list[_Request]] = {}
         for request in requests:
             kinds.setdefault(request.apply, []).append(request)
@@ -131,13 +141,13 @@ class RoomChanges:
         return [outcomes.get(request, PUT_BACK) for request in requests]
 
     async def _run(
-        self, requests: list[_Request], locked: set[UUID | None], lock_wait: str | None, deadline: float
+        self, requests: list[_Request], locked: set[Hashable], lock_wait: str | None, deadline: float
     ) -> dict[_Request, Outcome[Any]]:
-        """The outcomes of requests of one kind. Those of `locked` rooms have none; rooms found so are added."""
-        requests = [request for request in requests if request.room_id not in locked]
+        """The outcomes of requests of one kind. Those of `locked` keys have none; keys found so are added."""
+        requests = [request for request in requests if request.key not in locked]
         if not requests:
             return {}
-        rooms = {request.room_id for request in requests}
+        keys = {request.key for request in requests}
         try:
             try:
                 items = [request.item for request in requests]
@@ -145,11 +155,12 @@ class RoomChanges:
             except LockNotAvailable:
                 if lock_wait is None:
                     raise
-                if len(rooms) > 1:  # if none of the rooms is locked, a row in one of them is
-                    rooms.difference_update(
-                        await self._executor.fetch_all(ROOMS_NOT_LOCKED, rooms, deadline=deadline)
-                    )
-                locked |= rooms
+                if len(keys) > 1:  # if none of the rooms is locked, a row in one of them is
+                    free = keys
+                    if self._not_locked is not None:
+                        free = set(await self._executor.fetch_all(self._not_locked, keys, deadline=deadline))
+                    keys -= free
+                locked |= keys
         except Unavailable as error:
             return {request: error.for_another() for request in requests}
         except Exception as error:  # noqa: BLE001 - one of them cannot be stored, and its caller gets it
@@ -201,14 +212,14 @@ class Repository:
         apply: Apply[Item, T],
         item: Item,
         *,
-        room_id: UUID | None,
+        key: Hashable,
         id: Hashable,
         deadline: float,
     ) -> T:
         """Make the change, in a batch if there are others. As `RoomChanges.call`."""
         if self._changes is None:
             return only(await apply([item], None, deadline))
-        return await self._changes.call(apply, item, room_id=room_id, id=id, deadline=deadline)
+        return await self._changes.call(apply, item, key=key, id=id, deadline=deadline)
 
 
 _HIDDEN: Final = "ARRAY(SELECT id FROM hubbub_deletions)"

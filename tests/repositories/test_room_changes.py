@@ -344,3 +344,63 @@ async def test_storm_of_joins_through_two_processes_appends_each_once(
     assert len(members) == COUNT + 1
     assert all(member == members[member.user_id] for member in joined)
     assert await log_of(pool, room.id) == ["joined"] * (COUNT + 1)
+
+
+# Marks of what was read
+
+
+async def test_marks_share_statements_and_each_has_its_own_outcome(
+    statements: Statements, settings: Settings, pool: Pool, ada: User, users: list[User], room: Room
+) -> None:
+    async with Hub(settings) as hub:
+        direct = await hub.rooms.direct(ada.id, users[0].id)
+        *members, stranger, late = users
+        await hub.room_users.add_many(room.id, [user.id for user in [*members, late]])
+        sent = await hub.messages.send_many(room.id, ada.id, [NewMessage(f"{n}") for n in range(10)])
+        await hub.messages.send(direct.id, ada.id, "hello")
+        await hub.receipts.mark_read(room.id, late.id, up_to=sent[4].seq)
+        mark = hub.receipts.mark_read
+        results: list[object] = []
+
+        async def mark_all() -> None:
+            results.extend(
+                await asyncio.gather(
+                    *(mark(room.id, user.id, up_to=sent[0].seq + n % 3) for n, user in enumerate(members)),
+                    outcome(mark(room.id, stranger.id, up_to=sent[3].seq)),
+                    mark(room.id, late.id, up_to=sent[1].seq),
+                    mark(direct.id, users[0].id, up_to=1_000),
+                    outcome(mark(uuid4(), ada.id, up_to=1)),
+                    mark(room.id, late.id, up_to=sent[9].seq),
+                )
+            )
+
+        assert await statements.of(mark_all()) <= 6
+        seqs = [sent[0].seq + n % 3 for n in range(len(members))]
+        assert results == [*seqs, NotAMember, sent[4].seq, 3, NotAMember, sent[9].seq]
+        assert [await hub.receipts.unread_count(room.id, user.id) for user in members[:3]] == [9, 8, 7]
+        for number, message in enumerate(sent):
+            readers = (await hub.receipts.who_read(message.id, limit=200)).items
+            expected = {user.id for n, user in enumerate(members) if n % 3 >= number} | {late.id}
+            assert {reader.user_id for reader in readers} == expected
+            assert all(reader.read_at is not None for reader in readers)
+
+
+async def test_mark_of_one_member_that_is_locked_leaves_those_of_others_alone(
+    hub: Hub, ada: User, users: list[User], room: Room
+) -> None:
+    await hub.room_users.add_many(room.id, [user.id for user in users])
+    await hub.messages.send(room.id, ada.id, "hello")
+    head = (await hub.messages.page(room.id)).items[-1].seq
+    mark = hub.receipts.mark_read
+    async with hub.transaction() as tx:
+        await tx.receipts.mark_read(room.id, users[0].id, up_to=head - 1)
+        await tx.room_users.set_role(room.id, users[1].id, "moderator")
+        [first] = start([partial(mark, room.id, ada.id, up_to=head)])
+        await asyncio.sleep(0)
+        stuck = start([partial(mark, room.id, users[n % 2].id, up_to=head) for n in range(COUNT)])
+        others = start([partial(mark, room.id, user.id, up_to=head) for user in users[2:]])
+        # Each would fail at the deadline that it shares with the stuck ones.
+        assert set(await asyncio.gather(first, *others)) == {head}
+        assert not any(mark.done() for mark in stuck)
+        assert hub._pool.use.waiting == 0
+    assert set(await asyncio.gather(*stuck)) == {head}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from hubbub.cursors import Cursor
 from hubbub.errors import NotAMember, NotFound
 from hubbub.models import Page, ReadReceipt
 from hubbub.postgres import Statement
-from hubbub.sql import Repository, existing, kept, representable, unread
+from hubbub.sql import Repository, existing, kept, lock_timeout, representable, unread
 
 RECEIPTS_UP_TO_MEMBERS: Final = 50
 """A room of up to this many members stores a row per message and reader, unless it is set otherwise. In larger
@@ -21,6 +22,9 @@ MOST_RECEIPTS_PER_CALL: Final = 1_000
 """A member with more unread messages gets receipts for the newest of them. 100,000 rows would take longer than the
 deadline, so that the member could never mark the room as read."""
 
+MARKS_PER_STATEMENT: Final = 50
+"""With the receipts of each, a statement stores at most 50,000 rows, which takes about a second."""
+
 MESSAGES_PER_STEP: Final = 2_000
 """Each may have a receipt, whose deletion `mark_unread` commits together with the step of the watermark."""
 
@@ -28,6 +32,8 @@ MESSAGES_PER_STEP: Final = 2_000
 class Watermark(NamedTuple):
     """How far a member has read, whether the call has moved that, and whether the room shows it to the others."""
 
+    room_id: UUID
+    user_id: UUID
     last_read_seq: int
     has_moved: bool
     is_shown: bool
@@ -36,37 +42,26 @@ class Watermark(NamedTuple):
 class ReadReceipts(Repository):
     """Reading state. A member since before a message has read it when `last_read_seq` is at least its seq."""
 
-    _LOCKED_MEMBER = f"""member AS MATERIALIZED (
-            SELECT room_id, user_id, last_read_seq
-            FROM room_users
-            WHERE room_id = $1
-                AND user_id = $2
-                AND {kept("$1", "$2")}
-            FOR NO KEY UPDATE
-        )"""
-
     _KEEPS_RECEIPTS = f"""COALESCE(
                     rooms.keeps_receipts,
                     rooms.direct_key IS NOT NULL OR NOT EXISTS (
                         SELECT 1
                         FROM room_users
-                        WHERE room_id = $1
+                        WHERE room_users.room_id = rooms.id
                         OFFSET {RECEIPTS_UP_TO_MEMBERS}
                     )
                 )"""
 
-    # One statement, however much is unread. The membership is locked first, so that the watermark only moves
+    # One statement, however much is unread. The memberships are locked first, so that a watermark only moves
     # forward when two devices report at the same time. last_read_message_id follows it.
-    _MARK_READ = Statement(
-        "read_receipts.mark_read",
-        Watermark,
-        f"""
-        WITH {_LOCKED_MEMBER}, target AS MATERIALIZED (
+    _MARK = f"""
+        WITH member AS MATERIALIZED ({{member}}
+        ), target AS MATERIALIZED (
             SELECT
                 member.room_id,
                 member.user_id,
                 member.last_read_seq AS old_seq,
-                LEAST($3, rooms.last_seq) AS new_seq,
+                LEAST(member.up_to, rooms.last_seq) AS new_seq,
                 {_KEEPS_RECEIPTS} AS keeps_receipts
             FROM member
             JOIN rooms ON rooms.id = member.room_id
@@ -76,7 +71,7 @@ class ReadReceipts(Repository):
                 last_read_message_id = (
                     SELECT messages.id
                     FROM messages
-                    WHERE messages.room_id = $1
+                    WHERE messages.room_id = target.room_id
                         AND messages.seq <= target.new_seq
                     ORDER BY messages.seq DESC
                     LIMIT 1
@@ -104,11 +99,40 @@ class ReadReceipts(Repository):
             ON CONFLICT DO NOTHING
         )
         SELECT
+            room_id,
+            user_id,
             GREATEST(old_seq, new_seq) AS last_read_seq,
             new_seq > old_seq AS has_moved,
             keeps_receipts AS is_shown
         FROM target
-        """,
+    """
+    _MARK_READ = Statement(
+        "read_receipts.mark_read",
+        Watermark,
+        _MARK.format(
+            member=f"""
+            SELECT room_id, user_id, last_read_seq, $3::bigint AS up_to
+            FROM room_users
+            WHERE room_id = $1
+                AND user_id = $2
+                AND {kept("$1", "$2")}
+            FOR NO KEY UPDATE"""
+        ),
+        idempotent=True,
+    )
+    _MARK_MANY = Statement(
+        "read_receipts.mark_many",
+        Watermark,
+        _MARK.format(
+            member=f"""
+            SELECT room_users.room_id, room_users.user_id, room_users.last_read_seq, requested.up_to
+            FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS requested (room_id, user_id, up_to)
+            JOIN room_users USING (room_id, user_id)
+            WHERE {kept("room_users.room_id", "room_users.user_id")}
+                AND {lock_timeout("$4")}
+            ORDER BY room_users.room_id, room_users.user_id
+            FOR NO KEY UPDATE OF room_users"""
+        ),
         idempotent=True,
     )
 
@@ -121,7 +145,31 @@ class ReadReceipts(Repository):
 
         Raises: NotAMember.
         """
-        return await self._watermark(self._MARK_READ, room_id, user_id, inputs.seq("up_to", up_to))
+        key = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        mark, deadline = (key, inputs.seq("up_to", up_to)), self._executor.deadline()
+        return await self._change(self._mark_each, mark, key=key, id=key, deadline=deadline)
+
+    async def _mark_each(
+        self, marks: Sequence[tuple[tuple[UUID, UUID], int]], lock_wait: str | None, deadline: float
+    ) -> list[int | Exception]:
+        keys, up_to = zip(*marks, strict=True)
+        rooms, users = zip(*keys, strict=True)
+        if len(keys) == 1 and lock_wait is None:
+            marked = await self._executor.fetch_all(
+                self._MARK_READ, rooms[0], users[0], up_to[0], deadline=deadline
+            )
+        else:
+            marked = await self._executor.fetch_all(
+                self._MARK_MANY, rooms, users, up_to, lock_wait, deadline=deadline
+            )
+        watermarks = {(mark.room_id, mark.user_id): self._reported(mark) for mark in marked}
+        return [watermarks[key] if key in watermarks else NotAMember(*key) for key in keys]
+
+    def _reported(self, watermark: Watermark) -> int:
+        room_id, user_id, last_read_seq, has_moved, is_shown = watermark
+        if has_moved:
+            self._changed(ReadMarkMoved(room_id, user_id, last_read_seq, is_shown))
+        return last_read_seq
 
     # The newest messages first: the watermark of each step is right by itself, with no receipt above it. So a call
     # that is cut leaves nothing to finish.
@@ -129,7 +177,14 @@ class ReadReceipts(Repository):
         "read_receipts.mark_unread",
         Watermark,
         f"""
-        WITH {_LOCKED_MEMBER}, page AS MATERIALIZED (
+        WITH member AS MATERIALIZED (
+            SELECT room_id, user_id, last_read_seq
+            FROM room_users
+            WHERE room_id = $1
+                AND user_id = $2
+                AND {kept("$1", "$2")}
+            FOR NO KEY UPDATE
+        ), page AS MATERIALIZED (
             SELECT messages.id, messages.seq
             FROM messages
             WHERE messages.room_id = $1
@@ -172,6 +227,8 @@ class ReadReceipts(Repository):
                 AND message_read_receipts.user_id = member.user_id
         )
         SELECT
+            target.room_id,
+            target.user_id,
             target.new_seq AS last_read_seq,
             target.new_seq < target.old_seq AS has_moved,
             {_KEEPS_RECEIPTS} AS is_shown
@@ -190,25 +247,14 @@ class ReadReceipts(Repository):
         Raises: NotAMember.
         """
         from_seq = inputs.seq("from_seq", from_seq, least=1)
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         deadline, watermark = self._executor.deadline(), from_seq
         while watermark >= from_seq:
-            watermark = await self._watermark(self._MARK_UNREAD, room_id, user_id, from_seq, deadline=deadline)
+            found = await self._executor.fetch_one(
+                self._MARK_UNREAD, room_id, user_id, from_seq, deadline=deadline
+            )
+            watermark = self._reported(existing(found, NotAMember, room_id, user_id))
         return watermark
-
-    async def _watermark(
-        self,
-        statement: Statement[Watermark],
-        room_id: UUID,
-        user_id: UUID,
-        seq: int,
-        deadline: float | None = None,
-    ) -> int:
-        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
-        found = await self._executor.fetch_one(statement, room_id, user_id, seq, deadline=deadline)
-        last_read_seq, has_moved, is_shown = existing(found, NotAMember, room_id, user_id)
-        if has_moved:
-            self._changed(ReadMarkMoved(room_id, user_id, last_read_seq, is_shown))
-        return last_read_seq
 
     _WHO_READ_CURSOR = Cursor("readers", tuple[UUID])
     _WHO_READ = Statement(

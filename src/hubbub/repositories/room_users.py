@@ -140,7 +140,7 @@ class RoomUsers(Repository):
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         deadline = self._executor.deadline()
         join = (key, inputs.role(role))
-        return await self._change(self._add_each, join, room_id=key.room_id, id=key, deadline=deadline)
+        return await self._change(self._add_each, join, key=key.room_id, id=key, deadline=deadline)
 
     async def _add_each(
         self, joins: Sequence[tuple[MemberKey, Role]], lock_wait: str | None, deadline: float
@@ -176,7 +176,7 @@ class RoomUsers(Repository):
         for step in steps:
             apply = partial(self._add_step)  # of its own, so that each step is a statement
             item = (room_id, step, role)
-            joined += await self._change(apply, item, room_id=room_id, id=apply, deadline=deadline)
+            joined += await self._change(apply, item, key=room_id, id=apply, deadline=deadline)
         return joined
 
     async def _add_step(
@@ -319,7 +319,7 @@ class RoomUsers(Repository):
         """
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         deadline = self._executor.deadline()
-        return await self._change(self._remove_each, key, room_id=key.room_id, id=key, deadline=deadline)
+        return await self._change(self._remove_each, key, key=key.room_id, id=key, deadline=deadline)
 
     async def _remove_each(
         self, keys: Sequence[MemberKey], lock_wait: str | None, deadline: float
@@ -386,7 +386,7 @@ class RoomUsers(Repository):
         """Give the member a role. The one that it has changes nothing. Raises: NotAMember."""
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         role, deadline = inputs.role(role), self._executor.deadline()
-        return await self._change(self._set_each, (key, role), room_id=key.room_id, id=key, deadline=deadline)
+        return await self._change(self._set_each, (key, role), key=key.room_id, id=key, deadline=deadline)
 
     async def _set_each(
         self, changes: Sequence[tuple[MemberKey, Role]], lock_wait: str | None, deadline: float

@@ -210,7 +210,7 @@ class Rooms(Repository):
             return [room]
 
         deadline = self._executor.deadline()
-        return await self._change(apply, None, room_id=room_id, id=apply, deadline=deadline)
+        return await self._change(apply, None, key=room_id, id=apply, deadline=deadline)
 
     async def delete(self, room_id: UUID) -> None:
         """Delete the room with its members, messages, receipts and log.

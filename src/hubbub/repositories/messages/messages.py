@@ -286,7 +286,7 @@ class Messages(Repository):
     async def _change_message(self, apply: Apply[Item, Message], message_id: UUID, item: Item) -> Message:
         deadline = self._executor.deadline()
         room_id = None if self._changes is None else await self._changes.find_room(lambda: self.get(message_id))
-        return await self._change(apply, item, room_id=room_id, id=message_id, deadline=deadline)
+        return await self._change(apply, item, key=room_id, id=message_id, deadline=deadline)
 
     _PERMISSIONS = Statement(
         "messages.change_permissions",
