@@ -224,6 +224,9 @@ async def _compute_keys(connection: Connection, query: str) -> None:
 
     Raises: Invalid (names that are the same as the name of another user; they stay as they are).
     """
+    # Without such names this reads the table once, in a tenth of the time that pages in the order of the ids take.
+    if not await connection.fetchval(f"SELECT EXISTS ({query})"):
+        return
     last, taken = None, 0
     page = f"SELECT id, username FROM ({query}) AS found WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2"  # noqa: S608 - of a file of ours
     while rows := await connection.fetch(page, last, KEYS_PER_STATEMENT):
