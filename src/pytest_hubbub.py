@@ -40,11 +40,11 @@ def hubbub_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
 @pytest.fixture(scope="session")
 def hubbub_template(hubbub_servers: Settings) -> Iterator[Template]:
     """The migrated database that the databases of the tests are copied from."""
-    from hubbub.testing import Template, run
+    from hubbub.testing import Template, drop, run
 
     template = run(Template.make(hubbub_servers.postgres))
     yield template
-    run(template.drop(hubbub_servers.postgres))
+    run(drop(template.settings, hubbub_servers.postgres))
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_run_keeps_the_current_loop_and_the_thread_of_the_caller() -> None:
 async def template(servers: Settings) -> AsyncIterator[Template]:
     template = await Template.make(servers.postgres)
     yield template
-    await template.drop(servers.postgres)
+    await drop(template.settings, servers.postgres)
 
 
 async def _databases(settings: PostgresSettings) -> set[str]:

@@ -87,10 +87,6 @@ class Template(NamedTuple):
         await _fetch(settings, f"CREATE DATABASE {copied.database} TEMPLATE {self.as_sql}")
         return copied
 
-    async def drop(self, settings: PostgresSettings) -> None:
-        """Remove the template itself. The statement runs in the database of `settings`."""
-        await drop(self.settings, settings)
-
 
 async def drop(database: PostgresSettings, settings: PostgresSettings) -> None:
     """Remove a database and end its connections. The statement runs in the database of `settings`."""

@@ -148,12 +148,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def export(pool: Pool, room_id: UUID) -> AsyncGenerator[bytes, None]:
-    """The lines of a room, each with its end, some hundred per piece.
-
-    They show the room as it was at one moment, however long it takes, because one transaction sees one state.
-
-    Raises: NotFound.
-    """
+    """As `History.lines`."""
     async with pool.transaction() as transaction:
         await transaction.use_one_snapshot()
         room = await transaction.fetch_one(ROOM, room_id)
