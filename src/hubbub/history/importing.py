@@ -118,9 +118,8 @@ class Import:
         if not batch.checkpoint.lines:  # the file is damaged before its first line: there is nothing to store
             self._count(batch, None, [], None)
             return
-        self._watermarks.add_rooms(batch)
         before, created, replay = await self._retry(partial(self._store, batch, while_stored))
-        self._watermarks.advance(before, () if replay is None else replay.rooms.values())
+        self._watermarks.advance(batch, before, () if replay is None else replay.rooms.values())
         if batch.is_last:
             await self._retry(partial(self._watermarks.store, self._pool, batch.checkpoint))
         self._count(batch, before, created, replay)

@@ -89,14 +89,11 @@ class Watermarks:
         self._heads: dict[UUID, int] = {}
         self._before: Checkpoint | None = None
 
-    def add_rooms(self, batch: Batch) -> None:
-        """Include the rooms that the batch names, before it is stored."""
+    def advance(self, batch: Batch, before: Checkpoint | None, rooms: Iterable[RoomLog]) -> None:
+        """Note how far a stored batch brought its rooms. An earlier run had stored the file up to `before`."""
         self._named |= {
             room_id_of(line) for _, line, _ in batch.taken if isinstance(line, Line) and line.room_id is None
         }
-
-    def advance(self, before: Checkpoint | None, rooms: Iterable[RoomLog]) -> None:
-        """Note how far a stored batch brought its rooms. An earlier run had stored the file up to `before`."""
         if before is not None:
             self._before = before
         self._heads |= {room.id: room.last_seq for room in rooms if room.has_grown and room.id in self._named}
