@@ -165,7 +165,7 @@ async def test_users_with_passwords_pass_the_check(context: Context, section: Se
 async def test_hub_that_accepts_any_password_fails_the_check(
     context: Context, section: Section, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def trusting(passwords: Passwords, password: str, password_hash: str | None) -> bool:
+    async def trusting(passwords: Passwords, password: str, password_hash: str | None, **_: object) -> bool:
         return True
 
     monkeypatch.setattr(Passwords, "verify", trusting)
