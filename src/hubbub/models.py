@@ -256,7 +256,8 @@ class RoomSummary(Value, frozen=True, gc=False):
 
     `unread` counts messages of other users after the watermark, up to the cap of the call. `partner_id` is the
     other user of a direct room. `last_message` is the newest that is not deleted. `active_at` orders the list:
-    when the newest message came, deleted or not, or the member joined.
+    when the newest message came, deleted or not, or the member joined. `cursor` is that of `last_message`, from
+    which `hub.follow` goes on, and None without one.
     """
 
     room: Room
@@ -266,6 +267,7 @@ class RoomSummary(Value, frozen=True, gc=False):
     partner_id: UUID | None
     last_message: Message | None
     active_at: datetime
+    cursor: str | None = None
 
 
 class ReadReceipt(Value, frozen=True, gc=False):
@@ -291,13 +293,14 @@ class MessagePage(Value, frozen=True):
     """Messages of one room, always in the order of the log: the oldest first.
 
     `has_older` and `has_newer` are whether the room has messages before and after those of the page, or before and
-    after the seq of the call if the page is empty.
+    after the seq of the call if the page is empty. `cursor` is that of its newest message, None on an empty page.
     """
 
     room_id: UUID
     items: list[Message]
     has_older: bool
     has_newer: bool
+    cursor: str | None = None
 
 
 class Session(Value, frozen=True, gc=False):

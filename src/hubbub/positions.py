@@ -13,6 +13,7 @@ import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -83,5 +84,8 @@ def _digest(what: bytes, at: datetime) -> bytes:
     return blake2b(what + microseconds.to_bytes(8, "big", signed=True), digest_size=MARK_BYTES).digest()
 
 
+@lru_cache(
+    maxsize=4_096
+)  # a page, a feed and a list have many cursors of few rooms: a lookup is a tenth of a hash
 def _tag(room_id: UUID) -> bytes:
     return blake2b(room_id.bytes, digest_size=4).digest()

@@ -231,7 +231,7 @@ async def test_sessions_are_estimated_among_many_keys(own_redis: Server) -> None
     for kind, count in (
         ("session:{abcd}:%s", 3_000),
         ("session:{abcd}:user:%s", 1_000),
-        ("cache:3:user:%s", 5_000),
+        ("cache:4:user:%s", 5_000),
     ):
         await connection.execute_many([("SET", kind % number, "x", "EX", 600) for number in range(count)])
     sessions = (await ask_redis(connection)).sessions

@@ -50,7 +50,9 @@ def _summary(*row: Any) -> RoomSummary:  # noqa: ANN401 - each column has a type
     """From the columns of a room, five of the summary, and those of the newest message, NULL if there is none."""
     role, last_read_seq, unread, partner_id, active_at = row[10:15]
     last_message = None if row[15] is None else Message(*row[15:])
-    return RoomSummary(Room(*row[:10]), Role(role), last_read_seq, unread, partner_id, last_message, active_at)
+    cursor = None if last_message is None else last_message.cursor
+    room = Room(*row[:10])
+    return RoomSummary(room, Role(role), last_read_seq, unread, partner_id, last_message, active_at, cursor)
 
 
 def direct_key(first: UUID, second: UUID) -> bytes:

@@ -38,7 +38,7 @@ from hubbub.scheduling import EarliestTimer, OncePerTurn
 
 T = TypeVar("T")
 
-LAYOUT: Final = 3
+LAYOUT: Final = 4
 """Of the values in Redis. A change of `User`, `Message` or `MessagePage` takes the next number, so that no release
 reads what another release wrote."""
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from hubbub import Hub, Invalid, Message, MessagePage, NewMessage, NotFound, Room, User
+from hubbub import Hub, Invalid, Message, MessagePage, NewMessage, NotFound, Resync, Room, User
 
 
 class Places(TypedDict, total=False):
@@ -39,7 +39,7 @@ SPANS: list[Places] = [
 @pytest.fixture
 async def said(hub: Hub, room: Room, ada: User) -> list[Message]:
     """Messages of every kind, with characters that JSON has to escape."""
-    contents = ["hello", 'a "quote"', "back\\slash", "line\r\nline\t", "🦊 \u202e \u200b", "</script>", "\x01\x7f"]
+    contents = ["hello", 'a "quote"', "back\\slash", "line\r\nline\t", "🦊 \u202e \u200b", "</script>", "\x01a"]
     said = await hub.messages.send_many(room.id, ada.id, [NewMessage(content) for content in contents])
     metadata = {"n": 1, "f": 1.5, "t": ["a", None, True, {"x": "ü\n"}], "": {}}
     reply = await hub.messages.send(room.id, ada.id, "reply", reply_to=said[0].id, metadata=metadata)
@@ -59,6 +59,19 @@ async def test_page_json_equals_the_page(hub: Hub, room: Room, said: list[Messag
         assert list(one) == list(other)
 
 
+@pytest.mark.parametrize("places", SPANS)
+async def test_cursor_of_a_page_is_that_of_its_newest_message(
+    hub: Hub, room: Room, said: list[Message], places: Places
+) -> None:
+    page = await hub.messages.page(room.id, **places)
+    assert page.cursor == (page.items[-1].cursor if page.items else None)
+    assert json.loads(await hub.messages.page_json(room.id, **places))["cursor"] == page.cursor
+    since = await hub.messages.since(room.id, page.cursor)
+    assert [event.seq for event in since.items if not isinstance(event, Resync)] == list(
+        range((page.items[-1].seq if page.items else 0) + 1, said[-1].seq + 3)
+    )
+
+
 async def test_room_without_messages_is_an_empty_page_and_an_unknown_one_is_not_found(
     hub: Hub, room: Room
 ) -> None:
@@ -67,6 +80,7 @@ async def test_room_without_messages_is_an_empty_page_and_an_unknown_one_is_not_
         "items": [],
         "has_older": False,
         "has_newer": False,
+        "cursor": None,
     }
     with pytest.raises(NotFound):
         await hub.messages.page_json(uuid4())

@@ -7,12 +7,14 @@ before the call is on the page.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from hubbub import inputs
 from hubbub.errors import Invalid, NotFound
 from hubbub.models import Message, MessagePage
+from hubbub.positions import Position, mark
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import MESSAGE
 from hubbub.sql import existing, kept, readable
@@ -93,18 +95,30 @@ async def read_page(executor: Executor, span: Span, deadline: float) -> MessageP
         existing(exists, NotFound, "room", room_id)
     before = [message for message in rows if message.seq < pivot]  # the newest first
     after = [message for message in rows if message.seq >= pivot]
+    items = before[:older][::-1] + after[:newer]
     return MessagePage(
         room_id,
-        before[:older][::-1] + after[:newer],
+        items,
         has_older=len(before) > older,
         has_newer=len(after) > newer,
+        cursor=items[-1].cursor if items else None,
     )
+
+
+def _with_cursor(
+    page: bytes, room_id: UUID, newest_id: UUID | None, newest_seq: int, newest_at: datetime | None
+) -> bytes:
+    """The JSON of a page, with the cursor of its newest message as a last member."""
+    if newest_id is None or newest_at is None:
+        return b'%b, "cursor": null}' % page[:-1]
+    cursor = Position(newest_seq, mark(newest_id, newest_at)).encode(room_id)
+    return b'%b, "cursor": "%b"}' % (page[:-1], cursor.encode())
 
 
 # As PAGE, without the rows that were not asked for. The keys are the fields of the models, in their order.
 PAGE_JSON = Statement(
     "messages.page_json",
-    bytes,
+    _with_cursor,
     f"""
     WITH older AS MATERIALIZED (
         {_OLDER}
@@ -135,8 +149,18 @@ PAGE_JSON = Statement(
             'has_newer', (SELECT count(*) > $4 FROM newer)
         )::text,
         'UTF8'
-    ) AS page
+    ) AS page,
+        rooms.id AS room_id,
+        newest.id AS newest_id,
+        newest.seq AS newest_seq,
+        newest.created_at AS newest_at
     FROM rooms
+    LEFT JOIN (
+        SELECT id, seq, created_at
+        FROM page
+        ORDER BY seq DESC
+        LIMIT 1
+    ) AS newest ON true
     WHERE rooms.id = $1
         AND {kept("$1")}
     """,
