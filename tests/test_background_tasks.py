@@ -36,7 +36,12 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
         "'checking sessions of followers'",
         lambda hub: hub._feed._followers._sessions._checking,
     ),
-    ("services/feed/signals.py", "'notifying followers of presence'", lambda hub: hub._feed._signals._notifying),
+    ("postgres/pool.py", "'end abandoned transactions'", lambda hub: hub._pool._ending_abandoned),
+    (
+        "services/feed/signals.py",
+        "'notifying followers of presence, profiles and read marks'",
+        lambda hub: hub._feed._signals._notifying,
+    ),
     ("services/presence/column.py", "'writing presence'", lambda hub: hub.presence._column.task),
     (
         "services/presence/column.py",
@@ -53,6 +58,7 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
 LOOPS_THAT_END = {
     ("batching.py", "_work"): "ends with the batch",
     ("services/feed/rooms.py", "_read_on"): "ends when the room has no follower behind",
+    ("sync.py", "_run"): "ends with the block of a thread, or with the loop",
 }
 """Tasks with a loop that are not a `BackgroundTask`, and why: one that runs until it is closed has to be."""
 
