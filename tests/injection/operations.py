@@ -110,6 +110,8 @@ class World:
             "rooms": None,
             "typing": False,
             "presence": False,
+            "read_marks": False,
+            "profiles": False,
         }
 
 

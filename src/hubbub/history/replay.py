@@ -368,7 +368,7 @@ class Replay:
             else:
                 self._add_event(number, line, room)
         elif isinstance(line, RoomLine) and line.id not in self.rooms:
-            raise Invalid("room", "its two users have another direct room here")
+            raise Invalid("room", "its two users have another direct room here, or its deletion is not finished")
         else:
             self.described += 1
 

@@ -63,8 +63,8 @@ async def lock_rooms(
 ) -> list[LockedRoom]:
     """Lock the rooms of these lines, after creating the missing ones, except the rejected rooms.
 
-    A second direct room of two users cannot be created, and is rejected from then on: a later line that has only
-    its name would create it as another kind of room.
+    A second direct room of two users cannot be created, nor can a room whose deletion is not finished. It is
+    rejected from then on: a later line that has only its name would create it as another kind of room.
     """
     wanted: dict[UUID, RoomLine | None] = {}
     for line in lines:
