@@ -32,7 +32,10 @@ ResyncReason: TypeAlias = Literal["rewound", "too_far_behind"]
 
 
 class Role(StrEnum):
-    """The rights of a member in a room. The first member of a room, its creator, is its admin."""
+    """The rights of a member in a room. The first member of a room, its creator, is its admin.
+
+    The last admin stays admin and member as long as there are other members (`room_users.remove`).
+    """
 
     ADMIN = "admin"
     MODERATOR = "moderator"

@@ -60,6 +60,7 @@ class World:
             "room_id": self.room.id,
             "room_ids": [self.room.id],
             "is_private": False,
+            "force": False,
             "keeps_receipts": True,
             "message_id": self.message.id,
             "message_ids": [self.message.id],

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from hubbub import Hub, Invalid, NotAMember, NotFound, Role, Room, Settings, User
+from hubbub.models import RoomUser
 from hubbub.postgres import Pool, Statement
 from hubbub.repositories.room_users import MEMBERS_PER_STATEMENT
 from log import log_of
@@ -201,6 +202,63 @@ async def test_role_changes_once(hub: Hub, pool: Pool, bob: User, room: Room) ->
     assert await log_of(pool, room.id) == ["joined", "joined", "role_changed"]
     with pytest.raises(NotAMember):
         await hub.room_users.set_role(room.id, uuid4(), Role.ADMIN)
+
+
+async def test_last_admin_stays_admin_and_member_while_there_are_others(
+    hub: Hub, pool: Pool, ada: User, bob: User, room: Room
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    with pytest.raises(Invalid, match=r"role: is the last admin of the room: make another"):
+        await hub.room_users.set_role(room.id, ada.id, Role.MEMBER)
+    with pytest.raises(Invalid, match=r"user_id: is the last admin .* force=True"):
+        await hub.room_users.remove(room.id, ada.id)
+    async with hub.transaction() as tx:
+        with pytest.raises(Invalid):
+            await tx.room_users.remove(room.id, ada.id)
+        with pytest.raises(Invalid):
+            await tx.room_users.set_role(room.id, ada.id, Role.MODERATOR)
+    assert (await hub.room_users.get(room.id, ada.id)).role is Role.ADMIN
+    assert await log_of(pool, room.id) == ["joined", "joined"]
+    await hub.room_users.set_role(room.id, bob.id, Role.ADMIN)
+    assert (await hub.room_users.set_role(room.id, ada.id, Role.MEMBER)).role is Role.MEMBER
+    await hub.room_users.set_role(room.id, ada.id, Role.ADMIN)
+    assert await hub.room_users.remove(room.id, bob.id)
+    assert not await hub.room_users.remove(room.id, bob.id)
+    assert await hub.room_users.remove(room.id, ada.id)  # the last member
+
+
+async def test_last_admin_leaves_by_force_and_by_the_end_of_the_account(hub: Hub, ada: User, bob: User) -> None:
+    for by_force in (True, False):
+        room = await hub.rooms.create("room", created_by=ada.id)
+        await hub.room_users.add(room.id, bob.id)
+        if by_force:
+            assert await hub.room_users.remove(room.id, ada.id, force=True)
+        else:
+            await hub.users.delete(ada.id)
+        assert [member.role for member in (await hub.room_users.members(room.id)).items] == [Role.MEMBER]
+        assert await hub.room_users.remove(room.id, bob.id)
+
+
+@pytest.mark.parametrize("leave", [True, False])
+async def test_admins_that_go_at_the_same_time_leave_one(hub: Hub, settings: Settings, leave: bool) -> None:
+    """In one process, and in several: also those beside the changes of members."""
+    group = [one.id for one in await users(hub, 6)]
+    async with Hub(settings) as elsewhere:
+        for _ in range(5):
+            room = await hub.rooms.create("room", created_by=group[0])
+            await hub.room_users.add_many(room.id, group[1:4], Role.ADMIN)
+            await hub.room_users.add_many(room.id, group[4:])
+            changes = [
+                one.room_users.remove(room.id, user_id)
+                if leave
+                else one.room_users.set_role(room.id, user_id, Role.MODERATOR)
+                for user_id in group
+                for one in (hub, elsewhere)
+            ]
+            outcomes = await asyncio.gather(*changes, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} <= {bool, RoomUser, Invalid}
+            roles = [member.role for member in (await hub.room_users.members(room.id)).items]
+            assert roles.count(Role.ADMIN) == 1 or (leave and not roles)
 
 
 async def test_members_are_paged_each_once_while_others_join(hub: Hub, ada: User, room: Room) -> None:

@@ -35,6 +35,13 @@ NO_USER: Final = UUID(int=0)
 """No account has this id."""
 
 
+LAST_ADMIN: Final = "is the last admin of the room: make another member an admin first"
+
+
+class _IsAdmin(Exception):
+    """The member is an admin, whose role or membership ends by a statement of its own."""
+
+
 class MemberKey(NamedTuple):
     """The key of a membership."""
 
@@ -52,6 +59,10 @@ class _State(NamedTuple):
     @property
     def is_kept(self) -> bool:
         return bool(self.is_direct and self.member)
+
+    @property
+    def is_admin(self) -> bool:
+        return self.member is not None and self.member.role is Role.ADMIN
 
     def why_not_added(self) -> Exception:
         if self.is_direct is None:
@@ -270,6 +281,21 @@ class RoomUsers(Repository):
             raise failure.with_unknown_outcome() from failure  # others of the batch were changed
         return {state.key: state for state in states}
 
+    # Two admins are locked, in an order, so that of two calls the second finds what the first has left. The
+    # statements for members leave admins out, and need not look for others.
+    _ADMINS = f"""admins AS MATERIALIZED (
+            SELECT user_id
+            FROM room_users
+            WHERE room_id = $1
+                AND role = 'admin'
+                AND {kept("user_id")}
+                AND {lock_timeout("$4")}
+            ORDER BY user_id
+            LIMIT 2
+            FOR NO KEY UPDATE
+        )"""
+    _ANOTHER_ADMIN = "EXISTS (SELECT 1 FROM admins WHERE user_id <> $2)"
+
     # The membership is deleted first: of two calls for the same member, the second waits and then finds none.
     _REMOVE = Statement(
         "room_users.remove",
@@ -283,7 +309,35 @@ class RoomUsers(Repository):
                 AND {kept("$1", "$2")}
                 AND rooms.id = room_users.room_id
                 AND rooms.direct_key IS NULL
+                AND room_users.role <> 'admin'
             RETURNING room_users.room_id, room_users.user_id
+        ), {next_entry(MemberLeft, "gone", user_id="$2")}
+        SELECT room_id, user_id
+        FROM gone
+        """,
+    )
+    _REMOVE_ADMIN = Statement(
+        "room_users.remove_admin",
+        MemberKey,
+        f"""
+        WITH {_ADMINS}, gone AS (
+            DELETE FROM room_users
+            WHERE room_id = $1
+                AND user_id = $2
+                AND {kept("$1", "$2")}
+                AND (
+                    $3::boolean
+                    OR role <> 'admin'
+                    OR {_ANOTHER_ADMIN}
+                    OR NOT EXISTS (
+                        SELECT 1
+                        FROM room_users AS other
+                        WHERE other.room_id = $1
+                            AND other.user_id <> $2
+                            AND {kept("other.user_id")}
+                    )
+                )
+            RETURNING room_id, user_id
         ), {next_entry(MemberLeft, "gone", user_id="$2")}
         SELECT room_id, user_id
         FROM gone
@@ -302,6 +356,7 @@ class RoomUsers(Repository):
                 AND rooms.id = requested.room_id
                 AND rooms.direct_key IS NULL
                 AND {kept("requested.room_id", "requested.user_id")}
+                AND room_users.role <> 'admin'
                 AND {lock_timeout("$3")}
             RETURNING room_users.room_id, room_users.user_id, requested.ordinal
         ), {next_entries(MemberLeft, "gone", "user_id")}
@@ -310,16 +365,34 @@ class RoomUsers(Repository):
         """,
     )
 
-    async def remove(self, room_id: UUID, user_id: UUID) -> bool:
+    async def remove(self, room_id: UUID, user_id: UUID, *, force: bool = False) -> bool:
         """End the membership. Returns whether there was one: False on a retry.
 
-        A `send` of this user that starts after this returns is refused.
+        A `send` of this user that starts after this returns is refused. The last admin stays while there are other
+        members: another one becomes admin first, by `set_role`. With `force` the room is left without an admin.
 
-        Raises: Invalid (a direct room keeps its two members).
+        Raises: Invalid (a direct room keeps its two members, and any room its last admin).
         """
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
-        deadline = self._executor.deadline()
-        return await self._change(self._remove_each, key, key=key.room_id, id=key, deadline=deadline)
+        force, deadline = inputs.flag("force", force), self._executor.deadline()
+        try:
+            return await self._change(self._remove_each, key, key=key.room_id, id=key, deadline=deadline)
+        except _IsAdmin:
+            apply = partial(self._remove_admin)  # of its own, so that it has a statement of its own
+            return await self._change(apply, (key, force), key=key.room_id, id=key, deadline=deadline)
+
+    async def _remove_admin(
+        self, admins: Sequence[tuple[MemberKey, bool]], lock_wait: str | None, deadline: float
+    ) -> list[bool | Exception]:
+        [(key, force)] = admins
+        gone = await self._executor.fetch_all(
+            self._REMOVE_ADMIN, key.room_id, key.user_id, force, lock_wait, deadline=deadline
+        )
+        if not gone and (await self._states([key], deadline))[key].is_admin:
+            return [Invalid("user_id", f"{LAST_ADMIN}, or use force=True")]
+        self._changed(MembershipEnded(*key))
+        self._changed(RoomTouched(key.room_id))
+        return [bool(gone)]
 
     async def _remove_each(
         self, keys: Sequence[MemberKey], lock_wait: str | None, deadline: float
@@ -332,15 +405,18 @@ class RoomUsers(Repository):
         found = set(gone)
         states = await self._states([key for key in keys if key not in found], deadline)
         # Also on a retry: the first attempt may not have reported it.
-        ended = [key for key in keys if key not in states or not states[key].is_kept]
+        kept = {key for key, state in states.items() if state.is_kept or state.is_admin}
+        ended = [key for key in keys if key not in kept]
         for key in ended:
             self._changed(MembershipEnded(key.room_id, key.user_id))
         for room_id in {key.room_id for key in ended}:
             self._changed(RoomTouched(room_id))
         return [
-            Invalid("room_id", "a direct room keeps its two members")
-            if key in states and states[key].is_kept
-            else key not in states
+            key not in states
+            if key not in kept
+            else Invalid("room_id", "a direct room keeps its two members")
+            if states[key].is_kept
+            else _IsAdmin()
             for key in keys
         ]
 
@@ -355,6 +431,25 @@ class RoomUsers(Repository):
                 AND user_id = $2
                 AND role <> $3
                 AND {kept("$1", "$2")}
+                AND role <> 'admin'
+            RETURNING {MEMBER}
+        ), {next_entry(RoleChanged, "changed", user_id="$2", payload={"role": "$3::text"})}
+        SELECT {MEMBER}
+        FROM changed
+        """,
+    )
+    _DEMOTE = Statement(
+        "room_users.demote",
+        RoomUser,
+        f"""
+        WITH {_ADMINS}, changed AS (
+            UPDATE room_users
+            SET role = $3
+            WHERE room_id = $1
+                AND user_id = $2
+                AND role <> $3
+                AND {kept("$1", "$2")}
+                AND (role <> 'admin' OR {_ANOTHER_ADMIN})
             RETURNING {MEMBER}
         ), {next_entry(RoleChanged, "changed", user_id="$2", payload={"role": "$3::text"})}
         SELECT {MEMBER}
@@ -374,6 +469,7 @@ class RoomUsers(Repository):
                 AND room_users.user_id = requested.user_id
                 AND room_users.role <> requested.role
                 AND {kept("requested.room_id", "requested.user_id")}
+                AND room_users.role <> 'admin'
                 AND {lock_timeout("$4")}
             RETURNING {columns(RoomUser, "room_users")}, requested.ordinal
         ), {next_entries(RoleChanged, "changed", "user_id", "role")}
@@ -383,10 +479,30 @@ class RoomUsers(Repository):
     )
 
     async def set_role(self, room_id: UUID, user_id: UUID, role: Role | str) -> RoomUser:
-        """Give the member a role. The one that it has changes nothing. Raises: NotAMember."""
+        """Give the member a role. The one that it has changes nothing.
+
+        Raises: NotAMember, Invalid (the last admin stays admin, also of two that change each other at once).
+        """
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
-        role, deadline = inputs.role(role), self._executor.deadline()
-        return await self._change(self._set_each, (key, role), key=key.room_id, id=key, deadline=deadline)
+        change, deadline = (key, inputs.role(role)), self._executor.deadline()
+        try:
+            return await self._change(self._set_each, change, key=key.room_id, id=key, deadline=deadline)
+        except _IsAdmin:
+            apply = partial(self._demote)  # of its own, so that it has a statement of its own
+            return await self._change(apply, change, key=key.room_id, id=key, deadline=deadline)
+
+    async def _demote(
+        self, changes: Sequence[tuple[MemberKey, Role]], lock_wait: str | None, deadline: float
+    ) -> list[RoomUser | Exception]:
+        [(key, role)] = changes
+        changed = await self._executor.fetch_all(
+            self._DEMOTE, key.room_id, key.user_id, role, lock_wait, deadline=deadline
+        )
+        member = changed[0] if changed else (await self._states([key], deadline))[key].member
+        self._changed(RoomTouched(key.room_id))
+        if member is not None and member.role is not role:
+            return [Invalid("role", LAST_ADMIN)]
+        return [member or NotAMember(*key)]
 
     async def _set_each(
         self, changes: Sequence[tuple[MemberKey, Role]], lock_wait: str | None, deadline: float
@@ -405,7 +521,12 @@ class RoomUsers(Repository):
         states = await self._states([key for key in keys if key not in changed], deadline)
         for room_id in set(rooms):
             self._changed(RoomTouched(room_id))  # also on a retry
-        return [changed.get(key) or states[key].member or NotAMember(*key) for key in keys]
+        return [
+            changed.get(key)
+            or (_IsAdmin() if states[key].is_admin and role is not Role.ADMIN else states[key].member)
+            or NotAMember(*key)
+            for key, role in changes
+        ]
 
     _GET_MANY = Statement(
         "room_users.get_many",

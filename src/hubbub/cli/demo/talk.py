@@ -195,7 +195,7 @@ class Talker:
     async def _leave_and_return(self, room: ExpectedRoom) -> None:
         """Refused are a message while the user is away, and one with the id of a message in another room."""
         hub, time, refuse = self.context.hub, self.section.time, self.section.expect_refusal
-        await time("rooms joined or left", hub.room_users.remove(room.id, self.id))
+        await time("rooms joined or left", hub.room_users.remove(room.id, self.id, force=True))
         room.leave(self.id)
         await refuse(REFUSALS, hub.messages.send(room.id, self.id, "not to be stored"), NotAMember)
         await time("rooms joined or left", hub.room_users.add(room.id, self.id))
@@ -298,7 +298,7 @@ async def type_in_a_room(context: Context, section: Section) -> None:
         await expect_typing(*typists)
         await hub.typing.stop(room.id, stops)
         context.expect_message(await hub.messages.send(room.id, sends, "so that is what I was typing"))
-        await hub.room_users.remove(room.id, leaves)
+        await hub.room_users.remove(room.id, leaves, force=True)
         room.leave(leaves)
         await section.expect_refusal(TYPING, hub.typing.start(room.id, leaves), NotAMember)
         await until(lambda: all(len(changes[id]) >= 2 for id in (stops, sends, leaves)))
