@@ -405,15 +405,15 @@ class RoomUsers(Repository):
         found = set(gone)
         states = await self._states([key for key in keys if key not in found], deadline)
         # Also on a retry: the first attempt may not have reported it.
-        kept = {key for key, state in states.items() if state.is_kept or state.is_admin}
-        ended = [key for key in keys if key not in kept]
+        staying = {key for key, state in states.items() if state.is_kept or state.is_admin}
+        ended = [key for key in keys if key not in staying]
         for key in ended:
             self._changed(MembershipEnded(key.room_id, key.user_id))
         for room_id in {key.room_id for key in ended}:
             self._changed(RoomTouched(room_id))
         return [
             key not in states
-            if key not in kept
+            if key not in staying
             else Invalid("room_id", "a direct room keeps its two members")
             if states[key].is_kept
             else _IsAdmin()
