@@ -379,7 +379,7 @@ class RoomUsers(Repository):
             return await self._change(self._remove_each, key, key=key.room_id, id=key, deadline=deadline)
         except _IsAdmin:
             apply = partial(self._remove_admin)  # of its own, so that it has a statement of its own
-            return await self._change(apply, (key, force), key=key.room_id, id=key, deadline=deadline)
+        return await self._change(apply, (key, force), key=key.room_id, id=key, deadline=deadline)
 
     async def _remove_admin(
         self, admins: Sequence[tuple[MemberKey, bool]], lock_wait: str | None, deadline: float
@@ -489,7 +489,7 @@ class RoomUsers(Repository):
             return await self._change(self._set_each, change, key=key.room_id, id=key, deadline=deadline)
         except _IsAdmin:
             apply = partial(self._demote)  # of its own, so that it has a statement of its own
-            return await self._change(apply, change, key=key.room_id, id=key, deadline=deadline)
+        return await self._change(apply, change, key=key.room_id, id=key, deadline=deadline)
 
     async def _demote(
         self, changes: Sequence[tuple[MemberKey, Role]], lock_wait: str | None, deadline: float
