@@ -206,7 +206,8 @@ async def test_revision_written_by_another_session_meanwhile_is_rolled_back(
     assert await schema(empty_database) == before
 
 
-async def test_table_of_application_with_the_same_name_is_reported(empty_database: PostgresSettings) -> None:
+async def test_table_that_appears_between_two_revisions_is_reported(empty_database: PostgresSettings) -> None:
+    await migrations.up(empty_database, "0001")
     await fill(empty_database, "CREATE TABLE rooms (id int)")
     with pytest.raises(Unavailable, match='revision 0002 failed: relation "rooms" already exists') as failed:
         await migrations.up(empty_database)

@@ -27,7 +27,7 @@ async def test_tables_of_an_application_with_the_same_names_are_refused_and_kept
     empty_database: PostgresSettings,
 ) -> None:
     await execute(empty_database, THEIR_TABLES)
-    with pytest.raises(Invalid, match=r"public has messages and users already.*DB_SCHEMA=hubbub"):
+    with pytest.raises(Invalid, match=r"public has the tables messages, users already.*DB_SCHEMA=hubbub"):
         await migrations.up(empty_database)
     assert await tables(empty_database) == {"public.users", "public.messages"}
     assert await migrations.up(replace(empty_database, schema="hubbub")) == list(REVISIONS)
@@ -89,7 +89,7 @@ async def test_move_takes_rows_along_and_tells_the_former_settings_where_they_ar
 async def test_move_onto_other_tables_changes_nothing(postgres_settings: PostgresSettings) -> None:
     await execute(postgres_settings, "CREATE SCHEMA taken; CREATE TABLE taken.room_users (id int)")
     before = await tables(postgres_settings)
-    with pytest.raises(Invalid, match="taken has room_users already"):
+    with pytest.raises(Invalid, match="taken has the tables room_users already"):
         await migrations.move(postgres_settings, "taken")
     with pytest.raises(Invalid, match="must be 1 to 63"):
         await migrations.move(postgres_settings, 'x"; DROP TABLE users')

@@ -102,7 +102,7 @@ async def test_password_and_token_appear_in_no_server_log_or_error(
     assert "$2b$" in log
     assert "Query Text: " in log
     assert "Insert on public.users" in log
-    assert "INSERT INTO users" in written["pg_stat_activity and pg_stat_statements"]
+    assert "INSERT INTO public.users" in written["pg_stat_activity and pg_stat_statements"]
     assert "session:{" in written["MONITOR"]
 
 

@@ -87,8 +87,11 @@ async def refuse_foreign_tables(executor: Executor, schema: str) -> None:
     """Check that no table of the application has the name of one that is to be made. Raises: Invalid."""
     made = [table for table in TABLES if table != "hubbub_schema_version"]  # which stays when all is undone
     if found := await executor.fetch_all(FOREIGN_TABLES, made):
-        what = f"has {' and '.join(found)} already, which hubbub did not make"
-        raise Invalid("DB_SCHEMA", f"{schema} {what}: choose another, as in DB_SCHEMA=hubbub")
+        what = f"{schema} has the tables {', '.join(found)} already, and no revision of hubbub"
+        way_out = (
+            "choose another schema, as in DB_SCHEMA=hubbub; docs/migrations.md has the way for original tables"
+        )
+        raise Invalid("DB_SCHEMA", f"{what}: {way_out}")
 
 
 def mismatch(current: str | None, elsewhere: Sequence[str] = ()) -> SchemaMismatch:

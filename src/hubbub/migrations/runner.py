@@ -305,7 +305,8 @@ def _error_for(error: Exception, revision: str, timeouts: Timeouts, *, lost: boo
     if _sqlstate(error) in LOCKS_REFUSED:
         reason = f"revision {revision} was refused its locks for {timeouts.retry_seconds:g} s by long transactions"
         return Unavailable("postgresql", f"{reason}; see pg_stat_activity")
-    if (known := to_error(error, writes=True, lost=lost)) is not None:
+    known = to_error(error, writes=True, lost=lost)
+    if known is not None and not isinstance(known, Invalid):  # which would blame an argument of a caller
         return known
     first_line = str(error).partition("\n")[0]  # the lines after the first hold values of rows
     return Unavailable("postgresql", f"revision {revision} failed: {first_line}", retryable=False)
