@@ -182,6 +182,20 @@ async def test_corrected_and_added_lines_decide_memberships_only_after_the_last_
     assert await state_of(postgres_settings, derive_room_id(room)) == after
 
 
+async def test_line_of_a_join_that_changed_nothing_is_not_the_joining_that_came_with_a_later_message(
+    postgres_settings: PostgresSettings, pool: Pool, batch_lines: int
+) -> None:
+    room = f"#{uuid4().hex}"
+    hello, join, leave = Said("message", "bob", "x", 0), Said("join", "bob", "", 1), Said("leave", "bob", "", 1)
+    lines = [hello, Said("join", "eve", "", 1), join, Said("leave", "eve", "", 1), leave, leave]
+    lines.append(Said("message", "bob", "y", 1))
+    await load(pool, file_of(room, lines))
+    before = await state_of(postgres_settings, derive_room_id(room))
+    again = await load_anew(pool, file_of(room, lines))
+    assert (again.messages, again.events, again.unlisted) == (0, 0, 0)
+    assert await state_of(postgres_settings, derive_room_id(room)) == before
+
+
 @EXAMPLES
 @given(files=changed_files(removes=True))
 async def test_removed_and_overlapping_lines_double_nothing(

@@ -136,11 +136,27 @@ EVENTS = Statement(
     """,
 )
 
+# `is_of_message`: its user wrote the next entry, a message of the same time. A message makes such a joining if no
+# earlier line was about its author. The line of a join at that time cannot be told from it, and needs no place.
 EVENTS_AT = Statement(
     "history.events_at",
-    EVENTS.model,
+    lambda seq, is_of_message, room_id, kind, message_id, user_id, created_at: (
+        ExistingEvent(room_id, kind, message_id, user_id, created_at),
+        seq,
+        is_of_message,
+    ),
     f"""
-    SELECT seq, {readable(ExistingEvent)}
+    SELECT
+        seq,
+        kind = 'joined' AND EXISTS (
+            SELECT
+            FROM messages
+            WHERE messages.room_id = room_events.room_id
+                AND messages.seq = room_events.seq + 1
+                AND messages.user_id = room_events.user_id
+                AND messages.created_at = room_events.created_at
+        ) AS is_of_message,
+        {readable(ExistingEvent)}
     FROM room_events
     WHERE room_id = ANY($1::uuid[])
         AND created_at = ANY($2::timestamptz[])
@@ -231,12 +247,15 @@ async def _find_places(
     ]
     moments += [(room_id_of(line), line.at) for _, line, message in placed if message is not None]
     events: dict[ExistingEvent, deque[int]] = defaultdict(deque)
+    joinings: dict[ExistingEvent, set[int]] = defaultdict(set)
     if moments:
         room_ids, times = ({*column} for column in zip(*moments, strict=True))
-        for event, seq in await executor.fetch_all(EVENTS_AT, room_ids, times):
-            if (event.room_id, seq) not in matched:
+        for event, seq, is_of_message in await executor.fetch_all(EVENTS_AT, room_ids, times):
+            if is_of_message:
+                joinings[event].add(seq)
+            elif (event.room_id, seq) not in matched:
                 events[event].append(seq)
-    _place(placed, people, existing, events)
+    _place(placed, people, existing, events, joinings)
     deciding = [
         line
         for number, line, _ in placed
@@ -258,6 +277,7 @@ def _place(
     people: People,
     existing: Existing,
     events: Mapping[ExistingEvent, deque[int]],
+    joinings: Mapping[ExistingEvent, Set[int]],
 ) -> None:
     """Find the places of lines in the logs. The n-th of equal lines is the n-th of equal entries.
 
@@ -266,10 +286,8 @@ def _place(
     for number, line, message in lines:
         if isinstance(line, MessageLine):
             seq = None if message is None else message.seq
-            joinings = events.get(_event_of(line, people, JoinLine.event.kind))
-            if seq is not None and joinings and seq - 1 in joinings:
+            if seq is not None and seq - 1 in joinings.get(_event_of(line, people, JoinLine.event.kind), ()):
                 seq -= 1
-                joinings.remove(seq)
             else:
                 existing.without_joining.add(number)
         else:
