@@ -35,6 +35,11 @@ CHANGES = {
     *("messages.send", "messages.send_many", "messages.edit", "messages.delete"),
     *("receipts.mark_read", "receipts.mark_unread"),
 }
+# Of these the calls that change one room in turn: while one is at work, the others wait in the process, not sent.
+CHANGES_IN_TURN = {
+    *("rooms.update", "messages.edit", "messages.delete"),
+    *("room_users.add", "room_users.add_many", "room_users.remove", "room_users.set_role"),
+}
 # Calls that hash a password or ask Redis first, and may not come to their statement in time.
 CHANGES_AFTER_OTHER_WORK = {"register", "change_password"}
 # Calls in a transaction: only the outcome of its COMMIT may be unknown.

@@ -114,10 +114,10 @@ class Chat:
         for worker in self.senders:
             await worker.succeeds()
 
-    async def converged(self) -> None:
-        """Wait until all followers are at the heads of all rooms. No process may send any more."""
+    async def converged(self, *followers: Worker) -> None:
+        """Wait until these or all followers are at the heads of all rooms. No process may send any more."""
         heads = (await stored_in(self.settings.postgres)).heads
-        reached = {worker: dict.fromkeys(self.room_ids, 0) for worker in self.followers}
+        reached = {worker: dict.fromkeys(self.room_ids, 0) for worker in followers or self.followers}
 
         def at_the_heads() -> bool:
             for worker, seqs in reached.items():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -121,13 +122,11 @@ async def test_caller_too_late_to_connect_is_told_so_and_makes_no_server_unreach
     async def silent(settings: PostgresSettings, *, within_seconds: float, **_: object) -> Connection:
         return await connect(replace(settings, host="127.0.0.1", port=silent_port), within_seconds=within_seconds)
 
-    listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    silent_port = listener.sockets[0].getsockname()[1]
-    with monkeypatch.context() as patch:
+    with socket.create_server(("127.0.0.1", 0)) as listener, monkeypatch.context() as patch:
+        silent_port = listener.getsockname()[1]
         patch.setattr("hubbub.postgres.pool.connect", silent)
         with pytest.raises(Unavailable, match=r"was free until .* before the deadline"):
             await pool.fetch_one(ONE, deadline=asyncio.get_running_loop().time() + 0.05)
-    listener.close()
     assert await pool.fetch_one(ONE) == 1
 
 
