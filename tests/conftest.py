@@ -44,18 +44,25 @@ for name in [name for name in os.environ if name.startswith(("DB_", "REDIS_", "D
     del os.environ[name]
 
 
-# Tests that kill, freeze or start servers, run commands, or wait in real time, by the beginnings of their paths.
-# `make test-fast` leaves them out, with the tests that carry the marker. `make check` runs english and sql.
+# Tests that kill, freeze or start servers, run commands, wait in real time, try many examples or fill a database,
+# by the beginnings of their paths. `make test-fast` leaves them out, with the tests that carry the marker.
+# `make check` runs english and sql.
 SLOW = (
     *("backup", "cli", "embedded", "english", "examples", "faults"),
     *("injection", "pgbouncer", "secrecy", "sql", "tls"),
-    *("history/test_crashes", "migrations/test_crashes", "migrations/test_beside", "migrations/test_former"),
-    *("migrations/test_rows", "migrations/test_runner", "migrations/test_grants", "performance/test_pool_load"),
-    *("services/feed/test_losses", "services/feed/test_outages", "services/feed/test_real_log"),
-    *("services/feed/test_scale", "services/feed/test_rewound", "services/test_cache_faults"),
-    *("services/test_presence_faults", "services/test_sessions_faults", "services/test_cache_races"),
-    *("services/test_presence_column", "services/test_realtime", "postgres/test_connections", "versions"),
-    *("postgres/test_reconnector", "test_pytest_hubbub", "test_testing", "test_readme", "test_background_tasks"),
+    *("history/test_crashes", "history/test_import", "migrations", "performance", "versions"),
+    *("services/feed", "services/test_accounts", "services/test_presence", "services/test_rate_limits"),
+    *(
+        "services/test_cache_faults",
+        "services/test_cache_races",
+        "services/test_sessions",
+        "services/test_realtime",
+    ),
+    *("services/test_typing_indicators", "postgres/test_connections", "postgres/test_executor"),
+    *("postgres/test_pool", "postgres/test_reconnector", "postgres/test_transaction"),
+    *("repositories/messages/test_pages", "repositories/messages/test_send_many"),
+    *("repositories/messages/test_writer", "repositories/test_read_receipts", "repositories/test_room_changes"),
+    *("test_background_tasks", "test_deletions", "test_pytest_hubbub", "test_readme", "test_testing"),
 )
 
 
