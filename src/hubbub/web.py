@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from hubbub.errors import HubbubError, Invalid, NotFound, RateLimited, Unavailable
+from hubbub.errors import Conflict, HubbubError, Invalid, NotAMember, NotFound, RateLimited, Unavailable
 from hubbub.hub import Hub
 from hubbub.models import Session, User, Value
 
@@ -65,16 +65,15 @@ SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS", "TRACE"}
 RETRY_AFTER_SECONDS: Final = 1
 """For a server that cannot be reached: about the pause between two attempts of hubbub's own."""
 
-# The status and the title of each error, by the name of its class.
-_ANSWERS: Final = {
-    "Invalid": (422, "Invalid value"),
-    "NotFound": (404, "Not found"),
-    "NotAMember": (403, "Not a member"),
-    "Forbidden": (403, "Forbidden"),
-    "Conflict": (409, "Already in use"),
-    "RateLimited": (429, "Too many attempts"),
-    "Unavailable": (503, "Temporarily unavailable"),
-    "HubbubError": (500, "Server error"),
+# The status and the title of each error, by its class or the nearest one above it.
+_ANSWERS: Final[dict[type[HubbubError], tuple[int, str]]] = {
+    Invalid: (422, "Invalid value"),
+    NotFound: (404, "Not found"),
+    NotAMember: (403, "Not a member"),
+    Conflict: (409, "Already in use"),
+    RateLimited: (429, "Too many attempts"),
+    Unavailable: (503, "Temporarily unavailable"),
+    HubbubError: (500, "Server error"),
 }
 
 
@@ -109,7 +108,7 @@ def problem(error: HubbubError | Refused) -> Problem:
         return _problem(
             error.status_code, "Not logged in" if error.status_code == 401 else "Refused", error.detail
         )
-    status, title = next(_ANSWERS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _ANSWERS)
+    status, title = next(_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS)
     match error:
         case Unavailable(outcome_unknown=unknown):
             detail = "A server does not answer." + (" Whether the change was made is unknown." if unknown else "")

@@ -72,6 +72,28 @@ class _State(NamedTuple):
         return NotAMember(*self.key)  # it left a moment ago
 
 
+def _set_role(name: str, condition: str, before: str = "") -> Statement[RoomUser]:
+    """Gives a member another role if the condition holds. `before` are the tables that the condition reads."""
+    return Statement(
+        name,
+        RoomUser,
+        f"""
+        WITH {before}changed AS (
+            UPDATE room_users
+            SET role = $3
+            WHERE room_id = $1
+                AND user_id = $2
+                AND role <> $3
+                AND {kept("$1", "$2")}
+                AND {condition}
+            RETURNING {MEMBER}
+        ), {next_entry(RoleChanged, "changed", user_id="$2", payload={"role": "$3::text"})}
+        SELECT {MEMBER}
+        FROM changed
+        """,
+    )
+
+
 class RoomUsers(Repository):
     """Members of rooms. Joining, leaving and a change of role are entries of the room's log, each with a seq."""
 
@@ -420,42 +442,8 @@ class RoomUsers(Repository):
             for key in keys
         ]
 
-    _SET_ROLE = Statement(
-        "room_users.set_role",
-        RoomUser,
-        f"""
-        WITH changed AS (
-            UPDATE room_users
-            SET role = $3
-            WHERE room_id = $1
-                AND user_id = $2
-                AND role <> $3
-                AND {kept("$1", "$2")}
-                AND role <> 'admin'
-            RETURNING {MEMBER}
-        ), {next_entry(RoleChanged, "changed", user_id="$2", payload={"role": "$3::text"})}
-        SELECT {MEMBER}
-        FROM changed
-        """,
-    )
-    _DEMOTE = Statement(
-        "room_users.demote",
-        RoomUser,
-        f"""
-        WITH {_ADMINS}, changed AS (
-            UPDATE room_users
-            SET role = $3
-            WHERE room_id = $1
-                AND user_id = $2
-                AND role <> $3
-                AND {kept("$1", "$2")}
-                AND (role <> 'admin' OR {_ANOTHER_ADMIN})
-            RETURNING {MEMBER}
-        ), {next_entry(RoleChanged, "changed", user_id="$2", payload={"role": "$3::text"})}
-        SELECT {MEMBER}
-        FROM changed
-        """,
-    )
+    _SET_ROLE = _set_role("room_users.set_role", "role <> 'admin'")
+    _DEMOTE = _set_role("room_users.demote", f"(role <> 'admin' OR {_ANOTHER_ADMIN})", f"{_ADMINS}, ")
     _SET_ROLES = Statement(
         "room_users.set_roles",
         RoomUser,
