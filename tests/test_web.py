@@ -35,6 +35,7 @@ from hubbub import (
     errors,
     web,
 )
+from hubbub.web import problems
 
 HOST = "https://chat.example.org"
 SECRET = "postgres-7.internal:5432 password=tiger"
@@ -99,7 +100,7 @@ async def test_error_becomes_a_problem_without_the_names_of_servers(failing: Any
 
 def test_every_error_has_an_answer_of_its_own() -> None:
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, HubbubError)]
-    assert {*kinds} - {SchemaMismatch} <= web._ANSWERS.keys()
+    assert {*kinds} - {SchemaMismatch} <= problems._ANSWERS.keys()
     assert {type(error) for error in ERRORS} >= {*kinds}
 
 

@@ -1,0 +1,129 @@
+"""Logins by cookie or bearer token.
+
+`current_session` and `current_user` find the hub as `state.hub` of the application. `state.origins`, if it exists,
+has the origins of the application's own pages on other hosts, such as `https://app.example.org`.
+
+A browser sends a cookie with requests that another site has caused. So a cookie counts only in a request that
+changes nothing, or whose `Origin` is the host that it goes to. A WebSocket can change things, so it needs one too.
+A bearer token needs none, because only the application's own code can add it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from starlette.requests import HTTPConnection
+
+from hubbub.errors import Invalid, NotFound
+from hubbub.hub import Hub
+from hubbub.models import Session, User
+from hubbub.web.problems import Refused
+
+if TYPE_CHECKING:
+
+    class Connection(Protocol):
+        """A request or WebSocket of any of these frameworks."""
+
+        @property
+        def scope(self) -> Any: ...  # noqa: ANN401
+
+else:
+    Connection = HTTPConnection  # as which FastAPI passes either of them
+
+COOKIE: Final = "__Host-session"
+"""The name of the cookie. With this prefix a browser takes it only over TLS, from this host and for all paths."""
+
+SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS", "TRACE"}
+
+
+def session_cookie(token: str | None, *, max_age_seconds: int | None = None) -> str:
+    """The value of a `Set-Cookie` header: for the token of a session, or with None to clear the cookie.
+
+    Scripts cannot read the cookie, and requests from other sites do not carry it, except links that are followed.
+    Without `max_age_seconds` it ends with the browser. The session ends by itself, whatever the cookie says.
+
+    Raises: Invalid (the token is not one of a session).
+    """
+    if token is None:
+        token, max_age_seconds = "", 0
+    elif not re.fullmatch(r"[A-Za-z0-9_-]+", token):
+        raise Invalid("token", "must be the token of a session")
+    age = "" if max_age_seconds is None else f"; Max-Age={max_age_seconds:d}"
+    return f"{COOKIE}={token}{age}; Path=/; Secure; HttpOnly; SameSite=Lax"
+
+
+def session_token(request: Connection) -> str | None:
+    """The bearer token or the cookie of the request, for `hub.follow(token=)` and to rotate or delete the session.
+
+    Whether there is such a session is a question for `current_session`.
+
+    Raises: Refused (a cookie that another site may have sent).
+    """
+    connection = HTTPConnection(request.scope)
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    token = _cookie(connection)
+    if token and connection.scope.get("method") not in SAFE_METHODS and not _is_from_own_page(connection):
+        raise Refused(403, "A cookie needs an Origin header that names this host.")
+    return token or None
+
+
+async def current_session(request: Connection) -> Session:
+    """The session of the bearer token or of the cookie. `Depends` of FastAPI takes it, also for a WebSocket.
+
+    In Starlette and Litestar, call it with the request or the WebSocket.
+
+    Raises: Refused, Unavailable.
+    """
+    token = session_token(request)
+    session = None if token is None else await _hub(request).sessions.get_session(token)
+    if session is None:
+        raise _not_logged_in()
+    return session
+
+
+async def current_user(request: Connection) -> User:
+    """The user of `current_session`, from the cache.
+
+    Raises: Refused, Unavailable.
+    """
+    session = await current_session(request)
+    try:
+        return await _hub(request).cache.user(session.user_id)
+    except NotFound:
+        raise _not_logged_in() from None  # the account was deleted a moment ago
+
+
+def _not_logged_in() -> Refused:
+    return Refused(401, "There is no session, or it has ended.", {"WWW-Authenticate": "Bearer"})
+
+
+def _cookie(connection: HTTPConnection) -> str:
+    # Starlette also strips spaces that are not ASCII. A browser takes a name that begins with such a space from a
+    # neighbouring host, because to the browser it has no prefix. For the same reason two values count as none.
+    pairs = [pair.strip(" ") for line in connection.headers.getlist("cookie") for pair in line.split(";")]
+    values = [value for name, _, value in (pair.partition("=") for pair in pairs) if name == COOKIE]
+    return values[0] if len(values) == 1 else ""
+
+
+def _is_from_own_page(connection: HTTPConnection) -> bool:
+    origin, host = connection.headers.get("origin"), connection.headers.get("host", "")
+    if origin == f"https://{host}" or origin in _state(connection, "origins", ()):
+        return True
+    is_local = re.fullmatch(r"(?:localhost|127\.0\.0\.1|\[::1\])(?::\d+)?", host)
+    return bool(is_local) and origin == f"http://{host}"  # where browsers accept such a cookie without TLS
+
+
+def _hub(request: Connection) -> Hub:
+    hub = _state(HTTPConnection(request.scope), "hub", None)
+    if not isinstance(hub, Hub):
+        raise RuntimeError("there is no hub: set `app.state.hub = hub` when the application starts")  # noqa: TRY004
+    return hub
+
+
+def _state(connection: HTTPConnection, name: str, default: Any) -> Any:  # noqa: ANN401
+    """The value in the state of the request, which has that of the lifespan, or of the application."""
+    state = connection.scope.get("state") or {}
+    return state[name] if name in state else getattr(connection.app.state, name, default)
