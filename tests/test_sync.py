@@ -80,6 +80,13 @@ def test_transaction_is_committed_together_or_not_at_all(chat: sync.Hub, ada: Us
     assert len(chat.messages.page(room.id).items) == 1
 
 
+def test_transaction_runs_sql_of_the_application(chat: sync.Hub, ada: User) -> None:
+    with chat.transaction() as tx:
+        assert tx.execute("SET LOCAL work_mem = '5MB'") == 0
+        assert tx.fetch("SELECT current_setting('work_mem'), $1::int", 5)[0][1] == 5
+        assert dict(tx.fetch_one("SELECT username FROM users WHERE id = $1", ada.id)) == {"username": "ada"}
+
+
 def test_change_past_the_transaction_of_the_same_thread_is_refused(chat: sync.Hub, ada: User) -> None:
     room = chat.rooms.create("launch", created_by=ada.id)
     with chat.transaction() as tx:

@@ -21,7 +21,7 @@ from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
 from hubbub.migrations.revisions import verify
 from hubbub.models import Maintained, User
 from hubbub.passwords import Passwords
-from hubbub.postgres import Executor, Pool
+from hubbub.postgres import Executor, OpenTransaction, Pool, Record
 from hubbub.redis import Connection, Subscriptions
 from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, RoomUsers, Users
 from hubbub.repositories.read_receipts import MARKS_PER_STATEMENT
@@ -94,7 +94,42 @@ class Repositories:
 
 
 class Transaction(Repositories):
-    """The repositories in one transaction: either all of their changes are committed, or none."""
+    """The repositories and the application's own SQL in one transaction: all changes are committed, or none.
+
+    The SQL is one statement per call. Values are arguments of `$1`, `$2` and so on. Tables are found by the search
+    path of the connection, so name their schema, or use `DB_SCHEMA` for hubbub's tables. Commands that end the
+    transaction or outlive it, as COMMIT and SET do, are refused.
+
+    After the error of a statement the transaction can only be rolled back, except if a `savepoint` contains it.
+    """
+
+    def __init__(self, transaction: OpenTransaction, on_commit: OnCommit) -> None:
+        super().__init__(transaction, on_commit)
+        self._transaction = transaction
+
+    async def execute(self, sql: str, *args: object) -> int:
+        """Run a statement of the application's own. Returns the number of rows that it changed or found.
+
+        The number is 0 for a statement that does not count rows.
+
+        Raises: Conflict (of the unique or exclusion constraint that `what` names), NotFound (a foreign key refers
+        to no row), Invalid (the SQL or an argument is wrong, or another rule refuses the row).
+        """
+        return await self._transaction.execute_sql(sql, args)
+
+    async def fetch(self, sql: str, *args: object) -> list[Record]:
+        """Run a statement of the application's own. Returns its rows as asyncpg gives them.
+
+        Raises: as `execute`.
+        """
+        return await self._transaction.fetch_rows(sql, args)
+
+    async def fetch_one(self, sql: str, *args: object) -> Record | None:
+        """As `fetch`, for the first row. Returns None without a row.
+
+        Raises: as `execute`.
+        """
+        return await self._transaction.fetch_row(sql, args)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[Transaction]:
@@ -102,8 +137,8 @@ class Transaction(Repositories):
 
         Use the repositories of the savepoint inside the block. Calls to those of the transaction wait for its end.
         """
-        async with self._executor.transaction() as executor:
-            yield Transaction(executor, self._on_commit)
+        async with self._transaction.transaction() as savepoint:
+            yield Transaction(savepoint, self._on_commit)
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call `action` right after the COMMIT, and never if the transaction is rolled back.

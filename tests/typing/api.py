@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import assert_type
 from uuid import UUID
 
+from asyncpg import Record
+
 import hubbub
 from hubbub import Hub, Message, MessagePage, MessageType, Page, Role, Room, RoomSummary, RoomUser, User
 
@@ -118,6 +120,11 @@ async def transactions(hub: Hub, ada: User) -> None:
         room = await tx.rooms.create("launch", created_by=ada.id)
         async with tx.savepoint() as part:
             await part.messages.send(room.id, ada.id, "first")
+        assert_type(await tx.execute("UPDATE orders SET paid = $1", True), int)
+        for row in await tx.fetch("SELECT number FROM orders"):
+            assert_type(row, Record)
+        if (first := await tx.fetch_one("SELECT number FROM orders")) is not None:
+            assert_type(first, Record)
         tx.after_commit(lambda: None)
 
 

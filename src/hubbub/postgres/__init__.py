@@ -5,7 +5,7 @@ from hubbub.postgres.errors import LockNotAvailable
 from hubbub.postgres.executor import Executor
 from hubbub.postgres.pool import Pool
 from hubbub.postgres.statement import TABLES, Copy, FastUUID, Lookup, Row, Statement, as_fast_uuid
-from hubbub.postgres.transaction import OpenTransaction
+from hubbub.postgres.transaction import OpenTransaction, Record
 
 __all__ = [
     "TABLES",
@@ -16,6 +16,7 @@ __all__ = [
     "Lookup",
     "OpenTransaction",
     "Pool",
+    "Record",
     "Row",
     "Statement",
     "as_fast_uuid",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -61,6 +61,11 @@ class Connection(_Connection):
         cut(self._transport)  # type: ignore[attr-defined]  # not in the stubs
         self.is_abandoned = self._aborted = True
 
+    async def execute_one(self, sql: str, args: Sequence[object]) -> str:
+        """Run one statement, and return its command tag. `execute` takes several at once without arguments."""
+        _, tag, _ = await self._execute(sql, args, 0, None, return_status=True)  # type: ignore[attr-defined]
+        return bytes(tag).decode()
+
     def _cancel_current_command(self, *waiters: asyncio.Future[None]) -> None:
         """Called by asyncpg to end a statement on the server. In a child that statement is the parent's."""
         if not self.is_abandoned:
@@ -94,8 +99,9 @@ async def connect(
             password=settings.password,
             ssl=settings.ssl(),
             timeout=seconds,
-            # 200 is more than hubbub has statements. 0 leaves all of them unnamed, as a transaction pooler needs.
-            statement_cache_size=200 if settings.prepared_statements else 0,
+            # Room for all statements of hubbub and for as many of the application's own. 0 leaves all of them
+            # unnamed, as a transaction pooler needs.
+            statement_cache_size=400 if settings.prepared_statements else 0,
             # Without end: the statements are fixed. asyncpg's default prepares them anew every five minutes, which
             # only makes a call slow now and then.
             max_cached_statement_lifetime=0,

@@ -227,6 +227,58 @@ def _integrity_error(error: asyncpg.IntegrityConstraintViolationError) -> Hubbub
     return Invalid(name, NOT_OF_HUBBUB)
 
 
+# Statements of the application's own
+
+_ARGUMENT = re.compile(r"argument (?P<name>\$\d+)")
+_STILL_REFERENCED = re.compile(r'still referenced from table (?P<table>"[^"]*")')
+_KINDS: Final = {"users": "user", "rooms": "room", "messages": "message"}
+_REFERRED = re.compile(r'is not present in table "(?P<table>[^"]*)"')
+
+# Beginnings of the SQLSTATE of what is wrong with a statement: not supported, more rows than one, not possible in
+# a transaction, a name that does not exist, syntax, a limit. The messages have names and pieces of the SQL, and no
+# arguments.
+_FAULTS_OF_SQL = ("0A", "20", "21", "24", "25001", "2B", "2D", "2F", "34", "3B", "3F", "42", "54")
+_NOT_OF_SQL = (asyncpg.InsufficientPrivilegeError, asyncpg.DuplicatePreparedStatementError, *SCHEMA_CHANGED)
+
+
+def to_error_of_application(error: Exception, *, lost: bool) -> HubbubError | None:
+    """The error for a statement of the application's own, as far as it differs from `to_error`; otherwise None.
+
+    Its tables have rules that hubbub does not know, and its SQL may be wrong.
+    """
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+        return _integrity_error_of_application(error)
+    if isinstance(error, asyncpg.DataError):
+        found = _ARGUMENT.search(str(error))
+        state = "" if error.sqlstate is None or found else f" (SQLSTATE {error.sqlstate})"
+        name = found["name"] if found else "argument"
+        return Invalid(name, f"has a type or a size that the statement cannot take{state}")
+    if isinstance(error, asyncpg.InterfaceError) and not lost:
+        return Invalid(
+            "args", str(error).partition("\n")[0]
+        )  # their number, or a type that asyncpg has no codec for
+    state = str(getattr(error, "sqlstate", None))
+    if state.startswith(_FAULTS_OF_SQL) and not isinstance(error, _NOT_OF_SQL):
+        return Invalid("sql", str(error).partition("\n")[0])
+    return None
+
+
+def _integrity_error_of_application(error: asyncpg.IntegrityConstraintViolationError) -> HubbubError:
+    name = str(error.constraint_name)
+    known = name in UNIQUE_CONSTRAINTS or name in FOREIGN_KEYS or name in CHECK_CONSTRAINTS
+    if (referenced := _STILL_REFERENCED.search(error.detail or "")) is not None:
+        return Invalid(name, f"has rows in table {referenced[1]} that still refer to this one")
+    if known or isinstance(error, asyncpg.NotNullViolationError):
+        return _integrity_error(error)
+    if isinstance(error, asyncpg.UniqueViolationError | asyncpg.ExclusionViolationError):
+        return Conflict(name)
+    if isinstance(error, asyncpg.ForeignKeyViolationError):
+        missing, found = _MISSING_KEY.search(error.detail or ""), _REFERRED.search(error.detail or "")
+        table = found["table"] if found else name
+        return NotFound(_KINDS.get(table, f"row of {table}"), missing["key"] if missing else "")
+    return Invalid(name, "refuses the row")
+
+
 # Poolers
 
 _SETTING: Final = "behind a transaction pooler set DB_PREPARED_STATEMENTS=false"

@@ -9,6 +9,9 @@ from uuid import UUID
 
 from asyncpg.pgproto import pgproto
 
+from hubbub import inputs
+from hubbub.errors import Invalid
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -105,8 +108,39 @@ class Copy(NamedTuple):
 
 
 def count_of(tag: str) -> int:
-    """The number of rows in a command tag such as `UPDATE 3` or `INSERT 0 3`."""
-    return int(tag.rpartition(" ")[2])
+    """The number of rows in a command tag such as `UPDATE 3` or `INSERT 0 3`; 0 for one such as `CREATE TABLE`."""
+    count = tag.rpartition(" ")[2]
+    return int(count) if count.isdecimal() else 0
+
+
+_LONGEST_SQL: Final = 1024 * 1024
+_FIRST_WORDS = re.compile(
+    r"(?:\s|--[^\n]*|/\*.*?\*/)*+(?P<command>[a-z]+)(?:\s+(?P<scope>[a-z]+))?", re.DOTALL | re.IGNORECASE
+)
+_OF_TRANSACTIONS = {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"}
+_OF_SESSIONS = {"SET", "RESET", "DISCARD", "LISTEN", "UNLISTEN", "PREPARE", "DEALLOCATE"}
+_SCOPES = {"LOCAL", "TRANSACTION", "CONSTRAINTS"}
+
+
+def sql_of_application(sql: object) -> str:
+    """A statement of the application's own, for a transaction of hubbub's.
+
+    The block ends the transaction, and the session belongs to other callers afterwards. So the commands that end
+    the one or change the other are refused.
+
+    Raises: Invalid.
+    """
+    checked = inputs.text("sql", sql, longest=_LONGEST_SQL)
+    if (words := _FIRST_WORDS.match(checked)) is None:
+        return checked
+    command, scope = words["command"].upper(), (words["scope"] or "").upper()
+    if command in _OF_TRANSACTIONS:
+        reason = f"must not be {command}: the block ends the transaction, and `savepoint` makes savepoints"
+        raise Invalid("sql", reason)
+    if command in _OF_SESSIONS and not (command == "SET" and scope in _SCOPES):
+        reason = f"must not be {command}, which outlives the transaction: use SET LOCAL for a setting"
+        raise Invalid("sql", reason)
+    return checked
 
 
 FastUUID = pgproto.UUID

@@ -17,24 +17,29 @@ transaction is over`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Set
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from itertools import count
 from math import inf
 from time import monotonic
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 from uuid import UUID
+
+import asyncpg
 
 from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.models import Room
 from hubbub.postgres.connection import Connection, now, run
-from hubbub.postgres.errors import FAILURES, transaction_failed
-from hubbub.postgres.statement import Copy, Lookup, Row, Statement, count_of
+from hubbub.postgres.errors import FAILURES, to_error_of_application, transaction_failed
+from hubbub.postgres.statement import Copy, Lookup, Row, Statement, count_of, sql_of_application
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+Record: TypeAlias = asyncpg.Record
+"""A row: its values by the name of a column or by position."""
 
 ROLLBACK_GRACE_SECONDS: Final = 1.0
 """How long a ROLLBACK may take before the connection is terminated, which rolls back as well. It bounds by how
@@ -132,6 +137,32 @@ class OpenTransaction:
         sql = statement.in_schema[self._connection.schema]
         tag = await self._run(statement.name, lambda connection: connection.execute(sql, *args))
         return count_of(tag)
+
+    async def fetch_rows(self, sql: str, args: Sequence[object]) -> list[Record]:
+        """Run a statement of the application's own. Its rows are as asyncpg gives them."""
+        return await self._run_own(sql, lambda connection: connection.fetch(sql, *args))
+
+    async def fetch_row(self, sql: str, args: Sequence[object]) -> Record | None:
+        """As `fetch_rows`, for the first row."""
+        return await self._run_own(sql, lambda connection: connection.fetchrow(sql, *args))
+
+    async def execute_sql(self, sql: str, args: Sequence[object]) -> int:
+        """As `fetch_rows`, for the number of rows that the statement changed or found."""
+        return count_of(await self._run_own(sql, lambda connection: connection.execute_one(sql, args)))
+
+    async def _run_own(self, sql: str, call: Callable[[Connection], Awaitable[R]]) -> R:
+        sql_of_application(sql)
+
+        async def translated(connection: Connection) -> R:
+            try:
+                return await call(connection)
+            except FAILURES as error:
+                known = to_error_of_application(error, lost=connection.is_closed())
+                if known is None:
+                    raise
+                raise known from error
+
+        return await self._run("sql of the application", translated)
 
     async def use_one_snapshot(self) -> None:
         """Read the database as it is now until the transaction ends, and refuse changes. Call it first."""
