@@ -62,6 +62,7 @@ SLOW = (
     *("postgres/test_pool", "postgres/test_reconnector", "postgres/test_transaction"),
     *("repositories/messages/test_pages", "repositories/messages/test_send_many"),
     *("repositories/messages/test_writer", "repositories/test_read_receipts", "repositories/test_room_changes"),
+    "web/",
     *("test_background_tasks", "test_deletions", "test_pytest_hubbub", "test_readme", "test_testing"),
 )
 

@@ -401,6 +401,7 @@ class Hub(Repositories):
         read_marks: bool = False,
         profiles: bool = False,
         token: str | None = None,
+        complete: bool = False,
     ) -> Follower:
         """The events in the rooms of a user, each once and in the order of the log of its room.
 
@@ -412,7 +413,8 @@ class Hub(Repositories):
         `after` maps at most 10,000 rooms to the cursor of the last event or message that the client has. None is
         the beginning of the log. A room without a cursor starts at the end of its log when the block is entered,
         or with the joining if the user joined it after the newest entry among the cursors. `feed.cursors` has the
-        cursors to come back with, from the start and also of quiet rooms.
+        cursors to come back with, from the start and also of quiet rooms. With `complete` they are those of all
+        rooms that the client knows, so that a room without a cursor starts with the joining in any case.
         Without `rooms` it follows all rooms of the user, and those joined later from the time of joining. The
         user's own `MemberLeft` is the last event of a room until the user joins again. `RoomGone` comes for a room
         that is deleted, and for a room in `after` that the user has left in the meantime.
@@ -448,6 +450,7 @@ class Hub(Repositories):
             read_marks=read_marks,
             profiles=profiles,
             session=None if token is None else key_of(token).name,
+            complete=complete,
         )
 
     @cached_property

@@ -11,8 +11,11 @@ A bearer token needs none, because only the application's own code can add it.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from uuid import UUID
 
+import msgspec
 from starlette.requests import HTTPConnection
 
 from hubbub.errors import Invalid, NotFound
@@ -35,6 +38,17 @@ COOKIE: Final = "__Host-session"
 """The name of the cookie. With this prefix a browser takes it only over TLS, from this host and for all paths."""
 
 SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS", "TRACE"}
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a client is: by a session, which has a `token`, or otherwise, until `expires_at` on the loop's clock."""
+
+    user_id: UUID
+    token: str | None = None
+    expires_at: float | None = None
+
+    def expires_in_seconds(self, now: float) -> float | None:
+        return None if self.expires_at is None else max(self.expires_at - now, 0)
 
 
 def session_cookie(token: str | None, *, max_age_seconds: int | None = None) -> str:
@@ -64,8 +78,9 @@ def session_token(request: Connection) -> str | None:
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()
-    token = _cookie(connection)
-    if token and connection.scope.get("method") not in SAFE_METHODS and not _is_from_own_page(connection):
+    token = cookie_of(connection)
+    origins = _state(connection, "origins", ())
+    if token and connection.scope.get("method") not in SAFE_METHODS and not is_from_own_page(connection, origins):
         raise Refused(403, "A cookie needs an Origin header that names this host.")
     return token or None
 
@@ -78,7 +93,7 @@ async def current_session(request: Connection) -> Session:
     Raises: Refused, Unavailable.
     """
     token = session_token(request)
-    session = None if token is None else await _hub(request).sessions.get_session(token)
+    session = None if token is None else await hub_of(request).sessions.get_session(token)
     if session is None:
         raise _not_logged_in()
     return session
@@ -91,7 +106,7 @@ async def current_user(request: Connection) -> User:
     """
     session = await current_session(request)
     try:
-        return await _hub(request).cache.user(session.user_id)
+        return await hub_of(request).cache.user(session.user_id)
     except NotFound:
         raise _not_logged_in() from None  # the account was deleted a moment ago
 
@@ -100,7 +115,8 @@ def _not_logged_in() -> Refused:
     return Refused(401, "There is no session, or it has ended.", {"WWW-Authenticate": "Bearer"})
 
 
-def _cookie(connection: HTTPConnection) -> str:
+def cookie_of(connection: HTTPConnection) -> str:
+    """The token in the cookie, or nothing."""
     # Starlette also strips spaces that are not ASCII. A browser takes a name that begins with such a space from a
     # neighbouring host, because to the browser it has no prefix. For the same reason two values count as none.
     pairs = [pair.strip(" ") for line in connection.headers.getlist("cookie") for pair in line.split(";")]
@@ -108,15 +124,17 @@ def _cookie(connection: HTTPConnection) -> str:
     return values[0] if len(values) == 1 else ""
 
 
-def _is_from_own_page(connection: HTTPConnection) -> bool:
+def is_from_own_page(connection: HTTPConnection, origins: Collection[str]) -> bool:
+    """Whether the `Origin` is the host of the request, or one of these."""
     origin, host = connection.headers.get("origin"), connection.headers.get("host", "")
-    if origin == f"https://{host}" or origin in _state(connection, "origins", ()):
+    if origin == f"https://{host}" or origin in origins:
         return True
     is_local = re.fullmatch(r"(?:localhost|127\.0\.0\.1|\[::1\])(?::\d+)?", host)
     return bool(is_local) and origin == f"http://{host}"  # where browsers accept such a cookie without TLS
 
 
-def _hub(request: Connection) -> Hub:
+def hub_of(request: Connection) -> Hub:
+    """The hub in the state of the application."""
     hub = _state(HTTPConnection(request.scope), "hub", None)
     if not isinstance(hub, Hub):
         raise RuntimeError("there is no hub: set `app.state.hub = hub` when the application starts")  # noqa: TRY004

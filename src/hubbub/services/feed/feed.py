@@ -133,6 +133,7 @@ class Feed:
         read_marks: bool = False,
         profiles: bool = False,
         session: str | None = None,
+        complete: bool = False,
     ) -> Follower:
         """A follower for `async with`. `Hub.follow` describes the arguments. `session` is the key of a session."""
         user_id = inputs.uuid("user_id", user_id)
@@ -154,7 +155,8 @@ class Feed:
             wants_profiles=inputs.flag("profiles", profiles),
             instrumentation=self._instrumentation,
         )
-        return Follower(self._followers, inbox, after=starts, rooms=only, session=session)
+        is_complete = inputs.flag("complete", complete)
+        return Follower(self._followers, inbox, starts, only, session, is_complete)
 
     async def _compare(self) -> float:
         """Compare all rooms and some of the users at each heartbeat, and between heartbeats those with work."""

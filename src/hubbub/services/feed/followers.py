@@ -85,6 +85,8 @@ class Follower:
     rooms: Collection[UUID] | None
     session: str | None = None
     """The key of the session that it ends with."""
+    is_complete: bool = False
+    """Whether `after` has all rooms that the client knows."""
     positions: dict[UUID, FollowedPosition] = field(default_factory=dict)
     digest: int | None = None
     """The digest of the user's rooms while there is a position in each that is wanted; else None."""
@@ -161,6 +163,13 @@ class Follower:
     async def __anext__(self) -> FeedEvent:
         if not self._events:
             await self._fill()
+        return self._read()
+
+    def waiting(self, most: int) -> list[FeedEvent]:
+        """The events that are there already, at most so many. It does not wait, and may return none."""
+        return [self._read() for _ in range(min(most, len(self._events)))]
+
+    def _read(self) -> FeedEvent:
         self.inbox.instrumentation.delivered()
         event = self._events.popleft()
         if event.__class__ is MessageSent:  # nearly every event
@@ -480,6 +489,10 @@ class Followers:
 
         A client that was connected then would have the cursor of its joining.
         """
+        if follower.is_complete:
+            return {
+                room.room_id for room in wanted.values() if room.room_id not in follower.after and room.joined_seq
+            }
         seen = {room_id: at.seq for room_id, at in follower.after.items() if at.seq > 0}
         unknown = [
             room.room_id for room in wanted.values() if room.room_id not in follower.after and room.joined_seq

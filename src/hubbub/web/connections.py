@@ -1,0 +1,214 @@
+"""Connections: one client each, with its feed and its commands, however it is connected.
+
+    new --hello--> entered: presence, feed, `ready` --> open --close, session or hub ended--> bye --> ended
+                                                          |
+                                                          +--the client went, or does not read--> ended
+
+A task reads from the client until it goes, and another one writes what the feed has. Each command has a task of
+its own, of which a limited number runs at a time. A client that sends more waits in its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import suppress
+from math import inf
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from hubbub.background import report
+from hubbub.errors import Invalid, NotFound, Unavailable
+from hubbub.services.feed import Follower
+from hubbub.web import frames
+from hubbub.web.logins import Identity
+
+if TYPE_CHECKING:
+    from hubbub.events import FeedEvent
+    from hubbub.hub import Hub
+    from hubbub.web.gateway import Gateway
+
+logger = logging.getLogger("hubbub.web")
+
+MAX_JOINED: Final = 64
+"""Frames in one message: what waits for a client costs one write."""
+JOINED_CHARACTERS: Final = 64 * 1024
+"""No further frame joins a message of this length."""
+
+
+class Connection(ABC):
+    """A client that is known, from its `hello` until it has gone."""
+
+    def __init__(self, gateway: Gateway, hub: Hub, identity: Identity, device: str | None) -> None:
+        self.gateway = gateway
+        self.hub = hub
+        self.identity = identity
+        self.device = device
+        self.code: int | None = None
+        """Why it is closed, once it is."""
+        self.blocked_since = inf
+        """When the write began that the client has not taken yet, in the time of the event loop."""
+        self.sent_at = 0.0
+        self.has_gone = False
+        """Whether nothing can be sent any more."""
+        self._follower: Follower | None = None
+        self._receiving: asyncio.Timeout | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def user_id(self) -> UUID:
+        return self.identity.user_id
+
+    @abstractmethod
+    async def _send(self, text: str) -> None:
+        """Send these frames. Waits while the client does not read. Raises: OSError (it has gone)."""
+
+    @abstractmethod
+    async def _receive(self) -> None:
+        """Take what the client sends, until it goes."""
+
+    @abstractmethod
+    async def _finish(self, code: int) -> None:
+        """Close the transport. Raises: OSError (the client has gone)."""
+
+    async def run(self, positions: Mapping[UUID, str] | None) -> None:
+        """Serve the client until it goes or the connection is closed."""
+        refused = self.gateway.enter(self)
+        try:
+            if refused is None:
+                refused = await self._open(positions)
+            if refused is not None:
+                with suppress(OSError):
+                    await self._say_bye(refused)
+        finally:
+            self.has_gone = True
+            self.gateway.leave(self)
+
+    async def _open(self, positions: Mapping[UUID, str] | None) -> int | None:
+        """Returns the code with which to refuse the client, or None once it has gone."""
+        try:
+            follower = self.hub.follow(
+                self.user_id,
+                after=positions,
+                complete=positions is not None,
+                typing=True,
+                presence=True,
+                read_marks=True,
+                profiles=True,
+                token=self.identity.token,
+            )
+            async with self.hub.presence.online(self.user_id, self.device), follower as self._follower:
+                if self.code is not None:  # closed meanwhile
+                    return self.code
+                await self._serve(self._follower, resumed=positions is not None)
+        except Invalid:  # a cursor of another room
+            return 4503
+        except Unavailable as error:
+            logger.info("a client is sent away for a moment, after: %s", error)
+            return 1013 if error.retryable else 1012
+        return None
+
+    async def _serve(self, follower: Follower, *, resumed: bool) -> None:
+        ready = frames.Ready(
+            self.user_id,
+            resumed,
+            follower.cursors,
+            self.gateway.ping_seconds,
+            self.gateway.spread_seconds,
+            self.gateway.limits,
+            self.identity.expires_in_seconds(self._loop.time()),
+        )
+        delivering = asyncio.create_task(self._deliver(follower, ready), name="hubbub: deliver to a client")
+        try:
+            async with asyncio.timeout(None) as self._receiving:
+                await self._receive()
+        except TimeoutError:
+            pass  # closed by this side
+        finally:
+            delivering.cancel()
+            await asyncio.wait([delivering])
+
+    async def _deliver(self, follower: Follower, ready: frames.Ready) -> None:
+        """Write what the feed has, until it ends; then say why."""
+        try:
+            await self.write(frames.encode(ready).decode())
+            async for event in follower:
+                await self.write(self._joined(follower, event))
+            await self._say_bye(self.code or await self._why_ended())
+        except OSError:
+            pass  # the client has gone
+        except Unavailable as error:  # in a child process
+            report("a connection failed", error)
+        finally:
+            if self._receiving is not None:
+                self._receiving.reschedule(0)
+
+    def _joined(self, follower: Follower, event: FeedEvent) -> str:
+        """The event as a frame, with those that wait behind it."""
+        encode = self.gateway.encoder.encode
+        text = encode(event)
+        rest = MAX_JOINED - 1
+        while rest and len(text) < JOINED_CHARACTERS:
+            if not (more := follower.waiting(min(rest, 8))):
+                break
+            rest -= len(more)
+            text = "\n".join([text, *map(encode, more)])
+        return text
+
+    async def _why_ended(self) -> int:
+        """The feed has ended, by its session, its user or the hub."""
+        token = self.identity.token
+        try:
+            if token is None or await self.hub.sessions.get_session(token) is not None:
+                return 1012
+        except Unavailable:
+            return 1012
+        return await self.code_of_ended_session()
+
+    async def code_of_ended_session(self) -> int:
+        """4410 if the user is no more, else 4401."""
+        try:
+            await self.hub.users.get(self.user_id)
+        except NotFound:
+            return 4410
+        except Unavailable:
+            pass
+        return 4401
+
+    async def write(self, text: str) -> None:
+        """Send these frames. Raises: OSError (the client has gone)."""
+        if self.blocked_since == inf:
+            self.blocked_since = self._loop.time()
+        try:
+            await self._send(text)
+        finally:
+            self.sent_at = self._loop.time()
+            self.blocked_since = inf
+
+    async def ping(self) -> None:
+        """Tell the client that the connection lives."""
+        with suppress(OSError):
+            await self.write(frames.PING)
+
+    async def _say_bye(self, code: int) -> None:
+        self.code = code
+        logger.info("a connection of user %s is closed: %d, %s", self.user_id, code, frames.REASONS[code])
+        await self.write(self.gateway.bye(code))
+        await self._finish(code)
+
+    def close(self, code: int) -> None:
+        """End it, and tell the client why. Does not wait."""
+        if self.code is None:
+            self.code = code
+            if self._follower is not None:
+                self._follower.close()
+
+    def abort(self, code: int) -> None:
+        """End it without a word, as the client does not read."""
+        logger.info("a connection of user %s is cut: %s", self.user_id, frames.REASONS[code])
+        self.code = code
+        self.has_gone = True
+        if self._receiving is not None:
+            self._receiving.reschedule(0)

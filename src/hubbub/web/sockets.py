@@ -1,0 +1,240 @@
+"""WebSockets: a client that sends commands and gets events over one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import msgspec
+from starlette.requests import HTTPConnection
+
+from hubbub.background import ReportErrors
+from hubbub.errors import HubbubError, Invalid, RateLimited, Unavailable
+from hubbub.web import frames
+from hubbub.web.commands import Call, Command
+from hubbub.web.connections import Connection
+from hubbub.web.problems import problem
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from hubbub.hub import Hub
+    from hubbub.web.gateway import Gateway
+    from hubbub.web.logins import Identity
+
+HELLO_SECONDS: Final = 10.0
+MAX_ROOMS: Final = 10_000
+"""Positions of one client: as many as `hub.follow` takes."""
+
+_decode_hello = msgspec.json.Decoder(frames.Hello)
+_decode_positions = msgspec.json.Decoder(frames.Positions)
+
+
+class _Gone(Exception):
+    """The client has gone, before its `hello`."""
+
+
+class _Refused(Exception):
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+class Sockets:
+    """The ASGI application of `/socket`."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = HTTPConnection(scope)
+        await receive()  # websocket.connect
+        if not self._gateway.accepts_origin(request):
+            await _forbid(scope, send)
+            return
+        offered = scope.get("subprotocols") or []
+        chosen = frames.SUBPROTOCOL if frames.SUBPROTOCOL in offered else None
+        with suppress(OSError, _Gone):
+            await send({"type": "websocket.accept", "subprotocol": chosen})
+            try:
+                if offered and chosen is None:
+                    raise _Refused(4426)  # noqa: TRY301 - as any other refusal
+                async with asyncio.timeout(HELLO_SECONDS):
+                    connection, positions = await self._hello(request, receive, send)
+            except TimeoutError:
+                await self._refuse(send, 4408)
+            except _Refused as refused:
+                await self._refuse(send, refused.code)
+            else:
+                await connection.run(positions)
+
+    async def _refuse(self, send: Send, code: int) -> None:
+        await send({"type": "websocket.send", "text": self._gateway.bye(code)})
+        await send({"type": "websocket.close", "code": code, "reason": frames.REASONS[code]})
+
+    async def _hello(
+        self, request: HTTPConnection, receive: Receive, send: Send
+    ) -> tuple[Socket, Mapping[UUID, str] | None]:
+        """A client that has said who it is, and its positions. Raises: _Gone, _Refused, OSError."""
+        try:
+            hello = frames.decode(_decode_hello, await _text(receive))
+            positions, more = hello.positions, hello.more
+            while more:
+                further = frames.decode(_decode_positions, await _text(receive))
+                positions, more = {**(positions or {}), **further.positions}, further.more
+                if len(positions) > MAX_ROOMS:
+                    raise _Refused(4400)
+        except Invalid as error:
+            raise _Refused(4400) from error
+        hub = self._gateway.hub_of(request)
+        try:
+            identity = await self._gateway.identify(request, hello.token)
+        except Unavailable as error:
+            raise _Refused(1013) from error
+        if identity is None:
+            raise _Refused(4401)
+        return Socket(self._gateway, hub, identity, hello.device, receive, send), positions
+
+
+async def _text(receive: Receive) -> str:
+    message = await receive()
+    if message["type"] == "websocket.disconnect":
+        raise _Gone
+    text = message.get("text")
+    if not isinstance(text, str):
+        raise _Refused(4400)
+    return text
+
+
+async def _forbid(scope: Scope, send: Send) -> None:
+    if "websocket.http.response" in (scope.get("extensions") or {}):
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"the origin is not one of the gateway's"})
+    else:
+        await send({"type": "websocket.close"})
+
+
+class Socket(Connection):
+    """A client on a WebSocket."""
+
+    def __init__(  # noqa: PLR0917 - as an ASGI application gets them
+        self,
+        gateway: Gateway,
+        hub: Hub,
+        identity: Identity,
+        device: str | None,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        super().__init__(gateway, hub, identity, device)
+        self._asgi_receive = receive
+        self._asgi_send = send
+        self._commands: set[asyncio.Task[None]] = set()
+        self._answering: set[asyncio.Task[None]] = set()
+        self._sends: dict[UUID, asyncio.Task[None]] = {}  # the newest of each room
+        self._full_at = 0.0  # when the bucket of its rate is full, in the time of the event loop
+        self._refusals = 0
+
+    async def run(self, positions: Mapping[UUID, str] | None) -> None:
+        try:
+            await super().run(positions)
+        finally:
+            if self._commands:  # what the client has sent is done, also if it has gone meanwhile
+                await asyncio.wait(self._commands)
+
+    async def _send(self, text: str) -> None:
+        await self._asgi_send({"type": "websocket.send", "text": text})
+
+    async def _finish(self, code: int) -> None:
+        await self._asgi_send({"type": "websocket.close", "code": code, "reason": frames.REASONS[code]})
+
+    async def _receive(self) -> None:
+        while True:
+            message: Mapping[str, Any] = await self._asgi_receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            if self.code is not None:
+                continue
+            text = message.get("text")
+            try:
+                if not isinstance(text, str):
+                    raise frames.NotAFrame  # noqa: TRY301 - as any other
+                kind, ref = frames.envelope(text)
+            except frames.NotAFrame:
+                self.close(4400)
+                continue
+            refused = self._refusal(kind, ref)
+            if refused is not None:
+                with suppress(OSError):
+                    await self.write(frames.encode(refused).decode())
+                continue
+            while len(self._commands) >= self.gateway.limits.commands:
+                await asyncio.wait(self._commands, return_when=asyncio.FIRST_COMPLETED)
+            self._begin(self.gateway.commands[kind], ref, text)
+
+    def _refusal(self, kind: str, ref: int | None) -> frames.Error | None:
+        """Why this frame is not done."""
+        if (seconds := self._seconds_over_rate()) > 0:
+            self._refusals += 1
+            if self._refusals > self.gateway.limits.burst:
+                self.close(4429)
+            return frames.Error.of(ref, problem(RateLimited(seconds)))
+        self._refusals = 0
+        if kind not in self.gateway.commands:
+            return frames.Error(ref, "unknown-frame", "The gateway knows no frame of this type.", "type")
+        if ref is None:
+            return frames.Error.of(ref, problem(Invalid("ref", "must be an integer from 0 to 2^53 - 1")))
+        return None
+
+    def _seconds_over_rate(self) -> float:
+        limits, now = self.gateway.limits, self._loop.time()
+        full_at = max(self._full_at, now) + 1 / limits.frames_per_second
+        seconds = full_at - now - limits.burst / limits.frames_per_second
+        if seconds <= 0:
+            self._full_at = full_at
+        return seconds
+
+    def _begin(self, command: Command, ref: int | None, text: str) -> None:
+        task = asyncio.create_task(self._do(command, ref, text), name=f"hubbub: {command.name}")
+        self._commands.add(task)
+        task.add_done_callback(self._commands.discard)
+
+    async def _do(self, command: Command, ref: int | None, text: str) -> None:
+        answer: frames.Ack | frames.Error
+        with ReportErrors(f"the command {command.name}") as done:
+            try:
+                answer = frames.Ack(ref, await self._result(command, text))
+            except HubbubError as error:
+                answer = frames.Error.of(ref, problem(error))
+        if done.failed:
+            answer = frames.Error(ref, "server-error", "The log of the server has the cause.")
+        if task := asyncio.current_task():
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+        if not self.has_gone:
+            with suppress(OSError):
+                await self.write(frames.encode(answer).decode())
+
+    def abort(self, code: int) -> None:
+        super().abort(code)
+        for task in self._answering:
+            task.cancel()
+
+    async def _result(self, command: Command, text: str) -> object:
+        frame = command.decode(text)
+        room_id = command.ordered_by(frame)
+        if room_id is None:
+            return await command.call(Call(self.hub, self.user_id, self), frame)
+        task = asyncio.current_task()
+        before = self._sends.get(room_id)
+        assert task is not None  # noqa: S101
+        self._sends[room_id] = task
+        try:
+            if before is not None:
+                await asyncio.wait([before])
+            return await command.call(Call(self.hub, self.user_id, self), frame)
+        finally:
+            if self._sends.get(room_id) is task:
+                del self._sends[room_id]
