@@ -1,0 +1,207 @@
+/** Types of hubbub.js. Fields in snake_case come from the server as they are (docs/protocol.md). */
+
+export type State = "idle" | "connecting" | "catching_up" | "live" | "waiting" | "stopped";
+export type Role = "admin" | "moderator" | "member";
+export type MessageType = "text" | "image" | "file";
+export type Status = "sending" | "sent" | "failed";
+
+export interface User {
+  readonly id: string;
+  readonly username: string;
+  readonly display_name?: string | null;
+  readonly avatar_url: string | null;
+}
+
+export interface Message {
+  readonly id: string;
+  readonly room_id: string;
+  /** Its position in the log of the room; null until the server has it. */
+  readonly seq: number | null;
+  /** Null once the account of the author is deleted. */
+  readonly user_id: string | null;
+  readonly content: string;
+  readonly message_type: MessageType;
+  readonly is_edited: boolean;
+  readonly created_at: string;
+  readonly updated_at: string;
+  readonly deleted_at: string | null;
+  readonly reply_to: string | null;
+  readonly metadata: Readonly<Record<string, unknown>> | null;
+  readonly status: Status;
+  /** Why it is `failed`: an error of docs/protocol.md, or `too-large`. */
+  readonly error?: string | null;
+}
+
+/** An entry of the log of a room, as in docs/protocol.md. */
+export interface Entry {
+  readonly type: string;
+  readonly room_id: string;
+  readonly seq: number;
+  readonly cursor: string;
+  readonly at: string;
+  readonly [field: string]: unknown;
+}
+
+export interface RoomInfo {
+  readonly id: string;
+  readonly name: string;
+  readonly description: string | null;
+  readonly is_private: boolean;
+  readonly is_direct: boolean;
+  readonly created_by: string | null;
+  readonly last_seq: number;
+  readonly created_at: string;
+  readonly updated_at: string;
+}
+
+export interface Session {
+  readonly id: string;
+  readonly user_id: string;
+  readonly data: Readonly<Record<string, unknown>>;
+  readonly created_at: string;
+  readonly seen_at: string;
+  readonly expires_at: string;
+}
+
+/** Why the client has stopped: a code of docs/protocol.md. */
+export interface Reason {
+  readonly code: number;
+  readonly detail: string | null;
+}
+
+export class HubbubError extends Error {
+  constructor(frame: { error: string; detail?: string; retry?: boolean; after?: number | null; field?: string | null });
+  /** Of docs/protocol.md, or `timeout`, `disconnected`, `stopped`, `not-logged-in`. */
+  readonly error: string;
+  readonly retry: boolean;
+  readonly after: number | null;
+  readonly field: string | null;
+}
+
+/** A UUID of version 7. Those of one tab are in the order in which they were made. */
+export function newId(): string;
+
+export interface Events {
+  /** The state of the connection has changed. */
+  state: (state: State, reason: Reason | null) => void;
+  /** The connection is open. `isFresh` if nothing was resumed: rooms that were loaded are loaded again. */
+  ready: (isFresh: boolean) => void;
+  /** The list of rooms, or anything that is shown in it. */
+  rooms: () => void;
+  /** The messages, members or read marks of a room. */
+  messages: (room: Room) => void;
+  /** A new message of another user. */
+  message: (room: Room, message: Message) => void;
+  /** An entry of a log, once and in order. After a gap the room is loaded again. */
+  entry: (entry: Entry, isGap: boolean) => void;
+  typing: (room: Room) => void;
+  /** Of this user, or null: of any. */
+  presence: (userId: string | null) => void;
+  /** Profiles were loaded or have changed. */
+  people: () => void;
+  /** The room was left or deleted. */
+  gone: (room: Room) => void;
+}
+
+export interface Options {
+  /** Where the gateway is mounted, such as `/chat`. */
+  url: string | URL;
+  /** Known before the first connection, so that messages can be written without one. */
+  userId?: string;
+  /** For applications without a cookie. Called before each connection. */
+  getToken?: () => string | null | Promise<string | null>;
+  /** The `token` of an earlier client whose messages the application has stored. */
+  resume?: string;
+  /** Of the database, the lock and the channel of the tabs; by default the URL. */
+  name?: string;
+  WebSocket?: unknown;
+  fetch?: typeof fetch | null;
+  indexedDB?: IDBFactory | null;
+  locks?: unknown;
+  BroadcastChannel?: unknown;
+  page?: unknown;
+  random?: () => number;
+}
+
+export interface RequestOptions {
+  /** Not to be sent again after a break. */
+  once?: boolean;
+  /** Until it fails with `timeout`; 30. */
+  seconds?: number;
+}
+
+export class Room {
+  readonly id: string;
+  readonly name: string;
+  readonly description: string | null;
+  readonly isPrivate: boolean;
+  readonly isDirect: boolean;
+  readonly isGone: boolean;
+  readonly isLoaded: boolean;
+  readonly hasOlder: boolean;
+  readonly role: Role | null;
+  /** The other user of a direct room. */
+  readonly partnerId: string | null;
+  readonly createdBy: string | null;
+  readonly lastMessage: Message | null;
+  readonly lastReadSeq: number;
+  readonly activeAt: string;
+  /** By user id, once `loadMembers` has been called. */
+  readonly members: ReadonlyMap<string, Role>;
+  /** Up to which `seq` other members have read, as far as it is known. */
+  readonly readMarks: ReadonlyMap<string, number>;
+  /** The oldest first, those on their way last. Another array after each change. */
+  readonly messages: readonly Message[];
+  /** Messages of others after the read mark. The server counts up to 100. */
+  readonly unread: number;
+  /** Ids of the other users who are typing. */
+  readonly typing: string[];
+  message(id: string): Message | undefined;
+  load(): Promise<void>;
+  /** Returns whether there are more. */
+  loadOlder(limit?: number): Promise<boolean>;
+  send(
+    content: string,
+    options?: { replyTo?: string | null; messageType?: MessageType; metadata?: Record<string, unknown> | null },
+  ): Message;
+  retry(id: string): void;
+  discard(id: string): void;
+  edit(id: string, content: string): Promise<void>;
+  delete(id: string): Promise<void>;
+  markRead(seq?: number | null): void;
+  startTyping(): void;
+  stopTyping(): void;
+  loadMembers(): Promise<ReadonlyMap<string, Role>>;
+  invite(userId: string): Promise<void>;
+  leave(): Promise<void>;
+}
+
+export class Client {
+  constructor(options: Options);
+  readonly state: State;
+  readonly reason: Reason | null;
+  readonly userId: string | null;
+  readonly users: ReadonlyMap<string, User>;
+  readonly limits: Readonly<Record<string, number>>;
+  readonly token: string;
+  readonly isDurable: boolean;
+  readonly isLeader: boolean;
+  readonly rooms: readonly Room[];
+  /** Returns a function that ends it. */
+  on<Name extends keyof Events>(name: Name, listener: Events[Name]): () => void;
+  start(): void;
+  stop(): void;
+  clear(): Promise<void>;
+  room(id: string): Room | undefined;
+  user(id: string | null): User | undefined;
+  isOnline(userId: string): boolean | undefined;
+  request(command: { type: string; [field: string]: unknown }, options?: RequestOptions): Promise<any>;
+  createRoom(name: string, options?: { description?: string | null; isPrivate?: boolean }): Promise<Room>;
+  direct(userId: string): Promise<Room>;
+  join(roomId: string): Promise<Room>;
+  publicRooms(prefix?: string): Promise<RoomInfo[]>;
+  searchUsers(prefix: string, limit?: number): Promise<User[]>;
+  sessions(): Promise<{ items: Session[]; current: string | null }>;
+  revokeSession(id: string): Promise<{ revoked: boolean }>;
+  watch(roomIds: readonly string[]): void;
+}

@@ -1,0 +1,1898 @@
+/**
+ * hubbub.js: the client of hubbub's gateway, for browsers and Node.js. One module, no dependencies.
+ *
+ *     const client = new Client({ url: "/chat" });
+ *     client.on("messages", (room) => draw(room.messages));
+ *     client.start();
+ *
+ * The client holds the position of every room and tells it to the server when it connects, so it continues without a
+ * gap or a repeat after a second or a year. What is sent goes to an outbox first, under an id that the client makes,
+ * and leaves it when the server has acknowledged it. docs/client.md describes the whole, docs/protocol.md the frames.
+ */
+
+const SUBPROTOCOL = "hubbub.1";
+const CONNECT_SECONDS = 5;
+const REQUEST_SECONDS = 30;
+const STABLE_SECONDS = 10; // A connection that lasted this long ends the backoff.
+const LONGEST_WAIT_SECONDS = 30;
+const FIRST_WAIT_SECONDS = 0.5;
+const GRACE_SECONDS = 10; // After the interval of pings without a byte, the connection is dead.
+const AT_ONCE = 16;
+const PAGE = 50;
+const TYPING_AGAIN_SECONDS = 3;
+const TYPING_SECONDS = 6;
+const BEAT_SECONDS = 10; // The leader of the tabs shows that it is there.
+const FROZEN_SECONDS = 60;
+
+// ---------------------------------------------------------------------------------------------------------- values
+
+/** An answer of the server that refuses a command, or the reason why there is none. */
+export class HubbubError extends Error {
+  /** @param {{error: string, detail?: string, retry?: boolean, after?: number, field?: string}} frame */
+  constructor({ error, detail, retry = false, after = null, field = null }) {
+    super(detail ?? error);
+    this.name = "HubbubError";
+    this.error = error;
+    this.retry = retry;
+    this.after = after;
+    this.field = field;
+  }
+}
+
+let lastMillisecond = 0;
+let lastCount = 0;
+
+/** A UUID of version 7. Those of one tab are in the order in which they were made. */
+export function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  const now = Date.now();
+  if (now > lastMillisecond) {
+    lastMillisecond = now;
+    lastCount = ((bytes[6] & 7) << 8) | bytes[7];
+  } else if (++lastCount > 0xfff) {
+    lastMillisecond++;
+    lastCount = 0;
+  }
+  const view = new DataView(bytes.buffer);
+  view.setUint16(0, Math.floor(lastMillisecond / 2 ** 32));
+  view.setUint32(2, lastMillisecond % 2 ** 32);
+  view.setUint16(6, 0x7000 | lastCount);
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+}
+
+class Emitter {
+  #listeners = new Map();
+
+  /** Call `listener` at each event of this name. Returns a function that ends it. */
+  on(name, listener) {
+    const listeners = this.#listeners.get(name) ?? new Set();
+    this.#listeners.set(name, listeners.add(listener));
+    return () => listeners.delete(listener);
+  }
+
+  emit(name, ...values) {
+    for (const listener of [...(this.#listeners.get(name) ?? [])]) {
+      try {
+        listener(...values);
+      } catch (error) {
+        queueMicrotask(() => {
+          throw error; // A listener that fails stops neither the others nor the client.
+        });
+      }
+    }
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------ transports
+
+/** The end of a transport: a code of docs/protocol.md, or 1006 where the network has none. */
+class WebSocketTransport {
+  #socket;
+
+  constructor({ url, WebSocket }, { opened, received, closed }) {
+    const address = new URL("socket", url);
+    address.protocol = address.protocol.replace("http", "ws");
+    this.#socket = new WebSocket(address.href, [SUBPROTOCOL]);
+    this.#socket.onopen = opened;
+    this.#socket.onmessage = (message) => received(String(message.data).split("\n"));
+    this.#socket.onclose = (close) => closed(close.code);
+    this.#socket.onerror = () => {}; // A close follows, which says all that is known.
+  }
+
+  hello(hello, rest) {
+    for (const frame of [hello, ...rest]) this.send(frame);
+  }
+
+  send(frame) {
+    this.#socket.send(JSON.stringify(frame));
+  }
+
+  close() {
+    this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket.close(1000);
+  }
+}
+
+/** Events by a stream that `fetch` reads, commands by POST: for networks that let no WebSocket through. */
+class StreamTransport {
+  #options;
+  #on;
+  #abort = new AbortController();
+  #token;
+  watched = [];
+
+  constructor(options, on) {
+    this.#options = options;
+    this.#on = on;
+    queueMicrotask(on.opened);
+  }
+
+  async hello({ token, device, positions }, rest) {
+    this.#token = token;
+    for (const frame of rest) Object.assign((positions ??= {}), frame.positions);
+    try {
+      const path = this.watched.length ? `events?watch=${this.watched.join()}` : "events";
+      const response = await this.#post(path, { device, positions });
+      if (!response.ok) return this.#end(response.status === 401 ? 4401 : response.status === 403 ? 4403 : 1006);
+      await this.#read(response.body.pipeThrough(new TextDecoderStream()).getReader());
+    } catch {
+      // The network: as the end of the stream.
+    }
+    this.#end(1006);
+  }
+
+  async #read(reader) {
+    let rest = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const lines = (rest + value).split(/\r\n|\n|\r/);
+      rest = lines.pop();
+      this.#on.received(lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5)));
+    }
+  }
+
+  async send({ ref, ...command }) {
+    if (command.type === "watch") {
+      this.watched = command.room_ids;
+      return this.#answer({ type: "ack", ref, result: { online: [] } });
+    }
+    try {
+      const response = await this.#post("commands", command);
+      const body = await response.json();
+      if (response.ok) return this.#answer({ type: "ack", ref, result: body });
+      const retry = response.status === 429 || response.status >= 503;
+      this.#answer({ ...body, type: "error", ref, error: String(body.type).replace("urn:hubbub:", ""), retry });
+    } catch {
+      const error = { type: "error", ref, error: "temporarily-unavailable", retry: true, outcome_unknown: true };
+      this.#answer({ ...error, retry_after_seconds: 1 });
+    }
+  }
+
+  close() {
+    this.#on = null;
+    this.#abort.abort();
+  }
+
+  #post(path, body) {
+    const headers = { "Content-Type": "application/json" };
+    if (this.#token) headers.Authorization = `Bearer ${this.#token}`;
+    const { fetch, url } = this.#options;
+    const signal = this.#abort.signal;
+    return fetch(new URL(path, url), { method: "POST", headers, body: JSON.stringify(body), signal });
+  }
+
+  #answer(frame) {
+    this.#on?.received([JSON.stringify(frame)]);
+  }
+
+  #end(code) {
+    const on = this.#on;
+    this.#on = null;
+    on?.closed(code);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------ connection
+
+/**
+ * One connection at a time, for as long as it is wanted.
+ *
+ *     idle -> connecting -> catching_up -> live -> waiting -> connecting ...
+ *                                any of them -> stopped, by `stop` or by a code that says not to come back
+ */
+class Connection {
+  state = "idle";
+  reason = null;
+  #options;
+  #on;
+  #transport = null;
+  #isReady = false;
+  #readyAt = 0;
+  #attempts = 0;
+  #withoutReady = 0;
+  #bye = null;
+  #timer = null;
+  #silence = null;
+  #renewal = null;
+  #pingSeconds = 25;
+  #atOnce = AT_ONCE;
+  #lastRef = 0;
+  #queue = [];
+  #inFlight = new Map();
+  #device = newId();
+
+  constructor(options, on) {
+    this.#options = options;
+    this.#on = on;
+  }
+
+  start() {
+    if (this.state === "idle" || this.state === "stopped") this.#connect();
+  }
+
+  /** Connect now instead of at the end of the wait. */
+  wake() {
+    if (this.state === "waiting") this.#connect();
+  }
+
+  /** End the connection, which `start` begins again. Returns the requests that have no answer. */
+  pause() {
+    if (this.state === "stopped") return [];
+    this.#drop();
+    this.#enter("idle");
+    const requests = this.#queue.splice(0);
+    for (const request of requests) clearTimeout(request.timer);
+    return requests;
+  }
+
+  stop(reason = null) {
+    this.#drop();
+    this.reason = reason;
+    for (const request of this.#queue.splice(0)) this.#fail(request, { error: "stopped" });
+    this.#enter("stopped");
+  }
+
+  /** The caller has what was missed. */
+  caughtUp() {
+    if (this.state === "catching_up") this.#enter("live");
+  }
+
+  /**
+   * The result of a command. It is sent again after a break, unless `once`: then its outcome is unknown.
+   */
+  request(command, { once = false, seconds = REQUEST_SECONDS } = {}) {
+    return new Promise((resolve, reject) => {
+      const request = { command, once, resolve, reject };
+      if (this.state === "stopped") return this.#fail(request, { error: "stopped" });
+      request.timer = setTimeout(() => {
+        this.#queue = this.#queue.filter((other) => other !== request);
+        for (const [ref, other] of this.#inFlight) if (other === request) this.#inFlight.delete(ref);
+        this.#fail(request, { error: "timeout", retry: true });
+      }, seconds * 1000);
+      this.#queue.push(request);
+      this.#pump();
+    });
+  }
+
+  #fail(request, error) {
+    clearTimeout(request.timer);
+    request.reject(new HubbubError(error));
+  }
+
+  #enter(state) {
+    if (this.state === state) return;
+    this.state = state;
+    this.#on.state(state);
+  }
+
+  async #connect() {
+    this.#drop();
+    this.reason = null;
+    this.#bye = null;
+    this.#enter("connecting");
+    const attempt = (this.#timer = setTimeout(() => this.#lost(1006), CONNECT_SECONDS * 1000));
+    let token;
+    try {
+      token = await this.#options.getToken?.();
+    } catch {
+      if (this.#timer === attempt) this.#lost(1006);
+      return;
+    }
+    if (this.#timer !== attempt) return; // Stopped, or too late.
+    const { WebSocket, fetch } = this.#options;
+    const streams = fetch && (!WebSocket || this.#withoutReady % 4 > 1);
+    const Transport = streams ? StreamTransport : WebSocketTransport;
+    let transport = null;
+    const current = (handler) => (value) => transport === this.#transport && handler(value);
+    try {
+      transport = new Transport(this.#options, {
+        opened: current(() => this.#hello(token)),
+        received: current((lines) => this.#received(lines)),
+        closed: current((code) => this.#lost(code)),
+      });
+    } catch {
+      return this.#lost(1006);
+    }
+    if (streams) transport.watched = this.#on.watched();
+    this.#transport = transport;
+  }
+
+  #hello(token) {
+    const hello = { type: "hello", device: this.#device };
+    if (token) hello.token = token;
+    const positions = Object.entries(this.#on.positions());
+    const frames = [];
+    for (let at = 0; at < positions.length; at += 500) {
+      const more = at + 500 < positions.length;
+      frames.push({ positions: Object.fromEntries(positions.slice(at, at + 500)), ...(more ? { more } : {}) });
+    }
+    if (frames.length) Object.assign(hello, frames.shift());
+    this.#transport.hello(hello, frames.map((frame) => ({ type: "positions", more: false, ...frame })));
+  }
+
+  #received(lines) {
+    this.#listen(this.#pingSeconds);
+    const frames = [];
+    for (const line of lines) {
+      let frame;
+      try {
+        frame = JSON.parse(line);
+      } catch {
+        continue; // As a frame that this version does not know.
+      }
+      if (frame.type === "ack" || frame.type === "error") this.#answer(frame);
+      else if (frame.type === "ready") this.#ready(frame, frames);
+      else if (frame.type === "bye") this.#bye = frame;
+      else if (frame.type !== "ping") frames.push(frame);
+    }
+    if (frames.length) this.#on.frames(frames);
+  }
+
+  #ready(frame, frames) {
+    clearTimeout(this.#timer);
+    this.#isReady = true;
+    this.#readyAt = Date.now();
+    this.#withoutReady = 0;
+    this.#pingSeconds = frame.ping_seconds ?? this.#pingSeconds;
+    this.#atOnce = frame.limits?.commands ?? AT_ONCE;
+    this.#listen(this.#pingSeconds);
+    this.#renew(frame.expires_in_seconds);
+    frames.push(frame);
+    this.#enter("catching_up");
+    this.#pump();
+  }
+
+  /** Any byte is a sign of life. Scripts do not see the pings of WebSockets. */
+  #listen(seconds) {
+    clearTimeout(this.#silence);
+    if (this.#isReady) this.#silence = setTimeout(() => this.#lost(1006), (seconds + GRACE_SECONDS) * 1000);
+  }
+
+  /** A token that expires is replaced before it does. */
+  #renew(seconds) {
+    clearTimeout(this.#renewal);
+    if (seconds == null || !this.#options.getToken) return;
+    this.#renewal = setTimeout(async () => {
+      try {
+        const token = await this.#options.getToken();
+        this.#renew((await this.request({ type: "auth", token }))?.expires_in_seconds);
+      } catch {
+        // The server ends the connection, and the next one asks for a token again.
+      }
+    }, Math.max(seconds * 0.8, 1) * 1000);
+  }
+
+  #pump() {
+    while (this.#isReady && this.#queue.length && this.#inFlight.size < this.#atOnce) {
+      const request = this.#queue.shift();
+      const ref = ++this.#lastRef;
+      this.#inFlight.set(ref, request);
+      this.#transport.send({ ...request.command, ref });
+    }
+  }
+
+  #answer(frame) {
+    const request = this.#inFlight.get(frame.ref);
+    if (!request) return;
+    this.#inFlight.delete(frame.ref);
+    if (frame.type === "ack") {
+      clearTimeout(request.timer);
+      request.resolve(frame.result);
+    } else {
+      const error = { ...frame, after: frame.retry_after_seconds };
+      if (frame.error === "too-many-attempts" && !request.once) {
+        setTimeout(() => {
+          this.#queue.push(request);
+          this.#pump();
+        }, (error.after ?? 1) * 1000);
+      } else {
+        this.#fail(request, error);
+      }
+    }
+    this.#pump();
+  }
+
+  /** Forget the transport without a word to it. Requests in flight wait for the next one, in their order. */
+  #drop() {
+    clearTimeout(this.#timer);
+    clearTimeout(this.#silence);
+    clearTimeout(this.#renewal);
+    this.#timer = null;
+    this.#transport?.close();
+    this.#transport = null;
+    this.#isReady = false;
+    const requests = [...this.#inFlight.values()];
+    this.#inFlight.clear();
+    for (const request of requests.filter((one) => one.once)) {
+      this.#fail(request, { error: "disconnected", retry: true });
+    }
+    this.#queue.unshift(...requests.filter((one) => !one.once));
+  }
+
+  #lost(code) {
+    const bye = this.#bye;
+    const wasReady = this.#isReady;
+    if (wasReady && Date.now() - this.#readyAt > STABLE_SECONDS * 1000) this.#attempts = 0;
+    if (!wasReady) this.#withoutReady++;
+    this.#drop();
+    code = bye?.code ?? code;
+    if (code === 4503) this.#on.forget();
+    const mayReturn = bye?.reconnect ?? !(code === 1009 || (code >= 4400 && code < 4500 && ![4408, 4429].includes(code)));
+    if (!mayReturn) return this.stop({ code, detail: bye?.reason ?? null });
+    this.#enter("waiting");
+    if (this.state !== "waiting") return; // A listener has stopped it.
+    this.#timer = setTimeout(() => this.#connect(), this.#wait(code, bye?.within_seconds) * 1000);
+  }
+
+  /** Seconds, with full jitter, so that a thousand clients do not come back at the same time. */
+  #wait(code, within) {
+    const random = this.#options.random();
+    if (code === 4429 && within) return within * (1 + random);
+    if (within) return within * random;
+    const longest = Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** this.#attempts++);
+    return longest * random;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------- outbox
+
+/** What is to be sent, in the order in which it was typed, also after the page was closed. */
+class Outbox {
+  isDurable = false;
+  entries = [];
+  #indexedDB;
+  #name;
+  #database = null;
+  #lastNumber = 0;
+
+  constructor({ indexedDB, name }) {
+    this.#indexedDB = indexedDB;
+    this.#name = `hubbub:${name}`;
+  }
+
+  /** Read what is left from before. Without IndexedDB, as in some private windows, the outbox ends with the page. */
+  async open() {
+    if (!this.#indexedDB) return;
+    try {
+      for (const entry of await this.#run("readonly", (store) => store.getAll())) this.put(entry);
+      this.isDurable = true;
+    } catch {
+      this.#fallBack();
+    }
+  }
+
+  /** Write an entry, and number it. It is in the outbox when this returns, and on the disk when it resolves. */
+  async add(entry) {
+    entry.number = ++this.#lastNumber;
+    this.put(entry);
+    await this.#write((store) => {
+      // Tabs share the numbers: an entry comes after all that the database has.
+      const newest = store.openCursor(null, "prev");
+      newest.onsuccess = () => {
+        entry.number = Math.max(entry.number, (newest.result?.key ?? 0) + 1);
+        this.#lastNumber = Math.max(this.#lastNumber, entry.number);
+        store.put(entry);
+      };
+    });
+  }
+
+  /** Know an entry of another tab, or one that has changed. */
+  put(entry) {
+    this.#lastNumber = Math.max(this.#lastNumber, entry.number);
+    this.entries = this.entries.filter((one) => one.id !== entry.id);
+    this.entries.push(entry);
+    this.entries.sort((a, b) => a.number - b.number);
+  }
+
+  async update(entry) {
+    this.put(entry);
+    await this.#write((store) => store.put(entry));
+  }
+
+  async remove(id) {
+    const entry = this.forget(id);
+    if (entry) await this.#write((store) => store.delete(entry.number));
+  }
+
+  has(id) {
+    return this.entries.some((entry) => entry.id === id);
+  }
+
+  /** Leave it to the leader to take an entry from the disk. */
+  forget(id) {
+    const entry = this.entries.find((one) => one.id === id);
+    this.entries = this.entries.filter((one) => one !== entry);
+    return entry;
+  }
+
+  async clear() {
+    this.entries = [];
+    await this.#write((store) => store.clear());
+  }
+
+  close() {
+    this.#database?.then((database) => database.close(), () => {});
+    this.#database = null;
+  }
+
+  async #write(change) {
+    if (!this.isDurable) return;
+    try {
+      await this.#run("readwrite", change);
+    } catch {
+      this.#fallBack();
+    }
+  }
+
+  /** In one transaction. Browsers end the connection of a page in the background, which is then opened once more. */
+  async #run(mode, work) {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const database = await (this.#database ??= this.#connect());
+        return await new Promise((resolve, reject) => {
+          const transaction = database.transaction("outbox", mode);
+          const request = work(transaction.objectStore("outbox"));
+          transaction.oncomplete = () => resolve(request?.result);
+          transaction.onabort = transaction.onerror = () => reject(transaction.error);
+        });
+      } catch (error) {
+        this.close();
+        if (attempt === 2) throw error;
+      }
+    }
+  }
+
+  #connect() {
+    return new Promise((resolve, reject) => {
+      const request = this.#indexedDB.open(this.#name, 1);
+      request.onupgradeneeded = () => request.result.createObjectStore("outbox", { keyPath: "number" });
+      request.onsuccess = () => {
+        request.result.onversionchange = () => this.close();
+        resolve(request.result);
+      };
+      request.onerror = request.onblocked = () => reject(request.error ?? new Error("IndexedDB is blocked"));
+    });
+  }
+
+  #fallBack() {
+    this.isDurable = false;
+    this.close();
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ tabs
+
+/**
+ * Several tabs with one connection. The tab that holds a lock of the browser is the leader and has the connection.
+ * It passes on what it receives, and sends for the others. Without locks or a channel each tab leads.
+ */
+class Tabs {
+  isLeader = false;
+  #id = newId();
+  #name;
+  #locks;
+  #channel = null;
+  #on;
+  #release = null;
+  #waiting = null;
+  #heardAt = Date.now();
+  #lastRef = 0;
+  #requests = new Map();
+
+  constructor({ name, locks, BroadcastChannel }, on) {
+    this.#name = `hubbub:${name}`;
+    this.#on = on;
+    if (!locks || !BroadcastChannel) return;
+    this.#locks = locks;
+    this.#channel = new BroadcastChannel(this.#name);
+    this.#channel.onmessage = ({ data }) => this.#received(data);
+  }
+
+  /** Whether there is a channel to other tabs, or may be. */
+  get isShared() {
+    return this.#channel !== null;
+  }
+
+  start() {
+    if (!this.#channel) {
+      this.isLeader = true;
+      return this.#on.lead();
+    }
+    this.#queueUp();
+    this.post({ kind: "who" });
+  }
+
+  close() {
+    this.#waiting?.abort();
+    this.#release?.();
+    this.isLeader = false;
+    for (const request of this.#requests.values()) request.reject(new HubbubError({ error: "stopped" }));
+    this.#requests.clear();
+    if (this.#channel) this.#channel.onmessage = null;
+    this.#channel?.close();
+    this.#channel = null;
+  }
+
+  post(message) {
+    this.#channel?.postMessage({ ...message, tab: this.#id });
+  }
+
+  /** A request by the connection of the leader. A new leader gets it again. */
+  request(command, options = {}) {
+    return new Promise((resolve, reject) => {
+      const ref = ++this.#lastRef;
+      const end = (settle) => (value) => {
+        clearTimeout(timer);
+        this.#requests.delete(ref);
+        settle(value);
+      };
+      const give = () => end(reject)(new HubbubError({ error: "timeout", retry: true }));
+      const timer = setTimeout(give, (options.seconds ?? REQUEST_SECONDS) * 1000);
+      this.#requests.set(ref, { command, options, resolve: end(resolve), reject: end(reject) });
+      this.post({ kind: "request", ref, command, options });
+    });
+  }
+
+  /** The leader is hidden: it gives the lock to a visible tab, as browsers slow hidden ones down. */
+  hidden() {
+    if (this.isLeader) this.post({ kind: "hidden" });
+  }
+
+  /** This tab is visible and has not heard of the leader for this long: the leader may be frozen. */
+  stealAfter(seconds) {
+    if (this.isLeader || !this.#channel || Date.now() - this.#heardAt < seconds * 1000) return;
+    this.#heardAt = Date.now();
+    this.#queueUp({ steal: true });
+  }
+
+  /** The leader of before has the lock no more, or this tab waits behind it. */
+  #queueUp(options = {}) {
+    this.#waiting?.abort();
+    const waiting = (this.#waiting = options.steal ? null : new AbortController());
+    const lead = () =>
+      new Promise((resolve) => {
+        this.#release = resolve;
+        this.isLeader = true;
+        this.#waiting = null;
+        this.#on.lead();
+        for (const { command, options, resolve, reject } of [...this.#requests.values()]) {
+          this.#on.request(command, options).then(resolve, reject);
+        }
+      });
+    this.#locks.request(this.#name, waiting ? { signal: waiting.signal } : options, lead).then(
+      () => {},
+      (error) => {
+        if (waiting?.signal.aborted || !this.isLeader) return;
+        if (error?.name === "AbortError") this.#follow(); // Another tab has stolen the lock.
+      },
+    );
+  }
+
+  #follow() {
+    this.isLeader = false;
+    this.#release = null;
+    this.#heardAt = Date.now();
+    this.#on.follow();
+    if (this.#channel) this.#queueUp();
+  }
+
+  #received(message) {
+    if (message.tab !== this.#id && ["leader", "frames"].includes(message.kind)) this.#heardAt = Date.now();
+    if (message.kind === "request") {
+      if (this.isLeader) this.#answer(message);
+    } else if (message.kind === "reply") {
+      if (message.to !== this.#id) return;
+      const request = this.#requests.get(message.ref);
+      if (message.error) request?.reject(new HubbubError(message.error));
+      else request?.resolve(message.result);
+    } else if (message.kind === "hidden") {
+      if (this.#on.isVisible()) this.post({ kind: "visible" });
+    } else if (message.kind === "visible") {
+      if (!this.isLeader || this.#on.isVisible()) return;
+      this.#release?.();
+      this.#follow();
+    } else {
+      if (message.kind === "leader" && message.isNew) {
+        for (const [ref, { command, options }] of this.#requests) this.post({ kind: "request", ref, command, options });
+      }
+      this.#on.message(message);
+    }
+  }
+
+  async #answer({ tab, ref, command, options }) {
+    try {
+      this.post({ kind: "reply", to: tab, ref, result: (await this.#on.request(command, options)) ?? null });
+    } catch ({ error, message, retry, after, field }) {
+      this.post({ kind: "reply", to: tab, ref, error: { error, detail: message, retry, after, field } });
+    }
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ rooms
+
+/** Times of the server as text that sorts, as it leaves out zeros at the end of a fraction. */
+function instant(time) {
+  const [, second, fraction = ""] = /^([^.Z+]*)(?:\.(\d+))?/.exec(time ?? "");
+  return `${second}.${fraction.padEnd(9, "0")}`;
+}
+
+/** The messages of a room, each once: those of the log by `seq`, then those on their way in the order of typing. */
+class Timeline {
+  #byId = new Map();
+  #logged = [];
+  #pending = [];
+  #list = null;
+
+  /** Replaced by another array when it changes, as each message is by another object. */
+  get list() {
+    return (this.#list ??= Object.freeze([...this.#logged, ...this.#pending]));
+  }
+
+  get oldest() {
+    return this.#logged[0]?.seq ?? null;
+  }
+
+  get newest() {
+    return this.#logged.at(-1)?.seq ?? null;
+  }
+
+  get(id) {
+    return this.#byId.get(id);
+  }
+
+  /** A message of the log, from a page, an event or an answer. A deletion wins, then the later change. */
+  log(message) {
+    const known = this.#byId.get(message.id);
+    if (known && known.seq !== null) {
+      if (known.deleted_at && !message.deleted_at) return;
+      if (!message.deleted_at && instant(message.updated_at) < instant(known.updated_at)) return;
+      const at = this.#find(known.seq);
+      this.#logged[at] = this.#know({ ...message, status: "sent" });
+      return;
+    }
+    if (known) this.#pending = this.#pending.filter((other) => other.id !== message.id);
+    this.#logged.splice(this.#find(message.seq), 0, this.#know({ ...message, status: "sent" }));
+  }
+
+  /** A message of the outbox. */
+  wait({ number, status, error = null, ...fields }) {
+    const known = this.#byId.get(fields.id);
+    if (known && known.seq !== null) return;
+    const message = this.#know({ ...fields, seq: null, is_edited: false, deleted_at: null, status, error });
+    const at = this.#pending.findIndex((other) => other.id === fields.id);
+    if (at >= 0) this.#pending[at] = message;
+    else this.#pending.push(message);
+  }
+
+  discard(id) {
+    this.#byId.delete(id);
+    this.#pending = this.#pending.filter((message) => message.id !== id);
+    this.#list = null;
+  }
+
+  /** Forget what is of the log. */
+  reset() {
+    for (const message of this.#logged) this.#byId.delete(message.id);
+    this.#logged = [];
+    this.#list = null;
+  }
+
+  #know(message) {
+    this.#list = null;
+    this.#byId.set(message.id, Object.freeze(message));
+    return message;
+  }
+
+  /** The index of the first message that is not before this seq. Most are at the end. */
+  #find(seq) {
+    let from = 0;
+    let to = this.#logged.length;
+    if (to && this.#logged[to - 1].seq < seq) return to;
+    while (from < to) {
+      const middle = (from + to) >> 1;
+      if (this.#logged[middle].seq < seq) from = middle + 1;
+      else to = middle;
+    }
+    return from;
+  }
+}
+
+/** A room of the user: its name, its messages as far as they are loaded, its unread count, its members. */
+export class Room {
+  name = "";
+  description = null;
+  isPrivate = true;
+  isDirect = false;
+  isGone = false;
+  isLoaded = false;
+  hasOlder = false;
+  role = null;
+  partnerId = null;
+  createdBy = null;
+  lastMessage = null;
+  lastReadSeq = 0;
+  activeAt = "";
+  /** The members and their roles, by user id, once `loadMembers` has been called. */
+  members = new Map();
+  /** Up to which `seq` other members have read, as far as it is known. */
+  readMarks = new Map();
+
+  #client;
+  #timeline = new Timeline();
+  #isAttached = false;
+  #generation = 0;
+  #loading = null;
+  #older = null;
+  #held = new Map();
+  #typing = new Map();
+  #typedAt = 0;
+  #counted = { unread: 0, upTo: 0 };
+  #newer = [];
+
+  /** @internal The newest entry of the log that came as an event. */
+  _seq = null;
+  /** @internal The head of the log when the list of rooms was read. */
+  _head = 0;
+
+  constructor(client, id) {
+    this.#client = client;
+    this.id = id;
+  }
+
+  /** The messages that are loaded, the oldest first. Another array after each change. */
+  get messages() {
+    return this.#timeline.list;
+  }
+
+  message(id) {
+    return this.#timeline.get(id);
+  }
+
+  /** How many messages of others are after the read mark. The server counts up to 100 of them. */
+  get unread() {
+    return this.#counted.unread + this.#newer.length;
+  }
+
+  /** The ids of the other users who are typing. */
+  get typing() {
+    return [...this.#typing.keys()];
+  }
+
+  /** Load the newest messages. Those that come later follow by themselves. */
+  load() {
+    if (this.isLoaded) return Promise.resolve();
+    return (this.#loading ??= this.#loadNewest().finally(() => (this.#loading = null)));
+  }
+
+  async #loadNewest() {
+    for (;;) {
+      const generation = this.#generation;
+      this.#isAttached = true; // From here on events are kept, so that none falls between the page and them.
+      const page = await this.#client.request({ type: "page", room_id: this.id, limit: PAGE });
+      if (generation !== this.#generation) continue;
+      this.#merge(page);
+      this.isLoaded = true;
+      return;
+    }
+  }
+
+  /** Load messages before those that are there. Returns whether there are more. */
+  loadOlder(limit = PAGE) {
+    if (!this.hasOlder) return Promise.resolve(false);
+    return (this.#older ??= this.#loadBefore(limit).finally(() => (this.#older = null)));
+  }
+
+  async #loadBefore(limit) {
+    const generation = this.#generation;
+    const before = this.#timeline.oldest;
+    const page = await this.#client.request({ type: "page", room_id: this.id, before, limit });
+    if (generation === this.#generation) this.#merge(page);
+    return this.hasOlder;
+  }
+
+  #merge(page) {
+    this.#client._people(page.users);
+    for (const message of page.items) this.#timeline.log(message);
+    for (const message of this.#held.values()) if (message.seq >= this.#timeline.oldest) this.#timeline.log(message);
+    this.#held.clear();
+    this.hasOlder = page.has_older;
+    this.#client._changed(this);
+  }
+
+  /** Send a message. It is in `messages` at once, with the status `sending`, then `sent` or `failed`. */
+  send(content, { replyTo = null, messageType = "text", metadata = null } = {}) {
+    const user_id = this.#client.userId;
+    if (!user_id) throw new HubbubError({ error: "not-logged-in", detail: "the user is not known yet" });
+    const now = new Date().toISOString();
+    const entry = { id: newId(), room_id: this.id, user_id, content, message_type: messageType, reply_to: replyTo };
+    Object.assign(entry, { metadata, created_at: now, updated_at: now, status: "sending" });
+    this.#typedAt = 0;
+    this.#client._enqueue(entry);
+    return this.#timeline.get(entry.id);
+  }
+
+  /** Try a failed message again. */
+  retry(id) {
+    this.#client._retry(id);
+  }
+
+  /** Take a message that was not sent out of the outbox. */
+  discard(id) {
+    this.#client._discard(this, id);
+  }
+
+  async edit(id, content) {
+    this.#log(await this.#client.request({ type: "edit", message_id: id, content }));
+  }
+
+  async delete(id) {
+    this.#log(await this.#client.request({ type: "delete", message_id: id }));
+  }
+
+  /** Everything up to this `seq` is read. It is sent when there is a connection. */
+  markRead(seq = this.#timeline.newest) {
+    if (seq === null || seq <= this.lastReadSeq) return;
+    this._readUpTo(seq);
+    this.#client._mark(this, seq);
+  }
+
+  /** Call it at each key: at most one frame in 3 seconds is sent. */
+  startTyping() {
+    if (Date.now() - this.#typedAt < TYPING_AGAIN_SECONDS * 1000) return;
+    this.#typedAt = Date.now();
+    this.#client._typing(this.id, true);
+  }
+
+  stopTyping() {
+    if (!this.#typedAt) return;
+    this.#typedAt = 0;
+    this.#client._typing(this.id, false);
+  }
+
+  async loadMembers() {
+    const members = new Map();
+    let after = null;
+    do {
+      const command = { type: "members", room_id: this.id, limit: 200, ...(after ? { after } : {}) };
+      const page = await this.#client.request(command);
+      this.#client._people(page.users);
+      for (const member of page.items) {
+        members.set(member.user_id, member.role);
+        if (member.user_id !== this.#client.userId) this._othersRead(member.user_id, member.last_read_seq);
+      }
+      after = page.next;
+    } while (after);
+    this.members = members;
+    this.#client._changed(this);
+    return members;
+  }
+
+  async invite(userId) {
+    await this.#client.request({ type: "invite", room_id: this.id, user_id: userId });
+  }
+
+  async leave() {
+    await this.#client.request({ type: "leave", room_id: this.id });
+    this.#client._gone(this.id);
+  }
+
+  #log(message) {
+    if (this.#isAttached) this.#timeline.log(message);
+    if (this.lastMessage?.id === message.id) this.lastMessage = message;
+    this.#client._changed(this);
+  }
+
+  // What the client calls.
+
+  /** @internal */
+  _summary({ room, role, last_read_seq, unread, partner_id, last_message, active_at }) {
+    this._describe(room);
+    this.isDirect = room.is_direct;
+    this.createdBy = room.created_by;
+    this.role = role;
+    this.partnerId = partner_id;
+    if (active_at > this.activeAt) this.activeAt = active_at;
+    if (room.last_seq < this.#counted.upTo) return; // An answer that was overtaken by a later one.
+    if ((this.lastMessage?.seq ?? 0) <= room.last_seq) this.lastMessage = last_message;
+    const mark = Math.max(last_read_seq, this.#client._pendingMark(this.id));
+    this.lastReadSeq = mark;
+    this.#newer = this.#newer.filter((seq) => seq > Math.max(room.last_seq, mark));
+    this.#counted = { unread, upTo: room.last_seq };
+    if (mark > last_read_seq) this._readUpTo(mark);
+    this._head = Math.max(this._head, room.last_seq);
+  }
+
+  /** @internal */
+  _describe({ name, description, is_private }) {
+    Object.assign(this, { name, description, isPrivate: is_private });
+  }
+
+  /** @internal A new message. */
+  _sent(message) {
+    if (this.#isAttached) this.#timeline.log(message);
+    else if (this.#timeline.get(message.id)) this.#timeline.discard(message.id);
+    this._stopped(message.user_id);
+    if (message.user_id !== this.#client.userId && !message.deleted_at) {
+      if (message.seq > Math.max(this.#counted.upTo, this.lastReadSeq)) this.#newer.push(message.seq);
+    }
+    if (message.seq > (this.lastMessage?.seq ?? 0) && !message.deleted_at) this.lastMessage = message;
+    if (message.created_at > this.activeAt) this.activeAt = message.created_at;
+  }
+
+  /** @internal An edit or a deletion, which is the entry `seq` of the log. */
+  _revised(message, seq) {
+    if (this.#isAttached && message.seq >= (this.#timeline.oldest ?? Infinity)) this.#timeline.log(message);
+    else if (this.#loading || this.#older) this.#held.set(message.id, message); // The page may be from before it.
+    if (this.lastMessage?.id === message.id) this.lastMessage = message;
+    if (!message.deleted_at || message.user_id === this.#client.userId || message.seq <= this.lastReadSeq) return;
+    const newer = this.#newer.filter((other) => other !== message.seq);
+    if (newer.length === this.#newer.length && seq > this.#counted.upTo && this.#counted.unread < 100) {
+      this.#counted.unread = Math.max(0, this.#counted.unread - 1);
+    }
+    this.#newer = newer;
+  }
+
+  /** @internal The acknowledgement of a message of the outbox. */
+  _acknowledged(message) {
+    if (this.#isAttached) this.#timeline.log(message);
+    else this.#timeline.discard(message.id);
+    if (message.seq > (this.lastMessage?.seq ?? 0)) this.lastMessage = message;
+    if (message.created_at > this.activeAt) this.activeAt = message.created_at;
+  }
+
+  /** @internal */
+  _waits(entry) {
+    this.#timeline.wait(entry);
+  }
+
+  /** @internal */
+  _discarded(id) {
+    this.#timeline.discard(id);
+  }
+
+  /** @internal The user's own read mark, also of another device. */
+  _readUpTo(seq) {
+    const isBack = seq < this.lastReadSeq;
+    this.lastReadSeq = seq;
+    if (isBack) return this.#client._refresh(this.id);
+    const { unread, upTo } = this.#counted;
+    this.#newer = this.#newer.filter((newer) => newer > seq);
+    if (seq >= upTo) {
+      this.#counted.unread = 0;
+    } else if (this.isLoaded && (!this.hasOlder || this.#timeline.oldest <= seq + 1)) {
+      const isUnread = (message) =>
+        message.seq > seq && message.seq <= upTo && message.user_id !== this.#client.userId && !message.deleted_at;
+      this.#counted.unread = this.messages.filter(isUnread).length;
+    } else if (unread) {
+      this.#client._refresh(this.id);
+    }
+  }
+
+  /** @internal */
+  _othersRead(userId, seq) {
+    this.readMarks.set(userId, Math.max(seq, this.readMarks.get(userId) ?? 0));
+  }
+
+  /** @internal */
+  _typed(userId) {
+    clearTimeout(this.#typing.get(userId));
+    const end = () => {
+      if (this._stopped(userId)) this.#client._typingChanged(this);
+    };
+    this.#typing.set(userId, setTimeout(end, TYPING_SECONDS * 1000));
+  }
+
+  /** @internal */
+  _stopped(userId) {
+    clearTimeout(this.#typing.get(userId));
+    return this.#typing.delete(userId);
+  }
+
+  /** @internal The log cannot be continued: load the newest page again, if any was loaded. */
+  _reset() {
+    const wasAttached = this.#isAttached;
+    this.#generation++;
+    this.#timeline.reset();
+    this.#isAttached = false;
+    this.isLoaded = this.hasOlder = false;
+    this._seq = null;
+    this._head = 0;
+    this.lastMessage = null;
+    this.#newer = [];
+    this.#counted = { unread: 0, upTo: 0 };
+    this.#held.clear();
+    if (wasAttached) this.load().catch(() => {}); // The next connection resets or resumes it.
+  }
+
+  /** @internal No typing is left to end. */
+  _quiet() {
+    for (const userId of this.typing) this._stopped(userId);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------- client
+
+/** A tab's view of the chat of one user. */
+export class Client extends Emitter {
+  /** `idle`, `connecting`, `catching_up`, `live`, `waiting` or `stopped`: of the one connection of all tabs. */
+  state = "idle";
+  /** Why the state is `stopped`: the code and the detail of docs/protocol.md, or null after `stop`. */
+  reason = null;
+  userId;
+  /** The people that are known, by id. */
+  users = new Map();
+  limits = {};
+
+  #options;
+  #connection;
+  #tabs;
+  #outbox;
+  #positions = new Map();
+  #rooms = new Map();
+  #sorted = null;
+  #isStarted = false;
+  #isOpen = false;
+  #hasReady = false;
+  #listing = 0;
+  #behind = new Map();
+  #sending = new Set();
+  #sendFailures = 0;
+  #marks = new Map();
+  #marking = null;
+  #refreshing = new Map();
+  #wanted = new Set();
+  #watched = [];
+  #watchedByTab = new Map();
+  #online = null;
+  #dirty = new Set();
+  #isListDirty = false;
+  #beat = null;
+  #timers = new Set();
+  #unlisten = [];
+
+  /**
+   * @param {object} options `url` of the gateway, and as needed: `userId` to write before the first connection,
+   *   `getToken` where no cookie is, `resume` with the `token` of before, `name` for the database and the tabs.
+   *   Node.js has not all of what browsers have: `WebSocket`, `fetch`, `indexedDB`, `locks`, `BroadcastChannel`.
+   */
+  constructor(options) {
+    super();
+    const base = globalThis.document?.baseURI;
+    const url = new URL(options.url, base);
+    if (!url.pathname.endsWith("/")) url.pathname += "/";
+    this.#options = {
+      name: url.href,
+      random: Math.random,
+      WebSocket: globalThis.WebSocket,
+      fetch: globalThis.fetch?.bind(globalThis),
+      indexedDB: globalThis.indexedDB,
+      locks: globalThis.navigator?.locks,
+      BroadcastChannel: globalThis.BroadcastChannel,
+      page: globalThis.window,
+      ...options,
+      url,
+    };
+    this.userId = options.userId ?? null;
+    if (options.resume) this.#positions = new Map(Object.entries(JSON.parse(options.resume)));
+    this.#outbox = new Outbox(this.#options);
+    this.#connection = new Connection(this.#options, {
+      positions: () => Object.fromEntries(this.#positions),
+      watched: () => this.#watchedByAll(),
+      state: (state) => this.#stateOfConnection(state),
+      frames: (frames) => this.#receivedByLeader(frames),
+      forget: () => this.#positions.clear(),
+    });
+  }
+
+  /** Connect, and stay connected until `stop` or until the server says not to come back. */
+  start() {
+    if (this.#isStarted) return;
+    this.#isStarted = true;
+    this.reason = null;
+    this.#enter("connecting");
+    this.#opened = this.#outbox.open().then(() => {
+      this.#isOpen = true;
+      for (const entry of this.#outbox.entries) this.#show(entry);
+      this.#flush();
+      this.#sendNext();
+    });
+    this.#join();
+    this.#listenToPage();
+  }
+
+  #join() {
+    this.#tabs = new Tabs(this.#options, {
+      lead: () => this.#lead(),
+      follow: () => this.#follow(),
+      request: (command, options) => this.#connection.request(command, options),
+      isVisible: () => this.#isVisible,
+      message: (message) => this.#fromTab(message),
+    });
+    this.#tabs.start();
+    this.#beat = setInterval(() => this.#eachBeat(), BEAT_SECONDS * 1000);
+  }
+
+  #part() {
+    clearInterval(this.#beat);
+    this.#tabs.close();
+    for (const { reject } of this.#connection.pause()) reject(new HubbubError({ error: "stopped" }));
+    this.#outbox.close();
+  }
+
+  #opened = Promise.resolve();
+
+  /** Disconnect this tab. What is in the outbox stays there. */
+  stop() {
+    if (!this.#isStarted) return;
+    this.#isStarted = false;
+    clearTimeout(this.#marking);
+    this.#marking = null;
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers.clear();
+    this.#sending.clear();
+    for (const unlisten of this.#unlisten.splice(0)) unlisten();
+    this.#part();
+    this.#connection.stop();
+    for (const room of this.#rooms.values()) room._quiet();
+    this.#enter("stopped");
+  }
+
+  /** Forget what is on the disk, for a log-out. Messages that were not sent are lost. */
+  async clear() {
+    await this.#outbox.clear();
+    this.#outbox.close();
+  }
+
+  /** The positions as one string, for `resume` of another client. It goes with a store of what events changed. */
+  get token() {
+    return JSON.stringify(Object.fromEntries(this.#positions));
+  }
+
+  /** Whether messages that were not sent yet outlive the page. */
+  get isDurable() {
+    return this.#outbox.isDurable;
+  }
+
+  get isLeader() {
+    return this.#tabs?.isLeader ?? false;
+  }
+
+  /** The rooms of the user, the most recently active first. Another array after each change. */
+  get rooms() {
+    const later = (a, b) => (instant(a.activeAt) < instant(b.activeAt) ? 1 : -1);
+    return (this.#sorted ??= Object.freeze([...this.#rooms.values()].filter((room) => room.role).sort(later)));
+  }
+
+  room(id) {
+    return this.#rooms.get(id);
+  }
+
+  /** The profile of a user, or undefined until it is loaded: then comes the event `people`. */
+  user(id) {
+    if (id && !this.users.has(id) && !this.#wanted.has(id)) this.#want(id);
+    return this.users.get(id);
+  }
+
+  /** Whether a member of a watched room is online. Undefined where it is not known. */
+  isOnline(userId) {
+    if (userId === this.userId) return this.state === "live" || undefined;
+    return this.state === "live" ? this.#online?.has(userId) : undefined;
+  }
+
+  /** The result of any command of docs/protocol.md. It waits for a connection, at most 30 seconds. */
+  request(command, options) {
+    if (!this.#isStarted) return Promise.reject(new HubbubError({ error: "stopped" }));
+    return this.#tabs.isLeader ? this.#connection.request(command, options) : this.#tabs.request(command, options);
+  }
+
+  async createRoom(name, { description = null, isPrivate = true } = {}) {
+    const command = { type: "create", id: newId(), name, description, is_private: isPrivate };
+    return this.#enterRoom((await this.request(command)).id);
+  }
+
+  /** The direct room with this user, made on the first call. */
+  async direct(userId) {
+    return this.#enterRoom((await this.request({ type: "direct", user_id: userId })).id);
+  }
+
+  async join(roomId) {
+    await this.request({ type: "join", room_id: roomId });
+    return this.#enterRoom(roomId);
+  }
+
+  async publicRooms(prefix = "") {
+    return (await this.request({ type: "public_rooms", ...(prefix ? { prefix } : {}) })).items;
+  }
+
+  async searchUsers(prefix, limit = 10) {
+    const { items } = await this.request({ type: "users", prefix, limit });
+    this._people(items);
+    return items;
+  }
+
+  /** The sessions of the user, and as `current` the id of this one. */
+  sessions() {
+    return this.request({ type: "sessions" });
+  }
+
+  revokeSession(id) {
+    return this.request({ type: "revoke", session_id: id });
+  }
+
+  /** Rooms on the screen: the presence of their members comes as events. */
+  watch(roomIds) {
+    this.#watched = roomIds.slice(0, 10);
+    this.#watch();
+  }
+
+  // ------------------------------------------------------------------------------------------ what the server says
+
+  #receivedByLeader(frames) {
+    this.#tabs.post({ kind: "frames", frames });
+    this.#apply(frames);
+  }
+
+  #apply(frames) {
+    for (const frame of frames) {
+      const apply = this.#frames[frame.type];
+      apply?.(frame);
+    }
+    this.#flush();
+  }
+
+  #frames = {
+    __proto__: null,
+    ready: (frame) => this.#ready(frame),
+    message_sent: (frame) => this.#entry(frame, (room) => this.#messageSent(room, frame.message)),
+    message_edited: (frame) => this.#entry(frame, (room) => room._revised(frame.message, frame.seq)),
+    message_deleted: (frame) => this.#entry(frame, (room) => room._revised(frame.message, frame.seq)),
+    member_joined: (frame) =>
+      this.#entry(frame, (room) => {
+        if (room.members.size) room.members.set(frame.user_id, frame.role);
+      }),
+    member_left: (frame) =>
+      this.#entry(frame, (room) => {
+        room.members.delete(frame.user_id);
+        if (frame.user_id === this.userId) this.#forget(room.id);
+      }),
+    role_changed: (frame) =>
+      this.#entry(frame, (room) => {
+        if (room.members.size) room.members.set(frame.user_id, frame.role);
+        if (frame.user_id === this.userId) room.role = frame.role;
+      }),
+    room_changed: (frame) => this.#entry(frame, (room) => room._describe(frame)),
+    room_gone: (frame) => this.#forget(frame.room_id),
+    resync: (frame) => {
+      this.#positions.set(frame.room_id, frame.cursor);
+      this.#behind.delete(frame.room_id);
+      this.#reset(frame.room_id);
+      this.#checkCaughtUp();
+    },
+    typing_changed: ({ room_id, user_id, is_typing }) => {
+      const room = this.#rooms.get(room_id);
+      if (!room || user_id === this.userId) return;
+      if (is_typing) room._typed(user_id);
+      else room._stopped(user_id);
+      this.#want(user_id);
+      this._typingChanged(room);
+    },
+    read_mark_changed: ({ room_id, user_id, last_read_seq }) => {
+      const room = this.#rooms.get(room_id);
+      if (!room) return;
+      if (user_id !== this.userId) room._othersRead(user_id, last_read_seq);
+      else if (!this.#marks.has(room_id)) room._readUpTo(last_read_seq);
+      this._changed(room);
+    },
+    presence_changed: ({ user_id, is_online }) => {
+      this.#online ??= new Set();
+      if (is_online) this.#online.add(user_id);
+      else this.#online.delete(user_id);
+      this.emit("presence", user_id);
+    },
+    online: ({ user_ids }) => {
+      this.#online = new Set(user_ids);
+      this.emit("presence", null);
+    },
+    profile_changed: ({ user_id, username, avatar_url }) => {
+      const user = this.users.get(user_id);
+      if (!user) return;
+      this._people([{ ...user, username, avatar_url }]);
+    },
+    missed: () => this.#list(false),
+  };
+
+  #ready(frame) {
+    const isFresh = !frame.resumed || !this.#hasReady || (this.userId !== null && frame.user_id !== this.userId);
+    this.#hasReady = true;
+    this.userId = frame.user_id;
+    this.limits = frame.limits ?? {};
+    this.#positions = new Map(Object.entries(frame.positions));
+    this.#behind.clear();
+    this.#isListed = false;
+    this.#online = null;
+    for (const id of [...this.#rooms.keys()]) {
+      if (!this.#positions.has(id)) this.#forget(id);
+      else if (isFresh) this.#rooms.get(id)._reset(); // The list has its summary.
+    }
+    for (const entry of this.#outbox.entries) this.#show(entry);
+    this.#list(isFresh);
+    this.#watch();
+    this.#sendNext();
+    this.#sendMarks();
+    this.emit("ready", isFresh);
+  }
+
+  /** An entry of a log: each once, in order. */
+  #entry(frame, change) {
+    const { room_id, seq, cursor } = frame;
+    const isNew = !this.#rooms.has(room_id);
+    const room = this.#place(room_id);
+    if (room._seq !== null && seq <= room._seq) return; // Again, from a leader that was behind this tab.
+    const isOwnJoin = frame.type === "member_joined" && frame.user_id === this.userId;
+    const isGap = room._seq !== null && seq > room._seq + 1 && !isOwnJoin; // This tab was frozen for a while.
+    if (isGap) this.#reset(room_id);
+    room._seq = seq;
+    this.#positions.set(room_id, cursor);
+    this.emit("entry", frame, isGap);
+    change(room);
+    if (isOwnJoin || (isNew && this.#isListed)) this._refresh(room_id);
+    if (seq >= this.#behind.get(room_id)) this.#behind.delete(room_id);
+    this.#checkCaughtUp();
+    if (!room.isGone) this._changed(room);
+  }
+
+  #messageSent(room, message) {
+    this.user(message.user_id);
+    room._sent(message);
+    if (this.isLeader && this.#outbox.has(message.id)) this.#sent(message);
+    else this.#outbox.forget(message.id);
+    if (message.user_id !== this.userId) this.emit("message", room, message);
+  }
+
+  #place(id) {
+    if (!this.#rooms.has(id)) this.#rooms.set(id, new Room(this, id));
+    return this.#rooms.get(id);
+  }
+
+  #reset(id) {
+    this.#place(id)._reset();
+    this._refresh(id);
+    this._changed(this.#rooms.get(id));
+  }
+
+  #forget(id) {
+    const room = this.#rooms.get(id);
+    this.#positions.delete(id);
+    this.#behind.delete(id);
+    this.#marks.delete(id);
+    if (!room) return;
+    this.#rooms.delete(id);
+    room.isGone = true;
+    room._quiet();
+    this.#isListDirty = true;
+    this.emit("gone", room);
+  }
+
+  /** Read the list of rooms: all pages of it, or the first where the events have brought the rest. */
+  async #list(all) {
+    const listing = ++this.#listing;
+    const isOverdue = () => listing !== this.#listing;
+    let after = null;
+    try {
+      do {
+        const page = await this.request({ type: "rooms", limit: 200, ...(after ? { after } : {}) });
+        if (isOverdue()) return;
+        this._people(page.users);
+        for (const summary of page.items) this.#summary(summary, !all);
+        after = all ? page.next : null;
+        this.#flush();
+      } while (after);
+    } catch (error) {
+      if (isOverdue() || error.error === "stopped") return;
+      this.#later(1 + 4 * this.#options.random(), () => !isOverdue() && this.#list(all));
+      return;
+    }
+    this.#isListed = true;
+    this.#checkCaughtUp();
+  }
+
+  #isListed = false;
+
+  #summary(summary, isResumed = false) {
+    const id = summary.room.id;
+    if (!this.#positions.has(id) && !this.#rooms.has(id)) return; // Left meanwhile.
+    const room = this.#place(id);
+    const known = Math.max(room._seq ?? 0, room._head);
+    if (isResumed && room.role && summary.room.last_seq > known) this.#behind.set(id, summary.room.last_seq);
+    room._summary(summary);
+    this.user(summary.partner_id);
+    this._changed(room);
+  }
+
+  #checkCaughtUp() {
+    if (this.isLeader && this.#isListed && !this.#behind.size) this.#connection.caughtUp();
+  }
+
+  /** Wait until a room that was entered is in the list. */
+  async #enterRoom(id) {
+    this.#place(id); // The event of the joining, which brings its position, may come later.
+    await this._refresh(id);
+    return this.#rooms.get(id);
+  }
+
+  /** @internal Read the summary of a room again, once for all who ask now. */
+  _refresh(id) {
+    const current = this.#refreshing.get(id);
+    if (current) return current;
+    const refreshing = this.#readSummary(id).finally(() => this.#refreshing.delete(id));
+    this.#refreshing.set(id, refreshing);
+    return refreshing;
+  }
+
+  async #readSummary(id) {
+    try {
+      await this.#sendMarks();
+      const { users, ...summary } = await this.request({ type: "room", room_id: id });
+      this._people(users);
+      if (this.#rooms.has(id)) this.#summary(summary);
+      this.#flush();
+    } catch {
+      // Left meanwhile, or the list is read again with the next connection.
+    }
+  }
+
+  /** @internal */
+  _people(users = []) {
+    if (!users.length) return;
+    for (const user of users) this.users.set(user.id, Object.freeze(user));
+    this.emit("people");
+  }
+
+  #want(id) {
+    if (!id || this.users.has(id)) return;
+    if (!this.#wanted.size) queueMicrotask(() => this.#askForPeople());
+    this.#wanted.add(id);
+  }
+
+  async #askForPeople() {
+    const user_ids = [...this.#wanted];
+    try {
+      while (user_ids.length) this._people((await this.request({ type: "users", user_ids: user_ids.splice(0, 100) })).items);
+    } catch {
+      // The next one who asks for them starts it again.
+    }
+    this.#wanted.clear();
+  }
+
+  // -------------------------------------------------------------------------------------------- what the user says
+
+  /** @internal */
+  _enqueue(entry) {
+    this.#place(entry.room_id)._waits(entry);
+    this._changed(this.#rooms.get(entry.room_id));
+    this.#flush();
+    this.#opened
+      .then(() => this.#outbox.add(entry))
+      .then(() => {
+        this.#tabs.post({ kind: "outbox", entry });
+        this.#sendNext();
+      });
+  }
+
+  /** @internal */
+  _retry(id) {
+    const entry = this.#outbox.entries.find((one) => one.id === id);
+    if (entry) this.#change({ ...entry, status: "sending", error: null });
+  }
+
+  /** @internal */
+  _discard(room, id) {
+    room._discarded(id);
+    this._changed(room);
+    this.#flush();
+    this.#outbox.remove(id);
+    this.#tabs.post({ kind: "discarded", id, room_id: room.id });
+  }
+
+  async #change(entry) {
+    this.#show(entry);
+    this.#flush();
+    await this.#outbox.update(entry);
+    this.#tabs.post({ kind: "outbox", entry });
+    this.#sendNext();
+  }
+
+  #show(entry) {
+    if (entry.user_id !== this.userId) return;
+    const room = this.#rooms.get(entry.room_id);
+    room?._waits(entry);
+    if (room) this._changed(room);
+  }
+
+  /** One message per room is in flight, so that they arrive in the order in which they were typed. */
+  #sendNext() {
+    if (!this.isLeader || !this.#isOpen || !["catching_up", "live"].includes(this.state)) return;
+    const rooms = new Set(this.#sending);
+    for (const entry of this.#outbox.entries) {
+      if (rooms.has(entry.room_id) || entry.status !== "sending" || entry.user_id !== this.userId) continue;
+      rooms.add(entry.room_id);
+      this.#send(entry);
+    }
+  }
+
+  async #send(entry) {
+    const { id, room_id, content, message_type, reply_to, metadata } = entry;
+    const command = { type: "send", id, room_id, content, message_type, reply_to, metadata };
+    this.#sending.add(room_id);
+    let pause = 0;
+    try {
+      const bytes = new TextEncoder().encode(JSON.stringify(command)).length + 30;
+      if (bytes > (this.limits.frame_bytes ?? Infinity)) throw new HubbubError({ error: "too-large", field: "content" });
+      const message = await this.#connection.request(command, { once: true });
+      this.#sendFailures = 0;
+      this.#sent(message);
+    } catch (error) {
+      if (error.error === "stopped") return;
+      if (!(error instanceof HubbubError)) throw error;
+      if (error.error === "disconnected") return; // The next `ready` sends it again.
+      if (error.retry) pause = error.after ?? Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** this.#sendFailures++);
+      else if (this.#outbox.has(id)) this.#change({ ...entry, status: "failed", error: error.error });
+    } finally {
+      if (pause) this.#later(pause * (0.5 + this.#options.random()), () => this.#free(room_id));
+      else this.#free(room_id);
+    }
+  }
+
+  #free(roomId) {
+    this.#sending.delete(roomId);
+    this.#sendNext();
+  }
+
+  #sent(message) {
+    this.#outbox.remove(message.id);
+    this.#tabs.post({ kind: "sent", message });
+    this.#acknowledged(message);
+  }
+
+  #acknowledged(message) {
+    const room = this.#rooms.get(message.room_id);
+    room?._acknowledged(message);
+    if (room) this._changed(room);
+    this.#flush();
+  }
+
+  /** @internal */
+  _mark(room, seq) {
+    this.#marks.set(room.id, seq);
+    this._changed(room);
+    this.#flush();
+    this.#marking ??= setTimeout(() => this.#sendMarks(), 300);
+  }
+
+  /** @internal */
+  _pendingMark(roomId) {
+    return this.#marks.get(roomId) ?? 0;
+  }
+
+  async #sendMarks() {
+    clearTimeout(this.#marking);
+    this.#marking = null;
+    if (this.state === "waiting" || this.state === "stopped") return;
+    const send = async ([room_id, up_to]) => {
+      try {
+        await this.request({ type: "read", room_id, up_to });
+      } catch (error) {
+        if (error.retry || error.error === "stopped") return; // It goes with the next `ready`.
+      }
+      if (this.#marks.get(room_id) === up_to) this.#marks.delete(room_id);
+    };
+    await Promise.all([...this.#marks].map(send));
+  }
+
+  /** @internal */
+  _typing(room_id, is_typing) {
+    if (this.state !== "live") return;
+    this.request({ type: "typing", room_id, is_typing }, { once: true, seconds: TYPING_AGAIN_SECONDS }).catch(() => {});
+  }
+
+  #watchedByAll() {
+    return [...new Set([...this.#watched, ...[...this.#watchedByTab.values()].flat()])].slice(0, 10);
+  }
+
+  async #watch() {
+    if (!this.#isStarted) return;
+    if (!this.isLeader) return this.#tabs.post({ kind: "watch", room_ids: this.#watched });
+    if (this.state !== "catching_up" && this.state !== "live") return;
+    try {
+      const { online } = await this.#connection.request({ type: "watch", room_ids: this.#watchedByAll() });
+      this.#receivedByLeader([{ type: "online", user_ids: online }]);
+    } catch {
+      // Presence is not known, which `isOnline` says.
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------ tabs and the page
+
+  #lead() {
+    if (!this.#isStarted) return;
+    this.#connection.start();
+    this.#announce(true);
+    // What other tabs have in the outbox is on the disk, and what they have in memory only they post again.
+    this.#opened.then(async () => {
+      if (this.#outbox.isDurable) await this.#outbox.open();
+      this.#sendNext();
+    });
+  }
+
+  #follow() {
+    for (const { command, resolve, reject } of this.#connection.pause()) {
+      this.#tabs.request(command).then(resolve, reject);
+    }
+    this.#tabs.post({ kind: "who" });
+  }
+
+  #announce(isNew = false) {
+    const { state, reason } = this.#connection;
+    const ready = this.#hasReady && state !== "idle" ? this.#asReady() : null;
+    this.#tabs.post({ kind: "leader", isNew, state, reason, ready });
+  }
+
+  /** `ready` as it would come at this moment. */
+  #asReady() {
+    const positions = Object.fromEntries(this.#positions);
+    return { type: "ready", user_id: this.userId, resumed: true, positions, limits: this.limits };
+  }
+
+  #fromTab(message) {
+    if (!this.#isStarted) return;
+    if (message.kind === "who") {
+      if (this.isLeader) this.#announce();
+    } else if (message.kind === "leader") {
+      if (this.isLeader) return;
+      if (message.ready && !this.#hasReady) this.#apply([message.ready]);
+      else if (message.ready) this.#compare(message.ready.positions);
+      this.reason = message.reason;
+      this.#enter(message.state);
+      if (message.isNew) for (const entry of this.#outbox.entries) this.#tabs.post({ kind: "outbox", entry });
+      if (message.isNew) this.#watch();
+    } else if (message.kind === "frames") {
+      if (!this.isLeader && (this.#hasReady || message.frames.some((frame) => frame.type === "ready"))) {
+        this.#apply(message.frames);
+      }
+    } else if (message.kind === "outbox") {
+      this.#outbox.put(message.entry);
+      this.#show(message.entry);
+      this.#flush();
+      this.#sendNext();
+    } else if (message.kind === "sent") {
+      this.#outbox.forget(message.message.id);
+      this.#acknowledged(message.message);
+    } else if (message.kind === "discarded") {
+      this.#outbox.forget(message.id);
+      const room = this.#rooms.get(message.room_id);
+      room?._discarded(message.id);
+      if (room) this._changed(room);
+      this.#flush();
+    } else if (message.kind === "watch" && this.isLeader) {
+      this.#watchedByTab.set(message.tab, message.room_ids);
+      this.#watch();
+    }
+  }
+
+  /** The leader is at other positions, as this tab was frozen and has missed what it passed on. */
+  #compare(positions) {
+    for (const [id, cursor] of Object.entries(positions)) {
+      if (this.#positions.get(id) === cursor) continue;
+      this.#positions.set(id, cursor);
+      this.#reset(id);
+    }
+    for (const id of [...this.#positions.keys()]) if (!(id in positions)) this.#forget(id);
+    this.#flush();
+  }
+
+  get #isVisible() {
+    return this.#options.page?.document?.visibilityState !== "hidden";
+  }
+
+  #eachBeat() {
+    if (this.isLeader) this.#tabs.post({ kind: "leader", state: this.state, reason: this.reason });
+    else if (this.#isVisible) this.#tabs.stealAfter(FROZEN_SECONDS);
+  }
+
+  #listenToPage() {
+    const { page } = this.#options;
+    if (!page) return;
+    const listen = (target, name, listener) => {
+      target.addEventListener(name, listener);
+      this.#unlisten.push(() => target.removeEventListener(name, listener));
+    };
+    const wake = () => {
+      if (this.isLeader) this.#connection.wake();
+    };
+    listen(page, "online", wake);
+    listen(page, "pageshow", ({ persisted }) => {
+      if (!persisted) return;
+      this.#join();
+    });
+    // An open socket or a lock keeps a page out of the back/forward cache.
+    listen(page, "pagehide", () => this.#part());
+    listen(page.document, "visibilitychange", () => {
+      if (!this.#isVisible) return this.#tabs.hidden();
+      wake();
+      this.#tabs.stealAfter(FROZEN_SECONDS);
+    });
+  }
+
+  #stateOfConnection(state) {
+    if (!this.#isStarted || !this.isLeader) return;
+    this.reason = this.#connection.reason;
+    this.#enter(state);
+    this.#tabs.post({ kind: "leader", state, reason: this.reason });
+    if (this.reason?.code === 4410) this.clear();
+  }
+
+  #enter(state) {
+    if (this.state === state) return;
+    this.state = state;
+    this.emit("state", state, this.reason);
+    if (state === "live") this.#sendNext();
+  }
+
+  #later(seconds, call) {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      call();
+    }, seconds * 1000);
+    this.#timers.add(timer);
+  }
+
+  /** @internal */
+  _typingChanged(room) {
+    this.emit("typing", room);
+  }
+
+  /** @internal */
+  _gone(id) {
+    this.#forget(id);
+    this.#flush();
+  }
+
+  /** @internal Tell of the change of a room when the frames of one message are applied, or when the task ends. */
+  _changed(room) {
+    if (!this.#dirty.size && !this.#isListDirty) queueMicrotask(() => this.#flush());
+    this.#dirty.add(room);
+  }
+
+  #flush() {
+    if (!this.#dirty.size && !this.#isListDirty) return;
+    const rooms = [...this.#dirty];
+    this.#dirty.clear();
+    this.#isListDirty = false;
+    this.#sorted = null;
+    for (const room of rooms) if (!room.isGone) this.emit("messages", room);
+    this.emit("rooms");
+  }
+}

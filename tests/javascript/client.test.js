@@ -1,0 +1,388 @@
+import assert from "node:assert/strict";
+import { afterEach, test } from "node:test";
+
+import { Client, HubbubError, newId } from "../../src/hubbub/web/client/hubbub.js";
+import { ADA, BOB, Gateway, OTHER, ROOM, until } from "./gateway.js";
+
+const clients = [];
+
+afterEach(() => {
+  for (const client of clients.splice(0)) client.stop();
+});
+
+function connect(gateway, options = {}) {
+  const node = { WebSocket: gateway.WebSocket, fetch: null, locks: null, page: null, random: () => 0 };
+  const client = new Client({ url: "http://127.0.0.1/chat", ...node, ...options });
+  client.entries = [];
+  client.on("entry", (entry) => client.entries.push(entry));
+  clients.push(client);
+  client.start();
+  return client;
+}
+
+const contents = (room) => room.messages.map((message) => message.content);
+
+async function live(gateway, options) {
+  const client = connect(gateway, options);
+  await until(() => client.state === "live" && client.rooms.length);
+  return client;
+}
+
+async function open(gateway, options) {
+  const client = await live(gateway, options);
+  const room = client.room(ROOM);
+  await room.load();
+  return { client, room };
+}
+
+test("ids are UUIDs of version 7, unique and in order", () => {
+  const ids = Array.from({ length: 10_000 }, newId);
+  assert.match(ids[0], /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
+  assert.deepEqual([...ids].sort(), ids);
+  assert.equal(new Set(ids).size, ids.length);
+});
+
+test("rooms are listed with names, unread counts and the newest message", async () => {
+  const gateway = new Gateway(ROOM, OTHER);
+  gateway.write(ROOM, BOB, "hello");
+  const client = await live(gateway);
+  assert.deepEqual(client.rooms.map((room) => [room.id, room.unread]), [[ROOM, 1], [OTHER, 0]]);
+  assert.equal(client.rooms[0].lastMessage.content, "hello");
+  assert.equal(client.user(BOB).username, "bob");
+  assert.deepEqual(gateway.hellos[0].positions, undefined);
+});
+
+test("an event comes once, also if a page has it", async () => {
+  const gateway = new Gateway(ROOM);
+  gateway.write(ROOM, BOB, "one");
+  const client = await live(gateway);
+  const room = client.room(ROOM);
+  const loading = room.load();
+  gateway.write(ROOM, BOB, "two");
+  await loading;
+  await until(() => client.entries.length === 1);
+  gateway.write(ROOM, BOB, "three");
+  await until(() => client.entries.length === 2);
+  assert.deepEqual(contents(room), ["one", "two", "three"]);
+  assert.equal(room.unread, 3);
+});
+
+test("older pages come before, in order, until the first message", async () => {
+  const gateway = new Gateway(ROOM);
+  for (let at = 0; at < 120; at++) gateway.write(ROOM, BOB, `${at}`);
+  const { room } = await open(gateway);
+  assert.equal(room.messages.length, 50);
+  assert.equal(await room.loadOlder(), true);
+  assert.equal(await room.loadOlder(), false);
+  assert.deepEqual(contents(room), Array.from({ length: 120 }, (_, at) => `${at}`));
+});
+
+test("a message is sending, then sent, in its place", async () => {
+  const gateway = new Gateway(ROOM);
+  const { client, room } = await open(gateway);
+  const shown = [];
+  client.on("messages", () => shown.push(room.messages.map((message) => message.status)));
+  room.send("hi");
+  assert.deepEqual(contents(room), ["hi"]);
+  await until(() => room.messages[0].seq === 1);
+  assert.deepEqual(shown[0], ["sending"]);
+  assert.deepEqual(room.messages.map((message) => message.status), ["sent"]);
+  assert.equal(room.unread, 0);
+});
+
+test("the event before the acknowledgement confirms a message as well", async () => {
+  const gateway = new Gateway(ROOM);
+  const { room } = await open(gateway);
+  gateway.answers.send = (command) => {
+    gateway.write(ROOM, ADA, command.content, command.id);
+    gateway.silent.add("send");
+    return { error: "too-late", retry: true, retry_after_seconds: 60 };
+  };
+  room.send("hi");
+  await until(() => room.messages[0].status === "sent");
+  assert.deepEqual(contents(room), ["hi"]);
+});
+
+test("what is typed without a connection is sent once and in order", async () => {
+  const gateway = new Gateway(ROOM);
+  const { client, room } = await open(gateway);
+  gateway.isUp = false;
+  gateway.cut();
+  for (const word of ["one", "two", "three"]) room.send(word);
+  gateway.write(ROOM, BOB, "meanwhile");
+  await until(() => client.state === "waiting");
+  assert.deepEqual(room.messages.map((message) => message.status), ["sending", "sending", "sending"]);
+  gateway.isUp = true;
+  await until(() => room.messages.filter((message) => message.seq).length === 4);
+  assert.deepEqual(contents(room), ["meanwhile", "one", "two", "three"]);
+  assert.deepEqual(gateway.messages(ROOM).map((message) => message.content), contents(room));
+});
+
+test("a send whose answer is lost is not sent twice", async () => {
+  const gateway = new Gateway(ROOM);
+  const { client, room } = await open(gateway);
+  gateway.isEchoing = false;
+  gateway.silent.add("send");
+  room.send("hi");
+  await until(() => gateway.commands.some((command) => command.type === "send"));
+  gateway.send(gateway.commands.find((command) => command.type === "send"));
+  gateway.silent.clear();
+  gateway.cut();
+  await until(() => client.state === "live" && room.messages[0].status === "sent");
+  assert.deepEqual(gateway.messages(ROOM).length, 1);
+  assert.deepEqual(contents(room), ["hi"]);
+  assert.equal(client.entries.length, 1);
+});
+
+test("a refused message is failed, can be sent again, and lets later ones pass", async () => {
+  const gateway = new Gateway(ROOM);
+  const { room } = await open(gateway);
+  gateway.answers.send = ({ content }) => (content === "bad" ? { error: "forbidden" } : null);
+  const { id } = room.send("bad");
+  room.send("good");
+  await until(() => room.message(id).status === "failed" && room.messages.some((one) => one.seq));
+  assert.equal(room.message(id).error, "forbidden");
+  assert.deepEqual(contents(room), ["good", "bad"]);
+  gateway.answers = {};
+  room.retry(id);
+  await until(() => room.message(id).status === "sent");
+  const { id: other } = room.send("x".repeat(70_000));
+  await until(() => room.message(other).status === "failed");
+  room.discard(other);
+  assert.deepEqual(contents(room), ["good", "bad"]);
+});
+
+test("edits and deletions reach pages, events and unread counts", async () => {
+  const gateway = new Gateway(ROOM);
+  const first = gateway.write(ROOM, BOB, "frist");
+  const second = gateway.write(ROOM, BOB, "second");
+  const { client, room } = await open(gateway);
+  gateway.revise(first, { content: "first", is_edited: true });
+  await until(() => room.messages[0].content === "first");
+  assert.equal(room.unread, 2);
+  gateway.revise(second, { content: "", deleted_at: "2026-11-29T01:00:00Z" }, "message_deleted");
+  await until(() => room.messages[1].deleted_at);
+  assert.equal(room.unread, 1);
+  gateway.revise(second, { content: "late" });
+  await until(() => client.entries.length === 3);
+  assert.equal(room.messages[1].content, "");
+});
+
+test("an edit during the load of a page is kept", async () => {
+  const gateway = new Gateway(ROOM);
+  const first = gateway.write(ROOM, BOB, "frist");
+  const client = await live(gateway);
+  const room = client.room(ROOM);
+  const page = gateway.page({ room_id: ROOM, limit: 50 });
+  gateway.silent.add("page");
+  const loading = room.load();
+  await until(() => gateway.commands.some((command) => command.type === "page"));
+  gateway.revise(first, { content: "first", is_edited: true });
+  await until(() => client.entries.length === 1);
+  gateway.silent.clear();
+  gateway.answers.page = () => page; // Read before the edit.
+  gateway.cut();
+  await loading;
+  assert.deepEqual(contents(room), ["first"]);
+});
+
+test("a client that comes back continues without a gap or a repeat", async () => {
+  const gateway = new Gateway(ROOM, OTHER);
+  gateway.write(ROOM, BOB, "one");
+  const { client, room } = await open(gateway);
+  for (let round = 0; round < 20; round++) {
+    gateway.write(ROOM, BOB, `in ${round}`);
+    if (round % 3 === 0) gateway.cut(round % 2 ? 4501 : 1006);
+    gateway.write(ROOM, BOB, `away ${round}`);
+    gateway.write(OTHER, BOB, `other ${round}`);
+    await new Promise((resolve) => setTimeout(resolve, round % 4));
+  }
+  await until(() => client.entries.length === 60 && client.state === "live");
+  const ofRoom = client.entries.filter((entry) => entry.room_id === ROOM);
+  assert.deepEqual(ofRoom.map((entry) => entry.seq), Array.from({ length: 40 }, (_, at) => at + 2));
+  assert.deepEqual(contents(room), gateway.messages(ROOM).map((message) => message.content));
+  assert.equal(client.room(OTHER).unread, 20);
+  assert.equal(room.unread, 41);
+  assert.deepEqual(Object.keys(gateway.hellos.at(-1).positions).sort(), [ROOM, OTHER].sort());
+});
+
+test("a room that is resynchronised is loaded again, and keeps what waits", async () => {
+  const gateway = new Gateway(ROOM);
+  for (const word of ["one", "two", "three"]) gateway.write(ROOM, BOB, word);
+  const { client, room } = await open(gateway);
+  gateway.silent.add("send");
+  room.send("mine");
+  gateway.rooms.get(ROOM).log.splice(1);
+  gateway.tell({ type: "resync", room_id: ROOM, cursor: gateway.cursor(ROOM), reason: "rewound" });
+  await until(() => room.isLoaded && room.messages.length === 2);
+  assert.deepEqual(contents(room), ["one", "mine"]);
+  gateway.silent.clear();
+  gateway.write(ROOM, BOB, "after");
+  await until(() => client.entries.length === 1);
+  assert.deepEqual(contents(room), ["one", "after", "mine"]);
+});
+
+test("read marks are merged, and sent once", async () => {
+  const gateway = new Gateway(ROOM);
+  for (let at = 0; at < 5; at++) gateway.write(ROOM, BOB, `${at}`);
+  const { client, room } = await open(gateway);
+  for (const seq of [2, 3, 1, 4]) room.markRead(seq);
+  assert.equal(room.unread, 1);
+  await until(() => gateway.commands.some((command) => command.type === "read"));
+  assert.deepEqual(gateway.commands.filter((command) => command.type === "read").map((one) => one.up_to), [4]);
+  await until(() => gateway.rooms.get(ROOM).read === 4);
+  gateway.tell({ type: "read_mark_changed", room_id: ROOM, user_id: BOB, last_read_seq: 3 });
+  gateway.tell({ type: "read_mark_changed", room_id: ROOM, user_id: ADA, last_read_seq: 5 });
+  await until(() => room.unread === 0);
+  assert.equal(room.readMarks.get(BOB), 3);
+  assert.equal(client.room(ROOM).lastReadSeq, 5);
+});
+
+test("rooms that the user joins and leaves come and go", async () => {
+  const gateway = new Gateway(ROOM);
+  const client = await live(gateway);
+  gateway.rooms.set(OTHER, { log: [], read: 0 });
+  gateway.append(OTHER, { type: "member_joined", user_id: ADA, role: "member" });
+  await until(() => client.rooms.length === 2);
+  gateway.append(OTHER, { type: "member_left", user_id: ADA });
+  await until(() => client.rooms.length === 1);
+  gateway.rooms.delete(OTHER);
+  gateway.tell({ type: "room_gone", room_id: ROOM });
+  await until(() => client.rooms.length === 0);
+  assert.equal(client.token, "{}");
+});
+
+test("typing ends with the message, presence is that of the watched rooms", async () => {
+  const gateway = new Gateway(ROOM);
+  const { client, room } = await open(gateway);
+  gateway.tell({ type: "typing_changed", room_id: ROOM, user_id: BOB, is_typing: true });
+  await until(() => room.typing.length);
+  gateway.write(ROOM, BOB, "done");
+  await until(() => !room.typing.length);
+  client.watch([ROOM]);
+  await until(() => client.isOnline(BOB));
+  gateway.tell({ type: "presence_changed", user_id: BOB, is_online: false });
+  await until(() => client.isOnline(BOB) === false);
+  room.startTyping();
+  room.startTyping();
+  room.stopTyping();
+  await until(() => gateway.commands.filter((command) => command.type === "typing").length === 2);
+});
+
+test("codes from 4400 to 4499 stop the client, others do not", async () => {
+  for (const [code, state] of [[4401, "stopped"], [4499, "stopped"], [4500, "live"], [1012, "live"], [4999, "live"]]) {
+    const gateway = new Gateway(ROOM);
+    const client = await live(gateway);
+    const before = gateway.hellos.length;
+    gateway.cut(code);
+    await until(() => client.state === "stopped" || gateway.hellos.length > before);
+    await until(() => client.state === state);
+    if (state === "stopped") {
+      assert.equal(client.reason.code, code);
+      await assert.rejects(client.request({ type: "me" }), HubbubError);
+    }
+  }
+});
+
+test("after 4503 the client starts fresh", async () => {
+  const gateway = new Gateway(ROOM);
+  gateway.write(ROOM, BOB, "one");
+  const { client, room } = await open(gateway);
+  gateway.cut(4503);
+  await until(() => gateway.hellos.length === 2 && client.state === "live" && room.isLoaded);
+  assert.equal(gateway.hellos[1].positions, undefined);
+  assert.deepEqual(contents(room), ["one"]);
+});
+
+test("a word of the server decides over its code", async () => {
+  const gateway = new Gateway(ROOM);
+  const client = await live(gateway);
+  gateway.tell({ type: "bye", code: 1012, reconnect: false, within_seconds: 0, reason: "closed for good" });
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  gateway.cut(1012);
+  await until(() => client.state === "stopped");
+  assert.deepEqual(client.reason, { code: 1012, detail: "closed for good" });
+});
+
+test("the wait doubles with jitter, up to thirty seconds", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const gateway = new Gateway(ROOM);
+  gateway.isUp = false;
+  const attempts = [];
+  const WebSocket = class {
+    constructor() {
+      attempts.push(null);
+      queueMicrotask(() => this.onclose({ code: 1006 }));
+    }
+
+    close() {}
+  };
+  const client = connect(gateway, { WebSocket, random: () => 0.999 });
+  const waits = [];
+  for (let attempt = 1; attempt <= 9; attempt++) {
+    while (client.state !== "waiting") await Promise.resolve();
+    let waited = 0;
+    while (attempts.length === attempt) {
+      context.mock.timers.tick(100);
+      waited += 0.1;
+      for (let turn = 0; turn < 10; turn++) await Promise.resolve();
+    }
+    waits.push(Math.round(waited * 2) / 2);
+  }
+  assert.deepEqual(waits, [0.5, 1, 2, 4, 8, 16, 30, 30, 30]);
+  client.stop();
+});
+
+test("a connection without a byte is given up", async (context) => {
+  const gateway = new Gateway(ROOM);
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const client = await live(gateway, { random: () => 0.9 });
+  context.mock.timers.tick(34_000);
+  assert.equal(client.state, "live");
+  gateway.tell({ type: "ping" });
+  await new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
+  context.mock.timers.tick(34_000);
+  assert.equal(client.state, "live");
+  context.mock.timers.tick(2_000);
+  assert.equal(client.state, "waiting");
+  client.stop();
+});
+
+test("requests over the rate are sent again, others raise what the server says", async () => {
+  const gateway = new Gateway(ROOM);
+  const client = await live(gateway);
+  let refusals = 2;
+  gateway.answers.me = () => (refusals-- > 0 ? { error: "too-many-attempts", retry: true, retry_after_seconds: 0.01 } : { id: ADA });
+  assert.deepEqual(await client.request({ type: "me" }), { id: ADA });
+  gateway.answers.invite = () => ({ error: "forbidden", detail: "only an admin" });
+  await assert.rejects(client.room(ROOM).invite(BOB), { error: "forbidden", message: "only an admin", retry: false });
+});
+
+test("a request in flight is sent again after a break", async () => {
+  const gateway = new Gateway(ROOM);
+  const client = await live(gateway);
+  gateway.silent.add("me");
+  const answer = client.request({ type: "me" });
+  await until(() => gateway.commands.some((command) => command.type === "me"));
+  gateway.silent.clear();
+  gateway.answers.me = () => ({ id: ADA });
+  gateway.cut();
+  assert.deepEqual(await answer, { id: ADA });
+});
+
+test("unknown frames and bad JSON are skipped", async () => {
+  const gateway = new Gateway(ROOM);
+  const client = await live(gateway);
+  for (const socket of gateway.sockets) socket.onmessage({ data: 'nonsense\n{"type":"from_the_future"}\n{"type":"constructor"}' });
+  gateway.write(ROOM, BOB, "still here");
+  await until(() => client.entries.length === 1);
+});
+
+test("a token is asked for before each connection", async () => {
+  const gateway = new Gateway(ROOM);
+  let asked = 0;
+  const client = await live(gateway, { getToken: async () => `token ${++asked}` });
+  gateway.cut();
+  await until(() => gateway.hellos.length === 2 && client.state === "live");
+  assert.deepEqual(gateway.hellos.map((hello) => hello.token), ["token 1", "token 2"]);
+});

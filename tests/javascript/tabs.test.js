@@ -1,0 +1,174 @@
+import assert from "node:assert/strict";
+import { afterEach, test } from "node:test";
+
+import { Client } from "../../src/hubbub/web/client/hubbub.js";
+import { BOB, Gateway, OTHER, ROOM, until } from "./gateway.js";
+
+/** Locks of the browser: one holder of each name, the others in a queue. */
+class Locks {
+  #queues = new Map();
+
+  request(name, { signal, steal = false }, hold) {
+    const queue = this.#queues.get(name) ?? [];
+    this.#queues.set(name, queue);
+    return new Promise((resolve, reject) => {
+      const request = { hold, resolve, reject, isHeld: false };
+      if (steal) {
+        if (queue[0]?.isHeld) queue.shift().reject(new DOMException("stolen", "AbortError"));
+        queue.unshift(request);
+      } else {
+        queue.push(request);
+      }
+      signal?.addEventListener("abort", () => {
+        if (request.isHeld) return;
+        queue.splice(queue.indexOf(request), 1);
+        reject(signal.reason);
+      });
+      this.#grant(queue);
+    });
+  }
+
+  #grant(queue) {
+    const [first] = queue;
+    if (!first || first.isHeld) return;
+    first.isHeld = true;
+    queueMicrotask(async () => {
+      await first.hold();
+      if (queue[0] === first) queue.shift();
+      first.resolve();
+      this.#grant(queue);
+    });
+  }
+}
+
+/** What the client listens to of a page. */
+class Page extends EventTarget {
+  document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+
+  show(visibilityState) {
+    this.document.visibilityState = visibilityState;
+    this.document.dispatchEvent(new Event("visibilitychange"));
+  }
+}
+
+const clients = [];
+let browsers = 0;
+
+afterEach(() => {
+  for (const client of clients.splice(0)) client.stop();
+});
+
+/** Tabs of one browser. */
+function browser(gateway) {
+  const options = { WebSocket: gateway.WebSocket, fetch: null, locks: new Locks(), BroadcastChannel };
+  const name = `browser ${++browsers}`;
+  return async () => {
+    const page = new Page();
+    const client = new Client({ url: "http://127.0.0.1/chat", name, page, random: () => 0.01, ...options });
+    client.page = page;
+    client.entries = [];
+    client.on("entry", (entry) => client.entries.push(`${entry.room_id.at(-1)}:${entry.seq}`));
+    clients.push(client);
+    client.start();
+    await until(() => client.state === "live" && client.rooms.length);
+    await client.room(ROOM).load();
+    return client;
+  };
+}
+
+const contents = (client) => client.room(ROOM).messages.map((message) => message.content);
+
+test("three tabs have one connection, and show the same", async () => {
+  const gateway = new Gateway(ROOM, OTHER);
+  const tab = browser(gateway);
+  const tabs = [await tab(), await tab(), await tab()];
+  assert.equal(gateway.sockets.length, 1);
+  assert.deepEqual(tabs.map((client) => client.isLeader), [true, false, false]);
+  gateway.write(ROOM, BOB, "hello");
+  tabs[2].room(ROOM).send("from the third");
+  assert.equal(tabs[2].room(ROOM).messages.at(-1).status, "sending");
+  for (const client of tabs) await until(() => contents(client).length === 2 && client.entries.length === 2);
+  for (const client of tabs) {
+    await until(() => client.room(ROOM).messages.every((message) => message.status === "sent"));
+    assert.deepEqual(contents(client), ["hello", "from the third"]);
+    assert.equal(client.room(ROOM).unread, 1);
+  }
+});
+
+test("another tab takes over when the leader is closed, without a gap or a repeat", async () => {
+  const gateway = new Gateway(ROOM, OTHER);
+  const tab = browser(gateway);
+  const [first, second, third] = [await tab(), await tab(), await tab()];
+  gateway.write(ROOM, BOB, "one");
+  await until(() => third.entries.length === 1);
+  gateway.silent.add("send");
+  third.room(ROOM).send("two");
+  await until(() => gateway.commands.some((command) => command.type === "send"));
+  gateway.silent.clear();
+  first.stop();
+  gateway.write(ROOM, BOB, "meanwhile");
+  for (const client of [second, third]) {
+    await until(() => client.state === "live" && client.entries.length === 3);
+    assert.deepEqual(contents(client), ["one", "meanwhile", "two"]);
+    assert.deepEqual(client.entries, ["1:1", "1:2", "1:3"]);
+  }
+  assert.deepEqual([second.isLeader, third.isLeader], [true, false]);
+  assert.equal(gateway.messages(ROOM).length, 3);
+});
+
+test("a hidden leader lets a visible tab lead", async () => {
+  const gateway = new Gateway(ROOM);
+  const tab = browser(gateway);
+  const [first, second] = [await tab(), await tab()];
+  first.page.show("hidden");
+  await until(() => second.isLeader && !first.isLeader && first.state === "live");
+  gateway.write(ROOM, BOB, "hello");
+  for (const client of [first, second]) await until(() => contents(client).length === 1);
+  assert.equal(gateway.sockets.length, 1);
+});
+
+test("a hidden leader without a visible tab stays", async () => {
+  const gateway = new Gateway(ROOM);
+  const tab = browser(gateway);
+  const [first, second] = [await tab(), await tab()];
+  second.page.show("hidden");
+  first.page.show("hidden");
+  gateway.write(ROOM, BOB, "hello");
+  await until(() => contents(second).length === 1);
+  assert.ok(first.isLeader);
+});
+
+test("requests of a tab outlive the leader that had them", async () => {
+  const gateway = new Gateway(ROOM);
+  const tab = browser(gateway);
+  const [first, second] = [await tab(), await tab()];
+  gateway.silent.add("me");
+  const answer = second.request({ type: "me" });
+  await until(() => gateway.commands.some((command) => command.type === "me"));
+  gateway.silent.clear();
+  gateway.answers.me = () => ({ id: BOB });
+  first.stop();
+  assert.deepEqual(await answer, { id: BOB });
+});
+
+test("an ended session stops all tabs", async () => {
+  const gateway = new Gateway(ROOM);
+  const tab = browser(gateway);
+  const [first, second] = [await tab(), await tab()];
+  gateway.cut(4401);
+  for (const client of [first, second]) {
+    await until(() => client.state === "stopped");
+    assert.equal(client.reason.code, 4401);
+  }
+});
+
+test("a page in the back/forward cache has no connection, and comes back with what it missed", async () => {
+  const gateway = new Gateway(ROOM);
+  const client = await browser(gateway)();
+  client.page.dispatchEvent(new Event("pagehide"));
+  assert.equal(gateway.sockets.length, 0);
+  gateway.write(ROOM, BOB, "meanwhile");
+  client.page.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
+  await until(() => client.state === "live" && contents(client).length === 1);
+  assert.deepEqual(client.entries, ["1:1"]);
+});
