@@ -22,6 +22,12 @@ class UserChanged(msgspec.Struct, frozen=True):
     user_id: UUID
 
 
+class UserDeleted(msgspec.Struct, frozen=True):
+    """The account of a user is no more. Reported in addition to the `UserChanged`."""
+
+    user_id: UUID
+
+
 class RoomTouched(msgspec.Struct, frozen=True):
     """The row of a room, its members or one of its messages changed. Its log has grown, or the room is deleted."""
 
@@ -76,6 +82,7 @@ class ProfileUpdated(msgspec.Struct, frozen=True):
 
 Change = (
     UserChanged
+    | UserDeleted
     | RoomTouched
     | RoomRewound
     | MembersJoined

@@ -397,7 +397,7 @@ class Hub(Repositories):
         rooms: Iterable[UUID] | None = None,
         buffer: int = 1_000,
         typing: bool = False,
-        presence: bool = False,
+        presence: bool | Iterable[UUID] = False,
         read_marks: bool = False,
         profiles: bool = False,
         token: str | None = None,
@@ -425,8 +425,9 @@ class Hub(Repositories):
         behind, gives a `Resync`.
 
         With `typing` come the starts and stops of typing in these rooms, with `presence` the transitions of their
-        members. These are published once and may be lost, as Redis may. So a client ends typing after
-        `Options.typing_seconds`, and calls `hub.presence.is_online` when it connects.
+        members, or of those of the rooms that it names; `feed.watch` names others. These are published once and
+        may be lost, as Redis may. So a client ends typing after `Options.typing_seconds`, and calls
+        `hub.presence.is_online` when it connects.
 
         With `read_marks` come the watermarks of the user from other devices, and those of others where the room
         keeps receipts. With `profiles` come changed usernames and pictures of users who share a room. These may be
@@ -452,6 +453,18 @@ class Hub(Repositories):
             session=None if token is None else key_of(token).name,
             complete=complete,
         )
+
+    def disconnect(self, user_id: UUID) -> None:
+        """End whatever follows the rooms of the user, in every process: shut the user out.
+
+        Each `hub.follow` of the user ends, also those without a session. It does not wait, and it ends no session:
+        see `sessions.revoke_all`. The deletion of a user does the same by itself. It is published once and may be
+        lost, as Redis may.
+
+        Raises: nothing else.
+        """
+        self._check_process()
+        self._feed.disconnect(user_id)
 
     @cached_property
     def history(self) -> History:

@@ -113,6 +113,7 @@ class World:
             "presence": False,
             "read_marks": False,
             "profiles": False,
+            "complete": False,
         }
 
 

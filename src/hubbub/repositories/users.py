@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
 from hubbub import inputs
-from hubbub.commits import MembershipEnded, ProfileUpdated, RoomTouched, UserChanged
+from hubbub.commits import MembershipEnded, ProfileUpdated, RoomTouched, UserChanged, UserDeleted
 from hubbub.deletions import (
     DELETE_ACCOUNT,
     HIDE_ACCOUNT,
@@ -268,6 +268,7 @@ class Users(Repository):
                 raise Unavailable("postgresql", "the user goes on joining rooms")
         finally:
             self._changed(UserChanged(user_id))  # also on a retry: the first attempt may not have reported it
+        self._changed(UserDeleted(user_id))
         rooms, is_over = begun
         for room_id in rooms:
             self._changed(MembershipEnded(room_id, user_id))

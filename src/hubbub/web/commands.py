@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_type_hints
 from uuid import UUID
 
 import msgspec
 
-from hubbub.models import Message, MessageType
+from hubbub.errors import Invalid
+from hubbub.models import Message, MessageType, Value
 from hubbub.web import frames
 
 if TYPE_CHECKING:
@@ -81,5 +83,37 @@ async def send(call: Call, frame: Send) -> Message:
     )
 
 
-COMMANDS: Final = {command.name: command for command in (Command("send", Send, send),)}
+class Auth(frames.Frame, frozen=True, tag="auth"):
+    """A new token, before the old one expires."""
+
+    token: frames.Token
+
+
+class Renewed(Value, frozen=True):
+    """For how many seconds a signed token is valid. None: as long as its session."""
+
+    expires_in_seconds: float | None
+
+
+async def auth(call: Call, frame: Auth) -> Renewed:
+    connection = connection_of(call)
+    identity = await connection.gateway.identify_by(call.hub, frame.token)
+    if identity is None or identity.user_id != call.user_id:
+        raise Invalid("token", "must be a valid token of the same user")
+    connection.identity = identity
+    return Renewed(identity.expires_in_seconds(asyncio.get_running_loop().time()))
+
+
+def connection_of(call: Call) -> Connection:
+    """The connection of a command that needs one. Raises: Invalid."""
+    if call.connection is None:
+        raise Invalid("type", "must be another command: this one needs a connection")
+    return call.connection
+
+
+_ALL: Final = (
+    Command("auth", Auth, auth),
+    Command("send", Send, send),
+)
+COMMANDS: Final = {command.name: command for command in _ALL}
 """The commands of hubbub, by name."""

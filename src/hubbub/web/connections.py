@@ -89,12 +89,13 @@ class Connection(ABC):
     async def _open(self, positions: Mapping[UUID, str] | None) -> int | None:
         """Returns the code with which to refuse the client, or None once it has gone."""
         try:
+            await self.hub.cache.user(self.user_id)
             follower = self.hub.follow(
                 self.user_id,
                 after=positions,
                 complete=positions is not None,
                 typing=True,
-                presence=True,
+                presence=(),
                 read_marks=True,
                 profiles=True,
                 token=self.identity.token,
@@ -105,6 +106,8 @@ class Connection(ABC):
                 await self._serve(self._follower, resumed=positions is not None)
         except Invalid:  # a cursor of another room
             return 4503
+        except NotFound:
+            return 4410
         except Unavailable as error:
             logger.info("a client is sent away for a moment, after: %s", error)
             return 1013 if error.retryable else 1012
@@ -127,6 +130,7 @@ class Connection(ABC):
         except TimeoutError:
             pass  # closed by this side
         finally:
+            self._receiving = None
             delivering.cancel()
             await asyncio.wait([delivering])
 
@@ -159,23 +163,25 @@ class Connection(ABC):
 
     async def _why_ended(self) -> int:
         """The feed has ended, by its session, its user or the hub."""
+        if self._follower is not None and self._follower.was_disconnected:
+            return await self._code_of_user(4403)
         token = self.identity.token
         try:
             if token is None or await self.hub.sessions.get_session(token) is not None:
                 return 1012
         except Unavailable:
             return 1012
-        return await self.code_of_ended_session()
+        return await self._code_of_user(4401)
 
-    async def code_of_ended_session(self) -> int:
-        """4410 if the user is no more, else 4401."""
+    async def _code_of_user(self, code: int) -> int:
+        """4410 if the user is no more, else the code."""
         try:
             await self.hub.users.get(self.user_id)
         except NotFound:
             return 4410
         except Unavailable:
             pass
-        return 4401
+        return code
 
     async def write(self, text: str) -> None:
         """Send these frames. Raises: OSError (the client has gone)."""

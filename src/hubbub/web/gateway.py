@@ -10,12 +10,14 @@ from uuid import UUID
 
 from starlette.routing import Router, WebSocketRoute
 
+from hubbub.errors import Invalid
 from hubbub.hub import Hub
 from hubbub.web import commands, frames
 from hubbub.web.connections import Connection
 from hubbub.web.frames import Limits
 from hubbub.web.logins import Identity, cookie_of, hub_of, is_from_own_page
 from hubbub.web.sockets import Sockets
+from hubbub.web.tokens import Tokens
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -38,6 +40,9 @@ class Gateway:
     `hub` is a hub, or a callable that returns it. Without one it is `state.hub` of the application, or `hub` in
     the state of its lifespan. `who` returns the id of the user of an ASGI scope, or None. Without it a client has
     a session of hubbub's. `origins` are those of pages on other hosts, such as `https://app.example.org`.
+    `secret` signs the tokens of `token`: at least 32 random bytes, the same in all processes.
+
+    Raises: Invalid.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class Gateway:
         *,
         who: Who | None = None,
         origins: Collection[str] = (),
+        secret: bytes | None = None,
         limits: Limits = Limits(),  # noqa: B008 - a frozen value
         ping_seconds: float = 25,
         spread_seconds: float = 15,
@@ -53,6 +59,7 @@ class Gateway:
         self._hub = hub
         self._who = who
         self._origins = frozenset(origins)
+        self._tokens = None if secret is None else Tokens(secret)
         self.limits = limits
         self.ping_seconds = ping_seconds
         self.spread_seconds = spread_seconds
@@ -84,8 +91,27 @@ class Gateway:
             return None if user_id is None else Identity(user_id)
         if token is None and "origin" in request.headers:
             token = cookie_of(request)
-        session = await self.hub_of(request).sessions.get_session(token) if token else None
+        return await self.identify_by(self.hub_of(request), token) if token else None
+
+    async def identify_by(self, hub: Hub, token: str) -> Identity | None:
+        """Who has this token. Raises: Unavailable."""
+        if "." in token:
+            claims = None if self._tokens is None else self._tokens.check(token)
+            if claims is None:
+                return None
+            user_id, seconds = claims
+            return Identity(user_id, None, asyncio.get_running_loop().time() + seconds)
+        session = await hub.sessions.get_session(token)
         return None if session is None else Identity(session.user_id, token)
+
+    def token(self, user_id: UUID, *, seconds: float = 900) -> str:
+        """A signed token for `hello` and bearers: who the user is, for so many seconds. It cannot be revoked.
+
+        `hub.disconnect` ends the connections of a user. Raises: Invalid (the gateway has no secret).
+        """
+        if self._tokens is None:
+            raise Invalid("secret", "is needed to sign tokens: Gateway(secret=...)")
+        return self._tokens.sign(user_id, seconds)
 
     def bye(self, code: int) -> str:
         """The last frame of a connection."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hubbub.hub import Hub
     from hubbub.web.gateway import Gateway
     from hubbub.web.logins import Identity
+
+F = TypeVar("F", bound=frames.Frame)
 
 HELLO_SECONDS: Final = 10.0
 MAX_ROOMS: Final = 10_000
@@ -79,14 +81,14 @@ class Sockets:
     ) -> tuple[Socket, Mapping[UUID, str] | None]:
         """A client that has said who it is, and its positions. Raises: _Gone, _Refused, OSError."""
         try:
-            hello = frames.decode(_decode_hello, await _text(receive))
+            hello = _decode(frames.Hello, _decode_hello, await _text(receive))
             positions, more = hello.positions, hello.more
             while more:
-                further = frames.decode(_decode_positions, await _text(receive))
+                further = _decode(frames.Positions, _decode_positions, await _text(receive))
                 positions, more = {**(positions or {}), **further.positions}, further.more
                 if len(positions) > MAX_ROOMS:
                     raise _Refused(4400)
-        except Invalid as error:
+        except (Invalid, frames.NotAFrame) as error:
             raise _Refused(4400) from error
         hub = self._gateway.hub_of(request)
         try:
@@ -96,6 +98,13 @@ class Sockets:
         if identity is None:
             raise _Refused(4401)
         return Socket(self._gateway, hub, identity, hello.device, receive, send), positions
+
+
+def _decode(kind: type[F], decoder: msgspec.json.Decoder[F], text: str) -> F:
+    if frames.envelope(text)[0] != kind.__struct_config__.tag:
+        raise frames.NotAFrame
+    frame: F = frames.decode(decoder, text)
+    return frame
 
 
 async def _text(receive: Receive) -> str:

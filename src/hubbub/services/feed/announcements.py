@@ -4,10 +4,10 @@ On `room:` with the id of a room: `{"from": ..., "messages": [...], "seal": ...}
 The list is empty when something else has happened, or when the messages are too large: the receiver then reads the
 log. `marks` are how far members have read. With marks alone nothing is to be read, unless `grew`.
 
-On `memberships`: `{"from": ..., "users": [...], "profiles": [...], "seal": ...}`, users who joined a room, and
-changed profiles.
+On `memberships`: `{"from": ..., "users": [...], "profiles": [...], "disconnected": [...], "seal": ...}`, users who
+joined a room, changed profiles, and users whose followers end.
 
-Any program that reaches Redis can publish on these channels. So messages, marks and profiles are believed only
+Any program that reaches Redis can publish on these channels. So all but the users of `users` is believed only
 under a seal: a MAC with a key that processes read from PostgreSQL. Without it the receiver reads the log, as for
 any other change. The users of `memberships` need no seal, because PostgreSQL is asked for their rooms.
 """
@@ -75,14 +75,16 @@ class LogGrew(msgspec.Struct, frozen=True, omit_defaults=True, rename={"origin":
 
 
 class UsersJoined(msgspec.Struct, frozen=True, omit_defaults=True, rename={"origin": "from"}):
-    """These users joined a room. Others have another profile."""
+    """These users joined a room. Others have another profile, or their followers end."""
 
     origin: str
     users: list[UUID]
     profiles: list[ProfileUpdated] = []
+    disconnected: list[UUID] = []
 
 
 _UNKNOWN: Final = LogGrew("", [])
+_NOBODY: Final = UsersJoined("", [])
 _decode_log_grew = msgspec.json.Decoder(LogGrew).decode
 _decode_users_joined = msgspec.json.Decoder(UsersJoined).decode
 
@@ -100,6 +102,7 @@ class Announcements:
         self._marks: dict[UUID, dict[UUID, ReadMarkMoved]] = {}  # by room and user
         self._users: dict[UUID, None] = {}
         self._profiles: dict[UUID, ProfileUpdated] = {}
+        self._disconnected: dict[UUID, None] = {}
         self._publish = OncePerTurn(self._publish_all)
         self._publish_marks = EarliestTimer(lambda _: self._request_publish())
         self._publishing = 0
@@ -156,6 +159,11 @@ class Announcements:
             self._profiles[change.user_id] = change
         self._request_publish()
 
+    def user_disconnected(self, user_id: UUID) -> None:
+        """Announce that the followers of the user end. Neither waits nor raises."""
+        self._disconnected[user_id] = None
+        self._request_publish()
+
     def log_grew_in(self, payload: bytes) -> LogGrew | None:
         """What another process announced of a room; None if this process did."""
         if payload.startswith(self._own_prefix):
@@ -166,16 +174,18 @@ class Announcements:
         except NOT_AN_EVENT:  # of another version
             return _UNKNOWN
 
-    def users_in(self, payload: bytes) -> tuple[list[UUID], list[ProfileUpdated]]:
-        """The users who joined a room, and the new profiles, as another process announced."""
+    def users_in(self, payload: bytes) -> UsersJoined:
+        """What another process announced of users."""
         if payload.startswith(self._own_prefix):
-            return [], []
+            return _NOBODY
         try:
             joined = _decode_users_joined(payload)
         except NOT_AN_EVENT:
-            return [], []
-        is_sealed = joined.profiles and unseal(self._key, payload) is not None
-        return joined.users, joined.profiles if is_sealed else []
+            return _NOBODY
+        needs_seal = joined.profiles or joined.disconnected
+        if needs_seal and unseal(self._key, payload) is None:
+            return UsersJoined(joined.origin, joined.users)
+        return joined
 
     def _request_publish(self) -> None:
         if self._publishing < MAX_PUBLISHING:
@@ -186,6 +196,7 @@ class Announcements:
         marks, self._marks = self._marks, {}
         users, self._users = self._users, {}
         profiles, self._profiles = self._profiles, {}
+        disconnected, self._disconnected = self._disconnected, {}
         commands = [
             ("PUBLISH", room_channel(room_id), self._encode(messages, marks.pop(room_id, {})))
             for room_id, messages in rooms.items()
@@ -193,8 +204,8 @@ class Announcements:
         commands += [
             ("PUBLISH", room_channel(room_id), self._encode([], moved)) for room_id, moved in marks.items()
         ]
-        if users or profiles:
-            joined = UsersJoined(self._origin, list(users), list(profiles.values()))
+        if users or profiles or disconnected:
+            joined = UsersJoined(self._origin, list(users), list(profiles.values()), list(disconnected))
             commands.append(("PUBLISH", MEMBERSHIPS_CHANNEL, seal(self._key, msgspec.json.encode(joined))))
         self._publishing += 1
         answers = self._connection.execute_many(commands, deadline_seconds=DEADLINE_SECONDS)
@@ -216,7 +227,7 @@ class Announcements:
         if error is not None:
             logger.info("announcements of grown logs were lost: %s", error)
         self._instrumentation.published(number, is_lost=error is not None)
-        if self._rooms or self._marks or self._users or self._profiles:
+        if self._rooms or self._marks or self._users or self._profiles or self._disconnected:
             self._request_publish()
 
 

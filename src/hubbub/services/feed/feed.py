@@ -121,6 +121,10 @@ class Feed:
         self._followers.register(commits)
         self._signals.register(commits)
 
+    def disconnect(self, user_id: UUID) -> None:
+        """End the followers of the user. `Hub.disconnect` describes it."""
+        self._followers.disconnect(inputs.uuid("user_id", user_id))
+
     def follow(
         self,
         user_id: UUID,
@@ -129,7 +133,7 @@ class Feed:
         rooms: Iterable[UUID] | None,
         buffer: int,
         typing: bool = False,
-        presence: bool = False,
+        presence: bool | Iterable[UUID] = False,
         read_marks: bool = False,
         profiles: bool = False,
         session: str | None = None,
@@ -150,7 +154,7 @@ class Feed:
             user_id,
             inputs.limit(buffer, longest=MAX_BUFFER, field="buffer"),
             wants_typing=inputs.flag("typing", typing),
-            wants_presence=inputs.flag("presence", presence),
+            watched=_watched(presence),
             wants_read_marks=inputs.flag("read_marks", read_marks),
             wants_profiles=inputs.flag("profiles", profiles),
             instrumentation=self._instrumentation,
@@ -171,3 +175,10 @@ class Feed:
         except Unavailable as error:
             logger.info("comparing heads again at the next heartbeat, after: %s", error)
         return max(self._next_heartbeat - clock(), 0)
+
+
+def _watched(presence: bool | Iterable[UUID]) -> Set[UUID] | None:
+    """The rooms of an argument that is True for all, or names them."""
+    if isinstance(presence, bool):
+        return None if presence else frozenset()
+    return frozenset(inputs.uuids("presence", presence))

@@ -19,8 +19,9 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
+from hubbub import inputs
 from hubbub.background import BackgroundTask, jittered
-from hubbub.commits import Commits, MembersJoined
+from hubbub.commits import Commits, MembersJoined, UserDeleted
 from hubbub.errors import NotAMember, NotFound, Unavailable
 from hubbub.events import FeedEvent, Logged, MemberJoined, MemberLeft, MessageEdited, MessageSent, Resync, RoomGone
 from hubbub.forks import abandon_in_child, forked
@@ -99,6 +100,8 @@ class Follower:
     missed_update: bool = False
     """Whether the user's rooms changed before that."""
     is_closed: bool = False
+    was_disconnected: bool = False
+    """Whether `Hub.disconnect` or the deletion of the user has ended it."""
     is_abandoned: bool = False
     """Whether it is that of the parent process."""
     _has_reader: bool = False
@@ -168,6 +171,15 @@ class Follower:
     def waiting(self, most: int) -> list[FeedEvent]:
         """The events that are there already, at most so many. It does not wait, and may return none."""
         return [self._read() for _ in range(min(most, len(self._events)))]
+
+    def watch(self, room_ids: Iterable[UUID]) -> None:
+        """From now on the presence of the members of these rooms, and of no others, is wanted.
+
+        Raises: Invalid (not ids).
+        """
+        watched = frozenset(inputs.uuids("room_ids", room_ids))
+        if self.has_entered and not self.is_closed:
+            self._followers.signals.watch(self.inbox, watched)
 
     def _read(self) -> FeedEvent:
         self.inbox.instrumentation.delivered()
@@ -554,6 +566,17 @@ class Followers:
     def register(self, commits: Commits) -> None:
         """Follow the rooms that users join in this process, and announce it to other processes."""
         commits.on(MembersJoined, self._members_joined)
+        commits.on(UserDeleted, lambda change: self.disconnect(change.user_id))
+
+    def disconnect(self, user_id: UUID) -> None:
+        """End the followers of the user, here and in other processes. Does not wait."""
+        self._disconnect(user_id)
+        self._announcements.user_disconnected(user_id)
+
+    def _disconnect(self, user_id: UUID) -> None:
+        for follower in tuple(self._users.get(user_id, ())):
+            follower.was_disconnected = True
+            follower.close()
 
     def _members_joined(self, change: MembersJoined) -> None:
         self.read_rooms_of(change.user_ids)
@@ -568,11 +591,13 @@ class Followers:
             self._due = len(self._round)
             self._has_work()
         else:
-            user_ids, profiles = self._announcements.users_in(received)
-            for profile in profiles:
+            announced = self._announcements.users_in(received)
+            for profile in announced.profiles:
                 self.signals.take_profile(profile)
-            self.read_rooms_of(user_ids)
-            self._sessions.check_soon(one for user_id in user_ids for one in self._users.get(user_id, ()))
+            for user_id in announced.disconnected:
+                self._disconnect(user_id)
+            self.read_rooms_of(announced.users)
+            self._sessions.check_soon(one for user_id in announced.users for one in self._users.get(user_id, ()))
 
     def read_rooms_of(self, user_ids: Iterable[UUID]) -> None:
         """Read the rooms of these users again in the next `compare`, which is now."""

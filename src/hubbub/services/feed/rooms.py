@@ -584,7 +584,8 @@ class Inbox:
     user_id: UUID
     limit: int
     wants_typing: bool
-    wants_presence: bool
+    watched: Set[UUID] | None
+    """The rooms of whose members the presence is wanted. None: all rooms."""
     wants_read_marks: bool
     wants_profiles: bool
     instrumentation: Instrumentation
@@ -598,6 +599,16 @@ class Inbox:
     def put(self, event: FeedEvent) -> None:
         self.events.append(event)
         self.wake()
+
+    @property
+    def wants_presence(self) -> bool:
+        return self.watched is None or bool(self.watched)
+
+    def wants(self, event: type[PresenceChanged | ProfileChanged], room_id: UUID) -> bool:
+        """Whether it is wanted of the members of this room."""
+        if event is ProfileChanged:
+            return self.wants_profiles
+        return self.watched is None or room_id in self.watched
 
     def offer(self, event: Signal) -> None:
         """Put an event that is not in a log, if there is space and it is wanted."""

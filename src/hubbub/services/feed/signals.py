@@ -7,7 +7,7 @@ missed some gets a `Missed`. Typing and presence are kept nowhere.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -71,7 +71,9 @@ class Signals:
         self._inboxes: dict[UUID, dict[Inbox, None]] = {}  # of those that want read marks or profiles, by user
         self._positions: dict[tuple[UUID, UUID], dict[FollowedPosition, None]] = {}  # theirs, by room and user
         self._marks: dict[tuple[UUID, UUID], ReadMarkMoved] = {}  # the newest of each room and user
-        self._changes: dict[UUID, dict[type, PresenceChanged | ProfileChanged]] = {}  # the newest of each user
+        self._changes: dict[
+            UUID, dict[type[PresenceChanged | ProfileChanged], PresenceChanged | ProfileChanged]
+        ] = {}  # the newest of each user
         self._notifying = BackgroundTask("notifying followers of presence, profiles and read marks", self._notify)
 
     def register(self, commits: Commits) -> None:
@@ -95,23 +97,30 @@ class Signals:
 
     def enter(self, inbox: Inbox) -> None:
         """A follower has entered."""
-        if inbox.wants_presence:
-            self._watchers += 1
-            if self._presence_subscription is None:
-                self._presence_subscription = self._subscriptions.subscribe_soon_with(
-                    PRESENCE_CHANNEL, self._receive_presence
-                )
+        self._count_watchers(inbox.wants_presence)
         if inbox.wants_read_marks or inbox.wants_profiles:
             self._inboxes.setdefault(inbox.user_id, {})[inbox] = None
 
     def leave(self, inbox: Inbox) -> None:
         """A follower that had entered is closed."""
-        if inbox.wants_presence:
-            self._watchers -= 1
-            if not self._watchers and self._presence_subscription is not None:
-                self._presence_subscription.unsubscribe()
-                self._presence_subscription = None
+        self._count_watchers(-inbox.wants_presence)
         _discard(self._inboxes, inbox.user_id, inbox)
+
+    def watch(self, inbox: Inbox, room_ids: Set[UUID] | None) -> None:
+        """Have the presence of the members of these rooms, of a follower that has entered."""
+        before = inbox.wants_presence
+        inbox.watched = room_ids
+        self._count_watchers(inbox.wants_presence - before)
+
+    def _count_watchers(self, more: int) -> None:
+        self._watchers += more
+        if self._watchers and self._presence_subscription is None:
+            self._presence_subscription = self._subscriptions.subscribe_soon_with(
+                PRESENCE_CHANNEL, self._receive_presence
+            )
+        elif not self._watchers and self._presence_subscription is not None:
+            self._presence_subscription.unsubscribe()
+            self._presence_subscription = None
 
     def miss_all(self) -> None:
         """Announcements may have been lost."""
@@ -216,28 +225,26 @@ class Signals:
         self,
         user_ids: Iterable[UUID],
         pairs: Iterable[tuple[UUID, UUID]],
-        changes: Mapping[UUID, Mapping[type, PresenceChanged | ProfileChanged]],
+        changes: Mapping[UUID, Mapping[type[PresenceChanged | ProfileChanged], PresenceChanged | ProfileChanged]],
     ) -> None:
-        recipients = {
-            user_id: set(self._inboxes.get(user_id, ()) if ProfileChanged in changes[user_id] else ())
+        recipients: dict[tuple[UUID, type[PresenceChanged | ProfileChanged]], set[Inbox]] = {
+            (user_id, kind): set(self._inboxes.get(user_id, ()) if kind is ProfileChanged else ())
             for user_id in user_ids
+            for kind in changes[user_id]
         }
         for user_id, room_id in pairs:
-            room = self._rooms.get(room_id)
-            if room is not None:
-                recipients[user_id].update(_recipients(room))
-        for user_id, inboxes in recipients.items():
+            if (room := self._rooms.get(room_id)) is not None:
+                for kind in changes[user_id]:
+                    recipients[user_id, kind].update(_recipients(room, kind))
+        for (user_id, kind), inboxes in recipients.items():
             for inbox in inboxes:
-                for event in changes[user_id].values():
-                    inbox.offer(event)
+                inbox.offer(changes[user_id][kind])
 
 
-def _recipients(room: FollowedRoom) -> Iterable[Inbox]:
+def _recipients(room: FollowedRoom, kind: type[PresenceChanged | ProfileChanged]) -> Iterable[Inbox]:
     """Also followers that are behind, unless their user was removed further on in the log."""
     inboxes = (followed.inbox for followed in room.positions)
-    return (
-        one for one in inboxes if (one.wants_presence or one.wants_profiles) and one.user_id not in room.left_users
-    )
+    return (one for one in inboxes if one.wants(kind, room.id) and one.user_id not in room.left_users)
 
 
 def _discard(groups: dict[K, dict[V, None]], key: K, value: V) -> None:

@@ -1,0 +1,245 @@
+"""Why and how the gateway closes connections, and that a client learns whether to come back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from hubbub import Hub, NewMessage, Room, Settings, User
+from hubbub.web import Gateway, Limits, sockets
+from hubbub.web import gateway as gateways
+from waiting import until, until_it_answers
+from web.serving import Client, serving
+
+SECRET = b"s" * 32
+
+
+@pytest.fixture
+def gateway(hub: Hub) -> Gateway:
+    return Gateway(hub, secret=SECRET, origins={"https://app.example.org"}, limits=Limits(connections=2))
+
+
+@pytest.fixture
+async def port(gateway: Gateway) -> AsyncIterator[int]:
+    async with serving(gateway) as port:
+        yield port
+
+
+@pytest.fixture
+async def token(hub: Hub, ada: User) -> str:
+    return await hub.sessions.create_session(ada.id)
+
+
+async def bye(client: Client) -> int:
+    """The code of the `bye`, which is also that of the close."""
+    frame = await client.next("bye")
+    assert await client.closed() == frame["code"]
+    assert frame["reconnect"] == (frame["code"] < 4000 or frame["code"] in {4408, 4429} or frame["code"] >= 4500)
+    return int(frame["code"])
+
+
+async def test_revoked_session_closes_its_connection_in_every_process(
+    hub: Hub, settings: Settings, port: int, token: str, ada: User
+) -> None:
+    other = await hub.sessions.create_session(ada.id)
+    async with Client(port, token) as client, Client(port, other) as stays, Hub(settings) as elsewhere:
+        await client.hello()
+        await stays.hello()
+        await elsewhere.sessions.delete_session(token)
+        assert await bye(client) == 4401
+        await stays.send({"type": "nothing", "ref": 1})
+        assert (await stays.next("error"))["error"] == "unknown-frame"
+
+
+async def test_deleted_user_is_told_so_in_every_process(
+    hub: Hub, settings: Settings, port: int, gateway: Gateway, token: str, ada: User
+) -> None:
+    async with (
+        Client(port, token) as client,
+        Client(port, gateway.token(ada.id)) as signed,
+        Hub(settings) as other,
+    ):
+        await client.hello()
+        await signed.hello()
+        await other.delete_account(ada.id)
+        assert await bye(signed) == 4410
+        assert await bye(client) in {4401, 4410}  # its session ends a moment before the user
+    async with Client(port, gateway.token(ada.id)) as client:
+        await client.send({"type": "hello", "token": client.token})
+        assert await bye(client) == 4410
+
+
+async def test_user_who_is_shut_out_is_disconnected_in_every_process(
+    hub: Hub, settings: Settings, port: int, gateway: Gateway, ada: User
+) -> None:
+    async with Client(port, gateway.token(ada.id)) as client, Hub(settings) as elsewhere:
+        await client.hello()
+        elsewhere.disconnect(ada.id)
+        assert await bye(client) == 4403
+
+
+async def test_hub_that_closes_sends_its_clients_elsewhere(settings: Settings, hub: Hub, token: str) -> None:
+    async with Hub(settings) as closing, serving(Gateway(closing)) as port, Client(port, token) as client:
+        ready = await client.hello()
+        await closing.close()
+        frame = await client.next("bye")
+        assert frame["code"] == 1012
+        assert frame["within_seconds"] == ready["spread_seconds"]
+
+
+async def test_server_that_ends_closes_with_restart(hub: Hub, token: str) -> None:
+    async with serving(Gateway(hub)) as port:
+        client = Client(port, token)
+        await client.__aenter__()
+        await client.hello()
+    assert await client.closed() == 1012
+
+
+async def test_second_connection_of_a_device_replaces_the_first(port: int, token: str) -> None:
+    async with Client(port, token) as first, Client(port, token) as second, Client(port, token) as third:
+        await first.hello(device="phone")
+        await second.hello(device="laptop")
+        await third.hello(device="phone")
+        assert await bye(first) == 4409
+
+
+async def test_user_has_a_limited_number_of_connections(port: int, token: str) -> None:
+    async with Client(port, token) as first, Client(port, token) as second, Client(port, token) as third:
+        await first.hello()
+        await second.hello()
+        await third.send({"type": "hello", "token": token})
+        assert await bye(third) == 4429
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nothing",
+        "[]",
+        "{}",
+        '{"type": 1}',
+        '{"type": "hello", "positions": 1}',
+        "[" * 10_000,
+        '{"type": "send"}',
+    ],
+)
+async def test_client_without_a_hello_is_refused(port: int, text: str) -> None:
+    async with Client(port) as client:
+        await client.send(text)
+        assert await bye(client) == 4400
+
+
+async def test_client_without_a_session_is_refused(hub: Hub, port: int, gateway: Gateway, ada: User) -> None:
+    signed = gateway.token(ada.id)
+    forged = Gateway(hub, secret=b"x" * 32).token(ada.id)
+    expired = gateway.token(ada.id, seconds=1e-9)
+    for token in (None, "", "x" * 47, "é.é", ".", forged, expired, signed[:-1], "A" + signed):
+        async with Client(port, token) as client:
+            await client.send(json.dumps({"type": "hello", "token": token}))
+            assert await bye(client) == 4401
+
+
+async def test_client_that_says_nothing_is_closed(port: int, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "HELLO_SECONDS", 0.1)
+    async with Client(port) as client:
+        assert await bye(client) == 4408
+
+
+async def test_signed_token_that_expires_closes_unless_it_is_renewed(
+    hub: Hub, port: int, gateway: Gateway, ada: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateways, "SWEEP_SECONDS", 0.05)
+    async with Client(port, gateway.token(ada.id, seconds=2)) as client, Client(port) as renewing:
+        ready = await client.hello()
+        assert 0 < ready["expires_in_seconds"] <= 2
+        renewing.token = gateway.token(ada.id, seconds=2)
+        await renewing.hello()
+        refused = await renewing.refused("auth", token=gateway.token(bob.id))
+        assert refused["error"] == "invalid-value"
+        assert (await renewing.command("auth", token=gateway.token(ada.id)))["expires_in_seconds"] > 2
+        assert await bye(client) == 4401
+        assert (await renewing.refused("nothing"))["error"] == "unknown-frame"
+
+
+async def test_cookie_counts_only_with_an_own_origin(port: int, token: str) -> None:
+    own = f"http://127.0.0.1:{port}"
+    for origin in (own, "https://app.example.org"):
+        async with Client(port, cookie=token, origin=origin) as client:
+            await client.hello()
+    async with Client(port, cookie=token) as client:
+        await client.send({"type": "hello"})
+        assert await bye(client) == 4401
+    for origin in ("https://evil.example.org", "null", own + "0"):
+        for given in (token, None):
+            with pytest.raises(InvalidStatus) as refused:
+                await Client(port, given, cookie=token, origin=origin).__aenter__()
+            assert refused.value.response.status_code == 403
+
+
+async def test_client_of_another_version_is_told_so(port: int, token: str) -> None:
+    async with Client(port, token, subprotocols=["hubbub.9", "chat"]) as client:
+        assert await bye(client) == 4426
+
+
+async def test_cursor_of_another_room_makes_the_client_start_fresh(
+    hub: Hub, port: int, token: str, ada: User, room: Room
+) -> None:
+    other = await hub.rooms.create("other", created_by=ada.id)
+    async with Client(port, token) as client:
+        ready = await client.hello()
+    positions = {str(room.id): ready["positions"][str(other.id)]}
+    for forged in (positions, {str(room.id): "x" * 28}, {str(room.id): ""}):
+        async with Client(port, token) as client:
+            await client.send({"type": "hello", "token": token, "positions": forged})
+            assert await bye(client) == 4503
+
+
+async def test_client_that_does_not_read_is_cut_and_misses_nothing(
+    hub: Hub, port: int, gateway: Gateway, token: str, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateways, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(gateways, "BLOCKED_SECONDS", 0.3)
+    async with Client(port, token) as client:
+        await client.hello()
+        positions = dict(client.positions)
+        client.socket.transport.pause_reading()
+        for _ in range(4):  # while the queue of the client's library fills, and the buffers of the two sockets
+            await hub.messages.send_many(room.id, ada.id, [_long(number) for number in range(250)])
+        await until(lambda: not gateway._connections)
+        client.socket.transport.abort()
+    async with Client(port, token) as client:
+        await client.hello(positions)
+        assert len(await client.messages(1_000)) == 1_000
+
+
+def _long(number: int) -> NewMessage:
+    return NewMessage(f"{number}".ljust(20_000, "x"))
+
+
+async def test_silent_connection_gets_pings(
+    hub: Hub, token: str, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateways, "SWEEP_SECONDS", 0.05)
+    async with serving(Gateway(hub, ping_seconds=0.1)) as port, Client(port, token) as client:
+        assert (await client.hello())["ping_seconds"] == 0.1
+        for _ in range(3):
+            await client.next("ping")
+
+
+async def test_connection_is_presence(hub: Hub, port: int, token: str, ada: User) -> None:
+    async def online() -> bool | None:
+        return (await hub.presence.is_online([ada.id]))[ada.id]
+
+    async with Client(port, token) as client:
+        await client.hello(device="phone")
+        assert await online()
+        assert [device.name for device in await hub.presence.devices(ada.id)] == ["phone"]
+    await until_it_answers(lambda: no_devices(hub, ada))
+
+
+async def no_devices(hub: Hub, user: User) -> bool:
+    return not await hub.presence.devices(user.id)
