@@ -31,7 +31,7 @@ from hubbub.events import (
     RoomGone,
     TypingChanged,
 )
-from hubbub.hub import Hub, Options, Transaction, open
+from hubbub.hub import ConnectionRepositories, Hub, Options, Transaction, open
 from hubbub.instrumentation import Instrumentation, PoolUse
 from hubbub.models import (
     Credentials,
@@ -59,6 +59,7 @@ from hubbub.settings import PostgresSettings, RedisSettings, Settings
 
 __all__ = [
     "Conflict",
+    "ConnectionRepositories",
     "Credentials",
     "Device",
     "FeedEvent",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 from uuid import UUID
 
@@ -15,13 +17,21 @@ from hubbub import inputs
 from hubbub.background import elsewhere
 from hubbub.commits import Commits, OnCommit, RoomRewound
 from hubbub.deletions import maintain
-from hubbub.errors import Unavailable
+from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
 from hubbub.migrations.revisions import verify
 from hubbub.models import Maintained, User
 from hubbub.passwords import Passwords
-from hubbub.postgres import Executor, OpenTransaction, Pool, Record
+from hubbub.postgres import (
+    ApplicationConnection,
+    ApplicationTransaction,
+    Executor,
+    OpenTransaction,
+    Pool,
+    Record,
+    borrow,
+)
 from hubbub.redis import Connection, Subscriptions
 from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, RoomUsers, Users
 from hubbub.repositories.read_receipts import MARKS_PER_STATEMENT
@@ -39,6 +49,8 @@ from hubbub.sql import RoomChanges
 
 if TYPE_CHECKING:
     from hubbub.history import History
+
+logger = logging.getLogger("hubbub.hub")
 
 GRACE_SECONDS: Final = 0.1
 """A call of several steps is cancelled this long after their common deadline. A step that has the same deadline
@@ -146,6 +158,41 @@ class Transaction(Repositories):
         If `action` raises, the commit stands and the event loop's exception handler gets the exception.
         """
         self._executor.after_commit(action)
+
+
+class ConnectionRepositories(Repositories):
+    """The repositories in a transaction of the application's, on its own connection: those of `hub.on`."""
+
+    def __init__(self, transaction: ApplicationTransaction, on_commit: OnCommit) -> None:
+        super().__init__(transaction, on_commit)
+        self._transaction = transaction
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Call `action` with the announcements, and never if the changes made so far are rolled back."""
+        self._transaction.after_commit(action)
+
+    async def announce(self) -> None:
+        """Announce what the application has committed since, to followers and caches. Call it after the COMMIT.
+
+        The end of the block of `hub.on` does the same. For a session of SQLAlchemy its commit has done it already.
+
+        Raises: Invalid (the transaction is still open).
+        """
+        await self._transaction.announce()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._transaction.announce(is_end=True)
+        except Unavailable as failure:  # the application's COMMIT stands
+            logger.warning("changes on a connection of the application were not announced: %s", failure)
+        except Invalid:
+            if error is None:
+                raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,6 +435,31 @@ class Hub(Repositories):
         """
         async with self._pool.transaction() as executor:
             yield Transaction(executor, self._on_commit)
+
+    def on(self, connection: ApplicationConnection) -> ConnectionRepositories:
+        """The repositories on a connection of the application's, in the transaction that it has open.
+
+            async with hub.on(connection) as chat, connection.transaction():
+                await connection.execute("INSERT INTO orders ...")
+                await chat.messages.send(room_id, user_id, "one tea, please")
+
+        `connection` is one of asyncpg, or an `AsyncSession` or `AsyncConnection` of SQLAlchemy on asyncpg. hubbub
+        neither commits nor rolls back. Changes are announced to followers and caches after the application's
+        COMMIT, and never after a ROLLBACK, also to a savepoint. An `AsyncSession` announces them when it commits. The
+        others do at the end of the block or by `announce`, which has to come after the end of the transaction.
+        Followers find changes that were not announced at their next heartbeat.
+
+        Each statement has the deadline of `hub`. A statement that does not return by then ends the connection. A
+        change by `hub` of a room that the transaction has changed waits for its COMMIT.
+
+        Raises: Invalid (`connection` is of another kind; a call raises it for one without a transaction).
+        """
+        self._check_process()
+        settings = self._settings.postgres
+        transaction = borrow(
+            connection, self._pool, settings.schema, settings.deadline_seconds, self._instrumentation
+        )
+        return ConnectionRepositories(transaction, self._on_commit)
 
     def follow(
         self,

@@ -19,6 +19,7 @@ NOT_DRIVEN = {
     "start": "takes nothing",
     "close": "takes nothing",
     "transaction": "takes nothing; it yields the repositories",
+    "on": "takes a connection of the application's, and its tests refuse others",
 }
 
 NOT_PARTS = {

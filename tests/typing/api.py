@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import assert_type
 from uuid import UUID
 
-from asyncpg import Record
+from asyncpg import Connection, Record, create_pool
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import hubbub
 from hubbub import Hub, Message, MessagePage, MessageType, Page, Role, Room, RoomSummary, RoomUser, User
@@ -126,6 +127,16 @@ async def transactions(hub: Hub, ada: User) -> None:
         if (first := await tx.fetch_one("SELECT number FROM orders")) is not None:
             assert_type(first, Record)
         tx.after_commit(lambda: None)
+
+
+async def connections(hub: Hub, ada: User, connection: Connection[Record], session: AsyncSession) -> None:
+    async with hub.on(connection) as chat, connection.transaction():
+        assert_type(chat, hubbub.ConnectionRepositories)
+        assert_type(await chat.users.get(ada.id), User)
+    await chat.announce()
+    hub.on(session).after_commit(lambda: None)
+    async with create_pool() as pool, pool.acquire() as lent:
+        hub.on(lent)
 
 
 async def opening() -> None:

@@ -1,5 +1,6 @@
 """PostgreSQL: the only package that imports asyncpg."""
 
+from hubbub.postgres.borrowed import ApplicationConnection, ApplicationTransaction, borrow
 from hubbub.postgres.connection import connect
 from hubbub.postgres.errors import LockNotAvailable
 from hubbub.postgres.executor import Executor
@@ -9,6 +10,8 @@ from hubbub.postgres.transaction import OpenTransaction, Record
 
 __all__ = [
     "TABLES",
+    "ApplicationConnection",
+    "ApplicationTransaction",
     "Copy",
     "Executor",
     "FastUUID",
@@ -20,5 +23,6 @@ __all__ = [
     "Row",
     "Statement",
     "as_fast_uuid",
+    "borrow",
     "connect",
 ]
