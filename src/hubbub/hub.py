@@ -445,8 +445,8 @@ class Hub(Repositories):
 
         `connection` is one of asyncpg, or an `AsyncSession` or `AsyncConnection` of SQLAlchemy on asyncpg. hubbub
         neither commits nor rolls back. Changes are announced to followers and caches after the application's
-        COMMIT, and never after a ROLLBACK, also to a savepoint. An `AsyncSession` announces them when it commits. The
-        others do at the end of the block or by `announce`, which has to come after the end of the transaction.
+        COMMIT, and never after a ROLLBACK, also to a savepoint. An `AsyncSession` announces them when it commits.
+        The others do at the end of the block or by `announce`, which has to come after the end of the transaction.
         Followers find changes that were not announced at their next heartbeat.
 
         Each statement has the deadline of `hub`. A statement that does not return by then ends the connection. A
