@@ -6,7 +6,17 @@ from uuid import UUID
 import pytest
 
 import hubbub
-from hubbub import Conflict, HubbubError, Invalid, NotAMember, NotFound, SchemaMismatch, Unavailable, errors
+from hubbub import (
+    Conflict,
+    Forbidden,
+    HubbubError,
+    Invalid,
+    NotAMember,
+    NotFound,
+    SchemaMismatch,
+    Unavailable,
+    errors,
+)
 
 ONE, OTHER = UUID(int=1), UUID(int=2)
 
@@ -26,6 +36,10 @@ def test_tree_in_the_module_docstring_is_complete() -> None:
         (Conflict("email"), "this email is already in use"),
         (Invalid("content", "must not be blank"), "content: must not be blank"),
         (NotAMember(ONE, OTHER), f"user {OTHER} is not a member of room {ONE}"),
+        (
+            Forbidden("change this room", "it takes the role admin"),
+            "not allowed to change this room: it takes the role admin",
+        ),
         (
             SchemaMismatch("0003", "0012", "run `hubbub migrate up`"),
             "the database is at revision 0003, this hubbub needs 0012: run `hubbub migrate up`",
@@ -50,6 +64,7 @@ def test_attributes_of_an_error() -> None:
     assert Conflict("email").what == "email"
     assert (Invalid("limit", "is too big").field, Invalid("limit", "is too big").reason) == ("limit", "is too big")
     assert (NotAMember(ONE, OTHER).room_id, NotAMember(ONE, OTHER).user_id) == (ONE, OTHER)
+    assert (Forbidden("edit", "no").action, Forbidden("edit", "no").reason) == ("edit", "no")
     mismatch = SchemaMismatch(None, "0012", "hint")
     assert (mismatch.found, mismatch.wanted, mismatch.hint) == (None, "0012", "hint")
     unavailable = Unavailable("hub", "it is closed", retryable=False)

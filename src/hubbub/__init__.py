@@ -2,8 +2,10 @@
 
 from uuid_utils.compat import uuid7 as new_id
 
+from hubbub.acting_user import ActingUser
 from hubbub.errors import (
     Conflict,
+    Forbidden,
     HubbubError,
     Invalid,
     NotAMember,
@@ -58,12 +60,14 @@ from hubbub.services.presence import Device
 from hubbub.settings import PostgresSettings, RedisSettings, Settings
 
 __all__ = [
+    "ActingUser",
     "Conflict",
     "ConnectionRepositories",
     "Credentials",
     "Device",
     "FeedEvent",
     "Follower",
+    "Forbidden",
     "Gap",
     "Health",
     "Hub",

@@ -23,7 +23,7 @@ from hubbub.events import MemberLeft
 from hubbub.models import Maintained
 from hubbub.postgres import Executor, LockNotAvailable, OpenTransaction, Statement
 from hubbub.postgres.connection import now
-from hubbub.sql import next_entry
+from hubbub.sql import acting_admin, next_entry
 
 ROWS_PER_STEP: Final = 2_000
 """A step takes some 50 ms, and some seconds where each row has to be read from a slow disk. It also bounds what is
@@ -200,7 +200,7 @@ DELETE_ROOM: Final = Statement(
     "deletions.delete_room",
     bool,
     f"""
-    WITH room AS MATERIALIZED (
+    WITH {acting_admin("$1", "$3")}, room AS MATERIALIZED (
         SELECT
             id,
             EXISTS (SELECT 1 FROM hubbub_deletions WHERE id = $1)
@@ -216,6 +216,7 @@ DELETE_ROOM: Final = Statement(
             ) AS is_large
         FROM rooms
         WHERE id = $1
+            AND ($3::uuid IS NULL OR EXISTS (SELECT 1 FROM acting_admin))
         FOR UPDATE
     ), gone AS (
         DELETE FROM rooms

@@ -5,6 +5,7 @@
     ├── Conflict(what)              already taken, or an id reused with other content
     ├── Invalid(field, reason)      refused input; nothing was written
     ├── NotAMember(room_id, user_id)    also when there is no such room
+    ├── Forbidden(action, reason)   the user may not do this; nothing was done
     ├── RateLimited(retry_after_seconds)    too many attempts; nothing was done
     ├── SchemaMismatch(found, wanted)   the database is older or newer than this code
     └── Unavailable(service, reason)    cannot be reached, or no answer in time
@@ -66,6 +67,18 @@ class NotAMember(HubbubError):
         super().__init__(f"user {user_id} is not a member of room {room_id}")
         self.room_id = room_id
         self.user_id = user_id
+
+
+class Forbidden(HubbubError):
+    """The user may not do this, so nothing was done. `action` names the operation, `reason` the rule against it.
+
+    A user who is not a member of the room gets `NotAMember` instead.
+    """
+
+    def __init__(self, action: str, reason: str) -> None:
+        super().__init__(f"not allowed to {action}: {reason}")
+        self.action = action
+        self.reason = reason
 
 
 class RateLimited(HubbubError):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 from uuid import UUID
 
 from hubbub import inputs
+from hubbub.acting_user import ActingUser
 from hubbub.background import elsewhere
 from hubbub.commits import Commits, OnCommit, RoomRewound
 from hubbub.deletions import maintain
@@ -460,6 +461,29 @@ class Hub(Repositories):
             connection, self._pool, settings.schema, settings.deadline_seconds, self._instrumentation
         )
         return ConnectionRepositories(transaction, self._on_commit)
+
+    def as_user(self, user_id: UUID) -> ActingUser:
+        """The operations as this user, each checked in the statement that runs it (docs/permissions.md).
+
+            me = hub.as_user(session.user_id)
+            page = await me.messages.page(room_id)
+
+        The repositories of the hub itself do not check who calls: they are the application's own power.
+        This does no I/O. An unknown user may do nothing.
+        """
+        self._check_process()
+        return ActingUser(
+            inputs.uuid("user_id", user_id),
+            users=self.users,
+            rooms=self.rooms,
+            room_users=self.room_users,
+            messages=self.messages,
+            receipts=self.receipts,
+            sessions=self.sessions,
+            typing=self.typing,
+            presence=self.presence,
+            follow=self.follow,
+        )
 
     def follow(
         self,

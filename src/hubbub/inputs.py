@@ -339,6 +339,11 @@ def uuid(field: str, value: object) -> UUID:
     return id
 
 
+def viewer(as_user: object) -> UUID | None:
+    """The user for whom a call is checked, or None for a call of the application's own."""
+    return None if as_user is None else uuid("as_user", as_user)
+
+
 def uuids(field: str, value: Iterable[UUID]) -> set[UUID]:
     """The UUIDs of an iterable, each once."""
     return {uuid(field, one) for one in items(field, value)}

@@ -239,6 +239,33 @@ def kept(*ids: str) -> str:
     return " AND ".join(conditions)
 
 
+def has_member(room_id: str, user_id: str) -> str:
+    """A condition: the user is a member of the room, and neither of them is being deleted."""
+    return f"""EXISTS (
+                SELECT 1
+                FROM room_users AS viewer
+                WHERE viewer.room_id = {room_id}
+                    AND viewer.user_id = {user_id}
+                    AND {kept(room_id, user_id)}
+            )"""
+
+
+def acting_admin(room_id: str, user_id: str) -> str:
+    """A part of a WITH: the membership of the admin who changes the room. None for a user who is not an admin.
+
+    It is locked, so that it cannot end before the change is committed.
+    """
+    return f"""acting_admin AS MATERIALIZED (
+            SELECT user_id
+            FROM room_users
+            WHERE room_id = {room_id}
+                AND user_id = {user_id}
+                AND role = 'admin'
+                AND {kept(user_id)}
+            FOR SHARE
+        )"""
+
+
 def columns(model: type[msgspec.Struct], table: str = "", computed: Mapping[str, str] | None = None) -> str:
     """The columns of a model, one a line, in the order of its fields: for SELECT and RETURNING.
 

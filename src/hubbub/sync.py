@@ -26,6 +26,7 @@ from typing import Any, Final, Self
 import msgspec
 
 import hubbub.hub
+from hubbub.acting_user import ActingUser
 from hubbub.errors import Unavailable
 from hubbub.forks import abandon_in_child, forked
 from hubbub.hub import Options, Repositories, find_settings
@@ -181,7 +182,9 @@ class Synchronous:
         if name.startswith("_"):
             raise AttributeError(name)
         loop, target = self._loop, self._target
-        if isinstance(target, Repositories) and isinstance(getattr(type(target), name, None), property):
+        if isinstance(target, Repositories | ActingUser) and isinstance(
+            getattr(type(target), name, None), property
+        ):
             return self._wrapped(getattr(target, name))  # a part, which is the same for as long as the hub is
         if not callable(inspect.getattr_static(target, name, None)):
             return self._wrapped(loop.call(lambda: getattr(target, name)))

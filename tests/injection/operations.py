@@ -52,6 +52,7 @@ class World:
         self.good = {
             "user_id": self.ada.id,
             "partner_id": self.bob.id,
+            "as_user": self.ada.id,
             "created_by": self.ada.id,
             "by": self.ada.id,
             "user_ids": [self.ada.id],
@@ -77,7 +78,7 @@ class World:
             "name": "news",
             "description": "a room",
             "content": "hello",
-            "role": "member",
+            "role": "admin",
             "message_type": "text",
             "metadata": {},
             "reply_to": None,

@@ -33,6 +33,46 @@ async def test_each_operation_of_one_caller_is_one_statement(
     assert taken == dict.fromkeys(operations, 1)
 
 
+async def test_operation_of_an_acting_user_takes_as_many_statements_as_without_a_check(
+    hub: Hub, ada: User, bob: User, room: Room, statements: Statements
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    sent = [await hub.messages.send(room.id, ada.id, f"message {number}") for number in range(9)]
+    admin, member = hub.as_user(ada.id), hub.as_user(bob.id)
+    public = await hub.rooms.create("public", created_by=ada.id)
+    operations = {
+        "send": member.messages.send(room.id, "hello"),
+        "message": member.messages.get(sent[0].id),
+        "page": member.messages.page(room.id, before=sent[5].seq),
+        "page as JSON": member.messages.page_json(room.id),
+        "log": member.messages.since(room.id, sent[2].cursor),
+        "edit": admin.messages.edit(sent[0].id, "hello again"),
+        "delete": admin.messages.delete(sent[1].id),
+        "mark read": member.receipts.mark_read(room.id, up_to=sent[4].seq),
+        "readers": member.receipts.who_read(sent[3].id),
+        "unread counts": member.receipts.unread_counts(),
+        "room": member.rooms.get(room.id),
+        "room list": member.rooms.list(),
+        "members": member.room_users.members(room.id),
+        "join": member.room_users.join(public.id),
+        "rename": admin.rooms.update(room.id, name="boiler-room"),
+        "role": admin.room_users.set_role(room.id, bob.id, "moderator"),
+        "removal": admin.room_users.remove(room.id, bob.id),
+        "addition": admin.room_users.add(room.id, bob.id),
+    }
+    taken = {name: await statements.of(operation) for name, operation in operations.items()}
+    assert taken == dict.fromkeys(operations, 1)
+
+
+async def test_hundreds_of_acting_users_who_send_and_join_share_few_statements(
+    hub: Hub, ada: User, room: Room, statements: Statements
+) -> None:
+    users = await asyncio.gather(*(hub.users.create(f"u{n}@example.org", f"u{n}", "hash") for n in range(300)))
+    assert await statements.of(*(hub.as_user(user.id).room_users.join(room.id) for user in users)) <= 8
+    sends = [hub.as_user(user.id).messages.send(room.id, "hello") for user in users]
+    assert await statements.of(*sends) <= 8
+
+
 async def test_thousand_concurrent_sends_share_few_statements(hub: Hub, ada: User, statements: Statements) -> None:
     rooms = [await hub.rooms.create(f"room {number}", created_by=ada.id) for number in range(20)]
     sends = [hub.messages.send(rooms[number % 20].id, ada.id, f"message {number}") for number in range(1_000)]

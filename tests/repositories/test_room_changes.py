@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from hubbub import (
+    Forbidden,
     Hub,
     HubbubError,
     Invalid,
@@ -258,14 +259,14 @@ async def test_each_change_of_messages_in_a_batch_has_its_own_outcome(
     assert outcomes[0].content == "edited"  # type: ignore[attr-defined]
     assert outcomes[1:] == [
         sent[1],
-        Invalid,
+        Forbidden,
         NotAMember,
         now[elsewhere.id],
         Invalid,
         NotFound,
         now[sent[0].id],
         deleted,
-        Invalid,
+        Forbidden,
         now[sent[3].id],
         NotFound,
     ]

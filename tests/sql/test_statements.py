@@ -23,16 +23,21 @@ SCHEMA = "chat"
 # Statements that may read a whole table, by name. The checks of `hubbub demo` read everything on purpose.
 COLD_PREFIXES = ("demo.",)
 
+HEAD = [
+    *("id", "last_seq", "seq", "sent_id", "sent_at"),
+    *("kind", "message_id", "user_id", "happened_at"),
+]
+ENTRY = [
+    *("found", "head", "of_room", "at_seq", "kind", "about", "by", "payload", "at"),
+    *Message.__struct_fields__,
+]
+
 # Models that are not a class: the columns of a row of the statement.
 COLUMNS = {
-    "log.heads": [
-        *("id", "last_seq", "seq", "sent_id", "sent_at"),
-        *("kind", "message_id", "user_id", "happened_at"),
-    ],
-    "log.read": [
-        *("found", "head", "of_room", "at_seq", "kind", "about", "by", "payload", "at"),
-        *Message.__struct_fields__,
-    ],
+    "log.heads": HEAD,
+    "log.head_of_member": HEAD,
+    "log.read": ENTRY,
+    "log.read_of_member": ENTRY,
     "messages.change_permissions": [*Message.__struct_fields__, "is_member", "may_change"],
     "room_users.states": ["of_room", "of_user", "is_direct", *RoomUser.__struct_fields__],
     "rooms.list_for": [

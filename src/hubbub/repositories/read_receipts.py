@@ -12,7 +12,7 @@ from hubbub.cursors import Cursor
 from hubbub.errors import NotAMember, NotFound
 from hubbub.models import Page, ReadReceipt
 from hubbub.postgres import Statement
-from hubbub.sql import Repository, existing, kept, lock_timeout, representable, unread
+from hubbub.sql import Repository, existing, has_member, kept, lock_timeout, representable, unread
 
 RECEIPTS_UP_TO_MEMBERS: Final = 50
 """A room of up to this many members stores a row per message and reader, unless it is set otherwise. In larger
@@ -277,34 +277,47 @@ class ReadReceipts(Repository):
             AND room_users.user_id > $2
             AND {kept("room_users.room_id", "room_users.user_id")}
             AND (room_users.joined_seq < messages.seq OR message_read_receipts.read_at IS NOT NULL)
+            AND ($4::uuid IS NULL OR {has_member("messages.room_id", "$4")})
         ORDER BY room_users.user_id
         LIMIT $3
         """,
     )
-    _MESSAGE_EXISTS = Statement(
-        "read_receipts.message_exists",
-        int,
-        f"SELECT 1 AS found FROM messages WHERE id = $1 AND {kept('messages.room_id')}",
+    _ROOM_OF = Statement(
+        "read_receipts.room_of",
+        lambda room_id, is_visible: (room_id, is_visible),
+        f"""
+        SELECT
+            messages.room_id,
+            $2::uuid IS NULL OR {has_member("messages.room_id", "$2")} AS is_visible
+        FROM messages
+        WHERE messages.id = $1
+            AND {kept("messages.room_id")}
+        """,
     )
 
-    async def who_read(self, message_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[ReadReceipt]:
+    async def who_read(
+        self, message_id: UUID, *, limit: int = 50, after: str | None = None, as_user: UUID | None = None
+    ) -> Page[ReadReceipt]:
         """The members who have read the message, except its author, in the order of their ids.
 
         `limit` is 1 to 200; `after` is the `next` of the previous page. `read_at` is known if the room stored
         receipts when the message was read (`rooms.create`). A message from before a member joined counts as read
         only with a receipt: of an earlier membership, or because it was marked as unread and then read.
 
-        Raises: NotFound.
+        Raises: NotFound, NotAMember (`as_user`).
         """
         message_id, limit = inputs.uuid("message_id", message_id), inputs.limit(limit)
+        viewer = inputs.viewer(as_user)
         (user_id,) = (UUID(int=0),) if after is None else self._WHO_READ_CURSOR.decode(message_id, after)
         deadline = self._executor.deadline()
         receipts = await self._executor.fetch_all(
-            self._WHO_READ, message_id, user_id, limit + 1, deadline=deadline
+            self._WHO_READ, message_id, user_id, limit + 1, viewer, deadline=deadline
         )
         if not receipts:
-            exists = await self._executor.fetch_one(self._MESSAGE_EXISTS, message_id, deadline=deadline)
-            existing(exists, NotFound, "message", message_id)
+            found = await self._executor.fetch_one(self._ROOM_OF, message_id, viewer, deadline=deadline)
+            room_id, is_visible = existing(found, NotFound, "message", message_id)
+            if viewer is not None and not is_visible:
+                raise NotAMember(room_id, viewer)
         return self._WHO_READ_CURSOR.page(message_id, receipts, limit, lambda receipt: (receipt.user_id,))
 
     _UNREAD_COUNTS = Statement(

@@ -10,7 +10,7 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.commits import MembershipEnded, MembersJoined, RoomTouched
 from hubbub.cursors import Cursor
-from hubbub.errors import Conflict, Invalid, NotAMember, NotFound, Unavailable
+from hubbub.errors import Conflict, Forbidden, Invalid, NotAMember, NotFound, Unavailable
 from hubbub.events import MemberJoined, MemberLeft, RoleChanged
 from hubbub.models import Page, Role, RoomUser
 from hubbub.postgres import Lookup, Statement
@@ -19,6 +19,7 @@ from hubbub.sql import (
     columns,
     entry,
     existing,
+    has_member,
     kept,
     lock_timeout,
     next_entries,
@@ -42,11 +43,37 @@ class _IsAdmin(Exception):
     """The member is an admin, whose role or membership ends by a statement of its own."""
 
 
+class _Kept(Exception):
+    """A membership that has to stay. `hint` is what only the application may do about it."""
+
+    def __init__(self, field: str, reason: str, hint: str = "") -> None:
+        super().__init__(field, reason, hint)
+        self._field, self._reason, self._hint = field, reason, hint
+
+    def for_caller(self, as_user: UUID | None, action: str) -> Exception:
+        if as_user is not None:
+            return Forbidden(action, self._reason)
+        return Invalid(self._field, self._reason + self._hint)
+
+
 class MemberKey(NamedTuple):
     """The key of a membership."""
 
     room_id: UUID
     user_id: UUID
+
+
+class Join(NamedTuple):
+    """A user who is to be a member. `by` is the user who adds them, None without a check."""
+
+    key: MemberKey
+    role: Role
+    by: UUID | None
+
+    @property
+    def needs_rights(self) -> bool:
+        """Whether the user who adds has to be a member with rights. All users may join a public room."""
+        return self.by is not None and (self.by != self.key.user_id or self.role is not Role.MEMBER)
 
 
 class _State(NamedTuple):
@@ -55,6 +82,16 @@ class _State(NamedTuple):
     key: MemberKey
     is_direct: bool | None
     member: RoomUser | None
+
+    def may_not(self, action: str, *roles: Role) -> Exception | None:
+        """Why this user may not do what members with these roles may. None if that was changed a moment ago."""
+        if self.member is None:
+            return NotAMember(*self.key)
+        if self.is_direct:
+            return Forbidden(action, "a direct room keeps its two members and their roles")
+        if self.member.role not in roles:
+            return Forbidden(action, f"it takes the role {' or '.join(roles)}")
+        return None
 
     @property
     def is_kept(self) -> bool:
@@ -72,8 +109,9 @@ class _State(NamedTuple):
         return NotAMember(*self.key)  # it left a moment ago
 
 
-def _set_role(name: str, condition: str, before: str = "") -> Statement[RoomUser]:
-    """Gives a member another role if the condition holds. `before` are the tables that the condition reads."""
+def _set_role(name: str, condition: str, before: str = "", source: str = "") -> Statement[RoomUser]:
+    """Gives a member another role if the condition holds. `before` are the tables that the condition reads, of
+    which `source` is joined."""
     return Statement(
         name,
         RoomUser,
@@ -81,6 +119,7 @@ def _set_role(name: str, condition: str, before: str = "") -> Statement[RoomUser
         WITH {before}changed AS (
             UPDATE room_users
             SET role = $3
+            {source and f"FROM {source}"}
             WHERE room_id = $1
                 AND user_id = $2
                 AND role <> $3
@@ -99,17 +138,38 @@ class RoomUsers(Repository):
 
     # An account that is being deleted fails the foreign key, as one that does not exist.
     #
+    # $4 is the user who adds the member, if that is to be checked: the same user, who joins a public room, or one
+    # whose own membership is locked, so that it cannot end before this is committed.
+    #
     # Users who are members already are left out, and take no seq. New members start with nothing unread.
     _ADD = Statement(
         "room_users.add",
         RoomUser,
         f"""
-        WITH head AS (
+        WITH actor AS MATERIALIZED (
+            SELECT role
+            FROM room_users
+            WHERE room_id = $1
+                AND user_id = $4
+                AND {kept("$4")}
+                AND {lock_timeout("$5")}
+            FOR SHARE
+        ), head AS (
             UPDATE rooms
             SET last_seq = last_seq + 1
             WHERE id = $1
                 AND direct_key IS NULL
                 AND {kept("$1")}
+                AND (
+                    $4::uuid IS NULL
+                    OR ($4 = $2 AND $3::text = 'member' AND NOT is_private)
+                    OR EXISTS (
+                        SELECT 1
+                        FROM actor
+                        WHERE role = 'admin'
+                            OR (role = 'moderator' AND $3::text = 'member')
+                    )
+                )
                 AND NOT EXISTS (
                     SELECT 1
                     FROM room_users
@@ -131,10 +191,11 @@ class RoomUsers(Repository):
         f"""
         WITH new AS MATERIALIZED (
             SELECT requested.room_id, requested.user_id, requested.role, requested.ordinal
-            FROM unnest($1::uuid[], $2::uuid[], $3::text[])
-                WITH ORDINALITY AS requested (room_id, user_id, role, ordinal)
+            FROM unnest($1::uuid[], $2::uuid[], $3::text[], $5::boolean[])
+                WITH ORDINALITY AS requested (room_id, user_id, role, if_public, ordinal)
             JOIN rooms ON rooms.id = requested.room_id
             WHERE rooms.direct_key IS NULL
+                AND NOT (requested.if_public AND (rooms.is_private OR requested.role <> 'member'))
                 AND {kept("rooms.id")}
                 AND NOT EXISTS (
                     SELECT 1
@@ -165,23 +226,46 @@ class RoomUsers(Repository):
         f"SELECT id FROM rooms WHERE id = $1 AND {lock_timeout('$2')} FOR NO KEY UPDATE",
     )
 
-    async def add(self, room_id: UUID, user_id: UUID, role: Role | str = Role.MEMBER) -> RoomUser:
+    async def add(
+        self, room_id: UUID, user_id: UUID, role: Role | str = Role.MEMBER, *, as_user: UUID | None = None
+    ) -> RoomUser:
         """Add the user to the room. A second join changes nothing, and returns the membership as it is.
 
-        Raises: NotFound (no such room or user), Invalid (a third user in a direct room).
+        With `as_user`, a user may join a public room as a member, moderators may add members, and admins anyone.
+
+        Raises: NotFound (no such room or user), Invalid (a third user in a direct room), NotAMember and Forbidden
+        (`as_user`).
         """
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
-        deadline = self._executor.deadline()
-        join = (key, inputs.role(role))
-        return await self._change(self._add_each, join, key=key.room_id, id=key, deadline=deadline)
+        join, deadline = Join(key, inputs.role(role), inputs.viewer(as_user)), self._executor.deadline()
+        apply = partial(self._add_by) if join.needs_rights else self._add_each
+        return await self._change(apply, join, key=key.room_id, id=key, deadline=deadline)
 
     async def _add_each(
-        self, joins: Sequence[tuple[MemberKey, Role]], lock_wait: str | None, deadline: float
+        self, joins: Sequence[Join], lock_wait: str | None, deadline: float
     ) -> list[RoomUser | Exception]:
-        keys, roles = zip(*joins, strict=True)
-        joined = await self._join(keys, roles, lock_wait, deadline)
-        states = await self._states([key for key in keys if key not in joined], deadline)
-        return [joined.get(key) or states[key].member or states[key].why_not_added() for key in keys]
+        joined = await self._join(joins, lock_wait, deadline)
+        states = await self._states([join.key for join in joins if join.key not in joined], deadline)
+        return [
+            joined.get(key)
+            or states[key].member
+            or (states[key].why_not_added() if by is None else NotAMember(*key))
+            for key, _, by in joins
+        ]
+
+    async def _add_by(
+        self, joins: Sequence[Join], lock_wait: str | None, deadline: float
+    ) -> list[RoomUser | Exception]:
+        [join] = joins
+        key, role, by = join
+        actor = MemberKey(key.room_id, by or NO_USER)
+        joined = await self._join([join], lock_wait, deadline)
+        if joined:
+            return [joined[key]]
+        states = await self._states([actor, key], deadline)
+        roles = (Role.ADMIN, Role.MODERATOR) if role is Role.MEMBER else (Role.ADMIN,)
+        refusal = states[actor].may_not(f"add a member with the role {role}", *roles)
+        return [refusal or states[key].member or states[key].why_not_added()]
 
     async def add_many(
         self, room_id: UUID, user_ids: Iterable[UUID], role: Role | str = Role.MEMBER
@@ -217,7 +301,7 @@ class RoomUsers(Repository):
     ) -> list[list[RoomUser] | Exception]:
         [(room_id, user_ids, role)] = steps
         keys = [MemberKey(room_id, user_id) for user_id in user_ids]
-        joined = await self._join(keys, [role] * len(keys), lock_wait, deadline)
+        joined = await self._join([Join(key, role, None) for key in keys], lock_wait, deadline)
         # Without a user the room is looked up all the same.
         states = {} if joined else await self._states(keys or [MemberKey(room_id, UUID(int=0))], deadline)
         for state in states.values():
@@ -242,23 +326,31 @@ class RoomUsers(Repository):
     )
 
     async def _join(
-        self, keys: Sequence[MemberKey], roles: Sequence[Role], lock_wait: str | None, deadline: float
+        self, joins: Sequence[Join], lock_wait: str | None, deadline: float
     ) -> dict[MemberKey, RoomUser]:
         """The new memberships."""
-        rooms, users = [key.room_id for key in keys], [key.user_id for key in keys]
+        rooms, users = [key.room_id for key, _, _ in joins], [key.user_id for key, _, _ in joins]
+        roles, if_public = [role for _, role, _ in joins], [by is not None for _, _, by in joins]
+        first = joins[0] if joins else Join(MemberKey(NO_USER, NO_USER), Role.MEMBER, None)
+        key, role, by = first
         try:
-            if len(keys) == 1 and lock_wait is None:
-                members = await self._executor.attempt(self._ADD, rooms[0], users[0], roles[0], deadline=deadline)
+            if first.needs_rights or (len(joins) == 1 and lock_wait is None):
+                members = await self._executor.attempt(
+                    self._ADD, key.room_id, key.user_id, role, by, lock_wait, deadline=deadline
+                )
             else:
                 members = await self._executor.attempt(
-                    self._ADD_MANY, rooms, users, roles, lock_wait, deadline=deadline
+                    self._ADD_MANY, rooms, users, roles, lock_wait, if_public, deadline=deadline
                 )
         except Conflict:  # one of them joined meanwhile, which none can once the room is locked
             if len(set(rooms)) > 1:
                 raise
             async with self._executor.transaction(deadline=deadline) as part:
                 await part.fetch_one(self._LOCK, rooms[0], lock_wait)
-                members = await part.fetch_all(self._ADD_MANY, rooms, users, roles, lock_wait)
+                if first.needs_rights:
+                    members = await part.fetch_all(self._ADD, key.room_id, key.user_id, role, by, lock_wait)
+                else:
+                    members = await part.fetch_all(self._ADD_MANY, rooms, users, roles, lock_wait, if_public)
         except NotFound as failure:
             if failure.key != str(NO_USER):
                 raise
@@ -365,6 +457,37 @@ class RoomUsers(Repository):
         FROM gone
         """,
     )
+    # The memberships of both are locked in the order of their ids, so that neither changes before this is
+    # committed, and two who change each other take turns. An admin who removes another one stays admin.
+    _ACTOR = f"""actor AS MATERIALIZED (
+            SELECT user_id AS actor_id, role AS actor_role
+            FROM room_users
+            WHERE room_id = $1
+                AND user_id IN ($2, $3)
+                AND {kept("$1", "$2", "$3")}
+                AND {lock_timeout("$4")}
+            ORDER BY user_id
+            FOR NO KEY UPDATE
+        )"""
+    _REMOVE_BY = Statement(
+        "room_users.remove_by",
+        MemberKey,
+        f"""
+        WITH {_ACTOR}, gone AS (
+            DELETE FROM room_users
+            USING rooms, actor
+            WHERE room_users.room_id = $1
+                AND room_users.user_id = $2
+                AND rooms.id = room_users.room_id
+                AND rooms.direct_key IS NULL
+                AND actor_id = $3
+                AND (actor_role = 'admin' OR (actor_role = 'moderator' AND role = 'member'))
+            RETURNING room_users.room_id, room_users.user_id
+        ), {next_entry(MemberLeft, "gone", user_id="$2")}
+        SELECT room_id, user_id
+        FROM gone
+        """,
+    )
     _REMOVE_MANY = Statement(
         "room_users.remove_many",
         MemberKey,
@@ -387,21 +510,54 @@ class RoomUsers(Repository):
         """,
     )
 
-    async def remove(self, room_id: UUID, user_id: UUID, *, force: bool = False) -> bool:
+    async def remove(
+        self, room_id: UUID, user_id: UUID, *, force: bool = False, as_user: UUID | None = None
+    ) -> bool:
         """End the membership. Returns whether there was one: False on a retry.
 
         A `send` of this user that starts after this returns is refused. The last admin stays while there are other
         members: another one becomes admin first, by `set_role`. With `force` the room is left without an admin.
 
-        Raises: Invalid (a direct room keeps its two members, and any room its last admin).
+        With `as_user`, users may leave, moderators may remove members, and admins anyone.
+
+        Raises: Invalid (a direct room keeps its two members, and any room its last admin), and with `as_user`
+        NotAMember and Forbidden, also instead of Invalid.
         """
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
-        force, deadline = inputs.flag("force", force), self._executor.deadline()
+        viewer, force, deadline = inputs.viewer(as_user), inputs.flag("force", force), self._executor.deadline()
+        if viewer not in (None, key.user_id):
+            by = partial(self._remove_by)  # of its own, so that it has a statement of its own
+            return await self._change(by, (key, viewer), key=key.room_id, id=key, deadline=deadline)
         try:
             return await self._change(self._remove_each, key, key=key.room_id, id=key, deadline=deadline)
+        except _Kept as refusal:
+            raise refusal.for_caller(viewer, "leave this room") from None
         except _IsAdmin:
-            apply = partial(self._remove_admin)  # of its own, so that it has a statement of its own
-        return await self._change(apply, (key, force), key=key.room_id, id=key, deadline=deadline)
+            apply = partial(self._remove_admin)
+        try:
+            change = key, force and viewer is None
+            return await self._change(apply, change, key=key.room_id, id=key, deadline=deadline)
+        except _Kept as refusal:
+            raise refusal.for_caller(viewer, "leave this room") from None
+
+    async def _remove_by(
+        self, removals: Sequence[tuple[MemberKey, UUID]], lock_wait: str | None, deadline: float
+    ) -> list[bool | Exception]:
+        [(key, by)] = removals
+        gone = await self._executor.fetch_all(
+            self._REMOVE_BY, key.room_id, key.user_id, by, lock_wait, deadline=deadline
+        )
+        if not gone:
+            actor = MemberKey(key.room_id, by)
+            states = await self._states([actor, key], deadline)
+            member = states[key].member
+            roles = (Role.ADMIN, Role.MODERATOR) if not member or member.role is Role.MEMBER else (Role.ADMIN,)
+            refusal = states[actor].may_not("remove this member", *roles)
+            if refusal is not None or member is not None:
+                return [refusal or Forbidden("remove this member", "a role was changed meanwhile")]
+        self._changed(MembershipEnded(*key))
+        self._changed(RoomTouched(key.room_id))
+        return [bool(gone)]
 
     async def _remove_admin(
         self, admins: Sequence[tuple[MemberKey, bool]], lock_wait: str | None, deadline: float
@@ -411,7 +567,7 @@ class RoomUsers(Repository):
             self._REMOVE_ADMIN, key.room_id, key.user_id, force, lock_wait, deadline=deadline
         )
         if not gone and (await self._states([key], deadline))[key].is_admin:
-            return [Invalid("user_id", f"{LAST_ADMIN}, or use force=True")]
+            return [_Kept("user_id", LAST_ADMIN, ", or use force=True")]
         self._changed(MembershipEnded(*key))
         self._changed(RoomTouched(key.room_id))
         return [bool(gone)]
@@ -436,7 +592,7 @@ class RoomUsers(Repository):
         return [
             key not in states
             if key not in staying
-            else Invalid("room_id", "a direct room keeps its two members")
+            else _Kept("room_id", "a direct room keeps its two members")
             if states[key].is_kept
             else _IsAdmin()
             for key in keys
@@ -444,6 +600,13 @@ class RoomUsers(Repository):
 
     _SET_ROLE = _set_role("room_users.set_role", "role <> 'admin'")
     _DEMOTE = _set_role("room_users.demote", f"(role <> 'admin' OR {_ANOTHER_ADMIN})", f"{_ADMINS}, ")
+    _STEP_DOWN = _set_role("room_users.step_down", f"role = 'admin' AND {_ANOTHER_ADMIN}", f"{_ADMINS}, ")
+    _SET_ROLE_BY = _set_role(
+        "room_users.set_role_by",
+        "actor_id = $4 AND actor_role = 'admin'",
+        f"{_ACTOR.replace('$4', '$5').replace('$3', '$4')}, ",
+        "actor",
+    )
     _SET_ROLES = Statement(
         "room_users.set_roles",
         RoomUser,
@@ -466,17 +629,23 @@ class RoomUsers(Repository):
         """,
     )
 
-    async def set_role(self, room_id: UUID, user_id: UUID, role: Role | str) -> RoomUser:
-        """Give the member a role. The one that it has changes nothing.
+    async def set_role(
+        self, room_id: UUID, user_id: UUID, role: Role | str, *, as_user: UUID | None = None
+    ) -> RoomUser:
+        """Give the member a role. The one that it has changes nothing. With `as_user`, only admins may.
 
-        Raises: NotAMember, Invalid (the last admin stays admin, also of two that change each other at once).
+        Raises: NotAMember, Invalid (the last admin stays admin, also of two that change each other at once), and
+        with `as_user` Forbidden, also instead of Invalid.
         """
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
-        change, deadline = (key, inputs.role(role)), self._executor.deadline()
+        change, viewer, deadline = (key, inputs.role(role)), inputs.viewer(as_user), self._executor.deadline()
+        if viewer is not None:
+            by = partial(self._set_by)  # of its own, so that it has a statement of its own
+            return await self._change(by, (*change, viewer), key=key.room_id, id=key, deadline=deadline)
         try:
             return await self._change(self._set_each, change, key=key.room_id, id=key, deadline=deadline)
         except _IsAdmin:
-            apply = partial(self._demote)  # of its own, so that it has a statement of its own
+            apply = partial(self._demote)
         return await self._change(apply, change, key=key.room_id, id=key, deadline=deadline)
 
     async def _demote(
@@ -491,6 +660,28 @@ class RoomUsers(Repository):
         if member is not None and member.role is not role:
             return [Invalid("role", LAST_ADMIN)]
         return [member or NotAMember(*key)]
+
+    async def _set_by(
+        self, changes: Sequence[tuple[MemberKey, Role, UUID]], lock_wait: str | None, deadline: float
+    ) -> list[RoomUser | Exception]:
+        [(key, role, by)] = changes
+        if by == key.user_id:
+            changed = await self._executor.fetch_all(
+                self._STEP_DOWN, key.room_id, key.user_id, role, lock_wait, deadline=deadline
+            )
+        else:
+            changed = await self._executor.fetch_all(
+                self._SET_ROLE_BY, key.room_id, key.user_id, role, by, lock_wait, deadline=deadline
+            )
+        self._changed(RoomTouched(key.room_id))  # also on a retry
+        if changed:
+            return [changed[0]]
+        actor = MemberKey(key.room_id, by)
+        states = await self._states(list({actor, key}), deadline)
+        refusal, member = states[actor].may_not("change a role", Role.ADMIN), states[key].member
+        if refusal is None and member is not None and member.role is not role:
+            refusal = Forbidden("change a role", LAST_ADMIN)
+        return [refusal or member or NotAMember(*key)]
 
     async def _set_each(
         self, changes: Sequence[tuple[MemberKey, Role]], lock_wait: str | None, deadline: float
@@ -551,7 +742,7 @@ class RoomUsers(Repository):
         FROM room_users
         WHERE {of} = $1
             AND {by} > $2
-            AND {kept}
+            AND {condition}
         ORDER BY {by}
         LIMIT $3
     """
@@ -559,24 +750,37 @@ class RoomUsers(Repository):
     _MEMBERS = Statement(
         "room_users.members",
         RoomUser,
-        _LIST.format(member=MEMBER, kept=kept("$1", "room_users.user_id"), of="room_id", by="user_id"),
+        _LIST.format(
+            member=MEMBER,
+            condition=f"""{kept("$1", "room_users.user_id")}
+            AND ($4::uuid IS NULL OR {has_member("$1", "$4")})""",
+            of="room_id",
+            by="user_id",
+        ),
     )
 
-    async def members(self, room_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[RoomUser]:
+    async def members(
+        self, room_id: UUID, *, limit: int = 50, after: str | None = None, as_user: UUID | None = None
+    ) -> Page[RoomUser]:
         """The members of a room, in the order of their ids, which is stable while users join and leave.
 
         `limit` is 1 to 200; `after` is the `next` of the previous page. Empty for an unknown room.
+
+        Raises: NotAMember (`as_user`).
         """
-        room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit)
+        room_id, limit, viewer = inputs.uuid("room_id", room_id), inputs.limit(limit), inputs.viewer(as_user)
         (user_id,) = (UUID(int=0),) if after is None else self._MEMBERS_CURSOR.decode(room_id, after)
-        members = await self._executor.fetch_all(self._MEMBERS, room_id, user_id, limit + 1)
+        members = await self._executor.fetch_all(self._MEMBERS, room_id, user_id, limit + 1, viewer)
+        if viewer is not None and not members:
+            await self.get(room_id, viewer)  # it raises NotAMember, unless the viewer joined a moment ago
+            members = await self._executor.fetch_all(self._MEMBERS, room_id, user_id, limit + 1, viewer)
         return self._MEMBERS_CURSOR.page(room_id, members, limit, lambda member: (member.user_id,))
 
     _ROOMS_CURSOR = Cursor("memberships", tuple[UUID])
     _ROOMS_OF = Statement(
         "room_users.rooms_of",
         RoomUser,
-        _LIST.format(member=MEMBER, kept=kept("room_users.room_id", "$1"), of="user_id", by="room_id"),
+        _LIST.format(member=MEMBER, condition=kept("room_users.room_id", "$1"), of="user_id", by="room_id"),
     )
 
     async def rooms_of(self, user_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[RoomUser]:

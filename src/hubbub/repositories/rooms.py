@@ -15,17 +15,19 @@ from hubbub import inputs
 from hubbub.commits import MembersJoined, RoomTouched
 from hubbub.cursors import Cursor
 from hubbub.deletions import DELETE_ROOM, Deletion, check_outside_transaction, finish
-from hubbub.errors import Conflict, Invalid, NotFound
+from hubbub.errors import Conflict, Forbidden, HubbubError, Invalid, NotAMember, NotFound
 from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
 from hubbub.postgres import OpenTransaction, Statement
 from hubbub.sql import (
     Repository,
+    acting_admin,
     by_id,
     columns,
     entry,
     existing,
     folded,
+    has_member,
     kept,
     lock_timeout,
     readable,
@@ -61,7 +63,10 @@ def direct_key(first: UUID, second: UUID) -> bytes:
 
 
 class Rooms(Repository):
-    """Rooms. Creating, joining and renaming one are entries of its log, each with a seq."""
+    """Rooms. Creating, joining and renaming one are entries of its log, each with a seq.
+
+    With `as_user` a call is checked: members see a room, and all users a public one. Admins change and delete it.
+    """
 
     # The joining of each member, in their order, is an entry of the log.
     _CREATE = Statement(
@@ -135,9 +140,29 @@ class Rooms(Repository):
     _GET = by_id(Room, "rooms", ROOM)
     _GET_MANY = _GET.many
 
-    async def get(self, room_id: UUID) -> Room:
-        """The room. Raises: NotFound."""
-        room = await self._executor.look_up(self._GET, inputs.uuid("room_id", room_id))
+    _GET_VISIBLE = Statement(
+        "rooms.get_visible",
+        Room,
+        f"""
+        SELECT {ROOM}
+        FROM rooms
+        WHERE id = $1
+            AND {kept("$1", "$2")}
+            AND (
+                {has_member("$1", "$2")}
+                OR (NOT is_private AND EXISTS (SELECT 1 FROM users WHERE id = $2))
+            )
+        """,
+    )
+
+    async def get(self, room_id: UUID, *, as_user: UUID | None = None) -> Room:
+        """The room. Raises: NotFound, NotAMember (`as_user`)."""
+        room_id = inputs.uuid("room_id", room_id)
+        if as_user is not None:
+            viewer = inputs.uuid("as_user", as_user)
+            visible = await self._executor.fetch_one(self._GET_VISIBLE, room_id, viewer)
+            return existing(visible, NotAMember, room_id, viewer)
+        room = await self._executor.look_up(self._GET, room_id)
         return existing(room, NotFound, "room", room_id)
 
     async def get_many(self, room_ids: Iterable[UUID]) -> dict[UUID, Room]:
@@ -148,7 +173,7 @@ class Rooms(Repository):
         "rooms.update",
         Room,
         f"""
-        WITH room AS (
+        WITH {acting_admin("$1", "$9")}, room AS (
             UPDATE rooms
             SET name = COALESCE($2, name),
                 description = NULLIF(COALESCE($3, description), ''),
@@ -159,6 +184,7 @@ class Rooms(Repository):
             WHERE id = $1
                 AND {lock_timeout("$8")}
                 AND {kept("$1")}
+                AND ($9::uuid IS NULL OR EXISTS (SELECT 1 FROM acting_admin))
             RETURNING {ROOM}
         ), entry AS ({entry(RoomChanged, "room", user_id="$5")})
         SELECT {columns(Room)}
@@ -175,22 +201,23 @@ class Rooms(Repository):
         is_private: bool | None = None,
         keeps_receipts: bool | UnsetType | None = UNSET,
         by: UUID | None = None,
+        as_user: UUID | None = None,
     ) -> Room:
         """Change the properties that are given. An entry of the room's log. An empty description removes it.
 
         `keeps_receipts` is as in `create`, with None for the default. It applies to messages that are read from
         now on: stored receipts stay, and messages that were read without one get none later. `by` is the user who
-        changes the room, for the log.
+        changes the room, for the log, and by default that of `as_user`.
 
-        Raises: NotFound.
+        Raises: NotFound, and with `as_user` NotAMember and Forbidden.
         """
         if name is None and description is None and is_private is None and keeps_receipts is UNSET:
-            return await self.get(room_id)
-        room_id = inputs.uuid("room_id", room_id)
+            return await self.get(room_id, as_user=as_user)
+        room_id, viewer = inputs.uuid("room_id", room_id), inputs.viewer(as_user)
         name = None if name is None else inputs.text("name", name, longest=inputs.ROOM_NAME_LENGTH)
         description = _description(description)
         is_private = None if is_private is None else inputs.flag("is_private", is_private)
-        by = None if by is None else inputs.uuid("by", by)
+        by = viewer if by is None else inputs.uuid("by", by)
         sets_receipts = keeps_receipts is not UNSET
         receipts = None if keeps_receipts is UNSET else _keeps_receipts(keeps_receipts)
 
@@ -205,8 +232,11 @@ class Rooms(Repository):
                 sets_receipts,
                 receipts,
                 lock_wait,
+                viewer,
                 deadline=deadline,
             )
+            if changed is None and viewer is not None:
+                raise await self._why_not_admin(room_id, viewer, "change this room", deadline)
             room = existing(changed, NotFound, "room", room_id)
             self._changed(RoomTouched(room.id))
             return [room]
@@ -214,38 +244,63 @@ class Rooms(Repository):
         deadline = self._executor.deadline()
         return await self._change(apply, None, key=room_id, id=apply, deadline=deadline)
 
-    async def delete(self, room_id: UUID) -> None:
+    _ROLE_OF = Statement(
+        "rooms.role_of",
+        str,
+        f"SELECT role FROM room_users WHERE room_id = $1 AND user_id = $2 AND {kept('$1', '$2')}",
+    )
+
+    async def _why_not_admin(self, room_id: UUID, user_id: UUID, action: str, deadline: float) -> HubbubError:
+        role = await self._executor.fetch_one(self._ROLE_OF, room_id, user_id, deadline=deadline)
+        return NotAMember(room_id, user_id) if role is None else Forbidden(action, "it takes the role admin")
+
+    async def delete(self, room_id: UUID, *, as_user: UUID | None = None) -> None:
         """Delete the room with its members, messages, receipts and log.
 
         A room with more than 2,000 messages, members or events is gone for all calls at once, and its rows are
         deleted in steps. `Unavailable` at the deadline means that rows are left: the same call, or `hub.maintain`,
         goes on. Until then its id cannot be used again.
 
-        Raises: NotFound, Invalid (such a room, in a transaction).
+        Raises: NotFound, Invalid (such a room, in a transaction), and with `as_user` NotAMember and Forbidden.
         """
-        room_id, deadline = inputs.uuid("room_id", room_id), self._executor.deadline()
+        room_id, deadline, viewer = (
+            inputs.uuid("room_id", room_id),
+            self._executor.deadline(),
+            inputs.viewer(as_user),
+        )
         may_hide = not isinstance(self._executor, OpenTransaction)
-        is_large = await self._executor.fetch_one(DELETE_ROOM, room_id, may_hide, deadline=deadline)
+        is_large = await self._executor.fetch_one(DELETE_ROOM, room_id, may_hide, viewer, deadline=deadline)
+        if is_large is None and viewer is not None:
+            raise await self._why_not_admin(room_id, viewer, "delete this room", deadline)
         self._changed(RoomTouched(room_id))  # also on a retry: the first attempt may not have reported it
         if existing(is_large, NotFound, "room", room_id):
             check_outside_transaction(self._executor, "room_id")
             await finish(self._executor, Deletion(room_id, is_room=True), self._on_commit, deadline=deadline)
 
     _FIND_DIRECT = Statement(
-        "rooms.find_direct", Room, f"SELECT {ROOM} FROM rooms WHERE direct_key = $1 AND {kept('rooms.id')}"
+        "rooms.find_direct",
+        Room,
+        f"""
+        SELECT {ROOM}
+        FROM rooms
+        WHERE direct_key = $1
+            AND {kept("rooms.id")}
+            AND ($2::uuid IS NULL OR {has_member("rooms.id", "$2")})
+        """,
     )
     _CREATE_DIRECT = Statement("rooms.create_direct", Room, _CREATE.sql)
 
-    async def direct(self, user_id: UUID, partner_id: UUID) -> Room:
+    async def direct(self, user_id: UUID, partner_id: UUID, *, as_user: UUID | None = None) -> Room:
         """The one direct room of two users, in either order. It is created if there is none, also under a race.
 
         Raises: Invalid (the same user twice), NotFound (no such user, and no room yet).
         """
         first, second = inputs.uuid("user_id", user_id), inputs.uuid("partner_id", partner_id)
+        viewer = inputs.viewer(as_user)
         if first == second:
             raise Invalid("partner_id", "a direct room needs two different users")
         key, deadline = direct_key(first, second), self._executor.deadline()
-        found = await self._executor.fetch_all(self._FIND_DIRECT, key, deadline=deadline)
+        found = await self._executor.fetch_all(self._FIND_DIRECT, key, viewer, deadline=deadline)
         if not found:
             try:
                 found = await self._executor.attempt(
@@ -265,7 +320,7 @@ class Rooms(Repository):
                     raise NotFound("user", f"{first} or {second}")
                 self._changed(MembersJoined(found[0].id, (first, second)))
             except Conflict:  # the partner was faster
-                found = await self._executor.fetch_all(self._FIND_DIRECT, key, deadline=deadline)
+                found = await self._executor.fetch_all(self._FIND_DIRECT, key, viewer, deadline=deadline)
         if not found:
             raise NotFound("direct room", key.hex())  # it was deleted again
         return found[0]
@@ -280,20 +335,27 @@ class Rooms(Repository):
         WHERE NOT is_private
             AND ({folded("rooms.name")}, id) > ($1, $2)
             AND {kept("rooms.id")}
+            AND (
+                $4::uuid IS NULL
+                OR EXISTS (SELECT 1 FROM users WHERE users.id = $4 AND {kept("$4")})
+            )
         ORDER BY {folded("rooms.name")}, id
         LIMIT $3
         """,
     )
 
-    async def public(self, *, limit: int = 50, after: str | None = None) -> Page[Room]:
+    async def public(
+        self, *, limit: int = 50, after: str | None = None, as_user: UUID | None = None
+    ) -> Page[Room]:
         """The rooms that are not private, by name: apple before Zebra.
 
         The order is that of the characters of Unicode, except for the case of Latin, Greek, Cyrillic and Armenian
         letters. So accented letters come after z. `limit` is 1 to 200; `after` is the `next` of the last page.
+        With `as_user` the list is empty for an account that is deleted.
         """
-        limit = inputs.limit(limit)
+        limit, viewer = inputs.limit(limit), inputs.viewer(as_user)
         name, room_id = ("", UUID(int=0)) if after is None else self._PUBLIC_CURSOR.decode(None, after)
-        rooms = await self._executor.fetch_all(self._PUBLIC, inputs.folded(name), room_id, limit + 1)
+        rooms = await self._executor.fetch_all(self._PUBLIC, inputs.folded(name), room_id, limit + 1, viewer)
         return self._PUBLIC_CURSOR.page(None, rooms, limit, lambda room: (room.name, room.id))
 
     # The newest message of each room is one probe of the index (room_id, seq). Only the rooms of the page are

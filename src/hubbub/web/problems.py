@@ -12,7 +12,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
-from hubbub.errors import Conflict, HubbubError, Invalid, NotAMember, NotFound, RateLimited, Unavailable
+from hubbub.errors import (
+    Conflict,
+    Forbidden,
+    HubbubError,
+    Invalid,
+    NotAMember,
+    NotFound,
+    RateLimited,
+    Unavailable,
+)
 from hubbub.models import Value
 
 if TYPE_CHECKING:
@@ -29,6 +38,7 @@ _ANSWERS: Final[dict[type[HubbubError], tuple[int, str]]] = {
     Invalid: (422, "Invalid value"),
     NotFound: (404, "Not found"),
     NotAMember: (403, "Not a member"),
+    Forbidden: (403, "Forbidden"),
     Conflict: (409, "Already in use"),
     RateLimited: (429, "Too many attempts"),
     Unavailable: (503, "Temporarily unavailable"),

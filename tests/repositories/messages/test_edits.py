@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from hubbub import Hub, Invalid, NotAMember, NotFound, Role, Room, User
+from hubbub import Forbidden, Hub, Invalid, NotAMember, NotFound, Role, Room, User
 from hubbub.postgres import Pool
 from log import log_of
 
@@ -38,9 +38,8 @@ async def test_moderator_but_no_member_changes_messages_of_others(
     await hub.room_users.add(room.id, bob.id)
     message = await hub.messages.send(room.id, ada.id, "hello")
     for change in (hub.messages.edit(message.id, "x", by=bob.id), hub.messages.delete(message.id, by=bob.id)):
-        with pytest.raises(Invalid) as refused:
+        with pytest.raises(Forbidden, match="only its author, moderators and admins"):
             await change
-        assert refused.value.field == "by"
     await hub.room_users.set_role(room.id, bob.id, Role.MODERATOR)
     assert (await hub.messages.edit(message.id, "moderated", by=bob.id)).content == "moderated"
     assert (await hub.messages.delete(message.id, by=bob.id)).deleted_at is not None

@@ -10,12 +10,12 @@ from uuid import UUID
 import msgspec
 
 from hubbub import events
-from hubbub.errors import NotFound
+from hubbub.errors import NotAMember, NotFound
 from hubbub.events import NOT_AN_EVENT, LogEvent
 from hubbub.models import Message
 from hubbub.positions import NOTHING, Position, event_mark, mark
 from hubbub.postgres import Executor, Statement
-from hubbub.sql import columns, kept, message_bytes, readable, representable
+from hubbub.sql import columns, has_member, kept, message_bytes, readable, representable
 
 logger = logging.getLogger("hubbub.feed")
 
@@ -142,7 +142,7 @@ def _without_entry(seq: int, last_seq: int) -> Position | None:
 
 
 class Logs:
-    """The logs of rooms. The caller checks who may read them."""
+    """The logs of rooms. With a `viewer`, who has to be a member, a call is checked."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -216,6 +216,9 @@ class Logs:
         ORDER BY at_seq
         """,
     )
+    _READ_OF_MEMBER = Statement(
+        "log.read_of_member", _entry, _READ.sql.replace(kept("$1"), has_member("$1", "$5"))
+    )
 
     async def read(
         self,
@@ -224,18 +227,18 @@ class Logs:
         limit: int,
         most_bytes: int = PAGE_BYTES,
         *,
+        viewer: UUID | None = None,
         deadline: float | None = None,
     ) -> LogSlice:
         """Up to `limit` entries after the position, in their order, and no further one after `most_bytes`.
 
-        Raises: NotFound (no such room).
+        Raises: NotFound (no such room), NotAMember.
         """
         head, deadline = 0, self._executor.deadline() if deadline is None else deadline
-        seq, most = after.seq, limit + 1
-        rows = await self._executor.fetch_all(self._READ, room_id, seq, most, most_bytes, deadline=deadline)
+        rows = await self._rows(room_id, after, limit + 1, most_bytes, viewer=viewer, deadline=deadline)
         if not rows:  # purged, or no room; read again, for entries that came before the head was known
-            head = (await self.head(room_id, deadline=deadline)).seq
-            rows = await self._executor.fetch_all(self._READ, room_id, seq, most, most_bytes, deadline=deadline)
+            head = (await self.head(room_id, viewer=viewer, deadline=deadline)).seq
+            rows = await self._rows(room_id, after, limit + 1, most_bytes, viewer=viewer, deadline=deadline)
         found, head, first, _ = rows[0] if rows else (0, head, None, None)
         there = first if first is not None and first.seq == after.seq else _without_entry(after.seq, head)
         if not Head(room_id, head, there).holds(after):
@@ -246,6 +249,23 @@ class Logs:
             last = entries[:limit][-1].position
         end = head if found == len(rows) <= limit else last.seq
         return LogSlice(entries[:limit], head, end, last, is_rewound=False)
+
+    async def _rows(
+        self,
+        room_id: UUID,
+        after: Position,
+        limit: int,
+        most_bytes: int,
+        *,
+        viewer: UUID | None,
+        deadline: float,
+    ) -> list[tuple[int, int, Position, LogEvent | None]]:
+        seq = after.seq
+        if viewer is None:
+            return await self._executor.fetch_all(self._READ, room_id, seq, limit, most_bytes, deadline=deadline)
+        return await self._executor.fetch_all(
+            self._READ_OF_MEMBER, room_id, seq, limit, most_bytes, viewer, deadline=deadline
+        )
 
     _HEADS = Statement(
         "log.heads",
@@ -272,14 +292,21 @@ class Logs:
         WHERE {kept("rooms.id")}
         """,
     )
+    _HEAD_OF_MEMBER = Statement("log.head_of_member", _head_of, f"{_HEADS.sql} AND {has_member('rooms.id', '$3')}")
 
     async def heads(self, seqs: Mapping[UUID, int | None], *, deadline: float | None = None) -> list[Head]:
         """The heads of the rooms that exist, each with the position of the given seq; None stands for the head."""
         return await self._executor.fetch_all(self._HEADS, list(seqs), list(seqs.values()), deadline=deadline)
 
-    async def head(self, room_id: UUID, *, deadline: float | None = None) -> Position:
-        """The position of the newest entry of a room. Raises: NotFound."""
-        for head in await self.heads({room_id: None}, deadline=deadline):
+    async def head(self, room_id: UUID, *, viewer: UUID | None = None, deadline: float | None = None) -> Position:
+        """The position of the newest entry of a room. Raises: NotFound, NotAMember (the `viewer`)."""
+        if viewer is None:
+            heads = await self.heads({room_id: None}, deadline=deadline)
+        else:
+            heads = await self._executor.fetch_all(
+                self._HEAD_OF_MEMBER, [room_id], [None], viewer, deadline=deadline
+            )
+        for head in heads:
             if head.position is not None:  # it always is, because the head is not beyond the end
                 return head.position
-        raise NotFound("room", room_id)
+        raise NotFound("room", room_id) if viewer is None else NotAMember(room_id, viewer)

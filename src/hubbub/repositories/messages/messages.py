@@ -9,7 +9,7 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.commits import MessagesSent, OnCommit, RoomRewound, RoomTouched, ignore
 from hubbub.cursors import Cursor
-from hubbub.errors import Invalid, NotAMember, NotFound, Unavailable
+from hubbub.errors import Forbidden, Invalid, NotAMember, NotFound, Unavailable
 from hubbub.events import LogEvent, LogPage, MessageDeleted, MessageEdited, Resync
 from hubbub.models import Message, MessagePage, MessageType, NewMessage, Page
 from hubbub.positions import START, Position
@@ -35,7 +35,10 @@ from hubbub.sql import (
 
 
 class Messages(Repository):
-    """The messages of rooms. Their order is `seq`, and their id makes a retry harmless."""
+    """The messages of rooms. Their order is `seq`, and their id makes a retry harmless.
+
+    With `as_user`, a read is checked: it raises `NotAMember` unless this user is in the room.
+    """
 
     def __init__(
         self,
@@ -104,10 +107,22 @@ class Messages(Repository):
     _GET = by_id(Message, "messages", readable(Message))
     _GET_MANY = _GET.many
 
-    async def get(self, message_id: UUID) -> Message:
-        """The message, or the tombstone that is left of it. Raises: NotFound."""
-        message = await self._executor.look_up(self._GET, inputs.uuid("message_id", message_id))
+    async def get(self, message_id: UUID, *, as_user: UUID | None = None) -> Message:
+        """The message, or the tombstone that is left of it. Raises: NotFound, NotAMember (`as_user`)."""
+        message_id = inputs.uuid("message_id", message_id)
+        if as_user is not None:
+            return await self._get_as_member(
+                message_id, inputs.uuid("as_user", as_user), self._executor.deadline()
+            )
+        message = await self._executor.look_up(self._GET, message_id)
         return existing(message, NotFound, "message", message_id)
+
+    async def _get_as_member(self, message_id: UUID, viewer: UUID, deadline: float) -> Message:
+        found = await self._executor.fetch_one(self._PERMISSIONS, [message_id], [viewer], deadline=deadline)
+        message, is_member, _ = existing(found, NotFound, "message", message_id)
+        if not is_member:
+            raise NotAMember(message.room_id, viewer)
+        return message
 
     async def get_many(self, message_ids: Iterable[UUID]) -> dict[UUID, Message]:
         """The messages that exist, by id, in one query per 1,000 ids."""
@@ -198,7 +213,7 @@ class Messages(Repository):
         `by` is its author, still in the room, or a moderator or admin of the room. The same content again changes
         nothing. It may be empty in a message with metadata, an image or a file.
 
-        Raises: NotFound, NotAMember, Invalid (`by` may not edit it, or it is deleted).
+        Raises: NotFound, NotAMember, Forbidden (`by` may not edit it), Invalid (it is deleted).
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
         content = inputs.text("content", content, longest=inputs.CONTENT_LENGTH, shortest=1 if content else 0)
@@ -268,7 +283,7 @@ class Messages(Repository):
 
         `by` is as in `edit`. Deleting it again changes nothing.
 
-        Raises: NotFound, NotAMember, Invalid (`by` may not delete it).
+        Raises: NotFound, NotAMember, Forbidden (`by` may not delete it).
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
         return await self._change_message(self._delete_all, message_id, (message_id, by))
@@ -332,8 +347,8 @@ class Messages(Repository):
                 if not is_member:
                     outcomes[message.id] = NotAMember(message.room_id, by[message.id])
                 elif not may_change:
-                    reason = "is neither the author nor a moderator or admin of the room"
-                    outcomes[message.id] = Invalid("by", reason)
+                    reason = "only its author, moderators and admins of the room may"
+                    outcomes[message.id] = Forbidden("change this message", reason)
                 else:
                     outcomes[message.id] = message
         # Also on a retry: the first attempt may not have reported it.
@@ -349,6 +364,7 @@ class Messages(Repository):
         after: PageAnchor | None = None,
         around: PageAnchor | UUID | None = None,
         limit: int = 50,
+        as_user: UUID | None = None,
     ) -> MessagePage:
         """Up to `limit` messages (1 to 200) of a room, the oldest first: by default its newest.
 
@@ -356,11 +372,13 @@ class Messages(Repository):
         one. `before` and `after` leave it out, `around` has it in the middle. To open a room at the first unread
         message, use `after` with the member's `last_read_seq`. Deleted messages are on the page as tombstones.
 
-        Raises: NotFound (no such room or message), Invalid (a message of another room).
+        Raises: NotFound (no such room or message), Invalid (a message of another room), NotAMember (`as_user`).
         """
-        deadline = self._executor.deadline()
-        span = await self._span(room_id, before=before, after=after, around=around, limit=limit, deadline=deadline)
-        return await read_page(self._executor, span, deadline)
+        deadline, viewer = self._executor.deadline(), inputs.viewer(as_user)
+        span = await self._span(
+            room_id, before=before, after=after, around=around, limit=limit, viewer=viewer, deadline=deadline
+        )
+        return await read_page(self._executor, span, deadline, viewer)
 
     async def page_json(
         self,
@@ -370,17 +388,20 @@ class Messages(Repository):
         after: PageAnchor | None = None,
         around: PageAnchor | UUID | None = None,
         limit: int = 50,
+        as_user: UUID | None = None,
     ) -> bytes:
         """As `page`, as the JSON in UTF-8 that PostgreSQL writes, to be sent to a client as it is.
 
         It has the content of `msgspec.json.encode(page)`, for about a quarter of the processor time of this
         process (docs/decisions.md). Times are in ISO 8601, with the offset of the server's time zone.
 
-        Raises: NotFound (no such room or message), Invalid (a message of another room).
+        Raises: NotFound (no such room or message), Invalid (a message of another room), NotAMember (`as_user`).
         """
-        deadline = self._executor.deadline()
-        span = await self._span(room_id, before=before, after=after, around=around, limit=limit, deadline=deadline)
-        return await read_page_json(self._executor, span, deadline)
+        deadline, viewer = self._executor.deadline(), inputs.viewer(as_user)
+        span = await self._span(
+            room_id, before=before, after=after, around=around, limit=limit, viewer=viewer, deadline=deadline
+        )
+        return await read_page_json(self._executor, span, deadline, viewer)
 
     async def _span(
         self,
@@ -390,6 +411,7 @@ class Messages(Repository):
         after: PageAnchor | None,
         around: PageAnchor | UUID | None,
         limit: int,
+        viewer: UUID | None,
         deadline: float,
     ) -> Span:
         room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit)
@@ -400,28 +422,33 @@ class Messages(Repository):
         if around is not None:
             if not isinstance(around, int | Message):
                 id = inputs.uuid("around", around)
-                message = await self._executor.fetch_one(self._GET, id, deadline=deadline)
-                around = existing(message, NotFound, "message", id)
+                if viewer is not None:
+                    around = await self._get_as_member(id, viewer, deadline)
+                else:
+                    message = await self._executor.fetch_one(self._GET, id, deadline=deadline)
+                    around = existing(message, NotFound, "message", id)
             return Span(room_id, seq_of("around", room_id, around), limit // 2, limit - limit // 2)
         return Span(room_id, seq_of("before", room_id, NEWEST if before is None else before), limit, 0)
 
-    async def since(self, room_id: UUID, cursor: str | None, *, limit: int = 200) -> LogPage:
+    async def since(
+        self, room_id: UUID, cursor: str | None, *, limit: int = 200, as_user: UUID | None = None
+    ) -> LogPage:
         """Up to `limit` entries (1 to 1,000) of a room's log after the cursor: messages, edits, deletions, joins,
         leaves, changes of roles and of the room, in the order of their seq. A page also ends after 1 MiB.
 
         `cursor` is that of an event, of a message or of the previous page; None is the beginning of the log.
         Messages are in their present state. If the log was rewound since, by a restore or a failover that lost
-        commits, a `Resync` alone is on the page. The caller checks who may read the room.
+        commits, a `Resync` alone is on the page.
 
-        Raises: NotFound (no such room), Invalid (not a cursor, or that of another room).
+        Raises: NotFound (no such room), Invalid (not a cursor, or that of another room), NotAMember (`as_user`).
         """
         room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit, longest=1_000)
         after = START if cursor is None else Position.decode(room_id, cursor, field="cursor")
-        deadline = self._executor.deadline()
-        reading = await self._logs.read(room_id, after, limit, deadline=deadline)
+        deadline, viewer = self._executor.deadline(), inputs.viewer(as_user)
+        reading = await self._logs.read(room_id, after, limit, viewer=viewer, deadline=deadline)
         if reading.is_rewound:
             self._changed(RoomRewound(room_id))
-            head = (await self._logs.head(room_id, deadline=deadline)).encode(room_id)
+            head = (await self._logs.head(room_id, viewer=viewer, deadline=deadline)).encode(room_id)
             return LogPage(room_id, [Resync(room_id, head, "rewound")], head, has_more=False)
         events: list[LogEvent | Resync] = [entry.event for entry in reading.entries]
         going_on = reading.last.encode(room_id) if reading.last.seq else None

@@ -1,8 +1,8 @@
 """Pages of a room's messages, in both directions: as objects, and as the JSON that PostgreSQL writes.
 
-The caller checks who may read them. Callers that wait for the same page share the statement that reads it, as when
-all members open one room. A caller joins only a statement that was not sent yet, so all that was acknowledged
-before the call is on the page.
+Callers that wait for the same page share the statement that reads it, as when all members open one room. A caller
+joins only a statement that was not sent yet, so all that was acknowledged before the call is on the page. The page
+of a viewer, who has to be a member, is a statement of its own.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.errors import Invalid, NotFound
+from hubbub.errors import Invalid, NotAMember, NotFound
 from hubbub.models import Message, MessagePage
 from hubbub.positions import Position, mark
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import MESSAGE
-from hubbub.sql import existing, kept, readable
+from hubbub.sql import existing, has_member, kept, readable
 
 PageAnchor: TypeAlias = int | Message
 """The position in the log of a room from which a page is read: a seq, or the message that has it."""
@@ -80,19 +80,39 @@ def seq_of(field: str, room_id: UUID, anchor: PageAnchor) -> int:
 # for tells whether there is more on that side. After the newest message there is nothing to look for, which
 # PostgreSQL sees before it descends the index.
 PAGE = Statement("messages.page", Message, f"({_OLDER} LIMIT $3) UNION ALL ({_NEWER} LIMIT $4) LIMIT $3 + $4")
+PAGE_OF_MEMBER = Statement(
+    "messages.page_of_member",
+    Message,
+    PAGE.sql.replace(kept("$1"), has_member("$1", "$5")),
+)
 
 ROOM_EXISTS = Statement(
     "messages.room_exists", int, f"SELECT 1 AS found FROM rooms WHERE id = $1 AND {kept('$1')}"
 )
 
+HAS_MESSAGES = Statement(
+    "messages.has_messages",
+    bool,
+    f"""
+    SELECT EXISTS (SELECT 1 FROM messages WHERE room_id = $1) AS found
+    FROM room_users
+    WHERE room_id = $1
+        AND user_id = $2
+        AND {kept("$1", "$2")}
+    """,
+)
 
-async def read_page(executor: Executor, span: Span, deadline: float) -> MessagePage:
-    """The page. Raises: NotFound (no such room)."""
+
+async def read_page(executor: Executor, span: Span, deadline: float, viewer: UUID | None = None) -> MessagePage:
+    """The page. Raises: NotFound (no such room), NotAMember (the `viewer`, if there is one)."""
     room_id, pivot, older, newer = span
-    rows = await executor.fetch_shared(PAGE, room_id, pivot, older + 1, newer + 1, deadline=deadline)
-    if not rows:
-        exists = await executor.fetch_one(ROOM_EXISTS, room_id, deadline=deadline)
-        existing(exists, NotFound, "room", room_id)
+    if viewer is not None:
+        rows = await _read_as_member(executor, span, deadline, viewer)
+    else:
+        rows = await executor.fetch_shared(PAGE, room_id, pivot, older + 1, newer + 1, deadline=deadline)
+        if not rows:
+            exists = await executor.fetch_one(ROOM_EXISTS, room_id, deadline=deadline)
+            existing(exists, NotFound, "room", room_id)
     before = [message for message in rows if message.seq < pivot]  # the newest first
     after = [message for message in rows if message.seq >= pivot]
     items = before[:older][::-1] + after[:newer]
@@ -103,6 +123,21 @@ async def read_page(executor: Executor, span: Span, deadline: float) -> MessageP
         has_newer=len(after) > newer,
         cursor=items[-1].cursor if items else None,
     )
+
+
+async def _read_as_member(executor: Executor, span: Span, deadline: float, viewer: UUID) -> list[Message]:
+    """The rows of a page. A page has one at least, unless the room is empty or not to be read."""
+    room_id, pivot, older, newer = span
+    while True:
+        rows = await executor.fetch_all(
+            PAGE_OF_MEMBER, room_id, pivot, older + 1, newer + 1, viewer, deadline=deadline
+        )
+        if rows:
+            return rows
+        has_messages = await executor.fetch_one(HAS_MESSAGES, room_id, viewer, deadline=deadline)
+        if not existing(has_messages, NotAMember, room_id, viewer):
+            return []
+        # The viewer joined, or the first message came, a moment ago.
 
 
 def _with_cursor(
@@ -167,8 +202,18 @@ PAGE_JSON = Statement(
 )
 
 
-async def read_page_json(executor: Executor, span: Span, deadline: float) -> bytes:
-    """The page as JSON. Raises: NotFound (no such room)."""
+PAGE_JSON_OF_MEMBER = Statement(
+    "messages.page_json_of_member", _with_cursor, f"{PAGE_JSON.sql} AND {has_member('$1', '$5')}"
+)
+
+
+async def read_page_json(executor: Executor, span: Span, deadline: float, viewer: UUID | None = None) -> bytes:
+    """The page as JSON. Raises: NotFound (no such room), NotAMember (the `viewer`, if there is one)."""
     room_id, pivot, older, newer = span
+    if viewer is not None:
+        page = await executor.fetch_one(
+            PAGE_JSON_OF_MEMBER, room_id, pivot, older, newer, viewer, deadline=deadline
+        )
+        return existing(page, NotAMember, room_id, viewer)
     pages = await executor.fetch_shared(PAGE_JSON, room_id, pivot, older, newer, deadline=deadline)
     return existing(pages[0] if pages else None, NotFound, "room", room_id)
