@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
 
-from hubbub import Hub, Settings
 from hubbub.redis import Connection, Due, Subscriptions
 from hubbub.redis.replies import as_bytes_list
 from hubbub.redis.script import Found
@@ -26,9 +24,7 @@ from hubbub.services.presence.leases import (
     leases_key,
     online_key,
 )
-from redis_server import Server
 from reports import reports
-from services.monitored import monitored
 from services.odd_answers import answering
 from services.presence_events import PresenceListener, opened
 from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
@@ -214,19 +210,3 @@ async def test_clock_that_goes_ahead_puts_no_user_offline(
     await until(lambda: rounds > 20)
     await sweeper.task.close()
     assert ended == []
-
-
-async def test_idle_process_sends_at_most_one_command_a_second(own_server: Server, settings: Settings) -> None:
-    """With the options of an application. A user who comes wakes the process."""
-    redis = own_server.settings
-    async with Hub(replace(settings, redis=redis)) as hub:
-        await asyncio.sleep(4)  # the first rounds send scripts in full
-        begin = asyncio.get_running_loop().time()
-        async with monitored(redis, hub._connection) as seen:
-            await asyncio.sleep(10)
-        sent = [line for line in seen.splitlines() if line and b" lua] " not in line and b'"ECHO"' not in line]
-        assert len(sent) <= asyncio.get_running_loop().time() - begin + 1
-        assert any(b"EVALSHA" in line for line in sent)
-        ada = await hub.users.create("ada@example.org", "ada", "!")
-        async with hub.presence.online(ada.id):
-            assert await is_online(hub.presence, ada.id, True)
