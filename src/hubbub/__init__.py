@@ -43,6 +43,7 @@ from hubbub.models import (
     MessageType,
     NewMessage,
     Page,
+    PublicUser,
     ReadReceipt,
     Role,
     Room,
@@ -50,6 +51,7 @@ from hubbub.models import (
     RoomUser,
     Session,
     User,
+    UserKind,
     Verdict,
 )
 from hubbub.passwords import Passwords
@@ -96,6 +98,7 @@ __all__ = [
     "PostgresSettings",
     "PresenceChanged",
     "ProfileChanged",
+    "PublicUser",
     "RateLimited",
     "ReadMarkChanged",
     "ReadReceipt",
@@ -116,6 +119,7 @@ __all__ = [
     "TypingChanged",
     "Unavailable",
     "User",
+    "UserKind",
     "Verdict",
     "new_id",
     "open",

@@ -5,7 +5,7 @@ A repository reports each change after its COMMIT. A part registers for the kind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -73,11 +73,16 @@ class ReadMarkMoved(msgspec.Struct, frozen=True):
 
 
 class ProfileUpdated(msgspec.Struct, frozen=True):
-    """A user was given a username or picture. Reported in addition to the `UserChanged`."""
+    """A user was given a name, picture or metadata. Reported in addition to the `UserChanged`.
+
+    A former release announces it without the last two.
+    """
 
     user_id: UUID
     username: str
     avatar_url: str | None
+    display_name: str | None = None
+    metadata: Mapping[str, Any] | None = None
 
 
 Change = (

@@ -15,9 +15,9 @@ from hubbub.models import Page
 T = TypeVar("T")
 K = TypeVar("K")
 
-# A room name has up to 100 characters of up to six bytes each in JSON, so a cursor has about 900 at most. A longer
-# one is forged.
-LONGEST = 1_000
+# The key of a username has up to 1,650 bytes, so a cursor has about 2,300 characters at most. A longer one is
+# forged.
+LONGEST = 3_000
 
 
 class Cursor(Generic[K]):

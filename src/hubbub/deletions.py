@@ -99,7 +99,7 @@ DELETE_ACCOUNT: Final = Statement(
     """,
 )
 
-# The email and the username are free for others at once.
+# The email, the username and the account of another system are free for others at once.
 HIDE_ACCOUNT: Final = Statement(
     "deletions.hide_account",
     int,
@@ -114,8 +114,12 @@ HIDE_ACCOUNT: Final = Statement(
         username = 'deleted-' || id,
         username_key = NULL,
         username_key_of = NULL,
-        password_hash = '!',
+        external_id = NULL,
+        password_hash = NULL,
+        display_name = NULL,
+        display_name_key = NULL,
         avatar_url = NULL,
+        metadata = NULL,
         is_online = false,
         last_seen = NULL
     WHERE id = $1

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar, Final, get_args
+from typing import Any, ClassVar, Final, get_args
 from uuid import UUID
 
 import msgspec
@@ -112,11 +112,16 @@ class ReadMarkChanged(Event, frozen=True, tag="read_mark_changed"):
 
 
 class ProfileChanged(Event, frozen=True, tag="profile_changed"):
-    """A user has another username or picture."""
+    """A user has another username, display name, picture or metadata. These are as they are now."""
 
     user_id: UUID
     username: str
     avatar_url: str | None
+    display_name: str | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.user_id, self.username))
 
 
 class Missed(Event, frozen=True, tag="missed"):
@@ -186,7 +191,10 @@ class RoleChanged(Logged, frozen=True, tag="role_changed"):
 
 
 class RoomChanged(Logged, frozen=True, tag="room_changed"):
-    """The room has another name, description, privacy or receipts setting; `by` is the user who changed it."""
+    """The room has another name, description, privacy, receipts setting or metadata, or several of these.
+
+    They are as the change by `by` has left them.
+    """
 
     kind = "room_changed"
     by: UUID | None
@@ -194,6 +202,10 @@ class RoomChanged(Logged, frozen=True, tag="room_changed"):
     description: str | None
     is_private: bool
     keeps_receipts: bool | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.room_id, self.seq))
 
 
 LogEvent = MessageSent | MessageEdited | MessageDeleted | MemberJoined | MemberLeft | RoleChanged | RoomChanged
@@ -210,6 +222,7 @@ class Payload(msgspec.Struct, frozen=True):
     description: str | None = None
     is_private: bool = False
     keeps_receipts: bool | None = None
+    metadata: Mapping[str, Any] | None = None
 
 
 class RoomGone(Event, frozen=True, tag="room_gone"):

@@ -23,11 +23,13 @@ import msgspec
 import uuid_utils
 
 from hubbub.errors import Invalid
-from hubbub.models import MESSAGE_TYPES, ROLES, MessageType, Role
+from hubbub.models import MESSAGE_TYPES, ROLES, USER_KINDS, MessageType, Role, UserKind
 
 # The widths of the columns in the original schema.
 EMAIL_LENGTH: Final = 255
 USERNAME_LENGTH: Final = 50
+DISPLAY_NAME_LENGTH: Final = 100
+EXTERNAL_ID_LENGTH: Final = 255
 ROOM_NAME_LENGTH: Final = 100
 AVATAR_URL_LENGTH: Final = 500
 PASSWORD_HASH_LENGTH: Final = 255
@@ -36,6 +38,8 @@ PASSWORD_HASH_LENGTH: Final = 255
 DESCRIPTION_LENGTH: Final = 4_000
 CONTENT_LENGTH: Final = 20_000
 IMPORTED_CONTENT_LENGTH: Final = 65_536  # the most that WhatsApp takes; Slack 40,000
+
+SEARCH_KEY_LENGTH: Final = 100
 
 METADATA_BYTES: Final = 8_192
 JSON_LEVELS: Final = 32  # far more than applications nest, far less than the limit of any parser in between
@@ -154,22 +158,32 @@ def username(value: object) -> str:
     characters are refused, because they make a name look like another. A joiner is accepted where the letters or
     emoji around it need it, and a variation selector after a character. `same_name` ignores both.
     """
-    name = text("username", value, longest=USERNAME_LENGTH)  # first: a long run of accents is slow to normalise
-    name = text("username", normalize("NFC", name), longest=USERNAME_LENGTH)  # again: it can become longer
+    name = _name("username", value, USERNAME_LENGTH)
     if "@" in name or (not name.isascii() and "@" in normalize("NFKC", name)):  # also one of another width
         raise Invalid("username", "must not contain an @")
-    if name != name.strip():
-        raise Invalid("username", "must not start or end with white space")
-    if not name.isprintable() or not name.isascii():
-        _check_marks(name)
     return name
 
 
-def _check_marks(name: str) -> None:
+def display_name(value: object) -> str | None:
+    """None, or a name to show: 1 to 100 characters, as `username`, but with any @. Several users may have it."""
+    return None if value is None else _name("display_name", value, DISPLAY_NAME_LENGTH)
+
+
+def _name(field: str, value: object, longest: int) -> str:
+    name = text(field, value, longest=longest)  # first: a long run of accents is slow to normalise
+    name = text(field, normalize("NFC", name), longest=longest)  # again: it can become longer
+    if name != name.strip():
+        raise Invalid(field, "must not start or end with white space")
+    if not name.isprintable() or not name.isascii():
+        _check_marks(field, name)
+    return name
+
+
+def _check_marks(field: str, name: str) -> None:
     for position, character in enumerate(name):
         is_mark = not character.isprintable() or _MARKS.match(character)
         if is_mark and not (_joins(name, position) or (position and _VARIATION_SELECTORS.match(character))):
-            raise Invalid("username", "must not contain control or invisible characters")
+            raise Invalid(field, "must not contain control or invisible characters")
 
 
 def _joins(name: str, position: int) -> bool:
@@ -239,6 +253,25 @@ def stored_key(name: str) -> str | None:
     """`same_name` if the column needs it: for the other names `folded` is the same."""
     key = same_name(name)
     return None if name.isascii() and key == folded(name) else key
+
+
+def search_key(name: str) -> str:
+    """The start of `same_name` by which a name to show is found. It fits into an entry of an index."""
+    return same_name(name)[:SEARCH_KEY_LENGTH]
+
+
+def prefix_range(key: str) -> tuple[str, str]:
+    """The first text that starts with `key`, and the first one after all of these, in the order of Unicode."""
+    rest = key.rstrip("\U0010ffff")
+    if not rest:
+        raise Invalid("prefix", "must not consist of the last character of Unicode")
+    after = ord(rest[-1]) + 1
+    return key, rest[:-1] + chr(0xE000 if after == 0xD800 else after)  # a surrogate has no UTF-8
+
+
+def name_prefix(value: object) -> tuple[str, str]:
+    """`prefix_range` of the start of a username or a name to show, in any spelling: 1 to 100 characters."""
+    return prefix_range(search_key(text("prefix", value, longest=DISPLAY_NAME_LENGTH)))
 
 
 def _folded_once(name: str) -> str:
@@ -356,6 +389,21 @@ def role(value: object) -> Role:
     raise Invalid("role", f"must be one of {', '.join(ROLES)}")
 
 
+def user_kind(value: object) -> UserKind:
+    """A kind of account, from itself or from its name."""
+    if isinstance(value, str) and value in USER_KINDS:
+        return USER_KINDS[value]
+    raise Invalid("kind", f"must be one of {', '.join(USER_KINDS)}")
+
+
+def external_id(value: object) -> str:
+    """The text of an account's id in another system: 1 to 255 characters. It may be given as an int or a UUID."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**EXTERNAL_ID_LENGTH
+    if is_number or isinstance(value, UUID):  # Python writes no number of more than 4,300 digits
+        value = str(value)
+    return text("external_id", value, longest=EXTERNAL_ID_LENGTH)
+
+
 def message_type(value: object) -> MessageType:
     """A type of message, from itself or from its name."""
     if value.__class__ is MessageType:  # this runs on every send, and the hash of an Enum is computed in Python
@@ -400,7 +448,7 @@ def _check_levels(field: str, value: object, levels: int) -> None:
 
 
 def metadata(value: object) -> str | None:
-    """None, or the JSON of the data that an application keeps with a message: at most 8 KiB and 32 levels deep.
+    """None, or the JSON of the data that an application keeps with something: at most 8 KiB and 32 levels deep.
 
     Its column is of type jsonb, which accepts less than JSON. It refuses NUL and writes numbers in full: 1e23
     would come back as another whole number, and 1e-300 as 302 characters. So the absolute value of a float is 0 or

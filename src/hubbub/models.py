@@ -42,6 +42,14 @@ class Role(StrEnum):
     MEMBER = "member"
 
 
+class UserKind(StrEnum):
+    """The kind of an account: a person, a program, or a visitor without a login."""
+
+    PERSON = "person"
+    BOT = "bot"
+    ANONYMOUS = "anonymous"
+
+
 class MessageType(StrEnum):
     """How to interpret the content of a message. hubbub stores it, and gives it no other meaning."""
 
@@ -52,6 +60,7 @@ class MessageType(StrEnum):
 
 # A lookup here costs a twentieth of one in the enum itself.
 ROLES = {role.value: role for role in Role}
+USER_KINDS = {kind.value: kind for kind in UserKind}
 MESSAGE_TYPES = {message_type.value: message_type for message_type in MessageType}
 
 
@@ -121,6 +130,13 @@ def _reference(cls: type, *arguments: object) -> str:
     return f"{own}[{of}]" if of else own
 
 
+def _decode_metadata(value: PublicUser | User | Room | Message | RoomUser) -> None:
+    """Replace the JSON that comes from PostgreSQL by its mapping."""
+    metadata: object = value.metadata
+    if isinstance(metadata, str):
+        msgspec.structs.force_setattr(value, "metadata", msgspec.json.decode(metadata))
+
+
 class Maintained(Value, frozen=True):
     """What a call of `hub.maintain` did: how many deletions of accounts and rooms it has finished.
 
@@ -132,17 +148,69 @@ class Maintained(Value, frozen=True):
     unfinished: int
 
 
-class User(Value, frozen=True, gc=False):
-    """An account. The hash of its password is not part of it: see `Credentials`."""
+class PublicUser(Value, frozen=True, gc=False):
+    """A user as other people see them: without an email. `display_name` is what to show, None for the username.
+
+    `metadata` is a JSON object of the application's. All people of the chat may see it.
+    """
 
     id: UUID
-    email: str
+    username: str
+    display_name: str | None
+    avatar_url: str | None
+    is_online: bool
+    last_seen: datetime | None
+    metadata: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.metadata is not None:
+            _decode_metadata(self)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+class User(Value, frozen=True, gc=False):
+    """An account, for its owner and for the application. Other people get it as `public`, without the email.
+
+    The hash of its password is not part of it: see `Credentials`. `external_id` is the account in another system
+    that the user logs in with (`users.upsert`).
+    """
+
+    id: UUID
+    email: str | None
     username: str
     avatar_url: str | None
     is_online: bool
     last_seen: datetime | None
     created_at: datetime
     updated_at: datetime
+    display_name: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    kind: UserKind = UserKind.PERSON
+    external_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind.__class__ is not UserKind:  # as it comes from PostgreSQL
+            msgspec.structs.force_setattr(self, "kind", USER_KINDS.get(self.kind) or UserKind(self.kind))
+        if self.metadata is not None:
+            _decode_metadata(self)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def public(self) -> PublicUser:
+        """The user as other people see them."""
+        return PublicUser(
+            self.id,
+            self.username,
+            self.display_name,
+            self.avatar_url,
+            self.is_online,
+            self.last_seen,
+            self.metadata,
+        )
 
 
 class Concealed(str):
@@ -168,7 +236,7 @@ class Room(Value, frozen=True, gc=False):
     """A room. `last_seq` is the head of its log: the seq of its newest message or event, 0 in an empty room.
 
     `keeps_receipts` is whether hubbub stores a receipt per message and reader. None, the default, means in direct
-    rooms and as long as the room is small (`ReadReceipts`).
+    rooms and as long as the room is small (`ReadReceipts`). `metadata` is a JSON object of the application's.
     """
 
     id: UUID
@@ -181,6 +249,14 @@ class Room(Value, frozen=True, gc=False):
     created_at: datetime
     updated_at: datetime
     keeps_receipts: bool | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.metadata is not None:
+            _decode_metadata(self)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
 
 
 class Message(Value, frozen=True, gc=False):
@@ -209,9 +285,8 @@ class Message(Value, frozen=True, gc=False):
         if self.message_type.__class__ is not MessageType:  # as it comes from PostgreSQL
             message_type = MESSAGE_TYPES.get(self.message_type) or MessageType(self.message_type)
             msgspec.structs.force_setattr(self, "message_type", message_type)
-        metadata: object = self.metadata
-        if isinstance(metadata, str):  # as it comes from PostgreSQL; most messages have none
-            msgspec.structs.force_setattr(self, "metadata", msgspec.json.decode(metadata))
+        if self.metadata is not None:
+            _decode_metadata(self)
 
     def __hash__(self) -> int:
         return hash(self.id)  # a mapping, as metadata is, has no hash
@@ -239,7 +314,8 @@ class RoomUser(Value, frozen=True, gc=False):
     """A membership. The member has read all messages up to and including `last_read_seq`.
 
     `last_read_message_id` is the newest message at or before it. It is None until the member has marked a message
-    as read: a new member has nothing unread, but has read nothing either.
+    as read: a new member has nothing unread, but has read nothing either. `metadata` is a JSON object of the
+    application's.
     """
 
     room_id: UUID
@@ -248,10 +324,16 @@ class RoomUser(Value, frozen=True, gc=False):
     role: Role
     last_read_message_id: UUID | None
     last_read_seq: int
+    metadata: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.role.__class__ is not Role:  # as it comes from PostgreSQL
             msgspec.structs.force_setattr(self, "role", ROLES.get(self.role) or Role(self.role))
+        if self.metadata is not None:
+            _decode_metadata(self)
+
+    def __hash__(self) -> int:
+        return hash((self.room_id, self.user_id))
 
 
 class RoomSummary(Value, frozen=True, gc=False):

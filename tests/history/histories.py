@@ -68,11 +68,11 @@ def real_log() -> bytes:
 
 
 TABLES = {
-    "users": "id, email, username, created_at",
-    "rooms": "id, name, last_seq, created_by, created_at",
+    "users": "id, email, username, created_at, kind, external_id, display_name, display_name_key, metadata",
+    "rooms": "id, name, last_seq, created_by, created_at, metadata",
     "messages": "id, room_id, seq, user_id, content, created_at, updated_at, deleted_at, reply_to, metadata",
     "room_events": "room_id, seq, kind, message_id, user_id, payload, created_at",
-    "room_users": "room_id, user_id, role, joined_at, joined_seq, last_read_seq, last_read_message_id",
+    "room_users": "room_id, user_id, role, joined_at, joined_seq, last_read_seq, last_read_message_id, metadata",
     "hubbub_imports": "digest, lines",
 }
 

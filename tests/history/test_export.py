@@ -24,6 +24,10 @@ async def lively(hub: Hub, room: Room, ada: User, bob: User) -> Room:
     """A room whose log has every kind of entry."""
     carol = await hub.users.create("carol@example.org", "carol", "not a hash", "https://example.org/carol.png")
     dave = await hub.users.create("dave@example.org", "dave", "not a hash")
+    bot = await hub.users.upsert(
+        external_id="bots|1", username="bot", kind="bot", display_name="Bot", metadata={"a": 1}
+    )
+    await hub.room_users.add(room.id, bot.id)
     await hub.room_users.add(room.id, bob.id)
     await hub.room_users.add_many(room.id, [carol.id, dave.id], Role.MODERATOR)
     first = await hub.messages.send(room.id, ada.id, "first")
@@ -39,6 +43,7 @@ async def lively(hub: Hub, room: Room, ada: User, bob: User) -> Room:
     await hub.receipts.mark_read(room.id, bob.id, up_to=reply.seq)
     await hub.room_users.remove(room.id, carol.id)
     await hub.rooms.update(room.id, name="engine room", description="steam", is_private=True, by=ada.id)
+    await hub.rooms.update(room.id, metadata={"topic": ["steam", None]})
     await hub.messages.send(room.id, dave.id, "left behind")
     await hub.users.delete(dave.id)
     await hub.room_users.add(room.id, carol.id)
@@ -215,7 +220,7 @@ async def test_import_recreates_account_deleted_since_the_export(
     await hub.users.delete(ada.id)
     imported = await load(pool, lines)
     assert (imported.users, imported.messages, imported.refusals.first) == (1, 0, [])
-    again = await hub.users.find_by_email(ada.email)
+    again = await hub.users.find_by_email("ada@example.org")
     assert again is not None
     assert again.id == ada.id
 

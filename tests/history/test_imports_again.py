@@ -109,7 +109,7 @@ async def state_of(settings: PostgresSettings, room_id: UUID) -> RoomState:
     try:
         entries = await connection.fetch(
             """
-            SELECT seq, kind, username, text, minute
+            SELECT seq, entries.kind, username, text, minute
             FROM (
                 SELECT seq, 'message' AS kind, user_id, content AS text, to_char(created_at, 'MI') AS minute
                 FROM messages

@@ -39,7 +39,7 @@ FITS: dict[str, Callable[[object], bool]] = {
 }
 FITS["PageAnchor"] = FITS["int"]
 # Types that no value above has.
-OTHERS = {"UUID", "Role", "MessageType", "UnsetType"}
+OTHERS = {"UUID", "Role", "UserKind", "MessageType", "UnsetType"}
 
 # A malformed secret gets the same answer as a wrong one, in the same time.
 SECRETS: Final = {"token", "keep_token", "except_token", "session_id"}

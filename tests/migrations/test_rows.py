@@ -179,6 +179,26 @@ async def test_down_gives_messages_a_form_that_the_former_rule_allows(
         await migrations.up(filled)
 
 
+async def test_down_gives_accounts_of_other_systems_an_address_and_no_password(
+    filled: PostgresSettings, connection: Connection
+) -> None:
+    await migrations.up(filled)
+    await fill(
+        filled,
+        """
+        INSERT INTO users (id, username, external_id)
+        VALUES ('01926e5c-0000-7000-8000-00000000000a', 'ada', 'google-oauth2|1')
+        """,
+    )
+    await migrations.down(filled, "0016")
+    login = "SELECT email, password_hash FROM users WHERE username = 'ada'"
+    for _ in range(2):
+        [account] = await connection.fetch(login)
+        assert tuple(account) == ("01926e5c00007000800000000000000a@import.invalid", "!")
+        assert await connection.fetchval("SELECT count(*) FROM users") == 51
+        await migrations.up(filled)
+
+
 async def test_tables_of_the_original_schema_are_taken_over(
     empty_database: PostgresSettings, postgres_settings: PostgresSettings, connection: Connection
 ) -> None:

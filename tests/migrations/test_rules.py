@@ -56,6 +56,9 @@ TAKING = {
     "users_pkey": "INSERT INTO users (id, email, username, password_hash) SELECT id, 'b@c', 'b', '!' FROM users",
     "idx_users_email": f"{A_USER} ('ADA@Example.org', 'other', '!')",
     "idx_users_username": f"{A_USER} ('other@example.org', 'ADA', '!')",
+    "idx_users_external_id": (
+        "INSERT INTO users (username, external_id) VALUES ('b', 'google|1'), ('c', 'google|1')"
+    ),
     "rooms_pkey": "INSERT INTO rooms (id, name) SELECT id, 'x' FROM rooms",
     "rooms_direct_key_key": "INSERT INTO rooms (name, is_private, direct_key) VALUES ('x', true, sha256('a'))",
     "messages_pkey": "INSERT INTO messages (id, room_id, seq, content) SELECT id, room_id, 9, 'x' FROM messages",
@@ -79,6 +82,15 @@ MISSED = {
     "room_events_room_id_fkey": "UPDATE room_events SET room_id = gen_random_uuid()",
 }
 
+METADATA = [
+    "metadata = '[]'",
+    "metadata = 'null'",
+    "metadata = '\"text\"'",
+    "metadata = jsonb_build_object('text', repeat('x', 65536))",
+    "metadata = jsonb_build_object('text', repeat('\u00e4', 32768))",
+    "metadata = '{\"number\": 1e65536}'",
+]
+
 BREAKING = {
     "users_email_check": ["email = 'ada'", "email = '@example.org'", "email = 'ada@'", "email = ''"],
     "users_username_check": [
@@ -90,9 +102,15 @@ BREAKING = {
         "username = E'\\tada'",
     ],
     "users_password_hash_check": ["password_hash = ''"],
+    "users_external_id_check": ["external_id = ''", "external_id = repeat('x', 256)"],
+    "users_kind_check": ["kind = 'Bot'", "kind = ''"],
+    "users_display_name_check": ["display_name = ''", "display_name_key = repeat('x', 101)"],
+    "users_metadata_check": METADATA,
     "rooms_name_check": ["name = ''", "name = E' \\t\\n '"],
     "rooms_description_check": ["description = repeat('x', 4001)"],
     "rooms_last_seq_check": ["last_seq = -1"],
+    "rooms_metadata_check": METADATA,
+    "room_users_metadata_check": METADATA,
     "rooms_direct_key_check": ["direct_key = 'short'", "is_private = false"],
     "messages_content_check": [
         "content = ''",
@@ -103,14 +121,7 @@ BREAKING = {
     ],
     "messages_message_type_check": ["message_type = 'video'", "message_type = 'TEXT'"],
     "messages_seq_check": ["seq = 0"],
-    "messages_metadata_check": [
-        "metadata = '[]'",
-        "metadata = 'null'",
-        "metadata = '\"text\"'",
-        "metadata = jsonb_build_object('text', repeat('x', 65536))",
-        "metadata = jsonb_build_object('text', repeat('\u00e4', 32768))",
-        "metadata = '{\"number\": 1e65536}'",
-    ],
+    "messages_metadata_check": METADATA,
     "messages_reply_to_check": ["reply_to = id"],
     "room_users_role_check": ["role = 'owner'", "role = ''"],
     "room_users_last_read_seq_check": ["last_read_seq = -1"],
@@ -122,7 +133,13 @@ BREAKING = {
 }
 
 KEEPING = {
-    "users": ["email = 'a@b'", "username = 'Ada Lovelace'", "username = '\u00e4da'"],
+    "users": [
+        "email = NULL, password_hash = NULL",
+        "external_id = repeat('\u00e4', 255), kind = 'bot', display_name = ' '",
+        "email = 'a@b'",
+        "username = 'Ada Lovelace'",
+        "username = '\u00e4da'",
+    ],
     "rooms": ["description = repeat('\u00e4', 4000)", "name = '\u2603'", "direct_key = NULL, is_private = false"],
     "messages": [
         "content = ' '",

@@ -91,7 +91,7 @@ async def test_login_by_email_or_username_in_any_case(accounts: Accounts, ada: U
 async def test_wrong_password_and_unknown_login_both_return_none(accounts: Accounts, ada: User) -> None:
     for login, password in [
         (ada.username, "wrong"),
-        (ada.email, ""),
+        ("ada@example.org", ""),
         ("nobody", SECRET),
         ("nobody@example.org", SECRET),
     ]:
@@ -112,8 +112,13 @@ async def test_malformed_login_costs_one_check_and_returns_none(
     assert computed == ["_matches"]
 
 
-async def test_each_attempt_costs_one_hash(accounts: Accounts, ada: User, computed: list[str]) -> None:
+async def test_each_attempt_costs_one_hash(
+    accounts: Accounts, users: Users, ada: User, computed: list[str]
+) -> None:
+    await users.upsert(external_id="google-oauth2|1", username="external", email="external@example.org")
     for login, password in [
+        ("external", SECRET),
+        ("external@example.org", "!"),
         ("Ada", SECRET),
         ("Ada", "wrong"),
         ("Ada", ""),

@@ -74,7 +74,7 @@ async def test_missing_rows_are_not_cached(chat: Chat, connection: Connection) -
 
 async def test_malformed_id_is_invalid(chat: Chat) -> None:
     with pytest.raises(Invalid):
-        await chat.cache.user("cache:4:*")  # type: ignore[arg-type]  # as from a socket
+        await chat.cache.user("cache:5:*")  # type: ignore[arg-type]  # as from a socket
     with pytest.raises(Invalid):
         await chat.cache.newest_page("")  # type: ignore[arg-type]  # as above
 
@@ -88,7 +88,7 @@ async def test_keys_contain_the_layout_and_live_for_about_a_minute(
     await chat.cache.room(room.id)
     await chat.cache.is_member(room.id, ada.id)
     keys = as_bytes_list(await connection.execute("KEYS", "*"))
-    wanted = [f"cache:4:user:{user.id}" for user in people] + [f"cache:4:page:{room.id}"]
+    wanted = [f"cache:5:user:{user.id}" for user in people] + [f"cache:5:page:{room.id}"]
     assert sorted(key.decode() for key in keys) == sorted(wanted)
     lives = [as_int(await connection.execute("PTTL", key)) for key in keys]
     assert 30_000 < min(lives) < max(lives) <= 72_000
@@ -97,9 +97,10 @@ async def test_keys_contain_the_layout_and_live_for_about_a_minute(
 
 def test_changed_models_take_a_new_layout() -> None:
     """A change of one of these models needs a change of LAYOUT and of this test."""
-    assert LAYOUT == 4
+    assert LAYOUT == 5
     assert User.__struct_fields__ == (
         *("id", "email", "username", "avatar_url", "is_online", "last_seen", "created_at", "updated_at"),
+        *("display_name", "metadata", "kind", "external_id"),
     )
     assert Message.__struct_fields__ == (
         *("id", "room_id", "seq", "user_id", "content", "message_type", "is_edited"),
@@ -209,7 +210,7 @@ async def test_misses_during_a_read_share_that_read(chat: Chat, ada: User) -> No
 async def test_value_that_cannot_be_decoded_is_replaced(
     chat: Chat, connection: Connection, ada: User, room: Room, rubbish: bytes
 ) -> None:
-    for key in (f"cache:4:user:{ada.id}", f"cache:4:page:{room.id}"):
+    for key in (f"cache:5:user:{ada.id}", f"cache:5:page:{room.id}"):
         await connection.execute("SET", key, rubbish, "PX", 60_000)
     for _ in range(3):
         assert await chat.cache.user(ada.id) == ada
@@ -222,7 +223,7 @@ async def test_entry_of_another_user_or_another_type_is_replaced(
     chat: Chat, connection: Connection, ada: User
 ) -> None:
     bob = await chat.users.create("bob@example.org", "bob", "not a hash")
-    key = f"cache:4:user:{ada.id}"
+    key = f"cache:5:user:{ada.id}"
     await connection.execute("SET", key, msgspec.json.encode(bob), "PX", 60_000)
     assert await chat.cache.user(ada.id) == ada
     await chat.deletions_acknowledged()
@@ -241,7 +242,7 @@ async def test_last_change_before_closing_deletes_the_entry(
     await chat.cache.user(ada.id)
     async with opened(settings.postgres, settings.redis) as brief:
         await brief.users.update_profile(ada.id, username="countess")
-    assert await connection.execute("EXISTS", f"cache:4:user:{ada.id}") == 0
+    assert await connection.execute("EXISTS", f"cache:5:user:{ada.id}") == 0
     assert (await chat.cache.user(ada.id)).username == "countess"
 
 
@@ -277,5 +278,5 @@ async def test_failed_read_raises_for_all_its_callers_and_leaves_no_lease(
     await chat.pool.close()
     failures = await asyncio.gather(*(chat.cache.user(bob.id) for _ in range(5)), return_exceptions=True)
     assert [type(failure) for failure in failures] == [Unavailable] * 5
-    assert await connection.execute("EXISTS", f"cache:4:user:{bob.id}") == 0
+    assert await connection.execute("EXISTS", f"cache:5:user:{bob.id}") == 0
     assert await chat.cache.user(ada.id) == ada, "entries in Redis are still served"

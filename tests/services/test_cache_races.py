@@ -60,7 +60,7 @@ async def test_value_read_before_a_change_is_not_stored_after_it(
         await elsewhere.deletions_acknowledged()
         chat.watched.may_go_on.set()
         assert await slow == "ada", "it began before the change"
-    assert await connection.execute("EXISTS", f"cache:4:user:{ada.id}") == 0
+    assert await connection.execute("EXISTS", f"cache:5:user:{ada.id}") == 0
     assert chat.cache.counts.overtaken == 1
     assert await name_in(chat, ada) == "countess"
 
@@ -128,7 +128,7 @@ async def test_change_whose_first_answer_was_lost_is_on_the_next_page(
         message = await chat.messages.send(room.id, ada.id, "a secret")
         await chat.deletions_acknowledged()
         assert b"a secret" in await chat.cache.newest_page(room.id)
-        assert await connection.execute("EXISTS", f"cache:4:page:{room.id}") == 1
+        assert await connection.execute("EXISTS", f"cache:5:page:{room.id}") == 1
         proxy.lose_answer_to(message.id.bytes, cut=True)
         if change == "edit":
             await chat.messages.edit(message.id, "nothing", by=ada.id)
@@ -146,7 +146,7 @@ async def test_lease_of_another_process_delays_no_reader(
         assert elsewhere.cache.counts.misses == 0
         chat.watched.may_go_on.set()
         await slow
-    await connection.execute("SET", f"cache:4:user:{ada.id}", "?of a process that died", "PX", 3000)
+    await connection.execute("SET", f"cache:5:user:{ada.id}", "?of a process that died", "PX", 3000)
     assert await name_in(chat, ada) == await name_in(elsewhere, ada) == "ada"
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from hubbub import Message, Room, RoomUser, Settings, migrations
+from hubbub import Message, PublicUser, Room, RoomUser, Settings, migrations
 from hubbub.postgres import Lookup, Statement, connect
 from hubbub.postgres.connection import Connection
 from sql.package import calls, statements
@@ -40,6 +40,7 @@ COLUMNS = {
     "log.read_of_member": ENTRY,
     "messages.change_permissions": [*Message.__struct_fields__, "is_member", "may_change"],
     "room_users.states": ["of_room", "of_user", "is_direct", *RoomUser.__struct_fields__],
+    "users.search": ["key", *PublicUser.__struct_fields__],
     "rooms.list_for": [
         *Room.__struct_fields__,
         *("role", "last_read_seq", "unread", "partner_id", "active_at"),
@@ -49,8 +50,8 @@ COLUMNS = {
 
 # Enough for the planner to prefer an index wherever one helps: 20,000 people, 5,000 rooms, 100,000 messages.
 FILL = """
-    INSERT INTO users (email, username, password_hash)
-    SELECT 'user-' || n || '@example.org', 'user-' || n, '!'
+    INSERT INTO users (email, username, password_hash, external_id, display_name, display_name_key)
+    SELECT 'user-' || n || '@example.org', 'user-' || n, '!', n, 'User ' || n, 'user ' || n
     FROM generate_series(1, 20000) AS n;
 
     CREATE TEMPORARY TABLE people AS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -205,7 +205,17 @@ class _Export:
         users = await self._transaction.fetch_all(USERS, new)
         self._names |= dict.fromkeys(new) | {user.id: user.username for user in users}
         return [
-            UserLine(id=one.id, user=one.username, email=one.email, avatar_url=one.avatar_url, at=one.created_at)
+            UserLine(
+                id=one.id,
+                user=one.username,
+                email=one.email,
+                avatar_url=one.avatar_url,
+                at=one.created_at,
+                display_name=one.display_name,
+                metadata=_raw(one.metadata),
+                user_kind=one.kind,
+                external_id=one.external_id,
+            )
             for one in users
         ]
 
@@ -253,10 +263,15 @@ class _Export:
             joined_seq=row.joined_seq,
             last_read_seq=row.last_read_seq,
             last_read_message_id=row.last_read_message_id,
+            metadata=_raw(row.metadata),
         )
 
 
 _NO_PAYLOAD: Final = Payload()
+
+
+def _raw(metadata: Mapping[str, Any] | None) -> msgspec.Raw:
+    return NO_METADATA if metadata is None else msgspec.Raw(_encode(metadata))
 
 
 def _room_line(room: RoomRow, direct: tuple[UUID, UUID] | None) -> RoomLine:
@@ -270,4 +285,5 @@ def _room_line(room: RoomRow, direct: tuple[UUID, UUID] | None) -> RoomLine:
         updated_at=None if room.updated_at == room.created_at else room.updated_at,
         keeps_receipts=room.keeps_receipts,
         direct=direct,
+        metadata=_raw(room.metadata),
     )

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
-from typing import Annotated, ClassVar, Final, get_args
+from typing import Annotated, Any, ClassVar, Final, get_args
 from uuid import UUID
 
 import msgspec
 
 from hubbub import events, inputs
 from hubbub.errors import Invalid
-from hubbub.models import MessageType, Role
+from hubbub.models import MessageType, Role, UserKind
 from hubbub.postgres import FastUUID
 
 LONGEST_LINE: Final = 1 << 20
@@ -135,12 +135,16 @@ class ChangeLine(Line, frozen=True, kw_only=True, gc=False, omit_defaults=False,
     name: str
     description: str | None
     is_private: bool
-    keeps_receipts: bool | msgspec.UnsetType | None = msgspec.UNSET  # absent from older entries
+    # Both are absent from older entries.
+    keeps_receipts: bool | msgspec.UnsetType | None = msgspec.UNSET
+    metadata: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
 
     def check(self) -> None:
         super().check()
         inputs.imported_text("name", self.name, longest=inputs.ROOM_NAME_LENGTH)
         _check_description(self.description)
+        if self.metadata is not msgspec.UNSET:
+            inputs.metadata(self.metadata)
 
 
 class MemberLine(Line, frozen=True, kw_only=True, gc=False, tag="member"):
@@ -150,9 +154,11 @@ class MemberLine(Line, frozen=True, kw_only=True, gc=False, tag="member"):
     joined_seq: Watermark = 0
     last_read_seq: Watermark = 0
     last_read_message_id: UUID | None = None
+    metadata: msgspec.Raw = NO_METADATA
 
     def check(self) -> None:
         super().check()
+        metadata_of(self)
         if self.seq is None or self.room_id is None or self.user_id is None:
             raise Invalid("member", "needs seq, room_id and user_id")
         if max(self.last_read_seq, self.joined_seq) > self.seq:
@@ -167,16 +173,26 @@ class UserLine(
     at: Time
     id: UUID
     user: str
-    email: str
+    email: str | None = None
     avatar_url: str | None = None
+    display_name: str | None = None
+    metadata: msgspec.Raw = NO_METADATA
+    user_kind: UserKind = UserKind.PERSON
+    external_id: str | None = None
 
     def check(self) -> None:
         _check_name("user", self.user, inputs.CONTENT_LENGTH)
-        # The rule of the column, not that of `inputs.email`: what one database stores, another can store.
-        email = inputs.text("email", self.email, longest=inputs.EMAIL_LENGTH)
-        if not 1 <= email.find("@") <= len(email) - 2:
-            raise Invalid("email", "must be an email address")
+        if self.email is not None:
+            # The rule of the column, not that of `inputs.email`: what one database stores, another can store.
+            email = inputs.text("email", self.email, longest=inputs.EMAIL_LENGTH)
+            if not 1 <= email.find("@") <= len(email) - 2:
+                raise Invalid("email", "must be an email address")
         inputs.url("avatar_url", self.avatar_url)
+        if self.display_name is not None:
+            inputs.imported_text("display_name", self.display_name, longest=inputs.DISPLAY_NAME_LENGTH)
+        if self.external_id is not None:
+            inputs.external_id(self.external_id)
+        metadata_of(self)
 
 
 class RoomLine(
@@ -193,8 +209,10 @@ class RoomLine(
     updated_at: Time | None = None
     keeps_receipts: bool | None = None
     direct: tuple[UUID, UUID] | None = None
+    metadata: msgspec.Raw = NO_METADATA
 
     def check(self) -> None:
+        metadata_of(self)
         _check_name("room", self.room, inputs.ROOM_NAME_LENGTH)
         _check_description(self.description)
         _check_time("updated_at", self)
@@ -249,8 +267,8 @@ def _check_name(field: str, value: str, longest: int) -> None:
     inputs.imported_text(field, value, longest=longest)
 
 
-def metadata_of(line: MessageLine) -> str | None:
-    """The metadata of a message, as JSON to store. Raises: Invalid."""
+def metadata_of(line: MessageLine | MemberLine | UserLine | RoomLine) -> str | None:
+    """The metadata on a line, as JSON to store. Raises: Invalid."""
     if line.metadata is NO_METADATA:
         return None
     try:

@@ -10,7 +10,8 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.errors import Conflict, Invalid
-from hubbub.history.lines import AnyLine, Line, RoomLine, UserLine, derive_user_id
+from hubbub.history.lines import AnyLine, Line, RoomLine, UserLine, derive_user_id, metadata_of
+from hubbub.models import UserKind
 from hubbub.postgres import Executor, Statement
 from hubbub.sql import folded, kept, username_key
 
@@ -65,11 +66,12 @@ class Person(NamedTuple):
 
     key: Key
     id: UUID
-    email: str
+    email: str | None
     username: str
     avatar_url: str | None
     at: datetime
     renamed: Renamed | None
+    account: UserLine | None = None
 
 
 FIND = Statement(
@@ -78,12 +80,14 @@ FIND = Statement(
     f"""
     SELECT
         wanted.ordinal,
-        COALESCE(by_id.id, by_email.id, by_name.id) AS user_id
-    FROM unnest($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS wanted (id, email, username, ordinal)
+        COALESCE(by_id.id, by_external_id.id, by_email.id, by_name.id) AS user_id
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
+        WITH ORDINALITY AS wanted (id, email, username, external_id, ordinal)
     LEFT JOIN users AS by_id ON by_id.id = wanted.id AND {kept("by_id.id")}
+    LEFT JOIN users AS by_external_id ON by_external_id.external_id COLLATE "C" = wanted.external_id
     LEFT JOIN users AS by_email ON {folded("by_email.email")} = wanted.email
     LEFT JOIN users AS by_name ON {username_key("by_name")} = wanted.username
-    WHERE COALESCE(by_id.id, by_email.id, by_name.id) IS NOT NULL
+    WHERE COALESCE(by_id.id, by_external_id.id, by_email.id, by_name.id) IS NOT NULL
     """,
 )
 
@@ -93,11 +97,18 @@ CREATE = Statement(
     lambda id: id,
     """
     INSERT INTO users (
-        id, email, username, password_hash, avatar_url, created_at, updated_at, username_key, username_key_of
+        id, email, username, password_hash, avatar_url, created_at, updated_at, username_key, username_key_of,
+        display_name, display_name_key, metadata, kind, external_id
     )
-    SELECT id, email, username, $6, avatar_url, at, at, key, CASE WHEN key IS NOT NULL THEN username END
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $7::text[])
-        AS person (id, email, username, avatar_url, at, key)
+    SELECT
+        id, email, username, $6, avatar_url, at, at, key, CASE WHEN key IS NOT NULL THEN username END,
+        display_name, display_name_key, metadata::jsonb, kind, external_id
+    FROM unnest(
+        $1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $7::text[], $8::text[], $9::text[],
+        $10::text[], $11::text[], $12::text[]
+    ) AS person (
+        id, email, username, avatar_url, at, key, display_name, display_name_key, metadata, kind, external_id
+    )
     ORDER BY id
     ON CONFLICT DO NOTHING
     RETURNING id
@@ -143,7 +154,7 @@ class People:
             raise Conflict("username")
         unknown = [id for id in ids if self.find(id) is None]
         absent = [None] * len(unknown)
-        for ordinal, user_id in await executor.fetch_all(FIND, unknown, absent, absent):
+        for ordinal, user_id in await executor.fetch_all(FIND, unknown, absent, absent, absent):
             self._ids[unknown[ordinal - 1]] = user_id
         return created + renamed
 
@@ -167,9 +178,10 @@ class People:
 
     async def _find(self, executor: Executor, persons: list[Person]) -> list[Person]:
         """Remember the users that exist; returns the others."""
-        emails = [inputs.folded(one.email) for one in persons]
+        emails = [None if one.email is None else inputs.folded(one.email) for one in persons]
+        external_ids = [None if one.account is None else one.account.external_id for one in persons]
         names = [None if isinstance(one.key, UUID) else inputs.same_name(one.username) for one in persons]
-        found = await executor.fetch_all(FIND, [one.id for one in persons], emails, names)
+        found = await executor.fetch_all(FIND, [one.id for one in persons], emails, names, external_ids)
         for ordinal, user_id in found:
             self._remember(persons[ordinal - 1], user_id)
         ordinals = {ordinal for ordinal, _ in found}
@@ -181,8 +193,25 @@ class People:
         columns = zip(*((one.id, one.email, one.username, one.avatar_url, one.at) for one in persons), strict=True)
         ids, emails, usernames, avatars, times = columns
         keys = [inputs.stored_key(name) for name in usernames]
-        inserted = set(await executor.fetch_all(CREATE, ids, emails, usernames, avatars, times, NO_LOGIN, keys))
-        created = [one for one in persons if one.id in inserted]
+        accounts = [one.account for one in persons]
+        shown = [None if one is None else one.display_name for one in accounts]
+        inserted = await executor.fetch_all(
+            CREATE,
+            ids,
+            emails,
+            usernames,
+            avatars,
+            times,
+            NO_LOGIN,
+            keys,
+            shown,
+            [None if name is None else inputs.search_key(name) for name in shown],
+            [None if one is None else metadata_of(one) for one in accounts],
+            [UserKind.PERSON if one is None else one.user_kind for one in accounts],
+            [None if one is None else one.external_id for one in accounts],
+        )
+        new = set(inserted)
+        created = [one for one in persons if one.id in new]
         for one in created:
             self._remember(one, one.id)
         return created
@@ -204,6 +233,7 @@ def _person(key: Key, id: UUID, nickname: str, at: datetime, account: UserLine |
         None if account is None else account.avatar_url,
         at,
         renamed=None if reason is None else Renamed(nickname, username, reason),
+        account=account,
     )
 
 

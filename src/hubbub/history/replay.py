@@ -492,8 +492,8 @@ class Replay:
         if user_id is None or line.seq != room.last_seq:
             self.known += 1
         else:
-            last_read = line.last_read_seq, line.last_read_message_id
-            room.restore_member(user_id, Membership(line.at, line.role, line.joined_seq, *last_read))
+            kept = line.joined_seq, line.last_read_seq, line.last_read_message_id, metadata_of(line)
+            room.restore_member(user_id, Membership(line.at, line.role, *kept))
             self.described += 1
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+from hubbub import inputs
 from hubbub.errors import Invalid
 from hubbub.history.lines import PAYLOAD_FIELDS, ChangeLine, EventLine, JoinLine, LeaveLine, RoleLine
 from hubbub.history.rooms import LockedRoom, MemberSnapshot, Reached
@@ -24,6 +25,7 @@ class Membership(NamedTuple):
     joined_seq: int
     last_read_seq: int | None
     last_read_message_id: UUID | None = None
+    metadata: str | None = None
 
 
 class RoomLog:
@@ -175,7 +177,8 @@ CHANGE_ROOM = Statement(
         description = $3,
         is_private = $4,
         updated_at = $5,
-        keeps_receipts = CASE WHEN $6 THEN $7 ELSE keeps_receipts END
+        keeps_receipts = CASE WHEN $6 THEN $7 ELSE keeps_receipts END,
+        metadata = CASE WHEN $8 THEN $9::jsonb ELSE metadata END
     WHERE id = $1
     """,
 )
@@ -213,9 +216,11 @@ RESTORE_MEMBERS = Statement(
         role = restored.role,
         joined_seq = restored.joined_seq,
         last_read_seq = restored.last_read_seq,
-        last_read_message_id = restored.last_read_message_id
-    FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::text[], $5::bigint[], $6::bigint[], $7::uuid[])
-        AS restored (room_id, user_id, joined_at, role, joined_seq, last_read_seq, last_read_message_id)
+        last_read_message_id = restored.last_read_message_id,
+        metadata = restored.metadata::jsonb
+    FROM unnest(
+        $1::uuid[], $2::uuid[], $3::timestamptz[], $4::text[], $5::bigint[], $6::bigint[], $7::uuid[], $8::text[]
+    ) AS restored (room_id, user_id, joined_at, role, joined_seq, last_read_seq, last_read_message_id, metadata)
     WHERE room_users.room_id = restored.room_id
         AND room_users.user_id = restored.user_id
         AND room_users.last_read_message_id IS NULL
@@ -235,8 +240,18 @@ async def store_rooms(transaction: OpenTransaction, rooms: Sequence[RoomLog]) ->
         if (line := room.change) is not None:
             keeps = None if line.keeps_receipts is msgspec.UNSET else line.keeps_receipts
             given = line.keeps_receipts is not msgspec.UNSET
+            metadata = None if line.metadata is msgspec.UNSET else inputs.metadata(line.metadata)
             await transaction.execute(
-                CHANGE_ROOM, room.id, line.name, line.description, line.is_private, line.at, given, keeps
+                CHANGE_ROOM,
+                room.id,
+                line.name,
+                line.description,
+                line.is_private,
+                line.at,
+                given,
+                keeps,
+                line.metadata is not msgspec.UNSET,
+                metadata,
             )
     await _store_memberships(transaction, rooms)
 
@@ -259,5 +274,7 @@ async def _store_memberships(transaction: OpenTransaction, rooms: Sequence[RoomL
         await transaction.execute(SET_ROLES, room_ids, user_ids, roles)
     restored = [(room.id, user_id, *one) for room in rooms for user_id, one in room.restored.items()]
     if restored:
-        room_ids, user_ids, times, roles, joined, read, messages = zip(*restored, strict=True)
-        await transaction.execute(RESTORE_MEMBERS, room_ids, user_ids, times, roles, joined, read, messages)
+        room_ids, user_ids, times, roles, joined, read, messages, metadata = zip(*restored, strict=True)
+        await transaction.execute(
+            RESTORE_MEMBERS, room_ids, user_ids, times, roles, joined, read, messages, metadata
+        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from hubbub.history.lines import AnyLine, Line, RoomLine, UserLine, room_id_of
+from hubbub.history.lines import AnyLine, Line, RoomLine, UserLine, metadata_of, room_id_of
 from hubbub.history.people import People
 from hubbub.models import Role
 from hubbub.postgres import Executor, Statement
@@ -44,13 +44,17 @@ CREATE = Statement(
     lambda id: id,
     """
     INSERT INTO rooms (
-        id, name, description, is_private, created_by, created_at, updated_at, keeps_receipts, direct_key
+        id, name, description, is_private, created_by, created_at, updated_at, keeps_receipts, direct_key, metadata
     )
-    SELECT id, name, description, is_private, created_by, created_at, updated_at, keeps_receipts, direct_key
+    SELECT
+        id, name, description, is_private, created_by, created_at, updated_at, keeps_receipts, direct_key,
+        metadata::jsonb
     FROM unnest(
         $1::uuid[], $2::text[], $3::text[], $4::boolean[], $5::uuid[], $6::timestamptz[], $7::timestamptz[],
-        $8::boolean[], $9::bytea[]
-    ) AS room (id, name, description, is_private, created_by, created_at, updated_at, keeps_receipts, direct_key)
+        $8::boolean[], $9::bytea[], $10::text[]
+    ) AS room (
+        id, name, description, is_private, created_by, created_at, updated_at, keeps_receipts, direct_key, metadata
+    )
     ORDER BY id
     ON CONFLICT DO NOTHING
     RETURNING id
@@ -97,6 +101,7 @@ async def _create(executor: Executor, rooms: Sequence[RoomLine], people: People)
         [room.updated_at or room.at for room in rooms],
         [room.keeps_receipts for room in rooms],
         [_direct_key(room, people) for room in rooms],
+        [metadata_of(room) for room in rooms],
     )
 
 

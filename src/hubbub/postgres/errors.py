@@ -159,6 +159,7 @@ UNIQUE_CONSTRAINTS = {
     "users_pkey": "user id",
     "idx_users_email": "email",
     "idx_users_username": "username",
+    "idx_users_external_id": "external_id",
     "rooms_pkey": "room id",
     "rooms_direct_key_key": "direct room",
     "messages_pkey": "message id",
@@ -183,26 +184,34 @@ FOREIGN_KEYS = {
     "room_events_room_id_fkey": "room",
 }
 
+METADATA: Final = "must be a JSON object of at most 8192 bytes"
+
 # CHECK constraints: the field, and its rule.
 CHECK_CONSTRAINTS = {
     "users_email_check": ("email", "must have characters on both sides of an @"),
     "users_username_check": ("username", "must have 1 to 50 characters, none of them an @, no space at the ends"),
     "users_password_hash_check": ("password_hash", "must not be empty"),
+    "users_external_id_check": ("external_id", "must have 1 to 255 characters"),
+    "users_kind_check": ("kind", "must be person, bot or anonymous"),
+    "users_display_name_check": ("display_name", "must have 1 to 100 characters, as its key"),
+    "users_metadata_check": ("metadata", METADATA),
     "rooms_name_check": ("name", "must have 1 to 100 characters that are not all white space"),
     "rooms_description_check": ("description", "must have at most 4000 characters"),
     "rooms_last_seq_check": ("last_seq", "must not be negative"),
     "rooms_direct_key_check": ("is_private", "must be True in a direct room"),
+    "rooms_metadata_check": ("metadata", METADATA),
     "messages_content_check": (
         "content",
         "must not be empty without metadata in a text, must be once it is deleted, at most 65536 characters",
     ),
     "messages_message_type_check": ("message_type", "must be text, image or file"),
     "messages_seq_check": ("seq", "must be positive"),
-    "messages_metadata_check": ("metadata", "must be a JSON object of at most 8192 bytes"),
+    "messages_metadata_check": ("metadata", METADATA),
     "messages_reply_to_check": ("reply_to", "must be another message"),
     "room_users_role_check": ("role", "must be admin, moderator or member"),
     "room_users_last_read_seq_check": ("last_read_seq", "must not be negative"),
     "room_users_joined_seq_check": ("joined_seq", "must not be negative"),
+    "room_users_metadata_check": ("metadata", METADATA),
     "room_events_seq_check": ("seq", "must be positive"),
     "room_events_kind_check": ("kind", "must be a kind of event that this version knows"),
     "hubbub_imports_digest_check": ("digest", "must be a SHA-256 digest"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
@@ -38,6 +38,8 @@ from hubbub.sql import (
 MESSAGE = columns(Message)
 ROOM = readable(Room, computed={"is_direct": "direct_key IS NOT NULL"})
 
+ROOM_COLUMNS: Final = len(Room.__struct_fields__)
+
 LONGEST_LIST: Final = 1_000
 """Each page looks at all rooms of the user, so one page of 1,000 is quicker than five of 200."""
 
@@ -50,10 +52,10 @@ DIRECT_NAME: Final = "direct"
 
 def _summary(*row: Any) -> RoomSummary:  # noqa: ANN401 - each column has a type of its own
     """From the columns of a room, five of the summary, and those of the newest message, NULL if there is none."""
-    role, last_read_seq, unread, partner_id, active_at = row[10:15]
-    last_message = None if row[15] is None else Message(*row[15:])
+    room, row = Room(*row[:ROOM_COLUMNS]), row[ROOM_COLUMNS:]
+    role, last_read_seq, unread, partner_id, active_at = row[:5]
+    last_message = None if row[5] is None else Message(*row[5:])
     cursor = None if last_message is None else last_message.cursor
-    room = Room(*row[:10])
     return RoomSummary(room, Role(role), last_read_seq, unread, partner_id, last_message, active_at, cursor)
 
 
@@ -75,9 +77,9 @@ class Rooms(Repository):
         f"""
         WITH room AS (
             INSERT INTO rooms (
-                id, name, description, is_private, created_by, keeps_receipts, direct_key, last_seq
+                id, name, description, is_private, created_by, keeps_receipts, direct_key, last_seq, metadata
             )
-            SELECT $1, $2, $3, $4, $5, $6, $7, cardinality($8::uuid[])
+            SELECT $1, $2, $3, $4, $5, $6, $7, cardinality($8::uuid[]), $10::jsonb
             WHERE NOT EXISTS (SELECT 1 FROM hubbub_deletions AS hidden WHERE hidden.id = ANY($8::uuid[]))
             RETURNING {ROOM}
         ), member AS (
@@ -110,13 +112,14 @@ class Rooms(Repository):
         description: str | None = None,
         is_private: bool = False,
         keeps_receipts: bool | None = None,
+        metadata: Mapping[str, Any] | None = None,
         id: UUID | None = None,
     ) -> Room:
         """Create a room. Its creator is its first member and admin, whose joining is the first entry of its log.
 
         `keeps_receipts` is whether the time at which each member reads each message is stored: True, False, or
         None for as long as the room has at most 50 members. Which members have read a message is known either way
-        (`receipts.who_read`).
+        (`receipts.who_read`). `metadata` is a JSON object of the application's, of at most 8 KiB.
 
         Raises: NotFound (no such creator), Conflict (the id is taken).
         """
@@ -132,6 +135,7 @@ class Rooms(Repository):
             None,
             [created_by],
             Role.ADMIN,
+            inputs.metadata(metadata),
         )
         room = existing(room, NotFound, "user", created_by)
         self._changed(MembersJoined(room.id, (created_by,)))
@@ -179,6 +183,7 @@ class Rooms(Repository):
                 description = NULLIF(COALESCE($3, description), ''),
                 is_private = COALESCE($4, is_private),
                 keeps_receipts = CASE WHEN $6::boolean THEN $7 ELSE keeps_receipts END,
+                metadata = CASE WHEN $10::boolean THEN $11::jsonb ELSE metadata END,
                 last_seq = last_seq + 1,
                 updated_at = CURRENT_TIMESTAMP
             WHERE id = $1
@@ -200,18 +205,21 @@ class Rooms(Repository):
         description: str | None = None,
         is_private: bool | None = None,
         keeps_receipts: bool | UnsetType | None = UNSET,
+        metadata: Mapping[str, Any] | UnsetType | None = UNSET,
         by: UUID | None = None,
         as_user: UUID | None = None,
     ) -> Room:
         """Change the properties that are given. An entry of the room's log. An empty description removes it.
 
         `keeps_receipts` is as in `create`, with None for the default. It applies to messages that are read from
-        now on: stored receipts stay, and messages that were read without one get none later. `by` is the user who
-        changes the room, for the log, and by default that of `as_user`.
+        now on: stored receipts stay, and messages that were read without one get none later. `metadata` replaces
+        all of the former, and None removes it. `by` is the user who changes the room, for the log, and by default
+        that of `as_user`.
 
         Raises: NotFound, and with `as_user` NotAMember and Forbidden.
         """
-        if name is None and description is None and is_private is None and keeps_receipts is UNSET:
+        unset = keeps_receipts is UNSET and metadata is UNSET
+        if name is None and description is None and is_private is None and unset:
             return await self.get(room_id, as_user=as_user)
         room_id, viewer = inputs.uuid("room_id", room_id), inputs.viewer(as_user)
         name = None if name is None else inputs.text("name", name, longest=inputs.ROOM_NAME_LENGTH)
@@ -220,6 +228,8 @@ class Rooms(Repository):
         by = viewer if by is None else inputs.uuid("by", by)
         sets_receipts = keeps_receipts is not UNSET
         receipts = None if keeps_receipts is UNSET else _keeps_receipts(keeps_receipts)
+        sets_metadata = metadata is not UNSET
+        encoded = None if metadata is UNSET else inputs.metadata(metadata)
 
         async def apply(_: object, lock_wait: str | None, deadline: float) -> list[Room]:
             changed = await self._executor.fetch_one(
@@ -233,6 +243,8 @@ class Rooms(Repository):
                 receipts,
                 lock_wait,
                 viewer,
+                sets_metadata,
+                encoded,
                 deadline=deadline,
             )
             if changed is None and viewer is not None:
@@ -314,6 +326,7 @@ class Rooms(Repository):
                     key,
                     [first, second],
                     Role.MEMBER,
+                    None,
                     deadline=deadline,
                 )
                 if not found:  # one of them is being deleted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from msgspec import UNSET, UnsetType
@@ -11,6 +11,7 @@ from uuid_utils.compat import uuid7
 
 from hubbub import inputs
 from hubbub.commits import MembershipEnded, ProfileUpdated, RoomTouched, UserChanged, UserDeleted
+from hubbub.cursors import Cursor
 from hubbub.deletions import (
     DELETE_ACCOUNT,
     HIDE_ACCOUNT,
@@ -21,19 +22,35 @@ from hubbub.deletions import (
     finish,
 )
 from hubbub.errors import NotFound, Unavailable
-from hubbub.models import Concealed, Credentials, User
+from hubbub.models import Concealed, Credentials, Page, PublicUser, User, UserKind
 from hubbub.postgres import Executor, LockNotAvailable, Statement
-from hubbub.sql import Repository, by_id, existing, folded, kept, readable, username_key
+from hubbub.sql import Repository, by_id, columns, existing, folded, kept, readable, username_key
 
 USER = readable(User)
+PUBLIC_USER = readable(PublicUser)
 KEPT = kept("users.id")
 
 ATTEMPTS: Final = 5
 """Bounds how often the deletion of an account is tried again because the user joins a room meanwhile."""
 
 
+_COLUMNS: Final = (
+    *("id", "email", "username", "password_hash", "avatar_url", "display_name", "metadata", "kind", "external_id"),
+    *("username_key", "username_key_of", "display_name_key"),
+)
+_VALUES: Final = (
+    *("$1", "$2", "$3", "$4", "$5", "$6", "$7::jsonb", "$8", "$9"),
+    *("$10::text", "CASE WHEN $10::text IS NOT NULL THEN $3::varchar END", "$11"),
+)
+_INSERT: Final = f"INSERT INTO users ({', '.join(_COLUMNS)})"
+
+
 def _hash(field: str, value: str) -> str:
     return Concealed(inputs.text(field, value, longest=inputs.PASSWORD_HASH_LENGTH))
+
+
+def _search_key(display_name: str | None) -> str | None:
+    return None if display_name is None else inputs.search_key(display_name)
 
 
 class _JoinedMeanwhile(Exception):
@@ -50,34 +67,126 @@ class Users(Repository):
         "users.create",
         User,
         f"""
-        INSERT INTO users (id, email, username, password_hash, avatar_url, username_key, username_key_of)
-        VALUES ($1, $2, $3, $4, $5, $6::text, CASE WHEN $6::text IS NOT NULL THEN $3::varchar END)
+        {_INSERT}
+        VALUES ({", ".join(_VALUES)})
         RETURNING {USER}
         """,
     )
 
     async def create(
         self,
-        email: str,
+        email: str | None,
         username: str,
-        password_hash: str,
+        password_hash: str | None,
         avatar_url: str | None = None,
         *,
+        display_name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        kind: UserKind | str = UserKind.PERSON,
         id: UUID | None = None,
     ) -> User:
         """Create an account. `password_hash` is stored as given: `hub.register` takes a password instead.
 
+        An account without a hash, such as that of a bot, has no password that matches. `display_name` is a name to
+        show, of 1 to 100 characters, which others may have too. `metadata` is a JSON object of at most 8 KiB.
+
         Raises: Conflict (the email or username is taken, in any case, or the id).
         """
-        password_hash, username = _hash("password_hash", password_hash), inputs.username(username)
+        password_hash = None if password_hash is None else _hash("password_hash", password_hash)
+        username, display_name = inputs.username(username), inputs.display_name(display_name)
         [user] = await self._executor.fetch_all(
             self._CREATE,
             uuid7() if id is None else inputs.uuid("id", id),
-            inputs.email(email),
+            None if email is None else inputs.email(email),
             username,
             password_hash,
             inputs.url("avatar_url", avatar_url),
+            display_name,
+            inputs.metadata(metadata),
+            inputs.user_kind(kind),
+            None,
             inputs.stored_key(username),
+            _search_key(display_name),
+        )
+        return user
+
+    async def create_anonymous(
+        self, *, display_name: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> User:
+        """Create an account for a visitor, without email and password. Its username is like guest-5f0c81d3a94e.
+
+        The application deletes it by `delete` when it is no longer needed. hubbub does not.
+        """
+        id = uuid7()
+        username = f"guest-{id.hex[-12:]}"
+        return await self.create(
+            None, username, None, display_name=display_name, metadata=metadata, kind=UserKind.ANONYMOUS, id=id
+        )
+
+    # Callers that find no account take turns, by a lock that ends with the transaction. The next one then meets
+    # the new account by its external_id, and not by its username, whose index the server may look at first.
+    _UPSERT = Statement(
+        "users.upsert",
+        User,
+        f"""
+        WITH found AS MATERIALIZED (
+            SELECT {USER}
+            FROM users
+            WHERE external_id COLLATE "C" = $9
+                AND {KEPT}
+        ), locked AS MATERIALIZED (
+            SELECT pg_advisory_xact_lock(hashtextextended('hubbub ' || $9::text, 0)) AS nothing
+            WHERE NOT EXISTS (SELECT 1 FROM found)
+        ), made AS (
+            {_INSERT}
+            SELECT {", ".join(_VALUES)}
+            FROM locked
+            ON CONFLICT (external_id COLLATE "C") WHERE external_id IS NOT NULL
+                DO UPDATE SET external_id = EXCLUDED.external_id
+            RETURNING {USER}
+        )
+        SELECT {columns(User)}
+        FROM found
+        UNION ALL
+        SELECT {columns(User)}
+        FROM made
+        """,
+        idempotent=True,
+    )
+
+    async def upsert(
+        self,
+        *,
+        external_id: str | int | UUID,
+        username: str,
+        display_name: str | None = None,
+        email: str | None = None,
+        avatar_url: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        kind: UserKind | str = UserKind.PERSON,
+    ) -> User:
+        """The account of another system's user. If there is none, it is created, by the same statement.
+
+        `external_id` is the id there, in any form of up to 255 characters: `42`, `google-oauth2|1`, a UUID. All of
+        several calls at once return the one account. An account that exists is returned as it is, because its
+        owner may have changed it since (`update_profile`). No password matches the account until one is set.
+
+        Raises: Conflict (the email or username is taken by another account, which has no or another external_id).
+        """
+        username, display_name = inputs.username(username), inputs.display_name(display_name)
+        [user] = await self._executor.fetch_all(
+            self._UPSERT,
+            uuid7(),
+            None if email is None else inputs.email(email),
+            username,
+            None,
+            inputs.url("avatar_url", avatar_url),
+            display_name,
+            inputs.metadata(metadata),
+            inputs.user_kind(kind),
+            inputs.external_id(external_id),
+            inputs.stored_key(username),
+            _search_key(display_name),
         )
         return user
 
@@ -109,7 +218,70 @@ class Users(Repository):
         """The user with this username, or None. All spellings of a name find it (docs/schema.md)."""
         return await self._executor.fetch_one(self._FIND_BY_USERNAME, inputs.same_name(inputs.username(username)))
 
-    _CREDENTIALS = f"SELECT id AS user_id, password_hash FROM users WHERE {KEPT}"
+    _FIND_BY_EXTERNAL_ID = Statement(
+        "users.find_by_external_id",
+        User,
+        f"""SELECT {USER} FROM users WHERE external_id COLLATE "C" = $1 AND {KEPT}""",
+    )
+
+    async def find_by_external_id(self, external_id: str | int | UUID) -> User | None:
+        """The user with this id in another system, or None."""
+        return await self._executor.fetch_one(self._FIND_BY_EXTERNAL_ID, inputs.external_id(external_id))
+
+    # The index of usernames has no id, and needs none, because they are unique. A user who is found by the
+    # username is not found again by the display name.
+    _SEARCH_CURSOR = Cursor("users", tuple[str, UUID])
+    _SEARCH = Statement(
+        "users.search",
+        lambda key, *user: (key, PublicUser(*user)),
+        f"""
+        SELECT
+            found.key,
+            {columns(PublicUser, "found")}
+        FROM (
+            (
+                SELECT
+                    {username_key()} AS key,
+                    {PUBLIC_USER}
+                FROM users
+                WHERE ({username_key()}, id) > ($2, $3)
+                    AND {username_key()} < $4
+                    AND {KEPT}
+                ORDER BY {username_key()}
+                LIMIT $5
+            )
+            UNION ALL
+            (
+                SELECT
+                    display_name_key COLLATE "C" AS key,
+                    {PUBLIC_USER}
+                FROM users
+                WHERE (display_name_key COLLATE "C", id) > ($2, $3)
+                    AND display_name_key COLLATE "C" < $4
+                    AND NOT ({username_key()} >= $1 AND {username_key()} < $4)
+                    AND {KEPT}
+                ORDER BY display_name_key COLLATE "C", id
+                LIMIT $5
+            )
+        ) AS found
+        ORDER BY found.key, found.id
+        LIMIT $5
+        """,
+    )
+
+    async def search(self, prefix: str, *, limit: int = 20, after: str | None = None) -> Page[PublicUser]:
+        """The users whose username or display name starts with `prefix`, in any spelling (docs/schema.md).
+
+        They are ordered by the name that was found. `limit` is 1 to 200; `after` is the `next` of the previous
+        page.
+        """
+        (key, end), limit = inputs.name_prefix(prefix), inputs.limit(limit)
+        first, user_id = (key, UUID(int=0)) if after is None else self._SEARCH_CURSOR.decode(None, after)
+        found = await self._executor.fetch_all(self._SEARCH, key, max(key, first), user_id, end, limit + 1)
+        page = self._SEARCH_CURSOR.page(None, found, limit, lambda row: (row[0], row[1].id))
+        return Page([user for _, user in page.items], page.next)
+
+    _CREDENTIALS = f"SELECT id AS user_id, password_hash FROM users WHERE password_hash IS NOT NULL AND {KEPT}"
     _CREDENTIALS_BY_EMAIL = Statement(
         "users.credentials_by_email", Credentials, f"{_CREDENTIALS} AND {folded('email')} = $1"
     )
@@ -118,7 +290,7 @@ class Users(Repository):
     )
 
     async def find_credentials(self, login: str) -> Credentials | None:
-        """The id and password hash of the account with this email or username, or None.
+        """The id and password hash of the account with this email or username, or None also if it has no password.
 
         A login with an @ is an email, because a username has none.
         """
@@ -141,6 +313,10 @@ class Users(Repository):
                 WHEN $6::text IS NOT NULL THEN $3::varchar
             END,
             avatar_url = CASE WHEN $4::boolean THEN $5 ELSE avatar_url END,
+            display_name = CASE WHEN $7::boolean THEN $8 ELSE display_name END,
+            display_name_key = CASE WHEN $7::boolean THEN $9 ELSE display_name_key END,
+            metadata = CASE WHEN $10::boolean THEN $11::jsonb ELSE metadata END,
+            external_id = CASE WHEN $12::boolean THEN $13 ELSE external_id END,
             updated_at = CURRENT_TIMESTAMP
         WHERE id = $1
             AND {KEPT}
@@ -156,12 +332,19 @@ class Users(Repository):
         email: str | None = None,
         username: str | None = None,
         avatar_url: str | UnsetType | None = UNSET,
+        display_name: str | UnsetType | None = UNSET,
+        metadata: Mapping[str, Any] | UnsetType | None = UNSET,
+        external_id: str | int | UUID | UnsetType | None = UNSET,
     ) -> User:
-        """Change the properties that are given. `avatar_url=None` removes the picture.
+        """Change the properties that are given. `avatar_url=None` removes the picture, and so on.
 
-        Raises: NotFound, Conflict (the email or username is taken, in any case).
+        `metadata` replaces all of the former. With `external_id` the account is that of another system's user, who
+        `upsert` then finds: let only the owner of both connect them.
+
+        Raises: NotFound, Conflict (the email or username is taken, in any case, or the external_id).
         """
         username = None if username is None else inputs.username(username)
+        name = None if display_name is UNSET else inputs.display_name(display_name)
         changed = await self._executor.fetch_one(
             self._UPDATE_PROFILE,
             inputs.uuid("user_id", user_id),
@@ -170,11 +353,20 @@ class Users(Repository):
             avatar_url is not UNSET,
             None if avatar_url is UNSET else inputs.url("avatar_url", avatar_url),
             None if username is None else inputs.stored_key(username),
+            display_name is not UNSET,
+            name,
+            _search_key(name),
+            metadata is not UNSET,
+            None if metadata is UNSET else inputs.metadata(metadata),
+            external_id is not UNSET,
+            None if external_id in (UNSET, None) else inputs.external_id(external_id),
         )
         user = existing(changed, NotFound, "user", user_id)
         self._changed(UserChanged(user.id))
-        if username is not None or avatar_url is not UNSET:
-            self._changed(ProfileUpdated(user.id, user.username, user.avatar_url))
+        if username is not None or not avatar_url is display_name is metadata is UNSET:
+            self._changed(
+                ProfileUpdated(user.id, user.username, user.avatar_url, user.display_name, user.metadata)
+            )
         return user
 
     _CHANGE_PASSWORD_HASH = Statement(

@@ -1,7 +1,7 @@
 """The cache: what a chat reads with nearly every request, kept in Redis until a change makes it out of date.
 
-    cache:3:user:<id>   the JSON of a user, or the lease of a process that is reading it from PostgreSQL
-    cache:3:page:<id>   the JSON of the newest messages of a room, or such a lease
+    cache:5:user:<id>   the JSON of a user, or the lease of a process that is reading it from PostgreSQL
+    cache:5:page:<id>   the JSON of the newest messages of a room, or such a lease
 
 What becomes of an entry, each step in one script or command of Redis:
 
@@ -38,7 +38,7 @@ from hubbub.scheduling import EarliestTimer, OncePerTurn
 
 T = TypeVar("T")
 
-LAYOUT: Final = 4
+LAYOUT: Final = 5
 """Of the values in Redis. A change of `User`, `Message` or `MessagePage` takes the next number, so that no release
 reads what another release wrote."""
 

@@ -307,6 +307,10 @@ async def test_profile_reaches_own_devices_and_those_who_share_a_room(
         await hub.users.update_profile(bob.id, username="robert", avatar_url="/robert.png")
         for feed in (member, device):
             assert await take_known(feed) == [ProfileChanged(bob.id, "robert", "/robert.png")]
+        await hub.users.update_profile(bob.id, display_name="Robert", metadata={"team": "a"})
+        for feed in (member, device):
+            changed = ProfileChanged(bob.id, "robert", "/robert.png", "Robert", {"team": "a"})
+            assert await take_known(feed) == [changed]
         await hub.users.update_profile(stranger.id, username="odd")
         assert await take_known(other) == [ProfileChanged(stranger.id, "odd", None)]
 

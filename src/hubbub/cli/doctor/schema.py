@@ -17,7 +17,13 @@ from hubbub.settings import PostgresSettings
 
 INDEXES: Final = frozenset(
     (
-        *("users_pkey", "idx_users_email", "idx_users_username"),
+        *(
+            "users_pkey",
+            "idx_users_email",
+            "idx_users_username",
+            "idx_users_external_id",
+            "idx_users_display_name",
+        ),
         *("rooms_pkey", "idx_rooms_name", "idx_rooms_created_by", "rooms_direct_key_key"),
         *("room_users_pkey", "idx_room_users_user_id", "idx_room_users_last_read_message_id"),
         *("messages_pkey", "idx_messages_room_id", "idx_messages_user_id", "idx_messages_created_at"),

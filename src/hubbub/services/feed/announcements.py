@@ -50,7 +50,8 @@ many times a second. A PUBLISH for each would make the call a third slower."""
 MAX_MARKS: Final = 200
 """The most read marks in one payload, of 200 bytes each. Further ones are not announced."""
 MAX_PROFILES: Final = 100
-"""The most profiles in one payload, of up to 2 kB each. Further ones are not announced."""
+"""The most profiles in one payload, of up to 2 kB each without metadata, and 10 kB with the largest. Further ones
+are not announced."""
 MAX_PUBLISHING: Final = 8
 """Batches of PUBLISH that wait for an answer at a time. Beyond them the announcements of a room become one, which
 bounds what waits while Redis is slow."""

@@ -171,7 +171,10 @@ class Signals:
     def take_profile(self, change: ProfileUpdated) -> None:
         """Deliver a profile to the followers that share a room with the user, and to the user's own."""
         if self._inboxes:
-            self._take_change(ProfileChanged(change.user_id, change.username, change.avatar_url))
+            event = ProfileChanged(
+                change.user_id, change.username, change.avatar_url, change.display_name, change.metadata
+            )
+            self._take_change(event)
 
     def _take_change(self, event: PresenceChanged | ProfileChanged) -> None:
         if len(self._changes) >= MAX_WAITING and event.user_id not in self._changes:
