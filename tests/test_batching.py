@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
-import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -130,6 +128,36 @@ async def test_plain_queue_gives_all_requests_in_order_except_cancelled_ones() -
     assert not queue.ready
 
 
+async def test_part_of_a_plain_queue_counts_the_requests_in_flight() -> None:
+    queue = PlainQueue[str]()
+    for item in "abcdef":
+        queue.add(pending(None, item))
+    first = queue.take(MANY, 2)
+    assert items(first) == "abc"
+    queue.add(pending(None, "g"))
+    queue.add(pending(None, "h"))
+    assert items(queue.take(MANY, 2)) == "defg"
+    queue.end(first, [])
+    assert items(queue.take(MANY, 2)) == "h"
+
+
+async def test_part_of_a_keyed_queue_counts_the_keys_in_flight() -> None:
+    keys = [uuid4() for _ in range(4)]
+    queue, _ = queued(*((key, item) for item in "ab" for key in keys))
+    assert len(queue.take(MANY, 2)) == 4  # both requests of two keys
+    assert len(queue.take(MANY, 2)) == 4
+    assert not queue.ready
+
+
+async def test_keys_of_a_batch_are_bounded() -> None:
+    queue = KeyedQueue[str](keys_per_batch=1)
+    first, second = uuid4(), uuid4()
+    for key, item in ((first, "a"), (second, "b"), (first, "c")):
+        queue.add(pending(key, item))
+    assert items(queue.take(MANY)) == "ac"
+    assert items(queue.take(MANY)) == "b"
+
+
 # Slots
 
 
@@ -211,6 +239,7 @@ class Statements:
         self.in_flight: list[list[Request]] = []
         self.most_in_flight = 0
         self.locked: set[int] = set()
+        self.keys_may_meet = False
         self.gate = asyncio.Event()
         if not gated:
             self.gate.set()
@@ -222,7 +251,7 @@ class Statements:
 
     async def run_many(self, batch: list[Request], deadline: float) -> list[Outcome[Request]]:
         keys = {item.key for other in self.in_flight for item in other}
-        assert keys.isdisjoint(item.key for item in batch), "two batches in flight with one key"
+        assert self.keys_may_meet or keys.isdisjoint(item.key for item in batch), "two batches with one key"
         self.batches.append(batch)
         self.in_flight.append(batch)
         self.most_in_flight = max(self.most_in_flight, len(self.in_flight))
@@ -286,6 +315,28 @@ async def test_unanswered_statement_allows_another_worker_up_to_the_most() -> No
     statements.gate.set()
     await asyncio.gather(*calls)
     assert len(statements.batches) == batching.MOST_WORKERS + 1
+
+
+async def test_workers_take_equal_parts_of_the_keys() -> None:
+    statements = Statements(gated=True)
+    batcher = statements.batcher(workers=2, load=4)
+    calls = [call(batcher, number, number) for number in range(21)]
+    await until(lambda: len(statements.in_flight) == 3)  # the direct one, and two batches
+    assert sorted(map(len, statements.in_flight)) == [1, 9, 11]  # two parts of 21 keys
+    statements.gate.set()
+    await asyncio.gather(*calls)
+
+
+async def test_late_read_does_not_hold_its_key_back() -> None:
+    statements = Statements(gated=True)
+    batcher = statements.batcher(writes=False, queue=KeyedQueue(keys_per_batch=1))
+    first, second = call(batcher, 0, 0), call(batcher, 1, 1)
+    await until(lambda: len(statements.in_flight) == 2)
+    third = call(batcher, 0, 2)
+    statements.keys_may_meet = True
+    await until(lambda: len(statements.in_flight) == 3)
+    statements.gate.set()
+    assert [*await asyncio.gather(first, second, third)] == [Request(0, 0), Request(1, 1), Request(0, 2)]
 
 
 async def test_request_of_a_locked_key_is_put_back_and_answered_later() -> None:
@@ -416,25 +467,6 @@ async def test_drain_ends_at_the_deadline() -> None:
     assert not stuck.done()
     stuck.cancel()
     await asyncio.wait([stuck])
-
-
-async def test_idle_batcher_is_reported_and_leaves_no_timer_that_keeps_it() -> None:
-    idle = 0
-
-    def count() -> None:
-        nonlocal idle
-        idle += 1
-
-    batcher: Batcher[Request, Request] | None = Statements().batcher(on_idle=count)
-    assert batcher is not None
-    await call(batcher, 0, 0)
-    assert idle == 1
-    await asyncio.gather(*(call(batcher, 0, number) for number in range(3)))
-    await until(lambda: idle == 2)
-    kept = weakref.ref(batcher)
-    batcher = None
-    gc.collect()
-    assert kept() is None
 
 
 async def test_cancelled_worker_answers_its_callers_and_the_rest_goes_on() -> None:

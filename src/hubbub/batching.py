@@ -10,7 +10,7 @@ A request:
 
 Workers, each of which runs one batch after another until nothing is left to take:
 
-    none --a request waits--> one --`load` requests wait--> `workers`
+    none --a request waits--> one --`load` requests wait--> `workers`, each of which takes its part of all
                                |
                                +--a statement unanswered for 50 ms--> one more per such statement, to MOST_WORKERS
 
@@ -36,7 +36,7 @@ import msgspec
 from hubbub.background import ReportErrors, elsewhere
 from hubbub.errors import Unavailable
 from hubbub.forks import abandon_in_child, forked
-from hubbub.scheduling import EarliestTimer
+from hubbub.scheduling import EarliestTimer, Pauses
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,11 +46,12 @@ ALLOW_ANOTHER_WORKER_AFTER_SECONDS: Final = 0.05
 row or a server that hangs, which must not stop all callers."""
 
 MOST_WORKERS: Final = 4
-"""Statements in flight at a time, including unanswered ones, so that these cannot take the whole pool of 20."""
+"""Statements in flight at a time, including unanswered ones, so that these cannot take the whole pool of 20. Twice
+as many as `workers`, if that is more."""
 
-ANSWERS_PER_TURN: Final = 50
-"""Results that are passed to `committed` before the rest of the process has its turn. Notifying the followers of
-50 messages takes some milliseconds."""
+ANSWERS_PER_STEP: Final = 50
+"""Results that are passed to `committed` at a time. Notifying the followers of 50 messages takes up to some
+milliseconds. If it took long, the rest of the process has its turn before the next step."""
 
 GRACE_SECONDS: Final = 0.1
 """At the deadline a statement that writes ends by itself, and knows best whether its changes may have been made.
@@ -64,6 +65,8 @@ class PutBack(Enum):
 
 
 PUT_BACK: Final = PutBack.PUT_BACK
+
+_NO_RESULT: Final = (Exception, PutBack)
 
 Outcome: TypeAlias = Result | Exception | PutBack
 RunOne: TypeAlias = Callable[[Item, float], Awaitable[Result]]
@@ -86,13 +89,17 @@ class PendingCall(msgspec.Struct, Generic[Item], eq=False, gc=False):
 class PlainQueue(deque[PendingCall[Item]]):
     """Requests in the order in which they came, for statements between which order does not matter, as lookups."""
 
+    in_flight = 0
+
     add = deque.append
 
     @property
     def ready(self) -> deque[PendingCall[Item]]:
         return self
 
-    def take(self, most: int) -> list[PendingCall[Item]]:
+    def take(self, most: int, parts: int = 1) -> list[PendingCall[Item]]:
+        """The next batch, up to `most`. With `parts`, it is at most that part of all requests."""
+        most = min(most, -(-(len(self) + self.in_flight) // parts))
         batch: list[PendingCall[Item]] = []
         while self and len(batch) < most:
             if len(self) <= most - len(batch):
@@ -101,6 +108,7 @@ class PlainQueue(deque[PendingCall[Item]]):
             else:
                 calls = [self.popleft() for _ in range(most - len(batch))]
             batch += [call for call in calls if not call.answer.done()]
+        self.in_flight += len(batch)
         return batch
 
     def occupy(self, key: Hashable) -> None:
@@ -109,6 +117,7 @@ class PlainQueue(deque[PendingCall[Item]]):
     free = occupy
 
     def end(self, batch: Sequence[PendingCall[Item]], put_back: Sequence[PendingCall[Item]]) -> None:
+        self.in_flight -= len(batch)
         self.extendleft(call for call in reversed(put_back) if not call.answer.done())
 
     def withdraw(self, call: PendingCall[Item]) -> None:
@@ -121,7 +130,9 @@ class KeyedQueue(Generic[Item]):
     A key with a request in flight is passed over until that has ended, so that nothing overtakes it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keys_per_batch: int | None = None) -> None:
+        """`keys_per_batch` bounds the keys of a batch. None: only its requests are bounded."""
+        self._keys_per_batch = keys_per_batch
         self._queues: dict[Hashable, deque[PendingCall[Item]]] = {}
         self.ready: deque[Hashable] = deque()
         """Keys with requests waiting and none in flight."""
@@ -149,14 +160,15 @@ class KeyedQueue(Generic[Item]):
         """Hold back the requests for the key, until `free`: one that did not wait here is in flight."""
         self._busy.add(key)
 
-    def take(self, most: int) -> list[PendingCall[Item]]:
+    def take(self, most: int, parts: int = 1) -> list[PendingCall[Item]]:
         """The next batch: the requests of each free key, up to `most`, with each id only once.
 
-        A key whose requests were put back goes alone.
+        With `parts`, it has at most that part of all keys. A key whose requests were put back goes alone.
         """
         batch: list[PendingCall[Item]] = []
         ids: set[Hashable] = set()
-        for _ in range(len(self.ready)):
+        keys = self._keys_per_batch or -(-(len(self.ready) + len(self._busy)) // parts)
+        for _ in range(min(len(self.ready), keys)):
             if len(batch) >= most:
                 break
             key = self.ready.popleft()
@@ -171,10 +183,14 @@ class KeyedQueue(Generic[Item]):
     def _take_from(self, key: Hashable, batch: list[PendingCall[Item]], ids: set[Hashable], most: int) -> bool:
         queue = self._queues[key]
         before = len(batch)
-        while queue and len(batch) < most and queue[0].id not in ids:
-            call = queue.popleft()
+        while queue and len(batch) < most:
+            call = queue[0]
+            if call.id is not None:
+                if call.id in ids:
+                    break
+                ids.add(call.id)
+            queue.popleft()
             call.is_in_flight = True
-            ids.add(call.id)
             batch.append(call)
         if not queue:
             del self._queues[key]
@@ -205,6 +221,8 @@ class KeyedQueue(Generic[Item]):
         self._length += 1
 
     def free(self, key: Hashable) -> None:
+        if key not in self._busy:  # it was freed when its statement was late
+            return
         self._busy.remove(key)
         self._locked.discard(key)
         if key in self._queues:
@@ -287,7 +305,11 @@ class _Flight(msgspec.Struct, eq=False):
     began: float
     """In the time of the event loop; `inf` between the statements of a worker."""
     batch: Sequence[PendingCall[Any]] = ()
+    key: Hashable = None
+    """Of a direct one."""
     is_late: bool = False
+    is_taking: bool = False
+    """Whether it is a worker that has not taken its next batch."""
     task: asyncio.Task[None] | None = None
 
 
@@ -311,7 +333,6 @@ class Batcher(Generic[Item, Result]):
         most_waiting: int | None = None,
         writes: bool = False,
         committed: Callable[[Sequence[Result]], None] | None = None,
-        on_idle: Callable[[], object] | None = None,
     ) -> None:
         """`name` is that of the tasks, and says in errors what waits.
 
@@ -323,8 +344,7 @@ class Batcher(Generic[Item, Result]):
         `KeyedQueue`, a request that was in flight in a batch when its caller was cancelled is completed, and one
         that gets no answer has an unknown outcome. `committed` is called with new results before their callers get
         them, and must not wait. With both, a direct request whose caller was cancelled is run again, so running it
-        twice must be the same as once. `on_idle` is called each time when no request waits or is in flight any
-        more.
+        twice must be the same as once.
         """
         self._name = name
         self._run_one = run_one
@@ -334,15 +354,16 @@ class Batcher(Generic[Item, Result]):
         self._ready = queue.ready  # not empty: there is a request to take
         self._per_batch = per_batch
         self._workers = workers
+        self._most_workers = max(MOST_WORKERS, 2 * workers)
         self._load = load
         self._slots = None if most_waiting is None else Slots(most_waiting)
         self._writes = writes
         self._committed = committed
-        self._on_idle = on_idle
         # Kept, because asking asyncio for it is a system call on Python 3.11.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in_flight: list[_Flight] = []
         self._late = 0  # of those in flight, how many are not answered soon
+        self._taking = 0  # of those in flight, how many are workers that have not taken their next batch
         self._late_timer = EarliestTimer(self._look_for_late)
         self._deadline_timer = EarliestTimer(self._expire)
         self._refusal: Unavailable | None = None
@@ -420,7 +441,7 @@ class Batcher(Generic[Item, Result]):
 
     async def _call_directly(self, item: Item, key: Hashable, id: Hashable, now: float, deadline: float) -> Result:
         """In the task of the caller: another task would cost a tenth of a millisecond where it was measured."""
-        flight = _Flight(now)
+        flight = _Flight(now, key=key)
         self._in_flight.append(flight)
         if key is not None:
             self._queue.occupy(key)
@@ -449,11 +470,13 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def _wanted(self) -> int:
-        return min((self._workers if len(self._queue) >= self._load else 1) + self._late, MOST_WORKERS)
+        return min((self._workers if len(self._queue) >= self._load else 1) + self._late, self._most_workers)
 
     def _open_worker(self) -> None:
-        if self._ready and len(self._in_flight) < self._wanted:
-            flight = _Flight(inf)
+        """Open a worker, unless one is about to take a batch: that one opens another for what it leaves."""
+        if self._ready and not self._taking and len(self._in_flight) < self._wanted:
+            flight = _Flight(inf, is_taking=True)
+            self._taking += 1
             loop = self._loop or asyncio.get_running_loop()
             flight.task = loop.create_task(self._work(flight), name=f"hubbub: {self._name}")
             self._in_flight.append(flight)
@@ -461,22 +484,23 @@ class Batcher(Generic[Item, Result]):
 
     def _end_worker(self, flight: _Flight, _: asyncio.Task[None]) -> None:
         self._in_flight.remove(flight)
+        self._taking -= flight.is_taking
         self._open_worker()  # for requests that came after the worker had looked
         if not self._in_flight:
             self._became_idle()
 
     def _became_idle(self) -> None:
-        if self._on_idle is not None or self._idle is not None:
+        if self._idle is not None:
             self._late_timer.cancel()
             self._deadline_timer.cancel()
-        if self._idle is not None:
             self._idle.set()
-        if self._on_idle is not None:
-            self._on_idle()
 
     async def _work(self, flight: _Flight) -> None:
         loop = asyncio.get_running_loop()
-        while len(self._in_flight) <= self._wanted and (batch := self._queue.take(self._per_batch)):
+        while len(self._in_flight) <= self._wanted and (batch := self._take()):
+            flight.is_taking = False
+            self._taking -= 1
+            self._open_worker()
             put_back: Sequence[PendingCall[Item]] = ()
             flight.batch, flight.began = batch, loop.time()
             self._watch_late(flight.began)
@@ -487,9 +511,14 @@ class Batcher(Generic[Item, Result]):
                 self._late -= flight.is_late
                 flight.is_late = False
                 self._queue.end(batch, put_back)
-            self._open_worker()
+            flight.is_taking = True
+            self._taking += 1
             # Let the callers that have just been answered make their next requests, so that these come along.
             await asyncio.sleep(0)
+
+    def _take(self) -> list[PendingCall[Item]]:
+        # Workers that share evenly have statements in flight while the callers of the others are answered.
+        return self._queue.take(self._per_batch, self._workers if len(self._queue) >= self._load else 1)
 
     async def _run(self, batch: list[PendingCall[Item]]) -> Sequence[PendingCall[Item]]:
         """Run the batch and answer its callers. Returns the requests to be put back."""
@@ -519,14 +548,14 @@ class Batcher(Generic[Item, Result]):
         if self._committed is None:
             return _answer_each(batch, outcomes)
         put_back: list[PendingCall[Item]] = []
-        for first in range(0, len(batch), ANSWERS_PER_TURN):
-            part = outcomes[first : first + ANSWERS_PER_TURN]
-            results = [one for one in part if not isinstance(one, Exception | PutBack)]
+        pauses = Pauses()
+        for first in range(0, len(batch), ANSWERS_PER_STEP):
+            part = outcomes[first : first + ANSWERS_PER_STEP]
+            results = [one for one in part if not isinstance(one, _NO_RESULT)]
             if results:
                 self._report(results, self._committed)
-            put_back += _answer_each(batch[first : first + ANSWERS_PER_TURN], part)
-            if first + ANSWERS_PER_TURN < len(batch):
-                await asyncio.sleep(0)
+            put_back += _answer_each(batch[first : first + ANSWERS_PER_STEP], part)
+            await pauses.pause_if_due()
         return put_back
 
     def _report(self, results: Sequence[Result], committed: Callable[[Sequence[Result]], None]) -> None:
@@ -552,6 +581,9 @@ class Batcher(Generic[Item, Result]):
             if not flight.is_late and flight.began + ALLOW_ANOTHER_WORKER_AFTER_SECONDS <= now:
                 flight.is_late = True
                 self._late += 1
+                if not self._writes:  # reads have no order
+                    for key in {call.key for call in flight.batch} or {flight.key}:
+                        self._queue.free(key)
                 self._open_worker()
         self._watch_late(now)
 

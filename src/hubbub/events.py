@@ -23,6 +23,8 @@ PRESENCE_CHANNEL: Final = "presence"
 MEMBERSHIPS_CHANNEL: Final = "memberships"
 _TYPING: Final = "typing:"
 _ROOM: Final = "room:"
+_OWN_PREFIXES: Final = (_TYPING, _ROOM)
+_OWN_CHANNELS: Final = frozenset({PRESENCE_CHANNEL, MEMBERSHIPS_CHANNEL})
 
 # The errors of decoding a payload: bad JSON or other types, bytes that are not UTF-8, too deep nesting.
 NOT_AN_EVENT: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -40,7 +42,7 @@ def room_channel(room_id: UUID) -> str:
 
 def is_own_channel(channel: str) -> bool:
     """Whether this channel is one of hubbub's, on which an application may neither publish nor listen."""
-    return channel in {PRESENCE_CHANNEL, MEMBERSHIPS_CHANNEL} or channel.startswith((_TYPING, _ROOM))
+    return channel.startswith(_OWN_PREFIXES) or channel in _OWN_CHANNELS
 
 
 class Event(Value, frozen=True, tag_field="type"):

@@ -7,8 +7,6 @@ Most tests run for both kinds of sharing: `look_up`, whose callers share a state
 from __future__ import annotations
 
 import asyncio
-import gc
-import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,10 +14,10 @@ from typing import NamedTuple
 import pytest
 
 from hubbub import PostgresSettings, Unavailable, batching
-from hubbub.batching import Batcher
-from hubbub.postgres import Executor, Lookup, Pool, Statement, sharing
+from hubbub.batching import KeyedQueue
+from hubbub.postgres import Executor, Lookup, Pool, Statement
 from hubbub.postgres.executor import T
-from hubbub.postgres.sharing import CALLERS_PER_STATEMENT
+from hubbub.postgres.sharing import CALLERS_PER_STATEMENT, SHARED_WORKERS
 from postgres.notes import Observer, warm_up
 from waiting import until, until_it_answers
 
@@ -393,26 +391,27 @@ async def cancel_all(pool: Pool, observer: Observer) -> None:
 
 @pytest.mark.usefixtures("never_stuck")
 async def test_nothing_is_kept_per_statement_when_no_caller_waits_for_it(
-    pool: Recorder, observer: Observer, monkeypatch: pytest.MonkeyPatch
+    pool: Recorder, observer: Observer
 ) -> None:
-    monkeypatch.setattr(sharing, "MOST_SPARE", 2)
-    made: list[weakref.ref[object]] = []
-    begin = Batcher.__init__
-
-    def noted(batcher: Batcher[object, object], *args: object, **options: object) -> None:
-        made.append(weakref.ref(batcher))
-        begin(batcher, *args, **options)  # type: ignore[arg-type] # the arguments that it was made with
-
-    monkeypatch.setattr(Batcher, "__init__", noted)
     await asyncio.gather(*asking(fetch_shared, pool, 2, 2, 3, 4, 4, 4))
     await fetch_shared(pool, 5)
     await cancel_all(pool, observer)
+    queue = pool._shared._shared._queue
+    assert isinstance(queue, KeyedQueue)
+    await until(lambda: (queue._queues, queue._busy, queue._locked, len(queue.ready)) == ({}, set(), set(), 0))
 
-    def only_spare_ones_are_left() -> bool:
-        gc.collect()
-        return sum(batcher() is not None for batcher in made) == sharing.MOST_SPARE
 
-    await until(only_spare_ones_are_left)
-    assert len(made) == 3  # as many as there were different arguments at a time
-    shared = pool._shared
-    assert (shared._statements, shared._asked) == ({}, {})
+async def test_shared_statements_in_flight_are_bounded(pool: Recorder) -> None:
+    most = 0
+
+    async def ask(first: int) -> list[str]:
+        nonlocal most
+        found = await pool.fetch_shared(BODIES, first, 1)
+        most = max(most, len(pool._shared._shared._in_flight))
+        return found
+
+    found = await asyncio.gather(
+        *(ask(number) for number in range(2, 5) for _ in range(2)), *map(ask, range(5, 25))
+    )
+    assert len(found) == 26
+    assert 1 < most <= SHARED_WORKERS

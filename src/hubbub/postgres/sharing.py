@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
-from hubbub.batching import Batcher, PlainQueue
+from hubbub.batching import Batcher, KeyedQueue, PlainQueue
 from hubbub.postgres.executor import Executor
 from hubbub.postgres.statement import Lookup, Statement
 
@@ -24,21 +24,27 @@ Asked: TypeAlias = tuple[Statement[Any], Args]
 CALLERS_PER_STATEMENT: Final = 500
 """More make a statement no cheaper per caller, and keep the event loop busy for longer at a time."""
 
-MOST_SPARE: Final = 20
-"""Batchers kept for later statements: about as many as run at a time on a pool. A new one costs 4 µs, and there
-would be one per `fetch_shared`."""
+SHARED_WORKERS: Final = 6
+"""Shared statements in flight. They read pages, which keep processors busy: 20 at a time cost PostgreSQL a third
+more than 6 on 2 cores, and a process decodes pages no faster than 3 connections deliver them."""
 
 
 class SharedStatements:
-    """The statements that callers of a pool share: a batcher per lookup, and one per statement and arguments."""
+    """The statements that callers of a pool share: a batcher per lookup, and one for statements by arguments."""
 
     def __init__(self, executor: Executor, deadline_seconds: float) -> None:
         self._executor = executor
         self._deadline_seconds = deadline_seconds
         self._lookups: dict[Lookup[Any], Batcher[Args, Any]] = {}
-        self._statements: dict[Asked, Batcher[Asked, Any]] = {}
-        self._asked: dict[Batcher[Asked, Any], Asked] = {}
-        self._spare: list[Batcher[Asked, Any]] = []
+        self._shared = Batcher[Asked, list[Any]](
+            "share a statement",
+            self._fetch,
+            self._fetch_for_all,
+            deadline_seconds=deadline_seconds,
+            queue=KeyedQueue(keys_per_batch=1),
+            per_batch=CALLERS_PER_STATEMENT,
+            workers=SHARED_WORKERS,
+        )
 
     def look_up(self, lookup: Lookup[T], key: Args) -> Awaitable[T | None]:
         """The row of the key, or None."""
@@ -65,42 +71,20 @@ class SharedStatements:
         key_of_row = lookup.key_of_row
         return list(map({key_of_row(row): row for row in rows}.get, asked))
 
-    async def fetch(self, statement: Statement[T], args: Args, deadline: float | None) -> list[T]:
+    def fetch(self, statement: Statement[T], args: Args, deadline: float | None) -> Awaitable[list[T]]:
         """Every row."""
         asked = (statement, args)
-        batcher = self._statements.get(asked)
-        if batcher is None:
-            batcher = self._spare.pop() if self._spare else self._new_batcher()
-            self._statements[asked] = batcher
-            self._asked[batcher] = asked
-        rows: list[T] = await batcher.call(asked, deadline=deadline)
-        return rows
+        return self._shared.call(asked, asked, deadline=deadline)
 
-    def _new_batcher(self) -> Batcher[Asked, Any]:
-        batcher = Batcher[Asked, Any](
-            "share a statement",
-            lambda asked, deadline: self._executor.fetch_all(asked[0], *asked[1], deadline=deadline),
-            self._fetch_for_all,
-            deadline_seconds=self._deadline_seconds,
-            queue=PlainQueue(),
-            per_batch=CALLERS_PER_STATEMENT,
-            on_idle=lambda: self._free(batcher),
-        )
-        return batcher
+    async def _fetch(self, asked: Asked, deadline: float) -> list[Any]:
+        statement, args = asked
+        return await self._executor.fetch_all(statement, *args, deadline=deadline)
 
     async def _fetch_for_all(self, asked: Sequence[Asked], deadline: float) -> list[list[Any]]:
-        statement, args = asked[0]  # as all the others
-        return [await self._executor.fetch_all(statement, *args, deadline=deadline)] * len(asked)
-
-    def _free(self, batcher: Batcher[Asked, Any]) -> None:
-        """No caller waits for its rows any more. It serves the next statement, with other arguments."""
-        del self._statements[self._asked.pop(batcher)]
-        if len(self._spare) < MOST_SPARE:
-            self._spare.append(batcher)
+        return [await self._fetch(asked[0], deadline)] * len(asked)  # all ask the same
 
     async def close(self) -> None:
         """Refuse new callers, and wait for the statements in flight: the pool bounds how long they take."""
         for lookups in self._lookups.values():
             await lookups.drain()
-        for rows in list(self._statements.values()):
-            await rows.drain()
+        await self._shared.drain()

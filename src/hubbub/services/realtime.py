@@ -149,7 +149,7 @@ def _text(field: str, value: object, *, shortest: int, longest: int) -> str:
     if not isinstance(value, str):
         raise Invalid(field, "must be text")
     try:
-        size = len(value.encode())
+        size = len(value) if value.isascii() else len(value.encode())
     except UnicodeEncodeError:
         raise Invalid(field, "must not contain half of a surrogate pair") from None
     if size < shortest:

@@ -144,6 +144,7 @@ async def test_batch_in_halves_keeps_the_order_of_a_room_that_was_locked(
         "messages.send_many",
     ]
     assert [draft.content for draft in together if draft.id not in outcomes] == [f"{n}" for n in range(0, 16, 2)]
+    assert isinstance(outcomes, dict)
     assert isinstance(outcomes[together[-1].id], Exception)
     assert await log_of(pool, room.id) == ["joined"]
     assert await log_of(pool, other.id) == ["joined"] + ["sent"] * 7
@@ -162,12 +163,15 @@ async def test_ids_are_looked_up_first_after_one_was_repeated(
 
     again = await sender.send([*before[:3], *drafts(ada, room, room)], deadline=recorded.deadline())
     assert recorded.names == ["messages.send_many", "messages.earlier_sends", "messages.send_many"]
-    assert [again[draft.id] for draft in before[:3]] == [first[draft.id] for draft in before[:3]]
+    assert isinstance(first, list)
+    assert isinstance(again, dict)
+    assert [again[draft.id] for draft in before[:3]] == first[:3]
     recorded.names.clear()
 
     edited = await hub.messages.edit(before[4].id, "edited", by=ada.id)
     again = await sender.send([*before[3:6], *drafts(ada, room, room)], deadline=recorded.deadline())
     assert recorded.names == ["messages.earlier_sends", "messages.send_many"]
+    assert isinstance(again, dict)
     assert again[edited.id] == edited
     assert len(again) == 5
 

@@ -29,6 +29,8 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     message_type: MessageType
     reply_to: UUID | None = None
     metadata: str | None = None
+    has_new_id: bool = False
+    """Whether the id was made for this draft, so that no other has it."""
 
 
 Outcomes: TypeAlias = dict[UUID, Message | Exception]
@@ -45,6 +47,7 @@ def draft_of(room_id: UUID, user_id: UUID, new: NewMessage) -> Draft:
         inputs.message_type(new.message_type),
         None if new.reply_to is None else inputs.uuid("reply_to", new.reply_to),
         inputs.metadata(new.metadata),
+        new.id is None,
     )
     if draft.reply_to is not None and draft.reply_to == draft.id:
         raise Invalid("reply_to", "must be another message")

@@ -161,8 +161,8 @@ SEND_MANY = Statement(
 )
 
 
-async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> Outcomes:
-    """Append all drafts, or none if one is refused: then there are no outcomes.
+async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> list[Message]:
+    """Append all drafts, or none if one is refused: then there are no messages. They have the order of the drafts.
 
     Raises: LockNotAvailable (one of several rooms stayed locked), Conflict (one of the ids is taken).
     """
@@ -195,13 +195,13 @@ async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float
         deadline=deadline,
     )
     if old_seqs is None:
-        return {}
+        return []
     if sent != len(drafts):
         raise Invalid("message", "must not be kept out by a trigger")
-    return {
-        draft.id: _message(draft, old_seqs[room_ordinal - 1] + ordinal, at)
+    return [
+        _message(draft, old_seqs[room_ordinal - 1] + ordinal, at)
         for draft, room_ordinal, ordinal in zip(drafts, room_ordinals, ordinals, strict=True)
-    }
+    ]
 
 
 def _integers(numbers: list[int]) -> str:
@@ -264,9 +264,10 @@ async def _send_part(executor: Executor, drafts: Sequence[Draft], first: int, de
     sent: dict[UUID, Message] = {}
     while rest := [draft for draft in drafts if draft.id not in sent]:
         try:
-            outcomes = await append(executor, rest, deadline=deadline) or await why_not_sent(
-                executor, rest, deadline=deadline
-            )
+            if len(messages := await append(executor, rest, deadline=deadline)) == len(drafts):
+                return messages
+            outcomes: Outcomes = {message.id: message for message in messages}
+            outcomes = outcomes or await why_not_sent(executor, rest, deadline=deadline)
         except Conflict:
             outcomes = await find_earlier_sends(executor, rest, deadline=deadline)
             if not outcomes:

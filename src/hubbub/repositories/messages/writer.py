@@ -20,7 +20,7 @@ from typing import Final
 
 from hubbub.background import ReportErrors
 from hubbub.batching import (
-    ANSWERS_PER_TURN,
+    ANSWERS_PER_STEP,
     PUT_BACK,
     Batcher,
     KeyedQueue,
@@ -89,11 +89,11 @@ class MessageWriter:
         Raises: as `send_one`, Unavailable (at the deadline, or after `drain`).
         """
         self._executor.check_not_locked_by_caller(draft.room_id)
-        return await self._batcher.call(draft, draft.room_id, draft.id)
+        return await self._batcher.call(draft, draft.room_id, None if draft.has_new_id else draft.id)
 
     async def _send_each(self, drafts: list[Draft], deadline: float) -> list[Outcome[Message]]:
-        outcomes = await self._batches.send(drafts, deadline=deadline)
-        return [outcomes.get(draft.id, PUT_BACK) for draft in drafts]
+        sent = await self._batches.send(drafts, deadline=deadline)
+        return [*sent] if isinstance(sent, list) else [sent.get(draft.id, PUT_BACK) for draft in drafts]
 
     def _committed(self, messages: Sequence[Message]) -> None:
         self._on_commit(MessagesSent(messages))
@@ -121,9 +121,9 @@ class MessageWriter:
 
     async def _send_many(self, drafts: Sequence[Draft], deadline: float) -> list[Message]:
         messages = await send_all(self._executor, drafts, deadline=deadline)
-        for first in range(0, len(messages), ANSWERS_PER_TURN):
+        for first in range(0, len(messages), ANSWERS_PER_STEP):
             with ReportErrors("an action after a COMMIT"):
-                self._committed(messages[first : first + ANSWERS_PER_TURN])
+                self._committed(messages[first : first + ANSWERS_PER_STEP])
             await asyncio.sleep(0)
         return messages
 
@@ -148,18 +148,25 @@ class Batches:
         self._executor = executor
         self._check_ids_first_until = 0.0
 
-    async def send(self, drafts: Sequence[Draft], *, deadline: float) -> Outcomes:
+    async def send(self, drafts: Sequence[Draft], *, deadline: float) -> list[Message] | Outcomes:
         """Append messages, in their order, in as few statements as their faults allow: usually one.
 
-        A draft of several rooms has no outcome if its room stays locked. Raises nothing: a failure is the outcome
-        of the drafts that it concerns, because others may have been committed by then.
+        Returns all messages, in the order of the drafts, or the outcomes. A draft of several rooms has no outcome
+        if its room stays locked. Raises nothing: a failure is the outcome of the drafts that it concerns, because
+        others may have been committed by then.
         """
         check_ids_first = len(drafts) > 1 and time.monotonic() < self._check_ids_first_until
-        return await self._send(drafts, deadline, check_ids_first=check_ids_first)
+        return await self._try(drafts, deadline, check_ids_first=check_ids_first)
 
-    async def _send(self, drafts: Sequence[Draft], deadline: float, *, check_ids_first: bool = False) -> Outcomes:
+    async def _send(self, drafts: Sequence[Draft], deadline: float) -> Outcomes:
+        sent = await self._try(drafts, deadline)
+        return {message.id: message for message in sent} if isinstance(sent, list) else sent
+
+    async def _try(
+        self, drafts: Sequence[Draft], deadline: float, *, check_ids_first: bool = False
+    ) -> list[Message] | Outcomes:
         if not drafts:
-            return {}
+            return []
         try:
             if len(drafts) > 1 and sum(map(size_of, drafts)) > BYTES_PER_STATEMENT:
                 return await self._by_halves(drafts, deadline)
@@ -171,11 +178,11 @@ class Batches:
         except Exception as error:  # noqa: BLE001 - whatever it is, the senders get it
             return {draft.id: error for draft in drafts}
 
-    async def _send_unchecked(self, drafts: Sequence[Draft], deadline: float) -> Outcomes:
+    async def _send_unchecked(self, drafts: Sequence[Draft], deadline: float) -> list[Message] | Outcomes:
         if len(drafts) == 1:
             return {drafts[0].id: await send_one(self._executor, drafts[0], deadline)}
         try:
-            outcomes = await append(self._executor, drafts, deadline=deadline)
+            messages = await append(self._executor, drafts, deadline=deadline)
         except Unavailable as error:
             rooms = {draft.room_id for draft in drafts}
             if not isinstance(error, LockNotAvailable) or len(rooms) == 1:
@@ -187,8 +194,8 @@ class Batches:
         except Exception:  # noqa: BLE001 - one of them cannot be stored, perhaps for a rule of the application's
             return await self._by_halves(drafts, deadline)
         else:
-            if outcomes:
-                return outcomes
+            if messages:
+                return messages
             aside = await why_not_sent(self._executor, drafts, deadline=deadline)
         if not aside:
             return await self._by_halves(drafts, deadline)  # the reason is gone by now
