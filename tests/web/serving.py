@@ -123,19 +123,19 @@ class Client:
         elif "cursor" in frame:
             self.positions[frame["room_id"]] = frame["cursor"]
 
-    async def command(self, name: str, **fields: object) -> Any:  # noqa: ANN401
+    async def command(self, name: str, /, **fields: object) -> Any:  # noqa: ANN401
         """The result of a command, which has to succeed."""
         answer = await self.answer(name, **fields)
         assert answer["type"] == "ack", answer
         return answer["result"]
 
-    async def refused(self, name: str, **fields: object) -> dict[str, Any]:
+    async def refused(self, name: str, /, **fields: object) -> dict[str, Any]:
         """The error of a command."""
         answer = await self.answer(name, **fields)
         assert answer["type"] == "error", answer
         return answer
 
-    async def answer(self, name: str, **fields: object) -> dict[str, Any]:
+    async def answer(self, name: str, /, **fields: object) -> dict[str, Any]:
         self._refs += 1
         given = {key: str(value) if isinstance(value, UUID) else value for key, value in fields.items()}
         await self.send({"type": name, "ref": self._refs, **given})

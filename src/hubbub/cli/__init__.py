@@ -15,6 +15,7 @@ COMMANDS = {
     "up": ("hubbub.cli.servers:up", "Start PostgreSQL and Valkey in this folder, and migrate."),
     "status": ("hubbub.cli.servers:status", "Show server status and connection settings."),
     "down": ("hubbub.cli.servers:down", "Stop the servers and keep their data."),
+    "serve": ("hubbub.cli.serve:serve", "Serve clients by WebSocket and HTTP: the gateway alone."),
     "migrate": ("hubbub.cli.migrate:migrate", "Show and change the schema of a database."),
     "doctor": ("hubbub.cli.doctor:doctor", "Check the servers and their settings, and say what to change."),
     "import": ("hubbub.cli.history:import_history", "Import the history of rooms from a file."),

@@ -5,7 +5,7 @@ try:
 except ImportError as error:
     raise ImportError("hubbub.web needs Starlette: pip install 'hubbub[web]'") from error
 
-from hubbub.web.commands import Call
+from hubbub.web.commands import Call, Send
 from hubbub.web.frames import Limits
 from hubbub.web.gateway import Gateway
 from hubbub.web.logins import COOKIE, current_session, current_user, session_cookie, session_token
@@ -18,6 +18,7 @@ __all__ = [
     "Limits",
     "Problem",
     "Refused",
+    "Send",
     "current_session",
     "current_user",
     "exception_handlers",

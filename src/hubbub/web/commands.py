@@ -1,32 +1,59 @@
-"""The commands of the protocol: what a client may ask, and what is done for it."""
+"""The commands of the protocol: what a client may ask, and what is done for it.
+
+Each command is a frame and a handler. All of them act as the user (`hub.as_user`), which checks every permission.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_type_hints
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
-from hubbub.errors import Invalid
-from hubbub.models import Message, MessageType, Value
+from hubbub.errors import Conflict, Invalid, NotAMember
+from hubbub.models import (
+    Message,
+    MessageType,
+    Page,
+    Role,
+    Room,
+    RoomSummary,
+    RoomUser,
+    Session,
+    Value,
+)
+from hubbub.services.sessions import key_of
 from hubbub.web import frames
+from hubbub.web.people import PublicUser, find, public
 
 if TYPE_CHECKING:
+    from hubbub.acting_user import ActingUser
     from hubbub.hub import Hub
     from hubbub.web.connections import Connection
 
-F = TypeVar("F", bound=msgspec.Struct)
 Handler = Callable[["Call", Any], Awaitable[object]]
+
+LONGEST_SEARCH: Final = 100
+WATCHED_MEMBERS: Final = 200
+"""Members of a watched room in the answer to `watch`. Changes come of all of them."""
 
 
 class Call(msgspec.Struct, frozen=True):
-    """Who gave a command, and where. `connection` is None for a command by HTTP."""
+    """Who gives a command. `token` is that of the session, if there is one. By HTTP there is no `connection`."""
 
     hub: Hub
     user_id: UUID
+    token: str | None = None
     connection: Connection | None = None
+
+    @property
+    def me(self) -> ActingUser:
+        """The hub as the user has it."""
+        return self.hub.as_user(self.user_id)
 
 
 class Command:
@@ -35,7 +62,7 @@ class Command:
     def __init__(self, name: str, frame: type[msgspec.Struct], handler: Handler) -> None:
         self.name = name
         self.frame = frame
-        self._handler = handler
+        self.call = handler
         self._decoder = msgspec.json.Decoder(frame)
 
     def decode(self, text: str | bytes) -> Any:  # noqa: ANN401 - a value of `frame`
@@ -46,18 +73,18 @@ class Command:
         """The room in which commands are done in the order in which they came."""
         return frame.room_id if isinstance(frame, Send) else None
 
-    async def call(self, call: Call, frame: msgspec.Struct) -> object:
-        return await self._handler(call, frame)
-
 
 def frame_of(handler: Handler) -> type[msgspec.Struct]:
-    """The type that the second parameter of a handler has."""
+    """The type that the second parameter of a handler has. Raises: TypeError."""
     hints = get_type_hints(handler)
     hints.pop("return", None)
     found: object = list(hints.values())[-1] if hints else None
     if not (isinstance(found, type) and issubclass(found, msgspec.Struct)):
         raise TypeError("the second parameter of a command must have the type of its frame, a msgspec.Struct")
     return found
+
+
+# What a client asks.
 
 
 class Send(frames.Frame, frozen=True, tag="send"):
@@ -68,19 +95,112 @@ class Send(frames.Frame, frozen=True, tag="send"):
     id: UUID | None = None
     message_type: str = MessageType.TEXT
     reply_to: UUID | None = None
-    metadata: Mapping[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
 
 
-async def send(call: Call, frame: Send) -> Message:
-    return await call.hub.messages.send(
-        frame.room_id,
-        call.user_id,
-        frame.content,
-        id=frame.id,
-        message_type=frame.message_type,
-        reply_to=frame.reply_to,
-        metadata=frame.metadata,
-    )
+class Edit(frames.Frame, frozen=True, tag="edit"):
+    message_id: UUID
+    content: str
+
+
+class Delete(frames.Frame, frozen=True, tag="delete"):
+    message_id: UUID
+
+
+class Read(frames.Frame, frozen=True, tag="read"):
+    """The user has read the room up to this seq."""
+
+    room_id: UUID
+    up_to: int
+
+
+class Typing(frames.Frame, frozen=True, tag="typing"):
+    room_id: UUID
+    is_typing: bool
+
+
+class History(frames.Frame, frozen=True, tag="page"):
+    """A page of messages: the newest, or before or after a seq, or around a seq or a message."""
+
+    room_id: UUID
+    before: int | None = None
+    after: int | None = None
+    around: int | UUID | None = None
+    limit: int = 50
+
+
+class Rooms(frames.Frame, frozen=True, tag="rooms"):
+    limit: int = 50
+    after: str | None = None
+
+
+class OneRoom(frames.Frame, frozen=True, tag="room"):
+    room_id: UUID
+
+
+class PublicRooms(frames.Frame, frozen=True, tag="public_rooms"):
+    prefix: Annotated[str, Meta(max_length=LONGEST_SEARCH)] = ""
+    limit: int = 50
+    after: str | None = None
+
+
+class Members(frames.Frame, frozen=True, tag="members"):
+    room_id: UUID
+    limit: int = 50
+    after: str | None = None
+
+
+class Create(frames.Frame, frozen=True, tag="create"):
+    """A room. The client makes its `id`, so that it can repeat the command."""
+
+    name: str
+    id: UUID | None = None
+    description: str | None = None
+    is_private: bool = False
+
+
+class Join(frames.Frame, frozen=True, tag="join"):
+    room_id: UUID
+
+
+class Leave(frames.Frame, frozen=True, tag="leave"):
+    room_id: UUID
+
+
+class Invite(frames.Frame, frozen=True, tag="invite"):
+    room_id: UUID
+    user_id: UUID
+    role: Role = Role.MEMBER
+
+
+class Direct(frames.Frame, frozen=True, tag="direct"):
+    user_id: UUID
+
+
+class Watch(frames.Frame, frozen=True, tag="watch"):
+    """The rooms of whose members the presence is wanted, instead of those before."""
+
+    room_ids: list[UUID]
+
+
+class Users(frames.Frame, frozen=True, tag="users"):
+    """The users with these ids, or those whose name begins with the prefix."""
+
+    prefix: Annotated[str, Meta(max_length=LONGEST_SEARCH)] | None = None
+    user_ids: Annotated[list[UUID], Meta(max_length=200)] | None = None
+    limit: int = 20
+
+
+class Me(frames.Frame, frozen=True, tag="me"):
+    pass
+
+
+class Sessions(frames.Frame, frozen=True, tag="sessions"):
+    pass
+
+
+class Revoke(frames.Frame, frozen=True, tag="revoke"):
+    session_id: str
 
 
 class Auth(frames.Frame, frozen=True, tag="auth"):
@@ -89,10 +209,196 @@ class Auth(frames.Frame, frozen=True, tag="auth"):
     token: frames.Token
 
 
+# What a client gets.
+
+
+class ReadUpTo(Value, frozen=True):
+    last_read_seq: int
+
+
+class HistoryPage(Value, frozen=True):
+    """A `MessagePage`, with the people who are on it."""
+
+    room_id: UUID
+    items: list[Message]
+    has_older: bool
+    has_newer: bool
+    cursor: str | None
+    users: list[PublicUser]
+
+
+class RoomList(Value, frozen=True):
+    """A page of rooms, with the other users of direct rooms and the authors of the newest messages."""
+
+    items: list[RoomSummary]
+    next: str | None
+    users: list[PublicUser]
+
+
+class RoomDetails(RoomSummary, frozen=True):
+    """A `RoomSummary`, with the people that it names."""
+
+    users: list[PublicUser] = msgspec.field(default_factory=list)
+
+
+class MemberPage(Value, frozen=True):
+    """A page of memberships, with their users."""
+
+    items: list[RoomUser]
+    next: str | None
+    users: list[PublicUser]
+
+
+class Online(Value, frozen=True):
+    """The members who are online."""
+
+    online: list[UUID]
+
+
+class People(Value, frozen=True):
+    items: list[PublicUser]
+
+
+class SessionList(Value, frozen=True):
+    """The sessions of the user. `current` is the id of one's own."""
+
+    items: list[Session]
+    current: str | None
+
+
+class Revoked(Value, frozen=True):
+    """Whether there was such a session."""
+
+    revoked: bool
+
+
 class Renewed(Value, frozen=True):
     """For how many seconds a signed token is valid. None: as long as its session."""
 
     expires_in_seconds: float | None
+
+
+# What is done.
+
+
+async def send(call: Call, frame: Send) -> Message:
+    return await call.me.messages.send(
+        frame.room_id,
+        frame.content,
+        id=frame.id,
+        message_type=frame.message_type,
+        reply_to=frame.reply_to,
+        metadata=frame.metadata,
+    )
+
+
+async def edit(call: Call, frame: Edit) -> Message:
+    return await call.me.messages.edit(frame.message_id, frame.content)
+
+
+async def delete(call: Call, frame: Delete) -> Message:
+    return await call.me.messages.delete(frame.message_id)
+
+
+async def read(call: Call, frame: Read) -> ReadUpTo:
+    return ReadUpTo(await call.me.receipts.mark_read(frame.room_id, up_to=frame.up_to))
+
+
+async def typing(call: Call, frame: Typing) -> None:
+    change = call.me.typing.start if frame.is_typing else call.me.typing.stop
+    await change(frame.room_id)
+
+
+async def page(call: Call, frame: History) -> HistoryPage:
+    found = await call.me.messages.page(
+        frame.room_id, before=frame.before, after=frame.after, around=frame.around, limit=frame.limit
+    )
+    users = await people(call, (message.user_id for message in found.items))
+    return HistoryPage(found.room_id, found.items, found.has_older, found.has_newer, found.cursor, users)
+
+
+async def rooms(call: Call, frame: Rooms) -> RoomList:
+    found = await call.me.rooms.list(limit=frame.limit, after=frame.after)
+    users = await people(call, chain.from_iterable(map(_people_of, found.items)))
+    return RoomList(found.items, found.next, users)
+
+
+async def room(call: Call, frame: OneRoom) -> RoomDetails:
+    await call.me.rooms.get(frame.room_id)
+    found = await summary(call, frame.room_id)
+    fields = {name: getattr(found, name) for name in RoomSummary.__struct_fields__}
+    return RoomDetails(**fields, users=await people(call, _people_of(found)))
+
+
+async def public_rooms(call: Call, frame: PublicRooms) -> Page[Room]:
+    return await call.me.rooms.list_public(limit=frame.limit, after=frame.after)
+
+
+async def members(call: Call, frame: Members) -> MemberPage:
+    found = await call.me.room_users.members(frame.room_id, limit=frame.limit, after=frame.after)
+    users = await people(call, (member.user_id for member in found.items))
+    return MemberPage(found.items, found.next, users)
+
+
+async def create(call: Call, frame: Create) -> Room:
+    try:
+        return await call.me.rooms.create(
+            frame.name, id=frame.id, description=frame.description, is_private=frame.is_private
+        )
+    except Conflict:
+        if frame.id is None:
+            raise
+        room = (await call.hub.rooms.get_many([frame.id])).get(frame.id)
+        if room is None or room.created_by != call.user_id or room.name != frame.name:
+            raise
+        return await call.me.rooms.get(room.id)  # repeated by a client that lost the answer
+
+
+async def join(call: Call, frame: Join) -> RoomUser:
+    return await call.me.room_users.join(frame.room_id)
+
+
+async def leave(call: Call, frame: Leave) -> None:
+    await call.me.room_users.leave(frame.room_id)
+
+
+async def invite(call: Call, frame: Invite) -> RoomUser:
+    return await call.me.room_users.add(frame.room_id, frame.user_id, frame.role)
+
+
+async def direct(call: Call, frame: Direct) -> Room:
+    return await call.me.rooms.direct(frame.user_id)
+
+
+async def watch(call: Call, frame: Watch) -> Online:
+    connection = connection_of(call)
+    if len(frame.room_ids) > (most := connection.gateway.limits.watched_rooms):
+        raise Invalid("room_ids", f"must have at most {most} rooms")
+    pages = [await call.me.room_users.members(room_id, limit=WATCHED_MEMBERS) for room_id in frame.room_ids]
+    connection.watch(frame.room_ids)
+    are_online = await call.hub.presence.is_online({one.user_id for page in pages for one in page.items})
+    return Online([user_id for user_id, is_online in are_online.items() if is_online])
+
+
+async def users(call: Call, frame: Users) -> People:
+    if (frame.prefix is None) == (frame.user_ids is None):
+        raise Invalid("prefix", "exactly one of prefix and user_ids must be given")
+    if frame.prefix is None:
+        return People(await people(call, frame.user_ids or ()))
+    return People(await find(call.hub, frame.prefix))
+
+
+async def me(call: Call, _: Me) -> PublicUser:
+    return public(await call.me.users.me())
+
+
+async def sessions(call: Call, _: Sessions) -> SessionList:
+    current = None if call.token is None else key_of(call.token).id
+    return SessionList(await call.me.sessions.list(), current)
+
+
+async def revoke(call: Call, frame: Revoke) -> Revoked:
+    return Revoked(await call.me.sessions.revoke(frame.session_id))
 
 
 async def auth(call: Call, frame: Auth) -> Renewed:
@@ -111,9 +417,52 @@ def connection_of(call: Call) -> Connection:
     return call.connection
 
 
+async def people(call: Call, user_ids: Iterable[UUID | None]) -> list[PublicUser]:
+    """The users with these ids, without those that are deleted."""
+    wanted = {user_id for user_id in user_ids if user_id is not None}
+    return [public(user) for user in (await call.hub.users.get_many(wanted)).values()] if wanted else []
+
+
+async def summary(call: Call, room_id: UUID) -> RoomSummary:
+    """The room as the user has it in the list. Raises: NotAMember."""
+    after: str | None = None
+    while True:
+        page = await call.me.rooms.list(limit=1_000, after=after)
+        for found in page.items:
+            if found.room.id == room_id:
+                return found
+        if page.next is None:
+            raise NotAMember(room_id, call.user_id)
+        after = page.next
+
+
+def _people_of(summary: RoomSummary) -> Iterable[UUID | None]:
+    last = summary.last_message
+    return summary.partner_id, None if last is None else last.user_id
+
+
 _ALL: Final = (
-    Command("auth", Auth, auth),
     Command("send", Send, send),
+    Command("edit", Edit, edit),
+    Command("delete", Delete, delete),
+    Command("read", Read, read),
+    Command("typing", Typing, typing),
+    Command("page", History, page),
+    Command("rooms", Rooms, rooms),
+    Command("room", OneRoom, room),
+    Command("public_rooms", PublicRooms, public_rooms),
+    Command("members", Members, members),
+    Command("create", Create, create),
+    Command("join", Join, join),
+    Command("leave", Leave, leave),
+    Command("invite", Invite, invite),
+    Command("direct", Direct, direct),
+    Command("watch", Watch, watch),
+    Command("users", Users, users),
+    Command("me", Me, me),
+    Command("sessions", Sessions, sessions),
+    Command("revoke", Revoke, revoke),
+    Command("auth", Auth, auth),
 )
-COMMANDS: Final = {command.name: command for command in _ALL}
+COMMANDS: Final[Mapping[str, Command]] = {command.name: command for command in _ALL}
 """The commands of hubbub, by name."""

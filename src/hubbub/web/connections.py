@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -56,6 +56,9 @@ class Connection(ABC):
         self._follower: Follower | None = None
         self._receiving: asyncio.Timeout | None = None
         self._loop = asyncio.get_running_loop()
+
+    silence_seconds: float = inf
+    """How long it may be silent, if that is less than what the gateway promises."""
 
     @property
     def user_id(self) -> UUID:
@@ -114,16 +117,9 @@ class Connection(ABC):
         return None
 
     async def _serve(self, follower: Follower, *, resumed: bool) -> None:
-        ready = frames.Ready(
-            self.user_id,
-            resumed,
-            follower.cursors,
-            self.gateway.ping_seconds,
-            self.gateway.spread_seconds,
-            self.gateway.limits,
-            self.identity.expires_in_seconds(self._loop.time()),
+        delivering = asyncio.create_task(
+            self._deliver(follower, resumed=resumed), name="hubbub: deliver to a client"
         )
-        delivering = asyncio.create_task(self._deliver(follower, ready), name="hubbub: deliver to a client")
         try:
             async with asyncio.timeout(None) as self._receiving:
                 await self._receive()
@@ -134,12 +130,25 @@ class Connection(ABC):
             delivering.cancel()
             await asyncio.wait([delivering])
 
-    async def _deliver(self, follower: Follower, ready: frames.Ready) -> None:
+    def _ready(self, follower: Follower, *, resumed: bool) -> str:
+        gateway = self.gateway
+        ready = frames.Ready(
+            self.user_id,
+            resumed,
+            follower.cursors,
+            gateway.ping_seconds,
+            gateway.spread_seconds,
+            gateway.limits,
+            self.identity.expires_in_seconds(self._loop.time()),
+        )
+        return frames.encode(ready).decode()
+
+    async def _deliver(self, follower: Follower, *, resumed: bool) -> None:
         """Write what the feed has, until it ends; then say why."""
         try:
-            await self.write(frames.encode(ready).decode())
+            await self.write(self._ready(follower, resumed=resumed))
             async for event in follower:
-                await self.write(self._joined(follower, event))
+                await self.write(self._events(follower, event))
             await self._say_bye(self.code or await self._why_ended())
         except OSError:
             pass  # the client has gone
@@ -149,7 +158,7 @@ class Connection(ABC):
             if self._receiving is not None:
                 self._receiving.reschedule(0)
 
-    def _joined(self, follower: Follower, event: FeedEvent) -> str:
+    def _events(self, follower: Follower, event: FeedEvent) -> str:
         """The event as a frame, with those that wait behind it."""
         encode = self.gateway.encoder.encode
         text = encode(event)
@@ -192,6 +201,11 @@ class Connection(ABC):
         finally:
             self.sent_at = self._loop.time()
             self.blocked_since = inf
+
+    def watch(self, room_ids: Iterable[UUID]) -> None:
+        """Deliver the presence of the members of these rooms, and of no others."""
+        if self._follower is not None:
+            self._follower.watch(room_ids)
 
     async def ping(self) -> None:
         """Tell the client that the connection lives."""

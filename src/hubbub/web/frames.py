@@ -27,6 +27,7 @@ LONGEST_REF: Final = 2**53 - 1
 
 Ref = Annotated[int, Meta(ge=0, le=LONGEST_REF)]
 Token = Annotated[str, Meta(max_length=TOKEN_LENGTH)]
+Device = Annotated[str, Meta(min_length=1, max_length=DEVICE_LENGTH)]
 PositionMap = Annotated[dict[UUID, str], Meta(max_length=MAX_POSITIONS)]
 
 
@@ -60,7 +61,7 @@ class Hello(Frame, frozen=True, tag="hello"):
     """The first frame: who the client is, and how far it has come. `more`: further positions follow."""
 
     token: Token | None = None
-    device: Annotated[str, Meta(min_length=1, max_length=DEVICE_LENGTH)] | None = None
+    device: Device | None = None
     positions: PositionMap | None = None
     more: bool = False
 
@@ -160,33 +161,32 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _FIELD: Final = re.compile(r"(?:field|at) `(?:\$\.)?([^`]*)`")
 
 
-def envelope(text: str) -> tuple[str, int | None]:
+def envelope(text: str | bytes) -> tuple[str, int | None]:
     """The type and the ref of a frame. Raises: NotAFrame."""
     try:
         found = _decode_envelope(text)
-    except NOT_AN_EVENT as error:
-        raise NotAFrame from error
-    except ValueError as error:  # half of a surrogate pair
+    except (*NOT_AN_EVENT, ValueError) as error:  # also for half of a surrogate pair
         raise NotAFrame from error
     is_ref = type(found.ref) is int and 0 <= found.ref <= LONGEST_REF
     return found.type, found.ref if is_ref else None
 
 
 def decode(decoder: msgspec.json.Decoder[Any], text: str | bytes) -> Any:  # noqa: ANN401
-    """The frame. Raises: Invalid (a field is missing or of a wrong type)."""
+    """The value. Raises: Invalid (a field is missing or of a wrong type)."""
     try:
         return decoder.decode(text)
-    except NOT_AN_EVENT as error:
-        reason = str(error)
-        found = _FIELD.search(reason)
-        field = re.split(r"[.\[]", found[1])[0] if found else ""
-        raise Invalid(field or "frame", reason.split(" - at ", maxsplit=1)[0][:200]) from error
+    except (*NOT_AN_EVENT, ValueError) as error:
+        raise invalid(error) from error
+
+
+def invalid(error: Exception) -> Invalid:
+    """An error of msgspec as one that names the field."""
+    reason = str(error)
+    found = _FIELD.search(reason)
+    field = re.split(r"[.\[]", found[1])[0] if found else ""
+    return Invalid(field or "frame", reason.split(" - at ", maxsplit=1)[0][:200])
 
 
 encode = msgspec.json.encode
 
 PING: Final = encode(Ping()).decode()
-
-
-def ack(ref: int, result: object) -> str:
-    return encode(Ack(ref, result)).decode()

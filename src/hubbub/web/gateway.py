@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+import signal
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from starlette.routing import Router, WebSocketRoute
 
-from hubbub.errors import Invalid
+from hubbub.errors import Forbidden, Invalid
 from hubbub.hub import Hub
 from hubbub.web import commands, frames
+from hubbub.web.commands import Call, Command, Handler, frame_of
 from hubbub.web.connections import Connection
 from hubbub.web.frames import Limits
+from hubbub.web.http import Http
 from hubbub.web.logins import Identity, cookie_of, hub_of, is_from_own_page
 from hubbub.web.sockets import Sockets
 from hubbub.web.tokens import Tokens
@@ -27,9 +31,13 @@ if TYPE_CHECKING:
 
 Who = Callable[["Scope"], Awaitable[UUID | None] | UUID | None]
 
+May = Callable[[Call, str, Any], Awaitable[bool] | bool]
+BeforeSend = Callable[[Call, commands.Send], Awaitable[commands.Send] | commands.Send]
+
 SWEEP_SECONDS: Final = 5.0
 """How often connections are looked at, in one step of the event loop: 1 ms for 5,000."""
 BLOCKED_SECONDS: Final = 30.0
+CLOSE_SECONDS: Final = 2.0
 ENCODED_CHARACTERS: Final = 1024 * 1024
 """Events that are kept encoded. Many followers get an event within a moment."""
 
@@ -42,6 +50,10 @@ class Gateway:
     a session of hubbub's. `origins` are those of pages on other hosts, such as `https://app.example.org`.
     `secret` signs the tokens of `token`: at least 32 random bytes, the same in all processes.
 
+    `may(call, command, frame)` returns whether the user may do the command with this name, in addition to the
+    rules of hubbub. Each of `before_send(call, frame)` returns the frame to send: the same or a changed one. It
+    refuses by raising an error of hubbub, such as `RateLimited` for a slow mode. Both may be coroutine functions.
+
     Raises: Invalid.
     """
 
@@ -52,6 +64,8 @@ class Gateway:
         who: Who | None = None,
         origins: Collection[str] = (),
         secret: bytes | None = None,
+        may: May | None = None,
+        before_send: Iterable[BeforeSend] = (),
         limits: Limits = Limits(),  # noqa: B008 - a frozen value
         ping_seconds: float = 25,
         spread_seconds: float = 15,
@@ -66,9 +80,15 @@ class Gateway:
         self.commands = dict(commands.COMMANDS)
         self.encoder = Encoder()
         self._connections: dict[UUID, dict[Connection, None]] = {}
+        self._empty = asyncio.Event()
+        """Whether there is no connection."""
+        self._empty.set()
+        self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._pings: set[asyncio.Task[None]] = set()
-        self._router = Router([WebSocketRoute("/socket", Sockets(self))])
+        self._may = may
+        self._before_send = tuple(before_send)
+        self._router = Router([WebSocketRoute("/socket", Sockets(self)), *Http(self).routes()])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._router(scope, receive, send)
@@ -83,13 +103,17 @@ class Gateway:
         """Whether the request is of no page, or of a page of the application's own."""
         return "origin" not in request.headers or is_from_own_page(request, self._origins)
 
-    async def identify(self, request: HTTPConnection, token: str | None) -> Identity | None:
-        """Who the client is, by a token or else by what the request carries. Raises: Unavailable."""
+    async def identify(
+        self, request: HTTPConnection, token: str | None, *, needs_origin: bool = True
+    ) -> Identity | None:
+        """Who the client is, by a token or else by what the request carries. Raises: Unavailable.
+
+        With `needs_origin` a cookie counts only beside the `Origin` of a page of the application's own.
+        """
         if token is None and self._who is not None:
-            found: Any = self._who(request.scope)
-            user_id = await found if isawaitable(found) else found
+            user_id = await _value(self._who(request.scope))
             return None if user_id is None else Identity(user_id)
-        if token is None and "origin" in request.headers:
+        if token is None and ("origin" in request.headers or not needs_origin):
             token = cookie_of(request)
         return await self.identify_by(self.hub_of(request), token) if token else None
 
@@ -113,6 +137,36 @@ class Gateway:
             raise Invalid("secret", "is needed to sign tokens: Gateway(secret=...)")
         return self._tokens.sign(user_id, seconds)
 
+    def command(self, name: str) -> Callable[[Handler], Handler]:
+        """Add a command of the application's own. It is given by WebSocket and by HTTP as those of hubbub are.
+
+            class Vote(msgspec.Struct):
+                poll_id: UUID
+
+            @gateway.command("vote")
+            async def vote(call: Call, frame: Vote) -> object: ...
+
+        The second parameter has the type of its frame. The result is what the client gets, as JSON.
+        Raises: Invalid (there is a command with this name), TypeError.
+        """
+
+        def add(handler: Handler) -> Handler:
+            if name in self.commands or name in {"hello", "positions"}:
+                raise Invalid("name", "is that of another frame")
+            self.commands[name] = Command(name, frame_of(handler), handler)
+            return handler
+
+        return add
+
+    async def do(self, command: Command, call: Call, frame: Any) -> object:  # noqa: ANN401 - of the command
+        """The result of a command. Raises: what the command raises, Forbidden."""
+        if self._may is not None and not await _value(self._may(call, command.name, frame)):
+            raise Forbidden(command.name, "the application does not allow it")
+        if isinstance(frame, commands.Send):
+            for hook in self._before_send:
+                frame = await _value(hook(call, frame))
+        return await command.call(call, frame)
+
     def bye(self, code: int) -> str:
         """The last frame of a connection."""
         reconnects = code in frames.RECONNECTS
@@ -121,8 +175,25 @@ class Gateway:
 
     # The connections of this process.
 
+    async def close(self) -> None:
+        """Send all clients elsewhere, and wait a moment until they have gone. From now on none is accepted.
+
+        Call it before the server ends: it may wait for streams. Raises: nothing.
+        """
+        self._send_elsewhere()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._empty.wait()
+
+    def _send_elsewhere(self) -> None:
+        self._is_closing = True
+        for connection in [one for own in self._connections.values() for one in own]:
+            connection.close(1012)
+
     def enter(self, connection: Connection) -> int | None:
         """Note an open connection. Returns the code with which it is refused, or None."""
+        if self._is_closing:
+            return 1012
         own = self._connections.setdefault(connection.user_id, {})
         replaced = [one for one in own if connection.device is not None and one.device == connection.device]
         for one in replaced:
@@ -130,6 +201,7 @@ class Gateway:
         if len(own) - len(replaced) >= self.limits.connections:
             return 4429
         own[connection] = None
+        self._empty.clear()
         if self._timer is None:
             self._sweep_later()
         return None
@@ -140,6 +212,8 @@ class Gateway:
         own.pop(connection, None)
         if not own:
             self._connections.pop(connection.user_id, None)
+        if not self._connections:
+            self._empty.set()
 
     def _sweep_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
@@ -150,6 +224,8 @@ class Gateway:
         if not self._connections:
             return
         self._sweep_later()
+        if _server_is_ending():
+            self._send_elsewhere()
         now = asyncio.get_running_loop().time()
         for connection in [one for own in self._connections.values() for one in own]:
             expires_at = connection.identity.expires_at
@@ -157,10 +233,20 @@ class Gateway:
                 connection.abort(4501)
             elif expires_at is not None and expires_at <= now:
                 connection.close(4401)
-            elif now - connection.sent_at > self.ping_seconds - SWEEP_SECONDS:
+            elif now - connection.sent_at > min(self.ping_seconds, connection.silence_seconds) - SWEEP_SECONDS:
                 task = asyncio.create_task(connection.ping(), name="hubbub: ping a client")
                 self._pings.add(task)
                 task.add_done_callback(self._pings.discard)
+
+
+async def _value(found: Any) -> Any:  # noqa: ANN401 - what a callable of the application returns
+    return await found if isawaitable(found) else found
+
+
+def _server_is_ending() -> bool:
+    """Whether uvicorn is about to end. It would wait for streams, which end when the hub is closed, after that."""
+    handler = signal.getsignal(signal.SIGTERM)
+    return getattr(getattr(handler, "__self__", None), "should_exit", False) is True
 
 
 class Encoder:

@@ -105,6 +105,15 @@ async def _answer(request: HTTPConnection, error: HubbubError | Refused) -> Resp
             retry_later = 1013 if told.retry_after_seconds else 1011
             await request.close(retry_later if told.status >= 500 else 1008, told.title)
             return None
+    return _response(told, error)
+
+
+def answer(error: HubbubError | Refused) -> Response:
+    """The answer to a request that failed with this error."""
+    return _response(problem(error), error)
+
+
+def _response(told: Problem, error: HubbubError | Refused) -> Response:
     return Response(msgspec.json.encode(told), told.status, {**_extra_headers(error), **told.headers})
 
 

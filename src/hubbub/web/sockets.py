@@ -231,11 +231,14 @@ class Socket(Connection):
         for task in self._answering:
             task.cancel()
 
+    def _call(self) -> Call:
+        return Call(self.hub, self.user_id, self.identity.token, self)
+
     async def _result(self, command: Command, text: str) -> object:
         frame = command.decode(text)
         room_id = command.ordered_by(frame)
         if room_id is None:
-            return await command.call(Call(self.hub, self.user_id, self), frame)
+            return await self.gateway.do(command, self._call(), frame)
         task = asyncio.current_task()
         before = self._sends.get(room_id)
         assert task is not None  # noqa: S101
@@ -243,7 +246,7 @@ class Socket(Connection):
         try:
             if before is not None:
                 await asyncio.wait([before])
-            return await command.call(Call(self.hub, self.user_id, self), frame)
+            return await self.gateway.do(command, self._call(), frame)
         finally:
             if self._sends.get(room_id) is task:
                 del self._sends[room_id]

@@ -1,0 +1,179 @@
+"""Commands by HTTP, and the streams of Server-Sent Events."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from hubbub.errors import HubbubError, Invalid, RateLimited
+from hubbub.web import frames
+from hubbub.web.commands import Call, Command
+from hubbub.web.logins import SAFE_METHODS
+from hubbub.web.problems import Refused, answer
+from hubbub.web.streams import EventStream, decode_id
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from hubbub.web.gateway import Gateway
+    from hubbub.web.logins import Identity
+
+SUBSCRIPTION_BYTES: Final = 1024 * 1024
+"""The body of a request for a stream: 10,000 positions of 70 bytes."""
+READS: Final = {
+    "/me": "me",
+    "/rooms": "rooms",
+    "/rooms/{room_id}": "room",
+    "/rooms/{room_id}/messages": "page",
+    "/rooms/{room_id}/members": "members",
+    "/public_rooms": "public_rooms",
+    "/users": "users",
+    "/sessions": "sessions",
+}
+"""The commands that only read, by path."""
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """The body of a request for a stream."""
+
+    device: frames.Device | None = None
+    positions: dict[UUID, str] | None = None
+
+
+class Http:
+    """The requests of clients, which carry who they are each time."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._subscription = msgspec.json.Decoder(Subscription)
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/commands", self._endpoint(self._command), methods=["POST"]),
+            Route("/sessions/{session_id}", self._endpoint(self._revoke), methods=["DELETE"]),
+            Route("/events", _Stream(self._stream), methods=["GET", "POST"]),
+            *(Route(path, self._endpoint(self._read(name)), methods=["GET"]) for path, name in READS.items()),
+        ]
+
+    def _endpoint(self, do: Callable[[Request], Awaitable[object]]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                result = await do(request)
+            except (HubbubError, Refused) as error:
+                return answer(error)
+            return Response(frames.encode(result), media_type="application/json", headers=NO_STORE)
+
+        return endpoint
+
+    async def _command(self, request: Request) -> object:
+        call = await self._call(request)
+        body = await self._body(request, self._gateway.limits.frame_bytes)
+        try:
+            kind, _ = frames.envelope(body)
+        except frames.NotAFrame as error:
+            raise Invalid("frame", "must be a JSON object with a type") from error
+        command = self._gateway.commands.get(kind)
+        if command is None:
+            raise Invalid("type", "must be a command of the gateway")
+        return await self._gateway.do(command, call, command.decode(body))
+
+    def _read(self, name: str) -> Callable[[Request], Awaitable[object]]:
+        async def read(request: Request) -> object:
+            call = await self._call(request)
+            command = self._gateway.commands[name]
+            fields: dict[str, Any] = {**request.query_params, **request.path_params}
+            if isinstance(fields.get("user_ids"), str):
+                fields["user_ids"] = fields["user_ids"].split(",")
+            return await self._gateway.do(command, call, _converted(command, fields))
+
+        return read
+
+    async def _revoke(self, request: Request) -> object:
+        call = await self._call(request)
+        command = self._gateway.commands["revoke"]
+        return await self._gateway.do(command, call, _converted(command, request.path_params))
+
+    async def _call(self, request: Request) -> Call:
+        """Who asks, if not too often. Raises: Refused, RateLimited, Unavailable."""
+        identity = await self._identity(request)
+        hub, limits = self._gateway.hub_of(request), self._gateway.limits
+        verdict = await hub.limits.take(
+            "gateway",
+            str(identity.user_id),
+            capacity=limits.burst,
+            refill_per_second=limits.frames_per_second,
+            fail_open=True,
+        )
+        if not verdict.allowed:
+            raise RateLimited(verdict.retry_after_seconds)
+        return Call(hub, identity.user_id, identity.token)
+
+    async def _identity(self, request: Request) -> Identity:
+        gateway = self._gateway
+        if not gateway.accepts_origin(request):
+            raise Refused(403, "The origin is not one of the gateway's.")
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        bearer = token.strip() if scheme.lower() == "bearer" else None
+        is_safe = request.method in SAFE_METHODS and request.headers.get("sec-fetch-site") != "cross-site"
+        identity = await gateway.identify(request, bearer, needs_origin=not is_safe)
+        if identity is None:
+            raise Refused(401, "There is no session, or it has ended.", {"WWW-Authenticate": "Bearer"})
+        return identity
+
+    async def _body(self, request: Request, most: int) -> bytes:
+        """The JSON of a request. Raises: Refused."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise Refused(415, "The body must be of the type application/json.")
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                raise Refused(413, f"The body must have at most {most} bytes.")
+        return bytes(body)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            identity = await self._identity(request)
+            subscription = await self._subscribed(request)
+        except (HubbubError, Refused) as error:
+            await answer(error)(scope, receive, send)
+            return
+        hub, device = self._gateway.hub_of(request), subscription.device
+        has_ids = request.method == "GET"
+        stream = EventStream(self._gateway, hub, identity, device, receive, send, has_ids=has_ids)
+        await stream.run(subscription.positions)
+
+    async def _subscribed(self, request: Request) -> Subscription:
+        if request.method == "POST":
+            found: Subscription = frames.decode(self._subscription, await self._body(request, SUBSCRIPTION_BYTES))
+            return found
+        last_id = request.headers.get("last-event-id")
+        return Subscription(positions=decode_id(last_id) if last_id else None)
+
+
+NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+class _Stream:
+    """An ASGI application, which Starlette gives the request as it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+def _converted(command: Command, fields: Mapping[str, Any]) -> msgspec.Struct:
+    """A frame from the texts of an address. Raises: Invalid."""
+    try:
+        return msgspec.convert({"ref": 0, **fields, "type": command.name}, command.frame, strict=False)
+    except msgspec.ValidationError as error:
+        raise frames.invalid(error) from error

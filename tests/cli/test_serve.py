@@ -1,0 +1,91 @@
+"""`hubbub serve`: a process of its own, with its settings, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from hubbub import Hub, Room, Settings, User
+from waiting import HANGS_AFTER_SECONDS
+
+
+@asynccontextmanager
+async def served(settings: Settings, folder: Path) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """The address of the running command."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "hubbub", "serve", "--port", "0"),
+        cwd=folder,
+        env={**settings.to_env(), "PYTHONDEVMODE": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
+            line = (await process.stdout.readline()).decode()
+        assert line.startswith("clients connect to ws://127.0.0.1:"), await process.communicate()
+        yield line.split()[-1], process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def frame(client: ClientConnection, kind: str) -> dict[str, Any]:
+    """The next frame of this type."""
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
+        while True:
+            for line in str(await client.recv()).split("\n"):
+                found: dict[str, Any] = json.loads(line)
+                if found["type"] == kind:
+                    return found
+
+
+async def test_clients_are_served_and_sent_elsewhere_at_the_end(
+    settings: Settings, hub: Hub, ada: User, room: Room, tmp_path: Path
+) -> None:
+    token = await hub.sessions.create_session(ada.id)
+    async with served(settings, tmp_path) as (address, process):
+        origin = address.replace("ws://", "http://").removesuffix("/chat/socket")
+        async with httpx.AsyncClient(base_url=origin, timeout=HANGS_AFTER_SECONDS) as http:
+            assert (await http.get("/health")).json() == {"ready": True}
+            bearer = {"Authorization": f"Bearer {token}"}
+            assert (await http.get("/chat/me", headers=bearer)).json()["username"] == "ada"
+            async with connect(address, subprotocols=["hubbub.1"]) as client:  # type: ignore[list-item]
+                assert client.response is not None
+                assert "permessage-deflate" not in client.response.headers.get("sec-websocket-extensions", "")
+                await client.send(json.dumps({"type": "hello", "token": token}))
+                await frame(client, "ready")
+                await hub.messages.send(room.id, ada.id, "hello")
+                assert (await frame(client, "message_sent"))["message"]["content"] == "hello"
+                async with http.stream("POST", "/chat/events", json={}, headers=bearer) as stream:
+                    process.send_signal(signal.SIGTERM)
+                    bye = await frame(client, "bye")
+                    assert (bye["code"], bye["reconnect"]) == (1012, True)
+                    assert b'"code":1012' in await stream.aread()
+                assert await process.wait() in {0, -signal.SIGTERM}
+            assert client.close_code == 1012
+        assert process.stderr is not None
+        assert b"Traceback" not in await process.stderr.read()
+
+
+async def test_frame_that_is_too_large_closes(settings: Settings, hub: Hub, ada: User, tmp_path: Path) -> None:
+    token = await hub.sessions.create_session(ada.id)
+    async with served(settings, tmp_path) as (address, _), connect(address) as client:
+        await client.send(json.dumps({"type": "hello", "token": token}))
+        await client.recv()
+        await client.send("x" * (64 * 1024 + 1))
+        with suppress(ConnectionClosed):
+            while True:
+                await client.recv()
+        assert client.close_code == 1009
