@@ -186,7 +186,7 @@ async def test_presence_comes_of_watched_rooms_alone(
 
 async def test_people_are_found_without_their_email(connect: Connect, ada: User, bob: User) -> None:
     client = await connect(ada)
-    found = await client.command("users", prefix="bob")
+    found = await client.command("users", prefix="bo")
     assert [user["username"] for user in found["items"]] == ["bob"]
     assert "email" not in found["items"][0]
     by_id = await client.command("users", user_ids=[str(bob.id), str(new_id())])

@@ -59,7 +59,7 @@ async def test_commands_and_reads_answer_as_on_a_websocket(
     assert len((await http.get(f"/rooms/{room.id}/members")).json()["users"]) == 2
     assert (await http.get("/public_rooms")).json()["items"][0]["id"] == str(room.id)
     assert (await http.get("/me")).json()["username"] == "ada"
-    found = (await http.get("/users", params={"prefix": "bob"})).json()
+    found = (await http.get("/users", params={"prefix": "bo"})).json()
     assert found == (await http.get("/users", params={"user_ids": f"{bob.id},{new_id()}"})).json()
     assert [user["username"] for user in found["items"]] == ["bob"]
 

@@ -19,6 +19,7 @@ from hubbub.models import (
     Message,
     MessageType,
     Page,
+    PublicUser,
     Role,
     Room,
     RoomSummary,
@@ -28,7 +29,6 @@ from hubbub.models import (
 )
 from hubbub.services.sessions import key_of
 from hubbub.web import frames
-from hubbub.web.people import PublicUser, find, public
 
 if TYPE_CHECKING:
     from hubbub.acting_user import ActingUser
@@ -385,11 +385,11 @@ async def users(call: Call, frame: Users) -> People:
         raise Invalid("prefix", "exactly one of prefix and user_ids must be given")
     if frame.prefix is None:
         return People(await people(call, frame.user_ids or ()))
-    return People(await find(call.hub, frame.prefix))
+    return People((await call.hub.users.search(frame.prefix, limit=frame.limit)).items)
 
 
 async def me(call: Call, _: Me) -> PublicUser:
-    return public(await call.me.users.me())
+    return (await call.me.users.me()).public
 
 
 async def sessions(call: Call, _: Sessions) -> SessionList:
@@ -420,7 +420,7 @@ def connection_of(call: Call) -> Connection:
 async def people(call: Call, user_ids: Iterable[UUID | None]) -> list[PublicUser]:
     """The users with these ids, without those that are deleted."""
     wanted = {user_id for user_id in user_ids if user_id is not None}
-    return [public(user) for user in (await call.hub.users.get_many(wanted)).values()] if wanted else []
+    return [user.public for user in (await call.hub.users.get_many(wanted)).values()] if wanted else []
 
 
 async def summary(call: Call, room_id: UUID) -> RoomSummary:
