@@ -274,6 +274,11 @@ def name_prefix(value: object) -> tuple[str, str]:
     return prefix_range(search_key(text("prefix", value, longest=DISPLAY_NAME_LENGTH)))
 
 
+def room_prefix(value: object) -> tuple[str, str]:
+    """`prefix_range` of the start of the name of a room, in any case: 1 to 100 characters."""
+    return prefix_range(folded(text("prefix", value, longest=ROOM_NAME_LENGTH)))
+
+
 def _folded_once(name: str) -> str:
     visible = _MARKS.sub("", normalize("NFKC", name)).replace("ẞ", "ß")
     return " ".join(normalize("NFKC", "ß".join(part.casefold() for part in visible.split("ß"))).split())

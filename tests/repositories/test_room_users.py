@@ -31,6 +31,21 @@ async def test_concurrent_joins_of_a_user_are_one_join(hub: Hub, pool: Pool, bob
     assert await log_of(pool, room.id) == ["joined", "joined"]
 
 
+async def test_members_are_counted_up_to_the_cap(hub: Hub, ada: User, room: Room) -> None:
+    group = await users(hub, 12)
+    await hub.room_users.add_many(room.id, [one.id for one in group])
+    other = await hub.rooms.create("other", created_by=ada.id)
+    unknown = uuid4()
+    rooms = [room.id, other.id, unknown]
+    assert await hub.room_users.member_counts(rooms) == {room.id: 13, other.id: 1, unknown: 0}
+    assert await hub.room_users.member_counts(rooms, cap=5) == {room.id: 5, other.id: 1, unknown: 0}
+    assert await hub.room_users.member_counts([]) == {}
+    await hub.users.delete(group[0].id)
+    assert await hub.room_users.member_counts([room.id]) == {room.id: 12}
+    with pytest.raises(Invalid, match="room_ids"):
+        await hub.room_users.member_counts([uuid4() for _ in range(201)])
+
+
 async def test_new_member_has_nothing_unread_and_has_read_nothing(
     hub: Hub, ada: User, bob: User, room: Room
 ) -> None:

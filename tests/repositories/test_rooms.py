@@ -5,12 +5,24 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from hubbub import Conflict, Hub, Invalid, NewMessage, NotFound, PostgresSettings, Role, Room, User
+from hubbub import (
+    Conflict,
+    Hub,
+    Invalid,
+    NewMessage,
+    NotAMember,
+    NotFound,
+    PostgresSettings,
+    Role,
+    Room,
+    RoomChanged,
+    User,
+)
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.repositories import Rooms
 from hubbub.repositories.rooms import PREVIEW_AMONG
@@ -205,6 +217,73 @@ async def test_public_rooms_are_in_the_order_of_their_letters_whatever_their_cas
     assert found == expected
 
 
+async def test_public_rooms_are_found_by_the_start_of_their_name(hub: Hub, ada: User, bob: User) -> None:
+    for name in ("News", "news of today", "NEW", "old news", "ĀB", "ābc", "50%", "5_"):
+        await hub.rooms.create(name, created_by=ada.id)
+    await hub.rooms.create("newsroom", created_by=ada.id, is_private=True)
+
+    async def names(prefix: str, **options: Any) -> list[str]:  # noqa: ANN401
+        return [room.name for room in (await hub.rooms.search(prefix, **options)).items]
+
+    assert await names("new") == ["NEW", "News", "news of today"]
+    assert await names("NEWS ") == ["news of today"]
+    assert await names("āB") == ["ĀB", "ābc"]
+    assert await names("%") == await names("_") == await names("ews") == []
+    assert await names("5_") == ["5_"]
+    first = await hub.rooms.search("new", limit=2)
+    assert await names("new", limit=2, after=first.next) == ["news of today"]
+    assert await names("new", as_user=ada.id) == ["NEW", "News", "news of today"]
+    await hub.users.delete(bob.id)
+    assert await names("new", as_user=bob.id) == []
+
+
+@pytest.mark.parametrize("prefix", ["", " ", "x" * 101, "\0", None, 7])
+async def test_unusable_prefix_of_rooms_is_refused(hub: Hub, prefix: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        await hub.rooms.search(prefix)
+    assert refused.value.field == "prefix"
+
+
+async def test_summary_of_a_room_is_that_of_the_list(hub: Hub, ada: User, bob: User, room: Room) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    await hub.rooms.update(room.id, metadata={"topic": "steam"})
+    sent = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(5)]
+    await hub.receipts.mark_read(room.id, bob.id, up_to=sent[1].seq)
+    direct = await hub.rooms.direct(bob.id, ada.id)
+    listed = {one.room.id: one for one in (await hub.rooms.list_for(bob.id)).items}
+    assert await hub.rooms.summary(room.id, bob.id) == listed[room.id]
+    assert await hub.rooms.summary(direct.id, bob.id) == listed[direct.id]
+    assert (listed[room.id].unread, listed[room.id].room.metadata) == (3, {"topic": "steam"})
+    assert (await hub.rooms.summary(room.id, bob.id, unread_cap=2)).unread == 2
+
+
+async def test_summary_is_for_members(hub: Hub, bob: User, room: Room) -> None:
+    for room_id in (room.id, uuid4()):
+        with pytest.raises(NotAMember):
+            await hub.rooms.summary(room_id, bob.id)
+
+
+async def test_metadata_of_a_room_is_in_lists_and_in_the_event_of_its_change(
+    hub: Hub, ada: User, room: Room
+) -> None:
+    assert (await hub.rooms.create("tagged", created_by=ada.id, metadata={"a": [1]})).metadata == {"a": [1]}
+    changed = await hub.rooms.update(room.id, metadata={"topic": "steam"}, by=ada.id)
+    assert changed.metadata == {"topic": "steam"}
+    renamed = await hub.rooms.update(room.id, name="boiler-room")
+    assert renamed.metadata == {"topic": "steam"}
+    assert renamed in (await hub.rooms.public()).items
+    await hub.rooms.update(room.id, metadata=None)
+    assert (await hub.rooms.get(room.id)).metadata is None
+    events = (await hub.messages.since(room.id, None)).items
+    assert [event.metadata for event in events if isinstance(event, RoomChanged)] == [
+        {"topic": "steam"},
+        {"topic": "steam"},
+        None,
+    ]
+    with pytest.raises(Invalid, match="metadata"):
+        await hub.rooms.update(room.id, metadata={"a": "x" * 8_192})
+
+
 async def test_room_list_has_the_most_recently_active_room_first(hub: Hub, ada: User, bob: User) -> None:
     quiet = await hub.rooms.create("quiet", created_by=ada.id)
     busy = await hub.rooms.create("busy", created_by=ada.id)
@@ -355,6 +434,18 @@ async def test_room_list_of_a_thousand_rooms_touches_few_pages(
     page = await hub.rooms.list_for(ada.id, limit=1_000, unread_cap=50)
     assert Counter(summary.unread for summary in page.items) == {50: 250, 40: 250, 20: 250, 0: 250}
     assert not page.has_more
+
+
+async def test_summary_touches_as_few_pages_as_one_room_of_the_list(
+    hub: Hub, connection: Connection, ada: User, bob: User
+) -> None:
+    await connection.execute(A_THOUSAND_ROOMS.replace("$1", f"'{ada.id}'"))
+    await connection.execute(A_BUSY_YEAR.replace("$1", f"'{ada.id}'").replace("$2", f"'{bob.id}'"))
+    await connection.execute("ANALYZE")
+    room_id = await connection.fetchval("SELECT room_id FROM room_users LIMIT 1")
+    to_show_a_room, cap = 20, 50
+    assert await pages_touched(connection, Rooms._SUMMARY, ada.id, room_id, cap) < 4 + to_show_a_room + cap
+    assert await pages_touched(connection, Rooms._SEARCH, "room", UUID(int=0), 21, ada.id, "rooms") < 60
 
 
 @pytest.mark.parametrize("limit", [0, -1, 201, True, 1.5, "10"])

@@ -32,6 +32,12 @@ ENTRY = [
     *Message.__struct_fields__,
 ]
 
+SUMMARY = [
+    *Room.__struct_fields__,
+    *("role", "last_read_seq", "unread", "partner_id", "active_at"),
+    *Message.__struct_fields__,
+]
+
 # Models that are not a class: the columns of a row of the statement.
 COLUMNS = {
     "log.heads": HEAD,
@@ -41,11 +47,8 @@ COLUMNS = {
     "messages.change_permissions": [*Message.__struct_fields__, "is_member", "may_change"],
     "room_users.states": ["of_room", "of_user", "is_direct", *RoomUser.__struct_fields__],
     "users.search": ["key", *PublicUser.__struct_fields__],
-    "rooms.list_for": [
-        *Room.__struct_fields__,
-        *("role", "last_read_seq", "unread", "partner_id", "active_at"),
-        *Message.__struct_fields__,
-    ],
+    "rooms.list_for": SUMMARY,
+    "rooms.summary": SUMMARY,
 }
 
 # Enough for the planner to prefer an index wherever one helps: 20,000 people, 5,000 rooms, 100,000 messages.

@@ -10,7 +10,20 @@ from asyncpg import Connection, Record, create_pool
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import hubbub
-from hubbub import Hub, Message, MessagePage, MessageType, Page, Role, Room, RoomSummary, RoomUser, User
+from hubbub import (
+    Hub,
+    Message,
+    MessagePage,
+    MessageType,
+    Page,
+    PublicUser,
+    Role,
+    Room,
+    RoomSummary,
+    RoomUser,
+    User,
+    UserKind,
+)
 
 
 async def accounts(hub: Hub) -> None:
@@ -24,6 +37,13 @@ async def accounts(hub: Hub) -> None:
     assert_type(await hub.users.find_by_username("ada"), User | None)
     assert_type(await hub.users.find_credentials("ada"), hubbub.Credentials | None)
     assert_type(await hub.users.update_profile(ada.id, username="countess", avatar_url=None), User)
+    assert_type(await hub.users.update_profile(ada.id, display_name="Ada", metadata={"team": "a"}), User)
+    assert_type(await hub.users.upsert(external_id=42, username="ada", display_name="Ada"), User)
+    assert_type(await hub.users.find_by_external_id("42"), User | None)
+    assert_type(await hub.users.create_anonymous(display_name="Visitor"), User)
+    assert_type(await hub.users.search("ad", limit=5), Page[PublicUser])
+    assert_type(ada.public, PublicUser)
+    assert_type(ada.kind, UserKind)
     await hub.users.change_password_hash(ada.id, "hash")
     await hub.users.update_online_status(ada.id, True)
     await hub.users.delete(ada.id)
@@ -39,6 +59,9 @@ async def rooms(hub: Hub, ada: User, bob: User) -> None:
     await hub.rooms.create("quiet", created_by=ada.id, keeps_receipts=False)
     assert_type(await hub.rooms.direct(ada.id, bob.id), Room)
     assert_type(await hub.rooms.public(limit=10), Page[Room])
+    assert_type(await hub.rooms.search("engine"), Page[Room])
+    assert_type(await hub.rooms.summary(room.id, ada.id), RoomSummary)
+    assert_type(await hub.room_users.member_counts([room.id]), dict[UUID, int])
     listed = await hub.rooms.list_for(ada.id)
     assert_type(listed, Page[RoomSummary])
     assert_type(listed.items[0].last_message, Message | None)

@@ -339,10 +339,7 @@ class Rooms(Repository):
         return found[0]
 
     _PUBLIC_CURSOR = Cursor("public rooms", tuple[str, UUID])
-    _PUBLIC = Statement(
-        "rooms.public",
-        Room,
-        f"""
+    _PUBLIC_SQL = f"""
         SELECT {ROOM}
         FROM rooms
         WHERE NOT is_private
@@ -352,10 +349,12 @@ class Rooms(Repository):
                 $4::uuid IS NULL
                 OR EXISTS (SELECT 1 FROM users WHERE users.id = $4 AND {kept("$4")})
             )
+            {{condition}}
         ORDER BY {folded("rooms.name")}, id
         LIMIT $3
-        """,
-    )
+        """
+    _PUBLIC = Statement("rooms.public", Room, _PUBLIC_SQL.format(condition=""))
+    _SEARCH = Statement("rooms.search", Room, _PUBLIC_SQL.format(condition=f"AND {folded('rooms.name')} < $5"))
 
     async def public(
         self, *, limit: int = 50, after: str | None = None, as_user: UUID | None = None
@@ -371,14 +370,23 @@ class Rooms(Repository):
         rooms = await self._executor.fetch_all(self._PUBLIC, inputs.folded(name), room_id, limit + 1, viewer)
         return self._PUBLIC_CURSOR.page(None, rooms, limit, lambda room: (room.name, room.id))
 
+    async def search(
+        self, prefix: str, *, limit: int = 20, after: str | None = None, as_user: UUID | None = None
+    ) -> Page[Room]:
+        """The rooms that are not private whose name starts with `prefix`, in upper or lower case, as `public`."""
+        (first, end), limit = inputs.room_prefix(prefix), inputs.limit(limit)
+        viewer, room_id = inputs.viewer(as_user), UUID(int=0)
+        if after is not None:
+            name, room_id = self._PUBLIC_CURSOR.decode(None, after)
+            first = max(first, inputs.folded(name))
+        rooms = await self._executor.fetch_all(self._SEARCH, first, room_id, limit + 1, viewer, end)
+        return self._PUBLIC_CURSOR.page(None, rooms, limit, lambda room: (room.name, room.id))
+
     # The newest message of each room is one probe of the index (room_id, seq). Only the rooms of the page are
     # counted: a count reads up to the cap of messages, a probe reads one. The preview skips tombstones, of which a
     # room can have any number, so the search for it is bounded.
     _LIST_CURSOR = Cursor("rooms of a user", tuple[datetime, UUID])
-    _LIST_FOR = Statement(
-        "rooms.list_for",
-        _summary,
-        f"""
+    _SUMMARIES_SQL = f"""
         WITH page AS MATERIALIZED (
             SELECT
                 room_users.room_id,
@@ -396,9 +404,7 @@ class Rooms(Repository):
             ) AS newest ON true
             WHERE room_users.user_id = $1
                 AND {kept("room_users.room_id", "$1")}
-                AND (COALESCE(newest.created_at, room_users.joined_at), room_users.room_id) < ($2, $3)
-            ORDER BY active_at DESC, room_users.room_id DESC
-            LIMIT $4
+                {{condition}}
         )
         SELECT
             {readable(Room, "rooms", {"is_direct": "rooms.direct_key IS NOT NULL"})},
@@ -433,9 +439,21 @@ class Rooms(Repository):
                 AND rooms.direct_key IS NOT NULL
             LIMIT 1
         ) AS partner ON true
-        CROSS JOIN LATERAL {unread("page", "$1", "$5")} AS unread
+        CROSS JOIN LATERAL {unread("page", "$1", "{cap}")} AS unread
         ORDER BY page.active_at DESC, page.room_id DESC
-        """,
+        """
+    _LIST_FOR = Statement(
+        "rooms.list_for",
+        _summary,
+        _SUMMARIES_SQL.format(
+            condition="""AND (COALESCE(newest.created_at, room_users.joined_at), room_users.room_id) < ($2, $3)
+            ORDER BY active_at DESC, room_users.room_id DESC
+            LIMIT $4""",
+            cap="$5",
+        ),
+    )
+    _SUMMARY = Statement(
+        "rooms.summary", _summary, _SUMMARIES_SQL.format(condition="AND room_users.room_id = $2", cap="$3")
     )
 
     async def list_for(
@@ -455,6 +473,16 @@ class Rooms(Repository):
         cap = inputs.limit(unread_cap, longest=1_000, field="unread_cap")
         rows = await self._executor.fetch_all(self._LIST_FOR, user_id, active_at, room_id, limit + 1, cap)
         return cursor.page(user_id, rows, limit, lambda summary: (summary.active_at, summary.room.id))
+
+    async def summary(self, room_id: UUID, user_id: UUID, *, unread_cap: int = 100) -> RoomSummary:
+        """One room of `list_for`, as when it comes to the list by a message. One query.
+
+        Raises: NotAMember (also when there is no such room).
+        """
+        room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
+        cap = inputs.limit(unread_cap, longest=1_000, field="unread_cap")
+        found = await self._executor.fetch_one(self._SUMMARY, user_id, room_id, cap)
+        return existing(found, NotAMember, room_id, user_id)
 
 
 def _description(description: str | None) -> str | None:
