@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from hubbub import (
@@ -176,6 +177,9 @@ simple("receipts.unread_counts", "", lambda s: s.me.receipts.unread_counts())
 simple("receipts.who_read", "", lambda s: s.me.receipts.who_read(s.others.id))
 simple("users.me", "", lambda s: s.me.users.me())
 simple("users.update", "", lambda s: s.me.users.update(avatar_url="/new.png"))
+simple("users.get", "another user", lambda s: s.me.users.get(s.people["member"].id))
+simple("users.get_many", "other users", lambda s: s.me.users.get_many([s.people["member"].id]))
+simple("users.search", "", lambda s: s.me.users.search("member"))
 simple("typing.start", "", lambda s: s.me.typing.start(s.room.id))
 simple("typing.stop", "", lambda s: s.me.typing.stop(s.room.id))
 simple("typing.who_types", "", lambda s: s.me.typing.who_types(s.room.id))
@@ -346,6 +350,70 @@ def test_page_has_a_row_for_every_operation_of_an_acting_user() -> None:
     public |= {name for name, _ in inspect.getmembers(ActingUser, callable) if not name.startswith("_")}
     assert {row.operation for row in ROWS} == public
     assert {(row.operation, row.case) for row in ROWS} == DRIVERS.keys()
+
+
+OF_THE_HUB: Final = {
+    "rooms.list": "rooms.list_for",
+    "rooms.list_public": "rooms.public",
+    "users.update": "users.update_profile",
+    "room_users.join": "room_users.add",
+    "room_users.leave": "room_users.remove",
+    "sessions.list": "sessions.list_sessions",
+}
+"""Operations that have another name."""
+
+LEFT_OUT: Final = {"user_id", "created_by", "by", "as_user"}
+"""The arguments for the user who acts."""
+
+NEVER: Final = {
+    ("users.update", "email"),  # the application verifies it
+    ("users.update", "external_id"),
+    ("room_users.join", "role"),
+    ("room_users.leave", "force"),
+    ("room_users.remove", "force"),
+    ("rooms.direct", "partner_id"),  # other_user_id
+}
+
+
+@pytest.mark.parametrize("operation", sorted({row.operation for row in ROWS}))
+def test_operation_takes_the_arguments_that_it_has_in_the_hub(hub: Hub, operation: str) -> None:
+    me: object = hub.as_user(new_id())
+    original: object = hub
+    for name in operation.split("."):
+        me = getattr(me, name)
+    for name in OF_THE_HUB.get(operation, operation).split("."):
+        original = getattr(original, name, None)
+    if original is None:
+        assert operation in {"users.me", "rooms.list_json"}
+        return
+    own, of_hub = inspect.signature(me), inspect.signature(original)  # type: ignore[arg-type]
+    missing = of_hub.parameters.keys() - own.parameters.keys() - LEFT_OUT
+    assert {(operation, name) for name in missing} <= NEVER
+    for name in own.parameters.keys() & of_hub.parameters.keys():
+        assert own.parameters[name].replace(annotation=None) == of_hub.parameters[name].replace(annotation=None)
+
+
+async def test_email_of_another_user_is_nowhere_in_what_a_user_gets(
+    hub: Hub, ada: User, bob: User, room: Room
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    sent = await hub.messages.send(room.id, ada.id, "hello")
+    me = hub.as_user(bob.id)
+    await me.receipts.mark_read(room.id, up_to=sent.seq)
+    got = [
+        await me.users.get(ada.id),
+        await me.users.get_many([ada.id]),
+        await me.users.search("a"),
+        await me.rooms.list(),
+        await me.rooms.list_public(),
+        await me.room_users.members(room.id),
+        await me.messages.page(room.id),
+        await me.messages.since(room.id, None),
+        await hub.as_user(ada.id).receipts.who_read(sent.id),
+    ]
+    shown = msgspec.json.encode(got) + await me.messages.page_json(room.id) + await me.rooms.list_json()
+    assert b"ada" in shown
+    assert b"@example.org" not in shown
 
 
 def test_page_names_only_outcomes_that_it_explains() -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from hubbub import inputs
+from hubbub.errors import NotFound
 from hubbub.events import LogPage
 from hubbub.models import (
     Message,
@@ -19,6 +22,7 @@ from hubbub.models import (
     MessageType,
     NewMessage,
     Page,
+    PublicUser,
     ReadReceipt,
     Role,
     Room,
@@ -33,6 +37,7 @@ from hubbub.services.feed import Follower
 from hubbub.services.presence import Device, Presence
 from hubbub.services.sessions import SessionService
 from hubbub.services.typing_indicators import TypingIndicators
+from hubbub.sql import existing
 
 
 class UserMessages:
@@ -127,6 +132,7 @@ class UserRooms:
         description: str | None = None,
         is_private: bool = False,
         keeps_receipts: bool | None = None,
+        metadata: Mapping[str, Any] | None = None,
         id: UUID | None = None,
     ) -> Room:
         """As `hub.rooms.create`. The user becomes its admin. Raises: NotFound (a deleted account), Conflict."""
@@ -136,6 +142,7 @@ class UserRooms:
             description=description,
             is_private=is_private,
             keeps_receipts=keeps_receipts,
+            metadata=metadata,
             id=id,
         )
 
@@ -169,6 +176,7 @@ class UserRooms:
         description: str | None = None,
         is_private: bool | None = None,
         keeps_receipts: bool | UnsetType | None = UNSET,
+        metadata: Mapping[str, Any] | UnsetType | None = UNSET,
     ) -> Room:
         """As `hub.rooms.update`. Raises: NotAMember, Forbidden."""
         return await self._all.update(
@@ -177,6 +185,7 @@ class UserRooms:
             description=description,
             is_private=is_private,
             keeps_receipts=keeps_receipts,
+            metadata=metadata,
             as_user=self._user_id,
         )
 
@@ -257,8 +266,8 @@ class UserReceipts:
         return await self._all.who_read(message_id, limit=limit, after=after, as_user=self._user_id)
 
 
-class UserProfile:
-    """The user's own profile."""
+class UserDirectory:
+    """The user's own account, and other users as all may see them: without an email."""
 
     def __init__(self, users: Users, user_id: UUID) -> None:
         self._all = users
@@ -268,12 +277,44 @@ class UserProfile:
         """The user's own account. Raises: NotFound (it is deleted)."""
         return await self._all.get(self._user_id)
 
-    async def update(self, *, username: str | None = None, avatar_url: str | UnsetType | None = UNSET) -> User:
+    async def update(
+        self,
+        *,
+        username: str | None = None,
+        avatar_url: str | UnsetType | None = UNSET,
+        display_name: str | UnsetType | None = UNSET,
+        metadata: Mapping[str, Any] | UnsetType | None = UNSET,
+    ) -> User:
         """As `hub.users.update_profile`, without the email, which the application has to verify.
 
         Raises: NotFound (the account is deleted), Conflict.
         """
-        return await self._all.update_profile(self._user_id, username=username, avatar_url=avatar_url)
+        return await self._all.update_profile(
+            self._user_id,
+            username=username,
+            avatar_url=avatar_url,
+            display_name=display_name,
+            metadata=metadata,
+        )
+
+    async def get(self, user_id: UUID) -> PublicUser:
+        """The user. Raises: NotFound (no such user, or the user's own account is deleted)."""
+        users = await self.get_many([user_id])
+        return existing(users.get(inputs.uuid("user_id", user_id)), NotFound, "user", user_id)
+
+    async def get_many(self, user_ids: Iterable[UUID]) -> dict[UUID, PublicUser]:
+        """The users that exist, by id. Raises: NotFound (the user's own account is deleted)."""
+        requested = inputs.uuids("user_ids", user_ids)
+        users = await self._all.get_many({*requested, self._user_id})
+        existing(users.get(self._user_id), NotFound, "user", self._user_id)
+        return {id: user.public for id, user in users.items() if id in requested}
+
+    async def search(self, prefix: str, *, limit: int = 20, after: str | None = None) -> Page[PublicUser]:
+        """As `hub.users.search`. Raises: NotFound (the account is deleted)."""
+        page = await self._all.search(prefix, limit=limit, after=after, as_user=self._user_id)
+        if not page.items:
+            await self._all.get(self._user_id)
+        return page
 
 
 class UserSessions:
@@ -363,7 +404,7 @@ class ActingUser:
     ) -> None:
         """`hub.as_user` makes one."""
         self._user_id = user_id
-        self._users = UserProfile(users, user_id)
+        self._users = UserDirectory(users, user_id)
         self._rooms = UserRooms(rooms, users, user_id)
         self._room_users = UserMemberships(room_users, user_id)
         self._messages = UserMessages(messages, user_id)
@@ -399,8 +440,8 @@ class ActingUser:
         return self._receipts
 
     @property
-    def users(self) -> UserProfile:
-        """The user's own profile."""
+    def users(self) -> UserDirectory:
+        """The user's own account, and other users without their emails."""
         return self._users
 
     @property
@@ -425,10 +466,11 @@ class ActingUser:
         rooms: Iterable[UUID] | None = None,
         buffer: int = 1_000,
         typing: bool = False,
-        presence: bool = False,
+        presence: bool | Iterable[UUID] = False,
         read_marks: bool = False,
         profiles: bool = False,
         token: str | None = None,
+        complete: bool = False,
     ) -> Follower:
         """As `hub.follow`. Raises: Invalid (such as the cursor of another room), NotAMember (on entering)."""
         return self._follow(
@@ -441,4 +483,5 @@ class ActingUser:
             read_marks=read_marks,
             profiles=profiles,
             token=token,
+            complete=complete,
         )

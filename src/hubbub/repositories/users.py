@@ -264,20 +264,24 @@ class Users(Repository):
                 LIMIT $5
             )
         ) AS found
+        WHERE $6::uuid IS NULL
+            OR EXISTS (SELECT 1 FROM users WHERE users.id = $6 AND {kept("$6")})
         ORDER BY found.key, found.id
         LIMIT $5
         """,
     )
 
-    async def search(self, prefix: str, *, limit: int = 20, after: str | None = None) -> Page[PublicUser]:
+    async def search(
+        self, prefix: str, *, limit: int = 20, after: str | None = None, as_user: UUID | None = None
+    ) -> Page[PublicUser]:
         """The users whose username or display name starts with `prefix`, in any spelling (docs/schema.md).
 
         They are ordered by the name that was found. `limit` is 1 to 200; `after` is the `next` of the previous
-        page.
+        page. With `as_user` the page is empty for an account that is deleted.
         """
-        (key, end), limit = inputs.name_prefix(prefix), inputs.limit(limit)
+        (key, end), limit, viewer = inputs.name_prefix(prefix), inputs.limit(limit), inputs.viewer(as_user)
         first, user_id = (key, UUID(int=0)) if after is None else self._SEARCH_CURSOR.decode(None, after)
-        found = await self._executor.fetch_all(self._SEARCH, key, max(key, first), user_id, end, limit + 1)
+        found = await self._executor.fetch_all(self._SEARCH, key, max(key, first), user_id, end, limit + 1, viewer)
         page = self._SEARCH_CURSOR.page(None, found, limit, lambda row: (row[0], row[1].id))
         return Page([user for _, user in page.items], page.next)
 
