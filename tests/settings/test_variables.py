@@ -31,6 +31,7 @@ from settings.reading import PARTS, read, refusal
         ("REDIS_KEY_FILE", ["/nowhere/key.pem"]),
         ("DB_POOL_SIZE", ["0", "-5", "many", "1001"]),
         ("REDIS_DB", ["-1", "x", "2147483648"]),
+        ("REDIS_PREFIX", ["{a}", "a b", "*", "x" * 65]),
         ("DB_PREPARED_STATEMENTS", ["maybe", "2"]),
         ("REDIS_TLS", ["maybe", "2"]),
         *(

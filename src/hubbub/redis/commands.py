@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import inf
 from threading import get_ident
 from typing import Any, Final, TypeAlias
@@ -137,6 +138,24 @@ class CommandProtocol(RespProtocol):
             self.written.popleft().leave_unanswered(reason)
 
 
+WITHOUT_KEYS: Final = frozenset({"PING", "TIME", "INFO", "CONFIG", "SCAN", "DBSIZE", "FLUSHDB"})
+"""The commands of hubbub that name neither a key nor a channel."""
+
+
+def prefixed(prefix: str, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The command with the prefix before its keys or its channel."""
+    name = parts[0]
+    if name in WITHOUT_KEYS:
+        return parts
+    first, end = 1, 2
+    if name in {"EVAL", "EVALSHA"}:
+        first, end = 3, 3 + int(parts[2])
+    elif name == "DEL":
+        end = len(parts)
+    keys = (prefix.encode() + key if isinstance(key, bytes) else f"{prefix}{key}" for key in parts[first:end])
+    return (*parts[:first], *keys, *parts[end:])
+
+
 class Connection(Reconnector[CommandProtocol]):
     """One multiplexed connection to Redis for commands.
 
@@ -144,6 +163,8 @@ class Connection(Reconnector[CommandProtocol]):
     for the next one at most as long as a connection may take. No command is ever sent twice. At most `max_waiting`
     commands wait at a time, whether for a connection or for a reply: more than one connection carries in a tenth
     of a second.
+
+    The names of keys and channels get the prefix of the settings.
 
     Commands that block (BLPOP, WAIT) or that change the connection for all callers (SELECT, SUBSCRIBE, CLIENT
     REPLY) must not be used here.
@@ -155,6 +176,7 @@ class Connection(Reconnector[CommandProtocol]):
         super().__init__("hubbub-redis-commands", settings)
         self._instrumentation = instrumentation
         self._max_waiting = max_waiting
+        self.prefix = settings.prefix
         self._unwritten: list[Call] = []
         self._unwritten_bytes = 0
         self._flush = OncePerTurn(self._write)
@@ -183,7 +205,8 @@ class Connection(Reconnector[CommandProtocol]):
         now = loop.time()
         future: asyncio.Future[Reply] = loop.create_future()
         deadline = now + (self._settings.deadline_seconds if deadline_seconds is None else deadline_seconds)
-        self._enqueue(Call(future, pack(parts), now, deadline, writes), 1, loop, now)
+        packed = pack(prefixed(self.prefix, parts) if self.prefix else parts)
+        self._enqueue(Call(future, packed, now, deadline, writes), 1, loop, now)
         return future
 
     def execute_many(
@@ -198,7 +221,8 @@ class Connection(Reconnector[CommandProtocol]):
         now = loop.time()
         future: asyncio.Future[list[Outcome]] = loop.create_future()
         deadline = now + (self._settings.deadline_seconds if deadline_seconds is None else deadline_seconds)
-        packed = [pack(tuple(command)) for command in commands]
+        each = map(tuple, commands)
+        packed = [*map(pack, map(partial(prefixed, self.prefix), each) if self.prefix else each)]
         if not packed:
             future.set_result([])
             return future

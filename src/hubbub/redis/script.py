@@ -33,7 +33,8 @@ class Script(Generic[R]):
 
     `keys` and `args` become local variables of the script, so positions cannot be confused. A last name with an
     asterisk takes any number of values: with `args=("now", "*users")` the users are ARGV[2] and on. `reply` turns
-    the reply into the type of the result.
+    the reply into the type of the result. A script that puts the name of a key or channel together begins it with
+    `redis_prefix`. `KEYS` have it already.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Script(Generic[R]):
         self._keys = keys
         self._args = args
         self._source = _named("KEYS", keys) + _named("ARGV", args) + source
-        self._sha = hashlib.sha1(self._source.encode(), usedforsecurity=False).hexdigest()
+        self._sent: dict[str, tuple[str, str]] = {}  # by the prefix: the source and its SHA
         self._reply = reply
         self._writes = writes
 
@@ -64,16 +65,23 @@ class Script(Generic[R]):
         """Run it. Raises: Unavailable, ReplyError, TypeError (a wrong number of keys or args)."""
         _check_count("keys", self._keys, keys)
         _check_count("args", self._args, args)
+        source, sha = self._sent.get(connection.prefix) or self._with_prefix(connection.prefix)
         rest = (len(keys), *keys, *args)
         execute = partial(connection.execute, deadline_seconds=deadline_seconds, writes=self._writes)
         try:
-            reply = await execute("EVALSHA", self._sha, *rest)
+            reply = await execute("EVALSHA", sha, *rest)
         except ReplyError as error:
             if error.code != "NOSCRIPT":
                 raise
             # The server was restarted or flushed its scripts. It ran nothing, so the script does not run twice.
-            reply = await execute("EVAL", self._source, *rest)
+            reply = await execute("EVAL", source, *rest)
         return self._reply(reply)
+
+    def _with_prefix(self, prefix: str) -> tuple[str, str]:
+        source = f"local redis_prefix = '{prefix}' {self._source}"
+        sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self._sent[prefix] = source, sha
+        return source, sha
 
 
 def _named(table: str, names: tuple[str, ...]) -> str:

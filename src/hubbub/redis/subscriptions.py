@@ -340,6 +340,7 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
         super().__init__("hubbub-redis-subscriptions", settings)
         self._instrumentation = instrumentation
         self._heartbeat_seconds = heartbeat_seconds
+        self._prefix = settings.prefix
         self._channels: dict[bytes, Channel] = {}
         self._changed: set[bytes] = set()
         self._reconciling = OncePerTurn(self.reconcile)
@@ -377,7 +378,7 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
         An error that it raises is logged, and it is called for the next message all the same. Raises: Unavailable,
         Invalid (both as `subscribe`).
         """
-        subscription = CallbackSubscription(_encoded(channel), self._leave, callback)
+        subscription = CallbackSubscription(self._name(channel), self._leave, callback)
         await self._confirm(subscription)
         return subscription
 
@@ -398,7 +399,7 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
 
         Raises: Invalid (the channel is empty).
         """
-        subscription = CallbackSubscription(_encoded(channel), self._leave, callback)
+        subscription = CallbackSubscription(self._name(channel), self._leave, callback)
         self._add(subscription)
         if self._is_live(subscription.channel):
             subscription.receive(Gap("reconnected"))
@@ -407,7 +408,15 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
     def _subscription(self, channel: str, buffer: int) -> Subscription:
         if buffer < 1:
             raise Invalid("buffer", "must hold at least one message")
-        return Subscription(_encoded(channel), self._leave, buffer, self._instrumentation.dropped)
+        return Subscription(self._name(channel), self._leave, buffer, self._instrumentation.dropped)
+
+    def _name(self, channel: str) -> bytes:
+        if not channel:
+            raise Invalid("channel", "must not be empty")
+        try:
+            return f"{self._prefix}{channel}".encode()
+        except UnicodeEncodeError:
+            raise Invalid("channel", "is not valid Unicode text") from None
 
     async def _confirm(self, listener: Listener) -> None:
         channel = self._register(listener)
@@ -537,15 +546,6 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
 def _in_parts(channels: list[bytes]) -> list[list[bytes]]:
     step = CHANNELS_PER_COMMAND
     return [channels[start : start + step] for start in range(0, len(channels), step)]
-
-
-def _encoded(channel: str) -> bytes:
-    if not channel:
-        raise Invalid("channel", "must not be empty")
-    try:
-        return channel.encode()
-    except UnicodeEncodeError:
-        raise Invalid("channel", "is not valid Unicode text") from None
 
 
 def _fail(confirmed: asyncio.Future[None], error: Exception) -> None:

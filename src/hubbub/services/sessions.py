@@ -133,7 +133,7 @@ local function head(session)
 end
 
 local function announce_end(user)
-    redis.call('PUBLISH', 'memberships', '{"from":"sessions","users":["' .. user .. '"]}')
+    redis.call('PUBLISH', redis_prefix .. 'memberships', '{"from":"sessions","users":["' .. user .. '"]}')
 end
 
 local function add_to_index(index, id, ends, expires)
@@ -196,7 +196,7 @@ redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
 local surplus = redis.call('ZCARD', index) - maximum
 if surplus >= 0 then
     for _, first_to_end in ipairs(redis.call('ZRANGE', index, 0, surplus)) do
-        redis.call('DEL', prefix .. first_to_end)
+        redis.call('DEL', redis_prefix .. prefix .. first_to_end)
     end
     redis.call('ZREMRANGEBYRANK', index, 0, surplus)
 end
@@ -246,7 +246,7 @@ local found = {}
 repeat
     local ids = redis.call('ZREVRANGE', index, #found / 2, limit - 1)
     for _, id in ipairs(ids) do
-        local value = redis.call('GET', prefix .. id)
+        local value = redis.call('GET', redis_prefix .. prefix .. id)
         if value then
             found[#found + 1] = id
             found[#found + 1] = value
@@ -299,7 +299,7 @@ return true
         + """
 local found = head(old)
 if not found then return false end
-local index = prefix .. 'user:' .. found.user
+local index = redis_prefix .. prefix .. 'user:' .. found.user
 redis.call('RENAME', old, new)
 redis.call('ZREM', index, old_id)
 announce_end(found.user)
@@ -332,7 +332,7 @@ return true
 local found = head(session)
 if not found or (owner ~= '' and owner ~= found.user) then return false end
 redis.call('DEL', session)
-redis.call('ZREM', prefix .. 'user:' .. found.user, id)
+redis.call('ZREM', redis_prefix .. prefix .. 'user:' .. found.user, id)
 announce_end(found.user)
 return true
 """,
@@ -360,7 +360,7 @@ return true
 local ended = 0
 for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
     if id ~= kept_id then
-        ended = ended + redis.call('DEL', prefix .. id)
+        ended = ended + redis.call('DEL', redis_prefix .. prefix .. id)
         redis.call('ZREM', index, id)
     end
 end

@@ -83,7 +83,8 @@ def _room_key(bucket: int, room: str) -> str:
 
 _PUBLISH_AND_SCHEDULE: Final = """
     local function publish(room_id, user, is_typing)
-        redis.call('PUBLISH', 'typing:' .. room_id, '{"userId":"' .. user .. '","isTyping":' .. is_typing .. '}')
+        local channel = redis_prefix .. 'typing:' .. room_id
+        redis.call('PUBLISH', channel, '{"userId":"' .. user .. '","isTyping":' .. is_typing .. '}')
     end
     local function schedule(room, room_id)
         local first = redis.call('ZRANGE', room, 0, 0, 'WITHSCORES')[2]

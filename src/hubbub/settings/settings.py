@@ -82,6 +82,8 @@ class PostgresSettings:
 class RedisSettings:
     """One Redis or Valkey server and its login. `deadline_seconds` bounds a whole operation.
 
+    `prefix` is put before the names of all keys and channels, on a server that others use as well.
+
     With `tls` the certificate and the name of the server are always verified: by `ssl_root_cert`, or without it
     by the authorities that the system trusts.
     """
@@ -91,6 +93,7 @@ class RedisSettings:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     database: int = 0
+    prefix: str = ""
     tls: bool = False
     ssl_root_cert: Path | None = None
     ssl_cert: Path | None = None

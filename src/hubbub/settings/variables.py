@@ -112,6 +112,16 @@ def _schema(value: object) -> Reason:
     return "must be 1 to 63 of a-z, 0-9 and _, not begin with a digit, and not with pg_, which is PostgreSQL's own"
 
 
+_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{0,64}")
+
+
+def _prefix(value: object) -> Reason:
+    # No braces: in a cluster they would decide on the slot of a key.
+    if isinstance(value, str) and _PREFIX.fullmatch(value):
+        return None
+    return "must be at most 64 of A-Z, a-z, 0-9 and _ . : -"
+
+
 def _sslmode(value: object) -> Reason:
     return None if value in get_args(SslMode) else f"must be one of {', '.join(get_args(SslMode))}"
 
@@ -167,6 +177,7 @@ REDIS: Variables = {
     "REDIS_USERNAME": Variable("username", str, _optional_name),
     "REDIS_PASSWORD": Variable("password", str, _password),
     "REDIS_DB": Variable("database", _whole, _from_to(0, 2**31 - 1)),
+    "REDIS_PREFIX": Variable("prefix", str, _prefix),
     "REDIS_TLS": Variable("tls", _flag, _yes_or_no),
     "REDIS_CA_FILE": Variable("ssl_root_cert", Path, _optional_file),
     "REDIS_CERT_FILE": Variable("ssl_cert", Path, _optional_file),

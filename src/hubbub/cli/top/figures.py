@@ -271,12 +271,13 @@ async def _count_unexpired(connection: Connection, keys: Iterable[str], now: int
 async def _sessions(connection: Connection) -> Sessions:
     """All of them if there are few keys, else their share of the first keys times all. SCAN returns keys in the
     order of their hashes, so the first ones are as good a sample as any."""
+    session = f"{connection.prefix}session:{{".encode()
     cursor, looked_at, sessions = b"0", 0, 0
     while looked_at < SAMPLE:
         next_cursor, keys = as_list(await connection.execute("SCAN", cursor, "COUNT", KEYS_PER_SCAN))
         cursor, found = as_bytes(next_cursor), as_bytes_list(keys)
         looked_at += len(found)
-        sessions += sum(key.startswith(b"session:{") and b"}:user:" not in key for key in found)
+        sessions += sum(key.startswith(session) and b"}:user:" not in key for key in found)
         if cursor == b"0":
             return Sessions(sessions, is_exact=True)
     total = as_int(await connection.execute("DBSIZE"))

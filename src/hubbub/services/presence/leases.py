@@ -283,7 +283,7 @@ class Leases:
             if is_held ~= '1' then
                 redis.call('ZADD', online, 'XX', due, user)
             elseif redis.call('ZADD', online, due, user) == 1 then
-                redis.call('PUBLISH', channel, '{"userId":"' .. user .. '","isOnline":true}')
+                redis.call('PUBLISH', redis_prefix .. channel, '{"userId":"' .. user .. '","isOnline":true}')
                 came[#came + 1] = user
             end
         end
@@ -430,7 +430,7 @@ class Sweeper:
         if due <= now then
             redis.call('ZREM', online, user)
             redis.call('DEL', KEYS[i])
-            redis.call('PUBLISH', channel, '{"userId":"' .. user .. '","isOnline":false}')
+            redis.call('PUBLISH', redis_prefix .. channel, '{"userId":"' .. user .. '","isOnline":false}')
             went[#went + 1] = user
         elseif due - now > tonumber(lease_ms) then
             redis.call('ZADD', online, 'XX', latest_end(KEYS[i]) or now + lease_ms, user)
