@@ -168,6 +168,17 @@ class UserRooms:
             await self._users.get(self._user_id)
         return page
 
+    async def search(self, prefix: str, *, limit: int = 20, after: str | None = None) -> Page[Room]:
+        """As `hub.rooms.search`. Raises: NotFound (the account is deleted)."""
+        page = await self._all.search(prefix, limit=limit, after=after, as_user=self._user_id)
+        if not page.items:
+            await self._users.get(self._user_id)
+        return page
+
+    async def summary(self, room_id: UUID, *, unread_cap: int = 100) -> RoomSummary:
+        """As `hub.rooms.summary`. Raises: NotAMember."""
+        return await self._all.summary(room_id, self._user_id, unread_cap=unread_cap)
+
     async def update(
         self,
         room_id: UUID,
@@ -232,6 +243,10 @@ class UserMemberships:
     async def members(self, room_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[RoomUser]:
         """As `hub.room_users.members`. Raises: NotAMember."""
         return await self._all.members(room_id, limit=limit, after=after, as_user=self._user_id)
+
+    async def member_counts(self, room_ids: Iterable[UUID], *, cap: int = 1_000) -> dict[UUID, int]:
+        """As `hub.room_users.member_counts`, for the rooms of the user and public ones. Raises: nothing else."""
+        return await self._all.member_counts(room_ids, cap=cap, as_user=self._user_id)
 
 
 class UserReceipts:

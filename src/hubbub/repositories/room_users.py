@@ -792,21 +792,34 @@ class RoomUsers(Repository):
                 LIMIT $2
             ) AS capped
         ) AS counted
+        WHERE $3::uuid IS NULL
+            OR {has_member("requested.id", "$3")}
+            OR EXISTS (
+                SELECT 1
+                FROM rooms
+                WHERE rooms.id = requested.id
+                    AND NOT rooms.is_private
+                    AND {kept("rooms.id")}
+                    AND EXISTS (SELECT 1 FROM users WHERE users.id = $3 AND {kept("$3")})
+            )
         """,
     )
 
-    async def member_counts(self, room_ids: Iterable[UUID], *, cap: int = 1_000) -> dict[UUID, int]:
+    async def member_counts(
+        self, room_ids: Iterable[UUID], *, cap: int = 1_000, as_user: UUID | None = None
+    ) -> dict[UUID, int]:
         """How many members each of up to 200 rooms has. A room that does not exist has none. One query.
 
-        It stops counting at `cap` (1 to 10,000), because a screen shows "999+".
+        It stops counting at `cap` (1 to 10,000), because a screen shows "999+". With `as_user` it leaves out rooms
+        that this user does not see.
 
         Raises: Invalid (more than 200 rooms).
         """
         rooms = inputs.uuids("room_ids", room_ids)
         if len(rooms) > inputs.PAGE_LIMIT:
             raise Invalid("room_ids", f"must be at most {inputs.PAGE_LIMIT}, as many as a page has")
-        cap = inputs.limit(cap, longest=10_000, field="cap")
-        return dict(await self._executor.fetch_all(self._MEMBER_COUNTS, rooms, cap))
+        cap, viewer = inputs.limit(cap, longest=10_000, field="cap"), inputs.viewer(as_user)
+        return dict(await self._executor.fetch_all(self._MEMBER_COUNTS, rooms, cap, viewer))
 
     _ROOMS_CURSOR = Cursor("memberships", tuple[UUID])
     _ROOMS_OF = Statement(
