@@ -194,6 +194,8 @@ class Connection(ABC):
 
     async def write(self, text: str) -> None:
         """Send these frames. Raises: OSError (the client has gone)."""
+        if self.has_gone:
+            raise ConnectionResetError
         if self.blocked_since == inf:
             self.blocked_since = self._loop.time()
         try:
@@ -216,6 +218,7 @@ class Connection(ABC):
         self.code = code
         logger.info("a connection of user %s is closed: %d, %s", self.user_id, code, frames.REASONS[code])
         await self.write(self.gateway.bye(code))
+        self.has_gone = True
         await self._finish(code)
 
     def close(self, code: int) -> None:

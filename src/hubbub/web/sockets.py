@@ -154,7 +154,10 @@ class Socket(Connection):
                 await asyncio.wait(self._commands)
 
     async def _send(self, text: str) -> None:
-        await self._asgi_send({"type": "websocket.send", "text": text})
+        try:
+            await self._asgi_send({"type": "websocket.send", "text": text})
+        except RuntimeError as error:  # of uvicorn, once it has closed the socket itself for want of a pong
+            raise ConnectionResetError from error
 
     async def _finish(self, code: int) -> None:
         await self._asgi_send({"type": "websocket.close", "code": code, "reason": frames.REASONS[code]})
@@ -211,20 +214,20 @@ class Socket(Connection):
         task.add_done_callback(self._commands.discard)
 
     async def _do(self, command: Command, ref: int | None, text: str) -> None:
-        answer: frames.Ack | frames.Error
-        with ReportErrors(f"the command {command.name}") as done:
+        answer = b""
+        with ReportErrors(f"the command {command.name}"):
             try:
-                answer = frames.Ack(ref, await self._result(command, text))
+                answer = frames.encode(frames.Ack(ref, await self._result(command, text)))
             except HubbubError as error:
-                answer = frames.Error.of(ref, problem(error))
-        if done.failed:
-            answer = frames.Error(ref, "server-error", "The log of the server has the cause.")
+                answer = frames.encode(frames.Error.of(ref, problem(error)))
+        if not answer:
+            failed = frames.Error(ref, "server-error", "The log of the server has the cause.")
+            answer = frames.encode(failed)
         if task := asyncio.current_task():
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
-        if not self.has_gone:
-            with suppress(OSError):
-                await self.write(frames.encode(answer).decode())
+        with suppress(OSError):
+            await self.write(answer.decode())
 
     def abort(self, code: int) -> None:
         super().abort(code)
