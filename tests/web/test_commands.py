@@ -102,6 +102,8 @@ async def test_room_is_made_joined_shown_and_left(hub: Hub, connect: Connect, ad
     assert (await client.next("member_joined"))["user_id"] == str(ada.id)
     public = await other.command("public_rooms")
     assert [room["id"] for room in public["items"]] == [made["id"]]
+    assert (await other.command("public_rooms", prefix="LAU"))["items"] == public["items"]
+    assert (await other.command("public_rooms", prefix="x"))["items"] == []
     joined = await other.command("join", room_id=made["id"])
     assert joined["role"] == "member"
     assert (await other.next("member_joined"))["room_id"] == made["id"]

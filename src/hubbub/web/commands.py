@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from hubbub.errors import Conflict, Invalid, NotAMember
+from hubbub.errors import Conflict, Invalid
 from hubbub.models import (
     Message,
     MessageType,
@@ -324,13 +324,16 @@ async def rooms(call: Call, frame: Rooms) -> RoomList:
 
 
 async def room(call: Call, frame: OneRoom) -> RoomDetails:
-    await call.me.rooms.get(frame.room_id)
-    found = await summary(call, frame.room_id)
+    found = await call.hub.rooms.summary(frame.room_id, call.user_id)
     fields = {name: getattr(found, name) for name in RoomSummary.__struct_fields__}
     return RoomDetails(**fields, users=await people(call, _people_of(found)))
 
 
 async def public_rooms(call: Call, frame: PublicRooms) -> Page[Room]:
+    if frame.prefix:
+        return await call.hub.rooms.search(
+            frame.prefix, limit=frame.limit, after=frame.after, as_user=call.user_id
+        )
     return await call.me.rooms.list_public(limit=frame.limit, after=frame.after)
 
 
@@ -385,7 +388,7 @@ async def users(call: Call, frame: Users) -> People:
         raise Invalid("prefix", "exactly one of prefix and user_ids must be given")
     if frame.prefix is None:
         return People(await people(call, frame.user_ids or ()))
-    return People((await call.hub.users.search(frame.prefix, limit=frame.limit)).items)
+    return People((await call.me.users.search(frame.prefix, limit=frame.limit)).items)
 
 
 async def me(call: Call, _: Me) -> PublicUser:
@@ -420,20 +423,7 @@ def connection_of(call: Call) -> Connection:
 async def people(call: Call, user_ids: Iterable[UUID | None]) -> list[PublicUser]:
     """The users with these ids, without those that are deleted."""
     wanted = {user_id for user_id in user_ids if user_id is not None}
-    return [user.public for user in (await call.hub.users.get_many(wanted)).values()] if wanted else []
-
-
-async def summary(call: Call, room_id: UUID) -> RoomSummary:
-    """The room as the user has it in the list. Raises: NotAMember."""
-    after: str | None = None
-    while True:
-        page = await call.me.rooms.list(limit=1_000, after=after)
-        for found in page.items:
-            if found.room.id == room_id:
-                return found
-        if page.next is None:
-            raise NotAMember(room_id, call.user_id)
-        after = page.next
+    return list((await call.me.users.get_many(wanted)).values()) if wanted else []
 
 
 def _people_of(summary: RoomSummary) -> Iterable[UUID | None]:
