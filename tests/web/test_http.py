@@ -85,7 +85,8 @@ READ = b'{"type": "read", "room_id": "01970000-0000-7000-8000-000000000001", "up
         ("POST", "/commands", b"\xff", 422),
         ("POST", "/commands", b"[" * 10_000, 422),
         ("POST", "/commands", b'{"type": "poll"}', 422),
-        ("POST", "/commands", b'{"type": "watch", "room_ids": []}', 422),
+        ("POST", "/commands", b'{"type": "watch", "room_ids": [1]}', 422),
+        ("POST", "/events?watch=x", b"{}", 422),
         ("POST", "/commands", b'{"type": "auth", "token": "x"}', 422),
         ("POST", "/commands", b'{"type": "send"}', 422),
         ("POST", "/commands", READ, 403),
@@ -187,6 +188,19 @@ async def test_stream_resumes_from_positions(hub: Hub, http: httpx.AsyncClient, 
         stream = Stream(response.aiter_lines())
         assert (await stream.next("ready"))["resumed"] is True
         assert (await stream.next("message_sent"))["message"]["content"] == "two"
+
+
+async def test_stream_has_the_presence_of_watched_rooms(
+    hub: Hub, http: httpx.AsyncClient, ada: User, bob: User, room: Room
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    async with http.stream("POST", f"/events?watch={room.id}", json={}) as response:
+        stream = Stream(response.aiter_lines())
+        await stream.next("ready")
+        async with hub.presence.online(bob.id):
+            assert (await stream.next("presence_changed"))["user_id"] == str(bob.id)
+            answer = await http.post("/commands", json={"type": "watch", "room_ids": [str(room.id)]})
+            assert set(answer.json()["online"]) == {str(ada.id), str(bob.id)}
 
 
 async def test_plain_event_source_resumes_from_its_last_id(

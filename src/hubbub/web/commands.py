@@ -180,7 +180,7 @@ class Direct(frames.Frame, frozen=True, tag="direct"):
 class Watch(frames.Frame, frozen=True, tag="watch"):
     """The rooms of whose members the presence is wanted, instead of those before."""
 
-    room_ids: list[UUID]
+    room_ids: Annotated[list[UUID], Meta(max_length=frames.WATCHED_ROOMS)]
 
 
 class Users(frames.Frame, frozen=True, tag="users"):
@@ -374,12 +374,10 @@ async def direct(call: Call, frame: Direct) -> Room:
 
 
 async def watch(call: Call, frame: Watch) -> Online:
-    connection = connection_of(call)
-    if len(frame.room_ids) > (most := connection.gateway.limits.watched_rooms):
-        raise Invalid("room_ids", f"must have at most {most} rooms")
     pages = [await call.me.room_users.members(room_id, limit=WATCHED_MEMBERS) for room_id in frame.room_ids]
-    connection.watch(frame.room_ids)
-    are_online = await call.hub.presence.is_online({one.user_id for page in pages for one in page.items})
+    if call.connection is not None:
+        call.connection.watch(frame.room_ids)
+    are_online = await call.me.presence.is_online({one.user_id for page in pages for one in page.items})
     return Online([user_id for user_id, is_online in are_online.items() if is_online])
 
 

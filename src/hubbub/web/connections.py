@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -51,6 +51,8 @@ class Connection(ABC):
         self.blocked_since = inf
         """When the write began that the client has not taken yet, in the time of the event loop."""
         self.sent_at = 0.0
+        self.watched: Sequence[UUID] = ()
+        """The rooms of whose members the presence is wanted from the beginning."""
         self.has_gone = False
         """Whether nothing can be sent any more."""
         self._follower: Follower | None = None
@@ -98,7 +100,7 @@ class Connection(ABC):
                 after=positions,
                 complete=positions is not None,
                 typing=True,
-                presence=(),
+                presence=self.watched,
                 read_marks=True,
                 profiles=True,
                 token=self.identity.token,

@@ -20,6 +20,7 @@ SUBPROTOCOL: Final = f"hubbub.{VERSION}"
 
 MAX_POSITIONS: Final = 500
 """Positions in one frame: 35 KB."""
+WATCHED_ROOMS: Final = 10
 DEVICE_LENGTH: Final = 100
 TOKEN_LENGTH: Final = 1_000
 LONGEST_REF: Final = 2**53 - 1
@@ -47,7 +48,7 @@ class Limits(Value, frozen=True, kw_only=True):
     frames_per_second: float = 20
     burst: int = 100
     connections: int = 10
-    watched_rooms: int = 10
+    watched_rooms: int = WATCHED_ROOMS
 
 
 # What a client sends.

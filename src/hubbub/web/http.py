@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -39,11 +40,15 @@ READS: Final = {
 """The commands that only read, by path."""
 
 
+Rooms = Annotated[list[UUID], Meta(max_length=frames.WATCHED_ROOMS)]
+
+
 class Subscription(msgspec.Struct, frozen=True):
     """The body of a request for a stream."""
 
     device: frames.Device | None = None
     positions: dict[UUID, str] | None = None
+    watched: list[UUID] = []
 
 
 class Http:
@@ -148,14 +153,20 @@ class Http:
         hub, device = self._gateway.hub_of(request), subscription.device
         has_ids = request.method == "GET"
         stream = EventStream(self._gateway, hub, identity, device, receive, send, has_ids=has_ids)
+        stream.watched = subscription.watched
         await stream.run(subscription.positions)
 
     async def _subscribed(self, request: Request) -> Subscription:
+        named = request.query_params.get("watch")
+        try:
+            watched = msgspec.convert(named.split(",") if named else [], Rooms, strict=False)
+        except msgspec.ValidationError as error:
+            raise Invalid("watch", "must be the ids of at most 10 rooms") from error
         if request.method == "POST":
             found: Subscription = frames.decode(self._subscription, await self._body(request, SUBSCRIPTION_BYTES))
-            return found
+            return msgspec.structs.replace(found, watched=watched)
         last_id = request.headers.get("last-event-id")
-        return Subscription(positions=decode_id(last_id) if last_id else None)
+        return Subscription(positions=decode_id(last_id) if last_id else None, watched=watched)
 
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
