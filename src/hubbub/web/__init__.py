@@ -8,7 +8,7 @@ except ImportError as error:
 from hubbub.web.commands import Call, Send
 from hubbub.web.frames import Limits
 from hubbub.web.gateway import Gateway
-from hubbub.web.logins import COOKIE, current_session, current_user, session_cookie, session_token
+from hubbub.web.logins import COOKIE, acting_user, current_session, current_user, session_cookie, session_token
 from hubbub.web.problems import Problem, Refused, exception_handlers, litestar_exception_handlers, problem
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Problem",
     "Refused",
     "Send",
+    "acting_user",
     "current_session",
     "current_user",
     "exception_handlers",

@@ -18,6 +18,7 @@ from uuid import UUID
 import msgspec
 from starlette.requests import HTTPConnection
 
+from hubbub.acting_user import ActingUser
 from hubbub.errors import Invalid, NotFound
 from hubbub.hub import Hub
 from hubbub.models import Session, User
@@ -109,6 +110,15 @@ async def current_user(request: Connection) -> User:
         return await hub_of(request).cache.user(session.user_id)
     except NotFound:
         raise _not_logged_in() from None  # the account was deleted a moment ago
+
+
+async def acting_user(request: Connection) -> ActingUser:
+    """`hub.as_user` for the user of `current_session`, whose operations check what this user may do.
+
+    Raises: Refused, Unavailable.
+    """
+    session = await current_session(request)
+    return hub_of(request).as_user(session.user_id)
 
 
 def _not_logged_in() -> Refused:
