@@ -7,7 +7,7 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ PASSWORD = "example phrase eleven"
 
 
 @asynccontextmanager
-async def running(settings: Settings, *command: str | Path, folder: Path) -> AsyncIterator[None]:
+async def running(
+    settings: Settings, *command: str | Path, folder: Path, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *command,
         cwd=folder,
-        env={**settings.to_env(), "PATH": "", "PYTHONDEVMODE": "1"},
+        env={**settings.to_env(), "PATH": "", "PYTHONDEVMODE": "1", **(environment or {})},
         stderr=asyncio.subprocess.PIPE,
     )
     ended = asyncio.create_task(process.communicate())
