@@ -23,7 +23,7 @@ def superuser(owner: PostgresSettings, folder: Path) -> PostgresSettings:
 
 
 def role() -> list[str]:
-    """What makes the role that `hubbub migrate grant` is then run for."""
+    """The statements that make the role, for which `hubbub migrate grant` is then run."""
     return [f"CREATE ROLE {quoted(ROLE)} LOGIN PASSWORD '{PASSWORD}'"]
 
 
@@ -44,7 +44,7 @@ def user_line() -> list[str]:
 
 
 INSPECTING = ("+keys", "+exists", "+type", "+dbsize", "+echo", "+rpush", "+script", "+client", "+pubsub")
-"""What tests of one service do on its connection besides."""
+"""Other commands that tests of one service send on its connection."""
 
 REDIS_USERS = {
     "hubbub": (),

@@ -95,7 +95,7 @@ async def browser(settings: Settings, provider: Provider, tmp_path: Path) -> Asy
 async def test_user_of_a_provider_has_one_account_whatever_changes_there(
     browser: Browser, provider: Provider, hub: Hub
 ) -> None:
-    await hub.users.create("ada@example.org", "ada", "!")  # another person, who has the name already
+    await hub.users.create("ada@example.org", "ada", "!")  # the name and the email of another person
     provider.claims = {
         "sub": "42",
         "preferred_username": "ada",
