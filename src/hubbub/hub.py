@@ -578,13 +578,17 @@ class Hub(Repositories):
         seconds = inputs.positive("deadline_seconds", deadline_seconds)
         return await probe(self._pool, self._connection, self._subscriptions, seconds)
 
-    async def register(self, email: str, username: str, password: str) -> User:
+    async def register(
+        self, email: str | None, username: str, password: str, *, display_name: str | None = None
+    ) -> User:
         """Create an account with a password of 1 to 72 bytes. Arguments are checked before the password is hashed.
+
+        Without an email the user logs in by the username. `display_name` is a name to show, as in `users.create`.
 
         Raises: Conflict (the email or username is taken, in upper or lower case).
         """
         async with self._one_deadline():
-            return await self._accounts.register(email, username, password)
+            return await self._accounts.register(email, username, password, display_name=display_name)
 
     async def authenticate(self, login: str, password: str, *, address: str | None = None) -> User | None:
         """The user with this email or username and this password, or None. Both take equal time.

@@ -23,6 +23,9 @@ COMMANDS = {
     "maintain": ("hubbub.cli.maintain:maintain", "Finish deletions that were cut: run it once a day."),
     "top": ("hubbub.cli.top:top", "Show live figures of a chat and its servers."),
     "bench": ("hubbub.cli.bench:bench", "Measure hubbub beside its peers, in a clone of the project."),
+    "users": ("hubbub.cli.users:users", "Create, show and delete accounts, and set their passwords."),
+    "rooms": ("hubbub.cli.rooms:rooms", "Show rooms and their members."),
+    "say": ("hubbub.cli.say:say", "Send messages to a room, and see what others say."),
     "sessions": ("hubbub.cli.sessions:sessions", "Show the sessions of a user, and end them."),
 }
 

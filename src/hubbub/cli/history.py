@@ -13,16 +13,14 @@ from io import BufferedReader
 from pathlib import Path
 from stat import S_ISREG
 from typing import BinaryIO, TextIO
-from uuid import UUID
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hubbub import hub, inputs
-from hubbub.errors import Invalid
+from hubbub import hub
+from hubbub.cli.finding import find_room
 from hubbub.history import Imported, Refusal
-from hubbub.hub import Hub
 
 LINES_REFUSED = 3
 STDOUT = Path("-")
@@ -132,16 +130,9 @@ def export_room(room: str, output: Path) -> None:
 
 
 async def _export(room: str, file: BinaryIO | gzip.GzipFile) -> None:
-    async with hub.open() as chat, aclosing(chat.history.lines(await _find(chat, room))) as pieces:
+    async with hub.open() as chat, aclosing(chat.history.lines(await find_room(chat, room))) as pieces:
         async for piece in pieces:
             file.write(piece)
-
-
-async def _find(chat: Hub, room: str) -> UUID:
-    try:
-        return inputs.uuid("room", room)
-    except Invalid:  # not an id, so it is a name
-        return await chat.history.find(room)
 
 
 @contextmanager

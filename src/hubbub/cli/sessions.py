@@ -7,10 +7,10 @@ import asyncio
 import click
 
 from hubbub import hub, inputs
+from hubbub.cli.finding import find_user
 from hubbub.cli.terminal import printable
-from hubbub.errors import Invalid, NotFound
-from hubbub.hub import Hub
-from hubbub.models import Session, User
+from hubbub.errors import NotFound
+from hubbub.models import Session
 
 ID_CHARACTERS = 12  # enough to be unique among the sessions of a user
 DEVICE_CHARACTERS = 30  # keeps a session on one line of 120 columns
@@ -56,12 +56,12 @@ def revoke_all(user: str) -> None:
 
 async def _list(user: str) -> list[Session]:
     async with hub.open() as chat:
-        return await chat.sessions.list_sessions((await _find(chat, user)).id)
+        return await chat.sessions.list_sessions((await find_user(chat, user)).id)
 
 
 async def _revoke(user: str, start_of_id: str) -> str:
     async with hub.open() as chat:
-        found = await _find(chat, user)
+        found = await find_user(chat, user)
         ids = [session.id for session in await chat.sessions.list_sessions(found.id)]
         # A complete id may be that of a session beyond the first page.
         matching = [id for id in ids if id.startswith(start_of_id)] or [start_of_id]
@@ -74,17 +74,7 @@ async def _revoke(user: str, start_of_id: str) -> str:
 
 async def _revoke_all(user: str) -> int:
     async with hub.open() as chat:
-        return await chat.sessions.revoke_all((await _find(chat, user)).id)
-
-
-async def _find(chat: Hub, user: str) -> User:
-    try:
-        return await chat.users.get(inputs.uuid("user", user))
-    except Invalid:  # not an id, so it is a name or an address
-        found = await (chat.users.find_by_email(user) if "@" in user else chat.users.find_by_username(user))
-    if found is None:
-        raise NotFound("user", user)
-    return found
+        return await chat.sessions.revoke_all((await find_user(chat, user)).id)
 
 
 def _line(session: Session) -> str:

@@ -83,14 +83,16 @@ class Users(Repository):
         display_name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         kind: UserKind | str = UserKind.PERSON,
+        external_id: str | int | UUID | None = None,
         id: UUID | None = None,
     ) -> User:
         """Create an account. `password_hash` is stored as given: `hub.register` takes a password instead.
 
         An account without a hash, such as that of a bot, has no password that matches. `display_name` is a name to
         show, of 1 to 100 characters, which others may have too. `metadata` is a JSON object of at most 8 KiB.
+        `external_id` is as in `upsert`.
 
-        Raises: Conflict (the email or username is taken, in any case, or the id).
+        Raises: Conflict (the email or username is taken, in any case, or the external_id or id).
         """
         password_hash = None if password_hash is None else _hash("password_hash", password_hash)
         username, display_name = inputs.username(username), inputs.display_name(display_name)
@@ -104,7 +106,7 @@ class Users(Repository):
             display_name,
             inputs.metadata(metadata),
             inputs.user_kind(kind),
-            None,
+            None if external_id is None else inputs.external_id(external_id),
             inputs.stored_key(username),
             _search_key(display_name),
         )

@@ -84,10 +84,14 @@ class Accounts:
         self._per_login = per_login
         self._per_address = per_address
 
-    async def register(self, email: str, username: str, password: str) -> User:
+    async def register(
+        self, email: str | None, username: str, password: str, *, display_name: str | None = None
+    ) -> User:
         """`Hub.register`."""
-        email, username = inputs.email(email), inputs.username(username)
-        return await self._users.create(email, username, await self._passwords.hash(password))
+        email, username = None if email is None else inputs.email(email), inputs.username(username)
+        display_name = inputs.display_name(display_name)
+        password_hash = await self._passwords.hash(password)
+        return await self._users.create(email, username, password_hash, display_name=display_name)
 
     async def authenticate(
         self, login: str, password: str, *, address: str | None = None, deadline: float | None = None

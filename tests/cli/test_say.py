@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from subprocess import run as run_to_its_end
+
+from cli.running import Terminal, run
+from hubbub import Hub, Room, Settings, User
+from waiting import until_it_answers
+
+
+async def contents(hub: Hub, room: Room) -> list[str]:
+    return [message.content for message in (await hub.messages.page(room.id)).items]
+
+
+async def test_text_and_lines_of_a_pipe_are_messages(settings: Settings, hub: Hub, room: Room, ada: User) -> None:
+    assert await run(settings, "say", "engine-room", "hello", "--as", "ada") == (0, "", "")
+    assert await run(settings, "say", str(room.id), "--as", str(ada.id), stdin="one\n\ntwö\nthree") == (0, "", "")
+    assert await contents(hub, room) == ["hello", "one", "twö", "three"]
+
+
+async def test_lines_of_a_file_are_messages(settings: Settings, hub: Hub, room: Room, tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text("one\ntwo\n")
+    with (tmp_path / "lines").open() as lines:
+        ended = await asyncio.to_thread(
+            run_to_its_end,
+            [sys.executable, "-m", "hubbub", "say", "engine-room", "--as", "ada"], stdin=lines,
+            env=settings.to_env(), check=False, capture_output=True,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert await contents(hub, room) == ["one", "two"]
+
+
+async def until_said(hub: Hub, room: Room, content: str) -> None:
+    async def it_is_said() -> bool:
+        return content in await contents(hub, room)
+
+    await until_it_answers(it_is_said)
+
+
+async def test_terminal_shows_what_others_say_without_control_characters(
+    settings: Settings, hub: Hub, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    async with Terminal(settings, "say", "engine-room", "--as", "ada") as terminal:
+        terminal.type("hello\n")
+        await until_said(hub, room, "hello")
+        await hub.messages.send(room.id, bob.id, "hi \x1b[2J")
+        await terminal.until("bob: hi ?[2J")
+        terminal.type("bye\n\x04")
+        assert await terminal.ended() == 0
+    assert await contents(hub, room) == ["hello", "hi \x1b[2J", "bye"]
+
+
+async def test_ctrl_c_ends_it_and_a_member_who_leaves_is_told(
+    settings: Settings, hub: Hub, room: Room, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    async with Terminal(settings, "say", "engine-room", "--as", "bob") as terminal:
+        terminal.type("hello\n")
+        await until_said(hub, room, "hello")
+        terminal.process.send_signal(signal.SIGINT)
+        assert await terminal.ended() == 1
+    async with Terminal(settings, "say", "engine-room", "--as", "bob") as terminal:
+        terminal.type("here\n")
+        await until_said(hub, room, "here")
+        await hub.room_users.remove(room.id, bob.id)
+        assert await terminal.ended() == 1
+        await terminal.until("you are no longer a member of this room")
+
+
+async def test_author_who_is_not_a_member_is_refused(settings: Settings, hub: Hub, room: Room, bob: User) -> None:
+    output = await run(settings, "say", "engine-room", "hello", "--as", "bob")
+    assert output.status == 1
+    assert "not a member" in output.error
+    assert "Traceback" not in output.error
+    assert await contents(hub, room) == []
