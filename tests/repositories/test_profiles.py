@@ -252,7 +252,7 @@ async def test_pages_of_a_search_list_everyone_once(hub: Hub) -> None:
     assert sorted(found) == sorted([f"user{n}" for n in range(9)] + [f"other{n}" for n in range(9)])
 
 
-async def test_search_follows_a_name_that_changes_and_leaves_out_who_is_gone(
+async def test_search_follows_a_name_that_changes_and_leaves_out_deleted_accounts(
     hub: Hub, ada: User, bob: User
 ) -> None:
     await hub.users.update_profile(ada.id, display_name="Zoe")
