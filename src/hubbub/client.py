@@ -1,0 +1,311 @@
+"""A client of the gateway for bots and tests (docs/protocol.md), on `websockets`.
+
+    async with client.connect("ws://127.0.0.1:8000/chat", token=token, positions=stored) as chat:
+        async for event in chat:
+            if isinstance(event, MessageSent) and event.message.content == "ping":
+                await chat.send(event.room_id, "pong")
+            store(chat.positions)
+
+It connects again by itself, after growing and random pauses, and goes on where it was. The iteration misses no
+event and repeats none. `positions` are those of the events that it has returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from inspect import isawaitable
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import UUID
+
+import msgspec
+from uuid_utils.compat import uuid7
+
+from hubbub.errors import HubbubError, Unavailable
+from hubbub.events import FeedEvent, Logged, MemberLeft, Resync, RoomGone
+from hubbub.models import Message
+
+try:
+    from websockets.asyncio.client import ClientConnection
+    from websockets.asyncio.client import connect as open_socket
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake
+    from websockets.typing import Subprotocol
+except ImportError as error:
+    raise ImportError("hubbub.client needs websockets: pip install 'hubbub[web]'") from error
+
+SUBPROTOCOL: Final = Subprotocol("hubbub.1")
+POSITIONS_PER_FRAME: Final = 500
+FIRST_PAUSE_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 30.0
+CONNECT_SECONDS: Final = 10.0
+SILENCE_SECONDS: Final = 10.0
+"""A connection is given up when nothing has come for so much longer than the server promises."""
+RETRIES: Final = 10
+"""How often a command is given again that was over the rate, or met a server that did not answer."""
+
+
+class CommandFailed(HubbubError):
+    """The gateway refused a command. The fields are those of an `error` in docs/protocol.md."""
+
+    def __init__(self, answer: Mapping[str, Any]) -> None:
+        super().__init__(f"{answer['error']}: {answer['detail']}")
+        self.error: str = answer["error"]
+        self.detail: str = answer["detail"]
+        self.field: str | None = answer.get("field")
+        self.retry: bool = answer.get("retry", False)
+        self.retry_after_seconds: float | None = answer.get("retry_after_seconds")
+
+
+class Ended(HubbubError):
+    """The gateway has closed the connection for good, by this code of docs/protocol.md."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"the gateway has closed the connection: {code}, {reason}")
+        self.code = code
+
+
+_Token = str | Callable[[], str | Awaitable[str]] | None
+_events = msgspec.json.Decoder(FeedEvent)
+_frames = msgspec.json.Decoder(dict[str, Any])
+_EVENTS: Final = {kind.__struct_config__.tag for kind in FeedEvent.__args__}
+
+
+class _Type(msgspec.Struct):
+    type: str
+
+
+_types = msgspec.json.Decoder(_Type)
+
+
+class Client:
+    """One user of a chat. `async with` connects, and the iteration returns events.
+
+    Events that are not read stay in memory. One task at a time may iterate, and any number may give commands.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: _Token = None,
+        positions: Mapping[UUID, str] | None = None,
+        device: str | None = None,
+    ) -> None:
+        self._url = url.rstrip("/") + "/socket"
+        self._token = token
+        self._device = device
+        self._received = None if positions is None else dict(positions)
+        self.positions: dict[UUID, str] = dict(positions or {})
+        """The cursor of each room after the events that were returned: `positions` of the next client."""
+        self.user_id: UUID | None = None
+        self._events: deque[FeedEvent] = deque()
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._refs = 0
+        self._socket: ClientConnection | None = None
+        self._is_ready = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._error: HubbubError | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._ping_seconds = 25.0
+
+    async def __aenter__(self) -> Self:
+        """Raises: Ended (the gateway refuses the client)."""
+        self._running = asyncio.create_task(self._run(), name="hubbub: client")
+        await self._is_ready.wait()
+        if self._error is not None:
+            await self._close()
+            raise self._error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> FeedEvent:
+        """Raises: Ended."""
+        while not self._events:
+            if self._error is not None:
+                raise self._error
+            self._changed.clear()
+            await self._changed.wait()
+        event = self._events.popleft()
+        self._move(self.positions, event)
+        return event
+
+    async def send(self, room_id: UUID, content: str, *, id: UUID | None = None, **fields: object) -> Message:
+        """Send a message, once, also if the connection is lost meanwhile. Raises: CommandFailed, Ended."""
+        sent = await self.command("send", room_id=room_id, content=content, id=id or uuid7(), **fields)
+        return msgspec.convert(sent, Message)
+
+    async def command(self, name: str, /, **fields: object) -> Any:  # noqa: ANN401 - as the command has it
+        """The result of a command. It is given again when the connection was lost before the answer.
+
+        So give `create` an `id`. Raises: CommandFailed, Ended.
+        """
+        for attempt in range(RETRIES):
+            try:
+                return await self._command(name, fields)
+            except Unavailable:  # the connection was lost
+                continue
+            except CommandFailed as error:
+                if not error.retry or attempt == RETRIES - 1:
+                    raise
+                await asyncio.sleep(error.retry_after_seconds or 1)
+        raise Unavailable("hub", "the connection was lost again and again", outcome_unknown=True)
+
+    async def _command(self, name: str, fields: Mapping[str, object]) -> object:
+        await self._is_ready.wait()
+        if self._error is not None:
+            raise self._error
+        self._refs += 1
+        ref = self._refs
+        answer = self._answers[ref] = asyncio.get_running_loop().create_future()
+        try:
+            if self._socket is not None:
+                with suppress(ConnectionClosed):  # then the answer is an error
+                    await self._socket.send(msgspec.json.encode({"type": name, "ref": ref, **fields}), text=True)
+            found = await answer
+        finally:
+            self._answers.pop(ref, None)
+        if found["type"] == "error":
+            raise CommandFailed(found)
+        return found.get("result")
+
+    async def _run(self) -> None:
+        attempt = 0
+        try:
+            while True:
+                try:
+                    pause_seconds = await self._connect()
+                    attempt = 0
+                except (OSError, InvalidHandshake, ConnectionClosed, TimeoutError):
+                    longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt)
+                    pause_seconds = random.uniform(0, longest)  # noqa: S311 - spreads load, guards nothing
+                    attempt += 1
+                self._lose()
+                await asyncio.sleep(pause_seconds)
+        except Ended as error:
+            self._error = error
+        finally:
+            self._error = self._error or Ended(1000, "the client is closed")
+            self._lose()
+            self._is_ready.set()
+            self._changed.set()
+
+    def _lose(self) -> None:
+        """The connection is gone, and no answer comes any more."""
+        self._socket = None
+        self._is_ready.clear()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(
+                    self._error or Unavailable("hub", "the connection was lost", outcome_unknown=True)
+                )
+
+    async def _connect(self) -> float:
+        """One connection, until the server closes it. Returns the pause before the next, in seconds.
+
+        Raises: Ended, and errors of the network.
+        """
+        options: dict[str, Any] = {
+            "subprotocols": [SUBPROTOCOL],
+            "max_size": None,
+            "open_timeout": CONNECT_SECONDS,
+        }
+        async with open_socket(self._url, ping_interval=None, compression=None, **options) as socket:
+            await self._hello(socket)
+            while True:
+                async with asyncio.timeout(self._ping_seconds + SILENCE_SECONDS):
+                    text = await socket.recv(decode=False)
+                for line in bytes(text).split(b"\n"):
+                    if (pause_seconds := self._take(socket, line)) is not None:
+                        return pause_seconds
+
+    async def _hello(self, socket: ClientConnection) -> None:
+        token: Any = self._token() if callable(self._token) else self._token
+        if isawaitable(token):
+            token = await token
+        rooms = None if self._received is None else list(self._received.items())
+        first, *further = [None] if rooms is None else _parts(rooms)
+        hello = {"type": "hello", "token": token, "device": self._device, "positions": first}
+        await socket.send(msgspec.json.encode({**hello, "more": bool(further)}), text=True)
+        for number, part in enumerate(further, 1):
+            frame = {"type": "positions", "positions": part, "more": number < len(further)}
+            await socket.send(msgspec.json.encode(frame), text=True)
+
+    def _take(self, socket: ClientConnection, line: bytes) -> float | None:
+        """Take one frame. Returns the pause before the next connection if it is the last. Raises: Ended."""
+        if _types.decode(line).type in _EVENTS:
+            event = _events.decode(line)
+            self._move(self._received if self._received is not None else {}, event)
+            self._events.append(event)
+            self._changed.set()
+            return None
+        frame = _frames.decode(line)
+        match frame["type"]:
+            case "ready":
+                self._ready(socket, frame)
+            case "ack" | "error":
+                answer = self._answers.get(frame["ref"])
+                if answer is not None and not answer.done():
+                    answer.set_result(frame)
+            case "bye":
+                return self._bye(frame)
+        return None
+
+    def _ready(self, socket: ClientConnection, frame: Mapping[str, Any]) -> None:
+        self.user_id = UUID(frame["user_id"])
+        self._ping_seconds = frame["ping_seconds"]
+        positions = {UUID(room_id): cursor for room_id, cursor in frame["positions"].items()}
+        if self._received is None:
+            self._received = positions
+            self.positions = dict(positions)
+        self._socket = socket
+        self._is_ready.set()
+
+    def _bye(self, frame: Mapping[str, Any]) -> float:
+        # With 4503 the positions are of another database. What to do about it is for the caller.
+        if not frame["reconnect"] or frame["code"] == 4503:
+            raise Ended(frame["code"], frame["reason"])
+        return random.uniform(0, frame["within_seconds"])  # noqa: S311
+
+    def _move(self, positions: dict[UUID, str], event: FeedEvent) -> None:
+        if isinstance(event, RoomGone) or (isinstance(event, MemberLeft) and event.user_id == self.user_id):
+            positions.pop(event.room_id, None)
+        elif isinstance(event, Logged | Resync):
+            positions[event.room_id] = event.cursor
+
+
+def _parts(rooms: list[tuple[UUID, str]]) -> list[dict[UUID, str]]:
+    """The positions in frames, at least one."""
+    return [dict(rooms[at : at + POSITIONS_PER_FRAME]) for at in range(0, max(len(rooms), 1), POSITIONS_PER_FRAME)]
+
+
+def connect(
+    url: str,
+    *,
+    token: _Token = None,
+    positions: Mapping[UUID, str] | None = None,
+    device: str | None = None,
+) -> Client:
+    """A client of the gateway that is mounted at `url`, such as `wss://example.org/chat`, for `async with`.
+
+    `token` is that of a session or of `Gateway.token`, or a callable that returns it before each connection.
+    `positions` are those of an earlier client: the iteration goes on from them.
+
+    Raises: Ended (the gateway refuses the client, on entering).
+    """
+    return Client(url, token=token, positions=positions, device=device)
