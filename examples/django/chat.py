@@ -1,0 +1,58 @@
+"""The chat of a Django site: a hub per process, an account per user of Django, and errors as answers."""
+
+from __future__ import annotations
+
+import atexit
+from functools import cache
+from typing import Any, TypedDict
+
+import msgspec
+from django.contrib.auth.models import AbstractUser
+from django.http import HttpRequest, HttpResponse
+
+import hubbub.sync
+from hubbub import HubbubError, web
+
+
+@cache
+def hub() -> hubbub.sync.Hub:
+    """Opened at the first use, so in each worker and after its fork."""
+    opened = hubbub.sync.Hub().start()
+    atexit.register(opened.close)
+    return opened
+
+
+class Account(TypedDict):
+    external_id: int
+    username: str
+    display_name: str | None
+
+
+def account_of(user: AbstractUser) -> Account:
+    """The arguments of `users.upsert`. A username of Django may have an @, and more characters than in a chat."""
+    return {
+        "external_id": user.pk,
+        "username": f"django-{user.pk}",
+        "display_name": user.get_full_name()[:100] or user.username[:100],
+    }
+
+
+def acting_user(request: HttpRequest) -> Any:
+    """The operations of the user who is logged in to Django, each of which checks what this user may do."""
+    return hub().as_user(hub().users.upsert(**account_of(request.user)).id)
+
+
+class Problems:
+    """A middleware: errors of hubbub become answers by RFC 9457."""
+
+    def __init__(self, get_response: Any) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self._get_response(request)
+
+    def process_exception(self, _: HttpRequest, error: Exception) -> HttpResponse | None:
+        if not isinstance(error, HubbubError):
+            return None
+        problem = web.problem(error)
+        return HttpResponse(msgspec.json.encode(problem), status=problem.status, headers=problem.headers)

@@ -1,0 +1,29 @@
+"""Settings of a Django site with a chat. Those of hubbub are DATABASE_URL, REDIS_URL and DB_SCHEMA, as everywhere.
+
+Django has tables of its own, here in SQLite. In one PostgreSQL database, those of hubbub go to DB_SCHEMA=chat.
+Each of the two runs its own migrations.
+"""
+
+import os
+from pathlib import Path
+
+SECRET_KEY = os.environ["DJANGO_SECRET_KEY"]
+ALLOWED_HOSTS = os.environ.get("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1").split(",")
+ROOT_URLCONF = "urls"
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "chat.Problems",
+]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": Path.cwd() / "site.sqlite3"}}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
+SESSION_COOKIE_SAMESITE = "Lax"
+# Behind TLS, as in production: SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
