@@ -15,6 +15,8 @@ import pytest
 import hubbub
 from hubbub import (
     Conflict,
+    Device,
+    Follower,
     Hub,
     Invalid,
     NotFound,
@@ -464,3 +466,6 @@ def test_public_names_of_a_hub_are_documented_and_meant_for_applications(hub: Hu
     assert "abandon" not in public
     for part in PARTS:
         assert not {"close", "register", "abandon", "start_tasks"} & set(dir(getattr(hub, part)))
+    methods = {name for name, _ in inspect.getmembers(Follower, inspect.isfunction) if not name.startswith("_")}
+    assert methods == {"close", "waiting", "watch"}
+    assert not [name for name, _ in inspect.getmembers(Device, inspect.ismethod) if not name.startswith("_")]

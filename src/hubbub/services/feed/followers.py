@@ -279,15 +279,15 @@ class Follower:
         if self._is_own_leave(event):
             followed.is_away = True
 
-    def wants(self, room_id: UUID) -> bool:
+    def _wants(self, room_id: UUID) -> bool:
         return self.rooms is None or room_id in self.rooms
 
-    def has_gone(self, room_id: UUID) -> None:
+    def _has_gone(self, room_id: UUID) -> None:
         """The user is not in a room of which the client has a cursor."""
         self._cursors[room_id] = self.after[room_id].encode(room_id)
         self.inbox.put(RoomGone(room_id))
 
-    def position_ended(self, followed: FollowedPosition) -> None:
+    def _position_ended(self, followed: FollowedPosition) -> None:
         """Forget a position that has ended."""
         if self.positions.pop(followed.room.id, None) is not None:
             if followed.start.mark != NOT_SEEN:
@@ -427,7 +427,7 @@ class Followers:
         if follower.session is not None:
             await self._sessions.enter(follower)
         member_of = (await self.memberships.rooms_of([follower.user_id], deadline=deadline))[follower.user_id]
-        wanted = {room.room_id: room for room in member_of if follower.wants(room.room_id)}
+        wanted = {room.room_id: room for room in member_of if follower._wants(room.room_id)}
         for room_id in follower.rooms or ():
             if room_id not in wanted:
                 raise NotAMember(room_id, follower.user_id)
@@ -439,7 +439,7 @@ class Followers:
         if not self._has(follower):
             return
         for room_id in follower.after.keys() - wanted.keys():  # the user has left it meanwhile, or it was deleted
-            follower.has_gone(room_id)
+            follower._has_gone(room_id)
         pauses = Pauses()
         for room_id, room in wanted.items():
             newest = heads.get(room_id) or Position(room.last_seq, NOT_SEEN)
@@ -544,7 +544,7 @@ class Followers:
         self, follower: Follower, member_of: MemberRoom, start: Position, newest: Position | None = None
     ) -> FollowedPosition:
         room = self.rooms.open(member_of.room_id, newest or Position(member_of.last_seq, NOT_SEEN))
-        followed = FollowedPosition(follower.inbox, room, start, follower.position_ended, start)
+        followed = FollowedPosition(follower.inbox, room, start, follower._position_ended, start)
         follower.positions[room.id] = followed
         room.positions[followed] = None
         self.signals.follow(followed)
@@ -669,7 +669,7 @@ class Followers:
                     self._changed[user_id] = None
                 follower.missed_update = True
                 continue
-            wanted = {room_id: room for room_id, room in member_of.items() if follower.wants(room_id)}
+            wanted = {room_id: room for room_id, room in member_of.items() if follower._wants(room_id)}
             self._end_absent(follower, wanted)
             self._open_joined(follower, wanted.values(), ended[follower])
             follower.digest = digest if follower.positions.keys() == wanted.keys() else None

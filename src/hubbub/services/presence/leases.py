@@ -104,7 +104,7 @@ class Device(Value, frozen=True):
     name: str | None
 
     @classmethod
-    def from_member(cls, member: bytes) -> Device:
+    def _from_member(cls, member: bytes) -> Device:
         lease, *_, name = member.decode(errors="replace").split(":", 2)
         return cls(UUID(lease), name or None)
 

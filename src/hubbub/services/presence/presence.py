@@ -211,7 +211,7 @@ class Presence:
     async def devices(self, user_id: UUID) -> list[Device]:
         """The connections that the user has now: none in the grace time."""
         key = leases_key(inputs.uuid("user_id", user_id))
-        return [Device.from_member(member) for member in await self._LEASES(self._connection, keys=(key,))]
+        return [Device._from_member(member) for member in await self._LEASES(self._connection, keys=(key,))]
 
     async def watch(self, *, buffer: int = 1_000) -> AsyncGenerator[PresenceChanged | Gap, None]:
         """The transitions of all users as they happen, for as long as the iteration lasts.
