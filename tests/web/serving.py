@@ -25,8 +25,14 @@ from waiting import HANGS_AFTER_SECONDS
 
 @asynccontextmanager
 async def serving(gateway: Gateway, **options: object) -> AsyncIterator[int]:
+    """A server of this gateway alone, and its port."""
+    async with running(Starlette(routes=[Mount("/chat", gateway)]), **options) as port:
+        yield port
+
+
+@asynccontextmanager
+async def running(app: Any, **options: object) -> AsyncIterator[int]:  # noqa: ANN401 - of any framework
     """A server with the settings of the documentation, and its port."""
-    app = Starlette(routes=[Mount("/chat", gateway)])
     settings: dict[str, Any] = {
         "ws": "websockets-sansio",
         "ws_max_size": 64 * 1024,

@@ -91,6 +91,8 @@ class Gateway:
         self._router = Router([WebSocketRoute("/socket", Sockets(self)), *Http(self).routes()])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path", "").endswith("/"):  # as Litestar has it below a mount
+            scope = {**scope, "path": scope["path"].rstrip("/")}
         await self._router(scope, receive, send)
 
     def hub_of(self, request: HTTPConnection) -> Hub:
