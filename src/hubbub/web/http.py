@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 from hubbub.errors import HubbubError, Invalid, RateLimited
 from hubbub.web import frames
 from hubbub.web.commands import Call, Command
+from hubbub.web.documents import asyncapi, openapi
 from hubbub.web.logins import SAFE_METHODS
 from hubbub.web.problems import Refused, answer
 from hubbub.web.streams import EventStream, decode_id
@@ -44,7 +45,7 @@ Rooms = Annotated[list[UUID], Meta(max_length=frames.WATCHED_ROOMS)]
 
 
 class Subscription(msgspec.Struct, frozen=True):
-    """The body of a request for a stream."""
+    """The body of a request for a stream, and the rooms that its address names."""
 
     device: frames.Device | None = None
     positions: dict[UUID, str] | None = None
@@ -63,6 +64,8 @@ class Http:
             Route("/commands", self._endpoint(self._command), methods=["POST"]),
             Route("/sessions/{session_id}", self._endpoint(self._revoke), methods=["DELETE"]),
             Route("/events", _Stream(self._stream), methods=["GET", "POST"]),
+            Route("/openapi.json", _document(lambda: openapi(self._gateway.commands, READS)), methods=["GET"]),
+            Route("/asyncapi.json", _document(lambda: asyncapi(self._gateway.commands)), methods=["GET"]),
             *(Route(path, self._endpoint(self._read(name)), methods=["GET"]) for path, name in READS.items()),
         ]
 
@@ -170,6 +173,16 @@ class Http:
 
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+def _document(make: Callable[[], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
+    async def document(request: Request) -> Response:
+        described = make()
+        if "openapi" in described:
+            described["servers"] = [{"url": request.scope.get("root_path") or "/"}]
+        return Response(frames.encode(described), media_type="application/json")
+
+    return document
 
 
 class _Stream:
