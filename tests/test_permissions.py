@@ -172,6 +172,7 @@ simple("rooms.direct", "with a new partner", lambda s: s.me.rooms.direct(s.peopl
 simple("room_users.join", "", lambda s: s.me.room_users.join(s.room.id))
 simple("room_users.leave", "", lambda s: s.me.room_users.leave(s.room.id))
 simple("room_users.get", "", lambda s: s.me.room_users.get(s.room.id))
+simple("room_users.update", "", lambda s: s.me.room_users.update(s.room.id, metadata={"nickname": "ace"}))
 simple("room_users.members", "", lambda s: s.me.room_users.members(s.room.id))
 simple("receipts.mark_read", "", lambda s: s.me.receipts.mark_read(s.room.id, up_to=s.others.seq))
 simple("receipts.mark_unread", "", lambda s: s.me.receipts.mark_unread(s.room.id, from_seq=2))

@@ -236,6 +236,10 @@ class UserMemberships:
         """As `hub.room_users.set_role`. Raises: NotAMember, Forbidden."""
         return await self._all.set_role(room_id, user_id, role, as_user=self._user_id)
 
+    async def update(self, room_id: UUID, *, metadata: Mapping[str, Any] | None) -> RoomUser:
+        """As `hub.room_users.update`, of the user's own membership. Raises: NotAMember."""
+        return await self._all.update(room_id, self._user_id, metadata=metadata)
+
     async def get(self, room_id: UUID) -> RoomUser:
         """The user's own membership. Raises: NotAMember."""
         return await self._all.get(room_id, self._user_id)

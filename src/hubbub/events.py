@@ -192,6 +192,17 @@ class RoleChanged(Logged, frozen=True, tag="role_changed"):
     role: Role
 
 
+class MemberChanged(Logged, frozen=True, tag="member_changed"):
+    """The membership of a user has other metadata."""
+
+    kind = "member_changed"
+    user_id: UUID
+    metadata: Mapping[str, Any] | None
+
+    def __hash__(self) -> int:
+        return hash((self.room_id, self.seq))
+
+
 class RoomChanged(Logged, frozen=True, tag="room_changed"):
     """The room has another name, description, privacy, receipts setting or metadata, or several of these.
 
@@ -210,7 +221,16 @@ class RoomChanged(Logged, frozen=True, tag="room_changed"):
         return hash((self.room_id, self.seq))
 
 
-LogEvent = MessageSent | MessageEdited | MessageDeleted | MemberJoined | MemberLeft | RoleChanged | RoomChanged
+LogEvent = (
+    MessageSent
+    | MessageEdited
+    | MessageDeleted
+    | MemberJoined
+    | MemberLeft
+    | RoleChanged
+    | MemberChanged
+    | RoomChanged
+)
 
 KINDS: Final[Mapping[str, type[LogEvent]]] = {event.kind: event for event in get_args(LogEvent)}
 """The event of each kind of entry. All other lists of kinds are derived from this one or compared with it."""

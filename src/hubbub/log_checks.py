@@ -18,7 +18,7 @@ class LogEntry(NamedTuple):
 
     seq: int
     kind: str
-    """As in PostgreSQL: `sent`, `edited`, `deleted`, `joined`, `left`, `role_changed` or `room_changed`."""
+    """As in PostgreSQL: `sent`, or one of `room_events`, such as `joined`."""
     message_id: UUID | None = None
     member_id: UUID | None = None
     """The member that the entry is about, such as the user who joined or left."""

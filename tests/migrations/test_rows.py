@@ -179,6 +179,28 @@ async def test_down_gives_messages_a_form_that_the_former_rule_allows(
         await migrations.up(filled)
 
 
+async def test_down_turns_changes_of_memberships_into_changes_of_roles(
+    filled: PostgresSettings, connection: Connection
+) -> None:
+    await migrations.up(filled)
+    await fill(filled, HUBBUB_ROWS)
+    await fill(
+        filled,
+        """
+        UPDATE room_events
+        SET kind = 'member_changed', payload = '{"metadata": {}}', user_id = (
+            SELECT created_by FROM rooms WHERE rooms.id = room_events.room_id
+        )
+        """,
+    )
+    await migrations.down(filled, "0017")
+    payloads = "SELECT DISTINCT kind, payload FROM room_events"
+    for _ in range(2):
+        [row] = await connection.fetch(payloads)
+        assert tuple(row) == ("role_changed", '{"role": "admin"}')
+        await migrations.up(filled)
+
+
 async def test_down_gives_accounts_of_other_systems_an_address_and_no_password(
     filled: PostgresSettings, connection: Connection
 ) -> None:

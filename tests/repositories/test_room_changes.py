@@ -64,6 +64,11 @@ async def roles(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[
     return [partial(hub.room_users.set_role, room.id, user.id, "moderator") for user in users]
 
 
+async def taggings(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+    await hub.room_users.add_many(room.id, [user.id for user in users])
+    return [partial(hub.room_users.update, room.id, user.id, metadata={"name": user.username}) for user in users]
+
+
 async def renamings(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
     return [partial(hub.rooms.update, room.id, name=user.username) for user in users]
 
@@ -82,7 +87,11 @@ SHARED = {
     "leave": Kind(leaves, "left"),
     "role": Kind(roles, "role_changed"),
 }
-ALONE = {"add_many": Kind(long_joins, "joined"), "update": Kind(renamings, "room_changed")}
+ALONE = {
+    "add_many": Kind(long_joins, "joined"),
+    "update": Kind(renamings, "room_changed"),
+    "update member": Kind(taggings, "member_changed"),
+}
 
 each_kind = pytest.mark.parametrize("kind", [*SHARED.values(), *ALONE.values()], ids=[*SHARED, *ALONE])
 each_shared_kind = pytest.mark.parametrize("kind", SHARED.values(), ids=SHARED)

@@ -6,8 +6,9 @@ from contextlib import suppress
 from uuid import uuid4
 
 import pytest
+from msgspec.structs import replace
 
-from hubbub import Hub, Invalid, NotAMember, NotFound, Role, Room, Settings, User
+from hubbub import Hub, Invalid, MemberChanged, NotAMember, NotFound, Role, Room, Settings, User
 from hubbub.models import RoomUser
 from hubbub.postgres import Pool, Statement
 from hubbub.repositories.room_users import MEMBERS_PER_STATEMENT
@@ -29,6 +30,31 @@ async def test_concurrent_joins_of_a_user_are_one_join(hub: Hub, pool: Pool, bob
     joined = await asyncio.gather(*(hub.room_users.add(room.id, bob.id) for _ in range(20)))
     assert len(set(joined)) == 1
     assert await log_of(pool, room.id) == ["joined", "joined"]
+
+
+async def test_metadata_of_a_membership_is_in_lists_and_in_an_event(
+    hub: Hub, pool: Pool, ada: User, bob: User, room: Room
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    changed = await hub.room_users.update(room.id, bob.id, metadata={"nickname": "bobby"})
+    assert changed.metadata == {"nickname": "bobby"}
+    assert await hub.room_users.update(room.id, bob.id, metadata={"nickname": "bobby"}) == changed
+    assert changed in (await hub.room_users.members(room.id)).items
+    assert await hub.room_users.get(room.id, bob.id) == changed
+    assert await hub.room_users.set_role(room.id, bob.id, Role.MODERATOR) == replace(changed, role=Role.MODERATOR)
+    assert (await hub.room_users.update(room.id, bob.id, metadata=None)).metadata is None
+    events = [
+        event for event in (await hub.messages.since(room.id, None)).items if isinstance(event, MemberChanged)
+    ]
+    assert [(event.user_id, event.metadata) for event in events] == [
+        (bob.id, {"nickname": "bobby"}),
+        (bob.id, None),
+    ]
+    assert await log_of(pool, room.id) == ["joined", "joined", "member_changed", "role_changed", "member_changed"]
+    with pytest.raises(NotAMember):
+        await hub.room_users.update(room.id, uuid4(), metadata={})
+    with pytest.raises(Invalid, match="metadata"):
+        await hub.room_users.update(room.id, ada.id, metadata={"a": "x" * 8_192})
 
 
 async def test_members_are_counted_up_to_the_cap(hub: Hub, ada: User, room: Room) -> None:

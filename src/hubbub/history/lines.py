@@ -128,6 +128,17 @@ class RoleLine(Line, frozen=True, kw_only=True, gc=False, tag="role"):
     role: Role
 
 
+class MemberChangeLine(Line, frozen=True, kw_only=True, gc=False, omit_defaults=False, tag="member_change"):
+    """A membership has other metadata from then on."""
+
+    event = events.MemberChanged
+    metadata: Mapping[str, Any] | None
+
+    def check(self) -> None:
+        super().check()
+        inputs.metadata(self.metadata)
+
+
 class ChangeLine(Line, frozen=True, kw_only=True, gc=False, omit_defaults=False, tag="change"):
     """The room was changed; these are its properties from then on."""
 
@@ -220,7 +231,7 @@ class RoomLine(
             raise Invalid("direct", "must be two different users, and the room private")
 
 
-EventLine = JoinLine | LeaveLine | EditLine | DeleteLine | RoleLine | ChangeLine
+EventLine = JoinLine | LeaveLine | EditLine | DeleteLine | RoleLine | MemberChangeLine | ChangeLine
 AnyLine = MessageLine | EventLine | MemberLine | UserLine | RoomLine
 
 EVENT_LINES: Final[Mapping[str, type[EventLine]]] = {line.event.kind: line for line in get_args(EventLine)}

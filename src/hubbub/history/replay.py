@@ -175,7 +175,10 @@ LATEST = Statement(
         {representable("room_events.created_at")} AS created_at
     FROM room_events
     WHERE room_id = ANY($1::uuid[])
-        AND (kind = 'room_changed' OR kind IN ('joined', 'left', 'role_changed') AND user_id = ANY($2::uuid[]))
+        AND (
+            kind = 'room_changed'
+            OR kind IN ('joined', 'left', 'role_changed', 'member_changed') AND user_id = ANY($2::uuid[])
+        )
     ORDER BY
         room_id,
         subject,

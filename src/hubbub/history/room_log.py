@@ -11,7 +11,15 @@ import msgspec
 
 from hubbub import inputs
 from hubbub.errors import Invalid
-from hubbub.history.lines import PAYLOAD_FIELDS, ChangeLine, EventLine, JoinLine, LeaveLine, RoleLine
+from hubbub.history.lines import (
+    PAYLOAD_FIELDS,
+    ChangeLine,
+    EventLine,
+    JoinLine,
+    LeaveLine,
+    MemberChangeLine,
+    RoleLine,
+)
 from hubbub.history.rooms import LockedRoom, MemberSnapshot, Reached
 from hubbub.models import Role
 from hubbub.postgres import Copy, OpenTransaction, Row, Statement
@@ -32,8 +40,9 @@ class RoomLog:
     """The log of one locked room, and its members as far as the batch refers to them.
 
     `events` are the rows of the entries that are not messages, and `change` the last of them that changed the
-    room. `added`, `removed`, `new_roles` and `restored` are what becomes of memberships. `reached` has how
-    far this import has come with each user, in a room that had entries before. `unlisted` entries are on no line.
+    room. `added`, `removed`, `new_roles`, `new_metadata` and `restored` are what becomes of memberships. `reached`
+    has how far this import has come with each user, in a room that had entries before. `unlisted` entries are on
+    no line.
     """
 
     def __init__(self, room: LockedRoom, snapshot: MemberSnapshot, reached: dict[UUID, Reached] | None) -> None:
@@ -45,6 +54,7 @@ class RoomLog:
         self.added: dict[UUID, Membership] = {}
         self.removed: set[UUID] = set()
         self.new_roles: dict[UUID, Role] = {}
+        self.new_metadata: dict[UUID, str | None] = {}
         self.restored: dict[UUID, Membership] = {}
         self.change: ChangeLine | None = None
         self.reached = reached
@@ -70,6 +80,8 @@ class RoomLog:
                 return user_id not in self.members
             case RoleLine(role=role):
                 return user_id is None or self.members.get(user_id, role) == role
+            case MemberChangeLine():
+                return user_id not in self.members
             case _:
                 return False
 
@@ -99,6 +111,8 @@ class RoomLog:
                 self._remove_member(account)
             case RoleLine(role=role) if account is not None and is_member:
                 self._set_role(account, role)
+            case MemberChangeLine(metadata=metadata) if account is not None and is_member:
+                self._set_metadata(account, inputs.metadata(metadata))
             case ChangeLine():
                 self.change = line
 
@@ -138,6 +152,7 @@ class RoomLog:
         if self.added.pop(user_id, None) is None:
             self.removed.add(user_id)
             self.new_roles.pop(user_id, None)
+            self.new_metadata.pop(user_id, None)
             self.restored.pop(user_id, None)
 
     def _set_role(self, user_id: UUID, role: Role) -> None:
@@ -146,6 +161,12 @@ class RoomLog:
             self.added[user_id] = self.added[user_id]._replace(role=role)
         else:
             self.new_roles[user_id] = role
+
+    def _set_metadata(self, user_id: UUID, metadata: str | None) -> None:
+        if user_id in self.added:
+            self.added[user_id] = self.added[user_id]._replace(metadata=metadata)
+        else:
+            self.new_metadata[user_id] = metadata
 
 
 def _payload(line: EventLine) -> dict[str, object]:
@@ -201,6 +222,18 @@ SET_ROLES = Statement(
     UPDATE room_users
     SET role = new.role
     FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS new (room_id, user_id, role)
+    WHERE room_users.room_id = new.room_id
+        AND room_users.user_id = new.user_id
+    """,
+)
+
+SET_METADATA = Statement(
+    "history.set_metadata",
+    int,
+    """
+    UPDATE room_users
+    SET metadata = new.metadata::jsonb
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS new (room_id, user_id, metadata)
     WHERE room_users.room_id = new.room_id
         AND room_users.user_id = new.user_id
     """,
@@ -272,6 +305,10 @@ async def _store_memberships(transaction: OpenTransaction, rooms: Sequence[RoomL
     if new_roles:
         room_ids, user_ids, roles = zip(*new_roles, strict=True)
         await transaction.execute(SET_ROLES, room_ids, user_ids, roles)
+    new_metadata = [(room.id, user_id, one) for room in rooms for user_id, one in room.new_metadata.items()]
+    if new_metadata:
+        room_ids, user_ids, objects = zip(*new_metadata, strict=True)
+        await transaction.execute(SET_METADATA, room_ids, user_ids, objects)
     restored = [(room.id, user_id, *one) for room in rooms for user_id, one in room.restored.items()]
     if restored:
         room_ids, user_ids, times, roles, joined, read, messages, metadata = zip(*restored, strict=True)

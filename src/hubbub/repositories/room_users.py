@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from hubbub import inputs
 from hubbub.commits import MembershipEnded, MembersJoined, RoomTouched
 from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Forbidden, Invalid, NotAMember, NotFound, Unavailable
-from hubbub.events import MemberJoined, MemberLeft, RoleChanged
+from hubbub.events import MemberChanged, MemberJoined, MemberLeft, RoleChanged
 from hubbub.models import Page, Role, RoomUser
 from hubbub.postgres import Lookup, Statement
 from hubbub.sql import (
@@ -706,6 +706,44 @@ class RoomUsers(Repository):
             or NotAMember(*key)
             for key, role in changes
         ]
+
+    _UPDATE = Statement(
+        "room_users.update",
+        RoomUser,
+        f"""
+        WITH changed AS (
+            UPDATE room_users
+            SET metadata = $3::jsonb
+            WHERE room_id = $1
+                AND user_id = $2
+                AND metadata IS DISTINCT FROM $3::jsonb
+                AND {kept("$1", "$2")}
+                AND {lock_timeout("$4")}
+            RETURNING {MEMBER}
+        ), {next_entry(MemberChanged, "changed", user_id="$2", payload={"metadata": "$3::jsonb"})}
+        SELECT {MEMBER}
+        FROM changed
+        """,
+    )
+
+    async def update(self, room_id: UUID, user_id: UUID, *, metadata: Mapping[str, Any] | None) -> RoomUser:
+        """Give the membership other metadata, a JSON object of at most 8 KiB, or none. An entry of the room's log.
+
+        It replaces all of the former. The same as before changes nothing. All members of the room may see it.
+
+        Raises: NotAMember.
+        """
+        key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
+        encoded, deadline = inputs.metadata(metadata), self._executor.deadline()
+
+        async def apply(_: object, lock_wait: str | None, deadline: float) -> list[RoomUser | Exception]:
+            changed = await self._executor.fetch_one(
+                self._UPDATE, key.room_id, key.user_id, encoded, lock_wait, deadline=deadline
+            )
+            self._changed(RoomTouched(key.room_id))  # also on a retry
+            return [changed or (await self._states([key], deadline))[key].member or NotAMember(*key)]
+
+        return await self._change(apply, None, key=key.room_id, id=key, deadline=deadline)
 
     _GET_MANY = Statement(
         "room_users.get_many",

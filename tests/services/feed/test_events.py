@@ -14,12 +14,13 @@ from services.feed.reading import entries, is_at, log_of, seqs, take, take_until
 
 
 async def do_everything(hub: Hub, room: Room, ada: User, bob: User) -> int:
-    """Twelve entries of the log; the head after them."""
+    """Thirteen entries of the log; the head after them."""
     first = await hub.messages.send(room.id, ada.id, "one")
     await hub.room_users.add(room.id, bob.id)
     answer = await hub.messages.send(room.id, bob.id, "two", reply_to=first.id, metadata={"mood": "glad"})
     await hub.messages.edit(answer.id, "two!", by=bob.id)
     await hub.room_users.set_role(room.id, bob.id, Role.MODERATOR)
+    await hub.room_users.update(room.id, bob.id, metadata={"nickname": "bobby"})
     await hub.messages.delete(first.id, by=bob.id)
     await hub.rooms.update(room.id, name="the bridge", description="", is_private=True, by=ada.id)
     await hub.room_users.remove(room.id, bob.id)
@@ -36,6 +37,7 @@ KINDS = [
     "MessageSent",
     "MessageEdited",
     "RoleChanged",
+    "MemberChanged",
     "MessageDeleted",
     "RoomChanged",
     "MemberLeft",
@@ -87,7 +89,7 @@ async def test_event_carries_the_change(hub: Hub, elsewhere: Hub, room: Room, ad
         await do_everything(hub, room, ada, bob)
         received = entries(await take(feed, len(KINDS)))
     assert all(event.room_id == room.id and event.at.tzinfo is not None for event in received)
-    sent, joined, answered, edited, promoted, deleted, changed, left, rejoined, *_ = received
+    sent, joined, answered, edited, promoted, tagged, deleted, changed, left, rejoined, *_ = received
     assert isinstance(sent, events.MessageSent)
     assert sent.cursor == sent.message.cursor
     assert isinstance(joined, events.MemberJoined)
@@ -98,6 +100,8 @@ async def test_event_carries_the_change(hub: Hub, elsewhere: Hub, room: Room, ad
     assert (edited.by, edited.message.content, edited.message.id) == (bob.id, "two!", answered.message.id)
     assert isinstance(promoted, events.RoleChanged)
     assert (promoted.user_id, promoted.role) == (bob.id, Role.MODERATOR)
+    assert isinstance(tagged, events.MemberChanged)
+    assert (tagged.user_id, tagged.metadata) == (bob.id, {"nickname": "bobby"})
     assert isinstance(deleted, events.MessageDeleted)
     assert (deleted.by, deleted.message.content) == (bob.id, "")
     assert deleted.message.deleted_at is not None

@@ -38,7 +38,7 @@ def line(event: LogEvent) -> Line:
             return kind, by, str(message.id)
         case events.MemberJoined(user_id=user_id, role=role) | events.RoleChanged(user_id=user_id, role=role):
             return kind, user_id, role
-        case events.MemberLeft(user_id=user_id):
+        case events.MemberLeft(user_id=user_id) | events.MemberChanged(user_id=user_id):
             return kind, user_id, ""
         case events.RoomChanged():
             return kind, event.by, ""

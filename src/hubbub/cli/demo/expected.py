@@ -65,7 +65,11 @@ LOG = Statement(
     FROM messages
     WHERE room_id = $1
     UNION ALL
-    SELECT seq, kind, message_id, CASE WHEN kind IN ('joined', 'left', 'role_changed') THEN user_id END
+    SELECT
+        seq,
+        kind,
+        message_id,
+        CASE WHEN kind IN ('joined', 'left', 'role_changed', 'member_changed') THEN user_id END
     FROM room_events
     WHERE room_id = $1
     ORDER BY seq

@@ -1383,6 +1383,7 @@ export class Client extends Emitter {
         if (room.members.size) room.members.set(frame.user_id, frame.role);
         if (frame.user_id === this.userId) room.role = frame.role;
       }),
+    member_changed: (frame) => this.#entry(frame, () => {}),
     room_changed: (frame) => this.#entry(frame, (room) => room._describe(frame)),
     room_gone: (frame) => this.#forget(frame.room_id),
     resync: (frame) => {
