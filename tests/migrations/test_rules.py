@@ -140,7 +140,13 @@ KEEPING = {
         "username = 'Ada Lovelace'",
         "username = '\u00e4da'",
     ],
-    "rooms": ["description = repeat('\u00e4', 4000)", "name = '\u2603'", "direct_key = NULL, is_private = false"],
+    "rooms": [
+        "description = repeat('\u00e4', 4000)",
+        "name = '\u2603'",
+        "direct_key = NULL, is_private = false",
+        "metadata = '{}'",
+        "metadata = NULL, description = NULL",
+    ],
     "messages": [
         "content = ' '",
         "content = repeat('\u00e4', 65536)",
@@ -195,6 +201,16 @@ async def test_value_that_breaks_a_rule_is_invalid(filled: Pool, name: str) -> N
         error = await _refusal(filled, f"UPDATE {table} SET {change}")
         assert isinstance(error, Invalid), change
         assert (error.field, error.reason) == CHECK_CONSTRAINTS[name], change
+
+
+async def test_rules_of_rooms_hold_for_new_ones_and_are_not_looked_at_by_a_send(filled: Pool) -> None:
+    error = await _refusal(filled, "INSERT INTO rooms (name) VALUES (' ')")
+    assert isinstance(error, Invalid)
+    assert error.field == "name"
+    await _execute(filled, "ALTER TABLE rooms DISABLE TRIGGER hubbub_check_room")
+    await _execute(filled, "UPDATE rooms SET name = ' '")
+    await _execute(filled, "ALTER TABLE rooms ENABLE TRIGGER hubbub_check_room")
+    assert await _execute(filled, "UPDATE rooms SET last_seq = last_seq + 1") == 1
 
 
 @pytest.mark.parametrize("table", KEEPING)

@@ -103,7 +103,7 @@ async def test_move_of_a_schema_that_is_not_migrated_is_refused(empty_database: 
 
 async def test_sql_for_a_schema_sets_the_search_path_of_its_session(empty_database: PostgresSettings) -> None:
     connection = await connect(empty_database)
-    for statement in migrations.sql(schema="chat").split(";\n"):
+    for statement in migrations.sql(schema="chat").split(";\n\n"):
         if statement.strip():
             await connection.execute(statement)
     await connection.close()

@@ -14,7 +14,7 @@ from migrations.filled import HUBBUB_ROWS, ORIGINAL_ROWS, fill
 async def _send_statements(settings: PostgresSettings, script: str) -> None:
     """Send one statement after the other, as psql does."""
     connection = await connect(settings)
-    for statement in script.strip().split(";\n"):
+    for statement in script.strip().split(";\n\n"):
         await connection.execute(statement)
     await connection.close()
 

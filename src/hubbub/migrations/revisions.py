@@ -8,7 +8,7 @@ from typing import Final
 from hubbub.errors import Invalid, SchemaMismatch
 from hubbub.postgres import TABLES, Executor, Statement
 
-NEWEST = 18
+NEWEST = 19
 """The number of the newest revision in `versions/`. Numbers have no gaps."""
 
 KEYS = "0015"

@@ -122,6 +122,7 @@ async def move(settings: PostgresSettings, schema: str, timeouts: Timeouts) -> N
             await _make_schema(executor, schema)
             for table in TABLES:
                 await _execute(executor, f"ALTER TABLE {settings.schema}.{table} SET SCHEMA {schema}")
+            await _execute(executor, f"ALTER FUNCTION {settings.schema}.hubbub_check_room() SET SCHEMA {schema}")
 
 
 async def _make_schema(executor: Executor, schema: str) -> None:

@@ -2,7 +2,8 @@
 
 A revision is `versions/NNNN_name.up.sql` and `.down.sql`, which psql could run as they are:
 
-- A statement ends with a semicolon at the end of a line. A line that starts with `--` is a comment.
+- A statement ends with a semicolon at the end of a line, outside of the `$$` of a function. A line that starts
+  with `--` is a comment.
 - The first comment is the title of the revision; in a `.down.sql` it says what the revision deletes.
 - BEGIN and COMMIT make a transaction. Any other statement commits on its own, and can be run again.
 - The last statement before the last COMMIT writes the new revision to the version table.
@@ -92,7 +93,7 @@ def steps(direction: Direction, revision: str) -> list[Step]:
             comment.append(line)
             continue
         sql.append(line)
-        if line.endswith(";"):
+        if line.endswith(";") and "\n".join(sql).count("$$") % 2 == 0:
             found.append(Step("\n".join(sql)[:-1], "\n".join(comment).strip()))
             comment, sql = [], []
     return found

@@ -346,7 +346,7 @@ def _decode_user(user_id: UUID, data: bytes) -> User | None:
 
 def _check_page(room_id: UUID, data: bytes) -> bytes | None:
     """It only has to begin with the room's id and end as JSON does, because parsing costs more than the read."""
-    return data if data.startswith(b'{"room_id" : "%s",' % str(room_id).encode()) and data.endswith(b"}") else None
+    return data if data.startswith(b'{"room_id":"%s",' % str(room_id).encode()) and data.endswith(b"}") else None
 
 
 @dataclass(frozen=True, slots=True)

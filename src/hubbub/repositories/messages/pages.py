@@ -142,26 +142,6 @@ async def _read_as_member(executor: Executor, span: Span, deadline: float, viewe
         # The viewer joined, or the first message came, a moment ago.
 
 
-def _as_json(condition: str) -> str:
-    """The SQL of a page in JSON. PostgreSQL writes that of each message, as objects of Python cost three times as
-    much. There is a row if the condition is met."""
-    return f"""
-    SELECT
-        array_agg(convert_to(row_to_json(page)::text, 'UTF8') ORDER BY page.seq) AS messages,
-        count(*) FILTER (WHERE page.seq < $2) AS before
-    FROM ({PAGE.sql.replace(kept("$1"), "true")}) AS page
-    HAVING {condition}
-    """
-
-
-def _messages(messages: list[bytes] | None, before: int) -> tuple[list[bytes], int]:
-    return messages or [], before
-
-
-PAGE_JSON = Statement("messages.page_json", _messages, _as_json(f"EXISTS ({ROOM_EXISTS.sql})"))
-PAGE_JSON_OF_MEMBER = Statement("messages.page_json_of_member", _messages, _as_json(has_member("$1", "$5")))
-
-
 class _Newest(msgspec.Struct):
     id: UUID
     seq: int
@@ -172,17 +152,9 @@ _decode_newest = msgspec.json.Decoder(_Newest).decode
 _JSON: Final = {True: b"true", False: b"false"}
 
 
-async def read_page_json(executor: Executor, span: Span, deadline: float, viewer: UUID | None = None) -> bytes:
-    """The page as JSON, with the fields of `MessagePage`. Raises: as `read_page`."""
-    room_id, pivot, older, newer = span
-    if viewer is not None:
-        row = await executor.fetch_one(
-            PAGE_JSON_OF_MEMBER, room_id, pivot, older + 1, newer + 1, viewer, deadline=deadline
-        )
-        messages, before = existing(row, NotAMember, room_id, viewer)
-    else:
-        rows = await executor.fetch_shared(PAGE_JSON, room_id, pivot, older + 1, newer + 1, deadline=deadline)
-        messages, before = existing(rows[0] if rows else None, NotFound, "room", room_id)
+def _page_json(room_id: UUID, older: int, newer: int, messages: list[bytes] | None, before: int) -> bytes:
+    """The JSON of a page, from that of its messages and of one more per side, of which `before` are older."""
+    messages = messages or []
     items = messages[max(before - older, 0) : before + newer]
     cursor = b"null"
     if items:
@@ -196,3 +168,34 @@ async def read_page_json(executor: Executor, span: Span, deadline: float, viewer
         _JSON[len(messages) - before > newer],
         cursor,
     )
+
+
+def _as_json(condition: str) -> str:
+    """The SQL of a page in JSON. PostgreSQL writes that of each message, as objects of Python cost three times as
+    much. There is a row if the condition is met."""
+    return f"""
+    SELECT
+        $1::uuid AS room_id,
+        $3 - 1 AS older,
+        $4 - 1 AS newer,
+        array_agg(convert_to(row_to_json(page)::text, 'UTF8') ORDER BY page.seq) AS messages,
+        count(*) FILTER (WHERE page.seq < $2) AS before
+    FROM ({PAGE.sql.replace(kept("$1"), "true")}) AS page
+    HAVING {condition}
+    """
+
+
+PAGE_JSON = Statement("messages.page_json", _page_json, _as_json(f"EXISTS ({ROOM_EXISTS.sql})"))
+PAGE_JSON_OF_MEMBER = Statement("messages.page_json_of_member", _page_json, _as_json(has_member("$1", "$5")))
+
+
+async def read_page_json(executor: Executor, span: Span, deadline: float, viewer: UUID | None = None) -> bytes:
+    """The page as JSON, with the fields of `MessagePage`. Raises: as `read_page`."""
+    room_id, pivot, older, newer = span
+    if viewer is not None:
+        page = await executor.fetch_one(
+            PAGE_JSON_OF_MEMBER, room_id, pivot, older + 1, newer + 1, viewer, deadline=deadline
+        )
+        return existing(page, NotAMember, room_id, viewer)
+    pages = await executor.fetch_shared(PAGE_JSON, room_id, pivot, older + 1, newer + 1, deadline=deadline)
+    return existing(pages[0] if pages else None, NotFound, "room", room_id)
