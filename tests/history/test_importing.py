@@ -5,6 +5,7 @@ import gzip
 import io
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -45,6 +46,43 @@ async def test_imported_messages_keep_the_order_and_times_of_their_lines(hub: Hu
     assert [(message.seq, message.content) for message in page.items] == [(2, "one"), (3, "two"), (4, "older")]
     assert page.items[0].created_at == datetime(2004, 11, 15, 12, 18, tzinfo=UTC)
     assert page.items[2].updated_at == datetime(1999, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
+
+
+async def test_account_of_another_system_is_that_of_its_external_id(hub: Hub, pool: Pool) -> None:
+    here = await hub.users.upsert(external_id="google|7", username="here")
+    known, new = "01890a5d-ac96-774b-bcce-b302099a8057", "01890a5d-ac96-774b-bcce-b302099a8058"
+    imported = await load(
+        pool,
+        line("user", id=known, room=None, user="there", external_id="google|7")
+        + line(
+            "user",
+            id=new,
+            room=None,
+            user="bot",
+            content=None,
+            user_kind="bot",
+            display_name="Bot",
+            metadata={"a": 1},
+        )
+        + line(user="there", user_id=known)
+        + line(user="bot", user_id=new),
+    )
+    assert (imported.users, imported.messages, imported.refusals.first) == (1, 2, [])
+    page = await hub.messages.page(derive_room_id("#chat"))
+    assert [message.user_id for message in page.items] == [here.id, UUID(new)]
+    bot = await hub.users.get(UUID(new))
+    assert (bot.email, bot.kind, bot.display_name, bot.metadata) == (None, "bot", "Bot", {"a": 1})
+    assert [user.id for user in (await hub.users.search("bo")).items] == [bot.id]
+
+
+async def test_membership_of_a_running_room_gets_the_metadata_of_a_line(
+    hub: Hub, pool: Pool, room: Room, ada: User
+) -> None:
+    about = {"room_id": str(room.id), "user_id": str(ada.id), "at": "2100-01-01T00:00:00Z"}  # after the joining
+    imported = await load(pool, line("member_change", metadata={"nickname": "countess"}, **about))
+    assert (imported.events, imported.refusals.first) == (1, [])
+    assert (await hub.room_users.get(room.id, ada.id)).metadata == {"nickname": "countess"}
+    assert await log_of(pool, room.id) == ["joined", "member_changed"]
 
 
 async def test_message_of_a_non_member_adds_a_joined_entry_first(hub: Hub, pool: Pool) -> None:

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from hubbub import Conflict, Hub, Invalid, NotFound, PostgresSettings, PublicUser, Settings, User, UserKind
-from hubbub.postgres import Statement, connect
+from hubbub.deletions import HIDE_ACCOUNT
+from hubbub.postgres import Pool, Statement, connect
 from hubbub.repositories import Users
 from migrations.filled import fill
 from plans import pages_touched
@@ -140,6 +141,15 @@ async def test_account_without_a_password_has_no_credentials_until_one_is_set(hu
 async def test_deleted_account_of_another_system_is_made_anew(hub: Hub) -> None:
     first = await hub.users.upsert(external_id=GOOGLE, username="ada")
     await hub.users.delete(first.id)
+    second = await hub.users.upsert(external_id=GOOGLE, username="ada")
+    assert second.id != first.id
+
+
+async def test_account_that_is_being_deleted_is_hidden_and_its_names_are_free(hub: Hub, pool: Pool) -> None:
+    first = await hub.users.upsert(external_id=GOOGLE, username="ada", display_name="Ada", metadata={"a": 1})
+    await pool.execute(HIDE_ACCOUNT, first.id)
+    assert await hub.users.find_by_external_id(GOOGLE) is None
+    assert (await hub.users.search("ada")).items == []
     second = await hub.users.upsert(external_id=GOOGLE, username="ada")
     assert second.id != first.id
 
