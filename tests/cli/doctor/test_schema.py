@@ -172,3 +172,15 @@ async def test_plans_of_a_role_without_rights_are_skipped(look: Look, role: Post
 def test_every_statement_of_the_repositories_is_planned() -> None:
     prefixes = ("users.", "rooms.", "room_users.", "messages.", "receipts.")
     assert {one.name for one in hot_statements()} >= {name for name in statements() if name.startswith(prefixes)}
+
+
+async def test_deletion_that_was_cut_off_is_named_after_an_hour(
+    look: Look, database: PostgresSettings, sql: Sql
+) -> None:
+    await sql("INSERT INTO hubbub_deletions (id, is_room) VALUES (gen_random_uuid(), true)")
+    assert result_of(await look(database), "postgresql.deletions").summary == "none is unfinished"
+    await sql("UPDATE hubbub_deletions SET created_at = now() - interval '2 hours'")
+    section = await look(database)
+    assert severities(section, "postgresql.deletions") == ["warning"]
+    assert "1 account or room is hidden" in meanings(section, "postgresql.deletions")
+    assert "hubbub maintain" in meanings(section, "postgresql.deletions")

@@ -214,6 +214,30 @@ async def _foreign_keys(postgres: Postgres) -> Result:
     return Result(f"{len(keys)} without an index", findings)
 
 
+UNFINISHED_SECONDS: Final = 3_600
+"""A call that deletes a million messages takes a minute. One that was cut off leaves the rest."""
+
+_UNFINISHED = Statement(
+    "doctor.unfinished_deletions",
+    int,
+    """
+    SELECT count(*) AS unfinished
+    FROM hubbub_deletions
+    WHERE created_at < now() - $1 * interval '1 second'
+    """,
+)
+
+
+async def _deletions(postgres: Postgres) -> Result:
+    await _need_head(postgres)
+    unfinished = await postgres.executor.fetch_one(_UNFINISHED, UNFINISHED_SECONDS)
+    if not unfinished:
+        return Result("none is unfinished")
+    number = "1 account or room is" if unfinished == 1 else f"{unfinished} accounts and rooms are"
+    meaning = f"{number} hidden for more than an hour, and not deleted to the end."
+    return Result(f"{unfinished} unfinished", [warning(meaning, "hubbub maintain")])
+
+
 class Table(NamedTuple):
     name: str
     live: int
@@ -357,6 +381,7 @@ CHECKS: Final[tuple[Check[Postgres], ...]] = (
     Check("postgresql.migrations", "migrations", _migrations),
     Check("postgresql.indexes", "indexes", _indexes),
     Check("postgresql.foreign_keys", "foreign keys", _foreign_keys),
+    Check("postgresql.deletions", "deletions", _deletions),
     Check("postgresql.vacuum", "vacuum", _vacuum),
     Check("postgresql.plans", "plans", _plans),
 )
