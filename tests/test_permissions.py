@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -381,8 +381,8 @@ NEVER: Final = {
 
 @pytest.mark.parametrize("operation", sorted({row.operation for row in ROWS}))
 def test_operation_takes_the_arguments_that_it_has_in_the_hub(hub: Hub, operation: str) -> None:
-    me: object = hub.as_user(new_id())
-    original: object = hub
+    me: Any = hub.as_user(new_id())
+    original: Any = hub
     for name in operation.split("."):
         me = getattr(me, name)
     for name in OF_THE_HUB.get(operation, operation).split("."):
@@ -390,7 +390,7 @@ def test_operation_takes_the_arguments_that_it_has_in_the_hub(hub: Hub, operatio
     if original is None:
         assert operation in {"users.me", "rooms.list_json"}
         return
-    own, of_hub = inspect.signature(me), inspect.signature(original)  # type: ignore[arg-type]
+    own, of_hub = inspect.signature(me), inspect.signature(original)
     missing = of_hub.parameters.keys() - own.parameters.keys() - LEFT_OUT
     assert {(operation, name) for name in missing} <= NEVER
     for name in own.parameters.keys() & of_hub.parameters.keys():
@@ -475,20 +475,23 @@ async def _waits_for_a_lock(pool: Pool) -> bool:
     return bool(await pool.fetch_one(WAITING))
 
 
-async def test_member_who_joins_while_a_page_is_read_gets_it_whole(
-    hub: Hub, ada: User, bob: User, room: Room, monkeypatch: pytest.MonkeyPatch
+async def test_members_and_strangers_who_open_a_room_at_once_get_what_each_may_see(
+    hub: Hub, ada: User, room: Room
 ) -> None:
     sent = await hub.messages.send(room.id, ada.id, "hello")
-    executor = hub.messages._executor
-    fetch_one = executor.fetch_one
-
-    async def join_first(statement: Statement[object], *args: object, deadline: float | None = None) -> object:
-        if statement.name == "messages.has_messages":
-            await hub.room_users.add(room.id, bob.id)
-        return await fetch_one(statement, *args, deadline=deadline)
-
-    monkeypatch.setattr(executor, "fetch_one", join_first)
-    assert (await hub.as_user(bob.id).messages.page(room.id)).items == [sent]
+    empty = await hub.rooms.create("empty", created_by=ada.id)
+    users = [await hub.users.create(f"u{n}@example.org", f"u{n}", "!") for n in range(30)]
+    for user in users[::2]:
+        await hub.room_users.add(room.id, user.id)
+        await hub.room_users.add(empty.id, user.id)
+    for _ in range(3):
+        pages = [hub.as_user(user.id).messages.page(one.id) for one in (room, empty) for user in users]
+        as_json = [hub.as_user(user.id).messages.page_json(one.id) for one in (room, empty) for user in users]
+        outcomes: list[Any] = [*await asyncio.gather(*pages, *as_json, return_exceptions=True)]
+        assert all(isinstance(outcome, NotAMember) for outcome in outcomes[1::2])
+        assert [outcome.items for outcome in outcomes[:60:2]] == [[sent]] * 15 + [[]] * 15
+        assert [len(msgspec.json.decode(outcome)["items"]) for outcome in outcomes[60::2]] == [1] * 15 + [0] * 15
+        assert [refused.user_id for refused in outcomes[1:60:2]] == [user.id for user in users[1::2]] * 2
 
 
 async def test_page_of_a_viewer_is_that_of_the_application(hub: Hub, ada: User, room: Room) -> None:

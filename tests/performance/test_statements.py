@@ -104,3 +104,14 @@ async def test_hundreds_of_concurrent_pages_of_one_room_share_few_statements(
     pages = [hub.messages.page(room.id) for _ in range(200)]
     as_json = [hub.messages.page_json(room.id) for _ in range(200)]
     assert await statements.of(*pages, *as_json) <= 8
+
+
+async def test_hundreds_of_acting_users_who_open_a_room_at_once_share_few_statements(
+    hub: Hub, ada: User, room: Room, statements: Statements
+) -> None:
+    await hub.messages.send(room.id, ada.id, "hello")
+    users = await asyncio.gather(*(hub.users.create(f"u{n}@example.org", f"u{n}", "hash") for n in range(200)))
+    await hub.room_users.add_many(room.id, [user.id for user in users])
+    pages = [hub.as_user(user.id).messages.page(room.id) for user in users]
+    as_json = [hub.as_user(user.id).messages.page_json(room.id) for user in users]
+    assert await statements.of(*pages, *as_json) <= 8

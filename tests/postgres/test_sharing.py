@@ -367,6 +367,24 @@ async def test_callers_with_different_arguments_share_nothing(pool: Recorder) ->
     assert [len(one) for one in found] == [1, 2, 3]
 
 
+ASKED = Statement(
+    "test.asked",
+    lambda bodies: (bodies,),
+    "SELECT array_agg(body ORDER BY id) AS bodies FROM notes WHERE id >= $1 AND id = ANY($2::int[])",
+)
+
+
+async def test_callers_that_differ_in_the_last_argument_share_a_statement_that_gets_all_of_these(
+    pool: Recorder,
+) -> None:
+    asked = [(2, 2), (2, 3), (2, 4), (3, 2), (2, 3)]
+    found = await asyncio.gather(*(pool.fetch_shared_by_each(ASKED, first, number) for first, number in asked))
+    assert found == [[(["2"],)], [(["3", "4"],)], [(["3", "4"],)], [(None,)], [(["3", "4"],)]]
+    assert len(pool.sent) == 3
+    async with pool.transaction() as transaction:
+        assert await transaction.fetch_shared_by_each(ASKED, 2, 4) == [(["4"],)]
+
+
 async def test_given_deadline_ends_the_call_of_one_and_of_several_callers(
     pool: Recorder, observer: Observer
 ) -> None:

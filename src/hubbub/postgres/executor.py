@@ -45,6 +45,12 @@ class Executor(Protocol):
         """
         ...
 
+    def fetch_shared_by_each(
+        self, statement: Statement[T], *args: object, deadline: float | None = None
+    ) -> Awaitable[list[T]]:
+        """As `fetch_shared`, for calls that differ in the last argument: the statement gets an array of these."""
+        ...
+
     async def execute(self, statement: Statement[T], *args: object) -> int:
         """Run the statement. Returns the number of rows that it changed."""
         ...

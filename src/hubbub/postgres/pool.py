@@ -190,6 +190,11 @@ class Pool:
     ) -> Awaitable[list[T]]:
         return self._shared.fetch(statement, args, deadline)
 
+    def fetch_shared_by_each(
+        self, statement: Statement[T], *args: object, deadline: float | None = None
+    ) -> Awaitable[list[T]]:
+        return self._shared.fetch_by_each(statement, args, deadline)
+
     async def execute(self, statement: Statement[T], *args: object) -> int:
         sql = statement.in_schema[self._settings.schema]
         tag = await self._run(statement, args, lambda connection: connection.execute(sql, *args))

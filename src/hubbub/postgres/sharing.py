@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 Args: TypeAlias = tuple[object, ...]
 
-Asked: TypeAlias = tuple[Statement[Any], Args]
+Asked: TypeAlias = tuple[Statement[Any], Args, object]
+"""A statement, its arguments, and one of the array that is its last argument; None without such an array."""
 
 CALLERS_PER_STATEMENT: Final = 500
 """More make a statement no cheaper per caller, and keep the event loop busy for longer at a time."""
@@ -73,15 +74,21 @@ class SharedStatements:
 
     def fetch(self, statement: Statement[T], args: Args, deadline: float | None) -> Awaitable[list[T]]:
         """Every row."""
-        asked = (statement, args)
-        return self._shared.call(asked, asked, deadline=deadline)
+        return self._shared.call((statement, args, None), (statement, args), deadline=deadline)
+
+    def fetch_by_each(self, statement: Statement[T], args: Args, deadline: float | None) -> Awaitable[list[T]]:
+        """Every row, of a statement with an array of the last arguments of all who share it."""
+        shared = args[:-1]
+        return self._shared.call((statement, shared, args[-1]), (statement, shared), deadline=deadline)
 
     async def _fetch(self, asked: Asked, deadline: float) -> list[Any]:
-        statement, args = asked
-        return await self._executor.fetch_all(statement, *args, deadline=deadline)
+        return (await self._fetch_for_all([asked], deadline))[0]
 
     async def _fetch_for_all(self, asked: Sequence[Asked], deadline: float) -> list[list[Any]]:
-        return [await self._fetch(asked[0], deadline)] * len(asked)  # all ask the same
+        statement, args, each = asked[0]  # the first two are those of all
+        if each is not None:
+            args = (*args, list({one[2] for one in asked}))
+        return [await self._executor.fetch_all(statement, *args, deadline=deadline)] * len(asked)
 
     async def close(self) -> None:
         """Refuse new callers, and wait for the statements in flight: the pool bounds how long they take."""

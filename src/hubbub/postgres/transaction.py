@@ -133,6 +133,11 @@ class OpenTransaction:
 
     fetch_shared = fetch_all  # for the same reason
 
+    async def fetch_shared_by_each(
+        self, statement: Statement[T], *args: object, deadline: float | None = None
+    ) -> list[T]:
+        return await self.fetch_all(statement, *args[:-1], [args[-1]], deadline=deadline)
+
     async def execute(self, statement: Statement[T], *args: object) -> int:
         sql = statement.in_schema[self._connection.schema]
         tag = await self._run(statement.name, lambda connection: connection.execute(sql, *args))

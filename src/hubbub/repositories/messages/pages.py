@@ -2,7 +2,7 @@
 
 Callers that wait for the same page share the statement that reads it, as when all members open one room. A caller
 joins only a statement that was not sent yet, so all that was acknowledged before the call is on the page. The page
-of a viewer, who has to be a member, is a statement of its own.
+of viewers, who have to be members, is shared among them alike: the statement finds out who is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hubbub.models import Message, MessagePage
 from hubbub.positions import Position, mark
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import MESSAGE
-from hubbub.sql import existing, has_member, kept, readable
+from hubbub.sql import columns, existing, kept, readable
 
 PageAnchor: TypeAlias = int | Message
 """The position in the log of a room from which a page is read: a seq, or the message that has it."""
@@ -82,26 +82,36 @@ def seq_of(field: str, room_id: UUID, anchor: PageAnchor) -> int:
 # for tells whether there is more on that side. After the newest message there is nothing to look for, which
 # PostgreSQL sees before it descends the index.
 PAGE = Statement("messages.page", Message, f"({_OLDER} LIMIT $3) UNION ALL ({_NEWER} LIMIT $4) LIMIT $3 + $4")
-PAGE_OF_MEMBER = Statement(
-    "messages.page_of_member",
+# The page of many viewers, whose ids are in $5. The first row is not a message: its content has the ids of those
+# who are members. If none of them is, there is no row at all.
+_VIEWERS: Final = f"""viewers AS MATERIALIZED (
+        SELECT string_agg(user_id::text, ' ') AS ids
+        FROM room_users
+        WHERE room_id = $1
+            AND user_id = ANY($5::uuid[])
+            AND {kept("$1", "user_id")}
+        HAVING count(*) > 0
+    )"""
+_NO_MESSAGE: Final = dict.fromkeys(Message.__struct_fields__, "NULL") | {
+    "seq": "0",
+    "message_type": "'text'",
+    "content": "ids",
+}
+_ANY_VIEWER: Final = "EXISTS (SELECT 1 FROM viewers)"
+PAGE_OF_VIEWERS = Statement(
+    "messages.page_of_viewers",
     Message,
-    PAGE.sql.replace(kept("$1"), has_member("$1", "$5")),
+    f"""
+    WITH {_VIEWERS}
+    SELECT {columns(Message, computed=_NO_MESSAGE)}
+    FROM viewers
+    UNION ALL
+    ({PAGE.sql.replace(kept("$1"), _ANY_VIEWER)})
+    """,
 )
 
 ROOM_EXISTS = Statement(
     "messages.room_exists", int, f"SELECT 1 AS found FROM rooms WHERE id = $1 AND {kept('$1')}"
-)
-
-HAS_MESSAGES = Statement(
-    "messages.has_messages",
-    bool,
-    f"""
-    SELECT EXISTS (SELECT 1 FROM messages WHERE room_id = $1) AS found
-    FROM room_users
-    WHERE room_id = $1
-        AND user_id = $2
-        AND {kept("$1", "$2")}
-    """,
 )
 
 
@@ -109,7 +119,12 @@ async def read_page(executor: Executor, span: Span, deadline: float, viewer: UUI
     """The page. Raises: NotFound (no such room), NotAMember (the `viewer`, if there is one)."""
     room_id, pivot, older, newer = span
     if viewer is not None:
-        rows = await _read_as_member(executor, span, deadline, viewer)
+        seen = await executor.fetch_shared_by_each(
+            PAGE_OF_VIEWERS, room_id, pivot, older + 1, newer + 1, viewer, deadline=deadline
+        )
+        if not seen or str(viewer) not in seen[0].content:
+            raise NotAMember(room_id, viewer)
+        rows = seen[1:]
     else:
         rows = await executor.fetch_shared(PAGE, room_id, pivot, older + 1, newer + 1, deadline=deadline)
         if not rows:
@@ -125,21 +140,6 @@ async def read_page(executor: Executor, span: Span, deadline: float, viewer: UUI
         has_newer=len(after) > newer,
         cursor=items[-1].cursor if items else None,
     )
-
-
-async def _read_as_member(executor: Executor, span: Span, deadline: float, viewer: UUID) -> list[Message]:
-    """The rows of a page. A page has one at least, unless the room is empty or not to be read."""
-    room_id, pivot, older, newer = span
-    while True:
-        rows = await executor.fetch_all(
-            PAGE_OF_MEMBER, room_id, pivot, older + 1, newer + 1, viewer, deadline=deadline
-        )
-        if rows:
-            return rows
-        has_messages = await executor.fetch_one(HAS_MESSAGES, room_id, viewer, deadline=deadline)
-        if not existing(has_messages, NotAMember, room_id, viewer):
-            return []
-        # The viewer joined, or the first message came, a moment ago.
 
 
 class _Newest(msgspec.Struct):
@@ -170,32 +170,42 @@ def _page_json(room_id: UUID, older: int, newer: int, messages: list[bytes] | No
     )
 
 
-def _as_json(condition: str) -> str:
+def _as_json(condition: str, before: str = "", more: str = "") -> str:
     """The SQL of a page in JSON. PostgreSQL writes that of each message, as objects of Python cost three times as
     much. There is a row if the condition is met."""
     return f"""
+    {before}
     SELECT
         $1::uuid AS room_id,
         $3 - 1 AS older,
         $4 - 1 AS newer,
         array_agg(convert_to(row_to_json(page)::text, 'UTF8') ORDER BY page.seq) AS messages,
-        count(*) FILTER (WHERE page.seq < $2) AS before
+        count(*) FILTER (WHERE page.seq < $2) AS before{more}
     FROM ({PAGE.sql.replace(kept("$1"), "true")}) AS page
     HAVING {condition}
     """
 
 
 PAGE_JSON = Statement("messages.page_json", _page_json, _as_json(f"EXISTS ({ROOM_EXISTS.sql})"))
-PAGE_JSON_OF_MEMBER = Statement("messages.page_json_of_member", _page_json, _as_json(has_member("$1", "$5")))
+PAGE_JSON_OF_VIEWERS = Statement(
+    "messages.page_json_of_viewers",
+    lambda room_id, older, newer, messages, before, viewers: (
+        _page_json(room_id, older, newer, messages, before),
+        viewers,
+    ),
+    _as_json(_ANY_VIEWER, f"WITH {_VIEWERS}", ",\n        (SELECT ids FROM viewers) AS viewers"),
+)
 
 
 async def read_page_json(executor: Executor, span: Span, deadline: float, viewer: UUID | None = None) -> bytes:
     """The page as JSON, with the fields of `MessagePage`. Raises: as `read_page`."""
     room_id, pivot, older, newer = span
     if viewer is not None:
-        page = await executor.fetch_one(
-            PAGE_JSON_OF_MEMBER, room_id, pivot, older + 1, newer + 1, viewer, deadline=deadline
+        seen = await executor.fetch_shared_by_each(
+            PAGE_JSON_OF_VIEWERS, room_id, pivot, older + 1, newer + 1, viewer, deadline=deadline
         )
-        return existing(page, NotAMember, room_id, viewer)
+        if not seen or str(viewer) not in seen[0][1]:
+            raise NotAMember(room_id, viewer)
+        return seen[0][0]
     pages = await executor.fetch_shared(PAGE_JSON, room_id, pivot, older + 1, newer + 1, deadline=deadline)
     return existing(pages[0] if pages else None, NotFound, "room", room_id)
