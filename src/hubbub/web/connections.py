@@ -51,6 +51,8 @@ class Connection(ABC):
         self.blocked_since = inf
         """When the write began that the client has not taken yet, in the time of the event loop."""
         self.sent_at = 0.0
+        self.positions: Mapping[UUID, str] | None = None
+        """Those that the client has, until it is entered: they are too large to be kept for its life."""
         self.watched: Sequence[UUID] = ()
         """The rooms of whose members the presence is wanted from the beginning."""
         self.has_gone = False
@@ -78,12 +80,12 @@ class Connection(ABC):
     async def _finish(self, code: int) -> None:
         """Close the transport. Raises: OSError (the client has gone)."""
 
-    async def run(self, positions: Mapping[UUID, str] | None) -> None:
+    async def run(self) -> None:
         """Serve the client until it goes or the connection is closed."""
         refused = self.gateway.enter(self)
         try:
             if refused is None:
-                refused = await self._open(positions)
+                refused = await self._open()
             if refused is not None:
                 with suppress(OSError):
                     await self._say_bye(refused)
@@ -91,24 +93,26 @@ class Connection(ABC):
             self.has_gone = True
             self.gateway.leave(self)
 
-    async def _open(self, positions: Mapping[UUID, str] | None) -> int | None:
+    async def _open(self) -> int | None:
         """Returns the code with which to refuse the client, or None once it has gone."""
         try:
             await self.hub.cache.user(self.user_id)
+            resumed = self.positions is not None
             follower = self.hub.follow(
                 self.user_id,
-                after=positions,
-                complete=positions is not None,
+                after=self.positions,
+                complete=resumed,
                 typing=True,
                 presence=self.watched,
                 read_marks=True,
                 profiles=True,
                 token=self.identity.token,
             )
+            self.positions = None
             async with self.hub.presence.online(self.user_id, self.device), follower as self._follower:
                 if self.code is not None:  # closed meanwhile
                     return self.code
-                await self._serve(self._follower, resumed=positions is not None)
+                await self._serve(self._follower, resumed=resumed)
         except Invalid:  # a cursor of another room
             return 4503
         except NotFound:

@@ -10,7 +10,7 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from starlette.routing import Router, WebSocketRoute
+from starlette.routing import Router
 
 from hubbub.errors import Forbidden, Invalid
 from hubbub.hub import Hub
@@ -88,12 +88,16 @@ class Gateway:
         self._pings: set[asyncio.Task[None]] = set()
         self._may = may
         self._before_send = tuple(before_send)
-        self._router = Router([WebSocketRoute("/socket", Sockets(self)), *Http(self).routes()])
+        self._sockets = Sockets(self)
+        self._router = Router(Http(self).routes())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("path", "").endswith("/"):  # as Litestar has it below a mount
             scope = {**scope, "path": scope["path"].rstrip("/")}
-        await self._router(scope, receive, send)
+        if scope["type"] == "websocket" and _path(scope) == "/socket":
+            await self._sockets(scope, receive, send)  # without a router, whose frames would live as long
+        else:
+            await self._router(scope, receive, send)
 
     def hub_of(self, request: HTTPConnection) -> Hub:
         """The hub that serves this request."""
@@ -239,6 +243,12 @@ class Gateway:
                 task = asyncio.create_task(connection.ping(), name="hubbub: ping a client")
                 self._pings.add(task)
                 task.add_done_callback(self._pings.discard)
+
+
+def _path(scope: Scope) -> str:
+    """The path below the mount."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 async def _value(found: Any) -> Any:  # noqa: ANN401 - what a callable of the application returns

@@ -157,7 +157,9 @@ class Http:
         has_ids = request.method == "GET"
         stream = EventStream(self._gateway, hub, identity, device, receive, send, has_ids=has_ids)
         stream.watched = subscription.watched
-        await stream.run(subscription.positions)
+        stream.positions = subscription.positions
+        del request, subscription
+        await stream.run()
 
     async def _subscribed(self, request: Request) -> Subscription:
         named = request.query_params.get("watch")

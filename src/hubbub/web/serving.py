@@ -7,10 +7,9 @@ import socket
 from collections.abc import Callable, Collection
 from typing import Final
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 
 from hubbub.hub import Hub
 from hubbub.web import frames
@@ -68,7 +67,7 @@ async def serve(
         status = 200 if found.ready else 503
         return Response(frames.encode({"ready": found.ready}), status, media_type="application/json")
 
-    app = Starlette(routes=[Route("/health", health), Mount(path, gateway)])
+    app = Router([Route("/health", health), Mount(path, gateway)])
     config = uvicorn.Config(
         app,
         ws="websockets-sansio",

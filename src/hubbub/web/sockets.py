@@ -64,22 +64,21 @@ class Sockets:
                 if offered and chosen is None:
                     raise _Refused(4426)  # noqa: TRY301 - as any other refusal
                 async with asyncio.timeout(HELLO_SECONDS):
-                    connection, positions = await self._hello(request, receive, send)
+                    connection = await self._hello(request, receive, send)
             except TimeoutError:
                 await self._refuse(send, 4408)
             except _Refused as refused:
                 await self._refuse(send, refused.code)
             else:
-                await connection.run(positions)
+                del request, offered
+                await connection.run()
 
     async def _refuse(self, send: Send, code: int) -> None:
         await send({"type": "websocket.send", "text": self._gateway.bye(code)})
         await send({"type": "websocket.close", "code": code, "reason": frames.REASONS[code]})
 
-    async def _hello(
-        self, request: HTTPConnection, receive: Receive, send: Send
-    ) -> tuple[Socket, Mapping[UUID, str] | None]:
-        """A client that has said who it is, and its positions. Raises: _Gone, _Refused, OSError."""
+    async def _hello(self, request: HTTPConnection, receive: Receive, send: Send) -> Socket:
+        """A client that has said who it is. Raises: _Gone, _Refused, OSError."""
         try:
             hello = _decode(frames.Hello, _decode_hello, await _text(receive))
             positions, more = hello.positions, hello.more
@@ -97,7 +96,9 @@ class Sockets:
             raise _Refused(1013) from error
         if identity is None:
             raise _Refused(4401)
-        return Socket(self._gateway, hub, identity, hello.device, receive, send), positions
+        connection = Socket(self._gateway, hub, identity, hello.device, receive, send)
+        connection.positions = positions
+        return connection
 
 
 def _decode(kind: type[F], decoder: msgspec.json.Decoder[F], text: str) -> F:
@@ -140,15 +141,15 @@ class Socket(Connection):
         super().__init__(gateway, hub, identity, device)
         self._asgi_receive = receive
         self._asgi_send = send
-        self._commands: set[asyncio.Task[None]] = set()
-        self._answering: set[asyncio.Task[None]] = set()
+        self._commands: dict[asyncio.Task[None], None] = {}  # a third of the size of an empty set
+        self._answering: dict[asyncio.Task[None], None] = {}
         self._sends: dict[UUID, asyncio.Task[None]] = {}  # the newest of each room
         self._full_at = 0.0  # when the bucket of its rate is full, in the time of the event loop
         self._refusals = 0
 
-    async def run(self, positions: Mapping[UUID, str] | None) -> None:
+    async def run(self) -> None:
         try:
-            await super().run(positions)
+            await super().run()
         finally:
             if self._commands:  # what the client has sent is done, also if it has gone meanwhile
                 await asyncio.wait(self._commands)
@@ -210,8 +211,8 @@ class Socket(Connection):
 
     def _begin(self, command: Command, ref: int | None, text: str) -> None:
         task = asyncio.create_task(self._do(command, ref, text), name=f"hubbub: {command.name}")
-        self._commands.add(task)
-        task.add_done_callback(self._commands.discard)
+        self._commands[task] = None
+        task.add_done_callback(self._commands.pop)
 
     async def _do(self, command: Command, ref: int | None, text: str) -> None:
         answer = b""
@@ -224,14 +225,14 @@ class Socket(Connection):
             failed = frames.Error(ref, "server-error", "The log of the server has the cause.")
             answer = frames.encode(failed)
         if task := asyncio.current_task():
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+            self._answering[task] = None
+            task.add_done_callback(self._answering.pop)
         with suppress(OSError):
             await self.write(answer.decode())
 
     def abort(self, code: int) -> None:
         super().abort(code)
-        for task in self._answering:
+        for task in tuple(self._answering):
             task.cancel()
 
     def _call(self) -> Call:

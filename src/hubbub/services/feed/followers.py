@@ -112,6 +112,7 @@ class Follower:
 
     def __post_init__(self) -> None:
         self._events = self.inbox.events
+        self.inbox.positions = self.positions
 
     @property
     def user_id(self) -> UUID:

@@ -29,7 +29,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -594,6 +594,8 @@ class Inbox:
     size: int = 0
     """The size of what rooms have put here since it was last empty."""
     behind: dict[FollowedPosition, None] = field(default_factory=dict)
+    positions: Mapping[UUID, FollowedPosition] = field(default_factory=dict)
+    """All positions of the follower, by room."""
     _reader: asyncio.Future[None] | None = None
 
     def put(self, event: FeedEvent) -> None:

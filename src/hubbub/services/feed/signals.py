@@ -64,12 +64,11 @@ class Signals:
         self._rooms = rooms
         rooms.on_mark = self._take_mark
         self._announcements = announcements
-        self._typing: dict[UUID, dict[FollowedPosition, None]] = {}
+        self._typing: dict[UUID, int] = {}  # how many positions want it, by room
         self._typing_subscriptions: dict[UUID, CallbackSubscription] = {}
         self._watchers = 0
         self._presence_subscription: CallbackSubscription | None = None
         self._inboxes: dict[UUID, dict[Inbox, None]] = {}  # of those that want read marks or profiles, by user
-        self._positions: dict[tuple[UUID, UUID], dict[FollowedPosition, None]] = {}  # theirs, by room and user
         self._marks: dict[tuple[UUID, UUID], ReadMarkMoved] = {}  # the newest of each room and user
         self._changes: dict[
             UUID, dict[type[PresenceChanged | ProfileChanged], PresenceChanged | ProfileChanged]
@@ -132,34 +131,31 @@ class Signals:
         """A follower has a position in a room."""
         room_id = followed.room.id
         if followed.inbox.wants_typing:
-            self._typing.setdefault(room_id, {})[followed] = None
+            self._typing[room_id] = self._typing.get(room_id, 0) + 1
             if room_id not in self._typing_subscriptions:
                 receive = partial(self._receive_typing, room_id)
                 subscription = self._subscriptions.subscribe_soon_with(typing_channel(room_id), receive)
                 self._typing_subscriptions[room_id] = subscription
-        if followed.inbox.wants_read_marks:
-            self._positions.setdefault((room_id, followed.inbox.user_id), {})[followed] = None
 
     def unfollow(self, followed: FollowedPosition) -> None:
         """The position has ended."""
         room_id = followed.room.id
-        positions = self._typing.get(room_id, {})
-        positions.pop(followed, None)
-        if followed.inbox.wants_typing and not positions:
-            self._typing.pop(room_id, None)
-            if subscription := self._typing_subscriptions.pop(room_id, None):
-                subscription.unsubscribe()
-        _discard(self._positions, (room_id, followed.inbox.user_id), followed)
+        if not followed.inbox.wants_typing:
+            return
+        self._typing[room_id] -= 1
+        if not self._typing[room_id]:
+            del self._typing[room_id]
+            self._typing_subscriptions.pop(room_id).unsubscribe()
 
     def _receive_typing(self, room_id: UUID, received: Received) -> None:
         if isinstance(received, Gap):
             return  # a client lets typing expire by itself
         event = TypingChanged.from_json(room_id, received)
-        if event is not None:
-            for followed in tuple(self._typing.get(room_id, ())):
-                # A follower that is behind may have been removed further on, and reads what is long past.
-                if followed in followed.room.live:
-                    followed.inbox.offer(event)
+        room = self._rooms.get(room_id)
+        if event is not None and room is not None:
+            # A follower that is behind may have been removed further on, and reads what is long past.
+            for followed in tuple(room.live):
+                followed.inbox.offer(event)
 
     def _receive_presence(self, received: Received) -> None:
         if isinstance(received, Gap):
@@ -184,7 +180,7 @@ class Signals:
         self._notifying.wake()
 
     def _take_mark(self, change: ReadMarkMoved) -> None:
-        if not self._positions:
+        if not self._inboxes:
             return
         if len(self._marks) >= MAX_WAITING:
             self.miss_all()
@@ -196,13 +192,14 @@ class Signals:
         """Deliver read marks to the user's own followers, and to the others in a room that shows them."""
         marks, self._marks = self._marks, {}
         pauses = Pauses()
-        for key, change in marks.items():
+        for (room_id, user_id), change in marks.items():
             room = self._rooms.get(change.room_id)
             event = ReadMarkChanged(change.room_id, change.user_id, change.last_read_seq)
             # A follower that is behind may have been removed further on. Then marks of others are not for it.
             others = room.live if room is not None and change.is_shown else ()
-            for followed in dict.fromkeys((*self._positions.get(key, ()), *others)):
-                followed.inbox.offer(event)
+            own = [inbox for inbox in self._inboxes.get(user_id, ()) if room_id in inbox.positions]
+            for inbox in dict.fromkeys((*own, *(followed.inbox for followed in others))):
+                inbox.offer(event)
             await pauses.pause_if_due()
 
     async def _notify(self) -> float:
