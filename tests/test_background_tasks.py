@@ -36,6 +36,11 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
         "'checking sessions of followers'",
         lambda hub: hub._feed._followers._sessions._checking,
     ),
+    (
+        "services/changes.py",
+        "'renew the lease of a feed'",
+        lambda hub: hub.changes.follow(consumer="push")._renewing,
+    ),
     ("postgres/pool.py", "'end abandoned transactions'", lambda hub: hub._pool._ending_abandoned),
     (
         "services/feed/signals.py",

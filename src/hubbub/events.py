@@ -21,6 +21,8 @@ from hubbub.models import Message, ResyncReason, Role, Value
 
 PRESENCE_CHANNEL: Final = "presence"
 MEMBERSHIPS_CHANNEL: Final = "memberships"
+CHANGES_CHANNEL: Final = "room:changes"
+"""One of the channels that the Redis users of running installations may use."""
 _TYPING: Final = "typing:"
 _ROOM: Final = "room:"
 _OWN_PREFIXES: Final = (_TYPING, _ROOM)

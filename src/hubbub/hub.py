@@ -38,6 +38,7 @@ from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, Ro
 from hubbub.repositories.read_receipts import MARKS_PER_STATEMENT
 from hubbub.services.accounts import Accounts, KnownNetworks
 from hubbub.services.cache import Cache
+from hubbub.services.changes import Changes
 from hubbub.services.feed import Feed, Follower
 from hubbub.services.health import DEADLINE_SECONDS, Health, probe
 from hubbub.services.presence import Presence
@@ -303,8 +304,12 @@ class Hub(Repositories):
             ended_sessions=partial(find_ended, self._connection),
             instrumentation=instrumentation,
         )
+        self._change_feeds = Changes(
+            pool, connection, subscriptions, heartbeat_seconds=options.follow_heartbeat_seconds
+        )
         self.cache._register(self._commits)
         self._feed.register(self._commits)
+        self.changes._register(self._commits)
         self.typing._register(self._commits)
         self._limits = RateLimits(connection)
         take = partial(self.limits.take, fail_open=True)
@@ -340,6 +345,11 @@ class Hub(Repositories):
     def realtime(self) -> RealtimeService:
         """Channels of the application's own in Redis, for what may be lost."""
         return self._realtime
+
+    @property
+    def changes(self) -> Changes:
+        """The feed of changes in all rooms, for push notifications, bots, search indexes and webhooks."""
+        return self._change_feeds
 
     @property
     def cache(self) -> Cache:
@@ -380,6 +390,7 @@ class Hub(Repositories):
             stack.push_async_callback(self.presence._close)
             self.presence._start()
             stack.push_async_callback(self._feed.close)
+            stack.callback(self.changes._close)
             await self._feed.load_key()
             self._feed.start()
             pool = self._pool

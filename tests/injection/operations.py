@@ -12,13 +12,14 @@ from hubbub import Hub, Message, NewMessage, Room, User
 
 PARTS = (
     *("users", "rooms", "room_users", "messages", "receipts"),
-    *("sessions", "realtime", "presence", "typing", "cache", "limits"),
+    *("sessions", "realtime", "presence", "typing", "cache", "limits", "changes"),
 )
 
 NOT_DRIVEN = {
     "start": "takes nothing",
     "close": "takes nothing",
     "transaction": "takes nothing; it yields the repositories",
+    "changes.end": "takes nothing",
     "on": "takes a connection of the application's, and its tests refuse others",
 }
 
@@ -103,6 +104,8 @@ class World:
             "refill_per_second": 1.0,
             "cost": 1,
             "fail_open": False,
+            "consumer": "push",
+            "lease_seconds": 1.0,
             "limit": 10,
             "buffer": 10,
             "cap": 10,

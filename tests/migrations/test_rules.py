@@ -11,7 +11,7 @@ from hubbub.postgres import Pool, Statement
 from hubbub.postgres.errors import CHECK_CONSTRAINTS, FOREIGN_KEYS, UNIQUE_CONSTRAINTS
 from migrations.filled import fill
 
-TABLES = ("users", "rooms", "messages", "room_users", "room_events", "hubbub_imports")
+TABLES = ("users", "rooms", "messages", "room_users", "room_events", "hubbub_imports", "hubbub_consumers")
 
 ROWS = """
     INSERT INTO users (id, email, username, password_hash)
@@ -46,7 +46,10 @@ ROWS = """
     VALUES (sha256('history'), 1);
 
     INSERT INTO hubbub_deletions (id, is_room)
-    VALUES ('00000000-0000-0000-0000-00000000000a', false)
+    VALUES ('00000000-0000-0000-0000-00000000000a', false);
+
+    INSERT INTO hubbub_consumers (name, part, transaction_id, room_id, seq, server, read_at)
+    VALUES ('push', 0, 1, '00000000-0000-0000-0000-00000000000b', 1, '', now())
 """
 
 A_USER = "INSERT INTO users (email, username, password_hash) VALUES "
@@ -68,6 +71,7 @@ TAKING = {
     "room_events_pkey": TWICE.format("room_events"),
     "hubbub_imports_pkey": TWICE.format("hubbub_imports"),
     "hubbub_deletions_pkey": TWICE.format("hubbub_deletions"),
+    "hubbub_consumers_pkey": TWICE.format("hubbub_consumers"),
 }
 
 MISSED = {
@@ -92,6 +96,7 @@ METADATA = [
 ]
 
 BREAKING = {
+    "hubbub_consumers_part_check": ["part = -1", "part = 16"],
     "users_email_check": ["email = 'ada'", "email = '@example.org'", "email = 'ada@'", "email = ''"],
     "users_username_check": [
         "username = ''",

@@ -67,6 +67,7 @@ ADDED_INDEXES = {
     "rooms_direct_key_key",
     "idx_users_external_id",
     "idx_users_display_name",
+    "idx_messages_transaction_id",
 }
 ADDED_CONSTRAINTS = {"idx_messages_room_id", "rooms_direct_key_key"}
 # One index per column is enough: the indexes named in the original schema do what these constraints did.
@@ -93,6 +94,7 @@ ADDED_COLUMNS = {
     ("messages", "deleted_at"): "timestamp with time zone",
     ("messages", "reply_to"): "uuid",
     ("messages", "metadata"): "jsonb",
+    ("messages", "transaction_id"): "bigint",
     ("room_users", "last_read_seq"): "bigint",
     ("room_users", "joined_seq"): "bigint",
     ("message_read_receipts", "room_id"): "uuid",

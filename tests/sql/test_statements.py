@@ -46,6 +46,11 @@ COLUMNS = {
     "log.read_of_member": ENTRY,
     "messages.change_permissions": [*Message.__struct_fields__, "is_member", "may_change"],
     "room_users.states": ["of_room", "of_user", "is_direct", *RoomUser.__struct_fields__],
+    "changes.read": [
+        *("server", "read_at", "horizon", "transaction_id", "room_id", "seq", "is_ready", "is_foreign"),
+        *("kind", "about", "by", "payload", "at"),
+        *Message.__struct_fields__,
+    ],
     "users.search": ["key", *PublicUser.__struct_fields__],
     "rooms.list_for": SUMMARY,
     "rooms.summary": SUMMARY,

@@ -113,6 +113,16 @@ def move(schema: str) -> None:
 
 
 @migrate.command()
+def restored() -> None:
+    """Let the feed of changes go on after a restore by pg_restore. Run it before the application starts.
+
+    New entries get larger transaction ids than all that were restored.
+    """
+    is_changed = asyncio.run(migrations.restored(_database()))
+    click.echo("new entries follow the restored ones" if is_changed else "nothing to do")
+
+
+@migrate.command()
 @click.argument("role")
 @click.option("--print", "only_plan", is_flag=True, help="Print the SQL for psql and change nothing.")
 @seconds("--statement-timeout", "statement_seconds", default=30)

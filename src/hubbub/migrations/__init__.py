@@ -12,6 +12,7 @@ from typing import Literal
 
 from hubbub.migrations import revisions, scripts
 from hubbub.migrations.grants import Limits, grant
+from hubbub.migrations.restored import renumber
 from hubbub.migrations.revisions import HEAD, REVISIONS, to_apply, to_undo, verify
 from hubbub.migrations.runner import Timeouts, migrate
 from hubbub.migrations.runner import move as move_tables
@@ -30,6 +31,7 @@ __all__ = [
     "down",
     "grant",
     "move",
+    "restored",
     "sql",
     "status",
     "up",
@@ -101,6 +103,16 @@ async def move(settings: PostgresSettings, schema: str, *, timeouts: Timeouts = 
     Raises: Invalid (the name, or tables with these names are there), SchemaMismatch (to be migrated first).
     """
     await move_tables(settings, schema, timeouts)
+
+
+async def restored(settings: PostgresSettings, *, timeouts: Timeouts = USUAL_TIMEOUTS) -> bool:
+    """After a restore by pg_restore: give new entries larger transaction ids than all that were restored.
+
+    The feed of changes needs it, because the transactions of another cluster begin at 1. Run it before the
+    application starts. It takes milliseconds. Returns whether there was something to do.
+    Raises: SchemaMismatch (to be migrated first).
+    """
+    return await renumber(settings, timeouts) is not None
 
 
 async def status(settings: PostgresSettings) -> Status:

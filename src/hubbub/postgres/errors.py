@@ -169,6 +169,7 @@ UNIQUE_CONSTRAINTS = {
     "room_events_pkey": "event seq",
     "hubbub_imports_pkey": "import",
     "hubbub_deletions_pkey": "deletion",
+    "hubbub_consumers_pkey": "consumer",
 }
 
 # Foreign keys: the thing that does not exist.
@@ -215,6 +216,7 @@ CHECK_CONSTRAINTS = {
     "room_events_seq_check": ("seq", "must be positive"),
     "room_events_kind_check": ("kind", "must be a kind of event that this version knows"),
     "hubbub_imports_digest_check": ("digest", "must be a SHA-256 digest"),
+    "hubbub_consumers_part_check": ("part", "must be from 0 to 15"),
     "hubbub_imports_lines_check": ("lines", "must be positive"),
 }
 

@@ -27,6 +27,7 @@ INDEXES: Final = frozenset(
         *("rooms_pkey", "idx_rooms_name", "idx_rooms_created_by", "rooms_direct_key_key"),
         *("room_users_pkey", "idx_room_users_user_id", "idx_room_users_last_read_message_id"),
         *("messages_pkey", "idx_messages_room_id", "idx_messages_user_id", "idx_messages_created_at"),
+        *("idx_messages_transaction_id", "idx_room_events_transaction_id", "hubbub_consumers_pkey"),
         *("message_read_receipts_pkey", "idx_message_read_receipts_user_id"),
         *("room_events_pkey", "hubbub_imports_pkey", "hubbub_deletions_pkey", "hubbub_schema_version_pkc"),
     )

@@ -110,6 +110,13 @@ def _entry(*row: Any) -> tuple[int, int, Position, LogEvent | None]:  # noqa: AN
     return found, head, position, event(room_id, seq, position.encode(room_id), at, *own)
 
 
+def event_of(room_id: UUID, seq: int, kind: str | None, about: UUID | None, *rest: Any) -> LogEvent | None:  # noqa: ANN401
+    """The event of an entry, of the columns that `Logs` reads. None as there, or if the room is being deleted."""
+    if kind is None or (kind == "sent" and rest[3] is None):
+        return None
+    return _entry(1, 0, room_id, seq, kind, about, *rest)[3]
+
+
 def _own_values(kind: str, user_id: UUID, payload: str, columns: list[Any]) -> list[Any]:
     """The values of the fields that not all entries have."""
     values: list[Any] = []
