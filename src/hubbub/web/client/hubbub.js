@@ -121,7 +121,6 @@ class StreamTransport {
   #on;
   #abort = new AbortController();
   #token;
-  watched = [];
 
   constructor(options, on) {
     this.#options = options;
@@ -133,8 +132,7 @@ class StreamTransport {
     this.#token = token;
     for (const frame of rest) Object.assign((positions ??= {}), frame.positions);
     try {
-      const path = this.watched.length ? `events?watch=${this.watched.join()}` : "events";
-      const response = await this.#post(path, { device, positions });
+      const response = await this.#post("events", { device, positions });
       if (!response.ok) return this.#end(response.status === 401 ? 4401 : response.status === 403 ? 4403 : 1006);
       await this.#read(response.body.pipeThrough(new TextDecoderStream()).getReader());
     } catch {
@@ -155,10 +153,7 @@ class StreamTransport {
   }
 
   async send({ ref, ...command }) {
-    if (command.type === "watch") {
-      this.watched = command.room_ids;
-      return this.#answer({ type: "ack", ref, result: { online: [] } });
-    }
+    if (command.type === "watch") return this.#answer({ type: "error", ref, error: "unknown-frame", retry: false });
     try {
       const response = await this.#post("commands", command);
       const body = await response.json();
@@ -316,7 +311,6 @@ class Connection {
     } catch {
       return this.#lost(1006);
     }
-    if (streams) transport.watched = this.#on.watched();
     this.#transport = transport;
   }
 
@@ -1200,7 +1194,6 @@ export class Client extends Emitter {
     this.#outbox = new Outbox(this.#options);
     this.#connection = new Connection(this.#options, {
       positions: () => Object.fromEntries(this.#positions),
-      watched: () => this.#watchedByAll(),
       state: (state) => this.#stateOfConnection(state),
       frames: (frames) => this.#receivedByLeader(frames),
       forget: () => this.#positions.clear(),
@@ -1417,10 +1410,9 @@ export class Client extends Emitter {
       this.#online = new Set(user_ids);
       this.emit("presence", null);
     },
-    profile_changed: ({ user_id, username, avatar_url }) => {
+    profile_changed: ({ type, user_id, ...profile }) => {
       const user = this.users.get(user_id);
-      if (!user) return;
-      this._people([{ ...user, username, avatar_url }]);
+      if (user) this._people([{ ...user, ...profile }]);
     },
     missed: () => this.#list(false),
   };

@@ -1,0 +1,145 @@
+/** The chat: who is logged in, what is on the screen, and the keys that work everywhere. */
+
+import { Client } from "/hubbub.js";
+
+import { Conversation } from "./conversation.js";
+import { h, icon, perFrame } from "./dom.js";
+import { loginPage, post } from "./login.js";
+import { Sidebar } from "./sidebar.js";
+
+const app = document.getElementById("app");
+const KNOWN = "hubbub-user"; // So that the chat also opens without a network, and shows what waits to be sent.
+
+const WORDS = {
+  connecting: "Connecting…",
+  catching_up: "Catching up…",
+  waiting: "No connection. What you write is sent as soon as there is one.",
+  idle: "Connecting…",
+};
+
+async function start() {
+  let response = null;
+  try {
+    response = await fetch("/api/me");
+  } catch {
+    // Without a network: as the user of before.
+  }
+  if (response?.status === 401) return logIn();
+  const userId = response?.ok ? (await response.json()).id : localStorage.getItem(KNOWN);
+  if (userId) enter(userId);
+  else logIn("The server does not answer.");
+}
+
+function logIn(words) {
+  localStorage.removeItem(KNOWN);
+  document.title = "hubbub";
+  history.replaceState(null, "", "/");
+  app.replaceChildren(loginPage({ words, entered: enter }));
+}
+
+function enter(userId) {
+  localStorage.setItem(KNOWN, userId);
+  // A name of its own for each user, so that nothing is sent under another user's name.
+  const client = new Client({ url: "/chat", userId, name: userId });
+  globalThis.chat = client; // For a look from the console of the browser.
+
+  const open = (room) => {
+    location.hash = `#${room.id}`;
+    show(room);
+  };
+  const back = () => {
+    location.hash = "";
+  };
+  const logOut = async () => {
+    client.stop();
+    await client.clear();
+    await post("/api/logout").catch(() => {});
+    logIn();
+  };
+  const sidebar = new Sidebar(client, { onopen: open, onlogout: logOut });
+  const conversation = new Conversation(client, { onback: back });
+  const nothing = h("main", { className: "nothing" }, h("img", { src: "/icon.svg", alt: "", width: 72, height: 72 }), h("p", {}, "Choose a room, or search for someone to talk to."));
+  const shell = h("div", { className: "shell" }, sidebar.element, nothing);
+  app.replaceChildren(shell);
+
+  function show(room) {
+    if (shell.lastChild === nothing) nothing.replaceWith(conversation.element);
+    shell.classList.add("in-room");
+    sidebar.current = room;
+    conversation.open(room);
+  }
+
+  function leaveRoom() {
+    if (shell.lastChild !== nothing) conversation.element.replaceWith(nothing);
+    shell.classList.remove("in-room");
+    sidebar.current = null;
+    conversation.close();
+    drawTitle();
+  }
+
+  function followAddress() {
+    const room = client.room(location.hash.slice(1));
+    if (room?.role) show(room);
+    else if (!location.hash) leaveRoom();
+  }
+
+  const drawTitle = perFrame(() => {
+    const unread = client.rooms.reduce((sum, room) => sum + (room === conversation.room ? 0 : Math.min(room.unread, 99)), 0);
+    const name = document.title.replace(/^\(\d+\+?\) /, "");
+    document.title = unread ? `(${unread > 99 ? "99+" : unread}) ${name}` : name;
+  });
+
+  let waited = null;
+  const drawStatus = () => {
+    clearTimeout(waited);
+    const words = WORDS[client.state] ?? "";
+    const draw = () => {
+      conversation.status.replaceChildren(...(words ? [icon(client.state === "waiting" ? "alert" : "clock"), words] : []));
+      conversation.status.classList.toggle("shown", Boolean(words));
+    };
+    // A short break is not worth a word.
+    if (words) waited = setTimeout(draw, client.state === "waiting" ? 400 : 1_000);
+    else draw();
+  };
+
+  client.on("rooms", () => {
+    drawTitle();
+    if (!conversation.room && location.hash) followAddress();
+  });
+  client.on("ready", () => {
+    if (!location.hash && matchMedia("(min-width: 760px)").matches) openFirst();
+  });
+  client.on("gone", (room) => room === conversation.room && back());
+  client.on("state", (state, reason) => {
+    drawStatus();
+    if (state !== "stopped" || !reason) return;
+    client.stop();
+    logIn(reason.code === 4401 ? "Your session has ended. Please log in again." : (reason.detail ?? "The server has ended the connection."));
+  });
+
+  /** On a wide screen the newest room is open from the start. */
+  function openFirst() {
+    const off = client.on("rooms", () => {
+      if (!client.rooms.length) return;
+      off();
+      if (!location.hash) open(client.rooms[0]);
+    });
+  }
+
+  addEventListener("hashchange", followAddress);
+  document.onkeydown = (event) => {
+    if ((event.ctrlKey || event.metaKey) && event.key === "k") {
+      sidebar.focusSearch();
+    } else if (event.altKey && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
+      const room = sidebar.neighbour(event.key === "ArrowUp" ? -1 : 1);
+      if (room) open(room);
+    } else {
+      return;
+    }
+    event.preventDefault();
+  };
+  client.start();
+  drawStatus();
+}
+
+start();
