@@ -58,6 +58,7 @@ SLOW = (
         "services/test_sessions",
         "services/test_realtime",
     ),
+    *("services/test_changes", "test_on_connection", "test_transactions"),
     *("services/test_typing_indicators", "postgres/test_connections", "postgres/test_executor"),
     *("postgres/test_pool", "postgres/test_reconnector", "postgres/test_transaction"),
     *("repositories/messages/test_pages", "repositories/messages/test_send_many"),

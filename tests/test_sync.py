@@ -107,6 +107,15 @@ def test_feed_is_an_iteration(chat: sync.Hub, ada: User) -> None:
     assert chat._loop.block is None
 
 
+def test_feed_of_changes_is_an_iteration(chat: sync.Hub, ada: User) -> None:
+    chat.rooms.create("engine-room", created_by=ada.id)
+    with chat.changes.follow(consumer="search") as changes:
+        assert next(changes).type == "member_joined"
+    with chat.changes.follow() as changes:
+        assert next(changes).type == "member_joined"
+        assert isinstance(changes.position, str)
+
+
 def test_feed_ends_with_its_session(chat: sync.Hub, ada: User) -> None:
     token = chat.sessions.create_session(ada.id)
     with chat.follow(ada.id, token=token) as feed:

@@ -57,6 +57,7 @@ from hubbub.models import (
 )
 from hubbub.passwords import Passwords
 from hubbub.redis import Gap
+from hubbub.services.changes import ChangeFeed
 from hubbub.services.feed import Follower
 from hubbub.services.health import Health, ServerHealth
 from hubbub.services.presence import Device
@@ -64,6 +65,7 @@ from hubbub.settings import PostgresSettings, RedisSettings, Settings
 
 __all__ = [
     "ActingUser",
+    "ChangeFeed",
     "Conflict",
     "ConnectionRepositories",
     "Credentials",

@@ -36,6 +36,7 @@ from hubbub import (
 from hubbub.postgres import connect
 from hubbub.postgres.connection import Connection
 from hubbub.services.changes import ENTRIES_PER_READ, ChangeFeed, FeedPosition
+from instrumentation.recording import Recording
 from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
 
@@ -169,7 +170,7 @@ async def test_random_transactions_that_end_in_any_order_lose_nothing(fast: Hub,
         for first in range(0, 200, 20):
             await asyncio.gather(*(write(number) for number in range(first, first + 20)))
         await until(lambda: set(found) == sent)
-        feed.end()
+        feed.close()
         await reading
     assert len(found) == len(sent)
 
@@ -223,7 +224,7 @@ async def test_workers_share_the_entries_and_keep_the_order_of_each_room(
             await asyncio.gather(*(fast.messages.send(room.id, ada.id, str(n)) for room in rooms))
         await until(lambda: len(done) == 21 * len(rooms) or any(worker.done() for worker in workers))
         for feed in feeds:
-            feed.end()
+            feed.close()
         await asyncio.gather(*workers)
     assert Counter(key(event) for _, event in done).most_common(1)[0][1] == 1
     assert len({name for name, _ in done}) == len(feeds)
@@ -374,6 +375,28 @@ async def test_feed_goes_on_after_its_connections_were_ended(
             await fast.messages.send(room.id, ada.id, str(n))
             await execute(administrator, terminate)
             assert [content(event) for event in await take(feed, 1)] == [str(n)]
+
+
+@pytest.mark.parametrize("consumer", [None, "push"])
+async def test_idle_feed_runs_one_statement_per_heartbeat(
+    settings: Settings, ada: User, room: Room, consumer: str | None
+) -> None:
+    recording = Recording()
+    options = Options(follow_heartbeat_seconds=0.4)
+    async with (
+        Hub(settings, options=options, instrumentation=recording) as hub,
+        hub.changes.follow(consumer=consumer) as feed,
+    ):
+        await take(feed, 1)
+        waiting = asyncio.create_task(take(feed, 1))
+        await asyncio.sleep(2)  # each part of a new consumer was looked at once
+        recording.queries.clear()
+        await asyncio.sleep(2)
+        found = [query for query in recording.queries if query.statement.startswith("changes.")]
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
+    assert 2 <= len(found) <= 2 / 0.2 + 1
 
 
 async def test_closed_hub_ends_the_iteration(settings: Settings, ada: User, room: Room) -> None:

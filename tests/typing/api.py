@@ -162,6 +162,14 @@ async def connections(hub: Hub, ada: User, connection: Connection[Record], sessi
         hub.on(lent)
 
 
+async def changes(hub: Hub) -> None:
+    async with hub.changes.follow(consumer="push", after=await hub.changes.end()) as feed:
+        assert_type(feed, hubbub.ChangeFeed)
+        async for event in feed:
+            assert_type(event, hubbub.LogEvent)
+    assert_type(feed.position, str)
+
+
 async def opening() -> None:
     settings = hubbub.Settings.from_urls("postgresql://ada@localhost/chat", "redis://localhost")
     async with hubbub.open(settings) as hub:

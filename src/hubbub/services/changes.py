@@ -404,7 +404,7 @@ class Changes:
         """End the feeds of this process. Idempotent."""
         self._announce.cancel()
         for feed in list(self._feeds):
-            feed.end()
+            feed.close()
 
     def follow(
         self, *, consumer: str | None = None, after: str | None = None, lease_seconds: float = LEASE_SECONDS
@@ -461,7 +461,7 @@ class Changes:
 
     def _wake(self) -> None:
         for feed in self._feeds:
-            feed.wake()
+            feed._wake()
 
 
 class ChangeFeed:
@@ -510,18 +510,18 @@ class ChangeFeed:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.end()
+        self.close()
         self._changes._remove(self)
         await self._renewing.close()
         with suppress(Unavailable):  # the lease expires
             await self._store(0)
 
-    def end(self) -> None:
-        """End the iteration."""
+    def close(self) -> None:
+        """End the iteration, for instance from another task. The event in progress is done then."""
         self._is_over = True
         self._woken.set()
 
-    def wake(self) -> None:
+    def _wake(self) -> None:
         """There may be new entries."""
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self._woken.set()
@@ -582,9 +582,10 @@ class ChangeFeed:
         self._read.extend(_in_order_of_rooms(after, ready))
         if ready:
             self._pause_seconds = FIRST_PAUSE_SECONDS
-        elif self._consumer is None:
+        else:
             self._position = after._replace(server=reads[0].server, read_at=reads[0].read_at)
-            await self._pause()
+            if self._consumer is None:
+                await self._pause()
 
     async def _pause(self) -> None:
         heartbeat = self._changes._heartbeat_seconds
