@@ -155,6 +155,53 @@ async def test_read_mark_reaches_the_other_devices(connect: Connect, ada: User, 
     assert (await client.refused("read", room_id=new_id(), up_to=1))["error"] == "not-a-member"
 
 
+async def test_mark_moves_back_and_readers_are_shown(
+    hub: Hub, connect: Connect, ada: User, bob: User, room: Room
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    client, other = await connect(ada), await connect(bob)
+    sent = await client.command("send", room_id=room.id, content="one")
+    await other.command("read", room_id=room.id, up_to=sent["seq"])
+    readers = await client.command("readers", message_id=sent["id"])
+    assert [user["username"] for user in readers["users"]] == ["bob"]
+    assert [receipt["user_id"] for receipt in readers["items"]] == [str(bob.id)]
+    back = await other.command("unread", room_id=room.id, from_seq=sent["seq"])
+    assert back["last_read_seq"] < sent["seq"]
+
+
+async def test_admin_changes_the_room_and_its_members(
+    hub: Hub, connect: Connect, ada: User, bob: User, room: Room
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    client, other = await connect(ada), await connect(bob)
+    assert (await other.refused("update_room", room_id=room.id, name="mine"))["error"] == "forbidden"
+    changed = await client.command("update_room", room_id=room.id, name="ours", metadata={"colour": "red"})
+    assert (changed["name"], changed["metadata"]) == ("ours", {"colour": "red"})
+    assert (await other.next("room_changed"))["name"] == "ours"
+    raised = await client.command("set_role", room_id=room.id, user_id=bob.id, role="moderator")
+    assert raised["role"] == "moderator"
+    assert (await other.next("role_changed"))["role"] == "moderator"
+    assert (await other.refused("delete_room", room_id=room.id))["error"] == "forbidden"
+    assert await client.command("remove", room_id=room.id, user_id=bob.id) is None
+    assert (await other.next("member_left"))["user_id"] == str(bob.id)
+    assert await client.command("delete_room", room_id=room.id) is None
+    assert (await client.next("room_gone"))["room_id"] == str(room.id)
+    assert client.positions == {}
+
+
+async def test_profile_reaches_those_who_share_a_room(
+    hub: Hub, connect: Connect, ada: User, bob: User, room: Room
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    client, other = await connect(ada), await connect(bob)
+    changed = await client.command("update_profile", display_name="Ada L.", avatar_url="https://example.org/a.png")
+    assert (changed["display_name"], changed["username"]) == ("Ada L.", "ada")
+    assert (await other.next("profile_changed"))["display_name"] == "Ada L."
+    cleared = await client.command("update_profile", avatar_url=None)
+    assert (cleared["display_name"], cleared["avatar_url"]) == ("Ada L.", None)
+    assert (await client.refused("update_profile", username="bob"))["error"] == "already-in-use"
+
+
 async def test_typing_reaches_the_others(hub: Hub, connect: Connect, ada: User, bob: User, room: Room) -> None:
     await hub.room_users.add(room.id, bob.id)
     client, other = await connect(ada), await connect(bob)

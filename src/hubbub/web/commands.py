@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from hubbub.errors import Conflict, Invalid
 from hubbub.models import (
@@ -20,6 +20,7 @@ from hubbub.models import (
     MessageType,
     Page,
     PublicUser,
+    ReadReceipt,
     Role,
     Room,
     RoomSummary,
@@ -157,6 +158,7 @@ class Create(frames.Frame, frozen=True, tag="create"):
     id: UUID | None = None
     description: str | None = None
     is_private: bool = False
+    metadata: dict[str, Any] | None = None
 
 
 class Join(frames.Frame, frozen=True, tag="join"):
@@ -175,6 +177,53 @@ class Invite(frames.Frame, frozen=True, tag="invite"):
 
 class Direct(frames.Frame, frozen=True, tag="direct"):
     user_id: UUID
+
+
+class Unread(frames.Frame, frozen=True, tag="unread"):
+    """The user has not read the room from this seq on."""
+
+    room_id: UUID
+    from_seq: int
+
+
+class Readers(frames.Frame, frozen=True, tag="readers"):
+    message_id: UUID
+    limit: int = 50
+    after: str | None = None
+
+
+class UpdateRoom(frames.Frame, frozen=True, tag="update_room"):
+    """Change what is given."""
+
+    room_id: UUID
+    name: str | None = None
+    description: str | None = None
+    is_private: bool | None = None
+    metadata: dict[str, Any] | UnsetType | None = UNSET
+
+
+class DeleteRoom(frames.Frame, frozen=True, tag="delete_room"):
+    room_id: UUID
+
+
+class Remove(frames.Frame, frozen=True, tag="remove"):
+    room_id: UUID
+    user_id: UUID
+
+
+class SetRole(frames.Frame, frozen=True, tag="set_role"):
+    room_id: UUID
+    user_id: UUID
+    role: Role
+
+
+class UpdateProfile(frames.Frame, frozen=True, tag="update_profile"):
+    """Change what is given. Null clears it."""
+
+    username: str | None = None
+    display_name: str | UnsetType | None = UNSET
+    avatar_url: str | UnsetType | None = UNSET
+    metadata: dict[str, Any] | UnsetType | None = UNSET
 
 
 class Watch(frames.Frame, frozen=True, tag="watch"):
@@ -239,6 +288,14 @@ class RoomDetails(RoomSummary, frozen=True):
     """A `RoomSummary`, with the people that it names."""
 
     users: list[PublicUser] = msgspec.field(default_factory=list)
+
+
+class ReaderPage(Value, frozen=True):
+    """A page of the readers of a message, with their users."""
+
+    items: list[ReadReceipt]
+    next: str | None
+    users: list[PublicUser]
 
 
 class MemberPage(Value, frozen=True):
@@ -324,16 +381,14 @@ async def rooms(call: Call, frame: Rooms) -> RoomList:
 
 
 async def room(call: Call, frame: OneRoom) -> RoomDetails:
-    found = await call.hub.rooms.summary(frame.room_id, call.user_id)
+    found = await call.me.rooms.summary(frame.room_id)
     fields = {name: getattr(found, name) for name in RoomSummary.__struct_fields__}
     return RoomDetails(**fields, users=await people(call, _people_of(found)))
 
 
 async def public_rooms(call: Call, frame: PublicRooms) -> Page[Room]:
     if frame.prefix:
-        return await call.hub.rooms.search(
-            frame.prefix, limit=frame.limit, after=frame.after, as_user=call.user_id
-        )
+        return await call.me.rooms.search(frame.prefix, limit=frame.limit, after=frame.after)
     return await call.me.rooms.list_public(limit=frame.limit, after=frame.after)
 
 
@@ -346,7 +401,11 @@ async def members(call: Call, frame: Members) -> MemberPage:
 async def create(call: Call, frame: Create) -> Room:
     try:
         return await call.me.rooms.create(
-            frame.name, id=frame.id, description=frame.description, is_private=frame.is_private
+            frame.name,
+            id=frame.id,
+            description=frame.description,
+            is_private=frame.is_private,
+            metadata=frame.metadata,
         )
     except Conflict:
         if frame.id is None:
@@ -371,6 +430,48 @@ async def invite(call: Call, frame: Invite) -> RoomUser:
 
 async def direct(call: Call, frame: Direct) -> Room:
     return await call.me.rooms.direct(frame.user_id)
+
+
+async def unread(call: Call, frame: Unread) -> ReadUpTo:
+    return ReadUpTo(await call.me.receipts.mark_unread(frame.room_id, from_seq=frame.from_seq))
+
+
+async def readers(call: Call, frame: Readers) -> ReaderPage:
+    found = await call.me.receipts.who_read(frame.message_id, limit=frame.limit, after=frame.after)
+    users = await people(call, (receipt.user_id for receipt in found.items))
+    return ReaderPage(found.items, found.next, users)
+
+
+async def update_room(call: Call, frame: UpdateRoom) -> Room:
+    return await call.me.rooms.update(
+        frame.room_id,
+        name=frame.name,
+        description=frame.description,
+        is_private=frame.is_private,
+        metadata=frame.metadata,
+    )
+
+
+async def delete_room(call: Call, frame: DeleteRoom) -> None:
+    await call.me.rooms.delete(frame.room_id)
+
+
+async def remove(call: Call, frame: Remove) -> None:
+    await call.me.room_users.remove(frame.room_id, frame.user_id)
+
+
+async def set_role(call: Call, frame: SetRole) -> RoomUser:
+    return await call.me.room_users.set_role(frame.room_id, frame.user_id, frame.role)
+
+
+async def update_profile(call: Call, frame: UpdateProfile) -> PublicUser:
+    changed = await call.me.users.update(
+        username=frame.username,
+        display_name=frame.display_name,
+        avatar_url=frame.avatar_url,
+        metadata=frame.metadata,
+    )
+    return changed.public
 
 
 async def watch(call: Call, frame: Watch) -> Online:
@@ -445,6 +546,13 @@ _ALL: Final = (
     Command("leave", Leave, leave),
     Command("invite", Invite, invite),
     Command("direct", Direct, direct),
+    Command("unread", Unread, unread),
+    Command("readers", Readers, readers),
+    Command("update_room", UpdateRoom, update_room),
+    Command("delete_room", DeleteRoom, delete_room),
+    Command("remove", Remove, remove),
+    Command("set_role", SetRole, set_role),
+    Command("update_profile", UpdateProfile, update_profile),
     Command("watch", Watch, watch),
     Command("users", Users, users),
     Command("me", Me, me),
