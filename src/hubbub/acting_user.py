@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from hubbub import inputs
-from hubbub.errors import NotFound
+from hubbub.errors import Invalid, NotFound
 from hubbub.events import LogPage
 from hubbub.models import (
     Message,
@@ -206,7 +206,9 @@ class UserRooms:
 
     async def direct(self, other_user_id: UUID) -> Room:
         """As `hub.rooms.direct`. Raises: Invalid (the user's own id), NotFound."""
-        return await self._all.direct(self._user_id, other_user_id, as_user=self._user_id)
+        if (other := inputs.uuid("other_user_id", other_user_id)) == self._user_id:
+            raise Invalid("other_user_id", "must be another user")
+        return await self._all.direct(self._user_id, other, as_user=self._user_id)
 
 
 class UserMemberships:
@@ -318,8 +320,9 @@ class UserDirectory:
 
     async def get(self, user_id: UUID) -> PublicUser:
         """The user. Raises: NotFound (no such user, or the user's own account is deleted)."""
+        user_id = inputs.uuid("user_id", user_id)
         users = await self.get_many([user_id])
-        return existing(users.get(inputs.uuid("user_id", user_id)), NotFound, "user", user_id)
+        return existing(users.get(user_id), NotFound, "user", user_id)
 
     async def get_many(self, user_ids: Iterable[UUID]) -> dict[UUID, PublicUser]:
         """The users that exist, by id. Raises: NotFound (the user's own account is deleted)."""

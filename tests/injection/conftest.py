@@ -10,7 +10,7 @@ from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import connect
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes_list
-from injection.operations import World
+from injection.operations import ADA, World
 from rights import as_redis_user
 
 
@@ -39,7 +39,7 @@ async def administrator_of_redis(servers: Settings) -> AsyncIterator[Connection]
 async def world(
     hub: Hub, administrator_of_redis: Connection, postgres_settings: PostgresSettings
 ) -> AsyncIterator[World]:
-    ada = await hub.users.create("ada@example.org", "ada", "not a hash")
+    ada = await hub.users.create("ada@example.org", "ada", "not a hash", id=ADA)
     bob = await hub.users.create("bob@example.org", "bob", "not a hash")
     room = await hub.rooms.create("engine-room", created_by=ada.id)
     message = await hub.messages.send(room.id, ada.id, "hello")

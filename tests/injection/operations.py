@@ -7,13 +7,22 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from uuid import UUID
 
-from hubbub import Hub, Message, NewMessage, Room, User
+from hubbub import ActingUser, Hub, Message, NewMessage, Room, User
 
 PARTS = (
     *("users", "rooms", "room_users", "messages", "receipts"),
     *("sessions", "realtime", "presence", "typing", "cache", "limits", "changes"),
 )
+
+ACTING_PARTS = tuple(
+    name
+    for name, part in inspect.getmembers(ActingUser, lambda part: isinstance(part, property))
+    if name != "user_id"
+)
+
+ADA = UUID("0193f2c8-7f4a-7c3e-9d7b-5f6a1c2e3d4f")
 
 NOT_DRIVEN = {
     "start": "takes nothing",
@@ -53,6 +62,7 @@ class World:
         self.good = {
             "user_id": self.ada.id,
             "partner_id": self.bob.id,
+            "other_user_id": self.bob.id,
             "as_user": self.ada.id,
             "created_by": self.ada.id,
             "by": self.ada.id,
@@ -139,6 +149,28 @@ def operations(hub: Hub) -> Iterator[Operation]:
             if not name.startswith("_") and full not in NOT_DRIVEN:
                 parameters = tuple(inspect.signature(getattr(owner, name)).parameters)
                 yield Operation(full, _finder(part, name), parameters)
+
+
+def acting_operations(hub: Hub) -> Iterator[Operation]:
+    """Every public method of `hub.as_user` and its parts that takes an argument."""
+    for part in (None, *ACTING_PARTS):
+        owner = hub.as_user(ADA) if part is None else getattr(hub.as_user(ADA), part)
+        for name, _ in inspect.getmembers(type(owner), callable):
+            if name.startswith("_"):
+                continue
+            full = f"as_user.{name}" if part is None else f"as_user.{part}.{name}"
+            parameters = tuple(inspect.signature(getattr(owner, name)).parameters)
+            if parameters:
+                yield Operation(full, _acting_finder(part, name), parameters)
+
+
+def _acting_finder(part: str | None, name: str) -> Callable[[Hub], Callable[..., Any]]:
+    def find(hub: Hub) -> Callable[..., Any]:
+        me = hub.as_user(ADA)
+        found: Callable[..., Any] = getattr(me if part is None else getattr(me, part), name)
+        return found
+
+    return find
 
 
 def _finder(part: str | None, name: str) -> Callable[[Hub], Callable[..., Any]]:

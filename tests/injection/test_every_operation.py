@@ -10,12 +10,22 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from hubbub import Hub, HubbubError, Invalid, Settings, Unavailable
 from injection.hostile import texts
-from injection.operations import NOT_DRIVEN, NOT_PARTS, NOT_TEXT, PARTS, Operation, World, operations, use
+from injection.operations import (
+    NOT_DRIVEN,
+    NOT_PARTS,
+    NOT_TEXT,
+    PARTS,
+    Operation,
+    World,
+    acting_operations,
+    operations,
+    use,
+)
 
 OUT_OF_REACH = Hub(Settings.from_urls("postgresql://nobody@192.0.2.1/none", "redis://192.0.2.1"))
-OPERATIONS = list(operations(OUT_OF_REACH))
+OPERATIONS = [*operations(OUT_OF_REACH), *acting_operations(OUT_OF_REACH)]
 
-IDS = {"user_id", "partner_id", "created_by", "by", "room_id", "message_id"}
+IDS = {"user_id", "partner_id", "other_user_id", "created_by", "by", "room_id", "message_id"}
 
 driven = settings(
     max_examples=20,
