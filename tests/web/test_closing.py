@@ -198,6 +198,32 @@ async def test_cursor_of_another_room_makes_the_client_start_fresh(
             assert await bye(client) == 4503
 
 
+async def test_error_of_the_server_is_reported_and_the_client_comes_back(
+    hub: Hub,
+    port: int,
+    gateway: Gateway,
+    token: str,
+    ada: User,
+    room: Room,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: object) -> str:
+        raise ZeroDivisionError
+
+    async with Client(port, token) as client:
+        await client.hello()
+        with monkeypatch.context() as patched:
+            patched.setattr(gateway.encoder, "encode", fail)
+            await hub.messages.send(room.id, ada.id, "hello")
+            assert await bye(client) == 4500
+        assert "ZeroDivisionError" in caplog.text
+        positions = client.positions
+    async with Client(port, token) as client:
+        await client.hello(positions)
+        assert await client.messages(1) == ["hello"]
+
+
 async def test_client_that_does_not_read_is_cut_and_misses_nothing(
     hub: Hub, port: int, gateway: Gateway, token: str, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:

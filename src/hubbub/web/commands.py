@@ -477,6 +477,8 @@ async def update_profile(call: Call, frame: UpdateProfile) -> PublicUser:
 async def watch(call: Call, frame: Watch) -> Online:
     pages = [await call.me.room_users.members(room_id, limit=WATCHED_MEMBERS) for room_id in frame.room_ids]
     if call.connection is not None:
+        if len(frame.room_ids) > (most := call.connection.gateway.limits.watched_rooms):
+            raise Invalid("room_ids", f"must have at most {most} rooms")
         call.connection.watch(frame.room_ids)
     are_online = await call.me.presence.is_online({one.user_id for page in pages for one in page.items})
     return Online([user_id for user_id, is_online in are_online.items() if is_online])

@@ -19,7 +19,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from hubbub.background import report
+from hubbub.background import ReportErrors
 from hubbub.errors import Invalid, NotFound, Unavailable
 from hubbub.services.feed import Follower
 from hubbub.web import frames
@@ -151,18 +151,26 @@ class Connection(ABC):
 
     async def _deliver(self, follower: Follower, *, resumed: bool) -> None:
         """Write what the feed has, until it ends; then say why."""
+        code: int | None = 4500
+        try:
+            with ReportErrors("a connection"):
+                code = await self._code_of_end(follower, resumed=resumed)
+            if code is not None:
+                with suppress(OSError):
+                    await self._say_bye(code)
+        finally:
+            if self._receiving is not None:
+                self._receiving.reschedule(0)
+
+    async def _code_of_end(self, follower: Follower, *, resumed: bool) -> int | None:
+        """Write what the feed has, until it ends. Returns the code of its end, None if the client has gone."""
         try:
             await self.write(self._ready(follower, resumed=resumed))
             async for event in follower:
                 await self.write(self._events(follower, event))
-            await self._say_bye(self.code or await self._why_ended())
         except OSError:
-            pass  # the client has gone
-        except Unavailable as error:  # in a child process
-            report("a connection failed", error)
-        finally:
-            if self._receiving is not None:
-                self._receiving.reschedule(0)
+            return None
+        return self.code or await self._why_ended()
 
     def _events(self, follower: Follower, event: FeedEvent) -> str:
         """The event as a frame, with those that wait behind it."""
