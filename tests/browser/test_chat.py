@@ -80,7 +80,7 @@ async def test_what_is_typed_offline_is_sent_once_and_in_order(
     for number in range(5):
         await hers.write(f"typed in the tunnel {number}")
     await hub.messages.send(shared_room.id, bob.id, "meanwhile")
-    assert await hers.page.locator(".message.sending").count() == 5
+    await hers.page.locator(".message.sending").nth(4).wait_for()
     await network.restore()
     await everything_sent(settings, shared_room.id, [hers])
     await hers.page.locator(".status.shown").wait_for(state="hidden")

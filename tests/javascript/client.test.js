@@ -374,8 +374,23 @@ test("unknown frames and bad JSON are skipped", async () => {
   const gateway = new Gateway(ROOM);
   const client = await live(gateway);
   for (const socket of gateway.sockets) socket.onmessage({ data: 'nonsense\n{"type":"from_the_future"}\n{"type":"constructor"}' });
+  gateway.append(ROOM, { type: "entry_of_the_future" });
   gateway.write(ROOM, BOB, "still here");
-  await until(() => client.entries.length === 1);
+  await until(() => client.entries.length === 2);
+  assert.deepEqual(client.entries.map((entry) => entry.seq), [1, 2]);
+});
+
+test("a client with a store of its own resumes from a token of before", async () => {
+  const gateway = new Gateway(ROOM);
+  gateway.write(ROOM, BOB, "one");
+  const first = await live(gateway);
+  const { token } = first;
+  first.stop();
+  gateway.write(ROOM, BOB, "two");
+  const second = await live(gateway, { resume: token });
+  await until(() => second.entries.length === 1);
+  assert.equal(second.entries[0].message.content, "two");
+  assert.equal(second.room(ROOM).unread, 2);
 });
 
 test("a token is asked for before each connection", async () => {

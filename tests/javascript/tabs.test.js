@@ -151,6 +151,23 @@ test("requests of a tab outlive the leader that had them", async () => {
   assert.deepEqual(await answer, { id: BOB });
 });
 
+test("a tab that was frozen and missed what the leader passed on loads its rooms again", async () => {
+  const gateway = new Gateway(ROOM);
+  const tab = browser(gateway);
+  const [first, second] = [await tab(), await tab()];
+  gateway.write(ROOM, BOB, "one");
+  await until(() => second.entries.length === 1);
+  const { postMessage } = BroadcastChannel.prototype;
+  BroadcastChannel.prototype.postMessage = () => {};
+  gateway.write(ROOM, BOB, "two");
+  await until(() => first.entries.length === 2);
+  BroadcastChannel.prototype.postMessage = postMessage;
+  gateway.write(ROOM, BOB, "three");
+  await until(() => contents(second).length === 3);
+  assert.deepEqual(contents(second), ["one", "two", "three"]);
+  assert.deepEqual(second.entries, ["1:1", "1:3"]);
+});
+
 test("an ended session stops all tabs", async () => {
   const gateway = new Gateway(ROOM);
   const tab = browser(gateway);

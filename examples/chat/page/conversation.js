@@ -38,7 +38,7 @@ export class Conversation {
   constructor(client, { onback }) {
     this.#client = client;
     this.title = h("div", { className: "title" });
-    this.scroller = h("div", { className: "scroller", tabIndex: -1 });
+    this.scroller = h("div", { className: "scroller", tabIndex: 0, role: "group", "aria-label": "Messages, arrow keys go through them" });
     this.typing = h("div", { className: "typing", "aria-live": "off" });
     this.newest = h("button", { type: "button", className: "newest", hidden: true, onclick: () => this.toNewest() });
     this.banner = h("div", { className: "banner", hidden: true });

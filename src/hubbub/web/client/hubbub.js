@@ -208,6 +208,7 @@ class Connection {
   #readyAt = 0;
   #attempts = 0;
   #withoutReady = 0;
+  #hasHadSocket = false;
   #bye = null;
   #timer = null;
   #silence = null;
@@ -298,7 +299,8 @@ class Connection {
     }
     if (this.#timer !== attempt) return; // Stopped, or too late.
     const { WebSocket, fetch } = this.#options;
-    const streams = fetch && (!WebSocket || this.#withoutReady % 4 > 1);
+    // Where a WebSocket has opened before, it is more likely that the server is away.
+    const streams = fetch && (!WebSocket || this.#withoutReady % 4 > (this.#hasHadSocket ? 2 : 1));
     const Transport = streams ? StreamTransport : WebSocketTransport;
     let transport = null;
     const current = (handler) => (value) => transport === this.#transport && handler(value);
@@ -348,6 +350,7 @@ class Connection {
   #ready(frame, frames) {
     clearTimeout(this.#timer);
     this.#isReady = true;
+    this.#hasHadSocket ||= this.#transport instanceof WebSocketTransport;
     this.#readyAt = Date.now();
     this.#withoutReady = 0;
     this.#pingSeconds = frame.ping_seconds ?? this.#pingSeconds;
@@ -1351,7 +1354,8 @@ export class Client extends Emitter {
   #apply(frames) {
     for (const frame of frames) {
       const apply = this.#frames[frame.type];
-      apply?.(frame);
+      if (apply) apply(frame);
+      else if (frame.cursor && frame.seq) this.#entry(frame, () => {}); // Of a later release.
     }
     this.#flush();
   }

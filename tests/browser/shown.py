@@ -1,0 +1,36 @@
+"""What a client of the gateway received and shows, compared with the log in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+from faults.checker import Stored
+from hubbub import events, log_checks
+from hubbub.log_checks import LogEntry
+
+KINDS = {event.__struct_config__.tag: kind for kind, event in events.KINDS.items()}
+
+
+def entry_of(event: dict[str, Any]) -> LogEntry:
+    """The entry that came as this event."""
+    message_id = UUID(event["message"]["id"]) if "message" in event else None
+    member_id = UUID(event["user_id"]) if "user_id" in event else None
+    return LogEntry(event["seq"], KINDS[event["type"]], message_id, member_id)
+
+
+def shown_errors(
+    stored: Stored, room_id: UUID, entries: Sequence[LogEntry], shown: Sequence[dict[str, Any]]
+) -> Iterator[str]:
+    """No entry came twice, none is missing, all are in order, and so are the messages that are shown."""
+    log = stored.logs[room_id]
+    yield from log_checks.seq_errors(log, stored.heads[room_id])
+    after = entries[0].seq - 1 if entries else stored.heads[room_id]
+    yield from log_checks.delivery_errors(log, entries, after=after)
+    sent = [str(entry.message_id) for entry in log if entry.kind == "sent"]
+    if [message["id"] for message in shown] != sent[len(sent) - len(shown) :]:
+        yield f"{len(shown)} messages are shown, which are not the newest of {len(sent)} in the log"
+    for message in shown:
+        if message["status"] != "sent" or message["content"] != stored.contents.get(UUID(message["id"])):
+            yield f"message {message['id']} is {message['status']} with other words than in the log"
