@@ -64,7 +64,14 @@ SLOW = (
     *("repositories/messages/test_pages", "repositories/messages/test_send_many"),
     *("repositories/messages/test_writer", "repositories/test_read_receipts", "repositories/test_room_changes"),
     "web/",
-    *("test_background_tasks", "test_deletions", "test_pytest_hubbub", "test_readme", "test_testing"),
+    *(
+        "test_background_tasks",
+        "test_deletions",
+        "test_permissions",
+        "test_pytest_hubbub",
+        "test_readme",
+        "test_testing",
+    ),
 )
 
 
