@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from faults.history import Acknowledged, Began, Follows, Record, Resynced, now, 
 from hubbub import Hub, MessagePage, PostgresSettings, Settings, migrations
 from hubbub.events import Resync
 from rights import ROLE, as_role
-from waiting import until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
 
@@ -146,6 +147,35 @@ def lost(histories: Iterable[list[Record]], stored: Stored) -> list[tuple[int, B
                 if call.change == "send":
                     found.setdefault(call.message_id, (sender, call))
     return list(found.values())
+
+
+async def test_feed_of_changes_has_what_was_sent_after_the_restore(
+    chat: Chat, programs: Programs, reader: PostgresSettings, new_server: NewServer, tmp_path: Path
+) -> None:
+    backup = await taken_under_load(chat, programs, reader, tmp_path)
+    async with Hub(chat.settings) as hub:
+        position = await hub.changes.end()  # also after the changes that the backup does not have
+    application = await restored(backup, programs, new_server)
+    await migrations.restored(new_server.owner)
+    async with Hub(Settings(postgres=application, redis=chat.settings.redis)) as hub:
+        room_id, user_id = chat.room_ids[0], chat.user_ids[0]
+        sent = [(await hub.messages.send(room_id, user_id, str(n))).seq for n in range(10)]
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
+            async with hub.changes.follow(after=position) as feed:
+                found = set[int]()
+                while not found.issuperset(sent):
+                    event = await anext(feed)
+                    found |= {event.seq} if event.room_id == room_id else set()
+            async with hub.changes.follow(consumer="search") as feed:
+                everything = set[tuple[UUID, int]]()
+                there = await entries(application)
+                while len(everything) < there:
+                    event = await anext(feed)
+                    everything.add((event.room_id, event.seq))
+
+
+async def entries(database: PostgresSettings) -> int:
+    return sum(len(log) for log in (await stored_in(database)).logs.values())
 
 
 @pytest.mark.parametrize("way", ["follow", "since"])

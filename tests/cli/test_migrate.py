@@ -13,6 +13,7 @@ from hubbub import PostgresSettings, Settings, migrations
 from hubbub.cli import main
 from hubbub.cli.migrate import SOMETHING_PENDING
 from hubbub.migrations import HEAD, REVISIONS
+from hubbub.postgres import connect
 from migrations.filled import fill
 
 
@@ -149,6 +150,23 @@ async def test_missing_settings_error_names_both_ways_out(tmp_path: Path, monkey
     assert result.exit_code == 1
     assert "hubbub up" in result.output
     assert "DATABASE_URL" in result.output
+
+
+async def test_restored_says_whether_there_was_something_to_do(
+    migrated: Terminal, postgres_settings: PostgresSettings
+) -> None:
+    assert (await migrated.types("restored")).output == "nothing to do\n"
+    owner = await connect(postgres_settings)
+    await owner.execute("INSERT INTO rooms (id, name) VALUES (gen_random_uuid(), 'engine-room')")
+    columns = "room_id, seq, kind, transaction_id"
+    await owner.execute(f"INSERT INTO room_events ({columns}) SELECT id, 1, 'joined', 2::bigint ^ 40 FROM rooms")
+    assert (await migrated.types("restored")).output == "new entries follow the restored ones\n"
+    assert (await migrated.types("restored")).output == "nothing to do\n"
+    await owner.execute("INSERT INTO room_events (room_id, seq, kind) SELECT id, 2, 'joined' FROM rooms")
+    ids = "SELECT transaction_id FROM room_events ORDER BY seq"
+    first, second = [row["transaction_id"] for row in await owner.fetch(ids)]
+    assert second > first
+    await owner.close()
 
 
 async def test_schema_option_reaches_every_command_and_move_says_what_to_set(
