@@ -142,6 +142,10 @@ class Window:
         await message.wait_for()
         return message
 
+    async def fails(self, words: str) -> None:
+        """The chat says that a change was not made."""
+        await self.page.get_by_role("alert").filter(has_text=words).wait_for()
+
     async def is_live(self) -> None:
         await self.until("window.chat?.state === 'live'")
 

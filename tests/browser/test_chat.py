@@ -188,6 +188,21 @@ async def test_session_that_is_ended_elsewhere_is_logged_out_at_once(
     await there.page.get_by_role("button", name="Log in").first.wait_for()
 
 
+async def test_change_that_is_refused_is_told(
+    log_in: Login, hub: Hub, settings: Settings, ada: User, shared_room: Room
+) -> None:
+    hers = await log_in(ada)
+    await hers.open("engine-room")
+    await hers.write("about to go")
+    await everything_sent(settings, shared_room.id, [hers])
+    await hers.field.press("ArrowUp")
+    newest = (await hub.messages.page(shared_room.id)).items[-1]
+    await hub.messages.delete(newest.id, by=ada.id)
+    await hers.sees("This message was deleted")
+    await hers.write("too late")
+    await hers.fails("was not changed")
+
+
 HOSTILE = {
     "script": "<script>window.harmed = true</script><img src=x onerror='window.harmed = true'>",
     "link": "javascript:window.harmed=true http://127.0.0.1/'onmouseover='window.harmed=true",

@@ -138,6 +138,19 @@ test("a hidden leader without a visible tab stays", async () => {
   assert.ok(first.isLeader);
 });
 
+test("a visible tab takes over from a leader that shows no sign of life", async (context) => {
+  const gateway = new Gateway(ROOM);
+  const tab = browser(gateway);
+  const [first, second] = [await tab(), await tab()];
+  const { now } = Date;
+  context.mock.method(Date, "now", () => now() + 61_000);
+  second.page.show("visible");
+  await until(() => second.isLeader && !first.isLeader && second.state === "live");
+  gateway.write(ROOM, BOB, "hello");
+  for (const client of [first, second]) await until(() => contents(client).length === 1);
+  assert.equal(gateway.sockets.length, 1);
+});
+
 test("requests of a tab outlive the leader that had them", async () => {
   const gateway = new Gateway(ROOM);
   const tab = browser(gateway);

@@ -34,6 +34,7 @@ export class Conversation {
   #list;
   #wasAtEnd = true;
   #fresh = 0;
+  #complaining = null;
 
   constructor(client, { onback }) {
     this.#client = client;
@@ -67,6 +68,7 @@ export class Conversation {
       h("div", { className: "field" }, this.field, this.count, this.submit),
     );
     this.status = h("div", { className: "status", role: "status" });
+    this.notice = h("div", { className: "status", role: "alert" });
     this.element = h(
       "main",
       { className: "conversation" },
@@ -77,6 +79,7 @@ export class Conversation {
         this.title,
       ),
       this.status,
+      this.notice,
       h("section", { className: "messages", "aria-label": "Messages" }, this.scroller, this.newest),
       this.typing,
       composer,
@@ -426,7 +429,7 @@ export class Conversation {
       this.#leaveBanner();
       this.field.value = this.#drafts.get(room.id) ?? "";
       if (content !== room.message(id)?.content) {
-        room.edit(id, content).catch((error) => announce(`The message was not changed: ${error.message}`));
+        room.edit(id, content).catch((error) => this.#complain(`The message was not changed: ${error.message}`));
       }
     } else {
       room.send(content, { replyTo: this.#quoted });
@@ -521,7 +524,14 @@ export class Conversation {
   async #delete(message) {
     const room = this.#room;
     const isSure = await confirm("Delete this message?", "It disappears for all members of the room.", "Delete");
-    if (isSure) room.delete(message.id).catch((error) => announce(`The message was not deleted: ${error.message}`));
+    if (isSure) room.delete(message.id).catch((error) => this.#complain(`The message was not deleted: ${error.message}`));
+  }
+
+  #complain(words) {
+    clearTimeout(this.#complaining);
+    this.notice.replaceChildren(icon("alert"), words);
+    this.notice.classList.add("shown");
+    this.#complaining = setTimeout(() => this.notice.classList.remove("shown"), 8_000);
   }
 
   #showBanner(name, words) {

@@ -1011,7 +1011,7 @@ export class Room {
     this.createdBy = room.created_by;
     this.role = role;
     this.partnerId = partner_id;
-    if (active_at > this.activeAt) this.activeAt = active_at;
+    if (instant(active_at) > instant(this.activeAt)) this.activeAt = active_at;
     if (room.last_seq < this.#counted.upTo) return; // An answer that was overtaken by a later one.
     if ((this.lastMessage?.seq ?? 0) <= room.last_seq) this.lastMessage = last_message;
     const mark = Math.max(last_read_seq, this.#client._pendingMark(this.id));
@@ -1036,7 +1036,7 @@ export class Room {
       if (message.seq > Math.max(this.#counted.upTo, this.lastReadSeq)) this.#newer.push(message.seq);
     }
     if (message.seq > (this.lastMessage?.seq ?? 0) && !message.deleted_at) this.lastMessage = message;
-    if (message.created_at > this.activeAt) this.activeAt = message.created_at;
+    if (instant(message.created_at) > instant(this.activeAt)) this.activeAt = message.created_at;
   }
 
   /** @internal An edit or a deletion, which is the entry `seq` of the log. */
@@ -1057,7 +1057,7 @@ export class Room {
     if (this.#isAttached) this.#timeline.log(message);
     else this.#timeline.discard(message.id);
     if (message.seq > (this.lastMessage?.seq ?? 0)) this.lastMessage = message;
-    if (message.created_at > this.activeAt) this.activeAt = message.created_at;
+    if (instant(message.created_at) > instant(this.activeAt)) this.activeAt = message.created_at;
   }
 
   /** @internal */
@@ -1278,8 +1278,11 @@ export class Client extends Emitter {
 
   /** The rooms of the user, the most recently active first. Another array after each change. */
   get rooms() {
-    const later = (a, b) => (instant(a.activeAt) < instant(b.activeAt) ? 1 : -1);
-    return (this.#sorted ??= Object.freeze([...this.#rooms.values()].filter((room) => room.role).sort(later)));
+    if (this.#sorted) return this.#sorted;
+    const rooms = [...this.#rooms.values()].filter((room) => room.role);
+    const byActivity = rooms.map((room) => ({ room, at: instant(room.activeAt) }));
+    byActivity.sort((a, b) => (a.at < b.at ? 1 : a.at > b.at ? -1 : 0));
+    return (this.#sorted = Object.freeze(byActivity.map(({ room }) => room)));
   }
 
   room(id) {
