@@ -214,3 +214,23 @@ async def test_schema_named_like_the_role_hides_no_table(look: Look, database: P
     await sql(f"CREATE SCHEMA {database.user} CREATE TABLE users (id int)")
     assert severities(await look(database), "postgresql.migrations") == []
     assert severities(await look(database), "postgresql.plans") == []
+
+
+async def test_transaction_that_has_written_and_stays_open_is_named(
+    look: Look, database: PostgresSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "LONG_SECONDS", 0)
+    connection = await connect(database)
+    transaction = connection.transaction()
+    await transaction.start()
+    pid = connection.get_server_pid()
+    assert f"session {pid} " not in meanings(await look(database), "postgresql.transactions")  # it has only begun
+    await connection.execute("INSERT INTO rooms (name) VALUES ('of a long transaction')")
+    section = await look(database)
+    assert f"session {pid} of {database.user} in {database.database}" in meanings(
+        section, "postgresql.transactions"
+    )
+    assert f"pg_terminate_backend({pid})" in meanings(section, "postgresql.transactions")
+    await transaction.rollback()
+    await connection.close()
+    assert f"session {pid} " not in meanings(await look(database), "postgresql.transactions")

@@ -110,6 +110,57 @@ async def _encoding(postgres: Postgres) -> Result:
     return Result(encoding, findings)
 
 
+LONG_SECONDS: Final = 60
+"""A transaction of an application takes milliseconds, and that of a migration seconds."""
+
+
+class OpenTransaction(NamedTuple):
+    """A transaction that has written something and has not ended. `end` is the statement that ends it."""
+
+    seconds: float
+    what: str
+    end: str
+
+
+# Of the whole cluster: `hub.changes` waits for all. The times of other roles need pg_read_all_stats.
+_OPEN_TRANSACTIONS: Final = Statement(
+    "doctor.open_transactions",
+    OpenTransaction,
+    """
+    SELECT seconds, what, "end"
+    FROM (
+        SELECT
+            extract(epoch FROM clock_timestamp() - xact_start)::float8 AS seconds,
+            format('session %s of %s in %s', pid, usename, datname) AS what,
+            format('SELECT pg_terminate_backend(%s)', pid) AS "end"
+        FROM pg_stat_activity
+        WHERE backend_xid IS NOT NULL
+        UNION ALL
+        SELECT
+            extract(epoch FROM clock_timestamp() - prepared)::float8,
+            format('prepared transaction %L in %s', gid, database),
+            format('ROLLBACK PREPARED %L', gid)
+        FROM pg_prepared_xacts
+    ) AS open
+    WHERE seconds > $1
+    ORDER BY seconds DESC
+    LIMIT 10
+    """,
+)
+
+
+async def _transactions(postgres: Postgres) -> Result:
+    found = await postgres.executor.fetch_all(_OPEN_TRANSACTIONS, float(LONG_SECONDS))
+    findings = []
+    for one in found:
+        meaning = (
+            f"A transaction that has written is open for {one.seconds:,.0f} s ({one.what}): `hub.changes` hands "
+            f"nothing out that is newer, and VACUUM cannot remove what was deleted since."
+        )
+        findings.append(warning(meaning, f"Find out what it waits for; to end it: {one.end}."))
+    return Result(f"{len(found)} long ones" if found else f"none is open for {LONG_SECONDS} s", findings)
+
+
 # Behind a pooler this is about the connection from the pooler to the server.
 _PROTOCOL = Statement(
     "doctor.protocol", str, "SELECT version AS protocol FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl"
@@ -253,6 +304,7 @@ CHECKS: Final[tuple[Check[Postgres], ...]] = (
     Check("postgresql.connections", "connections", _connections),
     Check("postgresql.role", "role", _role),
     Check("postgresql.schema", "schema", _schema),
+    Check("postgresql.transactions", "transactions", _transactions),
     *schema.CHECKS,
 )
 
