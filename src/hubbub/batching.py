@@ -36,7 +36,7 @@ import msgspec
 from hubbub.background import ReportErrors, elsewhere
 from hubbub.errors import Unavailable
 from hubbub.forks import abandon_in_child, forked
-from hubbub.scheduling import EarliestTimer, Pauses
+from hubbub.scheduling import EarliestTimer
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,9 +49,9 @@ MOST_WORKERS: Final = 4
 """Statements in flight at a time, including unanswered ones, so that these cannot take the whole pool of 20. Twice
 as many as `workers`, if that is more."""
 
-ANSWERS_PER_STEP: Final = 50
-"""Results that are passed to `committed` at a time. Notifying the followers of 50 messages takes up to some
-milliseconds. If it took long, the rest of the process has its turn before the next step."""
+ANSWERS_PER_TURN: Final = 50
+"""Results that are passed to `committed` before the rest of the process has its turn. Notifying the followers of
+50 messages takes some milliseconds."""
 
 GRACE_SECONDS: Final = 0.1
 """At the deadline a statement that writes ends by itself, and knows best whether its changes may have been made.
@@ -548,14 +548,14 @@ class Batcher(Generic[Item, Result]):
         if self._committed is None:
             return _answer_each(batch, outcomes)
         put_back: list[PendingCall[Item]] = []
-        pauses = Pauses()
-        for first in range(0, len(batch), ANSWERS_PER_STEP):
-            part = outcomes[first : first + ANSWERS_PER_STEP]
+        for first in range(0, len(batch), ANSWERS_PER_TURN):
+            part = outcomes[first : first + ANSWERS_PER_TURN]
             results = [one for one in part if not isinstance(one, _NO_RESULT)]
             if results:
                 self._report(results, self._committed)
-            put_back += _answer_each(batch[first : first + ANSWERS_PER_STEP], part)
-            await pauses.pause_if_due()
+            put_back += _answer_each(batch[first : first + ANSWERS_PER_TURN], part)
+            if first + ANSWERS_PER_TURN < len(batch):
+                await asyncio.sleep(0)
         return put_back
 
     def _report(self, results: Sequence[Result], committed: Callable[[Sequence[Result]], None]) -> None:

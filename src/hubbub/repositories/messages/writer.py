@@ -20,7 +20,7 @@ from typing import Final
 
 from hubbub.background import ReportErrors
 from hubbub.batching import (
-    ANSWERS_PER_STEP,
+    ANSWERS_PER_TURN,
     PUT_BACK,
     Batcher,
     KeyedQueue,
@@ -121,9 +121,9 @@ class MessageWriter:
 
     async def _send_many(self, drafts: Sequence[Draft], deadline: float) -> list[Message]:
         messages = await send_all(self._executor, drafts, deadline=deadline)
-        for first in range(0, len(messages), ANSWERS_PER_STEP):
+        for first in range(0, len(messages), ANSWERS_PER_TURN):
             with ReportErrors("an action after a COMMIT"):
-                self._committed(messages[first : first + ANSWERS_PER_STEP])
+                self._committed(messages[first : first + ANSWERS_PER_TURN])
             await asyncio.sleep(0)
         return messages
 
