@@ -36,9 +36,11 @@ from hubbub import User, embedded, migrations, web
 PAGE = Path(__file__).parent / "page"
 CLIENT = Path(web.__file__).parent / "client" / "hubbub.js"
 
+# Pictures of people come from any host, which sees who loads them, but not the address of the page.
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; manifest-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data: https:; connect-src 'self'; "
+    "manifest-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",

@@ -341,6 +341,127 @@ async def test_newcomer_signs_up_makes_a_room_and_invites(
     assert found is not None
 
 
+async def test_own_profile_is_changed_and_seen_by_others_at_once(
+    log_in: Login, hub: Hub, ada: User, bob: User, shared_room: Room
+) -> None:
+    await hub.messages.send(shared_room.id, ada.id, "Good morning")
+    hers, his = await log_in(ada), await log_in(bob)
+    await his.open("engine-room")
+    page = hers.page
+    await page.get_by_role("button", name="Your profile").click()
+    await page.get_by_label("Display name").fill("Ada Lovelace")
+    await page.get_by_label("Address of your picture").fill("javascript:alert(1)")
+    await page.get_by_label("Display name").press("Enter")
+    await hers.fails("Your profile was not changed")
+    await page.get_by_label("Address of your picture").fill("/icon.svg")
+    await page.get_by_role("button", name="Save").click()
+    await page.get_by_role("dialog").wait_for(state="detached")
+    await page.locator(".me", has_text="Ada Lovelace").wait_for()
+    message = await his.sees("Good morning")
+    await message.locator(".author", has_text="Ada Lovelace").wait_for()
+    await message.locator(".avatar img").wait_for()
+    profile = await hub.users.get(ada.id)
+    assert (profile.display_name, profile.avatar_url) == ("Ada Lovelace", "/icon.svg")
+
+
+async def test_admin_changes_and_deletes_a_room(
+    log_in: Login, hub: Hub, ada: User, bob: User, shared_room: Room
+) -> None:
+    hers, his = await log_in(ada), await log_in(bob)
+    await hers.open("engine-room")
+    await his.open("engine-room")
+    assert await his.page.get_by_role("button", name="Edit the room").count() == 0
+    page = hers.page
+    await page.get_by_role("button", name="Edit the room").click()
+    await page.get_by_label("Name").fill("boiler-room")
+    await page.get_by_label("What is it about?").fill("Steam, <b>hot</b>")
+    await page.get_by_label("find it and join").check()
+    await page.get_by_role("button", name="Save").click()
+    await his.page.locator(".title h1", has_text="boiler-room").wait_for()
+    await his.page.locator(".beginning", has_text="Steam, <b>hot</b>").wait_for()
+    assert not (await hub.rooms.get(shared_room.id)).is_private
+    await page.get_by_role("button", name="Edit the room").click()
+    await hub.room_users.set_role(shared_room.id, bob.id, "admin")
+    await hub.room_users.set_role(shared_room.id, ada.id, "member")
+    await page.get_by_label("Name").fill("mine")
+    await page.get_by_label("Name").press("Enter")
+    await hers.fails("The room was not changed")
+    await page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    await his.page.get_by_role("button", name="Edit the room").click()
+    await his.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await his.page.get_by_role("button", name="Delete the room").click()
+    for window in (hers, his):
+        await window.until("chat.rooms.length === 0")
+        await window.page.locator(".nothing").wait_for()
+    await his.page.get_by_role("dialog").wait_for(state="detached")
+
+
+async def test_roles_are_changed_and_members_removed_by_those_who_may(
+    log_in: Login, hub: Hub, ada: User, bob: User, shared_room: Room
+) -> None:
+    await hub.room_users.update(shared_room.id, bob.id, metadata={"nickname": "bobby"})
+    hers, his = await log_in(ada), await log_in(bob)
+    for window in (hers, his):
+        await window.open("engine-room")
+        await window.page.get_by_role("button", name="Members and invitations").click()
+    people = hers.page.locator(".members li")
+    await people.filter(has_text="bobby").wait_for()
+    await hub.room_users.update(shared_room.id, bob.id, metadata={"nickname": "Robert"})
+    await people.filter(has_text="Robert").wait_for()
+    assert await his.page.locator(".members select, .members button").count() == 0
+    role = hers.page.get_by_label("Role of bob")
+    await role.focus()
+    await role.select_option("moderator")
+    await his.page.locator(".members li", has_text="bob").locator(".role", has_text="moderator").wait_for()
+    assert await hers.page.evaluate("document.activeElement.getAttribute('aria-label')") == "Role of bob"
+    await hers.page.get_by_label("Role of ada").select_option("member")
+    await hers.fails("The role of ada was not changed")
+    assert await hers.page.get_by_label("Role of ada").input_value() == "admin"
+    await hers.page.get_by_role("button", name="Remove bob").click()
+    await hers.page.get_by_role("button", name="Remove", exact=True).click()
+    await his.page.locator(".nothing").wait_for()
+    await his.page.get_by_role("dialog").wait_for(state="detached")
+    await people.filter(has_text="bob").wait_for(state="detached")
+
+
+async def test_author_sees_who_has_read_a_message(
+    log_in: Login, hub: Hub, ada: User, bob: User, shared_room: Room
+) -> None:
+    message = await hub.messages.send(shared_room.id, ada.id, "Have you seen this?")
+    hers = await log_in(ada)
+    await hers.open("engine-room")
+    await (await hers.sees("Have you seen this?")).focus()
+    await hers.page.keyboard.press("w")
+    dialog = hers.page.get_by_role("dialog", name="Read by")
+    await dialog.get_by_text("Not read yet").wait_for()
+    await hub.receipts.mark_read(shared_room.id, bob.id, up_to=message.seq)
+    await dialog.locator("li", has_text="bob").wait_for()
+    await hers.page.keyboard.press("Escape")
+    await dialog.wait_for(state="detached")
+
+
+async def test_message_that_is_marked_as_unread_stays_so_until_the_room_is_opened_again(
+    log_in: Login, hub: Hub, ada: User, bob: User, shared_room: Room
+) -> None:
+    other = await hub.rooms.create("kitchen", created_by=ada.id)
+    for words in ("one", "two", "three"):
+        await hub.messages.send(shared_room.id, bob.id, words)
+    hers = await log_in(ada)
+    await hers.open("engine-room")
+    await hers.until("(id) => chat.room(id).unread === 0", str(shared_room.id))
+    await (await hers.sees("two")).focus()
+    await hers.page.keyboard.press("u")
+    await hers.page.locator(".rooms .badge", has_text="2").wait_for()
+    await hers.page.locator(".unread-line").wait_for()
+    await hub.messages.send(shared_room.id, bob.id, "four")
+    await hers.page.locator(".rooms .badge", has_text="3").wait_for()
+    assert await hub.receipts.unread_count(shared_room.id, ada.id) == 3
+    await hers.open("kitchen")
+    await hers.open("engine-room")
+    await hers.until("(id) => chat.room(id).unread === 0", str(shared_room.id))
+    assert other.name == "kitchen"
+
+
 async def test_phone_shows_the_rooms_or_one_room(log_in: Login, ada: User, bob: User, shared_room: Room) -> None:
     phone = await log_in(ada, viewport={"width": 360, "height": 640}, is_mobile=True, has_touch=True)
     rooms, conversation = phone.page.locator(".sidebar"), phone.page.locator(".conversation")

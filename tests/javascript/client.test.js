@@ -401,3 +401,92 @@ test("a token is asked for before each connection", async () => {
   await until(() => gateway.hellos.length === 2 && client.state === "live");
   assert.deepEqual(gateway.hellos.map((hello) => hello.token), ["token 1", "token 2"]);
 });
+
+test("what is marked as unread is unread again, and no read mark on its way undoes it", async () => {
+  const gateway = new Gateway(ROOM);
+  for (let at = 0; at < 5; at++) gateway.write(ROOM, BOB, `${at}`);
+  const { room } = await open(gateway);
+  gateway.answers.unread = ({ from_seq }) => ({ last_read_seq: (gateway.rooms.get(ROOM).read = from_seq - 1) });
+  room.markRead();
+  await room.markUnread(3);
+  await until(() => room.unread === 3);
+  assert.equal(room.lastReadSeq, 2);
+  await new Promise((resolve) => setTimeout(resolve, 350));
+  const types = gateway.commands.map((command) => command.type).filter((type) => ["read", "unread"].includes(type));
+  assert.deepEqual(types, ["read", "unread"]);
+  room.markRead();
+  assert.equal(room.unread, 0);
+});
+
+test("what is marked as unread without a connection is unread after it", async () => {
+  const gateway = new Gateway(ROOM);
+  for (let at = 0; at < 3; at++) gateway.write(ROOM, BOB, `${at}`);
+  const { client, room } = await open(gateway);
+  gateway.answers.unread = ({ from_seq }) => ({ last_read_seq: (gateway.rooms.get(ROOM).read = from_seq - 1) });
+  gateway.isUp = false;
+  gateway.cut();
+  await until(() => client.state === "waiting");
+  room.markRead();
+  const marking = room.markUnread(2);
+  gateway.isUp = true;
+  await marking;
+  await until(() => room.unread === 2);
+  assert.equal(gateway.rooms.get(ROOM).read, 1);
+});
+
+test("readers come from all pages, with their users", async () => {
+  const gateway = new Gateway(ROOM);
+  const { id } = gateway.write(ROOM, ADA, "hi");
+  const { client, room } = await open(gateway);
+  const carol = { id: OTHER, username: "carol", display_name: null, avatar_url: null };
+  gateway.answers.readers = ({ message_id, after }) =>
+    after
+      ? { items: [{ message_id, user_id: OTHER, read_at: null }], next: null, users: [carol] }
+      : { items: [{ message_id, user_id: BOB, read_at: "2026-11-29T02:00:00Z" }], next: "2", users: [] };
+  assert.deepEqual(await room.readers(id), [
+    { userId: BOB, readAt: "2026-11-29T02:00:00Z" },
+    { userId: OTHER, readAt: null },
+  ]);
+  assert.equal(client.user(OTHER).username, "carol");
+});
+
+test("changes of rooms, members and the own profile have only what is given", async () => {
+  const gateway = new Gateway(ROOM);
+  const { client, room } = await open(gateway);
+  const sent = async (change) => {
+    await change;
+    return gateway.commands.at(-1);
+  };
+  assert.deepEqual(await sent(room.update({ name: "new" })), { type: "update_room", room_id: ROOM, name: "new" });
+  const cleared = { type: "update_room", room_id: ROOM, description: "", is_private: false };
+  assert.deepEqual(await sent(room.update({ description: null, isPrivate: false })), cleared);
+  assert.deepEqual(await sent(room.setRole(BOB, "admin")), { type: "set_role", room_id: ROOM, user_id: BOB, role: "admin" });
+  assert.deepEqual(await sent(room.remove(BOB)), { type: "remove", room_id: ROOM, user_id: BOB });
+  const ada = { id: ADA, username: "ada", display_name: "Ada", avatar_url: null };
+  gateway.answers.update_profile = () => ada;
+  const profile = { type: "update_profile", display_name: "Ada", avatar_url: null };
+  assert.deepEqual(await sent(client.updateProfile({ displayName: "Ada", avatarUrl: null })), profile);
+  assert.equal(client.user(ADA).display_name, "Ada");
+  gateway.answers.delete_room = () => ({ error: "forbidden", detail: "only an admin" });
+  await assert.rejects(room.deleteRoom(), { error: "forbidden", message: "only an admin" });
+  assert.equal(client.rooms.length, 1);
+  gateway.answers = {};
+  await room.deleteRoom();
+  assert.equal(client.rooms.length, 0);
+});
+
+test("profiles and memberships that change are those of the event", async () => {
+  const gateway = new Gateway(ROOM);
+  const { client, room } = await open(gateway);
+  const member = { user_id: BOB, role: "member", last_read_seq: 0, metadata: { nickname: "bobby" } };
+  gateway.answers.members = () => ({ items: [member], next: null, users: [] });
+  await room.loadMembers();
+  assert.deepEqual(room.memberMetadata.get(BOB), { nickname: "bobby" });
+  gateway.append(ROOM, { type: "member_changed", user_id: BOB, metadata: { nickname: "rob" } });
+  await until(() => room.memberMetadata.get(BOB).nickname === "rob");
+  gateway.append(ROOM, { type: "member_changed", user_id: BOB, metadata: null });
+  await until(() => !room.memberMetadata.has(BOB));
+  const profile = { user_id: BOB, username: "bob", display_name: "Bob", avatar_url: null, metadata: null };
+  gateway.tell({ type: "profile_changed", ...profile });
+  await until(() => client.user(BOB).display_name === "Bob");
+});

@@ -1,7 +1,7 @@
 /** One room on the screen: its messages, who is typing, and the field to write in. */
 
 import { announce, avatar, bdi, dayKey, dayOf, h, hourOf, icon, iconButton, nameOf, paragraphs, perFrame, roomAvatar } from "./dom.js";
-import { confirm, showMembers } from "./dialogs.js";
+import { confirm, editRoom, showMembers, showReaders } from "./dialogs.js";
 import { VirtualList } from "./list.js";
 
 const LONGEST = 20_000;
@@ -33,6 +33,7 @@ export class Conversation {
   #focusedKey = null;
   #list;
   #wasAtEnd = true;
+  #staysUnread = false;
   #fresh = 0;
   #complaining = null;
 
@@ -106,6 +107,7 @@ export class Conversation {
     this.#room = room;
     this.#fresh = 0;
     this.#focusedKey = null;
+    this.#staysUnread = false;
     this.#unreadFrom = room.unread ? room.lastReadSeq : null;
     this.#leaveBanner();
     this.field.value = this.#drafts.get(room.id) ?? "";
@@ -130,6 +132,7 @@ export class Conversation {
   }
 
   toNewest() {
+    this.#staysUnread = false;
     this.#fresh = 0;
     this.#list.toEnd();
     this.#drawNewest();
@@ -155,7 +158,7 @@ export class Conversation {
     const messages = room.messages.filter((message) => !message.deleted_at || message.reply_to || message.seq !== null);
     const readers = this.#readersOf(room, messages);
     if (room.hasOlder) items.push({ key: "-older", kind: "older", mark: "", guess: 56 });
-    else if (room.isLoaded) items.push({ key: "-beginning", kind: "beginning", mark: room.name, guess: 150 });
+    else if (room.isLoaded) items.push({ key: "-beginning", kind: "beginning", mark: [room.name, room.description, room.isPrivate].join("|"), guess: 150 });
     let previous = null;
     let hasLine = false;
     for (let at = 0; at < messages.length; at++) {
@@ -178,6 +181,7 @@ export class Conversation {
         isFirst ? "f" : "",
         isLast ? "l" : "",
         nameOf(author),
+        author?.avatar_url,
         readers.get(message.id)?.join() ?? "",
         target ? target.updated_at : "",
         this.#isRead(message),
@@ -312,14 +316,20 @@ export class Conversation {
   }
 
   #drawActions(message, isOwn) {
-    const mayDelete = isOwn || ["admin", "moderator"].includes(this.#room.role);
+    const mayDelete = this.#mayDelete(message);
     return h(
       "div",
       { className: "actions" },
       iconButton("reply", "Reply (R)", () => this.#reply(message), { tabIndex: -1 }),
       isOwn && iconButton("edit", "Edit (E)", () => this.#edit(message), { tabIndex: -1 }),
+      isOwn && iconButton("eye", "Who has read it (W)", () => showReaders(this.#client, this.#room, message), { tabIndex: -1 }),
+      !isOwn && iconButton("unread", "Mark as unread (U)", () => this.#markUnread(message), { tabIndex: -1 }),
       mayDelete && iconButton("trash", "Delete (Del)", () => this.#delete(message), { tabIndex: -1 }),
     );
+  }
+
+  #mayDelete({ user_id }) {
+    return user_id === this.#client.userId || ["admin", "moderator"].includes(this.#room.role);
   }
 
   #drawFailure(message) {
@@ -371,7 +381,23 @@ export class Conversation {
 
   #markRead() {
     const room = this.#room;
-    if (room?.isLoaded && this.#list.isAtEnd && !document.hidden && document.hasFocus()) room.markRead();
+    if (room?.isLoaded && !this.#staysUnread && this.#list.isAtEnd && !document.hidden && document.hasFocus()) room.markRead();
+  }
+
+  /** It stays unread until the room is opened again, or the user goes to its end. */
+  async #markUnread(message) {
+    const room = this.#room;
+    this.#staysUnread = true;
+    try {
+      await room.markUnread(message.seq);
+      if (room !== this.#room) return;
+      this.#unreadFrom = message.seq - 1;
+      this.update();
+      announce("Marked as unread");
+    } catch (error) {
+      this.#staysUnread = false;
+      this.#complain(`The message was not marked as unread: ${error.message}`);
+    }
   }
 
   /** Go to a message, also one that is pages before. */
@@ -397,14 +423,16 @@ export class Conversation {
     let below = "";
     if (room.isDirect) below = { true: "Online", false: "Offline", undefined: "" }[client.isOnline(room.partnerId)];
     else if (room.members.size) below = `${room.members.size} members${online ? `, ${online} online` : ""}`;
-    const mark = [room.id, room.name, nameOf(user), below, room.isDirect ? client.isOnline(room.partnerId) : ""].join("|");
-    if (this.title.dataset.mark === mark) return;
-    this.title.dataset.mark = mark;
+    const mark = [room.id, room.name, nameOf(user), below];
+    mark.push(room.isDirect ? client.isOnline(room.partnerId) : "", user?.avatar_url, room.isPrivate, room.role);
+    if (this.title.dataset.mark === mark.join("|")) return;
+    this.title.dataset.mark = mark.join("|");
     const picture = room.isDirect ? avatar(user, room.partnerId, { online: client.isOnline(room.partnerId) ?? false }) : roomAvatar(room);
     const words = h("div", { className: "words" }, h("h1", {}, bdi(room.isDirect ? nameOf(user) : room.name)), h("p", {}, below));
     const open = () => showMembers(client, room);
-    const button = room.isDirect ? null : iconButton("people", "Members and invitations", open);
-    this.title.replaceChildren(picture, words, ...(button ? [button] : []));
+    const buttons = room.isDirect ? [] : [iconButton("people", "Members and invitations", open)];
+    if (!room.isDirect && room.role === "admin") buttons.push(iconButton("settings", "Edit the room", () => editRoom(client, room)));
+    this.title.replaceChildren(picture, words, ...buttons);
     document.title = `${room.isDirect ? nameOf(user) : room.name} · hubbub`;
   }
 
@@ -497,7 +525,9 @@ export class Conversation {
       const isOwn = message.user_id === this.#client.userId;
       if (event.key === "r") this.#reply(message);
       else if (event.key === "e" && isOwn) this.#edit(message);
-      else if (event.key === "Delete" && isOwn) this.#delete(message);
+      else if (event.key === "w" && isOwn) showReaders(this.#client, this.#room, message);
+      else if (event.key === "u" && !isOwn) this.#markUnread(message);
+      else if (event.key === "Delete" && this.#mayDelete(message)) this.#delete(message);
       else return;
       event.preventDefault();
     }

@@ -1,6 +1,6 @@
-/** Dialogs: members and invitations, a new room, sessions, and questions. */
+/** Dialogs: members and invitations, rooms, readers, the own profile, sessions, and questions. */
 
-import { agoOf, avatar, bdi, h, icon, iconButton, nameOf } from "./dom.js";
+import { agoOf, announce, avatar, bdi, h, icon, iconButton, nameOf } from "./dom.js";
 
 function open(title, content, className = "") {
   const dialog = h("dialog", { className, "aria-label": title });
@@ -55,16 +55,63 @@ export function personRow(client, user, ...more) {
 export function showMembers(client, room) {
   const search = h("input", { type: "search", placeholder: "Find people to invite", "aria-label": "Find people to invite", dir: "auto" });
   const found = h("ul", { className: "people" });
-  const members = h("ul", { className: "people" });
+  const members = h("ul", { className: "people members" });
   const error = problem();
+  const rows = new Map();
   const draw = () => {
     const people = [...room.members].map(([userId, role]) => ({ userId, role, user: client.user(userId) }));
     people.sort((a, b) => Number(client.isOnline(b.userId) ?? 0) - Number(client.isOnline(a.userId) ?? 0) || nameOf(a.user).localeCompare(nameOf(b.user)));
-    members.replaceChildren(
-      ...people
-        .filter(({ user }) => user)
-        .map(({ user, role }) => h("li", {}, ...personRow(client, user, role !== "member" && h("span", { className: "role" }, role)))),
-    );
+    const focused = members.contains(document.activeElement) ? document.activeElement : null;
+    const shown = people.filter(({ user }) => user).map(({ user, role }) => memberRow(user, role));
+    members.replaceChildren(...shown);
+    if (!focused) return;
+    // An element that is moved or replaced loses the focus.
+    const again = focused.isConnected ? focused : rows.get(focused.dataset.id)?.node.querySelector(focused.localName);
+    (again ?? search).focus();
+  };
+  /** The same element as before, unless it looks different: people may be choosing in it. */
+  const memberRow = (user, role) => {
+    const { nickname } = room.memberMetadata.get(user.id) ?? {};
+    const mark = JSON.stringify([user, role, room.role, nickname, client.isOnline(user.id)]);
+    if (rows.get(user.id)?.mark === mark) return rows.get(user.id).node;
+    const node = h("li", {}, ...personRow(client, user, h("span", { className: "powers" }, ...powers(user, role))));
+    if (typeof nickname === "string") node.querySelector(".words span").append(" · ", bdi(nickname));
+    rows.set(user.id, { node, mark });
+    return node;
+  };
+  /** What this user may do with a member. The server decides, and says so if it has changed. */
+  const powers = (user, role) => {
+    const isAdmin = room.role === "admin";
+    const mayRemove = user.id !== client.userId && (isAdmin || (room.role === "moderator" && role === "member"));
+    const roles = ["member", "moderator", "admin"].map((one) => h("option", { value: one, selected: one === role }, one));
+    const change = ({ target }) => setRole(user, target, role);
+    return [
+      isAdmin
+        ? h("select", { "aria-label": `Role of ${nameOf(user)}`, "data-id": user.id, onchange: change }, roles)
+        : role !== "member" && h("span", { className: "role" }, role),
+      mayRemove && iconButton("trash", `Remove ${nameOf(user)}`, () => remove(user), { "data-id": user.id }),
+    ];
+  };
+  const setRole = async (user, select, before) => {
+    error.textContent = "";
+    try {
+      await room.setRole(user.id, select.value);
+    } catch (refused) {
+      select.value = before;
+      error.textContent = `The role of ${nameOf(user)} was not changed: ${refused.message}`;
+    }
+  };
+  const remove = async (user) => {
+    error.textContent = "";
+    const name = nameOf(user);
+    if (!(await confirm(`Remove ${name}?`, "Messages that are in the room stay there.", "Remove"))) return;
+    try {
+      await room.remove(user.id);
+      announce(`${name} was removed`);
+      search.focus();
+    } catch (refused) {
+      error.textContent = `${name} was not removed: ${refused.message}`;
+    }
   };
   const invite = async (user) => {
     error.textContent = "";
@@ -111,6 +158,7 @@ export function showMembers(client, room) {
     members,
     h("div", { className: "buttons" }, h("button", { type: "button", className: "danger", onclick: leave }, icon("leave"), "Leave the room")),
   ]);
+  end.push(client.on("gone", (gone) => gone === room && dialog.close()));
   dialog.addEventListener("close", () => end.forEach((off) => off()));
   draw();
   room.loadMembers().catch(() => {});
@@ -150,6 +198,123 @@ export function newRoom(client, created) {
     ),
   );
   const dialog = open("New room", [form], "small");
+}
+
+/** Change a room, or delete it. */
+export function editRoom(client, room) {
+  const error = problem();
+  const name = h("input", { name: "name", required: true, maxLength: 100, autocomplete: "off", dir: "auto", value: room.name });
+  const description = h("input", { name: "description", maxLength: 400, autocomplete: "off", dir: "auto", value: room.description ?? "" });
+  const isPublic = h("input", { type: "checkbox", name: "public", checked: !room.isPrivate });
+  const before = { name: room.name, description: room.description, isPrivate: room.isPrivate };
+  const save = async (event) => {
+    event.preventDefault();
+    error.textContent = "";
+    const now = { name: name.value.trim(), description: description.value.trim() || null, isPrivate: !isPublic.checked };
+    const changes = Object.fromEntries(Object.entries(now).filter(([field, value]) => value !== before[field]));
+    try {
+      if (Object.keys(changes).length) await room.update(changes);
+      dialog.close();
+    } catch (refused) {
+      error.textContent = `The room was not changed: ${refused.message}`;
+    }
+  };
+  const remove = async () => {
+    error.textContent = "";
+    if (!(await confirm(`Delete ${room.name}?`, "The room and all its messages disappear for all members, for ever.", "Delete the room"))) return;
+    try {
+      await room.deleteRoom();
+    } catch (refused) {
+      error.textContent = `The room was not deleted: ${refused.message}`;
+    }
+  };
+  const form = h(
+    "form",
+    { onsubmit: save },
+    h("label", {}, "Name", name),
+    h("label", {}, "What is it about?", description),
+    h("label", { className: "check" }, isPublic, h("span", {}, "Everybody may find it and join")),
+    error,
+    h(
+      "div",
+      { className: "buttons" },
+      h("button", { type: "button", className: "danger", onclick: remove }, icon("trash"), "Delete"),
+      h("span", { className: "space" }),
+      h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
+      h("button", { type: "submit", className: "primary" }, "Save"),
+    ),
+  );
+  const dialog = open("Edit the room", [form], "small");
+  const off = client.on("gone", (gone) => gone === room && dialog.close());
+  dialog.addEventListener("close", off);
+  name.focus();
+}
+
+/** The own name and picture, as all people of the chat see them. */
+export async function showProfile(client) {
+  const error = problem();
+  const user = client.user(client.userId) ?? (await client.request({ type: "me" }).catch(() => null));
+  const name = h("input", { name: "display_name", maxLength: 100, autocomplete: "name", dir: "auto", value: user?.display_name ?? "", placeholder: user?.username ?? "" });
+  const picture = h("input", { name: "avatar_url", maxLength: 500, inputMode: "url", autocomplete: "photo", dir: "ltr", value: user?.avatar_url ?? "", placeholder: "https://" });
+  const save = async (event) => {
+    event.preventDefault();
+    error.textContent = "";
+    const changes = {};
+    if (name.value.trim() !== (user?.display_name ?? "")) changes.displayName = name.value.trim() || null;
+    if (picture.value.trim() !== (user?.avatar_url ?? "")) changes.avatarUrl = picture.value.trim() || null;
+    try {
+      if (Object.keys(changes).length) await client.updateProfile(changes);
+      dialog.close();
+    } catch (refused) {
+      error.textContent = `Your profile was not changed: ${refused.message}`;
+    }
+  };
+  const form = h(
+    "form",
+    { onsubmit: save },
+    user && h("div", { className: "person" }, ...personRow(client, user)),
+    h("label", {}, "Display name", name),
+    h("label", {}, "Address of your picture", picture),
+    error,
+    h(
+      "div",
+      { className: "buttons" },
+      h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
+      h("button", { type: "submit", className: "primary" }, "Save"),
+    ),
+  );
+  const dialog = open("Your profile", [form], "small");
+  name.focus();
+}
+
+/** Who has read a message of one's own, as it changes. */
+export function showReaders(client, room, message) {
+  const list = h("ul", { className: "people" });
+  const words = h("p", { className: "quiet", role: "status" }, "Loading…");
+  const error = problem();
+  const marks = () => [...room.readMarks].join();
+  let drawn = null;
+  const draw = async () => {
+    if (drawn === marks()) return;
+    drawn = marks();
+    try {
+      const readers = (await room.readers(message.id)).filter(({ userId }) => userId !== client.userId && client.user(userId));
+      words.textContent = readers.length ? "" : "Not read yet.";
+      list.replaceChildren(
+        ...readers.map(({ userId, readAt }) => {
+          const time = readAt && h("time", { className: "role", dateTime: readAt }, agoOf(readAt));
+          return h("li", {}, ...personRow(client, client.user(userId), time));
+        }),
+      );
+    } catch (refused) {
+      words.textContent = "";
+      error.textContent = refused.message;
+    }
+  };
+  const dialog = open("Read by", [words, error, list], "small");
+  const end = [client.on("messages", (changed) => changed === room && draw()), client.on("gone", (gone) => gone === room && dialog.close())];
+  dialog.addEventListener("close", () => end.forEach((off) => off()));
+  draw();
 }
 
 /** "Firefox on Linux", as far as the name of the browser tells. */

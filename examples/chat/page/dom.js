@@ -28,6 +28,10 @@ const PATHS = {
   invite: "M10 4a4 4 0 1 1 0 8 4 4 0 0 1 0-8M3 20c0-4 3-6 7-6 1.500 0 2.800.3 4 .8M18 14.500v6M15 17.500h6",
   leave: "M14 4H5v16h9M10 12h11M17 8l4 4-4 4",
   lock: "M6 11h12v9H6zM8.500 11V8a3.500 3.500 0 0 1 7 0v3",
+  eye: "M2 12c4-9 16-9 20 0-4 9-16 9-20 0M12 9a3 3 0 1 1 0 6 3 3 0 0 1 0-6",
+  person: "M12 4a4 4 0 1 1 0 8 4 4 0 0 1 0-8M4 20.500c0-4 3.500-6.500 8-6.500s8 2.500 8 6.500",
+  settings: "M4 7h9M17 7h3M15 5a2 2 0 1 1 0 4 2 2 0 0 1 0-4M4 17h3M11 17h9M9 15a2 2 0 1 1 0 4 2 2 0 0 1 0-4",
+  unread: "M21 11v7H3V6h10M3 7l9 6 4-2.500M19 3a2.500 2.500 0 1 1 0 5 2.500 2.500 0 0 1 0-5",
   people: "M9 4a4 4 0 1 1 0 8 4 4 0 0 1 0-8M2 20c0-4 3-6 7-6s7 2 7 6M16 4.500a4 4 0 0 1 0 7M18.500 14.500c2.200.7 3.500 2.500 3.500 5.500",
   reply: "M9.500 6L4 11.500 9.500 17M4 11.500h10c4 0 6 2.500 6 6.500",
   search: "M10.500 4a6.500 6.500 0 1 1 0 13 6.500 6.500 0 0 1 0-13M15.500 15.500L21 21",
@@ -67,9 +71,21 @@ function hueOf(id) {
   return sum % HUES.length;
 }
 
+/** The address of a user's picture, if the policy of this page lets it be loaded. */
+function pictureOf(user) {
+  if (!user?.avatar_url || !URL.canParse(user.avatar_url, location.href)) return null;
+  const address = new URL(user.avatar_url, location.href);
+  return address.protocol === "https:" || address.origin === location.origin ? address.href : null;
+}
+
 export function avatar(user, id, { online } = {}) {
   const letters = [...nameOf(user)][0]?.toUpperCase() ?? "?";
   const element = h("span", { className: `avatar hue-${hueOf(id)}`, "aria-hidden": "true" }, user || !id ? letters : "");
+  const address = pictureOf(user);
+  if (address) {
+    const picture = h("img", { src: address, alt: "", loading: "lazy", referrerPolicy: "no-referrer", onerror: () => picture.remove() });
+    element.append(picture);
+  }
   if (online !== undefined) element.append(h("span", { className: online ? "dot online" : "dot" }));
   return element;
 }

@@ -1,7 +1,7 @@
 /** The rooms of the user, with a search that also finds people and public rooms. */
 
 import { avatar, bdi, h, icon, iconButton, nameOf, perFrame, roomAvatar, shortTimeOf } from "./dom.js";
-import { newRoom, personRow, showSessions } from "./dialogs.js";
+import { newRoom, personRow, showProfile, showSessions } from "./dialogs.js";
 
 const SEARCH_AFTER_MILLISECONDS = 150;
 
@@ -31,6 +31,7 @@ export class Sidebar {
       "div",
       { className: "account" },
       this.me,
+      iconButton("person", "Your profile", () => showProfile(client)),
       iconButton("devices", "Your sessions", () => showSessions(client)),
       iconButton("leave", "Log out", onlogout),
     );
@@ -100,7 +101,9 @@ export class Sidebar {
     const typing = room.typing.length > 0;
     const mark = JSON.stringify([
       room.name,
+      room.isPrivate,
       nameOf(partner),
+      partner?.avatar_url,
       room.isDirect ? client.isOnline(room.partnerId) : null,
       last?.id,
       last?.updated_at,

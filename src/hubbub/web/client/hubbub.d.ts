@@ -149,6 +149,8 @@ export class Room {
   readonly activeAt: string;
   /** By user id, once `loadMembers` has been called. */
   readonly members: ReadonlyMap<string, Role>;
+  /** What the application keeps about each member in this room, by user id, as far as there is anything. */
+  readonly memberMetadata: ReadonlyMap<string, Readonly<Record<string, unknown>>>;
   /** Up to which `seq` other members have read, as far as it is known. */
   readonly readMarks: ReadonlyMap<string, number>;
   /** The oldest first, those on their way last. Another array after each change. */
@@ -170,11 +172,22 @@ export class Room {
   edit(id: string, content: string): Promise<void>;
   delete(id: string): Promise<void>;
   markRead(seq?: number | null): void;
+  /** Nothing from this `seq` on is read. */
+  markUnread(seq: number): Promise<void>;
+  /** Who has read a message. `readAt` is null where the room keeps no times. */
+  readers(id: string): Promise<{ userId: string; readAt: string | null }[]>;
   startTyping(): void;
   stopTyping(): void;
   loadMembers(): Promise<ReadonlyMap<string, Role>>;
   invite(userId: string): Promise<void>;
+  setRole(userId: string, role: Role): Promise<void>;
+  /** End the membership of another user. */
+  remove(userId: string): Promise<void>;
+  /** Change what is given. */
+  update(changes: { name?: string; description?: string | null; isPrivate?: boolean }): Promise<void>;
   leave(): Promise<void>;
+  /** Delete the room with all its messages, for all members. */
+  deleteRoom(): Promise<void>;
 }
 
 export class Client {
@@ -202,6 +215,13 @@ export class Client {
   join(roomId: string): Promise<Room>;
   publicRooms(prefix?: string): Promise<RoomInfo[]>;
   searchUsers(prefix: string, limit?: number): Promise<User[]>;
+  /** Change what is given of the own profile. Null clears it. */
+  updateProfile(changes: {
+    username?: string;
+    displayName?: string | null;
+    avatarUrl?: string | null;
+    metadata?: Record<string, unknown> | null;
+  }): Promise<User>;
   sessions(): Promise<{ items: Session[]; current: string | null }>;
   revokeSession(id: string): Promise<{ revoked: boolean }>;
   watch(roomIds: readonly string[]): void;

@@ -834,6 +834,8 @@ export class Room {
   activeAt = "";
   /** The members and their roles, by user id, once `loadMembers` has been called. */
   members = new Map();
+  /** What the application keeps about each member in this room, by user id, as far as there is anything. */
+  memberMetadata = new Map();
   /** Up to which `seq` other members have read, as far as it is known. */
   readMarks = new Map();
 
@@ -956,6 +958,28 @@ export class Room {
     this.#client._mark(this, seq);
   }
 
+  /** Nothing from this `seq` on is read. */
+  async markUnread(seq) {
+    await this.#client._sendMarks(); // One that is sent later would undo this one.
+    this.#client._unmark(this.id);
+    const { last_read_seq } = await this.#client.request({ type: "unread", room_id: this.id, from_seq: seq });
+    this._readUpTo(last_read_seq);
+    this.#client._changed(this);
+  }
+
+  /** Who has read a message: the user and the time, or null where the room keeps no times. */
+  async readers(id) {
+    const readers = [];
+    let after = null;
+    do {
+      const page = await this.#client.request({ type: "readers", message_id: id, limit: 200, ...(after ? { after } : {}) });
+      this.#client._people(page.users);
+      for (const { user_id, read_at } of page.items) readers.push({ userId: user_id, readAt: read_at });
+      after = page.next;
+    } while (after);
+    return readers;
+  }
+
   /** Call it at each key: at most one frame in 3 seconds is sent. */
   startTyping() {
     if (Date.now() - this.#typedAt < TYPING_AGAIN_SECONDS * 1000) return;
@@ -971,6 +995,7 @@ export class Room {
 
   async loadMembers() {
     const members = new Map();
+    const metadata = new Map();
     let after = null;
     do {
       const command = { type: "members", room_id: this.id, limit: 200, ...(after ? { after } : {}) };
@@ -978,11 +1003,13 @@ export class Room {
       this.#client._people(page.users);
       for (const member of page.items) {
         members.set(member.user_id, member.role);
+        if (member.metadata) metadata.set(member.user_id, member.metadata);
         if (member.user_id !== this.#client.userId) this._othersRead(member.user_id, member.last_read_seq);
       }
       after = page.next;
     } while (after);
     this.members = members;
+    this.memberMetadata = metadata;
     this.#client._changed(this);
     return members;
   }
@@ -991,8 +1018,30 @@ export class Room {
     await this.#client.request({ type: "invite", room_id: this.id, user_id: userId });
   }
 
+  async setRole(userId, role) {
+    await this.#client.request({ type: "set_role", room_id: this.id, user_id: userId, role });
+  }
+
+  /** End the membership of another user. */
+  async remove(userId) {
+    await this.#client.request({ type: "remove", room_id: this.id, user_id: userId });
+  }
+
+  /** Change what is given. */
+  async update({ name, description, isPrivate }) {
+    const command = { type: "update_room", room_id: this.id, name, is_private: isPrivate };
+    if (description !== undefined) command.description = description ?? "";
+    await this.#client.request(command);
+  }
+
   async leave() {
     await this.#client.request({ type: "leave", room_id: this.id });
+    this.#client._gone(this.id);
+  }
+
+  /** Delete the room with all its messages, for all members. */
+  async deleteRoom() {
+    await this.#client.request({ type: "delete_room", room_id: this.id });
     this.#client._gone(this.id);
   }
 
@@ -1332,6 +1381,14 @@ export class Client extends Emitter {
     return items;
   }
 
+  /** Change what is given of the own profile. Null clears it. */
+  async updateProfile({ username, displayName, avatarUrl, metadata }) {
+    const command = { type: "update_profile", username, display_name: displayName, avatar_url: avatarUrl, metadata };
+    const user = await this.request(command);
+    this._people([user]);
+    return user;
+  }
+
   /** The sessions of the user, and as `current` the id of this one. */
   sessions() {
     return this.request({ type: "sessions" });
@@ -1376,6 +1433,7 @@ export class Client extends Emitter {
     member_left: (frame) =>
       this.#entry(frame, (room) => {
         room.members.delete(frame.user_id);
+        room.memberMetadata.delete(frame.user_id);
         if (frame.user_id === this.userId) this.#forget(room.id);
       }),
     role_changed: (frame) =>
@@ -1383,7 +1441,11 @@ export class Client extends Emitter {
         if (room.members.size) room.members.set(frame.user_id, frame.role);
         if (frame.user_id === this.userId) room.role = frame.role;
       }),
-    member_changed: (frame) => this.#entry(frame, () => {}),
+    member_changed: (frame) =>
+      this.#entry(frame, (room) => {
+        if (frame.metadata) room.memberMetadata.set(frame.user_id, frame.metadata);
+        else room.memberMetadata.delete(frame.user_id);
+      }),
     room_changed: (frame) => this.#entry(frame, (room) => room._describe(frame)),
     room_gone: (frame) => this.#forget(frame.room_id),
     resync: (frame) => {
@@ -1441,7 +1503,7 @@ export class Client extends Emitter {
     this.#list(isFresh);
     this.#watch();
     this.#sendNext();
-    this.#sendMarks();
+    this._sendMarks();
     this.emit("ready", isFresh);
   }
 
@@ -1554,7 +1616,7 @@ export class Client extends Emitter {
 
   async #readSummary(id) {
     try {
-      await this.#sendMarks();
+      await this._sendMarks();
       const { users, ...summary } = await this.request({ type: "room", room_id: id });
       this._people(users);
       if (this.#rooms.has(id)) this.#summary(summary);
@@ -1689,7 +1751,12 @@ export class Client extends Emitter {
     this.#marks.set(room.id, seq);
     this._changed(room);
     this.#flush();
-    this.#marking ??= setTimeout(() => this.#sendMarks(), 300);
+    this.#marking ??= setTimeout(() => this._sendMarks(), 300);
+  }
+
+  /** @internal */
+  _unmark(roomId) {
+    this.#marks.delete(roomId);
   }
 
   /** @internal */
@@ -1697,7 +1764,8 @@ export class Client extends Emitter {
     return this.#marks.get(roomId) ?? 0;
   }
 
-  async #sendMarks() {
+  /** @internal */
+  async _sendMarks() {
     clearTimeout(this.#marking);
     this.#marking = null;
     if (this.state === "waiting" || this.state === "stopped") return;
