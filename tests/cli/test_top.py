@@ -22,7 +22,7 @@ from uuid import UUID
 import pytest
 
 from hubbub import Hub, PostgresSettings, Room, Settings, User, migrations
-from hubbub.cli.top.figures import ROOMS_PER_BUCKET, Live, Poller, Stored, Typing, ask_postgres, ask_redis
+from hubbub.diagnostics.figures import ROOMS_PER_BUCKET, Live, Poller, Stored, Typing, ask_postgres, ask_redis
 from hubbub.embedded import Servers
 from hubbub.postgres import Pool
 from hubbub.redis import Connection

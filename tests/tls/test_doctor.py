@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cli.doctor.sections import meanings, result_of, severities
-from hubbub.cli.doctor import postgresql as doctor
+from diagnostics.sections import meanings, result_of, severities
+from hubbub.diagnostics import postgresql as doctor
 from hubbub.postgres import Pool
 from tls.conftest import TlsPostgreSQL
 

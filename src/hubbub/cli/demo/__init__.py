@@ -22,8 +22,8 @@ from hubbub import embedded, migrations, new_id
 from hubbub.cli.demo import expected, recount, report, talk
 from hubbub.cli.demo.expected import CONVERSATION, Context
 from hubbub.cli.demo.report import Result, Section
-from hubbub.cli.server_info import server_info
 from hubbub.cli.terminal import END_SIGNALS, on_signals, unreported
+from hubbub.diagnostics.server_info import server_info
 from hubbub.errors import Unavailable
 from hubbub.history import Refusals
 from hubbub.hub import Hub

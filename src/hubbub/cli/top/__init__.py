@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.live import Live
 
 from hubbub.cli.terminal import END_SIGNALS, on_signals, unreported
-from hubbub.cli.top.figures import Poller, ask_postgres, ask_redis
 from hubbub.cli.top.table import Servers, table
+from hubbub.diagnostics.figures import Poller, ask_postgres, ask_redis
 from hubbub.hub import find_settings
 from hubbub.postgres import Pool
 from hubbub.redis import Connection

@@ -11,13 +11,15 @@ from rich.filesize import decimal
 from rich.table import Column, Table
 from rich.text import Text
 
-from hubbub.cli.server_info import ServerInfo
 from hubbub.cli.terminal import printable
-from hubbub.cli.top.figures import BUSY_SECONDS, Live, Poller, Stored, Typing
+from hubbub.diagnostics.figures import BUSY_SECONDS, Live, Poller, Stored, Typing
+from hubbub.diagnostics.server_info import ServerInfo
 from hubbub.errors import Unavailable
 from hubbub.settings import Settings
 
 WIDEST: Final = 110
+BUSIEST: Final = 5
+"""Rooms, so that the table fits."""
 UNKNOWN: Final = "-"
 
 
@@ -96,7 +98,7 @@ def _typing(typing: Typing) -> str:
 
 def _busiest(stored: Stored | None) -> Table:
     """As shares, because only the newest thousand messages are looked at."""
-    rooms = [(printable(name), f"{share:.0%}") for name, share in stored.busiest] if stored else []
+    rooms = [(printable(room.name), f"{room.share:.0%}") for room in stored.busiest[:BUSIEST]] if stored else []
     return _block(f"Busiest rooms of the last {BUSY_SECONDS} s", rooms or [(UNKNOWN, "")])
 
 

@@ -9,7 +9,7 @@ from time import monotonic, thread_time, time
 from typing import Final, NamedTuple
 
 from hubbub import new_id
-from hubbub.cli.doctor.report import Check, Result, Section, Skipped, error, run_checks, warning
+from hubbub.diagnostics.report import Check, Result, Section, Skipped, error, run_checks, warning
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.events import room_channel
 from hubbub.migrations import HEAD, revisions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from hubbub.cli.doctor.report import CheckResult, Section, Severity
+from hubbub.diagnostics.report import CheckResult, Section, Severity
 
 Sql = Callable[[str], Awaitable[None]]
 Look = Callable[..., Awaitable[Section]]

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from cli.doctor.sections import Look, Sql, meanings, result_of, severities
+from diagnostics.sections import Look, Sql, meanings, result_of, severities
 from hubbub import PostgresSettings, migrations
-from hubbub.cli.doctor import schema
-from hubbub.cli.doctor.schema import INDEXES, hot_statements
+from hubbub.diagnostics import schema
+from hubbub.diagnostics.schema import INDEXES, hot_statements
 from hubbub.migrations import HEAD, REVISIONS, TABLES
 from hubbub.postgres import connect
 from sql.package import statements

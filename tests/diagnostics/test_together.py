@@ -7,11 +7,11 @@ from time import time
 
 import pytest
 
-from cli.doctor.sections import meanings, result_of, severities
+from diagnostics.sections import meanings, result_of, severities
 from hubbub import Settings, migrations
-from hubbub.cli.doctor import together
-from hubbub.cli.doctor.report import Section
-from hubbub.cli.doctor.together import Both
+from hubbub.diagnostics import together
+from hubbub.diagnostics.report import Section
+from hubbub.diagnostics.together import Both
 from hubbub.migrations import HEAD
 from hubbub.postgres import Pool
 from hubbub.redis import Connection, Subscriptions

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from hubbub import Hub, PostgresSettings, Room, Settings, User
 from hubbub.cli import main
-from hubbub.cli.doctor import postgresql, redis, together
+from hubbub.diagnostics import postgresql, redis, together
 
 ALL = [check.name for checks in (postgresql.CHECKS, redis.CHECKS, together.CHECKS) for check in checks]
 
@@ -104,7 +104,7 @@ async def test_database_without_tables_is_reported_with_the_command_that_creates
 
 
 def test_every_check_is_in_the_table_of_the_documentation() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     table = page.partition("| check | finds |")[2].partition("\n\n")[0]
     assert sorted(re.findall(r"`(\w+\.\w+)`", table)) == sorted(ALL)
 

@@ -10,7 +10,7 @@ from pkgutil import walk_packages
 from typing import Any, Final, NamedTuple
 
 from hubbub import repositories
-from hubbub.cli.doctor.report import Check, Result, Skipped, error, warning
+from hubbub.diagnostics.report import Check, Result, Skipped, error, warning
 from hubbub.migrations import HEAD, TABLES, revisions
 from hubbub.postgres import Executor, Lookup, Statement
 from hubbub.settings import PostgresSettings

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from hubbub.cli.doctor.report import CheckResult, Finding, Section, as_json, error, note, show, summarize, warning
+from hubbub.cli.doctor import show
+from hubbub.diagnostics.report import CheckResult, Finding, Section, as_json, error, note, summarize, warning
 
 
 def section(*findings: Finding, unseen: str | None = None, away: str | None = None) -> Section:

@@ -5,8 +5,18 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from hubbub.cli.doctor.report import Check, Result, Section, Skipped, error, note, run_checks, unencrypted, warning
-from hubbub.cli.server_info import server_info
+from hubbub.diagnostics.report import (
+    Check,
+    Result,
+    Section,
+    Skipped,
+    error,
+    note,
+    run_checks,
+    unencrypted,
+    warning,
+)
+from hubbub.diagnostics.server_info import server_info
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
 from hubbub.redis.replies import as_bytes

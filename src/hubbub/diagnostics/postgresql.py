@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from hubbub.cli.doctor import schema
-from hubbub.cli.doctor.report import (
+from hubbub.diagnostics import schema
+from hubbub.diagnostics.report import (
     Check,
     Result,
     Section,
@@ -19,7 +19,7 @@ from hubbub.cli.doctor.report import (
     unencrypted,
     warning,
 )
-from hubbub.cli.doctor.schema import Postgres
+from hubbub.diagnostics.schema import Postgres
 from hubbub.errors import Unavailable
 from hubbub.migrations import TABLES
 from hubbub.migrations.revisions import ELSEWHERE

@@ -11,11 +11,11 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from cli.doctor.sections import Look, Sql
 from commands import execute
+from diagnostics.sections import Look, Sql
 from hubbub import PostgresSettings, Settings, migrations
-from hubbub.cli.doctor import postgresql
-from hubbub.cli.doctor.report import Section
+from hubbub.diagnostics import postgresql
+from hubbub.diagnostics.report import Section
 from hubbub.embedded import Servers
 from hubbub.postgres import Pool
 from redis_server import Server, binaries

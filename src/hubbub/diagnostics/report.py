@@ -1,4 +1,4 @@
-"""Checks of the doctor: their results, how they are run, and the report for people and for programs."""
+"""Checks of the doctor: their results, how they are run, and the report for programs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,14 @@ from ipaddress import ip_address
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
-from rich.table import Column, Table
-from rich.text import Text
 
 from hubbub.errors import Unavailable
 from hubbub.redis import ReplyError
 
 T = TypeVar("T")
 
-WIDEST: Final = 100
-"""Columns. Longer lines of prose are tiring to read."""
-
 SOMETHING_FOUND: Final = 1
 OUT_OF_REACH: Final = 3
-
-STYLES: Final = {"ok": "green", "error": "bold red", "warning": "yellow", "note": "cyan", "skipped": "dim"}
 
 
 class Severity(StrEnum):
@@ -152,46 +143,3 @@ def summarize(sections: Sequence[Section]) -> Report:
 def as_json(report: Report) -> str:
     """The fields of `Report`, `Section`, `CheckResult` and `Finding`."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
-
-
-def show(report: Report, console: Console) -> None:
-    """Print a line per check and the findings below it, then the number of findings."""
-    width = min(console.width, WIDEST)
-    for section in report.sections:
-        console.print(_section(section), width=width)
-        console.print()
-    console.print(Text(_totals(report), style="bold"), width=width)
-
-
-def _section(section: Section) -> RenderableType:
-    where = f" at {section.where}" if section.where else ""
-    lines: list[RenderableType] = [Text(f"{section.name}{where}", style="bold")]
-    for check in section.checks:
-        severities = {finding.severity for finding in check.findings}
-        worst = next((severity.value for severity in Severity if severity in severities), "ok")
-        lines.append(_line("skipped" if check.skipped else worst, check.title, check.skipped or check.summary))
-        for finding in check.findings:
-            text = Text.assemble(f"{finding.meaning}\n", (finding.remedy, "bold"))
-            lines.append(Padding(text, (0, 0, 0, 11), expand=False))
-    if section.out_of_reach:
-        lines.append(_line("error", "out of reach", section.out_of_reach))
-    return Group(*lines)
-
-
-def _line(state: str, title: str, text: str) -> RenderableType:
-    line = Table.grid(Column(width=9), Column(width=13), Column(overflow="fold"), padding=(0, 2, 0, 0))
-    line.add_row(Text(f"  {state}", style=STYLES[state]), Text(title), Text(text, style="dim"))
-    return line
-
-
-def _totals(report: Report) -> str:
-    checks = [check for section in report.sections for check in section.checks]
-    counts = {
-        severity.value: sum(finding.severity is severity for check in checks for finding in check.findings)
-        for severity in Severity
-    }
-    counts["skipped check"] = sum(check.skipped is not None for check in checks)
-    parts = [f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in counts.items() if count]
-    if away := [section.name for section in report.sections if section.out_of_reach]:
-        parts.append(f"out of reach: {', '.join(away)}")
-    return f"{', '.join(parts) or 'nothing found'}."

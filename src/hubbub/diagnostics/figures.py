@@ -13,7 +13,7 @@ from time import monotonic, time
 from typing import Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from hubbub.cli.server_info import ServerInfo, server_info
+from hubbub.diagnostics.server_info import ServerInfo, server_info
 from hubbub.errors import HubbubError
 from hubbub.migrations import verify
 from hubbub.postgres import Executor, Statement
@@ -164,13 +164,21 @@ _ROWS = Statement(
 )
 
 
+class BusyRoom(NamedTuple):
+    """`share` is that of the room in the newest messages, from 0 to 1."""
+
+    id: UUID
+    name: str
+    share: float
+
+
 # By id and not by created_at, whose index finds blocks and not rows. The ids of hubbub begin with the time.
-# `share` is that of the room in the newest messages, from 0 to 1.
 _BUSIEST = Statement(
     "top.busiest",
-    lambda name, share: (name, share),
+    BusyRoom,
     """
     SELECT
+        rooms.id,
         rooms.name,
         busy.share
     FROM (
@@ -186,7 +194,7 @@ _BUSIEST = Statement(
         ) AS newest
         GROUP BY newest.room_id
         ORDER BY share DESC
-        LIMIT 5
+        LIMIT 8
     ) AS busy
     JOIN rooms ON rooms.id = busy.room_id
     ORDER BY busy.share DESC, rooms.name
@@ -199,7 +207,7 @@ class Stored(NamedTuple):
 
     server: Postgres
     rows: dict[str, Rows]
-    busiest: list[tuple[str, float]]
+    busiest: list[BusyRoom]
 
 
 async def ask_postgres(executor: Executor) -> Stored:

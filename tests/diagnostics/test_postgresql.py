@@ -5,11 +5,11 @@ from uuid import uuid4
 
 import pytest
 
-from cli.doctor.sections import Look, Sql, failed, meanings, result_of, severities
+from diagnostics.sections import Look, Sql, failed, meanings, result_of, severities
 from hubbub import Invalid, PostgresSettings, migrations
-from hubbub.cli.doctor import postgresql
-from hubbub.cli.doctor.report import Check, Result
-from hubbub.cli.doctor.schema import Postgres
+from hubbub.diagnostics import postgresql
+from hubbub.diagnostics.report import Check, Result
+from hubbub.diagnostics.schema import Postgres
 from hubbub.postgres import Pool, Statement, connect
 
 _WRITE = Statement("test.write", str, "INSERT INTO rooms (name) VALUES ('of the doctor') RETURNING name")

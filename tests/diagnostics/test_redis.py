@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from cli.doctor.sections import failed, meanings, result_of, severities
+from diagnostics.sections import failed, meanings, result_of, severities
 from hubbub import RedisSettings
-from hubbub.cli.doctor import redis
-from hubbub.cli.doctor.report import Result, Section
+from hubbub.diagnostics import redis
+from hubbub.diagnostics.report import Result, Section
 from hubbub.redis import Connection
 from redis_server import PASSWORD, Server
 

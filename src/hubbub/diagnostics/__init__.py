@@ -1,0 +1,1 @@
+"""What the servers say of themselves and of the chat: figures that change, and problems with their remedies."""
