@@ -22,6 +22,7 @@ COMMANDS = {
     "export": ("hubbub.cli.history:export_room", "Write the history of a room to a file."),
     "maintain": ("hubbub.cli.maintain:maintain", "Finish deletions that were cut: run it once a day."),
     "top": ("hubbub.cli.top:top", "Show live figures of a chat and its servers."),
+    "console": ("hubbub.cli.console:console", "Serve a live page of a chat and its servers, for a browser."),
     "bench": ("hubbub.cli.bench:bench", "Measure hubbub beside its peers, in a clone of the project."),
     "users": ("hubbub.cli.users:users", "Create, show and delete accounts, and set their passwords."),
     "rooms": ("hubbub.cli.rooms:rooms", "Show rooms and their members."),

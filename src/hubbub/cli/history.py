@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hubbub import hub
-from hubbub.cli.finding import find_room
+from hubbub.diagnostics.finding import find_room
 from hubbub.history import Imported, Refusal
 
 LINES_REFUSED = 3

@@ -9,8 +9,8 @@ import click
 import msgspec
 
 from hubbub import hub, inputs
-from hubbub.cli.finding import find_room, find_user
 from hubbub.cli.terminal import printable
+from hubbub.diagnostics.finding import find_room, find_user
 from hubbub.hub import Hub
 from hubbub.models import Room
 

@@ -7,8 +7,8 @@ import asyncio
 import click
 
 from hubbub import hub, inputs
-from hubbub.cli.finding import find_user
 from hubbub.cli.terminal import printable
+from hubbub.diagnostics.finding import find_user
 from hubbub.errors import NotFound
 from hubbub.models import Session
 

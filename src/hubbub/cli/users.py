@@ -11,8 +11,8 @@ import click
 import msgspec
 
 from hubbub import hub
-from hubbub.cli.finding import find_user
 from hubbub.cli.terminal import printable
+from hubbub.diagnostics.finding import find_user
 from hubbub.models import User, UserKind
 
 ROOMS_SHOWN: Final = 20

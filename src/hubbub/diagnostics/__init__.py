@@ -1,1 +1,1 @@
-"""What the servers say of themselves and of the chat: figures that change, and problems with their remedies."""
+"""Figures of the servers and of the chat, and problems of the servers with their remedies."""

@@ -1,4 +1,12 @@
-"""A gateway for clients (docs/protocol.md). Errors as answers, and logins, for web frameworks (docs/web.md)."""
+"""A gateway for clients (docs/protocol.md), and a console for operators (docs/operations.md).
+
+Also errors as answers, and logins, for web frameworks (docs/web.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 try:
     import starlette.exceptions  # noqa: F401 - a message that names the extra
@@ -11,6 +19,12 @@ from hubbub.web.gateway import Gateway
 from hubbub.web.logins import COOKIE, acting_user, current_session, current_user, session_cookie, session_token
 from hubbub.web.problems import Problem, Refused, exception_handlers, litestar_exception_handlers, problem
 
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import ASGIApp
+
+    from hubbub.hub import Hub
+
 __all__ = [
     "COOKIE",
     "Call",
@@ -20,6 +34,7 @@ __all__ = [
     "Refused",
     "Send",
     "acting_user",
+    "console",
     "current_session",
     "current_user",
     "exception_handlers",
@@ -28,3 +43,25 @@ __all__ = [
     "session_cookie",
     "session_token",
 ]
+
+
+def console(
+    hub: Hub | Callable[[], Hub] | None = None,
+    *,
+    may: Callable[[Request], Awaitable[bool] | bool],
+    allow_changes: bool = False,
+) -> ASGIApp:
+    """An ASGI application with a live page for operators: `app.mount("/console", console(may=is_admin))`.
+
+    `hub` is a hub, or a callable that returns it. Without one it is `state.hub` of the application. `may` returns
+    whether a request is one of an operator, and may be a coroutine function. It is asked before everything else,
+    also for each file. The page shows messages, names and devices of all users. It changes nothing, unless
+    `allow_changes` lets it revoke sessions.
+
+    The figures need more rights than an application has: see docs/operations.md.
+
+    Raises: nothing else.
+    """
+    from hubbub.web.console_app.console import Console  # noqa: PLC0415 - for applications that mount it only
+
+    return Console(hub, may=may, allow_changes=allow_changes)

@@ -33,12 +33,14 @@ new_event_loop = uvloop.new_event_loop
 
 
 class Server(uvicorn.Server):
-    """A server that sends the clients of a gateway elsewhere before it ends."""
+    """A server that tells when it has started, and sends the clients of a gateway elsewhere before it ends."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, on_start: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_start: Callable[[], None], gateway: Gateway | None = None
+    ) -> None:
         super().__init__(config)
-        self._gateway = gateway
         self._on_start = on_start
+        self._gateway = gateway
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -46,7 +48,8 @@ class Server(uvicorn.Server):
             self._on_start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._gateway.close()
+        if self._gateway is not None:
+            await self._gateway.close()
         await super().shutdown(sockets)
 
 
@@ -82,4 +85,4 @@ async def serve(
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     gc.set_threshold(YOUNGEST_GENERATION, *gc.get_threshold()[1:])
-    await Server(config, gateway, on_start).serve(sockets=[listening])
+    await Server(config, on_start, gateway).serve(sockets=[listening])

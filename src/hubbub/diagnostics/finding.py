@@ -1,4 +1,4 @@
-"""Users and rooms as people at a terminal name them."""
+"""Users and rooms as people name them at a terminal or on a page."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The live page for operators: `hubbub.web.console`, and `hubbub console`."""

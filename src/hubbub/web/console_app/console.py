@@ -1,0 +1,221 @@
+"""The console as an ASGI application: a page, its figures, the log of a room and the sessions of a user."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from html import escape
+from inspect import isawaitable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import msgspec
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+
+from hubbub import inputs
+from hubbub.diagnostics.finding import find_room, find_user
+from hubbub.errors import Forbidden, HubbubError, Invalid, NotFound
+from hubbub.events import LogEvent, MessageSent
+from hubbub.hub import Hub
+from hubbub.positions import NOT_SEEN, Position
+from hubbub.repositories.messages.log import Logs
+from hubbub.web.console_app.live import Watch
+from hubbub.web.logins import SAFE_METHODS, hub_of, is_from_own_page
+from hubbub.web.problems import Refused, answer
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
+
+May = Callable[[Request], Awaitable[bool] | bool]
+
+PAGE: Final = Path(__file__).parent / "page"
+FILES: Final = {
+    "console.js": "text/javascript",
+    "plot.js": "text/javascript",
+    "style.css": "text/css",
+    "icon.svg": "image/svg+xml",
+}
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+ENTRIES: Final = 40
+"""Entries of a log on a page. Each message is asked who has read it."""
+READERS: Final = 5
+"""Readers that are named per message."""
+DEVICE_CHARACTERS: Final = 200
+
+
+class Console:
+    """`hubbub.web.console` has the arguments."""
+
+    def __init__(self, hub: Hub | Callable[[], Hub] | None, *, may: May, allow_changes: bool) -> None:
+        self._hub = hub
+        self._may = may
+        self._allow_changes = allow_changes
+        self._watch: Watch | None = None
+        self._router = Router(
+            [
+                Route("/", self._page),
+                Route("/figures", self._json(self._figures)),
+                Route("/findings", self._json(self._findings)),
+                Route("/rooms/{room}/log", self._json(self._log)),
+                Route("/users/{user}/sessions", self._json(self._sessions)),
+                Route("/users/{user}/sessions/{session_id}", self._json(self._revoke), methods=["DELETE"]),
+                *(Route(f"/{name}", partial(_file, name)) for name in FILES),
+            ]
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError("the console has neither a WebSocket nor a life of its own")
+        path, root = scope["path"], scope.get("root_path", "")
+        if path.rstrip("/") == root.rstrip("/"):  # with or without the slash, as frameworks have it below a mount
+            scope = {**scope, "path": f"{root.rstrip('/')}/"}
+        response = await self._refusal(Request(scope))
+        await (self._router if response is None else response)(scope, receive, with_headers(send))
+
+    async def _refusal(self, request: Request) -> Response | None:
+        """The answer to a request that is not allowed, or None."""
+        try:
+            may = self._may(request)
+            if not (await may if isawaitable(may) else may):
+                raise Refused(403, "The console is for operators.")  # noqa: TRY301 - answered as those of `may`
+            if request.method not in SAFE_METHODS:
+                self._check_change(request)
+        except (HubbubError, Refused) as error:
+            return answer(error)
+        return None
+
+    def _check_change(self, request: Request) -> None:
+        if not self._allow_changes:
+            raise Forbidden("change", "the console only reads")
+        if not is_from_own_page(request, ()):
+            raise Refused(403, "A change needs an Origin header that names this host.")
+
+    def _json(self, find: Callable[[Hub, Request], Awaitable[object]]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                found = await find(self._hub_of(request), request)
+            except (HubbubError, Refused) as error:
+                return answer(error)
+            return Response(msgspec.json.encode(found), media_type="application/json")
+
+        return endpoint
+
+    def _hub_of(self, request: Request) -> Hub:
+        if self._hub is None:
+            return hub_of(request)
+        return self._hub if isinstance(self._hub, Hub) else self._hub()
+
+    def _watch_of(self, hub: Hub) -> Watch:
+        if self._watch is None or self._watch.hub is not hub:
+            self._watch = Watch(hub)
+        return self._watch
+
+    async def _page(self, request: Request) -> Response:
+        root = escape(request.scope.get("root_path", "").rstrip("/"))
+        page = (PAGE / "index.html").read_text().replace("{root}", root)
+        page = page.replace("{changes}", "yes" if self._allow_changes else "no")
+        return Response(page, media_type="text/html")
+
+    async def _figures(self, hub: Hub, _: Request) -> object:
+        return await self._watch_of(hub).figures()
+
+    async def _findings(self, hub: Hub, _: Request) -> object:
+        return await self._watch_of(hub).report()
+
+    async def _log(self, hub: Hub, request: Request) -> object:
+        """The entries before a seq, or the newest, in the order of the log."""
+        room = await hub.rooms.get(await find_room(hub, request.path_params["room"]))
+        before = _seq(request.query_params.get("before"))
+        end = room.last_seq if before is None else min(before - 1, room.last_seq)
+        start = max(end - ENTRIES, 0)
+        reading = await Logs(hub._pool).read(room.id, Position(start, NOT_SEEN), max(end - start, 1))
+        entries = [entry.event for entry in reading.entries if entry.event.seq <= end]
+        readers = {}
+        for event in entries:  # one after the other, so that a page takes one connection
+            if isinstance(event, MessageSent) and event.message.deleted_at is None:
+                readers[event.message.id] = await _readers(hub, event.message.id)
+        ids = {user_id for event in entries for user_id in _people(event)}
+        users = await hub.users.get_many(ids.union(*(names for names, _ in readers.values())))
+        return {
+            "room": {"id": room.id, "name": room.name, "last_seq": room.last_seq},
+            "older": start + 1 if start else None,
+            "entries": entries,
+            "readers": {id: {"user_ids": names, "more": more} for id, (names, more) in readers.items()},
+            "users": {id: user.username for id, user in users.items()},
+        }
+
+    async def _sessions(self, hub: Hub, request: Request) -> object:
+        user = await find_user(hub, request.path_params["user"])
+        sessions = await hub.sessions.list_sessions(user.id)
+        return {
+            "user": {"id": user.id, "username": user.username, "is_online": user.is_online},
+            "sessions": [
+                {
+                    "id": session.id,
+                    "device": str(session.data.get("device", ""))[:DEVICE_CHARACTERS],
+                    "created_at": session.created_at,
+                    "seen_at": session.seen_at,
+                    "expires_at": session.expires_at,
+                }
+                for session in sessions
+            ],
+        }
+
+    async def _revoke(self, hub: Hub, request: Request) -> object:
+        user_id = inputs.uuid("user", request.path_params["user"])
+        if not await hub.sessions.revoke(user_id, request.path_params["session_id"]):
+            raise NotFound("session", "of that id")
+        return {"revoked": True}
+
+
+def _seq(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise Invalid("before", "must be a seq")
+    return int(text)
+
+
+def _people(event: LogEvent) -> set[UUID]:
+    """The users whom an entry names."""
+    ids = {getattr(event, "user_id", None), getattr(event, "by", None)}
+    message = getattr(event, "message", None)
+    if message is not None:
+        ids.add(message.user_id)
+    return {id for id in ids if id is not None}
+
+
+async def _readers(hub: Hub, message_id: UUID) -> tuple[list[UUID], bool]:
+    """The first readers, and whether there are more."""
+    try:
+        found = await hub.receipts.who_read(message_id, limit=READERS)
+    except NotFound:  # purged a moment ago
+        return [], False
+    return [receipt.user_id for receipt in found.items], found.next is not None
+
+
+async def _file(name: str, _: Request) -> Response:
+    return Response((PAGE / name).read_bytes(), media_type=FILES[name])
+
+
+def with_headers(send: Send) -> Send:
+    """Adds the headers above to an answer."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(HEADERS)
+        await send(message)
+
+    return send_with_headers

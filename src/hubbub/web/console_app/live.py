@@ -1,0 +1,170 @@
+"""The figures that the page shows, asked once for all who look."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from time import time
+from typing import Final
+
+import msgspec
+
+from hubbub.diagnostics.figures import BusyRoom, Live, Poller, Stored, Typing, ask_postgres, ask_redis
+from hubbub.diagnostics.report import Report
+from hubbub.diagnostics.servers import check_servers
+from hubbub.diagnostics.statements import SlowStatement, slowest
+from hubbub.errors import HubbubError, Unavailable
+from hubbub.hub import Hub
+from hubbub.instrumentation import PoolUse
+from hubbub.redis import ReplyError
+
+POLL_SECONDS: Final = 0.9
+"""The figures are asked again if they are older. The page asks every second."""
+STATEMENTS_SECONDS: Final = 5.0
+"""The view of the extension reads all that it keeps, up to 5,000 statements by default."""
+REPORT_SECONDS: Final = 60.0
+"""A report hashes a password, which takes a core a quarter of a second."""
+KEPT: Final = 300
+"""Points of the plots: five minutes."""
+
+
+class Server(msgspec.Struct, frozen=True):
+    """`error` is the reason without an answer. `state` has figures by name, those that are unknown as None."""
+
+    name: str
+    where: str
+    error: str | None
+    state: dict[str, float | None]
+
+
+class Point(msgspec.Struct, frozen=True, array_like=True):
+    """The rates at a time, in seconds since 1970."""
+
+    at: float
+    messages: float | None
+    commands: float | None
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """`pool` is that of this process, `typing` None without an answer of Redis."""
+
+    postgresql: Server
+    redis: Server
+    pool: PoolUse
+    typing: Typing | None
+    is_estimate: bool
+    rooms: list[BusyRoom]
+    statements: list[SlowStatement] | None
+    points: list[Point]
+
+
+class Watch:
+    """Asks both servers of a hub, while pages ask for the figures."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self._stored = Poller(partial(ask_postgres, hub._pool))
+        self._live = Poller(partial(ask_redis, hub._connection))
+        self._statements: Poller[list[SlowStatement] | None] = Poller(partial(slowest, hub._pool))
+        self._points: deque[Point] = deque(maxlen=KEPT)
+        self._due = self._statements_due = self._report_due = 0.0
+        self._polling, self._reporting = asyncio.Lock(), asyncio.Lock()
+        self._report: Report | None = None
+
+    async def figures(self) -> Figures:
+        """The figures, of the last second. Does not raise for a server."""
+        async with self._polling:
+            now = asyncio.get_running_loop().time()
+            if now >= self._due:
+                polls = [self._stored.poll(), self._live.poll()]
+                if now >= self._statements_due:
+                    polls.append(self._statements.poll())
+                    self._statements_due = now + STATEMENTS_SECONDS
+                await asyncio.gather(*polls)
+                self._due = now + POLL_SECONDS
+                self._points.append(Point(time(), self._messages_per_second(), self._commands_per_second()))
+            return self._figures()
+
+    async def report(self) -> Report:
+        """The findings of `hubbub doctor`, of the last minute."""
+        async with self._reporting:
+            now = asyncio.get_running_loop().time()
+            if self._report is None or now >= self._report_due:
+                self._report = await check_servers(self.hub.settings, processes=1)
+                self._report_due = now + REPORT_SECONDS
+            return self._report
+
+    def _messages_per_second(self) -> float | None:
+        return self._stored.rate(lambda stored: stored.rows["messages"].inserted)
+
+    def _commands_per_second(self) -> float | None:
+        return self._live.rate(*_number("total_commands_processed"))
+
+    def _figures(self) -> Figures:
+        live = self._live.latest
+        return Figures(
+            postgresql=self._postgresql(),
+            redis=self._redis(),
+            pool=self.hub._pool.use,
+            typing=live and live.typing,
+            is_estimate=live is not None and not live.sessions.is_exact,
+            rooms=[] if self._stored.latest is None else self._stored.latest.busiest,
+            statements=self._statements.latest,
+            points=list(self._points),
+        )
+
+    def _postgresql(self) -> Server:
+        settings, stored = self.hub.settings.postgres, self._stored.latest
+        where = f"{settings.host}:{settings.port}/{settings.database}"
+        if stored is None:
+            return Server("PostgreSQL", where, _reason(self._stored), {})
+        server, rate = stored.server, self._stored.rate
+        found = self._stored.growth(lambda stored: stored.server.blocks_found)
+        read = self._stored.growth(lambda stored: stored.server.blocks_read)
+        state: dict[str, float | None] = {
+            **{name: row.rows for name, row in stored.rows.items()},
+            "connections": server.connections,
+            "max_connections": server.max_connections,
+            "pooled": server.pooled,
+            "active": server.active,
+            "waiting": server.waiting,
+            "longest_seconds": server.longest_seconds,
+            "commits_per_second": rate(lambda stored: stored.server.commits),
+            "hits": _share(found, read),
+        }
+        return Server(f"PostgreSQL {server.version}", where, None, state)
+
+    def _redis(self) -> Server:
+        settings, live = self.hub.settings.redis, self._live.latest
+        where = f"{settings.host}:{settings.port}"
+        if live is None:
+            return Server("Redis", where, _reason(self._live), {})
+        growth, number = self._live.growth, live.server.number
+        hits = _share(growth(*_number("keyspace_hits")), growth(*_number("keyspace_misses")))
+        state: dict[str, float | None] = {
+            "online": live.online,
+            "sessions": live.sessions.number,
+            "channels": number("pubsub_channels"),
+            "clients": number("connected_clients"),
+            "memory": number("used_memory"),
+            "maxmemory": number("maxmemory"),
+            "evicted": number("evicted_keys"),
+            "commands_per_second": self._commands_per_second(),
+            "hits": hits,
+        }
+        return Server(f"{live.server.name} {live.server.version}", where, None, state)
+
+
+def _number(field: str) -> tuple[Callable[[Live], int], Callable[[Live], int]]:
+    return lambda live: live.server.number(field), lambda live: live.afterwards.number(field)
+
+
+def _share(found: int | None, missed: int | None) -> float | None:
+    return None if found is None or missed is None or not found + missed else found / (found + missed)
+
+
+def _reason(poller: Poller[Stored] | Poller[Live]) -> str:
+    error: HubbubError | ReplyError | None = poller.error
+    return error.reason if isinstance(error, Unavailable) else str(error)

@@ -1,0 +1,254 @@
+"""The console on a real server: who may look, what it shows, and that it changes nothing unless it may."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Mount
+
+from hubbub import Hub, PostgresSettings, Room, Settings, User, new_id
+from hubbub.web import console
+from hubbub.web.console_app.serving import TokenLogin
+from waiting import HANGS_AFTER_SECONDS
+from web.serving import running
+
+HOSTILE = "<script>alert(1)</script>\u202e\"'&"
+
+
+@pytest.fixture
+async def hub(servers: Settings, postgres_settings: PostgresSettings) -> AsyncIterator[Hub]:
+    """With the rights of an operator, which the figures need."""
+    async with Hub(Settings(postgres=postgres_settings, redis=servers.redis)) as hub:
+        yield hub
+
+
+def http(port: int, path: str = "") -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}{path}", timeout=HANGS_AFTER_SECONDS)
+
+
+@pytest.fixture
+async def looking(hub: Hub) -> AsyncIterator[httpx.AsyncClient]:
+    """An operator at a console that only reads."""
+    async with running(console(hub, may=lambda _: True)) as port, http(port) as client:
+        yield client
+
+
+async def answer(client: httpx.AsyncClient, path: str) -> Any:  # noqa: ANN401
+    found = await client.get(path)
+    assert found.status_code == 200, found.text
+    return found.json()
+
+
+async def test_token_of_the_address_becomes_a_cookie(hub: Hub) -> None:
+    login: TokenLogin
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+        await login(scope, receive, send)
+
+    async with running(app) as port, http(port) as client:
+        login = TokenLogin(hub, port, allow_changes=False)
+        assert (await client.get("/")).status_code == 403
+        entered = await client.get(f"/?token={login.token}")
+        assert (entered.status_code, entered.headers["location"]) == (303, "/")
+        assert "; HttpOnly; SameSite=Strict" in entered.headers["set-cookie"]
+        assert login.token not in entered.headers["set-cookie"]
+        page = await client.get("/")
+        assert page.status_code == 200
+        assert login.token not in page.text
+        for path in ("figures", "console.js", "icon.svg"):
+            assert (await client.get(f"/{path}")).status_code == 200
+
+
+@pytest.mark.parametrize("wrong", ["?token=", "?token=%00", "?token=%C3%A4%FF", "?token=" + "x" * 43, "?tokens=1"])
+async def test_wrong_token_and_wrong_cookie_are_refused(
+    hub: Hub, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(left: bytes, right: bytes) -> bool:
+        compared.append((left, right))
+        return left == right
+
+    monkeypatch.setattr("hubbub.web.console_app.serving.secrets.compare_digest", compare)
+    login = TokenLogin(hub, 80, allow_changes=True)
+    async with running(login) as port, http(port) as client:
+        refused = await client.get(f"/{wrong}")
+        assert refused.status_code == 403
+        assert "set-cookie" not in refused.headers
+        cookie = {b"cookie": b"hubbub-console-80=\xe4"}
+        for path in ("/", "/figures", "/console.js", "/rooms/x/log", "/nothing"):
+            assert (await client.get(path, headers=cookie)).status_code == 403, path
+        revoking = await client.delete(f"/users/{new_id()}/sessions/x", headers=cookie)
+        assert revoking.status_code == 403
+    assert len(compared) == 7  # in constant time
+
+
+async def test_every_answer_has_the_headers_that_keep_scripts_out(looking: httpx.AsyncClient) -> None:
+    for path in (
+        "/",
+        "/console.js",
+        "/plot.js",
+        "/style.css",
+        "/icon.svg",
+        "/figures",
+        "/rooms/x/log",
+        "/nothing",
+    ):
+        headers = (await looking.get(path)).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cache-control"] == "no-store"
+    page = (await looking.get("/")).text
+    assert "style=" not in page
+    assert "onclick=" not in page
+
+
+async def test_application_decides_who_may_look_below_its_mount(hub: Hub) -> None:
+    asked: list[str] = []
+
+    async def may(request: Request) -> bool:
+        asked.append(request.url.path)
+        return request.headers.get("x-admin") == "yes"
+
+    app = Starlette(routes=[Mount("/admin/console", console(may=may))])
+    app.state.hub = hub
+    async with running(app) as port, http(port, "/admin/console") as client:
+        for path in ("/", "/figures", "/console.js"):
+            assert (await client.get(path)).status_code == 403
+        admin = {"X-Admin": "yes"}
+        page = await client.get("/", headers=admin)
+        assert 'src="/admin/console/console.js"' in page.text
+        assert (
+            (await client.get("/console.js", headers=admin)).headers["content-type"].startswith("text/javascript")
+        )
+        assert (await client.get("/figures", headers=admin)).status_code == 200
+    assert len(asked) == 6
+
+
+async def test_figures_follow_what_happens(looking: httpx.AsyncClient, hub: Hub, ada: User, room: Room) -> None:
+    await answer(looking, "/figures")
+    async with hub.presence.online(ada.id):
+        await hub.messages.send(room.id, ada.id, "hello")
+        await hub.typing.start(room.id, ada.id)
+        await hub.sessions.create_session(ada.id)
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
+            while True:
+                figures = await answer(looking, "/figures")
+                if figures["rooms"] and figures["typing"][0] and figures["points"][-1][1] is not None:
+                    break
+                await asyncio.sleep(0.1)
+    assert figures["rooms"] == [[str(room.id), "engine-room", 1.0]]
+    assert figures["redis"]["error"] is figures["postgresql"]["error"] is None
+    assert figures["redis"]["state"]["online"] == 1
+    assert figures["redis"]["state"]["sessions"] == 1
+    assert figures["postgresql"]["state"]["connections"] > 0
+    assert figures["pool"]["limit"] == hub.settings.postgres.pool_size
+    assert figures["statements"] is None
+
+
+async def test_server_that_refuses_is_named_beside_the_figures_of_the_other(settings: Settings) -> None:
+    """An application may not ask Redis for its figures."""
+    async with Hub(settings) as hub, running(console(hub, may=lambda _: True)) as port, http(port) as client:
+        figures = await answer(client, "/figures")
+    assert "NOPERM" in figures["redis"]["error"]
+    assert figures["postgresql"]["error"] is None
+
+
+async def test_findings_are_those_of_doctor(looking: httpx.AsyncClient) -> None:
+    report = await answer(looking, "/findings")
+    assert [section["kind"] for section in report["sections"]] == ["postgresql", "redis", "together"]
+    assert await answer(looking, "/findings") == report  # of the last minute
+
+
+async def test_log_shows_entries_and_readers(
+    looking: httpx.AsyncClient, hub: Hub, ada: User, bob: User, room: Room
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    hostile = await hub.messages.send(room.id, ada.id, HOSTILE)
+    gone = await hub.messages.send(room.id, ada.id, "to be deleted")
+    await hub.receipts.mark_read(room.id, bob.id, up_to=hostile.seq)
+    await hub.messages.delete(gone.id, by=ada.id)
+    found = await answer(looking, f"/rooms/{room.id}/log")
+    kinds = [entry["type"] for entry in found["entries"]]
+    assert kinds == ["member_joined", "member_joined", "message_sent", "message_sent", "message_deleted"]
+    assert found["entries"][2]["message"]["content"] == HOSTILE
+    assert "to be deleted" not in str(found)
+    assert found["readers"] == {str(hostile.id): {"user_ids": [str(bob.id)], "more": False}}
+    assert found["users"] == {str(ada.id): "ada", str(bob.id): "bob"}
+    assert found["older"] is None
+    assert (await answer(looking, "/rooms/engine-room/log"))["room"]["id"] == str(room.id)
+
+
+async def test_log_goes_back_entry_by_entry_without_gap_or_repeat(
+    looking: httpx.AsyncClient, hub: Hub, ada: User, room: Room
+) -> None:
+    for number in range(100):
+        await hub.messages.send(room.id, ada.id, f"{number}")
+    seqs: list[int] = []
+    before = ""
+    while True:
+        found = await answer(looking, f"/rooms/{room.id}/log{before}")
+        seqs = [entry["seq"] for entry in found["entries"]] + seqs
+        if found["older"] is None:
+            break
+        before = f"?before={found['older']}"
+    assert seqs == list(range(1, 102))
+
+
+@pytest.mark.parametrize("before", ["", "-1", "x", "1e3", "9" * 30, "\u0663"])
+async def test_log_before_no_seq_is_refused(looking: httpx.AsyncClient, room: Room, before: str) -> None:
+    refused = await looking.get(f"/rooms/{room.id}/log", params={"before": before})
+    assert (refused.status_code, refused.json()["field"]) == (422, "before")
+
+
+@pytest.mark.parametrize(
+    "path", ["/rooms/nowhere/log", "/rooms/01999999-0000-7000-8000-000000000000/log", "/users/none/sessions"]
+)
+async def test_unknown_room_or_user_is_not_found(looking: httpx.AsyncClient, path: str) -> None:
+    assert (await looking.get(path)).status_code == 404
+
+
+async def test_sessions_are_listed_without_tokens_and_other_data(
+    looking: httpx.AsyncClient, hub: Hub, ada: User
+) -> None:
+    token = await hub.sessions.create_session(ada.id, {"device": HOSTILE, "csrf": "of the application"})
+    for name in ("ada", "ada@example.org", str(ada.id)):
+        found = await answer(looking, f"/users/{name}/sessions")
+        assert [session["device"] for session in found["sessions"]] == [HOSTILE]
+        assert token not in str(found)
+        assert "of the application" not in str(found)
+
+
+async def revoke(client: httpx.AsyncClient, user_id: UUID, origin: str | None) -> int:
+    [session] = (await answer(client, f"/users/{user_id}/sessions"))["sessions"]
+    headers = {} if origin is None else {"Origin": origin}
+    return (await client.delete(f"/users/{user_id}/sessions/{session['id']}", headers=headers)).status_code
+
+
+async def test_console_that_only_reads_revokes_nothing(looking: httpx.AsyncClient, hub: Hub, ada: User) -> None:
+    token = await hub.sessions.create_session(ada.id)
+    assert await revoke(looking, ada.id, str(looking.base_url).rstrip("/")) == 403
+    assert await hub.sessions.get_session(token) is not None
+    assert 'data-changes="no"' in (await looking.get("/")).text
+
+
+async def test_session_is_revoked_from_the_own_page_only(hub: Hub, ada: User) -> None:
+    token = await hub.sessions.create_session(ada.id)
+    async with running(console(hub, may=lambda _: True, allow_changes=True)) as port, http(port) as client:
+        assert await revoke(client, ada.id, None) == 403
+        assert await revoke(client, ada.id, "https://evil.example") == 403
+        assert await hub.sessions.get_session(token) is not None
+        assert await revoke(client, ada.id, f"http://127.0.0.1:{port}") == 200
+        assert await hub.sessions.get_session(token) is None
+        own = {"Origin": f"http://127.0.0.1:{port}"}
+        assert (await client.delete(f"/users/{ada.id}/sessions/x", headers=own)).status_code == 404
