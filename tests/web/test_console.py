@@ -12,6 +12,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Mount
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from hubbub import Hub, PostgresSettings, Room, Settings, User, new_id
 from hubbub.web import console
@@ -149,8 +151,9 @@ async def test_figures_follow_what_happens(looking: httpx.AsyncClient, hub: Hub,
                 await asyncio.sleep(0.1)
     assert figures["rooms"] == [[str(room.id), "engine-room", 1.0]]
     assert figures["redis"]["error"] is figures["postgresql"]["error"] is None
-    assert figures["redis"]["state"]["online"] == 1
-    assert figures["redis"]["state"]["sessions"] == 1
+    state = figures["redis"]["state"]  # all tests share this server
+    assert state["online"] >= 1
+    assert state["sessions"] >= 1
     assert figures["postgresql"]["state"]["connections"] > 0
     assert figures["pool"]["limit"] == hub.settings.postgres.pool_size
     assert figures["statements"] is None
@@ -187,6 +190,18 @@ async def test_log_shows_entries_and_readers(
     assert found["users"] == {str(ada.id): "ada", str(bob.id): "bob"}
     assert found["older"] is None
     assert (await answer(looking, "/rooms/engine-room/log"))["room"]["id"] == str(room.id)
+
+
+async def test_room_is_found_by_a_name_with_slashes(looking: httpx.AsyncClient, hub: Hub, ada: User) -> None:
+    room = await hub.rooms.create("ops/log?#1", created_by=ada.id)
+    assert (await answer(looking, "/rooms/ops%2Flog%3F%231/log"))["room"]["id"] == str(room.id)
+
+
+async def test_websocket_is_refused(hub: Hub) -> None:
+    async with running(console(hub, may=lambda _: True)) as port:
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"ws://127.0.0.1:{port}/figures")
+    assert refused.value.response.status_code == 403
 
 
 async def test_log_goes_back_entry_by_entry_without_gap_or_repeat(

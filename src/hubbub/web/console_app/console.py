@@ -68,16 +68,19 @@ class Console:
                 Route("/", self._page),
                 Route("/figures", self._json(self._figures)),
                 Route("/findings", self._json(self._findings)),
-                Route("/rooms/{room}/log", self._json(self._log)),
-                Route("/users/{user}/sessions", self._json(self._sessions)),
+                Route("/rooms/{room:path}/log", self._json(self._log)),
+                Route("/users/{user:path}/sessions", self._json(self._sessions)),
                 Route("/users/{user}/sessions/{session_id}", self._json(self._revoke), methods=["DELETE"]),
                 *(Route(f"/{name}", partial(_file, name)) for name in FILES),
             ]
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+            return
         if scope["type"] != "http":
-            raise RuntimeError("the console has neither a WebSocket nor a life of its own")
+            raise RuntimeError("the console has no lifespan of its own")
         path, root = scope["path"], scope.get("root_path", "")
         if path.rstrip("/") == root.rstrip("/"):  # with or without the slash, as frameworks have it below a mount
             scope = {**scope, "path": f"{root.rstrip('/')}/"}
