@@ -20,7 +20,8 @@ from hubbub.web import Gateway
 from waiting import HANGS_AFTER_SECONDS
 from web.serving import serving
 
-PROGRAM = Path(__file__).parent / "talk.js"
+TALK = Path(__file__).parent / "talk.js"
+WATCH = Path(__file__).parent / "watch.js"
 MESSAGES = 40
 
 
@@ -34,8 +35,9 @@ async def network(hub: Hub) -> AsyncIterator[Network]:
 class Talker:
     """A process of Node.js that sends, and in the end tells what it has received and shows."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, program: Path = TALK) -> None:
         self._node = node
+        self._program = program
         self._process: asyncio.subprocess.Process
 
     async def start(self, **plan: object) -> None:
@@ -43,12 +45,15 @@ class Talker:
             self._node,
             "--experimental-websocket",
             "--no-warnings",
-            PROGRAM,
+            self._program,
             json.dumps(plan, default=str),
             stdout=asyncio.subprocess.PIPE,
             limit=10_000_000,
         )
-        assert await self._line() == b"ready\n"
+        await self.says("ready")
+
+    async def says(self, words: str) -> None:
+        assert await self._line() == f"{words}\n".encode()
 
     async def result(self) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(await self._line())
@@ -109,3 +114,37 @@ async def test_clients_miss_nothing_and_show_nothing_twice_on_a_bad_network(
         for author in ("ada", "bob"):
             own = [one["content"] for one in result["messages"] if one["content"].startswith(f"{author} ")]
             assert own == [f"{author} {number}" for number in range(MESSAGES)]
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["WebSocket", "streams"])
+async def test_presence_of_watched_rooms_comes_and_no_entry_is_lost_while_they_change(
+    network: Network, hub: Hub, settings: Settings, ada: User, bob: User, room: Room, *, streams: bool
+) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("Node.js is not installed")
+    await hub.room_users.add(room.id, bob.id)
+    other = await hub.rooms.create("kitchen", created_by=ada.id)
+    watcher = Talker(node, WATCH)
+    try:
+        await watcher.start(
+            url=f"http://127.0.0.1:{network.port}/chat",
+            token=await hub.sessions.create_session(ada.id),
+            roomIds=[other.id, room.id],
+            userId=bob.id,
+            total=MESSAGES,
+            streams=streams,
+        )
+        for number in range(MESSAGES):
+            await hub.messages.send(room.id, bob.id, f"meanwhile {number}")
+            await asyncio.sleep(0.01)
+        await watcher.says("sees bob offline")
+        async with hub.presence.online(bob.id):
+            await watcher.says("sees bob online")
+        result = await watcher.result()
+    finally:
+        await watcher.end()
+    stored = await stored_in(settings.postgres)
+    entries = [entry_of(event) for event in result["entries"]]
+    assert list(shown_errors(stored, room.id, entries, result["messages"])) == []
+    assert result["presence"] == [False, True, False]

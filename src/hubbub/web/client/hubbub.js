@@ -120,7 +120,11 @@ class StreamTransport {
   #options;
   #on;
   #abort = new AbortController();
-  #token;
+  #stream = null;
+  #hello;
+  #isOpen = false;
+  #watched = [];
+  #wanted = [];
 
   constructor(options, on) {
     this.#options = options;
@@ -128,35 +132,48 @@ class StreamTransport {
     queueMicrotask(on.opened);
   }
 
-  async hello({ token, device, positions }, rest) {
-    this.#token = token;
+  hello({ token, device, positions }, rest) {
     for (const frame of rest) Object.assign((positions ??= {}), frame.positions);
+    this.#hello = { token, device };
+    this.#follow(positions);
+  }
+
+  /** Read a stream, instead of the one before. */
+  async #follow(positions) {
+    this.#stream?.abort();
+    this.#isOpen = false;
+    this.#watched = this.#wanted;
+    const stream = (this.#stream = new AbortController());
+    const end = (code) => stream === this.#stream && this.#end(code);
+    const path = this.#watched.length ? `events?watch=${this.#watched.join()}` : "events";
     try {
-      const response = await this.#post("events", { device, positions });
-      if (!response.ok) return this.#end(response.status === 401 ? 4401 : response.status === 403 ? 4403 : 1006);
-      await this.#read(response.body.pipeThrough(new TextDecoderStream()).getReader());
+      const response = await this.#post(path, { device: this.#hello.device, positions }, stream.signal);
+      if (!response.ok) return end(response.status === 401 ? 4401 : response.status === 403 ? 4403 : 1006);
+      this.#isOpen = true;
+      this.#followWanted();
+      await this.#read(response.body.pipeThrough(new TextDecoderStream()).getReader(), stream);
     } catch {
       // The network: as the end of the stream.
     }
-    this.#end(1006);
+    end(1006);
   }
 
-  async #read(reader) {
+  async #read(reader, stream) {
     let rest = "";
     for (;;) {
       const { value, done } = await reader.read();
-      if (done) return;
+      if (done || stream !== this.#stream) return;
       const lines = (rest + value).split(/\r\n|\n|\r/);
       rest = lines.pop();
-      this.#on.received(lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5)));
+      this.#on?.received(lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5)));
     }
   }
 
   async send({ ref, ...command }) {
-    if (command.type === "watch") return this.#answer({ type: "error", ref, error: "unknown-frame", retry: false });
     try {
       const response = await this.#post("commands", command);
       const body = await response.json();
+      if (response.ok && command.type === "watch") this.#watch(command.room_ids);
       if (response.ok) return this.#answer({ type: "ack", ref, result: body });
       const retry = response.status === 429 || response.status >= 503;
       this.#answer({ ...body, type: "error", ref, error: String(body.type).replace("urn:hubbub:", ""), retry });
@@ -166,16 +183,27 @@ class StreamTransport {
     }
   }
 
+  /** A stream is told when it begins which rooms are watched. The next one goes on where the client is. */
+  #watch(roomIds) {
+    this.#wanted = roomIds;
+    // A stream that the server gets late would close the one after it, as it is of the same device.
+    if (this.#isOpen) this.#followWanted();
+  }
+
+  #followWanted() {
+    if (this.#on && !this.#wanted.every((id) => this.#watched.includes(id))) this.#follow(this.#on.positions());
+  }
+
   close() {
     this.#on = null;
+    this.#stream?.abort();
     this.#abort.abort();
   }
 
-  #post(path, body) {
+  #post(path, body, signal = this.#abort.signal) {
     const headers = { "Content-Type": "application/json" };
-    if (this.#token) headers.Authorization = `Bearer ${this.#token}`;
+    if (this.#hello.token) headers.Authorization = `Bearer ${this.#hello.token}`;
     const { fetch, url } = this.#options;
-    const signal = this.#abort.signal;
     return fetch(new URL(path, url), { method: "POST", headers, body: JSON.stringify(body), signal });
   }
 
@@ -309,6 +337,7 @@ class Connection {
         opened: current(() => this.#hello(token)),
         received: current((lines) => this.#received(lines)),
         closed: current((code) => this.#lost(code)),
+        positions: () => this.#on.positions(),
       });
     } catch {
       return this.#lost(1006);
