@@ -681,8 +681,8 @@ async def open(
     """A started hub, closed at the end of the block.
 
     Without `settings` it takes those of the environment (DATABASE_URL and REDIS_URL, or DB_* and REDIS_*), and
-    without these the servers of `hubbub up` in the current folder. `options`, `passwords` and `instrumentation`
-    are those of `Hub`.
+    without these the servers of `hubbub up` in the current folder, with DB_SCHEMA and REDIS_PREFIX. `options`,
+    `passwords` and `instrumentation` are those of `Hub`.
 
     Raises: Unavailable (also without settings and servers), Invalid (also for a variable), SchemaMismatch.
     """
@@ -707,4 +707,4 @@ def find_settings() -> Settings:
             "or set DATABASE_URL and REDIS_URL (or DB_* and REDIS_*) to your own"
         )
         raise Unavailable("hub", reason, retryable=False)
-    return settings
+    return settings.within()

@@ -76,6 +76,23 @@ def test_servers_are_started_used_stopped_and_deleted(here: Path) -> None:
     assert not (here / ".hubbub").exists()
 
 
+def test_schema_and_prefix_of_the_environment_count_on_the_servers_of_the_folder(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_SCHEMA", "chat")
+    monkeypatch.setenv("REDIS_PREFIX", "shop:")
+    assert "schema           chat: " in hubbub("up").stdout
+    assert "pending" not in hubbub("migrate", "status").stdout
+    variables = dict(line.split("=", 1) for line in shlex.split(hubbub("status", "--output", "env").stdout))
+    assert (variables["DB_SCHEMA"], variables["REDIS_PREFIX"]) == ("chat", "shop:")
+    assert subprocess.check_output([sys.executable, "-c", FIND], text=True) == "open\n"
+    moved = hubbub("migrate", "move", "chat")
+    assert "set DB_SCHEMA to where they are" in moved.stderr
+    monkeypatch.setenv("DB_SCHEMA", "public")
+    assert "pending" in hubbub("migrate", "status").stdout
+    assert hubbub("down", "--delete-data", "--yes").returncode == 0
+
+
 def test_yes_deletes_data_without_a_question(here: Path) -> None:
     assert hubbub("down", "--yes").returncode == 2
     assert "hubbub status --folder elsewhere --output env" in hubbub("up", "--folder", "elsewhere").stdout

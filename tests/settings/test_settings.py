@@ -51,6 +51,17 @@ def test_database_can_be_given_without_redis() -> None:
     assert not Settings.is_given({"PATH": "/bin"})
 
 
+def test_schema_and_prefix_alone_name_no_servers_and_count_within_those_that_are_found() -> None:
+    within = {"DB_SCHEMA": "chat", "REDIS_PREFIX": "shop:"}
+    assert not Settings.is_given(within)
+    assert postgres_from_env(within) is None
+    found = read(PARTS).within(within)
+    assert found == read(PARTS | within)
+    assert found.within({}) == found
+    with pytest.raises(Invalid, match="DB_SCHEMA"):
+        found.within({"DB_SCHEMA": "Chat"})
+
+
 def test_every_variable_has_its_effect(pem: Pem) -> None:
     settings = read(
         PARTS

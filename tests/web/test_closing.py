@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -269,3 +270,28 @@ async def test_connection_is_presence(hub: Hub, port: int, token: str, ada: User
 
 async def no_devices(hub: Hub, user: User) -> bool:
     return not await hub.presence.devices(user.id)
+
+
+@pytest.mark.parametrize("found", [77, "77", object()])
+async def test_answer_of_who_that_is_no_id_is_reported_and_is_an_error_of_the_server(
+    hub: Hub, found: object
+) -> None:
+    reported: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(str(context.get("exception"))))
+    async with serving(Gateway(hub, who=lambda _: found)) as port, Client(port) as client:  # type: ignore[arg-type, return-value]
+        await client.send({"type": "hello"})
+        assert await bye(client) == 4500
+    assert [text for text in reported if "must return the id of a user of hubbub, a UUID" in text]
+
+
+async def test_who_that_fails_sends_the_client_away_for_a_moment(hub: Hub) -> None:
+    def who(_: object) -> None:
+        raise RuntimeError("the table of logins is locked")
+
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(str(context["exception"])))
+    async with serving(Gateway(hub, who=who)) as port, Client(port) as client:
+        await client.send({"type": "hello"})
+        assert await bye(client) == 4500
+    assert reported == ["the table of logins is locked"]

@@ -30,15 +30,15 @@ def up(folder: Path) -> None:
     """Start PostgreSQL and Valkey, and migrate the schema to its newest revision.
 
     The servers listen on 127.0.0.1 only, require passwords, and run until `hubbub down`. A running server stays as
-    it is. The first call creates the folder and the databases.
+    it is. The first call creates the folder and the databases. DB_SCHEMA names the PostgreSQL schema to use.
     """
-    settings = asyncio.run(embedded.up(folder))
+    settings = asyncio.run(embedded.up(folder)).within()
     found = asyncio.run(embedded.status(folder))
     for server in found.servers:
         click.echo(_line(found, server))
     applied = asyncio.run(migrations.up(settings.postgres))
     done = f"{len(applied)} migration{'' if len(applied) == 1 else 's'} applied" if applied else "up to date"
-    click.echo(f"schema           {done}")
+    click.echo(f"schema           {settings.postgres.schema}: {done}")
     click.echo(_next_steps(found))
 
 
@@ -82,7 +82,8 @@ def status(ctx: click.Context, folder: Path, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(_figures(found), indent=2))
     elif output == "env":
-        variables = found.settings.to_env() | found.settings.to_urls() if found.settings else {}
+        settings = found.settings.within() if found.settings else None
+        variables = settings.to_env() | settings.to_urls() if settings else {}
         for name, value in variables.items():
             click.echo(f"{name}={shlex.quote(value)}")
     else:
@@ -132,5 +133,5 @@ def _figures(found: Status) -> dict[str, object]:
             {"title": server.title, "version": server.version, "port": server.port, "log": str(server.log)}
             for server in found.servers
         ],
-        "env": found.settings.to_env() if found.settings else {},
+        "env": found.settings.within().to_env() if found.settings else {},
     }

@@ -10,6 +10,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal
 
+from hubbub.errors import Invalid
 from hubbub.migrations import revisions, scripts
 from hubbub.migrations.grants import Limits, grant
 from hubbub.migrations.restored import renumber
@@ -102,6 +103,8 @@ async def move(settings: PostgresSettings, schema: str, *, timeouts: Timeouts = 
     schema, which `grant` gives it.
     Raises: Invalid (the name, or tables with these names are there), SchemaMismatch (to be migrated first).
     """
+    if schema == settings.schema:
+        raise Invalid("schema", "is the one to move from: set DB_SCHEMA to where they are, public by default")
     await move_tables(settings, schema, timeouts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any, Literal, TypeVar
@@ -142,9 +142,23 @@ class Settings:
 
     @staticmethod
     def is_given(environ: Mapping[str, str] | None = None) -> bool:
-        """Whether any variable of hubbub's is set, so that `from_env` returns settings or raises."""
+        """Whether a variable that is about the servers is set, so that `from_env` returns settings or raises.
+
+        DB_SCHEMA and REDIS_PREFIX alone say where hubbub is in the servers of `hubbub up`.
+        """
         environ = os.environ if environ is None else environ
-        return any(variable in environ for variable in VARIABLES)
+        return any(variable in environ for variable in VARIABLES - _WITHIN_SERVERS)
+
+    def within(self, environ: Mapping[str, str] | None = None) -> Settings:
+        """These servers, with the schema and the prefix that `environ` names by DB_SCHEMA and REDIS_PREFIX.
+
+        Raises: Invalid.
+        """
+        given = texts_in(os.environ if environ is None else environ)
+        postgres = replace(self.postgres, schema=given.get("DB_SCHEMA", self.postgres.schema))
+        return Settings(
+            postgres=postgres, redis=replace(self.redis, prefix=given.get("REDIS_PREFIX", self.redis.prefix))
+        )
 
     @classmethod
     def from_urls(cls, database_url: str, redis_url: str) -> Settings:
@@ -178,7 +192,7 @@ def postgres_from_env(environ: Mapping[str, str] | None = None) -> PostgresSetti
     """
     environ = os.environ if environ is None else environ
     given = {name: environ[name] for name in VARIABLES if name in environ and not name.startswith("REDIS")}
-    return _postgres(texts_in(given)) if given else None
+    return _postgres(texts_in(given)) if given.keys() - _WITHIN_SERVERS else None
 
 
 def _url(scheme: str, user: str | None, password: str | None, host: str, rest: str) -> str:
@@ -189,6 +203,7 @@ def _url(scheme: str, user: str | None, password: str | None, host: str, rest: s
 
 S = TypeVar("S", PostgresSettings, RedisSettings)
 
+_WITHIN_SERVERS = {"DB_SCHEMA", "REDIS_PREFIX"}
 _ADDRESS = {"DB_HOST", "DB_PORT", "DB_NAME", "REDIS_HOST", "REDIS_PORT", "REDIS_DB"}
 
 

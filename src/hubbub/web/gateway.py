@@ -118,6 +118,8 @@ class Gateway:
         """
         if token is None and self._who is not None:
             user_id = await _value(self._who(request.scope))
+            if user_id is not None and not isinstance(user_id, UUID):
+                raise TypeError(f"`who` must return the id of a user of hubbub, a UUID, not {user_id!r:.100}")
             return None if user_id is None else Identity(user_id)
         if token is None and ("origin" in request.headers or not needs_origin):
             token = cookie_of(request)

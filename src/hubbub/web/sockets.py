@@ -90,12 +90,14 @@ class Sockets:
         except (Invalid, frames.NotAFrame) as error:
             raise _Refused(4400) from error
         hub = self._gateway.hub_of(request)
-        try:
-            identity = await self._gateway.identify(request, hello.token)
-        except Unavailable as error:
-            raise _Refused(1013) from error
+        identity, code = None, 4500
+        with ReportErrors("finding out who a client is"):
+            try:
+                identity, code = await self._gateway.identify(request, hello.token), 4401
+            except Unavailable:
+                code = 1013
         if identity is None:
-            raise _Refused(4401)
+            raise _Refused(code)
         connection = Socket(self._gateway, hub, identity, hello.device, receive, send)
         connection.positions = positions
         return connection
