@@ -10,14 +10,18 @@ export interface User {
   readonly username: string;
   readonly display_name: string | null;
   readonly avatar_url: string | null;
+  /** When the profile was loaded. `isOnline` of the client follows watched rooms. */
+  readonly is_online: boolean;
+  readonly last_seen: string | null;
   readonly metadata: Readonly<Record<string, unknown>> | null;
 }
 
-export interface Message {
+/** A message as the server has it. */
+export interface StoredMessage {
   readonly id: string;
   readonly room_id: string;
-  /** Its position in the log of the room; null until the server has it. */
-  readonly seq: number | null;
+  /** Its position in the log of the room. */
+  readonly seq: number;
   /** Null once the account of the author is deleted. */
   readonly user_id: string | null;
   readonly content: string;
@@ -28,20 +32,115 @@ export interface Message {
   readonly deleted_at: string | null;
   readonly reply_to: string | null;
   readonly metadata: Readonly<Record<string, unknown>> | null;
+}
+
+/** A message that a room shows. */
+export interface Message extends Omit<StoredMessage, "seq"> {
+  /** Null until the server has it. */
+  readonly seq: number | null;
   readonly status: Status;
   /** Why it is `failed`: an error of docs/protocol.md, or `too-large`. */
   readonly error?: string | null;
 }
 
-/** An entry of the log of a room, as in docs/protocol.md. */
-export interface Entry {
-  readonly type: string;
+interface Placed {
   readonly room_id: string;
   readonly seq: number;
   readonly cursor: string;
   readonly at: string;
-  readonly [field: string]: unknown;
 }
+
+export interface MessageSent extends Placed {
+  readonly type: "message_sent";
+  readonly message: StoredMessage;
+}
+
+export interface MessageEdited extends Placed {
+  readonly type: "message_edited";
+  readonly by: string | null;
+  readonly message: StoredMessage;
+}
+
+export interface MessageDeleted extends Placed {
+  readonly type: "message_deleted";
+  readonly by: string | null;
+  readonly message: StoredMessage;
+}
+
+export interface MemberJoined extends Placed {
+  readonly type: "member_joined";
+  readonly user_id: string;
+  readonly role: Role;
+}
+
+export interface MemberLeft extends Placed {
+  readonly type: "member_left";
+  readonly user_id: string;
+}
+
+export interface RoleChanged extends Placed {
+  readonly type: "role_changed";
+  readonly user_id: string;
+  readonly role: Role;
+}
+
+export interface MemberChanged extends Placed {
+  readonly type: "member_changed";
+  readonly user_id: string;
+  readonly metadata: Readonly<Record<string, unknown>> | null;
+}
+
+export interface RoomChanged extends Placed {
+  readonly type: "room_changed";
+  readonly by: string | null;
+  readonly name: string;
+  readonly description: string | null;
+  readonly is_private: boolean;
+  readonly keeps_receipts: boolean | null;
+  readonly metadata: Readonly<Record<string, unknown>> | null;
+}
+
+/** An entry of the log of a room. Later releases may add others. */
+export type Entry =
+  | MessageSent
+  | MessageEdited
+  | MessageDeleted
+  | MemberJoined
+  | MemberLeft
+  | RoleChanged
+  | MemberChanged
+  | RoomChanged;
+
+/** The commands of docs/protocol.md. */
+export type CommandType =
+  | "send"
+  | "edit"
+  | "delete"
+  | "read"
+  | "typing"
+  | "page"
+  | "rooms"
+  | "room"
+  | "public_rooms"
+  | "members"
+  | "create"
+  | "join"
+  | "leave"
+  | "invite"
+  | "direct"
+  | "unread"
+  | "readers"
+  | "update_room"
+  | "delete_room"
+  | "remove"
+  | "set_role"
+  | "update_profile"
+  | "watch"
+  | "users"
+  | "me"
+  | "sessions"
+  | "revoke"
+  | "auth";
 
 export interface RoomInfo {
   readonly id: string;
@@ -53,6 +152,9 @@ export interface RoomInfo {
   readonly last_seq: number;
   readonly created_at: string;
   readonly updated_at: string;
+  /** Whether a receipt per message and reader is stored. Null for the default. */
+  readonly keeps_receipts: boolean | null;
+  readonly metadata: Readonly<Record<string, unknown>> | null;
 }
 
 export interface Session {
@@ -92,7 +194,7 @@ export interface Events {
   /** The messages, members or read marks of a room. */
   messages: (room: Room) => void;
   /** A new message of another user. */
-  message: (room: Room, message: Message) => void;
+  message: (room: Room, message: StoredMessage) => void;
   /** An entry of a log, once and in order. After a gap the room is loaded again. */
   entry: (entry: Entry, isGap: boolean) => void;
   typing: (room: Room) => void;
@@ -144,7 +246,7 @@ export class Room {
   /** The other user of a direct room. */
   readonly partnerId: string | null;
   readonly createdBy: string | null;
-  readonly lastMessage: Message | null;
+  readonly lastMessage: StoredMessage | null;
   readonly lastReadSeq: number;
   readonly activeAt: string;
   /** By user id, once `loadMembers` has been called. */
@@ -209,7 +311,7 @@ export class Client {
   room(id: string): Room | undefined;
   user(id: string | null): User | undefined;
   isOnline(userId: string): boolean | undefined;
-  request(command: { type: string; [field: string]: unknown }, options?: RequestOptions): Promise<any>;
+  request(command: { type: CommandType | (string & {}); [field: string]: unknown }, options?: RequestOptions): Promise<any>;
   createRoom(name: string, options?: { description?: string | null; isPrivate?: boolean }): Promise<Room>;
   direct(userId: string): Promise<Room>;
   join(roomId: string): Promise<Room>;
