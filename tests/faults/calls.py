@@ -18,6 +18,8 @@ DRIVEN_ELSEWHERE = {
     "start": "the test opens another hub",
     "close": "the test closes another hub",
     "transaction": "here",
+    "changes.end": "here",
+    "on": "tests/test_on_connection.py, as it is the application's connection that fails",
 }
 PARTS_ELSEWHERE = {
     "settings": "values",
@@ -28,12 +30,14 @@ assert NOT_PARTS.keys() <= PARTS_ELSEWHERE.keys(), "a public part is not tested"
 
 # Calls that change a table by one statement of their own.
 CHANGES = {
-    *("users.create", "users.update_profile", "users.update_online_status"),
+    *("users.create", "users.create_anonymous", "users.upsert"),
+    *("users.update_profile", "users.update_online_status"),
     *("users.set_online_many", "users.change_password_hash", "users.renew_password_hash"),
     *("rooms.create", "rooms.update", "rooms.delete"),
     *("room_users.add", "room_users.add_many", "room_users.remove", "room_users.set_role"),
     *("messages.send", "messages.send_many", "messages.edit", "messages.delete"),
     *("receipts.mark_read", "receipts.mark_unread"),
+    *("changes.follow", "changes.forget"),
 }
 # Of these the calls that change one room in turn: while one is at work, the others wait in the process, not sent.
 CHANGES_IN_TURN = {
@@ -65,11 +69,14 @@ def calls_in(world: World, folder: Path) -> dict[str, Call]:
     """Each call by its name, ready to be made once or more often."""
     hub = world.hub
     calls = {
-        operation.name: _call(operation.of(hub), {name: world.good[name] for name in operation.parameters})
+        operation.name: _call(operation.of(hub), {name: good[name] for name in operation.parameters})
         for operation in operations(hub)
+        # Two accounts cannot have one id of another system.
+        for good in [world.good | {"external_id": f"{operation.name}-{world.ada.username}"}]
     }
     return calls | {
         "transaction": lambda: _transaction(world),
+        "changes.end": hub.changes.end,
         "history.find": lambda: hub.history.find(world.room.name),
         "history.lines": lambda: _read_lines(world),
         "history.load": lambda: _load(world, folder),

@@ -239,14 +239,19 @@ async def test_deleted_room_is_gone_in_both_processes_and_while_behind(
             assert not feed.positions
 
 
-async def test_deleted_account_leaves_every_room(hub: Hub, elsewhere: Hub, room: Room, bob: User) -> None:
+async def test_deleted_account_leaves_every_room_and_ends_what_followed_it(
+    hub: Hub, elsewhere: Hub, room: Room, ada: User, bob: User
+) -> None:
     other = await hub.rooms.create("other", created_by=bob.id)
     await hub.room_users.add(room.id, bob.id)
-    async with elsewhere.follow(bob.id) as feed:
+    await hub.room_users.add(other.id, ada.id)
+    async with elsewhere.follow(ada.id) as feed, elsewhere.follow(bob.id) as own:
         await hub.users.delete(bob.id)
         ends = entries(await take(feed, 2))
-    assert all(isinstance(event, MemberLeft) for event in ends)
+        left = [event async for event in own]
+    assert all(isinstance(event, MemberLeft) and event.user_id == bob.id for event in ends)
     assert {event.room_id for event in ends} == {room.id, other.id}
+    assert all(isinstance(event, MemberLeft) for event in left)  # those that came before the end
 
 
 async def test_membership_deleted_by_sql_ends_the_room(
