@@ -48,7 +48,8 @@ async def answer(client: httpx.AsyncClient, path: str) -> Any:  # noqa: ANN401
     return found.json()
 
 
-async def test_token_of_the_address_becomes_a_cookie(hub: Hub) -> None:
+async def test_token_of_the_address_becomes_a_cookie(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "httpx")  # the client of this test writes addresses to its log
     login: TokenLogin
 
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401

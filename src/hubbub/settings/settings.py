@@ -154,7 +154,10 @@ class Settings:
 
         Raises: Invalid.
         """
-        given = texts_in(os.environ if environ is None else environ)
+        environ = os.environ if environ is None else environ
+        if not _WITHIN_SERVERS & environ.keys():
+            return self
+        given = texts_in(environ)
         postgres = replace(self.postgres, schema=given.get("DB_SCHEMA", self.postgres.schema))
         return Settings(
             postgres=postgres, redis=replace(self.redis, prefix=given.get("REDIS_PREFIX", self.redis.prefix))

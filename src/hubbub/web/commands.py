@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 from uuid import UUID
@@ -14,7 +15,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from hubbub.errors import Conflict, Invalid
+from hubbub.errors import Conflict, Invalid, NotAMember
 from hubbub.models import (
     Message,
     MessageType,
@@ -410,10 +411,11 @@ async def create(call: Call, frame: Create) -> Room:
     except Conflict:
         if frame.id is None:
             raise
-        room = (await call.hub.rooms.get_many([frame.id])).get(frame.id)
-        if room is None or room.created_by != call.user_id or room.name != frame.name:
-            raise
-        return await call.me.rooms.get(room.id)  # repeated by a client that lost the answer
+        with suppress(NotAMember):
+            room = await call.me.rooms.get(frame.id)
+            if (room.created_by, room.name) == (call.user_id, frame.name):
+                return room  # repeated by a client that lost the answer
+        raise
 
 
 async def join(call: Call, frame: Join) -> RoomUser:
