@@ -51,6 +51,12 @@ async def test_bot_and_user_of_another_system_have_no_password(settings: Setting
     assert (bot.kind, user.username) == (UserKind.BOT, "grace")
     for name in ("weather", "grace"):
         assert await hub.users.find_credentials(name) is None
+    shown = await run(settings, "users", "show", "google|7")
+    assert str(user.id) in shown.out
+    await hub.users.create(None, "linus", None, external_id=str(bot.id))
+    assert "weather" in (await run(settings, "users", "show", str(bot.id))).out  # an id of hubbub's comes first
+    for unknown in ("google|8", "x" * 256, "7@example.org"):
+        assert "there is no user" in (await run(settings, "users", "show", unknown)).error
 
 
 async def test_password_that_is_set_ends_all_sessions(settings: Settings, hub: Hub) -> None:

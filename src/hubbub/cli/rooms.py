@@ -21,7 +21,8 @@ COUNTED = 10_000
 def rooms() -> None:
     """Show rooms and their members.
 
-    ROOM is an id, or the name of a public room. USER is an email address, a username or an id.
+    ROOM is an id, or the name of a public room. USER is an email address, a username, an id or an id in another
+    system.
     """
 
 

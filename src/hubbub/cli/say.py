@@ -32,7 +32,7 @@ def say(room: str, text: str | None, user: str) -> None:
     """Send TEXT to ROOM, or else each line of standard input.
 
     At a terminal it also shows what others say, until Ctrl-D. ROOM is an id, or the name of a public room. The
-    author is an email address, a username or an id.
+    author is an email address, a username, an id or an id in another system.
     """
     asyncio.run(_say(room, text, user))
 

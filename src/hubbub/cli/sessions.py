@@ -20,7 +20,7 @@ DEVICE_CHARACTERS = 30  # keeps a session on one line of 120 columns
 def sessions() -> None:
     """Show the sessions of a user on all devices, and end them.
 
-    USER is an email address, a username or an id.
+    USER is an email address, a username, an id or an id in another system.
     """
 
 

@@ -31,8 +31,8 @@ class Options(NamedTuple):
 def users() -> None:
     """Create, show and delete accounts, and set their passwords.
 
-    USER is an email address, a username or an id. A password is read from the terminal without being shown, or
-    else from the first line of standard input.
+    USER is an email address, a username, an id or an id in another system. A password is read from the terminal
+    without being shown, or else from the first line of standard input.
     """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from uuid import UUID
 
 from hubbub import inputs
@@ -11,14 +12,18 @@ from hubbub.models import User
 
 
 async def find_user(chat: Hub, user: str) -> User:
-    """The user with this id, email or username. Raises: NotFound."""
-    try:
-        return await chat.users.get(inputs.uuid("user", user))
-    except Invalid:  # not an id, so it is a name or an address
-        found = await (chat.users.find_by_email(user) if "@" in user else chat.users.find_by_username(user))
-    if found is None:
-        raise NotFound("user", user)
-    return found
+    """The user with this id, email, username, or id in another system: the first of these. Raises: NotFound."""
+
+    async def find_by_id(user: str) -> User | None:
+        id = inputs.uuid("user", user)
+        return (await chat.users.get_many([id])).get(id)
+
+    find_by_name = chat.users.find_by_email if "@" in user else chat.users.find_by_username
+    for find in (find_by_id, find_by_name, chat.users.find_by_external_id):
+        with suppress(Invalid):  # it does not have the form of one
+            if (found := await find(user)) is not None:
+                return found
+    raise NotFound("user", user)
 
 
 async def find_room(chat: Hub, room: str) -> UUID:
