@@ -92,7 +92,7 @@ class OfHubbub:
     """docs/protocol.md."""
 
     def __init__(self, path: str, tokens: Sequence[str]) -> None:
-        self.path = f"{path}"
+        self.path = path
         self._tokens = tokens
         self.positions: dict[str, str] | None = None
 

@@ -6,10 +6,13 @@ import asyncio
 import os
 import pty
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from hubbub import Settings
+from waiting import HANGS_AFTER_SECONDS
 
 
 class Output(NamedTuple):
@@ -28,6 +31,30 @@ async def run(settings: Settings, *words: str, stdin: str = "") -> Output:
     )  # fmt: skip
     out, error = await process.communicate(stdin.encode())
     return Output(process.returncode, out.decode(), error.decode())
+
+
+@asynccontextmanager
+async def started(
+    settings: Settings, folder: Path, *words: str
+) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """The first line that the command outputs, and its process, which goes on in the folder."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "hubbub", *words),
+        cwd=folder,
+        env={**settings.to_env(), "PYTHONDEVMODE": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
+            line = (await process.stdout.readline()).decode()
+        assert line, await process.communicate()
+        yield line, process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
 
 
 class Terminal:

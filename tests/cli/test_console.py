@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
-from cli.running import run
+from cli.running import run, started
 from hubbub import PostgresSettings, Settings
 from waiting import HANGS_AFTER_SECONDS
 
@@ -20,18 +19,8 @@ async def test_printed_address_opens_the_page_once_it_is_known(
     servers: Settings, postgres_settings: PostgresSettings, tmp_path: Path
 ) -> None:
     settings = replace(servers, postgres=postgres_settings)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "hubbub", "console", "--port", "0"),
-        cwd=tmp_path,
-        env={**settings.to_env(), "PYTHONDEVMODE": "1", "PYTHONUNBUFFERED": "1"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(HANGS_AFTER_SECONDS):
-            line = (await process.stdout.readline()).decode()
-        assert line.startswith("open http://127.0.0.1:"), await process.communicate()
+    async with started(settings, tmp_path, "console", "--port", "0") as (line, process):
+        assert line.startswith("open http://127.0.0.1:")
         address = line.split()[1]
         origin, _, token = address.partition("/?token=")
         async with httpx.AsyncClient(timeout=HANGS_AFTER_SECONDS, follow_redirects=True) as http:
@@ -45,10 +34,6 @@ async def test_printed_address_opens_the_page_once_it_is_known(
             out, error = await process.communicate()
         assert b"Traceback" not in error
         assert token.encode() not in out + error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "chat.example.org"])

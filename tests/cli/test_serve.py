@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from cli.running import started
 from hubbub import Hub, Room, Settings, User
 from waiting import HANGS_AFTER_SECONDS
 
@@ -22,23 +22,9 @@ from waiting import HANGS_AFTER_SECONDS
 @asynccontextmanager
 async def served(settings: Settings, folder: Path) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
     """The address of the running command."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "hubbub", "serve", "--port", "0"),
-        cwd=folder,
-        env={**settings.to_env(), "PYTHONDEVMODE": "1", "PYTHONUNBUFFERED": "1"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(HANGS_AFTER_SECONDS):
-            line = (await process.stdout.readline()).decode()
-        assert line.startswith("clients connect to ws://127.0.0.1:"), await process.communicate()
+    async with started(settings, folder, "serve", "--port", "0") as (line, process):
+        assert line.startswith("clients connect to ws://127.0.0.1:")
         yield line.split()[-1], process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def frame(client: ClientConnection, kind: str) -> dict[str, Any]:

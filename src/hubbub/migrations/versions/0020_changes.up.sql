@@ -39,17 +39,18 @@ CREATE TABLE hubbub_consumers (
     CONSTRAINT hubbub_consumers_part_check CHECK (part BETWEEN 0 AND 15)
 );
 
--- A role that was granted its rights before gets the new ones here. The dashes keep a semicolon from the end of a line,
--- where the whole statement would end.
+-- A role that was granted its rights before gets the new ones here.
 DO $$
-DECLARE grantee text; BEGIN
+DECLARE
+    grantee text;
+BEGIN
     FOR grantee IN
         SELECT rolname FROM pg_class, aclexplode(relacl) AS acl, pg_roles
         WHERE pg_class.oid = 'rooms'::regclass AND pg_roles.oid = acl.grantee
             AND privilege_type = 'DELETE' AND acl.grantee <> relowner
     LOOP
-        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON hubbub_consumers TO %I', grantee); --
-    END LOOP; --
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON hubbub_consumers TO %I', grantee);
+    END LOOP;
 END $$;
 
 UPDATE hubbub_schema_version SET version_num = '0020' WHERE version_num = '0019';
