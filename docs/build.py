@@ -1,0 +1,138 @@
+"""Build the site: collect the pages, generate those that come from the code, and run Zensical over them.
+
+The site is in `.venv/docs/site`. Pages are Markdown that also reads well in the repository, so a link may lead to
+a source file. Such a file becomes a page of the site, and the site works without the repository.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[1]
+BUILT: Final = ROOT / ".venv/docs"
+PAGES: Final = BUILT / "pages"
+SITE: Final = BUILT / "site"
+
+MERMAID: Final = "12.3.0"
+"""The version of npm's package `mermaid`, which draws the diagrams. Zensical would load it from another host."""
+
+_LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
+_CODE = re.compile(r"^(```.*?^```)", re.DOTALL | re.MULTILINE)
+_IMAGES: Final = {".svg", ".png", ".jpg"}
+_LANGUAGES: Final = {
+    ".py": "python",
+    ".js": "js",
+    ".ts": "ts",
+    ".sql": "sql",
+    ".json": "json",
+    ".yaml": "yaml",
+    ".html": "html",
+    ".css": "css",
+    ".toml": "toml",
+    ".ini": "ini",
+    ".conf": "ini",
+    ".service": "ini",
+    "": "sh",
+}
+
+
+def build() -> None:
+    """Raises: CalledProcessError (such as for a broken link), FileNotFoundError (a link, or npm)."""
+    shutil.rmtree(PAGES, ignore_errors=True)
+    PAGES.mkdir(parents=True)
+    pages = {ROOT / "README.md": "index.md"}
+    pages |= {path: f"{path.stem.lower()}.md" for path in ROOT.glob("*.md") if path not in pages}
+    pages |= {path: path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    collected = Collected(pages)
+    while collected.waiting:
+        collected.stage(collected.waiting.pop())
+    (PAGES / "assets").mkdir(exist_ok=True)
+    shutil.copy(diagrams(), PAGES / "assets/mermaid.min.js")
+    zensical = Path(sys.executable).with_name("zensical")
+    subprocess.run([zensical, "build", "--clean", "--strict"], cwd=ROOT, check=True)
+
+
+class Collected:
+    """The files that are pages or pictures of the site, with their places in it."""
+
+    def __init__(self, pages: dict[Path, str]) -> None:
+        self.places = dict(pages)
+        self.waiting = list(pages)
+
+    def place(self, path: Path) -> str:
+        """Where this file or folder is in the site.
+
+        Raises: FileNotFoundError.
+        """
+        if path not in self.places:
+            if not path.exists():
+                raise FileNotFoundError(path)
+            name = path.relative_to(ROOT).as_posix()
+            self.places[path] = name if path.suffix in _IMAGES else f"sources/{name}.md"
+            self.waiting.append(path)
+        return self.places[path]
+
+    def stage(self, path: Path) -> None:
+        """Write one page or picture of the site."""
+        target = PAGES / self.place(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in _IMAGES:
+            shutil.copy(path, target)
+        elif path.suffix == ".md":
+            target.write_text(self._page(path))
+        else:
+            target.write_text(self._source(path))
+
+    def _page(self, path: Path) -> str:
+        # The odd parts are blocks of code, in which nothing is a link.
+        parts = _CODE.split(path.read_text())
+        parts[::2] = [_LINK.sub(lambda link: self._link(path, link), part) for part in parts[::2]]
+        # A word after the language is for the tests.
+        text = re.sub(r"^```(\w+) (?:client|server)$", r"```\1", "".join(parts), flags=re.MULTILINE)
+        if "```mermaid" in text:
+            up = "../" * (self.place(path).count("/") + (path.name != "README.md"))
+            text += f'\n<script src="{up}assets/mermaid.min.js"></script>\n'
+        return text
+
+    def _link(self, path: Path, link: re.Match[str]) -> str:
+        if "://" in link[2] or link[2].startswith("mailto:"):
+            return link[0]
+        place = self.place((path.parent / link[2]).resolve())
+        depth = self.place(path).count("/")
+        return f"{link[1]}{'../' * depth}{place}{link[3]}"
+
+    def _source(self, path: Path) -> str:
+        title = f"# {path.relative_to(ROOT)}\n\n"
+        if path.is_dir():
+            files = [file for file in sorted(path.iterdir()) if not file.name.startswith(("_", "."))]
+            files = [file for file in files if file.is_dir() or file.suffix in _LANGUAGES.keys() | {".md"}]
+            up = "../" * self.place(path).count("/")
+            return title + "\n".join(f"- [{file.name}]({up}{self.place(file)})" for file in files) + "\n"
+        return f"{title}~~~{_LANGUAGES[path.suffix]}\n{path.read_text()}~~~\n"
+
+
+def diagrams() -> Path:
+    """The script that draws the diagrams, fetched once.
+
+    Raises: FileNotFoundError (there is no npm), CalledProcessError.
+    """
+    folder = BUILT / f"mermaid-{MERMAID}"
+    script = folder / "package/dist/mermaid.min.js"
+    if not script.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        pack = ["npm", "pack", "--silent", f"mermaid@{MERMAID}"]
+        packed = subprocess.run(pack, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        with tarfile.open(folder / packed) as package:
+            package.extract("package/dist/mermaid.min.js", folder, filter="data")
+        (folder / packed).unlink()
+    return script
+
+
+if __name__ == "__main__":
+    build()
