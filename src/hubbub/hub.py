@@ -565,8 +565,8 @@ class Hub(Repositories):
         """End whatever follows the rooms of the user, in every process: shut the user out.
 
         Each `hub.follow` of the user ends, also those without a session. It does not wait, and it ends no session:
-        see `sessions.revoke_all`. The deletion of a user does the same by itself. It is published once and may be
-        lost, as Redis may.
+        see `sessions.revoke_all`. It is published once and may be lost, as Redis may: `banned` of the gateway asks
+        again. The deletion of a user does the same by itself, and is also found without the announcement.
 
         Raises: nothing else.
         """

@@ -284,6 +284,50 @@ test("codes from 4400 to 4499 stop the client, others do not", async () => {
   }
 });
 
+test("start after the end of the session connects again, and goes on where the client was", async () => {
+  const gateway = new Gateway(ROOM);
+  const { client, room } = await open(gateway);
+  gateway.cut(4401);
+  await until(() => client.state === "stopped");
+  gateway.write(ROOM, BOB, "meanwhile");
+  client.start();
+  assert.equal(client.reason, null);
+  await until(() => client.state === "live" && room.messages.length);
+  assert.deepEqual(contents(room), ["meanwhile"]);
+  client.start(); // Nothing: it runs.
+  assert.equal(gateway.hellos.length, 2);
+});
+
+test("an edit or a deletion bridges a break, and is not kept for longer", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const gateway = new Gateway(ROOM);
+  const mine = gateway.write(ROOM, ADA, "one");
+  gateway.answers.edit = ({ message_id, content }) => gateway.revise({ ...mine, id: message_id }, { content, is_edited: true }).message;
+  const { client, room } = await open(gateway);
+  gateway.isUp = false;
+  gateway.cut();
+  const bridged = room.edit(mine.id, "two");
+  assert.deepEqual(contents(room), ["one"]);
+  gateway.isUp = true;
+  context.mock.timers.tick(1);
+  await bridged;
+  assert.deepEqual(contents(room), ["two"]);
+  await until(() => client.state === "live");
+  gateway.isUp = false;
+  gateway.cut();
+  const given = [room.edit(mine.id, "three"), room.delete(mine.id)];
+  context.mock.timers.tick(30_000);
+  for (const { reason } of await Promise.allSettled(given)) assert.equal(reason.error, "timeout");
+  gateway.isUp = true;
+  for (let second = 0; second < 40 && client.state !== "live"; second++) {
+    context.mock.timers.tick(1_000);
+    for (let turn = 0; turn < 10; turn++) await new Promise(setImmediate);
+  }
+  assert.equal(client.state, "live");
+  assert.deepEqual(contents(room), ["two"]);
+  assert.equal(gateway.commands.filter(({ type }) => type === "edit" || type === "delete").length, 1);
+});
+
 test("after 4503 the client starts fresh", async () => {
   const gateway = new Gateway(ROOM);
   gateway.write(ROOM, BOB, "one");

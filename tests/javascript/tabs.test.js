@@ -202,3 +202,18 @@ test("a page in the back/forward cache has no connection, and comes back with wh
   await until(() => client.state === "live" && contents(client).length === 1);
   assert.deepEqual(client.entries, ["1:1"]);
 });
+
+test("after a log-in in one tab the tab with the connection connects again", async () => {
+  const gateway = new Gateway(ROOM, OTHER);
+  const open = browser(gateway);
+  const first = await open();
+  const second = await open();
+  gateway.cut(4401);
+  await until(() => first.state === "stopped" && second.state === "stopped");
+  assert.equal(second.reason.code, 4401);
+  second.start();
+  await until(() => first.state === "live" && second.state === "live");
+  assert.ok(first.isLeader && !second.isLeader);
+  gateway.write(ROOM, BOB, "hello");
+  await until(() => contents(second).length === 1 && contents(first).length === 1);
+});

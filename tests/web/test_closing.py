@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
+from uuid import UUID
 
 import pytest
+from httpx import AsyncClient
 from websockets.exceptions import InvalidStatus
 
 from hubbub import Hub, NewMessage, Room, Settings, User
@@ -295,3 +297,66 @@ async def test_who_that_fails_sends_the_client_away_for_a_moment(hub: Hub) -> No
         await client.send({"type": "hello"})
         assert await bye(client) == 4500
     assert reported == ["the table of logins is locked"]
+
+
+class Bans:
+    """A table of the application's, and how often it was read."""
+
+    def __init__(self) -> None:
+        self.user_ids: set[UUID] = set()
+        self.reads = 0
+
+    async def __call__(self, user_ids: Collection[UUID]) -> set[UUID]:
+        self.reads += 1
+        return self.user_ids.intersection(user_ids)
+
+
+async def test_ban_without_an_announcement_ends_the_connections_and_keeps_the_user_out(
+    hub: Hub, ada: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateways, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(gateways, "USERS_PER_CALL", 1)
+    bans = Bans()
+    tokens = [await hub.sessions.create_session(user.id) for user in (ada, bob)]
+    async with serving(Gateway(hub, banned=bans)) as port, Client(port, tokens[1]) as stays:
+        async with Client(port, tokens[0]) as first:
+            await stays.hello()
+            await first.hello()
+            bans.user_ids.add(ada.id)
+            assert await bye(first) == 4403
+        async with Client(port, tokens[0]) as again:
+            await again.send({"type": "hello", "token": tokens[0]})
+            assert await bye(again) == 4403
+        headers = {"Authorization": f"Bearer {tokens[0]}"}
+        async with AsyncClient(base_url=f"http://127.0.0.1:{port}/chat", headers=headers) as http:
+            for answer in (await http.get("/me"), await http.post("/events", json={})):
+                assert (answer.status_code, answer.json()["detail"]) == (403, "The user is banned.")
+            bans.user_ids.clear()
+            assert (await http.get("/me")).json()["id"] == str(ada.id)
+        await stays.send({"type": "me", "ref": 1})
+        assert (await stays.next("ack"))["result"]["id"] == str(bob.id)
+
+
+async def test_failing_lookup_of_bans_lets_the_connected_stay_and_no_other_in(
+    hub: Hub, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateways, "SWEEP_SECONDS", 0.05)
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(str(context["exception"])))
+    fails = False
+
+    def banned(_: Collection[UUID]) -> tuple[()]:
+        if fails:
+            raise RuntimeError("the table of bans is locked")
+        return ()
+
+    async with serving(Gateway(hub, banned=banned)) as port, Client(port, token) as client:
+        await client.hello()
+        fails = True
+        await until(lambda: len(reported) > 1)
+        async with Client(port) as other:
+            await other.send({"type": "hello", "token": token})
+            assert await bye(other) == 4500
+        await client.send({"type": "nothing", "ref": 1})
+        assert (await client.next("error"))["error"] == "unknown-frame"
+    assert set(reported) == {"the table of bans is locked"}

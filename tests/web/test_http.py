@@ -256,3 +256,12 @@ async def test_silent_stream_has_comments(
         stream = Stream(response.aiter_lines())
         await stream.next("ready")
         await stream.silences(3)
+
+
+async def test_path_that_does_not_exist_gets_a_problem(http: httpx.AsyncClient) -> None:
+    for path in ("", "/", "/nothing", "/rooms/1/2/3"):
+        answer = await http.get(path)
+        assert answer.status_code == 404
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["type"] == "urn:hubbub:not-found"
+        assert "there is no path /chat" in answer.json()["detail"]

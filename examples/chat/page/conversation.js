@@ -457,7 +457,7 @@ export class Conversation {
       this.#leaveBanner();
       this.field.value = this.#drafts.get(room.id) ?? "";
       if (content !== room.message(id)?.content) {
-        room.edit(id, content).catch((error) => this.#complain(`The message was not changed: ${error.message}`));
+        room.edit(id, content).catch((error) => this.#notChanged(room, id, content, error));
       }
     } else {
       room.send(content, { replyTo: this.#quoted });
@@ -549,6 +549,17 @@ export class Conversation {
     this.#grow();
     this.field.setSelectionRange(message.content.length, message.content.length);
     this.update();
+  }
+
+  /** The text is not lost: it is in the field again, unless that has another one by now. */
+  #notChanged(room, id, content, error) {
+    const message = room.message(id);
+    if (this.#room === room && message && !message.deleted_at && !this.#edited && !this.field.value.trim()) {
+      this.#edit(message);
+      this.field.value = content;
+      this.#grow();
+    }
+    this.#complain(`The message was not changed: ${error.message}`);
   }
 
   async #delete(message) {

@@ -135,7 +135,7 @@ REASONS: Final[Mapping[int, str]] = {
     1013: "the server is overloaded",
     4400: "not a frame",
     4401: "there is no session, or it has ended",
-    4403: "the user was shut out",
+    4403: "the user is banned, or was disconnected by the application",
     4408: "no hello in time",
     4409: "another connection of the same device",
     4410: "the user was deleted",

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from starlette.routing import Router
+from starlette.websockets import WebSocketClose
 
-from hubbub.errors import Forbidden, Invalid
+from hubbub.background import ReportErrors
+from hubbub.errors import Forbidden, Invalid, NotFound
 from hubbub.hub import Hub
 from hubbub.web import commands, frames
 from hubbub.web.commands import Call, Command, Handler, frame_of
@@ -20,6 +22,7 @@ from hubbub.web.connections import Connection
 from hubbub.web.frames import Limits
 from hubbub.web.http import Http
 from hubbub.web.logins import Identity, cookie_of, hub_of, is_from_own_page
+from hubbub.web.problems import answer
 from hubbub.web.sockets import Sockets
 from hubbub.web.tokens import Tokens
 
@@ -31,11 +34,14 @@ if TYPE_CHECKING:
 
 Who = Callable[["Scope"], Awaitable[UUID | None] | UUID | None]
 
+Banned = Callable[[Collection[UUID]], Awaitable[Collection[UUID]] | Collection[UUID]]
 May = Callable[[Call, str, Any], Awaitable[bool] | bool]
 BeforeSend = Callable[[Call, commands.Send], Awaitable[commands.Send] | commands.Send]
 
 SWEEP_SECONDS: Final = 5.0
 """How often connections are looked at, in one step of the event loop: 1 ms for 5,000."""
+USERS_PER_CALL: Final = 1_000
+"""Users about whom the application is asked at a time whether they are banned."""
 BLOCKED_SECONDS: Final = 30.0
 CLOSE_SECONDS: Final = 2.0
 ENCODED_CHARACTERS: Final = 1024 * 1024
@@ -47,12 +53,15 @@ class Gateway:
 
     `hub` is a hub, or a callable that returns it. Without one it is `state.hub` of the application, or `hub` in
     the state of its lifespan. `who` returns the id of the user of an ASGI scope, or None. Without it a client has
-    a session of hubbub's. `origins` are those of pages on other hosts, such as `https://app.example.org`.
-    `secret` signs the tokens of `token`: at least 32 random bytes, the same in all processes.
+    a session of hubbub's. `banned` gets ids of users and returns those of them who must not come in. It is asked
+    when a client comes, at each request, and every 5 seconds for all users who are connected to this process,
+    1,000 at a time. `origins` are those of pages on other hosts, such as `https://app.example.org`. `secret` signs
+    the tokens of `token`: at least 32 random bytes, the same in all processes.
 
     `may(call, command, frame)` returns whether the user may do the command with this name, in addition to the
     rules of hubbub. Each of `before_send(call, frame)` returns the frame to send: the same or a changed one. It
-    refuses by raising an error of hubbub, such as `RateLimited` for a slow mode. Both may be coroutine functions.
+    refuses by raising an error of hubbub, such as `RateLimited` for a slow mode. All of these may be coroutine
+    functions.
 
     Raises: Invalid.
     """
@@ -62,6 +71,7 @@ class Gateway:
         hub: Hub | Callable[[], Hub] | None = None,
         *,
         who: Who | None = None,
+        banned: Banned | None = None,
         origins: Collection[str] = (),
         secret: bytes | None = None,
         may: May | None = None,
@@ -72,6 +82,7 @@ class Gateway:
     ) -> None:
         self._hub = hub
         self._who = who
+        self._banned = banned
         self._origins = frozenset(origins)
         self._tokens = None if secret is None else Tokens(secret)
         self.limits = limits
@@ -86,10 +97,11 @@ class Gateway:
         self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._pings: set[asyncio.Task[None]] = set()
+        self._looking_for_banned: asyncio.Task[None] | None = None
         self._may = may
         self._before_send = tuple(before_send)
         self._sockets = Sockets(self)
-        self._router = Router(Http(self).routes())
+        self._router = Router(Http(self).routes(), default=_no_such_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("path", "").endswith("/"):  # as Litestar has it below a mount
@@ -135,6 +147,10 @@ class Gateway:
             return Identity(user_id, None, asyncio.get_running_loop().time() + seconds)
         session = await hub.sessions.get_session(token)
         return None if session is None else Identity(session.user_id, token)
+
+    async def are_banned(self, user_ids: Collection[UUID]) -> Collection[UUID]:
+        """Those of the users who must not come in. Raises: what `banned` raises."""
+        return () if self._banned is None else await _value(self._banned(user_ids))
 
     def token(self, user_id: UUID, *, seconds: float = 900) -> str:
         """A signed token for `hello` and bearers: who the user is, for so many seconds. It cannot be revoked.
@@ -234,6 +250,10 @@ class Gateway:
         self._sweep_later()
         if _server_is_ending():
             self._send_elsewhere()
+        if self._banned is not None and (self._looking_for_banned is None or self._looking_for_banned.done()):
+            self._looking_for_banned = asyncio.create_task(
+                self._end_banned(), name="hubbub: look for banned users"
+            )
         now = asyncio.get_running_loop().time()
         for connection in [one for own in self._connections.values() for one in own]:
             expires_at = connection.identity.expires_at
@@ -245,6 +265,22 @@ class Gateway:
                 task = asyncio.create_task(connection.ping(), name="hubbub: ping a client")
                 self._pings.add(task)
                 task.add_done_callback(self._pings.discard)
+
+    async def _end_banned(self) -> None:
+        """End the connections of users who were banned. After an error the next sweep asks again."""
+        user_ids = list(self._connections)
+        with ReportErrors("finding out which users are banned"):
+            for start in range(0, len(user_ids), USERS_PER_CALL):
+                for user_id in await self.are_banned(user_ids[start : start + USERS_PER_CALL]):
+                    for connection in tuple(self._connections.get(user_id, ())):
+                        connection.close(4403)
+
+
+async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await WebSocketClose()(scope, receive, send)
+    else:
+        await answer(NotFound("path", f"{scope['path']:.200}"))(scope, receive, send)
 
 
 def _path(scope: Scope) -> str:

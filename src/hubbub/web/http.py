@@ -134,6 +134,8 @@ class Http:
         identity = await gateway.identify(request, bearer, needs_origin=not is_safe)
         if identity is None:
             raise Refused(401, "There is no session, or it has ended.", {"WWW-Authenticate": "Bearer"})
+        if identity.user_id in await gateway.are_banned([identity.user_id]):
+            raise Refused(403, "The user is banned.")
         return identity
 
     async def _body(self, request: Request, most: int) -> bytes:

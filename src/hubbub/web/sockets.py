@@ -93,7 +93,13 @@ class Sockets:
         identity, code = None, 4500
         with ReportErrors("finding out who a client is"):
             try:
-                identity, code = await self._gateway.identify(request, hello.token), 4401
+                found = await self._gateway.identify(request, hello.token)
+                if found is None:
+                    code = 4401
+                elif found.user_id in await self._gateway.are_banned([found.user_id]):
+                    code = 4403
+                else:
+                    identity = found
             except Unavailable:
                 code = 1013
         if identity is None:

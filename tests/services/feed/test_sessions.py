@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from hubbub import FeedEvent, Hub, Options, Room, Settings, User
+from hubbub import FeedEvent, Hub, MemberJoined, MessageSent, Options, Room, Settings, User
 from hubbub.redis import Connection
 from hubbub.services.feed import Follower, followers
 from hubbub.services.sessions import key_of
@@ -98,3 +98,24 @@ async def test_feed_with_a_session_goes_on_without_redis(without_redis: Hub, roo
     async with without_redis.follow(ada.id, token="x" * 47) as feed:
         sent = await without_redis.messages.send(room.id, ada.id, "hello")
         assert seqs(await take(feed)) == [sent.seq]
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+async def test_deletion_that_is_not_announced_ends_the_feeds_of_the_user(
+    without_redis: Hub, comparing: Hub, room: Room, bob: User, *, has_room: bool
+) -> None:
+    if has_room:
+        await comparing.room_users.add(room.id, bob.id)
+    async with comparing.follow(bob.id) as feed:
+        await without_redis.users.delete(bob.id)
+        events = await read_to_end(feed)
+        assert feed.was_disconnected
+        assert not [event for event in events if isinstance(event, MessageSent)]
+
+
+async def test_user_without_rooms_keeps_the_feed(comparing: Hub, ada: User, bob: User) -> None:
+    async with comparing.follow(bob.id) as feed, comparing.follow(ada.id) as other:
+        await comparing.users.delete(ada.id)
+        assert await read_to_end(other) == []
+        room = await comparing.rooms.create("first", created_by=bob.id)
+        assert [event.room_id for event in await take(feed) if isinstance(event, MemberJoined)] == [room.id]

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Final, Self
@@ -57,6 +58,9 @@ After the second the log is read, which has the leaving. If it does not, the thi
 LONGEST_ABSENCE: Final = 1_000
 """Entries of a log. It bounds how much is read and not delivered. After a longer absence the room begins with the
 newest joining, without visits in between that this process did not notice."""
+CONFIRM_SECONDS: Final = 1.0
+"""How long a follower that enters waits for Redis to confirm the subscriptions of its rooms: a few round trips.
+Its reader reads marks and profiles after that. If it took longer, a `Missed` has them read again."""
 SESSIONS_PER_WRITE: Final = 1_000
 """Sessions that are looked up in Redis in one write, and in turn at each heartbeat."""
 ROOMS_PER_STATEMENT: Final = 1_000
@@ -373,8 +377,8 @@ class SessionChecks:
 class Followers:
     """Gives each follower a position in each of the rooms of its user, also in those that the user joins later.
 
-    A join is announced. A lost announcement is found by a digest of each user's rooms: 1,000 users at a heartbeat,
-    and all users after the subscription was interrupted.
+    A join is announced, as is the deletion of a user. A lost announcement is found by a digest of each user's
+    rooms: 1,000 users at a heartbeat, and all users after the subscription was interrupted.
     """
 
     def __init__(
@@ -405,6 +409,8 @@ class Followers:
         self._round: deque[UUID] = deque()  # users whose digests are still to be compared in this round
         self._due = 0  # how many of them in the next `compare`, or in those that follow it at once
         self._is_closed = False
+        self._is_subscribed = False
+        """Whether announcements of memberships have come since some time."""
         abandon_in_child(self.abandon)
 
     def abandon(self) -> None:
@@ -456,6 +462,18 @@ class Followers:
         self.signals.enter(follower.inbox)
         if follower.missed_update:
             self.read_rooms_of([follower.user_id])
+        if follower.inbox.can_miss and self.rooms.is_connected:
+            await self._confirmed(follower)
+
+    async def _confirmed(self, follower: Follower) -> None:
+        """Wait until announcements come in all rooms, so that the reader misses no mark or profile from now on."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                while not follower.is_closed and not (
+                    self._is_subscribed and all(one.room.is_subscribed for one in follower.positions.values())
+                ):
+                    await follower.inbox.wait()
+        follower.inbox.has_missed = False
 
     def _has(self, follower: Follower) -> bool:
         """Whether it is not closed."""
@@ -586,6 +604,7 @@ class Followers:
     def receive(self, received: Received) -> None:
         """Take an announcement of another process."""
         if isinstance(received, Gap):
+            self._is_subscribed = True
             self.signals.miss_all()
             self._sessions.check_soon()
             self._round = deque(self._users)
@@ -637,6 +656,9 @@ class Followers:
 
     async def _compare_digests(self, user_ids: list[UUID]) -> None:
         digests = await self.memberships.digests(user_ids) if user_ids else {}
+        roomless = [user_id for user_id, digest in digests.items() if not digest]  # as a deleted user is
+        for user_id in set(roomless) - await self.memberships.existing(roomless) if roomless else ():
+            self._disconnect(user_id)
         for user_id, digest in digests.items():
             if any(one.has_entered and one.digest != digest for one in self._users.get(user_id, ())):
                 self._changed[user_id] = None

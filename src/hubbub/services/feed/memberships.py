@@ -88,6 +88,21 @@ class Memberships:
         found = dict(await self._executor.fetch_all(self._DIGESTS, user_ids))
         return {user_id: found.get(user_id, 0) for user_id in user_ids}
 
+    _EXISTING = Statement(
+        "memberships.existing",
+        lambda id: id,
+        f"""
+        SELECT id
+        FROM users
+        WHERE id = ANY($1::uuid[])
+            AND {kept("users.id")}
+        """,
+    )
+
+    async def existing(self, user_ids: Sequence[UUID]) -> set[UUID]:
+        """Those of the users who are not deleted."""
+        return set(await self._executor.fetch_all(self._EXISTING, user_ids))
+
     # The user's newest entry decides: after a leaving the user was away. A user without an entry up to the seq had
     # never been in the room, and reads what was before the first joining.
     _LEFT_AT = Statement(

@@ -115,6 +115,11 @@ class FollowedRooms:
         self._delivered = 0  # in this turn of the loop, because of announcements
         self._next_turn = OncePerTurn(self._begin_turn)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection on which announcements come."""
+        return self._subscriptions.connected
+
     def get(self, room_id: UUID) -> FollowedRoom | None:
         return self._rooms.get(room_id)
 
@@ -168,6 +173,7 @@ class FollowedRooms:
     def _receive(self, room: FollowedRoom, received: Received) -> None:
         """Take an announcement of another process."""
         if isinstance(received, Gap):
+            room.is_subscribed = True
             self.check_soon(room)
             for followed in room.positions:
                 followed.inbox.miss()
@@ -395,6 +401,8 @@ class FollowedRoom:
     """Users who leave further on in the entries that are being taken, which may show a message as edited since.
     The positions of these users read the log themselves, which leaves such content out."""
     subscription: CallbackSubscription | None = None
+    is_subscribed: bool = False
+    """Whether Redis has confirmed the subscription once. Announcements of before may be missing without a Gap."""
     _marks: dict[int, bytes] = field(default_factory=dict)
 
     @property
@@ -603,6 +611,10 @@ class Inbox:
         self.wake()
 
     @property
+    def can_miss(self) -> bool:
+        return self.wants_read_marks or self.wants_profiles
+
+    @property
     def wants_presence(self) -> bool:
         return self.watched is None or bool(self.watched)
 
@@ -629,7 +641,7 @@ class Inbox:
 
     def miss(self) -> None:
         """Read marks or profiles may have changed without an event. `Missed` comes after the events that wait."""
-        if self.wants_read_marks or self.wants_profiles:
+        if self.can_miss:
             self.has_missed = True
             self.wake()
 

@@ -97,7 +97,7 @@ class Signals:
     def enter(self, inbox: Inbox) -> None:
         """A follower has entered."""
         self._count_watchers(inbox.wants_presence)
-        if inbox.wants_read_marks or inbox.wants_profiles:
+        if inbox.can_miss:
             self._inboxes.setdefault(inbox.user_id, {})[inbox] = None
 
     def leave(self, inbox: Inbox) -> None:

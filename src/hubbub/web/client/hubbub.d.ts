@@ -271,7 +271,9 @@ export class Room {
   ): Message;
   retry(id: string): void;
   discard(id: string): void;
+  /** Not kept for later: without a connection it rejects with `timeout` after 30 seconds. */
   edit(id: string, content: string): Promise<void>;
+  /** As `edit`. A message that was not sent is taken out by `discard`. */
   delete(id: string): Promise<void>;
   markRead(seq?: number | null): void;
   /** Nothing from this `seq` on is read. */

@@ -972,10 +972,15 @@ export class Room {
     this.#client._discard(this, id);
   }
 
+  /**
+   * Change a message of the log. Unlike a message it is not kept for later: what it changes may be another text by
+   * then, or be gone. Without a connection it waits for one for 30 seconds, and then rejects with `timeout`.
+   */
   async edit(id, content) {
     this.#log(await this.#client.request({ type: "edit", message_id: id, content }));
   }
 
+  /** Delete a message of the log, as `edit` changes one. A message that was not sent is taken out by `discard`. */
   async delete(id) {
     this.#log(await this.#client.request({ type: "delete", message_id: id }));
   }
@@ -1281,9 +1286,14 @@ export class Client extends Emitter {
     });
   }
 
-  /** Connect, and stay connected until `stop` or until the server says not to come back. */
+  /**
+   * Connect, and stay connected until `stop` or until the server says not to come back. After that, as when the user
+   * has logged in again, it begins anew, also if another tab has the connection.
+   */
   start() {
-    if (this.#isStarted) return;
+    const isAgain = this.#isStarted && this.state === "stopped";
+    if (this.#isStarted && !isAgain) return;
+    if (isAgain) this.stop();
     this.#isStarted = true;
     this.reason = null;
     this.#enter("connecting");
@@ -1295,6 +1305,7 @@ export class Client extends Emitter {
     });
     this.#join();
     this.#listenToPage();
+    if (isAgain) this.#tabs.post({ kind: "start" });
   }
 
   #join() {
@@ -1867,6 +1878,8 @@ export class Client extends Emitter {
     if (!this.#isStarted) return;
     if (message.kind === "who") {
       if (this.isLeader) this.#announce();
+    } else if (message.kind === "start") {
+      if (this.isLeader && this.state === "stopped") this.#connection.start();
     } else if (message.kind === "leader") {
       if (this.isLeader) return;
       if (message.ready && !this.#hasReady) this.#apply([message.ready]);
