@@ -17,7 +17,7 @@ from hubbub.models import Credentials, User, Verdict
 from hubbub.passwords import Passwords
 from hubbub.postgres import Pool
 from hubbub.redis import Connection
-from hubbub.redis.replies import as_bytes_list
+from hubbub.redis.replies import Part, Reply, as_bytes_list
 from hubbub.repositories import Users
 from hubbub.services.accounts import READS_SECONDS, Accounts, KnownNetworks
 from hubbub.services.rate_limits import RateLimits
@@ -467,6 +467,29 @@ async def test_login_works_without_redis(
     for _ in range(3):
         assert await accounts.authenticate("ada", SECRET, address="192.0.2.1") is not None
         assert await accounts.authenticate("ada", "wrong", address="192.0.2.1") is None
+    await connection.close()
+
+
+async def test_login_waits_once_for_a_redis_that_does_not_answer(
+    users: Users, passwords: Passwords, own_server: Server, ada: User
+) -> None:
+    class Counted(Connection):
+        asked = 0
+
+        def execute(
+            self, *parts: Part, deadline_seconds: float | None = None, writes: bool = True
+        ) -> asyncio.Future[Reply]:
+            self.asked += 1
+            return super().execute(*parts, deadline_seconds=deadline_seconds, writes=writes)
+
+    connection = Counted(own_server.settings)
+    await connection.start()
+    accounts = limited(users, passwords, connection, per_login=1)
+    own_server.freeze()
+    assert await accounts.authenticate("ada", SECRET, address="192.0.2.1") is not None
+    assert connection.asked == 1
+    assert await accounts.authenticate("ada", SECRET) is not None
+    assert connection.asked == 2
     await connection.close()
 
 

@@ -41,17 +41,16 @@ class KnownNetworks:
         self._connection = connection
 
     async def has(self, login: str, network: str) -> bool:
-        """Whether the login has succeeded from this network."""
+        """Whether the login has succeeded from this network. Raises: Unavailable."""
         return await self._execute("GET", _known_key(login, network), writes=False) is not None
 
     async def add(self, login: str, network: str) -> None:
         """The login has succeeded from this network."""
-        await self._execute("SET", _known_key(login, network), "1", "EX", KNOWN_SECONDS)
+        with suppress(Unavailable):
+            await self._execute("SET", _known_key(login, network), "1", "EX", KNOWN_SECONDS)
 
     async def _execute(self, *words: Part, writes: bool = True) -> object:
-        with suppress(Unavailable):
-            return await self._connection.execute(*words, deadline_seconds=KNOWN_WITHIN_SECONDS, writes=writes)
-        return None
+        return await self._connection.execute(*words, deadline_seconds=KNOWN_WITHIN_SECONDS, writes=writes)
 
 
 def _known_key(login: str, network: str) -> str:
@@ -108,12 +107,7 @@ class Accounts:
         """
         name = canonical_login(login)
         network = None if address is None else _network(address)
-        # The address comes first because attempts that it refuses must not use up those of the owner of the login.
-        if network is not None:
-            _check(await self._per_address(network))
-        # By login, not by user, because two logins with a common limit would be recognized as those of one user.
-        if name is not None:
-            _check(await self._per_login(await self._counted_as(name, network)))
+        is_limited = await self._count(name, network)
         keys = [f"{kind} {key}" for kind, key in (("login", name), ("address", network)) if key is not None]
         credentials = None if name is None else await self._users.find_credentials(login)
         for _ in range(CHECKS):
@@ -130,16 +124,30 @@ class Accounts:
             # Last, and only after a right password, or else the time would reveal which logins exist.
             credentials = await self._users.find_credentials(login)
             if credentials == checked:
-                if self._known is not None and name is not None and network is not None:
+                if is_limited and self._known is not None and name is not None and network is not None:
                     await self._known.add(name, network)
                 return user
         return None
 
-    async def _counted_as(self, name: str, network: str | None) -> str:
-        """The subject of the limit by login: the login, or the login from this network if that is known."""
-        if self._known is None or network is None or not await self._known.has(name, network):
-            return name
-        return f"{network}\0{name}"  # no login has a NUL
+    async def _count(self, name: str | None, network: str | None) -> bool:
+        """Count the attempt. False once Redis did not answer: each further question would wait for it as well.
+
+        Raises: RateLimited.
+        """
+        # The address comes first because attempts that it refuses must not use up those of the owner of the login.
+        if network is not None and not _is_counted(await self._per_address(network)):
+            return False
+        if name is None:
+            return True
+        # By login, not by user, because two logins with a common limit would be recognized as those of one user.
+        subject = name
+        if self._known is not None and network is not None:
+            try:
+                if await self._known.has(name, network):
+                    subject = f"{network}\0{name}"  # no login has a NUL
+            except Unavailable:
+                return False
+        return _is_counted(await self._per_login(subject))
 
     async def change_password(self, user_id: UUID, password: str) -> None:
         """Set the password of the account. Raises: NotFound."""
@@ -165,9 +173,10 @@ class Accounts:
         return credentials
 
 
-def _check(verdict: Verdict) -> None:
+def _is_counted(verdict: Verdict) -> bool:
     if not verdict.allowed:
         raise RateLimited(verdict.retry_after_seconds)
+    return not verdict.degraded
 
 
 def canonical_login(login: str) -> str | None:
