@@ -263,8 +263,19 @@ class Statements:
             self.in_flight.remove(batch)
 
     def batcher(self, **options: Any) -> Batcher[Request, Request]:  # noqa: ANN401 - those of the constructor
-        defaults = {"deadline_seconds": 10.0, "queue": KeyedQueue[Request](), "per_batch": MANY, "writes": True}
-        return Batcher("test", self.run_one, self.run_many, **{**defaults, **options})
+        return Batcher(
+            "test",
+            self.run_one,
+            self.run_many,
+            **{
+                "deadline_seconds": 10.0,
+                "queue": KeyedQueue[Request](),
+                "per_batch": MANY,
+                "writes": True,
+                "committed": lambda _: None,
+                **options,
+            },
+        )
 
 
 def call(batcher: Batcher[Request, Request], key: int, number: int, **options: float) -> asyncio.Task[Request]:
@@ -286,6 +297,19 @@ async def test_lone_caller_runs_its_statement_without_a_task_or_a_timer() -> Non
     for number in range(3):
         assert await batcher.call(number) == before
     assert len(loop._scheduled) == timers
+
+
+async def test_lone_change_that_cannot_be_repeated_ends_also_when_its_caller_is_cancelled() -> None:
+    statements = Statements(gated=True)
+    batcher = statements.batcher(committed=None)
+    lone = call(batcher, 0, 0)
+    await until(lambda: len(statements.in_flight) == 1)
+    lone.cancel()
+    await asyncio.wait([lone])
+    assert statements.in_flight == [[Request(0, 0)]]
+    statements.gate.set()
+    await batcher.drain()
+    assert statements.in_flight == []
 
 
 async def test_requests_that_wait_for_a_statement_share_the_next() -> None:

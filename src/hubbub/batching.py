@@ -14,8 +14,9 @@ Workers, each of which runs one batch after another until nothing is left to tak
                                |
                                +--a statement unanswered for 50 ms--> one more per such statement, to MOST_WORKERS
 
-A request that finds nothing in flight runs a statement of its own at once, in the task of its caller. No timer
-delays anything. A request that a caller has abandoned takes nothing from the others.
+A request that finds nothing in flight runs a statement of its own at once, in the task of its caller. A change
+that must not run twice has a worker in any case: a caller that is cancelled would end its statement, committed or
+not. No timer delays anything. A request that a caller has abandoned takes nothing from the others.
 """
 
 from __future__ import annotations
@@ -344,7 +345,7 @@ class Batcher(Generic[Item, Result]):
         `KeyedQueue`, a request that was in flight in a batch when its caller was cancelled is completed, and one
         that gets no answer has an unknown outcome. `committed` is called with new results before their callers get
         them, and must not wait. With both, a direct request whose caller was cancelled is run again, so running it
-        twice must be the same as once.
+        twice must be the same as once. With `writes` alone no request is direct: a worker completes it.
         """
         self._name = name
         self._run_one = run_one
@@ -359,6 +360,7 @@ class Batcher(Generic[Item, Result]):
         self._slots = None if most_waiting is None else Slots(most_waiting)
         self._writes = writes
         self._committed = committed
+        self._runs_directly = committed is not None or not writes
         # Kept, because asking asyncio for it is a system call on Python 3.11.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in_flight: list[_Flight] = []
@@ -389,7 +391,7 @@ class Batcher(Generic[Item, Result]):
             deadline = now + self._deadline_seconds
         slots = self._slots
         # Earlier callers may have a slot assigned and not have resumed: a direct call would overtake them.
-        if not self._in_flight and (slots is None or not slots.has_waiters):
+        if not self._in_flight and self._runs_directly and (slots is None or not slots.has_waiters):
             return await self._call_directly(item, key, id, now, deadline)
         if slots is not None and not slots.take():
             try:
@@ -419,8 +421,8 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the next call is direct."""
-        return not self._in_flight and (self._slots is None or not self._slots.has_waiters)
+        """Whether the next call waits for no other: no statement is in flight, and no request waits."""
+        return not self._queue and all(flight.began == inf for flight in self._in_flight)
 
     async def drain(self) -> None:
         """Refuse new requests, and wait for those that came before: until their deadlines at the latest."""
@@ -448,7 +450,7 @@ class Batcher(Generic[Item, Result]):
         try:
             result = await self._run_one(item, deadline)
         except asyncio.CancelledError:
-            if self._writes and self._committed is not None:
+            if self._writes:
                 # The statement may have been committed, and `committed` was not called. It is run again, ahead of
                 # all other requests that wait for the key, and is then committed, now or as it was before.
                 answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

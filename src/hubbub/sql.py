@@ -112,7 +112,8 @@ class RoomChanges:
 
         In a batch, changes with the same `apply` share a statement. One that is made for the call has its own.
 
-        A caller that is cancelled while the change waits has not made it. Once it is in flight, it may be made.
+        A caller that is cancelled while the change waits has not made it. Once it is in flight, it is completed
+        and reported as any other.
 
         Raises: Invalid (the caller's own transaction has locked the room), Unavailable, and the refusal.
         """

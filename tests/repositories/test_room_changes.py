@@ -18,6 +18,7 @@ from hubbub import (
     NewMessage,
     NotAMember,
     NotFound,
+    Options,
     PostgresSettings,
     Room,
     Settings,
@@ -27,6 +28,7 @@ from hubbub.batching import MOST_WORKERS
 from hubbub.postgres import Pool, connect
 from log import log_of
 from performance.conftest import Statements, statements
+from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 __all__ = ["statements"]
 
@@ -204,6 +206,30 @@ async def test_caller_that_is_cancelled_takes_nothing_from_the_others(
         await asyncio.wait(stuck[::2])
     await asyncio.gather(*stuck[1::2])
     assert (await log_of(pool, room.id)).count(kind.entry) >= before + COUNT // 2
+
+
+@each_kind
+async def test_change_whose_only_caller_is_cancelled_in_flight_is_made_and_announced(
+    settings: Settings, ada: User, users: list[User], room: Room, kind: Kind
+) -> None:
+    async with Hub(settings, options=Options(follow_heartbeat_seconds=3_600)) as hub:
+        [change] = await kind.prepare(hub, room, ada, users[:1])
+        async with hub.follow(ada.id) as feed:
+            holder = await connect(settings.postgres)
+            async with holder.transaction():
+                await holder.execute("SELECT 1 FROM rooms WHERE id = $1 FOR UPDATE", room.id)
+                [stuck] = start([change])
+
+                async def is_in_flight() -> bool:
+                    return bool(await holder.fetch("SELECT 1 FROM pg_locks WHERE NOT granted"))
+
+                await until_it_answers(is_in_flight)
+                stuck.cancel()
+                await asyncio.wait([stuck])
+            async with asyncio.timeout(HANGS_AFTER_SECONDS):
+                event = await anext(feed)
+            assert event.kind == kind.entry  # type: ignore[union-attr]
+            await holder.close()
 
 
 @each_kind
