@@ -6,13 +6,19 @@ a source file. Such a file becomes a page of the site, and the site works withou
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+import click
+
+from hubbub.cli import main
 
 ROOT: Final = Path(__file__).parents[1]
 BUILT: Final = ROOT / ".venv/docs"
@@ -49,9 +55,12 @@ def build() -> None:
     pages = {ROOT / "README.md": "index.md"}
     pages |= {path: f"{path.stem.lower()}.md" for path in ROOT.glob("*.md") if path not in pages}
     pages |= {path: path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    collected = Collected(pages)
+    generated = {"reference/commands.md": commands(), "reference/statements.md": statements()}
+    collected = Collected(pages, {ROOT / "docs" / name: name for name in generated})
     while collected.waiting:
         collected.stage(collected.waiting.pop())
+    for name, parts in generated.items():
+        (PAGES / name).write_text("".join(parts))
     (PAGES / "assets").mkdir(exist_ok=True)
     shutil.copy(diagrams(), PAGES / "assets/mermaid.min.js")
     zensical = Path(sys.executable).with_name("zensical")
@@ -61,8 +70,8 @@ def build() -> None:
 class Collected:
     """The files that are pages or pictures of the site, with their places in it."""
 
-    def __init__(self, pages: dict[Path, str]) -> None:
-        self.places = dict(pages)
+    def __init__(self, pages: dict[Path, str], generated: dict[Path, str]) -> None:
+        self.places = pages | generated
         self.waiting = list(pages)
 
     def place(self, path: Path) -> str:
@@ -74,7 +83,7 @@ class Collected:
             if not path.exists():
                 raise FileNotFoundError(path)
             name = path.relative_to(ROOT).as_posix()
-            self.places[path] = name if path.suffix in _IMAGES else f"sources/{name}.md"
+            self.places[path] = name if path.suffix in _IMAGES else f"sources/{name.lstrip('.')}.md"
             self.waiting.append(path)
         return self.places[path]
 
@@ -114,7 +123,32 @@ class Collected:
             files = [file for file in files if file.is_dir() or file.suffix in _LANGUAGES.keys() | {".md"}]
             up = "../" * self.place(path).count("/")
             return title + "\n".join(f"- [{file.name}]({up}{self.place(file)})" for file in files) + "\n"
-        return f"{title}~~~{_LANGUAGES[path.suffix]}\n{path.read_text()}~~~\n"
+        return f"{title}~~~{_LANGUAGES.get(path.suffix, 'text')}\n{path.read_text()}~~~\n"
+
+
+def commands() -> Iterator[str]:
+    """The page of the commands, from what `--help` prints."""
+    yield "# Commands\n\nAs `--help` prints it.\n"
+    yield from _helps(main, click.Context(main, info_name="hubbub", max_content_width=100))
+
+
+def _helps(command: click.Command, context: click.Context) -> Iterator[str]:
+    yield f"\n## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            if (part := command.get_command(context, name)) is not None and not part.hidden:
+                yield from _helps(part, click.Context(part, parent=context, info_name=name))
+
+
+def statements() -> Iterator[str]:
+    """The page of the SQL, with the names under which instrumentation reports it."""
+    sys.path.insert(0, str(ROOT / "tests"))  # whose checks of the SQL find every statement
+    from sql.package import statements as by_name  # noqa: PLC0415
+
+    yield "# SQL statements\n\nEach has the name under which [metrics and traces](metrics.md) report it. "
+    yield "`current_schema()` and the tables get the schema of `DB_SCHEMA`.\n"
+    for name, statement in sorted(by_name().items()):
+        yield f"\n## {name}\n\n```sql\n{inspect.cleandoc(statement.sql)}\n```\n"
 
 
 def diagrams() -> Path:

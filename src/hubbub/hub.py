@@ -221,6 +221,10 @@ class Options:
 class Hub(Repositories):
     """The data of a chat: repositories on PostgreSQL, and sessions, presence, typing and a cache in Redis.
 
+    The operations are methods of the hub and of its parts: `users`, `rooms`, `room_users`, `messages`, `receipts`,
+    `changes` and `history` in PostgreSQL, and `sessions`, `presence`, `typing`, `cache`, `limits` and `realtime`
+    in Redis. `help(hub.messages)` lists those of a part.
+
     `hubbub.open()` creates and starts a hub. A program with its own life cycle calls `start` and `close` itself.
     All tasks of an event loop may share a hub. The constructor does no I/O.
 

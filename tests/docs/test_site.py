@@ -25,12 +25,15 @@ ASSET = re.compile(
 )
 
 
+pytestmark = pytest.mark.timeout(360)  # the fixture builds the site, with all cores in use by other tests
+
+
 @pytest.fixture(scope="module")
 def site() -> Path:
     if shutil.which("npm") is None:
         pytest.skip("there is no npm, from which the site has the script of its diagrams")
     built = subprocess.run(
-        [sys.executable, ROOT / "docs/build.py"], capture_output=True, text=True, timeout=110, check=False
+        [sys.executable, ROOT / "docs/build.py"], capture_output=True, text=True, timeout=300, check=False
     )
     assert built.returncode == 0, built.stdout + built.stderr
     return ROOT / ".venv/docs/site"
