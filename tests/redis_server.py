@@ -33,8 +33,11 @@ def title() -> str:
 class Server:
     """One server process. It keeps its port over a restart, and its data only if `extra` makes it save them."""
 
-    def __init__(self, binary: Path, folder: Path, *, extra: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, binary: Path, folder: Path, *, extra: tuple[str, ...] = (), arguments: tuple[str, ...] = ()
+    ) -> None:
         self.binary = binary
+        self._arguments = arguments
         self.folder = folder
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -67,7 +70,7 @@ class Server:
 
     def start(self) -> Self:
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen([self.binary, self._config], stdout=log, stderr=log)
+            self._process = subprocess.Popen([self.binary, self._config, *self._arguments], stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS
         while not self._accepts():
             assert self._process.poll() is None, (self.folder / "server.log").read_text()

@@ -17,8 +17,7 @@ import pytest
 
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import Instrumentation, Line
-from hubbub.redis import Connection, Gap, Subscriptions
-from hubbub.redis import connection as module
+from hubbub.redis import Connection, Gap, Subscriptions, dialler
 from hubbub.redis.connection import INCOMPLETE, RespProtocol, connect, pause_seconds
 from hubbub.settings import RedisSettings
 from impostor import HELLO, command, handshake, impostor
@@ -505,7 +504,7 @@ async def test_unforeseen_error_in_an_attempt_is_reported_and_the_next_attempt_c
             raise ZeroDivisionError
         return await connect(*args)
 
-    monkeypatch.setattr(module, "connect", fail_once)
+    monkeypatch.setattr(dialler, "connect", fail_once)
     connection = Connection(server.settings)
     with reports() as reported:
         async with asyncio.timeout(30):

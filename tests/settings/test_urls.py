@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 import pytest
@@ -155,3 +156,68 @@ def test_urls_of_settings_give_the_same_settings(
     urls = settings.to_urls()
     assert Settings.from_urls(urls["DATABASE_URL"], urls["REDIS_URL"]) == settings
     assert read(settings.to_env() | urls) == settings
+
+
+@pytest.mark.parametrize(
+    ("url", "settings"),
+    [
+        (
+            "redis+sentinel://chat:p%40w@s1,s2:7000/the%20master/3",
+            RedisSettings(
+                host="s1,s2:7000",
+                port=26379,
+                username="chat",
+                password="p@w",
+                sentinel_master="the master",
+                database=3,
+            ),
+        ),
+        ("rediss+sentinel://s1/m", RedisSettings(host="s1", port=26379, sentinel_master="m", tls=True)),
+        (
+            "redis+cluster://:pw@a:7000,[::1]:7001",
+            RedisSettings(host="a:7000,[::1]:7001", password="pw", cluster=True),
+        ),
+        ("rediss+cluster://a", RedisSettings(host="a", cluster=True, tls=True)),
+    ],
+)
+def test_url_names_sentinels_or_a_cluster_and_is_written_again(url: str, settings: RedisSettings) -> None:
+    parts = {name: text for name, text in PARTS.items() if not name.startswith("REDIS")}
+    assert read(parts | {"REDIS_URL": url}).redis == settings
+    postgres = read(PARTS).postgres
+    again = Settings(postgres=postgres, redis=settings).to_urls()["REDIS_URL"]
+    addresses = settings.addresses
+    assert read(PARTS | {"REDIS_URL": again}).redis.addresses == addresses
+    assert read(Settings(postgres=postgres, redis=settings).to_env()).redis == settings
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis+sentinel://s1,s2", "no master"),
+        ("redis://a,b", "one host"),
+        ("redis://a/1/2", "two names|cannot be read"),
+        ("redis+cluster://a,b/1", "must be 0"),
+        ("redis+sentinel://s1/m/x", "whole number"),
+        ("redis+other://a", "must start with"),
+    ],
+)
+def test_url_of_several_servers_that_says_too_little_or_too_much_is_refused(url: str, reason: str) -> None:
+    error = refusal(PARTS | {"REDIS_URL": url})
+    assert error.field == "REDIS_URL"
+    assert re.search(reason, error.reason)
+
+
+def test_sentinels_stand_in_place_of_the_host() -> None:
+    parts = {name: text for name, text in PARTS.items() if not name.startswith("REDIS")}
+    master = {"REDIS_SENTINEL_MASTER": "m"}
+    for sentinels, host, port in (
+        ("s1", "s1", 26379),
+        ("s1:7000", "s1", 7000),
+        ("[::1]:7000", "::1", 7000),
+        ("s1,s2:7000", "s1,s2:7000", 26379),
+    ):
+        redis = read(parts | master | {"REDIS_SENTINELS": sentinels}).redis
+        assert redis == RedisSettings(host=host, port=port, sentinel_master="m")
+    assert refusal(parts | {"REDIS_SENTINELS": "s1"}).field == "REDIS_SENTINEL_MASTER"
+    assert refusal(PARTS | master | {"REDIS_SENTINELS": "s1"}).field == "REDIS_SENTINELS"
+    assert refusal(parts | master | {"REDIS_SENTINELS": "s1,s1"}).field == "REDIS_SENTINELS"

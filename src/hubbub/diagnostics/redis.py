@@ -139,7 +139,7 @@ CHECKS: Final = (
 
 async def check(connection: Connection, settings: RedisSettings) -> Section:
     """Does not raise for a server that cannot be asked."""
-    where, name = f"{settings.host}:{settings.port}", "Redis"
+    where, name = settings.where, "Redis"
     if connection.trouble is not None:
         return Section("redis", name, where, connection.trouble.reason, ())
     with suppress(Unavailable, ReplyError):

@@ -27,7 +27,8 @@ import msgspec
 from hubbub.background import elsewhere
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, Reconnector, RespProtocol, pack
+from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, Dialler, Reconnector, RespProtocol, pack
+from hubbub.redis.dialler import dialler_of
 from hubbub.redis.errors import DEMOTED, ReplyError, to_error
 from hubbub.redis.replies import Part, Reply
 from hubbub.scheduling import EarliestTimer, OncePerTurn
@@ -90,9 +91,15 @@ class CommandProtocol(RespProtocol):
     """Writes calls, and gives each reply to the oldest call that has none."""
 
     def __init__(
-        self, transport: asyncio.Transport, reader: hiredis.Reader, on_writable: Callable[[], None]
+        self,
+        transport: asyncio.Transport,
+        reader: hiredis.Reader,
+        on_writable: Callable[[], None],
+        redirect: Callable[[Call, ReplyError], bool],
     ) -> None:
+        """`redirect` is called with each call that is refused, and returns whether it sends it elsewhere."""
         super().__init__(transport, reader, on_writable)
+        self._redirect = redirect
         self._last_answered = 0
         self.written: deque[Call] = deque()
 
@@ -120,9 +127,12 @@ class CommandProtocol(RespProtocol):
             while (reply := next_reply()) is not INCOMPLETE:
                 if reply.__class__ is hiredis.PushNotification:  # a server may send more than replies
                     continue
-                written.popleft().answer(reply)
-                if reply.__class__ is ReplyError and reply.code == DEMOTED:
-                    demoted = True
+                call = written.popleft()
+                if reply.__class__ is ReplyError:
+                    demoted = demoted or reply.code == DEMOTED
+                    if self._redirect(call, reply):
+                        continue
+                call.answer(reply)
         except hiredis.HiredisError:
             self.drop(NOT_REDIS)
         except IndexError:
@@ -138,7 +148,7 @@ class CommandProtocol(RespProtocol):
             self.written.popleft().leave_unanswered(reason)
 
 
-WITHOUT_KEYS: Final = frozenset({"PING", "TIME", "INFO", "CONFIG", "SCAN", "DBSIZE", "FLUSHDB"})
+WITHOUT_KEYS: Final = frozenset({"PING", "TIME", "INFO", "CONFIG", "SCAN", "DBSIZE", "FLUSHDB", "CLUSTER"})
 """The commands of hubbub that name neither a key nor a channel."""
 
 
@@ -171,9 +181,14 @@ class Connection(Reconnector[CommandProtocol]):
     """
 
     def __init__(
-        self, settings: RedisSettings, *, max_waiting: int = 10_000, instrumentation: Instrumentation = SILENT
+        self,
+        settings: RedisSettings,
+        *,
+        max_waiting: int = 10_000,
+        instrumentation: Instrumentation = SILENT,
+        dialler: Dialler | None = None,
     ) -> None:
-        super().__init__("hubbub-redis-commands", settings)
+        super().__init__("hubbub-redis-commands", settings, dialler or dialler_of(settings))
         self._instrumentation = instrumentation
         self._max_waiting = max_waiting
         self.prefix = settings.prefix
@@ -280,7 +295,10 @@ class Connection(Reconnector[CommandProtocol]):
             protocol.send(calls)
 
     def _make_protocol(self, transport: asyncio.Transport, reader: hiredis.Reader) -> CommandProtocol:
-        return CommandProtocol(transport, reader, self._write)
+        return CommandProtocol(transport, reader, self._write, self._redirect)
+
+    def _redirect(self, call: Call, error: ReplyError) -> bool:
+        return False
 
     def _on_connected(self, protocol: CommandProtocol) -> None:
         self._write()

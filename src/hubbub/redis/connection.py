@@ -20,9 +20,9 @@ import os
 import re
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from threading import get_ident
-from typing import Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 import hiredis
 
@@ -74,13 +74,21 @@ _HELLO_UNKNOWN: Final = re.compile("NOPROTO|unknown command|Authentication requi
 _LOGIN_REFUSED: Final = re.compile("without any password|no password is set|invalid password|arguments for 'auth'")
 
 
+Opened: TypeAlias = tuple[asyncio.Transport, hiredis.Reader]
+"""A connection that is logged in. The reader holds what arrived after the last reply."""
+
+
 async def connect(
-    settings: RedisSettings, host: str, port: int, client_name: str
-) -> tuple[asyncio.Transport, hiredis.Reader]:
+    settings: RedisSettings,
+    host: str,
+    port: int,
+    client_name: str,
+    greet: Callable[[Handshake], Awaitable[None]] | None = None,
+) -> Opened:
     """Open a connection to this server and log in, in RESP3 where the server speaks it, else in RESP2.
 
-    The reader holds what arrived after the last reply. The caller sets a protocol before it awaits anything. Ends
-    within the connect timeout. Raises: Unavailable (not retryable where the login or the certificate is refused).
+    `greet` may ask more, or refuse the server. The caller sets a protocol before it awaits anything. Ends within
+    the connect timeout. Raises: Unavailable (not retryable where the login or the certificate is refused).
     """
     transport: asyncio.Transport | None = None
     try:
@@ -90,6 +98,8 @@ async def connect(
             loop = asyncio.get_running_loop()
             transport, handshake = await loop.create_connection(Handshake, host, port, ssl=tls)
             await handshake.log_in(settings, client_name)
+            if greet is not None:
+                await greet(handshake)
     except BaseException as error:
         if transport is not None:
             transport.abort()
@@ -123,6 +133,10 @@ class Handshake(asyncio.Protocol):
         self.reader = hiredis.Reader(replyError=ReplyError, notEnoughData=INCOMPLETE)
         self._arrived = asyncio.Event()
         self._lost: Exception | None = None
+        self.mode = ""
+        """standalone, cluster or sentinel. Unknown in RESP2, as is the role."""
+        self.role = ""
+        """master, or another word."""
 
     async def log_in(self, settings: RedisSettings, client_name: str) -> None:
         """Agree on RESP3 or RESP2, log in, name the connection and choose the database.
@@ -143,20 +157,22 @@ class Handshake(asyncio.Protocol):
     async def _say_hello(self, *options: Part) -> bool:
         """Choose RESP3, with these options. False where the server does not know HELLO."""
         try:
-            reply = await self._ask("HELLO", 3, *options)
+            reply = await self.ask("HELLO", 3, *options)
         except ReplyError as error:
             if not _HELLO_UNKNOWN.search(str(error)):
                 raise
             return False
         if not isinstance(reply, dict) or reply.get(b"proto") != 3:
             raise ValueError(NOT_REDIS)
+        self.mode, self.role = (_text(reply.get(field)) for field in (b"mode", b"role"))
         return True
 
     async def _set(self, *words: Part) -> None:
-        if await self._ask(*words) != b"OK":
+        if await self.ask(*words) != b"OK":
             raise ValueError(NOT_REDIS)
 
-    async def _ask(self, *words: Part) -> object:
+    async def ask(self, *words: Part) -> object:
+        """One command, without the prefix of the settings. Raises: ReplyError, HiredisError, OSError."""
         self._transport.write(pack(words))
         while (reply := self.reader.gets()) is INCOMPLETE:
             if self._lost is not None:
@@ -180,6 +196,10 @@ class Handshake(asyncio.Protocol):
         # An error may be of TLS: a server refuses the client's certificate this late.
         self._lost = error or ConnectionResetError("closed in the handshake")
         self._arrived.set()
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else ""
 
 
 class RespProtocol(ABC, asyncio.BufferedProtocol):
@@ -238,15 +258,28 @@ class RespProtocol(ABC, asyncio.BufferedProtocol):
         self.lost.set_result(Unavailable("redis", reason))
 
 
+class Dialler(ABC):
+    """Knows which server to connect to."""
+
+    @abstractmethod
+    async def dial(self, client_name: str) -> Opened:
+        """Connect to it, as `connect` does. Raises: Unavailable."""
+
+    def watch(self) -> asyncio.Task[str] | None:
+        """A task that ends once the new connection has to be given up, with the reason. None if it never has."""
+        return None
+
+
 P = TypeVar("P", bound=RespProtocol)
 
 
 class Reconnector(ABC, Generic[P]):
     """Keeps one connection open from `start` until `close`. A subclass uses it, by a protocol of its own."""
 
-    def __init__(self, client_name: str, settings: RedisSettings) -> None:
+    def __init__(self, client_name: str, settings: RedisSettings, dialler: Dialler) -> None:
         self._client_name = client_name
         self._settings = settings
+        self._dialler = dialler
         self._task = BackgroundTask(f"the connection {client_name}", self._connect_once)
         self._failures = 0
         self._first_attempt_ended = asyncio.Event()
@@ -311,9 +344,8 @@ class Reconnector(ABC, Generic[P]):
         """Take note of a lost connection, of a failed attempt, or of `close`."""
 
     async def _connect_once(self) -> float:
-        settings = self._settings
         try:
-            transport, reader = await connect(settings, settings.host, settings.port, self._client_name)
+            transport, reader = await self._dialler.dial(self._client_name)
         except Unavailable as error:
             self._failures += 1
             trouble = error
@@ -340,10 +372,18 @@ class Reconnector(ABC, Generic[P]):
         with ReportErrors(f"{self._client_name}: using a new connection"):
             self._on_connected(protocol)
         self._first_attempt_ended.set()
+        reason, watching = CLOSED, self._dialler.watch()
+        ends: list[asyncio.Future[Any]] = [protocol.lost] if watching is None else [protocol.lost, watching]
         try:
-            await asyncio.wait([protocol.lost])  # awaited by itself, it would be cancelled with the task
+            # Awaited by itself, the future would be cancelled with the task.
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if watching is not None and watching.done():
+                reason = watching.result()
         finally:
-            protocol.drop(CLOSED)
+            protocol.drop(reason)
+            if watching is not None:
+                watching.cancel()
+        await asyncio.wait([protocol.lost])
         return protocol.lost.result()
 
     def _set_disconnected(self, trouble: Unavailable) -> None:

@@ -30,6 +30,7 @@ from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import forked
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, Reconnector, RespProtocol, pack
+from hubbub.redis.dialler import dialler_of
 from hubbub.redis.errors import PASSING, ReplyError, to_error
 from hubbub.scheduling import EarliestTimer, OncePerTurn
 from hubbub.settings import RedisSettings
@@ -337,7 +338,7 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
     def __init__(
         self, settings: RedisSettings, *, heartbeat_seconds: float = 5, instrumentation: Instrumentation = SILENT
     ) -> None:
-        super().__init__("hubbub-redis-subscriptions", settings)
+        super().__init__("hubbub-redis-subscriptions", settings, dialler_of(settings))
         self._instrumentation = instrumentation
         self._heartbeat_seconds = heartbeat_seconds
         self._prefix = settings.prefix

@@ -16,6 +16,6 @@ not reach a log.
 
 from hubbub.settings.settings import PostgresSettings, RedisSettings, Settings, postgres_from_env
 from hubbub.settings.tls import SslMode
-from hubbub.settings.variables import VARIABLES
+from hubbub.settings.variables import VARIABLES, Address
 
-__all__ = ["VARIABLES", "PostgresSettings", "RedisSettings", "Settings", "SslMode", "postgres_from_env"]
+__all__ = ["VARIABLES", "Address", "PostgresSettings", "RedisSettings", "Settings", "SslMode", "postgres_from_env"]

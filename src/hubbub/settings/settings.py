@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from ssl import SSLContext
@@ -16,10 +16,13 @@ from hubbub.settings.variables import (
     POSTGRES,
     REDIS,
     VARIABLES,
+    Address,
     Variables,
+    addresses_in,
     check,
     from_database_url,
     from_redis_url,
+    from_sentinels,
     texts_in,
 )
 
@@ -82,6 +85,10 @@ class PostgresSettings:
 class RedisSettings:
     """One Redis or Valkey server and its login. `deadline_seconds` bounds a whole operation.
 
+    With `cluster`, `host` is a list of some nodes of a Redis Cluster, by which the others are found. With the name
+    of a `sentinel_master`, `host` is the list of its Sentinels, which may have a login of their own. A list is
+    `host,host:port`, and `port` is that of the hosts without one.
+
     `prefix` is put before the names of all keys and channels, on a server that others use as well.
 
     With `tls` the certificate and the name of the server are always verified: by `ssl_root_cert`, or without it
@@ -92,6 +99,10 @@ class RedisSettings:
     port: int = 6379
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    cluster: bool = False
+    sentinel_master: str | None = None
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
     database: int = 0
     prefix: str = ""
     tls: bool = False
@@ -108,6 +119,30 @@ class RedisSettings:
         if self.username is not None and self.password is None:
             # A URL with the password in the position of the user looks just like this.
             raise Invalid("REDIS_PASSWORD", "is missing; one without a user is written redis://:password@host")
+        if self.sentinel_username is not None and self.sentinel_password is None:
+            raise Invalid("REDIS_SENTINEL_PASSWORD", "is missing")
+        if self.sentinel_master is None:
+            if self.sentinel_password is not None:
+                raise Invalid("REDIS_SENTINEL_PASSWORD", "is not used without REDIS_SENTINEL_MASTER")
+            if "," in self.host and not self.cluster:
+                raise Invalid(
+                    "REDIS_HOST", "must be one host, but for REDIS_CLUSTER=true or REDIS_SENTINEL_MASTER"
+                )
+        elif self.cluster:
+            raise Invalid("REDIS_SENTINEL_MASTER", "is not used in a cluster: leave it or REDIS_CLUSTER out")
+        if self.cluster and self.database != 0:
+            raise Invalid("REDIS_DB", "must be 0 in a cluster")
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The server, the Sentinels, or the nodes of a cluster that are known from the start."""
+        return addresses_in(self.host, self.port)
+
+    @property
+    def where(self) -> str:
+        """Hosts and ports, for people."""
+        hosts = ", ".join(map(str, self.addresses))
+        return hosts if self.sentinel_master is None else f"{self.sentinel_master} of {hosts}"
 
     def ssl(self) -> SSLContext | None:
         """The TLS context to connect with; None without `tls`.
@@ -178,13 +213,17 @@ class Settings:
     def to_urls(self) -> dict[str, str]:
         """DATABASE_URL and REDIS_URL, passwords included, for programs that read no other variables."""
         database, redis = self.postgres, self.redis
-        rest = f"{database.port}/{quote(database.database, safe='')}?sslmode={database.sslmode}"
-        scheme = "rediss" if redis.tls else "redis"
+        rest = f"{quote(database.database, safe='')}?sslmode={database.sslmode}"
+        scheme, path = "rediss" if redis.tls else "redis", str(redis.database)
+        if redis.cluster:
+            scheme += "+cluster"
+        elif redis.sentinel_master is not None:
+            scheme, path = f"{scheme}+sentinel", f"{quote(redis.sentinel_master, safe='')}/{path}"
         return {
-            "DATABASE_URL": _url("postgresql", database.user, database.password, database.host, rest),
-            "REDIS_URL": _url(
-                scheme, redis.username, redis.password, redis.host, f"{redis.port}/{redis.database}"
+            "DATABASE_URL": _url(
+                "postgresql", database.user, database.password, [Address(database.host, database.port)], rest
             ),
+            "REDIS_URL": _url(scheme, redis.username, redis.password, redis.addresses, path),
         }
 
 
@@ -198,21 +237,32 @@ def postgres_from_env(environ: Mapping[str, str] | None = None) -> PostgresSetti
     return _postgres(texts_in(given)) if given.keys() - _WITHIN_SERVERS else None
 
 
-def _url(scheme: str, user: str | None, password: str | None, host: str, rest: str) -> str:
+def _url(scheme: str, user: str | None, password: str | None, servers: Iterable[Address], rest: str) -> str:
     login = quote(user or "", safe="") + ("" if password is None else f":{quote(password, safe='')}")
-    host = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{login}{'@' if login else ''}{host}:{rest}"
+    return f"{scheme}://{login}{'@' if login else ''}{','.join(map(str, servers))}/{rest}"
 
 
 S = TypeVar("S", PostgresSettings, RedisSettings)
 
 _WITHIN_SERVERS = {"DB_SCHEMA", "REDIS_PREFIX"}
-_ADDRESS = {"DB_HOST", "DB_PORT", "DB_NAME", "REDIS_HOST", "REDIS_PORT", "REDIS_DB"}
+_ADDRESS = {"DB_HOST", "DB_PORT", "DB_NAME", "REDIS_HOST", "REDIS_PORT", "REDIS_SENTINELS", "REDIS_DB"}
 
 
 def _settings(given: Mapping[str, str]) -> Settings:
     postgres = _postgres(given)
-    return Settings(postgres=postgres, redis=_build(RedisSettings, REDIS, "REDIS_URL", from_redis_url, given))
+    if (sentinels := given.get("REDIS_SENTINELS")) is not None and "REDIS_URL" not in given:
+        if "REDIS_HOST" in given:
+            raise Invalid("REDIS_SENTINELS", "is set and REDIS_HOST is too: set one of them")
+        if "REDIS_SENTINEL_MASTER" not in given:
+            raise Invalid("REDIS_SENTINEL_MASTER", "is missing")
+        given = {**given, **from_sentinels(sentinels)}
+    try:
+        redis = _build(RedisSettings, REDIS, "REDIS_URL", from_redis_url, given)
+    except Invalid as error:
+        if sentinels is None or error.field not in {"REDIS_HOST", "REDIS_PORT"}:
+            raise
+        raise Invalid("REDIS_SENTINELS", error.reason) from None
+    return Settings(postgres=postgres, redis=redis)
 
 
 def _postgres(given: Mapping[str, str]) -> PostgresSettings:

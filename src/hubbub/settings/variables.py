@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -83,6 +83,48 @@ def _is_ip_address(value: str) -> bool:
     except ValueError:
         return False
     return value.isascii() and value.isprintable() and " " not in value  # ip_address takes any zone, fe80::1%...
+
+
+class Address(NamedTuple):
+    """A host and its port, as one of the servers of a setting."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_ONE_OF_LIST = re.compile(
+    r"(?: \[ (?P<ipv6> [^\[\]]* ) \] | (?P<host> [^:\[\]]* ) ) (?: : (?P<port> [0-9]+ ) )?", re.VERBOSE
+)
+
+
+def addresses_in(hosts: str, port: int) -> tuple[Address, ...]:
+    """The servers of `host`, or of a list as `host:port,[IPv6]:port,host`, where `port` is that of the others.
+
+    Text that is neither becomes an address that the check refuses.
+    """
+    if "," not in hosts:
+        return (Address(hosts, port),)
+    found = [(one, _ONE_OF_LIST.fullmatch(one)) for one in hosts.split(",")]
+    return tuple(
+        Address(one, port)
+        if match is None
+        else Address(match["ipv6"] or match["host"], int(match["port"] or port))
+        for one, match in found
+    )
+
+
+def _hosts(value: object) -> Reason:
+    if not isinstance(value, str) or "," not in value:
+        return _host(value)
+    addresses = addresses_in(value, 5432)
+    for address in addresses:
+        reason = _host(address.host) or _from_to(1, 65_535)(address.port)
+        if reason is not None:
+            return f"has a host or a port that cannot be used: one {reason}"
+    return None if len(set(addresses)) == len(addresses) else "names a host twice"
 
 
 def _name(value: object) -> Reason:
@@ -172,10 +214,14 @@ POSTGRES: Variables = {
 }
 
 REDIS: Variables = {
-    "REDIS_HOST": Variable("host", str, _host),
+    "REDIS_HOST": Variable("host", str, _hosts),
     "REDIS_PORT": Variable("port", _whole, _from_to(1, 65_535)),
     "REDIS_USERNAME": Variable("username", str, _optional_name),
     "REDIS_PASSWORD": Variable("password", str, _password),
+    "REDIS_CLUSTER": Variable("cluster", _flag, _yes_or_no),
+    "REDIS_SENTINEL_MASTER": Variable("sentinel_master", str, _optional_name),
+    "REDIS_SENTINEL_USERNAME": Variable("sentinel_username", str, _optional_name),
+    "REDIS_SENTINEL_PASSWORD": Variable("sentinel_password", str, _password),
     "REDIS_DB": Variable("database", _whole, _from_to(0, 2**31 - 1)),
     "REDIS_PREFIX": Variable("prefix", str, _prefix),
     "REDIS_TLS": Variable("tls", _flag, _yes_or_no),
@@ -186,10 +232,10 @@ REDIS: Variables = {
     "REDIS_DEADLINE_SECONDS": Variable("deadline_seconds", _seconds, _duration),
 }
 
-SECRETS = ("DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "REDIS_PASSWORD")
+SECRETS = ("DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "REDIS_PASSWORD", "REDIS_SENTINEL_PASSWORD")
 """Variables whose value may be given as a file, by the same name with _FILE after it."""
 
-VARIABLES = frozenset({*POSTGRES, *REDIS, *SECRETS, *(f"{secret}_FILE" for secret in SECRETS)})
+VARIABLES = frozenset({*POSTGRES, *REDIS, "REDIS_SENTINELS", *SECRETS, *(f"{secret}_FILE" for secret in SECRETS)})
 """Every variable that `Settings.from_env` reads."""
 
 
@@ -239,9 +285,9 @@ _URL = re.compile(
     r"""
     [a-z+]+://
     (?: (?P<user> [^:@/?\#]* ) (?: : (?P<password> [^@/?\#]* ) )? @ )?
-    (?: \[ (?P<ipv6> [^@/?\#\[\]]*:[^@/?\#\[\]]* ) \] | (?P<host> [^:@/?\#\[\]]* | [^@/?\#]*,[^@/?\#]* ) )
+    (?: \[ (?P<ipv6> [^@/?\#\[\]]*:[^@/?\#\[\]]* ) \] | (?P<host> [^:@/?\#\[\],]* | [^@/?\#]*,[^@/?\#]* ) )
     (?: : (?P<port> [^:@/?\#,]* ) )?
-    (?: / (?P<database> [^@/?\#]* ) )?
+    (?: / (?P<database> [^@/?\#]* ) (?: / (?P<number> [^@/?\#]+ ) )? )?
     (?: \? (?P<query> [^@?\#]* ) )?
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -259,22 +305,59 @@ def from_database_url(url: str) -> dict[str, str]:
     return found | _decoded(_parameters(parts.get("query", "")), _PARAMETERS)
 
 
+_REDIS_SCHEMES = tuple(
+    f"{name}{kind}://" for kind in ("", "+sentinel", "+cluster") for name in ("redis", "rediss")
+)
+
+
 def from_redis_url(url: str) -> dict[str, str]:
-    """The REDIS_* variables that are equal to the URL. Raises: Invalid (it cannot be split into its parts)."""
-    parts = _parts("REDIS_URL", url, ("redis://", "rediss://"))
+    """The REDIS_* variables that are equal to the URL. Raises: Invalid (it cannot be split into its parts).
+
+    `redis+sentinel://host:port,host:port/master/0` names Sentinels, `redis+cluster://` seeds of a cluster.
+    """
+    parts = _parts("REDIS_URL", url, _REDIS_SCHEMES, also={"number"})
     if "query" in parts:
         raise Invalid("REDIS_URL", "has parameters after a ?, hubbub knows none: use the REDIS_ variables")
+    scheme = url.lower().partition("://")[0]
     names = {"host": "REDIS_HOST", "ipv6": "REDIS_HOST", "port": "REDIS_PORT", "database": "REDIS_DB"}
+    if scheme.endswith("+sentinel"):
+        names |= {"database": "REDIS_SENTINEL_MASTER", "number": "REDIS_DB"}
+        parts.setdefault("port", SENTINEL_PORT)
+        if "database" not in parts:
+            raise Invalid(
+                "REDIS_URL", "names no master after its hosts: redis+sentinel://host:port,host:port/master"
+            )
+    elif "number" in parts:
+        raise Invalid("REDIS_URL", "has two names after its hosts")
     found = _decoded(parts, names | {"user": "REDIS_USERNAME", "password": "REDIS_PASSWORD"})
-    return found | {"REDIS_TLS": "true"} if url.lower().startswith("rediss") else found
+    if scheme.endswith("+cluster"):
+        found["REDIS_CLUSTER"] = "true"
+    return found | {"REDIS_TLS": "true"} if scheme.startswith("rediss") else found
 
 
-def _parts(variable: str, url: str, schemes: tuple[str, ...]) -> dict[str, str]:
+SENTINEL_PORT = "26379"
+
+
+def from_sentinels(sentinels: str) -> dict[str, str]:
+    """The REDIS_* variables that are equal to REDIS_SENTINELS: `host:port,host`, or one of them."""
+    one = None if "," in sentinels else _ONE_OF_LIST.fullmatch(sentinels)
+    if one is None:
+        return {"REDIS_HOST": sentinels, "REDIS_PORT": SENTINEL_PORT}
+    return {"REDIS_HOST": one["ipv6"] or one["host"], "REDIS_PORT": one["port"] or SENTINEL_PORT}
+
+
+def _parts(variable: str, url: str, schemes: tuple[str, ...], *, also: Set[str] = frozenset()) -> dict[str, str]:
     """The parts of a URL that are not empty, still percent-encoded."""
     if not url.lower().startswith(schemes):
         raise Invalid(variable, f"must start with {' or '.join(schemes)}")
     match = _URL.fullmatch(url)
-    if match is None or _STRAY_PERCENT.search(url) or " " in url or not url.isprintable():
+    if (
+        match is None
+        or (match["number"] and "number" not in also)
+        or _STRAY_PERCENT.search(url)
+        or " " in url
+        or not url.isprintable()
+    ):
         how = "write %40 for @, %2F for /, %3A for :, %23 for #, %3F for ? and %25 for % in a user or password"
         raise Invalid(variable, f"cannot be read: {how}, and an IPv6 address in brackets")
     return {part: text for part, text in match.groupdict().items() if text}

@@ -50,7 +50,7 @@ def _health(servers: Servers) -> Table:
     where = Text(f"{postgres.host}:{postgres.port}/{postgres.database}", style="dim")
     health.add_row(version, where, _state(servers.postgres))
     version = f"{live.server.name} {live.server.version}" if live else "Redis"
-    health.add_row(version, Text(f"{redis.host}:{redis.port}", style="dim"), _state(servers.redis))
+    health.add_row(version, Text(redis.where, style="dim"), _state(servers.redis))
     return health
 
 

@@ -137,8 +137,7 @@ class Watch:
         return Server(f"PostgreSQL {server.version}", where, None, state)
 
     def _redis(self) -> Server:
-        settings, live = self.hub.settings.redis, self._live.latest
-        where = f"{settings.host}:{settings.port}"
+        where, live = self.hub.settings.redis.where, self._live.latest
         if live is None:
             return Server("Redis", where, _reason(self._live), {})
         growth, number = self._live.growth, live.server.number

@@ -1,0 +1,206 @@
+"""Which server a connection is made to: that of the settings, the master of Sentinels, or a node of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import cycle
+from typing import Final, NamedTuple
+
+from hubbub.errors import Unavailable
+from hubbub.redis.connection import Dialler, Handshake, Opened, connect
+from hubbub.settings import Address, RedisSettings
+
+LATE_SECONDS: Final = 0.1
+"""How long the other Sentinels may take after one has answered, so that one that hangs delays no connection."""
+
+WATCH_SECONDS: Final = 1.0
+"""The pause between two questions to a Sentinel while a connection lasts. It bounds how long a former master, cut
+off from the Sentinels and not from this process, gets writes that it will lose."""
+
+
+class OneServer(Dialler):
+    """The server at this address, whose settings are those of its kind."""
+
+    def __init__(self, settings: RedisSettings, address: Address) -> None:
+        self._settings = settings
+        self._address = address
+
+    async def dial(self, client_name: str) -> Opened:
+        async def greet(handshake: Handshake) -> None:
+            _check_mode(handshake, self._settings, self._address)
+
+        return await connect(self._settings, *self._address, client_name, greet)
+
+
+class Master(NamedTuple):
+    """What a Sentinel says. The configuration with the highest epoch is the newest."""
+
+    epoch: int
+    address: Address
+
+
+class Sentinels(Dialler):
+    """The master that the Sentinels name, asked before each connection and while it lasts.
+
+    All are asked at the same time, and the newest configuration counts: a Sentinel that was cut off has an older
+    one. The server must say itself that it is a master, which a former one that came back does not.
+    """
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self._settings = settings
+        self._of_sentinels = replace(
+            settings,
+            host=settings.addresses[0].host,
+            username=settings.sentinel_username,
+            password=settings.sentinel_password,
+            database=0,
+            sentinel_master=None,
+            sentinel_username=None,
+            sentinel_password=None,
+        )
+        self._address = settings.addresses[0]
+
+    async def dial(self, client_name: str) -> Opened:
+        async def greet(handshake: Handshake) -> None:
+            role = handshake.role
+            if not role and isinstance(answer := await handshake.ask("ROLE"), list):
+                role = "master" if answer[0] == b"master" else "replica"
+            if role != "master":
+                raise Unavailable("redis", f"{self._address} is a replica, and the Sentinels call it the master")
+
+        self._address = await self.find(client_name)
+        return await connect(self._settings, *self._address, client_name, greet)
+
+    def watch(self) -> asyncio.Task[str]:
+        return asyncio.create_task(self._until_moved(self._address), name="hubbub: watching the master of Redis")
+
+    async def find(self, client_name: str) -> Address:
+        """Where the master is. Raises: Unavailable (no Sentinel says it)."""
+        pending = {
+            asyncio.create_task(self._ask(sentinel, client_name), name="hubbub: asking a Sentinel")
+            for sentinel in self._settings.addresses
+        }
+        answers: list[Master] = []
+        failure: Unavailable | None = None
+        try:
+            while pending:
+                within = LATE_SECONDS if answers else None
+                done, pending = await asyncio.wait(pending, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    break
+                for task in done:
+                    if isinstance(answer := task.result(), Master):
+                        answers.append(answer)
+                    elif failure is None or answer.retryable:
+                        failure = answer
+        finally:
+            for task in pending:
+                task.cancel()
+        if failure is not None and not answers:
+            raise failure
+        return max(answers).address
+
+    async def _until_moved(self, address: Address) -> str:
+        for sentinel in cycle(self._settings.addresses):
+            await asyncio.sleep(WATCH_SECONDS)
+            answer = await self._ask(sentinel, "hubbub-redis-watch")
+            # One that was cut off may name an older master. All are asked before the next connection.
+            if isinstance(answer, Master) and answer.address != address:
+                return f"a Sentinel names {answer.address} as the master"
+        raise AssertionError
+
+    async def _ask(self, sentinel: Address, client_name: str) -> Master | Unavailable:
+        found: list[Master] = []
+
+        async def greet(handshake: Handshake) -> None:
+            found.append(_master(await handshake.ask("SENTINEL", "MASTER", self._settings.sentinel_master or "")))
+
+        try:
+            transport, _ = await connect(self._of_sentinels, *sentinel, client_name, greet)
+        except Unavailable as error:
+            return Unavailable("redis", f"the Sentinel {error.reason}", retryable=error.retryable)
+        transport.abort()
+        return found[0]
+
+
+def _master(answer: object) -> Master:
+    if isinstance(answer, list):  # RESP2
+        answer = dict(zip(answer[::2], answer[1::2], strict=False))
+    if not isinstance(answer, dict):
+        raise ConnectionError("it is no Sentinel")
+    host, port, epoch = (answer.get(field) for field in (b"ip", b"port", b"config-epoch"))
+    return Master(int(epoch or 0), Address((host or b"").decode(), int(port or 0)))
+
+
+class AnyNode(Dialler):
+    """Any node of a cluster: another after each loss, by what the last one said about the cluster.
+
+    The seeds say it first. So the processes spread over all nodes, and none needs a seed once it has begun.
+    """
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self._settings = settings
+        self._seeds = settings.addresses
+        self._nodes = random.sample(self._seeds, len(self._seeds))
+        self._has_learned = False
+
+    async def dial(self, client_name: str) -> Opened:
+        opened = await self._dial_next(client_name)
+        if self._has_learned:
+            return opened
+        self._has_learned = True
+        opened[0].abort()
+        return await self._dial_next(client_name)
+
+    async def _dial_next(self, client_name: str) -> Opened:
+        async def greet(handshake: Handshake) -> None:
+            _check_mode(handshake, self._settings, address)
+            self._learn(shards_in(await handshake.ask("CLUSTER", "SLOTS"), address.host))
+
+        address = self._nodes.pop(0)
+        self._nodes.append(address)
+        return await connect(self._settings, *address, client_name, greet)
+
+    def _learn(self, shards: Iterable[Shard]) -> None:
+        nodes = {node for shard in shards for node in shard.nodes}
+        new = sorted(nodes.difference(self._nodes))
+        random.shuffle(new)
+        self._nodes = [*new, *[node for node in self._nodes if node in nodes or node in self._seeds]]
+
+
+class Shard(NamedTuple):
+    """Slots that follow each other, and the nodes that have them, of which the first is the primary."""
+
+    slots: slice
+    nodes: list[Address]
+
+
+def shards_in(reply: object, asked: str) -> list[Shard]:
+    """The shards in the reply to CLUSTER SLOTS. The host of one that does not know it is `asked`."""
+    if not isinstance(reply, list):
+        raise ConnectionError("it does not say which slots its cluster has")
+    return [
+        Shard(slice(first, last + 1), [Address((node[0] or b"").decode() or asked, node[1]) for node in nodes])
+        for first, last, *nodes in reply
+    ]
+
+
+def _check_mode(handshake: Handshake, settings: RedisSettings, address: Address) -> None:
+    """Refuse a server that is not what the settings say. In RESP2 it says nothing about that."""
+    if handshake.mode == "cluster" and not settings.cluster:
+        raise Unavailable("redis", f"{address} is a node of a cluster: set REDIS_CLUSTER=true", retryable=False)
+    if handshake.mode == "standalone" and settings.cluster:
+        raise Unavailable("redis", f"{address} is no node of a cluster: leave REDIS_CLUSTER out", retryable=False)
+    if handshake.mode == "sentinel":
+        hint = "set REDIS_SENTINELS and REDIS_SENTINEL_MASTER"
+        raise Unavailable("redis", f"{address} is a Sentinel: {hint}", retryable=False)
+
+
+def dialler_of(settings: RedisSettings) -> Dialler:
+    """That of the settings."""
+    if settings.sentinel_master is not None:
+        return Sentinels(settings)
+    return AnyNode(settings) if settings.cluster else OneServer(settings, settings.addresses[0])

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hubbub import Invalid, RedisSettings, Unavailable
+from hubbub.redis import Connection, Gap, Subscriptions
+from redis_server import Server
+from redis_topologies import MASTER, REPLICATING, SENTINEL_PASSWORD, Starter, ask, ask_sentinel, watched
+from waiting import until_it_answers
+
+
+@asynccontextmanager
+async def connected(settings: RedisSettings) -> AsyncIterator[tuple[Connection, Subscriptions]]:
+    async with AsyncExitStack() as stack:
+        connection, subscriptions = Connection(settings), Subscriptions(settings)
+        for one in connection, subscriptions:
+            stack.push_async_callback(one.close)
+            await one.start()
+        yield connection, subscriptions
+
+
+async def repeated(connection: Connection, *words: str) -> object:
+    """The reply, asked for until there is one."""
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(Unavailable):
+                return await connection.execute(*words)
+            await asyncio.sleep(0.01)
+
+
+async def of_one(starter: Starter) -> tuple[Server, Server, RedisSettings]:
+    """A server, its only Sentinel, and the settings of both."""
+    server = starter.server("server", *REPLICATING)
+    sentinel = starter.sentinel("sentinel", server, quorum=1)
+    own = {"sentinel_master": MASTER, "sentinel_password": SENTINEL_PASSWORD}
+    return server, sentinel, replace(server.settings, port=sentinel.port, **own)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failover", ["kill", "freeze", "planned"])
+async def test_both_connections_follow_the_master(tmp_path: Path, failover: str) -> None:
+    with watched(tmp_path) as servers:
+        await servers.ready()
+        settings = replace(servers.settings, connect_timeout_seconds=1, deadline_seconds=2)
+        async with connected(settings) as (connection, subscriptions):
+            channel = await subscriptions.subscribe("news")
+            await connection.execute("SET", "kept", "1")
+            await until_it_answers(lambda: _has(servers.servers[1], "kept"))
+            if failover == "planned":
+                await ask_sentinel(servers.sentinels[0], "SENTINEL", "FAILOVER", MASTER)
+            else:
+                getattr(servers.servers[0], failover)()
+            async with asyncio.timeout(60):
+                assert await anext(channel) == Gap("reconnected")
+                await until_it_answers(lambda: _is_master(servers.servers[1]))
+                assert await repeated(connection, "GET", "kept") == b"1"
+                await repeated(connection, "SET", "new", "1")
+                assert await ask(servers.servers[1], "GET", "new") == b"1"
+                while await repeated(connection, "PUBLISH", "news", "hello") != 1:
+                    pass
+                while (received := await anext(channel)) != b"hello":
+                    assert isinstance(received, Gap)
+
+
+async def _has(server: Server, key: str) -> bool:
+    return await ask(server, "EXISTS", key) == 1
+
+
+async def _is_master(server: Server) -> bool:
+    reply = await ask(server, "ROLE")
+    return isinstance(reply, list) and reply[0] == b"master"
+
+
+async def _is_newer(connection: Connection) -> bool:
+    return await repeated(connection, "GET", "who") == b"newer"
+
+
+@pytest.mark.slow
+async def test_former_master_that_does_not_know_it_is_left(tmp_path: Path) -> None:
+    """As of one that is cut off from the Sentinels, and not from this process: it would lose all writes."""
+    with Starter(tmp_path) as starter:
+        server, sentinel, settings = await of_one(starter)
+        newer = starter.server("newer")
+        async with connected(settings) as (connection, subscriptions):
+            channel = await subscriptions.subscribe("news")
+            assert await connection.execute("SET", "who", "former") == b"OK"
+            await ask(newer, "SET", "who", "newer")
+            await ask_sentinel(sentinel, "SENTINEL", "REMOVE", MASTER)
+            await ask_sentinel(sentinel, "SENTINEL", "MONITOR", MASTER, "127.0.0.1", newer.port, 1)
+            async with asyncio.timeout(30):
+                assert await anext(channel) == Gap("reconnected")
+            await until_it_answers(lambda: _is_newer(connection))
+        assert server.runs
+
+
+async def test_server_that_says_it_is_a_replica_is_refused(tmp_path: Path) -> None:
+    with Starter(tmp_path) as starter:
+        _, sentinel, settings = await of_one(starter)
+        replica = starter.server("replica", f"replicaof 127.0.0.1 {settings.port}")
+        await ask_sentinel(sentinel, "SENTINEL", "REMOVE", MASTER)
+        await ask_sentinel(sentinel, "SENTINEL", "MONITOR", MASTER, "127.0.0.1", replica.port, 1)
+        async with connected(replace(settings, connect_timeout_seconds=1)) as (connection, subscriptions):
+            for one in connection, subscriptions:
+                assert one.trouble is not None
+                assert one.trouble.retryable
+                assert "is a replica" in one.trouble.reason
+
+
+@pytest.mark.slow
+async def test_sentinel_that_hangs_or_is_gone_delays_no_connection(tmp_path: Path) -> None:
+    with watched(tmp_path) as servers:
+        await servers.ready()
+        servers.sentinels[0].freeze()
+        servers.sentinels[1].kill()
+        settings = replace(servers.settings, connect_timeout_seconds=300)
+        async with asyncio.timeout(60), connected(settings) as (connection, _):
+            assert await connection.execute("PING") == b"PONG"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "retryable"),
+    [
+        ({"sentinel_password": "wrong"}, "the Sentinel .* refuses the login", False),
+        ({"sentinel_master": "another"}, "the Sentinel .* No such master", True),
+        (
+            {"sentinel_master": None, "sentinel_password": None, "password": SENTINEL_PASSWORD},
+            "is a Sentinel",
+            False,
+        ),
+        ({"port": 1}, "the Sentinel no connection to 127.0.0.1:1", True),
+    ],
+)
+async def test_reason_says_what_is_wrong(
+    tmp_path: Path, changes: dict[str, object], reason: str, retryable: bool
+) -> None:
+    with Starter(tmp_path) as starter:
+        _, _, settings = await of_one(starter)
+        async with connected(replace(settings, connect_timeout_seconds=2, **changes)) as (connection, _):  # type: ignore[arg-type]
+            trouble = connection.trouble
+            assert trouble is not None
+            assert trouble.retryable is retryable
+            with pytest.raises(Unavailable, match=reason):
+                raise trouble
+
+
+async def test_server_is_taken_for_no_sentinel(server: Server) -> None:
+    settings = replace(server.settings, sentinel_master=MASTER, sentinel_password=server.settings.password)
+    async with connected(settings) as (connection, _):
+        assert connection.trouble is not None
+        assert "the Sentinel" in connection.trouble.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"host": "a,b"}, "REDIS_HOST"),
+        ({"sentinel_password": "x"}, "REDIS_SENTINEL_PASSWORD"),
+        ({"sentinel_master": "m", "sentinel_username": "x"}, "REDIS_SENTINEL_PASSWORD"),
+        ({"sentinel_master": "m", "cluster": True}, "REDIS_SENTINEL_MASTER"),
+        ({"cluster": True, "database": 1}, "REDIS_DB"),
+        ({"cluster": True, "host": "a,a"}, "REDIS_HOST"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes: dict[str, object], field: str) -> None:
+    with pytest.raises(Invalid) as error:
+        RedisSettings(**{"host": "redis"} | changes)  # type: ignore[arg-type]
+    assert error.value.field == field
