@@ -7,7 +7,7 @@ refused or overtaken are here.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
@@ -276,6 +276,26 @@ def _delivery_errors(
 
 def _seq(room_id: UUID, cursor: str | None) -> int:
     return 0 if cursor is None else Position.decode(room_id, cursor).seq
+
+
+def resyncs(history: Iterable[Record], room_ids: Collection[UUID]) -> int:
+    """How many `Resync` a follower has received because one of the rooms was rewound."""
+    return sum(
+        isinstance(record, Resynced) and record.reason == "rewound" and record.room_id in room_ids
+        for record in history
+    )
+
+
+def since_resync(history: Iterable[Record], rewound: Collection[UUID]) -> list[Record]:
+    """The records of a follower, of the rewound rooms only those from the `Resync` on."""
+    kept: list[Record] = []
+    resynced: set[UUID] = set()
+    for record in history:
+        if isinstance(record, Resynced):
+            resynced.add(record.room_id)
+        if not isinstance(record, Delivered) or record.room_id in resynced or record.room_id not in rewound:
+            kept.append(record)
+    return [record for record in kept if not isinstance(record, Follows) or None in record.after.values()]
 
 
 def violations(senders: Histories, followers: Histories, stored: Stored) -> list[str]:

@@ -3,7 +3,6 @@ failover that lost commits. Followers that have received a lost entry get a `Res
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from uuid import UUID
@@ -15,8 +14,7 @@ from faults.chat import Chat
 from faults.checker import stored_in
 from faults.figures import SCALE, Figures
 from faults.follower import cursors
-from faults.history import Delivered, Follows, Record, Resynced, read
-from faults.worker import Worker
+from faults.history import read
 from hubbub import Hub, PostgresSettings, Unavailable
 from hubbub.events import Resync
 from hubbub.postgres import Pool, Statement, connect
@@ -119,7 +117,7 @@ async def test_followers_of_a_rewound_log_get_a_resync(chat: Chat, on_top: int, 
     await chat.follower(instead_of=stopped)
 
     def resynced() -> int:
-        return sum(resyncs_of(follower, rewound) for follower in chat.followers)
+        return sum(checker.resyncs(read(follower.history), rewound) for follower in chat.followers)
 
     expected = len(chat.followers) * len(rewound)
     with suppress(TimeoutError):
@@ -133,16 +131,9 @@ async def test_followers_of_a_rewound_log_get_a_resync(chat: Chat, on_top: int, 
     assert resynced() == expected
     stored = await stored_in(chat.settings.postgres)
     for follower in chat.followers:
-        assert not resyncs_of(follower, [whole])
-        assert not list(checker.wrong_deliveries(since_resync(read(follower.history), rewound), stored))
-
-
-def resyncs_of(follower: Worker, room_ids: Collection[UUID]) -> int:
-    """How many `Resync` this follower has received because one of the rooms was rewound."""
-    return sum(
-        isinstance(record, Resynced) and record.reason == "rewound" and record.room_id in room_ids
-        for record in read(follower.history)
-    )
+        history = read(follower.history)
+        assert not checker.resyncs(history, [whole])
+        assert not list(checker.wrong_deliveries(checker.since_resync(history, rewound), stored))
 
 
 async def resyncs_in_pages(chat: Chat, after: dict[UUID, str | None]) -> int:
@@ -150,15 +141,3 @@ async def resyncs_in_pages(chat: Chat, after: dict[UUID, str | None]) -> int:
     async with Hub(chat.settings) as hub:
         pages = [await hub.messages.since(room_id, cursor) for room_id, cursor in after.items()]
     return sum(len(page.items) == 1 and isinstance(page.items[0], Resync) for page in pages)
-
-
-def since_resync(history: list[Record], rewound: Collection[UUID]) -> list[Record]:
-    """The records of a follower, of the rewound rooms only those from the `Resync` on."""
-    kept: list[Record] = []
-    resynced: set[UUID] = set()
-    for record in history:
-        if isinstance(record, Resynced):
-            resynced.add(record.room_id)
-        if not isinstance(record, Delivered) or record.room_id in resynced or record.room_id not in rewound:
-            kept.append(record)
-    return [record for record in kept if not isinstance(record, Follows) or None in record.after.values()]

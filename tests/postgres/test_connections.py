@@ -14,8 +14,9 @@ import pytest
 from hubbub import PostgresSettings, Unavailable
 from hubbub.embedded import Servers
 from hubbub.instrumentation import Instrumentation
-from hubbub.postgres import Pool, Statement, connect
-from hubbub.postgres.connection import Connection
+from hubbub.postgres import Pool, Statement
+from hubbub.postgres.connection import Connection, connect_to
+from hubbub.settings import Address
 from postgres.faults import frozen
 from postgres.notes import (
     ECHO,
@@ -119,12 +120,12 @@ async def test_caller_too_late_to_connect_is_told_so_and_makes_no_server_unreach
 ) -> None:
     """It waited for a connection until then. The server may be well."""
 
-    async def silent(settings: PostgresSettings, *, within_seconds: float, **_: object) -> Connection:
-        return await connect(replace(settings, host="127.0.0.1", port=silent_port), within_seconds=within_seconds)
+    async def silent(settings: PostgresSettings, _: Address, seconds: float, __: object) -> Connection:
+        return await connect_to(settings, Address("127.0.0.1", silent_port), seconds)
 
     with socket.create_server(("127.0.0.1", 0)) as listener, monkeypatch.context() as patch:
         silent_port = listener.getsockname()[1]
-        patch.setattr("hubbub.postgres.pool.connect", silent)
+        patch.setattr("hubbub.postgres.hosts.connect_to", silent)
         with pytest.raises(Unavailable, match=r"was free until .* before the deadline"):
             await pool.fetch_one(ONE, deadline=asyncio.get_running_loop().time() + 0.05)
     assert await pool.fetch_one(ONE) == 1

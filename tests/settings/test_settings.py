@@ -182,13 +182,16 @@ names = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_
 passwords = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
 dns_names = st.from_regex(r"[a-zA-Z0-9_-]{1,63}(\.[a-z0-9_-]{1,20}){0,3}\.?", fullmatch=True)
 hosts = dns_names | st.ip_addresses().map(str)
+lists_of_hosts = hosts | st.lists(
+    st.tuples(dns_names, st.integers(1, 65_535)).map("{0[0]}:{0[1]}".format), min_size=2, max_size=3, unique=True
+).map(",".join)
 ports = st.integers(1, 65_535)
 seconds = st.floats(0, 86_400, exclude_min=True) | st.integers(1, 86_400)
 
 
 postgres_settings = st.builds(
     PostgresSettings,
-    host=hosts,
+    host=lists_of_hosts,
     port=ports,
     database=names,
     user=names,

@@ -168,7 +168,8 @@ _PROTOCOL = Statement(
 
 
 async def _tls(postgres: Postgres) -> Result:
-    sslmode, host = postgres.settings.sslmode, postgres.settings.host
+    sslmode, hosts = postgres.settings.sslmode, [address.host for address in postgres.settings.addresses]
+    host = next((host for host in hosts if not is_this_machine(host)), hosts[0])
     protocol = await postgres.executor.fetch_one(_PROTOCOL)
     if protocol is None:
         remedy = "Turn ssl on in postgresql.conf, and set DB_SSLMODE=verify-full and DB_SSLROOTCERT."
@@ -315,7 +316,7 @@ _READ_ONLY = Statement(
 
 async def check(pool: Pool, settings: PostgresSettings, processes: int) -> Section:
     """Does not raise for a server that cannot be asked."""
-    where = f"{settings.host}:{settings.port}"
+    where = settings.where
     try:
         [version] = await Postgres(pool, settings, processes).server_settings("server_version")
     except Unavailable as refusal:

@@ -1,9 +1,9 @@
 """PostgreSQL: the only package that imports asyncpg."""
 
 from hubbub.postgres.borrowed import ApplicationConnection, ApplicationTransaction, borrow
-from hubbub.postgres.connection import connect
 from hubbub.postgres.errors import LockNotAvailable
 from hubbub.postgres.executor import Executor
+from hubbub.postgres.hosts import connect
 from hubbub.postgres.pool import Pool
 from hubbub.postgres.statement import TABLES, Copy, FastUUID, Lookup, Row, Statement, as_fast_uuid
 from hubbub.postgres.transaction import OpenTransaction, Record

@@ -23,7 +23,7 @@ from hubbub.postgres.errors import (
     deadline_passed,
     to_error,
 )
-from hubbub.settings import PostgresSettings
+from hubbub.settings import Address, PostgresSettings
 from hubbub.settings.tls import failure_in
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ one within milliseconds. Meanwhile the connection serves no other caller."""
 class Connection(_Connection):
     """A connection of asyncpg that is closed in a child process, and there alone."""
 
-    __slots__ = ("idle_since", "is_abandoned", "is_wrong_server", "quiet_since", "schema")
+    __slots__ = ("address", "idle_since", "is_abandoned", "is_wrong_server", "quiet_since", "schema")
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - asyncpg makes it
         super().__init__(*args, **options)
@@ -50,6 +50,8 @@ class Connection(_Connection):
         """When it became idle in the pool last, before it was used again. `-inf` until it was."""
         self.quiet_since = inf
         """When the last statement of its transaction ended, by `time.monotonic`. `inf` during a statement."""
+        self.address = Address("", 0)
+        """The server."""
         self.schema = ""
         """That of hubbub's tables."""
         self.is_wrong_server = False
@@ -81,19 +83,15 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def connect(
-    settings: PostgresSettings, *, within_seconds: float = inf, server_settings: dict[str, str] | None = None
+async def connect_to(
+    settings: PostgresSettings, address: Address, seconds: float, server_settings: dict[str, str] | None = None
 ) -> Connection:
-    """A connection outside of any pool, opened within `settings.connect_timeout_seconds` or `within_seconds`.
-
-    The shorter time counts. `server_settings` hold for the life of the connection.
-    """
-    seconds = min(settings.connect_timeout_seconds, within_seconds)
+    """A connection to this one server. Raises: Unavailable (it names the server)."""
     try:
         connection: Connection = await asyncpg.connect(
             connection_class=Connection,
-            host=settings.host,
-            port=settings.port,
+            host=address.host,
+            port=address.port,
             database=settings.database,
             user=settings.user,
             password=settings.password,
@@ -108,7 +106,8 @@ async def connect(
             server_settings={"application_name": "hubbub", "timezone": "UTC", **(server_settings or {})},
         )
     except FAILURES as error:
-        raise _cannot_connect(settings, error, seconds) from without_frames(error)
+        raise _cannot_connect(str(address), error, seconds) from without_frames(error)
+    connection.address = address
     connection.schema = settings.schema
     reported = connection.get_settings()  # PostgreSQL reports both from version 14 on
     connection.is_wrong_server = "on" in (
@@ -118,9 +117,8 @@ async def connect(
     return connection
 
 
-def _cannot_connect(settings: PostgresSettings, error: Exception, seconds: float) -> Unavailable:
+def _cannot_connect(server: str, error: Exception, seconds: float) -> Unavailable:
     """Names the server and the reason, without a secret."""
-    server = f"{settings.host}:{settings.port}"
     if isinstance(error, ssl.SSLError):
         return Unavailable("postgresql", f"TLS with {server} failed: {failure_in(error)}", retryable=False)
     if isinstance(error, TimeoutError):

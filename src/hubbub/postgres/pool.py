@@ -9,6 +9,7 @@ A connection:
                  |                                    +--not stopped in 1 s--> terminated
                  +--deadline passed, or lost--> terminated, with all that are idle for longer
                  +--released, and the server is read-only, as a standby--> terminated
+                 +--a newer connection has found the primary at another host--> terminated
 
 The way to the server:
 
@@ -37,7 +38,7 @@ from hubbub.batching import closed
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
-from hubbub.postgres.connection import Connection, connect, drain_cancelled, now, run
+from hubbub.postgres.connection import Connection, drain_cancelled, now, run
 from hubbub.postgres.errors import (
     LOST,
     REFUSED_WHILE_ENCODING,
@@ -47,6 +48,7 @@ from hubbub.postgres.errors import (
     pool_busy,
     too_late_to_connect,
 )
+from hubbub.postgres.hosts import Hosts
 from hubbub.postgres.sharing import SharedStatements
 from hubbub.postgres.statement import Lookup, Statement, count_of
 from hubbub.postgres.transaction import OpenTransaction, run_action
@@ -70,6 +72,13 @@ within 0.1 s, and a long one costs few attempts."""
 
 LONGEST_RECONNECT_PAUSE_SECONDS: Final = 2.0
 """The longest pause between attempts to connect: how late a process may notice that the server is back."""
+
+LONGEST_SEARCH_PAUSE_SECONDS: Final = 0.5
+"""As above, where there are several hosts: how late a process may notice that a standby was promoted."""
+
+LOOK_SECONDS: Final = 0.3
+"""Of several hosts, the primary is searched anew while a statement has no answer for this long, or twice that. A
+server that hangs would otherwise hold its callers until their deadlines, though another one has been promoted."""
 
 
 WAITS_FOR_ITSELF: Final = (
@@ -347,7 +356,15 @@ class Connections:
         """Connections that a caller has, or whose cancelled statement is being stopped."""
         self._draining: set[asyncio.Task[None]] = set()
         self._idle_timer = EarliestTimer(self._close_idle)
-        self._reconnector = Reconnector(self._reconnect)
+        self._hosts = Hosts(settings)
+        self._has_several_hosts = len(self._hosts.addresses) > 1
+        self._reconnector = Reconnector(
+            self._reconnect,
+            LONGEST_SEARCH_PAUSE_SECONDS if self._has_several_hosts else LONGEST_RECONNECT_PAUSE_SECONDS,
+        )
+        self._running: dict[Connection, float] = {}
+        """The connections with a statement at the last look, and when each was idle last."""
+        self._looking = BackgroundTask("look for the primary", self._look)
         # The server gives up a statement when its caller does. The loss of the connection alone does not end it.
         # Without prepared statements there is a pooler, which refuses settings that outlive a transaction.
         timeout = str(round(settings.deadline_seconds * 1000))
@@ -366,6 +383,7 @@ class Connections:
         if self._refusal is None:
             self._refusal = closed()
         self._idle_timer.cancel()
+        await self._looking.close()
         await self._reconnector.close()
         try:
             async with asyncio.timeout(self._settings.deadline_seconds):
@@ -457,7 +475,7 @@ class Connections:
         since = now()
         left = max(deadline - since, 0.001)
         try:
-            connection = await connect(self._settings, within_seconds=left, server_settings=self._server_settings)
+            connection = await self._connect(left)
         except Unavailable as failure:
             # A caller that was too close to its deadline to connect is no sign of a server in trouble.
             enough = min(self._settings.connect_timeout_seconds, self._settings.deadline_seconds / 2)
@@ -469,6 +487,28 @@ class Connections:
         with ReportErrors("the instrumentation"):
             self._instrumentation.connected("postgresql")
         return connection
+
+    async def _connect(self, within_seconds: float) -> Connection:
+        """A new connection. The others to another server are ended: the primary was there before."""
+        connection = await self._hosts.connect(
+            within_seconds=within_seconds, server_settings=self._server_settings
+        )
+        if self._has_several_hosts:
+            self._looking.start()
+            for other in [*self.idle, *self.used]:
+                if other.address != connection.address:
+                    other.terminate()
+            self.idle = deque(other for other in self.idle if not other.is_closed())
+        return connection
+
+    async def _look(self) -> float:
+        """Connect anew if a statement was running at the last look, too: its server may hang."""
+        running = {one: one.idle_since for one in self.used if one.quiet_since == inf}
+        if any(self._running.get(one) == since for one, since in running.items()):
+            with suppress(Unavailable):
+                (await self._connect(self._settings.connect_timeout_seconds)).terminate()
+        self._running = running
+        return jittered(LOOK_SECONDS)
 
     def _drained(self, connection: Connection, draining: asyncio.Task[None]) -> None:
         self._draining.discard(draining)
@@ -493,6 +533,7 @@ class Connections:
             self._end_idle(connection.idle_since)
         else:
             connection.idle_since = now()
+            connection.quiet_since = inf
             self.idle.append(connection)
             self._reconnector.connection_is_back()
             if self._refusal is None:
@@ -506,6 +547,7 @@ class Connections:
         At most once a second: a server that stays read-only would otherwise get a connection per read.
         """
         connection.terminate()
+        self._hosts.is_not_primary(connection.address)
         if now() >= self._keep_idle_until:
             self._keep_idle_until = now() + LEAVE_SERVER_STEP_SECONDS
             self._end_idle(inf)
@@ -531,9 +573,14 @@ class Reconnector:
     no two processes pause equally long.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[None]],
+        longest_pause_seconds: float = LONGEST_RECONNECT_PAUSE_SECONDS,
+    ) -> None:
         """`connect` makes one attempt. It calls `failed` and raises `Unavailable`, or calls `succeeded`."""
         self._connect = connect
+        self._longest_pause_seconds = longest_pause_seconds
         self._attempts = 0
         self._not_before = 0.0
         self._next: asyncio.Task[None] | None = None
@@ -546,7 +593,7 @@ class Reconnector:
         self.failure = failure
         pause = max(self._attempts * RECONNECT_STEP_SECONDS, took_seconds)
         # From a tenth of it on: the wider the range, the further apart are the attempts of many processes.
-        self._not_before = now() + jittered(min(pause, LONGEST_RECONNECT_PAUSE_SECONDS), at_least=0.1)
+        self._not_before = now() + jittered(min(pause, self._longest_pause_seconds), at_least=0.1)
 
     def succeeded(self) -> None:
         self.failure = None

@@ -31,6 +31,9 @@ from hubbub.settings.variables import (
 class PostgresSettings:
     """One PostgreSQL database, its login, and the limits of its pool.
 
+    `host` may be a list of servers, as `db1,db2:5433,[2001:db8::1]:5432`, of which the primary is found at each
+    connect. `port` is that of the hosts without one of their own.
+
     Size, idle time and connect time of the pool default to 20, 30 s and 2 s, as in the original application.
     `deadline_seconds` bounds a whole operation: waiting for a connection, the query and the release. Turn
     `prepared_statements` off behind a pooler that assigns a connection per transaction. `sslmode` is that of
@@ -60,6 +63,16 @@ class PostgresSettings:
         check_files(*self._pems(), unused=unused if self.sslmode in {"disable", "prefer"} else None)
         if self.sslmode.startswith("verify") and self.ssl_root_cert is None:
             raise Invalid("DB_SSLROOTCERT", f"is missing: {self.sslmode} checks the server's certificate by it")
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The servers of `host`, at least one."""
+        return addresses_in(self.host, self.port)
+
+    @property
+    def where(self) -> str:
+        """Hosts and ports, for people."""
+        return ", ".join(map(str, self.addresses))
 
     def ssl(self) -> SSLContext | Literal["disable", "prefer"]:
         """The argument of `asyncpg.connect(ssl=...)` for this sslmode.
@@ -220,9 +233,7 @@ class Settings:
         elif redis.sentinel_master is not None:
             scheme, path = f"{scheme}+sentinel", f"{quote(redis.sentinel_master, safe='')}/{path}"
         return {
-            "DATABASE_URL": _url(
-                "postgresql", database.user, database.password, [Address(database.host, database.port)], rest
-            ),
+            "DATABASE_URL": _url("postgresql", database.user, database.password, database.addresses, rest),
             "REDIS_URL": _url(scheme, redis.username, redis.password, redis.addresses, path),
         }
 

@@ -71,7 +71,7 @@ def _host(value: object) -> Reason:
     if not isinstance(value, str) or not value:
         return "is missing"
     if "," in value:
-        return "must be one host: a client that knows several never gets past one that hangs"
+        return "must be one host"
     if value.startswith("/"):
         return "must be a host name or an IP address: Unix sockets are not supported"
     return None if _DNS_NAME.fullmatch(value) or _is_ip_address(value) else "must be a host name or an IP address"
@@ -196,7 +196,7 @@ def _yes_or_no(value: object) -> Reason:
 
 
 POSTGRES: Variables = {
-    "DB_HOST": Variable("host", str, _host),
+    "DB_HOST": Variable("host", str, _hosts),
     "DB_PORT": Variable("port", _whole, _from_to(1, 65_535)),
     "DB_NAME": Variable("database", str, _name),
     "DB_SCHEMA": Variable("schema", str, _schema),

@@ -47,7 +47,7 @@ def _health(servers: Servers) -> Table:
     stored, live = servers.postgres.latest, servers.redis.latest
     health = Table.grid(padding=(0, 2))
     version = f"PostgreSQL {stored.server.version}" if stored else "PostgreSQL"
-    where = Text(f"{postgres.host}:{postgres.port}/{postgres.database}", style="dim")
+    where = Text(f"{postgres.where}/{postgres.database}", style="dim")
     health.add_row(version, where, _state(servers.postgres))
     version = f"{live.server.name} {live.server.version}" if live else "Redis"
     health.add_row(version, Text(redis.where, style="dim"), _state(servers.redis))

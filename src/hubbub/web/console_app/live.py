@@ -117,7 +117,7 @@ class Watch:
 
     def _postgresql(self) -> Server:
         settings, stored = self.hub.settings.postgres, self._stored.latest
-        where = f"{settings.host}:{settings.port}/{settings.database}"
+        where = f"{settings.where}/{settings.database}"
         if stored is None:
             return Server("PostgreSQL", where, _reason(self._stored), {})
         server, rate = stored.server, self._stored.rate
