@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from functools import partial
 from math import inf, nan
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from unicodedata import category, is_normalized, normalize
 from uuid import UUID, uuid4
@@ -525,6 +527,24 @@ def test_json_is_compact_and_its_length_is_in_bytes() -> None:
     value = {"a": [1, "\u00e9"]}
     assert inputs.json_object("data", value, longest_bytes=14) == '{"a":[1,"\u00e9"]}'.encode()
     assert reason(lambda: inputs.json_object("data", value, longest_bytes=13), "data").endswith("13 bytes as JSON")
+
+
+WIDE: object = "x"
+for _ in range(8):
+    WIDE = [WIDE] * 100
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 1_000_000, [0] * 1_000_000, (0,) * 1_000_000, dict.fromkeys(map(str, range(100_000))), WIDE]
+)
+def test_large_json_is_refused_before_it_is_written(value: object) -> None:
+    tracemalloc.start()
+    try:
+        for data in ({"x": value}, MappingProxyType({"x": value})):
+            assert reason(partial(inputs.metadata, data), "metadata")
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_metadata_is_optional() -> None:

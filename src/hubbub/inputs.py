@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from inspect import iscoroutinefunction
+from itertools import chain
 from typing import Final, TypeVar
 from unicodedata import category, normalize, ucd_3_2_0
 from uuid import UUID
@@ -424,32 +425,44 @@ def json_object(field: str, value: object, *, longest_bytes: int) -> bytes:
     Values that JSON cannot represent, or represents as something else, are refused: keys that are not text,
     tuples, times, NaN. The error has no cause, because the error of the encoder quotes the value.
     """
-    encoded = _encoded(value, longest_bytes) if isinstance(value, Mapping) else None
-    if encoded is None:
-        kinds = "text, numbers, booleans, None, and lists and dicts of them"
-        raise Invalid(field, f"must be a mapping of JSON: {kinds}")
-    if len(encoded) > longest_bytes:
-        raise Invalid(field, f"must have at most {longest_bytes} bytes as JSON")
-    _check_levels(field, value, JSON_LEVELS)
-    return encoded
-
-
-def _encoded(value: Mapping[object, object], longest_bytes: int) -> bytes | None:
+    if not isinstance(value, Mapping):
+        raise _not_json(field)
     try:
-        plain = dict(value)
-        encoded = msgspec.json.encode(plain)
-        same = len(encoded) > longest_bytes or msgspec.json.decode(encoded) == plain
+        plain = value if value.__class__ is dict else dict(value)
+        if _measure(field, plain, JSON_LEVELS, longest_bytes) >= 0:
+            encoded = msgspec.json.encode(plain)
+            if len(encoded) <= longest_bytes:
+                if msgspec.json.decode(encoded) == plain:
+                    return encoded
+                raise _not_json(field)
     except (TypeError, ValueError, OverflowError, RecursionError):
-        return None
-    return encoded if same else None
+        raise _not_json(field) from None
+    raise Invalid(field, f"must have at most {longest_bytes} bytes as JSON")
 
 
-def _check_levels(field: str, value: object, levels: int) -> None:
-    if isinstance(value, Mapping | list):
+def _not_json(field: str) -> Invalid:
+    return Invalid(field, "must be a mapping of JSON: text, numbers, booleans, None, and lists and dicts of them")
+
+
+def _measure(field: str, value: object, levels: int, left: int) -> int:
+    """The bytes that are `left` by the JSON of the value, at most. It ends where these are below 0.
+
+    Writing a value of 100 MB, to refuse it then, would hold the event loop for a second.
+    """
+    if isinstance(value, str):
+        return left - len(value) - 2
+    if isinstance(value, dict | list):
         if not levels:
             raise Invalid(field, f"must be at most {JSON_LEVELS} levels deep")
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            _check_levels(field, inner, levels - 1)
+        left -= len(value) + 1
+        for inner in chain(value, value.values()) if isinstance(value, dict) else value:
+            if left < 0:
+                break
+            left = _measure(field, inner, levels - 1, left)
+        return left
+    if value is None or isinstance(value, int | float):
+        return left - 1
+    raise _not_json(field)
 
 
 def metadata(value: object) -> str | None:
