@@ -22,6 +22,7 @@ CELLS: dict[str, Cell] = {
     "followers": followers.delivery,
     "idle-followers": followers.idle,
     "gateway": gateway.gateway,
+    "gateway-life": gateway.gateway_life,
     "history": history.history,
     "import": imports.imports,
     "growth": growth.growth,

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import socket
 import sys
+from urllib.parse import parse_qs
 
 import socketio
 import uvicorn
-
-ROOM = "room"
 
 
 def main(redis_url: str) -> None:
@@ -20,13 +19,15 @@ def main(redis_url: str) -> None:
 
     @server.event
     async def connect(sid: str, environ: dict[str, object]) -> None:
-        await server.enter_room(sid, ROOM)
+        await server.enter_room(sid, parse_qs(str(environ["QUERY_STRING"]))["room"][0])
 
     config = uvicorn.Config(
         socketio.ASGIApp(server),
         loop="uvloop",
         ws="websockets-sansio",
         ws_per_message_deflate=False,
+        ws_ping_interval=60,
+        ws_ping_timeout=20,
         log_level="warning",
     )
     with socket.create_server(("127.0.0.1", 0)) as listening:
