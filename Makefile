@@ -78,6 +78,10 @@ check: .venv/dev.stamp  ## lint, types, layers, security, the SQL checks and the
 docs: .venv/dev.stamp  ## build the site in .venv/docs/site, strictly: a broken link or anchor fails (needs npm)
 	$(BIN)/python docs/build.py
 
+types: .venv/dev.stamp  ## write the types of hubbub.js from those of the gateway's frames
+	$(BIN)/python -c "from hubbub.web import commands, documents; \
+		print(documents.typescript(commands.COMMANDS), end='')" > src/hubbub/web/client/frames.d.ts
+
 format: .venv/dev.stamp  ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from uuid import UUID
 
 import pytest
@@ -11,7 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubbub import Invalid
-from hubbub.positions import MARK_BYTES, NOT_SEEN, NOTHING, START, Position, event_mark, mark
+from hubbub.positions import (
+    MARK_BYTES,
+    MAX_PAGES,
+    NOT_SEEN,
+    NOTHING,
+    START,
+    Position,
+    event_mark,
+    fingerprints,
+    mark,
+    number_of_pages,
+    page_of,
+)
 
 SEQS = st.integers(0, 2**63 - 1)
 MARKS = st.binary(min_size=MARK_BYTES, max_size=MARK_BYTES)
@@ -103,3 +116,40 @@ def test_mark_of_a_missing_entry_matches_only_itself() -> None:
     assert purged.matches(purged)
     assert not purged.matches(Position(3, b"12345678"))
     assert not Position(3, b"12345678").matches(purged)
+
+
+# Few rooms with few positions each, so that the maps often agree in some pages and differ in others.
+CURSORS = st.builds(
+    lambda seqs: {UUID(int=room): Position(seq, NOTHING).encode(UUID(int=room)) for room, seq in seqs.items()},
+    st.dictionaries(st.integers(0, 40), st.integers(1, 3)),
+)
+
+
+@given(CURSORS, CURSORS, st.integers(0, 5))
+def test_pages_that_differ_and_those_that_do_not_make_the_map_of_the_client(
+    client: dict[UUID, str], server: dict[UUID, str], power: int
+) -> None:
+    pages = 1 << power
+    given, own = fingerprints(client, pages), fingerprints(server, pages)
+    asked = {number for number in range(pages) if given[number] != own[number]}
+    agreed = {id: cursor for id, cursor in server.items() if page_of(id, pages) not in asked}
+    sent = {id: cursor for id, cursor in client.items() if page_of(id, pages) in asked}
+    assert agreed | sent == client
+    for number in asked:  # no page is asked for that is the same
+        assert {id: one for id, one in client.items() if page_of(id, pages) == number} != {
+            id: one for id, one in server.items() if page_of(id, pages) == number
+        }
+
+
+def test_fingerprints_of_ten_thousand_rooms_have_twelve_kilobytes() -> None:
+    assert [number_of_pages(rooms) for rooms in (0, 1, 10, 11, 129, 2_000, 10_000, 10**6)] == [
+        1, 1, 1, 2, 16, 256, MAX_PAGES, MAX_PAGES,
+    ]  # fmt: skip
+    assert sum(map(len, fingerprints({}, MAX_PAGES))) == 12 * 1_024
+
+
+def test_fingerprints_are_those_of_the_client_in_javascript() -> None:
+    """tests/javascript/client.test.js has the same digest."""
+    cursors = {UUID(f"01970000-0000-7000-8000-{n:012x}"): f"cursor-{n}" for n in range(200)}
+    pages = "".join(fingerprints(cursors, number_of_pages(200)))
+    assert sha256(pages.encode()).hexdigest()[:16] == "c59362c8fe97399f"

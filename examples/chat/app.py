@@ -15,7 +15,7 @@ import os
 import secrets
 import tempfile
 import webbrowser
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -171,17 +171,26 @@ app = Starlette(
 )
 
 
-async def main(port: int, *, opens: bool) -> None:
-    """Start servers in a temporary folder, fill them, and serve until a signal."""
-    import uvicorn  # noqa: PLC0415 - what serves this page may be another server
-    from conversation import fill  # type: ignore[import-not-found]  # noqa: PLC0415 - beside this script
+Fill = Callable[[hubbub.Hub], Awaitable[Sequence[str]]]
+Play = Callable[[hubbub.Hub], Coroutine[None, None, None]]
 
-    with tempfile.TemporaryDirectory(prefix="hubbub-chat-") as folder:
+
+async def main(
+    port: int, *, opens: bool, fill: Fill | None = None, play: Play | None = None, parent: Path | None = None
+) -> None:
+    """Start servers in a temporary folder, fill them, and serve until a signal.
+
+    `fill` returns the usernames of two users for two windows, and `play` runs while the chat is served.
+    """
+    import uvicorn  # noqa: PLC0415 - what serves this page may be another server
+    from conversation import fill as fill_with_talk  # type: ignore[import-not-found]  # noqa: PLC0415 - beside this
+
+    with tempfile.TemporaryDirectory(prefix="hubbub-chat-", dir=parent) as folder:
         print("starting PostgreSQL and Valkey ...", flush=True)
         async with embedded.Servers(Path(folder)) as settings:
             await migrations.up(settings.postgres)
             async with hubbub.open(settings) as hub:
-                usernames = await fill(hub)
+                usernames = await (fill or fill_with_talk)(hub)
             os.environ |= settings.to_env()
             # A browser keeps the cookies of these two hosts apart: two users in two windows.
             hosts = dict(zip(usernames, ("127.0.0.1", "localhost"), strict=True))
@@ -211,6 +220,15 @@ async def main(port: int, *, opens: bool) -> None:
                 "Each address logs one browser in, once. Ctrl+C ends the servers and deletes their files.",
                 flush=True,
             )
+            tasks = [serving]
+            if play and not serving.done():
+                tasks.append(asyncio.create_task(play(app.state.hub)))
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks[1:]:
+                    task.cancel()
+                await asyncio.gather(*tasks[1:], return_exceptions=True)
             await serving
 
 

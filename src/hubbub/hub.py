@@ -306,6 +306,7 @@ class Hub(Repositories):
             at_most_behind=options.follow_at_most_behind,
             on_rewind=lambda room_id: self._commits(RoomRewound(room_id)),
             ended_sessions=partial(find_ended, self._connection),
+            sends=self._writer.durations,
             instrumentation=instrumentation,
         )
         self._change_feeds = Changes(

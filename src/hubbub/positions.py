@@ -12,9 +12,10 @@ from __future__ import annotations
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -24,6 +25,11 @@ _FORM: Final = struct.Struct(">B4sQ8s")  # version, room, seq, mark
 _VERSION: Final = 1
 _ENCODED_LENGTH: Final = 28
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+ROOMS_PER_PAGE: Final = 10
+MAX_PAGES: Final = 1_024
+FINGERPRINT_BYTES: Final = 9
+"""12 characters. Two different pages have the same one with a probability of 2 to the power of -72."""
 
 MARK_BYTES: Final = 8
 _NO_ID: Final = bytes(16)
@@ -89,3 +95,29 @@ def _digest(what: bytes, at: datetime) -> bytes:
 )  # a page, a feed and a list have many cursors of few rooms: a lookup is a tenth of a hash
 def _tag(room_id: UUID) -> bytes:
     return blake2b(room_id.bytes, digest_size=4).digest()
+
+
+# A client in many rooms tells where it is by fingerprints of pages, each with the cursors of about ten rooms. Both
+# sides compute them, so that only the cursors of pages that differ are sent.
+
+
+def number_of_pages(rooms: int) -> int:
+    """A power of two, as any client may choose it."""
+    return min(1 << max((rooms - 1) // ROOMS_PER_PAGE, 0).bit_length(), MAX_PAGES)
+
+
+def page_of(room_id: UUID, pages: int) -> int:
+    """The page of a room. Ids end in random bits."""
+    return room_id.int & (pages - 1)
+
+
+def fingerprints(cursors: Mapping[UUID, str], pages: int) -> list[str]:
+    """The fingerprint of each page: a digest of its rooms and cursors."""
+    lines: list[list[str]] = [[] for _ in range(pages)]
+    for room_id, cursor in cursors.items():
+        lines[room_id.int & (pages - 1)].append(room_id.hex + cursor)
+    return [_fingerprint("".join(sorted(page))) for page in lines]
+
+
+def _fingerprint(page: str) -> str:
+    return urlsafe_b64encode(sha256(page.encode()).digest()[:FINGERPRINT_BYTES]).decode()

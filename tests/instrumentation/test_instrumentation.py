@@ -6,6 +6,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,6 +14,7 @@ import pytest
 
 import hubbub
 from hubbub import Conflict, Hub, Instrumentation, Options, PoolUse, Room, Settings, Unavailable, User
+from hubbub.instrumentation import Durations, percentile
 from hubbub.postgres import Pool, Statement
 from instrumentation.recording import Recording
 from redis_server import Server, binaries
@@ -185,3 +187,17 @@ def test_methods_without_an_override_do_nothing() -> None:
     for name, method in inspect.getmembers(silent, inspect.ismethod):
         parameters = [one for one in inspect.signature(method).parameters if one in arguments]
         assert method(*[arguments[parameter] for parameter in parameters]) is None, name
+
+
+def test_percentile_is_at_most_a_tenth_above_the_duration_that_holds_the_share() -> None:
+    durations = Durations()
+    assert percentile(durations.counts, 0.5) is None
+    seconds = [0.0, 1e-6, *(n / 1_000 for n in range(1, 1_000)), 3_600]
+    for one in seconds:
+        durations.add(one)
+    for share in (0.01, 0.5, 0.99, 1):
+        exact = sorted(seconds)[ceil(share * len(seconds)) - 1]
+        found = percentile(durations.counts, share)
+        assert found is not None
+        assert exact <= found * 1.01
+        assert found <= max(exact, 1e-4) * 1.11

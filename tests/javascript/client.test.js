@@ -437,6 +437,36 @@ test("a client with a store of its own resumes from a token of before", async ()
   assert.equal(second.room(ROOM).unread, 2);
 });
 
+test("a client in many rooms sends fingerprints, and the positions of the pages that the server asks for", async () => {
+  const ids = Array.from({ length: 200 }, (_, n) => `01970000-0000-7000-8000-${n.toString(16).padStart(12, "0")}`);
+  const resume = JSON.stringify(Object.fromEntries(ids.map((id, n) => [id, `cursor-${n}`])));
+  const gateway = new Gateway(ROOM);
+  const frames = [];
+  const hello = gateway.hello.bind(gateway);
+  gateway.hello = (socket, frame) => {
+    frames.push(frame);
+    gateway.say(socket, { type: "ask", pages: [3, 7] });
+  };
+  gateway.received = new Proxy(gateway.received, {
+    apply: (received, self, [socket, frame]) => {
+      if (frame.type !== "positions") return received.call(self, socket, frame);
+      frames.push(frame);
+      return hello(socket, { type: "hello", positions: frame.positions });
+    },
+  });
+  const client = connect(gateway, { resume });
+  await until(() => frames.length === 2);
+  const [{ pages, positions }, answer] = frames;
+  assert.equal(positions, undefined);
+  assert.equal(pages.length, 32 * 12);
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(pages));
+  assert.equal(Buffer.from(digest).toString("hex").slice(0, 16), "c59362c8fe97399f"); // As in tests/test_positions.py.
+  const asked = ids.filter((_, n) => [3, 7].includes(n % 32));
+  assert.deepEqual(Object.keys(answer.positions).sort(), asked);
+  assert.equal(answer.more, false);
+  await until(() => client.state !== "connecting");
+});
+
 test("a token is asked for before each connection", async () => {
   const gateway = new Gateway(ROOM);
   let asked = 0;

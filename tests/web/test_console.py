@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,6 +17,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from hubbub import Hub, PostgresSettings, Room, Settings, User, new_id
+from hubbub.events import MEMBERSHIPS_CHANNEL
+from hubbub.services.feed.announcements import seal
 from hubbub.web import console
 from hubbub.web.console_app.serving import TokenLogin
 from waiting import HANGS_AFTER_SECONDS
@@ -158,6 +161,31 @@ async def test_figures_follow_what_happens(looking: httpx.AsyncClient, hub: Hub,
     assert figures["postgresql"]["state"]["connections"] > 0
     assert figures["pool"]["limit"] == hub.settings.postgres.pool_size
     assert figures["statements"] is None
+
+
+async def test_figures_have_followers_and_sends_of_all_processes(
+    looking: httpx.AsyncClient, settings: Settings, ada: User, bob: User, room: Room
+) -> None:
+    async with Hub(settings) as one, Hub(settings) as other:
+        async with one.follow(ada.id), other.follow(ada.id), other.follow(bob.id):
+            async with asyncio.timeout(HANGS_AFTER_SECONDS):
+                while True:
+                    await other.messages.send(room.id, ada.id, "hello")
+                    processes = (await answer(looking, "/figures"))["processes"]
+                    if processes["followers"] == 3 and processes["sends_p99"]:
+                        break
+        assert processes["number"] == 2
+        assert 0 < processes["sends_p50"] <= processes["sends_p99"] < HANGS_AFTER_SECONDS
+
+
+async def test_forged_figures_are_not_believed(looking: httpx.AsyncClient, hub: Hub) -> None:
+    forged = {"from": "x", "users": [], "figures": {"followers": 7, "sends": {}}, "asks": True}
+    for payload in (msgspec.json.encode(forged), seal(b"the key of another", msgspec.json.encode(forged))):
+        await hub._connection.execute("PUBLISH", MEMBERSHIPS_CHANNEL, payload)
+    async with await hub.realtime.listen("after") as after:
+        await hub.realtime.publish("after", "the forged ones have come before")
+        await anext(after)
+    assert (await answer(looking, "/figures"))["processes"]["followers"] == 0
 
 
 async def test_server_that_refuses_is_named_beside_the_figures_of_the_other(settings: Settings) -> None:

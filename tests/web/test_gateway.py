@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import pytest
 
 from hubbub import Hub, Room, User, new_id
+from hubbub.positions import fingerprints, page_of
 from hubbub.web import Gateway
 from web.serving import Client, serving
 
@@ -80,3 +82,61 @@ async def test_room_joined_while_away_begins_with_the_joining(
         await client.hello(positions)
         assert (await client.next("member_joined"))["user_id"] == str(ada.id)
         assert await client.messages(1) == ["after"]
+
+
+async def test_client_in_many_rooms_comes_back_with_fingerprints(
+    hub: Hub, port: int, token: str, ada: User, bob: User
+) -> None:
+    rooms = [await hub.rooms.create(str(number), created_by=ada.id) for number in range(40)]
+    left, deleted, *others = rooms
+    async with Client(port, token) as client:
+        await client.hello()
+        positions = client.positions
+    assert len(positions) == len(rooms)
+
+    def pages(number: int) -> list[str]:
+        return fingerprints({UUID(id): cursor for id, cursor in positions.items()}, number)
+
+    async with Client(port, token) as client:
+        await client.send({"type": "hello", "token": token, "pages": "".join(pages(8))})
+        ready = await client.next("ready")  # without a question: nothing has changed
+        assert ready["resumed"]
+        assert ready["positions"] == positions
+    await hub.room_users.add(left.id, bob.id)
+    await hub.room_users.set_role(left.id, bob.id, "admin")
+    await hub.room_users.remove(left.id, ada.id)
+    await hub.rooms.delete(deleted.id)
+    joined = await hub.rooms.create("joined", created_by=ada.id)
+    sent = [await hub.messages.send(room.id, ada.id, "hello") for room in others[:3]]
+    changed = {page_of(room.id, 8) for room in (left, deleted, joined, *others[:3])}
+    async with Client(port, token) as client:
+        await client.send({"type": "hello", "token": token, "pages": "".join(pages(8))})
+        assert (await client.next("ask"))["pages"] == sorted(changed)
+        asked = {id: cursor for id, cursor in positions.items() if page_of(UUID(id), 8) in changed}
+        some, rest = dict(list(asked.items())[:5]), dict(list(asked.items())[5:])
+        await client.send({"type": "positions", "positions": some, "more": True})
+        await client.send({"type": "positions", "positions": rest})
+        await client.next("ready")
+        gone = {(await client.next("room_gone", "member_left"))["room_id"] for _ in range(2)}
+        assert gone == {str(left.id), str(deleted.id)}
+        assert (await client.next("member_joined"))["room_id"] == str(joined.id)
+        messages = [(await client.next("message_sent"))["message"]["id"] for _ in sent]
+        assert sorted(messages) == sorted(str(message.id) for message in sent)
+
+
+@pytest.mark.parametrize(
+    "pages", ["", "short", "A" * 12 * 3, "A" * 13, "é" * 12, "A" * 12 * 2_048, "A" * 11 + "="]
+)
+async def test_pages_that_are_none_are_refused(port: int, token: str, pages: str) -> None:
+    async with Client(port, token) as client:
+        await client.send({"type": "hello", "token": token, "pages": pages})
+        assert await client.closed() == 4400
+
+
+async def test_forged_pages_cost_one_question(port: int, token: str, room: Room) -> None:
+    async with Client(port, token) as client:
+        await client.send({"type": "hello", "token": token, "pages": "A" * 12 * 1_024})
+        assert (await client.next("ask"))["pages"] == list(range(1_024))
+        await client.send({"type": "positions", "positions": {}})
+        assert (await client.next("ready"))["resumed"]
+        assert (await client.next("member_joined"))["room_id"] == str(room.id)

@@ -18,7 +18,7 @@ from hubbub.web.commands import COMMANDS
 from web.serving import Client, serving
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
-FROM_SERVER = (frames.Ready, frames.Ack, frames.Error, frames.Ping, frames.Bye, *get_args(FeedEvent))
+FROM_SERVER = (frames.Ask, frames.Ready, frames.Ack, frames.Error, frames.Ping, frames.Bye, *get_args(FeedEvent))
 ROOM, MESSAGE = "01970000-0000-7000-8000-000000000001", "01970000-0000-7000-8000-000000000002"
 ADA, BOB = "01970000-0000-7000-8000-00000000000a", "01970000-0000-7000-8000-00000000000b"
 

@@ -12,6 +12,7 @@ from hubbub import new_id
 from hubbub.diagnostics.report import Check, Result, Section, Skipped, error, run_checks, warning
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.events import room_channel
+from hubbub.instrumentation import Durations
 from hubbub.migrations import HEAD, revisions
 from hubbub.passwords import USUAL_COST
 from hubbub.postgres import Pool, Statement
@@ -138,6 +139,7 @@ async def _follower(both: Both) -> Result:
         at_most_behind=1_000,
         on_rewind=lambda _: None,
         ended_sessions=partial(find_ended, both.connection),
+        sends=Durations(),
     )
     begin = monotonic()
     try:

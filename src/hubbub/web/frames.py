@@ -13,6 +13,7 @@ from msgspec import Meta
 from hubbub.errors import Invalid
 from hubbub.events import NOT_AN_EVENT
 from hubbub.models import Value
+from hubbub.positions import FINGERPRINT_BYTES, MAX_PAGES
 from hubbub.web.problems import Problem
 
 VERSION: Final = 1
@@ -20,6 +21,7 @@ SUBPROTOCOL: Final = f"hubbub.{VERSION}"
 
 MAX_POSITIONS: Final = 500
 """Positions in one frame: 35 KB."""
+FINGERPRINT_LENGTH: Final = FINGERPRINT_BYTES * 4 // 3
 WATCHED_ROOMS: Final = 10
 DEVICE_LENGTH: Final = 100
 TOKEN_LENGTH: Final = 1_000
@@ -29,6 +31,7 @@ LONGEST_REF: Final = 2**53 - 1
 Ref = Annotated[int, Meta(ge=0, le=LONGEST_REF)]
 Token = Annotated[str, Meta(max_length=TOKEN_LENGTH)]
 Device = Annotated[str, Meta(min_length=1, max_length=DEVICE_LENGTH)]
+Pages = Annotated[str, Meta(max_length=MAX_PAGES * FINGERPRINT_LENGTH, pattern="^[A-Za-z0-9_-]+$")]
 PositionMap = Annotated[dict[UUID, str], Meta(max_length=MAX_POSITIONS)]
 
 
@@ -59,22 +62,32 @@ class Frame(msgspec.Struct, frozen=True, tag_field="type"):
 
 
 class Hello(Frame, frozen=True, tag="hello"):
-    """The first frame: who the client is, and how far it has come. `more`: further positions follow."""
+    """The first frame: who the client is, and how far it has come. `more`: further positions follow.
+
+    With `pages`, the fingerprints of all positions one after the other, the server asks for those that it needs.
+    """
 
     token: Token | None = None
     device: Device | None = None
     positions: PositionMap | None = None
+    pages: Pages | None = None
     more: bool = False
 
 
 class Positions(Frame, frozen=True, tag="positions"):
-    """Further positions of a client in many rooms, after `hello`."""
+    """Further positions of a client in many rooms, after `hello` or `ask`."""
 
     positions: PositionMap
     more: bool = False
 
 
 # What the server sends.
+
+
+class Ask(Value, frozen=True, tag_field="type", tag="ask"):
+    """Answers `pages`: the client sends the positions of these pages, as `positions`."""
+
+    pages: list[int]
 
 
 class Ready(Value, frozen=True, tag_field="type", tag="ready"):

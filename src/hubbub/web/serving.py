@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import socket
 from collections.abc import Callable, Collection
 from typing import Final
@@ -53,6 +54,12 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def allow_many_connections() -> None:
+    """Allow as many open files as the system lets this process have. A soft limit of 1,024 is usual."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 async def serve(
     hub: Hub,
     listening: socket.socket,
@@ -84,5 +91,6 @@ async def serve(
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    allow_many_connections()
     gc.set_threshold(YOUNGEST_GENERATION, *gc.get_threshold()[1:])
     await Server(config, on_start, gateway).serve(sockets=[listening])

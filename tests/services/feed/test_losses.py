@@ -14,6 +14,7 @@ from hubbub import Hub, MemberJoined, MemberLeft, Message, MessageSent, MessageT
 from hubbub.events import MEMBERSHIPS_CHANNEL, room_channel
 from hubbub.positions import NOT_SEEN
 from hubbub.redis import Connection
+from hubbub.services.feed import rooms
 from hubbub.services.feed.announcements import seal
 from redis_server import Server
 from services.feed.conftest import FAST_HEARTBEAT
@@ -88,6 +89,23 @@ async def test_unannounced_entries_are_found_by_comparing_heads(
         await without_redis.messages.edit(sent.id, "in silence!", by=ada.id)
         await without_redis.room_users.add(room.id, bob.id)
         assert seqs(await take(feed, 2)) == [sent.seq + 1, sent.seq + 2]
+
+
+async def test_unannounced_entries_of_many_rooms_are_found_within_a_round(
+    comparing: Hub, without_redis: Hub, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rooms, "LEAST_PER_HEARTBEAT", 1)
+    created = [await comparing.rooms.create(str(number), created_by=ada.id) for number in range(25)]
+    async with comparing.follow(ada.id) as feed:
+        await until_live(comparing)
+        sent = [await without_redis.messages.send(room.id, ada.id, "in silence") for room in created]
+        found = [event.message for event in await take(feed, len(sent)) if isinstance(event, MessageSent)]
+        assert sorted(message.id for message in found) == sorted(message.id for message in sent)
+
+
+@pytest.mark.parametrize(("number", "part"), [(0, 0), (1, 1), (100, 100), (101, 100), (1_500, 150), (1_501, 151)])
+def test_heartbeat_compares_a_tenth_and_at_least_a_hundred(number: int, part: int) -> None:
+    assert rooms.part_of_round(number) == part
 
 
 async def test_process_without_redis_receives_all_events(

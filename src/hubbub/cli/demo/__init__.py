@@ -53,13 +53,26 @@ STEPS: Final[tuple[Step, ...]] = (talk.run, recount.run)
     "--users", type=click.IntRange(2, 200), default=40, show_default=True, help="Users that chat at once."
 )
 @click.option("--json", "in_json", is_flag=True, help="Print the report as one JSON object.")
+@click.option("--serve", is_flag=True, help="Show the log in a browser instead, in a chat where it goes on.")
+@click.option("--port", type=click.IntRange(1, 65_535), default=8_000, show_default=True, help="With --serve.")
+@click.option("--no-browser", is_flag=True, help="With --serve: print the addresses, and open no window.")
 @click.option(
     "--folder",
     type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
     help="Where to make the temporary folder, for instance on another disk.",
 )
 @click.pass_context
-def demo(context: click.Context, file: BufferedReader, users: int, *, in_json: bool, folder: Path | None) -> None:
+def demo(
+    context: click.Context,
+    file: BufferedReader,
+    users: int,
+    *,
+    in_json: bool,
+    serve: bool,
+    port: int,
+    no_browser: bool,
+    folder: Path | None,
+) -> None:
     """Run a chat on temporary servers and check that nothing was lost.
 
     Starts PostgreSQL and Valkey in a temporary folder, creates the tables and imports a chat log. Users then
@@ -68,6 +81,9 @@ def demo(context: click.Context, file: BufferedReader, users: int, *, in_json: b
 
     A log has one JSON object per line, with the keys kind (message, join or leave), room, user, at (ISO 8601) and
     content. Lines in another form are counted and reported.
+
+    With --serve nothing is checked. The chat of examples/chat shows the log in two windows of a browser, and the
+    people of the log write its end, up to 200 lines, again and again until a signal ends it.
     """
     title = "the log that comes with hubbub" if file.name == str(CONVERSATION) else Path(file.name).name
     refusals = Refusals()
@@ -75,6 +91,11 @@ def demo(context: click.Context, file: BufferedReader, users: int, *, in_json: b
     if (first := next(lines, None)) is None:
         reason = "".join(f"; line {line}: {reason}" for line, reason in refusals.first[:1])
         raise click.BadParameter(f"{title} has no usable line{reason}", param_hint="--log")
+    if serve:
+        from hubbub.cli.demo import playing  # noqa: PLC0415 - with the extra `web` only
+
+        playing.serve(chain([first], lines), port=port, opens=not no_browser, parent=folder)
+        return
     load = partial(expected.load, title=title, lines=chain([first], lines), refusals=refusals)
     with Console(stderr=True).status("") as status:  # without a terminal it shows nothing
         result = asyncio.run(_until_signal(run(folder, (load, *STEPS), users, status.update)))

@@ -31,6 +31,7 @@ from hubbub.batching import (
 )
 from hubbub.commits import MessagesSent, OnCommit
 from hubbub.errors import Conflict, Unavailable
+from hubbub.instrumentation import Durations
 from hubbub.models import Message
 from hubbub.postgres import Executor, LockNotAvailable
 from hubbub.repositories.messages.send import Draft, Outcomes, find_earlier_sends, send_one, why_not_sent
@@ -80,6 +81,8 @@ class MessageWriter:
         self._calls: set[asyncio.Task[list[Message]]] = set()
         self._slots_for_calls = Slots(MOST_CALLS)
         self._is_closed = False
+        self.durations = Durations()
+        """Of calls of `send` that ended in a message."""
 
     async def send(self, draft: Draft) -> Message:
         """Append the message: committed when this returns.
@@ -89,7 +92,10 @@ class MessageWriter:
         Raises: as `send_one`, Unavailable (at the deadline, or after `drain`).
         """
         self._executor.check_not_locked_by_caller(draft.room_id)
-        return await self._batcher.call(draft, draft.room_id, None if draft.has_new_id else draft.id)
+        began = time.perf_counter()
+        sent = await self._batcher.call(draft, draft.room_id, None if draft.has_new_id else draft.id)
+        self.durations.add(time.perf_counter() - began)
+        return sent
 
     async def _send_each(self, drafts: list[Draft], deadline: float) -> list[Outcome[Message]]:
         sent = await self._batches.send(drafts, deadline=deadline)

@@ -10,6 +10,8 @@ joined a room, changed profiles, and users whose followers end.
 Any program that reaches Redis can publish on these channels. So all but the users of `users` is believed only
 under a seal: a MAC with a key that processes read from PostgreSQL. Without it the receiver reads the log, as for
 any other change. The users of `memberships` need no seal, because PostgreSQL is asked for their rooms.
+
+A console asks all processes for their figures there, by `"asks": true`, and each answers with its `"figures"`.
 """
 
 from __future__ import annotations
@@ -75,13 +77,22 @@ class LogGrew(msgspec.Struct, frozen=True, omit_defaults=True, rename={"origin":
         return self.grew or not (self.messages or self.marks)
 
 
+class ProcessFigures(msgspec.Struct, frozen=True):
+    """What a process does: its followers, and how many of its sends fell into each bucket of `Durations`."""
+
+    followers: int
+    sends: dict[int, int]
+
+
 class UsersJoined(msgspec.Struct, frozen=True, omit_defaults=True, rename={"origin": "from"}):
-    """These users joined a room. Others have another profile, or their followers end."""
+    """These users joined a room. Others have another profile, or their followers end. `asks` is for `figures`."""
 
     origin: str
     users: list[UUID]
     profiles: list[ProfileUpdated] = []
     disconnected: list[UUID] = []
+    asks: bool = False
+    figures: ProcessFigures | None = None
 
 
 _UNKNOWN: Final = LogGrew("", [])
@@ -165,6 +176,18 @@ class Announcements:
         self._disconnected[user_id] = None
         self._request_publish()
 
+    def ask_for_figures(self) -> None:
+        """Ask the other processes for their figures. Neither waits nor raises."""
+        self._publish_users(UsersJoined(self._origin, [], asks=True))
+
+    def tell_figures(self, figures: ProcessFigures) -> None:
+        """Answer a process that asked. Neither waits nor raises."""
+        self._publish_users(UsersJoined(self._origin, [], figures=figures))
+
+    def _publish_users(self, joined: UsersJoined) -> None:
+        if self._publishing < MAX_PUBLISHING:
+            self._send([("PUBLISH", MEMBERSHIPS_CHANNEL, seal(self._key, msgspec.json.encode(joined)))])
+
     def log_grew_in(self, payload: bytes) -> LogGrew | None:
         """What another process announced of a room; None if this process did."""
         if payload.startswith(self._own_prefix):
@@ -183,7 +206,7 @@ class Announcements:
             joined = _decode_users_joined(payload)
         except NOT_AN_EVENT:
             return _NOBODY
-        needs_seal = joined.profiles or joined.disconnected
+        needs_seal = joined.profiles or joined.disconnected or joined.asks or joined.figures
         if needs_seal and unseal(self._key, payload) is None:
             return UsersJoined(joined.origin, joined.users)
         return joined
@@ -208,6 +231,9 @@ class Announcements:
         if users or profiles or disconnected:
             joined = UsersJoined(self._origin, list(users), list(profiles.values()), list(disconnected))
             commands.append(("PUBLISH", MEMBERSHIPS_CHANNEL, seal(self._key, msgspec.json.encode(joined))))
+        self._send(commands)
+
+    def _send(self, commands: list[tuple[str, str, bytes]]) -> None:
         self._publishing += 1
         answers = self._connection.execute_many(commands, deadline_seconds=DEADLINE_SECONDS)
         answers.add_done_callback(partial(self._published, len(commands)))

@@ -13,10 +13,10 @@ from hubbub.background import BackgroundTask
 from hubbub.commits import Commits
 from hubbub.errors import Invalid, Unavailable
 from hubbub.events import MEMBERSHIPS_CHANNEL
-from hubbub.instrumentation import SILENT, Instrumentation
+from hubbub.instrumentation import SILENT, Durations, Instrumentation
 from hubbub.positions import START, Position
 from hubbub.repositories.messages import Logs
-from hubbub.services.feed.announcements import Announcements
+from hubbub.services.feed.announcements import Announcements, ProcessFigures, UsersJoined
 from hubbub.services.feed.followers import Follower, Followers, SessionChecks
 from hubbub.services.feed.memberships import Memberships
 from hubbub.services.feed.rooms import FollowedRooms, Inbox
@@ -30,6 +30,8 @@ logger = logging.getLogger("hubbub.feed")
 
 MAX_BUFFER: Final = 100_000
 """Events that may wait for one follower. The size of their messages has a bound of its own, `rooms.MAX_UNREAD`."""
+FIGURES_SECONDS: Final = 5.0
+"""As long the figures of a process count. A console asks each second."""
 MAX_CURSORS: Final = 10_000
 """Each may be of a room that is gone, and its `RoomGone` comes however full the buffer is."""
 
@@ -39,7 +41,8 @@ class Feed:
 
     A followed room has one subscription in this process, however many follow it. An announced entry that is the
     next one goes to the followers at once. Anything else makes the room read its log. At each heartbeat the heads
-    of all followed rooms are compared with PostgreSQL in one query: a lost announcement costs a heartbeat.
+    of followed rooms are compared with PostgreSQL in one query: of all of them up to a hundred, and as long as
+    announcements cannot come, else of a tenth. So a lost announcement costs one heartbeat, or ten in many rooms.
     """
 
     def __init__(
@@ -52,10 +55,12 @@ class Feed:
         at_most_behind: int,
         on_rewind: Callable[[UUID], None],
         ended_sessions: Callable[[Sequence[str]], Awaitable[Set[str]]],
+        sends: Durations,
         instrumentation: Instrumentation = SILENT,
     ) -> None:
         """`on_rewind` is called when a follower gets a `Resync` because the log of a room was rewound. It must not
-        wait. `ended_sessions` returns which of the sessions with these keys have ended."""
+        wait. `ended_sessions` returns which of the sessions with these keys have ended. `sends` are shown on a
+        console."""
         if not heartbeat_seconds > 0:
             raise Invalid("follow_heartbeat_seconds", "must be more than 0")
         inputs.limit(at_most_behind, longest=2**31, field="follow_at_most_behind")
@@ -87,6 +92,9 @@ class Feed:
             has_work=self._comparing.wake,
             at_most_behind=at_most_behind,
         )
+        self._followers.on_announced = self._take_announcement
+        self._sends = sends
+        self._figures: dict[str, tuple[float, ProcessFigures]] = {}  # by process, with the time of the answer
         self._memberships_subscription: CallbackSubscription | None = None
         self._next_heartbeat = 0.0
 
@@ -120,6 +128,31 @@ class Feed:
         self._rooms.register(commits)
         self._followers.register(commits)
         self._signals.register(commits)
+
+    async def cursors_of(self, user_id: UUID) -> dict[UUID, str]:
+        """The cursor at the end of the log of each room of the user. Raises: Unavailable."""
+        return await self._followers.cursors_of(user_id)
+
+    # Figures for a console. Processes publish them only when one asks.
+
+    def ask_for_figures(self) -> None:
+        """Ask the other processes. Their answers come within a round trip of Redis, and are in `figures` then."""
+        self._announcements.ask_for_figures()
+
+    def figures(self) -> dict[str, ProcessFigures]:
+        """The figures of this process, under an empty name, and of those that have answered lately."""
+        now = asyncio.get_running_loop().time()
+        self._figures = {name: one for name, one in self._figures.items() if now - one[0] < FIGURES_SECONDS}
+        return {name: figures for name, (_, figures) in self._figures.items()} | {"": self._own_figures()}
+
+    def _own_figures(self) -> ProcessFigures:
+        return ProcessFigures(self._followers.number, dict(self._sends.counts))
+
+    def _take_announcement(self, announced: UsersJoined) -> None:
+        if announced.asks:
+            self._announcements.tell_figures(self._own_figures())
+        if announced.figures is not None:
+            self._figures[announced.origin] = asyncio.get_running_loop().time(), announced.figures
 
     def disconnect(self, user_id: UUID) -> None:
         """End the followers of the user. `Hub.disconnect` describes it."""
@@ -163,11 +196,11 @@ class Feed:
         return Follower(self._followers, inbox, starts, only, session, is_complete)
 
     async def _compare(self) -> float:
-        """Compare all rooms and some of the users at each heartbeat, and between heartbeats those with work."""
+        """Compare some rooms and users at each heartbeat, and between heartbeats those with work."""
         clock = asyncio.get_running_loop().time
         if clock() >= self._next_heartbeat:
             self._next_heartbeat = clock() + self._heartbeat_seconds
-            self._rooms.check_all()
+            self._rooms.check_some()
             self._followers.check_some()
         try:
             await self._rooms.compare()

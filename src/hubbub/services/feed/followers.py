@@ -30,9 +30,9 @@ from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
 from hubbub.repositories.messages import Entry, Logs, LogSlice
 from hubbub.scheduling import Pauses
-from hubbub.services.feed.announcements import Announcements
+from hubbub.services.feed.announcements import Announcements, UsersJoined
 from hubbub.services.feed.memberships import MemberRoom, Memberships
-from hubbub.services.feed.rooms import FollowedPosition, FollowedRooms, Inbox, edited_in
+from hubbub.services.feed.rooms import FollowedPosition, FollowedRooms, Inbox, edited_in, part_of_round
 from hubbub.services.feed.signals import Signals
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ CONFIRM_SECONDS: Final = 1.0
 """How long a follower that enters waits for Redis to confirm the subscriptions of its rooms: a few round trips.
 Its reader reads marks and profiles after that. If it took longer, a `Missed` has them read again."""
 SESSIONS_PER_WRITE: Final = 1_000
-"""Sessions that are looked up in Redis in one write, and in turn at each heartbeat."""
+"""Sessions that are looked up in Redis in one write."""
 ROOMS_PER_STATEMENT: Final = 1_000
 """Rooms whose heads a follower that enters reads in one statement."""
 DIGESTS_PER_STATEMENT: Final = 1_000
-"""Users whose rooms are compared by digest at a heartbeat, in one statement. It bounds the work of a heartbeat."""
+"""Users whose rooms are compared by digest in one statement. It bounds the work of a heartbeat."""
 USERS_PER_STATEMENT: Final = 100
 """Users whose rooms are read again in one statement. After it the heads of rooms have their turn, so that a mass
 join does not hold them up."""
@@ -352,7 +352,7 @@ class SessionChecks:
 
     async def _check(self) -> float:
         due, self._due = list(self._due), {}
-        for _ in range(min(SESSIONS_PER_WRITE, len(self._followers)) if not due else 0):
+        for _ in range(min(SESSIONS_PER_WRITE, part_of_round(len(self._followers))) if not due else 0):
             follower = next(iter(self._followers))
             del self._followers[follower]
             self._followers[follower] = None  # to the end of the queue
@@ -378,7 +378,7 @@ class Followers:
     """Gives each follower a position in each of the rooms of its user, also in those that the user joins later.
 
     A join is announced, as is the deletion of a user. A lost announcement is found by a digest of each user's
-    rooms: 1,000 users at a heartbeat, and all users after the subscription was interrupted.
+    rooms: some users at each heartbeat, and all users after the subscription was interrupted.
     """
 
     def __init__(
@@ -408,6 +408,8 @@ class Followers:
         self._changed: dict[UUID, None] = {}  # users whose rooms have to be read again
         self._round: deque[UUID] = deque()  # users whose digests are still to be compared in this round
         self._due = 0  # how many of them in the next `compare`, or in those that follow it at once
+        self.on_announced: Callable[[UsersJoined], None] = lambda _: None
+        """Called with each announcement of another process."""
         self._is_closed = False
         self._is_subscribed = False
         """Whether announcements of memberships have come since some time."""
@@ -475,6 +477,11 @@ class Followers:
                     await follower.inbox.wait()
         follower.inbox.has_missed = False
 
+    @property
+    def number(self) -> int:
+        """How many followers there are."""
+        return sum(map(len, self._users.values()))
+
     def _has(self, follower: Follower) -> bool:
         """Whether it is not closed."""
         return follower in self._users.get(follower.user_id, ())
@@ -534,7 +541,9 @@ class Followers:
 
     async def _heads(self, follower: Follower, wanted: Iterable[UUID], deadline: float) -> dict[UUID, Position]:
         """The positions at the ends of the logs of rooms without a cursor."""
-        unknown = [room_id for room_id in wanted if room_id not in follower.after]
+        return await self._heads_of([room_id for room_id in wanted if room_id not in follower.after], deadline)
+
+    async def _heads_of(self, unknown: Sequence[UUID], deadline: float) -> dict[UUID, Position]:
         heads: dict[UUID, Position] = {}
         for start in range(0, len(unknown), ROOMS_PER_STATEMENT):
             some = dict.fromkeys(unknown[start : start + ROOMS_PER_STATEMENT])
@@ -542,6 +551,13 @@ class Followers:
                 if head.position is not None:
                     heads[head.room_id] = head.position
         return heads
+
+    async def cursors_of(self, user_id: UUID) -> dict[UUID, str]:
+        """The cursor at the end of the log of each room of the user. Raises: Unavailable."""
+        deadline = self._executor.deadline()
+        rooms = (await self.memberships.rooms_of([user_id], deadline=deadline))[user_id]
+        heads = await self._heads_of([room.room_id for room in rooms], deadline)
+        return {room_id: head.encode(room_id) for room_id, head in heads.items() if head.mark != NOT_SEEN}
 
     async def _resyncs(
         self, after: Mapping[UUID, Position], deadline: float
@@ -612,6 +628,7 @@ class Followers:
             self._has_work()
         else:
             announced = self._announcements.users_in(received)
+            self.on_announced(announced)
             for profile in announced.profiles:
                 self.signals.take_profile(profile)
             for user_id in announced.disconnected:
@@ -630,7 +647,7 @@ class Followers:
         """Compare the digests of some of the users, the next in turn, in the next `compare`."""
         if not self._round:
             self._round = deque(self._users)
-        self._due = max(self._due, min(DIGESTS_PER_STATEMENT, len(self._round)))
+        self._due = max(self._due, min(DIGESTS_PER_STATEMENT, part_of_round(len(self._users)), len(self._round)))
 
     async def compare(self) -> None:
         """Find users who are in other rooms than before, and follow them there; of many, the first.

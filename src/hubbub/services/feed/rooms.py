@@ -72,6 +72,11 @@ LOG_PAGE: Final = 500
 """Entries that a room reads at a time. It bounds the rows that are decoded in one step of the event loop."""
 CONCURRENT_READS: Final = 6
 """Statements that read logs at a time. They leave most of the pool, 20 connections by default, to callers."""
+ROUND_HEARTBEATS: Final = 10
+LEAST_PER_HEARTBEAT: Final = 100
+"""Rooms, users and sessions are compared with what is stored in rounds of so many heartbeats, at least so many of
+them at each. As long as announcements cannot come, all rooms are at each. A thousand quiet rooms at each heartbeat
+cost 1 % of a core."""
 ROOMS_PER_STATEMENT: Final = 1_000
 """Rooms whose heads are compared in one statement. It bounds the decoded rows in the same way."""
 EVENTS_PER_TURN: Final = 10_000
@@ -112,6 +117,7 @@ class FollowedRooms:
         self._reads: set[asyncio.Task[LogSlice]] = set()
         self._reading: dict[FollowedRoom, asyncio.Task[None]] = {}
         self._to_check: dict[FollowedRoom, None] = {}
+        self._round: deque[UUID] = deque()  # rooms whose heads are still to be compared in this round
         self._delivered = 0  # in this turn of the loop, because of announcements
         self._next_turn = OncePerTurn(self._begin_turn)
 
@@ -312,9 +318,17 @@ class FollowedRooms:
         self._to_check[room] = None
         self._has_work()
 
-    def check_all(self) -> None:
-        """Compare the heads of all rooms in the next `compare`."""
-        self._to_check = dict.fromkeys(self._rooms.values())
+    def check_some(self) -> None:
+        """Compare the heads of some of the rooms in the next `compare`, the next in turn; of all without Redis."""
+        if not self.is_connected:
+            self._to_check |= dict.fromkeys(self._rooms.values())
+            return
+        for _ in range(part_of_round(len(self._rooms))):
+            if not self._round:
+                self._round = deque(self._rooms)
+            room = self._rooms.get(self._round.popleft())
+            if room is not None:
+                self._to_check[room] = None
 
     async def compare(self) -> None:
         """Compare the heads to check with the entries that were taken here. Raises: Unavailable."""
@@ -351,6 +365,11 @@ class FollowedRooms:
         room.read_up_to(head.last_seq)
         if room.is_behind:
             self.read_soon(room)  # again, if PostgreSQL was unavailable
+
+
+def part_of_round(number: int) -> int:
+    """How many of them are compared at a heartbeat."""
+    return min(number, max(LEAST_PER_HEARTBEAT, -(-number // ROUND_HEARTBEATS)))
 
 
 def edited_in(page: LogSlice) -> list[UUID]:

@@ -1,38 +1,17 @@
 /** Types of hubbub.js. Fields in snake_case come from the server as they are (docs/protocol.md). */
 
+import type { Commands, Entry, Message as StoredMessage, MessageType, PublicUser as User, Role } from "./frames.d.ts";
+import type { Room as RoomInfo, Session, SessionList } from "./frames.d.ts";
+
+export type { Commands, Entry, MessageType, Role, RoomInfo, Session, StoredMessage, User };
+export type { MemberChanged, MemberJoined, MemberLeft, MessageDeleted, MessageEdited } from "./frames.d.ts";
+export type { MessageSent, RoleChanged, RoomChanged } from "./frames.d.ts";
+
 export type State = "idle" | "connecting" | "catching_up" | "live" | "waiting" | "stopped";
-export type Role = "admin" | "moderator" | "member";
-export type MessageType = "text" | "image" | "file";
 export type Status = "sending" | "sent" | "failed";
 
-export interface User {
-  readonly id: string;
-  readonly username: string;
-  readonly display_name: string | null;
-  readonly avatar_url: string | null;
-  /** When the profile was loaded. `isOnline` of the client follows watched rooms. */
-  readonly is_online: boolean;
-  readonly last_seen: string | null;
-  readonly metadata: Readonly<Record<string, unknown>> | null;
-}
-
-/** A message as the server has it. */
-export interface StoredMessage {
-  readonly id: string;
-  readonly room_id: string;
-  /** Its position in the log of the room. */
-  readonly seq: number;
-  /** Null once the account of the author is deleted. */
-  readonly user_id: string | null;
-  readonly content: string;
-  readonly message_type: MessageType;
-  readonly is_edited: boolean;
-  readonly created_at: string;
-  readonly updated_at: string;
-  readonly deleted_at: string | null;
-  readonly reply_to: string | null;
-  readonly metadata: Readonly<Record<string, unknown>> | null;
-}
+/** The commands of docs/protocol.md. */
+export type CommandType = keyof Commands;
 
 /** A message that a room shows. */
 export interface Message extends Omit<StoredMessage, "seq"> {
@@ -41,129 +20,6 @@ export interface Message extends Omit<StoredMessage, "seq"> {
   readonly status: Status;
   /** Why it is `failed`: an error of docs/protocol.md, or `too-large`. */
   readonly error?: string | null;
-}
-
-interface Placed {
-  readonly room_id: string;
-  readonly seq: number;
-  readonly cursor: string;
-  readonly at: string;
-}
-
-export interface MessageSent extends Placed {
-  readonly type: "message_sent";
-  readonly message: StoredMessage;
-}
-
-export interface MessageEdited extends Placed {
-  readonly type: "message_edited";
-  readonly by: string | null;
-  readonly message: StoredMessage;
-}
-
-export interface MessageDeleted extends Placed {
-  readonly type: "message_deleted";
-  readonly by: string | null;
-  readonly message: StoredMessage;
-}
-
-export interface MemberJoined extends Placed {
-  readonly type: "member_joined";
-  readonly user_id: string;
-  readonly role: Role;
-}
-
-export interface MemberLeft extends Placed {
-  readonly type: "member_left";
-  readonly user_id: string;
-}
-
-export interface RoleChanged extends Placed {
-  readonly type: "role_changed";
-  readonly user_id: string;
-  readonly role: Role;
-}
-
-export interface MemberChanged extends Placed {
-  readonly type: "member_changed";
-  readonly user_id: string;
-  readonly metadata: Readonly<Record<string, unknown>> | null;
-}
-
-export interface RoomChanged extends Placed {
-  readonly type: "room_changed";
-  readonly by: string | null;
-  readonly name: string;
-  readonly description: string | null;
-  readonly is_private: boolean;
-  readonly keeps_receipts: boolean | null;
-  readonly metadata: Readonly<Record<string, unknown>> | null;
-}
-
-/** An entry of the log of a room. Later releases may add others. */
-export type Entry =
-  | MessageSent
-  | MessageEdited
-  | MessageDeleted
-  | MemberJoined
-  | MemberLeft
-  | RoleChanged
-  | MemberChanged
-  | RoomChanged;
-
-/** The commands of docs/protocol.md. */
-export type CommandType =
-  | "send"
-  | "edit"
-  | "delete"
-  | "read"
-  | "typing"
-  | "page"
-  | "rooms"
-  | "room"
-  | "public_rooms"
-  | "members"
-  | "create"
-  | "join"
-  | "leave"
-  | "invite"
-  | "direct"
-  | "unread"
-  | "readers"
-  | "update_room"
-  | "delete_room"
-  | "remove"
-  | "set_role"
-  | "update_profile"
-  | "watch"
-  | "users"
-  | "me"
-  | "sessions"
-  | "revoke"
-  | "auth";
-
-export interface RoomInfo {
-  readonly id: string;
-  readonly name: string;
-  readonly description: string | null;
-  readonly is_private: boolean;
-  readonly is_direct: boolean;
-  readonly created_by: string | null;
-  readonly last_seq: number;
-  readonly created_at: string;
-  readonly updated_at: string;
-  /** Whether a receipt per message and reader is stored. Null for the default. */
-  readonly keeps_receipts: boolean | null;
-  readonly metadata: Readonly<Record<string, unknown>> | null;
-}
-
-export interface Session {
-  readonly id: string;
-  readonly user_id: string;
-  readonly data: Readonly<Record<string, unknown>>;
-  readonly created_at: string;
-  readonly seen_at: string;
-  readonly expires_at: string;
 }
 
 /** Why the client has stopped: a code of docs/protocol.md. */
@@ -313,7 +169,12 @@ export class Client {
   room(id: string): Room | undefined;
   user(id: string | null): User | undefined;
   isOnline(userId: string): boolean | undefined;
-  request(command: { type: CommandType | (string & {}); [field: string]: unknown }, options?: RequestOptions): Promise<any>;
+  request<Type extends CommandType>(
+    command: Commands[Type]["frame"] & { type: Type },
+    options?: RequestOptions,
+  ): Promise<Commands[Type]["result"]>;
+  /** A command of the application's own. */
+  request(command: { type: string; [field: string]: unknown }, options?: RequestOptions): Promise<any>;
   createRoom(name: string, options?: { description?: string | null; isPrivate?: boolean }): Promise<Room>;
   direct(userId: string): Promise<Room>;
   join(roomId: string): Promise<Room>;
@@ -326,7 +187,7 @@ export class Client {
     avatarUrl?: string | null;
     metadata?: Record<string, unknown> | null;
   }): Promise<User>;
-  sessions(): Promise<{ items: Session[]; current: string | null }>;
+  sessions(): Promise<SessionList>;
   revokeSession(id: string): Promise<{ revoked: boolean }>;
   watch(roomIds: readonly string[]): void;
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from time import time
@@ -17,8 +17,9 @@ from hubbub.diagnostics.servers import check_servers
 from hubbub.diagnostics.statements import SlowStatement, slowest
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.hub import Hub
-from hubbub.instrumentation import PoolUse
+from hubbub.instrumentation import PoolUse, percentile
 from hubbub.redis import ReplyError
+from hubbub.services.feed.announcements import ProcessFigures
 
 POLL_SECONDS: Final = 0.9
 """The figures are asked again if they are older. The page asks every second."""
@@ -26,6 +27,8 @@ STATEMENTS_SECONDS: Final = 5.0
 """The view of the extension reads all that it keeps, up to 5,000 statements by default."""
 REPORT_SECONDS: Final = 60.0
 """A report hashes a password, which takes a core a quarter of a second."""
+SENDS_POLLS: Final = 10
+"""The percentiles are of the sends between so many polls: of ten seconds."""
 KEPT: Final = 300
 """Points of the plots: five minutes."""
 
@@ -47,12 +50,22 @@ class Point(msgspec.Struct, frozen=True, array_like=True):
     commands: float | None
 
 
+class Processes(msgspec.Struct, frozen=True):
+    """All processes of the chat together: those that have followers or sent something. Durations in seconds."""
+
+    number: int
+    followers: int
+    sends_p50: float | None
+    sends_p99: float | None
+
+
 class Figures(msgspec.Struct, frozen=True):
     """`pool` is that of this process, `typing` None without an answer of Redis."""
 
     postgresql: Server
     redis: Server
     pool: PoolUse
+    processes: Processes
     typing: Typing | None
     is_estimate: bool
     rooms: list[BusyRoom]
@@ -69,6 +82,7 @@ class Watch:
         self._live = Poller(partial(ask_redis, hub._connection))
         self._statements: Poller[list[SlowStatement] | None] = Poller(partial(slowest, hub._pool))
         self._points: deque[Point] = deque(maxlen=KEPT)
+        self._asked: deque[dict[str, ProcessFigures]] = deque(maxlen=SENDS_POLLS + 1)
         self._due = self._statements_due = self._report_due = 0.0
         self._polling, self._reporting = asyncio.Lock(), asyncio.Lock()
         self._report: Report | None = None
@@ -84,6 +98,8 @@ class Watch:
                     self._statements_due = now + STATEMENTS_SECONDS
                 await asyncio.gather(*polls)
                 self._due = now + POLL_SECONDS
+                self._asked.append(self.hub._feed.figures())
+                self.hub._feed.ask_for_figures()
                 self._points.append(Point(time(), self._messages_per_second(), self._commands_per_second()))
             return self._figures()
 
@@ -108,11 +124,25 @@ class Watch:
             postgresql=self._postgresql(),
             redis=self._redis(),
             pool=self.hub._pool.use,
+            processes=self._processes(),
             typing=live and live.typing,
             is_estimate=live is not None and not live.sessions.is_exact,
             rooms=[] if self._stored.latest is None else self._stored.latest.busiest,
             statements=self._statements.latest,
             points=list(self._points),
+        )
+
+    def _processes(self) -> Processes:
+        """The sends are those since the oldest answer of each process that is kept here."""
+        now, sends = self._asked[-1], Counter[int]()
+        for name, figures in now.items():
+            sends.update(figures.sends)
+            sends.subtract(next(asked[name].sends for asked in self._asked if name in asked))
+        return Processes(
+            sum(bool(one.followers or one.sends) for one in now.values()),
+            sum(one.followers for one in now.values()),
+            percentile(sends, 0.5),
+            percentile(sends, 0.99),
         )
 
     def _postgresql(self) -> Server:

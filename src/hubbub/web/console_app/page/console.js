@@ -37,6 +37,8 @@ const share = (value) => (value == null ? UNKNOWN : `${(value * 100).toFixed(1)}
 const rate = (value) => (value == null ? UNKNOWN : value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 }));
 const seconds = (value) => (value == null ? UNKNOWN : `${value.toFixed(1)} s`);
 
+const inMilliseconds = (value) => (value == null ? UNKNOWN : milliseconds(value * 1000));
+
 function milliseconds(value) {
   if (value >= 60_000) return `${(value / 60_000).toFixed(1)} min`;
   return value >= 1_000 ? `${(value / 1_000).toFixed(1)} s` : `${value.toPrecision(3)} ms`;
@@ -79,7 +81,7 @@ function showServers({ postgresql, redis }) {
 }
 
 function showFigures(figures) {
-  const { postgresql: { state: stored }, redis: { state: live, name }, pool, typing, points } = figures;
+  const { postgresql: { state: stored }, redis: { state: live, name }, pool, processes, typing, points } = figures;
   showServers(figures);
   plots.messages.show(points.map(([at, messages]) => [at, messages]));
   plots.commands.show(points.map(([at, , commands]) => [at, commands]));
@@ -91,6 +93,9 @@ function showFigures(figures) {
     ["online", whole(live.online), "users with a device"],
     ["typing", `${isMore ? "over " : ""}${whole(typists)}`, `in ${typedIn} rooms`],
     ["sessions", (figures.is_estimate ? about : whole)(live.sessions)],
+    ["followers", whole(processes.followers), `in ${processes.number} processes: connections of a gateway, and other users of hub.follow`],
+    ["sends, p50", inMilliseconds(processes.sends_p50), "of the last ten seconds in all processes, until the message is stored"],
+    ["sends, p99", inMilliseconds(processes.sends_p99), "of the last ten seconds in all processes, until the message is stored"],
     ["channels followed", whole(live.channels), "of Redis: one for each room that a process follows, and a few more"],
     ["users", about(stored.users)],
     ["rooms", about(stored.rooms)],
