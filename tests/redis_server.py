@@ -34,12 +34,18 @@ class Server:
     """One server process. It keeps its port over a restart, and its data only if `extra` makes it save them."""
 
     def __init__(
-        self, binary: Path, folder: Path, *, extra: tuple[str, ...] = (), arguments: tuple[str, ...] = ()
+        self,
+        binary: Path,
+        folder: Path,
+        *,
+        extra: tuple[str, ...] = (),
+        arguments: tuple[str, ...] = (),
+        port: int | None = None,
     ) -> None:
         self.binary = binary
         self._arguments = arguments
         self.folder = folder
-        self.port = _free_port()
+        self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
         lines = ["bind 127.0.0.1", f"dir {folder}", 'save ""', f"requirepass {PASSWORD}", *extra]
         if not any(line.startswith("tls-port") for line in extra):
@@ -108,7 +114,7 @@ class Server:
             process.wait(timeout=START_SECONDS)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hiredis
 
 from hubbub.redis import Connection, Reply
+from hubbub.redis.cluster import SLOTS
 from hubbub.redis.connection import pack
+from hubbub.redis.dialler import OneServer, Shard, shards_in
+from hubbub.redis.replies import as_bytes, as_bytes_list
 from hubbub.settings import RedisSettings
-from redis_server import PASSWORD, Server, binaries
+from redis_server import PASSWORD, Server, binaries, free_port
+from rights import as_redis_user, user_line
 from waiting import until_it_answers
 
 MASTER = "chat-master"
@@ -21,8 +26,10 @@ SENTINEL_PASSWORD = "of-the-sentinels"
 DOWN_AFTER_SECONDS = 1.0
 
 
-async def ask(server: Server, *words: str | int, settings: RedisSettings | None = None) -> Reply:
-    connection = Connection(settings or server.settings)
+async def ask(server: Server, *words: str | int, is_node: bool = False) -> Reply:
+    """The reply of this server, also if it is a node of a cluster."""
+    settings = replace(server.settings, cluster=is_node)
+    connection = Connection(settings, dialler=OneServer(settings, settings.addresses[0]))
     await connection.start()
     try:
         return await connection.execute(*words)
@@ -95,10 +102,10 @@ class Starter(ExitStack):
         super().__init__()
         self._folder = folder
 
-    def server(self, name: str, *extra: str, arguments: tuple[str, ...] = ()) -> Server:
+    def server(self, name: str, *extra: str, arguments: tuple[str, ...] = (), port: int | None = None) -> Server:
         folder = self._folder / name
         folder.mkdir()
-        server = Server(binaries()[0], folder, extra=extra, arguments=arguments)
+        server = Server(binaries()[0], folder, extra=extra, arguments=arguments, port=port)
         self.callback(server.stop)
         return server.start()
 
@@ -125,3 +132,116 @@ def watched(folder: Path) -> Iterator[Watched]:
         replica = starter.server("replica", *REPLICATING, f"replicaof 127.0.0.1 {master.port}")
         sentinels = [starter.sentinel(f"sentinel-{n}", master, quorum=2) for n in range(3)]
         yield Watched([master, replica], sentinels)
+
+
+NODE_TIMEOUT_SECONDS = 2.0
+
+
+@dataclass
+class Cluster:
+    """Three primaries with a third of the slots each, and a replica of each."""
+
+    nodes: list[Server]
+
+    @property
+    def settings(self) -> RedisSettings:
+        """The first node is the only seed."""
+        return replace(self.nodes[0].settings, cluster=True)
+
+    def of(self, address: tuple[str, int]) -> Server:
+        [node] = [node for node in self.nodes if node.port == address[1]]
+        return node
+
+    async def ask(self, node: Server, *words: str | int) -> Reply:
+        return await ask(node, *words, is_node=True)
+
+    async def shards(self, asked: Server) -> list[Shard]:
+        reply = await self.ask(asked, "CLUSTER", "SLOTS")
+        return shards_in(reply, "127.0.0.1")
+
+    async def form(self) -> None:
+        """Make a cluster of the nodes. Returns once all of them know all others."""
+        first, *others = self.nodes
+        for node in others:
+            await self.ask(first, "CLUSTER", "MEET", "127.0.0.1", node.port)
+        step = -(-SLOTS // 3)
+        for number, node in enumerate(self.nodes[:3]):
+            last = min((number + 1) * step, SLOTS) - 1
+            await self.ask(node, "CLUSTER", "ADDSLOTSRANGE", number * step, last)
+        ids = [await self.ask(node, "CLUSTER", "MYID") for node in self.nodes[:3]]
+        await until_it_answers(self._is_joined)
+        for id, replica in zip(ids, self.nodes[3:], strict=True):
+            await self.ask(replica, "CLUSTER", "REPLICATE", as_bytes(id).decode())
+        await until_it_answers(self.is_whole)
+
+    async def add_users(self) -> RedisSettings:
+        """Make the user of an application on each node. Returns its settings."""
+        _, *rules = user_line()
+        for node in self.nodes:
+            await self.ask(node, "ACL", "SETUSER", "hubbub", *rules, "&news")
+        return as_redis_user(self.settings)
+
+    async def is_primary(self, node: Server) -> bool:
+        role = await self.ask(node, "ROLE")
+        return isinstance(role, list) and role[0] == b"master"
+
+    async def primary_of(self, slot: int) -> Server:
+        for shard in await self.shards(next(node for node in self.nodes if node.runs)):
+            if shard.slots.start <= slot < shard.slots.stop:
+                return self.of(shard.nodes[0])
+        raise AssertionError(slot)
+
+    async def move(self, slot: int, source: Server, target: Server) -> AsyncIterator[int]:
+        """Move a slot key by key, as `redis-cli --cluster reshard` does. Yields how many keys are left."""
+        ids = [as_bytes(await self.ask(node, "CLUSTER", "MYID")).decode() for node in (source, target)]
+        await self.ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        await self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        while keys := as_bytes_list(await self.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 1000)):
+            yield len(keys)
+            where = ("127.0.0.1", target.port, "", 0, 5000, "AUTH", PASSWORD)
+            await self.ask(source, "MIGRATE", *where, "KEYS", keys[0].decode())
+        yield 0
+        for node in (target, source):
+            await self.ask(node, "CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+
+    async def _is_joined(self) -> bool:
+        return all([len(await self._known(node)) == len(self.nodes) for node in self.nodes])
+
+    async def _known(self, node: Server) -> list[bytes]:
+        return as_bytes(await self.ask(node, "CLUSTER", "NODES")).splitlines()
+
+    async def is_whole(self) -> bool:
+        """Whether each node that runs sees three primaries, each with a replica if all nodes run."""
+        running = [node for node in self.nodes if node.runs]
+        for node in running:
+            shards = await self.shards(node)
+            known = {address for shard in shards for address in shard.nodes}
+            if len({shard.nodes[0] for shard in shards}) != 3 or len(known) != len(running):
+                return False
+            if b"cluster_state:ok" not in as_bytes(await self.ask(node, "CLUSTER", "INFO")):
+                return False
+            if b"master_link_status:down" in as_bytes(await self.ask(node, "INFO", "replication")):
+                return False
+        return True
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[Cluster]:
+    """Six nodes. Await `form` before use."""
+    lines = (
+        "cluster-enabled yes",
+        f"cluster-node-timeout {NODE_TIMEOUT_SECONDS * 1000:.0f}",
+        "cluster-allow-replica-migration no",
+        *REPLICATING,
+    )
+    with Starter(folder) as starter:
+        yield Cluster([starter.server(f"node-{n}", *lines, port=_port_of_node()) for n in range(6)])
+
+
+def _port_of_node() -> int:
+    """A free port of those whose cluster bus has a free one too, which is 10,000 further."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe, suppress(OSError, OverflowError):
+            probe.bind(("127.0.0.1", port + 10_000))
+            return port

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 import hubbub
 from hubbub import Hub, Settings
 from hubbub.background import BackgroundTask
-from hubbub.redis import Connection, Subscriptions
+from hubbub.redis import ClusterConnection, Connection, Subscriptions
 from hubbub.services.presence.column import ColumnCheck
 from reports import reports
 from waiting import until
@@ -29,6 +30,11 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
         "redis/connection.py",
         "f'the connection {client_name}'",
         lambda hub: Subscriptions(hub.settings.redis)._task,
+    ),
+    (
+        "redis/cluster.py",
+        "'reading the slots of the cluster'",
+        lambda hub: ClusterConnection(replace(hub.settings.redis, cluster=True))._reading,
     ),
     ("services/feed/feed.py", "'comparing heads of logs'", lambda hub: hub._feed._comparing),
     (
@@ -63,6 +69,7 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
 LOOPS_THAT_END = {
     ("batching.py", "_work"): "ends with the batch",
     ("client.py", "_run"): "ends with the block of the client, and the iteration and the commands with it",
+    ("redis/dialler.py", "_until_gone"): "ends with the connection that it watches",
     ("services/feed/rooms.py", "_read_on"): "ends when the room has no follower behind",
     ("sync.py", "_run"): "ends with the block of a thread, or with the loop",
 }

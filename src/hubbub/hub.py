@@ -33,7 +33,7 @@ from hubbub.postgres import (
     Record,
     borrow,
 )
-from hubbub.redis import Connection, Subscriptions
+from hubbub.redis import Subscriptions, connection_to
 from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, RoomUsers, Users
 from hubbub.repositories.read_receipts import MARKS_PER_STATEMENT
 from hubbub.services.accounts import Accounts, KnownNetworks
@@ -268,7 +268,7 @@ class Hub(Repositories):
             not_locked=None,
         )
         super().__init__(pool, self._commits, self._writer, self._changes, self._marks)
-        connection = self._connection = Connection(settings.redis, instrumentation=instrumentation)
+        connection = self._connection = connection_to(settings.redis, instrumentation=instrumentation)
         subscriptions = self._subscriptions = Subscriptions(settings.redis, instrumentation=instrumentation)
         self._passwords = passwords or Passwords()
         self._stack = AsyncExitStack()

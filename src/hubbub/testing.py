@@ -14,7 +14,7 @@ from hubbub import migrations
 from hubbub.embedded import Servers
 from hubbub.errors import Unavailable
 from hubbub.postgres import Pool, Statement
-from hubbub.redis import Connection
+from hubbub.redis import connection_to
 from hubbub.settings import PostgresSettings, RedisSettings, Settings
 
 __all__ = ["Template", "drop", "empty", "run", "serving"]
@@ -53,10 +53,11 @@ def run(coroutine: Coroutine[Any, Any, R]) -> R:
 
 async def empty(settings: RedisSettings) -> None:
     """Delete all keys of the database of `settings`, and none of the server's other databases."""
-    connection = Connection(settings)
+    connection = connection_to(settings)
     try:
         await connection.start()
-        await connection.execute("FLUSHDB")
+        for server in connection.servers.values():
+            await server.execute("FLUSHDB")
     finally:
         await connection.close()
 

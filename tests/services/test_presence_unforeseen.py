@@ -11,7 +11,6 @@ import pytest
 
 from hubbub.redis import Connection, Due, Subscriptions
 from hubbub.redis.replies import as_bytes_list
-from hubbub.redis.script import Found
 from hubbub.services.presence import Presence
 from hubbub.services.presence import leases as leases_module
 from hubbub.services.presence.leases import (
@@ -189,15 +188,15 @@ async def test_clock_that_goes_ahead_puts_no_user_offline(
     ada, at_ms, rounds = uuid4(), 10**12, 0
     ended: list[object] = []
 
-    async def find_due(*_: object, **__: object) -> Found:
+    async def find_due(*_: object, **__: object) -> list[Due]:
         nonlocal rounds
         rounds += 1
         ahead_ms = 3_600_000 if rounds > 3 else 0
         due = [str(ada).encode()] if ahead_ms else []
         now_ms = at_ms + ahead_ms + round(asyncio.get_running_loop().time() * 1000)
-        return Found(now_ms, [Due(1, due)] * BUCKETS)
+        return [Due(now_ms, 1, due)] * BUCKETS
 
-    monkeypatch.setattr(leases_module, "FIND_DUE", find_due)
+    monkeypatch.setattr(leases_module, "find_due", find_due)
     sweeper = Sweeper(
         connection,
         every_seconds=0.01,

@@ -255,7 +255,9 @@ async def ask_redis(connection: Connection) -> Live:
     seconds, microseconds = as_bytes_list(await connection.execute("TIME"))
     now = int(seconds) * 1000 + int(microseconds) // 1000
     online = sum(await _count_unexpired(connection, map(online_key, range(PRESENCE_BUCKETS)), now))
-    typing, sessions = await _typing(connection, now), await _sessions(connection)
+    typing = await _typing(connection, now)
+    counts = [await _sessions(server, connection.prefix) for server in connection.servers.values()]
+    sessions = Sessions(sum(one.number for one in counts), all(one.is_exact for one in counts))
     return Live(server, await server_info(connection), online, typing, sessions)
 
 
@@ -276,10 +278,10 @@ async def _count_unexpired(connection: Connection, keys: Iterable[str], now: int
     return [as_int(count) for count in counts]
 
 
-async def _sessions(connection: Connection) -> Sessions:
+async def _sessions(connection: Connection, prefix: str) -> Sessions:
     """All of them if there are few keys, else their share of the first keys times all. SCAN returns keys in the
     order of their hashes, so the first ones are as good a sample as any."""
-    session = f"{connection.prefix}session:{{".encode()
+    session = f"{prefix}session:{{".encode()
     cursor, looked_at, sessions = b"0", 0, 0
     while looked_at < SAMPLE:
         next_cursor, keys = as_list(await connection.execute("SCAN", cursor, "COUNT", KEYS_PER_SCAN))

@@ -7,10 +7,12 @@ from typing import Final, NamedTuple
 
 from hubbub.diagnostics.report import (
     Check,
+    Finding,
     Result,
     Section,
     Skipped,
     error,
+    is_this_machine,
     note,
     run_checks,
     unencrypted,
@@ -19,6 +21,7 @@ from hubbub.diagnostics.report import (
 from hubbub.diagnostics.server_info import server_info
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
+from hubbub.redis.cluster import SLOTS
 from hubbub.redis.replies import as_bytes
 from hubbub.settings import RedisSettings
 
@@ -53,7 +56,7 @@ class Redis(NamedTuple):
 
 
 async def _version(redis: Redis) -> Result:
-    name, version, _ = await server_info(redis.connection)
+    name, version, *_ = await server_info(redis.connection)
     if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST[name]:
         return Result(version)
     wanted = ".".join(map(str, OLDEST[name]))
@@ -64,7 +67,8 @@ async def _tls(redis: Redis) -> Result:
     if redis.settings.tls:
         return Result("on, and the server's name is verified")
     remedy = "Give the server a tls-port, and set REDIS_TLS=true or write rediss:// in REDIS_URL."
-    return unencrypted("Redis", redis.settings.host, remedy)
+    hosts = [address.host for address in redis.settings.addresses]
+    return unencrypted("Redis", next((host for host in hosts if not is_this_machine(host)), hosts[0]), remedy)
 
 
 async def _login(redis: Redis) -> Result:
@@ -80,6 +84,29 @@ async def _role(redis: Redis) -> Result:
     if role != "slave":
         return Result(role)
     return Result(role, [error("This server is a replica and refuses writes.", "Connect to its primary.")])
+
+
+async def _topology(redis: Redis) -> Result:
+    settings, findings = redis.settings, []
+    if settings.sentinel_master is None and not settings.cluster:
+        return Result("one server")
+    replicas = int((await redis.info()).get("connected_slaves", 0))
+    summary = f"{replicas} {'replica' if replicas == 1 else 'replicas'}"
+    if not replicas:
+        meaning = "It has no replica, so nothing takes its place when it is lost."
+        findings.append(warning(meaning, "Start a replica of it."))
+    if settings.sentinel_master is not None:
+        if replicas and await redis.config("min-replicas-to-write") == "0":
+            meaning = "A master that is cut off goes on taking writes, which the failover then loses."
+            findings.append(note(meaning, "Set min-replicas-to-write 1 and min-replicas-max-lag 2."))
+        return Result(f"master of Sentinels, {summary}", findings)
+    reply = as_bytes(await redis.connection.execute("CLUSTER", "INFO")).decode(errors="replace")
+    fields = dict(line.split(":", 1) for line in reply.splitlines() if ":" in line)
+    state, slots = fields.get("cluster_state", ""), int(fields.get("cluster_slots_ok", 0))
+    if state != "ok" or slots != SLOTS:
+        meaning = "Some slots have no primary: sessions, presence and limits there are unavailable."
+        findings.append(error(meaning, "Look at CLUSTER NODES on this server."))
+    return Result(f"cluster {state}, {slots:,} of {SLOTS:,} slots, {summary}", findings)
 
 
 async def _memory(redis: Redis) -> Result:
@@ -131,6 +158,7 @@ CHECKS: Final = (
     Check("redis.tls", "encryption", _tls),
     Check("redis.login", "login", _login),
     Check("redis.role", "role", _role),
+    Check("redis.topology", "topology", _topology),
     Check("redis.memory", "memory", _memory),
     Check("redis.persistence", "persistence", _persistence),
     Check("redis.appendfsync", "appendfsync", _appendfsync),
@@ -145,4 +173,24 @@ async def check(connection: Connection, settings: RedisSettings) -> Section:
     with suppress(Unavailable, ReplyError):
         info = await server_info(connection)
         name = f"{info.name} {info.version}"
-    return await run_checks("redis", name, where, CHECKS, lambda check: check.run(Redis(connection, settings)))
+    return await run_checks("redis", name, where, CHECKS, lambda check: _run(check, connection, settings))
+
+
+async def _run(check: Check[Redis], connection: Connection, settings: RedisSettings) -> Result:
+    """The result of the server, or what is found on the primaries of a cluster together."""
+    servers = connection.servers or {settings.where: connection}
+    results = [(where, await check.run(Redis(server, settings))) for where, server in servers.items()]
+    summaries = dict.fromkeys(result.summary for _, result in results)
+    if len(results) == 1:
+        return results[0][1]
+    found: dict[Finding, list[str]] = {}
+    for where, result in results:
+        for finding in result.findings:
+            found.setdefault(finding, []).append(where)
+    findings = [
+        Finding(
+            one.severity, one.meaning if len(at) == len(results) else f"{', '.join(at)}: {one.meaning}", one.remedy
+        )
+        for one, at in found.items()
+    ]
+    return Result("; ".join(summaries), findings)

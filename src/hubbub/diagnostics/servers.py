@@ -10,7 +10,7 @@ from hubbub.diagnostics import postgresql, redis, together
 from hubbub.diagnostics.report import Report, summarize
 from hubbub.diagnostics.together import Both
 from hubbub.postgres import Pool
-from hubbub.redis import Connection, Subscriptions
+from hubbub.redis import Subscriptions, connection_to
 from hubbub.settings import Settings
 
 CONNECTIONS: Final = 2
@@ -20,7 +20,7 @@ CONNECTIONS: Final = 2
 async def check_servers(settings: Settings, processes: int) -> Report:
     """The report about these servers, for an application of so many processes. Does not raise for a server."""
     pool = Pool(replace(settings.postgres, pool_size=CONNECTIONS))
-    connection, subscriptions = Connection(settings.redis), Subscriptions(settings.redis)
+    connection, subscriptions = connection_to(settings.redis), Subscriptions(settings.redis)
     try:
         await asyncio.gather(connection.start(), subscriptions.start())
         stored = await postgresql.check(pool, settings.postgres, processes)

@@ -1,15 +1,16 @@
 """Redis: one connection for commands, one for subscriptions. The only importer of hiredis."""
 
+from hubbub.redis.cluster import ClusterConnection, connection_to
 from hubbub.redis.commands import Connection, Outcome
 from hubbub.redis.errors import ReplyError
 from hubbub.redis.replies import Part, Reply
-from hubbub.redis.script import FIND_DUE, NOW, Due, Script
+from hubbub.redis.script import NOW, Due, Script, find_due
 from hubbub.redis.subscriptions import CallbackSubscription, Gap, Received, Subscription, Subscriptions
 
 __all__ = [
-    "FIND_DUE",
     "NOW",
     "CallbackSubscription",
+    "ClusterConnection",
     "Connection",
     "Due",
     "Gap",
@@ -21,4 +22,6 @@ __all__ = [
     "Script",
     "Subscription",
     "Subscriptions",
+    "connection_to",
+    "find_due",
 ]

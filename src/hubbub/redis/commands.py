@@ -180,6 +180,9 @@ class Connection(Reconnector[CommandProtocol]):
     REPLY) must not be used here.
     """
 
+    is_cluster = False
+    """Whether the keys of one script have to be in one slot."""
+
     def __init__(
         self,
         settings: RedisSettings,
@@ -244,6 +247,11 @@ class Connection(Reconnector[CommandProtocol]):
         pipeline = Pipeline(future, b"".join(packed), now, deadline, writes, len(packed))
         self._enqueue(pipeline, len(packed), loop, now)
         return future
+
+    @property
+    def servers(self) -> dict[str, Connection]:
+        """By its address, the connection to the server, or to each primary of a cluster."""
+        return {self._settings.where: self}
 
     def _enqueue(self, call: Call, commands: int, loop: asyncio.AbstractEventLoop, now: float) -> None:
         protocol = self._protocol

@@ -225,6 +225,11 @@ class RespProtocol(ABC, asyncio.BufferedProtocol):
         """In a child process nothing is read or written."""
         cut(self._transport)
 
+    @property
+    def peer(self) -> str:
+        """The IP address of the server."""
+        return str((self._transport.get_extra_info("peername") or [""])[0])
+
     @abstractmethod
     def parse(self) -> None:
         """Take what the reader holds."""
@@ -300,6 +305,16 @@ class Reconnector(ABC, Generic[P]):
         """Whether there is a connection now. One to a frozen server counts until its silence is noticed."""
         return self._protocol is not None
 
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    @property
+    def peer(self) -> str:
+        """The address of the server, empty while there is no connection."""
+        protocol = self._protocol
+        return protocol.peer if protocol is not None else ""
+
     async def start(self) -> None:
         """Connect. Returns after the first attempt and does not raise for its failure: more attempts follow.
 
@@ -308,11 +323,15 @@ class Reconnector(ABC, Generic[P]):
         """
         if self._closed:
             raise forked() if self.is_abandoned else _lasting(CLOSED)
+        self.begin()
+        await self._first_attempt_ended.wait()
+
+    def begin(self) -> None:
+        """As `start`, without waiting for the first attempt."""
         if not self._task.is_running:
             self._loop, self._thread = asyncio.get_running_loop(), get_ident()
             self.trouble = Unavailable("redis", "the first connection is being made")
             self._task.start()
-        await self._first_attempt_ended.wait()
 
     async def close(self) -> None:
         """Close the connection for good. Callers that wait for it get Unavailable. Idempotent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import cycle
 from typing import Final, NamedTuple
@@ -19,6 +20,11 @@ LATE_SECONDS: Final = 0.1
 WATCH_SECONDS: Final = 1.0
 """The pause between two questions to a Sentinel while a connection lasts. It bounds how long a former master, cut
 off from the Sentinels and not from this process, gets writes that it will lose."""
+
+
+WATCH_NODE_SECONDS: Final = 2.0
+"""The same for a node of a cluster. It does not say that it was cut off from the others, or removed, and gives no
+message to a subscription then."""
 
 
 class OneServer(Dialler):
@@ -138,14 +144,17 @@ def _master(answer: object) -> Master:
 class AnyNode(Dialler):
     """Any node of a cluster: another after each loss, by what the last one said about the cluster.
 
-    The seeds say it first. So the processes spread over all nodes, and none needs a seed once it has begun.
+    The seeds say it first. So the processes spread over all nodes, and none needs a seed once it has begun. A node
+    that the others do not know any more is left.
     """
 
     def __init__(self, settings: RedisSettings) -> None:
         self._settings = settings
         self._seeds = settings.addresses
         self._nodes = random.sample(self._seeds, len(self._seeds))
+        self._known: set[Address] = set()
         self._has_learned = False
+        self._address = self._seeds[0]
 
     async def dial(self, client_name: str) -> Opened:
         opened = await self._dial_next(client_name)
@@ -155,17 +164,36 @@ class AnyNode(Dialler):
         opened[0].abort()
         return await self._dial_next(client_name)
 
+    def watch(self) -> asyncio.Task[str]:
+        return asyncio.create_task(
+            self._until_gone(self._address), name="hubbub: watching the nodes of the cluster"
+        )
+
     async def _dial_next(self, client_name: str) -> Opened:
+        self._address = self._nodes.pop(0)
+        self._nodes.append(self._address)
+        return await self._dial(self._address, client_name)
+
+    async def _dial(self, address: Address, client_name: str) -> Opened:
         async def greet(handshake: Handshake) -> None:
             _check_mode(handshake, self._settings, address)
             self._learn(shards_in(await handshake.ask("CLUSTER", "SLOTS"), address.host))
 
-        address = self._nodes.pop(0)
-        self._nodes.append(address)
         return await connect(self._settings, *address, client_name, greet)
 
+    async def _until_gone(self, address: Address) -> str:
+        while True:
+            await asyncio.sleep(WATCH_NODE_SECONDS)
+            others = [node for node in self._nodes if node != address]
+            with suppress(Unavailable):
+                for asked in random.sample(others, min(len(others), 1)):
+                    transport, _ = await self._dial(asked, "hubbub-redis-watch")
+                    transport.abort()
+                    if address not in self._known:
+                        return f"{asked} does not know {address} as a node of the cluster"
+
     def _learn(self, shards: Iterable[Shard]) -> None:
-        nodes = {node for shard in shards for node in shard.nodes}
+        nodes = self._known = {node for shard in shards for node in shard.nodes}
         new = sorted(nodes.difference(self._nodes))
         random.shuffle(new)
         self._nodes = [*new, *[node for node in self._nodes if node in nodes or node in self._seeds]]

@@ -21,6 +21,9 @@ LOCKED_OUT: Final = frozenset({"DENIED", "NOAUTH", "NOPERM", "WRONGPASS"})
 # Redis before 7 wraps the error of a script: "ERR Error running script (...): @user_script: 3: -OOM ...".
 _WITHIN_SCRIPT: Final = re.compile(r"^ERR Error running script .*?@user_script: ?\d+: -([A-Z]+) ")
 
+# A slot of a cluster moves, and a key that the script reads and does not declare is at another node.
+_MOVES_WITHIN_SCRIPT: Final = re.compile("[Aa]ttempted to access a non local key in a cluster")
+
 # Each version words a missing permission within a script in its own way.
 _DENIED_WITHIN_SCRIPT: Final = re.compile("ACL failure in script|The user executing the script can't")
 
@@ -38,6 +41,8 @@ class ReplyError(Exception):
         self.code = within_script[1] if within_script else text.partition(" ")[0]
         if _DENIED_WITHIN_SCRIPT.search(text):
             self.code = "NOPERM"
+        elif _MOVES_WITHIN_SCRIPT.search(text):
+            self.code = "TRYAGAIN"
 
 
 def to_error(reply: ReplyError) -> ReplyError | Unavailable:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from hubbub.errors import Unavailable
 from hubbub.redis.commands import Connection
 from hubbub.redis.errors import ReplyError
 from hubbub.redis.replies import Part, Reply, as_bytes_list, as_int, as_list
@@ -99,40 +101,24 @@ def _check_count(kind: str, names: tuple[str, ...], values: Sequence[Part]) -> N
 
 
 class Due(NamedTuple):
-    """A sorted set of members by the time at which they are due."""
+    """A sorted set of members by the time at which they are due, by the clock of its server."""
 
+    at_ms: int
     size: int
     members: list[bytes]
     """Those that are due, as bytes, because a member that is not an id has to be removed, too."""
 
 
-class Found(NamedTuple):
-    """What `FIND_DUE` found, by the time of Redis."""
-
-    at_ms: int
-    sets: list[Due | ReplyError]
-    """In the order of the keys. An error is about its key alone: another program wrote it."""
-
-    @property
-    def is_empty(self) -> bool:
-        return not any(isinstance(found, ReplyError) or found.size for found in self.sets)
-
-
-def _found(reply: Reply) -> Found:
+def _found(reply: Reply) -> list[Due | ReplyError]:
     at_ms, *sets = as_list(reply)
-    return Found(as_int(at_ms), [_due(found) for found in sets])
+    return [found if isinstance(found, ReplyError) else _due(as_int(at_ms), *as_list(found)) for found in sets]
 
 
-def _due(found: Reply | ReplyError) -> Due | ReplyError:
-    if isinstance(found, ReplyError):
-        return found
-    size, members = as_list(found)
-    return Due(as_int(size), as_bytes_list(members))
+def _due(at_ms: int, size: Reply, members: Reply) -> Due:
+    return Due(at_ms, as_int(size), as_bytes_list(members))
 
 
-# One script for the sets of all buckets, so that an idle process sends one command instead of one per bucket. It
-# is the only script with keys of several hash slots, and it only reads.
-FIND_DUE: Final = Script(
+_FIND_DUE: Final = Script(
     keys=("*sets",),
     args=("at_most", "longest_ms"),
     source=NOW
@@ -160,5 +146,26 @@ return found
     reply=_found,
     writes=False,
 )
-"""The members of some sorted sets that are due, at most so many of each. No score is set further ahead than
-`longest_ms`: one that is was set before the clock of Redis went back, and is due as well."""
+
+
+async def find_due(
+    connection: Connection, keys: Sequence[Part], *, at_most: int, longest_ms: int
+) -> list[Due | ReplyError | Unavailable]:
+    """The members of these sorted sets that are due, at most so many of each, or why they are not known.
+
+    No score is set further ahead than `longest_ms`. One that is was set before the clock of Redis went back, and
+    is due as well. There is one script for all sets, so that an idle process sends one command instead of one for
+    each. In a cluster each key may be at another node.
+    """
+    groups = [(key,) for key in keys] if connection.is_cluster else [tuple(keys)]
+    found = [_find_due(connection, some, (at_most, longest_ms)) for some in groups]
+    return [due for some in await asyncio.gather(*found) for due in some]
+
+
+async def _find_due(
+    connection: Connection, keys: tuple[Part, ...], args: tuple[int, int]
+) -> Sequence[Due | ReplyError | Unavailable]:
+    try:
+        return await _FIND_DUE(connection, keys=keys, args=args)
+    except (Unavailable, ReplyError) as error:  # a ReplyError of one key is about that key alone
+        return [error] * len(keys)

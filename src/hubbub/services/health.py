@@ -54,7 +54,8 @@ async def probe(pool: Pool, connection: Connection, subscriptions: Subscriptions
             raise Unavailable("postgresql", READ_ONLY)
 
     async def ask_redis() -> None:
-        await connection.execute("PING", deadline_seconds=seconds)
+        servers = connection.servers.values() or [connection]
+        await asyncio.gather(*[server.execute("PING", deadline_seconds=seconds) for server in servers])
         if subscriptions.trouble is not None:
             raise subscriptions.trouble.for_another()
 

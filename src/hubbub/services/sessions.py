@@ -331,8 +331,9 @@ return true
         + """
 local found = head(session)
 if not found or (owner ~= '' and owner ~= found.user) then return false end
-redis.call('DEL', session)
+-- First, because it is refused while its slot of a cluster moves, and the script is sent again.
 redis.call('ZREM', redis_prefix .. prefix .. 'user:' .. found.user, id)
+redis.call('DEL', session)
 announce_end(found.user)
 return true
 """,
@@ -357,13 +358,20 @@ return true
         args=("prefix", "kept_id", "user"),
         source=_SHARED
         + """
-local ended = 0
+local ended, ids, names = 0, {}, {}
+local function delete()
+    -- All in one DEL, which a cluster refuses as a whole while a slot moves, so that the script can be sent again.
+    ended = ended + redis.call('DEL', unpack(names))
+    redis.call('ZREM', index, unpack(ids))
+    ids, names = {}, {}
+end
 for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
     if id ~= kept_id then
-        ended = ended + redis.call('DEL', redis_prefix .. prefix .. id)
-        redis.call('ZREM', index, id)
+        ids[#ids + 1], names[#names + 1] = id, redis_prefix .. prefix .. id
+        if #ids == 1000 then delete() end
     end
 end
+if #ids > 0 then delete() end
 announce_end(user)
 return ended
 """,

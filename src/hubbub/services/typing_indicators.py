@@ -29,7 +29,7 @@ from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.commits import Commits, MembershipEnded, MessagesSent
 from hubbub.errors import Invalid, NotAMember, Unavailable
 from hubbub.events import TypingChanged, typing_channel
-from hubbub.redis import FIND_DUE, NOW, Connection, Due, Gap, Part, Reply, ReplyError, Script, Subscriptions
+from hubbub.redis import NOW, Connection, Due, Gap, Part, Reply, ReplyError, Script, Subscriptions, find_due
 from hubbub.redis.replies import as_bool, as_ids, as_int, as_list
 
 logger = logging.getLogger("hubbub.typing")
@@ -288,20 +288,16 @@ class Expiry:
 
     async def _expire_all(self) -> float:
         keys = [due_key(bucket) for bucket in range(BUCKETS)]
-        try:
-            found = await FIND_DUE(self._connection, keys=keys, args=(ROOMS_PER_SCRIPT, self._ttl_ms))
-        except (Unavailable, ReplyError) as error:
-            _log_refusal(error)
-            return jittered(self._every_seconds)
-        for bucket, due in enumerate(found.sets):
+        found = await find_due(self._connection, keys, at_most=ROOMS_PER_SCRIPT, longest_ms=self._ttl_ms)
+        for bucket, due in enumerate(found):
             with ReportErrors("expiring typing"):
                 await self._expire(bucket, due)
-        if found.is_empty:
+        if not any(isinstance(due, Exception) or due.size for due in found):
             return max(self._every_seconds, min(self._ttl_ms / 1000, IDLE_SECONDS))
         return jittered(self._every_seconds)
 
-    async def _expire(self, bucket: int, found: Due | ReplyError) -> None:
-        if isinstance(found, ReplyError):
+    async def _expire(self, bucket: int, found: Due | ReplyError | Unavailable) -> None:
+        if isinstance(found, Exception):
             _log_refusal(found)
         elif found.members:
             rooms = found.members

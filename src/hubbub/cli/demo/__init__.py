@@ -29,7 +29,7 @@ from hubbub.history import Refusals
 from hubbub.hub import Hub
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import Pool
-from hubbub.redis import Connection
+from hubbub.redis import connection_to
 
 WRONG: Final = "not the password"
 
@@ -130,7 +130,7 @@ async def run(parent: Path | None, steps: Sequence[Step], user_count: int, show:
             show("creating the tables")
             revisions = await migrations.up(settings.postgres)
             pool = Pool(replace(settings.postgres, deadline_seconds=CHECK_SECONDS))
-            redis = Connection(settings.redis)
+            redis = connection_to(settings.redis)
             stack.push_async_callback(pool.close)
             stack.push_async_callback(redis.close)
             await redis.start()

@@ -23,7 +23,7 @@ from hubbub.cli.top.table import Servers, table
 from hubbub.diagnostics.figures import Poller, ask_postgres, ask_redis
 from hubbub.hub import find_settings
 from hubbub.postgres import Pool
-from hubbub.redis import Connection
+from hubbub.redis import connection_to
 from hubbub.settings import Settings
 
 DEADLINE_SECONDS: Final = 2
@@ -98,7 +98,7 @@ async def _watch(settings: Settings, console: Console, interval: float) -> None:
 @asynccontextmanager
 async def _connect(settings: Settings) -> AsyncIterator[Servers]:
     """One connection to each server. Neither needs to be there."""
-    pool, connection = Pool(settings.postgres), Connection(settings.redis)
+    pool, connection = Pool(settings.postgres), connection_to(settings.redis)
     try:
         await connection.start()
         yield Servers(settings, Poller(partial(ask_postgres, pool)), Poller(partial(ask_redis, connection)))

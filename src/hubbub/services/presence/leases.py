@@ -28,7 +28,7 @@ from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL
 from hubbub.models import Value
-from hubbub.redis import FIND_DUE, NOW, Connection, Due, Part, ReplyError, Script
+from hubbub.redis import NOW, Connection, Due, Part, ReplyError, Script, find_due
 from hubbub.redis.replies import as_ids
 
 logger = logging.getLogger("hubbub.presence")
@@ -362,8 +362,9 @@ class Sweeper:
         self._on_transition = on_transition
         self._on_empty = on_empty
         self._holds_leases = holds_leases
-        self._sweeps_again_at = 0.0
-        self._clock_offset: float | None = None
+        # Of each bucket, because those of a cluster are on several servers.
+        self._sweeps_again_at = [0.0] * BUCKETS
+        self._clock_offsets: list[float | None] = [None] * BUCKETS
         self._is_idle = False
         self.task = BackgroundTask("sweeping presence", self._sweep_all)
 
@@ -378,39 +379,38 @@ class Sweeper:
         clock = asyncio.get_running_loop().time
         asked_at = clock()
         keys = [online_key(bucket) for bucket in range(BUCKETS)]
-        try:
-            found = await FIND_DUE(self._connection, keys=keys, args=(USERS_PER_SWEEP, self._lease_ms))
-        except (Unavailable, ReplyError) as error:
-            log_refusal(error)
-            self._sweeps_again_at = clock() + self._heartbeat_seconds
-            return jittered(self._every_seconds)
-        if clock() - asked_at > self._heartbeat_seconds / 2 or self._has_gone_ahead(found.at_ms / 1000 - clock()):
-            self._sweeps_again_at = clock() + self._heartbeat_seconds
-        for bucket, due in enumerate(found.sets):
-            with ReportErrors("sweeping presence"):
-                await self._sweep(bucket, due)
-        self._is_idle = found.is_empty and not self._holds_leases()
+        found = await find_due(self._connection, keys, at_most=USERS_PER_SWEEP, longest_ms=self._lease_ms)
+        now = clock()
+        is_late = now - asked_at > self._heartbeat_seconds / 2
+        for bucket, due in enumerate(found):
+            if isinstance(due, ReplyError):
+                log_refusal(due)
+                continue
+            if isinstance(due, Unavailable) or self._has_gone_ahead(bucket, due.at_ms / 1000 - now) or is_late:
+                self._sweeps_again_at[bucket] = now + self._heartbeat_seconds
+            if isinstance(due, Due):
+                with ReportErrors("sweeping presence"):
+                    await self._sweep(bucket, due)
+        is_empty = not any(isinstance(due, Exception) or due.size for due in found)
+        self._is_idle = is_empty and not self._holds_leases()
         if self._is_idle:
             return max(self._every_seconds, min(2 * self._heartbeat_seconds, IDLE_SECONDS))
         return jittered(self._every_seconds)
 
-    def _has_gone_ahead(self, offset: float) -> bool:
+    def _has_gone_ahead(self, bucket: int, offset: float) -> bool:
         """Whether the clock of Redis has gone ahead of that of this process since the last sweep."""
-        before, self._clock_offset = self._clock_offset, offset
+        before, self._clock_offsets[bucket] = self._clock_offsets[bucket], offset
         return before is not None and offset - before > self._heartbeat_seconds / 2
 
-    async def _sweep(self, bucket: int, found: Due | ReplyError) -> None:
-        if isinstance(found, ReplyError):
-            log_refusal(found)
-            return
+    async def _sweep(self, bucket: int, found: Due) -> None:
         if not found.size:
             self._on_empty(bucket)
         clock = asyncio.get_running_loop().time
-        if found.members and clock() >= self._sweeps_again_at:
+        if found.members and clock() >= self._sweeps_again_at[bucket]:
             try:
                 await self._end(bucket, found.members)
             except Unavailable:
-                self._sweeps_again_at = clock() + self._heartbeat_seconds
+                self._sweeps_again_at[bucket] = clock() + self._heartbeat_seconds
             except ReplyError as error:
                 log_refusal(error)
 

@@ -1,0 +1,314 @@
+"""The connection for commands to a Redis Cluster: one line to each primary, and each command on that of its key.
+
+    execute --> line of the slot --> answered
+                 ^    |
+                 |    | MOVED, ASK: at once, to the line of the node that was named
+                 |    | TRYAGAIN, CLUSTERDOWN: after a pause
+                 +----+ until the deadline of the call
+
+A command that is refused like this has done nothing, so it is not carried out twice. CLUSTER SLOTS says which node
+has which slot. It is read at the start, at MOVED, and twice a second while a primary cannot be reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from binascii import crc_hqx
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+from hubbub.background import BackgroundTask
+from hubbub.errors import Unavailable
+from hubbub.instrumentation import SILENT, Instrumentation
+from hubbub.redis.commands import WITHOUT_KEYS, Call, Connection, Outcome, prefixed
+from hubbub.redis.connection import CLOSED, pack
+from hubbub.redis.dialler import OneServer, shards_in
+from hubbub.redis.errors import ReplyError
+from hubbub.redis.replies import Part, Reply
+from hubbub.scheduling import EarliestTimer
+from hubbub.settings import Address, RedisSettings
+
+SLOTS: Final = 16_384
+
+SENT_AGAIN: Final = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"})
+"""Another node has the slot, or it is on its way to one. The command was not carried out."""
+
+PAUSE_SECONDS: Final = 0.05
+"""Before a command is sent again for which no other node was named, and between two readings of the slots."""
+
+DOUBT_SECONDS: Final = 0.5
+"""The pause between two readings of the slots while a primary cannot be reached: a replica may take its place."""
+
+REFRESH_SECONDS: Final = 5.0
+"""The same while all can be reached. It finds the replica that took the place of a primary that hangs."""
+
+ANSWER_SECONDS: Final = 0.5
+"""How long a node may take to say which slots the cluster has, before another is asked."""
+
+ON_ANY_NODE: Final = WITHOUT_KEYS | {"PUBLISH"}
+"""Each node gives a message to all others, so its channel has no slot."""
+
+ASKING: Final = pack(("ASKING",))
+
+
+def slot_of(key: bytes) -> int:
+    """The hash slot of a key, by the part within its first braces if there is one."""
+    start = key.find(b"{")
+    if start >= 0 and (end := key.find(b"}", start)) > start + 1:
+        key = key[start + 1 : end]
+    return crc_hqx(key, 0) % SLOTS
+
+
+class Resent(Call, eq=False, gc=False):
+    """A call that is sent again, with the future of the one that was refused."""
+
+    command: bytes
+    """What was packed, without ASKING."""
+    attempts: int
+    is_asked: bool = False
+    """Whether the first reply is the one to ASKING."""
+
+    def answer(self, reply: Reply | ReplyError) -> None:
+        if self.is_asked:
+            self.is_asked = False
+        else:
+            super().answer(reply)
+
+
+class Paused(NamedTuple):
+    """A call that waits to be sent again on the line that refused it."""
+
+    at: float
+    line: Connection
+    call: Resent
+    refusal: ReplyError
+
+
+class Line(Connection):
+    """The connection to one primary."""
+
+    def __init__(
+        self, cluster: ClusterConnection, settings: RedisSettings, address: Address, max_waiting: int
+    ) -> None:
+        dialler = OneServer(settings, address)
+        super().__init__(replace(settings, prefix=""), max_waiting=max_waiting, dialler=dialler)
+        self._cluster = cluster
+        self.address = address
+        self.is_retired = False
+        """Whether the node had no slot any more when the slots were read."""
+
+    def take_unwritten(self) -> list[Call]:
+        """The calls that wait for a connection. They are not this line's any more."""
+        calls, self._unwritten, self._unwritten_bytes = dict.fromkeys(self._unwritten), [], 0
+        return [*calls]
+
+    def _redirect(self, call: Call, error: ReplyError) -> bool:
+        return self._cluster.send_again(call, error, self)
+
+    def _on_disconnected(self, trouble: Unavailable) -> None:
+        super()._on_disconnected(trouble)
+        self._cluster.read_slots_soon()
+
+
+class ClusterConnection(Connection):
+    """As a `Connection`, to a Redis Cluster. Its own connection is to any node, for commands without a key.
+
+    A command that is refused because its slot moves is sent again until its deadline. A script is not sent to the
+    new node before the whole slot is there: it would not find keys that are still at the former one.
+
+    The commands of `execute_many` are in order for each node.
+    """
+
+    is_cluster = True
+
+    def __init__(
+        self, settings: RedisSettings, *, max_waiting: int = 10_000, instrumentation: Instrumentation = SILENT
+    ) -> None:
+        super().__init__(settings, max_waiting=max_waiting, instrumentation=instrumentation)
+        self._lines: dict[Address, Line] = {}
+        self._owners: list[Line | None] = [None] * SLOTS
+        self._reading = BackgroundTask("reading the slots of the cluster", self._read_slots)
+        self._first_reading_ended = asyncio.Event()
+        self._paused: deque[Paused] = deque()
+        self._pause_timer = EarliestTimer(self._send_paused)
+
+    @property
+    def waiting(self) -> int:
+        return super().waiting + len(self._paused) + sum(line.waiting for line in self._lines.values())
+
+    async def start(self) -> None:
+        await super().start()
+        self._reading.start()
+        await self._first_reading_ended.wait()
+
+    async def close(self) -> None:
+        await self._reading.close()
+        self._first_reading_ended.set()
+        self._pause_timer.cancel()
+        for paused in self._paused:
+            paused.call.fail(Unavailable("redis", CLOSED, retryable=False))
+        self._paused.clear()
+        await asyncio.gather(*[line.close() for line in self._lines.values()], super().close())
+
+    def execute(
+        self, *parts: Part, deadline_seconds: float | None = None, writes: bool = True
+    ) -> asyncio.Future[Reply]:
+        name = parts[0]
+        if name in ON_ANY_NODE:
+            return super().execute(*parts, deadline_seconds=deadline_seconds, writes=writes)
+        words = prefixed(self.prefix, parts) if self.prefix else parts
+        key = words[3] if name in {"EVALSHA", "EVAL"} else words[1]
+        line = self._owners[slot_of(key.encode() if isinstance(key, str) else bytes(key))]  # type: ignore[arg-type]
+        if line is None:  # any node says which has it
+            return super().execute(*parts, deadline_seconds=deadline_seconds, writes=writes)
+        return line.execute(*words, deadline_seconds=deadline_seconds, writes=writes)
+
+    def execute_many(
+        self, commands: Iterable[Sequence[Part]], *, deadline_seconds: float | None = None, writes: bool = True
+    ) -> asyncio.Future[list[Outcome]]:
+        sent = [self.execute(*parts, deadline_seconds=deadline_seconds, writes=writes) for parts in commands]
+        return _together(sent, self._loop or asyncio.get_running_loop(), writes=writes)
+
+    @property
+    def servers(self) -> dict[str, Connection]:
+        return {str(line.address): line for line in self._lines.values() if not line.is_retired}
+
+    def read_slots_soon(self) -> None:
+        """A slot may have moved."""
+        self._reading.wake()
+
+    async def _read_slots(self) -> float:
+        try:
+            for asked in self._connected():
+                with suppress(Unavailable, ReplyError, ConnectionError):
+                    reply = await asked.execute("CLUSTER", "SLOTS", deadline_seconds=ANSWER_SECONDS, writes=False)
+                    await self._use_slots(reply, asked)
+                    break
+        finally:
+            self._first_reading_ended.set()
+        await asyncio.sleep(PAUSE_SECONDS)
+        owners = set(self._owners)
+        is_certain = None not in owners and all(line.connected and line in owners for line in self._lines.values())
+        return REFRESH_SECONDS if is_certain else DOUBT_SECONDS
+
+    def _connected(self) -> list[Connection]:
+        lines = [line for line in (self, *self._lines.values()) if line.connected]
+        return random.sample(lines, len(lines))
+
+    async def _use_slots(self, reply: Reply, asked: Connection) -> None:
+        owners: list[Line | None] = [None] * SLOTS
+        for slots, [primary, *_] in shards_in(reply, asked.peer):
+            owners[slots] = [self._line_to(primary)] * (slots.stop - slots.start)
+        self._owners = owners
+        owning = set(owners)
+        for line in [line for line in self._lines.values() if line not in owning]:
+            for call in line.take_unwritten():
+                self._send(self, call)
+            # What the former primary of a planned failover was sent, it refuses at once. One that hangs does not.
+            if line.is_retired or not line.waiting:
+                del self._lines[line.address]
+                await line.close()
+            line.is_retired = True
+
+    def _line_to(self, address: Address) -> Line:
+        line = self._lines.get(address)
+        if line is None:
+            line = self._lines[address] = Line(self, self._settings, address, self._max_waiting)
+            line.begin()
+        line.is_retired = False
+        return line
+
+    def send_again(self, call: Call, refusal: ReplyError, line: Connection) -> bool:
+        """Whether this refusal is one after which the call is sent again."""
+        code = refusal.code
+        if code not in SENT_AGAIN:
+            return False
+        if self._closed:
+            call.fail(Unavailable("redis", CLOSED, retryable=False))
+        if call.future.done():
+            return True
+        command, attempts = (call.command, call.attempts) if isinstance(call, Resent) else (call.packed, 0)
+        again = Resent(call.future, command, call.since, call.deadline, call.writes, command, attempts + 1)
+        target = line
+        if code in {"MOVED", "ASK"}:
+            _, slot, where = str(refusal).split()[:3]
+            host, _, port = where.rpartition(":")
+            named = self._line_to(Address(host or line.peer, int(port)))
+            if code == "MOVED":
+                target = self._owners[int(slot)] = named
+                self.read_slots_soon()
+            elif b"EVAL" not in command[:24]:
+                again.packed, again.is_asked = ASKING + command, True
+                self._send(named, again)
+                return True
+            if code == "MOVED" and attempts == 0:
+                self._send(named, again)
+                return True
+        now = asyncio.get_running_loop().time()
+        self._paused.append(Paused(now + PAUSE_SECONDS, target, again, refusal))
+        self._pause_timer.request(now + PAUSE_SECONDS, now)
+        return True
+
+    def _send_paused(self, now: float) -> None:
+        while self._paused and self._paused[0].at <= now:
+            _, line, call, refusal = self._paused.popleft()
+            if call.deadline <= now:
+                call.fail(Unavailable("redis", f"the cluster refuses: {refusal}"))
+            elif not call.future.done():
+                self._send(line, call)
+        if self._paused:
+            self._pause_timer.request(self._paused[0].at, now)
+
+    def _send(self, line: Connection, call: Call) -> None:
+        loop = asyncio.get_running_loop()
+        if line is self or line.is_closed:
+            super()._enqueue(call, 1, loop, loop.time())
+        else:
+            line._enqueue(call, 2 if isinstance(call, Resent) and call.is_asked else 1, loop, loop.time())
+
+    def _redirect(self, call: Call, error: ReplyError) -> bool:
+        return self.send_again(call, error, self)
+
+
+def _together(
+    sent: list[asyncio.Future[Reply]], loop: asyncio.AbstractEventLoop, *, writes: bool
+) -> asyncio.Future[list[Outcome]]:
+    """The outcomes of all. An error that is no reply is that of all together."""
+    together: asyncio.Future[list[Outcome]] = loop.create_future()
+    left = len(sent)
+
+    def one_is_done(_: asyncio.Future[Reply]) -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            return
+        outcomes: list[Any] = [one.exception() or one.result() for one in sent]
+        lost = [o for o in outcomes if isinstance(o, Unavailable) and not isinstance(o.__cause__, ReplyError)]
+        if together.done():
+            return
+        if not lost:
+            together.set_result(outcomes)
+            return
+        first = lost[0]
+        is_unknown = writes and (len(lost) < len(sent) or any(error.outcome_unknown for error in lost))
+        together.set_exception(
+            Unavailable(first.service, first.reason, retryable=first.retryable, outcome_unknown=is_unknown)
+        )
+
+    for one in sent:
+        one.add_done_callback(one_is_done)
+    if not sent:
+        together.set_result([])
+    return together
+
+
+def connection_to(
+    settings: RedisSettings, *, max_waiting: int = 10_000, instrumentation: Instrumentation = SILENT
+) -> Connection:
+    """The connection for commands to the server or the cluster of the settings."""
+    kind = ClusterConnection if settings.cluster else Connection
+    return kind(settings, max_waiting=max_waiting, instrumentation=instrumentation)
