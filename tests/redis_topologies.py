@@ -166,8 +166,8 @@ class Cluster:
             await self.ask(first, "CLUSTER", "MEET", "127.0.0.1", node.port)
         step = -(-SLOTS // 3)
         for number, node in enumerate(self.nodes[:3]):
-            last = min((number + 1) * step, SLOTS) - 1
-            await self.ask(node, "CLUSTER", "ADDSLOTSRANGE", number * step, last)
+            slots = range(number * step, min((number + 1) * step, SLOTS))
+            await self.ask(node, "CLUSTER", "ADDSLOTS", *slots)
         ids = [await self.ask(node, "CLUSTER", "MYID") for node in self.nodes[:3]]
         await until_it_answers(self._is_joined)
         for id, replica in zip(ids, self.nodes[3:], strict=True):
@@ -231,7 +231,6 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     lines = (
         "cluster-enabled yes",
         f"cluster-node-timeout {NODE_TIMEOUT_SECONDS * 1000:.0f}",
-        "cluster-allow-replica-migration no",
         *REPLICATING,
     )
     with Starter(folder) as starter:

@@ -67,7 +67,7 @@ class Resent(Call, eq=False, gc=False):
     """A call that is sent again, with the future of the one that was refused."""
 
     command: bytes
-    """What was packed, without ASKING."""
+    """The packed command, without ASKING."""
     attempts: int
     is_asked: bool = False
     """Whether the first reply is the one to ASKING."""
