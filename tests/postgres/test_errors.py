@@ -72,6 +72,59 @@ def test_violated_constraint_of_another_schema_is_invalid_and_named() -> None:
         assert SECRET not in str(error)
 
 
+# As Citus reports them, recorded from version 14.0.1: the fields of another node's error are missing.
+
+
+def of_a_node(kind: type[asyncpg.PostgresError], text: str, detail: str) -> HubbubError | None:
+    error = kind(text)
+    for name, value in {"detail": detail, "constraint_name": None, "column_name": None}.items():
+        setattr(error, name, value)
+    return to_error(error, writes=True)
+
+
+ID = "fcb456d1-9d93-43e8-bb8d-ce861c7d3526"
+
+
+@pytest.mark.parametrize("kind", [asyncpg.UniqueViolationError, asyncpg.InternalServerError])
+@pytest.mark.parametrize("name", sorted(UNIQUE_CONSTRAINTS))
+def test_conflict_on_another_node_is_found_in_the_message(kind: type[asyncpg.PostgresError], name: str) -> None:
+    text = f'duplicate key value violates unique constraint "{name}_102030"'
+    error = of_a_node(kind, text, f"Key (room_id, id)=({ID}, {ID}) already exists.")
+    assert isinstance(error, Conflict)
+    assert error.what == UNIQUE_CONSTRAINTS[name]
+
+
+@pytest.mark.parametrize("kind", [asyncpg.ForeignKeyViolationError, asyncpg.InternalServerError])
+@pytest.mark.parametrize("name", sorted(FOREIGN_KEYS))
+def test_missing_row_on_another_node_is_found_in_the_message(kind: type[asyncpg.PostgresError], name: str) -> None:
+    text = f'insert or update on table "messages_102030" violates foreign key constraint "{name}_102030"'
+    error = of_a_node(kind, text, f'Key (user_id)=({ID}) is not present in table "users_102008".')
+    assert isinstance(error, NotFound)
+    assert (error.kind, error.key) == (FOREIGN_KEYS[name], ID)
+
+
+@pytest.mark.parametrize("name", sorted(CHECK_CONSTRAINTS))
+def test_violated_check_on_another_node_is_found_in_the_message(name: str) -> None:
+    text = f'new row for relation "rooms_102014" violates check constraint "{name}"'
+    error = of_a_node(asyncpg.CheckViolationError, text, f"Failing row contains ({SECRET}).")
+    assert isinstance(error, Invalid)
+    assert (error.field, error.reason) == CHECK_CONSTRAINTS[name]
+
+
+def test_missing_value_on_another_node_is_found_in_the_message() -> None:
+    text = 'null value in column "content" of relation "messages_102030" violates not-null constraint'
+    error = of_a_node(asyncpg.NotNullViolationError, text, f"Failing row contains ({SECRET}).")
+    assert isinstance(error, Invalid)
+    assert (error.field, error.reason) == ("content", "is required")
+
+
+def test_other_internal_errors_are_unavailable() -> None:
+    for text in ('cannot open relation "messages"', "out of cheese"):
+        error = of_a_node(asyncpg.InternalServerError, text, "")
+        assert isinstance(error, Unavailable)
+        assert error.retryable
+
+
 # Values
 
 

@@ -11,7 +11,7 @@ An `Unavailable` is of one of three classes.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, TypeGuard
 
 import asyncpg
 
@@ -93,7 +93,7 @@ def to_error(error: Exception, *, writes: bool, lost: bool = False) -> HubbubErr
     `writes` tells whether the failed statement changes anything. Only then can its outcome be unknown. `lost`
     tells whether the connection is gone: asyncpg raises some errors both then and when it is used wrongly.
     """
-    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError) or _breaks_rule(error):
         return _integrity_error(error)
     # asyncpg raises the same for an argument that it refuses itself, before it is sent.
     if isinstance(error, asyncpg.DataError):
@@ -220,14 +220,41 @@ CHECK_CONSTRAINTS = {
     "hubbub_imports_lines_check": ("lines", "must be positive"),
 }
 
+# Citus reports an error of another node without its fields. The name of the constraint is the last one of the
+# message, with the number of a shard: 'duplicate key value violates unique constraint "messages_pkey_102030"'. The
+# SQLSTATE is that of an internal error if Citus ran the statement in parts.
+_NAME = re.compile(r'"([^"]+)"')
+_SHARD = re.compile(r"_\d+$")
+
+
+def _names(error: asyncpg.PostgresError) -> list[str]:
+    return _NAME.findall(str(error.args[0]) if error.args else "")  # the whole text would have the detail
+
+
+def _constraint(error: asyncpg.PostgresError) -> str:
+    name: str | None = error.constraint_name
+    if name is None and (names := _names(error)):
+        name = _SHARD.sub("", names[-1])
+    return str(name)
+
+
+def _breaks_rule(error: Exception) -> TypeGuard[asyncpg.InternalServerError]:
+    """Whether an internal error is one of a rule of the schema."""
+    if not isinstance(error, asyncpg.InternalServerError):
+        return False
+    name = _constraint(error)
+    return name in UNIQUE_CONSTRAINTS or name in FOREIGN_KEYS or name in CHECK_CONSTRAINTS
+
+
 # 'Key (user_id)=(0192...) is not present in table "users".'
 _MISSING_KEY = re.compile(r"Key \([^)]*\)=\((?P<key>[^)]*)\) is not present")
 
 
-def _integrity_error(error: asyncpg.IntegrityConstraintViolationError) -> HubbubError:
+def _integrity_error(error: asyncpg.PostgresError) -> HubbubError:
     if isinstance(error, asyncpg.NotNullViolationError):
-        return Invalid(str(error.column_name), "is required")
-    name = str(error.constraint_name)
+        column = error.column_name or next(iter(_names(error)), None)
+        return Invalid(str(column), "is required")
+    name = _constraint(error)
     if name in UNIQUE_CONSTRAINTS:
         return Conflict(UNIQUE_CONSTRAINTS[name])
     if name in FOREIGN_KEYS:
@@ -275,7 +302,7 @@ def to_error_of_application(error: Exception, *, lost: bool) -> HubbubError | No
 
 
 def _integrity_error_of_application(error: asyncpg.IntegrityConstraintViolationError) -> HubbubError:
-    name = str(error.constraint_name)
+    name = _constraint(error)
     known = name in UNIQUE_CONSTRAINTS or name in FOREIGN_KEYS or name in CHECK_CONSTRAINTS
     if (referenced := _STILL_REFERENCED.search(error.detail or "")) is not None:
         return Invalid(name, f"has rows in table {referenced[1]} that still refer to this one")
