@@ -54,10 +54,10 @@ def test_entry_has_the_kind_of_its_event_and_its_payload_from_columns_or_express
 
 
 def test_next_entry_takes_one_seq_of_the_room_of_each_row() -> None:
-    parts = words(next_entry(MemberLeft, "gone", change="created_by = NULL", user_id="$2"))
+    parts = words(next_entry(MemberLeft, "gone", room_id="$1", change="created_by = NULL", user_id="$2"))
     assert parts.startswith(
         "head AS ( UPDATE rooms SET last_seq = last_seq + 1, created_by = NULL FROM gone"
-        " WHERE rooms.id = gone.room_id RETURNING rooms.id, rooms.last_seq ), entry AS ( INSERT INTO room_events"
+        " WHERE rooms.id = $1 RETURNING rooms.id, rooms.last_seq ), entry AS ( INSERT INTO room_events"
     )
 
 

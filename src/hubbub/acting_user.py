@@ -72,17 +72,17 @@ class UserMessages:
         """As `hub.messages.send_many`. Raises: NotAMember, NotFound, Conflict."""
         return await self._all.send_many(room_id, self._user_id, drafts)
 
-    async def edit(self, message_id: UUID, content: str) -> Message:
+    async def edit(self, message_id: UUID, content: str, *, room_id: UUID | None = None) -> Message:
         """As `hub.messages.edit`. Raises: NotFound, NotAMember, Forbidden, Invalid (the message is deleted)."""
-        return await self._all.edit(message_id, content, by=self._user_id)
+        return await self._all.edit(message_id, content, by=self._user_id, room_id=room_id)
 
-    async def delete(self, message_id: UUID) -> Message:
+    async def delete(self, message_id: UUID, *, room_id: UUID | None = None) -> Message:
         """As `hub.messages.delete`. Raises: NotFound, NotAMember, Forbidden."""
-        return await self._all.delete(message_id, by=self._user_id)
+        return await self._all.delete(message_id, by=self._user_id, room_id=room_id)
 
-    async def get(self, message_id: UUID) -> Message:
+    async def get(self, message_id: UUID, *, room_id: UUID | None = None) -> Message:
         """As `hub.messages.get`. Raises: NotFound, NotAMember."""
-        return await self._all.get(message_id, as_user=self._user_id)
+        return await self._all.get(message_id, room_id=room_id, as_user=self._user_id)
 
     async def page(
         self,
@@ -282,9 +282,13 @@ class UserReceipts:
             await self._users.get(self._user_id)
         return counts
 
-    async def who_read(self, message_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[ReadReceipt]:
+    async def who_read(
+        self, message_id: UUID, *, room_id: UUID | None = None, limit: int = 50, after: str | None = None
+    ) -> Page[ReadReceipt]:
         """As `hub.receipts.who_read`. Raises: NotFound, NotAMember."""
-        return await self._all.who_read(message_id, limit=limit, after=after, as_user=self._user_id)
+        return await self._all.who_read(
+            message_id, room_id=room_id, limit=limit, after=after, as_user=self._user_id
+        )
 
 
 class UserDirectory:

@@ -66,7 +66,15 @@ LEAVE: Final = Statement(
         WHERE id IN (SELECT room_id FROM gone)
         ORDER BY id
         FOR NO KEY UPDATE
-    ), {next_entry(MemberLeft, "locked", room_id="id", change="created_by = NULLIF(created_by, $1)", user_id="$1")}
+    ), {
+        next_entry(
+            MemberLeft,
+            "locked",
+            room_id="locked.id",
+            change="created_by = NULLIF(created_by, $1)",
+            user_id="$1",
+        )
+    }
     SELECT
         (SELECT count(*) FROM page) < {ROWS_PER_STEP} AS is_last,
         ARRAY(SELECT id FROM head) AS room_ids
@@ -216,6 +224,7 @@ DELETE_ROOM: Final = Statement(
                 FROM messages
                 JOIN message_read_receipts ON message_read_receipts.message_id = messages.id
                 WHERE messages.room_id = $1
+                    AND message_read_receipts.room_id = $1
                 OFFSET {RECEIPTS_PER_STEP}
             ) AS is_large
         FROM rooms
@@ -225,7 +234,7 @@ DELETE_ROOM: Final = Statement(
     ), gone AS (
         DELETE FROM rooms
         USING room
-        WHERE rooms.id = room.id
+        WHERE rooms.id = $1
             AND NOT room.is_large
     ), hidden AS (
         INSERT INTO hubbub_deletions (id, is_room)
@@ -238,7 +247,7 @@ DELETE_ROOM: Final = Statement(
         UPDATE rooms
         SET direct_key = NULL
         FROM room
-        WHERE rooms.id = room.id
+        WHERE rooms.id = $1
             AND room.is_large
             AND $2
     )
@@ -293,6 +302,7 @@ _MESSAGES: Final = Statement(
             SELECT message_id, user_id
             FROM message_read_receipts
             WHERE message_read_receipts.message_id = page.id
+                AND message_read_receipts.room_id = $1
             OFFSET 0
         ) AS receipts
         LIMIT {RECEIPTS_PER_STEP}
@@ -301,6 +311,7 @@ _MESSAGES: Final = Statement(
         USING receipt
         WHERE message_read_receipts.message_id = receipt.message_id
             AND message_read_receipts.user_id = receipt.user_id
+            AND message_read_receipts.room_id = $1
     ), bound AS MATERIALIZED (
         SELECT CASE
             WHEN (SELECT count(*) FROM receipt) < {RECEIPTS_PER_STEP} THEN (SELECT max(seq) + 1 FROM page)
@@ -310,6 +321,7 @@ _MESSAGES: Final = Statement(
         DELETE FROM messages
         USING page, bound
         WHERE messages.id = page.id
+            AND messages.room_id = $1
             AND page.seq < bound.seq
     )
     SELECT

@@ -200,12 +200,15 @@ class Repository:
     def _changed(self, change: Change) -> None:
         self._executor.after_commit(lambda: self._on_commit(change))
 
-    async def _get_many(self, statement: Statement[M], ids: Iterable[UUID], *, field: str) -> dict[UUID, M]:
-        """The rows with these ids, in as few statements as hold the event loop for some milliseconds each."""
+    async def _get_many(
+        self, statement: Statement[M], ids: Iterable[UUID], *args: object, field: str
+    ) -> dict[UUID, M]:
+        """The rows with these ids ($1), in as few statements as hold the event loop for some milliseconds each."""
         rest, deadline = iter(inputs.items(field, ids)), self._executor.deadline()
         found: dict[UUID, M] = {}
         while some := inputs.uuids(field, islice(rest, IDS_PER_STATEMENT)):
-            found |= {row.id: row for row in await self._executor.fetch_all(statement, some, deadline=deadline)}
+            rows = await self._executor.fetch_all(statement, some, *args, deadline=deadline)
+            found |= {row.id: row for row in rows}
         return found
 
     async def _change(
@@ -374,14 +377,17 @@ def existing(row: T | None, error: Callable[..., Exception], *key: object) -> T:
     return row
 
 
-def unread(member: str, user_id: str, cap: str) -> str:
-    """A subquery that counts the messages after the watermark of a member, as far as the cap."""
+def unread(member: str, user_id: str, cap: str, *, room_id: str = "") -> str:
+    """A subquery that counts the messages after the watermark of a member, as far as the cap.
+
+    `room_id` is the parameter that has the room, in a statement about one.
+    """
     return f"""(
             SELECT count(*) AS count
             FROM (
                 SELECT 1
                 FROM messages
-                WHERE messages.room_id = {member}.room_id
+                WHERE messages.room_id = {room_id or f"{member}.room_id"}
                     AND messages.seq > {member}.last_read_seq
                     AND messages.user_id IS DISTINCT FROM {user_id}
                     AND messages.deleted_at IS NULL
@@ -424,7 +430,7 @@ def next_entry(
     event: type[Logged],
     source: str,
     *,
-    room_id: str = "room_id",
+    room_id: str,
     change: str = "",
     message_id: str = "NULL",
     user_id: str = "NULL",
@@ -433,13 +439,14 @@ def next_entry(
     """Parts of a WITH: `head` takes the next seq of the room of each row in `source`, `entry` appends the event.
 
     `head` has the `id` and `last_seq` of the room. The row of the room stays locked until the transaction ends, so
-    the order of seq is the order of the commits. `change` has what else to SET in that row.
+    the order of seq is the order of the commits. `room_id` is the parameter that has the room, or a column of
+    `source`. `change` has what else to SET in the row.
     """
     return f"""head AS (
             UPDATE rooms
             SET last_seq = last_seq + 1{change and f", {change}"}
             FROM {source}
-            WHERE rooms.id = {source}.{room_id}
+            WHERE rooms.id = {room_id}
             RETURNING rooms.id, rooms.last_seq
         ), entry AS ({entry(event, "head", message_id=message_id, user_id=user_id, payload=payload)})"""
 

@@ -197,6 +197,20 @@ async def test_who_read_has_the_time_in_a_small_room(
     assert await readers(hub, messages[1]) == []
 
 
+async def test_who_read_finds_the_message_in_the_room_that_the_caller_names(
+    hub: Hub, ada: User, bob: User, room: Room, messages: list[Message]
+) -> None:
+    other = await hub.rooms.create("other", created_by=ada.id)
+    await hub.receipts.mark_read(room.id, bob.id, up_to=messages[-1].seq)
+    page = await hub.receipts.who_read(messages[0].id)
+    assert [receipt.user_id for receipt in page.items] == [bob.id]
+    assert await hub.receipts.who_read(messages[0].id, room_id=room.id) == page
+    assert await hub.receipts.who_read(messages[0].id, room_id=room.id, as_user=ada.id) == page
+    for as_user in (None, ada.id):
+        with pytest.raises(NotFound):
+            await hub.receipts.who_read(messages[0].id, room_id=other.id, as_user=as_user)
+
+
 async def test_who_read_has_no_time_in_a_large_room(hub: Hub, ada: User, room: Room) -> None:
     group = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(RECEIPTS_UP_TO_MEMBERS)]
     await hub.room_users.add_many(room.id, [one.id for one in group])

@@ -41,10 +41,11 @@ SUMMARY = [
 # Models that are not a class: the columns of a row of the statement.
 COLUMNS = {
     "log.heads": HEAD,
-    "log.head_of_member": HEAD,
+    "log.head": HEAD,
     "log.read": ENTRY,
     "log.read_of_member": ENTRY,
     "messages.change_permissions": [*Message.__struct_fields__, "is_member", "may_change"],
+    "messages.change_permissions_in_room": [*Message.__struct_fields__, "is_member", "may_change"],
     "room_users.states": ["of_room", "of_user", "is_direct", *RoomUser.__struct_fields__],
     "changes.read": [
         *("server", "read_at", "horizon", "transaction_id", "room_id", "seq", "is_ready", "is_foreign"),

@@ -45,7 +45,7 @@ async def connect(hub: Hub, gateway: Gateway) -> AsyncIterator[Connect]:
 async def test_message_is_edited_and_deleted(connect: Connect, ada: User, room: Room) -> None:
     client = await connect(ada)
     sent = await client.command("send", room_id=room.id, content="helo", metadata={"a": [1]}, id=new_id())
-    edited = await client.command("edit", message_id=sent["id"], content="hello")
+    edited = await client.command("edit", message_id=sent["id"], content="hello", room_id=room.id)
     assert (edited["content"], edited["is_edited"], edited["metadata"]) == ("hello", True, {"a": [1]})
     reply = await client.command("send", room_id=room.id, content="a reply", reply_to=sent["id"])
     assert reply["reply_to"] == sent["id"]
@@ -162,7 +162,7 @@ async def test_mark_moves_back_and_readers_are_shown(
     client, other = await connect(ada), await connect(bob)
     sent = await client.command("send", room_id=room.id, content="one")
     await other.command("read", room_id=room.id, up_to=sent["seq"])
-    readers = await client.command("readers", message_id=sent["id"])
+    readers = await client.command("readers", message_id=sent["id"], room_id=room.id)
     assert [user["username"] for user in readers["users"]] == ["bob"]
     assert [receipt["user_id"] for receipt in readers["items"]] == [str(bob.id)]
     back = await other.command("unread", room_id=room.id, from_seq=sent["seq"])

@@ -42,12 +42,13 @@ class Watermark(NamedTuple):
 class ReadReceipts(Repository):
     """Reading state. A member since before a message has read it when `last_read_seq` is at least its seq."""
 
+    # In each of these, `{room_id}` is the parameter of the room, or a column where several rooms are marked.
     _KEEPS_RECEIPTS = f"""COALESCE(
                     rooms.keeps_receipts,
                     rooms.direct_key IS NOT NULL OR NOT EXISTS (
                         SELECT 1
                         FROM room_users
-                        WHERE room_users.room_id = rooms.id
+                        WHERE room_users.room_id = {{room_id}}
                         OFFSET {RECEIPTS_UP_TO_MEMBERS}
                     )
                 )"""
@@ -62,22 +63,22 @@ class ReadReceipts(Repository):
                 member.user_id,
                 member.last_read_seq AS old_seq,
                 LEAST(member.up_to, rooms.last_seq) AS new_seq,
-                {_KEEPS_RECEIPTS} AS keeps_receipts
+                {_KEEPS_RECEIPTS.format(room_id="{of_member}")} AS keeps_receipts
             FROM member
-            JOIN rooms ON rooms.id = member.room_id
+            JOIN rooms ON rooms.id = {{of_member}}
         ), moved AS (
             UPDATE room_users
             SET last_read_seq = target.new_seq,
                 last_read_message_id = (
                     SELECT messages.id
                     FROM messages
-                    WHERE messages.room_id = target.room_id
+                    WHERE messages.room_id = {{room_id}}
                         AND messages.seq <= target.new_seq
                     ORDER BY messages.seq DESC
                     LIMIT 1
                 )
             FROM target
-            WHERE room_users.room_id = target.room_id
+            WHERE room_users.room_id = {{room_id}}
                 AND room_users.user_id = target.user_id
                 AND target.new_seq > target.old_seq
         ), receipts AS (
@@ -87,7 +88,7 @@ class ReadReceipts(Repository):
             CROSS JOIN LATERAL (
                 SELECT messages.id
                 FROM messages
-                WHERE messages.room_id = target.room_id
+                WHERE messages.room_id = {{room_id}}
                     AND messages.seq > target.old_seq
                     AND messages.seq <= target.new_seq
                     AND messages.user_id IS DISTINCT FROM target.user_id
@@ -116,7 +117,9 @@ class ReadReceipts(Repository):
             WHERE room_id = $1
                 AND user_id = $2
                 AND {kept("$1", "$2")}
-            FOR NO KEY UPDATE"""
+            FOR NO KEY UPDATE""",
+            of_member="$1",
+            room_id="$1",
         ),
         idempotent=True,
     )
@@ -131,7 +134,9 @@ class ReadReceipts(Repository):
             WHERE {kept("room_users.room_id", "room_users.user_id")}
                 AND {lock_timeout("$4")}
             ORDER BY room_users.room_id, room_users.user_id
-            FOR NO KEY UPDATE OF room_users"""
+            FOR NO KEY UPDATE OF room_users""",
+            of_member="member.room_id",
+            room_id="target.room_id",
         ),
         idempotent=True,
     )
@@ -217,7 +222,7 @@ class ReadReceipts(Repository):
                     LIMIT 1
                 )
             FROM target
-            WHERE room_users.room_id = target.room_id
+            WHERE room_users.room_id = $1
                 AND room_users.user_id = target.user_id
                 AND target.new_seq < target.old_seq
         ), receipts AS (
@@ -225,15 +230,16 @@ class ReadReceipts(Repository):
             USING page, member
             WHERE message_read_receipts.message_id = page.id
                 AND message_read_receipts.user_id = member.user_id
+                AND message_read_receipts.room_id = $1
         )
         SELECT
             target.room_id,
             target.user_id,
             target.new_seq AS last_read_seq,
             target.new_seq < target.old_seq AS has_moved,
-            {_KEEPS_RECEIPTS} AS is_shown
+            {_KEEPS_RECEIPTS.format(room_id="$1")} AS is_shown
         FROM target
-        JOIN rooms ON rooms.id = target.room_id
+        JOIN rooms ON rooms.id = $1
         """,
         idempotent=True,
     )
@@ -257,52 +263,68 @@ class ReadReceipts(Repository):
         return watermark
 
     _WHO_READ_CURSOR = Cursor("readers", tuple[UUID])
-    _WHO_READ = Statement(
-        "read_receipts.who_read",
-        ReadReceipt,
-        f"""
+    _WHO_READ_SQL = f"""
         SELECT
             messages.id AS message_id,
             room_users.user_id,
             {representable("message_read_receipts.read_at")} AS read_at
         FROM messages
         JOIN room_users
-            ON room_users.room_id = messages.room_id
+            ON room_users.room_id = {{room_id}}
             AND room_users.last_read_seq >= messages.seq
             AND room_users.user_id IS DISTINCT FROM messages.user_id
         LEFT JOIN message_read_receipts
-            ON message_read_receipts.message_id = messages.id
+            ON message_read_receipts.message_id = $1
             AND message_read_receipts.user_id = room_users.user_id
+            AND message_read_receipts.room_id = {{room_id}}
         WHERE messages.id = $1
+            AND messages.room_id = {{room_id}}
             AND room_users.user_id > $2
             AND {kept("room_users.room_id", "room_users.user_id")}
             AND (room_users.joined_seq < messages.seq OR message_read_receipts.read_at IS NOT NULL)
-            AND ($4::uuid IS NULL OR {has_member("messages.room_id", "$4")})
+            AND ($4::uuid IS NULL OR {has_member("{room_id}", "$4")})
         ORDER BY room_users.user_id
         LIMIT $3
-        """,
+        """
+    _WHO_READ = Statement("read_receipts.who_read", ReadReceipt, _WHO_READ_SQL.format(room_id="messages.room_id"))
+    _WHO_READ_IN_ROOM = Statement(
+        "read_receipts.who_read_in_room", ReadReceipt, _WHO_READ_SQL.format(room_id="$5")
     )
+    _ROOM_OF_SQL = f"""
+        SELECT
+            messages.room_id,
+            $2::uuid IS NULL OR {has_member("{room_id}", "$2")} AS is_visible
+        FROM messages
+        WHERE messages.id = $1
+            AND messages.room_id = {{room_id}}
+            AND {kept("{room_id}")}
+        """
     _ROOM_OF = Statement(
         "read_receipts.room_of",
         lambda room_id, is_visible: (room_id, is_visible),
-        f"""
-        SELECT
-            messages.room_id,
-            $2::uuid IS NULL OR {has_member("messages.room_id", "$2")} AS is_visible
-        FROM messages
-        WHERE messages.id = $1
-            AND {kept("messages.room_id")}
-        """,
+        _ROOM_OF_SQL.format(room_id="messages.room_id"),
+    )
+    _ROOM_OF_IN_ROOM = Statement(
+        "read_receipts.room_of_in_room",
+        lambda room_id, is_visible: (room_id, is_visible),
+        _ROOM_OF_SQL.format(room_id="$3"),
     )
 
     async def who_read(
-        self, message_id: UUID, *, limit: int = 50, after: str | None = None, as_user: UUID | None = None
+        self,
+        message_id: UUID,
+        *,
+        room_id: UUID | None = None,
+        limit: int = 50,
+        after: str | None = None,
+        as_user: UUID | None = None,
     ) -> Page[ReadReceipt]:
         """The members who have read the message, except its author, in the order of their ids.
 
         `limit` is 1 to 200; `after` is the `next` of the previous page. `read_at` is known if the room stored
         receipts when the message was read (`rooms.create`). A message from before a member joined counts as read
-        only with a receipt: of an earlier membership, or because it was marked as unread and then read.
+        only with a receipt: of an earlier membership, or because it was marked as unread and then read. `room_id`
+        is as in `messages.get`.
 
         Raises: NotFound, NotAMember (`as_user`).
         """
@@ -310,14 +332,25 @@ class ReadReceipts(Repository):
         viewer = inputs.viewer(as_user)
         (user_id,) = (UUID(int=0),) if after is None else self._WHO_READ_CURSOR.decode(message_id, after)
         deadline = self._executor.deadline()
-        receipts = await self._executor.fetch_all(
-            self._WHO_READ, message_id, user_id, limit + 1, viewer, deadline=deadline
-        )
+        if room_id is None:
+            receipts = await self._executor.fetch_all(
+                self._WHO_READ, message_id, user_id, limit + 1, viewer, deadline=deadline
+            )
+        else:
+            room_id = inputs.uuid("room_id", room_id)
+            receipts = await self._executor.fetch_all(
+                self._WHO_READ_IN_ROOM, message_id, user_id, limit + 1, viewer, room_id, deadline=deadline
+            )
         if not receipts:
-            found = await self._executor.fetch_one(self._ROOM_OF, message_id, viewer, deadline=deadline)
-            room_id, is_visible = existing(found, NotFound, "message", message_id)
+            if room_id is None:
+                found = await self._executor.fetch_one(self._ROOM_OF, message_id, viewer, deadline=deadline)
+            else:
+                found = await self._executor.fetch_one(
+                    self._ROOM_OF_IN_ROOM, message_id, viewer, room_id, deadline=deadline
+                )
+            of_room, is_visible = existing(found, NotFound, "message", message_id)
             if viewer is not None and not is_visible:
-                raise NotAMember(room_id, viewer)
+                raise NotAMember(of_room, viewer)
         return self._WHO_READ_CURSOR.page(message_id, receipts, limit, lambda receipt: (receipt.user_id,))
 
     _UNREAD_COUNTS = Statement(
@@ -347,7 +380,7 @@ class ReadReceipts(Repository):
         f"""
         SELECT unread.count AS unread
         FROM room_users
-        CROSS JOIN LATERAL {unread("room_users", "$2", "$3")} AS unread
+        CROSS JOIN LATERAL {unread("room_users", "$2", "$3", room_id="$1")} AS unread
         WHERE room_users.room_id = $1
             AND room_users.user_id = $2
             AND {kept("$1", "$2")}

@@ -126,7 +126,7 @@ def _set_role(name: str, condition: str, before: str = "", source: str = "") -> 
                 AND {kept("$1", "$2")}
                 AND {condition}
             RETURNING {MEMBER}
-        ), {next_entry(RoleChanged, "changed", user_id="$2", payload={"role": "$3::text"})}
+        ), {next_entry(RoleChanged, "changed", room_id="$1", user_id="$2", payload={"role": "$3::text"})}
         SELECT {MEMBER}
         FROM changed
         """,
@@ -421,11 +421,11 @@ class RoomUsers(Repository):
             WHERE room_users.room_id = $1
                 AND room_users.user_id = $2
                 AND {kept("$1", "$2")}
-                AND rooms.id = room_users.room_id
+                AND rooms.id = $1
                 AND rooms.direct_key IS NULL
                 AND room_users.role <> 'admin'
             RETURNING room_users.room_id, room_users.user_id
-        ), {next_entry(MemberLeft, "gone", user_id="$2")}
+        ), {next_entry(MemberLeft, "gone", room_id="$1", user_id="$2")}
         SELECT room_id, user_id
         FROM gone
         """,
@@ -452,7 +452,7 @@ class RoomUsers(Repository):
                     )
                 )
             RETURNING room_id, user_id
-        ), {next_entry(MemberLeft, "gone", user_id="$2")}
+        ), {next_entry(MemberLeft, "gone", room_id="$1", user_id="$2")}
         SELECT room_id, user_id
         FROM gone
         """,
@@ -478,12 +478,12 @@ class RoomUsers(Repository):
             USING rooms, actor
             WHERE room_users.room_id = $1
                 AND room_users.user_id = $2
-                AND rooms.id = room_users.room_id
+                AND rooms.id = $1
                 AND rooms.direct_key IS NULL
                 AND actor_id = $3
                 AND (actor_role = 'admin' OR (actor_role = 'moderator' AND role = 'member'))
             RETURNING room_users.room_id, room_users.user_id
-        ), {next_entry(MemberLeft, "gone", user_id="$2")}
+        ), {next_entry(MemberLeft, "gone", room_id="$1", user_id="$2")}
         SELECT room_id, user_id
         FROM gone
         """,
@@ -720,7 +720,7 @@ class RoomUsers(Repository):
                 AND {kept("$1", "$2")}
                 AND {lock_timeout("$4")}
             RETURNING {MEMBER}
-        ), {next_entry(MemberChanged, "changed", user_id="$2", payload={"metadata": "$3::jsonb"})}
+        ), {next_entry(MemberChanged, "changed", room_id="$1", user_id="$2", payload={"metadata": "$3::jsonb"})}
         SELECT {MEMBER}
         FROM changed
         """,

@@ -332,7 +332,7 @@ class Rooms(Repository):
                 if not found:  # one of them is being deleted
                     raise NotFound("user", f"{first} or {second}")
                 self._changed(MembersJoined(found[0].id, (first, second)))
-            except Conflict:  # the partner was faster
+            except Conflict:  # the partner was faster, or the id is taken
                 found = await self._executor.fetch_all(self._FIND_DIRECT, key, viewer, deadline=deadline)
         if not found:
             raise NotFound("direct room", key.hex())  # it was deleted again
@@ -398,7 +398,7 @@ class Rooms(Repository):
             LEFT JOIN LATERAL (
                 SELECT messages.seq, messages.created_at
                 FROM messages
-                WHERE messages.room_id = room_users.room_id
+                WHERE messages.room_id = {{newest_in}}
                 ORDER BY messages.seq DESC
                 LIMIT 1
             ) AS newest ON true
@@ -415,13 +415,13 @@ class Rooms(Repository):
             {representable("page.active_at")} AS active_at,
             {readable(Message, "preview")}
         FROM page
-        JOIN rooms ON rooms.id = page.room_id
+        JOIN rooms ON rooms.id = {{in_room}}
         LEFT JOIN LATERAL (
             SELECT {MESSAGE}
             FROM (
                 SELECT {MESSAGE}
                 FROM messages
-                WHERE messages.room_id = page.room_id
+                WHERE messages.room_id = {{in_room}}
                     AND messages.seq <= page.newest_seq
                 ORDER BY messages.seq DESC
                 LIMIT {PREVIEW_AMONG}
@@ -433,13 +433,13 @@ class Rooms(Repository):
         LEFT JOIN LATERAL (
             SELECT others.user_id
             FROM room_users AS others
-            WHERE others.room_id = page.room_id
+            WHERE others.room_id = {{in_room}}
                 AND others.user_id <> $1
                 AND {kept("others.user_id")}
                 AND rooms.direct_key IS NOT NULL
             LIMIT 1
         ) AS partner ON true
-        CROSS JOIN LATERAL {unread("page", "$1", "{cap}")} AS unread
+        CROSS JOIN LATERAL {unread("page", "$1", "{cap}", room_id="{in_room}")} AS unread
         ORDER BY page.active_at DESC, page.room_id DESC
         """
     _LIST_FOR = Statement(
@@ -449,11 +449,15 @@ class Rooms(Repository):
             condition="""AND (COALESCE(newest.created_at, room_users.joined_at), room_users.room_id) < ($2, $3)
             ORDER BY active_at DESC, room_users.room_id DESC
             LIMIT $4""",
+            newest_in="room_users.room_id",
+            in_room="page.room_id",
             cap="$5",
         ),
     )
     _SUMMARY = Statement(
-        "rooms.summary", _summary, _SUMMARIES_SQL.format(condition="AND room_users.room_id = $2", cap="$3")
+        "rooms.summary",
+        _summary,
+        _SUMMARIES_SQL.format(condition="AND room_users.room_id = $2", newest_in="$2", in_room="$2", cap="$3"),
     )
 
     async def list_for(

@@ -103,10 +103,12 @@ class Send(frames.Frame, frozen=True, tag="send"):
 class Edit(frames.Frame, frozen=True, tag="edit"):
     message_id: UUID
     content: str
+    room_id: UUID | None = None
 
 
 class Delete(frames.Frame, frozen=True, tag="delete"):
     message_id: UUID
+    room_id: UUID | None = None
 
 
 class Read(frames.Frame, frozen=True, tag="read"):
@@ -189,6 +191,7 @@ class Unread(frames.Frame, frozen=True, tag="unread"):
 
 class Readers(frames.Frame, frozen=True, tag="readers"):
     message_id: UUID
+    room_id: UUID | None = None
     limit: int = 50
     after: str | None = None
 
@@ -351,11 +354,11 @@ async def send(call: Call, frame: Send) -> Message:
 
 
 async def edit(call: Call, frame: Edit) -> Message:
-    return await call.me.messages.edit(frame.message_id, frame.content)
+    return await call.me.messages.edit(frame.message_id, frame.content, room_id=frame.room_id)
 
 
 async def delete(call: Call, frame: Delete) -> Message:
-    return await call.me.messages.delete(frame.message_id)
+    return await call.me.messages.delete(frame.message_id, room_id=frame.room_id)
 
 
 async def read(call: Call, frame: Read) -> ReadUpTo:
@@ -439,7 +442,9 @@ async def unread(call: Call, frame: Unread) -> ReadUpTo:
 
 
 async def readers(call: Call, frame: Readers) -> ReaderPage:
-    found = await call.me.receipts.who_read(frame.message_id, limit=frame.limit, after=frame.after)
+    found = await call.me.receipts.who_read(
+        frame.message_id, room_id=frame.room_id, limit=frame.limit, after=frame.after
+    )
     users = await people(call, (receipt.user_id for receipt in found.items))
     return ReaderPage(found.items, found.next, users)
 

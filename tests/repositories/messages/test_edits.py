@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from uuid import uuid4
 
 import pytest
 
 from hubbub import Forbidden, Hub, Invalid, NotAMember, NotFound, Role, Room, User
+from hubbub.models import Message, NewMessage
 from hubbub.postgres import Pool
 from log import log_of
 
@@ -84,3 +86,47 @@ async def test_concurrent_edits_and_deletes_leave_no_gap_in_the_log(
     kinds = await log_of(pool, room.id)
     assert kinds.count("deleted") == 1
     assert kinds[-1] == "deleted"
+
+
+async def test_message_is_found_in_the_room_that_the_caller_names(hub: Hub, ada: User, room: Room) -> None:
+    other = await hub.rooms.create("other", created_by=ada.id)
+    sent = await hub.messages.send(room.id, ada.id, "hello")
+    assert await hub.messages.get(sent.id, room_id=room.id) == sent
+    assert await hub.messages.get(sent.id, room_id=room.id, as_user=ada.id) == sent
+    assert await hub.messages.get_many([sent.id, uuid4()], room_id=room.id) == {sent.id: sent}
+    assert (await hub.messages.edit(sent.id, "changed", by=ada.id, room_id=room.id)).content == "changed"
+    assert (await hub.messages.edit(sent.id, "changed", by=ada.id, room_id=room.id)).content == "changed"
+
+    assert await hub.messages.get_many([sent.id], room_id=other.id) == {}
+    for call in (
+        hub.messages.get,
+        partial(hub.messages.get, as_user=ada.id),
+        partial(hub.messages.edit, content="in another room", by=ada.id),
+        partial(hub.messages.delete, by=ada.id),
+    ):
+        with pytest.raises(NotFound) as missing:
+            await call(sent.id, room_id=other.id)
+        assert (missing.value.kind, missing.value.key) == ("message", sent.id)
+    with pytest.raises(Invalid, match="room_id"):
+        await hub.messages.delete(sent.id, by=ada.id, room_id="room")  # type: ignore[arg-type]
+    assert (await hub.messages.get(sent.id)).content == "changed"
+    assert (await hub.messages.delete(sent.id, by=ada.id, room_id=room.id)).deleted_at is not None
+
+
+async def test_changes_that_share_a_statement_keep_to_the_rooms_that_their_callers_name(
+    hub: Hub, pool: Pool, ada: User, room: Room
+) -> None:
+    other = await hub.rooms.create("other", created_by=ada.id)
+    sent = await hub.messages.send_many(room.id, ada.id, [NewMessage(f"message {n}") for n in range(40)])
+    rooms = [(room.id, None, other.id)[n % 3] for n in range(40)]
+    for change in (
+        lambda message, room_id: hub.messages.edit(message.id, "changed", by=ada.id, room_id=room_id),
+        lambda message, room_id: hub.messages.delete(message.id, by=ada.id, room_id=room_id),
+    ):
+        outcomes = await asyncio.gather(*map(change, sent, rooms), return_exceptions=True)
+        assert [isinstance(outcome, NotFound) for outcome in outcomes] == [id == other.id for id in rooms]
+        assert [isinstance(outcome, Message) for outcome in outcomes] == [id != other.id for id in rooms]
+    changed = sum(id != other.id for id in rooms)
+    assert (await log_of(pool, room.id)).count("edited") == changed
+    assert (await log_of(pool, room.id)).count("deleted") == changed
+    assert await log_of(pool, other.id) == ["joined"]

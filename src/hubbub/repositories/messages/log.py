@@ -206,7 +206,9 @@ class Logs:
                         CASE WHEN room_events.seq > $2 THEN {message_bytes("messages")} ELSE 0 END,
                         {readable(Message, "messages")}
                     FROM room_events
-                    LEFT JOIN messages ON messages.id = room_events.message_id
+                    LEFT JOIN messages
+                        ON messages.id = room_events.message_id
+                        AND messages.room_id = $1
                     WHERE room_events.room_id = $1
                         AND room_events.seq >= $2
                         AND {kept("$1")}
@@ -274,20 +276,23 @@ class Logs:
             self._READ_OF_MEMBER, room_id, seq, limit, most_bytes, viewer, deadline=deadline
         )
 
-    _HEADS = Statement(
-        "log.heads",
-        _head_of,
-        f"""
+    _HEAD_COLUMNS = f"""
         SELECT
             rooms.id,
             rooms.last_seq,
-            COALESCE(known.seq, rooms.last_seq) AS seq,
+            {{seq}} AS seq,
             messages.id AS sent_id,
             {representable("messages.created_at")} AS sent_at,
             room_events.kind,
             room_events.message_id,
             room_events.user_id,
             {representable("room_events.created_at")} AS happened_at
+        """
+    _HEADS = Statement(
+        "log.heads",
+        _head_of,
+        f"""
+        {_HEAD_COLUMNS.format(seq="COALESCE(known.seq, rooms.last_seq)")}
         FROM unnest($1::uuid[], $2::bigint[]) AS known (room_id, seq)
         JOIN rooms ON rooms.id = known.room_id
         LEFT JOIN messages
@@ -299,7 +304,23 @@ class Logs:
         WHERE {kept("rooms.id")}
         """,
     )
-    _HEAD_OF_MEMBER = Statement("log.head_of_member", _head_of, f"{_HEADS.sql} AND {has_member('rooms.id', '$3')}")
+    _HEAD = Statement(
+        "log.head",
+        _head_of,
+        f"""
+        {_HEAD_COLUMNS.format(seq="rooms.last_seq")}
+        FROM rooms
+        LEFT JOIN messages
+            ON messages.room_id = $1
+            AND messages.seq = rooms.last_seq
+        LEFT JOIN room_events
+            ON room_events.room_id = $1
+            AND room_events.seq = rooms.last_seq
+        WHERE rooms.id = $1
+            AND {kept("$1")}
+            AND ($2::uuid IS NULL OR {has_member("$1", "$2")})
+        """,
+    )
 
     async def heads(self, seqs: Mapping[UUID, int | None], *, deadline: float | None = None) -> list[Head]:
         """The heads of the rooms that exist, each with the position of the given seq; None stands for the head."""
@@ -307,13 +328,7 @@ class Logs:
 
     async def head(self, room_id: UUID, *, viewer: UUID | None = None, deadline: float | None = None) -> Position:
         """The position of the newest entry of a room. Raises: NotFound, NotAMember (the `viewer`)."""
-        if viewer is None:
-            heads = await self.heads({room_id: None}, deadline=deadline)
-        else:
-            heads = await self._executor.fetch_all(
-                self._HEAD_OF_MEMBER, [room_id], [None], viewer, deadline=deadline
-            )
-        for head in heads:
-            if head.position is not None:  # it always is, because the head is not beyond the end
-                return head.position
+        head = await self._executor.fetch_one(self._HEAD, room_id, viewer, deadline=deadline)
+        if head is not None and head.position is not None:  # it always has one, because it is not beyond the end
+            return head.position
         raise NotFound("room", room_id) if viewer is None else NotAMember(room_id, viewer)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from hubbub import inputs
 from hubbub.commits import MessagesSent, OnCommit, RoomRewound, RoomTouched, ignore
 from hubbub.cursors import Cursor
 from hubbub.errors import Forbidden, Invalid, NotAMember, NotFound, Unavailable
-from hubbub.events import LogEvent, LogPage, MessageDeleted, MessageEdited, Resync
+from hubbub.events import LogEvent, Logged, LogPage, MessageDeleted, MessageEdited, Resync
 from hubbub.models import Message, MessagePage, MessageType, NewMessage, Page
 from hubbub.positions import START, Position
 from hubbub.postgres import Executor, Statement
@@ -21,7 +22,6 @@ from hubbub.repositories.messages.send_many import drafts_of, send_all
 from hubbub.repositories.messages.writer import MessageWriter
 from hubbub.sql import (
     Apply,
-    Item,
     Repository,
     RoomChanges,
     by_id,
@@ -32,6 +32,70 @@ from hubbub.sql import (
     next_entry,
     readable,
 )
+
+_OTHER_CONTENT: Final = """
+            AND messages.content <> {content}
+            AND ({content} <> '' OR messages.metadata IS NOT NULL OR messages.message_type <> 'text')
+"""
+_EDITED: Final = """
+    UPDATE messages
+    SET content = {content},
+        is_edited = true,
+        updated_at = CURRENT_TIMESTAMP
+"""
+_DELETED: Final = """
+    UPDATE messages
+    SET content = '',
+        metadata = NULL,
+        deleted_at = CURRENT_TIMESTAMP,
+        updated_at = CURRENT_TIMESTAMP
+"""
+
+
+# The message is locked before the head moves: of two changes of one message, the second waits, and then finds what
+# the first has left. A change that finds nothing to do takes no seq.
+def _change_of_one(event: type[Logged], change: str, room_id: str | None, unless: str = "") -> str:
+    """The change of message $1 by user $2. `room_id` is the parameter that has its room, if any."""
+    moved = next_entry(event, "target", room_id=room_id or "target.room_id", message_id="$1", user_id="$2")
+    return f"""
+    WITH target AS MATERIALIZED (
+        SELECT messages.id, messages.room_id
+        FROM messages
+        JOIN room_users
+            ON room_users.room_id = {room_id or "messages.room_id"}
+            AND room_users.user_id = $2
+        WHERE messages.id = $1
+            AND messages.room_id = {room_id or "messages.room_id"}
+            AND messages.deleted_at IS NULL
+            AND {kept("messages.room_id", "$2")}
+            AND (messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'))
+            {unless}
+        FOR NO KEY UPDATE OF messages
+    ), {moved}
+    {change}
+    FROM head
+    WHERE messages.id = $1
+        AND messages.room_id = {room_id or "head.id"}
+    RETURNING {readable(Message, "messages")}
+    """
+
+
+def _edit(room_id: str | None = None) -> str:
+    unless = _OTHER_CONTENT.format(content="$3")
+    return _change_of_one(MessageEdited, _EDITED.format(content="$3"), room_id, unless)
+
+
+def _delete(room_id: str | None = None) -> str:
+    return _change_of_one(MessageDeleted, _DELETED, room_id)
+
+
+class _MessageChange(NamedTuple):
+    """An edit or a deletion. The room is None where the caller does not know it."""
+
+    message_id: UUID
+    user_id: UUID
+    room_id: UUID | None
+    content: str
 
 
 class Messages(Repository):
@@ -106,54 +170,64 @@ class Messages(Repository):
 
     _GET = by_id(Message, "messages", readable(Message))
     _GET_MANY = _GET.many
+    _GET_IN_ROOM = Statement("messages.get_in_room", Message, f"{_GET.sql} AND messages.room_id = $2")
+    # A join, because for `id = ANY ($1)` beside the room PostgreSQL may read all messages of the room.
+    _GET_MANY_IN_ROOM = Statement(
+        "messages.get_many_in_room",
+        Message,
+        f"""
+        SELECT {readable(Message, "messages")}
+        FROM unnest($1::uuid[]) AS wanted (id)
+        JOIN messages
+            ON messages.id = wanted.id
+            AND messages.room_id = $2
+        WHERE {kept("messages.room_id")}
+        """,
+    )
 
-    async def get(self, message_id: UUID, *, as_user: UUID | None = None) -> Message:
-        """The message, or the tombstone that is left of it. Raises: NotFound, NotAMember (`as_user`)."""
+    async def get(self, message_id: UUID, *, room_id: UUID | None = None, as_user: UUID | None = None) -> Message:
+        """The message, or the tombstone that is left of it.
+
+        A message of another room than `room_id` is not found. Where a server keeps each room on one of several
+        nodes, only the node of that room is asked.
+
+        Raises: NotFound, NotAMember (`as_user`).
+        """
         message_id = inputs.uuid("message_id", message_id)
+        room_id = None if room_id is None else inputs.uuid("room_id", room_id)
         if as_user is not None:
             return await self._get_as_member(
-                message_id, inputs.uuid("as_user", as_user), self._executor.deadline()
+                message_id, room_id, inputs.uuid("as_user", as_user), self._executor.deadline()
             )
-        message = await self._executor.look_up(self._GET, message_id)
+        if room_id is None:
+            message = await self._executor.look_up(self._GET, message_id)
+        else:
+            message = await self._executor.fetch_one(self._GET_IN_ROOM, message_id, room_id)
         return existing(message, NotFound, "message", message_id)
 
-    async def _get_as_member(self, message_id: UUID, viewer: UUID, deadline: float) -> Message:
-        found = await self._executor.fetch_one(self._PERMISSIONS, [message_id], [viewer], deadline=deadline)
-        message, is_member, _ = existing(found, NotFound, "message", message_id)
+    async def _get_as_member(
+        self, message_id: UUID, room_id: UUID | None, viewer: UUID, deadline: float
+    ) -> Message:
+        found = await self._permissions({message_id: viewer}, room_id, deadline)
+        message, is_member, _ = existing(found[0] if found else None, NotFound, "message", message_id)
         if not is_member:
             raise NotAMember(message.room_id, viewer)
         return message
 
-    async def get_many(self, message_ids: Iterable[UUID]) -> dict[UUID, Message]:
-        """The messages that exist, by id, in one query per 1,000 ids."""
-        return await self._get_many(self._GET_MANY, message_ids, field="message_ids")
+    async def get_many(self, message_ids: Iterable[UUID], *, room_id: UUID | None = None) -> dict[UUID, Message]:
+        """The messages that exist, by id, in one query per 1,000 ids. `room_id` is as in `get`."""
+        if room_id is None:
+            return await self._get_many(self._GET_MANY, message_ids, field="message_ids")
+        room_id = inputs.uuid("room_id", room_id)
+        return await self._get_many(self._GET_MANY_IN_ROOM, message_ids, room_id, field="message_ids")
 
-    # The message is locked before the head moves: of two changes of one message, the second waits, and then finds
-    # what the first has left. A change that finds nothing to do takes no seq.
-    _TARGET = f"""
-        target AS MATERIALIZED (
-            SELECT messages.id, messages.room_id
-            FROM messages
-            JOIN room_users
-                ON room_users.room_id = messages.room_id
-                AND room_users.user_id = $2
-            WHERE messages.id = $1
-                AND messages.deleted_at IS NULL
-                AND {kept("messages.room_id", "$2")}
-                AND (messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'))
-                {{unless}}
-            FOR NO KEY UPDATE OF messages
-        )
-    """
-    _OTHER_CONTENT = """
-        AND messages.content <> {content}
-        AND ({content} <> '' OR messages.metadata IS NOT NULL OR messages.message_type <> 'text')
-    """
     _TARGETS = f"""
         target AS MATERIALIZED (
             SELECT messages.id AS message_id, messages.room_id, change.user_id, change.ordinal{{selected}}
             FROM unnest({{arrays}}) WITH ORDINALITY AS change ({{names}}, ordinal)
-            JOIN messages ON messages.id = change.message_id
+            JOIN messages
+                ON messages.id = change.message_id
+                AND messages.room_id = COALESCE(change.room_id, messages.room_id)
             JOIN room_users
                 ON room_users.room_id = messages.room_id
                 AND room_users.user_id = change.user_id
@@ -166,33 +240,16 @@ class Messages(Repository):
             FOR NO KEY UPDATE OF messages
         )
     """
-    _EDITED = """
-        UPDATE messages
-        SET content = {content},
-            is_edited = true,
-            updated_at = CURRENT_TIMESTAMP
-    """
-    _EDIT = Statement(
-        "messages.edit",
-        Message,
-        f"""
-        WITH {_TARGET.format(unless=_OTHER_CONTENT.format(content="$3"))},
-        {next_entry(MessageEdited, "target", message_id="$1", user_id="$2")}
-        {_EDITED.format(content="$3")}
-        FROM head
-        WHERE messages.id = $1
-        RETURNING {readable(Message, "messages")}
-        """,
-        idempotent=True,
-    )
+    _EDIT = Statement("messages.edit", Message, _edit(), idempotent=True)
+    _EDIT_IN_ROOM = Statement("messages.edit_in_room", Message, _edit("$4"), idempotent=True)
     _EDIT_MANY = Statement(
         "messages.edit_many",
         Message,
         f"""
         WITH {
             _TARGETS.format(
-                arrays="$1::uuid[], $2::uuid[], $3::text[]",
-                names="message_id, user_id, content",
+                arrays="$1::uuid[], $2::uuid[], $5::uuid[], $3::text[]",
+                names="message_id, user_id, room_id, content",
                 selected=", change.content",
                 unless=_OTHER_CONTENT.format(content="change.content"),
                 timeout=lock_timeout("$4"),
@@ -207,17 +264,18 @@ class Messages(Repository):
         idempotent=True,
     )
 
-    async def edit(self, message_id: UUID, content: str, *, by: UUID) -> Message:
+    async def edit(self, message_id: UUID, content: str, *, by: UUID, room_id: UUID | None = None) -> Message:
         """Give the message other content. An entry of the room's log; the message keeps its seq and the rest.
 
         `by` is its author, still in the room, or a moderator or admin of the room. The same content again changes
-        nothing. It may be empty in a message with metadata, an image or a file.
+        nothing. It may be empty in a message with metadata, an image or a file. `room_id` is as in `get`. It saves
+        an edit beside others the query for the room.
 
         Raises: NotFound, NotAMember, Forbidden (`by` may not edit it), Invalid (it is deleted).
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
         content = inputs.text("content", content, longest=inputs.CONTENT_LENGTH, shortest=1 if content else 0)
-        message = await self._change_message(self._edit_all, message_id, (message_id, by, content))
+        message = await self._change_message(self._edit_all, message_id, room_id, by, content)
         if message.deleted_at is not None:
             raise Invalid("message_id", "the message is deleted")
         if not content and message.content:
@@ -225,45 +283,31 @@ class Messages(Repository):
         return message
 
     async def _edit_all(
-        self, edits: Sequence[tuple[UUID, UUID, str]], lock_wait: str | None, deadline: float
+        self, edits: Sequence[_MessageChange], lock_wait: str | None, deadline: float
     ) -> list[Message | Exception]:
-        ids, users, contents = zip(*edits, strict=True)
-        if len(edits) == 1 and lock_wait is None:
+        ids, users, rooms, contents = zip(*edits, strict=True)
+        if len(edits) > 1 or lock_wait is not None:
+            edited = await self._executor.fetch_all(
+                self._EDIT_MANY, ids, users, contents, lock_wait, rooms, deadline=deadline
+            )
+        elif rooms[0] is None:
             edited = await self._executor.fetch_all(self._EDIT, ids[0], users[0], contents[0], deadline=deadline)
         else:
             edited = await self._executor.fetch_all(
-                self._EDIT_MANY, ids, users, contents, lock_wait, deadline=deadline
+                self._EDIT_IN_ROOM, ids[0], users[0], contents[0], rooms[0], deadline=deadline
             )
-        return await self._outcomes(ids, users, edited, deadline)
+        return await self._outcomes(edits, edited, deadline)
 
-    _DELETED = """
-        UPDATE messages
-        SET content = '',
-            metadata = NULL,
-            deleted_at = CURRENT_TIMESTAMP,
-            updated_at = CURRENT_TIMESTAMP
-    """
-    _DELETE = Statement(
-        "messages.delete",
-        Message,
-        f"""
-        WITH {_TARGET.format(unless="")},
-        {next_entry(MessageDeleted, "target", message_id="$1", user_id="$2")}
-        {_DELETED}
-        FROM head
-        WHERE messages.id = $1
-        RETURNING {readable(Message, "messages")}
-        """,
-        idempotent=True,
-    )
+    _DELETE = Statement("messages.delete", Message, _delete(), idempotent=True)
+    _DELETE_IN_ROOM = Statement("messages.delete_in_room", Message, _delete("$3"), idempotent=True)
     _DELETE_MANY = Statement(
         "messages.delete_many",
         Message,
         f"""
         WITH {
             _TARGETS.format(
-                arrays="$1::uuid[], $2::uuid[]",
-                names="message_id, user_id",
+                arrays="$1::uuid[], $2::uuid[], $4::uuid[]",
+                names="message_id, user_id, room_id",
                 selected="",
                 unless="",
                 timeout=lock_timeout("$3"),
@@ -278,35 +322,49 @@ class Messages(Repository):
         idempotent=True,
     )
 
-    async def delete(self, message_id: UUID, *, by: UUID) -> Message:
+    async def delete(self, message_id: UUID, *, by: UUID, room_id: UUID | None = None) -> Message:
         """Leave a tombstone, without content and metadata, with the seq and `reply_to` of the message.
 
-        `by` is as in `edit`. Deleting it again changes nothing.
+        `by` and `room_id` are as in `edit`. Deleting it again changes nothing.
 
         Raises: NotFound, NotAMember, Forbidden (`by` may not delete it).
         """
         message_id, by = inputs.uuid("message_id", message_id), inputs.uuid("by", by)
-        return await self._change_message(self._delete_all, message_id, (message_id, by))
+        return await self._change_message(self._delete_all, message_id, room_id, by)
 
     async def _delete_all(
-        self, deletions: Sequence[tuple[UUID, UUID]], lock_wait: str | None, deadline: float
+        self, deletions: Sequence[_MessageChange], lock_wait: str | None, deadline: float
     ) -> list[Message | Exception]:
-        ids, users = zip(*deletions, strict=True)
-        if len(deletions) == 1 and lock_wait is None:
+        ids, users, rooms, _ = zip(*deletions, strict=True)
+        if len(deletions) > 1 or lock_wait is not None:
+            deleted = await self._executor.fetch_all(
+                self._DELETE_MANY, ids, users, lock_wait, rooms, deadline=deadline
+            )
+        elif rooms[0] is None:
             deleted = await self._executor.fetch_all(self._DELETE, ids[0], users[0], deadline=deadline)
         else:
-            deleted = await self._executor.fetch_all(self._DELETE_MANY, ids, users, lock_wait, deadline=deadline)
-        return await self._outcomes(ids, users, deleted, deadline)
+            deleted = await self._executor.fetch_all(
+                self._DELETE_IN_ROOM, ids[0], users[0], rooms[0], deadline=deadline
+            )
+        return await self._outcomes(deletions, deleted, deadline)
 
-    async def _change_message(self, apply: Apply[Item, Message], message_id: UUID, item: Item) -> Message:
+    async def _change_message(
+        self,
+        apply: Apply[_MessageChange, Message],
+        message_id: UUID,
+        room_id: UUID | None,
+        by: UUID,
+        content: str = "",
+    ) -> Message:
         deadline = self._executor.deadline()
-        room_id = None if self._changes is None else await self._changes.find_room(lambda: self.get(message_id))
-        return await self._change(apply, item, key=room_id, id=message_id, deadline=deadline)
+        if room_id is not None:
+            room_id = inputs.uuid("room_id", room_id)
+        elif self._changes is not None:
+            room_id = await self._changes.find_room(lambda: self.get(message_id))
+        change = _MessageChange(message_id, by, room_id, content)
+        return await self._change(apply, change, key=room_id, id=message_id, deadline=deadline)
 
-    _PERMISSIONS = Statement(
-        "messages.change_permissions",
-        lambda *row: (Message(*row[:-2]), row[-2], row[-1]),
-        f"""
+    _PERMISSIONS_SQL = f"""
         SELECT
             {readable(Message, "messages")},
             room_users.role IS NOT NULL AS is_member,
@@ -315,15 +373,32 @@ class Messages(Repository):
         FROM unnest($1::uuid[], $2::uuid[]) AS change (message_id, user_id)
         JOIN messages ON messages.id = change.message_id
         LEFT JOIN room_users
-            ON room_users.room_id = messages.room_id
+            ON room_users.room_id = {{room_id}}
             AND room_users.user_id = change.user_id
             AND {kept("change.user_id")}
         WHERE {kept("messages.room_id")}
-        """,
+            AND messages.room_id = {{room_id}}
+        """
+    _PERMISSIONS = Statement(
+        "messages.change_permissions",
+        lambda *row: (Message(*row[:-2]), row[-2], row[-1]),
+        _PERMISSIONS_SQL.format(room_id="messages.room_id"),
+    )
+    _PERMISSIONS_IN_ROOM = Statement(
+        "messages.change_permissions_in_room", _PERMISSIONS.model, _PERMISSIONS_SQL.format(room_id="$3")
     )
 
+    async def _permissions(
+        self, users: Mapping[UUID, UUID], room_id: UUID | None, deadline: float
+    ) -> list[tuple[Message, bool, bool]]:
+        """The messages with these ids, and whether the user of each is a member and may change it."""
+        ids, by = list(users), list(users.values())
+        if room_id is None:
+            return await self._executor.fetch_all(self._PERMISSIONS, ids, by, deadline=deadline)
+        return await self._executor.fetch_all(self._PERMISSIONS_IN_ROOM, ids, by, room_id, deadline=deadline)
+
     async def _outcomes(
-        self, ids: Sequence[UUID], users: Sequence[UUID], changed: Sequence[Message], deadline: float
+        self, changes: Sequence[_MessageChange], changed: Sequence[Message], deadline: float
     ) -> list[Message | Exception]:
         """The messages: as they were changed, or as a change left them, or the error of a user who may not change
         one.
@@ -331,19 +406,21 @@ class Messages(Repository):
         A change may itself have made a message what it is: one whose answer was lost is run again.
         """
         outcomes: dict[UUID, Message | Exception] = {message.id: message for message in changed}
-        rest = [(id, user_id) for id, user_id in zip(ids, users, strict=True) if id not in outcomes]
+        rest = [change for change in changes if change.message_id not in outcomes]
         if rest:
-            by = dict(rest)
+            by = {change.message_id: change.user_id for change in rest}
+            rooms = {change.message_id: change.room_id for change in rest}
+            [room_id, *others] = set(rooms.values())
             try:
-                permissions = await self._executor.fetch_all(
-                    self._PERMISSIONS, list(by), list(by.values()), deadline=deadline
-                )
+                permissions = await self._permissions(by, None if others else room_id, deadline)
             except Unavailable as failure:
                 unknown = failure.with_unknown_outcome()
                 unknown.__cause__ = failure
                 outcomes.update((id, unknown.for_another()) for id in by)
                 permissions = []
             for message, is_member, may_change in permissions:
+                if rooms[message.id] not in (None, message.room_id):
+                    continue
                 if not is_member:
                     outcomes[message.id] = NotAMember(message.room_id, by[message.id])
                 elif not may_change:
@@ -354,7 +431,7 @@ class Messages(Repository):
         # Also on a retry: the first attempt may not have reported it.
         for room_id in {message.room_id for message in outcomes.values() if isinstance(message, Message)}:
             self._changed(RoomTouched(room_id))
-        return [outcomes.get(id) or NotFound("message", id) for id in ids]
+        return [outcomes.get(id) or NotFound("message", id) for id, *_ in changes]
 
     async def page(
         self,
@@ -421,14 +498,20 @@ class Messages(Repository):
             return Span(room_id, seq_of("after", room_id, after) + 1, 0, limit)
         if around is not None:
             if not isinstance(around, int | Message):
-                id = inputs.uuid("around", around)
-                if viewer is not None:
-                    around = await self._get_as_member(id, viewer, deadline)
-                else:
-                    message = await self._executor.fetch_one(self._GET, id, deadline=deadline)
-                    around = existing(message, NotFound, "message", id)
+                around = await self._anchor(room_id, inputs.uuid("around", around), viewer, deadline)
             return Span(room_id, seq_of("around", room_id, around), limit // 2, limit - limit // 2)
         return Span(room_id, seq_of("before", room_id, NEWEST if before is None else before), limit, 0)
+
+    async def _anchor(self, room_id: UUID, id: UUID, viewer: UUID | None, deadline: float) -> Message:
+        """The message, from this room, or from another one for the error that it means."""
+        if viewer is not None:
+            found = await self._permissions({id: viewer}, room_id, deadline)
+            if found and found[0][1]:
+                return found[0][0]
+            return await self._get_as_member(id, None, viewer, deadline)
+        message = await self._executor.fetch_one(self._GET_IN_ROOM, id, room_id, deadline=deadline)
+        message = message or await self._executor.fetch_one(self._GET, id, deadline=deadline)
+        return existing(message, NotFound, "message", id)
 
     async def since(
         self, room_id: UUID, cursor: str | None, *, limit: int = 200, as_user: UUID | None = None

@@ -1014,12 +1014,12 @@ export class Room {
    * then, or be gone. Without a connection it waits for one for 30 seconds, and then rejects with `timeout`.
    */
   async edit(id, content) {
-    this.#log(await this.#client.request({ type: "edit", message_id: id, content }));
+    this.#log(await this.#client.request({ type: "edit", room_id: this.id, message_id: id, content }));
   }
 
   /** Delete a message of the log, as `edit` changes one. A message that was not sent is taken out by `discard`. */
   async delete(id) {
-    this.#log(await this.#client.request({ type: "delete", message_id: id }));
+    this.#log(await this.#client.request({ type: "delete", room_id: this.id, message_id: id }));
   }
 
   /** Everything up to this `seq` is read. It is sent when there is a connection. */
@@ -1043,7 +1043,8 @@ export class Room {
     const readers = [];
     let after = null;
     do {
-      const page = await this.#client.request({ type: "readers", message_id: id, limit: 200, ...(after ? { after } : {}) });
+      const frame = { type: "readers", room_id: this.id, message_id: id, limit: 200, ...(after ? { after } : {}) };
+      const page = await this.#client.request(frame);
       this.#client._people(page.users);
       for (const { user_id, read_at } of page.items) readers.push({ userId: user_id, readAt: read_at });
       after = page.next;

@@ -1,0 +1,208 @@
+"""A statement is about one room, so that a database whose rooms are on several nodes asks one node.
+
+Here the tables of rooms are partitioned by the room, and each parameter has a value of another partition. So the
+plan of a statement reads one partition only if the statement equates the room of each table with one parameter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+import pytest_asyncio
+
+from hubbub import Settings, migrations
+from hubbub.migrations import REVISIONS, scripts
+from hubbub.postgres import Statement, connect
+from hubbub.postgres.connection import Connection
+from sql.package import statements
+
+PARTITIONS: Final = 32
+ROOM_OF: Final = {
+    "rooms": "id",
+    "room_users": "room_id",
+    "messages": "room_id",
+    "room_events": "room_id",
+    "message_read_receipts": "room_id",
+}
+
+# Statements that read more than one partition, by the reason.
+EXCEPTIONS: Final = {
+    "of a user, whose rooms are anywhere": (
+        *("deletions.author", "deletions.creator", "deletions.leave", "deletions.receipts_of_account"),
+        *("deletions.delete_account", "deletions.lock_account", "messages.by_author"),
+        *("memberships.digests", "memberships.pairs", "memberships.rooms_of", "room_users.rooms_of"),
+        *("read_receipts.unread_counts", "rooms.list_for"),
+    ),
+    "of all rooms": ("rooms.public", "rooms.search", "rooms.find_direct", "history.rooms_by_name"),
+    "of rooms that a caller lists": (
+        *("log.heads", "memberships.joined_after", "memberships.left_at"),
+        *("room_users.member_counts", "rooms.get_many"),
+    ),
+    "of callers that share it, each with a room": (
+        *("messages.delete_many", "messages.edit_many", "messages.permissions", "messages.send_many"),
+        *("read_receipts.mark_many", "room_users.add_many", "room_users.get_many", "room_users.remove_many"),
+        *("room_users.set_roles", "room_users.states", "rooms.not_locked"),
+    ),
+    "by the id of a message whose room the caller does not know": (
+        *("messages.change_permissions", "messages.delete", "messages.edit", "messages.get", "messages.get_many"),
+        *("messages.earlier_sends", "read_receipts.room_of", "read_receipts.who_read"),
+    ),
+    "of the feed of changes, whose parts are rooms anywhere": (
+        *("changes.first_since", "changes.read", "changes.take", "migrations.transaction_id_offset"),
+    ),
+    "of an import, whose lines are of many rooms": (
+        *("history.count_as_read", "history.events", "history.events_at", "history.heads"),
+        *("history.latest_events", "history.lock_rooms", "history.members", "history.messages"),
+        *("history.remove_members", "history.restore_members", "history.revise_messages"),
+        *("history.set_last_seq", "history.set_metadata", "history.set_roles"),
+    ),
+    "of a command that counts rows": ("demo.facts", "top.busiest"),
+}
+
+# Citus runs an INSERT of such a statement on the coordinator, row by row.
+INSERTS_BESIDE_OTHER_CHANGES: Final = {
+    *("deletions.leave", "messages.delete", "messages.delete_in_room", "messages.delete_many", "messages.edit"),
+    *("messages.edit_in_room", "messages.edit_many", "messages.send", "messages.send_many"),
+    *("read_receipts.mark_many", "read_receipts.mark_read", "room_users.add", "room_users.add_many"),
+    *("room_users.demote", "room_users.remove", "room_users.remove_admin", "room_users.remove_by"),
+    *("room_users.remove_many", "room_users.set_role", "room_users.set_role_by", "room_users.set_roles"),
+    *("room_users.step_down", "room_users.update", "rooms.create", "rooms.create_direct", "rooms.update"),
+}
+
+ID_OF_EACH_PARTITION: Final = """
+    SELECT DISTINCT ON (remainder) id::text
+    FROM generate_series(1, 1000) AS number
+    CROSS JOIN LATERAL (SELECT lpad(number::text, 32, '0')::uuid AS id) AS made
+    JOIN generate_series(0, $1 - 1) AS remainder
+        ON satisfies_hash_partition('rooms'::regclass, $1, remainder, made.id)
+    ORDER BY remainder
+"""
+
+# The key of a partitioned table has the column that it is partitioned by.
+KEYS: Final = """
+    ALTER TABLE rooms DROP CONSTRAINT rooms_direct_key_key;
+    CREATE INDEX ON rooms (direct_key);
+    ALTER TABLE messages DROP CONSTRAINT messages_pkey, ADD PRIMARY KEY (room_id, id);
+    ALTER TABLE message_read_receipts
+        DROP CONSTRAINT message_read_receipts_pkey,
+        ADD PRIMARY KEY (room_id, message_id, user_id);
+"""
+
+
+class Plan(NamedTuple):
+    """The partitions that a statement reads, and the changes that it makes: their kinds and tables."""
+
+    partitions: set[str]
+    changes: list[tuple[str, str]]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def plans(servers: Settings) -> AsyncIterator[dict[str, Plan]]:
+    admin = await connect(servers.postgres)
+    await admin.execute("CREATE DATABASE hubbub_partitions")
+    settings = replace(servers.postgres, database="hubbub_partitions")
+    await migrations.up(settings)
+    connection = await connect(settings)
+    try:
+        await _partition(connection)
+        ids = [id for (id,) in await connection.fetch(ID_OF_EACH_PARTITION, PARTITIONS)]
+        assert len(ids) == PARTITIONS
+        await connection.execute("SET plan_cache_mode = force_custom_plan")
+        yield {name: await _plan(connection, statement, ids) for name, statement in statements().items()}
+    finally:
+        await connection.close()
+        await admin.execute("DROP DATABASE hubbub_partitions WITH (FORCE)")
+        await admin.close()
+
+
+async def _partition(connection: Connection) -> None:
+    foreign_keys = "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE contype = 'f'"
+    for table, name in await connection.fetch(foreign_keys):
+        await connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+    await connection.execute(KEYS)
+    for table, column in ROOM_OF.items():
+        await connection.execute(f"ALTER TABLE {table} RENAME TO {table}_whole")
+        await connection.execute(
+            f"CREATE TABLE {table} (LIKE {table}_whole INCLUDING ALL) PARTITION BY HASH ({column})"
+        )
+        for remainder in range(PARTITIONS):
+            await connection.execute(
+                f"CREATE TABLE {table}_{remainder} PARTITION OF {table} "
+                f"FOR VALUES WITH (MODULUS {PARTITIONS}, REMAINDER {remainder})"
+            )
+
+
+async def _plan(connection: Connection, statement: Statement[Any], ids: list[str]) -> Plan:
+    rest, arguments = iter(ids), []
+    prepared = await connection.prepare(statement.sql)
+    for number, parameter in enumerate(prepared.get_parameters()):
+        match parameter.name:
+            case "uuid":
+                value = f"'{next(rest)}'"
+            case "uuid[]":
+                value = f"'{{{next(rest)}, {next(rest)}}}'"
+            case "int4" | "int8" | "float4" | "float8":
+                value = f"{number + 3}"  # bounds of a range in this order
+            case "bool":
+                value = "true"
+            case "timestamptz":
+                value = "now()"
+            case name if name.endswith("[]"):
+                value = "NULL"
+            case _:
+                value = "'infinity'" if statement.name == "deletions.author" else "'{}'"
+        arguments.append(value)
+    await connection.execute(f"PREPARE planned AS {statement.sql}")
+    values = f"({', '.join(arguments)})" if arguments else ""
+    explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned {values}")
+    await connection.execute("DEALLOCATE planned")
+    partitions, changes = set(), []
+    for node in _nodes(json.loads(explained)[0]["Plan"]):
+        table, _, partition = node.get("Relation Name", "").rpartition("_")
+        if table in ROOM_OF and partition.isdecimal():
+            partitions.add(partition)
+        if "Operation" in node:
+            changes.append((node["Operation"], node["Relation Name"]))
+    return Plan(partitions, changes)
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from _nodes(child)
+
+
+def test_statement_reads_the_partition_of_one_room(plans: dict[str, Plan]) -> None:
+    many = {name for name, plan in plans.items() if len(plan.partitions) > 1}
+    assert many == {name for names in EXCEPTIONS.values() for name in names}
+    assert sum(len(plan.partitions) == 1 for plan in plans.values()) > 40
+
+
+def test_statement_that_inserts_makes_no_other_change(plans: dict[str, Plan]) -> None:
+    beside = {
+        name
+        for name, plan in plans.items()
+        if len(plan.changes) > 1 and any(kind == "Insert" and table in ROOM_OF for kind, table in plan.changes)
+    }
+    assert beside == INSERTS_BESIDE_OTHER_CHANGES
+
+
+def _adds_constraint_beside(sql: str) -> bool:
+    """Whether an ALTER TABLE does something else than to add its constraint, which Citus refuses."""
+    return "ADD CONSTRAINT" in sql and len(re.findall(r"\b(?:ADD|DROP|ALTER|VALIDATE) (?!TABLE)", sql)) > 1
+
+
+def test_revision_adds_a_constraint_by_a_statement_of_its_own() -> None:
+    found = {
+        revision
+        for revision in REVISIONS
+        for step in scripts.steps("up", revision)
+        if step.sql.startswith("ALTER TABLE") and _adds_constraint_beside(step.sql)
+    }
+    before_the_rule = {revision for revision in found if revision <= "0020"}
+    assert "0019" in before_the_rule
+    assert found == before_the_rule
