@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4
+from uuid import RFC_4122, UUID, uuid4
 
 import pytest
 
@@ -25,7 +25,7 @@ from hubbub import (
 )
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.repositories import Rooms
-from hubbub.repositories.rooms import PREVIEW_AMONG
+from hubbub.repositories.rooms import PREVIEW_AMONG, direct_id, direct_key
 from log import log_of
 from plans import pages_touched
 
@@ -147,6 +147,32 @@ async def test_two_users_have_one_direct_room_also_under_a_race(
     members = (await hub.room_users.members(room.id)).items
     assert {member.user_id for member in members} == {ada.id, bob.id}
     assert await log_of(pool, room.id) == ["joined", "joined"]
+
+
+async def test_direct_room_has_an_id_that_is_made_from_the_pair(hub: Hub, ada: User, bob: User) -> None:
+    room = await hub.rooms.direct(bob.id, ada.id)
+    assert room.id == direct_id(direct_key(ada.id, bob.id))
+    assert (room.id.version, room.id.variant) == (8, RFC_4122)
+
+    await hub.rooms.delete(room.id)
+    assert (await hub.rooms.direct(ada.id, bob.id)).id == room.id
+
+
+async def test_direct_room_with_another_id_is_found(hub: Hub, pool: Pool, ada: User, bob: User) -> None:
+    room = await hub.rooms.create("of an earlier version", created_by=ada.id, is_private=True)
+    key = direct_key(ada.id, bob.id)
+    await pool.execute(Statement("test.key", int, "UPDATE rooms SET direct_key = $2 WHERE id = $1"), room.id, key)
+    assert (await hub.rooms.direct(bob.id, ada.id)).id == room.id
+
+
+async def test_direct_room_whose_id_is_taken_has_another(hub: Hub, ada: User, bob: User) -> None:
+    taken = await hub.rooms.create(
+        "of the application", created_by=ada.id, id=direct_id(direct_key(ada.id, bob.id))
+    )
+    rooms = await asyncio.gather(*(hub.rooms.direct(ada.id, bob.id) for _ in range(4)))
+    assert rooms.count(rooms[0]) == 4
+    assert rooms[0].is_direct
+    assert rooms[0].id != taken.id
 
 
 async def test_direct_room_is_found_in_a_transaction_that_raced_for_it(hub: Hub, ada: User, bob: User) -> None:
