@@ -489,5 +489,8 @@ def next_entries(event: type[Logged], source: str, *columns: str) -> str:
 
 
 def lock_timeout(placeholder: str) -> str:
-    """A condition that is true, and limits the wait for each lock of the statement if the argument is not NULL."""
-    return f"({placeholder}::text IS NULL OR set_config('lock_timeout', {placeholder}, true) IS NOT NULL)"
+    """A condition that is true, and limits the wait for each lock of the statement if the argument is not NULL.
+
+    As a subquery it is evaluated once, before a row is locked. Citus takes no volatile function in another form.
+    """
+    return f"(SELECT {placeholder}::text IS NULL OR set_config('lock_timeout', {placeholder}, true) IS NOT NULL)"
