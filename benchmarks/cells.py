@@ -4,23 +4,39 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from benchmarks import followers, gateway, growth, history, imports, lookups, pages, pubsub, sends, sessions
+from benchmarks import (
+    changes,
+    followers,
+    gateway,
+    growth,
+    history,
+    imports,
+    lookups,
+    pages,
+    pubsub,
+    sends,
+    sessions,
+)
 from benchmarks.context import Context
 from benchmarks.measuring import Comparison, Pace
 
 Cell = Callable[[Context, Pace], AsyncIterator[Comparison]]
 
 CELLS: dict[str, Cell] = {
-    "sends": sends.many_rooms,
-    "one-room": sends.one_room,
-    "one-sender": sends.one_sender,
-    "slow-disk": sends.slow_disk,
+    **{f"sends-{callers}": sends.many_rooms(callers) for callers in sends.AIMS},
+    "sends-one-room": sends.one_room,
+    "sends-1": sends.one_sender,
+    "edits": changes.edits,
+    "joins": changes.joins,
+    "marks": changes.marks,
     "lookups": lookups.lookups,
     "pages": pages.pages,
+    "lists": pages.lists,
     "sessions": sessions.sessions,
     "pubsub": pubsub.pubsub,
     "followers": followers.delivery,
     "idle-followers": followers.idle,
+    "changes": followers.changes,
     "gateway": gateway.gateway,
     "gateway-life": gateway.gateway_life,
     "history": history.history,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
@@ -16,6 +17,8 @@ import asyncpg
 
 from hubbub import PostgresSettings, Settings, migrations
 from hubbub.embedded import Servers
+from hubbub.redis import Connection
+from hubbub.redis.replies import as_bytes
 
 HERE = Path(__file__).parent
 ORIGINAL_SCHEMA = HERE / "original.sql"
@@ -25,7 +28,11 @@ PEOPLE = 1_000
 all."""
 
 MAX_CONNECTIONS = 250
-"""Six peers are connected at a time, with pools of 20. The default of PostgreSQL is 100."""
+"""Eight contenders are connected at a time, with pools of 20. The default of PostgreSQL is 100."""
+
+WAL_FILES = 128
+"""Each of 16 MiB. A new one is filled with zeros and flushed, which stops all sends for 20 ms and more, so they
+are made before anything is measured. A checkpoint makes used ones ready again."""
 
 
 def id_of(number: int) -> UUID:
@@ -77,6 +84,17 @@ class Context:
     original: PostgresSettings
     superuser: PostgresSettings
     folder: Path
+    postmaster: int
+    redis: int
+    """The ids of the servers' processes."""
+
+    def servers_cpu_seconds(self) -> dict[str, float]:
+        """The processor time that each server has taken so far."""
+        return {"postgres": _cpu_seconds_of_family(self.postmaster), "redis": _cpu_seconds(self.redis)}
+
+    async def make_wal_ready(self) -> None:
+        """A checkpoint, after which the files of the write-ahead log that were used are ready to be used again."""
+        await self.as_superuser("CHECKPOINT")
 
     def database(self, name: str) -> Settings:
         return replace(self.settings, postgres=replace(self.settings.postgres, database=name))
@@ -126,7 +144,7 @@ async def run(settings: PostgresSettings, *statements: str) -> None:
 
 
 @asynccontextmanager
-async def started() -> AsyncIterator[Context]:
+async def started(*, quick: bool) -> AsyncIterator[Context]:
     """Start servers in a temporary folder, with fsync and synchronous_commit on, and users and rooms in them."""
     with tempfile.TemporaryDirectory(prefix="hubbub-bench-") as name:
         temporary = Path(name)
@@ -134,16 +152,77 @@ async def started() -> AsyncIterator[Context]:
         folder = temporary / "servers"
         async with Servers(folder) as settings:
             superuser = _superuser(folder, settings)
-            await run(superuser, f"ALTER SYSTEM SET max_connections = {MAX_CONNECTIONS}")
+            await run(
+                superuser,
+                f"ALTER SYSTEM SET max_connections = {MAX_CONNECTIONS}",
+                f"ALTER SYSTEM SET min_wal_size = '{16 * WAL_FILES}MB'",
+                f"ALTER SYSTEM SET max_wal_size = '{4 * 16 * WAL_FILES}MB'",
+                "ALTER SYSTEM SET checkpoint_timeout = '30min'",
+            )
         async with Servers(folder) as settings:
+            superuser = _superuser(folder, settings)
             built = Context(
                 settings,
                 original=replace(settings.postgres, database="original"),
-                superuser=_superuser(folder, settings),
+                superuser=superuser,
                 folder=temporary,
+                postmaster=await _postmaster(superuser),
+                redis=int((await redis_info(settings))["process_id"]),
             )
             await _fill(built)
+            await _make_wal(built, WAL_FILES // 8 if quick else WAL_FILES)
             yield built
+
+
+async def redis_info(settings: Settings) -> dict[str, str]:
+    """What `INFO server` says."""
+    connection = Connection(settings.redis)
+    await connection.start()
+    try:
+        lines = as_bytes(await connection.execute("INFO", "server")).decode().splitlines()
+    finally:
+        await connection.close()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+async def _postmaster(superuser: PostgresSettings) -> int:
+    connection = await connect(superuser)
+    try:
+        return int(_stat(await connection.fetchval("SELECT pg_backend_pid()"))[1])
+    finally:
+        await connection.close()
+
+
+async def _make_wal(built: Context, files: int) -> None:
+    connection = await connect(built.superuser)
+    try:
+        for _ in range(files):
+            await connection.execute("SELECT pg_logical_emit_message(false, 'bench', ''), pg_switch_wal()")
+    finally:
+        await connection.close()
+    await built.make_wal_ready()
+
+
+def _stat(pid: int) -> list[str]:
+    """/proc/PID/stat after the name: the state, the parent and so on."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+
+
+def _cpu_seconds(pid: int) -> float:
+    """With all its threads, in nanoseconds rather than ticks."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text(encoding="ascii").split()[0]) for thread in threads) / 1e9
+
+
+def _cpu_seconds_of_family(pid: int) -> float:
+    """With its children, those that have ended included."""
+    fields = _stat(pid)
+    total = _cpu_seconds(pid) + (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    for child in children:
+        with suppress(OSError):  # it has just ended
+            total += _cpu_seconds(int(child))
+    return total
 
 
 def _superuser(folder: Path, settings: Settings) -> PostgresSettings:

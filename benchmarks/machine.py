@@ -1,22 +1,23 @@
-"""The machine and the versions behind the figures, without host names and paths."""
+"""The machine behind the figures, and how busy it was; without host names and paths."""
 
 from __future__ import annotations
 
 import os
 import platform
+import resource
+import statistics
 import subprocess
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
-from benchmarks.context import Context, connect
+from benchmarks.context import Context, connect, redis_info
 from benchmarks.peers import node
-from hubbub.redis import Connection
-from hubbub.redis.replies import as_bytes
 
-PACKAGES = ("hubbub", "asyncpg", "redis", "hiredis", "psycopg", "SQLAlchemy", "broadcaster", "msgspec")
+PACKAGES = ("hubbub", "asyncpg", "uvloop", "redis", "hiredis", "SQLAlchemy", "msgspec")
 
 
 class Machine(msgspec.Struct):
@@ -25,13 +26,80 @@ class Machine(msgspec.Struct):
     memory_gib: float
     system: str
     versions: dict[str, str]
-    day: str
 
     def line(self) -> str:
+        versions = self.versions
+        servers = f"PostgreSQL {versions['PostgreSQL']}, Valkey {versions['Valkey']}"
+        node = f", Node.js {versions['Node.js'].removeprefix('v')}" if "Node.js" in versions else ""
         return (
-            f"{self.cores} cores of {self.processor}, {self.memory_gib:.0f} GiB, {self.system}, "
-            f"PostgreSQL {self.versions['PostgreSQL']}, Python {self.versions['Python']}, {self.day}"
+            f"{self.cores} cores of an {self.processor}, {self.memory_gib:.0f} GiB, {self.system}, {servers}, "
+            f"Python {versions['Python']}{node}"
         )
+
+
+class Run(msgspec.Struct):
+    """Cells that were measured together, and how busy the machine was meanwhile."""
+
+    began: str
+    """UTC, to the minute."""
+    took_seconds: float
+    fdatasync_us: float
+    """The median of flushes of a page of 8 KiB to the disk of the servers, before the run."""
+    load_before: float
+    load_after: float
+    """The load average of a minute. The second is mostly the run's own."""
+    others_cores: float
+    """Cores that other programs of the machine kept busy, on average."""
+    cells: list[str]
+
+
+class Watch:
+    """Watches the machine during a run."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._began = datetime.now(UTC)
+        self._load = os.getloadavg()[0]
+        self._fdatasync_us = fdatasync_us(context.folder)
+        self._since, self._busy = time.perf_counter(), self._others_seconds()
+
+    def run(self, cells: list[str]) -> Run:
+        elapsed = time.perf_counter() - self._since
+        return Run(
+            began=self._began.isoformat(sep=" ", timespec="minutes").removesuffix("+00:00"),
+            took_seconds=round(elapsed, 1),
+            fdatasync_us=round(self._fdatasync_us, 1),
+            load_before=round(self._load, 2),
+            load_after=round(os.getloadavg()[0], 2),
+            others_cores=round(max(0.0, (self._others_seconds() - self._busy) / elapsed), 3),
+            cells=cells,
+        )
+
+    def _others_seconds(self) -> float:
+        """Processor time of all programs, but for this one, its children and the servers."""
+        fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
+        user, nice, system, _idle, _waiting, irq, softirq = (int(field) for field in fields[:7])
+        everything = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+        ours = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return (
+            everything
+            - sum(used.ru_utime + used.ru_stime for used in ours)
+            - sum(self._context.servers_cpu_seconds().values())
+        )
+
+
+def fdatasync_us(folder: Path, times: int = 200) -> float:
+    """The median of flushes after an overwrite of 8 KiB, as PostgreSQL flushes its log."""
+    with (folder / "flushed").open("wb", buffering=0) as file:
+        file.write(bytes(8_192 * times))
+        os.fsync(file.fileno())
+        found = []
+        for number in range(times):
+            os.pwrite(file.fileno(), b"x" * 8_192, 8_192 * number)
+            began = time.perf_counter()
+            os.fdatasync(file.fileno())
+            found.append(time.perf_counter() - began)
+    return statistics.median(found) * 1_000_000
 
 
 async def describe(context: Context) -> Machine:
@@ -49,7 +117,6 @@ async def describe(context: Context) -> Machine:
         memory_gib=round(memory, 1),
         system=f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         versions=versions,
-        day=datetime.now(UTC).date().isoformat(),
     )
 
 
@@ -62,13 +129,7 @@ async def _postgresql(context: Context) -> str:
 
 
 async def _valkey(context: Context) -> str:
-    connection = Connection(context.settings.redis)
-    await connection.start()
-    try:
-        lines = as_bytes(await connection.execute("INFO", "server")).decode().splitlines()
-    finally:
-        await connection.close()
-    about = dict(line.split(":", 1) for line in lines if ":" in line)
+    about = await redis_info(context.settings)
     return about.get("valkey_version") or about["redis_version"]
 
 

@@ -1,27 +1,39 @@
-"""A closed loop of callers, and rounds in which each contender runs once."""
+"""Windows of load, and rounds in which the contenders of a cell take turns."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-# By name: `rate` in operations per second, `p50_ms` and `p99_ms`, `cpu_us` of the client's processor per
-# operation, and figures of a single cell. Less is better, except for `rate`.
+# By name: `rate` in operations per second, `p50_ms` and `p99_ms`, processor time per operation as `cpu_us` of the
+# client, `postgres_us` and `redis_us`, and figures of a single cell. Less is better, except for `rate`.
 Figures = dict[str, float]
 
 # One operation of a caller. The number differs each time, and selects the user and the room.
 Step = Callable[[int], Awaitable[object]]
 
-# A load that runs for this many seconds.
+# A contender, as the process that measures sees it: it works for this many seconds.
 Load = Callable[[float], Awaitable[Figures]]
+
+UVLOOP, ASYNCIO = "hubbub, uvloop", "hubbub, asyncio"
+ASYNCIO_SHARE = 0.85
+"""What plain asyncio has to reach of each target, which is for uvloop."""
+SELDOM = 3
+"""A contender that no target is about, and hubbub on asyncio, runs in each third round."""
 LEAST_WARM_UP_SECONDS = 0.1
-"""Enough for 20 connections to prepare their statements, and for Node.js to compile."""
+"""Enough for 20 connections to prepare their statements."""
+
+
+@runtime_checkable
+class Pooling(Protocol):
+    """A load in a process that keeps the latencies of all rounds."""
+
+    async def warm_up(self, seconds: float) -> None: ...
+    async def pooled(self) -> Figures: ...
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -32,9 +44,14 @@ class Pace(msgspec.Struct, frozen=True):
     messages: int
     quick: bool
 
+    @property
+    def seldom(self) -> Pace:
+        """For a cell without a peer, whose figure is not a ratio."""
+        return msgspec.structs.replace(self, rounds=-(-self.rounds // SELDOM))
 
-FULL = Pace(rounds=5, seconds=0.8, messages=5_000_000, quick=False)
-QUICK = Pace(rounds=2, seconds=0.1, messages=200_000, quick=True)
+
+FULL = Pace(rounds=9, seconds=2.0, messages=5_000_000, quick=False)
+QUICK = Pace(rounds=1, seconds=0.1, messages=200_000, quick=True)
 
 
 class Target(NamedTuple):
@@ -47,8 +64,17 @@ class Target(NamedTuple):
     of: str = "hubbub"
 
 
+def aims(*found: tuple[str, float, str]) -> list[Target]:
+    """Targets of figure, ratio and peer: for hubbub on uvloop, and 0.85 of each on asyncio."""
+    return [
+        Target(figure, round(share * at_least, 4), against, of=of)
+        for figure, at_least, against in found
+        for of, share in ((UVLOOP, 1.0), (ASYNCIO, ASYNCIO_SHARE))
+    ]
+
+
 class Comparison(msgspec.Struct):
-    """The figures of all contenders in one cell, by round and name."""
+    """The figures of the contenders in one cell, by round and name. A round lacks those that run seldom."""
 
     cell: str
     title: str
@@ -56,14 +82,28 @@ class Comparison(msgspec.Struct):
     targets: list[Target] = []
     skipped: dict[str, str] = {}
     """The contenders that were left out, with the reasons."""
+    pooled: dict[str, Figures] = {}
+    """p50 and p99 over the calls of all rounds."""
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(name for one in self.rounds for name in one))
 
     def ratios(self, figure: str, of: str, against: str) -> list[float]:
-        """One ratio per round, above 1 if `of` is better."""
-        pairs = [(one[of][figure], one[against][figure]) for one in self.rounds]
-        return [ours / theirs if figure == "rate" else theirs / ours for ours, theirs in pairs]
+        """One ratio per round with both, above 1 if `of` is better."""
+        pairs = [(one[of][figure], one[against][figure]) for one in self.rounds if {of, against} <= one.keys()]
+        return [_ratio(figure, *pair) for pair in pairs]
+
+    def pooled_ratio(self, figure: str, of: str, against: str) -> float | None:
+        pair = [self.pooled.get(name, {}).get(figure) for name in (of, against)]
+        return None if pair[0] is None or pair[1] is None else _ratio(figure, pair[0], pair[1])
 
     def values(self, figure: str, of: str) -> list[float]:
-        return [one[of][figure] for one in self.rounds]
+        return [one[of][figure] for one in self.rounds if figure in one.get(of, {})]
+
+
+def _ratio(figure: str, ours: float, theirs: float) -> float:
+    return ours / theirs if figure == "rate" else theirs / ours
 
 
 async def compare(
@@ -75,36 +115,41 @@ async def compare(
     targets: list[Target],
     skipped: dict[str, str] | None = None,
     warm_up: bool = True,
+    seldom: Collection[str] = (),
 ) -> Comparison:
     """Warm all contenders up, then run each once per round, so that a noisy moment affects all of them.
 
-    Every other round has the reverse order, so that no contender always runs after the same other one.
+    Every other round has the reverse order, so that no contender always runs after the same other one. Those in
+    `seldom` run in each third round.
     """
     for load in contenders.values() if warm_up else ():
-        await load(max(LEAST_WARM_UP_SECONDS, pace.seconds / 2))
+        seconds = max(LEAST_WARM_UP_SECONDS, pace.seconds / 4)
+        await (load.warm_up(seconds) if isinstance(load, Pooling) else load(seconds))
     found: list[dict[str, Figures]] = []
-    with _frozen_heap():
-        for number in range(pace.rounds):
-            order = list(contenders) if number % 2 == 0 else list(contenders)[::-1]
-            figures = {name: await contenders[name](pace.seconds) for name in order}
-            found.append({name: figures[name] for name in contenders})
+    for number in range(pace.rounds):
+        due = [name for name in contenders if name not in seldom or number % SELDOM == 0]
+        figures = {name: await contenders[name](pace.seconds) for name in (due if number % 2 == 0 else due[::-1])}
+        found.append({name: figures[name] for name in due})
+    pooled = {name: await _pooled(load) for name, load in contenders.items()}
     present = [target for target in targets if {target.of, target.against or target.of} <= contenders.keys()]
-    return Comparison(cell, title, found, present, skipped or {})
+    return Comparison(cell, title, found, present, skipped or {}, {n: one for n, one in pooled.items() if one})
 
 
-@contextmanager
-def _frozen_heap() -> Iterator[None]:
-    """Exclude all present objects from garbage collection. All contenders in Python share this process, so each
-    collection would traverse the modules of the others, 50 ms at a time."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+async def _pooled(load: object) -> Figures:
+    return await load.pooled() if isinstance(load, Pooling) else {}
 
 
-async def closed_loop(step: Step, callers: int, seconds: float) -> Figures:
+class Done(NamedTuple):
+    """What a window of load has done. Latencies are in seconds, and `cpu_seconds` is the client's."""
+
+    operations: int
+    seconds: float
+    cpu_seconds: float
+    latencies: list[float] = []  # noqa: RUF012 - nothing adds to it
+    more: Figures = {}  # noqa: RUF012
+
+
+async def closed_loop(step: Step, callers: int, seconds: float) -> Done:
     """Each caller runs one operation after another, at least one, and never two at a time."""
     latencies: list[float] = []
     cpu_began, began = time.process_time(), time.perf_counter()
@@ -123,20 +168,24 @@ async def closed_loop(step: Step, callers: int, seconds: float) -> Figures:
 
     await asyncio.gather(*(caller(number) for number in range(callers)))
     elapsed, cpu = time.perf_counter() - began, time.process_time() - cpu_began
-    return summary(latencies, elapsed, cpu)
+    return Done(len(latencies), elapsed, cpu, latencies)
 
 
-def loop_of(step: Step, callers: int) -> Load:
-    return lambda seconds: closed_loop(step, callers, seconds)
-
-
-def summary(latencies: list[float], elapsed: float, cpu: float) -> Figures:
-    """The figures of a run. Latencies and times are in seconds."""
-    done = len(latencies)
-    latencies.sort()
+def summary(done: Done) -> Figures:
     return {
-        "rate": done / elapsed,
-        "p50_ms": latencies[done // 2] * 1_000,
-        "p99_ms": latencies[int(done * 0.99)] * 1_000,
-        "cpu_us": cpu * 1_000_000 / done,
+        "rate": done.operations / done.seconds,
+        **quantiles(done.latencies),
+        "cpu_us": done.cpu_seconds * 1_000_000 / done.operations,
+        **done.more,
+    }
+
+
+def quantiles(latencies: Collection[float]) -> Figures:
+    """None for no latencies."""
+    if not latencies:
+        return {}
+    ordered = sorted(latencies)
+    return {
+        "p50_ms": ordered[len(ordered) // 2] * 1_000,
+        "p99_ms": ordered[int(len(ordered) * 0.99)] * 1_000,
     }

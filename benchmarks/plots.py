@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 
 import matplotlib as mpl
@@ -10,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from benchmarks.measuring import ASYNCIO, UVLOOP
 from benchmarks.report import FIGURE_NAMES, subject
 from benchmarks.results import Results, medians, outcomes
 
-COLOURS = {"hubbub": "#c2410c", "COPY": "#9ca3af"}
+COLOURS = {UVLOOP: "#c2410c", ASYNCIO: "#fdba74", "hubbub": "#c2410c", "COPY": "#9ca3af"}
 PEERS = ("#1d4ed8", "#0f766e", "#6d28d9", "#4d7c0f", "#be185d")
 SENDERS = (20, 200, 2_000)
 
@@ -51,12 +51,10 @@ def _load(results: Results) -> Figure | None:
         return None
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
-    names = [
-        name for name in next(iter(found.values())).rounds[0] if all(name in c.rounds[0] for c in found.values())
-    ]
+    names = [name for name in next(iter(found.values())).names if all(name in c.names for c in found.values())]
     for number, name in enumerate(names):
         for axis, key in zip(axes, ("rate", "p99_ms"), strict=True):
-            values = [statistics.median(cell.values(key, name)) for cell in found.values()]
+            values = [medians(cell, name)[key] for cell in found.values()]
             axis.plot(list(found), values, marker="o", label=name, color=_colour(name, number))
     for axis, title in zip(axes, ("durable sends per second", "p99, ms"), strict=True):
         _logarithmic(axis, list(found))
@@ -78,7 +76,7 @@ def _growth(results: Results) -> Figure | None:
     all_sizes: set[int] = set()
     for number, (name, cell) in enumerate(cells.items()):
         assert cell is not None
-        points = [medians(cell, one) for one in cell.rounds[0] if one.startswith("quiet")]
+        points = [medians(cell, one) for one in cell.names if one.startswith("quiet")]
         sizes = [int(one["messages"]) for one in points]
         all_sizes |= set(sizes)
         for axis, key in zip(axes, ("ms", "buffers"), strict=True):
@@ -96,7 +94,7 @@ def _peers(results: Results) -> Figure | None:
     found = [
         outcome
         for outcome in outcomes(results)
-        if outcome.target.against and outcome.target.figure in FIGURE_NAMES
+        if outcome.target.against and outcome.target.figure in FIGURE_NAMES and outcome.target.of != ASYNCIO
     ]
     if not found:
         return None
@@ -105,8 +103,8 @@ def _peers(results: Results) -> Figure | None:
     rows = range(len(found), 0, -1)
     middles = [outcome.middle for outcome in found]
     spread = [
-        [outcome.middle - outcome.least for outcome in found],
-        [outcome.most - outcome.middle for outcome in found],
+        [max(0, outcome.middle - outcome.least) for outcome in found],
+        [max(0, outcome.most - outcome.middle) for outcome in found],
     ]
     colours = [COLOURS["hubbub"] if outcome.reached else "#fdba74" for outcome in found]
     axis.barh(list(rows), middles, xerr=spread, color=colours, height=0.6, ecolor="#374151")

@@ -1,21 +1,18 @@
-"""From publish to delivery: 200 publishers that await each publish, one channel, one subscriber."""
+"""From publish to delivery: one channel, one subscriber."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-import redis.asyncio
-from broadcaster import Broadcast
-
+from benchmarks.contenders import Window, duel, hubbub, python
 from benchmarks.context import Context
-from benchmarks.measuring import Comparison, Figures, Load, Pace, Target, compare, summary
-from benchmarks.peers import node
-from benchmarks.peers.node import PAYLOAD
+from benchmarks.measuring import UVLOOP, Comparison, Done, Pace, Target, aims
+from benchmarks.peers.node import IOREDIS, PAYLOAD, node, skipped
 from benchmarks.sessions import client_of
-from hubbub import Hub, RedisSettings
+from hubbub import Hub
 
 PUBLISHERS = 200
 PACED_PER_SECOND = 200
@@ -31,75 +28,98 @@ Channel = Callable[[Receive], AbstractAsyncContextManager[Publish]]
 
 async def pubsub(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
     """The highest rate, and the latency at 200 per second."""
-    async with AsyncExitStack() as stack:
-        hub = await stack.enter_async_context(Hub(context.settings))
-        client = await stack.enter_async_context(client_of(context.settings.redis, PUBLISHERS + 10))
-        channels = {
-            "hubbub": _of_hubbub(hub),
-            "redis-py": _of_redis_py(client),
-            "broadcaster": await stack.enter_async_context(_broadcaster(context.settings.redis)),
-        }
-        original = (
-            None if node.missing() else await stack.enter_async_context(node.node(context, context.original))
-        )
-        skipped = {"ioredis": reason} if (reason := node.missing()) else {}
-        yield await compare(
+    for cell, title, load, targets in (
+        (
             "pubsub",
             f"publish to delivery, {PUBLISHERS} publishers",
-            {name: saturated(channel) for name, channel in channels.items()}
-            | ({"ioredis": original.load("publish", PUBLISHERS)} if original else {}),
-            pace,
-            targets=[
-                Target("rate", 1.5, "ioredis"),
-                Target("rate", 8, "redis-py"),
-                Target("rate", 8, "broadcaster"),
-            ],
-            skipped=skipped,
-        )
-        yield await compare(
+            ("publish", PUBLISHERS),
+            aims(("rate", 1.9, IOREDIS)),
+        ),
+        (
             "pubsub-paced",
             f"publish to delivery, {PACED_PER_SECOND} a second",
-            {name: paced(channel) for name, channel in channels.items()}
-            | ({"ioredis": original.load("publish, paced", PACED_PER_SECOND)} if original else {}),
+            ("publish, paced", PACED_PER_SECOND),
+            [Target("p99_ms", at_most=1.0, of=UVLOOP)],
+        ),
+    ):
+        yield await duel(
+            context,
             pace,
-            targets=[],
-            skipped=skipped,
+            cell,
+            title,
+            {
+                **hubbub(hub_channel, paced=cell == "pubsub-paced"),
+                IOREDIS: node(*load),
+                "redis-py": python(redis_py_channel, paced=cell == "pubsub-paced"),
+            },
+            targets=targets,
+            skipped=skipped(IOREDIS),
         )
 
 
-def saturated(channel: Channel) -> Load:
-    """A load that ends when all published messages have arrived."""
+@asynccontextmanager
+async def hub_channel(context: Context, *, paced: bool) -> AsyncIterator[Window]:
+    async with Hub(context.settings) as hub:
 
-    async def publish_all(publish: Publish, seconds: float) -> int:
-        until = time.perf_counter() + seconds
+        @asynccontextmanager
+        async def channel(receive: Receive) -> AsyncIterator[Publish]:
+            async with await hub.realtime.subscribe_to_channel("room-hubbub", receive):
+                yield lambda message: hub.realtime.publish("room-hubbub", message)
 
-        async def publisher() -> int:
-            count = 0
-            while (now := time.perf_counter()) < until:
-                await publish(f"{now} {PAYLOAD}")
-                count += 1
-            return count
-
-        return sum(await asyncio.gather(*(publisher() for _ in range(PUBLISHERS))))
-
-    return lambda seconds: _delivered(channel, publish_all, seconds)
+        yield _window(channel, paced=paced)
 
 
-def paced(channel: Channel) -> Load:
-    async def publish_all(publish: Publish, seconds: float) -> int:
-        began, total = time.perf_counter(), round(PACED_PER_SECOND * seconds)
-        for number in range(total):
-            await asyncio.sleep(max(0.0, began + number / PACED_PER_SECOND - time.perf_counter()))
+@asynccontextmanager
+async def redis_py_channel(context: Context, *, paced: bool) -> AsyncIterator[Window]:
+    async with client_of(context.settings.redis, PUBLISHERS + 10) as client:
+
+        @asynccontextmanager
+        async def channel(receive: Receive) -> AsyncIterator[Publish]:
+            async with client.pubsub() as subscriber:
+                await subscriber.subscribe("room-redis-py")
+
+                async def listen() -> None:
+                    async for message in subscriber.listen():
+                        if message["type"] == "message":
+                            receive(message["data"].decode())
+
+                async with _in_background(listen()):
+                    yield lambda message: client.publish("room-redis-py", message)
+
+        yield _window(channel, paced=paced)
+
+
+def _window(channel: Channel, *, paced: bool) -> Window:
+    return lambda seconds: _delivered(channel, _paced if paced else _saturated, seconds)
+
+
+async def _saturated(publish: Publish, seconds: float) -> int:
+    """Publishers that each await their publish. Returns the number of messages."""
+    until = time.perf_counter() + seconds
+
+    async def publisher() -> int:
+        count = 0
+        while True:
             await publish(f"{time.perf_counter()} {PAYLOAD}")
-        return total
+            count += 1
+            if time.perf_counter() >= until:
+                return count
 
-    return lambda seconds: _delivered(channel, publish_all, seconds)
+    return sum(await asyncio.gather(*(publisher() for _ in range(PUBLISHERS))))
+
+
+async def _paced(publish: Publish, seconds: float) -> int:
+    began, total = time.perf_counter(), round(PACED_PER_SECOND * seconds)
+    for number in range(total):
+        await asyncio.sleep(max(0.0, began + number / PACED_PER_SECOND - time.perf_counter()))
+        await publish(f"{time.perf_counter()} {PAYLOAD}")
+    return total
 
 
 async def _delivered(
     channel: Channel, publish_all: Callable[[Publish, float], Awaitable[int]], seconds: float
-) -> Figures:
-    """`publish_all` returns the number of messages to expect."""
+) -> Done:
+    """Ends when all published messages have arrived."""
     latencies: list[float] = []
     subscribed = asyncio.Event()
 
@@ -118,55 +138,7 @@ async def _delivered(
         while len(latencies) < total:  # noqa: ASYNC110 - an event per message would be part of the measurement
             await asyncio.sleep(0.001)
         elapsed, cpu = time.perf_counter() - began, time.process_time() - cpu_began
-    return summary(latencies, elapsed, cpu)
-
-
-def _of_hubbub(hub: Hub) -> Channel:
-    @asynccontextmanager
-    async def channel(receive: Receive) -> AsyncIterator[Publish]:
-        async with await hub.realtime.subscribe_to_channel("room-hubbub", receive):
-            yield lambda message: hub.realtime.publish("room-hubbub", message)
-
-    return channel
-
-
-def _of_redis_py(client: redis.asyncio.Redis) -> Channel:
-    @asynccontextmanager
-    async def channel(receive: Receive) -> AsyncIterator[Publish]:
-        async with client.pubsub() as subscriber:
-            await subscriber.subscribe("room-redis-py")
-
-            async def listen() -> None:
-                async for message in subscriber.listen():
-                    if message["type"] == "message":
-                        receive(message["data"].decode())
-
-            async with _in_background(listen()):
-                yield lambda message: client.publish("room-redis-py", message)
-
-    return channel
-
-
-@asynccontextmanager
-async def _broadcaster(settings: RedisSettings) -> AsyncIterator[Channel]:
-    """With a second channel that stays subscribed. With redis-py 8 the listener of broadcaster stops at the first
-    subscription, continues at the next one, and ends with the last."""
-    query = f"max_connections={PUBLISHERS + 10}"  # at redis-py's default of 100 it raises
-    url = f"redis://:{settings.password}@{settings.host}:{settings.port}?{query}"
-    async with Broadcast(url) as broadcast, broadcast.subscribe("nothing"):
-
-        @asynccontextmanager
-        async def channel(receive: Receive) -> AsyncIterator[Publish]:
-            async with broadcast.subscribe("room-broadcaster") as subscriber:
-
-                async def listen() -> None:
-                    while event := await subscriber.get():
-                        receive(event.message)
-
-                async with _in_background(listen()):
-                    yield lambda message: broadcast.publish("room-broadcaster", message)
-
-        yield channel
+    return Done(total, elapsed, cpu, latencies)
 
 
 @asynccontextmanager

@@ -1,41 +1,84 @@
-"""The figures of a run as tables: on the terminal, and as Markdown."""
+"""The figures of a run as tables: on the terminal, as Markdown, and between the markers of the documents."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measuring import Comparison, Figures, Target
+from benchmarks import capacity
+from benchmarks.measuring import ASYNCIO, UVLOOP, Comparison, Figures, Pace, Target
+from benchmarks.peers.node import BARE, IOREDIS, ORIGINAL, STRICT
 from benchmarks.results import Outcome, Results, medians, outcomes
 
-TARGETS = ("cell", "ratio or figure", "target", "min", "median", "max", "ours", "theirs", "reached")
-FIGURES = ("cell", "contender", "per second", "p50 ms", "p99 ms", "cpu us", "other figures")
+PROJECT = Path(__file__).parents[1]
+DOCUMENTS = (PROJECT / "README.md", PROJECT / "docs" / "performance.md")
 
-IN_COLUMNS = ("rate", "p50_ms", "p99_ms", "cpu_us")
+TARGETS = ("cell", "ratio or figure", "target", "min", "median", "max", "ours", "theirs", "reached")
+FIGURES = (
+    "cell",
+    "contender",
+    "per second",
+    "p50 ms",
+    "p99 ms",
+    "client us",
+    "PostgreSQL us",
+    "Redis us",
+    "other figures",
+)
+
+IN_COLUMNS = ("rate", "p50_ms", "p99_ms", "cpu_us", "postgres_us", "redis_us")
 FIGURE_NAMES = {"rate": "rate", "p50_ms": "p50", "p99_ms": "p99", "cpu_us": "cpu"}
+
+
+class Row(NamedTuple):
+    """A row of the table for readers who want to know how fast it is."""
+
+    text: str
+    cell: str
+    figure: str = "rate"
+
+
+ROWS = (
+    Row("durable sends, 20 senders, per second", "sends-20"),
+    Row("durable sends, 200 senders", "sends-200"),
+    Row("durable sends, 2,000 senders", "sends-2000"),
+    Row("durable sends, 200 senders in one room", "sends-one-room"),
+    Row("one sender, p50 in ms", "sends-1", "p50_ms"),
+    Row("edits, 200 callers", "edits"),
+    Row("joins, 200 callers", "joins"),
+    Row("look up a membership, 200 callers", "lookups-membership"),
+    Row("newest 50 messages, 20 callers in one room", "pages-one-room"),
+    Row("newest 50 messages, 20 callers in rooms of their own", "pages-own-rooms"),
+    Row("look up a session, 200 callers", "sessions-200"),
+    Row("publish to delivery, 200 publishers", "pubsub"),
+)
+COLUMNS = (
+    ("hubbub, uvloop", (UVLOOP,)),
+    ("hubbub, asyncio", (ASYNCIO,)),
+    ("Node.js, the same work", (STRICT,)),
+    ("Node.js, the original", (BARE, ORIGINAL, IOREDIS)),
+    ("asyncpg, redis-py", ("asyncpg", "redis-py")),
+)
 
 
 def show(results: Results, console: Console) -> None:
     console.print(_table("Targets", TARGETS, target_rows(results)))
-    console.print(_table("Figures: medians of the rounds", FIGURES, figure_rows(results)))
-    for line in left_out(results):
+    console.print(_table("Figures: medians of the rounds, p99 over all calls", FIGURES, figure_rows(results)))
+    for line in (*left_out(results), *conditions(results)):
         console.print(line)
-    console.print(f"{results.machine.line()}; {results.took_seconds:.0f} s")
 
 
 def markdown(results: Results) -> str:
     """The tables of a run, with its machine."""
-    pace = results.pace
-    about = (
-        f"Measured by `make bench{' ARGS=--quick' if pace.quick else ''}` on {results.machine.line()}. "
-        f"{pace.rounds} rounds, one of pages by the original indexes. "
-        "A ratio is taken within a round, and is above 1 if hubbub is better. "
-        "Without a peer, the figure itself is given."
-    )
     lines = [
-        about,
+        *conditions(results),
+        "",
+        _method(results.pace),
         "",
         *_markdown_table(TARGETS, target_rows(results)),
         "",
@@ -43,6 +86,115 @@ def markdown(results: Results) -> str:
         *(f"\n{line}" for line in left_out(results)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _method(pace: Pace) -> str:
+    return (
+        f"{pace.rounds} rounds of {pace.seconds:g} s for contenders with a target, a third of them for others. "
+        "A ratio is taken within a round, and is above 1 if hubbub is better; that of p99 is over all calls. "
+        "Without a peer, the figure itself is given. Processor time is per operation."
+    )
+
+
+def conditions(results: Results) -> Iterator[str]:
+    """The machine, and how busy it was."""
+    yield f"`make bench{' ARGS=--quick' if results.pace.quick else ''}` on {results.machine.line()}."
+    for run in results.runs:
+        yield (
+            f"- {run.began} UTC, {run.took_seconds / 60:.0f} min: fdatasync "
+            f"{run.fdatasync_us:.0f} us; load average {run.load_before:.1f} before, {run.load_after:.1f} after; "
+            f"other programs took {run.others_cores:.2f} cores ({', '.join(run.cells)})"
+        )
+
+
+def fill_documents(results: Results, documents: Iterable[Path] = DOCUMENTS) -> None:
+    for file in documents:
+        file.write_text(filled(file.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+def filled(text: str, results: Results) -> str:
+    """The text of a document with the tables of these results between its markers."""
+    return re.sub(
+        r"(<!-- make bench writes: (\w+) -->\n).*?(?=<!-- end -->)",
+        lambda found: f"{found[1]}\n{SECTIONS[found[2]](results).strip()}\n\n",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def _conditions(results: Results) -> str:
+    first, *runs = conditions(results)
+    return "\n".join((first, "", *runs))
+
+
+def _overview(results: Results) -> str:
+    """The table of the README."""
+    columns = ("", *(name for name, _ in COLUMNS))
+    lines = [f"On {results.machine.line()}:", "", *_markdown_table(columns, _overview_rows(results))]
+    return "\n".join(lines)
+
+
+def _overview_rows(results: Results) -> Iterator[tuple[str, ...]]:
+    for row in ROWS:
+        if found := results.cell(row.cell):
+            yield row.text, *(_overview_cell(found, row.figure, names) for _, names in COLUMNS)
+
+
+def _overview_cell(found: Comparison, figure: str, names: Sequence[str]) -> str:
+    return next((number(medians(found, name)[figure]) for name in names if name in found.names), "")
+
+
+def _reached(results: Results) -> str:
+    """The table of targets: a row for each, with hubbub on uvloop and on asyncio."""
+    by_row: dict[tuple[str, str, str | None], dict[str, Outcome]] = {}
+    for outcome in outcomes(results):
+        target = outcome.target
+        of = target.of if target.of in {UVLOOP, ASYNCIO} else UVLOOP
+        subject_of = "" if target.of in {UVLOOP, ASYNCIO, "hubbub"} else f" ({target.of})"
+        by_row.setdefault((outcome.title + subject_of, target.figure, target.against), {})[of] = outcome
+    columns = (
+        "cell",
+        "figure",
+        "against",
+        "target",
+        "reached",
+        "min to max",
+        "",
+        "asyncio: target",
+        "reached",
+        "",
+    )
+    rows = (
+        (
+            title,
+            FIGURE_NAMES.get(figure, figure),
+            against or "",
+            *_reached_cells(found.get(UVLOOP)),
+            *(cell for number, cell in enumerate(_reached_cells(found.get(ASYNCIO))) if number != 2),
+        )
+        for (title, figure, against), found in by_row.items()
+    )
+    return "\n".join(_markdown_table(columns, rows))
+
+
+def _reached_cells(outcome: Outcome | None) -> tuple[str, str, str, str]:
+    if outcome is None:
+        return "", "", "", ""
+    times = " x" if outcome.target.against else ""
+    return (
+        _wanted(outcome),
+        f"{number(outcome.middle)}{times}",
+        f"{number(outcome.least)} to {number(outcome.most)}",
+        "yes" if outcome.reached else "**no**",
+    )
+
+
+SECTIONS: dict[str, Callable[[Results], str]] = {
+    "overview": _overview,
+    "conditions": _conditions,
+    "targets": _reached,
+    "capacity": capacity.markdown,
+}
 
 
 def target_rows(results: Results) -> Iterator[tuple[str, ...]]:
@@ -73,7 +225,7 @@ def _wanted(outcome: Outcome) -> str:
 
 def figure_rows(results: Results) -> Iterator[tuple[str, ...]]:
     for found in results.comparisons:
-        for name in found.rounds[0]:
+        for name in found.names:
             figures = medians(found, name)
             yield (
                 found.title,
@@ -114,7 +266,7 @@ def _table(name: str, columns: Sequence[str], rows: Iterator[tuple[str, ...]]) -
     return table
 
 
-def _markdown_table(columns: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
+def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield _markdown_row(columns)
     yield _markdown_row(["---"] * len(columns))
     for row in rows:

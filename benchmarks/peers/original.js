@@ -1,7 +1,8 @@
 // The original stack on Node.js: pg with a pool of 20 and ioredis, each as configured there.
 //
-// Reads one JSON object per line: first the addresses and contents of the servers, then loads, one after another, as
-// {"load", "callers", "seconds"}. Answers each with one line of figures. Ends with its input.
+// Reads one JSON object per line: first its load, and the addresses and contents of the servers; then windows, as
+// {"seconds", "kept"}, and {"pooled"} for the quantiles of all windows that were kept. Answers each with one line of
+// figures. Ends with its input.
 const { randomUUID } = require("node:crypto");
 const readline = require("node:readline");
 const { Pool } = require("pg");
@@ -59,27 +60,36 @@ function one(rows) {
 }
 
 // Each is one operation of a caller; `n` selects the user and the room.
-function operations({ postgres, people, rooms, page_room, strict_send, content, sessions, redis: redisOptions }) {
+function operations({ postgres, people, rooms, page_rooms, strict_send, content, sessions, sql, first, ...more }) {
   const pool = new Pool({ ...postgres, max: 20, idleTimeoutMillis: 30000, connectionTimeoutMillis: 0 });
-  const redis = new Redis({ ...redisOptions, retryStrategy: (times) => Math.min(times * 50, 2000) });
+  const redis = new Redis({ ...more.redis, retryStrategy: (times) => Math.min(times * 50, 2000) });
   const person = (n) => people[n % people.length];
   const room = (n) => rooms[n % rooms.length];
-  const query = async (text, values) => (await pool.query(text, values)).rows;
   const named = async (name, text, values) => (await pool.query({ name, text, values })).rows;
   const strict = (id, n) => [randomUUID(), id, person(n), content, "text"];
-  const page = async () => (await named("page", PAGE, [page_room])).map(mapToMessage);
+  const page = async (n) => (await named("page", PAGE, [page_rooms[n % page_rooms.length]])).map(mapToMessage);
+  const statement = async (...values) => one(await named("statement", sql, values));
+  let next = first ?? 0;
   return {
     pool,
     redis,
     steps: {
-      "send, plain": async (n) => mapToMessage(one(await query(SEND, [room(n), person(n), content, "text"]))),
-      "send, named": async (n) => mapToMessage(one(await named("send", SEND, [room(n), person(n), content, "text"]))),
+      "send, bare": async (n) => mapToMessage(one(await named("send", SEND, [room(n), person(n), content, "text"]))),
       "send, strict": async (n) => mapToMessage(one(await named("strict", strict_send, strict(room(n), n)))),
       "send, one room": async (n) => mapToMessage(one(await named("strict", strict_send, strict(rooms[0], n)))),
       user: async (n) => mapToUser(one(await named("user", FIND_USER, [person(n)]))),
       membership: async (n) => mapToRoomUser(one(await named("membership", FIND_MEMBERSHIP, [room(n), person(n)]))),
       page,
-      "page, JSON": async () => Buffer.from(JSON.stringify(await page())),
+      "page, JSON": async (n) => Buffer.from(JSON.stringify(await page(n))),
+      // One statement of hubbub for each call.
+      edit: (n) => statement(more.messages[n % more.messages.length], person(n), `${content} ${process.pid} ${next++}`),
+      join: () => {
+        const pair = next++;
+        const member = person(Math.floor(pair / more.join_rooms.length));
+        return statement(more.join_rooms[pair % more.join_rooms.length], member, "member", null, null);
+      },
+      "mark read": (n) => statement(more.mark_room, person(n % more.members), Date.now() * 1000 + (next++ % 1000)),
+      "list of rooms": (n) => named("list", sql, [person(n), "infinity", more.last_id, 51, 100]),
       session: async (n) => {
         const session = JSON.parse(await redis.get(sessions[n % sessions.length]));
         if (!session.userId) throw new Error("not a session");
@@ -107,14 +117,19 @@ async function closedLoop(step, callers, seconds) {
 }
 
 function summary(latencies, elapsed, cpu) {
-  const sorted = Float64Array.from(latencies).sort();
-  const done = sorted.length;
+  const operations = latencies.length;
   return {
-    rate: done / (elapsed / 1000),
-    p50_ms: sorted[done >> 1],
-    p99_ms: sorted[Math.floor(done * 0.99)],
-    cpu_us: (cpu.user + cpu.system) / done,
+    latencies,
+    operations,
+    rate: operations / (elapsed / 1000),
+    ...quantiles(latencies),
+    cpu_us: (cpu.user + cpu.system) / operations,
   };
+}
+
+function quantiles(latencies) {
+  const sorted = Float64Array.from(latencies).sort();
+  return { p50_ms: sorted[sorted.length >> 1], p99_ms: sorted[Math.floor(sorted.length * 0.99)] };
 }
 
 const delay = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -138,7 +153,10 @@ async function delivered(sub, publish) {
 function saturated({ redis, sub, payload }, publishers, seconds) {
   let count = 0;
   const publisher = async (until) => {
-    for (; performance.now() < until; count++) await redis.publish(CHANNEL, `${performance.now()} ${payload}`);
+    do {
+      await redis.publish(CHANNEL, `${performance.now()} ${payload}`);
+      count++;
+    } while (performance.now() < until);
   };
   const publish = async () => {
     const until = performance.now() + seconds * 1000;
@@ -164,23 +182,29 @@ function paced({ redis, sub, payload }, perSecond, seconds) {
 
 async function main() {
   const lines = readline.createInterface({ input: process.stdin });
+  const kept = [];
   let context;
   for await (const line of lines) {
     const request = JSON.parse(line);
     if (context === undefined) {
-      context = operations(request);
+      context = { ...request, ...operations(request) };
       context.sub = context.redis.duplicate();
-      context.payload = request.payload;
       console.log("{}");
       continue;
     }
-    const { load, callers, seconds } = request;
+    if (request.pooled) {
+      console.log(JSON.stringify(quantiles(kept)));
+      continue;
+    }
+    const { load, callers } = context;
     const loads = {
-      publish: () => saturated(context, callers, seconds),
-      "publish, paced": () => paced(context, callers, seconds),
+      publish: (seconds) => saturated(context, callers, seconds),
+      "publish, paced": (seconds) => paced(context, callers, seconds),
     };
-    const run = loads[load] ?? (() => closedLoop(context.steps[load], callers, seconds));
-    console.log(JSON.stringify(await run()));
+    const run = loads[load] ?? ((seconds) => closedLoop(context.steps[load], callers, seconds));
+    const { latencies, ...figures } = await run(request.seconds);
+    if (request.kept) for (const latency of latencies) kept.push(latency);
+    console.log(JSON.stringify(figures));
   }
   await context?.pool.end();
   context?.redis.disconnect();

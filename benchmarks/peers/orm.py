@@ -7,14 +7,15 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import URL, DateTime, ForeignKey, func, select, update
+from sqlalchemy import URL, DateTime, ForeignKey, func, update
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from benchmarks.context import PEOPLE, ROOMS, USERS
-from benchmarks.peers.drivers import POOL, Steps
+from benchmarks.contenders import Window
+from benchmarks.context import PEOPLE, ROOMS, USERS, Context
+from benchmarks.measuring import closed_loop
+from benchmarks.peers.drivers import POOL
 from benchmarks.peers.node import CONTENT
-from hubbub import PostgresSettings
 
 
 class Base(DeclarativeBase):
@@ -70,7 +71,8 @@ class Message(Base):
 
 
 @asynccontextmanager
-async def sqlalchemy(settings: PostgresSettings, page_room: UUID = ROOMS[0]) -> AsyncIterator[Steps]:
+async def sqlalchemy_sends(context: Context, callers: int) -> AsyncIterator[Window]:
+    settings = context.settings.postgres
     url = URL.create(
         "postgresql+asyncpg",
         username=settings.user,
@@ -95,20 +97,7 @@ async def sqlalchemy(settings: PostgresSettings, page_room: UUID = ROOMS[0]) -> 
                 )
             )
 
-    async def user(number: int) -> None:
-        async with session_of() as session:
-            assert await session.get(User, USERS[number % PEOPLE])
-
-    async def membership(number: int) -> None:
-        async with session_of() as session:
-            assert await session.get(RoomUser, (ROOMS[number % PEOPLE], USERS[number % PEOPLE]))
-
-    async def page(_: int) -> None:
-        newest = select(Message).where(Message.room_id == page_room).order_by(Message.seq.desc()).limit(50)
-        async with session_of() as session:
-            assert len((await session.scalars(newest)).all()) == 50
-
     try:
-        yield {"send": send, "user": user, "membership": membership, "page": page}
+        yield lambda seconds: closed_loop(send, callers, seconds)
     finally:
         await engine.dispose()

@@ -16,24 +16,25 @@ NO_CLONE = (
     "and run `make bench` or `hubbub bench` in that folder"
 )
 
-PEERS = ("broadcaster", "matplotlib", "psycopg")
+PEERS = ("matplotlib", "redis", "socketio", "sqlalchemy", "uvloop")
 
 
 @click.command()
 @click.option(
     "--quick",
     is_flag=True,
-    help="Run for 90 seconds, to check that the benchmarks work. The figures are not reliable.",
+    help="Run for less than 2 minutes, to check that the benchmarks work. The figures are not reliable.",
 )
 @click.option("--only", multiple=True, metavar="CELL", help="Measure only this cell. May be repeated.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for results, table and plots. Default: benchmarks/results, or none with --only.",
+    help="The folder for results, table and plots. Default: benchmarks/results, or none with --only, whose cells "
+    "replace those of a results.json in the folder.",
 )
 @click.pass_context
 def bench(context: click.Context, only: tuple[str, ...], output: Path | None, *, quick: bool) -> None:
-    """Measure hubbub beside its peers on this machine, in 10 minutes.
+    """Measure hubbub beside its peers on this machine, in 20 minutes.
 
     Starts its own servers, with fsync on, and keeps only the results. Needs a clone of the project, in the current
     folder or installed as `pip install -e '.[embedded,bench]'`.
