@@ -36,11 +36,13 @@ export interface Edit {
   readonly type: "edit";
   readonly message_id: string;
   readonly content: string;
+  readonly room_id?: string | null;
 }
 
 export interface Delete {
   readonly type: "delete";
   readonly message_id: string;
+  readonly room_id?: string | null;
 }
 
 /** The user has read the room up to this seq. */
@@ -140,6 +142,7 @@ export interface Unread {
 export interface Readers {
   readonly type: "readers";
   readonly message_id: string;
+  readonly room_id?: string | null;
   readonly limit?: number;
   readonly after?: string | null;
 }
