@@ -39,22 +39,22 @@ def test_models_are_immutable(kind: type[msgspec.Struct]) -> None:
 
 
 def test_row_becomes_a_message_with_a_type() -> None:
-    message = Message(ONE, OTHER, 1, ONE, "hello", "file", False, NOW, NOW, None)  # type: ignore[arg-type]
+    message = Message.of_row(ONE, OTHER, 1, ONE, "hello", "file", False, NOW, NOW, None, None, None)
     assert message.message_type is MessageType.FILE
     with pytest.raises(AttributeError):
         message.content = "changed"  # type: ignore[misc]
 
 
 def test_row_becomes_a_membership_with_a_role() -> None:
-    member = RoomUser(ONE, OTHER, NOW, "moderator", None, 0)  # type: ignore[arg-type]
+    member = RoomUser.of_row(ONE, OTHER, NOW, "moderator", None, 0, None)
     assert member.role is Role.MODERATOR
 
 
 def test_row_with_an_unknown_value_is_refused() -> None:
     with pytest.raises(ValueError, match="video"):
-        Message(ONE, OTHER, 1, ONE, "hello", "video", False, NOW, NOW, None)  # type: ignore[arg-type]
+        Message.of_row(ONE, OTHER, 1, ONE, "hello", "video", False, NOW, NOW, None, None, None)
     with pytest.raises(ValueError, match="owner"):
-        RoomUser(ONE, OTHER, NOW, "owner", None, 0)  # type: ignore[arg-type]
+        RoomUser.of_row(ONE, OTHER, NOW, "owner", None, 0, None)
 
 
 def test_message_is_equal_after_json() -> None:

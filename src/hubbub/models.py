@@ -1,7 +1,7 @@
 """The values that hubbub returns: immutable msgspec structs, one class per noun.
 
 A page builds 50 of them, each in 90 ns where a frozen dataclass takes 1,090 (docs/decisions.md). Fields stand in
-the order of the columns that the SQL names, so a row is built as `Message(*row)`. Times are aware and in UTC.
+the order of the columns that the SQL names. Times are aware and in UTC.
 
 Models that are built by the thousand have `gc=False`: garbage collection was a quarter of the processor time of
 pages and lookups. They hold values and JSON, and nothing that could refer back to them.
@@ -9,10 +9,11 @@ pages and lookups. They hold values and JSON, and nothing that could refer back 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, get_args
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeAlias, TypeVar, get_args, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -20,12 +21,11 @@ import msgspec
 from hubbub import positions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic_core.core_schema import CoreSchema, SerializationInfo
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
 
 ResyncReason: TypeAlias = Literal["rewound", "too_far_behind"]
 """Why a client cannot continue a room from its cursor: see `events.Resync`."""
@@ -58,10 +58,21 @@ class MessageType(StrEnum):
     FILE = "file"
 
 
-# A lookup here costs a twentieth of one in the enum itself.
-ROLES = {role.value: role for role in Role}
-USER_KINDS = {kind.value: kind for kind in UserKind}
-MESSAGE_TYPES = {message_type.value: message_type for message_type in MessageType}
+class _Members(dict[str, E]):
+    """The members of an enum by their values. A lookup takes a twentieth of the time of one in the enum itself."""
+
+    def __init__(self, enum: type[E]) -> None:
+        super().__init__({member.value: member for member in enum})
+        self._enum = enum
+
+    def __missing__(self, value: str) -> E:
+        """Raises: ValueError, as the enum does."""
+        return self._enum(value)
+
+
+ROLES: Final = _Members(Role)
+USER_KINDS: Final = _Members(UserKind)
+MESSAGE_TYPES: Final = _Members(MessageType)
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -130,11 +141,60 @@ def _reference(cls: type, *arguments: object) -> str:
     return f"{own}[{of}]" if of else own
 
 
-def _decode_metadata(value: PublicUser | User | Room | Message | RoomUser) -> None:
-    """Replace the JSON that comes from PostgreSQL by its mapping."""
-    metadata: object = value.metadata
-    if isinstance(metadata, str):
-        msgspec.structs.force_setattr(value, "metadata", msgspec.json.decode(metadata))
+def _decode(metadata: str | None) -> Any:  # noqa: ANN401 - JSON
+    return metadata and msgspec.json.decode(metadata)
+
+
+_FROM_POSTGRESQL: Final[dict[str, Callable[[Any], Any]]] = {
+    "message_type": MESSAGE_TYPES.__getitem__,
+    "role": ROLES.__getitem__,
+    "kind": USER_KINDS.__getitem__,
+    "metadata": _decode,
+}
+"""What makes a value of the column of this name."""
+
+
+class Stored(Value, frozen=True):
+    """The base of values that are rows in PostgreSQL."""
+
+    @classmethod
+    def of_row(cls, *row: Any) -> Self:  # noqa: ANN401 - each column has a type of its own
+        """The value of a row with the columns of `sql.readable`."""
+        values = list(row)
+        for place, convert in _conversions(cls):
+            values[place] = convert(values[place])
+        return cls(*values)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Any]) -> list[Self]:
+        """The values of rows with the columns of `sql.readable` or `sql.quickly_readable`."""
+        number = len(cls.__struct_fields__)
+        if not rows or (len(rows) == 1 and len(rows[0]) == number):
+            return [cls.of_row(*row) for row in rows]
+        columns: list[Sequence[Any]] = [*zip(*rows, strict=True)]
+        for place, convert in _conversions(cls):
+            if any(columns[place]):
+                columns[place] = [*map(convert, columns[place])]
+        for place, exact in zip(times_of(cls), columns[number:], strict=False):
+            columns[place] = msgspec.convert(columns[place], list[datetime | None], strict=False)
+            if any(exact):
+                columns[place] = [far or near for far, near in zip(exact, columns[place], strict=True)]
+        return [*map(cls, *columns[:number])]
+
+
+@cache
+def _conversions(model: type[Stored]) -> list[tuple[int, Callable[[Any], Any]]]:
+    """The places of columns that are not values yet, with what makes them so."""
+    fields = enumerate(model.__struct_fields__)
+    return [(place, _FROM_POSTGRESQL[field]) for place, field in fields if field in _FROM_POSTGRESQL]
+
+
+@cache
+def times_of(model: type[msgspec.Struct]) -> list[int]:
+    """The places of the fields that are times."""
+    hints = get_type_hints(model)
+    fields = enumerate(model.__struct_fields__)
+    return [place for place, field in fields if datetime in (hints[field], *get_args(hints[field]))]
 
 
 class Maintained(Value, frozen=True):
@@ -148,7 +208,7 @@ class Maintained(Value, frozen=True):
     unfinished: int
 
 
-class PublicUser(Value, frozen=True, gc=False):
+class PublicUser(Stored, frozen=True, gc=False):
     """A user as other people see them: without an email. `display_name` is what to show, None for the username.
 
     `metadata` is a JSON object of the application's. All people of the chat may see it.
@@ -162,15 +222,11 @@ class PublicUser(Value, frozen=True, gc=False):
     last_seen: datetime | None
     metadata: Mapping[str, Any] | None = None
 
-    def __post_init__(self) -> None:
-        if self.metadata is not None:
-            _decode_metadata(self)
-
     def __hash__(self) -> int:
         return hash(self.id)
 
 
-class User(Value, frozen=True, gc=False):
+class User(Stored, frozen=True, gc=False):
     """An account, for its owner and for the application. Other people get it as `public`, without the email.
 
     The hash of its password is not part of it: see `Credentials`. `external_id` is the account in another system
@@ -189,12 +245,6 @@ class User(Value, frozen=True, gc=False):
     metadata: Mapping[str, Any] | None = None
     kind: UserKind = UserKind.PERSON
     external_id: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind.__class__ is not UserKind:  # as it comes from PostgreSQL
-            msgspec.structs.force_setattr(self, "kind", USER_KINDS.get(self.kind) or UserKind(self.kind))
-        if self.metadata is not None:
-            _decode_metadata(self)
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -232,7 +282,7 @@ class Credentials(msgspec.Struct, frozen=True, gc=False):
         return f"Credentials(user_id={self.user_id!r}, password_hash=...)"
 
 
-class Room(Value, frozen=True, gc=False):
+class Room(Stored, frozen=True, gc=False):
     """A room. `last_seq` is the head of its log: the seq of its newest message or event, 0 in an empty room.
 
     `keeps_receipts` is whether hubbub stores a receipt per message and reader. None, the default, means in direct
@@ -251,15 +301,11 @@ class Room(Value, frozen=True, gc=False):
     keeps_receipts: bool | None = None
     metadata: Mapping[str, Any] | None = None
 
-    def __post_init__(self) -> None:
-        if self.metadata is not None:
-            _decode_metadata(self)
-
     def __hash__(self) -> int:
         return hash(self.id)
 
 
-class Message(Value, frozen=True, gc=False):
+class Message(Stored, frozen=True, gc=False):
     """A message. `seq` is its position in the log of the room, and the only order that holds.
 
     `user_id` is None once the author's account is deleted. A deleted message stays as a tombstone: `deleted_at`
@@ -280,13 +326,6 @@ class Message(Value, frozen=True, gc=False):
     deleted_at: datetime | None
     reply_to: UUID | None = None
     metadata: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.message_type.__class__ is not MessageType:  # as it comes from PostgreSQL
-            message_type = MESSAGE_TYPES.get(self.message_type) or MessageType(self.message_type)
-            msgspec.structs.force_setattr(self, "message_type", message_type)
-        if self.metadata is not None:
-            _decode_metadata(self)
 
     def __hash__(self) -> int:
         return hash(self.id)  # a mapping, as metadata is, has no hash
@@ -310,7 +349,7 @@ class NewMessage(Value, frozen=True):
         return hash((self.content, self.message_type, self.id, self.reply_to))
 
 
-class RoomUser(Value, frozen=True, gc=False):
+class RoomUser(Stored, frozen=True, gc=False):
     """A membership. The member has read all messages up to and including `last_read_seq`.
 
     `last_read_message_id` is the newest message at or before it. It is None until the member has marked a message
@@ -325,12 +364,6 @@ class RoomUser(Value, frozen=True, gc=False):
     last_read_message_id: UUID | None
     last_read_seq: int
     metadata: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.role.__class__ is not Role:  # as it comes from PostgreSQL
-            msgspec.structs.force_setattr(self, "role", ROLES.get(self.role) or Role(self.role))
-        if self.metadata is not None:
-            _decode_metadata(self)
 
     def __hash__(self) -> int:
         return hash((self.room_id, self.user_id))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
-from datetime import datetime
 from itertools import islice
-from typing import Any, Final, TypeAlias, TypeVar, get_args, get_type_hints
+from typing import Any, Final, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -16,7 +15,7 @@ from hubbub.batching import PUT_BACK, Batcher, KeyedQueue, Outcome
 from hubbub.commits import Change, OnCommit, ignore
 from hubbub.errors import Unavailable
 from hubbub.events import Logged, Payload
-from hubbub.models import Message, Room, User
+from hubbub.models import Message, Room, Stored, User, times_of
 from hubbub.postgres import Executor, LockNotAvailable, Lookup, Statement
 
 T = TypeVar("T")
@@ -288,6 +287,10 @@ FIRST_TIME: Final = "'0001-01-01 00:00:00+00'::timestamptz"
 LAST_TIME: Final = "'9999-12-31 23:59:59.999999+00'::timestamptz"
 
 
+_NEAR: Final = "{0} >= '1700-01-01 00:00:00+00' AND {0} < '2200-01-01 00:00:00+00'"
+"""A float8 holds 2^33 seconds, which are 272 years, to the microsecond."""
+
+
 def representable(time: str) -> str:
     """A time as Python can hold it: the first or the last `datetime` instead of one beyond them, or infinite.
 
@@ -307,15 +310,28 @@ def readable(model: type[msgspec.Struct], table: str = "", computed: Mapping[str
     index has.
     """
     prefix = f"{table}." if table else ""
-    hints = get_type_hints(model)
-    times = {
-        field: representable(f"{prefix}{field}")
-        for field in model.__struct_fields__
-        if datetime in (hints[field], *get_args(hints[field]))
-    }
+    fields = [model.__struct_fields__[place] for place in times_of(model)]
+    times = {field: representable(f"{prefix}{field}") for field in fields}
     if issubclass(model, Message):
         times["user_id"] = f"CASE WHEN {prefix}user_id <> ALL ({_HIDDEN}) THEN {prefix}user_id END"
     return columns(model, table, {**times, **(computed or {})})
+
+
+def quickly_readable(model: type[Stored], computed: Mapping[str, str] | None = None) -> str:
+    """As `readable`, for `Stored.of_rows`: a time comes as the seconds since 1970, in a tenth of the time.
+
+    Those that a float8 does not hold to the microsecond come in further columns, one for each time of the model.
+    """
+    times = [model.__struct_fields__[place] for place in times_of(model)]
+    near = {time: f"CASE WHEN {_NEAR.format(time)} THEN date_part('epoch', {time}) END" for time in times}
+    far = (f"CASE WHEN NOT ({_NEAR.format(time)}) THEN {representable(time)} END AS far_{time}" for time in times)
+    return ",\n    ".join((readable(model, computed={**near, **(computed or {})}), *far))
+
+
+def stored_columns(model: type[Stored]) -> list[str]:
+    """The names of the columns of `quickly_readable`."""
+    fields = model.__struct_fields__
+    return [*fields, *(f"far_{fields[place]}" for place in times_of(model))]
 
 
 def folded(column: str) -> str:
@@ -340,15 +356,15 @@ def username_key(table: str = "users") -> str:
     return f"(CASE WHEN {key}_of = {table}.username THEN {key} ELSE {others} END)"
 
 
-def by_id(model: type[M], table: str, selected: str) -> Lookup[M]:
+def by_id(model: type[M], table: str, computed: Mapping[str, str] | None = None) -> Lookup[M]:
     """The statement that finds a row by its id; its `many` finds the rows of many ids."""
-    is_kept = kept("messages.room_id" if model is Message else f"{table}.id")
-    select = f"SELECT {selected} FROM {table} WHERE {is_kept} AND {table}.id"
+    found = f"FROM {table} WHERE {kept('messages.room_id' if model is Message else f'{table}.id')} AND {table}.id"
+    many = f"SELECT {quickly_readable(model, computed)} {found} = ANY($1::uuid[])"
     return Lookup(
         f"{table}.get",
         model,
-        f"{select} = $1",
-        many=Statement(f"{table}.get_many", model, f"{select} = ANY($1::uuid[])"),
+        f"SELECT {readable(model, computed=computed)} {found} = $1",
+        many=Statement(f"{table}.get_many", model, many),
         key_of_args=lambda id: id.int,
         key_of_row=lambda row: row.id.int,
     )

@@ -7,14 +7,16 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import pytest_asyncio
 
 from hubbub import Message, PublicUser, Room, RoomUser, Settings, migrations
+from hubbub.models import Stored
 from hubbub.postgres import Lookup, Statement, connect
 from hubbub.postgres.connection import Connection
+from hubbub.sql import stored_columns
 from sql.package import calls, statements
 
 NAMES = sorted(statements())
@@ -171,7 +173,8 @@ def _fields(statement: Statement[Any], columns: list[str]) -> list[str]:
     if statement.model in (bool, bytes, int, str):
         assert len(columns) == 1, f"{statement.model} takes one column"
         return columns
-    return list(inspect.signature(statement.model).parameters)
+    fields = list(inspect.signature(statement.model).parameters)
+    return fields if len(columns) == len(fields) else stored_columns(cast("type[Stored]", statement.model))
 
 
 @pytest.mark.parametrize("name", NAMES)

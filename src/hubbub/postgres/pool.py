@@ -189,13 +189,12 @@ class Pool:
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         sql = statement.in_schema[self._settings.schema]
         rows = await self._run(statement, args, lambda connection: connection.fetch(sql, *args), deadline)
-        model = statement.model
-        return [model(*row) for row in rows]
+        return statement.build(rows)
 
     async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
         sql = statement.in_schema[self._settings.schema]
         row = await self._run(statement, args, lambda connection: connection.fetchrow(sql, *args), deadline)
-        return None if row is None else statement.model(*row)
+        return None if row is None else statement.build([row])[0]
 
     def look_up(self, lookup: Lookup[T], *key: object) -> Awaitable[T | None]:
         return self._shared.look_up(lookup, key)

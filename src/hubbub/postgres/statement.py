@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping
-from typing import Final, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from asyncpg.pgproto import pgproto
@@ -50,12 +51,15 @@ class Statement(Generic[T_co]):
     its columns with the fields of its model and its placeholders with every call.
     """
 
-    __slots__ = ("in_schema", "locks_room", "model", "name", "repeatable", "sql", "writes")
+    __slots__ = ("build", "in_schema", "locks_room", "model", "name", "repeatable", "sql", "writes")
 
     def __init__(self, name: str, model: Callable[..., T_co], sql: str, *, idempotent: bool = False) -> None:
         """`idempotent` is for a writing statement: running it twice is the same as running it once."""
         self.name = name
         self.model = model
+        self.build: Callable[[Sequence[Any]], list[T_co]]
+        """Makes models of rows."""
+        self.build = getattr(model, "of_rows", None) or partial(_build, model)
         self.sql = sql
         self.in_schema: Mapping[str, str] = _SqlBySchema(sql)
         self.writes = _WRITES.search(sql) is not None
@@ -65,6 +69,10 @@ class Statement(Generic[T_co]):
 
     def __repr__(self) -> str:
         return f"Statement({self.name})"
+
+
+def _build(model: Callable[..., T], rows: Sequence[Any]) -> list[T]:
+    return [model(*row) for row in rows]
 
 
 class Lookup(Statement[T]):

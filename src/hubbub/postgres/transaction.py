@@ -106,8 +106,7 @@ class OpenTransaction:
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         sql = statement.in_schema[self._connection.schema]
         rows = await self._run(statement.name, lambda connection: connection.fetch(sql, *args), deadline)
-        model = statement.model
-        models = [model(*row) for row in rows]
+        models = statement.build(rows)
         if statement.locks_room and models:
             self._note_locked(models)
         return models
@@ -117,10 +116,10 @@ class OpenTransaction:
         row = await self._run(statement.name, lambda connection: connection.fetchrow(sql, *args), deadline)
         if row is None:
             return None
-        model = statement.model(*row)
+        models = statement.build([row])
         if statement.locks_room:
-            self._note_locked([model])
-        return model
+            self._note_locked(models)
+        return models[0]
 
     def _note_locked(self, models: Iterable[object]) -> None:
         for model in models:

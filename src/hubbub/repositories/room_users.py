@@ -24,6 +24,7 @@ from hubbub.sql import (
     lock_timeout,
     next_entries,
     next_entry,
+    quickly_readable,
     readable,
 )
 
@@ -367,7 +368,7 @@ class RoomUsers(Repository):
     _STATES = Statement(
         "room_users.states",
         lambda room_id, user_id, is_direct, *member: _State(
-            MemberKey(room_id, user_id), is_direct, None if member[0] is None else RoomUser(*member)
+            MemberKey(room_id, user_id), is_direct, None if member[0] is None else RoomUser.of_row(*member)
         ),
         f"""
         SELECT
@@ -749,7 +750,7 @@ class RoomUsers(Repository):
         "room_users.get_many",
         RoomUser,
         f"""
-        SELECT {MEMBER}
+        SELECT {quickly_readable(RoomUser)}
         FROM room_users
         JOIN unnest($1::uuid[], $2::uuid[]) AS requested (room_id, user_id) USING (room_id, user_id)
         WHERE {kept("room_users.room_id", "room_users.user_id")}

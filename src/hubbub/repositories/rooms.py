@@ -36,7 +36,8 @@ from hubbub.sql import (
 )
 
 MESSAGE = columns(Message)
-ROOM = readable(Room, computed={"is_direct": "direct_key IS NOT NULL"})
+IS_DIRECT: Final = {"is_direct": "direct_key IS NOT NULL"}
+ROOM = readable(Room, computed=IS_DIRECT)
 
 ROOM_COLUMNS: Final = len(Room.__struct_fields__)
 
@@ -52,9 +53,9 @@ DIRECT_NAME: Final = "direct"
 
 def _summary(*row: Any) -> RoomSummary:  # noqa: ANN401 - each column has a type of its own
     """From the columns of a room, five of the summary, and those of the newest message, NULL if there is none."""
-    room, row = Room(*row[:ROOM_COLUMNS]), row[ROOM_COLUMNS:]
+    room, row = Room.of_row(*row[:ROOM_COLUMNS]), row[ROOM_COLUMNS:]
     role, last_read_seq, unread, partner_id, active_at = row[:5]
-    last_message = None if row[5] is None else Message(*row[5:])
+    last_message = None if row[5] is None else Message.of_row(*row[5:])
     cursor = None if last_message is None else last_message.cursor
     return RoomSummary(room, Role(role), last_read_seq, unread, partner_id, last_message, active_at, cursor)
 
@@ -151,7 +152,7 @@ class Rooms(Repository):
         self._changed(MembersJoined(room.id, (created_by,)))
         return room
 
-    _GET = by_id(Room, "rooms", ROOM)
+    _GET = by_id(Room, "rooms", IS_DIRECT)
     _GET_MANY = _GET.many
 
     _GET_VISIBLE = Statement(

@@ -192,7 +192,7 @@ class Users(Repository):
         )
         return user
 
-    _GET = by_id(User, "users", USER)
+    _GET = by_id(User, "users")
     _GET_MANY = _GET.many
 
     async def get(self, user_id: UUID) -> User:
@@ -235,7 +235,7 @@ class Users(Repository):
     _SEARCH_CURSOR = Cursor("users", tuple[str, UUID])
     _SEARCH = Statement(
         "users.search",
-        lambda key, *user: (key, PublicUser(*user)),
+        lambda key, *user: (key, PublicUser.of_row(*user)),
         f"""
         SELECT
             found.key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -27,6 +28,9 @@ TIMES = {
     "10000-01-01 00:00:00+00": LAST,
     "294276-01-01 00:00:00+00": LAST,
 }
+
+# Beyond these, a float does not hold the microseconds since 1970.
+BOUNDS = ("1699-12-31 23:59:59", "1700-01-01 00:00:00", "2199-12-31 23:59:59", "2200-01-01 00:00:00")
 
 
 @pytest.fixture
@@ -125,3 +129,27 @@ async def test_page_json_is_rfc_3339_in_every_time_zone_and_date_style(
         as_json = await other.messages.page_json(room.id)
     assert msgspec.json.decode(as_json, type=MessagePage) == page
     assert len(page.items) == len(TIMES) + 2
+
+
+async def test_times_of_many_rows_are_those_of_one_to_the_microsecond(
+    hub: Hub, room: Room, ada: User, bob: User, write: Callable[..., Awaitable[None]]
+) -> None:
+    times = [*TIMES, "1969-12-31 23:59:59.999999+00", "2026-11-29 09:00:00.123457+00"]
+    times += [f"{year}.{fraction}+00" for year in BOUNDS for fraction in ("000000", "000001", "999999")]
+    for stored in times:
+        await hub.messages.send(room.id, ada.id, stored)
+    await hub.room_users.add(room.id, bob.id)
+    await write(
+        "UPDATE messages SET created_at = content::timestamptz, updated_at = content::timestamptz",
+        "UPDATE messages SET deleted_at = created_at, content = '' WHERE seq % 2 = 0",
+        f"UPDATE users SET created_at = '{times[-1]}', last_seen = '{times[0]}' WHERE id = '{ada.id}'",
+        f"UPDATE room_users SET joined_at = '{times[-1]}' WHERE user_id = '{ada.id}'",
+    )
+    page = await hub.messages.page(room.id)
+    assert page.items == [await hub.messages.get(message.id) for message in page.items]
+    assert list((await hub.messages.get_many(message.id for message in page.items)).values()) == page.items
+    assert len({message.cursor for message in page.items}) == len(times)
+    one, member = await hub.users.get(ada.id), await hub.room_users.get(room.id, ada.id)
+    assert await asyncio.gather(*[hub.users.get(user.id) for user in (bob, ada, bob, ada)]) == [bob, one, bob, one]
+    found = await asyncio.gather(*[hub.room_users.get(room.id, user.id) for user in (bob, ada, bob, ada)])
+    assert found[1::2] == [member, member]

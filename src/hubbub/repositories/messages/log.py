@@ -98,7 +98,7 @@ def _entry(*row: Any) -> tuple[int, int, Position, LogEvent | None]:  # noqa: AN
     is_sent = kind == "sent"
     try:
         if is_sent:
-            return found, head, *entry_of(Message(*values))
+            return found, head, *entry_of(Message.of_row(*values))
         position = Position(seq, event_mark(kind, about, user_id, at))
         if kind not in events.KINDS or (about is not None and values[0] is None):
             return found, head, position, None
@@ -126,7 +126,7 @@ def _own_values(kind: str, user_id: UUID, payload: str, columns: list[Any]) -> l
             case "user_id" | "by":
                 values.append(user_id)
             case "message":
-                values.append(Message(*columns))
+                values.append(Message.of_row(*columns))
             case _:
                 decoded = decoded or _payload(payload)
                 values.append(getattr(decoded, field))

@@ -168,7 +168,7 @@ class Messages(Repository):
         self._changed(MessagesSent(messages))
         return messages
 
-    _GET = by_id(Message, "messages", readable(Message))
+    _GET = by_id(Message, "messages")
     _GET_MANY = _GET.many
     _GET_IN_ROOM = Statement("messages.get_in_room", Message, f"{_GET.sql} AND messages.room_id = $2")
     # A join, because for `id = ANY ($1)` beside the room PostgreSQL may read all messages of the room.
@@ -381,7 +381,7 @@ class Messages(Repository):
         """
     _PERMISSIONS = Statement(
         "messages.change_permissions",
-        lambda *row: (Message(*row[:-2]), row[-2], row[-1]),
+        lambda *row: (Message.of_row(*row[:-2]), row[-2], row[-1]),
         _PERMISSIONS_SQL.format(room_id="messages.room_id"),
     )
     _PERMISSIONS_IN_ROOM = Statement(

@@ -19,7 +19,7 @@ from hubbub.models import Message, MessagePage
 from hubbub.positions import Position, mark
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import MESSAGE
-from hubbub.sql import columns, existing, kept, readable
+from hubbub.sql import existing, kept, quickly_readable, readable, stored_columns
 
 PageAnchor: TypeAlias = int | Message
 """The position in the log of a room from which a page is read: a seq, or the message that has it."""
@@ -31,8 +31,15 @@ _MOST: Final = inputs.PAGE_LIMIT + 1
 LIMIT $3 PostgreSQL expects a tenth of the room, which looks expensive in a large table. It then plans each page
 anew for its own numbers, which takes as long as reading it."""
 
-_OLDER: Final = f"""
-    SELECT {readable(Message)}
+
+def _page(selected: str) -> str:
+    """The SQL of a page, for every direction: messages before the pivot and from it on.
+
+    One more row per side than asked for tells whether there is more on that side. After the newest message there
+    is nothing to look for, which PostgreSQL sees before it descends the index.
+    """
+    return f"""(
+    SELECT {selected}
     FROM (
         SELECT {MESSAGE}
         FROM messages
@@ -43,9 +50,9 @@ _OLDER: Final = f"""
         LIMIT {_MOST}
     ) AS older
     ORDER BY seq DESC
-"""
-_NEWER: Final = f"""
-    SELECT {readable(Message)}
+    LIMIT $3
+) UNION ALL (
+    SELECT {selected}
     FROM (
         SELECT {MESSAGE}
         FROM messages
@@ -57,7 +64,8 @@ _NEWER: Final = f"""
         LIMIT {_MOST}
     ) AS newer
     ORDER BY seq
-"""
+    LIMIT $4
+) LIMIT $3 + $4"""
 
 
 class Span(NamedTuple):
@@ -78,10 +86,7 @@ def seq_of(field: str, room_id: UUID, anchor: PageAnchor) -> int:
     return min(inputs.seq(field, anchor), NEWEST - 1) if field == "after" else inputs.seq(field, anchor)
 
 
-# One statement for every direction: messages before the pivot and from it on. One more row per side than asked
-# for tells whether there is more on that side. After the newest message there is nothing to look for, which
-# PostgreSQL sees before it descends the index.
-PAGE = Statement("messages.page", Message, f"({_OLDER} LIMIT $3) UNION ALL ({_NEWER} LIMIT $4) LIMIT $3 + $4")
+PAGE = Statement("messages.page", Message, _page(quickly_readable(Message)))
 # The page of many viewers, whose ids are in $5. The first row is not a message: its content has the ids of those
 # who are members. If none of them is, there is no row at all.
 _VIEWERS: Final = f"""viewers AS MATERIALIZED (
@@ -92,7 +97,7 @@ _VIEWERS: Final = f"""viewers AS MATERIALIZED (
             AND {kept("$1", "user_id")}
         HAVING count(*) > 0
     )"""
-_NO_MESSAGE: Final = dict.fromkeys(Message.__struct_fields__, "NULL") | {
+_NO_MESSAGE: Final = dict.fromkeys(stored_columns(Message), "NULL") | {
     "seq": "0",
     "message_type": "'text'",
     "content": "ids",
@@ -103,7 +108,7 @@ PAGE_OF_VIEWERS = Statement(
     Message,
     f"""
     WITH {_VIEWERS}
-    SELECT {columns(Message, computed=_NO_MESSAGE)}
+    SELECT {", ".join(f"{value} AS {column}" for column, value in _NO_MESSAGE.items())}
     FROM viewers
     UNION ALL
     ({PAGE.sql.replace(kept("$1"), _ANY_VIEWER)})
@@ -181,7 +186,7 @@ def _as_json(condition: str, before: str = "", more: str = "") -> str:
         $4 - 1 AS newer,
         array_agg(convert_to(row_to_json(page)::text, 'UTF8') ORDER BY page.seq) AS messages,
         count(*) FILTER (WHERE page.seq < $2) AS before{more}
-    FROM ({PAGE.sql.replace(kept("$1"), "true")}) AS page
+    FROM ({_page(readable(Message)).replace(kept("$1"), "true")}) AS page
     HAVING {condition}
     """
 

@@ -8,6 +8,8 @@ from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
 
+import msgspec
+
 from hubbub.errors import Conflict, Invalid
 from hubbub.models import Message, MessageType, NewMessage
 from hubbub.postgres import Executor, Statement
@@ -240,7 +242,7 @@ def _message(draft: Draft, seq: int, at: datetime) -> Message:
         at,
         None,
         draft.reply_to,
-        draft.metadata,  # type: ignore[arg-type]  # JSON, as it comes from PostgreSQL
+        None if draft.metadata is None else msgspec.json.decode(draft.metadata),
     )
 
 
