@@ -9,7 +9,7 @@ import pytest
 from hubbub import Credentials, NotFound, User
 from hubbub.events import MemberJoined, MemberLeft, MessageEdited, RoomChanged
 from hubbub.models import Room
-from hubbub.sql import by_id, columns, entry, existing, kept, next_entry
+from hubbub.sql import by_id, columns, entry, existing, kept, next_entry, quickly_readable, readable
 from sql.package import statements
 
 
@@ -28,10 +28,10 @@ def test_computed_field_is_selected_by_its_expression() -> None:
 
 
 def test_rows_by_id_have_a_statement_for_one_and_one_for_many() -> None:
-    lookup = by_id(User, "users", "id")
-    select = f"SELECT id FROM users WHERE {kept('users.id')} AND users.id"
-    assert (lookup.name, lookup.sql) == ("users.get", f"{select} = $1")
-    assert lookup.many.sql == f"{select} = ANY($1::uuid[])"
+    lookup = by_id(User, "users")
+    found = f"FROM users WHERE {kept('users.id')} AND users.id"
+    assert (lookup.name, lookup.sql) == ("users.get", f"SELECT {readable(User)} {found} = $1")
+    assert lookup.many.sql == f"SELECT {quickly_readable(User)} {found} = ANY($1::uuid[])"
     id = uuid4()
     assert lookup.key_of_args(id) == id.int
 

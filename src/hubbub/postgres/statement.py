@@ -53,13 +53,22 @@ class Statement(Generic[T_co]):
 
     __slots__ = ("build", "in_schema", "locks_room", "model", "name", "repeatable", "sql", "writes")
 
-    def __init__(self, name: str, model: Callable[..., T_co], sql: str, *, idempotent: bool = False) -> None:
-        """`idempotent` is for a writing statement: running it twice is the same as running it once."""
+    def __init__(
+        self,
+        name: str,
+        model: Callable[..., T_co],
+        sql: str,
+        *,
+        idempotent: bool = False,
+        build: Callable[[Sequence[Any]], list[T_co]] | None = None,
+    ) -> None:
+        """`idempotent` is for a writing statement: running it twice is the same as running it once. `build` makes
+        models of all rows at once; without it, `model` does of each.
+        """
         self.name = name
         self.model = model
         self.build: Callable[[Sequence[Any]], list[T_co]]
-        """Makes models of rows."""
-        self.build = getattr(model, "of_rows", None) or partial(_build, model)
+        self.build = build or getattr(model, "of_rows", None) or partial(_build, model)
         self.sql = sql
         self.in_schema: Mapping[str, str] = _SqlBySchema(sql)
         self.writes = _WRITES.search(sql) is not None

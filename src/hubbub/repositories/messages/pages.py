@@ -7,8 +7,9 @@ of viewers, who have to be members, is shared among them alike: the statement fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
 import msgspec
@@ -86,7 +87,17 @@ def seq_of(field: str, room_id: UUID, anchor: PageAnchor) -> int:
     return min(inputs.seq(field, anchor), NEWEST - 1) if field == "after" else inputs.seq(field, anchor)
 
 
-PAGE = Statement("messages.page", Message, _page(quickly_readable(Message)))
+class _Rows(list[Message]):
+    """The rows of a page, and the page that their first caller has made of them for all who share them."""
+
+    page: MessagePage | None = None
+
+    @classmethod
+    def build(cls, rows: Sequence[Any]) -> list[Message]:
+        return cls(Message.of_rows(rows))
+
+
+PAGE = Statement("messages.page", Message, _page(quickly_readable(Message)), build=_Rows.build)
 # The page of many viewers, whose ids are in $5. The first row is not a message: its content has the ids of those
 # who are members. If none of them is, there is no row at all.
 _VIEWERS: Final = f"""viewers AS MATERIALIZED (
@@ -113,6 +124,7 @@ PAGE_OF_VIEWERS = Statement(
     UNION ALL
     ({PAGE.sql.replace(kept("$1"), _ANY_VIEWER)})
     """,
+    build=_Rows.build,
 )
 
 ROOM_EXISTS = Statement(
@@ -129,12 +141,18 @@ async def read_page(executor: Executor, span: Span, deadline: float, viewer: UUI
         )
         if not seen or str(viewer) not in seen[0].content:
             raise NotAMember(room_id, viewer)
-        rows = seen[1:]
     else:
-        rows = await executor.fetch_shared(PAGE, room_id, pivot, older + 1, newer + 1, deadline=deadline)
-        if not rows:
+        seen = await executor.fetch_shared(PAGE, room_id, pivot, older + 1, newer + 1, deadline=deadline)
+        if not seen:
             exists = await executor.fetch_one(ROOM_EXISTS, room_id, deadline=deadline)
             existing(exists, NotFound, "room", room_id)
+    rows = cast(_Rows, seen)
+    page = rows.page = rows.page or _page_of(span, rows if viewer is None else rows[1:])
+    return MessagePage(page.room_id, page.items.copy(), page.has_older, page.has_newer, page.cursor)
+
+
+def _page_of(span: Span, rows: list[Message]) -> MessagePage:
+    room_id, pivot, older, newer = span
     before = [message for message in rows if message.seq < pivot]  # the newest first
     after = [message for message in rows if message.seq >= pivot]
     items = before[:older][::-1] + after[:newer]
