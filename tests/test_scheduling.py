@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
@@ -105,3 +107,12 @@ async def test_long_work_pauses_after_each_slice(monkeypatch: pytest.MonkeyPatch
         now += SLICE_SECONDS / 4
     assert turns == 2
     others.cancel()
+
+
+def test_garbage_is_collected_rarely_and_what_exists_is_left_out() -> None:
+    code = (
+        "import gc, hubbub; before = gc.get_threshold()[0]; hubbub.collect_garbage_rarely();"
+        "print(gc.get_threshold()[0] > before, gc.get_freeze_count() > 10_000, gc.isenabled())"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout.split() == ["True", "True", "True"]

@@ -57,6 +57,7 @@ from hubbub.models import (
 )
 from hubbub.passwords import Passwords
 from hubbub.redis import Gap
+from hubbub.scheduling import collect_garbage_rarely
 from hubbub.services.changes import ChangeFeed
 from hubbub.services.feed import Follower
 from hubbub.services.health import Health, ServerHealth
@@ -125,6 +126,7 @@ __all__ = [
     "User",
     "UserKind",
     "Verdict",
+    "collect_garbage_rarely",
     "new_id",
     "open",
 ]

@@ -25,7 +25,7 @@ TABLES: Final = (
 # `(?!\.)` because in `IS DISTINCT FROM rooms.name` a table's name stands for its row.
 _TABLE = re.compile(rf"\b(FROM|JOIN|INTO|UPDATE|USING) ({'|'.join(TABLES)})\b(?!\.)")
 _LOCKS_ROOM = re.compile(r"\b(UPDATE|DELETE FROM) rooms\b")
-_WRITES = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM)\b")
+_WRITING: Final = ("INSERT INTO", "UPDATE", "DELETE FROM")
 
 
 class _SqlBySchema(dict[str, str]):
@@ -71,8 +71,8 @@ class Statement(Generic[T_co]):
         self.build = build or getattr(model, "of_rows", None) or partial(_build, model)
         self.sql = sql
         self.in_schema: Mapping[str, str] = _SqlBySchema(sql)
-        self.writes = _WRITES.search(sql) is not None
-        self.locks_room = _LOCKS_ROOM.search(sql) is not None
+        self.writes = any(verb in sql for verb in _WRITING)
+        self.locks_room = self.writes and _LOCKS_ROOM.search(sql) is not None
         """Whether it changes the row of a room, which stays locked until the COMMIT."""
         self.repeatable = idempotent or not self.writes
 

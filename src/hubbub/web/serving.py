@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import resource
 import socket
 from collections.abc import Callable, Collection
@@ -13,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 
 from hubbub.hub import Hub
+from hubbub.scheduling import collect_garbage_rarely
 from hubbub.web import frames
 from hubbub.web.gateway import Gateway
 
@@ -27,8 +27,6 @@ PONG_SECONDS: Final = 20.0
 """A client that is silent is noticed within the sum of the two. A ping costs more than a frame, so it is rare."""
 GRACE_SECONDS: Final = 5
 """How long requests in progress may take at the end."""
-YOUNGEST_GENERATION: Final = 50_000
-"""Objects until the garbage collector looks. By default it looks every 700, a third of the cost of a login."""
 
 new_event_loop = uvloop.new_event_loop
 
@@ -92,5 +90,5 @@ async def serve(
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     allow_many_connections()
-    gc.set_threshold(YOUNGEST_GENERATION, *gc.get_threshold()[1:])
+    collect_garbage_rarely()
     await Server(config, on_start, gateway).serve(sockets=[listening])
