@@ -264,11 +264,12 @@ class ClusterConnection(Connection):
             self._pause_timer.request(self._paused[0].at, now)
 
     def _send(self, line: Connection, call: Call) -> None:
-        loop = asyncio.get_running_loop()
-        if line is self or line.is_closed:
-            super()._enqueue(call, 1, loop, loop.time())
-        else:
-            line._enqueue(call, 2 if isinstance(call, Resent) and call.is_asked else 1, loop, loop.time())
+        loop, enqueue = asyncio.get_running_loop(), line._enqueue
+        if line is self or line.is_closed:  # any node says which one has the slot now
+            enqueue = super()._enqueue
+            if isinstance(call, Resent):
+                call.packed, call.is_asked = call.command, False
+        enqueue(call, 2 if isinstance(call, Resent) and call.is_asked else 1, loop, loop.time())
 
     def _redirect(self, call: Call, error: ReplyError) -> bool:
         return self.send_again(call, error, self)
