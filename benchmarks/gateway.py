@@ -18,6 +18,7 @@ from asyncio.subprocess import PIPE
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
@@ -377,10 +378,10 @@ class Crowd:
         async def enter(number: int, one: Client | None) -> Client:
             async with slots:
                 while True:
-                    client = await self._open(number, one)
                     try:
+                        client = await self._open(number, one)
                         await client.ready
-                    except ConnectionResetError:  # refused for a moment
+                    except OSError:  # refused for a moment
                         self.refused += 1
                         await asyncio.sleep(random.uniform(0, 1))
                     else:
@@ -503,8 +504,9 @@ class Crowd:
         await client.ready
         client.answers_pings = False
         began = time.perf_counter()
-        async with asyncio.timeout(SILENT_SECONDS):
-            await client.closed
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SILENT_SECONDS):
+                await client.closed
         return {"seconds": time.perf_counter() - began}
 
     def _cpu_seconds(self) -> float:
@@ -580,7 +582,7 @@ async def _hubbub(context: Context, workers: int) -> AsyncIterator[tuple[Hub, Cr
     settings = await _filled(context)
     command = ("hubbub", "serve", "--port", "0")
     async with (
-        Hub(settings) as hub,
+        Hub(replace(settings, postgres=replace(settings.postgres, deadline_seconds=LATE_SECONDS))) as hub,
         _processes(workers, *command, environment=settings.to_env()) as processes,
     ):
         tokens = []

@@ -61,6 +61,8 @@ newest joining, without visits in between that this process did not notice."""
 CONFIRM_SECONDS: Final = 1.0
 """How long a follower that enters waits for Redis to confirm the subscriptions of its rooms: a few round trips.
 Its reader reads marks and profiles after that. If it took longer, a `Missed` has them read again."""
+ROUND_HEARTBEATS: Final = 30
+"""The digests of users and the sessions of followers are looked up in rounds of so many heartbeats."""
 SESSIONS_PER_WRITE: Final = 1_000
 """Sessions that are looked up in Redis in one write."""
 ROOMS_PER_STATEMENT: Final = 1_000
@@ -352,7 +354,8 @@ class SessionChecks:
 
     async def _check(self) -> float:
         due, self._due = list(self._due), {}
-        for _ in range(min(SESSIONS_PER_WRITE, part_of_round(len(self._followers))) if not due else 0):
+        part = min(SESSIONS_PER_WRITE, part_of_round(len(self._followers), ROUND_HEARTBEATS))
+        for _ in range(part if not due else 0):
             follower = next(iter(self._followers))
             del self._followers[follower]
             self._followers[follower] = None  # to the end of the queue
@@ -647,7 +650,8 @@ class Followers:
         """Compare the digests of some of the users, the next in turn, in the next `compare`."""
         if not self._round:
             self._round = deque(self._users)
-        self._due = max(self._due, min(DIGESTS_PER_STATEMENT, part_of_round(len(self._users)), len(self._round)))
+        part = min(DIGESTS_PER_STATEMENT, part_of_round(len(self._users), ROUND_HEARTBEATS), len(self._round))
+        self._due = max(self._due, part)
 
     async def compare(self) -> None:
         """Find users who are in other rooms than before, and follow them there; of many, the first.

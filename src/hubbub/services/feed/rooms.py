@@ -73,10 +73,10 @@ LOG_PAGE: Final = 500
 CONCURRENT_READS: Final = 6
 """Statements that read logs at a time. They leave most of the pool, 20 connections by default, to callers."""
 ROUND_HEARTBEATS: Final = 10
+"""Rooms are compared with what is stored in rounds of so many heartbeats, all of them at each heartbeat as long as
+announcements cannot come. A thousand quiet rooms at each heartbeat cost 1 % of a core."""
 LEAST_PER_HEARTBEAT: Final = 100
-"""Rooms, users and sessions are compared with what is stored in rounds of so many heartbeats, at least so many of
-them at each. As long as announcements cannot come, all rooms are at each. A thousand quiet rooms at each heartbeat
-cost 1 % of a core."""
+"""So many are compared in any case, of rooms, users and sessions."""
 ROOMS_PER_STATEMENT: Final = 1_000
 """Rooms whose heads are compared in one statement. It bounds the decoded rows in the same way."""
 EVENTS_PER_TURN: Final = 10_000
@@ -367,9 +367,9 @@ class FollowedRooms:
             self.read_soon(room)  # again, if PostgreSQL was unavailable
 
 
-def part_of_round(number: int) -> int:
-    """How many of them are compared at a heartbeat."""
-    return min(number, max(LEAST_PER_HEARTBEAT, -(-number // ROUND_HEARTBEATS)))
+def part_of_round(number: int, heartbeats: int = ROUND_HEARTBEATS) -> int:
+    """How many of them are compared at a heartbeat, in rounds of so many."""
+    return min(number, max(LEAST_PER_HEARTBEAT, -(-number // heartbeats)))
 
 
 def edited_in(page: LogSlice) -> list[UUID]:
