@@ -1,4 +1,4 @@
-"""The example of the README runs and prints what the README claims."""
+"""The examples of the README and of the tour run as programs, and print what the pages say."""
 
 from __future__ import annotations
 
@@ -11,17 +11,27 @@ import pytest
 
 from hubbub import Settings
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PRINTED = {
+    "README.md": ["a retry gives the same message: True", "member_joined message_sent"],
+    "docs/tour.md": [
+        "a retry gives the same message: True",
+        "engine-room: 1 unread",
+        "unread now: 0",
+        "bob receives: MessageEdited",
+        "online: True",
+        "typing: True",
+    ],
+}
 
 
-def example() -> str:
-    [code] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    return str(code)
-
-
-def test_example_runs_and_prints_its_output(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PRINTED)
+def test_example_runs_and_prints_its_output(page: str, settings: Settings, tmp_path: Path) -> None:
+    programs = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    [program] = [code for code in programs if "asyncio.run(" in code]
     script = tmp_path / "example.py"
-    script.write_text(example())
+    script.write_text(program)
     ran = subprocess.run(
         [sys.executable, "-W", "error", script],
         env={**settings.to_env(), "PATH": "", "PYTHONDEVMODE": "1"},
@@ -31,14 +41,13 @@ def test_example_runs_and_prints_its_output(settings: Settings, tmp_path: Path) 
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines() == [
-        "a retry gives the same message: True",
-        "engine-room: 1 unread",
-        "unread now: 0",
-        "bob receives: MessageEdited",
-        "online: True",
-        "typing: True",
-    ]
+    assert ran.stdout.splitlines() == PRINTED[page]
+
+
+def test_example_of_the_readme_is_short() -> None:
+    [program] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len([line for line in program.splitlines() if line.strip()]) <= 15
+    assert len(README.read_text().splitlines()) < 120
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", README.read_text()))))
