@@ -31,6 +31,7 @@ from hubbub.postgres import (
     OpenTransaction,
     Pool,
     Record,
+    Replicas,
     borrow,
 )
 from hubbub.redis import Subscriptions, connection_to
@@ -72,13 +73,15 @@ class Repositories:
         writer: MessageWriter | None = None,
         changes: RoomChanges | None = None,
         marks: RoomChanges | None = None,
+        *,
+        replicas: Replicas | None = None,
     ) -> None:
         self._executor = executor
         self._on_commit = on_commit
         self._users = Users(executor, on_commit)
         self._rooms = Rooms(executor, on_commit, changes)
         self._room_users = RoomUsers(executor, on_commit, changes)
-        self._messages = Messages(executor, on_commit, writer, changes)
+        self._messages = Messages(executor, on_commit, writer, changes, replicas=replicas)
         self._receipts = ReadReceipts(executor, on_commit, marks)
 
     @property
@@ -267,7 +270,9 @@ class Hub(Repositories):
             per_batch=MARKS_PER_STATEMENT,
             not_locked=None,
         )
-        super().__init__(pool, self._commits, self._writer, self._changes, self._marks)
+        replicas = [Pool(replica, instrumentation, keeps_standby=True) for replica in settings.replicas]
+        self._replicas = Replicas(pool, replicas, self._followed_seq) if replicas else None
+        super().__init__(pool, self._commits, self._writer, self._changes, self._marks, replicas=self._replicas)
         connection = self._connection = connection_to(settings.redis, instrumentation=instrumentation)
         subscriptions = self._subscriptions = Subscriptions(settings.redis, instrumentation=instrumentation)
         self._passwords = passwords or Passwords()
@@ -295,8 +300,10 @@ class Hub(Repositories):
             heartbeat_seconds=options.presence_heartbeat_seconds,
             grace_seconds=options.presence_grace_seconds,
         )
+        # Its pages are from the primary: an old one would stay in the cache.
+        of_primary = Messages(pool, self._commits, self._writer, self._changes)
         self._cache = Cache(
-            connection, users=self.users, rooms=self.rooms, messages=self.messages, room_users=self.room_users
+            connection, users=self.users, rooms=self.rooms, messages=of_primary, room_users=self.room_users
         )
         self._feed = Feed(
             pool,
@@ -312,6 +319,8 @@ class Hub(Repositories):
         self._change_feeds = Changes(
             pool, connection, subscriptions, heartbeat_seconds=options.follow_heartbeat_seconds
         )
+        if self._replicas is not None:
+            self._replicas.register(self._commits)
         self.cache._register(self._commits)
         self._feed.register(self._commits)
         self.changes._register(self._commits)
@@ -366,6 +375,9 @@ class Hub(Repositories):
         """Rate limits of the application's own, over all processes."""
         return self._limits
 
+    def _followed_seq(self, room_id: UUID) -> int:
+        return self._feed.seq_of(room_id)
+
     async def start(self) -> Self:
         """Connect, and check that the schema has the revision of this release. A hub can be started once.
 
@@ -382,6 +394,8 @@ class Hub(Repositories):
             stack.push_async_callback(self._subscriptions.close)
             stack.push_async_callback(self.cache._close)
             stack.push_async_callback(self._pool.close)
+            if self._replicas is not None:
+                stack.push_async_callback(self._replicas.close)
             stack.push_async_callback(self._writer.drain)
             stack.push_async_callback(self._changes.drain)
             stack.push_async_callback(self._marks.drain)
@@ -398,6 +412,8 @@ class Hub(Repositories):
             stack.callback(self.changes._close)
             await self._feed.load_key()
             self._feed.start()
+            if self._replicas is not None:
+                self._replicas.start()
             pool = self._pool
 
             def use() -> PoolUse:
@@ -583,7 +599,7 @@ class Hub(Repositories):
         """Import of histories, and export of rooms."""
         from hubbub.history import History  # noqa: PLC0415 - 25 ms, for programs that import or export only
 
-        return History(self._pool, self._commits)
+        return History(self._pool, self._commits, self._replicas)
 
     async def health(self, *, deadline_seconds: float = DEADLINE_SECONDS) -> Health:
         """The state of the hub and its servers, for a readiness probe.

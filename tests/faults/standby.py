@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGKILL
 
 from commands import execute
 from hubbub import PostgresSettings, Unavailable
@@ -76,6 +79,22 @@ class Standby:
             f"ALTER SYSTEM SET recovery_min_apply_delay = {milliseconds}",
             "SELECT pg_reload_conf()",
         )
+
+    async def pause(self) -> None:
+        """Let it receive the log of the primary, and replay nothing."""
+        await execute(self._superuser, "SELECT pg_wal_replay_pause()")
+
+    async def resume(self) -> None:
+        await execute(self._superuser, "SELECT pg_wal_replay_resume()")
+
+    def kill(self) -> None:
+        """kill -9 of all its processes."""
+        holder = self._process.holder()
+        assert holder is not None
+        children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()
+        for pid in (holder.pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, SIGKILL)
 
     async def _is_cut_off(self) -> bool:
         return not await self._replicates("true")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -249,3 +250,27 @@ def test_sentinels_stand_in_place_of_the_host() -> None:
     assert refusal(parts | {"REDIS_SENTINELS": "s1"}).field == "REDIS_SENTINEL_MASTER"
     assert refusal(PARTS | master | {"REDIS_SENTINELS": "s1"}).field == "REDIS_SENTINELS"
     assert refusal(parts | master | {"REDIS_SENTINELS": "s1,s1"}).field == "REDIS_SENTINELS"
+
+
+def test_replicas_have_the_settings_of_the_primary_except_for_what_their_urls_have() -> None:
+    urls = "postgresql://r1/chatapp postgres://reader:p%40w@[::1]:5433"
+    settings = read(PARTS | {"DATABASE_REPLICA_URLS": urls, "DB_POOL_SIZE": "7", "DB_PORT": "6000"})
+    first, second = settings.replicas
+    assert first == replace(settings.postgres, host="r1", port=5432)
+    assert second == replace(settings.postgres, host="::1", port=5433, user="reader", password="p@w")
+    assert Settings.from_env(settings.to_env()) == settings
+    assert "p@w" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://r",
+        "postgres://a,b/chatapp",
+        "postgres://r/other",
+        "postgres://r:0",
+        "postgres://r?sslmode=require",
+    ],
+)
+def test_unusable_replica_is_refused(url: str) -> None:
+    assert refusal(PARTS | {"DATABASE_REPLICA_URLS": url}).field == "DATABASE_REPLICA_URLS"

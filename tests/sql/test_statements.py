@@ -46,6 +46,8 @@ COLUMNS = {
     "log.head": HEAD,
     "log.read": ENTRY,
     "log.read_of_member": ENTRY,
+    "log.read_on_replica": ENTRY,
+    "log.read_of_member_on_replica": ENTRY,
     "messages.change_permissions": [*Message.__struct_fields__, "is_member", "may_change"],
     "messages.change_permissions_in_room": [*Message.__struct_fields__, "is_member", "may_change"],
     "room_users.states": ["of_room", "of_user", "is_direct", *RoomUser.__struct_fields__],

@@ -5,11 +5,14 @@ All checks run over one connection that can only read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from hubbub.diagnostics import schema
 from hubbub.diagnostics.report import (
     Check,
+    Finding,
     Result,
     Section,
     error,
@@ -24,6 +27,7 @@ from hubbub.errors import Unavailable
 from hubbub.migrations import TABLES
 from hubbub.migrations.revisions import ELSEWHERE
 from hubbub.postgres import Pool, Statement
+from hubbub.postgres.replicas import LAG_SECONDS
 from hubbub.settings import PostgresSettings
 
 OLDEST: Final = 14
@@ -297,6 +301,67 @@ async def _schema(postgres: Postgres) -> Result:
     return Result(f"{used}, of {1 + len(others)}", [note(meaning, remedy)])
 
 
+class _Replication(NamedTuple):
+    """A server of a cluster: `at` is its position in the log in bytes, `seconds` the age of its last commit."""
+
+    cluster: str
+    is_standby: bool
+    at: int
+    seconds: float
+
+
+_REPLICATION = Statement(
+    "doctor.replication",
+    _Replication,
+    """
+    SELECT
+        system_identifier::text AS cluster,
+        pg_is_in_recovery() AS is_standby,
+        (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - '0/0')::bigint
+            AS at,
+        COALESCE(EXTRACT(EPOCH FROM now() - pg_last_xact_replay_timestamp()), 0)::double precision AS seconds
+    FROM pg_control_system()
+    """,
+)
+
+
+async def _replicas(postgres: Postgres) -> Result:
+    """The read replicas, and the hosts of the database where there are several."""
+    settings = postgres.settings
+    hosts = [replace(settings, host=one.host, port=one.port) for one in settings.addresses]
+    others = [*postgres.replicas, *(hosts if len(hosts) > 1 else ())]
+    if not others:
+        return Result("none")
+    [primary] = await postgres.executor.fetch_all(_REPLICATION)
+    findings = [await _replica(one, primary, is_host=one in hosts) for one in others]
+    return Result(f"{len(others)} servers", [finding for finding in findings if finding is not None])
+
+
+async def _replica(settings: PostgresSettings, primary: _Replication, *, is_host: bool) -> Finding | None:
+    pool = Pool(replace(settings, pool_size=1), keeps_standby=True)
+    try:
+        [found] = await pool.fetch_all(_REPLICATION)
+    except Unavailable as failure:
+        after = "A failover cannot go there." if is_host else "Its reads go to the primary."
+        return warning(f"{settings.where} cannot be asked: {failure.reason}. {after}", "Start it or take it out.")
+    finally:
+        await pool.close()
+    if found.cluster != primary.cluster:
+        meaning = f"{settings.where} is of another database cluster: it shows other rooms."
+        return error(meaning, "Take it out of the settings, or make it a standby of this one by pg_basebackup.")
+    if not found.is_standby:
+        if is_host and found.at >= primary.at:
+            return None  # the primary itself
+        meaning = f"{settings.where} takes changes, so it is not a standby: two servers that do are two logs."
+        return error(
+            meaning, "Find out which one is the primary. Stop the other one, and make it a standby again."
+        )
+    if found.at < primary.at and found.seconds > LAG_SECONDS:
+        meaning = f"{settings.where} lags by {primary.at - found.at:,} bytes, {found.seconds:.0f} s."
+        return warning(meaning, "Look at pg_stat_replication on the primary, and for long queries on the standby.")
+    return None
+
+
 CHECKS: Final[tuple[Check[Postgres], ...]] = (
     Check("postgresql.version", "version", _version),
     Check("postgresql.encoding", "encoding", _encoding),
@@ -306,6 +371,7 @@ CHECKS: Final[tuple[Check[Postgres], ...]] = (
     Check("postgresql.role", "role", _role),
     Check("postgresql.schema", "schema", _schema),
     Check("postgresql.transactions", "transactions", _transactions),
+    Check("postgresql.replicas", "replicas", _replicas),
     *schema.CHECKS,
 )
 
@@ -314,7 +380,9 @@ _READ_ONLY = Statement(
 )
 
 
-async def check(pool: Pool, settings: PostgresSettings, processes: int) -> Section:
+async def check(
+    pool: Pool, settings: PostgresSettings, processes: int, replicas: Sequence[PostgresSettings] = ()
+) -> Section:
     """Does not raise for a server that cannot be asked."""
     where = settings.where
     try:
@@ -326,6 +394,6 @@ async def check(pool: Pool, settings: PostgresSettings, processes: int) -> Secti
         # A transaction each: one that a refused statement has ended does not end the others.
         async with pool.transaction() as executor:
             await executor.fetch_one(_READ_ONLY)
-            return await check.run(Postgres(executor, settings, processes))
+            return await check.run(Postgres(executor, settings, processes, replicas))
 
     return await run_checks("postgresql", f"PostgreSQL {version}", where, CHECKS, run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pkgutil import walk_packages
 from typing import Any, Final, NamedTuple
@@ -64,6 +64,7 @@ class Postgres(NamedTuple):
     executor: Executor
     settings: PostgresSettings
     processes: int
+    replicas: Sequence[PostgresSettings] = ()
 
     async def server_settings(self, *names: str) -> list[str]:
         return await self.executor.fetch_all(_SETTINGS, list(names))

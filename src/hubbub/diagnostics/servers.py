@@ -23,7 +23,7 @@ async def check_servers(settings: Settings, processes: int) -> Report:
     connection, subscriptions = connection_to(settings.redis), Subscriptions(settings.redis)
     try:
         await asyncio.gather(connection.start(), subscriptions.start())
-        stored = await postgresql.check(pool, settings.postgres, processes)
+        stored = await postgresql.check(pool, settings.postgres, processes, settings.replicas)
         live = await redis.check(connection, settings.redis)
         reachable = None if stored.out_of_reach else pool, None if live.out_of_reach else connection
         return summarize([stored, live, await together.check(Both(*reachable, subscriptions))])

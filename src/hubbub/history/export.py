@@ -23,7 +23,7 @@ from hubbub.history.lines import (
     UserLine,
 )
 from hubbub.models import Message, MessageType, Room, RoomUser, User
-from hubbub.postgres import OpenTransaction, Pool, Statement
+from hubbub.postgres import OpenTransaction, Pool, Replicas, Statement
 from hubbub.repositories.rooms import direct_key
 from hubbub.sql import columns, kept, message_bytes, readable
 
@@ -147,8 +147,10 @@ USERS = Statement(
 _encode = msgspec.json.Encoder().encode
 
 
-async def export(pool: Pool, room_id: UUID) -> AsyncGenerator[bytes, None]:
+async def export(pool: Pool, room_id: UUID, replicas: Replicas | None = None) -> AsyncGenerator[bytes, None]:
     """As `History.lines`."""
+    if replicas is not None:
+        pool = await replicas.pool()
     async with pool.transaction() as transaction:
         await transaction.use_one_snapshot()
         room = await transaction.fetch_one(ROOM, room_id)

@@ -12,7 +12,7 @@ from hubbub.errors import Invalid, NotFound
 from hubbub.history.export import export
 from hubbub.history.importing import Import, Imported
 from hubbub.history.source import Refusal
-from hubbub.postgres import Pool, Statement
+from hubbub.postgres import Pool, Replicas, Statement
 from hubbub.sql import folded, kept
 
 # Two are enough to show that a name means more than one room.
@@ -35,9 +35,10 @@ BY_NAME = Statement(
 class History:
     """Imports of files into rooms, and exports of rooms. Each works on connections of the pool."""
 
-    def __init__(self, pool: Pool, on_commit: OnCommit = ignore) -> None:
+    def __init__(self, pool: Pool, on_commit: OnCommit = ignore, replicas: Replicas | None = None) -> None:
         self._pool = pool
         self._on_commit = on_commit
+        self._replicas = replicas
 
     async def load(
         self,
@@ -71,7 +72,7 @@ class History:
         import of it into another database creates the same room, with the same log; into the same one it changes
         nothing. Raises: NotFound.
         """
-        return export(self._pool, inputs.uuid("room_id", room_id))
+        return export(self._pool, inputs.uuid("room_id", room_id), self._replicas)
 
     async def find(self, name: str) -> UUID:
         """The id of the one public room of this name. Raises: NotFound, Invalid (several rooms have it)."""

@@ -5,6 +5,7 @@ from hubbub.postgres.errors import LockNotAvailable
 from hubbub.postgres.executor import Executor
 from hubbub.postgres.hosts import connect
 from hubbub.postgres.pool import Pool
+from hubbub.postgres.replicas import Replicas
 from hubbub.postgres.statement import TABLES, Copy, FastUUID, Lookup, Row, Statement, as_fast_uuid
 from hubbub.postgres.transaction import OpenTransaction, Record
 
@@ -20,6 +21,7 @@ __all__ = [
     "OpenTransaction",
     "Pool",
     "Record",
+    "Replicas",
     "Row",
     "Statement",
     "as_fast_uuid",

@@ -108,10 +108,17 @@ class Pool:
     1.6 times its statements per second, at 20 and at 200 callers (docs/decisions.md).
     """
 
-    def __init__(self, settings: PostgresSettings, instrumentation: Instrumentation = SILENT) -> None:
+    def __init__(
+        self,
+        settings: PostgresSettings,
+        instrumentation: Instrumentation = SILENT,
+        *,
+        keeps_standby: bool = False,
+    ) -> None:
+        """`keeps_standby` is for a read replica, to which connections stay."""
         self._settings = settings
         self._instrumentation = instrumentation
-        self._connections = Connections(settings, instrumentation)
+        self._connections = Connections(settings, instrumentation, keeps_standby=keeps_standby)
         self._shared = SharedStatements(self, settings.deadline_seconds)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: dict[OpenTransaction, asyncio.Task[object] | None] = {}
@@ -343,9 +350,12 @@ class Connections:
     uses: the statements of hubbub leave no session state behind.
     """
 
-    def __init__(self, settings: PostgresSettings, instrumentation: Instrumentation) -> None:
+    def __init__(
+        self, settings: PostgresSettings, instrumentation: Instrumentation, *, keeps_standby: bool = False
+    ) -> None:
         self._settings = settings
         self._instrumentation = instrumentation
+        self._keeps_standby = keeps_standby
         self.waiting = 0
         """Callers that wait for a connection."""
         self._slots = asyncio.Semaphore(settings.pool_size)
@@ -524,7 +534,7 @@ class Connections:
         if connection not in self.used:  # it was taken back
             return
         self.used.remove(connection)
-        if connection.is_wrong_server:
+        if connection.is_wrong_server and not self._keeps_standby:
             self._leave_server(connection)
         elif connection.is_closed():
             # What killed it, a restart or a firewall, has likely killed those that no call has used since. Without

@@ -15,6 +15,7 @@ from hubbub.settings.tls import Pem, SslMode, Verified, check_files, client_cont
 from hubbub.settings.variables import (
     POSTGRES,
     REDIS,
+    REPLICAS,
     VARIABLES,
     Address,
     Variables,
@@ -173,10 +174,22 @@ class RedisSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Both servers. The passwords are in `to_env` and in no `repr` or error."""
+    """Both servers. The passwords are in `to_env` and in no `repr` or error.
+
+    `replicas` are read replicas of the database. They differ from it in host, port, user and password only.
+    """
 
     postgres: PostgresSettings
     redis: RedisSettings
+    replicas: tuple[PostgresSettings, ...] = ()
+
+    def __post_init__(self) -> None:
+        first = self.postgres
+        for one in self.replicas:
+            if "," in one.host:
+                raise Invalid(REPLICAS, "must have one host in each URL")
+            if first != replace(one, host=first.host, port=first.port, user=first.user, password=first.password):
+                raise Invalid(REPLICAS, "may differ from the primary in host, port, user and password only")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings | None:
@@ -206,9 +219,11 @@ class Settings:
         if not _WITHIN_SERVERS & environ.keys():
             return self
         given = texts_in(environ)
-        postgres = replace(self.postgres, schema=given.get("DB_SCHEMA", self.postgres.schema))
+        schema = given.get("DB_SCHEMA", self.postgres.schema)
         return Settings(
-            postgres=postgres, redis=replace(self.redis, prefix=given.get("REDIS_PREFIX", self.redis.prefix))
+            postgres=replace(self.postgres, schema=schema),
+            redis=replace(self.redis, prefix=given.get("REDIS_PREFIX", self.redis.prefix)),
+            replicas=tuple(replace(one, schema=schema) for one in self.replicas),
         )
 
     @classmethod
@@ -221,19 +236,23 @@ class Settings:
 
     def to_env(self) -> dict[str, str]:
         """The DB_* and REDIS_* variables from which `from_env` makes these settings again, passwords included."""
-        return {**_texts(self.postgres, POSTGRES), **_texts(self.redis, REDIS)}
+        urls = " ".join(_database_url(one) for one in self.replicas)
+        return {
+            **_texts(self.postgres, POSTGRES),
+            **_texts(self.redis, REDIS),
+            **({REPLICAS: urls} if urls else {}),
+        }
 
     def to_urls(self) -> dict[str, str]:
         """DATABASE_URL and REDIS_URL, passwords included, for programs that read no other variables."""
-        database, redis = self.postgres, self.redis
-        rest = f"{quote(database.database, safe='')}?sslmode={database.sslmode}"
+        redis = self.redis
         scheme, path = "rediss" if redis.tls else "redis", str(redis.database)
         if redis.cluster:
             scheme += "+cluster"
         elif redis.sentinel_master is not None:
             scheme, path = f"{scheme}+sentinel", f"{quote(redis.sentinel_master, safe='')}/{path}"
         return {
-            "DATABASE_URL": _url("postgresql", database.user, database.password, database.addresses, rest),
+            "DATABASE_URL": _database_url(self.postgres),
             "REDIS_URL": _url(scheme, redis.username, redis.password, redis.addresses, path),
         }
 
@@ -246,6 +265,11 @@ def postgres_from_env(environ: Mapping[str, str] | None = None) -> PostgresSetti
     environ = os.environ if environ is None else environ
     given = {name: environ[name] for name in VARIABLES if name in environ and not name.startswith("REDIS")}
     return _postgres(texts_in(given)) if given.keys() - _WITHIN_SERVERS else None
+
+
+def _database_url(database: PostgresSettings) -> str:
+    rest = f"{quote(database.database, safe='')}?sslmode={database.sslmode}"
+    return _url("postgresql", database.user, database.password, database.addresses, rest)
 
 
 def _url(scheme: str, user: str | None, password: str | None, servers: Iterable[Address], rest: str) -> str:
@@ -273,11 +297,24 @@ def _settings(given: Mapping[str, str]) -> Settings:
         if sentinels is None or error.field not in {"REDIS_HOST", "REDIS_PORT"}:
             raise
         raise Invalid("REDIS_SENTINELS", error.reason) from None
-    return Settings(postgres=postgres, redis=redis)
+    replicas = tuple(_replica(url, postgres) for url in given.get(REPLICAS, "").split())
+    return Settings(postgres=postgres, redis=redis, replicas=replicas)
 
 
 def _postgres(given: Mapping[str, str]) -> PostgresSettings:
     return _build(PostgresSettings, POSTGRES, "DATABASE_URL", from_database_url, given)
+
+
+def _replica(url: str, primary: PostgresSettings) -> PostgresSettings:
+    """The settings of the primary, except for what the URL has."""
+    parts = from_database_url(url, REPLICAS)
+    try:
+        values = _values(
+            PostgresSettings, POSTGRES, {**_texts(primary, POSTGRES), "DB_PORT": "5432", **parts}, missing=""
+        )
+        return PostgresSettings(**values)
+    except Invalid as error:
+        raise Invalid(REPLICAS, f"{POSTGRES[error.field].attribute.replace('_', ' ')} {error.reason}") from None
 
 
 def _build(

@@ -232,7 +232,10 @@ REDIS: Variables = {
     "REDIS_DEADLINE_SECONDS": Variable("deadline_seconds", _seconds, _duration),
 }
 
-SECRETS = ("DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "REDIS_PASSWORD", "REDIS_SENTINEL_PASSWORD")
+REPLICAS = "DATABASE_REPLICA_URLS"
+"""URLs of read replicas, with spaces between them."""
+
+SECRETS = ("DATABASE_URL", "DB_PASSWORD", REPLICAS, "REDIS_URL", "REDIS_PASSWORD", "REDIS_SENTINEL_PASSWORD")
 """Variables whose value may be given as a file, by the same name with _FILE after it."""
 
 VARIABLES = frozenset({*POSTGRES, *REDIS, "REDIS_SENTINELS", *SECRETS, *(f"{secret}_FILE" for secret in SECRETS)})
@@ -297,12 +300,12 @@ _STRAY_PERCENT = re.compile("%(?![0-9a-f]{2})", re.IGNORECASE)
 _PARAMETERS = {name.removeprefix("DB_").lower(): name for name in POSTGRES if name.startswith("DB_SSL")}
 
 
-def from_database_url(url: str) -> dict[str, str]:
+def from_database_url(url: str, variable: str = "DATABASE_URL") -> dict[str, str]:
     """The DB_* variables that are equal to the URL. Raises: Invalid (it cannot be split into its parts)."""
-    parts = _parts("DATABASE_URL", url, ("postgresql://", "postgres://", "postgresql+asyncpg://"))
+    parts = _parts(variable, url, ("postgresql://", "postgres://", "postgresql+asyncpg://"))
     names = {"host": "DB_HOST", "ipv6": "DB_HOST", "port": "DB_PORT", "database": "DB_NAME"}
     found = _decoded(parts, names | {"user": "DB_USER", "password": "DB_PASSWORD"})
-    return found | _decoded(_parameters(parts.get("query", "")), _PARAMETERS)
+    return found | _decoded(_parameters(variable, parts.get("query", "")), _PARAMETERS)
 
 
 _REDIS_SCHEMES = tuple(
@@ -368,12 +371,12 @@ def _decoded(parts: Mapping[str, str], names: Mapping[str, str]) -> dict[str, st
     return {name: unquote(parts[part], errors="surrogateescape") for part, name in names.items() if part in parts}
 
 
-def _parameters(query: str) -> dict[str, str]:
+def _parameters(variable: str, query: str) -> dict[str, str]:
     parameters: dict[str, str] = {}
     for name, _, value in (pair.partition("=") for pair in query.split("&") if pair):
         if name not in _PARAMETERS:
-            raise Invalid("DATABASE_URL", f"has the parameter {name}, hubbub knows {', '.join(_PARAMETERS)}")
+            raise Invalid(variable, f"has the parameter {name}, hubbub knows {', '.join(_PARAMETERS)}")
         if name in parameters or not value:
-            raise Invalid("DATABASE_URL", f"must give {name} one value")
+            raise Invalid(variable, f"must give {name} one value")
         parameters[name] = value
     return parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -148,6 +148,26 @@ def _without_entry(seq: int, last_seq: int) -> Position | None:
     return Position(seq, NOTHING) if seq <= last_seq else None
 
 
+def _slice_of(
+    rows: Sequence[tuple[int, int, Position, LogEvent | None]],
+    room_id: UUID,
+    after: Position,
+    limit: int,
+    head: int,
+) -> LogSlice:
+    """The slice of rows, which were read from the position on. `head` is the end of the log if there are none."""
+    found, head, first, _ = rows[0] if rows else (0, head, None, None)
+    there = first if first is not None and first.seq == after.seq else _without_entry(after.seq, head)
+    if not Head(room_id, head, there).holds(after):
+        return LogSlice([], head, 0, after, is_rewound=True)
+    entries = [Entry(at, event) for _, _, at, event in rows if event is not None and at.seq > after.seq]
+    last = rows[-1][2] if rows and not entries else after
+    if entries:
+        last = entries[:limit][-1].position
+    end = head if found == len(rows) <= limit else last.seq
+    return LogSlice(entries[:limit], head, end, last, is_rewound=False)
+
+
 class Logs:
     """The logs of rooms. With a `viewer`, who has to be a member, a call is checked."""
 
@@ -248,16 +268,48 @@ class Logs:
         if not rows:  # purged, or no room; read again, for entries that came before the head was known
             head = (await self.head(room_id, viewer=viewer, deadline=deadline)).seq
             rows = await self._rows(room_id, after, limit + 1, most_bytes, viewer=viewer, deadline=deadline)
-        found, head, first, _ = rows[0] if rows else (0, head, None, None)
-        there = first if first is not None and first.seq == after.seq else _without_entry(after.seq, head)
-        if not Head(room_id, head, there).holds(after):
-            return LogSlice([], head, 0, after, is_rewound=True)
-        entries = [Entry(at, event) for _, _, at, event in rows if event is not None and at.seq > after.seq]
-        last = rows[-1][2] if rows and not entries else after
-        if entries:
-            last = entries[:limit][-1].position
-        end = head if found == len(rows) <= limit else last.seq
-        return LogSlice(entries[:limit], head, end, last, is_rewound=False)
+        return _slice_of(rows, room_id, after, limit, head)
+
+    _READ_ON_REPLICA = Statement(
+        "log.read_on_replica", _entry, _READ.sql.replace(kept("$1"), f"{kept('$1')} AND pg_is_in_recovery()")
+    )
+    _READ_OF_MEMBER_ON_REPLICA = Statement(
+        "log.read_of_member_on_replica",
+        _entry,
+        _READ.sql.replace(kept("$1"), f"{has_member('$1', '$5')} AND pg_is_in_recovery()"),
+    )
+
+    @classmethod
+    async def read_on_replica(
+        cls,
+        executor: Executor,
+        least: int,
+        room_id: UUID,
+        after: Position,
+        limit: int,
+        *,
+        viewer: UUID | None,
+        deadline: float,
+    ) -> tuple[int, LogSlice] | None:
+        """As `read`, with the end of the log. None where it is less than `least`, or the position is not there."""
+        if viewer is None:
+            rows = await executor.fetch_all(
+                cls._READ_ON_REPLICA, room_id, after.seq, limit + 1, PAGE_BYTES, deadline=deadline
+            )
+        else:
+            rows = await executor.fetch_all(
+                cls._READ_OF_MEMBER_ON_REPLICA,
+                room_id,
+                after.seq,
+                limit + 1,
+                PAGE_BYTES,
+                viewer,
+                deadline=deadline,
+            )
+        if not rows or rows[0][1] < least:
+            return None
+        found = _slice_of(rows, room_id, after, limit, rows[0][1])
+        return None if found.is_rewound else (found.head, found)
 
     async def _rows(
         self,

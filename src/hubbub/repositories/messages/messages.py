@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from hubbub import inputs
@@ -14,9 +14,18 @@ from hubbub.errors import Forbidden, Invalid, NotAMember, NotFound, Unavailable
 from hubbub.events import LogEvent, Logged, LogPage, MessageDeleted, MessageEdited, Resync
 from hubbub.models import Message, MessagePage, MessageType, NewMessage, Page
 from hubbub.positions import START, Position
-from hubbub.postgres import Executor, Statement
+from hubbub.postgres import Executor, Replicas, Statement
 from hubbub.repositories.messages.log import Logs
-from hubbub.repositories.messages.pages import NEWEST, PageAnchor, Span, read_page, read_page_json, seq_of
+from hubbub.repositories.messages.pages import (
+    NEWEST,
+    PageAnchor,
+    Span,
+    read_page,
+    read_page_json,
+    read_page_json_on_replica,
+    read_page_on_replica,
+    seq_of,
+)
 from hubbub.repositories.messages.send import draft_of, send_one
 from hubbub.repositories.messages.send_many import drafts_of, send_all
 from hubbub.repositories.messages.writer import MessageWriter
@@ -32,6 +41,8 @@ from hubbub.sql import (
     next_entry,
     readable,
 )
+
+T = TypeVar("T")
 
 _OTHER_CONTENT: Final = """
             AND messages.content <> {content}
@@ -110,10 +121,13 @@ class Messages(Repository):
         on_commit: OnCommit = ignore,
         writer: MessageWriter | None = None,
         changes: RoomChanges | None = None,
+        *,
+        replicas: Replicas | None = None,
     ) -> None:
         """With a `writer`, concurrent sends share statements. Without one, each has its own."""
         super().__init__(executor, on_commit, changes)
         self._writer = writer
+        self._replicas = replicas
         self._logs = Logs(executor)
 
     async def send(
@@ -455,7 +469,13 @@ class Messages(Repository):
         span = await self._span(
             room_id, before=before, after=after, around=around, limit=limit, viewer=viewer, deadline=deadline
         )
-        return await read_page(self._executor, span, deadline, viewer)
+        return await self._read_room(
+            room_id,
+            span.seen,
+            lambda executor, least, by: read_page_on_replica(executor, least, span, by, viewer),
+            lambda: read_page(self._executor, span, deadline, viewer),
+            deadline,
+        )
 
     async def page_json(
         self,
@@ -478,7 +498,13 @@ class Messages(Repository):
         span = await self._span(
             room_id, before=before, after=after, around=around, limit=limit, viewer=viewer, deadline=deadline
         )
-        return await read_page_json(self._executor, span, deadline, viewer)
+        return await self._read_room(
+            room_id,
+            span.seen,
+            lambda executor, least, by: read_page_json_on_replica(executor, least, span, by, viewer),
+            lambda: read_page_json(self._executor, span, deadline, viewer),
+            deadline,
+        )
 
     async def _span(
         self,
@@ -528,7 +554,15 @@ class Messages(Repository):
         room_id, limit = inputs.uuid("room_id", room_id), inputs.limit(limit, longest=1_000)
         after = START if cursor is None else Position.decode(room_id, cursor, field="cursor")
         deadline, viewer = self._executor.deadline(), inputs.viewer(as_user)
-        reading = await self._logs.read(room_id, after, limit, viewer=viewer, deadline=deadline)
+        reading = await self._read_room(
+            room_id,
+            after.seq,
+            lambda executor, least, by: self._logs.read_on_replica(
+                executor, least, room_id, after, limit, viewer=viewer, deadline=by
+            ),
+            lambda: self._logs.read(room_id, after, limit, viewer=viewer, deadline=deadline),
+            deadline,
+        )
         if reading.is_rewound:
             self._changed(RoomRewound(room_id))
             head = (await self._logs.head(room_id, viewer=viewer, deadline=deadline)).encode(room_id)
@@ -536,6 +570,19 @@ class Messages(Repository):
         events: list[LogEvent | Resync] = [entry.event for entry in reading.entries]
         going_on = reading.last.encode(room_id) if reading.last.seq else None
         return LogPage(room_id, events, going_on, has_more=reading.end < reading.head)
+
+    async def _read_room(
+        self,
+        room_id: UUID,
+        seen: int,
+        on_replica: Callable[[Executor, int, float], Awaitable[tuple[int, T] | None]],
+        on_primary: Callable[[], Awaitable[T]],
+        deadline: float,
+    ) -> T:
+        """As `Replicas.read_room`, if there are replicas."""
+        if self._replicas is None:
+            return await on_primary()
+        return await self._replicas.read_room(room_id, seen, on_replica, on_primary, deadline)
 
     _BY_AUTHOR_CURSOR = Cursor("messages by author", tuple[datetime, UUID])
     _BY_AUTHOR = Statement(
@@ -564,5 +611,13 @@ class Messages(Repository):
         cursor = self._BY_AUTHOR_CURSOR
         newest = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
         created_at, message_id = newest if after is None else cursor.decode(user_id, after)
-        messages = await self._executor.fetch_all(self._BY_AUTHOR, user_id, created_at, message_id, limit + 1)
+        messages = None
+        if self._replicas is not None:
+            messages = await self._replicas.read(
+                lambda executor, by: executor.fetch_all(
+                    self._BY_AUTHOR, user_id, created_at, message_id, limit + 1, deadline=by
+                )
+            )
+        if messages is None:
+            messages = await self._executor.fetch_all(self._BY_AUTHOR, user_id, created_at, message_id, limit + 1)
         return cursor.page(user_id, messages, limit, lambda message: (message.created_at, message.id))

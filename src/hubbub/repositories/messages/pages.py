@@ -7,7 +7,7 @@ of viewers, who have to be members, is shared among them alike: the statement fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 from uuid import UUID
@@ -77,6 +77,13 @@ class Span(NamedTuple):
     older: int
     newer: int
 
+    @property
+    def seen(self) -> int:
+        """A seq that the caller knows of: that of the anchor."""
+        if self.pivot == NEWEST:
+            return 0
+        return self.pivot if self.older else self.pivot - 1
+
 
 def seq_of(field: str, room_id: UUID, anchor: PageAnchor) -> int:
     """The seq of an anchor. Raises: Invalid (also for a message of another room)."""
@@ -114,12 +121,18 @@ _NO_MESSAGE: Final = dict.fromkeys(stored_columns(Message), "NULL") | {
     "content": "ids",
 }
 _ANY_VIEWER: Final = "EXISTS (SELECT 1 FROM viewers)"
+
+
+def _selected(columns: Mapping[str, str]) -> str:
+    return ", ".join(f"{value} AS {column}" for column, value in columns.items())
+
+
 PAGE_OF_VIEWERS = Statement(
     "messages.page_of_viewers",
     Message,
     f"""
     WITH {_VIEWERS}
-    SELECT {", ".join(f"{value} AS {column}" for column, value in _NO_MESSAGE.items())}
+    SELECT {_selected(_NO_MESSAGE)}
     FROM viewers
     UNION ALL
     ({PAGE.sql.replace(kept("$1"), _ANY_VIEWER)})
@@ -130,6 +143,61 @@ PAGE_OF_VIEWERS = Statement(
 ROOM_EXISTS = Statement(
     "messages.room_exists", int, f"SELECT 1 AS found FROM rooms WHERE id = $1 AND {kept('$1')}"
 )
+
+
+# Pages on a replica. There is no row where the log of the room has not reached the seq $5, and none on a server
+# that was promoted. The first row is not a message: its seq is the end of the log.
+_REACHED: Final = f"""reached AS MATERIALIZED (
+        SELECT last_seq
+        FROM rooms
+        WHERE id = $1
+            AND last_seq >= $5
+            AND pg_is_in_recovery()
+            AND {kept("$1")}
+    )"""
+_IS_REACHED: Final = "EXISTS (SELECT 1 FROM reached)"
+_HAS_REACHED: Final = _NO_MESSAGE | {"seq": "last_seq", "content": "''"}
+PAGE_ON_REPLICA = Statement(
+    "messages.page_on_replica",
+    Message,
+    f"""
+    WITH {_REACHED}
+    SELECT {_selected(_HAS_REACHED)}
+    FROM reached
+    UNION ALL
+    ({PAGE.sql.replace(kept("$1"), _IS_REACHED)})
+    """,
+)
+PAGE_OF_VIEWERS_ON_REPLICA = Statement(
+    "messages.page_of_viewers_on_replica",
+    Message,
+    f"""
+    WITH {_VIEWERS.replace("$5", "$6")}, {_REACHED}
+    SELECT {_selected(_HAS_REACHED | {"content": "ids"})}
+    FROM reached
+    CROSS JOIN viewers
+    UNION ALL
+    ({PAGE.sql.replace(kept("$1"), f"{_IS_REACHED} AND {_ANY_VIEWER}")})
+    """,
+)
+
+
+async def read_page_on_replica(
+    executor: Executor, least: int, span: Span, deadline: float, viewer: UUID | None
+) -> tuple[int, MessagePage] | None:
+    """The end of the room's log and the page, if that end is at least `least` and the viewer is a member there."""
+    room_id, pivot, older, newer = span
+    if viewer is None:
+        rows = await executor.fetch_shared(
+            PAGE_ON_REPLICA, room_id, pivot, older + 1, newer + 1, least, deadline=deadline
+        )
+    else:
+        rows = await executor.fetch_shared_by_each(
+            PAGE_OF_VIEWERS_ON_REPLICA, room_id, pivot, older + 1, newer + 1, least, viewer, deadline=deadline
+        )
+    if not rows or (viewer is not None and str(viewer) not in rows[0].content):
+        return None
+    return rows[0].seq, _page_of(span, rows[1:])
 
 
 async def read_page(executor: Executor, span: Span, deadline: float, viewer: UUID | None = None) -> MessagePage:
@@ -218,6 +286,46 @@ PAGE_JSON_OF_VIEWERS = Statement(
     ),
     _as_json(_ANY_VIEWER, f"WITH {_VIEWERS}", ",\n        (SELECT ids FROM viewers) AS viewers"),
 )
+
+
+_WITH_END: Final = ",\n        (SELECT last_seq FROM reached) AS last_seq"
+PAGE_JSON_ON_REPLICA = Statement(
+    "messages.page_json_on_replica",
+    lambda room_id, older, newer, messages, before, last_seq: (
+        last_seq,
+        _page_json(room_id, older, newer, messages, before),
+    ),
+    _as_json(_IS_REACHED, f"WITH {_REACHED}", _WITH_END),
+)
+PAGE_JSON_OF_VIEWERS_ON_REPLICA = Statement(
+    "messages.page_json_of_viewers_on_replica",
+    lambda room_id, older, newer, messages, before, viewers, last_seq: (
+        last_seq,
+        _page_json(room_id, older, newer, messages, before),
+        viewers,
+    ),
+    _as_json(
+        f"{_IS_REACHED} AND {_ANY_VIEWER}",
+        f"WITH {_VIEWERS.replace('$5', '$6')}, {_REACHED}",
+        f",\n        (SELECT ids FROM viewers) AS viewers{_WITH_END}",
+    ),
+)
+
+
+async def read_page_json_on_replica(
+    executor: Executor, least: int, span: Span, deadline: float, viewer: UUID | None
+) -> tuple[int, bytes] | None:
+    """As `read_page_on_replica`."""
+    room_id, pivot, older, newer = span
+    if viewer is None:
+        pages = await executor.fetch_shared(
+            PAGE_JSON_ON_REPLICA, room_id, pivot, older + 1, newer + 1, least, deadline=deadline
+        )
+        return pages[0] if pages else None
+    seen = await executor.fetch_shared_by_each(
+        PAGE_JSON_OF_VIEWERS_ON_REPLICA, room_id, pivot, older + 1, newer + 1, least, viewer, deadline=deadline
+    )
+    return seen[0][:2] if seen and str(viewer) in seen[0][2] else None
 
 
 async def read_page_json(executor: Executor, span: Span, deadline: float, viewer: UUID | None = None) -> bytes:

@@ -123,6 +123,11 @@ class Feed:
         await self._sessions.close()
         await self._rooms.close()
 
+    def seq_of(self, room_id: UUID) -> int:
+        """The highest seq of a room that was received or announced here. 0 for a room that is not followed."""
+        room = self._rooms.get(room_id)
+        return 0 if room is None else max(room.position.seq, room.announced_seq)
+
     def register(self, commits: Commits) -> None:
         """Notify followers, here and in other processes, of what this process commits from now on."""
         self._rooms.register(commits)

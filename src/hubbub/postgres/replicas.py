@@ -1,0 +1,238 @@
+"""Read replicas, and which reads may go to them.
+
+A replica:
+
+    away --it has what the primary had a second ago--> measured --again--> in service
+      ^                                                   |                    |
+      +---------------------------------------------------+--------------------+
+        it lags, fails, takes 0.5 s for a read, is promoted, or was not measured for 3 s
+
+A replica in service is at most `LAG_SECONDS` behind. Within that, a read of a room carries the least `last_seq`
+that will do: that of what this process has committed, received and read. It is a condition of the statement, so
+check and result are of one snapshot, whichever server a connection leads to. Without a row the read is repeated on
+the primary, and the `last_seq` there is noted. A room to which this process has added an entry of unknown seq is
+read on the primary at once. Seqs are forgotten after `KEPT_SECONDS`, when all replicas in service have them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple, TypeVar
+from uuid import UUID
+
+from hubbub.background import BackgroundTask
+from hubbub.commits import Commits, MessagesSent, RoomRewound, RoomTouched
+from hubbub.errors import HubbubError
+from hubbub.postgres.connection import now
+from hubbub.postgres.executor import Executor
+from hubbub.postgres.pool import Pool
+from hubbub.postgres.statement import Lookup, Statement
+
+T = TypeVar("T")
+
+MEASURE_SECONDS: Final = 1.0
+"""The pause between two measurements of all replicas: three small statements, one of them on the primary."""
+
+LAG_SECONDS: Final = 4.0
+"""How old the state of a replica in service can be: the second that it may lag, and three without measurement."""
+
+KEPT_SECONDS: Final = 2 * LAG_SECONDS
+
+READ_SECONDS: Final = 0.5
+"""How long a read may take on a replica. Then it is repeated on the primary, well before the call's deadline."""
+
+
+class _Head(NamedTuple):
+    id: UUID
+    last_seq: int
+
+
+_HEADS: Final = Statement("replicas.heads", _Head, "SELECT id, last_seq FROM rooms WHERE id = ANY($1::uuid[])")
+_HEAD: Final = Lookup(
+    "replicas.head",
+    _Head,
+    "SELECT id, last_seq FROM rooms WHERE id = $1",
+    many=_HEADS,
+    key_of_args=lambda id: id.int,
+    key_of_row=lambda head: head.id.int,
+)
+_WRITTEN: Final = Statement("replicas.written", int, "SELECT (pg_current_wal_lsn() - '0/0')::bigint AS written")
+_REPLAYED: Final = Statement(
+    "replicas.replayed",
+    int,
+    """
+    SELECT (pg_last_wal_replay_lsn() - '0/0')::bigint AS replayed
+    WHERE pg_is_in_recovery()
+    """,
+)
+
+
+class _Replica:
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.measurements = 0
+        """Good ones in a row."""
+        self.measured = 0.0
+        """When it was measured last, by the event loop."""
+        self.replayed = 0
+        """Bytes of the log of the primary."""
+        self.has_all_until = 0.0
+        """It has what was committed before this time of the event loop."""
+
+    @property
+    def is_in_service(self) -> bool:
+        return self.measurements > 1 and now() - self.measured < LAG_SECONDS - MEASURE_SECONDS
+
+    def leave(self) -> None:
+        self.measurements = 0
+
+
+class Replicas:
+    """Runs reads on replicas that have what this process knows of, and leaves the other reads to the primary."""
+
+    def __init__(self, primary: Pool, replicas: Sequence[Pool], followed_seq: Callable[[UUID], int]) -> None:
+        """`followed_seq` is the seq up to which this process has received the log of a room."""
+        self._primary = primary
+        self._followed_seq = followed_seq
+        self._replicas = [_Replica(pool) for pool in replicas]
+        self._turn = 0
+        self._seqs: dict[UUID, int | object] = {}
+        """The least `last_seq` of each room that this process knows of; an object where it is not known."""
+        self._earlier_seqs: dict[UUID, int | object] = {}
+        self._changed = 0.0
+        """When this process committed a change last."""
+        self._forgot = 0.0
+        self._written: tuple[float, int] | None = None
+        """How far the log of the primary was at a time."""
+        self._measuring = BackgroundTask("measure replicas", self._measure)
+
+    def register(self, commits: Commits) -> None:
+        commits.on(MessagesSent, self._sent)
+        commits.on(RoomTouched, self._touched)
+        commits.on(RoomRewound, self._touched)
+
+    def start(self) -> None:
+        self._measuring.start()
+
+    async def close(self) -> None:
+        await self._measuring.close()
+        await asyncio.gather(*(replica.pool.close() for replica in self._replicas))
+
+    @property
+    def in_service(self) -> int:
+        """How many replicas are in service."""
+        return sum(replica.is_in_service for replica in self._replicas)
+
+    async def read_room(
+        self,
+        room_id: UUID,
+        seen: int,
+        on_replica: Callable[[Executor, int, float], Awaitable[tuple[int, T] | None]],
+        on_primary: Callable[[], Awaitable[T]],
+        deadline: float,
+    ) -> T:
+        """What a read of a room finds on a replica, or else on the primary.
+
+        `seen` is a seq of the room that the caller knows of. `on_replica` gets an executor, the least `last_seq`
+        that will do, and a deadline. It returns the `last_seq` of its snapshot with the result, or None.
+        """
+        if not any(replica.measurements for replica in self._replicas):
+            return await on_primary()
+        least = self._seqs.get(room_id) or self._earlier_seqs.get(room_id, 0)
+        if isinstance(least, int) and (replica := self._next()) is not None:
+            try:
+                least = max(least, seen, self._followed_seq(room_id))
+                found = await on_replica(replica.pool, least, min(deadline, now() + READ_SECONDS))
+            except HubbubError:  # the primary gives its own
+                replica.leave()
+            else:
+                if found is not None:
+                    self._reached(room_id, found[0])
+                    return found[1]
+        mark = self._seqs[room_id] = object()
+        result = await on_primary()
+        await self._note_head(room_id, mark)
+        return result
+
+    async def read(self, on_replica: Callable[[Executor, float], Awaitable[T]]) -> T | None:
+        """What a read of several rooms finds on a replica with all changes of this process. None without one."""
+        replica = self._next(self._changed)
+        if replica is None:
+            return None
+        try:
+            return await on_replica(replica.pool, now() + READ_SECONDS)
+        except HubbubError:
+            replica.leave()
+            return None
+
+    async def pool(self) -> Pool:
+        """That of a replica which answers and has all changes of this process, or else that of the primary."""
+        replica = self._next(self._changed)
+        if replica is not None:
+            try:
+                if await replica.pool.fetch_one(_REPLAYED, deadline=now() + READ_SECONDS) is not None:
+                    return replica.pool
+            except HubbubError:
+                pass
+            replica.leave()
+        return self._primary
+
+    def _next(self, changed: float = 0.0) -> _Replica | None:
+        """The replicas in service take turns."""
+        usable = [one for one in self._replicas if one.is_in_service and one.has_all_until > changed]
+        if not usable:
+            return None
+        self._turn += 1
+        return usable[self._turn % len(usable)]
+
+    def _sent(self, change: MessagesSent) -> None:
+        self._changed = now()
+        for message in change.messages:
+            self._reached(message.room_id, message.seq)
+
+    def _reached(self, room_id: UUID, seq: int) -> None:
+        known = self._seqs.get(room_id) or self._earlier_seqs.get(room_id, 0)
+        if isinstance(known, int):
+            self._seqs[room_id] = max(known, seq)
+
+    def _touched(self, change: RoomTouched | RoomRewound) -> None:
+        self._changed = now()
+        self._seqs[change.room_id] = object()
+
+    async def _note_head(self, room_id: UUID, mark: object) -> None:
+        """Note the seq of a room, unless it has changed meanwhile."""
+        try:
+            head = await self._primary.look_up(_HEAD, room_id)
+        except HubbubError:
+            return
+        if head is not None and self._seqs.get(room_id) is mark:
+            self._seqs[room_id] = head.last_seq
+
+    async def _measure(self) -> float:
+        asked = now()
+        if asked - self._forgot > KEPT_SECONDS:
+            self._seqs, self._earlier_seqs, self._forgot = {}, self._seqs, asked
+        try:
+            [written] = await self._primary.fetch_all(_WRITTEN, deadline=asked + MEASURE_SECONDS)
+        except HubbubError:
+            return MEASURE_SECONDS  # no replica is in service without a measurement
+        await asyncio.gather(*(self._measure_one(replica, asked, written) for replica in self._replicas))
+        self._written = asked, written
+        return MEASURE_SECONDS
+
+    async def _measure_one(self, replica: _Replica, asked: float, written: int) -> None:
+        # A replica that was ahead of the primary is that of a primary that was replaced.
+        is_of_another = replica.replayed > written
+        try:
+            replayed = await replica.pool.fetch_one(_REPLAYED, deadline=now() + READ_SECONDS)
+        except HubbubError:
+            replayed = None
+        before = self._written
+        replica.replayed = replayed or 0
+        if is_of_another or before is None or replayed is None or replayed < before[1]:
+            replica.leave()
+            return
+        replica.has_all_until = asked if replayed >= written else before[0]
+        replica.measured = now()
+        replica.measurements += 1

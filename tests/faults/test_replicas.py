@@ -1,0 +1,256 @@
+"""A read replica that replays late or not at all, is killed or promoted: no read lacks what its process knows."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from commands import execute
+from faults.figures import IS_FULL, Figures
+from faults.fragile import FragileServers
+from faults.standby import Standby
+from hubbub import Hub, MessageEdited, MessageSent, NotAMember, Settings, migrations
+from hubbub.diagnostics.servers import check_servers
+from hubbub.instrumentation import Instrumentation, Outcome
+from waiting import until, until_it_answers
+
+CHECKED_READS = 10_000 if IS_FULL else 600
+CALLERS = 10
+DELAY_MILLISECONDS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Replicated:
+    primary: FragileServers
+    standby: Standby
+    settings: Settings
+
+
+class Names(Instrumentation):
+    """Counts statements by name."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def queried(self, statement: str, seconds: float, outcome: Outcome) -> None:
+        self.counts[statement] += 1
+
+    @property
+    def on_replica(self) -> int:
+        return sum(count for name, count in self.counts.items() if name.endswith("_on_replica"))
+
+
+@pytest.fixture
+async def replicated() -> AsyncIterator[Replicated]:
+    """A primary and a replica of it."""
+    folder = Path(tempfile.mkdtemp(prefix="hubbub-replicas-"))  # one that the account of the servers may pass
+    primary = FragileServers(folder)
+    settings = await primary.start()
+    await migrations.up(settings.postgres)
+    standby = Standby(folder, settings.postgres)
+    try:
+        await standby.start()
+        yield Replicated(primary, standby, replace(settings, replicas=(standby.settings,)))
+        await standby.stop()
+    finally:
+        await primary.stop()
+    shutil.rmtree(folder)
+
+
+async def in_service(hub: Hub, number: int = 1) -> None:
+    assert hub._replicas is not None
+    replicas = hub._replicas
+    await until(lambda: replicas.in_service == number)
+
+
+class Reader:
+    """Changes a room, and reads it in all ways. `stale` are the reads that did not show the change."""
+
+    def __init__(self, hub: Hub, room_id: UUID, user_id: UUID, seed: int) -> None:
+        self._hub = hub
+        self._room_id = room_id
+        self._user_id = user_id
+        self._random = random.Random(seed)
+        self.reads = 0
+        self.stale: list[str] = []
+
+    async def run(self, reads: int) -> None:
+        messages = self._hub.messages
+        while self.reads < reads:
+            sent = await messages.send(self._room_id, self._user_id, f"{self.reads}")
+            content = sent.content
+            if self._random.random() < 0.3:
+                sent = await messages.edit(sent.id, content := f"{content} edited", by=self._user_id)
+            if self._random.random() < 0.3:
+                await asyncio.sleep(self._random.uniform(0, 2 * DELAY_MILLISECONDS / 1000))
+            viewer = self._user_id if self._random.random() < 0.5 else None
+            page = await messages.page(self._room_id, as_user=viewer)
+            self._check("page", content, page.items[-1].content)
+            json = msgspec.json.decode(await messages.page_json(self._room_id, as_user=viewer))
+            self._check("page_json", content, json["items"][-1]["content"])
+            around = await messages.page(self._room_id, around=sent, limit=2, as_user=viewer)
+            self._check("around", content, around.items[-1].content)
+            log = await messages.since(self._room_id, page.items[-2].cursor, as_user=viewer)
+            last = [one.message.content for one in log.items if isinstance(one, MessageSent | MessageEdited)][-1]
+            self._check("since", content, last)
+            authored = await messages.by_author(self._user_id, limit=1)
+            self._check("by_author", content, authored.items[0].content)
+
+    def _check(self, read: str, expected: str, found: str) -> None:
+        self.reads += 1
+        if found != expected:
+            self.stale.append(f"{read}: {found!r} instead of {expected!r}")
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.guarantee("G15", f"a read replica replays {DELAY_MILLISECONDS} ms late; each write is read")
+async def test_process_reads_what_it_has_written(replicated: Replicated, figures: Figures) -> None:
+    await replicated.standby.delay(DELAY_MILLISECONDS)
+    names = Names()
+    async with Hub(replicated.settings, instrumentation=names) as hub:
+        readers = []
+        for number in range(CALLERS):
+            user = await hub.users.create(f"p{number}@example.org", f"p{number}", "!")
+            room = await hub.rooms.create(f"room {number}", created_by=user.id)
+            await hub.messages.send(room.id, user.id, "the first")
+            readers.append(Reader(hub, room.id, user.id, number))
+        await in_service(hub)
+        await asyncio.gather(*(reader.run(CHECKED_READS // CALLERS) for reader in readers))
+        stale = [one for reader in readers for one in reader.stale]
+        reads = sum(reader.reads for reader in readers)
+        figures.found(f"{len(stale)} stale of {reads:,} reads, {names.on_replica:,} statements on the replica")
+        assert stale == []
+        assert names.on_replica > 0
+
+
+async def test_rooms_without_recent_changes_are_read_on_the_replica(replicated: Replicated) -> None:
+    names = Names()
+    async with Hub(replicated.settings, instrumentation=names) as hub, Hub(replicated.settings) as other:
+        user = await other.users.create("ada@example.org", "ada", "!")
+        room = await other.rooms.create("room", created_by=user.id)
+        sent = [await other.messages.send(room.id, user.id, f"{n}") for n in range(3)]
+        await in_service(hub)
+
+        async def replayed() -> bool:
+            return len((await hub.messages.page(room.id)).items) == 3
+
+        await until_it_answers(replayed)
+        names.counts.clear()
+        page = await hub.messages.page(room.id, as_user=user.id)
+        assert page.items == sent
+        assert (
+            msgspec.json.decode(await hub.messages.page_json(room.id, as_user=user.id))["items"][0]["seq"]
+            == sent[0].seq
+        )
+        assert (await hub.messages.page(room.id, before=sent[2])).items == sent[:2]
+        assert (await hub.messages.page(room.id, after=sent[2])).items == []
+        log = await hub.messages.since(room.id, sent[0].cursor, as_user=user.id)
+        assert [one.message for one in log.items if isinstance(one, MessageSent)] == sent[1:]
+        assert (await hub.messages.by_author(user.id)).items == sent[::-1]
+        async with aclosing(hub.history.lines(room.id)) as lines:
+            assert sum([piece.count(b"\n") async for piece in lines]) > 3
+        assert names.on_replica == 5
+        assert not names.counts.keys() & {"messages.page", "messages.page_json", "log.read", "replicas.head"}
+
+
+async def test_replica_that_replays_nothing_is_left_and_used_again(replicated: Replicated) -> None:
+    async with Hub(replicated.settings) as hub:
+        user = await hub.users.create("ada@example.org", "ada", "!")
+        room = await hub.rooms.create("room", created_by=user.id)
+        await in_service(hub)
+        await replicated.standby.pause()
+        async with Hub(replicated.settings) as other:
+            sent = await other.messages.send(room.id, user.id, "hello")
+        await in_service(hub, 0)
+        assert (await hub.messages.page(room.id)).items == [sent]
+        await replicated.standby.resume()
+        await in_service(hub)
+        assert (await hub.messages.page(room.id)).items == [sent]
+
+
+async def test_reads_go_on_while_a_replica_is_killed_and_promoted(replicated: Replicated) -> None:
+    async with Hub(replicated.settings) as hub:
+        user = await hub.users.create("ada@example.org", "ada", "!")
+        room = await hub.rooms.create("room", created_by=user.id)
+        sent = await hub.messages.send(room.id, user.id, "hello")
+        await in_service(hub)
+        await replicated.standby.promote()
+        # On its own it would show a message that the primary does not have.
+        await execute(replicated.standby.settings, "UPDATE messages SET content = 'of another log'")
+        assert (await hub.messages.page(room.id)).items == [sent]
+        await in_service(hub, 0)
+        replicated.standby.kill()
+        for _ in range(20):
+            assert (await hub.messages.page(room.id)).items == [sent]
+
+
+async def test_removed_member_reads_nothing_on_a_replica_from_after_the_removal(replicated: Replicated) -> None:
+    """The replica does not have the removal yet, which another process made, nor what came after it."""
+    async with Hub(replicated.settings) as hub, Hub(replicated.settings) as other:
+        ada = await other.users.create("ada@example.org", "ada", "!")
+        bob = await other.users.create("bob@example.org", "bob", "!")
+        room = await other.rooms.create("room", created_by=ada.id)
+        await other.room_users.add(room.id, bob.id)
+        before = await other.messages.send(room.id, ada.id, "before")
+        await in_service(hub)
+
+        async def is_replayed() -> bool:
+            return (await hub.messages.page(room.id, as_user=bob.id)).items == [before]
+
+        await until_it_answers(is_replayed)
+        await replicated.standby.pause()
+        await other.room_users.remove(room.id, bob.id)
+        await other.messages.send(room.id, ada.id, "after")
+        for _ in range(50):
+            try:
+                page = await hub.messages.page(room.id, as_user=bob.id)
+            except NotAMember:
+                break
+            assert page.items == [before]
+            await asyncio.sleep(0.1)
+        else:
+            pytest.fail("the replica was not left")
+        with pytest.raises(NotAMember):
+            await hub.messages.page(room.id, as_user=bob.id)
+        await replicated.standby.resume()
+
+
+async def test_doctor_looks_at_replicas_and_at_all_hosts(replicated: Replicated) -> None:
+    standby, primary = replicated.standby.settings, replicated.settings.postgres
+    hosts = replace(primary, host=f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}")
+
+    async def findings(settings: Settings) -> list[tuple[str, str]]:
+        report = await check_servers(settings, processes=1)
+        return [
+            (finding.severity.value, finding.meaning)
+            for section in report.sections
+            for check in section.checks
+            if check.name == "postgresql.replicas"
+            for finding in check.findings
+        ]
+
+    several = replace(
+        replicated.settings, postgres=hosts, replicas=(replace(hosts, host="127.0.0.1", port=standby.port),)
+    )
+
+    async def are_well() -> bool:  # the replica may still be behind
+        return [*await findings(replicated.settings), *await findings(several)] == []
+
+    await until_it_answers(are_well)
+    await replicated.standby.promote()
+    [(severity, meaning)] = await findings(replicated.settings)
+    assert (severity, f"127.0.0.1:{standby.port} takes changes" in meaning) == ("error", True)
+    replicated.standby.kill()
+    [(severity, meaning)] = await findings(replicated.settings)
+    assert (severity, "cannot be asked" in meaning) == ("warning", True)
