@@ -4,7 +4,7 @@ PYTHON ?= python3
 WORKERS ?= 3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo chat test test-fast test-wheel coverage matrix pooled servers audit faults bench check docs format clean
+.PHONY: help demo chat test test-fast test-wheel coverage matrix pooled servers patroni audit faults bench check docs format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,10 @@ pooled: .venv/dev.stamp  ## the whole suite through PgBouncer in transaction mod
 
 servers: .venv/dev.stamp  ## fetch servers with TLS and PgBouncer, without which the tests of these are skipped
 	PYTHONPATH=tests $(BIN)/python -m versions fetch postgresql-15 redis-7.0 pgbouncer
+
+patroni: .venv/dev.stamp  ## fail over by Patroni with etcd under load, in 3 minutes; fetches both
+	@PYTHONPATH=tests $(BIN)/python -m versions fetch etcd patroni
+	@FAULTS=full $(BIN)/pytest -q tests/faults/test_patroni.py $(ARGS)
 
 audit: .venv/dev.stamp  ## ask the advisory database of PyPI about the pinned versions; it has to be in reach
 	$(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit

