@@ -3,15 +3,16 @@
     python -m benchmarks.capacity [RESULTS]
 
 It takes the rates of a run, by default those of benchmarks/results/results.json. Client and servers shared all
-cores of one machine, so `cores / rate` is the cost of an operation in core seconds of all of them. The behaviour
-of the users is an assumption, given in the table.
+cores of one machine, so `cores / rate` is the cost of an operation in core seconds of all of them. The processor
+time of the client is measured by itself; the rest is that of the server. The behaviour of the users is an
+assumption, given in the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from benchmarks.measuring import UVLOOP, Comparison
 from benchmarks.results import Results
 
 DAILY_USERS = (1_000_000, 100_000_000)
+STEPS = (10_000, 1_000_000, 10_000_000, 100_000_000)
+"""Daily users for which the parts are counted."""
 
 DAY_SECONDS = 86_400
 PEAK = 3
@@ -33,24 +36,30 @@ FOLLOWER_KIB = 8
 """The limit for an idle follower in hubbub, without the socket of the application."""
 
 
+PRIMARY, REPLICAS, BY_USER, REDIS = "PostgreSQL: changes", "PostgreSQL: pages", "PostgreSQL: by user", "Redis"
+"""The parts of the servers. Changes are divided among shards, pages among replicas or shards. What is read by user
+touches all shards. A node of Redis has one core."""
+
+
 class Activity(NamedTuple):
-    """An operation of a daily user, how often it occurs per day, and the cell that measured its cost."""
+    """An operation of a daily user, how often it occurs per day, the cell that measured it, and its server."""
 
     name: str
     per_day: float
     cell: str
     contender: str | None
     """None: the one with the largest table."""
+    server: str
 
 
 ACTIVITIES = (
-    Activity("sends a message", 40, "sends-200", UVLOOP),
-    Activity("receives a message while online", 40 * 15, "followers-100", UVLOOP),
-    Activity("opens a room: a page", 30, "pages-own-rooms", UVLOOP),
-    Activity("opens the app: unread counts of 100 rooms", 10, "unread", None),
-    Activity("is looked up, as author or member", 400, "lookups-user", UVLOOP),
-    Activity("makes a request with a session", 300, "sessions-200", UVLOOP),
-    Activity("types, connects or disconnects: one publish", 60, "pubsub", UVLOOP),
+    Activity("sends a message", 40, "sends-200", UVLOOP, PRIMARY),
+    Activity("receives a message while online", 40 * 15, "followers-100", UVLOOP, REDIS),
+    Activity("opens a room: a page", 30, "pages-own-rooms", UVLOOP, REPLICAS),
+    Activity("opens the app: unread counts of 100 rooms", 10, "unread", None, BY_USER),
+    Activity("is looked up, as author or member", 400, "lookups-user", UVLOOP, BY_USER),
+    Activity("makes a request with a session", 300, "sessions-200", UVLOOP, REDIS),
+    Activity("types, connects or disconnects: one publish", 60, "pubsub", UVLOOP, REDIS),
 )
 
 
@@ -58,10 +67,16 @@ class Cost(NamedTuple):
     activity: Activity
     per_second: float
     core_us: float
+    client_us: float
+    """The part of it that the client needs."""
 
     @property
     def cores(self) -> float:
         return self.per_second * self.core_us / 1_000_000
+
+    @property
+    def client_cores(self) -> float:
+        return self.per_second * self.client_us / 1_000_000
 
 
 def costs(results: Results, daily_users: int) -> Iterator[Cost]:
@@ -73,7 +88,18 @@ def costs(results: Results, daily_users: int) -> Iterator[Cost]:
         contender = activity.contender or _largest(cell)
         rate = median(cell.values("rate", contender))
         per_second = daily_users * activity.per_day * PEAK / DAY_SECONDS
-        yield Cost(activity, per_second, results.machine.cores / rate * 1_000_000)
+        core_us = results.machine.cores / rate * 1_000_000
+        client_us = median(cell.values("cpu_us", contender)) if "cpu_us" in cell.rounds[0][contender] else 0.0
+        yield Cost(activity, per_second, core_us, min(client_us, core_us))
+
+
+def parts(found: Iterable[Cost]) -> dict[str, float]:
+    """Cores at the peak by part: the application, and each part of the servers."""
+    cores = dict.fromkeys(("application", PRIMARY, REPLICAS, BY_USER, REDIS), 0.0)
+    for cost in found:
+        cores["application"] += cost.client_cores
+        cores[cost.activity.server] += cost.cores - cost.client_cores
+    return cores
 
 
 def _largest(cell: Comparison) -> str:
@@ -97,7 +123,29 @@ def markdown(results: Results) -> str:
     unread = results.cell("unread")
     message_bytes = median(unread.values("bytes a message", _largest(unread))) if unread else None
     lines += [_machines(users, cores, message_bytes) for users, cores in sums.items()]
+    lines += [
+        "",
+        f"| part |{''.join(f' cores, {users:,} users |' for users in STEPS)}",
+        f"| --- |{' --- |' * len(STEPS)}",
+    ]
+    by_step = {users: parts(costs(results, users)) for users in STEPS}
+    for part in by_step[STEPS[0]]:
+        lines.append(f"| {part} | {' | '.join(f'{cores[part]:,.2f}' for cores in by_step.values())} |")
+    lines += ["", *(_topology(users, cores) for users, cores in by_step.items())]
     return "\n".join(lines) + "\n"
+
+
+def _topology(users: int, cores: dict[str, float]) -> str:
+    """The servers of each kind, none of them busier than planned."""
+    per_machine = HEADROOM * CORES_PER_MACHINE
+    postgres, pages = cores[PRIMARY] + cores[BY_USER], cores[REPLICAS]
+    replicas = 0 if postgres + pages <= per_machine else math.ceil(pages / per_machine)
+    nodes, processes = (math.ceil(cores[part] / HEADROOM) for part in (REDIS, "application"))
+    return (
+        f"- {users:,} daily users: application on {processes:,} cores; PostgreSQL on "
+        f"{math.ceil(postgres / per_machine):,} machines of {CORES_PER_MACHINE} cores, and {replicas:,} more for "
+        f"pages; {nodes:,} of Redis, on a core each."
+    )
 
 
 def _machines(users: int, cores: float, message_bytes: float | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import capacity, report
+from benchmarks import capacity, report, simulate
 from benchmarks.machine import Machine, Run
 from benchmarks.measuring import (
     ASYNCIO,
@@ -190,3 +190,22 @@ def test_capacity_is_the_peak_rate_times_the_cost_of_one_operation() -> None:
     assert cost.per_second == pytest.approx(1_000_000 * 40 * 3 / 86_400)
     assert cost.cores == pytest.approx(0.2778, rel=1e-3)
     assert "1,000,000 daily users: 1 machine of" in capacity.markdown(found)
+
+
+def test_capacity_gives_the_application_its_own_processor_time_and_the_server_the_rest() -> None:
+    found = results(two(({"rate": 10_000.0, "cpu_us": 50.0}, {"rate": 1.0}), targets=[]))
+    cores = capacity.parts(capacity.costs(found, 1_000_000))
+    assert cores["application"] == pytest.approx(cores[capacity.PRIMARY] / 3)
+    assert sum(cores.values()) == pytest.approx(0.2778, rel=1e-3)
+
+
+def test_simulation_fills_shards_evenly_but_for_the_largest_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulate, "ROOMS", 20_000)
+    even, uneven = (simulate.spread(exponent, 32) for exponent in simulate.EXPONENTS)
+    assert 1 < even.rooms < 1.2
+    assert even.largest_room < uneven.largest_room < uneven.messages
+    classes = list(simulate.size_classes(100, 10))
+    for share in ("rooms", "messages", "deliveries"):
+        assert sum(getattr(one, share) for one in classes) == pytest.approx(1)
+    costs = [one.message_us for one in classes]
+    assert costs == sorted(costs)
