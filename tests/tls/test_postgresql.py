@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hubbub import PostgresSettings, Unavailable
-from hubbub.postgres import Pool, Statement
+from hubbub.postgres import Pool, Statement, connect
 from tls.certificates import Certificates, Kind
 from tls.conftest import TlsPostgreSQL
 
@@ -100,3 +100,16 @@ async def test_client_certificate_of_unknown_authority_is_refused(
     own = certificates.of_client(postgresql.settings.user, by_stranger=True)
     with pytest.raises(Unavailable, match="the connection was lost"):  # TLS 1.3 gives no other reason
         await is_encrypted(replace(postgresql.settings, ssl_cert=own.cert, ssl_key=own.key))
+
+
+async def test_each_host_of_a_list_is_verified_by_its_own_name(postgresql: TlsPostgreSQL) -> None:
+    settings, port = postgresql.settings, postgresql.settings.port
+    several = replace(settings, host=f"localhost:{port},{settings.host}:{port}")
+    connection = await connect(several)
+    assert connection.address.host == settings.host
+    connection.terminate()
+    await postgresql.show("for another host")
+    said = await refusal(several)
+    assert "mismatch" in said
+    assert f"TLS with localhost:{port} failed" in said
+    assert f"TLS with {settings.host}:{port} failed" in said
