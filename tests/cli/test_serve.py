@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -75,3 +76,17 @@ async def test_frame_that_is_too_large_closes(settings: Settings, hub: Hub, ada:
             while True:
                 await client.recv()
         assert client.close_code == 1009
+
+
+async def test_process_may_open_as_many_connections_as_the_system_allows(
+    settings: Settings, tmp_path: Path
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (min(soft, 512), hard)
+    )  # a child begins with the limits of its parent
+    try:
+        async with served(settings, tmp_path) as (_, process):
+            assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
