@@ -157,9 +157,11 @@ async def find_due(
     is due as well. There is one script for all sets, so that an idle process sends one command instead of one for
     each. In a cluster each key may be at another node.
     """
-    groups = [(key,) for key in keys] if connection.is_cluster else [tuple(keys)]
-    found = [_find_due(connection, some, (at_most, longest_ms)) for some in groups]
-    return [due for some in await asyncio.gather(*found) for due in some]
+    args = (at_most, longest_ms)
+    if not connection.is_cluster:
+        return [*await _find_due(connection, tuple(keys), args)]
+    found = await asyncio.gather(*[_find_due(connection, (key,), args) for key in keys])
+    return [due for [due] in found]
 
 
 async def _find_due(
