@@ -54,7 +54,7 @@ postgresql:
 
 
 def lacking() -> str | None:
-    """What is not installed; None if all is there."""
+    """The reason why the servers cannot be started. None if all programs are there."""
     return "etcd and Patroni were not fetched: make patroni" if None in map(program, ("etcd", "patroni")) else None
 
 

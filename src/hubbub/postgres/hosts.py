@@ -118,7 +118,7 @@ class _Search:
             await asyncio.sleep(jittered(ASK_AGAIN_SECONDS))
 
     async def _connect(self, address: Address) -> Connection:
-        # What is left of the time, except for a server that is asked for the first time after its end.
+        # The rest of the time, except for a server that is asked for the first time after its end.
         seconds = max(self._deadline - now(), 0.001)
         connection = await connect_to(self._settings, address, seconds, self._server_settings)
         is_standby = True
