@@ -4,7 +4,7 @@ PYTHON ?= python3
 WORKERS ?= 3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo chat test test-fast test-wheel coverage matrix pooled servers patroni audit faults bench check docs format clean
+.PHONY: help demo chat test test-fast test-wheel coverage matrix pooled servers patroni audit faults bench check docs types release format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -85,6 +85,9 @@ docs: .venv/dev.stamp  ## build the site in .venv/docs/site, strictly: a broken 
 types: .venv/dev.stamp  ## write the types of hubbub.js from those of the gateway's frames
 	$(BIN)/python -c "from hubbub.web import commands, documents; \
 		print(documents.typescript(commands.COMMANDS), end='')" > src/hubbub/web/client/frames.d.ts
+
+release: .venv/bin/python  ## build sdist and wheel, check them, and try them on each Python that is installed; uploads nothing
+	$(BIN)/python tests/release.py .venv/release
 
 format: .venv/dev.stamp  ## let ruff format and fix what it can
 	$(BIN)/ruff format .
