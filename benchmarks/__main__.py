@@ -9,13 +9,13 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks import machine, report
-from benchmarks.cells import CELLS
+from benchmarks.cells import CELLS, LONG
 from benchmarks.context import started
 from benchmarks.measuring import FULL, QUICK, Comparison, Pace
 from benchmarks.plots import draw
@@ -45,35 +45,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     pace = QUICK if given.quick else FULL
     folder = given.output or (None if given.quick or given.only else RESULTS)
-    results = asyncio.run(measured(given.only or list(CELLS), pace))
+    names = given.only or [name for name in CELLS if name not in LONG]
+    there = folder / "results.json" if folder else None
+    before = Results.read(there) if there and given.only and there.exists() else None
+
+    def whole(results: Results) -> Results:
+        return results.merged_into(before) if before else results
+
+    results = asyncio.run(measured(names, pace, lambda so_far: there and whole(so_far).write(there)))
     terminal = Console()
     report.show(results, terminal if terminal.is_terminal else Console(width=WIDTH))
     if folder is None:
         print("No results were written: use --output DIR.")
         return
-    if given.only and (folder / "results.json").exists():
-        results = results.merged_into(Results.read(folder / "results.json"))
-    write(results, folder)
+    write(whole(results), folder)
     print(f"Written to {folder}: results.json, table.md and the plots.")
 
 
-async def measured(names: list[str], pace: Pace) -> Results:
+async def measured(names: list[str], pace: Pace, keep: Callable[[Results], object]) -> Results:
+    """The results of the cells. `keep` gets them after each cell, so that an interrupted run is not lost."""
     console = Console(stderr=True)
     comparisons: list[Comparison] = []
     with console.status("starting servers") as status:
         async with started(quick=pace.quick) as context:
             about, watch = await machine.describe(context), machine.Watch(context)
-            for name in names:
+            for number, name in enumerate(names, 1):
                 status.update(f"{name}: {(CELLS[name].__doc__ or '').strip()}")
                 cell_began = time.perf_counter()
                 comparisons += [comparison async for comparison in CELLS[name](context, pace)]
+                results = Results(about, pace, [watch.run(names[:number])], comparisons)
+                keep(results)
                 console.print(f"{name}: {time.perf_counter() - cell_began:.0f} s")
-            run = watch.run(names)
-    return Results(about, pace, [run], comparisons)
+    return results
 
 
 def write(results: Results, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     results.write(folder / "results.json")
     written = Results.read(folder / "results.json")  # with the digits that a reader of the file has
     (folder / "table.md").write_text(report.markdown(written), encoding="utf-8")

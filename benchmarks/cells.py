@@ -33,13 +33,16 @@ CELLS: dict[str, Cell] = {
     "pages": pages.pages,
     "lists": pages.lists,
     "sessions": sessions.sessions,
+    "sessions-cluster": sessions.cluster,
     "pubsub": pubsub.pubsub,
     "followers": followers.delivery,
     "idle-followers": followers.idle,
     "changes": followers.changes,
-    "gateway": gateway.gateway,
-    "gateway-life": gateway.gateway_life,
     "history": history.history,
     "import": imports.imports,
     "growth": growth.growth,
+    "gateway": gateway.gateway,
+    "gateway-life": gateway.gateway_life,
 }
+LONG = {"gateway", "gateway-life"}
+"""They take ten minutes together, and run only if they are named."""

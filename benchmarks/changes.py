@@ -13,8 +13,7 @@ from uuid import UUID
 
 from benchmarks.contenders import Window, duel, hubbub, python
 from benchmarks.context import COPY_ROOMS, PEOPLE, ROOMS, USERS, Context, run
-from benchmarks.measuring import Comparison, Pace, aims, closed_loop
-from benchmarks.peers.drivers import asyncpg_loop
+from benchmarks.measuring import ASYNCIO, Comparison, Pace, aims, closed_loop
 from benchmarks.peers.node import CONTENT, STRICT, node, skipped
 from hubbub import Hub
 from hubbub.repositories import Messages, ReadReceipts, RoomUsers
@@ -62,33 +61,6 @@ def _microseconds() -> int:
     return time.time_ns() // 1_000
 
 
-@asynccontextmanager
-async def asyncpg_edits(context: Context, messages: Sequence[UUID]) -> AsyncIterator[Window]:
-    def arguments(number: int) -> Sequence[object]:
-        return messages[number % PEOPLE], USERS[number % PEOPLE], _other_content()
-
-    async with asyncpg_loop(context, Messages._EDIT.sql, arguments, CALLERS) as window:
-        yield window
-
-
-@asynccontextmanager
-async def asyncpg_joins(context: Context, first: int) -> AsyncIterator[Window]:
-    def arguments(_: int) -> Sequence[object]:
-        return *_pair(first), "member", None, None
-
-    async with asyncpg_loop(context, RoomUsers._ADD.sql, arguments, CALLERS) as window:
-        yield window
-
-
-@asynccontextmanager
-async def asyncpg_marks(context: Context, room_id: UUID) -> AsyncIterator[Window]:
-    def arguments(number: int) -> Sequence[object]:
-        return room_id, USERS[number % CALLERS], _microseconds()
-
-    async with asyncpg_loop(context, ReadReceipts._MARK_READ.sql, arguments, CALLERS) as window:
-        yield window
-
-
 async def edits(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
     """200 callers, each of whom edits messages of a thousand rooms."""
     async with Hub(context.settings) as hub:
@@ -102,7 +74,6 @@ async def edits(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
         {
             **hubbub(changes, step=edit, messages=messages),
             STRICT: node("edit", CALLERS, sql=Messages._EDIT.sql, messages=[str(id) for id in messages]),
-            "asyncpg": python(asyncpg_edits, messages=messages),
         },
         targets=aims(("rate", 5.0, STRICT)),
         skipped=skipped(STRICT),
@@ -111,12 +82,11 @@ async def edits(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
 
 async def joins(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
     """200 callers, each of whom adds users to a thousand rooms."""
-    uvloop, asyncio_, original, asyncpg = (PAIRS_PER_CONTENDER * number for number in range(4))
+    uvloop, asyncio_, original = (PAIRS_PER_CONTENDER * number for number in range(3))
     rooms = [str(room_id) for room_id in COPY_ROOMS]
     ours = hubbub(changes, step=join, first=uvloop) | {
-        "hubbub, asyncio": python(changes, step=join, first=asyncio_),
+        ASYNCIO: python(changes, step=join, first=asyncio_),
         STRICT: node("join", CALLERS, sql=RoomUsers._ADD.sql, join_rooms=rooms, first=original),
-        "asyncpg": python(asyncpg_joins, first=asyncpg),
     }
     yield await duel(
         context,
@@ -146,7 +116,6 @@ async def marks(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
             STRICT: node(
                 "mark read", CALLERS, sql=ReadReceipts._MARK_READ.sql, mark_room=str(room.id), members=CALLERS
             ),
-            "asyncpg": python(asyncpg_marks, room_id=room.id),
         },
         targets=[],
         skipped=skipped(STRICT),

@@ -46,6 +46,10 @@ Prepare = Callable[..., AbstractAsyncContextManager[Window]]
 Start = Callable[[Context], AbstractAsyncContextManager["Contender"]]
 
 
+COPY = "COPY"
+"""The limit of the table. It runs seldom, because it does not vary with a client."""
+
+
 class Contender:
     """A process with one load. It runs while the others of its cell wait."""
 
@@ -136,13 +140,13 @@ async def duel(
     targets: list[Target],
     skipped: Mapping[str, str | None] | None = None,
 ) -> Comparison:
-    """Start the contenders, and compare them. Those that no target for uvloop is about run seldom."""
+    """Start the contenders, and compare them. COPY and those that no target for uvloop is about run seldom."""
     missing = {name: reason for name, reason in (skipped or {}).items() if reason}
     async with AsyncExitStack() as stack:
         present = {name: start for name, start in contenders.items() if name not in missing}
         started = await asyncio.gather(*(stack.enter_async_context(start(context)) for start in present.values()))
         await context.make_wal_ready()
-        regular = {name for target in targets for name in (target.of, target.against)} - {ASYNCIO}
+        regular = {name for target in targets for name in (target.of, target.against)} - {ASYNCIO, COPY}
         return await compare(
             cell,
             title,

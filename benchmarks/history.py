@@ -13,7 +13,7 @@ from pathlib import Path
 
 from uuid_utils.compat import uuid7
 
-from benchmarks.contenders import Start, Window, python
+from benchmarks.contenders import COPY, Start, Window, python
 from benchmarks.context import Context, connect
 from benchmarks.followers import mebibytes_now
 from benchmarks.measuring import Comparison, Done, Figures, Load, Pace, Target, compare
@@ -58,11 +58,11 @@ async def history(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
         f"import of {messages:,} messages",
         {
             "hubbub": imported(messages),
-            "COPY": load(python(copy_rows, count=messages)),
+            COPY: load(python(copy_rows, count=messages)),
             short: imported(messages // 3),
         },
         pace,
-        targets=[Target("rate", 0.75, "COPY"), Target("MiB at most", at_least=0.7, against=short)],
+        targets=[Target("rate", 0.75, COPY), Target("MiB at most", at_least=0.7, against=short)],
         warm_up=False,
         seldom=(short,),
     )

@@ -33,7 +33,6 @@ async def lookups(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
         {
             **hubbub(hub_loop, step=user, callers=CALLERS),
             ORIGINAL: node("user", CALLERS, original=True),
-            "asyncpg": python(asyncpg_loop, sql=drivers.USER, arguments=drivers.user, callers=CALLERS),
         },
         targets=aims(("rate", 7.0, ORIGINAL)),
         skipped=skipped(ORIGINAL),

@@ -50,7 +50,7 @@ class Pace(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, rounds=-(-self.rounds // SELDOM))
 
 
-FULL = Pace(rounds=9, seconds=2.0, messages=5_000_000, quick=False)
+FULL = Pace(rounds=9, seconds=2.0, messages=2_000_000, quick=False)
 QUICK = Pace(rounds=1, seconds=0.1, messages=200_000, quick=True)
 
 

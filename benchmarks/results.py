@@ -36,6 +36,7 @@ class Results(msgspec.Struct):
         )
 
     def write(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(msgspec.json.format(msgspec.json.encode(_rounded(self)), indent=1) + b"\n")
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from benchmarks.contenders import duel, hub_loop, hubbub, python
+from benchmarks.contenders import COPY, duel, hub_loop, hubbub, python
 from benchmarks.context import PEOPLE, ROOMS, USERS, Context
 from benchmarks.measuring import Comparison, Pace, aims
 from benchmarks.peers import copying, drivers
@@ -31,7 +31,10 @@ def many_rooms(callers: int) -> Callable[[Context, Pace], AsyncIterator[Comparis
 
     async def sends(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
         """Senders in 1,000 rooms."""
-        orm = {"SQLAlchemy": python(sqlalchemy_sends, callers=callers)} if callers == 200 else {}
+        others = {
+            "asyncpg": python(asyncpg_loop, sql=drivers.SEND, arguments=drivers.send, callers=callers),
+            "SQLAlchemy": python(sqlalchemy_sends, callers=callers),
+        }
         yield await duel(
             context,
             pace,
@@ -41,12 +44,11 @@ def many_rooms(callers: int) -> Callable[[Context, Pace], AsyncIterator[Comparis
                 **hubbub(hub_loop, step=send, callers=callers),
                 STRICT: node("send, strict", callers),
                 BARE: node("send, bare", callers, original=True),
-                "asyncpg": python(asyncpg_loop, sql=drivers.SEND, arguments=drivers.send, callers=callers),
-                **orm,
-                "COPY": python(copying.copy_loop, callers=callers),
+                **(others if callers == 200 else {}),
+                COPY: python(copying.copy_loop, callers=callers),
             },
             targets=aims(
-                ("rate", strict, STRICT), ("p99_ms", 3.0, STRICT), ("rate", bare, BARE), ("rate", 0.6, "COPY")
+                ("rate", strict, STRICT), ("p99_ms", 3.0, STRICT), ("rate", bare, BARE), ("rate", 0.6, COPY)
             ),
             skipped=skipped(STRICT, BARE),
         )
@@ -64,7 +66,6 @@ async def one_room(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
         {
             **hubbub(hub_loop, step=send_in_one_room, callers=200),
             STRICT: node("send, one room", 200),
-            "asyncpg": python(asyncpg_loop, sql=drivers.SEND, arguments=drivers.send_in_one_room, callers=200),
         },
         targets=aims(("rate", 15, STRICT)),
         skipped=skipped(STRICT),

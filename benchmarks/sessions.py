@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+import socket
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 import redis.asyncio
 
@@ -13,6 +18,7 @@ from benchmarks.context import USERS, Context
 from benchmarks.measuring import Comparison, Pace, aims, closed_loop
 from benchmarks.peers.node import IOREDIS, node, skipped
 from hubbub import Hub, RedisSettings
+from hubbub.embedded.programs import find_valkey
 
 SESSIONS = 1_000
 DATA = {"device": "phone", "roles": ["member"], "ip": "192.0.2.1"}
@@ -48,6 +54,62 @@ async def sessions(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
             targets=aims(("rate", aim, IOREDIS)),
             skipped=skipped(IOREDIS),
         )
+
+
+async def cluster(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
+    """The same by the router of Redis Cluster, on a cluster of one node, beside a server without it."""
+    async with _cluster_of_one(context) as clustered:
+        alone = python(look_ups, loop="uvloop", callers=200)
+        yield await duel(
+            clustered,
+            pace.seldom,
+            "sessions-cluster",
+            "session lookups in a Redis Cluster, 200 callers",
+            {**hubbub(look_ups, callers=200), "hubbub, uvloop, no cluster": lambda _: alone(context)},
+            targets=[],
+        )
+
+
+@asynccontextmanager
+async def _cluster_of_one(context: Context) -> AsyncIterator[Context]:
+    settings = replace(context.settings.redis, port=_free_port(), cluster=True)
+    lines = {
+        "port": settings.port,
+        "cluster-port": _free_port(),
+        "bind": settings.host,
+        "requirepass": settings.password,
+        "cluster-enabled": "yes",
+        "dir": context.folder,
+        "save": '""',
+    }
+    process = await asyncio.create_subprocess_exec(find_valkey(None), "-", stdin=PIPE, stdout=DEVNULL)
+    try:
+        assert process.stdin is not None
+        process.stdin.write("".join(f"{name} {value}\n" for name, value in lines.items()).encode())
+        process.stdin.close()
+        async with asyncio.timeout(10), client_of(settings, 1) as client:
+            await _until(client, lambda _: True, "CLUSTER ADDSLOTSRANGE", 0, 16_383)
+            await _until(client, lambda found: found["cluster_state"] == "ok", "CLUSTER INFO")
+        yield replace(context, settings=replace(context.settings, redis=settings), redis=process.pid)
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _until(client: redis.asyncio.Redis, is_right: Callable[[Any], bool], *command: str | int) -> None:
+    """Repeat a command until the server has started and its answer is right."""
+    while True:
+        try:
+            if is_right(await client.execute_command(*command)):  # type: ignore[no-untyped-call]
+                return
+        except redis.ConnectionError:
+            pass
+        await asyncio.sleep(0.05)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
 
 
 @asynccontextmanager

@@ -24,9 +24,6 @@ INSERT INTO messages (room_id, user_id, content, message_type)
 VALUES ($1, $2, $3, $4)
 RETURNING id, room_id, user_id, content, message_type, is_edited, created_at, updated_at
 """
-USER = (
-    "SELECT id, email, username, avatar_url, is_online, last_seen, created_at, updated_at FROM users WHERE id = $1"
-)
 MEMBERSHIP = """
 SELECT room_id, user_id, joined_at, role, last_read_message_id, last_read_seq
 FROM room_users
@@ -60,16 +57,8 @@ def send(number: int) -> Sequence[object]:
     return uuid4(), ROOMS[number % PEOPLE], USERS[number % PEOPLE], CONTENT, "text"
 
 
-def send_in_one_room(number: int) -> Sequence[object]:
-    return uuid4(), ROOMS[0], USERS[number % PEOPLE], CONTENT, "text"
-
-
 def insert(number: int) -> Sequence[object]:
     return ROOMS[number % PEOPLE], USERS[number % PEOPLE], CONTENT, "text"
-
-
-def user(number: int) -> Sequence[UUID]:
-    return (USERS[number % PEOPLE],)
 
 
 def membership(number: int) -> Sequence[UUID]:

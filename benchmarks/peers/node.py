@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 PACKAGES = HERE.parent.parent / ".venv" / "peers" / "node_modules"
 """The folder in which `make bench` installs pg and ioredis, unless HUBBUB_BENCH_NODE_MODULES names another."""
 
-WARM_UP_FACTOR = 4
+WARM_UP_FACTOR = 3
 """Of the warm-up of the others. Before that, a call takes up to 2.5 times the processor time of later ones."""
 
 CONTENT = "It works on my machine, and the logs say nothing at all."
