@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 
 from hubbub.models import ResyncReason, Value
 
-__all__ = ["SILENT", "Durations", "Instrumentation", "Line", "Outcome", "PoolUse", "ResyncReason"]
+__all__ = ["SILENT", "Instrumentation", "Line", "Outcome", "PoolUse", "ResyncReason"]
 
 Outcome: TypeAlias = Literal["ok", "refused", "cancelled", "failed"]
 """Of a statement. `refused`: it broke a rule of the schema, as a retry of a send does on purpose. `failed`: the
