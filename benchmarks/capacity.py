@@ -37,8 +37,8 @@ FOLLOWER_KIB = 8
 
 
 PRIMARY, REPLICAS, BY_USER, REDIS = "PostgreSQL: changes", "PostgreSQL: pages", "PostgreSQL: by user", "Redis"
-"""The parts of the servers. Changes are divided among shards, pages among replicas or shards. What is read by user
-touches all shards. A node of Redis has one core."""
+"""The parts of the servers. Changes are divided among shards, pages among replicas or shards. Reads by user touch
+all shards. A node of Redis has one core."""
 
 
 class Activity(NamedTuple):
