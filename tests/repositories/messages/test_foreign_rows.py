@@ -147,7 +147,8 @@ async def test_times_of_many_rows_are_those_of_one_to_the_microsecond(
     )
     page = await hub.messages.page(room.id)
     assert page.items == [await hub.messages.get(message.id) for message in page.items]
-    assert list((await hub.messages.get_many(message.id for message in page.items)).values()) == page.items
+    by_id = {message.id: message for message in page.items}
+    assert await hub.messages.get_many(by_id) == by_id
     assert len({message.cursor for message in page.items}) == len(times)
     one, member = await hub.users.get(ada.id), await hub.room_users.get(room.id, ada.id)
     assert await asyncio.gather(*[hub.users.get(user.id) for user in (bob, ada, bob, ada)]) == [bob, one, bob, one]
