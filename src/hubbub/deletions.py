@@ -473,11 +473,33 @@ async def _delete_last(part: Executor, deletion: Deletion) -> bool:
     return True
 
 
+_END_SESSIONS: Final = Statement(
+    "deletions.end_sessions",
+    int,
+    f"""
+    DELETE FROM hubbub_sessions
+    WHERE id IN (
+        SELECT id
+        FROM hubbub_sessions
+        WHERE ends_at < CURRENT_TIMESTAMP
+        ORDER BY ends_at
+        LIMIT {ROWS_PER_STEP}
+        FOR UPDATE SKIP LOCKED
+    )
+    """,
+    idempotent=True,
+)
+
+
 async def maintain(executor: Executor, on_commit: OnCommit, *, deadline: float) -> Maintained:
-    """Finish deletions that were cut, until the deadline. Those that another process is at are left to it.
+    """Delete sessions that have ended, and finish deletions that were cut, until the deadline.
+
+    Those that another process is at are left to it.
 
     Raises: Unavailable (before the deadline).
     """
+    while now() < deadline and await executor.execute(_END_SESSIONS) == ROWS_PER_STEP:
+        pass
     finished = {True: 0, False: 0}
     failure: Exception | None = None
     for deletion in await executor.fetch_all(_UNFINISHED):

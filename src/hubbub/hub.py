@@ -45,7 +45,7 @@ from hubbub.services.health import DEADLINE_SECONDS, Health, probe
 from hubbub.services.presence import Presence
 from hubbub.services.rate_limits import RateLimits
 from hubbub.services.realtime import RealtimeService
-from hubbub.services.sessions import SessionService, find_ended, key_of
+from hubbub.services.sessions import DurableSessions, SessionService, key_of
 from hubbub.services.typing_indicators import TypingIndicators
 from hubbub.settings import Settings
 from hubbub.sql import RoomChanges
@@ -284,9 +284,9 @@ class Hub(Repositories):
         abandon_in_child(self._abandon)
 
         idle_seconds = options.session_idle_timeout_seconds
-        self._sessions = SessionService(
-            connection, life_seconds=options.session_life_seconds, idle_timeout_seconds=idle_seconds
-        )
+        self._sessions: SessionService = (
+            partial(DurableSessions, pool) if settings.postgres.durable_sessions else SessionService
+        )(connection, life_seconds=options.session_life_seconds, idle_timeout_seconds=idle_seconds)
         self._realtime = RealtimeService(connection, subscriptions, instrumentation)
         self._typing = TypingIndicators(
             connection, subscriptions, self.room_users.is_member, ttl_seconds=options.typing_seconds
@@ -312,7 +312,7 @@ class Hub(Repositories):
             heartbeat_seconds=options.follow_heartbeat_seconds,
             at_most_behind=options.follow_at_most_behind,
             on_rewind=lambda room_id: self._commits(RoomRewound(room_id)),
-            ended_sessions=partial(find_ended, self._connection),
+            ended_sessions=self._sessions._find_ended,
             sends=self._writer.durations,
             instrumentation=instrumentation,
         )

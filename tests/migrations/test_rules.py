@@ -11,7 +11,16 @@ from hubbub.postgres import Pool, Statement
 from hubbub.postgres.errors import CHECK_CONSTRAINTS, FOREIGN_KEYS, UNIQUE_CONSTRAINTS
 from migrations.filled import fill
 
-TABLES = ("users", "rooms", "messages", "room_users", "room_events", "hubbub_imports", "hubbub_consumers")
+TABLES = (
+    "users",
+    "rooms",
+    "messages",
+    "room_users",
+    "room_events",
+    "hubbub_imports",
+    "hubbub_consumers",
+    "hubbub_sessions",
+)
 
 ROWS = """
     INSERT INTO users (id, email, username, password_hash)
@@ -49,7 +58,10 @@ ROWS = """
     VALUES ('00000000-0000-0000-0000-00000000000a', false);
 
     INSERT INTO hubbub_consumers (name, part, transaction_id, room_id, seq, server, read_at)
-    VALUES ('push', 0, 1, '00000000-0000-0000-0000-00000000000b', 1, '', now())
+    VALUES ('push', 0, 1, '00000000-0000-0000-0000-00000000000b', 1, '', now());
+
+    INSERT INTO hubbub_sessions (id, user_id, ends_at, expires_at, data)
+    VALUES (sha256('token'), '00000000-0000-0000-0000-00000000000a', now(), now(), '{}')
 """
 
 A_USER = "INSERT INTO users (email, username, password_hash) VALUES "
@@ -72,6 +84,7 @@ TAKING = {
     "hubbub_imports_pkey": TWICE.format("hubbub_imports"),
     "hubbub_deletions_pkey": TWICE.format("hubbub_deletions"),
     "hubbub_consumers_pkey": TWICE.format("hubbub_consumers"),
+    "hubbub_sessions_pkey": TWICE.format("hubbub_sessions"),
 }
 
 MISSED = {
@@ -83,6 +96,7 @@ MISSED = {
     "room_users_last_read_message_id_fkey": "UPDATE room_users SET last_read_message_id = gen_random_uuid()",
     "message_read_receipts_message_id_fkey": "UPDATE message_read_receipts SET message_id = gen_random_uuid()",
     "message_read_receipts_user_id_fkey": "UPDATE message_read_receipts SET user_id = gen_random_uuid()",
+    "hubbub_sessions_user_id_fkey": "UPDATE hubbub_sessions SET user_id = gen_random_uuid()",
     "room_events_room_id_fkey": "UPDATE room_events SET room_id = gen_random_uuid()",
 }
 
@@ -97,6 +111,7 @@ METADATA = [
 
 BREAKING = {
     "hubbub_consumers_part_check": ["part = -1", "part = 16"],
+    "hubbub_sessions_id_check": ["id = ''", "id = 'short'"],
     "users_email_check": ["email = 'ada'", "email = '@example.org'", "email = 'ada@'", "email = ''"],
     "users_username_check": [
         "username = ''",

@@ -76,6 +76,7 @@ def test_every_variable_has_its_effect(pem: Pem) -> None:
             "DB_CONNECT_TIMEOUT_SECONDS": "0.5",
             "DB_DEADLINE_SECONDS": "3",
             "DB_PREPARED_STATEMENTS": "false",
+            "DB_DURABLE_SESSIONS": "true",
             "REDIS_PORT": "7000",
             "REDIS_USERNAME": "chat",
             "REDIS_DB": "3",
@@ -103,6 +104,7 @@ def test_every_variable_has_its_effect(pem: Pem) -> None:
         connect_timeout_seconds=0.5,
         deadline_seconds=3,
         prepared_statements=False,
+        durable_sessions=True,
     )
     assert settings.redis == RedisSettings(
         host="redis.example.org",
@@ -201,6 +203,7 @@ postgres_settings = st.builds(
     connect_timeout_seconds=seconds,
     deadline_seconds=seconds,
     prepared_statements=st.booleans(),
+    durable_sessions=st.booleans(),
 )
 redis_settings = st.builds(
     RedisSettings,

@@ -33,6 +33,7 @@ from settings.reading import PARTS, read, refusal
         ("REDIS_DB", ["-1", "x", "2147483648"]),
         ("REDIS_PREFIX", ["{a}", "a b", "*", "x" * 65]),
         ("DB_PREPARED_STATEMENTS", ["maybe", "2"]),
+        ("DB_DURABLE_SESSIONS", ["maybe", "2"]),
         ("REDIS_TLS", ["maybe", "2"]),
         *(
             (f"{limit}_SECONDS", ["0", "-1", "nan", "inf", "-inf", "1e9", "soon"])

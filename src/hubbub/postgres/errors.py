@@ -170,6 +170,7 @@ UNIQUE_CONSTRAINTS = {
     "hubbub_imports_pkey": "import",
     "hubbub_deletions_pkey": "deletion",
     "hubbub_consumers_pkey": "consumer",
+    "hubbub_sessions_pkey": "session",
 }
 
 # Foreign keys: the thing that does not exist.
@@ -183,6 +184,7 @@ FOREIGN_KEYS = {
     "message_read_receipts_message_id_fkey": "message",
     "message_read_receipts_user_id_fkey": "user",
     "room_events_room_id_fkey": "room",
+    "hubbub_sessions_user_id_fkey": "user",
 }
 
 METADATA: Final = "must be a JSON object of at most 8192 bytes"
@@ -217,6 +219,7 @@ CHECK_CONSTRAINTS = {
     "room_events_kind_check": ("kind", "must be a kind of event that this version knows"),
     "hubbub_imports_digest_check": ("digest", "must be a SHA-256 digest"),
     "hubbub_consumers_part_check": ("part", "must be from 0 to 15"),
+    "hubbub_sessions_id_check": ("id", "must be a SHA-256 digest"),
     "hubbub_imports_lines_check": ("lines", "must be positive"),
 }
 

@@ -18,7 +18,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 TABLES: Final = (
     *("users", "rooms", "messages", "room_users", "message_read_receipts", "room_events"),
-    *("hubbub_imports", "hubbub_deletions", "hubbub_consumers", "hubbub_schema_version"),
+    *("hubbub_imports", "hubbub_deletions", "hubbub_consumers", "hubbub_sessions", "hubbub_schema_version"),
 )
 """The tables of hubbub. Statements name them without their schema, which `Statement.in_schema` puts in front."""
 

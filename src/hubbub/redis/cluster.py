@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import inf
 from typing import Any, Final, NamedTuple
 
 from hubbub.background import BackgroundTask
@@ -139,6 +140,10 @@ class ClusterConnection(Connection):
     @property
     def waiting(self) -> int:
         return super().waiting + len(self._paused) + sum(line.waiting for line in self._lines.values())
+
+    @property
+    def connected_at(self) -> float:
+        return max((line.connected_at for line in self.servers.values()), default=inf)
 
     async def start(self) -> None:
         await super().start()

@@ -21,6 +21,7 @@ import re
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from math import inf
 from threading import get_ident
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
@@ -217,7 +218,7 @@ class RespProtocol(ABC, asyncio.BufferedProtocol):
         self.reader = reader
         self.writable = True
         """Whether the transport takes more. False while its buffer is full, and once the connection is lost."""
-        self.received_at = self._loop.time()
+        self.received_at = self.connected_at = self._loop.time()
         self.lost: asyncio.Future[Unavailable] = self._loop.create_future()
         """Done, with the reason, once the connection is lost."""
 
@@ -314,6 +315,11 @@ class Reconnector(ABC, Generic[P]):
         """The address of the server, empty while there is no connection."""
         protocol = self._protocol
         return protocol.peer if protocol is not None else ""
+
+    @property
+    def connected_at(self) -> float:
+        """When the connection was made, the newest of a cluster, in the time of the loop. `inf` without one."""
+        return inf if self._protocol is None else self._protocol.connected_at
 
     async def start(self) -> None:
         """Connect. Returns after the first attempt and does not raise for its failure: more attempts follow.

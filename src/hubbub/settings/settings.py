@@ -37,8 +37,9 @@ class PostgresSettings:
 
     Size, idle time and connect time of the pool default to 20, 30 s and 2 s, as in the original application.
     `deadline_seconds` bounds a whole operation: waiting for a connection, the query and the release. Turn
-    `prepared_statements` off behind a pooler that assigns a connection per transaction. `sslmode` is that of
-    libpq. `schema` is that of hubbub's tables: it does not depend on the search path of a session.
+    `prepared_statements` off behind a pooler that assigns a connection per transaction. With `durable_sessions`
+    sessions are rows of PostgreSQL, and Redis has copies of them (docs/redis.md). `sslmode` is that of libpq.
+    `schema` is that of hubbub's tables: it does not depend on the search path of a session.
     """
 
     host: str
@@ -56,6 +57,7 @@ class PostgresSettings:
     connect_timeout_seconds: float = 2
     deadline_seconds: float = 10
     prepared_statements: bool = True
+    durable_sessions: bool = False
 
     def __post_init__(self) -> None:
         check(self, POSTGRES)

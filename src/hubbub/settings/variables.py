@@ -211,6 +211,7 @@ POSTGRES: Variables = {
     "DB_CONNECT_TIMEOUT_SECONDS": Variable("connect_timeout_seconds", _seconds, _duration),
     "DB_DEADLINE_SECONDS": Variable("deadline_seconds", _seconds, _duration),
     "DB_PREPARED_STATEMENTS": Variable("prepared_statements", _flag, _yes_or_no),
+    "DB_DURABLE_SESSIONS": Variable("durable_sessions", _flag, _yes_or_no),
 }
 
 REDIS: Variables = {

@@ -58,7 +58,7 @@ NO_KEY: Final = -2
 """The reply of PTTL for a key that does not exist."""
 
 _TOKEN = re.compile("[A-Za-z0-9_-]{47}")
-_ID = re.compile("[0-9a-f]{64}")
+ID = re.compile("[0-9a-f]{64}")
 
 
 class SessionKey(msgspec.Struct, frozen=True, gc=False):
@@ -97,7 +97,7 @@ def index_of(user_id: UUID) -> str:
     return f"session:{{{tag_of(user_id)}}}:user:{user_id}"
 
 
-class _Stored(msgspec.Struct, frozen=True, rename="camel", gc=False):
+class Stored(msgspec.Struct, frozen=True, rename="camel", gc=False):
     seen_at: datetime
     expires_at: datetime
     created_at: datetime
@@ -105,10 +105,10 @@ class _Stored(msgspec.Struct, frozen=True, rename="camel", gc=False):
     data: dict[str, object]
 
 
-_decode_stored = msgspec.json.Decoder(_Stored, strict=False).decode  # not strict: a number may become a time
+_decode_stored = msgspec.json.Decoder(Stored, strict=False).decode  # not strict: a number may become a time
 
 
-def _decode(value: bytes, session_id: str) -> Session | None:
+def decode(value: bytes, session_id: str) -> Session | None:
     try:
         stored = _decode_stored(value)
     except (msgspec.DecodeError, RecursionError):
@@ -214,7 +214,7 @@ return now
         """
         user_id = inputs.uuid("user_id", user_id)
         data = {} if session_data is None else session_data
-        encoded = inputs.json_object("session_data", data, longest_bytes=MAX_DATA_BYTES)
+        encoded = self._encoded("session_data", data)
         token = new_token(tag_of(user_id))
         key = key_of(token)
         now = await self._CREATE(
@@ -229,7 +229,7 @@ return now
         """The session of the token. None, in equal time, if it ended, never existed or the token is malformed."""
         key = key_of(token)
         value = as_optional_bytes(await self._connection.execute("GET", key.name, writes=False))
-        session = None if value is None else _decode(value, key.id)
+        session = None if value is None else decode(value, key.id)
         if session is None or not self._seen_long_ago(session):
             return session
         return session if await self._write_seen(key, session) else None
@@ -268,7 +268,7 @@ return found
         prefix = SessionKey(tag_of(user_id), "").prefix
         found = await self._LIST(self._connection, keys=(index_of(user_id),), args=(prefix, limit))
         pairs = zip(found[::2], found[1::2], strict=True)
-        sessions = [_decode(value, session_id.decode()) for session_id, value in pairs]
+        sessions = [decode(value, session_id.decode()) for session_id, value in pairs]
         return sorted(filter(None, sessions), key=lambda session: session.seen_at, reverse=True)
 
     _UPDATE = Script(
@@ -289,7 +289,7 @@ return true
 
         Neither its user nor its end changes.
         """
-        encoded = inputs.json_object("data", data, longest_bytes=MAX_DATA_BYTES)
+        encoded = self._encoded("data", data)
         return await self._UPDATE(self._connection, keys=(key_of(token).name,), args=(encoded,))
 
     _ROTATE = Script(
@@ -348,7 +348,7 @@ return true
     async def revoke(self, user_id: UUID, session_id: str) -> bool:
         """End the session with this id. False if the user has no such session."""
         user_id = inputs.uuid("user_id", user_id)
-        if not isinstance(session_id, str) or not _ID.fullmatch(session_id):
+        if not isinstance(session_id, str) or not ID.fullmatch(session_id):
             return False
         key = SessionKey(tag_of(user_id), session_id)
         return await self._END(self._connection, keys=(key.name,), args=(key.id, key.prefix, str(user_id)))
@@ -423,6 +423,12 @@ return now
             return False  # it has ended since it was read
         self._clock_offset = now / 1000 - time.monotonic()
         return True
+
+    async def _find_ended(self, names: Sequence[str]) -> set[str]:
+        return await find_ended(self._connection, names)
+
+    def _encoded(self, field: str, data: Mapping[str, object]) -> bytes:
+        return inputs.json_object(field, data, longest_bytes=MAX_DATA_BYTES)
 
     def _seen_long_ago(self, session: Session) -> bool:
         """An estimate that spares most lookups the script. It goes by the time that Redis returned last, because

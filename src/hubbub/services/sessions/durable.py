@@ -1,0 +1,357 @@
+"""Sessions in rows of PostgreSQL, which decide. Most lookups find a copy in Redis and do not ask PostgreSQL.
+
+    session:{<tag>}:row:<id>    a copy for 5 s, or for 60 s empty: the row was changed, ask PostgreSQL
+
+    lookup --copy--> the session               change of the row: COMMIT --> empty copy --> the call returns
+       |                                                                 |
+       +--no copy, or empty--> row --> copy, if there is none            +--Redis does not answer--> 5 s pass
+
+Redis may lose its last writes when it fails over or is restored, and then has copies of sessions that were ended.
+So no copy lives longer than 5 s, and a process believes none that may be older than its connection: after each
+connection it asks PostgreSQL for 5 s. Copies live by the clock of Redis, and rows by that of PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from hubbub import inputs
+from hubbub.errors import Unavailable
+from hubbub.models import Session
+from hubbub.postgres import Executor, Lookup, Statement
+from hubbub.redis import Connection
+from hubbub.redis.replies import as_optional_bytes
+from hubbub.services.sessions.sessions import (
+    ID,
+    SessionKey,
+    SessionService,
+    Stored,
+    decode,
+    key_of,
+    new_token,
+    tag_of,
+)
+
+BELIEVED_SECONDS: Final = 5.0
+"""How long a copy lives: how long a process that reaches another Redis may accept a session that has ended."""
+
+EMPTY_SECONDS: Final = 60.0
+"""How long an empty copy keeps others away: longer than a lookup may take from its row to its copy."""
+
+COPY_WITHIN_SECONDS: Final = 10.0
+"""A lookup that took longer, as in a process that was stopped, makes no copy of what it has read."""
+
+ASK_REDIS_SECONDS: Final = 0.25
+"""How long a lookup waits for a copy. The row decides in any case."""
+
+
+class _Row(msgspec.Struct, frozen=True, gc=False):
+    session: Session
+    ends_in_seconds: float
+    seen_seconds_ago: float
+
+
+def _session(  # noqa: PLR0917 - the columns of `_SESSION`
+    id: bytes, user_id: UUID, data: str, created_at: datetime, seen_at: datetime, expires_at: datetime
+) -> Session:
+    return Session(id.hex(), user_id, msgspec.json.decode(data), created_at, seen_at, expires_at)
+
+
+def _row(  # noqa: PLR0917 - these, and two more
+    id: bytes,
+    user_id: UUID,
+    data: str,
+    created_at: datetime,
+    seen_at: datetime,
+    expires_at: datetime,
+    ends_in_seconds: float,
+    seen_seconds_ago: float,
+) -> _Row:
+    session = _session(id, user_id, data, created_at, seen_at, expires_at)
+    return _Row(session, ends_in_seconds, seen_seconds_ago)
+
+
+def _hex(id: bytes) -> str:
+    return id.hex()
+
+
+def _user(user_id: UUID) -> UUID:
+    return user_id
+
+
+_SESSION: Final = "id, user_id, data::text AS data, created_at, seen_at, expires_at"
+_FOUND: Final = f"""
+        SELECT
+            {_SESSION},
+            extract(epoch FROM ends_at - CURRENT_TIMESTAMP)::float8 AS ends_in_seconds,
+            extract(epoch FROM CURRENT_TIMESTAMP - seen_at)::float8 AS seen_seconds_ago
+        FROM hubbub_sessions
+        WHERE ends_at > CURRENT_TIMESTAMP
+"""
+
+_LIVING = Statement(
+    "sessions.living",
+    _hex,
+    """
+    SELECT id
+    FROM hubbub_sessions
+    WHERE id = ANY($1::bytea[])
+        AND ends_at > CURRENT_TIMESTAMP
+    """,
+)
+
+
+class DurableSessions(SessionService):
+    """`SessionService` with its sessions in PostgreSQL.
+
+    No process accepts a session after the call that ended it has returned, also if Redis loses its data. A process
+    that still reaches a former Redis, which the others do not, may for 5 s.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        connection: Connection,
+        *,
+        life_seconds: float,
+        idle_timeout_seconds: float | None = None,
+    ) -> None:
+        super().__init__(connection, life_seconds=life_seconds, idle_timeout_seconds=idle_timeout_seconds)
+        self._executor = executor
+
+    _INSERT = Statement(
+        "sessions.create",
+        _user,
+        """
+        INSERT INTO hubbub_sessions (id, user_id, expires_at, ends_at, data)
+        VALUES (
+            $1,
+            $2,
+            CURRENT_TIMESTAMP + $3::float8 * interval '1 second',
+            CURRENT_TIMESTAMP + $4::float8 * interval '1 second',
+            $5::text::json
+        )
+        RETURNING user_id
+        """,
+    )
+    _END_SURPLUS = Statement(
+        "sessions.end_surplus",
+        _hex,
+        """
+        DELETE FROM hubbub_sessions
+        WHERE id IN (
+            SELECT id
+            FROM hubbub_sessions
+            WHERE user_id = $1
+            ORDER BY ends_at DESC, id
+            OFFSET $2
+        )
+        RETURNING id
+        """,
+        idempotent=True,
+    )
+
+    async def create_session(self, user_id: UUID, session_data: Mapping[str, object] | None = None) -> str:
+        """As of `SessionService`. Raises: NotFound (the user)."""
+        user_id = inputs.uuid("user_id", user_id)
+        encoded = self._encoded("session_data", {} if session_data is None else session_data)
+        token = new_token(tag_of(user_id))
+        id = bytes.fromhex(key_of(token).id)
+        life, idle = self._life_ms / 1000, self._idle_ms / 1000
+        await self._executor.fetch_all(self._INSERT, id, user_id, life, idle, encoded.decode())
+        surplus = await self._executor.fetch_all(self._END_SURPLUS, user_id, self._max_per_user)
+        if surplus:
+            await self._empty(user_id, surplus)
+        return token
+
+    _GET = Lookup(
+        "sessions.get",
+        _row,
+        f"{_FOUND} AND id = $1",
+        many=Statement("sessions.get_many", _row, f"{_FOUND} AND id = ANY($1::bytea[])"),
+        key_of_args=bytes.hex,
+        key_of_row=lambda row: row.session.id,
+    )
+    _SEE = Statement(
+        "sessions.see",
+        _session,
+        f"""
+        UPDATE hubbub_sessions
+        SET seen_at = CURRENT_TIMESTAMP,
+            ends_at = LEAST(expires_at, CURRENT_TIMESTAMP + $2::float8 * interval '1 second')
+        WHERE id = $1
+            AND ends_at > CURRENT_TIMESTAMP
+        RETURNING {_SESSION}
+        """,
+        idempotent=True,
+    )
+
+    async def get_session(self, token: str) -> Session | None:
+        """As of `SessionService`."""
+        key, since = key_of(token), asyncio.get_running_loop().time()
+        name, id = _copy_of(key), bytes.fromhex(key.id)
+        if since - self._connection.connected_at > BELIEVED_SECONDS:
+            with suppress(Unavailable):
+                ask = self._connection.execute("GET", name, deadline_seconds=ASK_REDIS_SECONDS, writes=False)
+                if copy := as_optional_bytes(await ask):
+                    return decode(copy, key.id)
+        row = await self._executor.look_up(self._GET, id)
+        if row is None:
+            return None
+        session: Session | None = row.session
+        if row.seen_seconds_ago >= self._seen_interval_seconds:
+            session = await self._executor.fetch_one(self._SEE, id, self._idle_ms / 1000)
+        elif asyncio.get_running_loop().time() - since < COPY_WITHIN_SECONDS:
+            await self._copy(name, row)
+        return session
+
+    async def _copy(self, name: str, row: _Row) -> None:
+        session, milliseconds = row.session, round(min(BELIEVED_SECONDS, row.ends_in_seconds) * 1000)
+        times = (session.seen_at, session.expires_at, session.created_at)
+        value = msgspec.json.encode(Stored(*times, session.user_id, dict(session.data)))
+        with suppress(Unavailable):
+            await self._connection.execute(
+                "SET", name, value, "PX", max(milliseconds, 1), "NX", deadline_seconds=ASK_REDIS_SECONDS
+            )
+
+    _LIST_ROWS = Statement(
+        "sessions.list",
+        _session,
+        f"""
+        SELECT {_SESSION}
+        FROM hubbub_sessions
+        WHERE user_id = $1
+            AND ends_at > CURRENT_TIMESTAMP
+        ORDER BY ends_at DESC, id
+        LIMIT $2
+        """,
+    )
+
+    async def list_sessions(self, user_id: UUID, *, limit: int = inputs.PAGE_LIMIT) -> list[Session]:
+        """As of `SessionService`."""
+        user_id, limit = inputs.uuid("user_id", user_id), inputs.limit(limit)
+        found = await self._executor.fetch_all(self._LIST_ROWS, user_id, limit)
+        return sorted(found, key=lambda session: session.seen_at, reverse=True)
+
+    _SET_DATA = Statement(
+        "sessions.set_data",
+        _user,
+        """
+        UPDATE hubbub_sessions
+        SET data = $2::text::json
+        WHERE id = $1
+            AND ends_at > CURRENT_TIMESTAMP
+        RETURNING user_id
+        """,
+        idempotent=True,
+    )
+
+    async def update_data(self, token: str, data: Mapping[str, object]) -> bool:
+        """As of `SessionService`."""
+        encoded, key = self._encoded("data", data), key_of(token)
+        user = await self._executor.fetch_one(self._SET_DATA, bytes.fromhex(key.id), encoded.decode())
+        return await self._empty_one(user, key)
+
+    _SET_ID = Statement(
+        "sessions.set_id",
+        _user,
+        """
+        UPDATE hubbub_sessions
+        SET id = $2
+        WHERE id = $1
+            AND ends_at > CURRENT_TIMESTAMP
+        RETURNING user_id
+        """,
+    )
+
+    async def rotate(self, token: str) -> str | None:
+        """As of `SessionService`."""
+        old = key_of(token)
+        new = new_token(old.tag)
+        old_id, new_id = bytes.fromhex(old.id), bytes.fromhex(key_of(new).id)
+        user_id = await self._executor.fetch_one(self._SET_ID, old_id, new_id)
+        return new if await self._empty_one(user_id, old) else None
+
+    _DELETE = Statement(
+        "sessions.delete",
+        _user,
+        """
+        DELETE FROM hubbub_sessions
+        WHERE id = $1
+            AND user_id = COALESCE($2::uuid, user_id)
+        RETURNING user_id
+        """,
+        idempotent=True,
+    )
+
+    async def delete_session(self, token: str) -> None:
+        """As of `SessionService`."""
+        key = key_of(token)
+        await self._empty_one(await self._executor.fetch_one(self._DELETE, bytes.fromhex(key.id), None), key)
+
+    async def revoke(self, user_id: UUID, session_id: str) -> bool:
+        """As of `SessionService`."""
+        user_id = inputs.uuid("user_id", user_id)
+        if not isinstance(session_id, str) or not ID.fullmatch(session_id):
+            return False
+        found = await self._executor.fetch_one(self._DELETE, bytes.fromhex(session_id), user_id)
+        return await self._empty_one(found, SessionKey(tag_of(user_id), session_id))
+
+    _DELETE_ALL = Statement(
+        "sessions.delete_all",
+        _hex,
+        """
+        DELETE FROM hubbub_sessions
+        WHERE user_id = $1
+            AND id <> $2
+        RETURNING id
+        """,
+        idempotent=True,
+    )
+
+    async def revoke_all(self, user_id: UUID, *, except_token: str | None = None) -> int:
+        """As of `SessionService`."""
+        user_id = inputs.uuid("user_id", user_id)
+        kept = b"" if except_token is None else bytes.fromhex(key_of(except_token).id)
+        ended = await self._executor.fetch_all(self._DELETE_ALL, user_id, kept)
+        await self._empty(user_id, ended)
+        return len(ended)
+
+    async def _find_ended(self, names: Sequence[str]) -> set[str]:
+        """Which of the sessions with these keys of `SessionService` have ended. Raises: Unavailable."""
+        ids = {name: name.rpartition(":")[2] for name in names}
+        living = await self._executor.fetch_all(_LIVING, [bytes.fromhex(id) for id in ids.values()])
+        return {name for name, id in ids.items() if id not in set(living)}
+
+    async def _empty_one(self, user_id: UUID | None, key: SessionKey) -> bool:
+        if user_id is None:
+            return False
+        await self._empty(user_id, [key.id])
+        return True
+
+    async def _empty(self, user_id: UUID, ids: Iterable[str]) -> None:
+        """Have each process ask for these rows, and its feeds for the sessions of the user.
+
+        Returns once no copy of before is believed, whatever Redis does.
+        """
+        tag, milliseconds = tag_of(user_id), round(EMPTY_SECONDS * 1000)
+        commands = [("SET", _copy_of(SessionKey(tag, id)), b"", "PX", milliseconds) for id in ids]
+        announcement = msgspec.json.encode({"from": "sessions", "users": [str(user_id)]})
+        try:
+            outcomes = await self._connection.execute_many([*commands, ("PUBLISH", "memberships", announcement)])
+            is_known = not any(isinstance(outcome, Exception) for outcome in outcomes)
+        except Unavailable:
+            is_known = False
+        if not is_known:
+            await asyncio.sleep(BELIEVED_SECONDS)
+
+
+def _copy_of(key: SessionKey) -> str:
+    return f"{key.prefix}row:{key.id}"

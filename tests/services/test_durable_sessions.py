@@ -1,0 +1,225 @@
+"""Sessions in rows of PostgreSQL, with copies in Redis that may be lost, old or wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from hubbub import Hub, Invalid, NotFound, PostgresSettings, Settings, User
+from hubbub.postgres import Pool, connect
+from hubbub.redis import Connection
+from hubbub.services.sessions import DurableSessions
+from hubbub.services.sessions.durable import BELIEVED_SECONDS, _copy_of
+from hubbub.services.sessions.sessions import key_of
+from redis_server import Server
+from redis_topologies import REPLICATING, Starter, ask
+from waiting import until_it_answers
+
+
+@pytest.fixture
+def sessions(pool: Pool, connection: Connection) -> DurableSessions:
+    believe(connection)
+    return DurableSessions(pool, connection, life_seconds=3_600)
+
+
+def believe(connection: Connection) -> None:
+    """As if the connection had been made long ago."""
+    assert connection._protocol is not None
+    connection._protocol.connected_at -= BELIEVED_SECONDS + 1
+
+
+async def change_rows(settings: PostgresSettings, sql: str) -> None:
+    owner = await connect(settings)
+    await owner.execute(sql)
+    await owner.close()
+
+
+async def copy_of(connection: Connection, token: str) -> object:
+    return await connection.execute("GET", _copy_of(key_of(token)), writes=False)
+
+
+async def test_session_is_found_changed_listed_rotated_and_ended(sessions: DurableSessions, ada: User) -> None:
+    data = {"device": "phone", "text": "\0é", "list": []}
+    token, other = await sessions.create_session(ada.id, data), await sessions.create_session(ada.id)
+    first = await sessions.get_session(token)
+    assert first is not None
+    assert (first.user_id, first.data) == (ada.id, data)
+    assert (first.expires_at - first.created_at).total_seconds() == 3_600
+    assert await sessions.get_session(token) == first  # from the copy
+    assert await sessions.update_data(token, {"device": "tablet"})
+    changed = await sessions.get_session(token)
+    assert changed is not None
+    assert changed.data == {"device": "tablet"}
+    assert {session.id for session in await sessions.list_sessions(ada.id)} == {first.id, key_of(other).id}
+    assert len(await sessions.list_sessions(ada.id, limit=1)) == 1
+
+    newer = await sessions.rotate(token)
+    assert newer is not None
+    assert await sessions.get_session(token) is None
+    assert await sessions.get_session(newer) is not None
+    await sessions.delete_session(newer)
+    await sessions.delete_session(newer)
+    assert await sessions.get_session(newer) is None
+    assert not await sessions.revoke(uuid4(), key_of(other).id)
+    assert not await sessions.revoke(ada.id, "other")
+    assert await sessions.revoke(ada.id, key_of(other).id)
+    assert await sessions.get_session(other) is None
+
+    tokens = [await sessions.create_session(ada.id) for _ in range(3)]
+    assert await sessions.revoke_all(ada.id, except_token=tokens[0]) == 2
+    assert [await sessions.get_session(token) is not None for token in tokens] == [True, False, False]
+    assert await sessions.revoke_all(ada.id) == 1
+
+
+async def test_unknown_tokens_and_users_have_no_session(sessions: DurableSessions) -> None:
+    for token in ("", "0" * 47, "a" * 47):
+        assert await sessions.get_session(token) is None
+        assert await sessions.rotate(token) is None
+        assert not await sessions.update_data(token, {})
+    with pytest.raises(NotFound):
+        await sessions.create_session(uuid4())
+    with pytest.raises(Invalid):
+        await sessions.create_session(uuid4(), {"x": "x" * 5_000})
+
+
+async def test_lookup_asks_postgresql_only_where_no_copy_is_believed(
+    sessions: DurableSessions, connection: Connection, postgres_settings: PostgresSettings, ada: User
+) -> None:
+    token = await sessions.create_session(ada.id)
+    assert await sessions.get_session(token) is not None
+    await change_rows(postgres_settings, "DELETE FROM hubbub_sessions")  # not by hubbub, which empties the copy
+    assert await sessions.get_session(token) is not None
+    connection._protocol.connected_at += BELIEVED_SECONDS + 1  # type: ignore[union-attr]
+    assert await sessions.get_session(token) is None
+    believe(connection)
+    await connection.execute("DEL", _copy_of(key_of(token)))
+    assert await sessions.get_session(token) is None
+
+
+async def test_lookup_that_read_the_row_before_the_revocation_leaves_no_copy(
+    sessions: DurableSessions, connection: Connection, pool: Pool, ada: User
+) -> None:
+    token = await sessions.create_session(ada.id)
+    row = await pool.look_up(DurableSessions._GET, bytes.fromhex(key_of(token).id))
+    assert row is not None
+    await sessions.delete_session(token)
+    await sessions._copy(_copy_of(key_of(token)), row)
+    assert await copy_of(connection, token) == b""
+    assert await sessions.get_session(token) is None
+
+
+@pytest.mark.slow
+async def test_hundred_revoked_sessions_stay_so_on_a_replica_that_missed_it(
+    tmp_path: Path, pool: Pool, ada: User
+) -> None:
+    with Starter(tmp_path) as starter:
+        master = starter.server("master", *REPLICATING)
+        replica = starter.server("replica", *REPLICATING, f"replicaof 127.0.0.1 {master.port}")
+
+        async def copies() -> int:
+            found = await ask(replica, "KEYS", "session:*:row:*")
+            assert isinstance(found, list)
+            return len(found)
+
+        async def is_ready() -> bool:
+            info = await ask(replica, "INFO", "replication")
+            return isinstance(info, bytes) and b"master_link_status:up" in info
+
+        await until_it_answers(is_ready)
+        before = Connection(master.settings)
+        await before.start()
+        believe(before)
+        sessions = DurableSessions(pool, before, life_seconds=3_600)
+        tokens = [await sessions.create_session(ada.id) for _ in range(100)]
+        assert all(await asyncio.gather(*map(sessions.get_session, tokens)))
+        assert await before.execute("WAIT", 1, 10_000) == 1
+        await ask(replica, "REPLICAOF", "NO", "ONE")
+        assert await copies()
+        assert await sessions.revoke_all(ada.id) == 100
+        await before.close()
+        master.kill()
+
+        after = Connection(replica.settings)
+        await after.start()
+        sessions = DurableSessions(pool, after, life_seconds=3_600)
+        assert await asyncio.gather(*map(sessions.get_session, tokens)) == [None] * 100
+
+        async def are_gone() -> bool:
+            return not await copies()
+
+        await until_it_answers(are_gone)
+        believe(after)
+        assert await asyncio.gather(*map(sessions.get_session, tokens)) == [None] * 100
+        await after.close()
+
+
+async def test_sessions_work_without_redis_and_a_revocation_outlasts_the_copies(
+    monkeypatch: pytest.MonkeyPatch, pool: Pool, own_server: Server, ada: User
+) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    connection = Connection(replace(own_server.settings, deadline_seconds=0.1, connect_timeout_seconds=0.1))
+    await connection.start()
+    sessions = DurableSessions(pool, connection, life_seconds=3_600)
+    token = await sessions.create_session(ada.id)
+    own_server.kill()
+    assert await sessions.get_session(token) is not None
+    monkeypatch.setattr("hubbub.services.sessions.durable.asyncio.sleep", sleep)
+    await sessions.delete_session(token)
+    monkeypatch.undo()
+    assert BELIEVED_SECONDS in waited
+    assert await sessions.get_session(token) is None
+    await connection.close()
+
+
+async def test_idle_session_ends_and_a_lookup_prolongs_it_up_to_its_age(
+    pool: Pool, connection: Connection, postgres_settings: PostgresSettings, ada: User
+) -> None:
+    sessions = DurableSessions(pool, connection, life_seconds=3_600, idle_timeout_seconds=600)
+    token, idle = await sessions.create_session(ada.id), await sessions.create_session(ada.id)
+    await change_rows(postgres_settings, "UPDATE hubbub_sessions SET seen_at = seen_at - interval '2 minutes'")
+    seen = await sessions.get_session(token)
+    assert seen is not None
+    assert seen.seen_at > seen.created_at
+    id = key_of(idle).id
+    await change_rows(
+        postgres_settings, f"UPDATE hubbub_sessions SET ends_at = now() WHERE id = decode('{id}', 'hex')"
+    )
+    assert await sessions.get_session(idle) is None
+    assert [session.id for session in await sessions.list_sessions(ada.id)] == [seen.id]
+    names = [key_of(one).name for one in (token, idle)]
+    assert await sessions._find_ended(names) == {names[1]}
+
+
+async def test_one_session_too_many_ends_the_one_that_ends_first(sessions: DurableSessions, ada: User) -> None:
+    sessions._max_per_user = 2
+    tokens = [await sessions.create_session(ada.id) for _ in range(3)]
+    assert [await sessions.get_session(token) is not None for token in tokens] == [False, True, True]
+
+
+async def test_hub_with_the_setting_ends_feeds_at_once_and_cleans_up(settings: Settings, ada: User) -> None:
+    with_rows = replace(settings, postgres=replace(settings.postgres, durable_sessions=True))
+    async with Hub(with_rows) as hub, Hub(with_rows) as elsewhere:
+        token = await hub.sessions.create_session(ada.id)
+        async with elsewhere.follow(ada.id, token=token) as feed:
+            await hub.sessions.revoke_all(ada.id)
+            async with asyncio.timeout(60):
+                assert [event async for event in feed] == []
+        ended, living = await hub.sessions.create_session(ada.id), await hub.sessions.create_session(ada.id)
+        await change_rows(
+            settings.postgres,
+            f"UPDATE hubbub_sessions SET ends_at = now() WHERE id = decode('{key_of(ended).id}', 'hex')",
+        )
+        await hub.maintain()
+        found = await connect(settings.postgres)
+        assert await found.fetchval("SELECT count(*) FROM hubbub_sessions") == 1
+        await found.close()
+        await hub.delete_account(ada.id)
+        assert await elsewhere.sessions.get_session(living) is None
