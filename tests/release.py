@@ -60,10 +60,13 @@ def requirements(wheel: Path) -> Iterator[str]:
 
 
 def find(version: str) -> Path | None:
-    """An interpreter on the PATH, or one of pyenv."""
-    if (found := shutil.which(f"python{version}")) is not None:
-        return Path(found)
-    return next(iter(sorted((Path.home() / ".pyenv/versions").glob(f"{version}.*/bin/python"))), None)
+    """An interpreter of pyenv, or one on the PATH. There it may be a shim of pyenv that runs nothing."""
+    pyenv = sorted((Path.home() / ".pyenv/versions").glob(f"{version}.*/bin/python"))
+    on_path = shutil.which(f"python{version}")
+    for python in [*pyenv, *([Path(on_path)] if on_path else [])]:
+        if subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0:
+            return python
+    return None
 
 
 def try_out(wheel: Path, python: Path, folder: Path, tools: Path, resolution: str) -> str:
