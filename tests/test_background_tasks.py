@@ -13,6 +13,7 @@ import pytest
 import hubbub
 from hubbub import Hub, Settings
 from hubbub.background import BackgroundTask
+from hubbub.postgres.replicas import Replicas
 from hubbub.redis import ClusterConnection, Connection, Subscriptions
 from hubbub.services.presence.column import ColumnCheck
 from reports import reports
@@ -47,6 +48,12 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
         "'renew the lease of a feed'",
         lambda hub: hub.changes.follow(consumer="push")._renewing,
     ),
+    ("postgres/pool.py", "'look for the primary'", lambda hub: hub._pool._connections._looking),
+    (
+        "postgres/replicas.py",
+        "'measure replicas'",
+        lambda hub: Replicas(hub._pool, [], lambda _: 0)._measuring,
+    ),
     ("postgres/pool.py", "'end abandoned transactions'", lambda hub: hub._pool._ending_abandoned),
     (
         "services/feed/signals.py",
@@ -69,6 +76,7 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
 LOOPS_THAT_END = {
     ("batching.py", "_work"): "ends with the batch",
     ("client.py", "_run"): "ends with the block of the client, and the iteration and the commands with it",
+    ("postgres/hosts.py", "_ask"): "ends with the search for the primary",
     ("redis/dialler.py", "_until_gone"): "ends with the connection that it watches",
     ("services/feed/rooms.py", "_read_on"): "ends when the room has no follower behind",
     ("sync.py", "_run"): "ends with the block of a thread, or with the loop",
@@ -125,6 +133,7 @@ async def hub(servers: Settings) -> AsyncIterator[Hub]:
     await hub._subscriptions.start()
     before = asyncio.all_tasks()
     yield hub
+    await hub._pool.close()  # a statement that was cancelled with a task is drained by a task of the pool
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     await hub._subscriptions.close()
     await hub._connection.close()
