@@ -108,7 +108,7 @@ def administrator(hubbub_servers: Settings, servers_folder: Path) -> PostgresSet
 async def servers(
     hubbub_servers: Settings, administrator: PostgresSettings, leak_search: LeakSearch
 ) -> AsyncIterator[Settings]:
-    """PostgreSQL and Valkey that end with the run. Without fsync: what needs it starts its own.
+    """PostgreSQL and Valkey that end with the run. Without fsync: a test that needs it starts its own.
 
     The settings are those of the owner of the database, and of the one Redis user who may do everything.
     """

@@ -30,7 +30,7 @@ asyncio.run(main())
 
 
 def test_reads_of_pages_map_no_memory(settings: Settings) -> None:
-    """In a process of its own: what was freed before decides. Each mapped read of such a page has eight faults."""
+    """In a process of its own, as earlier frees decide. Each mapped read of such a page has eight faults."""
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env=settings.to_env() | {"PATH": ""},

@@ -637,7 +637,7 @@ async def test_unread_messages_are_bounded_in_bytes() -> None:
     for payload in payloads:
         subscription.receive(payload)
     assert await unread(subscription) == [Gap("overflow", 17), *payloads[17:]]
-    for payload in payloads[:3]:  # what was read waits no more
+    for payload in payloads[:3]:  # a payload that was read waits no more
         subscription.receive(payload)
     assert await unread(subscription) == payloads[:3]
     assert subscription.dropped == 17

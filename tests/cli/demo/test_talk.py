@@ -98,7 +98,7 @@ async def test_event_that_a_follower_misses_or_receives_twice_fails_the_check(
         return event
 
     monkeypatch.setattr(Follower, "__anext__", unreliable)
-    loaded.user_count = 4  # who have one follower
+    loaded.user_count = 4  # together they have one follower
     assert failed(await talk.run(loaded)) == {"every event received once, in order"}
 
 

@@ -22,7 +22,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 async def pool(postgres_settings: PostgresSettings) -> AsyncIterator[Pool]:
-    """A pool of the owner of the tables, who may lock them and delete what a restored database has lost."""
+    """A pool of the owner of the tables. It may lock them, and delete rows that a restored database has lost."""
     pool = Pool(postgres_settings)
     await pool.open()
     yield pool
