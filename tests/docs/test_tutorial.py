@@ -19,7 +19,7 @@ from waiting import until_it_answers
 
 pytestmark = pytest.mark.timeout(480)  # an installation, with all cores in use by other tests
 PAGE = ROOT / "docs/tutorial.md"
-SOURCES = ("src", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE")
 
 
 class Reader:
@@ -29,8 +29,10 @@ class Reader:
         self.folder = folder
         clone = folder / "hubbub"
         clone.mkdir()
-        for name in SOURCES:  # without .venv, which pip would copy
-            (clone / name).symlink_to(ROOT / name)
+        for name in SOURCES:
+            shutil.copy(ROOT / name, clone / name)
+        for name in ("src", "examples"):
+            shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
         path = f"{folder / '.venv/bin'}:{os.environ['PATH']}"
         kept = {name: os.environ[name] for name in os.environ if name.startswith(("PIP_", "SSL_", "HOME"))}
         self.env = {**kept, "PATH": path, "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
