@@ -231,9 +231,9 @@ class Hub(Repositories):
     `hubbub.open()` creates and starts a hub. A program with its own life cycle calls `start` and `close` itself.
     All tasks of an event loop may share a hub. The constructor does no I/O.
 
-    Without PostgreSQL every call raises `Unavailable` by its deadline. Without Redis the repositories work as
-    before, presence is unknown, and calls to sessions raise `Unavailable`. A restart is not needed when a server
-    is back.
+    Without PostgreSQL every call that needs it raises `Unavailable` by its deadline. Without Redis the
+    repositories work as before, presence is unknown, and calls to sessions raise `Unavailable`, unless sessions
+    are durable. A restart is not needed when a server is back.
 
     A hub belongs to the process and the event loop that it was started in. In a child process, and in another
     loop, every call raises `Unavailable`, which is not retryable. `close` does nothing in a child process.

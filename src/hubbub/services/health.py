@@ -39,8 +39,8 @@ class Health(Value, frozen=True):
     """Whether PostgreSQL answers and takes changes, as a standby does not. Without it nothing works, so send
     requests elsewhere."""
     degraded: bool
-    """Whether PostgreSQL works and Redis does not. Then there are no sessions and no presence, and events are as
-    late as a heartbeat."""
+    """Whether PostgreSQL works and Redis does not. Then there are no sessions, unless they are durable, and no
+    presence, and events are as late as a heartbeat."""
     postgres: ServerHealth
     redis: ServerHealth
     pool: PoolUse
