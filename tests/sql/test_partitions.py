@@ -39,7 +39,7 @@ EXCEPTIONS: Final = {
     ),
     "of all rooms": ("rooms.public", "rooms.search", "rooms.find_direct", "history.rooms_by_name"),
     "of rooms that a caller lists": (
-        *("log.heads", "memberships.joined_after", "memberships.left_at"),
+        *("log.heads", "memberships.joined_after", "memberships.left_at", "replicas.heads"),
         *("room_users.member_counts", "rooms.get_many"),
     ),
     "of callers that share it, each with a room": (
