@@ -25,7 +25,7 @@ from benchmarks.measuring import (
     compare,
     summary,
 )
-from benchmarks.results import Results, outcomes
+from benchmarks.results import RESULTS, Results, outcomes
 
 PACE = Pace(rounds=3, seconds=0, messages=0, quick=True)
 
@@ -181,6 +181,13 @@ def test_tables_of_a_document_are_between_its_markers() -> None:
     assert "old" not in filled
     assert filled.startswith("before\n<!-- make bench writes: targets -->\n\n|")
     assert filled.endswith("|\n\n<!-- end -->\nafter\n")
+
+
+@pytest.mark.parametrize("document", report.DOCUMENTS, ids=lambda document: document.name)
+def test_tables_of_the_documents_are_those_of_the_results(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert "<!-- make bench writes: " in text
+    assert report.filled(text, Results.read(RESULTS / "results.json")) == text
 
 
 def test_capacity_is_the_peak_rate_times_the_cost_of_one_operation() -> None:
