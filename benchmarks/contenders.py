@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import gc
 import json
 import os
 import pickle
@@ -34,7 +33,7 @@ from benchmarks.measuring import (
     quantiles,
     summary,
 )
-from hubbub import Hub
+from hubbub import Hub, collect_garbage_rarely
 
 # A load, as the process of the contender sees it: it works for this many seconds.
 Window = Callable[[float], Awaitable[Done]]
@@ -172,9 +171,8 @@ async def main() -> None:
             if request["kept"]:
                 kept.extend(done.latencies)
             else:
-                # Objects of the warm-up stay. A collection that scans them would stop all callers.
-                gc.collect()
-                gc.freeze()
+                # As an application of hubbub does, and for the peers in Python as well.
+                collect_garbage_rarely()
             _answer({"operations": done.operations, **summary(done)})
 
 
