@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from benchmarks.measuring import UVLOOP, Comparison
+from benchmarks.measuring import ASYNCIO, UVLOOP, Comparison
 from benchmarks.results import Results
 
 DAILY_USERS = (1_000_000, 100_000_000)
@@ -86,6 +86,8 @@ def costs(results: Results, daily_users: int) -> Iterator[Cost]:
         if cell is None:
             continue
         contender = activity.contender or _largest(cell)
+        if contender not in cell.rounds[0]:  # a run without uvloop
+            contender = ASYNCIO
         rate = median(cell.values("rate", contender))
         per_second = daily_users * activity.per_day * PEAK / DAY_SECONDS
         core_us = results.machine.cores / rate * 1_000_000

@@ -43,13 +43,14 @@ class Run(msgspec.Struct):
     began: str
     """UTC, to the minute."""
     took_seconds: float
-    fdatasync_us: float
+    fdatasync_us: float | None
     """The median of flushes of a page of 8 KiB to the disk of the servers, before the run."""
-    load_before: float
-    load_after: float
+    load_before: float | None
+    load_after: float | None
     """The load average of a minute. The second is mostly the run's own."""
-    others_cores: float
-    """Cores that other programs of the machine kept busy, on average."""
+    others_cores: float | None
+    """Cores that other programs of the machine kept busy, on average. This and the above are None for a run that
+    did not record them."""
     cells: list[str]
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import capacity
+from benchmarks.machine import Run
 from benchmarks.measuring import ASYNCIO, UVLOOP, Comparison, Figures, Pace, Target
 from benchmarks.peers.node import BARE, IOREDIS, ORIGINAL, STRICT
 from benchmarks.results import Outcome, Results, medians, outcomes
@@ -96,11 +97,16 @@ def conditions(results: Results) -> Iterator[str]:
     """The machine, and how busy it was."""
     yield f"`make bench{' ARGS=--quick' if results.pace.quick else ''}` on {results.machine.line()}."
     for run in results.runs:
-        yield (
-            f"- {run.began} UTC, {run.took_seconds / 60:.0f} min: fdatasync "
-            f"{run.fdatasync_us:.0f} us; load average {run.load_before:.1f} before, {run.load_after:.1f} after; "
-            f"other programs took {run.others_cores:.2f} cores ({', '.join(run.cells)})"
-        )
+        yield f"- {run.began} UTC, {run.took_seconds / 60:.0f} min: {_load(run)} ({', '.join(run.cells)})"
+
+
+def _load(run: Run) -> str:
+    if run.fdatasync_us is None:
+        return "5 rounds of 0.8 s, all contenders in one process, conditions not recorded"
+    return (
+        f"fdatasync {run.fdatasync_us:.0f} us; load average {run.load_before:.1f} before, {run.load_after:.1f} "
+        f"after; other programs took {run.others_cores:.2f} cores"
+    )
 
 
 def fill_documents(results: Results, documents: Iterable[Path] = DOCUMENTS) -> None:
