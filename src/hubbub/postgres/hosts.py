@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import Final
 
@@ -92,11 +93,14 @@ class _Search:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
-            for task in tasks:
-                other = None if task.cancelled() or task.exception() is not None else task.result()
-                if other is not None and other is not found:
-                    other.terminate()
+            try:
+                await asyncio.wait(tasks)
+            except asyncio.CancelledError:
+                found = None
+                raise
+            finally:
+                for task in tasks:
+                    task.add_done_callback(partial(_terminate_other, found))
         if found is None:
             raise self._no_primary()
         return found
@@ -166,3 +170,9 @@ async def connect(
 ) -> Connection:
     """A connection outside of any pool, as `Hosts.connect` opens it."""
     return await Hosts(settings).connect(within_seconds=within_seconds, server_settings=server_settings)
+
+
+def _terminate_other(found: Connection | None, task: asyncio.Task[Connection | None]) -> None:
+    other = None if task.cancelled() or task.exception() is not None else task.result()
+    if other is not None and other is not found:
+        other.terminate()

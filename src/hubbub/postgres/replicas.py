@@ -5,7 +5,7 @@ A replica:
     away --it has what the primary had a second ago--> measured --again--> in service
       ^                                                   |                    |
       +---------------------------------------------------+--------------------+
-        it lags, fails, takes 0.5 s for a read, is promoted, or was not measured for 3 s
+        it lags, fails, takes 0.5 s for a read, is promoted, or was last known to have all 4 s ago
 
 A replica in service is at most `LAG_SECONDS` behind. Within that, a read of a room carries the least `last_seq`
 that will do: that of what this process has committed, received and read. It is a condition of the statement, so
@@ -22,7 +22,16 @@ from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from hubbub.background import BackgroundTask
-from hubbub.commits import Commits, MessagesSent, RoomRewound, RoomTouched
+from hubbub.commits import (
+    Commits,
+    MembersJoined,
+    MessagesSent,
+    ReadMarkMoved,
+    RoomRewound,
+    RoomTouched,
+    UserChanged,
+    UserDeleted,
+)
 from hubbub.errors import HubbubError
 from hubbub.postgres.connection import now
 from hubbub.postgres.executor import Executor
@@ -35,7 +44,7 @@ MEASURE_SECONDS: Final = 1.0
 """The pause between two measurements of all replicas: three small statements, one of them on the primary."""
 
 LAG_SECONDS: Final = 4.0
-"""How old the state of a replica in service can be: the second that it may lag, and three without measurement."""
+"""How old the state of a replica in service can be: it is left when it was last known to have all so long ago."""
 
 KEPT_SECONDS: Final = 2 * LAG_SECONDS
 
@@ -68,13 +77,18 @@ _REPLAYED: Final = Statement(
 )
 
 
+class _Unknown:
+    """A room with an entry whose seq is not known, which is at least `least`."""
+
+    def __init__(self) -> None:
+        self.least = 0
+
+
 class _Replica:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.measurements = 0
         """Good ones in a row."""
-        self.measured = 0.0
-        """When it was measured last, by the event loop."""
         self.replayed = 0
         """Bytes of the log of the primary."""
         self.has_all_until = 0.0
@@ -82,7 +96,7 @@ class _Replica:
 
     @property
     def is_in_service(self) -> bool:
-        return self.measurements > 1 and now() - self.measured < LAG_SECONDS - MEASURE_SECONDS
+        return self.measurements > 1 and now() - self.has_all_until < LAG_SECONDS
 
     def leave(self) -> None:
         self.measurements = 0
@@ -97,11 +111,14 @@ class Replicas:
         self._followed_seq = followed_seq
         self._replicas = [_Replica(pool) for pool in replicas]
         self._turn = 0
-        self._seqs: dict[UUID, int | object] = {}
-        """The least `last_seq` of each room that this process knows of; an object where it is not known."""
-        self._earlier_seqs: dict[UUID, int | object] = {}
+        self._seqs: dict[UUID, int | _Unknown] = {}
+        """The least `last_seq` of each room that this process knows of."""
+        self._earlier_seqs: dict[UUID, int | _Unknown] = {}
         self._changed = 0.0
-        """When this process committed a change last."""
+        """When this process committed a change of a room last, or deleted a user."""
+        self._changed_users = 0.0
+        """When it committed a change of a user or a mark last."""
+        self._deleted_user = 0.0
         self._forgot = 0.0
         self._written: tuple[float, int] | None = None
         """How far the log of the primary was at a time."""
@@ -111,6 +128,10 @@ class Replicas:
         commits.on(MessagesSent, self._sent)
         commits.on(RoomTouched, self._touched)
         commits.on(RoomRewound, self._touched)
+        commits.on(MembersJoined, self._joined)
+        commits.on(UserChanged, self._user_changed)
+        commits.on(ReadMarkMoved, self._user_changed)
+        commits.on(UserDeleted, self._user_deleted)
 
     def start(self) -> None:
         self._measuring.start()
@@ -140,7 +161,7 @@ class Replicas:
         if not any(replica.measurements for replica in self._replicas):
             return await on_primary()
         least = self._seqs.get(room_id) or self._earlier_seqs.get(room_id, 0)
-        if isinstance(least, int) and (replica := self._next()) is not None:
+        if isinstance(least, int) and (replica := self._next(self._deleted_user)) is not None:
             try:
                 least = max(least, seen, self._followed_seq(room_id))
                 found = await on_replica(replica.pool, least, min(deadline, now() + READ_SECONDS))
@@ -150,9 +171,11 @@ class Replicas:
                 if found is not None:
                     self._reached(room_id, found[0])
                     return found[1]
-        mark = self._seqs[room_id] = object()
+        mark = self._seqs.get(room_id)
+        if not isinstance(mark, _Unknown):
+            mark = self._seqs[room_id] = _Unknown()
         result = await on_primary()
-        await self._note_head(room_id, mark)
+        await self._note_head(room_id, mark, deadline)
         return result
 
     async def read(self, on_replica: Callable[[Executor, float], Awaitable[T]]) -> T | None:
@@ -168,7 +191,7 @@ class Replicas:
 
     async def pool(self) -> Pool:
         """That of a replica which answers and has all changes of this process, or else that of the primary."""
-        replica = self._next(self._changed)
+        replica = self._next(max(self._changed, self._changed_users))
         if replica is not None:
             try:
                 if await replica.pool.fetch_one(_REPLAYED, deadline=now() + READ_SECONDS) is not None:
@@ -193,21 +216,37 @@ class Replicas:
 
     def _reached(self, room_id: UUID, seq: int) -> None:
         known = self._seqs.get(room_id) or self._earlier_seqs.get(room_id, 0)
-        if isinstance(known, int):
+        if isinstance(known, _Unknown):
+            known.least = max(known.least, seq)
+        else:
             self._seqs[room_id] = max(known, seq)
 
     def _touched(self, change: RoomTouched | RoomRewound) -> None:
         self._changed = now()
-        self._seqs[change.room_id] = object()
+        self._seqs[change.room_id] = _Unknown()
 
-    async def _note_head(self, room_id: UUID, mark: object) -> None:
+    def _joined(self, _: MembersJoined) -> None:
+        self._changed = now()
+
+    def _user_changed(self, _: UserChanged | ReadMarkMoved) -> None:
+        self._changed_users = now()
+
+    def _user_deleted(self, _: UserDeleted) -> None:
+        self._changed = self._deleted_user = now()
+
+    async def _note_head(self, room_id: UUID, mark: _Unknown, deadline: float) -> None:
         """Note the seq of a room, unless it has changed meanwhile."""
         try:
-            head = await self._primary.look_up(_HEAD, room_id)
-        except HubbubError:
+            async with asyncio.timeout_at(deadline):
+                head = await self._primary.look_up(_HEAD, room_id)
+        except (HubbubError, TimeoutError):
             return
-        if head is not None and self._seqs.get(room_id) is mark:
-            self._seqs[room_id] = head.last_seq
+        if head is None:
+            return
+        if self._seqs.get(room_id) is mark:
+            self._seqs[room_id] = max(head.last_seq, mark.least)
+        else:
+            self._reached(room_id, head.last_seq)
 
     async def _measure(self) -> float:
         asked = now()
@@ -234,5 +273,4 @@ class Replicas:
             replica.leave()
             return
         replica.has_all_until = asked if replayed >= written else before[0]
-        replica.measured = now()
         replica.measurements += 1

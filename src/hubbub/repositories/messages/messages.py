@@ -611,13 +611,15 @@ class Messages(Repository):
         cursor = self._BY_AUTHOR_CURSOR
         newest = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
         created_at, message_id = newest if after is None else cursor.decode(user_id, after)
-        messages = None
+        messages, deadline = None, self._executor.deadline()
         if self._replicas is not None:
             messages = await self._replicas.read(
                 lambda executor, by: executor.fetch_all(
-                    self._BY_AUTHOR, user_id, created_at, message_id, limit + 1, deadline=by
+                    self._BY_AUTHOR, user_id, created_at, message_id, limit + 1, deadline=min(by, deadline)
                 )
             )
         if messages is None:
-            messages = await self._executor.fetch_all(self._BY_AUTHOR, user_id, created_at, message_id, limit + 1)
+            messages = await self._executor.fetch_all(
+                self._BY_AUTHOR, user_id, created_at, message_id, limit + 1, deadline=deadline
+            )
         return cursor.page(user_id, messages, limit, lambda message: (message.created_at, message.id))
