@@ -165,14 +165,16 @@ async def test_direct_room_with_another_id_is_found(hub: Hub, pool: Pool, ada: U
     assert (await hub.rooms.direct(bob.id, ada.id)).id == room.id
 
 
-async def test_direct_room_whose_id_is_taken_has_another(hub: Hub, ada: User, bob: User) -> None:
-    taken = await hub.rooms.create(
-        "of the application", created_by=ada.id, id=direct_id(direct_key(ada.id, bob.id))
-    )
+async def test_direct_room_whose_id_is_taken_has_another(hub: Hub, pool: Pool, ada: User, bob: User) -> None:
+    taken = direct_id(direct_key(ada.id, bob.id))
+    with pytest.raises(Invalid):
+        await hub.rooms.create("of a stranger", created_by=ada.id, id=taken)
+    insert = Statement("test.room", int, "INSERT INTO rooms (id, name, created_by) VALUES ($1, 'other', $2)")
+    await pool.execute(insert, taken, ada.id)
     rooms = await asyncio.gather(*(hub.rooms.direct(ada.id, bob.id) for _ in range(4)))
     assert rooms.count(rooms[0]) == 4
     assert rooms[0].is_direct
-    assert rooms[0].id != taken.id
+    assert rooms[0].id != taken
 
 
 async def test_direct_room_is_found_in_a_transaction_that_raced_for_it(hub: Hub, ada: User, bob: User) -> None:

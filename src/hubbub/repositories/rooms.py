@@ -132,12 +132,16 @@ class Rooms(Repository):
         None for as long as the room has at most 50 members. Which members have read a message is known either way
         (`receipts.who_read`). `metadata` is a JSON object of the application's, of at most 8 KiB.
 
+        `id` may be of any version but 8, as the ids of direct rooms are.
         Raises: NotFound (no such creator), Conflict (the id is taken).
         """
         created_by = inputs.uuid("created_by", created_by)
+        room_id = uuid7() if id is None else inputs.uuid("id", id)
+        if room_id.version == 8:  # or it could be that of a pair, whose id can be computed
+            raise Invalid("id", "must not be a UUIDv8, as the ids of direct rooms are")
         room = await self._executor.fetch_one(
             self._CREATE,
-            uuid7() if id is None else inputs.uuid("id", id),
+            room_id,
             inputs.text("name", name, longest=inputs.ROOM_NAME_LENGTH),
             _description(description),
             inputs.flag("is_private", is_private),
