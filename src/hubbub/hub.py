@@ -639,8 +639,8 @@ class Hub(Repositories):
     async def change_password(self, user_id: UUID, password: str, *, keep_token: str | None = None) -> None:
         """Set a password of 1 to 72 bytes, and end all sessions of the account except that of `keep_token`.
 
-        The caller checks that the user may do so, by `authenticate` or by a link in an email. If Redis cannot end
-        the sessions, the password has been changed. Call it again to end them.
+        The caller checks that the user may do so, by `authenticate` or by a link in an email. If the
+        sessions cannot be ended, the password has been changed. Call it again to end them.
 
         Raises: NotFound, Unavailable (also after the password was changed).
         """
@@ -651,7 +651,7 @@ class Hub(Repositories):
     async def delete_account(self, user_id: UUID) -> None:
         """End all sessions of the user, and delete the account as `users.delete` does.
 
-        If Redis cannot end the sessions, the account is not deleted.
+        If the sessions cannot be ended, the account is not deleted.
 
         Raises: NotFound.
         """

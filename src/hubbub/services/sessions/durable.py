@@ -4,7 +4,7 @@
 
     lookup --copy--> the session               change of the row: COMMIT --> empty copy --> the call returns
        |                                                                 |
-       +--no copy, or empty--> row --> copy, if there is none            +--Redis does not answer--> 5 s pass
+       +--no copy, or empty--> row --> copy, if there is none            +--Redis does not answer--> 6 s pass
 
 Redis may lose its last writes when it fails over or is restored, and then has copies of sessions that were ended.
 So no copy lives longer than 5 s, and a process believes none that may be older than its connection: after each
@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from math import inf
 from typing import Final
 from uuid import UUID
 
@@ -45,11 +46,14 @@ BELIEVED_SECONDS: Final = 5.0
 EMPTY_SECONDS: Final = 60.0
 """How long an empty copy keeps others away: longer than a lookup may take from its row to its copy."""
 
-COPY_WITHIN_SECONDS: Final = 10.0
+COPY_WITHIN_SECONDS: Final = 1.0
 """A lookup that took longer, as in a process that was stopped, makes no copy of what it has read."""
 
 ASK_REDIS_SECONDS: Final = 0.25
 """How long a lookup waits for a copy. The row decides in any case."""
+
+EMPTY_WITHIN_SECONDS: Final = 1.0
+"""How long a call that ends sessions waits for Redis, before it waits for the end of the copies."""
 
 
 class _Row(msgspec.Struct, frozen=True, gc=False):
@@ -80,6 +84,10 @@ def _row(  # noqa: PLR0917 - these, and two more
 
 def _hex(id: bytes) -> str:
     return id.hex()
+
+
+def _ended(id: bytes, lived: bool) -> tuple[str, bool]:
+    return id.hex(), lived
 
 
 def _user(user_id: UUID) -> UUID:
@@ -195,12 +203,15 @@ class DurableSessions(SessionService):
 
     async def get_session(self, token: str) -> Session | None:
         """As of `SessionService`."""
-        key, since = key_of(token), asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        key, since = key_of(token), loop.time()
         name, id = _copy_of(key), bytes.fromhex(key.id)
         if since - self._connection.connected_at > BELIEVED_SECONDS:
             with suppress(Unavailable):
                 ask = self._connection.execute("GET", name, deadline_seconds=ASK_REDIS_SECONDS, writes=False)
-                if copy := as_optional_bytes(await ask):
+                copy = as_optional_bytes(await ask)
+                # A newer connection may have answered.
+                if copy and since - self._connection.connected_at > BELIEVED_SECONDS:
                     return decode(copy, key.id)
         row = await self._executor.look_up(self._GET, id)
         if row is None:
@@ -208,12 +219,14 @@ class DurableSessions(SessionService):
         session: Session | None = row.session
         if row.seen_seconds_ago >= self._seen_interval_seconds:
             session = await self._executor.fetch_one(self._SEE, id, self._idle_ms / 1000)
-        elif asyncio.get_running_loop().time() - since < COPY_WITHIN_SECONDS:
+        elif self._connection.connected_at < inf and loop.time() - since < COPY_WITHIN_SECONDS:
             await self._copy(name, row)
         return session
 
     async def _copy(self, name: str, row: _Row) -> None:
-        session, milliseconds = row.session, round(min(BELIEVED_SECONDS, row.ends_in_seconds) * 1000)
+        # A lookup that finds it prolongs nothing, so it ends before the row is to note the next one.
+        not_seen = self._seen_interval_seconds - row.seen_seconds_ago
+        session, milliseconds = row.session, round(min(BELIEVED_SECONDS, not_seen, row.ends_in_seconds) * 1000)
         times = (session.seen_at, session.expires_at, session.created_at)
         value = msgspec.json.encode(Stored(*times, session.user_id, dict(session.data)))
         with suppress(Unavailable):
@@ -279,11 +292,13 @@ class DurableSessions(SessionService):
         user_id = await self._executor.fetch_one(self._SET_ID, old_id, new_id)
         return new if await self._empty_one(user_id, old) else None
 
-    _DELETE = Statement(
-        "sessions.delete",
+    # The row stays until `hub.maintain`, so that a repetition empties the copy that a lost answer left.
+    _END_ROW = Statement(
+        "sessions.end",
         _user,
         """
-        DELETE FROM hubbub_sessions
+        UPDATE hubbub_sessions
+        SET ends_at = '-infinity'
         WHERE id = $1
             AND user_id = COALESCE($2::uuid, user_id)
         RETURNING user_id
@@ -294,24 +309,32 @@ class DurableSessions(SessionService):
     async def delete_session(self, token: str) -> None:
         """As of `SessionService`."""
         key = key_of(token)
-        await self._empty_one(await self._executor.fetch_one(self._DELETE, bytes.fromhex(key.id), None), key)
+        await self._empty_one(await self._executor.fetch_one(self._END_ROW, bytes.fromhex(key.id), None), key)
 
     async def revoke(self, user_id: UUID, session_id: str) -> bool:
         """As of `SessionService`."""
         user_id = inputs.uuid("user_id", user_id)
         if not isinstance(session_id, str) or not ID.fullmatch(session_id):
             return False
-        found = await self._executor.fetch_one(self._DELETE, bytes.fromhex(session_id), user_id)
+        found = await self._executor.fetch_one(self._END_ROW, bytes.fromhex(session_id), user_id)
         return await self._empty_one(found, SessionKey(tag_of(user_id), session_id))
 
-    _DELETE_ALL = Statement(
-        "sessions.delete_all",
-        _hex,
+    _END_ALL_ROWS = Statement(
+        "sessions.end_all",
+        _ended,
         """
-        DELETE FROM hubbub_sessions
-        WHERE user_id = $1
-            AND id <> $2
-        RETURNING id
+        WITH found AS (
+            SELECT id, ends_at > CURRENT_TIMESTAMP AS lived
+            FROM hubbub_sessions
+            WHERE user_id = $1
+                AND id <> $2
+            FOR UPDATE
+        )
+        UPDATE hubbub_sessions
+        SET ends_at = '-infinity'
+        FROM found
+        WHERE hubbub_sessions.id = found.id
+        RETURNING hubbub_sessions.id, found.lived
         """,
         idempotent=True,
     )
@@ -320,15 +343,15 @@ class DurableSessions(SessionService):
         """As of `SessionService`."""
         user_id = inputs.uuid("user_id", user_id)
         kept = b"" if except_token is None else bytes.fromhex(key_of(except_token).id)
-        ended = await self._executor.fetch_all(self._DELETE_ALL, user_id, kept)
-        await self._empty(user_id, ended)
-        return len(ended)
+        ended = await self._executor.fetch_all(self._END_ALL_ROWS, user_id, kept)
+        await self._empty(user_id, [id for id, _ in ended])
+        return sum(lived for _, lived in ended)
 
     async def _find_ended(self, names: Sequence[str]) -> set[str]:
         """Which of the sessions with these keys of `SessionService` have ended. Raises: Unavailable."""
         ids = {name: name.rpartition(":")[2] for name in names}
-        living = await self._executor.fetch_all(_LIVING, [bytes.fromhex(id) for id in ids.values()])
-        return {name for name, id in ids.items() if id not in set(living)}
+        living = set(await self._executor.fetch_all(_LIVING, [bytes.fromhex(id) for id in ids.values()]))
+        return {name for name, id in ids.items() if id not in living}
 
     async def _empty_one(self, user_id: UUID | None, key: SessionKey) -> bool:
         if user_id is None:
@@ -345,12 +368,15 @@ class DurableSessions(SessionService):
         commands = [("SET", _copy_of(SessionKey(tag, id)), b"", "PX", milliseconds) for id in ids]
         announcement = msgspec.json.encode({"from": "sessions", "users": [str(user_id)]})
         try:
-            outcomes = await self._connection.execute_many([*commands, ("PUBLISH", "memberships", announcement)])
+            outcomes = await self._connection.execute_many(
+                [*commands, ("PUBLISH", "memberships", announcement)], deadline_seconds=EMPTY_WITHIN_SECONDS
+            )
             is_known = not any(isinstance(outcome, Exception) for outcome in outcomes)
         except Unavailable:
             is_known = False
-        if not is_known:
-            await asyncio.sleep(BELIEVED_SECONDS)
+        if not is_known and commands:
+            # Also the copy of a lookup that read its row before.
+            await asyncio.sleep(BELIEVED_SECONDS + COPY_WITHIN_SECONDS + ASK_REDIS_SECONDS)
 
 
 def _copy_of(key: SessionKey) -> str:
