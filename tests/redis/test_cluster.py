@@ -263,8 +263,13 @@ async def test_failover_of_a_primary_loses_no_session_and_no_subscription(
 
         await until_it_answers(is_delivered)
         await until_it_answers(all_answer)
-        outcomes = await connection.execute_many([("SET", key, "new") for key in keys])
-        assert outcomes == [b"OK"] * len(keys)
+
+        async def all_are_set() -> bool:
+            with suppress(Unavailable):  # Redis 6.2 holds writes that the former primary is sent for some seconds
+                return await connection.execute_many([("SET", key, "new") for key in keys]) == [b"OK"] * len(keys)
+            return False
+
+        await until_it_answers(all_are_set)
 
 
 async def test_node_that_was_taken_out_of_the_cluster_is_left(own_cluster: Cluster) -> None:

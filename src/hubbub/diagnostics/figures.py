@@ -287,7 +287,8 @@ async def _sessions(connection: Connection, prefix: str) -> Sessions:
         next_cursor, keys = as_list(await connection.execute("SCAN", cursor, "COUNT", KEYS_PER_SCAN))
         cursor, found = as_bytes(next_cursor), as_bytes_list(keys)
         looked_at += len(found)
-        sessions += sum(key.startswith(session) and b"}:user:" not in key for key in found)
+        own = [key for key in found if key.startswith(session)]
+        sessions += sum(b"}:user:" not in key and b"}:row:" not in key for key in own)
         if cursor == b"0":
             return Sessions(sessions, is_exact=True)
     total = as_int(await connection.execute("DBSIZE"))

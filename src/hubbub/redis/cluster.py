@@ -151,6 +151,7 @@ class ClusterConnection(Connection):
         await self._first_reading_ended.wait()
 
     async def close(self) -> None:
+        self._closed = True  # no reply makes a further connection
         await self._reading.close()
         self._first_reading_ended.set()
         self._pause_timer.cancel()
@@ -209,15 +210,16 @@ class ClusterConnection(Connection):
         for slots, [primary, *_] in shards_in(reply, asked.peer):
             owners[slots] = [self._line_to(primary)] * (slots.stop - slots.start)
         self._owners = owners
-        owning = set(owners)
+        owning, ended = set(owners), []
         for line in [line for line in self._lines.values() if line not in owning]:
             for call in line.take_unwritten():
                 self._send(self, call)
             # What the former primary of a planned failover was sent, it refuses at once. One that hangs does not.
             if line.is_retired or not line.waiting:
                 del self._lines[line.address]
-                await line.close()
+                ended.append(line)
             line.is_retired = True
+        await asyncio.gather(*[line.close() for line in ended])
 
     def _line_to(self, address: Address) -> Line:
         line = self._lines.get(address)
@@ -253,6 +255,9 @@ class ClusterConnection(Connection):
             if code == "MOVED" and attempts == 0:
                 self._send(named, again)
                 return True
+        if len(self._paused) >= self._max_waiting:
+            call.fail(Unavailable("redis", f"too many commands are waiting (at most {self._max_waiting})"))
+            return True
         now = asyncio.get_running_loop().time()
         self._paused.append(Paused(now + PAUSE_SECONDS, target, again, refusal))
         self._pause_timer.request(now + PAUSE_SECONDS, now)

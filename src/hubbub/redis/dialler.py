@@ -112,10 +112,14 @@ class Sentinels(Dialler):
     async def _until_moved(self, address: Address) -> str:
         for sentinel in cycle(self._settings.addresses):
             await asyncio.sleep(WATCH_SECONDS)
-            answer = await self._ask(sentinel, "hubbub-redis-watch")
-            # One that was cut off may name an older master. All are asked before the next connection.
-            if isinstance(answer, Master) and answer.address != address:
-                return f"a Sentinel names {answer.address} as the master"
+            with suppress(TimeoutError, Unavailable):
+                async with asyncio.timeout(WATCH_SECONDS):
+                    answer = await self._ask(sentinel, "hubbub-redis-watch")
+                if isinstance(answer, Master) and answer.address != address:
+                    # One that was cut off may name an older master: the newest that any of them knows counts.
+                    newest = await self.find("hubbub-redis-watch")
+                    if newest != address:
+                        return f"the Sentinels name {newest} as the master"
         raise AssertionError
 
     async def _ask(self, sentinel: Address, client_name: str) -> Master | Unavailable:
@@ -196,7 +200,9 @@ class AnyNode(Dialler):
         nodes = self._known = {node for shard in shards for node in shard.nodes}
         new = sorted(nodes.difference(self._nodes))
         random.shuffle(new)
-        self._nodes = [*new, *[node for node in self._nodes if node in nodes or node in self._seeds]]
+        kept = [node for node in self._nodes if node in nodes]
+        # The last resort: a seed may be a name of a node, or be no node any more.
+        self._nodes = [*new, *kept, *[seed for seed in self._seeds if seed not in nodes]]
 
 
 class Shard(NamedTuple):
@@ -208,7 +214,7 @@ class Shard(NamedTuple):
 
 def shards_in(reply: object, asked: str) -> list[Shard]:
     """The shards in the reply to CLUSTER SLOTS. The host of one that does not know it is `asked`."""
-    if not isinstance(reply, list):
+    if not isinstance(reply, list) or not reply:  # one that was reset knows no slots
         raise ConnectionError("it does not say which slots its cluster has")
     return [
         Shard(slice(first, last + 1), [Address((node[0] or b"").decode() or asked, node[1]) for node in nodes])

@@ -53,9 +53,11 @@ async def probe(pool: Pool, connection: Connection, subscriptions: Subscriptions
         if await pool.fetch_one(_PING, deadline=asyncio.get_running_loop().time() + seconds):
             raise Unavailable("postgresql", READ_ONLY)
 
+    async def ping(server: Connection) -> None:
+        await server.execute("PING", deadline_seconds=seconds)
+
     async def ask_redis() -> None:
-        servers = connection.servers.values() or [connection]
-        await asyncio.gather(*[server.execute("PING", deadline_seconds=seconds) for server in servers])
+        await asyncio.gather(*map(ping, connection.servers.values() or [connection]))
         if subscriptions.trouble is not None:
             raise subscriptions.trouble.for_another()
 
