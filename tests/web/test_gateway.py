@@ -10,6 +10,7 @@ import pytest
 from hubbub import Hub, Room, User, new_id
 from hubbub.positions import fingerprints, page_of
 from hubbub.web import Gateway
+from hubbub.web.sockets import MAX_FRAMES
 from web.serving import Client, serving
 
 
@@ -140,3 +141,17 @@ async def test_forged_pages_cost_one_question(port: int, token: str, room: Room)
         await client.send({"type": "positions", "positions": {}})
         assert (await client.next("ready"))["resumed"]
         assert (await client.next("member_joined"))["room_id"] == str(room.id)
+
+
+async def test_positions_are_read_after_the_login(port: int) -> None:
+    async with Client(port, "a" * 47) as client:
+        await client.send({"type": "hello", "token": "a" * 47, "positions": {}, "more": True})
+        assert await client.closed() == 4401
+
+
+async def test_positions_without_an_end_are_refused(port: int, token: str) -> None:
+    async with Client(port, token) as client:
+        await client.send({"type": "hello", "token": token, "positions": {}, "more": True})
+        for _ in range(MAX_FRAMES):
+            await client.send({"type": "positions", "positions": {}, "more": True})
+        assert await client.closed() == 4400

@@ -96,7 +96,10 @@ class Durations:
 
 def percentile(counts: Mapping[int, int], share: float) -> float | None:
     """The duration in seconds within which this share of them ended; None without any."""
-    left = share * sum(counts.values())
+    total = sum(counts.values())
+    if not total:
+        return None
+    left = share * total
     for bucket in sorted(counts):
         left -= counts[bucket]
         if left <= 0:

@@ -241,6 +241,8 @@ class Connection(ABC):
             self.code = code
             if self._follower is not None:
                 self._follower.close()
+            elif self._receiving is not None:  # its positions
+                self._receiving.reschedule(0)
 
     def abort(self, code: int) -> None:
         """End it without a word, as the client does not read."""

@@ -149,8 +149,11 @@ class Gateway:
         return None if session is None else Identity(session.user_id, token)
 
     async def are_banned(self, user_ids: Collection[UUID]) -> Collection[UUID]:
-        """Those of the users who must not come in. Raises: what `banned` raises."""
-        return () if self._banned is None else await _value(self._banned(user_ids))
+        """Those of the users who must not come in. Raises: TypeError (`banned` does not return ids)."""
+        found = () if self._banned is None else await _value(self._banned(user_ids))
+        if any(not isinstance(one, UUID) for one in found):
+            raise TypeError("`banned` must return ids of hubbub's users, each a UUID")
+        return found
 
     def token(self, user_id: UUID, *, seconds: float = 900) -> str:
         """A signed token for `hello` and bearers: who the user is, for so many seconds. It cannot be revoked.
@@ -269,9 +272,12 @@ class Gateway:
     async def _end_banned(self) -> None:
         """End the connections of users who were banned. After an error the next sweep asks again."""
         user_ids = list(self._connections)
-        with ReportErrors("finding out which users are banned"):
-            for start in range(0, len(user_ids), USERS_PER_CALL):
-                for user_id in await self.are_banned(user_ids[start : start + USERS_PER_CALL]):
+        for start in range(0, len(user_ids), USERS_PER_CALL):
+            # One that fails or hangs must not keep the others open.
+            with ReportErrors("finding out which users are banned"):
+                async with asyncio.timeout(BLOCKED_SECONDS):
+                    found = await self.are_banned(user_ids[start : start + USERS_PER_CALL])
+                for user_id in found:
                     for connection in tuple(self._connections.get(user_id, ())):
                         connection.close(4403)
 

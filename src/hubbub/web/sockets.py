@@ -31,6 +31,8 @@ F = TypeVar("F", bound=frames.Frame)
 HELLO_SECONDS: Final = 10.0
 MAX_ROOMS: Final = 10_000
 """Positions of one client: as many as `hub.follow` takes."""
+MAX_FRAMES: Final = 200
+"""Frames of positions of one client: ten times as many as the clients of hubbub send for `MAX_ROOMS`."""
 
 _decode_hello = msgspec.json.Decoder(frames.Hello)
 _decode_positions = msgspec.json.Decoder(frames.Positions)
@@ -79,12 +81,9 @@ class Sockets:
         await send({"type": "websocket.close", "code": code, "reason": frames.REASONS[code]})
 
     async def _hello(self, request: HTTPConnection, receive: Receive, send: Send) -> Socket:
-        """A client that has said who it is. Raises: _Gone, _Refused, OSError."""
+        """A client that has said who it is. Raises: _Gone, _Refused."""
         try:
             hello = _decode(frames.Hello, _decode_hello, await _text(receive))
-            positions = hello.positions
-            if hello.more:
-                positions = await _positions(receive, positions or {})
         except (Invalid, frames.NotAFrame) as error:
             raise _Refused(4400) from error
         hub = self._gateway.hub_of(request)
@@ -102,50 +101,22 @@ class Sockets:
                 code = 1013
         if identity is None:
             raise _Refused(code)
-        if hello.pages is not None:
-            positions = await self._find_positions(hub, identity.user_id, hello.pages, receive, send)
         connection = Socket(self._gateway, hub, identity, hello.device, receive, send)
-        connection.positions = positions
+        connection.positions, connection.more, connection.pages = hello.positions, hello.more, hello.pages
         return connection
-
-    async def _find_positions(
-        self, hub: Hub, user_id: UUID, pages: str, receive: Receive, send: Send
-    ) -> dict[UUID, str]:
-        """The positions of a client with these fingerprints: those that are the same here, and the others from it.
-
-        Raises: _Gone, _Refused, OSError.
-        """
-        given = [
-            pages[at : at + frames.FINGERPRINT_LENGTH] for at in range(0, len(pages), frames.FINGERPRINT_LENGTH)
-        ]
-        if len(given).bit_count() != 1 or len(given[-1]) != frames.FINGERPRINT_LENGTH:
-            raise _Refused(4400)
-        try:
-            heads = await hub._feed.cursors_of(user_id)
-        except Unavailable as error:
-            raise _Refused(1013) from error
-        own = await asyncio.to_thread(fingerprints, heads, len(given))  # 20 ms for 10,000 rooms
-        differing = {number for number, one in enumerate(given) if one != own[number]}
-        known = {id: cursor for id, cursor in heads.items() if page_of(id, len(given)) not in differing}
-        if not differing:
-            return known
-        await send({"type": "websocket.send", "text": frames.encode(frames.Ask(sorted(differing))).decode()})
-        try:
-            return await _positions(receive, known)
-        except (Invalid, frames.NotAFrame) as error:
-            raise _Refused(4400) from error
 
 
 async def _positions(receive: Receive, positions: Mapping[UUID, str]) -> dict[UUID, str]:
     """These positions, and those in the next frames. Raises: Invalid, NotAFrame, _Gone, _Refused."""
-    found, more = dict(positions), True
-    while more:
+    found = dict(positions)
+    for _ in range(MAX_FRAMES):
         further = _decode(frames.Positions, _decode_positions, await _text(receive))
         found |= further.positions
-        more = further.more
         if len(found) > MAX_ROOMS:
-            raise _Refused(4400)
-    return found
+            break
+        if not further.more:
+            return found
+    raise _Refused(4400)
 
 
 def _decode(kind: type[F], decoder: msgspec.json.Decoder[F], text: str) -> F:
@@ -194,12 +165,57 @@ class Socket(Connection):
         self._full_at = 0.0  # when the bucket of its rate is full, in the time of the event loop
         self._refusals = 0
 
+    more = False
+    """Whether `positions` go on in frames after `hello`."""
+    pages: str | None = None
+    """The fingerprints of its positions."""
+
     async def run(self) -> None:
         try:
             await super().run()
         finally:
             if self._commands:  # what the client has sent is done, also if it has gone meanwhile
                 await asyncio.wait(self._commands)
+
+    async def _open(self) -> int | None:
+        """Read the rest of the positions first: here the limit of connections bounds what is held of a user."""
+        try:
+            async with asyncio.timeout(HELLO_SECONDS) as self._receiving:
+                if self.more:
+                    self.positions = await _positions(self._asgi_receive, self.positions or {})
+                if self.pages is not None:
+                    self.positions, self.pages = await self._find_positions(self.pages), None
+        except TimeoutError:
+            return self.code or 4408
+        except (Invalid, frames.NotAFrame):
+            return 4400
+        except _Refused as refused:
+            return refused.code
+        except Unavailable:
+            return 1013
+        finally:
+            self._receiving = None
+        return self.code or await super()._open()
+
+    async def _find_positions(self, pages: str) -> dict[UUID, str]:
+        """The positions of a client with these fingerprints: those that are the same here, and the others from it.
+
+        Raises: Invalid, NotAFrame, Unavailable, _Gone, _Refused, OSError.
+        """
+        given = [
+            pages[at : at + frames.FINGERPRINT_LENGTH] for at in range(0, len(pages), frames.FINGERPRINT_LENGTH)
+        ]
+        if len(given).bit_count() != 1 or len(given[-1]) != frames.FINGERPRINT_LENGTH:
+            raise _Refused(4400)
+        heads = await self.hub._feed.cursors_of(self.user_id)
+        own = await asyncio.to_thread(fingerprints, heads, len(given))  # 20 ms for 10,000 rooms
+        differing = {number for number, one in enumerate(given) if one != own[number]}
+        known = {id: cursor for id, cursor in heads.items() if page_of(id, len(given)) not in differing}
+        if not differing:
+            return known
+        del heads, own
+        await self.write(frames.encode(frames.Ask(sorted(differing))).decode())
+        return await _positions(self._asgi_receive, known)
 
     async def _send(self, text: str) -> None:
         try:

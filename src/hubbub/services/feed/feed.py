@@ -142,6 +142,7 @@ class Feed:
 
     def ask_for_figures(self) -> None:
         """Ask the other processes. Their answers come within a round trip of Redis, and are in `figures` then."""
+        self._figures_until = asyncio.get_running_loop().time() + FIGURES_SECONDS
         self._announcements.ask_for_figures()
 
     def figures(self) -> dict[str, ProcessFigures]:
@@ -156,7 +157,7 @@ class Feed:
     def _take_announcement(self, announced: UsersJoined) -> None:
         if announced.asks:
             self._announcements.tell_figures(self._own_figures())
-        if announced.figures is not None:
+        if announced.figures is not None and asyncio.get_running_loop().time() < self._figures_until:
             self._figures[announced.origin] = asyncio.get_running_loop().time(), announced.figures
 
     def disconnect(self, user_id: UUID) -> None:

@@ -659,12 +659,16 @@ class Followers:
         Raises: Unavailable.
         """
         if self._due > 0:
-            users = [self._round.popleft() for _ in range(min(DIGESTS_PER_STATEMENT, len(self._round)))]
-            self._due = self._due - len(users) if users else 0
+            users: list[UUID] = []
+            while self._round and len(users) < min(DIGESTS_PER_STATEMENT, self._due):
+                if (user_id := self._round.popleft()) in self._users:
+                    users.append(user_id)
+            self._due = self._due - len(users) if self._round else 0
             try:
                 await self._compare_digests(users)
             except Unavailable:
                 self._round.extendleft(users)
+                self._due += len(users)
                 raise
         users = self._next_changed()
         try:

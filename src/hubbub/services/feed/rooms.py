@@ -323,12 +323,14 @@ class FollowedRooms:
         if not self.is_connected:
             self._to_check |= dict.fromkeys(self._rooms.values())
             return
-        for _ in range(part_of_round(len(self._rooms))):
+        left = part_of_round(len(self._rooms))
+        while left:
             if not self._round:
                 self._round = deque(self._rooms)
             room = self._rooms.get(self._round.popleft())
-            if room is not None:
+            if room is not None:  # else it was followed when the round began
                 self._to_check[room] = None
+                left -= 1
 
     async def compare(self) -> None:
         """Compare the heads to check with the entries that were taken here. Raises: Unavailable."""

@@ -92,6 +92,8 @@ class Watch:
         async with self._polling:
             now = asyncio.get_running_loop().time()
             if now >= self._due:
+                if now >= self._due + SENDS_POLLS * POLL_SECONDS:  # no page has asked for a while
+                    self._asked.clear()
                 polls = [self._stored.poll(), self._live.poll()]
                 if now >= self._statements_due:
                     polls.append(self._statements.poll())
