@@ -503,5 +503,10 @@ def test_every_statement_of_the_application_leaves_out_what_is_hidden() -> None:
         and not name.startswith(tuple(READS_HIDDEN))
     }
     locks = {"rooms.not_locked", "room_users.lock_room"}
-    positions = {"changes.first_since", "changes.take"}  # whether there is something to read, and from where
+    positions = {
+        "changes.first_since",
+        "changes.take",
+        "replicas.head",
+        "replicas.heads",
+    }  # whether there is something to read, and from where
     assert missing == locks | positions  # which show nothing

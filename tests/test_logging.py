@@ -37,7 +37,7 @@ def _calls() -> Iterator[tuple[str, str, ast.Call]]:
 
 
 def _documented() -> set[str]:
-    table = (PACKAGE.parents[1] / "docs" / "operations.md").read_text().partition("## Logging")[2]
+    table = (PACKAGE.parents[1] / "docs" / "reference" / "metrics.md").read_text().partition("## Logging")[2]
     return set(re.findall(r"^\| (`hubbub[\w.]*`)", table, re.MULTILINE))
 
 

@@ -427,17 +427,20 @@ def json_object(field: str, value: object, *, longest_bytes: int) -> bytes:
     """
     if not isinstance(value, Mapping):
         raise _not_json(field)
-    try:
+    is_json, encoded = False, b""
+    # The errors are raised after this block: one raised in it would have that of the encoder as its context.
+    with suppress(TypeError, ValueError, OverflowError, RecursionError):
         plain = value if value.__class__ is dict else dict(value)
-        if _measure(field, plain, JSON_LEVELS, longest_bytes) >= 0:
+        is_short = _measure(field, plain, JSON_LEVELS, longest_bytes) >= 0
+        if is_short:
             encoded = msgspec.json.encode(plain)
-            if len(encoded) <= longest_bytes:
-                if msgspec.json.decode(encoded) == plain:
-                    return encoded
-                raise _not_json(field)
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        raise _not_json(field) from None
-    raise Invalid(field, f"must have at most {longest_bytes} bytes as JSON")
+            is_short = len(encoded) <= longest_bytes
+        is_json = not is_short or msgspec.json.decode(encoded) == plain
+    if not is_json:
+        raise _not_json(field)
+    if not is_short:
+        raise Invalid(field, f"must have at most {longest_bytes} bytes as JSON")
+    return encoded
 
 
 def _not_json(field: str) -> Invalid:

@@ -85,7 +85,7 @@ async def test_browser_asks_no_other_host_and_finds_no_error(address: str, conte
     assert await page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
     await page.keyboard.press("Control+k")
     await page.keyboard.type("idempotency key")
-    await page.wait_for_selector("text=Retries")
+    await page.wait_for_selector("text=Retries >> visible=true")
 
     assert [url for url in requested if not url.startswith((address, "data:", "blob:"))] == []
     assert problems == []

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -19,6 +20,7 @@ from faults.fragile import FragileServers
 from hubbub import Settings, migrations
 from pgbouncer.run import chosen, through
 from pgbouncer.server import PgBouncer
+from waiting import until_it_answers
 
 TEMPLATE = "faults_template"
 
@@ -68,7 +70,15 @@ async def fragile_settings(
     own = replace(settings.postgres, database=name)
     yield replace(settings, postgres=through(fragile_pgbouncer, own, request.node))
     await fragile.start()
-    await execute(settings.postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+    async def is_dropped() -> bool:
+        try:
+            await execute(settings.postgres, f"DROP DATABASE {name} WITH (FORCE)")
+        except asyncpg.InsufficientPrivilegeError:  # to end an autovacuum worker, which ends by itself
+            return False
+        return True
+
+    await until_it_answers(is_dropped)
 
 
 @pytest.fixture

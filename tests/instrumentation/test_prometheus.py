@@ -66,7 +66,7 @@ def test_every_figure_is_documented() -> None:
     registry = CollectorRegistry()
     _tell_all(PrometheusInstrumentation(registry))
     there_are = set(re.findall(r"^# TYPE (hubbub_\w+)", generate_latest(registry).decode(), re.MULTILINE))
-    documented = set(re.findall(r"`(hubbub_\w+)`", (PROJECT / "docs" / "operations.md").read_text()))
+    documented = set(re.findall(r"`(hubbub_\w+)`", (PROJECT / "docs" / "reference" / "metrics.md").read_text()))
     assert {name for name in there_are if not name.endswith("_created")} == documented
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 from uuid import UUID
 
 import msgspec
@@ -41,8 +41,10 @@ class MessageRow(Message, frozen=True, gc=False):
     found: int = 0
     """How many messages there are without the bound in bytes."""
 
-    def __post_init__(self) -> None:
-        """Leave type and metadata as they are stored, as texts."""
+    @classmethod
+    def of_rows(cls, rows: Sequence[Any]) -> list[Self]:
+        """The values of rows, with type and metadata as they are stored, as texts."""
+        return [cls(*row) for row in rows]
 
 
 class EventRow(msgspec.Struct, frozen=True, gc=False):
