@@ -15,8 +15,8 @@ from hubbub.diagnostics.report import (
     Finding,
     Result,
     Section,
+    are_on_this_machine,
     error,
-    is_this_machine,
     note,
     run_checks,
     unencrypted,
@@ -172,14 +172,13 @@ _PROTOCOL = Statement(
 
 
 async def _tls(postgres: Postgres) -> Result:
-    sslmode, hosts = postgres.settings.sslmode, [address.host for address in postgres.settings.addresses]
-    host = next((host for host in hosts if not is_this_machine(host)), hosts[0])
+    sslmode, addresses = postgres.settings.sslmode, postgres.settings.addresses
     protocol = await postgres.executor.fetch_one(_PROTOCOL)
     if protocol is None:
         remedy = "Turn ssl on in postgresql.conf, and set DB_SSLMODE=verify-full and DB_SSLROOTCERT."
-        return unencrypted("PostgreSQL", host, remedy)
+        return unencrypted("PostgreSQL", addresses, remedy)
     summary = f"{protocol}, DB_SSLMODE={sslmode}"
-    if sslmode == "verify-full" or is_this_machine(host):
+    if sslmode == "verify-full" or are_on_this_machine(addresses):
         return Result(summary)
     meaning = f"With {sslmode} another server can pass for this one, and read the password and all else."
     remedy = "Set DB_SSLMODE=verify-full, and DB_SSLROOTCERT to the certificate of the authority."

@@ -12,7 +12,6 @@ from hubbub.diagnostics.report import (
     Section,
     Skipped,
     error,
-    is_this_machine,
     note,
     run_checks,
     unencrypted,
@@ -67,8 +66,7 @@ async def _tls(redis: Redis) -> Result:
     if redis.settings.tls:
         return Result("on, and the server's name is verified")
     remedy = "Give the server a tls-port, and set REDIS_TLS=true or write rediss:// in REDIS_URL."
-    hosts = [address.host for address in redis.settings.addresses]
-    return unencrypted("Redis", next((host for host in hosts if not is_this_machine(host)), hosts[0]), remedy)
+    return unencrypted("Redis", redis.settings.addresses, remedy)
 
 
 async def _login(redis: Redis) -> Result:

@@ -13,6 +13,7 @@ import msgspec
 
 from hubbub.errors import Unavailable
 from hubbub.redis import ReplyError
+from hubbub.settings import Address
 
 T = TypeVar("T")
 
@@ -126,8 +127,12 @@ def is_this_machine(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
-def unencrypted(service: str, host: str, remedy: str) -> Result:
-    if is_this_machine(host):
+def are_on_this_machine(addresses: Iterable[Address]) -> bool:
+    return all(is_this_machine(address.host) for address in addresses)
+
+
+def unencrypted(service: str, addresses: Iterable[Address], remedy: str) -> Result:
+    if are_on_this_machine(addresses):
         return Result("off, and the server is on this machine")
     meaning = f"Messages, hashes and tokens can be read and changed between here and {service}."
     return Result("off", [error(meaning, remedy)])
