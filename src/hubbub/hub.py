@@ -541,8 +541,8 @@ class Hub(Repositories):
         `after` maps at most 10,000 rooms to the cursor of the last event or message that the client has. None is
         the beginning of the log. A room without a cursor starts at the end of its log when the block is entered,
         or with the joining if the user joined it after the newest entry among the cursors. `feed.cursors` has the
-        cursors to come back with, from the start and also of quiet rooms. With `complete` they are those of all
-        rooms that the client knows, so that a room without a cursor starts with the joining in any case.
+        cursors to come back with, from the start and also of quiet rooms. `complete=True` says that `after` has
+        every room that the client knows, so that any other room starts with the joining.
         Without `rooms` it follows all rooms of the user, and those joined later from the time of joining. The
         user's own `MemberLeft` is the last event of a room until the user joins again. `RoomGone` comes for a room
         that is deleted, and for a room in `after` that the user has left in the meantime.
@@ -552,9 +552,9 @@ class Hub(Repositories):
         waits. Redis is not needed. A log that was rewound, or a cursor more than `Options.follow_at_most_behind`
         behind, gives a `Resync`.
 
-        With `typing` come the starts and stops of typing in these rooms, with `presence` the transitions of their
-        members, or of those of the rooms that it names; `feed.watch` names others. These are published once and
-        may be lost, as Redis may. So a client ends typing after `Options.typing_seconds`, and calls
+        `typing=True` adds the starts and stops of typing in these rooms. `presence` adds the transitions of the
+        members of all rooms (True) or of the rooms that it names; `feed.watch` names others. These are published
+        once and may be lost. So a client ends typing after `Options.typing_seconds`, and calls
         `hub.presence.is_online` when it connects.
 
         With `read_marks` come the watermarks of the user from other devices, and those of others where the room
@@ -586,8 +586,8 @@ class Hub(Repositories):
         """End whatever follows the rooms of the user, in every process: shut the user out.
 
         Each `hub.follow` of the user ends, also those without a session. It does not wait, and it ends no session:
-        see `sessions.revoke_all`. It is published once and may be lost, as Redis may: `banned` of the gateway asks
-        again. The deletion of a user does the same by itself, and is also found without the announcement.
+        see `sessions.revoke_all`. The announcement may be lost when Redis fails: `banned` of the gateway covers that
+        case. The deletion of a user does the same by itself, and is also found without the announcement.
 
         Raises: nothing else.
         """
@@ -627,8 +627,9 @@ class Hub(Repositories):
 
         Attempts are limited for each login to 10 at once and 10 per minute, and for each `address` of a client to
         100 at once and 100 per minute. From an address from which the login has succeeded in the last 30 days, it
-        has 10 attempts of its own. While Redis is down attempts are not limited. A password that is changed during
-        the check is wrong. A session that is created from the result after a `change_password` is not ended by it.
+        has 10 attempts of its own. While Redis is down attempts are not limited. If the password changes during the
+        check, the former one is refused. `change_password` does not end a session that is created later from an
+        earlier result.
         `address` is an IP address. The zone of a scoped one, such as `fe80::1%eth0`, is ignored.
 
         Raises: RateLimited.
