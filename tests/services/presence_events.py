@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -55,6 +56,17 @@ async def opened(
         yield presence
     finally:
         await presence._close()
+
+
+@asynccontextmanager
+async def all_online(presence: Presence, user_ids: Iterable[UUID]) -> AsyncIterator[None]:
+    """Online together and offline together: one after another, each would wait for a script of its own."""
+    connections = [presence.online(user_id) for user_id in user_ids]
+    await asyncio.gather(*[connection.__aenter__() for connection in connections])
+    try:
+        yield
+    finally:
+        await asyncio.gather(*[connection.__aexit__(None, None, None) for connection in connections])
 
 
 class PresenceListener:
