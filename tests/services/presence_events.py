@@ -59,7 +59,7 @@ async def opened(
 
 
 @asynccontextmanager
-async def all_online(presence: Presence, user_ids: Iterable[UUID]) -> AsyncIterator[None]:
+async def together_online(presence: Presence, user_ids: Iterable[UUID]) -> AsyncIterator[None]:
     """Online together and offline together: one after another, each would wait for a script of its own."""
     connections = [presence.online(user_id) for user_id in user_ids]
     await asyncio.gather(*[connection.__aenter__() for connection in connections])

@@ -13,7 +13,7 @@ from hubbub.events import PRESENCE_CHANNEL, PresenceChanged
 from hubbub.redis import Connection, Gap, Subscriptions
 from hubbub.services.presence import Presence
 from hubbub.services.presence.leases import BUCKETS, bucket_of, leases_key, online_key
-from services.presence_events import PresenceListener, Table, all_online, opened
+from services.presence_events import PresenceListener, Table, opened, together_online
 from waiting import until_it_answers
 
 
@@ -224,7 +224,7 @@ async def test_second_start_leaves_no_task_behind(connection: Connection, subscr
 
 async def test_is_online_of_five_thousand_users(presence: Presence) -> None:
     users = [uuid4() for _ in range(5_000)]
-    async with all_online(presence, users[:2_000]):
+    async with together_online(presence, users[:2_000]):
         answer = await presence.is_online(users)
         assert answer == {user_id: place < 2_000 for place, user_id in enumerate(users)}
     assert await presence.is_online([]) == {}

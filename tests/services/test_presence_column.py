@@ -13,7 +13,7 @@ from hubbub.redis import Connection, Subscriptions
 from hubbub.services.presence import Presence, column
 from hubbub.services.presence.column import BATCH, PresenceColumn
 from reports import reports
-from services.presence_events import Table, all_online, opened
+from services.presence_events import Table, opened, together_online
 from waiting import until, until_it_answers
 
 
@@ -58,7 +58,7 @@ async def test_three_thousand_users_are_written_in_few_statements(
     users, table = [uuid4() for _ in range(3_000)], Table()
     async with (
         opened(connection, subscriptions, table.write, write_seconds=60) as presence,
-        all_online(presence, users),
+        together_online(presence, users),
     ):
         await until(lambda: table.users == dict.fromkeys(users, True))
         assert len(table.writes) < 200
@@ -183,7 +183,7 @@ async def test_rows_that_are_refused_do_not_stop_others_and_are_written_later(
     with reports() as reported:
         async with (
             opened(connection, subscriptions, hub.users.set_online_many) as presence,
-            all_online(presence, [user.id for user in users]),
+            together_online(presence, [user.id for user in users]),
         ):
             await until_it_answers(the_others_are_online)
             await until(lambda: bool(reported))

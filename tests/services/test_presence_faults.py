@@ -22,7 +22,7 @@ from hubbub.services.presence.leases import LEASES_PER_SCRIPT, Lease, Leases, bu
 from hubbub.settings import RedisSettings
 from redis_server import PASSWORD, Server
 from services import lease_holder
-from services.presence_events import PresenceListener, Table, all_online, opened
+from services.presence_events import PresenceListener, Table, opened, together_online
 from waiting import until, until_it_answers
 
 HEARTBEAT_SECONDS = 1.0
@@ -140,7 +140,7 @@ async def test_leases_are_restored_in_a_redis_that_lost_its_data(own_server: Ser
         connected(own_server.settings) as (connection, subscriptions),
         opened(connection, subscriptions) as presence,
         PresenceListener(connection, subscriptions).listening() as listener,
-        all_online(presence, users),
+        together_online(presence, users),
     ):
         assert len(await listener.until_now()) == len(users)
         own_server.kill()
@@ -370,7 +370,7 @@ async def test_heartbeats_of_ten_thousand_leases_do_not_stall_the_event_loop(
     users = [uuid4() for _ in range(10_000)]
     async with (
         opened(connection, subscriptions, heartbeat_seconds=1, write_seconds=60) as presence,
-        all_online(presence, users),
+        together_online(presence, users),
     ):
 
         async def heartbeats(count: int) -> None:
