@@ -87,7 +87,7 @@ types: .venv/dev.stamp  ## write the types of hubbub.js from those of the gatewa
 		print(documents.typescript(commands.COMMANDS), end='')" > src/hubbub/web/client/frames.d.ts
 
 release: .venv/bin/python  ## build sdist and wheel, check them, and try them on each Python that is installed; uploads nothing
-	$(BIN)/python tests/release.py .venv/release
+	$(BIN)/python tests/release.py .venv/release $(ARGS)
 
 format: .venv/dev.stamp  ## let ruff format and fix what it can
 	$(BIN)/ruff format .

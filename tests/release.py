@@ -1,9 +1,10 @@
 """Build what a release uploads, and try it where a user would install it. Nothing is uploaded.
 
-    python tests/release.py FOLDER
+    python tests/release.py FOLDER [VERSION ...]
 
 Each Python that is found gets two environments: one with the lowest version of each dependency that the metadata
-allow, and one with the newest. In each the wheel starts servers and runs the example of the README.
+allow, and one with the newest. In each the wheel starts servers and runs the example of the README. A version of
+Python that is named has to be there.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def try_out(wheel: Path, python: Path, folder: Path, tools: Path, resolution: st
         run(hubbub, "down", cwd=folder)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, required: list[str]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     wheel = build(folder)
@@ -100,6 +101,8 @@ def main(folder: Path) -> None:
     for number in PYTHONS:
         python = find(number)
         if python is None:
+            if number in required:
+                sys.exit(f"Python {number}: none is installed")
             print(f"Python {number}: skipped, none is installed")  # noqa: T201
             continue
         for name, resolution in (("lowest", "lowest-direct"), ("newest", "highest")):
@@ -112,4 +115,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute())
+    main(Path(sys.argv[1]).absolute(), sys.argv[2:])
