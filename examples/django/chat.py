@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import atexit
-from functools import cache
+import functools
+import threading
 from typing import Any, TypedDict
 
 import msgspec
@@ -13,13 +14,20 @@ from django.http import HttpRequest, HttpResponse
 import hubbub.sync
 from hubbub import HubbubError, web
 
+opening = threading.Lock()
 
-@cache
+
+@functools.cache
+def opened() -> hubbub.sync.Hub:
+    hub = hubbub.sync.Hub().start()
+    atexit.register(hub.close)
+    return hub
+
+
 def hub() -> hubbub.sync.Hub:
-    """Opened at the first use, so in each worker and after its fork."""
-    opened = hubbub.sync.Hub().start()
-    atexit.register(opened.close)
-    return opened
+    """Opened at the first use, so after the fork of a worker. Threads that ask at the same time get one hub."""
+    with opening:
+        return opened()
 
 
 class Account(TypedDict):

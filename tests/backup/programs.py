@@ -1,4 +1,4 @@
-"""pg_dump and pg_restore, run as docs/operations.md describes."""
+"""pg_dump and pg_restore, run as docs/howto/backup.md describes."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from hubbub.events import Resync
 from rights import ROLE, as_role
 from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/howto/backup.md"
 
 SENDERS = 2
 MORE = 150
@@ -67,7 +67,7 @@ def acknowledged_before(moment: int, histories: Iterable[list[Record]]) -> list[
     ]
 
 
-def test_operations_page_has_the_commands() -> None:
+def test_page_has_the_commands() -> None:
     document = DOCUMENT.read_text()
     assert " ".join(DUMP) in document
     assert " ".join(RESTORE) in document

@@ -20,6 +20,9 @@ from hubbub.cli import main
 ROOT = Path(__file__).parents[2]
 
 
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
 class Block(NamedTuple):
     language: str
     title: str | None
@@ -83,6 +86,8 @@ async def check_shell(block: Block) -> None:
                 words = words[1:]
             if words[:1] == ["hubbub"]:
                 check_command(words[1:], f"{block}: {line}")
+            if words[:1] == ["make"]:
+                assert words[1] in TARGETS, f"{block}: {line}"
 
 
 def check_command(words: list[str], where: str) -> None:

@@ -14,12 +14,13 @@ import functools
 import json
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+import sqlparse  # type: ignore[import-untyped]
 import yaml  # type: ignore[import-untyped]
 from fastapi import Depends, FastAPI, Request, Response
 from litestar import Litestar
@@ -40,6 +42,7 @@ from sqlalchemy.pool import NullPool
 from starlette.types import Scope
 
 import hubbub
+import hubbub.sync
 from commands import execute
 from docs.blocks import ROOT, Block, blocks, check_shell, pages, run_python, run_shell
 from hubbub import Hub, PostgresSettings, Settings, web
@@ -77,18 +80,15 @@ RUN_ELSEWHERE = {
 NOT_RUN = {
     "README.md": {"sh": "test_tutorial runs these commands, in a virtual environment of its own"},
     "CONTRIBUTING.md": {"sh": "the targets of make, which take minutes"},
-    "docs/howto/django.md": {"python": "tests/examples/test_django.py runs these views, in a site with logins"},
+    "docs/howto/backup.md": {"sh": "tests/backup runs these commands"},
     "docs/howto/docker-compose.md": {"sh": "needs Docker; tests/tls runs the servers of compose.yaml without it"},
+    "docs/howto/pgbouncer.md": {"sh": "needs a PgBouncer; `make pooled` runs the tests through one"},
     "docs/howto/systemd.md": {"sh": "needs systemd as the first process"},
     "docs/migrations.md": {"sh": "tests/cli/test_migrate.py runs each command; one here undoes all"},
-    "docs/operations.md": {
-        "sh": "tests/backup and tests/cli run them; some serve until they are stopped",
-        "sql": "tests/backup makes a role of this kind",
-    },
+    "docs/operations.md": {"sh": "tests/cli runs them; some serve until they are stopped"},
     "docs/performance.md": {"sh": "a measurement of twenty minutes"},
     "docs/production.md": {
-        "sh": "their roles and passwords are an example; tests/cli/test_migrate.py and tests/pgbouncer run them",
-        "sql": "makes roles with an example of a password",
+        "sh": "their roles and passwords are an example; tests/cli/test_migrate.py runs them",
     },
     "docs/testing.md": {"sh": "tests/test_pytest_hubbub.py runs such a project in this environment"},
     "docs/tour.md": {"js": "fragments of examples/chat, which tests/browser runs"},
@@ -97,7 +97,7 @@ NOT_RUN = {
         "python import hubbub.sync": "its feed goes on for ever; tests/test_sync.py has each operation",
     },
 }
-"""Blocks that are checked only: shell by bash and by the options of `hubbub`, SQL and JavaScript not at all."""
+"""Blocks that are checked only: shell by bash and by the options of `hubbub`, JavaScript by Node.js."""
 
 
 class World:
@@ -249,6 +249,7 @@ async def of_frameworks(world: World, names: Names) -> Names:
         "RateLimited": hubbub.RateLimited,
         "functools": functools,
         "atexit": atexit,
+        "threading": threading,
         "client": Elsewhere,
         "lifespan": None,
         "token": "",
@@ -256,6 +257,14 @@ async def of_frameworks(world: World, names: Names) -> Names:
         "operators_hub": world.hub,
         "ADMINS": {names["ada"].id},
     }
+
+
+AFTERWARDS = {
+    "docs/howto/own-schema.md": granted("old"),
+    "docs/howto/backup.md": ["DROP OWNED BY chat_backup", "DROP ROLE chat_backup"],
+    "docs/production.md": ["DROP DATABASE chatapp", "DROP ROLE chat_owner", "DROP ROLE chat"],
+}
+"""What follows the SQL of a page: roles and databases are those of all tests."""
 
 
 CONTEXTS: dict[str, Callable[[World, Names], Awaitable[Names]]] = {
@@ -270,6 +279,10 @@ CONTEXTS: dict[str, Callable[[World, Names], Awaitable[Names]]] = {
     "docs/howto/push.md": with_members,
     "docs/howto/outages.md": with_members,
 }
+
+
+WITHOUT_AN_EVENT_LOOP = {"docs/howto/flask.md"}
+"""Pages about programs that block."""
 
 
 @pytest.fixture
@@ -306,7 +319,12 @@ WITH_CODE = [page for page in pages() if kinds(page)]
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
 async def test_blocks_of_a_page_run(
-    page: Path, hub: Hub, settings: Settings, postgres_settings: PostgresSettings, folder: Path
+    page: Path,
+    hub: Hub,
+    settings: Settings,
+    postgres_settings: PostgresSettings,
+    administrator: PostgresSettings,
+    folder: Path,
 ) -> None:
     world = World(hub, settings, postgres_settings, folder)
     excused = {**RUN_ELSEWHERE.get(name_of(page), {}), **NOT_RUN.get(name_of(page), {})}
@@ -317,7 +335,7 @@ async def test_blocks_of_a_page_run(
     for block in blocks(page):
         if block.title is not None:
             (folder / block.title).write_text(block.code)
-        if block.language in {"text", "mermaid", "dockerfile", "html"} or block.title == "commands.py":
+        if block.language in {"text", "mermaid", "dockerfile", "html"}:
             continue
         if block.language == "python" and block.title is not None:
             compile(block.code, str(block), "exec")
@@ -333,15 +351,19 @@ async def test_blocks_of_a_page_run(
                 await run_shell("python program.py", folder, environment)
                 continue
             with suppress(Enough):
-                await run_python(block, names)
+                if name_of(page) in WITHOUT_AN_EVENT_LOOP:
+                    await asyncio.to_thread(exec, compile(block.code, str(block), "exec"), names)
+                else:
+                    await run_python(block, names)
         elif block.language == "sh":
             await check_shell(block)
             if "sh" not in excused:
                 await run_shell(block.code, folder, environment | owner.to_env())
         elif block.language == "sql":
             if "sql" not in excused:
-                await execute(postgres_settings, *(part for part in block.code.split(";") if part.strip()))
-                await execute(postgres_settings, *granted("old"))
+                statements = [*sqlparse.split(block.code), *AFTERWARDS[name_of(page)]]
+                statements = [one.replace("chatapp", "chatapp_of_page") for one in statements]  # one exists
+                await execute(replace(administrator, database=postgres_settings.database), *statements)
         elif block.language == "js":
             check_javascript(block)
         else:
@@ -379,20 +401,61 @@ def check_data(block: Block) -> None:
             pytest.fail(f"{block} has no language that is known, but {block.language!r}")
 
 
+@pytest.mark.parametrize("name", ["docs/howto/flask.md", "docs/howto/django.md", "docs/web.md"])
+def test_threads_that_open_the_hub_of_a_page_at_once_get_one(name: str, folder: Path) -> None:
+    [code] = [block.code for block in blocks(ROOT / name) if "hubbub.sync.Hub().start()" in block.code]
+    names: Names = {"hubbub": hubbub, "functools": functools, "atexit": atexit, "threading": threading}
+    names["__name__"] = "app"
+    exec(code, names)
+    open_hub = names.get("hub") or names["chat"]
+    barrier = threading.Barrier(8)
+
+    def ask(_: int) -> object:
+        barrier.wait()
+        return open_hub()
+
+    with ThreadPoolExecutor(8) as threads:
+        hubs = set(threads.map(ask, range(8)))
+    for opened in hubs:
+        opened.close()  # type: ignore[attr-defined]
+    assert len(hubs) == 1
+
+
+DJANGO = """
+import django
+from django.conf import settings
+
+settings.configure(INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes"])
+django.setup()
+
+import sys
+
+import views
+from django.contrib.auth.models import User
+from django.test import RequestFactory
+
+request = RequestFactory().get("/")
+request.user = User(pk=7)
+print(views.messages(request, sys.argv[1]).content.decode())
+"""
+
+
+async def test_view_of_the_page_of_django_answers_a_user_who_is_logged_in(
+    hub: Hub, settings: Settings, folder: Path
+) -> None:
+    for block in blocks(ROOT / "docs/howto/django.md"):
+        if block.title is not None:
+            (folder / block.title).write_text(block.code)
+    (folder / "program.py").write_text(DJANGO)
+    user = await hub.users.upsert(external_id=7, username="django-7")
+    room = await hub.rooms.create("lounge", created_by=user.id)
+    await hub.messages.send(room.id, user.id, "hello")
+    environment = {**settings.to_env(), "PATH": os.environ["PATH"], "HOME": str(folder)}
+    printed = await run_shell(f"{sys.executable} program.py {room.id}", folder, environment)
+    assert json.loads(printed)["items"][-1]["content"] == "hello"
+
+
 def test_every_excuse_has_a_block() -> None:
     for excuses in (RUN_ELSEWHERE, NOT_RUN):
         for page, languages in excuses.items():
             assert languages.keys() <= kinds(ROOT / page), page
-
-
-def test_manifests_of_kubernetes_ask_what_the_gateway_answers() -> None:
-    page = ROOT / "docs/howto/kubernetes.md"
-    [code] = [block.code for block in blocks(page) if block.language == "yaml"]
-    by_kind = {document["kind"]: document for document in yaml.safe_load_all(code)}
-    pod = by_kind["Deployment"]["spec"]["template"]["spec"]
-    [container] = pod["containers"]
-    assert container["readinessProbe"]["httpGet"]["path"] == "/health"
-    assert container["command"][:2] == ["hubbub", "serve"]
-    [pause] = [int(word) for word in container["lifecycle"]["preStop"]["exec"]["command"] if word.isdigit()]
-    assert pod["terminationGracePeriodSeconds"] > pause + 30
-    assert re.fullmatch(r"[\d* ]+", by_kind["CronJob"]["spec"]["schedule"])
