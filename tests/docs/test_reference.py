@@ -12,6 +12,7 @@ import pytest
 
 import hubbub
 from hubbub import Hub, PostgresSettings, RedisSettings, web
+from hubbub.migrations.revisions import REVISIONS
 from hubbub.settings.variables import POSTGRES, REDIS, VARIABLES, Variables
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference"
@@ -70,3 +71,10 @@ def test_settings_page_has_the_ranges_of_the_code(variables: Variables) -> None:
             assert variable.check(int(found[1])) is None, name
             assert variable.check(int(found[2])) is None, name
             assert variable.check(int(found[2]) + 1) is not None, name
+
+
+def test_page_of_migrations_has_the_effects_of_every_revision() -> None:
+    page = (REFERENCE.parent / "migrations.md").read_text()
+    spans = re.findall(r"^\| (\d{4})(?: to (\d{4}))?", page, re.MULTILINE)
+    listed = [number for first, last in spans for number in range(int(first), int(last or first) + 1)]
+    assert [f"{number:04}" for number in listed] == list(REVISIONS)
