@@ -586,8 +586,8 @@ class Hub(Repositories):
         """End whatever follows the rooms of the user, in every process: shut the user out.
 
         Each `hub.follow` of the user ends, also those without a session. It does not wait, and it ends no session:
-        see `sessions.revoke_all`. The announcement may be lost when Redis fails: `banned` of the gateway covers that
-        case. The deletion of a user does the same by itself, and is also found without the announcement.
+        see `sessions.revoke_all`. The announcement may be lost when Redis fails: `banned` of the gateway covers
+        that case. The deletion of a user does the same by itself, and is also found without the announcement.
 
         Raises: nothing else.
         """
@@ -627,9 +627,9 @@ class Hub(Repositories):
 
         Attempts are limited for each login to 10 at once and 10 per minute, and for each `address` of a client to
         100 at once and 100 per minute. From an address from which the login has succeeded in the last 30 days, it
-        has 10 attempts of its own. While Redis is down attempts are not limited. If the password changes during the
-        check, the former one is refused. `change_password` does not end a session that is created later from an
-        earlier result.
+        has 10 attempts of its own. While Redis is down attempts are not limited. If the password changes during
+        the check, the former one is refused. `change_password` does not end a session that is created later from
+        an earlier result.
         `address` is an IP address. The zone of a scoped one, such as `fe80::1%eth0`, is ignored.
 
         Raises: RateLimited.

@@ -29,7 +29,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-import sqlparse  # type: ignore[import-untyped]
+import sqlparse
 import yaml  # type: ignore[import-untyped]
 from fastapi import Depends, FastAPI, Request, Response
 from litestar import Litestar
