@@ -12,6 +12,8 @@ import pytest
 
 from hubbub import FeedEvent, Hub, MemberJoined, MessageSent, Resync, Room, User, client, new_id
 from hubbub.web import Gateway
+from hubbub.web import gateway as gateways
+from waiting import until
 from web.serving import serving
 
 pytestmark = pytest.mark.slow
@@ -105,6 +107,24 @@ async def test_events_and_commands_survive_a_line_that_is_cut(
     page = await hub.messages.page(room.id, limit=100)
     assert seen == [message.content for message in page.items]
     assert positions == {room.id: page.cursor}
+
+
+async def test_client_with_a_source_of_tokens_outlives_the_first(
+    hub: Hub, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateways, "SWEEP_SECONDS", 0.05)
+    gateway = Gateway(hub, secret=b"s" * 32)
+    tokens = [gateway.token(ada.id, seconds=seconds) for seconds in (60, 1)]
+    async with serving(gateway) as port:
+        url = f"ws://127.0.0.1:{port}/chat"
+        async with client.connect(url, token=tokens.pop) as chat:
+            await until(lambda: not tokens)
+            await hub.messages.send(room.id, ada.id, "hello")
+            assert (await next_of(MessageSent, chat)).message.content == "hello"
+        async with client.connect(url, token=gateway.token(ada.id, seconds=1)) as chat:
+            with pytest.raises(client.Ended) as ended:
+                await anext(chat)
+            assert ended.value.code == 4401
 
 
 async def test_later_client_goes_on_from_stored_positions(

@@ -114,6 +114,8 @@ class Client:
         self._error: HubbubError | None = None
         self._running: asyncio.Task[None] | None = None
         self._ping_seconds = 25.0
+        self._has_expiry = False
+        """Whether the token of this connection expires."""
 
     async def __aenter__(self) -> Self:
         """Raises: Ended (the gateway refuses the client)."""
@@ -228,6 +230,7 @@ class Client:
             "max_size": None,
             "open_timeout": CONNECT_SECONDS,
         }
+        self._has_expiry = False
         async with open_socket(self._url, ping_interval=None, compression=None, **options) as socket:
             await self._hello(socket)
             while True:
@@ -284,6 +287,7 @@ class Client:
     def _ready(self, socket: ClientConnection, frame: Mapping[str, Any]) -> None:
         self.user_id = UUID(frame["user_id"])
         self._ping_seconds = frame["ping_seconds"]
+        self._has_expiry = frame["expires_in_seconds"] is not None
         positions = {UUID(room_id): cursor for room_id, cursor in frame["positions"].items()}
         if self._received is None:
             self._received = positions
@@ -292,6 +296,8 @@ class Client:
         self._is_ready.set()
 
     def _bye(self, frame: Mapping[str, Any]) -> float:
+        if frame["code"] == 4401 and self._has_expiry and callable(self._token):
+            return 0.0  # the token has expired, and the callable returns another one
         # With 4503 the positions are of another database. What to do about it is for the caller.
         if not frame["reconnect"] or frame["code"] == 4503:
             raise Ended(frame["code"], frame["reason"])

@@ -152,6 +152,46 @@ test("a refused message is failed, can be sent again, and lets later ones pass",
   assert.deepEqual(contents(room), ["good", "bad"]);
 });
 
+test("a room whose first load failed is loaded after a while, and by the next connection", async (context) => {
+  for (const again of [(gateway) => gateway.cut(), () => context.mock.timers.tick(1_000)]) {
+    context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+    const gateway = new Gateway(ROOM);
+    gateway.write(ROOM, BOB, "one");
+    const client = await live(gateway);
+    gateway.silent.add("page");
+    const loading = client.room(ROOM).load();
+    context.mock.timers.tick(30_000);
+    await assert.rejects(loading, { error: "timeout" });
+    gateway.silent.clear();
+    again(gateway);
+    context.mock.timers.tick(1);
+    await until(() => client.room(ROOM).isLoaded);
+    assert.deepEqual(contents(client.room(ROOM)), ["one"]);
+    client.stop();
+    context.mock.timers.reset();
+  }
+});
+
+test("a deletion takes one from the unread count, in whatever state the events before it show the message", async () => {
+  const gateway = new Gateway(ROOM);
+  const [counted] = [gateway.write(ROOM, BOB, "one"), gateway.write(ROOM, BOB, "two")];
+  const client = await live(gateway);
+  const room = client.room(ROOM);
+  assert.equal(room.unread, 2);
+  const deletion = { content: "", deleted_at: "2026-11-29T03:00:00Z" };
+  const third = gateway.write(ROOM, BOB, "three");
+  gateway.revise(third, deletion); // It was edited before it was deleted.
+  gateway.revise(third, deletion, "message_deleted");
+  await until(() => client.entries.length === 3);
+  assert.equal(room.unread, 2);
+  const fourth = { ...third, id: crypto.randomUUID(), ...deletion };
+  gateway.append(ROOM, { type: "message_sent", message: fourth });
+  gateway.revise(fourth, deletion, "message_deleted");
+  gateway.revise(counted, deletion, "message_deleted");
+  await until(() => client.entries.length === 6);
+  assert.equal(room.unread, 1);
+});
+
 test("edits and deletions reach pages, events and unread counts", async () => {
   const gateway = new Gateway(ROOM);
   const first = gateway.write(ROOM, BOB, "frist");
@@ -474,6 +514,67 @@ test("a token is asked for before each connection", async () => {
   gateway.cut();
   await until(() => gateway.hellos.length === 2 && client.state === "live");
   assert.deepEqual(gateway.hellos.map((hello) => hello.token), ["token 1", "token 2"]);
+});
+
+test("a token that has expired is replaced, a session that has ended is not", async () => {
+  const gateway = new Gateway(ROOM);
+  gateway.expiresInSeconds = 900;
+  let asked = 0;
+  const client = await live(gateway, { getToken: () => `token ${++asked}` });
+  gateway.cut(4401);
+  await until(() => gateway.hellos.length === 2 && client.state === "live");
+  assert.deepEqual(gateway.hellos.map((hello) => hello.token), ["token 1", "token 2"]);
+  gateway.hello = () => gateway.cut(4401);
+  gateway.cut(4401);
+  await until(() => client.state === "stopped");
+  assert.equal(client.reason.code, 4401);
+  assert.equal(asked, 3);
+});
+
+test("a new token is given before the old one expires, also if the first try fails", async (context) => {
+  const gateway = new Gateway(ROOM);
+  gateway.expiresInSeconds = 20;
+  gateway.answers.auth = () => ({ expires_in_seconds: 900 });
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const tokens = ["first", null, "second"];
+  const getToken = async () => tokens.shift() ?? Promise.reject(new Error("no network"));
+  const client = await live(gateway, { getToken });
+  context.mock.timers.tick(16_000);
+  await until(() => tokens.length === 1);
+  await new Promise(setImmediate);
+  context.mock.timers.tick(3_200);
+  await until(() => gateway.commands.some((command) => command.type === "auth"));
+  assert.equal(gateway.commands.find((command) => command.type === "auth").token, "second");
+  assert.equal(gateway.hellos.length, 1);
+  client.stop();
+});
+
+test("a stream begins again with a new token before the old one expires", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const streams = [];
+  const states = new Set();
+  const fetch = async (url, { headers, signal, body }) => {
+    if (!url.pathname.endsWith("/events")) return Response.json({ items: [], next: null, users: [] });
+    const { positions } = JSON.parse(body);
+    streams.push({ token: headers.Authorization, isResumed: Boolean(positions), signal });
+    const ready = { type: "ready", user_id: ADA, resumed: Boolean(positions), positions: {}, expires_in_seconds: 20 };
+    const start = (controller) => {
+      controller.enqueue(new TextEncoder().encode(`data: ${JSON.stringify(ready)}\n\n`));
+      signal.addEventListener("abort", () => controller.error(signal.reason));
+    };
+    return new Response(new ReadableStream({ start }));
+  };
+  let asked = 0;
+  const client = connect(new Gateway(), { WebSocket: null, fetch, getToken: () => `token ${++asked}` });
+  client.on("state", (state) => states.add(state));
+  await until(() => client.state === "live");
+  context.mock.timers.tick(16_000);
+  await until(() => streams.length === 2 && client.state === "live");
+  assert.deepEqual(streams.map((stream) => stream.token), ["Bearer token 1", "Bearer token 2"]);
+  assert.deepEqual(streams.map((stream) => stream.isResumed), [false, true]);
+  assert.deepEqual(streams.map((stream) => stream.signal.aborted), [true, false]);
+  assert.ok(!states.has("stopped") && !states.has("waiting"));
+  client.stop();
 });
 
 test("what is marked as unread is unread again, and no read mark on its way undoes it", async () => {

@@ -23,6 +23,7 @@ export class Gateway {
   /** Commands of these types get no answer. */
   silent = new Set();
   isUp = true;
+  expiresInSeconds = null;
   /** Whether a room that is sent to tells its followers. */
   isEchoing = true;
 
@@ -78,7 +79,7 @@ export class Gateway {
     const resumed = hello.positions !== undefined;
     const limits = { frame_bytes: 65536, commands: 16 };
     const ready = { type: "ready", user_id: ADA, resumed, positions: heads, ping_seconds: 25, limits };
-    this.say(socket, { ...ready, expires_in_seconds: null });
+    this.say(socket, { ...ready, expires_in_seconds: this.expiresInSeconds });
     for (const [id, cursor] of Object.entries(heads)) {
       const seq = Number(cursor.split(":")[1]);
       this.say(socket, ...this.rooms.get(id).log.slice(seq));

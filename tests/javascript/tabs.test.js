@@ -51,6 +51,27 @@ class Page extends EventTarget {
   }
 }
 
+/** As much of IndexedDB as the outbox needs. */
+function database(rows) {
+  const request = (result) => {
+    const made = { result, onsuccess: null };
+    queueMicrotask(() => made.onsuccess?.());
+    return made;
+  };
+  const store = {
+    getAll: () => request([...rows.values()].map((row) => structuredClone(row))),
+    put: (entry) => request(rows.set(entry.number, structuredClone(entry))),
+    delete: (number) => request(rows.delete(number)),
+    openCursor: () => request(rows.size ? { key: Math.max(...rows.keys()) } : null),
+  };
+  const transaction = () => {
+    const made = { objectStore: () => store };
+    setImmediate(() => made.oncomplete());
+    return made;
+  };
+  return { open: () => request({ transaction, close: () => {} }) };
+}
+
 const clients = [];
 let browsers = 0;
 
@@ -59,8 +80,8 @@ afterEach(() => {
 });
 
 /** Tabs of one browser. */
-function browser(gateway) {
-  const options = { WebSocket: gateway.WebSocket, fetch: null, locks: new Locks(), BroadcastChannel };
+function browser(gateway, more = {}) {
+  const options = { WebSocket: gateway.WebSocket, fetch: null, locks: new Locks(), BroadcastChannel, ...more };
   const name = `browser ${++browsers}`;
   return async () => {
     const page = new Page();
@@ -164,6 +185,38 @@ test("requests of a tab outlive the leader that had them", async () => {
   assert.deepEqual(await answer, { id: BOB });
 });
 
+test("a request that is to be sent once is not given to the next leader", async () => {
+  const gateway = new Gateway(ROOM);
+  const tab = browser(gateway);
+  const [first, second] = [await tab(), await tab()];
+  gateway.silent.add("typing");
+  const answer = second.request({ type: "typing" }, { once: true });
+  await until(() => gateway.commands.some((command) => command.type === "typing"));
+  first.stop();
+  await assert.rejects(answer, { error: "disconnected", retry: true });
+  await until(() => second.state === "live");
+  assert.equal(gateway.commands.filter((command) => command.type === "typing").length, 1);
+});
+
+test("what another tab has discarded is not sent by a page that comes back", async () => {
+  const gateway = new Gateway(ROOM);
+  const rows = new Map();
+  const client = await browser(gateway, { indexedDB: database(rows) })();
+  gateway.isUp = false;
+  gateway.cut();
+  await until(() => client.state === "waiting");
+  client.room(ROOM).send("better not");
+  client.room(ROOM).send("this one");
+  await until(() => rows.size === 2);
+  client.page.dispatchEvent(new Event("pagehide"));
+  rows.delete(1);
+  gateway.isUp = true;
+  client.page.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
+  await until(() => client.state === "live" && !rows.size);
+  assert.deepEqual(contents(client), ["this one"]);
+  assert.deepEqual(gateway.messages(ROOM).map((message) => message.content), ["this one"]);
+});
+
 test("a tab that was frozen and missed what the leader passed on loads its rooms again", async () => {
   const gateway = new Gateway(ROOM);
   const tab = browser(gateway);
@@ -216,4 +269,31 @@ test("after a log-in in one tab the tab with the connection connects again", asy
   assert.ok(first.isLeader && !second.isLeader);
   gateway.write(ROOM, BOB, "hello");
   await until(() => contents(second).length === 1 && contents(first).length === 1);
+});
+
+test("a new tab connects again for a tab that an ended session has stopped", async () => {
+  const gateway = new Gateway(ROOM, OTHER);
+  const open = browser(gateway);
+  const first = await open();
+  gateway.cut(4401);
+  await until(() => first.state === "stopped");
+  const second = await open();
+  assert.ok(first.isLeader && !second.isLeader);
+  assert.equal(first.state, "live");
+  assert.equal(gateway.sockets.length, 1);
+  gateway.write(ROOM, BOB, "hello");
+  await until(() => contents(second).length === 1 && contents(first).length === 1);
+});
+
+test("a page that comes out of the back/forward cache does not undo the end of a session", async () => {
+  const gateway = new Gateway(ROOM, OTHER);
+  const open = browser(gateway);
+  const [first, second] = [await open(), await open()];
+  second.page.dispatchEvent(new Event("pagehide"));
+  gateway.cut(4401);
+  await until(() => first.state === "stopped");
+  second.page.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
+  await until(() => second.state === "stopped");
+  assert.equal(second.reason.code, 4401);
+  assert.equal(gateway.sockets.length, 0);
 });

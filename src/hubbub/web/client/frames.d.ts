@@ -211,7 +211,7 @@ export interface Revoke {
   readonly session_id: string;
 }
 
-/** A new token, before the old one expires. */
+/** A new token, before the old one expires. The connection ends with the session of the newest one. */
 export interface Auth {
   readonly type: "auth";
   readonly token: string;

@@ -144,6 +144,7 @@ class StreamTransport {
   #abort = new AbortController();
   #stream = null;
   #hello;
+  #token = null; // That of the stream. The next one has the newest token.
   #isOpen = false;
   #watched = [];
   #wanted = [];
@@ -165,6 +166,7 @@ class StreamTransport {
     this.#stream?.abort();
     this.#isOpen = false;
     this.#watched = this.#wanted;
+    this.#token = this.#hello.token;
     const stream = (this.#stream = new AbortController());
     const end = (code) => stream === this.#stream && this.#end(code);
     const path = this.#watched.length ? `events?watch=${this.#watched.join()}` : "events";
@@ -192,8 +194,10 @@ class StreamTransport {
   }
 
   async send({ ref, ...command }) {
+    if (command.type === "auth") return this.#renew(ref, command.token);
     try {
       const response = await this.#post("commands", command);
+      if (response.status === 401) return this.#end(4401); // As on the stream. What is in flight has no answer.
       const body = await response.json();
       if (response.ok && command.type === "watch") this.#watch(command.room_ids);
       if (response.ok) return this.#answer({ type: "ack", ref, result: body });
@@ -212,8 +216,16 @@ class StreamTransport {
     if (this.#isOpen) this.#followWanted();
   }
 
+  /** Each request has the newest token. Only the stream goes on with the one of its beginning. */
+  #renew(ref, token) {
+    this.#hello.token = token;
+    this.#answer({ type: "ack", ref, result: null });
+    if (this.#isOpen) this.#followWanted();
+  }
+
   #followWanted() {
-    if (this.#on && !this.#wanted.every((id) => this.#watched.includes(id))) this.#follow(this.#on.positions());
+    const isCurrent = this.#token === this.#hello.token && this.#wanted.every((id) => this.#watched.includes(id));
+    if (this.#on && !isCurrent) this.#follow(this.#on.positions());
   }
 
   close() {
@@ -256,6 +268,7 @@ class Connection {
   #transport = null;
   #isReady = false;
   #readyAt = 0;
+  #hasExpiry = false;
   #attempts = 0;
   #withoutReady = 0;
   #hasHadSocket = false;
@@ -422,6 +435,7 @@ class Connection {
     this.#pingSeconds = frame.ping_seconds ?? this.#pingSeconds;
     this.#atOnce = frame.limits?.commands ?? AT_ONCE;
     this.#listen(this.#pingSeconds);
+    this.#hasExpiry = frame.expires_in_seconds != null;
     this.#renew(frame.expires_in_seconds);
     frames.push(frame);
     this.#enter("catching_up");
@@ -438,14 +452,18 @@ class Connection {
   #renew(seconds) {
     clearTimeout(this.#renewal);
     if (seconds == null || !this.#options.getToken) return;
-    this.#renewal = setTimeout(async () => {
+    const renewal = setTimeout(async () => {
+      let left = seconds * 0.2;
       try {
         const token = await this.#options.getToken();
-        this.#renew((await this.request({ type: "auth", token }))?.expires_in_seconds);
+        if (renewal !== this.#renewal) return;
+        left = (await this.request({ type: "auth", token }))?.expires_in_seconds;
       } catch {
-        // The server ends the connection, and the next one asks for a token again.
+        // Again, while the old one is valid. After that the next connection asks for one.
       }
+      if (renewal === this.#renewal) this.#renew(left);
     }, Math.max(seconds * 0.8, 1) * 1000);
+    this.#renewal = renewal;
   }
 
   #pump() {
@@ -483,7 +501,7 @@ class Connection {
     clearTimeout(this.#timer);
     clearTimeout(this.#silence);
     clearTimeout(this.#renewal);
-    this.#timer = null;
+    this.#timer = this.#renewal = null;
     this.#transport?.close();
     this.#transport = null;
     this.#isReady = false;
@@ -503,7 +521,10 @@ class Connection {
     this.#drop();
     code = bye?.code ?? code;
     if (code === 4503) this.#on.forget();
-    const mayReturn = bye?.reconnect ?? !(code === 1009 || (code >= 4400 && code < 4500 && ![4408, 4429].includes(code)));
+    // A token may expire while the machine sleeps. A new one is asked for once: without a `ready` the next 4401 counts.
+    const hasExpired = code === 4401 && wasReady && this.#hasExpiry && this.#options.getToken;
+    const isFinal = code === 1009 || (code >= 4400 && code < 4500 && ![4408, 4429].includes(code));
+    const mayReturn = hasExpired || (bye?.reconnect ?? !isFinal);
     if (!mayReturn) return this.stop({ code, detail: bye?.reason ?? null });
     this.#enter("waiting");
     if (this.state !== "waiting") return; // A listener has stopped it.
@@ -526,6 +547,7 @@ class Connection {
 class Outbox {
   isDurable = false;
   entries = [];
+  #stored = new Set(); // The ids of entries that are known to have been on the disk.
   #indexedDB;
   #name;
   #database = null;
@@ -536,14 +558,26 @@ class Outbox {
     this.#name = `hubbub:${name}`;
   }
 
-  /** Read what is left from before. Without IndexedDB, as in some private windows, the outbox ends with the page. */
+  /**
+   * Read what is left from before, or again: returns the entries that another tab has taken from the disk since.
+   * Without IndexedDB, as in some private windows, the outbox ends with the page.
+   */
   async open() {
-    if (!this.#indexedDB) return;
+    if (!this.#indexedDB) return [];
     try {
-      for (const entry of await this.#run("readonly", (store) => store.getAll())) this.put(entry);
+      const entries = await this.#run("readonly", (store) => store.getAll());
+      const ids = new Set(entries.map((entry) => entry.id));
+      const gone = this.entries.filter((entry) => this.#stored.has(entry.id) && !ids.has(entry.id));
+      for (const entry of gone) this.forget(entry.id);
+      for (const entry of entries) {
+        this.#stored.add(entry.id);
+        this.put(entry);
+      }
       this.isDurable = true;
+      return gone;
     } catch {
       this.#fallBack();
+      return [];
     }
   }
 
@@ -560,6 +594,7 @@ class Outbox {
         store.put(entry);
       };
     });
+    if (this.isDurable) this.#stored.add(entry.id);
   }
 
   /** Know an entry of another tab, or one that has changed. */
@@ -588,6 +623,7 @@ class Outbox {
   forget(id) {
     const entry = this.entries.find((one) => one.id === id);
     this.entries = this.entries.filter((one) => one !== entry);
+    this.#stored.delete(id);
     return entry;
   }
 
@@ -679,12 +715,14 @@ class Tabs {
     return this.#channel !== null;
   }
 
-  start() {
+  /** With `starts` a leader that was stopped by the server connects again. */
+  start({ starts }) {
     if (!this.#channel) {
       this.isLeader = true;
       return this.#on.lead();
     }
     this.#queueUp();
+    if (starts) this.post({ kind: "start" });
     this.post({ kind: "who" });
   }
 
@@ -714,9 +752,17 @@ class Tabs {
       };
       const give = () => end(reject)(new HubbubError({ error: "timeout", retry: true }));
       const timer = setTimeout(give, (options.seconds ?? REQUEST_SECONDS) * 1000);
-      this.#requests.set(ref, { command, options, resolve: end(resolve), reject: end(reject) });
+      this.#requests.set(ref, { ref, command, options, resolve: end(resolve), reject: end(reject) });
       this.post({ kind: "request", ref, command, options });
     });
+  }
+
+  /** The requests that a new leader gets again. Those that are to be sent once may have been sent. */
+  #toRepeat() {
+    for (const { options, reject } of [...this.#requests.values()]) {
+      if (options.once) reject(new HubbubError({ error: "disconnected", retry: true }));
+    }
+    return [...this.#requests.values()];
   }
 
   /** The leader is hidden: it gives the lock to a visible tab, as browsers slow hidden ones down. */
@@ -741,7 +787,7 @@ class Tabs {
         this.isLeader = true;
         this.#waiting = null;
         this.#on.lead();
-        for (const { command, options, resolve, reject } of [...this.#requests.values()]) {
+        for (const { command, options, resolve, reject } of this.#toRepeat()) {
           this.#on.request(command, options).then(resolve, reject);
         }
       });
@@ -779,7 +825,7 @@ class Tabs {
       this.#follow();
     } else {
       if (message.kind === "leader" && message.isNew) {
-        for (const [ref, { command, options }] of this.#requests) this.post({ kind: "request", ref, command, options });
+        for (const { ref, command, options } of this.#toRepeat()) this.post({ kind: "request", ref, command, options });
       }
       this.#on.message(message);
     }
@@ -956,11 +1002,20 @@ export class Room {
     for (;;) {
       const generation = this.#generation;
       this.#isAttached = true; // From here on events are kept, so that none falls between the page and them.
-      const page = await this.#client.request({ type: "page", room_id: this.id, limit: PAGE });
+      const page = await this.#newestPage();
       if (generation !== this.#generation) continue;
       this.#merge(page);
       this.isLoaded = true;
       return;
+    }
+  }
+
+  async #newestPage() {
+    try {
+      return await this.#client.request({ type: "page", room_id: this.id, limit: PAGE });
+    } catch (error) {
+      if (error.retry) this.#client._later(1, () => this._resume()); // The caller may not ask again.
+      throw error;
     }
   }
 
@@ -1160,17 +1215,22 @@ export class Room {
     if (instant(message.created_at) > instant(this.activeAt)) this.activeAt = message.created_at;
   }
 
-  /** @internal An edit or a deletion, which is the entry `seq` of the log. */
-  _revised(message, seq) {
+  /** @internal An edit or a deletion. */
+  _revised(message) {
     if (this.#isAttached && message.seq >= (this.#timeline.oldest ?? Infinity)) this.#timeline.log(message);
     else if (this.#loading || this.#older) this.#held.set(message.id, message); // The page may be from before it.
     if (this.lastMessage?.id === message.id) this.lastMessage = message;
-    if (!message.deleted_at || message.user_id === this.#client.userId || message.seq <= this.lastReadSeq) return;
-    const newer = this.#newer.filter((other) => other !== message.seq);
-    if (newer.length === this.#newer.length && seq > this.#counted.upTo && this.#counted.unread < 100) {
-      this.#counted.unread = Math.max(0, this.#counted.unread - 1);
-    }
-    this.#newer = newer;
+  }
+
+  /**
+   * @internal A deletion, which is the entry `seq` of the log. Events have messages in their present state, so one that
+   * was deleted later was never counted, unless the server counted it before the deletion.
+   */
+  _uncount(message, seq) {
+    this.#newer = this.#newer.filter((other) => other !== message.seq);
+    if (message.user_id === this.#client.userId || message.seq <= this.lastReadSeq) return;
+    const { unread, upTo } = this.#counted;
+    if (message.seq <= upTo && seq > upTo && unread > 0 && unread < 100) this.#counted.unread--;
   }
 
   /** @internal The acknowledgement of a message of the outbox. */
@@ -1242,7 +1302,13 @@ export class Room {
     this.#newer = [];
     this.#counted = { unread: 0, upTo: 0 };
     this.#held.clear();
-    if (wasAttached) this.load().catch(() => {}); // The next connection resets or resumes it.
+    this.#isAttached = wasAttached;
+    this._resume();
+  }
+
+  /** @internal Load what was asked for and has not come. */
+  _resume() {
+    if (this.#isAttached && !this.isLoaded && !this.isGone) this.load().catch(() => {});
   }
 
   /** @internal No typing is left to end. */
@@ -1326,7 +1392,7 @@ export class Client extends Emitter {
 
   /**
    * Connect, and stay connected until `stop` or until the server says not to come back. After that, as when the user
-   * has logged in again, it begins anew, also if another tab has the connection.
+   * has logged in again, it begins anew, also if the connection is that of another tab.
    */
   start() {
     const isAgain = this.#isStarted && this.state === "stopped";
@@ -1335,18 +1401,30 @@ export class Client extends Emitter {
     this.#isStarted = true;
     this.reason = null;
     this.#enter("connecting");
-    this.#opened = this.#outbox.open().then(() => {
+    this.#readOutbox();
+    this.#join({ starts: true });
+    this.#listenToPage();
+  }
+
+  /** Show what the disk has, and forget what another tab has sent or discarded meanwhile. */
+  #readOutbox() {
+    this.#isOpen = false;
+    const reading = this.#opened.then(() => this.#outbox.open());
+    this.#opened = reading.then((gone) => {
       this.#isOpen = true;
+      for (const { id, room_id } of gone) {
+        const room = this.#rooms.get(room_id);
+        if (room?.message(id)?.seq !== null) continue;
+        room._discarded(id);
+        this._changed(room);
+      }
       for (const entry of this.#outbox.entries) this.#show(entry);
       this.#flush();
       this.#sendNext();
     });
-    this.#join();
-    this.#listenToPage();
-    if (isAgain) this.#tabs.post({ kind: "start" });
   }
 
-  #join() {
+  #join({ starts }) {
     this.#tabs = new Tabs(this.#options, {
       lead: () => this.#lead(),
       follow: () => this.#follow(),
@@ -1354,7 +1432,7 @@ export class Client extends Emitter {
       isVisible: () => this.#isVisible,
       message: (message) => this.#fromTab(message),
     });
-    this.#tabs.start();
+    this.#tabs.start({ starts });
     this.#beat = setInterval(() => this.#eachBeat(), BEAT_SECONDS * 1000);
   }
 
@@ -1502,8 +1580,12 @@ export class Client extends Emitter {
     __proto__: null,
     ready: (frame) => this.#ready(frame),
     message_sent: (frame) => this.#entry(frame, (room) => this.#messageSent(room, frame.message)),
-    message_edited: (frame) => this.#entry(frame, (room) => room._revised(frame.message, frame.seq)),
-    message_deleted: (frame) => this.#entry(frame, (room) => room._revised(frame.message, frame.seq)),
+    message_edited: (frame) => this.#entry(frame, (room) => room._revised(frame.message)),
+    message_deleted: (frame) =>
+      this.#entry(frame, (room) => {
+        room._revised(frame.message);
+        room._uncount(frame.message, frame.seq);
+      }),
     member_joined: (frame) =>
       this.#entry(frame, (room) => {
         if (room.members.size) room.members.set(frame.user_id, frame.role);
@@ -1576,6 +1658,7 @@ export class Client extends Emitter {
     for (const id of [...this.#rooms.keys()]) {
       if (!this.#positions.has(id)) this.#forget(id);
       else if (isFresh) this.#rooms.get(id)._reset(); // The list has its summary.
+      else this.#rooms.get(id)._resume();
     }
     for (const entry of this.#outbox.entries) this.#show(entry);
     this.#list(isFresh);
@@ -1652,7 +1735,7 @@ export class Client extends Emitter {
       } while (after);
     } catch (error) {
       if (isOverdue() || error.error === "stopped") return;
-      this.#later(1 + 4 * this.#options.random(), () => !isOverdue() && this.#list(all));
+      this._later(1 + 4 * this.#options.random(), () => !isOverdue() && this.#list(all));
       return;
     }
     this.#isListed = true;
@@ -1801,7 +1884,7 @@ export class Client extends Emitter {
       if (error.retry) pause = error.after ?? Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** this.#sendFailures++);
       else if (this.#outbox.has(id)) this.#change({ ...entry, status: "failed", error: error.error });
     } finally {
-      if (pause) this.#later(pause * (0.5 + this.#options.random()), () => this.#free(room_id));
+      if (pause) this._later(pause * (0.5 + this.#options.random()), () => this.#free(room_id));
       else this.#free(room_id);
     }
   }
@@ -1887,22 +1970,22 @@ export class Client extends Emitter {
     this.#connection.start();
     this.#announce(true);
     // What other tabs have in the outbox is on the disk, and what they have in memory only they post again.
-    this.#opened.then(async () => {
-      if (this.#outbox.isDurable) await this.#outbox.open();
-      this.#sendNext();
+    this.#opened.then(() => {
+      if (this.#outbox.isDurable) this.#readOutbox();
+      else this.#sendNext();
     });
   }
 
   #follow() {
-    for (const { command, resolve, reject } of this.#connection.pause()) {
-      this.#tabs.request(command).then(resolve, reject);
+    for (const { command, once, resolve, reject } of this.#connection.pause()) {
+      this.#tabs.request(command, { once }).then(resolve, reject);
     }
     this.#tabs.post({ kind: "who" });
   }
 
   #announce(isNew = false) {
     const { state, reason } = this.#connection;
-    const ready = this.#hasReady && state !== "idle" ? this.#asReady() : null;
+    const ready = this.#hasReady && state !== "idle" && state !== "stopped" ? this.#asReady() : null;
     this.#tabs.post({ kind: "leader", isNew, state, reason, ready });
   }
 
@@ -1983,7 +2066,8 @@ export class Client extends Emitter {
     listen(page, "online", wake);
     listen(page, "pageshow", ({ persisted }) => {
       if (!persisted) return;
-      this.#join();
+      this.#readOutbox();
+      this.#join({ starts: false });
     });
     // An open socket or a lock keeps a page out of the back/forward cache.
     listen(page, "pagehide", () => this.#part());
@@ -2009,7 +2093,8 @@ export class Client extends Emitter {
     if (state === "live") this.#sendNext();
   }
 
-  #later(seconds, call) {
+  /** @internal */
+  _later(seconds, call) {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
       call();
