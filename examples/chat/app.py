@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 import tempfile
 import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -180,11 +181,13 @@ async def main(
 ) -> None:
     """Start servers in a temporary folder, fill them, and serve until a signal.
 
-    `fill` returns the usernames of two users for two windows, and `play` runs while the chat is served.
+    `fill` returns the usernames of two users for two windows, and `play` runs while the chat is served. What it
+    raises ends the server and is raised here.
     """
     import uvicorn  # noqa: PLC0415 - what serves this page may be another server
     from conversation import fill as fill_with_talk  # type: ignore[import-not-found]  # noqa: PLC0415 - beside this
 
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # which deletes the folder
     with tempfile.TemporaryDirectory(prefix="hubbub-chat-", dir=parent) as folder:
         print("starting PostgreSQL and Valkey ...", flush=True)
         async with embedded.Servers(Path(folder)) as settings:
@@ -220,16 +223,19 @@ async def main(
                 "Each address logs one browser in, once. Ctrl+C ends the servers and deletes their files.",
                 flush=True,
             )
-            tasks = [serving]
-            if play and not serving.done():
-                tasks.append(asyncio.create_task(play(app.state.hub)))
+            playing = asyncio.create_task(play(app.state.hub)) if play and not serving.done() else None
             try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if playing is not None:
+                    await asyncio.wait([serving, playing], return_when=asyncio.FIRST_COMPLETED)
+                    if playing.done() and not server.should_exit:  # else it has failed because the hub is closed
+                        server.should_exit = True
+                        await serving
+                        await playing
+                await serving
             finally:
-                for task in tasks[1:]:
-                    task.cancel()
-                await asyncio.gather(*tasks[1:], return_exceptions=True)
-            await serving
+                if playing is not None:
+                    playing.cancel()
+                    await asyncio.gather(playing, return_exceptions=True)
 
 
 if __name__ == "__main__":

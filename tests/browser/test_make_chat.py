@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from browser.chat import EXAMPLE
 from waiting import HANGS_AFTER_SECONDS
 
 
-async def test_two_addresses_log_a_browser_in_once_each(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=lambda end: end.name)
+async def test_two_addresses_log_a_browser_in_once_each(tmp_path: Path, end: signal.Signals) -> None:
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
     process = await asyncio.create_subprocess_exec(
@@ -52,8 +54,42 @@ async def test_two_addresses_log_a_browser_in_once_each(tmp_path: Path) -> None:
                 assert me.json()["username"] == name
                 assert "set-cookie" not in (await http.get(link)).headers
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(end)
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             _, errors = await process.communicate()
     assert b"Traceback" not in errors, errors.decode()
     assert [name for name in os.listdir(tmp_path) if name.startswith("hubbub-chat-")] == []  # noqa: PTH208
+
+
+FAILS = """
+import asyncio
+import sys
+
+sys.path.insert(0, sys.argv[1])
+import app
+
+
+async def play(hub):
+    raise RuntimeError("the log has ended too early")
+
+
+asyncio.run(app.main(int(sys.argv[2]), opens=False, play=play))
+"""
+
+
+async def test_error_of_what_plays_ends_the_chat_and_is_shown(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-c", FAILS, str(EXAMPLE), str(port)),
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
+        _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert "RuntimeError: the log has ended too early" in errors.decode()
+    assert os.listdir(tmp_path) == []  # noqa: PTH208

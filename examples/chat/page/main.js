@@ -3,6 +3,7 @@
 import { Client } from "/hubbub.js";
 
 import { Conversation } from "./conversation.js";
+import { confirm } from "./dialogs.js";
 import { h, icon, perFrame } from "./dom.js";
 import { loginPage, post } from "./login.js";
 import { Sidebar } from "./sidebar.js";
@@ -50,11 +51,24 @@ function enter(userId) {
   const back = () => {
     location.hash = "";
   };
+  let isLeaving = false;
   const logOut = async () => {
+    isLeaving = true;
+    try {
+      await post("/api/logout");
+    } catch (refused) {
+      isLeaving = false;
+      if (client.state === "stopped") return ended(client.reason);
+      if (await confirm("You are still logged in", `The server did not end your session: ${refused.message}`, "Try again")) logOut();
+      return;
+    }
     client.stop();
     await client.clear();
-    await post("/api/logout").catch(() => {});
     logIn();
+  };
+  const ended = (reason) => {
+    client.stop();
+    logIn(reason.code === 4401 ? "Your session has ended. Please log in again." : (reason.detail ?? "The server has ended the connection."));
   };
   const sidebar = new Sidebar(client, { onopen: open, onlogout: logOut });
   const conversation = new Conversation(client, { onback: back });
@@ -112,9 +126,7 @@ function enter(userId) {
   client.on("gone", (room) => room === conversation.room && back());
   client.on("state", (state, reason) => {
     drawStatus();
-    if (state !== "stopped" || !reason) return;
-    client.stop();
-    logIn(reason.code === 4401 ? "Your session has ended. Please log in again." : (reason.detail ?? "The server has ended the connection."));
+    if (state === "stopped" && reason && !isLeaving) ended(reason);
   });
 
   /** On a wide screen the newest room is open from the start. */
