@@ -41,7 +41,7 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
     (
         "services/feed/followers.py",
         "'checking sessions of followers'",
-        lambda hub: hub._feed._followers._sessions._checking,
+        lambda hub: hub._feed._followers.sessions._checking,
     ),
     (
         "services/changes.py",

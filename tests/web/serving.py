@@ -34,7 +34,7 @@ async def serving(gateway: Gateway, **options: object) -> AsyncIterator[int]:
 async def running(app: Any, **options: object) -> AsyncIterator[int]:  # noqa: ANN401 - of any framework
     """A server with the settings of the documentation, and its port."""
     settings: dict[str, Any] = {
-        "ws": "websockets-sansio",
+        "ws": "hubbub.web.serving:WebSockets",
         "ws_max_size": 64 * 1024,
         "ws_per_message_deflate": False,
         "lifespan": "off",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Collection
+from math import inf
 from uuid import UUID
 
 import pytest
 from httpx import AsyncClient
 from websockets.exceptions import InvalidStatus
 
-from hubbub import Hub, NewMessage, Room, Settings, User
+from hubbub import Hub, NewMessage, Room, Session, Settings, User
 from hubbub.web import Gateway, Limits, sockets
 from hubbub.web import gateway as gateways
+from hubbub.web.logins import Identity
 from waiting import until, until_it_answers
 from web.serving import Client, serving
 
@@ -109,6 +111,23 @@ async def test_second_connection_of_a_device_replaces_the_first(port: int, token
         assert await bye(first) == 4409
 
 
+async def test_second_connection_of_a_device_cuts_a_first_that_does_not_read(
+    hub: Hub, port: int, gateway: Gateway, token: str, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateways, "BLOCKED_SECONDS", inf)
+    async with Client(port, token) as first, Client(port, token) as second:
+        await first.hello(device="phone")
+        [connection] = gateway._connections[ada.id]
+        first.socket.transport.pause_reading()
+        for _ in range(4):
+            await hub.messages.send_many(room.id, ada.id, [_long(number) for number in range(250)])
+        await until(lambda: connection.is_blocked)
+        await second.hello(device="phone")
+        await until(lambda: len(gateway._connections[ada.id]) == 1)
+        assert await second.command("me")
+        first.socket.transport.abort()
+
+
 async def test_user_has_a_limited_number_of_connections(port: int, token: str) -> None:
     async with Client(port, token) as first, Client(port, token) as second, Client(port, token) as third:
         await first.hello()
@@ -166,6 +185,67 @@ async def test_signed_token_that_expires_closes_unless_it_is_renewed(
         assert (await renewing.command("auth", token=gateway.token(ada.id)))["expires_in_seconds"] > 2
         assert await bye(client) == 4401
         assert (await renewing.refused("nothing"))["error"] == "unknown-frame"
+
+
+async def test_connection_ends_with_the_session_of_its_newest_token(
+    hub: Hub, settings: Settings, port: int, gateway: Gateway, ada: User
+) -> None:
+    old, new = [await hub.sessions.create_session(ada.id) for _ in range(2)]
+    async with Client(port, old) as client, Hub(settings) as elsewhere:
+        await client.hello()
+        await client.command("auth", token=new)
+        async with Client(port, old) as stays_old:
+            await stays_old.hello()
+            await elsewhere.sessions.delete_session(old)
+            assert await bye(stays_old) == 4401
+        assert (await client.refused("nothing"))["error"] == "unknown-frame"
+        async with Client(port, gateway.token(ada.id)) as signed:
+            await signed.hello()
+            await signed.command("auth", token=new)
+            await elsewhere.sessions.delete_session(new)
+            assert await bye(signed) == 4401
+        assert await bye(client) == 4401
+
+
+async def test_command_after_the_end_of_the_session_is_not_done(
+    hub: Hub, port: int, token: str, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_ended, may_be_told = asyncio.Event(), asyncio.Event()
+    get_session = hub.sessions.get_session
+
+    async def get_late(token: str) -> Session | None:
+        has_ended.set()
+        await may_be_told.wait()
+        return await get_session(token)
+
+    async with Client(port, token) as client:
+        await client.hello()
+        monkeypatch.setattr(hub.sessions, "get_session", get_late)
+        await hub.sessions.delete_session(token)
+        await has_ended.wait()
+        await client.send({"type": "send", "ref": 1, "room_id": str(room.id), "content": "too late"})
+        await (await client.socket.ping())  # which is answered once the server has read what is before it
+        may_be_told.set()
+        assert await bye(client) == 4401
+    assert (await hub.messages.page(room.id)).items == []
+
+
+async def test_token_whose_session_ends_while_it_is_taken_closes(
+    hub: Hub, port: int, token: str, ada: User, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = await hub.sessions.create_session(ada.id)
+    identify_by = gateway.identify_by
+
+    async def identify_late(hub: Hub, token: str) -> Identity | None:
+        identity = await identify_by(hub, token)
+        await hub.sessions.delete_session(token)
+        return identity
+
+    async with Client(port, token) as client:
+        await client.hello()
+        monkeypatch.setattr(gateway, "identify_by", identify_late)
+        await client.send({"type": "auth", "ref": 1, "token": new})
+        assert await bye(client) == 4401
 
 
 async def test_cookie_counts_only_with_an_own_origin(port: int, token: str) -> None:

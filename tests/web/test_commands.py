@@ -11,9 +11,9 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from hubbub import Hub, Invalid, RateLimited, Role, Room, User, new_id
+from hubbub import Hub, Invalid, NewMessage, RateLimited, Role, Room, User, new_id
 from hubbub.web import Call, Gateway, Limits
-from hubbub.web.commands import Send
+from hubbub.web.commands import PAGE_CHARACTERS, Send
 from web.serving import Client, serving
 
 Connect = Callable[[User], Awaitable[Client]]
@@ -94,6 +94,31 @@ async def test_page_has_the_people_who_are_on_it(
     assert len(around["items"]) == 3
     assert (await client.refused("page", room_id=room.id, before=1, after=1))["field"] == "before"
     assert (await client.refused("page", room_id=room.id, limit=201))["error"] == "invalid-value"
+
+
+async def test_pages_of_long_messages_have_fewer(hub: Hub, connect: Connect, ada: User, room: Room) -> None:
+    long = "\N{CJK UNIFIED IDEOGRAPH-6587}" * 20_000
+    seqs = [one.seq for one in await hub.messages.send_many(room.id, ada.id, [NewMessage(long)] * 40)]
+    most = PAGE_CHARACTERS // len(long)
+    client = await connect(ada)
+    newest = await client.command("page", room_id=room.id, limit=40)
+    assert [message["seq"] for message in newest["items"]] == seqs[-most:]
+    assert newest["has_older"]
+    older = await client.command("page", room_id=room.id, limit=40, before=seqs[-most])
+    assert [message["seq"] for message in older["items"]] == seqs[:-most]
+    oldest = await client.command("page", room_id=room.id, limit=40, after=0)
+    assert [message["seq"] for message in oldest["items"]] == seqs[:most]
+    for number in range(most + 1):
+        other = await hub.rooms.create(f"room {number}", created_by=ada.id)
+        await hub.messages.send(other.id, ada.id, long)
+    listed: list[str] = []
+    after = None
+    while not listed or after:
+        found = await client.command("rooms", limit=1_000, **({"after": after} if after else {}))
+        assert len(found["items"]) <= most
+        listed += [one["room"]["id"] for one in found["items"]]
+        after = found["next"]
+    assert len(set(listed)) == len(listed) == most + 2
 
 
 async def test_room_is_made_joined_shown_and_left(hub: Hub, connect: Connect, ada: User, bob: User) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
-from hubbub import Hub, Invalid, Room, User, new_id
+from hubbub import Hub, Invalid, NewMessage, Room, User, new_id
 from hubbub.web import Gateway, Limits, frames
+from hubbub.web import gateway as gateways
+from hubbub.web import serving as servers
 from hubbub.web.commands import COMMANDS
-from waiting import HANGS_AFTER_SECONDS, until
+from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 from web.serving import Client, serving
 
 ANY_JSON = st.recursive(
@@ -179,3 +182,109 @@ async def test_clients_that_vanish_leave_nothing_behind(hub: Hub, gateway: Gatew
             client.socket.transport.abort()
     await until(lambda: not gateway._connections)
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "hubbub: deliver to a client"]
+
+
+class RawClient:
+    """A WebSocket whose frames are those of the test, and which reads only when it is told to."""
+
+    CONTINUATION, TEXT, PING, PONG, FINAL_TEXT = 0, 1, 9, 10, 0x81
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._loop = asyncio.get_running_loop()
+        self._socket = socket.socket()
+        self._received = bytearray()
+
+    async def __aenter__(self) -> Self:
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        self._socket.setblocking(False)
+        await self._loop.sock_connect(self._socket, ("127.0.0.1", self._port))
+        lines = ("GET /chat/socket HTTP/1.1", "Host: 127.0.0.1", "Upgrade: websocket", "Connection: Upgrade")
+        key = ("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Version: 13")
+        await self._loop.sock_sendall(self._socket, "\r\n".join([*lines, *key, "", ""]).encode())
+        while b"\r\n\r\n" not in self._received:
+            self._received += await self._loop.sock_recv(self._socket, 1)
+        self._received.clear()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._socket.close()
+
+    async def send(self, *frames: tuple[int, bytes]) -> None:
+        """Frames of at most 125 bytes, masked with zeros. A text is the first fragment of a message."""
+        heads = ((code if code <= self.TEXT else 0x80 | code, payload) for code, payload in frames)
+        data = b"".join(bytes([code, 0x80 | len(payload), 0, 0, 0, 0]) + payload for code, payload in heads)
+        await self._loop.sock_sendall(self._socket, data)
+
+    async def read(self, code: int) -> bytes:
+        """The payload of the next frame with this code. Raises: ConnectionError, EOFError."""
+        while True:
+            while len(self._received) < 2 or len(self._received) < 2 + self._received[1]:
+                data = await self._loop.sock_recv(self._socket, 65_536)
+                if not data:
+                    raise EOFError
+                self._received += data
+            first, length = self._received[:2]
+            payload = bytes(self._received[2 : 2 + length])
+            del self._received[: 2 + length]
+            if first == 0x80 | code:
+                return payload
+
+    async def fails_to_fill(self) -> bool:
+        """Send pings until the server takes no more, or has cut the connection, which it returns."""
+        try:
+            async with asyncio.timeout(0.1):
+                while True:
+                    await self.send(*[(self.PING, b"x" * 125)] * 1_000)
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
+
+    async def is_cut(self) -> bool:
+        """Whether the server has cut the connection, found without reading from it."""
+        try:
+            await self.send((self.PING, b""))
+        except ConnectionError:
+            return True
+        return False
+
+
+async def test_pings_of_a_client_that_does_not_read_fill_no_memory(hub: Hub) -> None:
+    pings = [(RawClient.PING, f"{number}".rjust(125).encode()) for number in range(200_000)]
+    async with serving(Gateway(hub)) as port, RawClient(port) as client:
+        for start in range(0, len(pings), 1_000):
+            await client.send(*pings[start : start + 1_000])
+        async with asyncio.timeout(HANGS_AFTER_SECONDS):
+            answered = 1
+            while await client.read(RawClient.PONG) != pings[-1][1]:
+                answered += 1
+        assert answered < len(pings) / 2
+
+
+async def test_message_of_endless_fragments_is_cut(hub: Hub) -> None:
+    async with serving(Gateway(hub)) as port, RawClient(port) as client:
+        await client.send((RawClient.TEXT, b"{"), *[(RawClient.CONTINUATION, b"")] * servers.MAX_FRAGMENTS)
+        await until_it_answers(client.is_cut)
+
+
+async def test_client_that_pings_and_answers_none_is_cut_though_it_does_not_read(hub: Hub) -> None:
+    pings = {"ws_ping_interval": 1.0, "ws_ping_timeout": 0.1}
+    async with serving(Gateway(hub), **pings) as port, RawClient(port) as client:
+        await until_it_answers(client.fails_to_fill)
+
+
+async def test_client_that_does_not_read_is_cut_though_something_is_left_for_it(
+    hub: Hub, gateway: Gateway, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(gateways, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(gateways, "BLOCKED_SECONDS", 0.3)
+    hello = json.dumps({"type": "hello", "token": await hub.sessions.create_session(ada.id)})
+    async with serving(gateway) as port, RawClient(port) as client:
+        await client.send((RawClient.FINAL_TEXT, hello.encode()))
+        await until(lambda: bool(gateway._connections))
+        for _ in range(4):
+            await hub.messages.send_many(room.id, ada.id, [NewMessage("x" * 20_000)] * 250)
+        await until(lambda: not gateway._connections)
+        await until_it_answers(client.is_cut)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -140,6 +141,21 @@ async def test_requests_of_a_user_are_limited_over_all_processes(hub: Hub, setti
         refused = await elsewhere.get("/me")
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) > 1
+
+
+async def test_bans_are_asked_about_within_the_rate(hub: Hub, token: str) -> None:
+    asked = 0
+
+    def banned(user_ids: Collection[UUID]) -> Collection[UUID]:
+        nonlocal asked
+        asked += 1
+        return user_ids
+
+    gateway = Gateway(hub, banned=banned, limits=Limits(frames_per_second=0.01, burst=3))
+    async with serving(gateway) as port, client(port, token) as http:
+        answers = [await http.get("/me"), *[await http.post("/events", json={}) for _ in range(3)]]
+    assert [answer.status_code for answer in answers] == [403, 403, 403, 429]
+    assert asked == 3
 
 
 class Stream:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -18,6 +18,7 @@ from msgspec import UNSET, Meta, UnsetType
 from hubbub.errors import Conflict, Invalid, NotAMember
 from hubbub.models import (
     Message,
+    MessagePage,
     MessageType,
     Page,
     PublicUser,
@@ -39,7 +40,11 @@ if TYPE_CHECKING:
 
 Handler = Callable[["Call", Any], Awaitable[object]]
 
+P = TypeVar("P", MessagePage, Page[RoomSummary])
+
 LONGEST_SEARCH: Final = 100
+PAGE_CHARACTERS: Final = 512 * 1024
+"""Of the messages in an answer. 16 answers may wait for a client that does not read."""
 WATCHED_MEMBERS: Final = 200
 """Members of a watched room in the answer to `watch`. Changes come of all of them."""
 
@@ -257,7 +262,7 @@ class Revoke(frames.Frame, frozen=True, tag="revoke"):
 
 
 class Auth(frames.Frame, frozen=True, tag="auth"):
-    """A new token, before the old one expires."""
+    """A new token, before the old one expires. The connection ends with the session of the newest one."""
 
     token: frames.Token
 
@@ -371,17 +376,36 @@ async def typing(call: Call, frame: Typing) -> None:
 
 
 async def page(call: Call, frame: History) -> HistoryPage:
-    found = await call.me.messages.page(
-        frame.room_id, before=frame.before, after=frame.after, around=frame.around, limit=frame.limit
-    )
+    async def read(limit: int) -> MessagePage:
+        return await call.me.messages.page(
+            frame.room_id, before=frame.before, after=frame.after, around=frame.around, limit=limit
+        )
+
+    found = await _bounded(read, frame.limit, lambda message: message)
     users = await people(call, (message.user_id for message in found.items))
     return HistoryPage(found.room_id, found.items, found.has_older, found.has_newer, found.cursor, users)
 
 
 async def rooms(call: Call, frame: Rooms) -> RoomList:
-    found = await call.me.rooms.list(limit=frame.limit, after=frame.after)
+    async def read(limit: int) -> Page[RoomSummary]:
+        return await call.me.rooms.list(limit=limit, after=frame.after)
+
+    found = await _bounded(read, frame.limit, lambda summary: summary.last_message)
     users = await people(call, chain.from_iterable(map(_people_of, found.items)))
     return RoomList(found.items, found.next, users)
+
+
+async def _bounded(
+    read: Callable[[int], Awaitable[P]], limit: int, message_of: Callable[[Any], Message | None]
+) -> P:
+    """A page of at most `limit` items, and of fewer if their messages have more than `PAGE_CHARACTERS`."""
+    while True:
+        page = await read(limit)
+        messages = map(message_of, page.items)
+        characters = sum(len(message.content) for message in messages if message is not None)
+        if characters <= PAGE_CHARACTERS or len(page.items) == 1:
+            return page
+        limit = len(page.items) * PAGE_CHARACTERS // characters or 1
 
 
 async def room(call: Call, frame: OneRoom) -> RoomDetails:
@@ -517,7 +541,7 @@ async def auth(call: Call, frame: Auth) -> Renewed:
     identity = await connection.gateway.identify_by(call.hub, frame.token)
     if identity is None or identity.user_id != call.user_id:
         raise Invalid("token", "must be a valid token of the same user")
-    connection.identity = identity
+    await connection.renew(identity)
     return Renewed(identity.expires_in_seconds(asyncio.get_running_loop().time()))
 
 

@@ -22,6 +22,7 @@ from uuid import UUID
 from hubbub.background import ReportErrors
 from hubbub.errors import Invalid, NotFound, Unavailable
 from hubbub.services.feed import Follower
+from hubbub.services.sessions import key_of
 from hubbub.web import frames
 from hubbub.web.logins import Identity
 
@@ -67,6 +68,11 @@ class Connection(ABC):
     @property
     def user_id(self) -> UUID:
         return self.identity.user_id
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the client has not taken what was sent to it."""
+        return self.blocked_since < inf
 
     @abstractmethod
     async def _send(self, text: str) -> None:
@@ -206,11 +212,22 @@ class Connection(ABC):
             pass
         return code
 
+    async def renew(self, identity: Identity) -> None:
+        """From now on the same user is known by another token."""
+        self.identity = identity
+        if self._follower is not None:
+            await self._follower._end_with(None if identity.token is None else key_of(identity.token).name)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing that the client says counts any more: it may not know yet that its session has ended."""
+        return self.code is not None or (self._follower is not None and self._follower.is_closed)
+
     async def write(self, text: str) -> None:
         """Send these frames. Raises: OSError (the client has gone)."""
         if self.has_gone:
             raise ConnectionResetError
-        if self.blocked_since == inf:
+        if not self.is_blocked:
             self.blocked_since = self._loop.time()
         try:
             await self._send(text)

@@ -223,9 +223,14 @@ class Gateway:
             return 1012
         own = self._connections.setdefault(connection.user_id, {})
         replaced = [one for one in own if connection.device is not None and one.device == connection.device]
+        # One that does not read stays for a while, and counts until it has gone.
+        staying = len(own) - sum(one.code is None and not one.is_blocked for one in replaced)
         for one in replaced:
-            one.close(4409)
-        if len(own) - len(replaced) >= self.limits.connections:
+            if one.code is None and not one.is_blocked:
+                one.close(4409)
+            else:
+                one.abort(4409)
+        if staying >= self.limits.connections:
             return 4429
         own[connection] = None
         self._empty.clear()

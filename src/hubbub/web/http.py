@@ -110,21 +110,12 @@ class Http:
         return await self._gateway.do(command, call, _converted(command, request.path_params))
 
     async def _call(self, request: Request) -> Call:
-        """Who asks, if not too often. Raises: Refused, RateLimited, Unavailable."""
+        """Who asks. Raises: Refused, RateLimited, Unavailable."""
         identity = await self._identity(request)
-        hub, limits = self._gateway.hub_of(request), self._gateway.limits
-        verdict = await hub.limits.take(
-            "gateway",
-            str(identity.user_id),
-            capacity=limits.burst,
-            refill_per_second=limits.frames_per_second,
-            fail_open=True,
-        )
-        if not verdict.allowed:
-            raise RateLimited(verdict.retry_after_seconds)
-        return Call(hub, identity.user_id, identity.token)
+        return Call(self._gateway.hub_of(request), identity.user_id, identity.token)
 
     async def _identity(self, request: Request) -> Identity:
+        """Who asks, if not too often. Raises: Refused, RateLimited, Unavailable."""
         gateway = self._gateway
         if not gateway.accepts_origin(request):
             raise Refused(403, "The origin is not one of the gateway's.")
@@ -134,6 +125,16 @@ class Http:
         identity = await gateway.identify(request, bearer, needs_origin=not is_safe)
         if identity is None:
             raise Refused(401, "There is no session, or it has ended.", {"WWW-Authenticate": "Bearer"})
+        limits = gateway.limits
+        verdict = await gateway.hub_of(request).limits.take(
+            "gateway",
+            str(identity.user_id),
+            capacity=limits.burst,
+            refill_per_second=limits.frames_per_second,
+            fail_open=True,
+        )
+        if not verdict.allowed:
+            raise RateLimited(verdict.retry_after_seconds)
         if identity.user_id in await gateway.are_banned([identity.user_id]):
             raise Refused(403, "The user is banned.")
         return identity

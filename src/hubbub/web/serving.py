@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import resource
 import socket
 from collections.abc import Callable, Collection
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,6 +21,7 @@ from hubbub.web.gateway import Gateway
 try:
     import uvicorn
     import uvloop
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 except ImportError as error:
     raise ImportError("hubbub serve needs uvicorn and uvloop: pip install 'hubbub[web]'") from error
 
@@ -27,8 +30,54 @@ PONG_SECONDS: Final = 20.0
 """A client that is silent is noticed within the sum of the two. A ping costs more than a frame, so it is rare."""
 GRACE_SECONDS: Final = 5
 """How long requests in progress may take at the end."""
+BLOCKED_SECONDS: Final = 40
+"""How long a client may read nothing of what was written. The gateway cuts a connection earlier, after 30."""
+LINGER_SECONDS: Final = 15.0
+"""How long a client may take to read what is left for it at the end. uvicorn waits 10 for its close."""
+MAX_FRAGMENTS: Final = 1_000
+"""Fragments of one message. uvicorn bounds their bytes alone, and a fragment may be empty."""
+
+if TYPE_CHECKING:
+    from websockets.frames import Frame
 
 new_event_loop = uvloop.new_event_loop
+
+
+class WebSockets(WebSocketsSansIOProtocol):
+    """The WebSockets of uvicorn, where no client makes the server hold more than a message and its answers.
+
+    `uvicorn --ws hubbub.web.serving:WebSockets` takes it as well.
+    """
+
+    _late_pong = b""
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:  # the client sends pings and does not read: only the newest one needs an answer (RFC 6455, 5.5.3)
+            self._late_pong = (self.conn.data_to_send() or [self._late_pong])[-1]
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._late_pong and not self.close_sent:
+            self.transport.write(self._late_pong)
+        self._late_pong = b""
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) < MAX_FRAGMENTS:
+            super().handle_cont(event)
+        else:
+            self.frames = []
+            self.transport.abort()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.transport.abort()  # as it does not read, it would never close
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        if self in self.connections:
+            self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
 
 class Server(uvicorn.Server):
@@ -78,7 +127,7 @@ async def serve(
     app = Router([Route("/health", health), Mount(path, gateway)])
     config = uvicorn.Config(
         app,
-        ws="websockets-sansio",
+        ws=WebSockets,
         ws_max_size=gateway.limits.frame_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=PING_SECONDS,
@@ -89,6 +138,14 @@ async def serve(
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux, for the connections that it accepts
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, BLOCKED_SECONDS * 1_000)
     allow_many_connections()
     collect_garbage_rarely()
+    logging.getLogger("uvicorn.error").addFilter(_is_no_invalid_text)
     await Server(config, on_start, gateway).serve(sockets=[listening])
+
+
+def _is_no_invalid_text(record: logging.LogRecord) -> bool:
+    """Whether it is no traceback of uvicorn about text that is not UTF-8, of which any client may send much."""
+    return not record.getMessage().startswith("Invalid UTF-8 sequence")

@@ -231,7 +231,7 @@ class Socket(Connection):
             message: Mapping[str, Any] = await self._asgi_receive()
             if message["type"] == "websocket.disconnect":
                 return
-            if self.code is not None:
+            if self.is_ending:
                 continue
             text = message.get("text")
             try:

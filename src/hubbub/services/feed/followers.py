@@ -188,6 +188,11 @@ class Follower:
         if self.has_entered and not self.is_closed:
             self._followers.signals.watch(self.inbox, watched)
 
+    async def _end_with(self, session: str | None) -> None:
+        """From now on end with the session of this key instead of the one before, or with none."""
+        self.session = session
+        await self._followers.sessions.change(self)
+
     def _read(self) -> FeedEvent:
         self.inbox.instrumentation.delivered()
         event = self._events.popleft()
@@ -341,6 +346,12 @@ class SessionChecks:
         await self._end_ended([follower])
         self._checking.wake()
 
+    async def change(self, follower: Follower) -> None:
+        """The follower has another session, or none."""
+        self.leave(follower)
+        if follower.session is not None and not follower.is_closed:
+            await self.enter(follower)
+
     def leave(self, follower: Follower) -> None:
         self._followers.pop(follower, None)
         self._due.pop(follower, None)
@@ -373,7 +384,7 @@ class SessionChecks:
             logger.info("checking sessions of followers at the next heartbeat, after: %s", error)
             return
         for follower, session in sessions.items():
-            if session in ended:
+            if session in ended and session == follower.session:
                 follower.close()
 
 
@@ -403,7 +414,7 @@ class Followers:
         self.memberships = memberships
         self.rooms = rooms
         self.signals = signals
-        self._sessions = sessions
+        self.sessions = sessions
         self._announcements = announcements
         self._has_work = has_work
         self._at_most_behind = at_most_behind
@@ -437,7 +448,7 @@ class Followers:
         deadline = self._executor.deadline()
         self._users.setdefault(follower.user_id, {})[follower] = None
         if follower.session is not None:
-            await self._sessions.enter(follower)
+            await self.sessions.enter(follower)
         member_of = (await self.memberships.rooms_of([follower.user_id], deadline=deadline))[follower.user_id]
         wanted = {room.room_id: room for room in member_of if follower._wants(room.room_id)}
         for room_id in follower.rooms or ():
@@ -592,7 +603,7 @@ class Followers:
         """Forget a follower that is closed."""
         if follower.has_entered:
             self.signals.leave(follower.inbox)
-        self._sessions.leave(follower)
+        self.sessions.leave(follower)
         followers = self._users.get(follower.user_id)
         if followers is not None:
             followers.pop(follower, None)
@@ -625,7 +636,7 @@ class Followers:
         if isinstance(received, Gap):
             self._is_subscribed = True
             self.signals.miss_all()
-            self._sessions.check_soon()
+            self.sessions.check_soon()
             self._round = deque(self._users)
             self._due = len(self._round)
             self._has_work()
@@ -637,7 +648,7 @@ class Followers:
             for user_id in announced.disconnected:
                 self._disconnect(user_id)
             self.read_rooms_of(announced.users)
-            self._sessions.check_soon(one for user_id in announced.users for one in self._users.get(user_id, ()))
+            self.sessions.check_soon(one for user_id in announced.users for one in self._users.get(user_id, ()))
 
     def read_rooms_of(self, user_ids: Iterable[UUID]) -> None:
         """Read the rooms of these users again in the next `compare`, which is now."""
