@@ -158,6 +158,14 @@ def test_hub_is_closed_once_and_then_refuses(settings: Settings) -> None:
     assert "hubbub" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_second_start_is_refused_and_leaves_the_hub_open(settings: Settings) -> None:
+    with sync.Hub(settings) as chat:
+        with pytest.raises(Unavailable, match="started already"):
+            chat.start()
+        assert chat.health().ready
+    assert [thread for thread in threading.enumerate() if thread.name == "hubbub"] == []
+
+
 def test_start_that_fails_leaves_no_thread(settings: Settings) -> None:
     wrong = Settings.from_urls("postgresql://nobody@127.0.0.1:1/none", "redis://127.0.0.1:1")
     with pytest.raises(Unavailable), sync.open(wrong):

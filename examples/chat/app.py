@@ -187,7 +187,10 @@ async def main(
     import uvicorn  # noqa: PLC0415 - what serves this page may be another server
     from conversation import fill as fill_with_talk  # type: ignore[import-not-found]  # noqa: PLC0415 - beside this
 
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # which deletes the folder
+    # SIGTERM ends it as Ctrl+C does: the servers are stopped, and their files deleted.
+    loop, running = asyncio.get_running_loop(), asyncio.current_task()
+    if running is not None:
+        signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(running.cancel))
     with tempfile.TemporaryDirectory(prefix="hubbub-chat-", dir=parent) as folder:
         print("starting PostgreSQL and Valkey ...", flush=True)
         async with embedded.Servers(Path(folder)) as settings:
@@ -243,5 +246,5 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--no-browser", action="store_true", help="print the addresses, and open no window")
     given = parser.parse_args()
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(main(given.port, opens=not given.no_browser))

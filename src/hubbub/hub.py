@@ -383,9 +383,11 @@ class Hub(Repositories):
 
         Nothing is left open after an error. A hub also starts while Redis cannot be reached.
 
-        Raises: Unavailable (PostgreSQL cannot be reached), SchemaMismatch.
+        Raises: Unavailable (PostgreSQL cannot be reached, or the hub was started before), SchemaMismatch.
         """
         self._check_process()
+        if self._loop is not None:
+            raise Unavailable("hub", "it was started already", retryable=False)
         self._loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             # Closed in reverse order. The cache is closed after the pool, so that it still receives a change that

@@ -92,6 +92,7 @@ class _Loop:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self.is_started = False
         self._lock = threading.Lock()  # all calls are submitted before the loop is stopped, or refused
         self._of_thread = threading.local()
         self.is_abandoned = False
@@ -101,6 +102,10 @@ class _Loop:
         self.is_abandoned = self._thread is not None
 
     def start(self) -> None:
+        with self._lock:
+            if self.is_started:
+                raise Unavailable("hub", "it was started already", retryable=False)
+            self.is_started = True
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_run, args=(self._loop,), name="hubbub", daemon=True)
         self._thread.start()
@@ -286,7 +291,7 @@ class Hub(Synchronous):
     def start(self) -> Self:
         """Start the thread, and connect. A hub can be started once.
 
-        Raises: Unavailable, SchemaMismatch.
+        Raises: Unavailable (also where the hub was started before), SchemaMismatch.
         """
         self._loop.start()
         try:

@@ -58,7 +58,7 @@ async def test_log_goes_on_before_the_eyes_of_two_visitors(tmp_path: Path) -> No
 
             await until_it_answers(has_new_message)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(HANGS_AFTER_SECONDS):
             _, errors = await process.communicate()
     assert b"Traceback" not in errors, errors.decode()

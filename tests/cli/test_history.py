@@ -14,6 +14,7 @@ import pytest
 
 from history.histories import conversation, line, message_lines, parsed
 from hubbub import Hub, Room, Settings, User
+from hubbub.cli.history import _written
 from hubbub.history import derive_room_id
 
 
@@ -132,6 +133,51 @@ async def test_unwritable_export_is_reported_without_a_traceback(
     full = await run("export", str(room.id), into=full_disk)
     assert full.status == 1
     assert full.error == b"Error: [Errno 28] No space left on device\n"
+
+
+async def test_export_into_a_pipe_or_through_a_symlink_replaces_neither(
+    run: Run, hub: Hub, room: Room, ada: User, tmp_path: Path
+) -> None:
+    await hub.messages.send(room.id, ada.id, "hello")
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link.jsonl", tmp_path / "target.jsonl"
+    os.mkfifo(pipe)
+    link.symlink_to(target)
+    reading = asyncio.create_task(asyncio.to_thread(pipe.read_bytes))
+    assert (await run("export", str(room.id), "-o", str(pipe))).status == 0
+    assert b"hello" in await reading
+    assert pipe.is_fifo()
+    assert (await run("export", str(room.id), "-o", str(link))).status == 0
+    assert link.is_symlink()
+    assert b"hello" in target.read_bytes()
+    assert {"link.jsonl", "pipe", "target.jsonl"} == set(os.listdir(tmp_path))  # noqa: PTH208
+
+
+def test_two_exports_to_one_file_do_not_write_into_each_other(tmp_path: Path) -> None:
+    output = tmp_path / "room.jsonl"
+    with _written(output) as first:
+        first.write(b"1" * 100_000)
+        with _written(output) as second:
+            second.write(b"2" * 10)
+        assert output.read_bytes() == b"2" * 10
+        first.write(b"1" * 100_000)
+    assert output.read_bytes() == b"1" * 200_000
+    output.chmod(0o600)
+    failing = _written(output)
+    failing.__enter__().write(b"3")
+    assert failing.__exit__(OSError, OSError("full"), None) is False
+    with _written(output) as fourth:
+        fourth.write(b"4")
+    assert output.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [output]
+
+
+async def test_import_of_a_hostile_file_writes_no_escape_sequence(run: Run, tmp_path: Path) -> None:
+    hostile = b'{"kind":"\\u001b]0;pwned\\u0007\\u001b[2J","room":"r","user":"u","at":"2020-01-01T00:00:00Z"}\n'
+    ended = await run("import", "-", "--refused", str(tmp_path / "refused"), given=hostile)
+    assert ended.status == 3
+    assert "pwned" in ended.out.decode()
+    for text in (ended.out.decode(), ended.error.decode(), (tmp_path / "refused").read_text()):
+        assert all(one.replace("\t", "").isprintable() for one in text.split("\n"))
 
 
 async def test_terminal_shows_the_progress_of_an_import(settings: Settings, tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
+from contextlib import aclosing, suppress
 from pathlib import Path
 from subprocess import run as run_to_its_end
 
 from cli.running import Terminal, run
 from hubbub import Hub, Room, Settings, User
+from hubbub.cli.say import _blocks
 from waiting import until_it_answers
 
 
@@ -31,6 +34,42 @@ async def test_lines_of_a_file_are_messages(settings: Settings, hub: Hub, room: 
         )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert await contents(hub, room) == ["one", "two"]
+
+
+async def test_lines_of_a_file_and_of_a_pipe_are_read_alike(
+    settings: Settings, hub: Hub, room: Room, tmp_path: Path
+) -> None:
+    lines = b"caf\xe9\r\nend"
+    (tmp_path / "lines").write_bytes(lines)
+    words = [sys.executable, "-m", "hubbub", "say", "engine-room", "--as", "ada"]
+    with (tmp_path / "lines").open() as file:
+        from_a_file = await asyncio.to_thread(
+            run_to_its_end, words, stdin=file, env=settings.to_env(), check=False, capture_output=True
+        )
+    from_a_pipe = await asyncio.to_thread(
+        run_to_its_end, words, input=lines, env=settings.to_env(), check=False, capture_output=True
+    )
+    for ended in (from_a_file, from_a_pipe):
+        assert (ended.returncode, ended.stderr) == (0, b"")
+    assert await contents(hub, room) == ["caf\ufffd", "end"] * 2
+
+
+async def test_pipe_is_read_no_faster_than_its_lines_are_sent() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    try:
+        async with aclosing(_blocks(reading)) as blocks:
+            os.write(writing, b"x")
+            assert await anext(blocks) == b"x"
+            accepted = 0
+            with suppress(BlockingIOError):
+                while True:
+                    accepted += os.write(writing, b"x" * 4_096)
+                    await asyncio.sleep(0)
+            assert accepted <= 65_536, "what a pipe holds"
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 async def until_said(hub: Hub, room: Room, content: str) -> None:

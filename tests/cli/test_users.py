@@ -55,6 +55,12 @@ async def test_bot_and_user_of_another_system_have_no_password(settings: Setting
     assert str(user.id) in shown.out
     await hub.users.create(None, "linus", None, external_id=str(bot.id))
     assert "weather" in (await run(settings, "users", "show", str(bot.id))).out  # an id of hubbub's comes first
+    await hub.users.create(None, "42", None, external_id="google|42")
+    await hub.users.create(None, "ken", None, external_id="42")
+    ambiguous = await run(settings, "users", "delete", "42", "--yes")
+    assert ambiguous.status == 1
+    assert "use an id" in ambiguous.error
+    assert await hub.users.find_by_username("42") is not None
     for unknown in ("google|8", "x" * 256, "7@example.org"):
         assert "there is no user" in (await run(settings, "users", "show", unknown)).error
 

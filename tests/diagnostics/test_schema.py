@@ -41,15 +41,15 @@ async def test_revision_of_a_newer_hubbub_is_an_error(look: Look, database: Post
 
 
 async def test_invalid_index_is_reported_with_its_repair(look: Look, database: PostgresSettings, sql: Sql) -> None:
-    await sql("CREATE INDEX idx_rooms_name_ccnew ON rooms (name)")
+    await sql('CREATE INDEX "idx_rooms_name_CCnew" ON rooms (name)')
     await sql(
         "UPDATE pg_index SET indisvalid = false "
-        "WHERE indexrelid IN ('idx_rooms_name'::regclass, 'idx_rooms_name_ccnew'::regclass)"
+        "WHERE indexrelid IN ('idx_rooms_name'::regclass, '\"idx_rooms_name_CCnew\"'::regclass)"
     )
     section = await look(database)
     assert severities(section, "postgresql.indexes") == ["error", "warning"]
-    assert "REINDEX INDEX CONCURRENTLY idx_rooms_name," in meanings(section, "postgresql.indexes")
-    assert "DROP INDEX CONCURRENTLY idx_rooms_name_ccnew," in meanings(section, "postgresql.indexes")
+    assert "REINDEX INDEX CONCURRENTLY public.idx_rooms_name," in meanings(section, "postgresql.indexes")
+    assert 'DROP INDEX CONCURRENTLY public."idx_rooms_name_CCnew",' in meanings(section, "postgresql.indexes")
 
 
 async def test_missing_index_is_an_error(look: Look, database: PostgresSettings, sql: Sql) -> None:
@@ -125,7 +125,7 @@ async def test_autovacuum_off_for_a_table_is_a_warning(look: Look, database: Pos
     await sql("ALTER TABLE room_users SET (autovacuum_enabled = off)")
     section = await look(database)
     assert severities(section, "postgresql.vacuum") == ["warning"]
-    assert "ALTER TABLE room_users RESET (autovacuum_enabled)" in meanings(section, "postgresql.vacuum")
+    assert "ALTER TABLE public.room_users RESET (autovacuum_enabled)" in meanings(section, "postgresql.vacuum")
 
 
 async def test_track_counts_off_is_an_error(look: Look, as_superuser: PostgresSettings, sql: Sql) -> None:

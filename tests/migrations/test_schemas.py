@@ -10,6 +10,7 @@ from commands import execute
 from hubbub import Hub, Invalid, PostgresSettings, SchemaMismatch, Settings, migrations
 from hubbub.migrations import REVISIONS
 from hubbub.postgres import connect
+from hubbub.settings.variables import refused_schema
 from migrations.catalog import schema
 
 THEIR_TABLES = "CREATE TABLE users (id int PRIMARY KEY); CREATE TABLE messages (id int PRIMARY KEY)"
@@ -109,3 +110,10 @@ async def test_sql_for_a_schema_sets_the_search_path_of_its_session(empty_databa
     await connection.close()
     assert (await migrations.status(replace(empty_database, schema="chat"))).pending == ()
     assert {name for name in await tables(empty_database) if name.startswith("public.")} == set()
+
+
+async def test_reserved_words_of_the_server_are_no_names_of_schemas(postgres_settings: PostgresSettings) -> None:
+    connection = await connect(postgres_settings)
+    reserved = await connection.fetch("SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T')")
+    await connection.close()
+    assert [word for (word,) in reserved if refused_schema(word) is None] == []

@@ -60,6 +60,8 @@ def test_schema_and_prefix_alone_name_no_servers_and_count_within_those_that_are
     assert found.within({}) == found
     with pytest.raises(Invalid, match="DB_SCHEMA"):
         found.within({"DB_SCHEMA": "Chat"})
+    with pytest.raises(Invalid, match="DB_SCHEMA: is a reserved word"):
+        found.within({"DB_SCHEMA": "order"})
 
 
 def test_every_variable_has_its_effect(pem: Pem) -> None:

@@ -11,14 +11,16 @@ from contextlib import aclosing, contextmanager
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
-from stat import S_ISREG
-from typing import BinaryIO, TextIO
+from stat import S_IFREG, S_IMODE, S_ISREG
+from tempfile import NamedTemporaryFile
+from typing import IO, TextIO
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hubbub import hub
+from hubbub.cli.terminal import printable
 from hubbub.diagnostics.finding import find_room
 from hubbub.history import Imported, Refusal
 
@@ -48,7 +50,7 @@ def import_history(context: click.Context, file: BufferedReader, refused: TextIO
     with _progress(file) as show:
         imported = asyncio.run(_import(file, show, on_refusal))
     for line in _report(imported):
-        click.echo(line)
+        click.echo(printable(line))
     if imported.refusals.count:
         context.exit(LINES_REFUSED)
 
@@ -61,7 +63,7 @@ async def _import(
 
 
 def _write_refusal(file: TextIO, refusal: Refusal) -> None:
-    file.write(f"{refusal.line}\t{refusal.reason}\n")
+    file.write(f"{refusal.line}\t{printable(refusal.reason)}\n")
 
 
 @contextmanager
@@ -129,27 +131,52 @@ def export_room(room: str, output: Path) -> None:
         asyncio.run(_export(room, file))
 
 
-async def _export(room: str, file: BinaryIO | gzip.GzipFile) -> None:
+async def _export(room: str, file: IO[bytes] | gzip.GzipFile) -> None:
     async with hub.open() as chat, aclosing(chat.history.lines(await find_room(chat, room))) as pieces:
         async for piece in pieces:
             file.write(piece)
 
 
 @contextmanager
-def _written(output: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
+def _written(output: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
     """A file that appears under its name once it is complete."""
     if output == STDOUT:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()  # here, where a full disk is still an error that can be reported
         return
-    part = output.with_name(f"{output.name}.part")
     try:
-        with part.open("wb") as file:
-            if output.suffix == ".gz":
-                with gzip.GzipFile("", "wb", 6, file, mtime=0) as compressed:
-                    yield compressed
-            else:
-                yield file
-        part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
+        mode = output.stat().st_mode
+    except FileNotFoundError:
+        mode = S_IFREG | 0o666 & ~_umask()
+    if not S_ISREG(mode):  # a device or a pipe, which must not be replaced
+        with output.open("wb") as file, _compressed(output, file) as written:
+            yield written
+        return
+    target = output.resolve()  # of a symlink, which stays
+    # A name of its own: two exports to the same file must not write into one.
+    with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as whole:
+        part = Path(whole.name)
+        try:
+            with _compressed(output, whole) as written:
+                yield written
+            whole.flush()
+            os.fchmod(whole.fileno(), S_IMODE(mode))
+            os.fsync(whole.fileno())
+            part.replace(target)
+        except BaseException:
+            part.unlink()
+            raise
+
+
+@contextmanager
+def _compressed(output: Path, file: IO[bytes]) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    if output.suffix != ".gz":
+        yield file
+        return
+    with gzip.GzipFile("", "wb", 6, file, mtime=0) as compressed:
+        yield compressed
+
+
+def _umask() -> int:
+    os.umask(umask := os.umask(0))
+    return umask

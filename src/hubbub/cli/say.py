@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 from uuid import UUID
 
@@ -78,21 +78,38 @@ async def _show(chat: Hub, feed: Follower, user: User) -> None:
 
 async def _lines() -> AsyncIterator[str]:
     """The lines of standard input, read when they are there. A thread that waits for them could not be ended."""
-    loop, fd = asyncio.get_running_loop(), sys.stdin.fileno()
-    received: asyncio.Queue[bytes] = asyncio.Queue()
+    rest = b""
+    async for block in _blocks(sys.stdin.fileno()):
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield _text(line)
+    if rest:
+        yield _text(rest)
+
+
+async def _blocks(fd: int) -> AsyncGenerator[bytes, None]:
+    """What can be read, one block after another: a pipe that is faster than the sends has to wait."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+
+    def on_readable() -> None:
+        loop.remove_reader(fd)
+        readable.set()
+
     try:
-        loop.add_reader(fd, lambda: received.put_nowait(os.read(fd, READ_BYTES)))
-    except PermissionError:  # a file, which is always there
-        for line in sys.stdin:
-            yield line.removesuffix("\n")
-        return
-    try:
-        rest = b""
-        while read := await received.get():
-            *lines, rest = (rest + read).split(b"\n")
-            for one in lines:
-                yield one.decode(errors="replace")
-        if rest:
-            yield rest.decode(errors="replace")
+        while True:
+            try:
+                loop.add_reader(fd, on_readable)
+            except PermissionError:  # a file, which is always there
+                readable.set()
+            await readable.wait()
+            readable.clear()
+            if not (block := os.read(fd, READ_BYTES)):
+                return
+            yield block
     finally:
         loop.remove_reader(fd)
+
+
+def _text(line: bytes) -> str:
+    return line.removesuffix(b"\r").decode(errors="replace")

@@ -12,18 +12,30 @@ from hubbub.models import User
 
 
 async def find_user(chat: Hub, user: str) -> User:
-    """The user with this id, email, username, or id in another system: the first of these. Raises: NotFound."""
+    """The user with this id, or else with this email, username or id in another system.
+
+    Raises: NotFound, Invalid (it is the name of one user and the id in another system of a second one).
+    """
 
     async def find_by_id(user: str) -> User | None:
         id = inputs.uuid("user", user)
         return (await chat.users.get_many([id])).get(id)
 
     find_by_name = chat.users.find_by_email if "@" in user else chat.users.find_by_username
-    for find in (find_by_id, find_by_name, chat.users.find_by_external_id):
-        with suppress(Invalid):  # it does not have the form of one
-            if (found := await find(user)) is not None:
-                return found
-    raise NotFound("user", user)
+    found: list[User] = []
+    for finds in ([find_by_id], [find_by_name, chat.users.find_by_external_id]):
+        for find in finds:
+            with suppress(Invalid):  # it does not have the form of one
+                if (one := await find(user)) is not None:
+                    found.append(one)
+        if found:
+            break
+    if not found:
+        raise NotFound("user", user)
+    if len({one.id for one in found}) > 1:
+        named, external = found
+        raise Invalid("user", f"is a name of {named.id}, and the id in another system of {external.id}: use an id")
+    return found[0]
 
 
 async def find_room(chat: Hub, room: str) -> UUID:

@@ -93,6 +93,8 @@ async def _need_head(postgres: Postgres) -> None:
 
 class Index(NamedTuple):
     name: str
+    in_schema: str
+    """The quoted name, with its schema."""
     table: str
     is_valid: bool
     is_unique: bool
@@ -106,6 +108,7 @@ _INDEXES = Statement(
     """
     SELECT
         indexes.relname::text AS name,
+        format('%I.%I', current_schema(), indexes.relname) AS in_schema,
         tables.relname::text AS "table",
         pg_index.indisvalid AND pg_index.indisready AS is_valid,
         pg_index.indisunique AS is_unique,
@@ -141,9 +144,9 @@ async def _indexes(postgres: Postgres) -> Result:
     for index in [index for index in found if not index.is_valid]:
         meaning = f"{index.name} on {index.table} is INVALID: writes maintain it, and no query can use it."
         if index.name in INDEXES:
-            findings.append(error(meaning, f"REINDEX INDEX CONCURRENTLY {index.name}, as the owner."))
+            findings.append(error(meaning, f"REINDEX INDEX CONCURRENTLY {index.in_schema}, as the owner."))
         else:
-            remedy = f"DROP INDEX CONCURRENTLY {index.name}, as the owner, unless it is still being built."
+            remedy = f"DROP INDEX CONCURRENTLY {index.in_schema}, as the owner, unless it is still being built."
             findings.append(warning(meaning, remedy))
     for name in sorted(INDEXES - {index.name for index in found}):
         meaning = f"The index {name} is missing: its queries read whole tables, or its rows are not kept unique."
@@ -156,7 +159,7 @@ async def _indexes(postgres: Postgres) -> Result:
         if index.name not in INDEXES and index.is_valid and not index.is_unique and not index.scans:
             size, days = f"{index.bytes / 1_000_000:.1f} MB", f"{age / 86_400:.0f} days"
             meaning = f"{index.name} on {index.table} ({size}) was not used for {days}, and makes writes slower."
-            remedy = f"If no replica uses it: DROP INDEX CONCURRENTLY {index.name}."
+            remedy = f"If no replica uses it: DROP INDEX CONCURRENTLY {index.in_schema}."
             findings.append(warning(meaning, remedy))
     return Result(f"{len(found)} indexes", findings)
 
@@ -278,16 +281,16 @@ async def _vacuum(postgres: Postgres) -> Result:
         off = "autovacuum" if autovacuum == "off" else "track_counts"
         meaning = f"{off} is off: dead rows pile up, plans go stale, and in the end the server stops."
         findings.append(error(meaning, f"Set {off} = on in postgresql.conf and reload."))
-    tables = await postgres.executor.fetch_all(_TABLES, list(TABLES))
+    tables, schema = await postgres.executor.fetch_all(_TABLES, list(TABLES)), postgres.settings.schema
     for table in tables:
         if not table.is_vacuumed:
             meaning = f"Autovacuum is off for {table.name}: it grows with every change and never shrinks."
-            findings.append(warning(meaning, f"ALTER TABLE {table.name} RESET (autovacuum_enabled)"))
+            findings.append(warning(meaning, f"ALTER TABLE {schema}.{table.name} RESET (autovacuum_enabled)"))
         if table.dead > max(DEAD_ROWS, DEAD_SHARE * table.live):
             meaning = f"{table.name} has {table.dead:,} dead rows and {table.live:,} live: reads are slow."
             remedy = (
                 "Look in pg_stat_activity for a transaction that is hours old and blocks vacuum. Without one, "
-                f"VACUUM {table.name}, and lower autovacuum_vacuum_scale_factor for it."
+                f"VACUUM {schema}.{table.name}, and lower autovacuum_vacuum_scale_factor for it."
             )
             findings.append(warning(meaning, remedy))
     most = max(tables, key=lambda table: table.dead, default=None)
@@ -332,7 +335,8 @@ async def _plans(postgres: Postgres) -> Result:
             table = node.get("Relation Name")
             if table in large and _reads_all(node):
                 meaning = f"The plan of {statement.name} reads all of {table}, by {node['Node Type']}."
-                remedy = f"ANALYZE {table}. If that changes nothing, compare its indexes and random_page_cost."
+                analyze = f"ANALYZE {postgres.settings.schema}.{table}."
+                remedy = f"{analyze} If that changes nothing, compare its indexes and random_page_cost."
                 findings.append(warning(meaning, remedy))
     return Result(f"{mode}; {len(statements)} statements planned", findings)
 

@@ -19,6 +19,7 @@ from hubbub.migrations.runner import Timeouts, migrate
 from hubbub.migrations.runner import move as move_tables
 from hubbub.postgres import TABLES, Pool
 from hubbub.settings import PostgresSettings
+from hubbub.settings.variables import refused_schema
 
 __all__ = [
     "HEAD",
@@ -145,8 +146,10 @@ def sql(
     It leads from `start` (default: no schema for up, the head for down) to `revision` (default: the head for up,
     "base" for down). Indexes are built outside of transactions, so a client must send the statements one by one,
     as psql does.
-    Raises: Invalid (an unknown revision).
+    Raises: Invalid (an unknown revision, or `schema` cannot be the name of a schema).
     """
+    if (reason := refused_schema(schema)) is not None:
+        raise Invalid("schema", reason)
     if start is not None:
         revisions.ordinal(start)
     into = f"SET search_path = {schema};\n\n"

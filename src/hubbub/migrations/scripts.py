@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from hubbub.migrations.revisions import previous
+
 Direction = Literal["up", "down"]
 
 VERSIONS = Path(__file__).with_name("versions")
@@ -102,12 +104,15 @@ def steps(direction: Direction, revision: str) -> list[Step]:
 def script(direction: Direction, revisions: Iterable[str]) -> str:
     """The SQL that applies or undoes `revisions`, to be sent statement by statement.
 
-    It cannot stop at rows that a revision refuses: there the constraint itself fails. It cannot compute the keys
-    of names. The next `up` does that, even if it has nothing else to do.
+    Each revision fails at its first statement in a database that is not at the revision before it. Rows that a
+    revision refuses make one of its later statements fail. The script cannot compute the keys of names. The next
+    `up` does that, even if it has nothing else to do.
     """
     written: list[str] = []
     for revision in revisions:
         written.append(f"-- {revision} {direction}")
+        if (needed := revision if direction == "down" else previous(revision)) != "base":
+            written.append(_NEEDS.format(needed))
         for step in steps(direction, revision):
             if step.refusal or step.computes_keys:
                 continue
@@ -117,6 +122,14 @@ def script(direction: Direction, revisions: Iterable[str]) -> str:
             statements[0] = f"{step.comment}\n{statements[0]}".lstrip()
             written += [f"{statement};" for statement in statements]
     return "".join(f"{one}\n\n" for one in written)
+
+
+_NEEDS = """DO $$
+BEGIN
+    IF (SELECT version_num FROM hubbub_schema_version) IS DISTINCT FROM '{0}' THEN
+        RAISE EXCEPTION 'the database is not at revision {0}';
+    END IF;
+END $$;"""
 
 
 def _text(direction: Direction, revision: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Final, NamedTuple, get_args
 from urllib.parse import unquote
 
 from hubbub.errors import Invalid
@@ -147,8 +147,25 @@ def _password(value: object) -> Reason:
 
 _SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")
 
+# Of PostgreSQL 14 to 18: pg_get_keywords() has them.
+_RESERVED: Final = frozenset(
+    """
+    all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate
+    collation column concurrently constraint create cross current_catalog current_date current_role
+    current_schema current_time current_timestamp current_user default deferrable desc distinct do else end
+    except false fetch for foreign freeze from full grant group having ilike in initially inner intersect into
+    is isnull join lateral leading left like limit localtime localtimestamp natural not notnull null offset on
+    only or order outer overlaps placing primary references returning right select session_user similar some
+    symmetric system_user table tablesample then to trailing true union unique user using variadic verbose when
+    where window with
+    """.split()  # noqa: SIM905 - a hundred lines otherwise
+)
 
-def _schema(value: object) -> Reason:
+
+def refused_schema(value: object) -> Reason:
+    """Why a value cannot be the schema, whose name stands in statements as it is."""
+    if isinstance(value, str) and value in _RESERVED:
+        return "is a reserved word of SQL"
     if isinstance(value, str) and _SCHEMA.fullmatch(value):
         return None
     return "must be 1 to 63 of a-z, 0-9 and _, not begin with a digit, and not with pg_, which is PostgreSQL's own"
@@ -199,7 +216,7 @@ POSTGRES: Variables = {
     "DB_HOST": Variable("host", str, _hosts),
     "DB_PORT": Variable("port", _whole, _from_to(1, 65_535)),
     "DB_NAME": Variable("database", str, _name),
-    "DB_SCHEMA": Variable("schema", str, _schema),
+    "DB_SCHEMA": Variable("schema", str, refused_schema),
     "DB_USER": Variable("user", str, _name),
     "DB_PASSWORD": Variable("password", str, _password),
     "DB_SSLMODE": Variable("sslmode", str, _sslmode),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import signal
 import socket
 from collections.abc import Callable, Collection
+from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
@@ -89,6 +91,12 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._on_start = on_start
         self._gateway = gateway
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM:  # which uvicorn raises again when it has ended, before the hub is closed
+            self.should_exit = True
+        else:
+            super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -22,7 +22,7 @@ from hubbub import embedded, migrations, new_id
 from hubbub.cli.demo import expected, recount, report, talk
 from hubbub.cli.demo.expected import CONVERSATION, Context
 from hubbub.cli.demo.report import Result, Section
-from hubbub.cli.terminal import END_SIGNALS, on_signals, unreported
+from hubbub.cli.terminal import END_SIGNALS, on_signals, printable, unreported
 from hubbub.diagnostics.server_info import server_info
 from hubbub.errors import Unavailable
 from hubbub.history import Refusals
@@ -85,11 +85,11 @@ def demo(
     With --serve nothing is checked. The chat of examples/chat shows the log in two windows of a browser, and the
     people of the log write its end, up to 200 lines, again and again until a signal ends it.
     """
-    title = "the log that comes with hubbub" if file.name == str(CONVERSATION) else Path(file.name).name
+    title = "the log that comes with hubbub" if file.name == str(CONVERSATION) else printable(Path(file.name).name)
     refusals = Refusals()
     lines = expected.read(file, refusals)
     if (first := next(lines, None)) is None:
-        reason = "".join(f"; line {line}: {reason}" for line, reason in refusals.first[:1])
+        reason = "".join(f"; line {line}: {printable(reason)}" for line, reason in refusals.first[:1])
         raise click.BadParameter(f"{title} has no usable line{reason}", param_hint="--log")
     if serve:
         from hubbub.cli.demo import playing  # noqa: PLC0415 - with the extra `web` only

@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from hubbub.cli.demo.report import Section
+from hubbub.cli.terminal import printable
 from hubbub.history import JoinLine, LeaveLine, MessageLine, Refusals, derive_room_id, derive_user_id, read_lines
 from hubbub.hub import Hub
 from hubbub.log_checks import LogEntry
@@ -192,7 +193,7 @@ async def load(context: Context, title: str, lines: Iterator[PlainLine], refusal
     ):
         if count:
             examples = "; ".join(", ".join(map(str, one)) for one in first[:3])
-            section.notes.append(f"{what} ({count:,}): {examples}")
+            section.notes.append(printable(f"{what} ({count:,}): {examples}"))
     return section
 
 

@@ -40,7 +40,7 @@ def serve(lines: Iterable[PlainLine], *, port: int, opens: bool, parent: Path | 
     sys.path.insert(0, str(next(folder for folder in folders if folder.exists())))
     chat = importlib.import_module("app")
     player = Player(lines)
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(chat.main(port, opens=opens, fill=player.fill, play=player.play, parent=parent))
 
 
