@@ -42,11 +42,11 @@ def test_tree_in_the_module_docstring_is_complete() -> None:
         ),
         (
             SchemaMismatch("0003", "0012", "run `hubbub migrate up`"),
-            "the database is at revision 0003, this hubbub needs 0012: run `hubbub migrate up`",
+            "the database is at revision 0003, and this hubbub needs revision 0012: run `hubbub migrate up`",
         ),
         (
             SchemaMismatch(None, "0012", "run `hubbub migrate up`"),
-            "the database is at revision none, this hubbub needs 0012: run `hubbub migrate up`",
+            "the database has no tables of hubbub, and this hubbub needs revision 0012: run `hubbub migrate up`",
         ),
         (Unavailable("redis", "no answer"), "redis: no answer"),
         (

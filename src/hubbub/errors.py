@@ -96,7 +96,8 @@ class SchemaMismatch(HubbubError):
     """
 
     def __init__(self, found: str | None, wanted: str, hint: str) -> None:
-        super().__init__(f"the database is at revision {found or 'none'}, this hubbub needs {wanted}: {hint}")
+        is_at = "has no tables of hubbub" if found is None else f"is at revision {found}"
+        super().__init__(f"the database {is_at}, and this hubbub needs revision {wanted}: {hint}")
         self.found = found
         self.wanted = wanted
         self.hint = hint

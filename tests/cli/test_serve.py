@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -90,3 +92,19 @@ async def test_process_may_open_as_many_connections_as_the_system_allows(
             assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_missing_extra_is_named_without_a_traceback(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "starlette.py").write_text("raise ModuleNotFoundError('No starlette', name='starlette')")
+    for command in (("serve",), ("console",), ("demo", "--serve")):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "hubbub", *command),
+            env=os.environ | settings.to_env() | {"PYTHONPATH": str(tmp_path)},
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, errors = await process.communicate()
+        assert process.returncode == 1
+        assert b"pip install 'hubbub[web]'" in errors
+        assert b"Traceback" not in errors

@@ -144,7 +144,7 @@ async def test_database_without_the_schema_is_reported_with_its_revision(
     assert output.error == ""
     text = "\n".join(output.lines)
     assert "cannot be used" in text
-    assert "the database is at revision none" in text
+    assert "the database has no tables of hubbub" in text
     assert output.figure("messages") == "-"
     assert output.figure("users online") == "0"
 

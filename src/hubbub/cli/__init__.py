@@ -20,7 +20,10 @@ COMMANDS = {
     "doctor": ("hubbub.cli.doctor:doctor", "Check the servers and their settings, and say what to change."),
     "import": ("hubbub.cli.history:import_history", "Import the history of rooms from a file."),
     "export": ("hubbub.cli.history:export_room", "Write the history of a room to a file."),
-    "maintain": ("hubbub.cli.maintain:maintain", "Finish deletions that were cut: run it once a day."),
+    "maintain": (
+        "hubbub.cli.maintain:maintain",
+        "Finish deletions that were interrupted: run it once a day.",
+    ),
     "top": ("hubbub.cli.top:top", "Show live figures of a chat and its servers."),
     "console": ("hubbub.cli.console:console", "Serve a live page of a chat and its servers, for a browser."),
     "bench": ("hubbub.cli.bench:bench", "Measure hubbub beside its peers, in a clone of the project."),
@@ -53,6 +56,12 @@ class Commands(click.Group):
         except HubbubError as error:
             # An error that the user can do something about needs no traceback: the reason, and exit status 1.
             raise click.ClickException(str(error)) from error
+        except ImportError as error:
+            if error.name is None:  # an error of hubbub's own, which names the extra
+                raise click.ClickException(str(error)) from error
+            if error.name.partition(".")[0] == "hubbub":
+                raise
+            raise click.ClickException(f"{error}: pip install 'hubbub[web]'") from error
         except BrokenPipeError:
             raise  # the reader has closed the pipe; click handles it
         except OSError as error:

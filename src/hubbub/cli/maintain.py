@@ -16,10 +16,11 @@ UNFINISHED = 3
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=600, show_default=True)
 @click.pass_context
 def maintain(context: click.Context, seconds: float) -> None:
-    """Finish deletions of accounts and rooms that were cut by a deadline or a crash.
+    """Finish deletions of accounts and rooms that a deadline or a crash has interrupted.
 
-    They are hidden already. Safe to run from many processes at once. The status is 3 if some are left after
-    --seconds, or because another process is at them.
+    They are hidden already. Several processes may run it at once.
+
+    Exit status: 0 if none is left, 3 if some are, because --seconds have passed or another process works on them.
     """
     done = asyncio.run(_maintain(seconds))
     click.echo(f"deleted {done.accounts} accounts and {done.rooms} rooms, {done.unfinished} left")

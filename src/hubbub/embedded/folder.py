@@ -149,7 +149,7 @@ class Folder:
         self._check_owner()
         names = {entry.name for entry in self.path.iterdir()}
         if "passwords.json" not in names and names - NAMES_BEFORE_PASSWORDS:
-            raise self._refused("holds other files: servers need a folder of their own, new or empty")
+            raise self._refused("holds other files: choose a new or an empty one with --folder")
 
     def _check_owner(self) -> None:
         if self.path.stat().st_uid != os.geteuid():

@@ -381,7 +381,7 @@ class Replay:
     def _take(self, number: int, line: AnyLine, nth: int) -> None:
         if isinstance(line, Line):
             if (room := self.rooms.get(room_id_of(line))) is None:
-                raise Invalid("room", "is not here and cannot be created")
+                raise Invalid("room", "is not in the database, and the line has no name to create it with")
             if isinstance(line, MessageLine):
                 self._add_message(number, _id_of(line, nth), line, room)
             elif isinstance(line, MemberLine):
@@ -501,7 +501,7 @@ class Replay:
 
 
 def _no_such_user() -> Invalid:
-    return Invalid("user_id", "is not here, and the line has no name to create it")
+    return Invalid("user_id", "is not in the database, and the line has no name to create it with")
 
 
 NEW_MESSAGES: Final = Copy("messages", Message.__struct_fields__)

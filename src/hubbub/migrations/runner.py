@@ -304,8 +304,9 @@ def _sqlstate(error: Exception) -> str | None:
 def _error_for(error: Exception, revision: str, timeouts: Timeouts, *, lost: bool) -> HubbubError:
     """The error for a failed revision. The transaction that failed is undone."""
     if _sqlstate(error) in LOCKS_REFUSED:
-        reason = f"revision {revision} was refused its locks for {timeouts.retry_seconds:g} s by long transactions"
-        return Unavailable("postgresql", f"{reason}; see pg_stat_activity")
+        reason = f"other transactions held the tables of revision {revision} for {timeouts.retry_seconds:g} s"
+        hint = "Nothing is half done: end them (pg_stat_activity has their xact_start), and run the command again"
+        return Unavailable("postgresql", f"{reason}. {hint}")
     known = to_error(error, writes=True, lost=lost)
     if known is not None and not isinstance(known, Invalid):  # which would blame an argument of a caller
         return known

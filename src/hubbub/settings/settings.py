@@ -134,7 +134,10 @@ class RedisSettings:
         check_files(*self._pems(), unused=None if self.tls else unused)
         if self.username is not None and self.password is None:
             # A URL with the password in the position of the user looks just like this.
-            raise Invalid("REDIS_PASSWORD", "is missing; one without a user is written redis://:password@host")
+            raise Invalid(
+                "REDIS_PASSWORD",
+                "is missing. A password without a user has a colon before it: redis://:password@host",
+            )
         if self.sentinel_username is not None and self.sentinel_password is None:
             raise Invalid("REDIS_SENTINEL_PASSWORD", "is missing")
         if self.sentinel_master is None:
