@@ -129,6 +129,8 @@ async def test_tutorial_leads_to_a_chat_in_two_windows(tmp_path: Path, browser: 
                     await bob.wait_for_selector("li:text('ada: * waves *')")
                     await write(bob, "/roll")
                     await ada.wait_for_selector("li:text('bob: rolls')")
+                    await write(bob, "/nothing")
+                    await bob.wait_for_selector("li:text('(not sent: there is no command /nothing)')")
         assert len(serving) == 2
     finally:
         if shutil.which("hubbub", path=reader.env["PATH"]):

@@ -137,11 +137,12 @@ test("a send whose answer is lost is not sent twice", async () => {
 test("a refused message is failed, can be sent again, and lets later ones pass", async () => {
   const gateway = new Gateway(ROOM);
   const { room } = await open(gateway);
-  gateway.answers.send = ({ content }) => (content === "bad" ? { error: "forbidden" } : null);
+  gateway.answers.send = ({ content }) => (content === "bad" ? { error: "forbidden", detail: "no such word" } : null);
   const { id } = room.send("bad");
   room.send("good");
   await until(() => room.message(id).status === "failed" && room.messages.some((one) => one.seq));
   assert.equal(room.message(id).error, "forbidden");
+  assert.equal(room.message(id).detail, "no such word");
   assert.deepEqual(contents(room), ["good", "bad"]);
   gateway.answers = {};
   room.retry(id);

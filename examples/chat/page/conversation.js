@@ -13,7 +13,6 @@ const PAGE = 100;
 const REASONS = {
   "already-in-use": "its id is taken",
   forbidden: "you may not write here",
-  "invalid-value": "the server does not accept it",
   "not-a-member": "you are no longer a member",
   "not-found": "the room is gone",
   "too-large": "it is too long",
@@ -337,7 +336,7 @@ export class Conversation {
     return h(
       "div",
       { className: "failure", role: "alert" },
-      `Not sent: ${REASONS[message.error] ?? message.error}.`,
+      `Not sent: ${REASONS[message.error] ?? message.detail ?? message.error}.`,
       h("button", { type: "button", className: "link", onclick: () => room.retry(message.id) }, "Try again"),
       h("button", { type: "button", className: "link", onclick: () => room.discard(message.id) }, "Discard"),
     );

@@ -20,6 +20,8 @@ export interface Message extends Omit<StoredMessage, "seq"> {
   readonly status: Status;
   /** Why it is `failed`: an error of docs/protocol.md, or `too-large`. */
   readonly error?: string | null;
+  /** The same in words, such as the text of the error that a hook of the gateway raised. */
+  readonly detail?: string | null;
 }
 
 /** Why the client has stopped: a code of docs/protocol.md. */

@@ -887,10 +887,10 @@ class Timeline {
   }
 
   /** A message of the outbox. */
-  wait({ number, status, error = null, ...fields }) {
+  wait({ number, status, error = null, detail = null, ...fields }) {
     const known = this.#byId.get(fields.id);
     if (known && known.seq !== null) return;
-    const message = this.#know({ ...fields, seq: null, is_edited: false, deleted_at: null, status, error });
+    const message = this.#know({ ...fields, seq: null, is_edited: false, deleted_at: null, status, error, detail });
     const at = this.#pending.findIndex((other) => other.id === fields.id);
     if (at >= 0) this.#pending[at] = message;
     else this.#pending.push(message);
@@ -1828,7 +1828,7 @@ export class Client extends Emitter {
   /** @internal */
   _retry(id) {
     const entry = this.#outbox.entries.find((one) => one.id === id);
-    if (entry) this.#change({ ...entry, status: "sending", error: null });
+    if (entry) this.#change({ ...entry, status: "sending", error: null, detail: null });
   }
 
   /** @internal */
@@ -1882,7 +1882,7 @@ export class Client extends Emitter {
       if (!(error instanceof HubbubError)) throw error;
       if (error.error === "disconnected") return; // The next `ready` sends it again.
       if (error.retry) pause = error.after ?? Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** this.#sendFailures++);
-      else if (this.#outbox.has(id)) this.#change({ ...entry, status: "failed", error: error.error });
+      else if (this.#outbox.has(id)) this.#change({ ...entry, status: "failed", error: error.error, detail: error.message });
     } finally {
       if (pause) this._later(pause * (0.5 + this.#options.random()), () => this.#free(room_id));
       else this.#free(room_id);
