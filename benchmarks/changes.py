@@ -19,8 +19,8 @@ from hubbub import Hub
 from hubbub.repositories import Messages, ReadReceipts, RoomUsers
 
 CALLERS = 200
-PAIRS_PER_CONTENDER = 250_000
-"""Of the million pairs of a user and a room without members. A pair can join once."""
+FIRST_PAIRS = (0, 500_000, 750_000)
+"""Of the million pairs of a user and a room without members, where each contender begins. A pair can join once."""
 
 Step = Callable[[Hub, int], Awaitable[object]]
 
@@ -82,7 +82,7 @@ async def edits(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
 
 async def joins(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
     """200 callers, each of whom adds users to a thousand rooms."""
-    uvloop, asyncio_, original = (PAIRS_PER_CONTENDER * number for number in range(3))
+    uvloop, asyncio_, original = FIRST_PAIRS
     rooms = [str(room_id) for room_id in COPY_ROOMS]
     ours = hubbub(changes, step=join, first=uvloop) | {
         ASYNCIO: python(changes, step=join, first=asyncio_),

@@ -86,11 +86,13 @@ class Context:
     folder: Path
     postmaster: int
     redis: int
+    standby: int | None = None
     """The ids of the servers' processes."""
 
     def servers_cpu_seconds(self) -> dict[str, float]:
         """The processor time that each server has taken so far."""
-        return {"postgres": _cpu_seconds_of_family(self.postmaster), "redis": _cpu_seconds(self.redis)}
+        standby = {} if self.standby is None else {"standby": _cpu_seconds_of_family(self.standby)}
+        return {"postgres": _cpu_seconds_of_family(self.postmaster), "redis": _cpu_seconds(self.redis), **standby}
 
     async def make_wal_ready(self) -> None:
         """A checkpoint, after which the files of the write-ahead log that were used are ready to be used again."""

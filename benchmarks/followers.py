@@ -19,6 +19,7 @@ SHARED_ROOMS = 100
 MESSAGES_PER_TURN = 100
 """Messages sent at a time. The next ones are sent when all followers have received these."""
 IDLE_FOLLOWERS = 10_000
+ENTERED_TOGETHER = 100
 BACKLOG = 2_000
 
 
@@ -84,43 +85,39 @@ async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
 
 async def idle(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
     """10,000 idle followers of 1,000 rooms: their memory, and the processor time that they take by waiting."""
-    rounds = []
-    for _ in range(1):
-        one: dict[str, Figures] = {}
-        for name, start in hubbub(idle_followers).items():
-            async with start(context) as contender:
-                found = await contender(2 * pace.seconds)
-                # An operation is a second here.
-                shares = {
-                    f"{of} % of a core": found.pop(f"{of}_us") / 10_000 for of in ("cpu", "postgres", "redis")
-                }
-                one[name] = {figure: found[figure] for figure in ("MiB", "KiB a follower")} | shares
-        rounds.append(one)
+    count = PEOPLE if pace.quick else IDLE_FOLLOWERS
+    found: dict[str, Figures] = {}
+    for name, start in hubbub(idle_followers, count=count).items():
+        async with start(context) as contender:
+            figures = await contender(2 * pace.seconds)
+            # An operation is a second here.
+            shares = {f"{of} % of a core": figures.pop(f"{of}_us") / 10_000 for of in ("cpu", "postgres", "redis")}
+            found[name] = {figure: figures[figure] for figure in ("MiB", "KiB a follower")} | shares
     yield Comparison(
         "idle-followers",
-        f"{IDLE_FOLLOWERS:,} idle followers",
-        rounds,
+        f"{count:,} idle followers",
+        [found],
         [Target("MiB", at_most=80, of=of) for of in (UVLOOP, ASYNCIO)],
     )
 
 
 @asynccontextmanager
-async def idle_followers(context: Context) -> AsyncIterator[Window]:
+async def idle_followers(context: Context, count: int) -> AsyncIterator[Window]:
     """Ten followers per user, each of one room."""
     async with Hub(context.settings) as hub, AsyncExitStack() as stack:
         before = mebibytes_now()
-        for first in range(0, IDLE_FOLLOWERS, PEOPLE):
+        for first in range(0, count, ENTERED_TOGETHER):
             feeds = [
-                hub.follow(USERS[n % PEOPLE], rooms=[ROOMS[n % PEOPLE]]) for n in range(first, first + PEOPLE)
+                hub.follow(USERS[n % PEOPLE], rooms=[ROOMS[n % PEOPLE]])
+                for n in range(first, first + ENTERED_TOGETHER)
             ]
-            for feed in feeds:
-                await stack.enter_async_context(feed)
+            await asyncio.gather(*map(stack.enter_async_context, feeds))
         used = mebibytes_now() - before
 
         async def window(seconds: float) -> Done:
             cpu, whole = time.process_time(), max(1, round(seconds))
             await asyncio.sleep(whole)
-            more = {"MiB": used, "KiB a follower": used * 1_024 / IDLE_FOLLOWERS}
+            more = {"MiB": used, "KiB a follower": used * 1_024 / count}
             return Done(whole, whole, time.process_time() - cpu, more=more)
 
         yield window

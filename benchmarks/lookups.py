@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable
 
-from benchmarks.contenders import duel, hub_loop, hubbub, python
+from benchmarks.contenders import python
 from benchmarks.context import PEOPLE, ROOMS, USERS, Context
-from benchmarks.measuring import Comparison, Pace, aims
+from benchmarks.measuring import Comparison, Pace
 from benchmarks.peers import drivers
 from benchmarks.peers.drivers import asyncpg_loop
-from benchmarks.peers.node import ORIGINAL, node, skipped
+from benchmarks.peers.node import beside_original, node
 from hubbub import Hub
 
 CALLERS = 200
@@ -25,28 +25,25 @@ def membership(hub: Hub, number: int) -> Awaitable[object]:
 
 async def lookups(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
     """Concurrent calls that share a query, against one query per call."""
-    yield await duel(
+    yield await beside_original(
         context,
         pace,
         "lookups-user",
         f"lookups of a user, {CALLERS} callers",
-        {
-            **hubbub(hub_loop, step=user, callers=CALLERS),
-            ORIGINAL: node("user", CALLERS, original=True),
-        },
-        targets=aims(("rate", 7.0, ORIGINAL)),
-        skipped=skipped(ORIGINAL),
+        step=user,
+        original=node("user", CALLERS, original=True),
+        callers=CALLERS,
+        at_least=7.0,
     )
-    yield await duel(
+    asyncpg = python(asyncpg_loop, sql=drivers.MEMBERSHIP, arguments=drivers.membership, callers=CALLERS)
+    yield await beside_original(
         context,
         pace,
         "lookups-membership",
         f"lookups of a membership, {CALLERS} callers",
-        {
-            **hubbub(hub_loop, step=membership, callers=CALLERS),
-            ORIGINAL: node("membership", CALLERS, original=True),
-            "asyncpg": python(asyncpg_loop, sql=drivers.MEMBERSHIP, arguments=drivers.membership, callers=CALLERS),
-        },
-        targets=aims(("rate", 7.0, ORIGINAL)),
-        skipped=skipped(ORIGINAL),
+        step=membership,
+        original=node("membership", CALLERS, original=True),
+        callers=CALLERS,
+        at_least=7.0,
+        others={"asyncpg": asyncpg},
     )

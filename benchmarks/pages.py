@@ -8,20 +8,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 
-from benchmarks.contenders import duel, hub_loop, hubbub, python
+from benchmarks.contenders import Window, duel, hub_loop, hubbub, python
 from benchmarks.context import PEOPLE, ROOMS, USERS, Context
-from benchmarks.measuring import Comparison, Pace, aims
+from benchmarks.measuring import UVLOOP, Comparison, Done, Pace, closed_loop
 from benchmarks.peers import drivers
 from benchmarks.peers.drivers import asyncpg_loop
-from benchmarks.peers.node import CONTENT, ORIGINAL, STRICT, node, skipped
+from benchmarks.peers.node import CONTENT, STRICT, beside_original, node, skipped
+from benchmarks.sends import send
 from hubbub import Hub
+from hubbub.embedded.folder import Folder
+from hubbub.embedded.servers import Standby
 from hubbub.repositories import Rooms
 
 CALLERS = 20
+SENDERS = 20
 OWN_ROOMS = ROOMS[:CALLERS]
 """A room per caller, each with more than a page of messages."""
 ROOM = OWN_ROOMS[6]
+
+
+TITLE = f"newest 50 messages, {CALLERS} callers"
 
 
 def page(hub: Hub, _: int) -> Awaitable[object]:
@@ -50,49 +60,100 @@ def page_arguments(number: int) -> Sequence[object]:
 
 async def pages(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
     """A page that many users open at the same time, and pages of different rooms."""
-    async with Hub(context.settings) as hub:
-        for room_id, user_id in zip(OWN_ROOMS, USERS, strict=False):
-            await asyncio.gather(*(hub.messages.send(room_id, user_id, f"{CONTENT} {n}") for n in range(100)))
-    title = f"newest 50 messages, {CALLERS} callers"
+    await _fill(context)
     one, own = [str(ROOM)], [str(room_id) for room_id in OWN_ROOMS]
-    yield await duel(
+    yield await beside_original(
         context,
         pace,
         "pages-one-room",
-        f"{title} in one room",
-        {
-            **hubbub(hub_loop, step=page, callers=CALLERS),
-            ORIGINAL: node("page", CALLERS, page_rooms=one),
-            "hubbub, cache": python(hub_loop, loop="uvloop", step=cached_page, callers=CALLERS),
-        },
-        targets=aims(("rate", 10, ORIGINAL)),
-        skipped=skipped(ORIGINAL),
+        f"{TITLE} in one room",
+        step=page,
+        original=node("page", CALLERS, page_rooms=one),
+        callers=CALLERS,
+        at_least=10,
+        others={"hubbub, cache": python(hub_loop, loop="uvloop", step=cached_page, callers=CALLERS)},
     )
-    yield await duel(
+    yield await beside_original(
         context,
         pace,
         "pages-own-rooms",
-        f"{title} in rooms of their own",
-        {
-            **hubbub(hub_loop, step=own_page, callers=CALLERS),
-            ORIGINAL: node("page", CALLERS, page_rooms=own),
+        f"{TITLE} in rooms of their own",
+        step=own_page,
+        original=node("page", CALLERS, page_rooms=own),
+        callers=CALLERS,
+        at_least=1.75,
+        others={
             "asyncpg": python(asyncpg_loop, sql=drivers.PAGE, arguments=page_arguments, callers=CALLERS),
         },
-        targets=aims(("rate", 1.75, ORIGINAL)),
-        skipped=skipped(ORIGINAL),
     )
-    yield await duel(
+    yield await beside_original(
         context,
         pace,
         "pages-own-rooms-json",
         f"the same as JSON, {CALLERS} callers in rooms of their own",
-        {
-            **hubbub(hub_loop, step=own_page_json, callers=CALLERS),
-            ORIGINAL: node("page, JSON", CALLERS, page_rooms=own),
-        },
-        targets=aims(("rate", 3.0, ORIGINAL)),
-        skipped=skipped(ORIGINAL),
+        step=own_page_json,
+        original=node("page, JSON", CALLERS, page_rooms=own),
+        callers=CALLERS,
+        at_least=3.0,
     )
+
+
+async def replica(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
+    """Pages that are read on a replica on the same machine: what it leaves to the primary."""
+    await _fill(context)
+    async with _replicated(context) as replicated:
+        for senders, beside in ((0, ""), (SENDERS, f", beside {SENDERS} senders")):
+            on_primary, on_replica = (
+                python(own_pages, loop="uvloop", senders=senders, from_replica=from_replica)
+                for from_replica in (False, True)
+            )
+            yield await duel(
+                replicated,
+                pace.seldom,
+                f"pages-replica{'-sends' * bool(senders)}",
+                f"{TITLE} in rooms of their own, with a replica on the same machine{beside}",
+                {UVLOOP: on_primary, "hubbub, uvloop, from the replica": on_replica},
+                targets=[],
+            )
+
+
+async def _fill(context: Context) -> None:
+    async with Hub(context.settings) as hub:
+        for room_id, user_id in zip(OWN_ROOMS, USERS, strict=False):
+            await asyncio.gather(*(hub.messages.send(room_id, user_id, f"{CONTENT} {n}") for n in range(100)))
+
+
+@asynccontextmanager
+async def _replicated(context: Context) -> AsyncIterator[Context]:
+    """With a hot standby of the PostgreSQL."""
+    folder = Folder(context.folder / "servers").find()
+    assert folder is not None
+    standby = Standby(folder, context.settings.postgres.port)
+    settings = replace(context.settings, replicas=(await standby.start(),))
+    try:
+        holder = standby.process.living_holder()
+        assert holder is not None
+        yield replace(context, settings=settings, standby=holder.pid)
+    finally:
+        await standby.stop()
+
+
+@asynccontextmanager
+async def own_pages(context: Context, senders: int, *, from_replica: bool) -> AsyncIterator[Window]:
+    """Callers of pages, while others send to all rooms. Processor times are of both, per page."""
+    settings = context.settings if from_replica else replace(context.settings, replicas=())
+    async with Hub(settings) as hub:
+        while hub._replicas is not None and not hub._replicas.in_service:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+        async def window(seconds: float) -> Done:
+            pages = closed_loop(partial(own_page, hub), CALLERS, seconds)
+            if not senders:
+                return await pages
+            done, sent = await asyncio.gather(pages, closed_loop(partial(send, hub), senders, seconds))
+            return done._replace(more={"sends per second": sent.operations / sent.seconds})
+
+        yield window
 
 
 async def lists(context: Context, pace: Pace) -> AsyncIterator[Comparison]:

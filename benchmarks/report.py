@@ -32,7 +32,9 @@ FIGURES = (
     "other figures",
 )
 
-IN_COLUMNS = ("rate", "p50_ms", "p99_ms", "cpu_us", "postgres_us", "redis_us")
+PARTS = ("cpu_us", "postgres_us", "redis_us")
+"""Of the processor time of an operation."""
+IN_COLUMNS = ("rate", "p50_ms", "p99_ms", *PARTS)
 FIGURE_NAMES = {"rate": "rate", "p50_ms": "p50", "p99_ms": "p99", "cpu_us": "cpu"}
 
 
@@ -191,10 +193,48 @@ def _reached_cells(outcome: Outcome | None) -> tuple[str, str, str, str]:
     )
 
 
+def _processor_time(results: Results) -> str:
+    """The table of processor time per operation, and of the cores that were busy with it."""
+    columns = (
+        "cell",
+        "client",
+        "PostgreSQL",
+        "Redis",
+        "cores busy",
+        "against",
+        "client",
+        "PostgreSQL",
+        "Redis",
+        "cores busy",
+        "less processor time",
+    )
+    return "\n".join(_markdown_table(columns, _processor_rows(results)))
+
+
+def _processor_rows(results: Results) -> Iterator[tuple[str, ...]]:
+    for found in results.comparisons:
+        for peer in dict.fromkeys(target.against for target in found.targets if target.of == UVLOOP):
+            ours, theirs = medians(found, UVLOOP), medians(found, peer) if peer else {}
+            if theirs.keys() >= {"rate", *PARTS} <= ours.keys():
+                ratio = _processor_us(theirs) / _processor_us(ours)
+                cells = (*_processor_cells(ours), str(peer), *_processor_cells(theirs), f"{number(ratio)} x")
+                yield found.title, *cells
+
+
+def _processor_cells(figures: Figures) -> tuple[str, ...]:
+    cores = figures["rate"] * _processor_us(figures) / 1_000_000
+    return (*(number(figures[part]) for part in PARTS), number(cores))
+
+
+def _processor_us(figures: Figures) -> float:
+    return sum(figures[part] for part in PARTS)
+
+
 SECTIONS: dict[str, Callable[[Results], str]] = {
     "overview": _overview,
     "conditions": _conditions,
     "targets": _reached,
+    "processor": _processor_time,
     "capacity": capacity.markdown,
 }
 

@@ -9,7 +9,7 @@ from benchmarks.context import PEOPLE, ROOMS, USERS, Context
 from benchmarks.measuring import Comparison, Pace, aims
 from benchmarks.peers import copying, drivers
 from benchmarks.peers.drivers import asyncpg_loop
-from benchmarks.peers.node import BARE, CONTENT, STRICT, node, skipped
+from benchmarks.peers.node import BARE, CONTENT, STRICT, beside_original, node, skipped
 from benchmarks.peers.orm import sqlalchemy_sends
 from hubbub import Hub
 
@@ -58,17 +58,16 @@ def many_rooms(callers: int) -> Callable[[Context, Pace], AsyncIterator[Comparis
 
 async def one_room(context: Context, pace: Pace) -> AsyncIterator[Comparison]:
     """200 senders in one room, which all need its lock."""
-    yield await duel(
+    yield await beside_original(
         context,
         pace,
         "sends-one-room",
         "durable sends, 200 senders in one room",
-        {
-            **hubbub(hub_loop, step=send_in_one_room, callers=200),
-            STRICT: node("send, one room", 200),
-        },
-        targets=aims(("rate", 15, STRICT)),
-        skipped=skipped(STRICT),
+        step=send_in_one_room,
+        original=node("send, one room", 200),
+        callers=200,
+        at_least=15,
+        name=STRICT,
     )
 
 

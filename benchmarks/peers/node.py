@@ -6,12 +6,14 @@ import asyncio
 import os
 import shutil
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from benchmarks.contenders import Contender, Start
+from benchmarks.contenders import Contender, Start, duel, hub_loop, hubbub
 from benchmarks.context import PEOPLE, ROOMS, USERS, Context
+from benchmarks.measuring import Comparison, Pace, aims
+from hubbub import Hub
 
 HERE = Path(__file__).parent
 PACKAGES = HERE.parent.parent / ".venv" / "peers" / "node_modules"
@@ -84,3 +86,28 @@ def node(load: str, callers: int, *, original: bool = False, **more: object) -> 
             await contender.close()
 
     return start
+
+
+async def beside_original(
+    context: Context,
+    pace: Pace,
+    cell: str,
+    title: str,
+    *,
+    step: Callable[[Hub, int], Awaitable[object]],
+    original: Start,
+    callers: int,
+    at_least: float,
+    name: str = ORIGINAL,
+    others: Mapping[str, Start] | None = None,
+) -> Comparison:
+    """Callers of hubbub's `step`, on both event loops, beside the same load of the original stack."""
+    return await duel(
+        context,
+        pace,
+        cell,
+        title,
+        {**hubbub(hub_loop, step=step, callers=callers), name: original, **(others or {})},
+        targets=aims(("rate", at_least, name)),
+        skipped=skipped(name),
+    )

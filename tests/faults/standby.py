@@ -1,62 +1,40 @@
-"""A hot standby of a server that is killed or frozen: made by pg_basebackup, fed by streaming replication."""
+"""A hot standby of a server that is killed or frozen, and the faults of the standby itself."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGKILL
 
 from commands import execute
-from hubbub import PostgresSettings, Unavailable
-from hubbub.embedded.folder import Folder, private_folder
-from hubbub.embedded.process import Process
-from hubbub.embedded.programs import find_postgresql
-from hubbub.embedded.servers import PostgreSQL, free_port
+from hubbub import PostgresSettings
+from hubbub.embedded import servers
+from hubbub.embedded.folder import Folder
 from hubbub.postgres import connect
 from rights import superuser
 from waiting import until_it_answers
 
-BACKUP_SECONDS = 60
-
 
 class Standby:
-    """The standby of the PostgreSQL in a folder of servers. Its data are in the same folder."""
+    """The standby of the PostgreSQL in a folder of servers."""
 
-    def __init__(self, folder: Path, primary: PostgresSettings, name: str = "standby") -> None:
-        servers = Folder(folder).find()
-        assert servers is not None
-        self._account = servers.account
-        self._data = servers.path / name
-        self._process = Process("the standby", name, servers)
+    settings: PostgresSettings
+
+    def __init__(self, folder: Path, primary: PostgresSettings) -> None:
+        found = Folder(folder).find()
+        assert found is not None
+        self._server = servers.Standby(found, primary.port)
         self._primary = superuser(primary, folder)
-        self.settings = replace(primary, port=free_port())
-        self._superuser = replace(self._primary, port=self.settings.port)
 
     async def start(self) -> None:
         """Copy the primary, and return once the copy answers."""
-        programs = find_postgresql(self._account)
-        private_folder(self._data, self._account)
-        primary = self._primary
-        login = f"host={primary.host} port={primary.port} user={primary.user} password={primary.password}"
-        backup = [
-            *(str(programs.postgres.with_name("pg_basebackup")), "--pgdata", str(self._data), "--dbname", login),
-            *("--write-recovery-conf", "--checkpoint=fast", "--no-password"),
-        ]
-        await self._process.run(backup, cwd=self._data, seconds=BACKUP_SECONDS)
-        server = [
-            *(str(programs.postgres), "-D", str(self._data), f"--port={self.settings.port}"),
-            *("--listen_addresses=127.0.0.1", "--unix_socket_directories=", "--logging_collector=off"),
-        ]
-        signal = PostgreSQL.stop_signals[0][0]
-        await self._process.launch(server, cwd=self._data, port=self.settings.port, death_signal=signal)
-        await until_it_answers(self._answers)
+        self.settings = await self._server.start()
+        self._superuser = replace(self._primary, port=self.settings.port)
 
     async def stop(self) -> None:
-        await self._process.stop(PostgreSQL.stop_signals)
-        shutil.rmtree(self._data)
+        await self._server.stop()
 
     async def promote(self) -> None:
         """Make it a primary, which it is when this returns."""
@@ -89,7 +67,7 @@ class Standby:
 
     def kill(self) -> None:
         """kill -9 of all its processes."""
-        holder = self._process.holder()
+        holder = self._server.process.holder()
         assert holder is not None
         children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()
         for pid in (holder.pid, *map(int, children)):
@@ -106,10 +84,3 @@ class Standby:
             return bool(await connection.fetchval(sql))
         finally:
             await connection.close()
-
-    async def _answers(self) -> bool:
-        try:
-            await execute(self._superuser)
-        except Unavailable:
-            return False
-        return True
