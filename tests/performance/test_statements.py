@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
-from hubbub import Hub, Room, User
+import pytest
+
+from commands import execute
+from hubbub import Hub, PostgresSettings, Room, User
+from hubbub.commits import ignore
+from hubbub.hub import Repositories
+from hubbub.postgres import Pool, Statement
+from hubbub.repositories import MessageWriter
 from performance.conftest import Statements
 
 
@@ -31,6 +39,43 @@ async def test_each_operation_of_one_caller_is_one_statement(
     }
     taken = {name: await statements.of(operation) for name, operation in operations.items()}
     assert taken == dict.fromkeys(operations, 1)
+
+
+FILL = (
+    """
+    INSERT INTO users (id, email, username, password_hash)
+    SELECT gen_random_uuid(), n || '@example.org', 'user-' || n, '!' FROM generate_series(1, 1000) AS n
+    """,
+    "INSERT INTO rooms (id, name) SELECT gen_random_uuid(), 'room-' || n FROM generate_series(1, 1000) AS n",
+    """
+    INSERT INTO room_users (room_id, user_id)
+    SELECT id, (SELECT id FROM users WHERE username = 'user-' || substr(name, 6)) FROM rooms WHERE name ~ '^room-'
+    """,
+    """
+    INSERT INTO messages (id, room_id, seq, user_id, content, message_type)
+    SELECT gen_random_uuid(), room_id, seq, user_id, 'hello', 'text'
+    FROM room_users, generate_series(1000, 1020) AS seq
+    """,
+    "ANALYZE",
+)
+PLANNED_ANEW = Statement(
+    "test.planned_anew", str, "SELECT statement FROM pg_prepared_statements WHERE custom_plans > 5"
+)
+"""After five executions PostgreSQL decides whether it plans a statement anew each time."""
+
+
+@pytest.mark.session("reads the plans of its own session")
+async def test_statement_of_a_few_callers_is_not_planned_anew_each_time(
+    postgres_settings: PostgresSettings, ada: User, bob: User, room: Room
+) -> None:
+    await execute(postgres_settings, *FILL)
+    pool = Pool(replace(postgres_settings, pool_size=1))
+    hub = Repositories(pool, ignore, MessageWriter(pool, ignore, deadline_seconds=60))
+    for _ in range(7):
+        await asyncio.gather(*(hub.messages.send(room.id, ada.id, "hello") for _ in range(4)))
+        await asyncio.gather(*(hub.room_users.is_member(room.id, user.id) for user in (ada, bob, ada)))
+    assert await pool.fetch_all(PLANNED_ANEW) == []
+    await pool.close()
 
 
 async def test_operation_of_an_acting_user_takes_as_many_statements_as_without_a_check(

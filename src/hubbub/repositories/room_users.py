@@ -746,13 +746,15 @@ class RoomUsers(Repository):
 
         return await self._change(apply, None, key=key.room_id, id=key, deadline=deadline)
 
+    # Without the subqueries PostgreSQL would plan it anew each time for a few members, as SEND_MANY.
     _GET_MANY = Statement(
         "room_users.get_many",
         RoomUser,
         f"""
         SELECT {quickly_readable(RoomUser)}
         FROM room_users
-        JOIN unnest($1::uuid[], $2::uuid[]) AS requested (room_id, user_id) USING (room_id, user_id)
+        JOIN unnest((SELECT $1::uuid[]), (SELECT $2::uuid[])) AS requested (room_id, user_id)
+            USING (room_id, user_id)
         WHERE {kept("room_users.room_id", "room_users.user_id")}
         """,
     )

@@ -74,8 +74,10 @@ def _parts(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
 #
 # Old heads are looked up in an array and not joined: a generic plan expects ten rows of an unnest, and joins 500
 # with 500 in a nested loop. An array in which every value is the default is sent empty, which unnest turns into
-# NULLs. Encoding an element of an array, and decoding a row, is a good part of the cost of a send: so the numbers
-# ($2, $3, $10) are sent as text, and one row comes back: the old heads, how many messages were sent, and when.
+# NULLs. An array in a subquery, as (SELECT $1), hides its length from the planner. PostgreSQL would otherwise plan
+# each batch of a few messages anew, which takes longer than the batch. Encoding an element of an array, and
+# decoding a row, is a good part of the cost of a send: so the numbers ($2, $3, $10) are sent as text, and one row
+# comes back: the old heads, how many messages were sent, and when.
 SEND_MANY = Statement(
     "messages.send_many",
     lambda old_seqs, messages, created_at: (old_seqs, messages, created_at),
@@ -92,7 +94,7 @@ SEND_MANY = Statement(
             reply_to,
             metadata
         FROM unnest(
-            $1::uuid[],
+            (SELECT $1::uuid[]),
             $2::text::integer[],
             $3::text::integer[],
             $4::uuid[],
@@ -110,7 +112,7 @@ SEND_MANY = Statement(
             ) = cardinality($1::uuid[])
             AND (
                 SELECT count(*)
-                FROM unnest($11::uuid[], $12::uuid[]) AS original (id, room_id)
+                FROM unnest((SELECT $11::uuid[]), (SELECT $12::uuid[])) AS original (id, room_id)
                 JOIN messages USING (id, room_id)
             ) = cardinality($11::uuid[])
             AND NOT EXISTS (
@@ -123,7 +125,7 @@ SEND_MANY = Statement(
     ), locked AS MATERIALIZED (
         SELECT id
         FROM rooms
-        WHERE id = ANY($9::uuid[])
+        WHERE id = ANY((SELECT $9::uuid[])::uuid[])
             AND (SELECT all_of_them FROM allowed)
         ORDER BY id
         FOR NO KEY UPDATE
