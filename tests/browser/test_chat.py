@@ -462,7 +462,9 @@ async def test_message_that_is_marked_as_unread_stays_so_until_the_room_is_opene
     assert other.name == "kitchen"
 
 
-async def test_phone_shows_the_rooms_or_one_room(log_in: Login, ada: User, bob: User, shared_room: Room) -> None:
+async def test_phone_shows_the_rooms_or_one_room(
+    log_in: Login, hub: Hub, ada: User, bob: User, shared_room: Room
+) -> None:
     phone = await log_in(ada, viewport={"width": 360, "height": 640}, is_mobile=True, has_touch=True)
     rooms, conversation = phone.page.locator(".sidebar"), phone.page.locator(".conversation")
     assert await rooms.is_visible()
@@ -474,6 +476,10 @@ async def test_phone_shows_the_rooms_or_one_room(log_in: Login, ada: User, bob: 
     await phone.page.get_by_role("button", name="Back to the rooms").click()
     await conversation.wait_for(state="hidden")
     assert await rooms.is_visible()
+    # The list has the presence of people to whom one talks alone, whichever room is open.
+    await hub.rooms.direct(ada.id, bob.id)
+    async with hub.presence.online(bob.id):
+        await rooms.locator("button", has_text="bob").locator(".dot.online").wait_for()
 
 
 async def test_screenshot_of_the_chat_with_two_people_in_it(

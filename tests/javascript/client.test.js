@@ -304,6 +304,16 @@ test("typing ends with the message, presence is that of the watched rooms", asyn
   await until(() => client.isOnline(BOB));
   gateway.tell({ type: "presence_changed", user_id: BOB, is_online: false });
   await until(() => client.isOnline(BOB) === false);
+  const stranger = BOB.replace(/.$/, "c");
+  assert.equal(client.isOnline(stranger), undefined);
+  gateway.append(ROOM, { type: "member_joined", user_id: stranger, role: "member" });
+  gateway.answers.members = () => ({ items: [{ user_id: stranger, role: "member", last_read_seq: 0 }], next: null });
+  await room.loadMembers();
+  assert.equal(client.isOnline(stranger), false);
+  gateway.answers.watch = () => ({ online: [] });
+  client.watch([]);
+  await until(() => client.isOnline(BOB) === undefined);
+  assert.equal(client.isOnline(stranger), undefined);
   room.startTyping();
   room.startTyping();
   room.stopTyping();

@@ -13,6 +13,7 @@ client.start();
 while (client.rooms.length < roomIds.length) await pause(5);
 const room = client.room(roomIds.at(-1));
 await room.load();
+for (const one of client.rooms) await one.loadMembers();
 console.log("ready");
 
 // On a slow network most changes come while the stream before is still being opened.

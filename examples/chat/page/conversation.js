@@ -35,6 +35,7 @@ export class Conversation {
   #staysUnread = false;
   #fresh = 0;
   #complaining = null;
+  #watched = "";
 
   constructor(client, { onback }) {
     this.#client = client;
@@ -91,6 +92,7 @@ export class Conversation {
     client.on("typing", (room) => room === this.#room && this.#drawTyping());
     client.on("people", () => this.update());
     client.on("presence", () => this.#drawTitle());
+    client.on("rooms", () => this.#watch());
     client.on("message", (room, message) => room === this.#room && this.#arrived(message));
     document.addEventListener("visibilitychange", () => this.#markRead());
     window.addEventListener("focus", () => this.#markRead());
@@ -112,7 +114,7 @@ export class Conversation {
     this.field.value = this.#drafts.get(room.id) ?? "";
     this.#grow();
     this.#list.clear();
-    this.#client.watch([room.id]);
+    this.#watch();
     this.#update();
     if (matchMedia("(hover: hover)").matches) this.field.focus();
     try {
@@ -127,7 +129,17 @@ export class Conversation {
     this.#keepDraft();
     this.#room = null;
     this.#list.clear();
-    this.#client.watch([]);
+    this.#watch();
+  }
+
+  /** The presence of the people here, and of those of the newest direct rooms, as the list of rooms shows it. */
+  #watch() {
+    const direct = this.#client.rooms.filter((room) => room.isDirect && room !== this.#room);
+    const ids = [...(this.#room ? [this.#room] : []), ...direct].slice(0, this.#client.limits.watched_rooms ?? 10).map((room) => room.id);
+    const mark = ids.toSorted().join();
+    if (mark === this.#watched) return;
+    this.#watched = mark;
+    this.#client.watch(ids);
   }
 
   toNewest() {
@@ -426,7 +438,7 @@ export class Conversation {
     mark.push(room.isDirect ? client.isOnline(room.partnerId) : "", user?.avatar_url, room.isPrivate, room.role);
     if (this.title.dataset.mark === mark.join("|")) return;
     this.title.dataset.mark = mark.join("|");
-    const picture = room.isDirect ? avatar(user, room.partnerId, { online: client.isOnline(room.partnerId) ?? false }) : roomAvatar(room);
+    const picture = room.isDirect ? avatar(user, room.partnerId, { online: client.isOnline(room.partnerId) }) : roomAvatar(room);
     const words = h("div", { className: "words" }, h("h1", {}, bdi(room.isDirect ? nameOf(user) : room.name)), h("p", {}, below));
     const open = () => showMembers(client, room);
     const buttons = room.isDirect ? [] : [iconButton("people", "Members and invitations", open)];

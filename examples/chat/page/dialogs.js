@@ -350,7 +350,7 @@ export async function showSessions(client) {
               "span",
               { className: "words" },
               h("strong", {}, bdi(deviceOf(session))),
-              h("span", {}, isThis ? "This session" : `Last seen ${agoOf(session.seen_at)}`),
+              h("span", {}, isThis ? "Active now" : `Last seen ${agoOf(session.seen_at)}`),
             ),
             isThis ? h("span", { className: "role" }, "this one") : h("button", { type: "button", className: "danger", onclick: end }, "End"),
           );

@@ -57,7 +57,7 @@ class Sockets:
         request = HTTPConnection(scope)
         await receive()  # websocket.connect
         if not self._gateway.accepts_origin(request):
-            await _forbid(scope, send)
+            await send({"type": "websocket.close"})  # before `accept`, which servers answer with 403
             return
         offered = scope.get("subprotocols") or []
         chosen = frames.SUBPROTOCOL if frames.SUBPROTOCOL in offered else None
@@ -134,14 +134,6 @@ async def _text(receive: Receive) -> str:
     if not isinstance(text, str):
         raise _Refused(4400)
     return text
-
-
-async def _forbid(scope: Scope, send: Send) -> None:
-    if "websocket.http.response" in (scope.get("extensions") or {}):
-        await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
-        await send({"type": "websocket.http.response.body", "body": b"the origin is not one of the gateway's"})
-    else:
-        await send({"type": "websocket.close"})
 
 
 class Socket(Connection):

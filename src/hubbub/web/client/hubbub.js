@@ -1503,7 +1503,9 @@ export class Client extends Emitter {
   /** Whether a member of a watched room is online. Undefined where it is not known. */
   isOnline(userId) {
     if (userId === this.userId) return this.state === "live" || undefined;
-    return this.state === "live" ? this.#online?.has(userId) : undefined;
+    if (this.state !== "live" || !this.#online) return undefined;
+    const isMember = (room) => room?.partnerId === userId || room?.members.has(userId);
+    return this.#online.get(userId) ?? (this.#watchedByAll().some((id) => isMember(this.#rooms.get(id))) ? false : undefined);
   }
 
   /** The result of any command of docs/protocol.md. It waits for a connection, at most 30 seconds. */
@@ -1630,13 +1632,12 @@ export class Client extends Emitter {
       this._changed(room);
     },
     presence_changed: ({ user_id, is_online }) => {
-      this.#online ??= new Set();
-      if (is_online) this.#online.add(user_id);
-      else this.#online.delete(user_id);
+      this.#online ??= new Map();
+      this.#online.set(user_id, is_online);
       this.emit("presence", user_id);
     },
     online: ({ user_ids }) => {
-      this.#online = new Set(user_ids);
+      this.#online = new Map(user_ids.map((userId) => [userId, true]));
       this.emit("presence", null);
     },
     profile_changed: ({ type, user_id, ...profile }) => {
