@@ -105,6 +105,7 @@ async def test_screenshot_of_the_console_of_a_busy_chat(open_console: Open, hub:
     async with AsyncExitStack() as stack:
         for user in people.values():
             await stack.enter_async_context(hub.presence.online(user.id))
+            await stack.enter_async_context(hub.follow(user.id))
         talking = asyncio.create_task(talk())
         light = await open_console(viewport={"width": 1200, "height": 680})
         dark = await open_console(viewport={"width": 1200, "height": 680}, color_scheme="dark")

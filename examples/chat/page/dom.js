@@ -100,6 +100,7 @@ const shortWeekday = new Intl.DateTimeFormat(undefined, { weekday: "short" });
 const date = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "long" });
 const fullDate = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "long", year: "numeric" });
 const shortDate = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+const shortMonth = new Intl.DateTimeFormat(undefined, { month: "short", year: "numeric" });
 const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
 
 const midnight = (time) => new Date(time).setHours(0, 0, 0, 0);
@@ -121,7 +122,8 @@ export function dayOf(time) {
 export function shortTimeOf(time) {
   const days = daysAgo(time);
   if (days === 0) return hourOf(time);
-  return days < 7 ? shortWeekday.format(new Date(time)) : shortDate.format(new Date(time));
+  const format = days < 7 ? shortWeekday : new Date(time).getFullYear() === new Date().getFullYear() ? shortDate : shortMonth;
+  return format.format(new Date(time));
 }
 
 export function agoOf(time) {
