@@ -91,9 +91,11 @@ def cut_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Have deletions end after so many steps, the next of them undone."""
 
     def cut_after(steps: int) -> None:
-        async def step(part: Executor, deletion: deletions.Deletion, place: deletions._Place) -> Step:
+        async def step(
+            part: Executor, deletion: deletions.Deletion, place: deletions._Place, ended: list[str]
+        ) -> Step:
             nonlocal steps
-            done = await original(part, deletion, place)
+            done = await original(part, deletion, place, ended)
             if steps == 0:
                 monkeypatch.setattr(deletions, "_step", original)
                 raise Killed
@@ -291,8 +293,10 @@ async def test_room_with_many_receipts_is_deleted_in_bounded_steps(
     await pool.execute(READ, room.id)
     seqs: list[object] = []
 
-    async def step(part: Executor, deletion: deletions.Deletion, place: deletions._Place) -> Step:
-        following = await original(part, deletion, place)
+    async def step(
+        part: Executor, deletion: deletions.Deletion, place: deletions._Place, ended: list[str]
+    ) -> Step:
+        following = await original(part, deletion, place, ended)
         if place.stage == 1:
             seqs.append(place.arguments)
         return following
@@ -398,10 +402,12 @@ async def test_account_in_more_rooms_than_a_step_takes_leaves_each_of_them(
 async def test_deadline_is_reported_with_what_to_do_and_maintain_returns_at_its_own(
     busy: Busy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def step(part: Executor, deletion: deletions.Deletion, place: deletions._Place) -> Step:
+    async def step(
+        part: Executor, deletion: deletions.Deletion, place: deletions._Place, ended: list[str]
+    ) -> Step:
         if asyncio.get_running_loop().time() > until:
             raise Unavailable("postgresql", "no answer within 1 s")
-        return await original(part, deletion, place)
+        return await original(part, deletion, place, ended)
 
     original, until = deletions._step, 0.0
     monkeypatch.setattr(deletions, "_step", step)

@@ -97,6 +97,13 @@ LOCK_ACCOUNT: Final = Statement(
     """,
 )
 
+# The rows of durable sessions would go with the account, and their copies in Redis would be left unknown.
+END_SESSIONS: Final = Statement(
+    "deletions.end_sessions_of_account",
+    lambda id: id.hex(),
+    "DELETE FROM hubbub_sessions WHERE user_id = $1 RETURNING id",
+)
+
 DELETE_ACCOUNT: Final = Statement(
     "deletions.delete_account",
     int,
@@ -419,14 +426,22 @@ def check_outside_transaction(executor: Executor, field: str) -> None:
 
 
 async def finish(
-    executor: Executor, deletion: Deletion, on_commit: OnCommit, *, deadline: float, waits: bool = True
+    executor: Executor,
+    deletion: Deletion,
+    on_commit: OnCommit,
+    *,
+    deadline: float,
+    waits: bool = True,
+    ended: list[str] | None = None,
 ) -> bool:
     """Delete what is left of a hidden account or room. False if another process has done it, or is about to.
 
-    A second process waits for the step of the first, or leaves it to it if it does not `wait`.
+    A second process waits for the step of the first, or leaves it to it if it does not `wait`. `ended` gets the
+    ids of the durable sessions that end with the account.
 
     Raises: Unavailable (also at the deadline).
     """
+    ended = [] if ended is None else ended
     place: _Place | None = _Place()
     while place is not None:
         try:
@@ -434,7 +449,7 @@ async def finish(
                 locked = part.fetch_one(_LOCK, deletion.id) if waits else part.fetch_one(_TRY_LOCK, deletion.id)
                 if await locked is None:
                     return False
-                following, left = await _step(part, deletion, place)
+                following, left = await _step(part, deletion, place, ended)
         except LockNotAvailable:
             continue
         except Unavailable as failure:
@@ -449,30 +464,33 @@ async def finish(
     return True
 
 
-async def _step(part: Executor, deletion: Deletion, place: _Place) -> tuple[_Place | None, list[UUID]]:
+async def _step(
+    part: Executor, deletion: Deletion, place: _Place, ended: list[str]
+) -> tuple[_Place | None, list[UUID]]:
     """Returns where to go on, None at the end, and the rooms that the user has left by it."""
     stages = _STAGES_OF_ROOM if deletion.is_room else _STAGES_OF_ACCOUNT
     number, arguments = place
     if number == len(stages):
         # If the user is in a room again, a call that was in flight when the account was hidden has joined it.
-        return None if await _delete_last(part, deletion) else _Place(), []
+        return None if await _delete_last(part, deletion, ended) else _Place(), []
     is_last, *following = await stages[number](part, deletion.id, *arguments) or (True,)
     left: list[UUID] = following.pop() if stages[number] is _leave else []
     return _Place(number + 1) if is_last else _Place(number, tuple(following)), left
 
 
-async def _delete_last(part: Executor, deletion: Deletion) -> bool:
+async def _delete_last(part: Executor, deletion: Deletion, ended: list[str]) -> bool:
     """Delete the account or room itself. False, with nothing done, if the user is in a room again."""
     if deletion.is_room:
         await part.execute(_DELETE_REST_OF_ROOM, deletion.id)
-    else:
-        is_there = await part.fetch_one(LOCK_ACCOUNT, deletion.id) is not None
-        if is_there and not await part.execute(DELETE_ACCOUNT, deletion.id):
+    elif await part.fetch_one(LOCK_ACCOUNT, deletion.id) is not None:
+        ended += await part.fetch_all(END_SESSIONS, deletion.id)
+        if not await part.execute(DELETE_ACCOUNT, deletion.id):
             return False
     await part.execute(_FINISHED, deletion.id)
     return True
 
 
+# Not those that were revoked in the last minute: a call that is repeated empties their copies in Redis.
 _END_SESSIONS: Final = Statement(
     "deletions.end_sessions",
     int,
@@ -482,6 +500,7 @@ _END_SESSIONS: Final = Statement(
         SELECT id
         FROM hubbub_sessions
         WHERE ends_at < CURRENT_TIMESTAMP
+            AND seen_at < CURRENT_TIMESTAMP - interval '1 minute'
         ORDER BY ends_at
         LIMIT {ROWS_PER_STEP}
         FOR UPDATE SKIP LOCKED

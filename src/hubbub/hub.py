@@ -660,10 +660,11 @@ class Hub(Repositories):
         """
         async with self._one_deadline():
             await self.sessions.revoke_all(user_id)
+            ended: list[str] = []
             try:
-                await self.users.delete(user_id)
+                await self.users._delete(user_id, ended)
             finally:  # also where not all of its rows could be deleted
-                await self.sessions.revoke_all(user_id)  # those of a login in between
+                await self.sessions._end_rest(user_id, ended)  # those of a login in between
 
     async def maintain(self, *, deadline_seconds: float = MAINTAIN_SECONDS) -> Maintained:
         """Finish the deletions of accounts and rooms that were cut by a deadline or by the end of a process.

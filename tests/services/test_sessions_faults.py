@@ -14,7 +14,8 @@ import pytest
 from hubbub import Settings
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, Reply
-from hubbub.services.sessions.sessions import SessionService, index_of, key_of
+from hubbub.services.sessions.sessions import SessionService, find_ended, index_of, key_of
+from impostor import command, handshake, impostor
 from redis_server import Server, binaries
 from services.keys import all_keys_end
 from services.stored_sessions import PHONE, found, unseen_for_years
@@ -29,6 +30,24 @@ def sessions(connection: Connection) -> SessionService:
 @pytest.fixture
 def ada() -> UUID:
     return uuid4()
+
+
+async def test_refused_question_for_a_session_says_nothing_about_it() -> None:
+    """As of a server that loads its data: a session that has ended would count as a living one."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        parser = await handshake(reader, writer)
+        for answer in (b"-LOADING Redis is loading the dataset in memory\r\n", b":-2\r\n"):
+            await command(reader, parser)
+            writer.write(answer)
+        await reader.read()
+
+    async with impostor(talk) as settings:
+        connection = Connection(settings)
+        await connection.start()
+        with pytest.raises(Unavailable, match="LOADING"):
+            await find_ended(connection, ["session:{a}:1", "session:{a}:2"])
+        await connection.close()
 
 
 async def test_exactly_one_token_works_during_a_rotation(sessions: SessionService, ada: UUID) -> None:

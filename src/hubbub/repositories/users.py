@@ -14,6 +14,7 @@ from hubbub.commits import MembershipEnded, ProfileUpdated, RoomTouched, UserCha
 from hubbub.cursors import Cursor
 from hubbub.deletions import (
     DELETE_ACCOUNT,
+    END_SESSIONS,
     HIDE_ACCOUNT,
     LEAVE,
     LOCK_ACCOUNT,
@@ -456,10 +457,14 @@ class Users(Repository):
 
         Raises: NotFound, Invalid (such an account, in a transaction).
         """
+        await self._delete(user_id, [])
+
+    async def _delete(self, user_id: UUID, ended: list[str]) -> None:
+        """As `delete`. `ended` gets the ids of the durable sessions that end with the account."""
         user_id, deadline = inputs.uuid("user_id", user_id), self._executor.deadline()
         try:
             for _ in range(ATTEMPTS):
-                begun = await self._try_to_delete(user_id, deadline)
+                begun = await self._try_to_delete(user_id, deadline, ended)
                 if begun is not None:
                     break
             else:
@@ -472,26 +477,30 @@ class Users(Repository):
             self._changed(MembershipEnded(room_id, user_id))
             self._changed(RoomTouched(room_id))
         if not is_over:
-            await finish(self._executor, Deletion(user_id, is_room=False), self._on_commit, deadline=deadline)
+            deletion = Deletion(user_id, is_room=False)
+            await finish(self._executor, deletion, self._on_commit, deadline=deadline, ended=ended)
 
-    async def _try_to_delete(self, user_id: UUID, deadline: float) -> tuple[list[UUID], bool] | None:
+    async def _try_to_delete(
+        self, user_id: UUID, deadline: float, ended: list[str]
+    ) -> tuple[list[UUID], bool] | None:
         """The rooms that the user has left by it, and whether nothing of the account is left.
 
         None, with nothing done, if the user joined a room meanwhile.
         """
         try:
             async with self._executor.transaction(deadline=deadline) as part:
-                return await self._delete_in(part, user_id)
+                return await self._delete_in(part, user_id, ended)
         except (_JoinedMeanwhile, LockNotAvailable):
             return None
 
-    async def _delete_in(self, part: Executor, user_id: UUID) -> tuple[list[UUID], bool]:
+    async def _delete_in(self, part: Executor, user_id: UUID, ended: list[str]) -> tuple[list[UUID], bool]:
         is_last, rooms = existing(await part.fetch_one(LEAVE, user_id), NotFound, "user", user_id)
         is_large = existing(await part.fetch_one(LOCK_ACCOUNT, user_id), NotFound, "user", user_id)
         if is_large or not is_last:
             check_outside_transaction(self._executor, "user_id")
             await part.execute(HIDE_ACCOUNT, user_id)
             return rooms, False
+        ended += await part.fetch_all(END_SESSIONS, user_id)
         if not await part.execute(DELETE_ACCOUNT, user_id):
             raise _JoinedMeanwhile
         return rooms, True

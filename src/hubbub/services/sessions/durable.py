@@ -1,14 +1,15 @@
 """Sessions in rows of PostgreSQL, which decide. Most lookups find a copy in Redis and do not ask PostgreSQL.
 
-    session:{<tag>}:row:<id>    a copy for 5 s, or for 60 s empty: the row was changed, ask PostgreSQL
+    session:{<tag>}:row:<id>    a copy, up to 5 s after its row was asked for; for 60 s empty: ask PostgreSQL
 
     lookup --copy--> the session               change of the row: COMMIT --> empty copy --> the call returns
        |                                                                 |
-       +--no copy, or empty--> row --> copy, if there is none            +--Redis does not answer--> 6 s pass
+       +--no copy, or empty--> row --> copy, if there is none            +--Redis does not answer--> 5 s pass
 
 Redis may lose its last writes when it fails over or is restored, and then has copies of sessions that were ended.
-So no copy lives longer than 5 s, and a process believes none that may be older than its connection: after each
-connection it asks PostgreSQL for 5 s. Copies live by the clock of Redis, and rows by that of PostgreSQL.
+So no copy outlives the question for its row by more than 5 s, and a process believes none whose row may have been
+read before it connected: after each connection it asks PostgreSQL for 5 s. Copies live by the clock of Redis, and
+rows by that of PostgreSQL.
 """
 
 from __future__ import annotations
@@ -41,16 +42,14 @@ from hubbub.services.sessions.sessions import (
 )
 
 BELIEVED_SECONDS: Final = 5.0
-"""How long a copy lives: how long a process that reaches another Redis may accept a session that has ended."""
+"""How long after the question for a row its copy may live: how long a process that reaches another Redis may
+accept a session that has ended."""
 
 EMPTY_SECONDS: Final = 60.0
 """How long an empty copy keeps others away: longer than a lookup may take from its row to its copy."""
 
-COPY_WITHIN_SECONDS: Final = 1.0
-"""A lookup that took longer, as in a process that was stopped, makes no copy of what it has read."""
-
 ASK_REDIS_SECONDS: Final = 0.25
-"""How long a lookup waits for a copy. The row decides in any case."""
+"""How long a lookup waits for Redis. The row decides in any case."""
 
 EMPTY_WITHIN_SECONDS: Final = 1.0
 """How long a call that ends sessions waits for Redis, before it waits for the end of the copies."""
@@ -149,6 +148,7 @@ class DurableSessions(SessionService):
         RETURNING user_id
         """,
     )
+    # Not to be sent again after a lost answer: it would not find the ids any more.
     _END_SURPLUS = Statement(
         "sessions.end_surplus",
         _hex,
@@ -163,7 +163,6 @@ class DurableSessions(SessionService):
         )
         RETURNING id
         """,
-        idempotent=True,
     )
 
     async def create_session(self, user_id: UUID, session_data: Mapping[str, object] | None = None) -> str:
@@ -219,19 +218,23 @@ class DurableSessions(SessionService):
         session: Session | None = row.session
         if row.seen_seconds_ago >= self._seen_interval_seconds:
             session = await self._executor.fetch_one(self._SEE, id, self._idle_ms / 1000)
-        elif self._connection.connected_at < inf and loop.time() - since < COPY_WITHIN_SECONDS:
-            await self._copy(name, row)
+        elif self._connection.connected_at < inf:
+            await self._copy(name, row, loop.time() - since)
         return session
 
-    async def _copy(self, name: str, row: _Row) -> None:
+    async def _copy(self, name: str, row: _Row, age_seconds: float) -> None:
+        """Store the row, which was asked for so long ago. Late ones, as of a process that was stopped, are not."""
         # A lookup that finds it prolongs nothing, so it ends before the row is to note the next one.
         not_seen = self._seen_interval_seconds - row.seen_seconds_ago
-        session, milliseconds = row.session, round(min(BELIEVED_SECONDS, not_seen, row.ends_in_seconds) * 1000)
+        longest = min(BELIEVED_SECONDS - ASK_REDIS_SECONDS, not_seen, row.ends_in_seconds)
+        session, milliseconds = row.session, round((longest - age_seconds) * 1000)
+        if milliseconds < 1:
+            return
         times = (session.seen_at, session.expires_at, session.created_at)
         value = msgspec.json.encode(Stored(*times, session.user_id, dict(session.data)))
         with suppress(Unavailable):
             await self._connection.execute(
-                "SET", name, value, "PX", max(milliseconds, 1), "NX", deadline_seconds=ASK_REDIS_SECONDS
+                "SET", name, value, "PX", milliseconds, "NX", deadline_seconds=ASK_REDIS_SECONDS
             )
 
     _LIST_ROWS = Statement(
@@ -292,13 +295,15 @@ class DurableSessions(SessionService):
         user_id = await self._executor.fetch_one(self._SET_ID, old_id, new_id)
         return new if await self._empty_one(user_id, old) else None
 
-    # The row stays until `hub.maintain`, so that a repetition empties the copy that a lost answer left.
+    # The row stays for a minute, until `hub.maintain`, so that a repetition empties the copy that a lost answer
+    # left.
     _END_ROW = Statement(
         "sessions.end",
         _user,
         """
         UPDATE hubbub_sessions
-        SET ends_at = '-infinity'
+        SET ends_at = '-infinity',
+            seen_at = CURRENT_TIMESTAMP
         WHERE id = $1
             AND user_id = COALESCE($2::uuid, user_id)
         RETURNING user_id
@@ -319,22 +324,17 @@ class DurableSessions(SessionService):
         found = await self._executor.fetch_one(self._END_ROW, bytes.fromhex(session_id), user_id)
         return await self._empty_one(found, SessionKey(tag_of(user_id), session_id))
 
+    # By the user alone: `rotate` changes the id of a row while this waits for it.
     _END_ALL_ROWS = Statement(
         "sessions.end_all",
         _ended,
         """
-        WITH found AS (
-            SELECT id, ends_at > CURRENT_TIMESTAMP AS lived
-            FROM hubbub_sessions
-            WHERE user_id = $1
-                AND id <> $2
-            FOR UPDATE
-        )
         UPDATE hubbub_sessions
-        SET ends_at = '-infinity'
-        FROM found
-        WHERE hubbub_sessions.id = found.id
-        RETURNING hubbub_sessions.id, found.lived
+        SET ends_at = '-infinity',
+            seen_at = CASE WHEN ends_at > CURRENT_TIMESTAMP THEN CURRENT_TIMESTAMP ELSE seen_at END
+        WHERE user_id = $1
+            AND id <> $2
+        RETURNING id, seen_at = CURRENT_TIMESTAMP AS lived
         """,
         idempotent=True,
     )
@@ -346,6 +346,10 @@ class DurableSessions(SessionService):
         ended = await self._executor.fetch_all(self._END_ALL_ROWS, user_id, kept)
         await self._empty(user_id, [id for id, _ in ended])
         return sum(lived for _, lived in ended)
+
+    async def _end_rest(self, user_id: UUID, ended: Sequence[str]) -> None:
+        rest = await self._executor.fetch_all(self._END_ALL_ROWS, user_id, b"")
+        await self._empty(user_id, [*ended, *(id for id, _ in rest)])
 
     async def _find_ended(self, names: Sequence[str]) -> set[str]:
         """Which of the sessions with these keys of `SessionService` have ended. Raises: Unavailable."""
@@ -376,7 +380,7 @@ class DurableSessions(SessionService):
             is_known = False
         if not is_known and commands:
             # Also the copy of a lookup that read its row before.
-            await asyncio.sleep(BELIEVED_SECONDS + COPY_WITHIN_SECONDS + ASK_REDIS_SECONDS)
+            await asyncio.sleep(BELIEVED_SECONDS)
 
 
 def _copy_of(key: SessionKey) -> str:

@@ -389,6 +389,10 @@ return ended
         args = (prefix, kept_id, str(user_id))
         return await self._END_ALL(self._connection, keys=(index_of(user_id),), args=args)
 
+    async def _end_rest(self, user_id: UUID, ended: Sequence[str]) -> None:
+        """End what was created while the account was deleted. `ended` are the ids of durable sessions."""
+        await self.revoke_all(user_id)
+
     # Returns the time, None without such a session, so a revoked session stays revoked.
     _TOUCH = Script(
         keys=("session", "index"),
@@ -445,4 +449,7 @@ async def find_ended(connection: Connection, names: Sequence[str]) -> set[str]:
     Raises: Unavailable.
     """
     lives = await connection.execute_many([("PTTL", name) for name in names], writes=False)
+    for life in lives:
+        if isinstance(life, Exception):  # refused, as by a server that loads its data: nothing is known
+            raise life
     return {name for name, life in zip(names, lives, strict=True) if life == NO_KEY}
