@@ -10,6 +10,10 @@ import pytest
 
 from hubbub import Invalid, RedisSettings, Unavailable
 from hubbub.redis import Connection, Gap, Subscriptions
+from hubbub.redis.connection import pack
+from hubbub.redis.dialler import Sentinels
+from hubbub.settings import Address
+from impostor import Talk, command, handshake, impostor
 from redis_server import Server
 from redis_topologies import MASTER, REPLICATING, SENTINEL_PASSWORD, Starter, ask, ask_sentinel, watched
 from waiting import until_it_answers
@@ -97,6 +101,27 @@ async def test_former_master_that_does_not_know_it_is_left(tmp_path: Path) -> No
                 assert await anext(channel) == Gap("reconnected")
             await until_it_answers(lambda: _is_newer(connection))
         assert server.runs
+
+
+async def test_address_is_the_one_of_the_new_epoch_while_the_leader_of_the_failover_shows_the_former_one() -> None:
+    """Until all replicas follow the new master, SENTINEL MASTER has its epoch and the former address."""
+
+    def sentinel(shown: bytes) -> Talk:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            parser = await handshake(reader, writer)
+            while True:
+                words = await command(reader, parser)
+                answer = [b"127.0.0.1", b"9001"]
+                if words[1] == b"MASTER":
+                    answer = [b"name", b"mymaster", b"ip", b"127.0.0.1", b"port", shown, b"config-epoch", b"5"]
+                writer.write(pack(tuple(answer)))
+
+        return talk
+
+    async with impostor(sentinel(b"9002")) as leader, impostor(sentinel(b"9001")) as other:
+        hosts = f"127.0.0.1:{leader.port},127.0.0.1:{other.port}"
+        found = await Sentinels(replace(leader, host=hosts, sentinel_master=MASTER)).find("test")
+    assert found == Address("127.0.0.1", 9001)
 
 
 async def test_server_that_says_it_is_a_replica_is_refused(tmp_path: Path) -> None:

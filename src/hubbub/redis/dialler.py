@@ -42,7 +42,11 @@ class OneServer(Dialler):
 
 
 class Master(NamedTuple):
-    """What a Sentinel says. The configuration with the highest epoch is the newest."""
+    """What a Sentinel says. The configuration with the highest epoch is the newest.
+
+    In a failover the leading Sentinel shows, in SENTINEL MASTER, the new epoch beside the former address until all
+    replicas follow the new master. The answer to SENTINEL GET-MASTER-ADDR-BY-NAME is the new one from then on.
+    """
 
     epoch: int
     address: Address
@@ -126,7 +130,10 @@ class Sentinels(Dialler):
         found: list[Master] = []
 
         async def greet(handshake: Handshake) -> None:
-            found.append(_master(await handshake.ask("SENTINEL", "MASTER", self._settings.sentinel_master or "")))
+            name = self._settings.sentinel_master or ""
+            # In this order: an epoch that is older than its address is corrected by the next question.
+            epoch = _epoch(await handshake.ask("SENTINEL", "MASTER", name))
+            found.append(Master(epoch, _address(await handshake.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name))))
 
         try:
             transport, _ = await connect(self._of_sentinels, *sentinel, client_name, greet)
@@ -136,13 +143,19 @@ class Sentinels(Dialler):
         return found[0]
 
 
-def _master(answer: object) -> Master:
+def _epoch(answer: object) -> int:
     if isinstance(answer, list):  # RESP2
         answer = dict(zip(answer[::2], answer[1::2], strict=False))
     if not isinstance(answer, dict):
         raise ConnectionError("it is no Sentinel")
-    host, port, epoch = (answer.get(field) for field in (b"ip", b"port", b"config-epoch"))
-    return Master(int(epoch or 0), Address((host or b"").decode(), int(port or 0)))
+    return int(answer.get(b"config-epoch") or 0)
+
+
+def _address(answer: object) -> Address:
+    if not isinstance(answer, list):  # removed meanwhile
+        raise ConnectionError("it knows no such master")
+    host, port = answer
+    return Address(host.decode(), int(port))
 
 
 class AnyNode(Dialler):
