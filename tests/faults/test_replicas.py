@@ -20,7 +20,7 @@ from commands import execute
 from faults.figures import IS_FULL, Figures
 from faults.fragile import FragileServers
 from faults.standby import Standby
-from hubbub import Hub, MessageEdited, MessageSent, NotAMember, Settings, migrations
+from hubbub import Hub, MessageEdited, MessageSent, NotAMember, Settings, Unavailable, migrations
 from hubbub.diagnostics.servers import check_servers
 from hubbub.instrumentation import Instrumentation, Outcome
 from waiting import until, until_it_answers
@@ -132,6 +132,40 @@ async def test_process_reads_what_it_has_written(replicated: Replicated, figures
         figures.found(f"{len(stale)} stale of {reads:,} reads, {names.on_replica:,} statements on the replica")
         assert stale == []
         assert names.on_replica > 0
+
+
+async def test_change_that_the_primary_has_not_written_yet_is_read(replicated: Replicated) -> None:
+    """With `synchronous_commit` off, a commit is acknowledged before it is in the log that a replica gets."""
+    await execute(
+        replicated.primary.administrator(replicated.settings.postgres),
+        "ALTER SYSTEM SET synchronous_commit = off",
+        "ALTER SYSTEM SET wal_writer_delay = '10s'",
+        "SELECT pg_reload_conf()",
+    )
+    async with Hub(replicated.settings) as hub:
+        user = await hub.users.create("ada@example.org", "ada", "!")
+        room = await hub.rooms.create("room", created_by=user.id)
+        await in_service(hub)
+        for n in range(5):
+            sent = await hub.messages.send(room.id, user.id, f"{n}")
+            for _ in range(2):
+                await hub._replicas._measure()  # type: ignore[union-attr]
+            assert (await hub.messages.by_author(user.id, limit=1)).items == [sent]
+
+
+async def test_feed_of_changes_waits_while_its_server_is_a_standby(replicated: Replicated) -> None:
+    names = Names()
+    on_standby = replace(replicated.settings, postgres=replicated.standby.settings, replicas=())
+    async with Hub(on_standby, instrumentation=names) as hub, hub.changes.follow() as feed:
+        with pytest.raises(Unavailable, match="the server takes no changes"):
+            await hub.changes.end()
+        assert hub._pool.size == 0
+        first = asyncio.create_task(anext(feed))
+        await until(lambda: names.counts["changes.read"] > 10)
+        await replicated.standby.promote()
+        user = await hub.users.create("ada@example.org", "ada", "!")
+        room = await hub.rooms.create("room", created_by=user.id)
+        assert (await first).room_id == room.id
 
 
 async def test_rooms_without_recent_changes_are_read_on_the_replica(replicated: Replicated) -> None:

@@ -15,11 +15,13 @@ from hubbub import Hub, PostgresSettings, Settings, Unavailable
 from hubbub.embedded.servers import free_port
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.postgres.hosts import Hosts
-from waiting import HANGS_AFTER_SECONDS
+from hubbub.postgres.pool import LONGEST_LOOK_PAUSE_SECONDS, LOOK_SECONDS
+from waiting import HANGS_AFTER_SECONDS, until
 
 pytestmark = pytest.mark.session("PgBouncer is one host")
 
 SLEEP = Statement("test.sleep", bool, "SELECT pg_sleep(0.2) IS NULL AS slept")
+SLOW = Statement("test.slow", bool, "SELECT pg_sleep(60) IS NULL AS slept")
 ONE = Statement("test.one", int, "SELECT 1 AS one")
 
 
@@ -120,6 +122,27 @@ async def test_statement_on_host_that_hangs_is_run_on_the_new_primary(settings: 
             assert await asyncio.gather(*(pool.fetch_one(ONE) for _ in range(8))) == [1] * 8
             assert {one.address.port for one in pool._connections.idle} == {second.port}
         assert second.accepted > before
+        await pool.close()
+
+
+async def test_primary_is_looked_for_less_and_less_often_while_it_is_only_slow(
+    settings: Settings, relay: Counting
+) -> None:
+    async with Counting(*relay._server) as second:
+        pool = Pool(at(settings.postgres, relay.port, second.port))
+        connections = pool._connections
+        async with second.swallowing():
+            await pool.fetch_one(ONE)
+            await connections._looking.close()  # here the test does
+            slow = asyncio.create_task(pool.fetch_one(SLOW))
+            await until(lambda: bool(connections.used))
+            pauses = [await connections._look() for _ in range(6)]
+            assert relay.accepted == 1 + 5  # the first look only notes the statement
+            assert pauses[0] <= LOOK_SECONDS
+            assert pauses[-1] >= LONGEST_LOOK_PAUSE_SECONDS / 2
+            slow.cancel()
+            await until(lambda: not connections.used)
+            assert await connections._look() <= LOOK_SECONDS
         await pool.close()
 
 

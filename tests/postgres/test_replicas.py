@@ -9,9 +9,22 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from commands import execute
+from hubbub import PostgresSettings
 from hubbub.commits import MessagesSent, RoomTouched
+from hubbub.postgres import Pool, Statement
 from hubbub.postgres.connection import now
-from hubbub.postgres.replicas import LAG_SECONDS, Replicas, _Head, _Replica
+from hubbub.postgres.replicas import _WRITTEN, LAG_SECONDS, Replicas, _Head, _Replica
+from waiting import until_it_answers
+
+END_OF_FILE = Statement(
+    "test.end_of_file",
+    int,
+    """
+    SELECT (lsn - '0/0' - (lsn - '0/0') % pg_size_bytes(current_setting('wal_segment_size')))::bigint AS position
+    FROM pg_current_wal_lsn() AS lsn
+    """,
+)
 
 
 class Primary:
@@ -95,6 +108,21 @@ async def test_change_during_the_question_for_a_head_keeps_the_room_on_the_prima
     primary.may_answer.set()
     assert await reading == []
     assert await read(replicas, room_id, replica_has=48) == []
+
+
+async def test_replica_that_has_all_is_not_behind_where_the_last_record_filled_its_file(
+    administrator: PostgresSettings,
+) -> None:
+    """The end of the log is then behind the header of the next file, where no record has been replayed."""
+    pool = Pool(administrator)
+
+    async def ends_with_a_file() -> bool:  # unless the server writes something meanwhile
+        await execute(administrator, "SELECT pg_switch_wal()")
+        written = await pool.fetch_one(_WRITTEN)
+        return written == await pool.fetch_one(END_OF_FILE)
+
+    await until_it_answers(ends_with_a_file)
+    await pool.close()
 
 
 @pytest.mark.parametrize(("age", "expected"), [(LAG_SECONDS - 1, True), (LAG_SECONDS + 1, False)])

@@ -18,9 +18,9 @@ from hubbub.instrumentation import SILENT, Instrumentation, Outcome
 from hubbub.postgres.errors import (
     FAILURES,
     REFUSALS,
-    WRONG_SERVER,
     connection_refused_by_pooler,
     deadline_passed,
+    is_of_standby,
     to_error,
 )
 from hubbub.settings import Address, PostgresSettings
@@ -161,7 +161,7 @@ async def run(
     except FAILURES as error:
         if isinstance(error, REFUSALS):
             outcome = "refused"
-        elif isinstance(error, WRONG_SERVER):
+        elif is_of_standby(error):
             connection.is_wrong_server = True
         if connection.is_abandoned:
             raise forked() from error

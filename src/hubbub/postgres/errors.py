@@ -30,13 +30,10 @@ REFUSED_WHILE_ENCODING = (asyncpg.DataError,)
 # The server rolled the statement back and reported it. Sending the statement again is safe.
 ROLLED_BACK = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
 
-# The server takes no changes: a standby, which the name of the primary leads to for a moment, or led to.
-WRONG_SERVER = (asyncpg.ReadOnlySQLTransactionError,)
-
 # Nothing was done, so outside of a transaction the statement may be sent again at once. After a change of the
 # schema asyncpg itself does so once. A change of many columns can invalidate the statement a second time.
 SCHEMA_CHANGED = (asyncpg.InvalidCachedStatementError,)
-SENT_AGAIN = (*ROLLED_BACK, *WRONG_SERVER, *SCHEMA_CHANGED)
+SENT_AGAIN = (*ROLLED_BACK, *SCHEMA_CHANGED)
 
 READ_ONLY: Final = "the server takes no changes, as a standby does"
 
@@ -46,7 +43,6 @@ DID_NOT_RUN: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((asyncpg.CannotConnectNowError,), "the server is starting or stopping"),
     ((asyncpg.TooManyConnectionsError, asyncpg.ConnectionRejectionError), "the server has no connection free"),
     ((asyncpg.InsufficientResourcesError,), "the server is out of disk space or memory"),
-    (WRONG_SERVER, READ_ONLY),
     (SCHEMA_CHANGED, "the schema was changed under the statement"),
     ((asyncpg.PostgresSystemError, asyncpg.InternalServerError), "the server failed to run the statement"),
 )
@@ -83,6 +79,18 @@ OTHER_SCHEMA = (asyncpg.UndefinedColumnError, asyncpg.UndefinedTableError)
 SEE_DOCTOR: Final = "the schema is older or newer than this code, see `hubbub doctor`"
 
 
+def is_of_standby(error: BaseException | None) -> bool:
+    """Whether the server is a standby, which the name of the primary leads to for a moment, or led to.
+
+    It refuses a change, and a statement that asks for the end of the log. The second refusal has the SQLSTATE of
+    many other errors, and a text in the language of the server.
+    """
+    return isinstance(error, asyncpg.ReadOnlySQLTransactionError) or (
+        isinstance(error, asyncpg.ObjectNotInPrerequisiteStateError)
+        and getattr(error, "server_source_function", None) == "pg_current_wal_insert_lsn"
+    )
+
+
 class LockNotAvailable(Unavailable):
     """A lock could not be taken: a deadlock, a serialization conflict or a lock timeout. It was rolled back."""
 
@@ -102,7 +110,8 @@ def to_error(error: Exception, *, writes: bool, lost: bool = False) -> HubbubErr
         return Unavailable("postgresql", NOT_UNDERSTOOD, outcome_unknown=writes)
     if isinstance(error, asyncpg.InterfaceError | AttributeError) and not lost:
         return None
-    known = _pooler_error(error) or _unavailable(error, writes=writes)
+    of_standby = Unavailable("postgresql", READ_ONLY) if is_of_standby(error) else None
+    known = of_standby or _pooler_error(error) or _unavailable(error, writes=writes)
     if known is None and isinstance(error, asyncpg.PostgresError):
         # Not `Unavailable`: one row may be the reason, and a batch goes on without it.
         return Invalid("argument", f"was refused by the database, as by a trigger (SQLSTATE {error.sqlstate})")

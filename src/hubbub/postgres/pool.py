@@ -45,6 +45,7 @@ from hubbub.postgres.errors import (
     SCHEMA_CHANGED,
     SENT_AGAIN,
     deadline_passed,
+    is_of_standby,
     pool_busy,
     too_late_to_connect,
 )
@@ -79,6 +80,10 @@ LONGEST_SEARCH_PAUSE_SECONDS: Final = 0.5
 LOOK_SECONDS: Final = 0.3
 """Of several hosts, the primary is searched anew while a statement has no answer for this long, or twice that. A
 server that hangs would otherwise hold its callers until their deadlines, though another one has been promoted."""
+
+LONGEST_LOOK_PAUSE_SECONDS: Final = 2.0
+"""The pause doubles up to this while the same primary is found: a server that is only slow would otherwise get
+three connections a second from each process."""
 
 
 WAITS_FOR_ITSELF: Final = (
@@ -326,7 +331,9 @@ class Pool:
 def _may_repeat(statement: Statement[T], failure: Unavailable) -> bool:
     """Whether sending the statement again cannot do its work twice."""
     cause = failure.__cause__
-    return isinstance(cause, SENT_AGAIN) or (statement.repeatable and isinstance(cause, LOST))
+    return (
+        isinstance(cause, SENT_AGAIN) or is_of_standby(cause) or (statement.repeatable and isinstance(cause, LOST))
+    )
 
 
 def _is_transient(failure: Unavailable) -> bool:
@@ -374,6 +381,7 @@ class Connections:
         self._running: dict[Connection, float] = {}
         """The connections with a statement at the last look, and when each was idle last."""
         self._looking = BackgroundTask("look for the primary", self._look)
+        self._look_pause_seconds = LOOK_SECONDS
         # The server gives up a statement when its caller does. The loss of the connection alone does not end it.
         # Without prepared statements there is a pooler, which refuses settings that outlive a transaction.
         timeout = str(round(settings.deadline_seconds * 1000))
@@ -513,11 +521,15 @@ class Connections:
     async def _look(self) -> float:
         """Connect anew if a statement was running at the last look, too: its server may hang."""
         running = {one: one.idle_since for one in self.used if one.quiet_since == inf}
+        pause, self._look_pause_seconds = self._look_pause_seconds, LOOK_SECONDS
         if any(self._running.get(one) == since for one, since in running.items()):
             with suppress(Unavailable):
-                (await self._connect(self._settings.connect_timeout_seconds)).terminate()
+                found = await self._connect(self._settings.connect_timeout_seconds)
+                found.terminate()
+                if all(one.address == found.address for one in running):
+                    self._look_pause_seconds = min(2 * pause, LONGEST_LOOK_PAUSE_SECONDS)
         self._running = running
-        return jittered(LOOK_SECONDS)
+        return jittered(self._look_pause_seconds)
 
     def _drained(self, connection: Connection, draining: asyncio.Task[None]) -> None:
         self._draining.discard(draining)

@@ -66,7 +66,23 @@ _HEAD: Final = Lookup(
     key_of_args=lambda id: id.int,
     key_of_row=lambda head: head.id.int,
 )
-_WRITTEN: Final = Statement("replicas.written", int, "SELECT (pg_current_wal_lsn() - '0/0')::bigint AS written")
+
+# The end of all commits, also of those that are not written yet (`synchronous_commit=off`). Where a record fills
+# its page, the end is behind the header of the next page or file, and a replica that has all is before the header.
+_WRITTEN: Final = Statement(
+    "replicas.written",
+    int,
+    """
+    SELECT (
+        inserted - '0/0' - CASE
+            WHEN (pg_walfile_name_offset(inserted)).file_offset = 40 THEN 40
+            WHEN (inserted - '0/0') % 8192 = 24 THEN 24
+            ELSE 0
+        END
+    )::bigint AS written
+    FROM pg_current_wal_insert_lsn() AS inserted
+    """,
+)
 _REPLAYED: Final = Statement(
     "replicas.replayed",
     int,
