@@ -47,6 +47,23 @@ async def test_script_is_sent_again_after_the_server_flushed_it(
     assert await connection.execute("GET", "total") == b"100"
 
 
+async def test_script_that_is_sent_in_full_has_the_rest_of_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, connection: Connection
+) -> None:
+    await connection.execute("SCRIPT", "FLUSH")
+    given: list[object] = []
+    execute, clock = connection.execute, iter((100.0, 103.0))
+
+    def noted(*parts: str, **options: object) -> object:
+        given.append(options["deadline_seconds"])
+        return execute(*parts, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(connection, "execute", noted)
+    monkeypatch.setattr("hubbub.redis.script.monotonic", lambda: next(clock))
+    assert await ADD(connection, keys=["total"], args=[1], deadline_seconds=60) == 1
+    assert given == [60, 57]
+
+
 async def test_script_with_a_wrong_number_of_values_is_not_sent(connection: Connection) -> None:
     with pytest.raises(TypeError, match="keys"):
         await ADD(connection, args=[1])

@@ -194,6 +194,8 @@ class Connection(Reconnector[CommandProtocol]):
         super().__init__("hubbub-redis-commands", settings, dialler or dialler_of(settings))
         self._instrumentation = instrumentation
         self._max_waiting = max_waiting
+        self.deadline_seconds = settings.deadline_seconds
+        """How long a command may take that comes without a deadline."""
         self.prefix = settings.prefix
         self._unwritten: list[Call] = []
         self._unwritten_bytes = 0
@@ -222,7 +224,7 @@ class Connection(Reconnector[CommandProtocol]):
         loop = self._loop or asyncio.get_running_loop()
         now = loop.time()
         future: asyncio.Future[Reply] = loop.create_future()
-        deadline = now + (self._settings.deadline_seconds if deadline_seconds is None else deadline_seconds)
+        deadline = now + (self.deadline_seconds if deadline_seconds is None else deadline_seconds)
         packed = pack(prefixed(self.prefix, parts) if self.prefix else parts)
         self._enqueue(Call(future, packed, now, deadline, writes), 1, loop, now)
         return future
@@ -238,7 +240,7 @@ class Connection(Reconnector[CommandProtocol]):
         loop = self._loop or asyncio.get_running_loop()
         now = loop.time()
         future: asyncio.Future[list[Outcome]] = loop.create_future()
-        deadline = now + (self._settings.deadline_seconds if deadline_seconds is None else deadline_seconds)
+        deadline = now + (self.deadline_seconds if deadline_seconds is None else deadline_seconds)
         each = map(tuple, commands)
         packed = [*map(pack, map(partial(prefixed, self.prefix), each) if self.prefix else each)]
         if not packed:
@@ -329,11 +331,11 @@ class Connection(Reconnector[CommandProtocol]):
         if protocol is not None and protocol.written:
             next_at = min(next_at, self._expire_written(protocol, now))
             # A frozen server does not close its connections, so silence for a whole deadline counts as a lost one.
-            silent_at = protocol.received_at + self._settings.deadline_seconds
+            silent_at = protocol.received_at + self.deadline_seconds
             if silent_at > now:
                 next_at = min(next_at, silent_at)
             else:
-                protocol.drop(f"the server was silent for {self._settings.deadline_seconds:g} s")
+                protocol.drop(f"the server was silent for {self.deadline_seconds:g} s")
         self._timer.request(next_at, now)
 
     def _expire_unwritten(self, now: float) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from hubbub.errors import Unavailable
@@ -69,14 +70,17 @@ class Script(Generic[R]):
         _check_count("args", self._args, args)
         source, sha = self._sent.get(connection.prefix) or self._with_prefix(connection.prefix)
         rest = (len(keys), *keys, *args)
-        execute = partial(connection.execute, deadline_seconds=deadline_seconds, writes=self._writes)
+        execute = partial(connection.execute, writes=self._writes)
+        seconds = connection.deadline_seconds if deadline_seconds is None else deadline_seconds
+        since = monotonic()
         try:
-            reply = await execute("EVALSHA", sha, *rest)
+            reply = await execute("EVALSHA", sha, *rest, deadline_seconds=seconds)
         except ReplyError as error:
             if error.code != "NOSCRIPT":
                 raise
             # The server was restarted or flushed its scripts. It ran nothing, so the script does not run twice.
-            reply = await execute("EVAL", source, *rest)
+            left = max(since + seconds - monotonic(), 0)
+            reply = await execute("EVAL", source, *rest, deadline_seconds=left)
         return self._reply(reply)
 
     def _with_prefix(self, prefix: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 import hiredis
 import msgspec
 
-from hubbub.background import elsewhere
+from hubbub.background import ReportErrors, elsewhere
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import forked
 from hubbub.instrumentation import SILENT, Instrumentation
@@ -179,9 +179,10 @@ class Subscription(Listener):
         oldest = self._take_oldest()
         if not isinstance(oldest, Gap):
             self.dropped += 1
-            self._on_drop()
             dropped_before = self._gap.dropped if self._gap is not None else 0
             self._gap = Gap("overflow", dropped_before + 1)
+            with ReportErrors("the instrumentation"):
+                self._on_drop()
         elif self._gap is None:
             self._gap = oldest
 

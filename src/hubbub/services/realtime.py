@@ -7,6 +7,7 @@ from typing import Final, Self
 from uuid import UUID
 
 from hubbub import inputs
+from hubbub.background import ReportErrors
 from hubbub.errors import Invalid, Unavailable
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged, TypingChanged, is_own_channel, typing_channel
 from hubbub.instrumentation import SILENT, Instrumentation
@@ -48,9 +49,11 @@ class RealtimeService:
         try:
             receivers = as_int(await self._connection.execute("PUBLISH", channel, message))
         except Unavailable:
-            self._instrumentation.published(1, is_lost=True)
+            with ReportErrors("the instrumentation"):
+                self._instrumentation.published(1, is_lost=True)
             raise
-        self._instrumentation.published(1)
+        with ReportErrors("the instrumentation"):
+            self._instrumentation.published(1)
         return receivers
 
     async def publish_typing_indicator(self, room_id: UUID, user_id: UUID, is_typing: bool) -> None:

@@ -21,11 +21,12 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from hubbub import inputs
-from hubbub.background import BackgroundTask, jittered
+from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.commits import Commits, MembersJoined, UserDeleted
 from hubbub.errors import NotAMember, NotFound, Unavailable
 from hubbub.events import FeedEvent, Logged, MemberJoined, MemberLeft, MessageEdited, MessageSent, Resync, RoomGone
 from hubbub.forks import abandon_in_child, forked
+from hubbub.instrumentation import SILENT
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
 from hubbub.repositories.messages import Entry, Logs, LogSlice
@@ -194,7 +195,9 @@ class Follower:
         await self._followers.sessions.change(self)
 
     def _read(self) -> FeedEvent:
-        self.inbox.instrumentation.delivered()
+        if (instrumentation := self.inbox.instrumentation) is not SILENT:
+            with ReportErrors("the instrumentation"):
+                instrumentation.delivered()
         event = self._events.popleft()
         if event.__class__ is MessageSent:  # nearly every event
             self._cursors[event.room_id] = event.cursor
