@@ -45,6 +45,10 @@ class Standby:
         await execute(self._primary, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
         await until_it_answers(lambda: self._replicates("sync_state = 'sync'"))
 
+    async def asynchronous(self) -> None:
+        """Let the primary acknowledge commits without the standby again, also those that wait for it."""
+        await execute(self._primary, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+
     async def cut_off(self) -> None:
         """Let it receive nothing of what is committed from now on."""
         await execute(self._superuser, "ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -20,7 +21,9 @@ from faults.figures import SCALE, Figures, in_time
 from faults.fragile import FragileServers
 from faults.history import Acknowledged, Delivered, Record, now, read
 from faults.standby import Standby
-from hubbub import Settings, migrations
+from hubbub import Hub, Settings, Unavailable, migrations
+from hubbub.postgres import connect
+from waiting import until_it_answers
 
 MORE = 60
 """Calls that are acknowledged before the standby is cut off, again before the fault, and again after it."""
@@ -51,6 +54,34 @@ async def pair() -> AsyncIterator[Pair]:
     finally:
         await primary.stop()
     shutil.rmtree(folder)
+
+
+async def test_retry_of_a_cancelled_send_is_acknowledged_only_once_the_standby_has_the_message(pair: Pair) -> None:
+    """PostgreSQL commits without the standby where a COMMIT is cancelled that waits for it."""
+    await pair.standby.synchronous()
+    postgres = replace(pair.settings.postgres, host="127.0.0.1", deadline_seconds=5)
+    watcher = await connect(postgres)
+
+    async def waits() -> bool:
+        sql = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname IS NOT NULL)"
+        return bool(await watcher.fetchval(sql))
+
+    async def is_stored() -> bool:
+        return bool(await watcher.fetchval("SELECT EXISTS (SELECT 1 FROM messages WHERE id = $1)", id))
+
+    async with Hub(replace(pair.settings, postgres=postgres)) as hub:
+        ada = await hub.users.create("ada@example.org", "ada", "!")
+        room, id = await hub.rooms.create("room", created_by=ada.id), uuid4()
+        await pair.standby.cut_off()
+        sending = asyncio.create_task(hub.messages.send(room.id, ada.id, "hello", id=id))
+        await until_it_answers(waits)
+        sending.cancel()
+        await until_it_answers(is_stored)
+        with pytest.raises(Unavailable):
+            await hub.messages.send(room.id, ada.id, "hello", id=id)
+        await pair.standby.asynchronous()
+        assert (await hub.messages.send(room.id, ada.id, "hello", id=id)).id == id
+    await watcher.close()
 
 
 @contextmanager

@@ -113,10 +113,18 @@ async def send_one(executor: Executor, draft: Draft, deadline: float) -> Message
     raise outcome
 
 
+# A send that is cancelled while its COMMIT waits for a synchronous standby is committed without it. So this writes
+# to the log for each message that it finds, and its own COMMIT waits until the standby has both.
 EARLIER_SENDS = Statement(
     "messages.earlier_sends",
     Message,
-    f"SELECT {MESSAGE} FROM messages WHERE id = ANY($1::uuid[]) AND {kept('messages.room_id')}",
+    f"""
+    SELECT {MESSAGE}
+    FROM messages
+    WHERE id = ANY($1::uuid[])
+        AND {kept("messages.room_id")}
+        AND pg_logical_emit_message(true, 'hubbub', ''::text) IS NOT NULL
+    """,
 )
 
 
