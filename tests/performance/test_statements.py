@@ -72,7 +72,8 @@ async def test_statement_of_a_few_callers_is_not_planned_anew_each_time(
     pool = Pool(replace(postgres_settings, pool_size=1))
     hub = Repositories(pool, ignore, MessageWriter(pool, ignore, deadline_seconds=60))
     for _ in range(7):
-        await asyncio.gather(*(hub.messages.send(room.id, ada.id, "hello") for _ in range(4)))
+        sent = await asyncio.gather(*(hub.messages.send(room.id, ada.id, "hello") for _ in range(4)))
+        await asyncio.gather(*(hub.messages.get(message.id) for message in sent))
         await asyncio.gather(*(hub.room_users.is_member(room.id, user.id) for user in (ada, bob, ada)))
     assert await pool.fetch_all(PLANNED_ANEW) == []
     await pool.close()
