@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
-from hubbub import Hub, Invalid, NotFound, Options, PostgresSettings, Room, Settings, Unavailable, User
+from hubbub import Hub, Invalid, NewMessage, NotFound, Options, PostgresSettings, Room, Settings, Unavailable, User
 from hubbub.commits import MessagesSent, ProfileUpdated, ReadMarkMoved
 from hubbub.postgres import connect
 from waiting import until_it_answers
@@ -556,3 +556,69 @@ async def test_block_around_the_connection_of_sqlalchemy(
             await chat.announce()
     await chat.announce()
     assert announced == ["tea"]
+
+
+# A change by the hub, which would wait for the application's COMMIT
+
+
+async def refused(change: Awaitable[object]) -> None:
+    with pytest.raises(Invalid, match="wait for its own COMMIT"):
+        async with asyncio.timeout(5):
+            await change
+
+
+async def test_change_by_the_hub_of_a_room_that_the_same_task_has_changed_on_a_connection_is_refused_at_once(
+    hub: Hub, connection: asyncpg.Connection[Any], ada: User, room: Room
+) -> None:
+    other = await hub.rooms.create("other", created_by=ada.id)
+    chat = hub.on(connection)
+    async with connection.transaction():
+        await chat.messages.send(room.id, ada.id, "tea")
+        await refused(hub.messages.send(room.id, ada.id, "waits"))
+        await refused(hub.messages.send_many(room.id, ada.id, [NewMessage("waits")]))
+        await refused(hub.rooms.update(room.id, description="waits"))
+        await hub.messages.send(other.id, ada.id, "elsewhere")
+    await hub.messages.send(room.id, ada.id, "though it was not announced")
+    async with connection.transaction():
+        await hub.messages.send(room.id, ada.id, "though another one is open")
+    await chat.announce()
+
+
+async def test_change_by_the_hub_in_another_task_waits_for_the_commit_of_the_application(
+    hub: Hub, connection: asyncpg.Connection[Any], ada: User, room: Room
+) -> None:
+    async with hub.on(connection) as chat, connection.transaction():
+        await chat.messages.send(room.id, ada.id, "tea")
+        waits = asyncio.create_task(hub.messages.send(room.id, ada.id, "after it"))
+        await hub.users.get(ada.id)
+    assert (await waits).content == "after it"
+    assert await contents(hub, room) == ["tea", "after it"]
+
+
+async def test_change_by_the_hub_is_made_after_the_rollback_of_a_savepoint_of_the_connection(
+    hub: Hub, connection: asyncpg.Connection[Any], ada: User, room: Room
+) -> None:
+    async with hub.on(connection) as chat, connection.transaction():
+        with suppress(Oops):
+            async with connection.transaction():
+                await chat.messages.send_many(room.id, ada.id, [NewMessage("undone")])
+                raise Oops
+        await hub.messages.send(room.id, ada.id, "kept")
+    assert await contents(hub, room) == ["kept"]
+
+
+async def test_change_by_the_hub_of_a_room_that_the_same_task_has_changed_in_a_session_is_refused_at_once(
+    hub: Hub, engine: AsyncEngine, ada: User, room: Room
+) -> None:
+    async with AsyncSession(engine) as session:
+        with suppress(Oops):
+            async with session.begin_nested():
+                await hub.on(session).messages.send(room.id, ada.id, "undone")
+                raise Oops
+        await hub.messages.send(room.id, ada.id, "after the rollback")
+        async with session.begin_nested():
+            await hub.on(session).messages.send(room.id, ada.id, "tea")
+        await refused(hub.messages.send(room.id, ada.id, "waits"))
+        await session.commit()
+        await hub.messages.send(room.id, ada.id, "after the commit")
+    assert await contents(hub, room) == ["after the rollback", "tea", "after the commit"]

@@ -485,7 +485,8 @@ class Hub(Repositories):
         Followers find changes that were not announced at their next heartbeat.
 
         Each statement has the deadline of `hub`. A statement that does not return by then ends the connection. A
-        change by `hub` of a room that the transaction has changed waits for its COMMIT.
+        change by `hub` of a room that the transaction has changed would wait for its COMMIT. In the task that has
+        changed it, the change by `hub` is refused as `Invalid`. In another task it waits.
 
         Raises: Invalid (`connection` is of another kind; a call raises it for one without a transaction).
         """

@@ -12,7 +12,7 @@ import msgspec
 
 from hubbub import inputs
 from hubbub.batching import PUT_BACK, Batcher, KeyedQueue, Outcome
-from hubbub.commits import Change, OnCommit, ignore
+from hubbub.commits import Change, MessagesSent, OnCommit, RoomTouched, ignore
 from hubbub.errors import Unavailable
 from hubbub.events import Logged, Payload
 from hubbub.models import Message, Room, Stored, User, times_of
@@ -28,9 +28,12 @@ LOAD: Final = 25
 """With fewer requests that wait, two statements would share less than one, and each costs a commit."""
 MOST_WAITING: Final = 10_000
 """Bounds the memory of requests that wait. Further callers wait for a slot until their deadline."""
-LOCK_TIMEOUT: Final = "100ms"
+LONGEST_LOCK_WAIT_SECONDS: Final = 0.1
 """How long a statement for several rooms waits for a locked one, before the others go on without that room. The
 pool tries it three times."""
+PART_OF_TIME_LEFT: Final = 8
+"""The wait is no longer than this part of the time until the deadline. The three attempts with their pauses, and
+the statement for the other rooms, have to fit into it."""
 
 Apply: TypeAlias = Callable[[Sequence[Item], str | None, float], Awaitable[Sequence[T | Exception]]]
 """Makes changes of one kind. It is called with the items, how long to wait for a lock (None: no limit) and the
@@ -116,7 +119,8 @@ class RoomChanges:
 
         Raises: Invalid (the caller's own transaction has locked the room), Unavailable, and the refusal.
         """
-        self._executor.check_not_locked_by_caller(key)
+        if self._executor.locked_by_caller():
+            await self._executor.check_not_locked_by_caller(key)
         result: T = await self._batcher.call(_Request(apply, item, key), key, id, deadline=deadline)
         return result
 
@@ -132,7 +136,7 @@ class RoomChanges:
     async def _run_many(self, requests: list[_Request], deadline: float) -> list[Outcome[Any]]:
         outcomes: dict[_Request, Outcome[Any]] = {}
         locked: set[Hashable] = set()
-        lock_wait = LOCK_TIMEOUT if len({request.key for request in requests}) > 1 else None
+        lock_wait = longest_lock_wait(deadline) if len({request.key for request in requests}) > 1 else None
         kinds: dict[Apply[Any, Any], list[_Request]] = {}
         for request in requests:
             kinds.setdefault(request.apply, []).append(request)
@@ -171,6 +175,12 @@ class RoomChanges:
         return first | await self._run(requests[middle:], locked, lock_wait, deadline)
 
 
+def longest_lock_wait(deadline: float) -> str:
+    """How long a statement for several rooms, with this deadline, waits for a locked one."""
+    left = deadline - asyncio.get_running_loop().time()
+    return f"{max(min(LONGEST_LOCK_WAIT_SECONDS, left / PART_OF_TIME_LEFT), 0.001) * 1000:.0f}ms"
+
+
 def only(outcomes: Sequence[T | Exception]) -> T:
     """The result of the only item. Raises: its refusal."""
     [outcome] = outcomes
@@ -197,6 +207,11 @@ class Repository:
         self._changes = changes
 
     def _changed(self, change: Change) -> None:
+        if isinstance(change, RoomTouched):
+            self._executor.note_locked(change.room_id)
+        elif isinstance(change, MessagesSent):
+            for room_id in {message.room_id for message in change.messages}:
+                self._executor.note_locked(room_id)
         self._executor.after_commit(lambda: self._on_commit(change))
 
     async def _get_many(

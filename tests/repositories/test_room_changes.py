@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 from uuid import uuid4
@@ -25,6 +26,7 @@ from hubbub import (
     User,
 )
 from hubbub.batching import MOST_WORKERS
+from hubbub.hub import Repositories
 from hubbub.postgres import Pool, connect
 from log import log_of
 from performance.conftest import Statements, statements
@@ -38,47 +40,51 @@ COUNT = 25
 Change: TypeAlias = Callable[[], Awaitable[Any]]
 
 
-async def edits(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+class Oops(Exception):
+    pass
+
+
+async def edits(hub: Repositories, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
     sent = await hub.messages.send_many(room.id, ada.id, [NewMessage("hello")] * len(users))
     return [partial(hub.messages.edit, message.id, "edited", by=ada.id) for message in sent]
 
 
-async def deletions(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+async def deletions(hub: Repositories, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
     sent = await hub.messages.send_many(room.id, ada.id, [NewMessage("hello")] * len(users))
     return [partial(hub.messages.delete, message.id, by=ada.id) for message in sent]
 
 
-async def joins(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+async def joins(hub: Repositories, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
     return [partial(hub.room_users.add, room.id, user.id) for user in users]
 
 
-async def long_joins(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+async def long_joins(hub: Repositories, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
     return [partial(hub.room_users.add_many, room.id, [user.id]) for user in users]
 
 
-async def leaves(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+async def leaves(hub: Repositories, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
     await hub.room_users.add_many(room.id, [user.id for user in users])
     return [partial(hub.room_users.remove, room.id, user.id) for user in users]
 
 
-async def roles(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+async def roles(hub: Repositories, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
     await hub.room_users.add_many(room.id, [user.id for user in users])
     return [partial(hub.room_users.set_role, room.id, user.id, "moderator") for user in users]
 
 
-async def taggings(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+async def taggings(hub: Repositories, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
     await hub.room_users.add_many(room.id, [user.id for user in users])
     return [partial(hub.room_users.update, room.id, user.id, metadata={"name": user.username}) for user in users]
 
 
-async def renamings(hub: Hub, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
+async def renamings(hub: Repositories, room: Room, ada: User, users: Sequence[User]) -> list[Change]:
     return [partial(hub.rooms.update, room.id, name=user.username) for user in users]
 
 
 class Kind(NamedTuple):
     """Makes as many changes of a room as there are users. Each appends an entry of this kind to the log."""
 
-    prepare: Callable[[Hub, Room, User, Sequence[User]], Awaitable[list[Change]]]
+    prepare: Callable[[Repositories, Room, User, Sequence[User]], Awaitable[list[Change]]]
     entry: str
 
 
@@ -243,6 +249,32 @@ async def test_change_in_room_that_own_transaction_has_locked_is_refused_at_once
             async with asyncio.timeout(5):
                 await first()
     await asyncio.gather(first(), second())
+
+
+@each_kind
+async def test_send_into_room_that_own_transaction_has_changed_is_refused_at_once(
+    hub: Hub, ada: User, users: list[User], room: Room, kind: Kind
+) -> None:
+    async with hub.transaction() as tx:
+        [change] = await kind.prepare(tx, room, ada, users[:1])
+        await change()
+        with pytest.raises(Invalid, match="wait for its own COMMIT"):
+            async with asyncio.timeout(5):
+                await hub.messages.send(room.id, ada.id, "waits")
+    await hub.messages.send(room.id, ada.id, "after it")
+
+
+@each_kind
+async def test_change_in_room_that_a_savepoint_had_locked_is_made_after_its_rollback(
+    hub: Hub, ada: User, users: list[User], room: Room, kind: Kind
+) -> None:
+    [change] = await kind.prepare(hub, room, ada, users[:1])
+    async with hub.transaction() as tx:
+        with suppress(Oops):
+            async with tx.savepoint() as part:
+                await part.messages.send(room.id, ada.id, "undone")
+                raise Oops
+        await change()
 
 
 @each_kind

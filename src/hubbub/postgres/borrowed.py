@@ -11,19 +11,22 @@ and PostgreSQL is asked for its status.
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, cast
+from uuid import UUID
 
 import asyncpg
 
 from hubbub.errors import Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.postgres.connection import Connection
-from hubbub.postgres.executor import Executor
+from hubbub.postgres.pool import Pool
 from hubbub.postgres.statement import Statement
 from hubbub.postgres.transaction import OpenTransaction, run_action
 
@@ -65,13 +68,13 @@ _ID: Final = Statement(
     LIMIT 1
     """,
 )
-_COMMITTED: Final = Statement(
-    "application.committed",
+_WITH_STATUS: Final = Statement(
+    "application.with_status",
     str,
     """
     SELECT asked.id
     FROM unnest($1::text[]) AS asked (id)
-    WHERE pg_xact_status(asked.id::xid8) = 'committed'
+    WHERE pg_xact_status(asked.id::xid8) = $2
     """,
 )
 
@@ -231,6 +234,9 @@ class ApplicationTransaction(OpenTransaction):
         async with super().transaction(deadline=deadline) as savepoint:
             yield savepoint
         await self._written()
+        for room_id in self.locked:
+            self.note_locked(room_id)
+        self.locked.clear()
         actions, self._actions = self._actions, []
         for action in actions:
             self.after_commit(action)
@@ -256,15 +262,28 @@ class ByStatus(ApplicationTransaction):
         schema: str,
         deadline_seconds: float,
         instrumentation: Instrumentation,
-        executor: Executor,
+        pool: Pool,
     ) -> None:
         super().__init__(source, schema, deadline_seconds, instrumentation)
-        self._executor = executor
+        self._pool = pool
         self._id = ""
         self._pending: list[tuple[str, Callable[[], None]]] = []
+        self._locks: dict[UUID, tuple[str, asyncio.Task[object] | None]] = {}
+        """The rooms that were changed, each in which transaction or savepoint and by which task."""
 
     async def _written(self) -> None:
         self._id = await super().fetch_one(_ID) or self._id
+
+    def note_locked(self, room_id: UUID) -> None:
+        self._locks[room_id] = self._id, asyncio.current_task()
+        self._pool.watch(self)
+
+    def locked_by(self, task: asyncio.Task[object] | None) -> Set[UUID]:
+        return {room_id for room_id, (_, owner) in self._locks.items() if owner is task}
+
+    async def holds(self, room_id: UUID) -> bool:
+        id, _ = self._locks.get(room_id, ("", None))
+        return bool(id and await self._pool.fetch_all(_WITH_STATUS, [id], "in progress"))
 
     def after_commit(self, action: Callable[[], None]) -> None:
         self._check_open()
@@ -274,10 +293,11 @@ class ByStatus(ApplicationTransaction):
         self._over = is_end
         if self._source.is_in_transaction:
             raise Invalid("connection", STILL_OPEN)
+        self._locks.clear()
         if not self._pending:
             return
         ids = {id for id, _ in self._pending if id}
-        committed = {"", *await self._executor.fetch_all(_COMMITTED, list(ids))}
+        committed = {"", *await self._pool.fetch_all(_WITH_STATUS, list(ids), "committed")}
         pending, self._pending = self._pending, []
         for id, action in pending:
             if id in committed:
@@ -293,10 +313,18 @@ class ByEvents(ApplicationTransaction):
         schema: str,
         deadline_seconds: float,
         instrumentation: Instrumentation,
+        pool: Pool,
+        *,
         session: Session,
     ) -> None:
         super().__init__(source, schema, deadline_seconds, instrumentation)
         self._session = session
+        self._pool = pool
+
+    def note_locked(self, room_id: UUID) -> None:
+        pending = _Pending.of(self._session)
+        pending.add(_Lock(room_id, asyncio.current_task()), self._connection)
+        self._pool.watch(pending)
 
     def after_commit(self, action: Callable[[], None]) -> None:
         self._check_open()
@@ -305,6 +333,17 @@ class ByEvents(ApplicationTransaction):
     async def announce(self, *, is_end: bool = False) -> None:
         """Nothing: the events do it, also after the end of a block."""
         self._over = is_end
+
+
+@dataclass(frozen=True, slots=True)
+class _Lock:
+    """A room that a task has locked until the COMMIT, after which there is nothing to do."""
+
+    room_id: UUID
+    task: asyncio.Task[object] | None
+
+    def __call__(self) -> None:
+        """Nothing."""
 
 
 class _Pending:
@@ -335,6 +374,12 @@ class _Pending:
             self._connection = connection
             self._actions.append((current, action))
 
+    def locked_by(self, task: asyncio.Task[object] | None) -> Set[UUID]:
+        return {one.room_id for _, one in self._actions if isinstance(one, _Lock) and one.task is task}
+
+    async def holds(self, room_id: UUID) -> bool:
+        return True  # a lock that has ended is no longer among the actions
+
     def _committed(self, session: Session) -> None:
         """Called after the COMMIT of a transaction, and after the RELEASE of a savepoint."""
         savepoint = session.get_nested_transaction()
@@ -362,24 +407,24 @@ def _is_within(transaction: SessionTransaction | None, outer: SessionTransaction
 
 
 def borrow(
-    connection: object, executor: Executor, schema: str, deadline_seconds: float, instrumentation: Instrumentation
+    connection: object, pool: Pool, schema: str, deadline_seconds: float, instrumentation: Instrumentation
 ) -> ApplicationTransaction:
-    """The executor on a connection of the application's. `executor` is the hub's own.
+    """The executor on a connection of the application's. `pool` is the hub's own.
 
     Raises: Invalid (`connection` is of another kind).
     """
     if isinstance(connection, asyncpg.Connection):
-        return ByStatus(_Asyncpg(connection), schema, deadline_seconds, instrumentation, executor)
+        return ByStatus(_Asyncpg(connection), schema, deadline_seconds, instrumentation, pool)
     sqlalchemy = sys.modules.get("sqlalchemy.ext.asyncio")  # one who has such an object has imported it
     if sqlalchemy is not None and isinstance(connection, sqlalchemy.AsyncSession):
         session = cast("AsyncSession", connection)
         source = _Sqlalchemy(session.connection)
-        return ByEvents(source, schema, deadline_seconds, instrumentation, session.sync_session)
+        return ByEvents(source, schema, deadline_seconds, instrumentation, pool, session=session.sync_session)
     if sqlalchemy is not None and isinstance(connection, sqlalchemy.AsyncConnection):
         core = cast("AsyncConnection", connection)
 
         async def connect() -> AsyncConnection:
             return core
 
-        return ByStatus(_Sqlalchemy(connect), schema, deadline_seconds, instrumentation, executor)
+        return ByStatus(_Sqlalchemy(connect), schema, deadline_seconds, instrumentation, pool)
     raise Invalid("connection", NOT_SUPPORTED)

@@ -63,15 +63,19 @@ class Executor(Protocol):
         """All or nothing: a transaction on a pool, a savepoint in a transaction. The deadline is for the block."""
         ...
 
-    def check_not_locked_by_caller(self, *args: object) -> None:
-        """Refuse a change of the room among `args` that would wait for a transaction of the same task.
-
-        Raises: Invalid.
-        """
+    def note_locked(self, room_id: UUID) -> None:
+        """Note that the row of the room was changed, so that it is locked until the COMMIT."""
         ...
 
     def locked_by_caller(self) -> Set[UUID]:
-        """The rooms whose changes `check_not_locked_by_caller` refuses."""
+        """The rooms that transactions of the same task have locked, and may have freed since."""
+        ...
+
+    async def check_not_locked_by_caller(self, *args: object) -> None:
+        """Refuse a change of the room among `args` that would wait for a transaction of the same task.
+
+        It is needed only while `locked_by_caller` returns rooms. Raises: Invalid.
+        """
         ...
 
     def after_commit(self, action: Callable[[], None]) -> None:

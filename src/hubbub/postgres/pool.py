@@ -32,6 +32,7 @@ from math import inf
 from time import monotonic
 from typing import Final, TypeVar
 from uuid import UUID
+from weakref import WeakSet
 
 from hubbub.background import BackgroundTask, ReportErrors, elsewhere, jittered
 from hubbub.batching import closed
@@ -52,7 +53,7 @@ from hubbub.postgres.errors import (
 from hubbub.postgres.hosts import Hosts
 from hubbub.postgres.sharing import SharedStatements
 from hubbub.postgres.statement import Lookup, Statement, count_of
-from hubbub.postgres.transaction import OpenTransaction, run_action
+from hubbub.postgres.transaction import Locks, OpenTransaction, run_action
 from hubbub.scheduling import EarliestTimer
 from hubbub.settings import PostgresSettings
 
@@ -88,9 +89,11 @@ three connections a second from each process."""
 
 WAITS_FOR_ITSELF: Final = (
     "this task has a transaction open that has changed the same room, and would wait for its own COMMIT: call the "
-    "transaction's own repositories, as in `tx.messages.send`, or call it after the block"
+    "transaction's own repositories, as in `tx.messages.send`, or call it after the COMMIT"
 )
 """The reason to refuse a change that would wait for the task that makes it."""
+
+NO_ROOMS: Final[frozenset[UUID]] = frozenset()
 
 ABANDONED_AFTER_SECONDS: Final = 1.0
 """How long the block of a transaction may pause between statements while the hub closes. A request in progress
@@ -128,6 +131,8 @@ class Pool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: dict[OpenTransaction, asyncio.Task[object] | None] = {}
         """The transactions that are open, with the tasks that opened them."""
+        self._watched: WeakSet[Locks] | None = None
+        """Transactions of the application's. None until there is one, so that the others pay nothing for it."""
         self._ending_abandoned = BackgroundTask("end abandoned transactions", self._end_abandoned)
         self._closed = False
         abandon_in_child(self.abandon)
@@ -263,8 +268,8 @@ class Pool:
         deadline: float | None = None,
     ) -> R:
         seconds = self._settings.deadline_seconds
-        if self._open and statement.locks_room:
-            self.check_not_locked_by_caller(*args)
+        if statement.locks_room and self.locked_by_caller():
+            await self.check_not_locked_by_caller(*args)
         since = self._running_loop().time()
         if deadline is not None and since >= deadline:
             raise deadline_passed(seconds, outcome_unknown=False)
@@ -303,20 +308,38 @@ class Pool:
             await asyncio.sleep(pause)
             attempt += 1
 
-    def check_not_locked_by_caller(self, *args: object) -> None:
+    def note_locked(self, room_id: UUID) -> None:
+        """Nothing: a statement on a pool is committed when it returns."""
+
+    def watch(self, locks: Locks) -> None:
+        """Refuse changes that would wait for this transaction of the application's. It is not kept alive."""
+        if self._watched is None:
+            self._watched = WeakSet()
+        self._watched.add(locks)
+
+    def locked_by_caller(self) -> Set[UUID]:
+        if not self._open and self._watched is None:
+            return NO_ROOMS
+        task = asyncio.current_task()
+        noted = [locks.locked_by(task) for locks in self._watched or ()]
+        return self._locked_by(task).union(*noted)
+
+    def _locked_by(self, task: asyncio.Task[object] | None) -> set[UUID]:
+        return {id for transaction, owner in self._open.items() if owner is task for id in transaction.locked}
+
+    async def check_not_locked_by_caller(self, *args: object) -> None:
         """Refuse a change that would wait for the COMMIT of a transaction that its own task has open.
 
         Only a task that waits for itself is refused: another task may end its transaction meanwhile.
-        Raises: Invalid.
+        Raises: Invalid, Unavailable.
         """
-        if self._open and not self.locked_by_caller().isdisjoint(arg for arg in args if isinstance(arg, UUID)):
+        room_ids, task = {arg for arg in args if isinstance(arg, UUID)}, asyncio.current_task()
+        if not self._locked_by(task).isdisjoint(room_ids):
             raise Invalid("hub", WAITS_FOR_ITSELF)
-
-    def locked_by_caller(self) -> Set[UUID]:
-        if not self._open:
-            return frozenset()
-        task = asyncio.current_task()
-        return {id for transaction, owner in self._open.items() if owner is task for id in transaction.locked}
+        for locks in tuple(self._watched or ()):
+            for room_id in locks.locked_by(task) & room_ids:
+                if await locks.holds(room_id):
+                    raise Invalid("hub", WAITS_FOR_ITSELF)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         """The loop of all calls: connections work in one loop only. Raises: Unavailable (in another loop)."""

@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 from math import inf
 from time import monotonic
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -30,7 +30,6 @@ import asyncpg
 from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.models import Room
 from hubbub.postgres.connection import Connection, now, run
 from hubbub.postgres.errors import FAILURES, to_error_of_application, transaction_failed
 from hubbub.postgres.statement import Copy, Lookup, Row, Statement, count_of, sql_of_application
@@ -44,6 +43,18 @@ Record: TypeAlias = asyncpg.Record
 ROLLBACK_GRACE_SECONDS: Final = 1.0
 """How long a ROLLBACK may take before the connection is terminated, which rolls back as well. It bounds by how
 much a call against a server that hangs exceeds its deadline."""
+
+
+class Locks(Protocol):
+    """The rooms that a transaction of the application's has locked."""
+
+    def locked_by(self, task: asyncio.Task[object] | None) -> Set[UUID]:
+        """Those that this task has locked, and may have freed since."""
+        ...
+
+    async def holds(self, room_id: UUID) -> bool:
+        """Whether the room is locked now. Raises: Unavailable."""
+        ...
 
 
 class OpenTransaction:
@@ -106,26 +117,12 @@ class OpenTransaction:
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         sql = statement.in_schema[self._connection.schema]
         rows = await self._run(statement.name, lambda connection: connection.fetch(sql, *args), deadline)
-        models = statement.build(rows)
-        if statement.locks_room and models:
-            self._note_locked(models)
-        return models
+        return statement.build(rows)
 
     async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
         sql = statement.in_schema[self._connection.schema]
         row = await self._run(statement.name, lambda connection: connection.fetchrow(sql, *args), deadline)
-        if row is None:
-            return None
-        models = statement.build([row])
-        if statement.locks_room:
-            self._note_locked(models)
-        return models[0]
-
-    def _note_locked(self, models: Iterable[object]) -> None:
-        for model in models:
-            room_id = model.id if isinstance(model, Room) else getattr(model, "room_id", None)
-            if room_id is not None:
-                self.locked.add(room_id)
+        return None if row is None else statement.build([row])[0]
 
     async def look_up(self, lookup: Lookup[T], *key: object) -> T | None:
         return await self.fetch_one(lookup, *key)  # not shared: only this connection sees its own changes
@@ -215,11 +212,15 @@ class OpenTransaction:
                 raise
         self._actions += inner._actions
 
-    def check_not_locked_by_caller(self, *args: object) -> None:
-        """Nothing: a transaction does not wait for itself."""
+    def note_locked(self, room_id: UUID) -> None:
+        self.locked.add(room_id)
 
     def locked_by_caller(self) -> Set[UUID]:
+        """None: a transaction does not wait for itself."""
         return frozenset()
+
+    async def check_not_locked_by_caller(self, *args: object) -> None:
+        """Nothing, for the same reason."""
 
     def after_commit(self, action: Callable[[], None]) -> None:
         self._check_open()

@@ -28,6 +28,7 @@ class Recorded(Pool):
         super().__init__(settings)
         self.names: list[str] = []
         self.deadlines: set[float | None] = set()
+        self.last_args: tuple[object, ...] = ()
 
     def _note(self, statement: Statement[T], deadline: float | None) -> None:
         self.names.append(statement.name)
@@ -43,6 +44,7 @@ class Recorded(Pool):
 
     async def attempt(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
         self._note(statement, deadline)
+        self.last_args = args
         return await super().attempt(statement, *args, deadline=deadline)
 
 
@@ -82,6 +84,17 @@ async def test_locked_room_does_not_hold_up_the_rest_of_its_batch(
     sent = await asyncio.gather(*stuck)
     assert [(message.content, message.seq) for message in sent] == [(f"{n}", n + 3) for n in range(6)]
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 7
+
+
+@pytest.mark.parametrize(("seconds", "longest"), [(60, 100), (0.4, 50)])
+async def test_wait_for_a_locked_room_leaves_time_for_the_other_rooms(
+    hub: Hub, recorded: Recorded, ada: User, room: Room, seconds: float, longest: int
+) -> None:
+    others = await make_rooms(hub, ada, 2)
+    deadline = asyncio.get_running_loop().time() + seconds
+    await writer.Batches(recorded).send(drafts(ada, room, *others), deadline=deadline)
+    [milliseconds] = [int(arg[:-2]) for arg in recorded.last_args if isinstance(arg, str) and arg.endswith("ms")]
+    assert 0 < milliseconds <= longest
 
 
 async def test_sender_that_waits_for_a_locked_room_can_be_cancelled(

@@ -15,7 +15,7 @@ from hubbub.models import Message, MessageType, NewMessage
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import Draft, Outcomes, draft_of, find_earlier_sends, why_not_sent
 from hubbub.scheduling import Pauses
-from hubbub.sql import LOCK_TIMEOUT
+from hubbub.sql import longest_lock_wait
 
 V = TypeVar("V")
 
@@ -195,7 +195,7 @@ async def append(executor: Executor, drafts: Sequence[Draft], *, deadline: float
         _integers(counts),
         [message_id for message_id, _ in originals],
         [room_id for _, room_id in originals],
-        LOCK_TIMEOUT if len(counts) > 1 else None,
+        longest_lock_wait(deadline) if len(counts) > 1 else None,
         deadline=deadline,
     )
     if old_seqs is None:

@@ -91,7 +91,8 @@ class MessageWriter:
 
         Raises: as `send_one`, Unavailable (at the deadline, or after `drain`).
         """
-        self._executor.check_not_locked_by_caller(draft.room_id)
+        if self._executor.locked_by_caller():
+            await self._executor.check_not_locked_by_caller(draft.room_id)
         began = time.perf_counter()
         sent = await self._batcher.call(draft, draft.room_id, None if draft.has_new_id else draft.id)
         self.durations.add(time.perf_counter() - began)
@@ -113,7 +114,8 @@ class MessageWriter:
         """
         if self._is_closed:
             raise closed()
-        self._executor.check_not_locked_by_caller(drafts[0].room_id)
+        if self._executor.locked_by_caller():
+            await self._executor.check_not_locked_by_caller(drafts[0].room_id)
         deadline = asyncio.get_running_loop().time() + self._deadline_seconds
         if not self._slots_for_calls.take():
             try:
