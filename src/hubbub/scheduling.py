@@ -43,6 +43,11 @@ class Pauses:
     def __init__(self) -> None:
         self._due = perf_counter() + SLICE_SECONDS
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a slice has passed."""
+        return perf_counter() >= self._due
+
     async def pause_if_due(self) -> None:
         """Give other tasks their turn if a slice has passed. Call it after each step of the work."""
         if perf_counter() >= self._due:

@@ -135,5 +135,22 @@ async def test_follower_that_is_closed_while_it_enters_leaves_nothing(
         await asyncio.sleep(0)
     feed.close()
     await entering
-    assert open_in(hub) == (0, 0)
+    await until(lambda: open_in(hub) == (0, 0))
     assert [event async for event in feed] == []
+
+
+async def test_follower_of_many_rooms_that_is_closed_ends_at_once_and_leaves_its_rooms_over_many_turns(
+    hub: Hub, room: Room, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = await asyncio.gather(*[hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(20)])
+    monkeypatch.setattr(scheduling, "SLICE_SECONDS", 0)
+    async with hub.follow(ada.id) as feed:
+        await hub.messages.send(room.id, ada.id, "unread")
+        cursors = feed.cursors
+        reading = asyncio.create_task(hub.messages.send(rooms[-1].id, ada.id, "too late"))
+        hub.disconnect(ada.id)
+        assert len(feed.positions) == len(rooms)
+        await reading
+        assert [event async for event in feed] == []
+        await until(lambda: open_in(hub) == (0, 0))
+        assert feed.cursors == cursors

@@ -114,7 +114,7 @@ class Feed:
 
     async def close(self) -> None:
         """End all followers. Idempotent."""
-        self._followers.close()
+        await self._followers.close()
         self._announcements.close()
         if self._memberships_subscription is not None:
             self._memberships_subscription.unsubscribe()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -146,6 +146,10 @@ class Follower:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
+        """As `close`, and wait until no room has a position of it."""
         pauses = Pauses()
         try:
             for room_id in tuple(self.positions):
@@ -159,14 +163,22 @@ class Follower:
         """End at once. Idempotent."""
         if self.is_closed:
             return
-        self.is_closed = True
-        for followed in tuple(self.positions.values()):
-            followed.end()
+        self.is_closed = self.inbox.is_closed = True
         self._events.clear()
         self._followers.leave(self)
         self.inbox.wake()
         if self._reading is not None:
             self._reading.reschedule(0)  # in the past: PostgreSQL may be frozen, and no reader needs its answer
+        self._end_positions(iter(tuple(self.positions.values())))
+
+    def _end_positions(self, rest: Iterator[FollowedPosition]) -> None:
+        """End some, and the rest in the next turns of the loop: 5,000 at once would hold it for 100 ms."""
+        pauses = Pauses()
+        for followed in rest:
+            followed.end()
+            if pauses.is_due:
+                asyncio.get_running_loop().call_soon(self._end_positions, rest)
+                return
 
     def __aiter__(self) -> Self:
         return self
@@ -438,11 +450,11 @@ class Followers:
             follower.is_abandoned = True
             follower.inbox.events.clear()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close all followers. None is entered from now on."""
         self._is_closed = True
         for follower in [one for followers in self._users.values() for one in followers]:
-            follower.close()
+            await follower._end()
 
     async def enter(self, follower: Follower) -> None:
         """Put the follower at its starting positions. Raises: NotAMember, Unavailable."""

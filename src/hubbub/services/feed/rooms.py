@@ -621,6 +621,8 @@ class Inbox:
     wants_profiles: bool
     instrumentation: Instrumentation
     has_missed: bool = False
+    is_closed: bool = False
+    """Whether it takes no more events. Positions of a closed follower may end a moment later."""
     events: deque[FeedEvent] = field(default_factory=deque)
     size: int = 0
     """The size of what rooms have put here since it was last empty."""
@@ -630,8 +632,9 @@ class Inbox:
     _reader: asyncio.Future[None] | None = None
 
     def put(self, event: FeedEvent) -> None:
-        self.events.append(event)
-        self.wake()
+        if not self.is_closed:
+            self.events.append(event)
+            self.wake()
 
     @property
     def can_miss(self) -> bool:
