@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import re
 import signal
-import socket
-import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from waiting import HANGS_AFTER_SECONDS, until_it_answers
+from browser.commands import serving
+from waiting import until_it_answers
 
 
 async def test_log_goes_on_before_the_eyes_of_two_visitors(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
-    command = ("-m", "hubbub", "demo", "--serve", "--no-browser", "--port", str(port), "--folder", tmp_path)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *command,
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        output = ""
-        async with asyncio.timeout(HANGS_AFTER_SECONDS):
-            while "Ctrl+C" not in output:
-                line = await process.stdout.readline()
-                assert line, (await process.communicate())[1].decode()
-                output += line.decode()
-        links = dict(re.findall(r"^(\S+): (http\S+)$", output, re.MULTILINE))
+    command = ("-m", "hubbub", "demo", "--serve", "--no-browser", "--folder", tmp_path)
+    async with serving(tmp_path, *command, end=signal.SIGTERM) as links:
         assert list(links) == ["visitor", "visitor-2"]
         link = links["visitor"]
         async with httpx.AsyncClient() as http:
@@ -57,9 +36,4 @@ async def test_log_goes_on_before_the_eyes_of_two_visitors(tmp_path: Path) -> No
                 )
 
             await until_it_answers(has_new_message)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(HANGS_AFTER_SECONDS):
-            _, errors = await process.communicate()
-    assert b"Traceback" not in errors, errors.decode()
     assert os.listdir(tmp_path) == []  # noqa: PTH208

@@ -4,43 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
-import socket
-import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
 from browser.chat import EXAMPLE
+from browser.commands import serving, start
+from redis_server import free_port
 from waiting import HANGS_AFTER_SECONDS
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=lambda end: end.name)
 async def test_two_addresses_log_a_browser_in_once_each(tmp_path: Path, end: signal.Signals) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        EXAMPLE / "app.py",
-        "--no-browser",
-        "--port",
-        str(port),
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        output = ""
-        async with asyncio.timeout(HANGS_AFTER_SECONDS):
-            while "Ctrl+C" not in output:
-                line = await process.stdout.readline()
-                assert line, (await process.communicate())[1].decode()
-                output += line.decode()
-        links = dict(re.findall(r"^(\w+): (http\S+)$", output, re.MULTILINE))
+    async with serving(tmp_path, EXAMPLE / "app.py", "--no-browser", end=end) as links:
         assert list(links) == ["ada", "bob"]
         for name, link in links.items():
             async with httpx.AsyncClient() as http:
@@ -53,11 +31,6 @@ async def test_two_addresses_log_a_browser_in_once_each(tmp_path: Path, end: sig
                 me = await http.get(link.partition("/enter")[0] + "/chat/me", headers={"Cookie": cookie})
                 assert me.json()["username"] == name
                 assert "set-cookie" not in (await http.get(link)).headers
-    finally:
-        process.send_signal(end)
-        async with asyncio.timeout(HANGS_AFTER_SECONDS):
-            _, errors = await process.communicate()
-    assert b"Traceback" not in errors, errors.decode()
     assert [name for name in os.listdir(tmp_path) if name.startswith("hubbub-chat-")] == []  # noqa: PTH208
 
 
@@ -78,16 +51,7 @@ asyncio.run(app.main(int(sys.argv[2]), opens=False, play=play))
 
 
 async def test_error_of_what_plays_ends_the_chat_and_is_shown(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-c", FAILS, str(EXAMPLE), str(port)),
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await start(tmp_path, "-c", FAILS, EXAMPLE, free_port())
     async with asyncio.timeout(HANGS_AFTER_SECONDS):
         _, errors = await process.communicate()
     assert process.returncode == 1

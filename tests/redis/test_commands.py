@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -148,36 +150,51 @@ async def test_connection_to_a_frozen_server_is_dropped_and_made_again(server: S
     await connection.close()
 
 
-async def test_killed_server_fails_written_calls_and_serves_again_after_a_restart(
-    server: Server, connection: Connection
-) -> None:
-    answered = 0
-    failures: list[Unavailable] = []
-    halt = asyncio.Event()
+class Echoes:
+    """The answers and failures of callers that send one command after another."""
 
-    async def caller(number: int) -> None:
-        nonlocal answered
+    def __init__(self) -> None:
+        self.answered = 0
+        self.failures: list[Unavailable] = []
+
+    async def more(self, answers: int) -> None:
+        """Wait for so many further answers."""
+        seen = self.answered
+        await until(lambda: self.answered > seen + answers)
+
+
+@asynccontextmanager
+async def echoing(connection: Connection, *, callers: int) -> AsyncIterator[Echoes]:
+    echoes, is_over = Echoes(), False
+
+    async def call(number: int) -> None:
         turn = 0
-        while not halt.is_set():
+        while not is_over:
             turn += 1
             try:
                 await echo(connection, f"{number}:{turn}")
-                answered += 1
+                echoes.answered += 1
             except Unavailable as error:
-                failures.append(error)
+                echoes.failures.append(error)
 
-    callers = [asyncio.create_task(caller(number)) for number in range(50)]
-    for _ in range(3):
-        seen = answered
-        await until(lambda seen=seen: answered > seen + 500)  # type: ignore[misc]
-        server.kill()
-        server.start()
-        seen = answered
-        await until(lambda seen=seen: answered > seen + 500)  # type: ignore[misc]
-    halt.set()
-    await asyncio.gather(*callers)
-    assert failures
-    assert all(error.retryable for error in failures)
+    async with asyncio.TaskGroup() as group:
+        for number in range(callers):
+            group.create_task(call(number))
+        yield echoes
+        is_over = True
+
+
+async def test_killed_server_fails_written_calls_and_serves_again_after_a_restart(
+    server: Server, connection: Connection
+) -> None:
+    async with echoing(connection, callers=50) as echoes:
+        for _ in range(3):
+            await echoes.more(500)
+            server.kill()
+            server.start()
+            await echoes.more(500)
+    assert echoes.failures
+    assert all(error.retryable for error in echoes.failures)
 
 
 async def test_reads_without_a_reply_do_not_have_an_unknown_outcome(
@@ -281,29 +298,11 @@ async def test_frozen_server_does_not_let_unwritten_bytes_grow_without_bound(
 async def test_repeatedly_cut_connection_keeps_replies_in_order(server: Server, connection: Connection) -> None:
     knife = Connection(server.settings)
     await knife.start()
-    halt = asyncio.Event()
-    answered = 0
-    failures: list[Unavailable] = []
-
-    async def caller(number: int) -> None:
-        nonlocal answered
-        turn = 0
-        while not halt.is_set():
-            turn += 1
-            try:
-                await echo(connection, f"{number}:{turn}")
-                answered += 1
-            except Unavailable as error:
-                failures.append(error)
-
-    callers = [asyncio.create_task(caller(number)) for number in range(20)]
-    for _ in range(20):
-        seen = answered
-        await knife.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        await until(lambda seen=seen: answered > seen + 50)  # type: ignore[misc]
-    halt.set()
-    await asyncio.gather(*callers)
-    assert all(error.retryable for error in failures)
+    async with echoing(connection, callers=20) as echoes:
+        for _ in range(20):
+            await knife.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await echoes.more(50)
+    assert all(error.retryable for error in echoes.failures)
     await knife.close()
 
 
