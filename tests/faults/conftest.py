@@ -17,6 +17,7 @@ from commands import execute
 from faults import chat as chats
 from faults.chat import Chat
 from faults.fragile import FragileServers
+from faults.standby import Pair, Standby
 from hubbub import Settings, migrations
 from pgbouncer.run import chosen, through
 from pgbouncer.server import PgBouncer
@@ -61,14 +62,11 @@ async def fragile_pgbouncer(
 
 
 @pytest.fixture
-async def fragile_settings(
-    fragile: FragileServers, fragile_pgbouncer: PgBouncer | None, request: pytest.FixtureRequest
-) -> AsyncIterator[Settings]:
-    """A migrated database of this test's own."""
+async def own_settings(fragile: FragileServers) -> AsyncIterator[Settings]:
+    """A migrated database of this test's own, past any pooler."""
     settings, name = await fragile.start(), f"test_{uuid4().hex}"
     await execute(settings.postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    own = replace(settings.postgres, database=name)
-    yield replace(settings, postgres=through(fragile_pgbouncer, own, request.node))
+    yield replace(settings, postgres=replace(settings.postgres, database=name))
     await fragile.start()
 
     async def is_dropped() -> bool:
@@ -79,6 +77,26 @@ async def fragile_settings(
         return True
 
     await until_it_answers(is_dropped)
+
+
+@pytest.fixture
+def fragile_settings(
+    own_settings: Settings, fragile_pgbouncer: PgBouncer | None, request: pytest.FixtureRequest
+) -> Settings:
+    """The same database, through the pooler if there is one."""
+    return replace(own_settings, postgres=through(fragile_pgbouncer, own_settings.postgres, request.node))
+
+
+@pytest.fixture
+async def pair(fragile: FragileServers, fragile_folder: Path, own_settings: Settings) -> AsyncIterator[Pair]:
+    """The server of that database, with a standby of this test's own."""
+    standby = Standby(fragile_folder, own_settings.postgres)
+    await standby.start()
+    yield Pair(fragile, standby, own_settings)
+    await fragile.start()
+    administrator = fragile.administrator(own_settings.postgres)
+    await execute(administrator, "ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")
+    await standby.stop()
 
 
 @pytest.fixture

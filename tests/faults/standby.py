@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGKILL
 
 from commands import execute
-from hubbub import PostgresSettings
+from faults.fragile import FragileServers
+from hubbub import PostgresSettings, Settings
 from hubbub.embedded import servers
 from hubbub.embedded.folder import Folder
 from hubbub.postgres import connect
 from rights import superuser
 from waiting import until_it_answers
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A primary and its standby. `settings` are those of the primary."""
+
+    primary: FragileServers
+    standby: Standby
+    settings: Settings
+
+    @property
+    def hosts(self) -> Settings:
+        """Settings that name both hosts."""
+        postgres = self.settings.postgres
+        hosts = f"127.0.0.1:{postgres.port},127.0.0.1:{self.standby.settings.port}"
+        return replace(self.settings, postgres=replace(postgres, host=hosts))
+
+    @property
+    def replicated(self) -> Settings:
+        """Settings with the standby as a read replica."""
+        return replace(self.settings, replicas=(self.standby.settings,))
 
 
 class Standby:
@@ -26,11 +48,12 @@ class Standby:
         found = Folder(folder).find()
         assert found is not None
         self._server = servers.Standby(found, primary.port)
+        self._database = primary.database
         self._primary = superuser(primary, folder)
 
     async def start(self) -> None:
         """Copy the primary, and return once the copy answers."""
-        self.settings = await self._server.start()
+        self.settings = replace(await self._server.start(), database=self._database)
         self._superuser = replace(self._primary, port=self.settings.port)
 
     async def stop(self) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -20,40 +18,14 @@ from faults.checker import stored_in
 from faults.figures import SCALE, Figures, in_time
 from faults.fragile import FragileServers
 from faults.history import Acknowledged, Delivered, Record, now, read
-from faults.standby import Standby
-from hubbub import Hub, Settings, Unavailable, migrations
+from faults.standby import Pair
+from hubbub import Hub, Unavailable
 from hubbub.postgres import connect
 from waiting import until_it_answers
 
 MORE = 60
 """Calls that are acknowledged before the standby is cut off, again before the fault, and again after it."""
 ENDLESS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A primary with its standby, and the settings that name both hosts."""
-
-    primary: FragileServers
-    standby: Standby
-    settings: Settings
-
-
-@pytest.fixture
-async def pair() -> AsyncIterator[Pair]:
-    folder = Path(tempfile.mkdtemp(prefix="hubbub-failover-"))  # one that the account of the servers may pass
-    primary = FragileServers(folder)
-    settings = await primary.start()
-    await migrations.up(settings.postgres)
-    standby = Standby(folder, settings.postgres)
-    try:
-        await standby.start()
-        hosts = f"127.0.0.1:{settings.postgres.port},127.0.0.1:{standby.settings.port}"
-        yield Pair(primary, standby, replace(settings, postgres=replace(settings.postgres, host=hosts)))
-        await standby.stop()
-    finally:
-        await primary.stop()
-    shutil.rmtree(folder)
 
 
 async def test_retry_of_a_cancelled_send_is_acknowledged_only_once_the_standby_has_the_message(pair: Pair) -> None:
@@ -121,7 +93,6 @@ async def sent_to_the_end(chat: Chat) -> None:
     await chat.converged()
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "fault",
     [
@@ -132,7 +103,7 @@ async def sent_to_the_end(chat: Chat) -> None:
 async def test_rooms_that_lost_commits_in_a_failover_get_a_resync(
     pair: Pair, fault: str, tmp_path: Path, figures: Figures
 ) -> None:
-    async with chats.opened(pair.settings, tmp_path, rooms=3) as chat:
+    async with chats.opened(pair.hosts, tmp_path, rooms=3) as chat:
         for _ in range(SCALE.followers):
             await chat.follower()
         # Without edits: that of a lost message raises NotFound, as it should.
@@ -185,7 +156,6 @@ def lost_before(chat: Chat, stored: checker.Stored, kept: dict[UUID, int]) -> li
     return [id for id in in_standby if id not in stored.contents]
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "fault",
     [
@@ -197,7 +167,7 @@ async def test_synchronous_failover_loses_nothing(
     pair: Pair, fault: str, tmp_path: Path, figures: Figures
 ) -> None:
     await pair.standby.synchronous()
-    async with chats.opened(pair.settings, tmp_path, rooms=3) as chat:
+    async with chats.opened(pair.hosts, tmp_path, rooms=3) as chat:
         for _ in range(SCALE.followers):
             await chat.follower()
         await chat.sender(ENDLESS, seed=1, pause_seconds=chats.PAUSE_SECONDS)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from uuid import UUID
 
 import msgspec
@@ -18,9 +14,8 @@ import pytest
 
 from commands import execute
 from faults.figures import IS_FULL, Figures
-from faults.fragile import FragileServers
-from faults.standby import Standby
-from hubbub import Hub, MessageEdited, MessageSent, NotAMember, Settings, Unavailable, migrations
+from faults.standby import Pair
+from hubbub import Hub, MessageEdited, MessageSent, NotAMember, Settings, Unavailable
 from hubbub.diagnostics.servers import check_servers
 from hubbub.instrumentation import Instrumentation, Outcome
 from waiting import until, until_it_answers
@@ -28,13 +23,6 @@ from waiting import until, until_it_answers
 CHECKED_READS = 10_000 if IS_FULL else 600
 CALLERS = 10
 DELAY_MILLISECONDS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Replicated:
-    primary: FragileServers
-    standby: Standby
-    settings: Settings
 
 
 class Names(Instrumentation):
@@ -49,23 +37,6 @@ class Names(Instrumentation):
     @property
     def on_replica(self) -> int:
         return sum(count for name, count in self.counts.items() if name.endswith("_on_replica"))
-
-
-@pytest.fixture
-async def replicated() -> AsyncIterator[Replicated]:
-    """A primary and a replica of it."""
-    folder = Path(tempfile.mkdtemp(prefix="hubbub-replicas-"))  # one that the account of the servers may pass
-    primary = FragileServers(folder)
-    settings = await primary.start()
-    await migrations.up(settings.postgres)
-    standby = Standby(folder, settings.postgres)
-    try:
-        await standby.start()
-        yield Replicated(primary, standby, replace(settings, replicas=(standby.settings,)))
-        await standby.stop()
-    finally:
-        await primary.stop()
-    shutil.rmtree(folder)
 
 
 async def in_service(hub: Hub, number: int = 1) -> None:
@@ -113,12 +84,11 @@ class Reader:
             self.stale.append(f"{read}: {found!r} instead of {expected!r}")
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.guarantee("G15", f"a read replica replays {DELAY_MILLISECONDS} ms late; each write is read")
-async def test_process_reads_what_it_has_written(replicated: Replicated, figures: Figures) -> None:
-    await replicated.standby.delay(DELAY_MILLISECONDS)
+async def test_process_reads_what_it_has_written(pair: Pair, figures: Figures) -> None:
+    await pair.standby.delay(DELAY_MILLISECONDS)
     names = Names()
-    async with Hub(replicated.settings, instrumentation=names) as hub:
+    async with Hub(pair.replicated, instrumentation=names) as hub:
         readers = []
         for number in range(CALLERS):
             user = await hub.users.create(f"p{number}@example.org", f"p{number}", "!")
@@ -134,15 +104,15 @@ async def test_process_reads_what_it_has_written(replicated: Replicated, figures
         assert names.on_replica > 0
 
 
-async def test_change_that_the_primary_has_not_written_yet_is_read(replicated: Replicated) -> None:
+async def test_change_that_the_primary_has_not_written_yet_is_read(pair: Pair) -> None:
     """With `synchronous_commit` off, a commit is acknowledged before it is in the log that a replica gets."""
     await execute(
-        replicated.primary.administrator(replicated.settings.postgres),
+        pair.primary.administrator(pair.settings.postgres),
         "ALTER SYSTEM SET synchronous_commit = off",
         "ALTER SYSTEM SET wal_writer_delay = '10s'",
         "SELECT pg_reload_conf()",
     )
-    async with Hub(replicated.settings) as hub:
+    async with Hub(pair.replicated) as hub:
         user = await hub.users.create("ada@example.org", "ada", "!")
         room = await hub.rooms.create("room", created_by=user.id)
         await in_service(hub)
@@ -153,24 +123,24 @@ async def test_change_that_the_primary_has_not_written_yet_is_read(replicated: R
             assert (await hub.messages.by_author(user.id, limit=1)).items == [sent]
 
 
-async def test_feed_of_changes_waits_while_its_server_is_a_standby(replicated: Replicated) -> None:
+async def test_feed_of_changes_waits_while_its_server_is_a_standby(pair: Pair) -> None:
     names = Names()
-    on_standby = replace(replicated.settings, postgres=replicated.standby.settings, replicas=())
+    on_standby = replace(pair.replicated, postgres=pair.standby.settings, replicas=())
     async with Hub(on_standby, instrumentation=names) as hub, hub.changes.follow() as feed:
         with pytest.raises(Unavailable, match="the server takes no changes"):
             await hub.changes.end()
         assert hub._pool.size == 0
         first = asyncio.create_task(anext(feed))
         await until(lambda: names.counts["changes.read"] > 10)
-        await replicated.standby.promote()
+        await pair.standby.promote()
         user = await hub.users.create("ada@example.org", "ada", "!")
         room = await hub.rooms.create("room", created_by=user.id)
         assert (await first).room_id == room.id
 
 
-async def test_rooms_without_recent_changes_are_read_on_the_replica(replicated: Replicated) -> None:
+async def test_rooms_without_recent_changes_are_read_on_the_replica(pair: Pair) -> None:
     names = Names()
-    async with Hub(replicated.settings, instrumentation=names) as hub, Hub(replicated.settings) as other:
+    async with Hub(pair.replicated, instrumentation=names) as hub, Hub(pair.replicated) as other:
         user = await other.users.create("ada@example.org", "ada", "!")
         room = await other.rooms.create("room", created_by=user.id)
         sent = [await other.messages.send(room.id, user.id, f"{n}") for n in range(3)]
@@ -198,40 +168,40 @@ async def test_rooms_without_recent_changes_are_read_on_the_replica(replicated: 
         assert not names.counts.keys() & {"messages.page", "messages.page_json", "log.read", "replicas.head"}
 
 
-async def test_replica_that_replays_nothing_is_left_and_used_again(replicated: Replicated) -> None:
-    async with Hub(replicated.settings) as hub:
+async def test_replica_that_replays_nothing_is_left_and_used_again(pair: Pair) -> None:
+    async with Hub(pair.replicated) as hub:
         user = await hub.users.create("ada@example.org", "ada", "!")
         room = await hub.rooms.create("room", created_by=user.id)
         await in_service(hub)
-        await replicated.standby.pause()
-        async with Hub(replicated.settings) as other:
+        await pair.standby.pause()
+        async with Hub(pair.replicated) as other:
             sent = await other.messages.send(room.id, user.id, "hello")
         await in_service(hub, 0)
         assert (await hub.messages.page(room.id)).items == [sent]
-        await replicated.standby.resume()
+        await pair.standby.resume()
         await in_service(hub)
         assert (await hub.messages.page(room.id)).items == [sent]
 
 
-async def test_reads_go_on_while_a_replica_is_killed_and_promoted(replicated: Replicated) -> None:
-    async with Hub(replicated.settings) as hub:
+async def test_reads_go_on_while_a_replica_is_killed_and_promoted(pair: Pair) -> None:
+    async with Hub(pair.replicated) as hub:
         user = await hub.users.create("ada@example.org", "ada", "!")
         room = await hub.rooms.create("room", created_by=user.id)
         sent = await hub.messages.send(room.id, user.id, "hello")
         await in_service(hub)
-        await replicated.standby.promote()
+        await pair.standby.promote()
         # On its own it would show a message that the primary does not have.
-        await execute(replicated.standby.settings, "UPDATE messages SET content = 'of another log'")
+        await execute(pair.standby.settings, "UPDATE messages SET content = 'of another log'")
         assert (await hub.messages.page(room.id)).items == [sent]
         await in_service(hub, 0)
-        replicated.standby.kill()
+        pair.standby.kill()
         for _ in range(20):
             assert (await hub.messages.page(room.id)).items == [sent]
 
 
-async def test_removed_member_reads_nothing_on_a_replica_from_after_the_removal(replicated: Replicated) -> None:
+async def test_removed_member_reads_nothing_on_a_replica_from_after_the_removal(pair: Pair) -> None:
     """The replica does not have the removal yet, which another process made, nor what came after it."""
-    async with Hub(replicated.settings) as hub, Hub(replicated.settings) as other:
+    async with Hub(pair.replicated) as hub, Hub(pair.replicated) as other:
         ada = await other.users.create("ada@example.org", "ada", "!")
         bob = await other.users.create("bob@example.org", "bob", "!")
         room = await other.rooms.create("room", created_by=ada.id)
@@ -243,7 +213,7 @@ async def test_removed_member_reads_nothing_on_a_replica_from_after_the_removal(
             return (await hub.messages.page(room.id, as_user=bob.id)).items == [before]
 
         await until_it_answers(is_replayed)
-        await replicated.standby.pause()
+        await pair.standby.pause()
         await other.room_users.remove(room.id, bob.id)
         await other.messages.send(room.id, ada.id, "after")
         for _ in range(50):
@@ -257,11 +227,11 @@ async def test_removed_member_reads_nothing_on_a_replica_from_after_the_removal(
             pytest.fail("the replica was not left")
         with pytest.raises(NotAMember):
             await hub.messages.page(room.id, as_user=bob.id)
-        await replicated.standby.resume()
+        await pair.standby.resume()
 
 
-async def test_doctor_looks_at_replicas_and_at_all_hosts(replicated: Replicated) -> None:
-    standby, primary = replicated.standby.settings, replicated.settings.postgres
+async def test_doctor_looks_at_replicas_and_at_all_hosts(pair: Pair) -> None:
+    standby, primary = pair.standby.settings, pair.settings.postgres
     hosts = replace(primary, host=f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}")
 
     async def findings(settings: Settings) -> list[tuple[str, str]]:
@@ -275,16 +245,16 @@ async def test_doctor_looks_at_replicas_and_at_all_hosts(replicated: Replicated)
         ]
 
     several = replace(
-        replicated.settings, postgres=hosts, replicas=(replace(hosts, host="127.0.0.1", port=standby.port),)
+        pair.replicated, postgres=hosts, replicas=(replace(hosts, host="127.0.0.1", port=standby.port),)
     )
 
     async def are_well() -> bool:  # the replica may still be behind
-        return [*await findings(replicated.settings), *await findings(several)] == []
+        return [*await findings(pair.replicated), *await findings(several)] == []
 
     await until_it_answers(are_well)
-    await replicated.standby.promote()
-    [(severity, meaning)] = await findings(replicated.settings)
+    await pair.standby.promote()
+    [(severity, meaning)] = await findings(pair.replicated)
     assert (severity, f"127.0.0.1:{standby.port} takes changes" in meaning) == ("error", True)
-    replicated.standby.kill()
-    [(severity, meaning)] = await findings(replicated.settings)
+    pair.standby.kill()
+    [(severity, meaning)] = await findings(pair.replicated)
     assert (severity, "cannot be asked" in meaning) == ("warning", True)
