@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # Test files run in this many processes, each with servers of its own. Much of a test is waiting.
 WORKERS ?= 3
+# In the order of tests/conftest.py, which begins with the files that take long. xdist would begin with many tests.
+IN_WORKERS = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 .PHONY: help demo chat test test-fast test-wheel coverage matrix pooled servers patroni audit faults bench check docs types release format clean
@@ -16,10 +18,10 @@ chat: .venv/demo.stamp  ## a chat in the browser on servers of its own, with two
 	@$(BIN)/python examples/chat/app.py $(ARGS)
 
 test: .venv/dev.stamp  ## the whole test suite, on servers that it starts and stops
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/pytest $(IN_WORKERS) $(ARGS)
 
 test-fast: .venv/dev.stamp  ## the tests for the inner loop: no fault, no second server version, no real waiting
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
+	@$(BIN)/pytest $(IN_WORKERS) -m "not slow" $(ARGS)
 
 # What a user installs is the wheel: a file that it lacks would be found in the source tree, so there is none here.
 WHEEL := .venv/wheel
@@ -30,11 +32,11 @@ test-wheel: .venv/bin/python  ## build the wheel, install it into an environment
 	@$(WHEEL)/venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
 		"hubbub[embedded,dev] @ file://$$(ls $(CURDIR)/$(WHEEL)/*.whl)"
 	@cp -r tests deploy pyproject.toml $(WHEEL)/ && cd $(WHEEL) && venv/bin/mypy tests/typing/api.py && \
-		venv/bin/pytest -n $(WORKERS) --dist loadfile tests/test_hub.py tests/test_pytest_hubbub.py \
+		venv/bin/pytest $(IN_WORKERS) tests/test_hub.py tests/test_pytest_hubbub.py \
 		tests/cli/test_migrate.py tests/repositories tests/services/feed/test_events.py $(ARGS)
 
 coverage: .venv/dev.stamp  ## how much of the code, by branches, the whole suite runs (20 minutes)
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term $(ARGS)
+	@$(BIN)/pytest $(IN_WORKERS) --cov --cov-report=term $(ARGS)
 
 # Three of the tests that show a guarantee or a figure stand among those of what it is about.
 SHOWN := tests/faults tests/services/feed/test_real_log.py \
@@ -54,11 +56,11 @@ PAIRS := postgresql-14+redis-6.2 postgresql-15+redis-7.0 postgresql-16+redis-6.2
 matrix: $(PAIRS:%=on-%)  ## the whole suite on PostgreSQL 14 to 18 and on Redis 6.2, Redis 7.0 and Valkey 9
 
 on-%: .venv/dev.stamp
-	PYTHONPATH=tests $(BIN)/python -m versions run $(subst +, ,$*) -- $(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m versions run $(subst +, ,$*) -- $(BIN)/pytest $(IN_WORKERS) $(ARGS)
 
 pooled: .venv/dev.stamp  ## the whole suite through PgBouncer in transaction mode
 	PYTHONPATH=tests $(BIN)/python -m versions run --through pgbouncer postgresql-18 valkey-9 -- \
-		$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+		$(BIN)/pytest $(IN_WORKERS) $(ARGS)
 
 servers: .venv/dev.stamp  ## fetch servers with TLS and PgBouncer, without which the tests of these are skipped
 	PYTHONPATH=tests $(BIN)/python -m versions fetch postgresql-15 redis-7.0 pgbouncer

@@ -39,8 +39,10 @@ pytest_plugins = ["secrecy.leaks", "faults.figures"]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What a shell has set must not reach a test.
-for name in [name for name in os.environ if name.startswith(("DB_", "REDIS_", "DATABASE_URL"))]:
+# What a shell has set must not reach a test. Without bytecode, each of the many processes that tests start would
+# compile hubbub anew.
+SET_BY_SHELLS = ("DB_", "REDIS_", "DATABASE_URL", "PYTHONDONTWRITEBYTECODE")
+for name in [name for name in os.environ if name.startswith(SET_BY_SHELLS)]:
     del os.environ[name]
 
 
@@ -75,10 +77,37 @@ SLOW = (
 )
 
 
+# Files that take long, though they have few tests. A worker gets whole files, so none of these may be the last.
+LONG = (
+    *(
+        "faults/",
+        "docs/",
+        "browser/",
+        "performance/",
+        "redis/test_cluster",
+        "redis/test_sentinel",
+        "services/test_idle",
+    ),
+    *("embedded/", "cli/", "backup/", "examples/", "tls/", "secrecy/", "javascript/", "sql/", "injection/"),
+    *("migrations/test_crashes", "history/test_crashes", "services/test_presence_faults", "services/test_changes"),
+    *(
+        "services/feed/test_outages",
+        "services/feed/test_state_machine",
+        "services/feed/test_real_log",
+        "test_testing",
+    ),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.relative_to(Path(__file__).parent).as_posix().startswith(SLOW):
+        if _is_of(item, SLOW):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: not _is_of(item, LONG))
+
+
+def _is_of(item: pytest.Item, paths: tuple[str, ...]) -> bool:
+    return item.path.relative_to(Path(__file__).parent).as_posix().startswith(paths)
 
 
 def pytest_configure(config: pytest.Config) -> None:

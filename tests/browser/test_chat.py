@@ -238,7 +238,6 @@ async def test_hostile_message_does_no_harm(
     assert await hers.field.is_visible()
 
 
-@pytest.mark.timeout(300)
 async def test_ten_thousand_messages_scroll_with_few_elements(
     log_in: Login, hub: Hub, ada: User, bob: User, shared_room: Room
 ) -> None:

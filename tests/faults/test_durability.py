@@ -28,7 +28,6 @@ async def execute(chat: Chat, command: str) -> None:
         await connection.close()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.guarantee("G1", f"kill -9 of PostgreSQL under load, {SCALE.seeds} times")
 async def test_acknowledged_calls_survive_kill_9_of_postgresql(
     chat: Chat, fragile: FragileServers, figures: Figures

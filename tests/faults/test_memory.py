@@ -35,7 +35,6 @@ async def flood(chat: Chat, messages: int) -> None:
         await asyncio.gather(*(send() for _ in range(200)))
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.guarantee("G8", f"{SCALE.stalled:,} messages of 1 kB while a follower reads nothing")
 async def test_stalled_follower_takes_bounded_memory_and_misses_nothing(chat: Chat, figures: Figures) -> None:
     """One buffer is bounded by the number of what waits. The other has room for all, and is bounded in bytes."""

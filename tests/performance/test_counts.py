@@ -14,8 +14,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from hubbub import PostgresSettings, Settings
 
 RECORDED = Path(__file__).parent / "counts.json"
@@ -24,7 +22,6 @@ SLACK = {"allocated": 1.15, "buffers": 1.1}
 """Memory depends on the length of a path or an address, and a table may have a block more."""
 
 
-@pytest.mark.timeout(300)
 def test_operations_take_no_more_than_recorded(servers: Settings, postgres_settings: PostgresSettings) -> None:
     owner = replace(servers, postgres=postgres_settings)
     ran = subprocess.run(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from uuid import UUID
 
-import pytest
-
 from hubbub import PostgresSettings
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.postgres.connection import Connection
@@ -48,7 +46,6 @@ class Recorder(Pool):
         return await super().fetch_all(statement, *args, deadline=deadline)
 
 
-@pytest.mark.timeout(300)
 async def test_newest_page_touches_as_many_buffers_in_a_table_four_times_as_large(
     postgres_settings: PostgresSettings,
 ) -> None:

@@ -83,7 +83,6 @@ def options() -> Options:
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real chat log is not part of the project, and not beside it")
 @pytest.mark.guarantee("G4", "the real log of a large channel, sent by forty at once to four followers")
-@pytest.mark.timeout(300)
 async def test_real_log_is_received_as_in_the_file(
     hub: Hub, elsewhere: Hub, room: Room, ada: User, figures: Figures
 ) -> None:
