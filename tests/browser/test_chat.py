@@ -188,6 +188,22 @@ async def test_session_that_is_ended_elsewhere_is_logged_out_at_once(
     await there.page.get_by_role("button", name="Log in").first.wait_for()
 
 
+async def test_log_out_without_a_network_says_that_the_session_goes_on(
+    log_in: Login, hub: Hub, network: Network, ada: User, shared_room: Room
+) -> None:
+    hers = await log_in(ada)
+    network.cut()
+    await hers.page.get_by_role("button", name="Log out").click()
+    dialog = hers.page.get_by_role("dialog", name="You are still logged in")
+    await dialog.wait_for()
+    assert await hub.sessions.list_sessions(ada.id)
+    await network.restore()
+    await dialog.get_by_role("button", name="Try again").click()
+    await hers.page.get_by_role("button", name="Log in").first.wait_for()
+    assert await hub.sessions.list_sessions(ada.id) == []
+    assert await hers.page.get_by_role("alert").filter(has_text="ended").count() == 0
+
+
 async def test_change_that_is_refused_is_told(
     log_in: Login, hub: Hub, settings: Settings, ada: User, shared_room: Room
 ) -> None:
