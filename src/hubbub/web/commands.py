@@ -50,7 +50,7 @@ WATCHED_MEMBERS: Final = 200
 
 
 class Call(msgspec.Struct, frozen=True):
-    """Who gives a command. `token` is that of the session, if there is one. By HTTP there is no `connection`."""
+    """The user of a command. `token` is that of the session, if there is one. By HTTP there is no `connection`."""
 
     hub: Hub
     user_id: UUID
