@@ -164,7 +164,12 @@ async def test_figures_follow_what_happens(looking: httpx.AsyncClient, hub: Hub,
 
 
 async def test_figures_have_followers_and_sends_of_all_processes(
-    looking: httpx.AsyncClient, settings: Settings, ada: User, bob: User, room: Room
+    looking: httpx.AsyncClient,
+    settings: Settings,
+    ada: User,
+    bob: User,
+    room: Room,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with Hub(settings) as one, Hub(settings) as other:
         async with one.follow(ada.id), other.follow(ada.id), other.follow(bob.id):
@@ -176,6 +181,7 @@ async def test_figures_have_followers_and_sends_of_all_processes(
                         break
         assert processes["number"] == 2
         assert 0 < processes["sends_p50"] <= processes["sends_p99"] < HANGS_AFTER_SECONDS
+    assert "raised" not in caplog.text  # the answers reach also the processes that did not ask
 
 
 async def test_forged_figures_are_not_believed(looking: httpx.AsyncClient, hub: Hub) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
+from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
-from hubbub import FeedEvent, Hub, MemberJoined, MemberLeft, MessageSent, Room, User
+from hubbub import FeedEvent, Hub, MemberJoined, MemberLeft, MessageSent, Resync, Room, Settings, User
 from hubbub.events import room_channel
 from hubbub.postgres import Pool
 from hubbub.redis import Connection
 from hubbub.repositories import RoomUsers
 from hubbub.services.feed import followers
 from hubbub.services.feed.followers import ABSENT_LOOKUPS
+from services.feed.conftest import NO_HEARTBEAT
 from services.feed.reading import entries, is_at, open_in, seqs, take, take_until, until_live
 from waiting import HANGS_AFTER_SECONDS, until
 
@@ -224,6 +228,31 @@ async def test_memberships_that_change_while_a_follower_enters_are_noticed(
             sent = await elsewhere.messages.send(room.id, ada.id, "welcome")
             for feed in (near, far):
                 await take_until(feed, lambda event, cursor=sent.cursor: event.cursor == cursor)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+async def test_member_removed_while_their_follower_enters_receives_the_leaving_and_nothing_later(
+    settings: Settings, room: Room, ada: User, bob: User, monkeypatch: pytest.MonkeyPatch, is_behind: bool
+) -> None:
+    """At the end of the log, and with a cursor from which it is not read on."""
+    async with Hub(settings, options=replace(NO_HEARTBEAT, follow_at_most_behind=3)) as hub:
+        await hub.room_users.add(room.id, bob.id)
+        sent = [await hub.messages.send(room.id, ada.id, f"message {number}") for number in range(6)]
+        memberships = hub._feed._followers.memberships
+        rooms_of = memberships.rooms_of
+
+        async def removed_after(user_ids: Sequence[UUID], *, deadline: float | None = None) -> object:
+            found = await rooms_of(user_ids, deadline=deadline)
+            await hub.room_users.remove(room.id, bob.id)
+            return found
+
+        monkeypatch.setattr(memberships, "rooms_of", removed_after)
+        async with hub.follow(bob.id, after={room.id: sent[0].cursor} if is_behind else {}) as feed:
+            await hub.messages.send(room.id, ada.id, "not for him")
+            events = await take_until(feed, lambda event: isinstance(event, MemberLeft))
+            assert [type(event) for event in events] == [Resync, MemberLeft] if is_behind else [MemberLeft]
+            assert not feed.positions
+            assert feed.waiting(10) == []
 
 
 async def test_follower_cancelled_while_it_enters_leaves_nothing(

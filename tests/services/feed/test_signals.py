@@ -349,3 +349,22 @@ async def test_reader_that_is_too_slow_for_read_marks_gets_missed(
         await until(lambda: feed.inbox.has_missed)
         events = await take_until(feed, lambda event: isinstance(event, Missed))
         assert not any(isinstance(event, ReadMarkChanged) for event in events)
+
+
+async def test_read_mark_in_a_room_where_the_reader_is_behind_gives_missed(
+    hub: Hub, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    async with (
+        hub.follow(ada.id, read_marks=True, buffer=2) as feed,
+        hub.follow(bob.id, read_marks=True) as own,
+    ):
+        sent = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(5)]
+        await until(lambda: bool(feed.inbox.behind))
+        await take(feed, 2)  # it has space again
+        await hub.receipts.mark_read(room.id, bob.id, up_to=sent[0].seq)
+        await take_until(own, lambda event: isinstance(event, ReadMarkChanged))
+        events = await take(feed, 4)
+        assert sorted(type(event).__name__ for event in events) == ["MessageSent"] * 3 + ["Missed"]
+        await hub.receipts.mark_read(room.id, bob.id, up_to=sent[-1].seq)
+        assert await take(feed) == [ReadMarkChanged(room.id, bob.id, sent[-1].seq)]

@@ -344,15 +344,15 @@ class Logs:
         "log.heads",
         _head_of,
         f"""
-        {_HEAD_COLUMNS.format(seq="COALESCE(known.seq, rooms.last_seq)")}
+        {_HEAD_COLUMNS.format(seq="known.seq")}
         FROM unnest($1::uuid[], $2::bigint[]) AS known (room_id, seq)
         JOIN rooms ON rooms.id = known.room_id
         LEFT JOIN messages
             ON messages.room_id = rooms.id
-            AND messages.seq = COALESCE(known.seq, rooms.last_seq)
+            AND messages.seq = known.seq
         LEFT JOIN room_events
             ON room_events.room_id = rooms.id
-            AND room_events.seq = COALESCE(known.seq, rooms.last_seq)
+            AND room_events.seq = known.seq
         WHERE {kept("rooms.id")}
         """,
     )
@@ -374,8 +374,8 @@ class Logs:
         """,
     )
 
-    async def heads(self, seqs: Mapping[UUID, int | None], *, deadline: float | None = None) -> list[Head]:
-        """The heads of the rooms that exist, each with the position of the given seq; None stands for the head."""
+    async def heads(self, seqs: Mapping[UUID, int], *, deadline: float | None = None) -> list[Head]:
+        """The heads of the rooms that exist, each with the position of the given seq."""
         return await self._executor.fetch_all(self._HEADS, list(seqs), list(seqs.values()), deadline=deadline)
 
     async def head(self, room_id: UUID, *, viewer: UUID | None = None, deadline: float | None = None) -> Position:

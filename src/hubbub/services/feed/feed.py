@@ -95,6 +95,7 @@ class Feed:
         self._followers.on_announced = self._take_announcement
         self._sends = sends
         self._figures: dict[str, tuple[float, ProcessFigures]] = {}  # by process, with the time of the answer
+        self._figures_until = 0.0  # answers are for another process after that
         self._memberships_subscription: CallbackSubscription | None = None
         self._next_heartbeat = 0.0
 

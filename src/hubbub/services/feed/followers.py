@@ -469,9 +469,11 @@ class Followers:
         for room_id in follower.rooms or ():
             if room_id not in wanted:
                 raise NotAMember(room_id, follower.user_id)
-        heads = await self._heads(follower, wanted, deadline)
+        heads = await self._heads(
+            [room for room in wanted.values() if room.room_id not in follower.after], deadline
+        )
         known = {room_id: at for room_id, at in follower.after.items() if room_id in wanted}
-        resyncs = await self._resyncs(known, deadline)
+        resyncs = await self._resyncs(known, wanted, deadline)
         left = await self._left_at_cursor(follower, wanted.values(), deadline)
         joined = await self._joined_while_away(follower, wanted, deadline)
         if not self._has(follower):
@@ -568,14 +570,14 @@ class Followers:
             return set()
         return await self.memberships.joined_after(follower.user_id, unknown, seen, deadline=deadline)
 
-    async def _heads(self, follower: Follower, wanted: Iterable[UUID], deadline: float) -> dict[UUID, Position]:
-        """The positions at the ends of the logs of rooms without a cursor."""
-        return await self._heads_of([room_id for room_id in wanted if room_id not in follower.after], deadline)
+    async def _heads(self, rooms: Sequence[MemberRoom], deadline: float) -> dict[UUID, Position]:
+        """The positions at the ends of the logs, as these were when the memberships were read.
 
-    async def _heads_of(self, unknown: Sequence[UUID], deadline: float) -> dict[UUID, Position]:
+        A user who has been removed since receives the leaving. From a later end the follower would go on.
+        """
         heads: dict[UUID, Position] = {}
-        for start in range(0, len(unknown), ROOMS_PER_STATEMENT):
-            some = dict.fromkeys(unknown[start : start + ROOMS_PER_STATEMENT])
+        for start in range(0, len(rooms), ROOMS_PER_STATEMENT):
+            some = {room.room_id: room.last_seq for room in rooms[start : start + ROOMS_PER_STATEMENT]}
             for head in await self._logs.heads(some, deadline=deadline):
                 if head.position is not None:
                     heads[head.room_id] = head.position
@@ -585,11 +587,11 @@ class Followers:
         """The cursor at the end of the log of each room of the user. Raises: Unavailable."""
         deadline = self._executor.deadline()
         rooms = (await self.memberships.rooms_of([user_id], deadline=deadline))[user_id]
-        heads = await self._heads_of([room.room_id for room in rooms], deadline)
+        heads = await self._heads(rooms, deadline)
         return {room_id: head.encode(room_id) for room_id, head in heads.items() if head.mark != NOT_SEEN}
 
     async def _resyncs(
-        self, after: Mapping[UUID, Position], deadline: float
+        self, after: Mapping[UUID, Position], rooms: Mapping[UUID, MemberRoom], deadline: float
     ) -> dict[UUID, tuple[Position, ResyncReason]]:
         """The heads of the rooms that cannot be read on from these positions, with the reasons."""
         seen = {room_id: position.seq for room_id, position in after.items() if position.seq > 0}
@@ -599,10 +601,8 @@ class Followers:
                 reasons[found.room_id] = "rewound"
             elif after[found.room_id].seq < found.last_seq - self._at_most_behind:
                 reasons[found.room_id] = "too_far_behind"
-        heads = await self._logs.heads(dict.fromkeys(reasons), deadline=deadline) if reasons else ()
-        return {
-            head.room_id: (head.position, reasons[head.room_id]) for head in heads if head.position is not None
-        }
+        heads = await self._heads([rooms[room_id] for room_id in reasons], deadline)
+        return {room_id: (head, reasons[room_id]) for room_id, head in heads.items()}
 
     def _open(
         self, follower: Follower, member_of: MemberRoom, start: Position, newest: Position | None = None

@@ -195,10 +195,15 @@ class Signals:
         for (room_id, user_id), change in marks.items():
             room = self._rooms.get(change.room_id)
             event = ReadMarkChanged(change.room_id, change.user_id, change.last_read_seq)
-            # A follower that is behind may have been removed further on. Then marks of others are not for it.
-            others = room.live if room is not None and change.is_shown else ()
             own = [inbox for inbox in self._inboxes.get(user_id, ()) if room_id in inbox.positions]
-            for inbox in dict.fromkeys((*own, *(followed.inbox for followed in others))):
+            recipients = dict.fromkeys(own)
+            for followed in room.positions if room is not None and change.is_shown else ():
+                if followed in followed.room.live:
+                    recipients[followed.inbox] = None
+                elif followed.inbox not in recipients:
+                    # It may have been removed further on. Then marks of others are not for it.
+                    followed.inbox.miss()
+            for inbox in recipients:
                 inbox.offer(event)
             await pauses.pause_if_due()
 
