@@ -262,7 +262,18 @@ async def test_account_that_is_cut_is_gone_at_once_and_finished_by_the_next(
     assert log == ["joined", "joined", *["sent"] * (MESSAGES + 1), "left"]
 
 
-@pytest.mark.parametrize("steps", range(6))
+async def test_account_is_deleted_whatever_names_others_have(busy: Busy, pool: Pool) -> None:
+    """A stranger can know the id of an account."""
+    hub, bob = busy.hub, busy.bob
+    names = [f"deleted-{id}" for id in (bob.id, bob.id.hex, bob.username)]
+    strangers = [await hub.users.create(None, name, None) for name in names]
+    await hub.users.delete(bob.id)
+    await raises(NotFound, hub.users.get(bob.id), hub.users.delete(bob.id))
+    assert await pool.fetch_one(ROWS, bob.id) == NOTHING
+    assert await hub.users.get_many([one.id for one in strangers]) == {one.id: one for one in strangers}
+
+
+@pytest.mark.parametrize("steps", range(7))
 async def test_room_that_is_cut_is_gone_at_once_and_finished_by_the_next(
     busy: Busy, pool: Pool, cut_after: Callable[[int], None], steps: int
 ) -> None:
@@ -280,6 +291,21 @@ async def test_room_that_is_cut_is_gone_at_once_and_finished_by_the_next(
     await raises(NotFound, hub.rooms.delete(room))
     assert await pool.fetch_one(ROWS, room) == NOTHING
     await hub.rooms.create("again", created_by=busy.ada.id, id=room)
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_admin_goes_on_with_a_deletion_that_was_cut(
+    busy: Busy, pool: Pool, cut_after: Callable[[int], None], steps: int
+) -> None:
+    hub, room = busy.hub, busy.room.id
+    await hub.room_users.set_role(room, busy.ada.id, "admin")
+    cut_after(steps)
+    with pytest.raises(Killed):
+        await hub.rooms.delete(room, as_user=busy.bob.id)
+    await room_is_gone(busy)
+    await hub.rooms.delete(room, as_user=busy.ada.id if steps % 2 else busy.bob.id)
+    assert await pool.fetch_one(ROWS, room) == NOTHING
+    await raises(NotAMember, hub.rooms.delete(room, as_user=busy.bob.id))
 
 
 async def test_room_with_many_receipts_is_deleted_in_bounded_steps(
@@ -508,7 +534,7 @@ def test_every_statement_of_the_application_leaves_out_what_is_hidden() -> None:
         and "hubbub_deletions" not in statement.sql
         and not name.startswith(tuple(READS_HIDDEN))
     }
-    locks = {"rooms.not_locked", "room_users.lock_room"}
+    locks = {"rooms.not_locked", "room_users.lock_room", "room_users.lock_with_room"}
     positions = {
         "changes.first_since",
         "changes.take",

@@ -114,7 +114,8 @@ DELETE_ACCOUNT: Final = Statement(
     """,
 )
 
-# The email, the username and the account of another system are free for others at once.
+# The email, the username and the account of another system are free for others at once. The names in their place
+# are random, so that no other account can have taken them.
 HIDE_ACCOUNT: Final = Statement(
     "deletions.hide_account",
     int,
@@ -125,8 +126,8 @@ HIDE_ACCOUNT: Final = Statement(
         ON CONFLICT DO NOTHING
     )
     UPDATE users
-    SET email = 'deleted-' || id || '@hubbub.invalid',
-        username = 'deleted-' || id,
+    SET email = 'deleted-' || gen_random_uuid() || '@hubbub.invalid',
+        username = 'deleted-' || gen_random_uuid(),
         username_key = NULL,
         username_key_of = NULL,
         external_id = NULL,
@@ -268,7 +269,7 @@ _MEMBERS: Final = Statement(
     lambda is_last, user_id: (is_last, user_id),
     f"""
     WITH page AS MATERIALIZED (
-        SELECT user_id
+        SELECT user_id, role
         FROM room_users
         WHERE room_id = $1
             AND user_id > $2
@@ -279,6 +280,7 @@ _MEMBERS: Final = Statement(
         USING page
         WHERE room_users.room_id = $1
             AND room_users.user_id = page.user_id
+            AND (page.role = 'admin') = $3
     )
     SELECT
         (SELECT count(*) FROM page) < {ROWS_PER_STEP} AS is_last,
@@ -400,11 +402,13 @@ _STAGES_OF_ACCOUNT: Final[tuple[_Stage, ...]] = (
     lambda part, id: part.fetch_one(_CREATOR, id),
     lambda part, id: part.fetch_one(_RECEIPTS_OF_ACCOUNT, id),
 )
-# Members come first: each deleted message is looked for among those that members have read last.
+# Members come first: each deleted message is looked for among those that members have read last. Admins come last,
+# so that one who has deleted the room can go on.
 _STAGES_OF_ROOM: Final[tuple[_Stage, ...]] = (
-    lambda part, id, user_id=_FIRST_ID: part.fetch_one(_MEMBERS, id, user_id),
+    lambda part, id, user_id=_FIRST_ID: part.fetch_one(_MEMBERS, id, user_id, False),
     lambda part, id, seq=0: part.fetch_one(_MESSAGES, id, seq),
     lambda part, id, seq=0: part.fetch_one(_EVENTS, id, seq),
+    lambda part, id, user_id=_FIRST_ID: part.fetch_one(_MEMBERS, id, user_id, True),
 )
 
 _LOCK: Final = Statement("deletions.lock", int, "SELECT 1 AS found FROM hubbub_deletions WHERE id = $1 FOR UPDATE")
