@@ -483,12 +483,14 @@ def next_entry(
         ), entry AS ({entry(event, "head", message_id=message_id, user_id=user_id, payload=payload)})"""
 
 
-def next_entries(event: type[Logged], source: str, *columns: str) -> str:
+def next_entries(event: type[Logged], source: str, *columns: str, unless: str = "") -> str:
     """As `next_entry`, for any number of rows in a room, in the order of their `ordinal`.
 
     `source` has the columns `room_id` and `ordinal`, and those of the entry among `message_id`, `user_id` and
     `role`. `item` has them with the `seq` of the entry, and the `last_seq` of the room after all of them. Rooms
     are locked in the order of their ids, so that two batches with rooms in common cannot lock each other out.
+    `unless` is a condition on a row and on `locked`, the room as it is then: such a row has no entry, and is in no
+    `item`.
     """
     arrays = ", ".join(f"{column}s" for column in columns)
     gathered = ", ".join(f"array_agg({column} ORDER BY ordinal) AS {column}s" for column in columns)
@@ -497,14 +499,14 @@ def next_entries(event: type[Logged], source: str, *columns: str) -> str:
         event, "item", room_id="item.room_id", seq="item.seq", message_id=message_id, user_id="item.user_id"
     )
     return f"""locked AS MATERIALIZED (
-            SELECT id
+            SELECT id, is_private
             FROM rooms
             WHERE id IN (SELECT room_id FROM {source})
             ORDER BY id
             FOR NO KEY UPDATE
         ), gathered AS (
             SELECT room_id, count(*) AS entries, {gathered}
-            FROM {source}
+            FROM {source}{unless and f" JOIN locked ON locked.id = room_id AND NOT ({unless})"}
             GROUP BY room_id
         ), head AS (
             UPDATE rooms

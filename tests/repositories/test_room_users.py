@@ -8,11 +8,12 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
-from hubbub import Hub, Invalid, MemberChanged, NotAMember, NotFound, Role, Room, Settings, User
+from hubbub import Forbidden, Hub, Invalid, MemberChanged, NotAMember, NotFound, Role, Room, Settings, User
 from hubbub.models import RoomUser
 from hubbub.postgres import Pool, Statement
-from hubbub.repositories.room_users import MEMBERS_PER_STATEMENT
+from hubbub.repositories.room_users import MEMBERS_PER_STATEMENT, Join, MemberKey
 from log import log_of
+from waiting import until_it_answers
 
 
 async def users(hub: Hub, count: int) -> list[User]:
@@ -340,3 +341,63 @@ async def test_value_that_is_not_an_id_is_refused(hub: Hub, ada: User, id: objec
     ):
         with pytest.raises(Invalid):
             await operation
+
+
+WAITS = Statement(
+    "test.waits",
+    bool,
+    """
+    SELECT EXISTS (
+        SELECT 1
+        FROM pg_stat_activity
+        WHERE datname = current_database()
+            AND wait_event_type = 'Lock'
+    )
+    """,
+)
+
+
+@pytest.mark.parametrize("as_admin", [True, False])
+async def test_last_admin_who_leaves_while_a_member_is_being_added_stays(
+    hub: Hub, settings: Settings, pool: Pool, ada: User, bob: User, room: Room, as_admin: bool
+) -> None:
+    as_user = ada.id if as_admin else None
+
+    async def waits() -> bool:
+        return bool(await pool.fetch_one(WAITS))
+
+    async with Hub(settings) as elsewhere:
+        async with hub.transaction() as tx:
+            await tx.room_users.add(room.id, bob.id, as_user=as_user)
+            leaving = asyncio.create_task(elsewhere.room_users.remove(room.id, ada.id, as_user=as_user))
+            await until_it_answers(waits)
+        with pytest.raises(Forbidden if as_admin else Invalid, match="last admin"):
+            await leaving
+        assert (await hub.room_users.get(room.id, ada.id)).role is Role.ADMIN
+        await hub.room_users.remove(room.id, bob.id)
+        assert await elsewhere.room_users.remove(room.id, ada.id, as_user=as_user)
+        assert not await elsewhere.room_users.remove(room.id, ada.id, as_user=as_user)
+    assert await log_of(pool, room.id) == ["joined", "joined", "left", "left"]
+
+
+async def test_batch_of_joins_that_waits_for_the_room_to_become_private_adds_none(
+    hub: Hub, pool: Pool, bob: User, room: Room
+) -> None:
+    group = await users(hub, 2)
+    other = await hub.rooms.create("public", created_by=bob.id)
+
+    async def waits() -> bool:
+        return bool(await pool.fetch_one(WAITS))
+
+    joins = [Join(MemberKey(room.id, one.id), Role.MEMBER, one.id) for one in group]
+    joins.append(Join(MemberKey(other.id, group[0].id), Role.MEMBER, group[0].id))
+    joins.append(Join(MemberKey(room.id, bob.id), Role.MEMBER, None))
+    async with hub.transaction() as tx:
+        await tx.rooms.update(room.id, is_private=True)
+        batch = asyncio.create_task(hub.room_users._add_each(joins, None, pool.deadline()))
+        await until_it_answers(waits)
+    *refused, elsewhere, by_application = await batch
+    assert [type(one) for one in refused] == [NotAMember, NotAMember]
+    assert elsewhere == await hub.room_users.get(other.id, group[0].id)
+    assert by_application == await hub.room_users.get(room.id, bob.id)
+    assert await log_of(pool, room.id) == ["joined", "room_changed", "joined"]

@@ -69,7 +69,8 @@ INSERTS_BESIDE_OTHER_CHANGES: Final = {
     *("messages.edit_in_room", "messages.edit_many", "messages.send", "messages.send_many"),
     *("read_receipts.mark_many", "read_receipts.mark_read", "room_users.add", "room_users.add_many"),
     *("room_users.demote", "room_users.remove", "room_users.remove_admin", "room_users.remove_by"),
-    *("room_users.remove_many", "room_users.set_role", "room_users.set_role_by", "room_users.set_roles"),
+    *("room_users.remove_last_member", "room_users.remove_many", "room_users.set_role"),
+    *("room_users.set_role_by", "room_users.set_roles"),
     *("room_users.step_down", "room_users.update", "rooms.create", "rooms.create_direct", "rooms.update"),
 }
 

@@ -191,7 +191,7 @@ class RoomUsers(Repository):
         RoomUser,
         f"""
         WITH new AS MATERIALIZED (
-            SELECT requested.room_id, requested.user_id, requested.role, requested.ordinal
+            SELECT requested.room_id, requested.user_id, requested.role, requested.if_public, requested.ordinal
             FROM unnest($1::uuid[], $2::uuid[], $3::text[], $5::boolean[])
                 WITH ORDINALITY AS requested (room_id, user_id, role, if_public, ordinal)
             JOIN rooms ON rooms.id = requested.room_id
@@ -206,7 +206,9 @@ class RoomUsers(Repository):
                         AND {kept("requested.user_id")}
                 )
                 AND {lock_timeout("$4")}
-        ), {next_entries(MemberJoined, "new", "user_id", "role")}, joined AS (
+        ), {
+            next_entries(MemberJoined, "new", "user_id", "role", unless="if_public AND locked.is_private")
+        }, joined AS (
             INSERT INTO room_users (room_id, user_id, role, last_read_seq, joined_seq)
             SELECT
                 room_id,
@@ -440,17 +442,49 @@ class RoomUsers(Repository):
             WHERE room_id = $1
                 AND user_id = $2
                 AND {kept("$1", "$2")}
-                AND (
-                    $3::boolean
-                    OR role <> 'admin'
-                    OR {_ANOTHER_ADMIN}
-                    OR NOT EXISTS (
-                        SELECT 1
-                        FROM room_users AS other
-                        WHERE other.room_id = $1
-                            AND other.user_id <> $2
-                            AND {kept("other.user_id")}
-                    )
+                AND ($3::boolean OR role <> 'admin' OR {_ANOTHER_ADMIN})
+            RETURNING room_id, user_id
+        ), {next_entry(MemberLeft, "gone", room_id="$1", user_id="$2")}
+        SELECT room_id, user_id
+        FROM gone
+        """,
+    )
+    # A join in flight is in no snapshot. So the last admin's own row and the room are locked, in the order of a
+    # join, by a statement of their own, and the next one sees all members there are.
+    _LOCK_WITH_ROOM = Statement(
+        "room_users.lock_with_room",
+        lambda id: id,
+        f"""
+        WITH member AS MATERIALIZED (
+            SELECT user_id
+            FROM room_users
+            WHERE room_id = $1
+                AND user_id = $2
+                AND {lock_timeout("$3")}
+            FOR UPDATE
+        )
+        SELECT id
+        FROM rooms
+        WHERE id = $1
+            AND (SELECT count(*) FROM member) > 0
+        FOR NO KEY UPDATE
+        """,
+    )
+    _REMOVE_LAST_MEMBER = Statement(
+        "room_users.remove_last_member",
+        MemberKey,
+        f"""
+        WITH gone AS (
+            DELETE FROM room_users
+            WHERE room_id = $1
+                AND user_id = $2
+                AND {kept("$1", "$2")}
+                AND NOT EXISTS (
+                    SELECT 1
+                    FROM room_users AS other
+                    WHERE other.room_id = $1
+                        AND other.user_id <> $2
+                        AND {kept("other.user_id")}
                 )
             RETURNING room_id, user_id
         ), {next_entry(MemberLeft, "gone", room_id="$1", user_id="$2")}
@@ -567,6 +601,10 @@ class RoomUsers(Repository):
         gone = await self._executor.fetch_all(
             self._REMOVE_ADMIN, key.room_id, key.user_id, force, lock_wait, deadline=deadline
         )
+        if not gone:
+            async with self._executor.transaction(deadline=deadline) as part:
+                if await part.fetch_one(self._LOCK_WITH_ROOM, key.room_id, key.user_id, lock_wait) is not None:
+                    gone = await part.fetch_all(self._REMOVE_LAST_MEMBER, key.room_id, key.user_id)
         if not gone and (await self._states([key], deadline))[key].is_admin:
             return [_Kept("user_id", LAST_ADMIN, ", or use force=True")]
         self._changed(MembershipEnded(*key))
