@@ -409,6 +409,11 @@ def existing(row: T | None, error: Callable[..., Exception], *key: object) -> T:
     return row
 
 
+UNREAD_AMONG: Final = 5_000
+"""How many of the newest messages of a room are looked at for unread ones: some 50 pages of the index. The user's
+own messages and tombstones, of which a room can have any number, do not count."""
+
+
 def unread(member: str, user_id: str, cap: str, *, room_id: str = "") -> str:
     """A subquery that counts the messages after the watermark of a member, as far as the cap.
 
@@ -418,11 +423,16 @@ def unread(member: str, user_id: str, cap: str, *, room_id: str = "") -> str:
             SELECT count(*) AS count
             FROM (
                 SELECT 1
-                FROM messages
-                WHERE messages.room_id = {room_id or f"{member}.room_id"}
-                    AND messages.seq > {member}.last_read_seq
-                    AND messages.user_id IS DISTINCT FROM {user_id}
-                    AND messages.deleted_at IS NULL
+                FROM (
+                    SELECT messages.user_id, messages.deleted_at
+                    FROM messages
+                    WHERE messages.room_id = {room_id or f"{member}.room_id"}
+                        AND messages.seq > {member}.last_read_seq
+                    ORDER BY messages.seq DESC
+                    LIMIT {UNREAD_AMONG}
+                ) AS newest
+                WHERE newest.user_id IS DISTINCT FROM {user_id}
+                    AND newest.deleted_at IS NULL
                 LIMIT {cap}
             ) AS capped
         )"""

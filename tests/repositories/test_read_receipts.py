@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from hubbub import Hub, Invalid, NotAMember, NotFound, PostgresSettings, Room, User
 from hubbub.models import Message
 from hubbub.postgres import Pool, Statement, connect
-from hubbub.repositories import ReadReceipts
+from hubbub.repositories import ReadReceipts, Rooms
 from hubbub.repositories.read_receipts import MESSAGES_PER_STEP, MOST_RECEIPTS_PER_CALL, RECEIPTS_UP_TO_MEMBERS
+from hubbub.sql import UNREAD_AMONG
 from plans import pages_touched
+from waiting import until_it_answers
 
 
 @pytest.fixture
@@ -151,6 +153,26 @@ async def test_mark_unread_moves_back_in_steps_that_are_right_by_themselves(
     assert await pool.fetch_one(stored, bob.id) == (0, None)
 
 
+@pytest.mark.parametrize("reads", [0, 1])
+async def test_mark_unread_deletes_receipts_that_were_committed_while_it_waited(
+    hub: Hub, pool: Pool, bob: User, room: Room, messages: list[Message], reads: int
+) -> None:
+    await hub.receipts.mark_read(room.id, bob.id, up_to=messages[reads].seq)
+    waiting = Statement("test.waits", bool, "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+
+    async def waits() -> bool:
+        return bool(await pool.fetch_one(waiting))
+
+    async with hub.transaction() as tx:
+        await tx.receipts.mark_read(room.id, bob.id, up_to=messages[-1].seq)
+        unread = asyncio.create_task(hub.receipts.mark_unread(room.id, bob.id, from_seq=messages[1].seq))
+        await until_it_answers(waits)
+    assert await unread == messages[0].seq
+    assert await hub.receipts.unread_count(room.id, bob.id) == 4
+    stored = Statement("test.receipts", lambda id: id, "SELECT message_id FROM message_read_receipts")
+    assert await pool.fetch_all(stored) == [messages[0].id]
+
+
 async def test_step_of_mark_unread_reads_its_own_messages_only(
     hub: Hub, pool: Pool, postgres_settings: PostgresSettings, ada: User, bob: User, room: Room
 ) -> None:
@@ -175,6 +197,38 @@ async def test_own_and_deleted_messages_are_not_unread(
     await hub.messages.delete(messages[1].id, by=ada.id)
     assert await hub.receipts.unread_count(room.id, bob.id) == 4
     assert await hub.receipts.unread_count(room.id, ada.id) == 1
+
+
+async def test_unread_counts_read_the_newest_messages_only(
+    hub: Hub, pool: Pool, postgres_settings: PostgresSettings, ada: User, bob: User, room: Room
+) -> None:
+    """Of tombstones and of the author's own messages there may be any number."""
+    await hub.room_users.add(room.id, bob.id)
+    connection = await connect(postgres_settings)
+    pages: dict[int, list[int]] = {}
+    try:
+        for count in (2 * UNREAD_AMONG, 20 * UNREAD_AMONG):
+            await fill(pool, room, bob, count)
+            await fill(pool, room, ada, 10)
+            await connection.execute(
+                "UPDATE messages SET content = '', deleted_at = now() WHERE user_id = $1", ada.id
+            )
+            await connection.execute("VACUUM ANALYZE messages")
+            pages[count] = [
+                await pages_touched(connection, ReadReceipts._UNREAD_COUNT, room.id, bob.id, 100),
+                await pages_touched(connection, ReadReceipts._UNREAD_COUNTS, bob.id, 100),
+                await pages_touched(
+                    connection, Rooms._LIST_FOR, bob.id, "infinity", UUID(int=2**128 - 1), 50, 100
+                ),
+            ]
+    finally:
+        await connection.close()
+    few, many = pages.values()
+    assert all(after < 2 * before for before, after in zip(few, many, strict=True)), pages
+    assert await hub.receipts.unread_counts(bob.id) == {room.id: 0}
+    [newest] = [await hub.messages.send(room.id, ada.id, "the newest")]
+    assert await hub.receipts.unread_counts(bob.id) == {room.id: 1}
+    assert newest.seq > UNREAD_AMONG
 
 
 async def test_unread_count_stops_at_the_cap(hub: Hub, bob: User, room: Room, messages: list[Message]) -> None:

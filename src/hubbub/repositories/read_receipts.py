@@ -178,12 +178,24 @@ class ReadReceipts(Repository):
 
     # The newest messages first: the watermark of each step is right by itself, with no receipt above it. So a call
     # that is cut leaves nothing to finish.
+    #
+    # Receipts of a `mark_read` that was committed while this waited for the membership are not in the snapshot. A
+    # step whose `member` is not that of the snapshot changes nothing, and is run again.
     _MARK_UNREAD = Statement(
         "read_receipts.mark_unread",
         Watermark,
         f"""
         WITH member AS MATERIALIZED (
-            SELECT room_id, user_id, last_read_seq
+            SELECT
+                room_id,
+                user_id,
+                last_read_seq,
+                last_read_seq = (
+                    SELECT seen.last_read_seq
+                    FROM room_users AS seen
+                    WHERE seen.room_id = $1
+                        AND seen.user_id = $2
+                ) AS is_seen
             FROM room_users
             WHERE room_id = $1
                 AND user_id = $2
@@ -202,13 +214,13 @@ class ReadReceipts(Repository):
                 room_id,
                 user_id,
                 last_read_seq AS old_seq,
-                LEAST(
+                CASE WHEN is_seen THEN LEAST(
                     last_read_seq,
                     CASE (SELECT count(*) FROM page)
                         WHEN {MESSAGES_PER_STEP} THEN (SELECT min(seq) FROM page)
                         ELSE $3
                     END - 1
-                ) AS new_seq
+                ) ELSE last_read_seq END AS new_seq
             FROM member
         ), moved AS (
             UPDATE room_users
@@ -231,6 +243,7 @@ class ReadReceipts(Repository):
             WHERE message_read_receipts.message_id = page.id
                 AND message_read_receipts.user_id = member.user_id
                 AND message_read_receipts.room_id = $1
+                AND member.is_seen
         )
         SELECT
             target.room_id,
@@ -368,7 +381,8 @@ class ReadReceipts(Repository):
     async def unread_counts(self, user_id: UUID, *, cap: int = 100) -> dict[UUID, int]:
         """How many messages are unread in each room of the user, in one query.
 
-        Counts messages of other users after the watermark that are not deleted, up to `cap` (1 to 1,000).
+        Counts messages of other users after the watermark that are not deleted, up to `cap` (1 to 1,000), among
+        the newest 5,000 of the room.
         """
         cap = inputs.limit(cap, longest=1_000, field="cap")
         rows = await self._executor.fetch_all(self._UNREAD_COUNTS, inputs.uuid("user_id", user_id), cap)

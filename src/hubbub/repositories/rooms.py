@@ -485,7 +485,8 @@ class Rooms(Repository):
 
         `last_message` is the newest that is not deleted, among the newest 200 of the room. A deletion does not
         move the room in the list. One query. `limit` is 1 to 1,000; `after` is the `next` of the previous page.
-        `unread` stops counting at `unread_cap` (1 to 1,000), because a screen shows "99+".
+        `unread` stops counting at `unread_cap` (1 to 1,000), because a screen shows "99+", and counts among the
+        newest 5,000 messages of the room.
         """
         limit = inputs.limit(limit, longest=LONGEST_LIST)
         user_id = inputs.uuid("user_id", user_id)
