@@ -2,6 +2,10 @@
 
 CREATE INDEX CONCURRENTLY idx_messages_room_id_to_0005 ON messages (room_id);
 
+-- For the foreign key alone, which looks for the readers of each deleted message.
+CREATE INDEX CONCURRENTLY idx_room_users_last_read_message_id_to_0005 ON room_users (last_read_message_id)
+    WHERE last_read_message_id IS NOT NULL;
+
 BEGIN;
 
 -- Without `deleted_at` a tombstone would come back as an empty message. A member who has read up to a tombstone has
@@ -22,6 +26,8 @@ WHERE deleted.id = room_users.last_read_message_id
 
 DELETE FROM messages
 WHERE deleted_at IS NOT NULL;
+
+DROP INDEX idx_room_users_last_read_message_id_to_0005;
 
 DROP TABLE room_events;
 
