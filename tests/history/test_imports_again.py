@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 from history.histories import as_file, check_logs, line, load, message_lines
 from hubbub import Hub, PostgresSettings
 from hubbub.history import History, Imported, derive_room_id, source
-from hubbub.postgres import Pool, connect
+from hubbub.history.replay import EVENTS_AT, LATEST
+from hubbub.history.rooms import Members, MemberSnapshot, Span
+from hubbub.postgres import Pool, Statement, connect
+from plans import pages_touched
 
 USERS = ("ann", "bob", "eve")
 
@@ -290,3 +293,66 @@ async def test_nicknames_that_the_database_keeps_apart_are_two_users(pool: Pool,
     page = await hub.messages.page(derive_room_id("#chat"))
     users = [await hub.users.find_by_username(name) for name in ("weiß", "weiss")]
     assert [message.user_id for message in page.items] == [user and user.id for user in users]
+
+
+async def test_import_looks_for_known_lines_among_the_entries_of_others_alone(
+    pool: Pool, hub: Hub, postgres_settings: PostgresSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or each batch would read all that those before it have appended to the room."""
+    monkeypatch.setattr(source, "BATCH_LINES", 50)
+    room_id = derive_room_id("#chat")
+    await load(pool, line("join") + line("message", user="eve"))
+    ada = await hub.users.find_by_username("ada")
+    assert ada is not None
+    await hub.messages.send(room_id, ada.id, "hello")
+    looked: list[list[Span]] = []
+    others = Members.others
+
+    def recorded(members: Members, room_id: UUID, last_seq: int) -> list[Span]:
+        looked.append(others(members, room_id, last_seq))
+        return looked[-1]
+
+    monkeypatch.setattr(Members, "others", recorded)
+    at = "2005-01-01T00:{:02}:00Z".format
+    imported = await load(pool, b"".join(line("message", user=f"u{n}", at=at(n % 60)) for n in range(300)))
+    assert (imported.messages, imported.unlisted) == (300, 300)
+    assert {tuple(spans) for spans in looked} == {(Span(1, 4),)}
+
+    members, room = Members(), uuid4()
+    for start, end, expected in (
+        (3, 3, [(1, 3)]),
+        (5, 9, [(1, 5)]),
+        (9, 9, [(1, 5)]),
+        (12, 20, [(1, 5), (10, 12)]),
+    ):
+        members._snapshots[room] = MemberSnapshot(start)
+        assert members.others(room, start) == expected
+        members.stored(room, start, end, {})
+    assert members.others(room, 20) == [(1, 5), (10, 12)]
+
+    await pool.execute(FILL_EVENTS, room_id, 20_000)
+    connection = await connect(postgres_settings)
+    try:
+        await connection.execute("ANALYZE room_events")
+        spans = (f"{{{room_id}}}", "{1}", "{4}")
+        for statement, wanted in ((EVENTS_AT, "{2004-12-25}"), (LATEST, f"{{{ada.id}}}")):
+            assert await pages_touched(connection, statement, *spans, wanted) < 20
+    finally:
+        await connection.close()
+
+
+FILL_EVENTS = Statement(
+    "test.fill_events",
+    int,
+    """
+    WITH head AS (
+        UPDATE rooms
+        SET last_seq = last_seq + $2
+        WHERE id = $1
+        RETURNING last_seq - $2 AS seq
+    )
+    INSERT INTO room_events (room_id, seq, kind, user_id)
+    SELECT $1, head.seq + n, 'joined', gen_random_uuid()
+    FROM head, generate_series(1, $2) AS n
+    """,
+)

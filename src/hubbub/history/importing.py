@@ -168,8 +168,15 @@ class Import:
             members = self._members
             snapshots = await members.look_up(transaction, rooms, (line for _, line, _ in todo), self._people)
             old = {room.id: snapshots[room.id] for room in rooms if not members.is_new(room)}
+            others = {room.id: members.others(room.id, room.last_seq) for room in rooms}
             existing = await find_existing(
-                transaction, todo, old, self._people, self._matched, without_ids=self._find_without_ids
+                transaction,
+                todo,
+                old,
+                self._people,
+                self._matched,
+                others=others,
+                without_ids=self._find_without_ids,
             )
             existing.is_continued = self.state.continued_from > 0 or before is not None
             logs = [RoomLog(room, snapshots[room.id], members.reached(room)) for room in rooms]
@@ -181,9 +188,9 @@ class Import:
             for room in replay.rooms.values():
                 transaction.after_commit(partial(self._on_commit, RoomTouched(room.id)))
         self._find_without_ids = self._find_without_ids and replay.known > 0
-        self._matched = replay.matched
+        self._matched = existing.matched
         for room in replay.rooms.values():
-            self._members.stored(room.id, room.last_seq, room.reached)
+            self._members.stored(room.id, room.start_seq, room.last_seq, room.reached)
         return before, created, replay
 
     @staticmethod

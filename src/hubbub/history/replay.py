@@ -36,11 +36,11 @@ from hubbub.history.lines import (
 )
 from hubbub.history.people import People
 from hubbub.history.room_log import Membership, RoomLog, store_rooms
-from hubbub.history.rooms import MemberSnapshot
+from hubbub.history.rooms import MemberSnapshot, Span
 from hubbub.history.source import Refusal, TakenLine
 from hubbub.models import Message, Role
 from hubbub.postgres import Copy, Executor, OpenTransaction, Row, Statement
-from hubbub.sql import readable, representable
+from hubbub.sql import columns, readable, representable
 
 LINES_PER_TURN: Final = 500
 """Lines replayed at a time: 7 ms. Then their messages are sent, and other tasks have the event loop."""
@@ -136,6 +136,18 @@ EVENTS = Statement(
     """,
 )
 
+# Entries that this import has appended are not read: no line is known from them, and there may be millions.
+_OTHERS: Final = f"""
+    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS span (room_id, first, last)
+    CROSS JOIN LATERAL (
+        SELECT {columns(ExistingEvent)}, seq
+        FROM room_events
+        WHERE room_events.room_id = span.room_id
+            AND room_events.seq BETWEEN span.first AND span.last
+        OFFSET 0
+    ) AS room_events
+"""
+
 # `is_of_message`: its user wrote the next entry, a message of the same time. A message makes such a joining if no
 # earlier line was about its author. The line of a join at that time cannot be told from it, and needs no place.
 EVENTS_AT = Statement(
@@ -156,10 +168,9 @@ EVENTS_AT = Statement(
                 AND messages.user_id = room_events.user_id
                 AND messages.created_at = room_events.created_at
         ) AS is_of_message,
-        {readable(ExistingEvent)}
-    FROM room_events
-    WHERE room_id = ANY($1::uuid[])
-        AND created_at = ANY($2::timestamptz[])
+        {readable(ExistingEvent, "room_events")}
+    {_OTHERS}
+    WHERE room_events.created_at = ANY($4::timestamptz[])
     ORDER BY seq
     """,
 )
@@ -168,19 +179,16 @@ LATEST = Statement(
     "history.latest_events",
     lambda room_id, subject, seq, created_at: ((room_id, subject), Latest(seq, created_at)),
     f"""
-    SELECT DISTINCT ON (room_id, subject)
-        room_id,
+    SELECT DISTINCT ON (room_events.room_id, subject)
+        room_events.room_id,
         CASE WHEN kind <> 'room_changed' THEN user_id END AS subject,
         seq,
         {representable("room_events.created_at")} AS created_at
-    FROM room_events
-    WHERE room_id = ANY($1::uuid[])
-        AND (
-            kind = 'room_changed'
-            OR kind IN ('joined', 'left', 'role_changed', 'member_changed') AND user_id = ANY($2::uuid[])
-        )
+    {_OTHERS}
+    WHERE kind = 'room_changed'
+        OR kind IN ('joined', 'left', 'role_changed', 'member_changed') AND user_id = ANY($4::uuid[])
     ORDER BY
-        room_id,
+        room_events.room_id,
         subject,
         seq DESC
     """,
@@ -194,9 +202,11 @@ async def find_existing(
     people: People,
     matched: Set[tuple[UUID, int]],
     *,
+    others: Mapping[UUID, Sequence[Span]],
     without_ids: bool,
 ) -> Existing:
-    """What the database has of all that the lines name. `rooms` are those that had entries before this import.
+    """What the database has of all that the lines name. `rooms` are those that had entries before this import, and
+    `others` these entries.
 
     `matched` are the entries of lines in the batch before: equal lines have later ones.
     `without_ids` includes messages that have no id in the lines. That is needed only if some were imported before,
@@ -228,7 +238,9 @@ async def find_existing(
         found = await executor.fetch_all(EVENTS, room_ids, seqs)
         existing.events |= {(event.room_id, seq): event for event, seq in found}
     if rooms:
-        await _find_places(executor, lines, rooms, people, existing=existing, moments=moments, matched=matched)
+        await _find_places(
+            executor, lines, rooms, people, others=others, existing=existing, moments=moments, matched=matched
+        )
     return existing
 
 
@@ -238,6 +250,7 @@ async def _find_places(
     rooms: Mapping[UUID, MemberSnapshot],
     people: People,
     *,
+    others: Mapping[UUID, Sequence[Span]],
     existing: Existing,
     moments: list[tuple[UUID, datetime]],
     matched: Set[tuple[UUID, int]],
@@ -252,8 +265,9 @@ async def _find_places(
     events: dict[ExistingEvent, deque[int]] = defaultdict(deque)
     joinings: dict[ExistingEvent, set[int]] = defaultdict(set)
     if moments:
-        room_ids, times = ({*column} for column in zip(*moments, strict=True))
-        for event, seq, is_of_message in await executor.fetch_all(EVENTS_AT, room_ids, times):
+        named, times = ({*column} for column in zip(*moments, strict=True))
+        room_ids, first, last = _columns(others, named)
+        for event, seq, is_of_message in await executor.fetch_all(EVENTS_AT, room_ids, first, last, times):
             if is_of_message:
                 joinings[event].add(seq)
             elif (event.room_id, seq) not in matched:
@@ -266,9 +280,15 @@ async def _find_places(
         and not (isinstance(line, MessageLine) and people[line] in rooms[room_id_of(line)].roles)
     ]
     if deciding:
-        named = {room_id_of(line) for line in deciding}
+        room_ids, first, last = _columns(others, {room_id_of(line) for line in deciding})
         users = {people[line] for line in deciding}
-        existing.latest |= await executor.fetch_all(LATEST, named, users - {None})
+        existing.latest |= await executor.fetch_all(LATEST, room_ids, first, last, users - {None})
+
+
+def _columns(spans: Mapping[UUID, Sequence[Span]], room_ids: Set[UUID]) -> tuple[list[UUID], list[int], list[int]]:
+    """The spans of these rooms, as arrays: rooms, first seqs, last seqs."""
+    of_rooms = [(room_id, *span) for room_id in room_ids for span in spans[room_id]]
+    return [row[0] for row in of_rooms], [row[1] for row in of_rooms], [row[2] for row in of_rooms]
 
 
 def _id_of(line: MessageLine, nth: int) -> UUID:
@@ -356,16 +376,6 @@ class Replay:
     def unlisted(self) -> int:
         """How many entries were added that no line is about."""
         return sum(room.unlisted for room in self.rooms.values())
-
-    @property
-    def matched(self) -> set[tuple[UUID, int]]:
-        """The events in rooms that had entries before, of lines known and new."""
-        return self._existing.matched | {
-            (room.id, seq)
-            for room in self.rooms.values()
-            if room.reached is not None
-            for seq in range(room.start_seq + 1, room.last_seq + 1)
-        }
 
     def take(self, lines: Iterable[TakenLine]) -> list[Row]:
         """Replay these lines. Returns the rows of their messages; the rest is kept."""

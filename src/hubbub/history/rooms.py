@@ -134,6 +134,13 @@ class Reached(NamedTuple):
     role_before: Role | None
 
 
+class Span(NamedTuple):
+    """Entries of a log, from the `first` seq to the `last`."""
+
+    first: int
+    last: int
+
+
 @dataclass(slots=True)
 class MemberSnapshot:
     """The members of a room at `last_seq`, with their roles, among the users that were `looked_up`."""
@@ -148,23 +155,33 @@ class Members:
 
     def __init__(self) -> None:
         self._snapshots: dict[UUID, MemberSnapshot] = {}
-        self._heads: dict[UUID, int] = {}  # of the rooms that have no entries but those of this import
+        self._ends: dict[UUID, int] = {}  # the heads of the rooms, as this import has left them
+        self._others: dict[UUID, list[Span]] = {}  # up to there, the entries that are not of this import
         self._reached: dict[UUID, dict[UUID, Reached]] = {}  # in all other rooms
 
     def is_new(self, room: LockedRoom) -> bool:
         """Whether all entries of a locked room are of this import, so that none can be known from another one."""
-        return self._heads.get(room.id, 0) == room.last_seq
+        return not self.others(room.id, room.last_seq)
+
+    def others(self, room_id: UUID, last_seq: int) -> list[Span]:
+        """The entries of a locked room that are not of this import: those that lines may be known from."""
+        spans, end = list(self._others.get(room_id, ())), self._ends.get(room_id, 0)
+        if last_seq > end:
+            first = spans.pop().first if spans and spans[-1].last == end else end + 1
+            spans.append(Span(first, last_seq))
+        return spans
 
     def reached(self, room: LockedRoom) -> dict[UUID, Reached] | None:
         """By user, how far this import has come in a room. None in a new room, where it has written all."""
         return None if self.is_new(room) else dict(self._reached.get(room.id, {}))
 
-    def stored(self, room_id: UUID, last_seq: int, reached: dict[UUID, Reached] | None) -> None:
-        """Remember a room as the batch has left it."""
+    def stored(self, room_id: UUID, start_seq: int, last_seq: int, reached: dict[UUID, Reached] | None) -> None:
+        """Remember a room as the batch has left it, which has made it grow from `start_seq`."""
         self._snapshots[room_id].last_seq = last_seq
-        if reached is None:
-            self._heads[room_id] = last_seq
-        elif reached:
+        if others := self.others(room_id, start_seq):
+            self._others[room_id] = others
+        self._ends[room_id] = last_seq
+        if reached:
             self._reached[room_id] = reached
             if sum(map(len, self._reached.values())) > REMEMBERED_MEMBERSHIPS:
                 self._reached.clear()
