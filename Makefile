@@ -6,7 +6,7 @@ WORKERS ?= 3
 IN_WORKERS = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo chat test test-fast test-wheel coverage matrix pooled servers patroni audit faults bench check docs types release format clean
+.PHONY: help demo chat test test-fast test-wheel coverage matrix pooled servers patroni citus audit faults bench check docs types release format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,10 @@ servers: .venv/dev.stamp  ## fetch servers with TLS and PgBouncer, without which
 patroni: .venv/dev.stamp  ## fail over by Patroni with etcd under load, in 3 minutes; fetches both
 	@PYTHONPATH=tests $(BIN)/python -m versions fetch etcd patroni
 	@FAULTS=full $(BIN)/pytest -q tests/faults/test_patroni.py $(ARGS)
+
+citus: .venv/dev.stamp  ## the tests of distributed rooms, repositories and the feed on a coordinator and two workers (CITUS=folder of its postgres)
+	@test -n "$(CITUS)" || { echo "make citus CITUS=/folder/with/postgres-and-initdb, of a PostgreSQL with Citus"; exit 1; }
+	@CITUS=$(CITUS) ON_CITUS=1 $(BIN)/pytest tests/citus tests/repositories tests/services/feed $(ARGS)
 
 audit: .venv/dev.stamp  ## ask the advisory database of PyPI about the pinned versions; it has to be in reach
 	$(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit

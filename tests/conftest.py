@@ -20,8 +20,11 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
+from citus import cluster as citus
+from citus.cluster import Cluster
 from commands import execute
 from hubbub import Hub, PostgresSettings, Settings, migrations
+from hubbub.migrations import TABLES, distribution
 from hubbub.models import Room, User
 from hubbub.postgres import Pool
 from hubbub.testing import Template, serving
@@ -163,11 +166,36 @@ async def empty_database(servers: Settings, administrator: PostgresSettings) -> 
     await execute(administrator, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def cluster() -> AsyncIterator[Cluster]:
+    """A coordinator and two workers of Citus, with a role for the application."""
+    if citus.INSTALLATION is None:
+        pytest.skip(citus.LACKING)
+    async with citus.running() as cluster:
+        await execute(cluster.superuser(cluster.coordinator, citus.DATABASE), *role())
+        yield cluster
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def distributed_database(cluster: Cluster) -> PostgresSettings:
+    """The one database of a run with ON_CITUS, whose tables each test empties: to distribute one takes seconds."""
+    database = await cluster.make_database("suite")
+    await migrations.up(database)
+    await migrations.grant(replace(database, user="postgres"), ROLE)
+    await distribution.distribute(database)
+    return database
+
+
 @pytest.fixture
 async def postgres_settings(
-    servers: Settings, administrator: PostgresSettings, template: str
+    servers: Settings, administrator: PostgresSettings, template: str, request: pytest.FixtureRequest
 ) -> AsyncIterator[PostgresSettings]:
     """A database of this test's own, migrated, for its owner."""
+    if "ON_CITUS" in os.environ and "citus/" not in str(request.path):
+        database: PostgresSettings = request.getfixturevalue("distributed_database")
+        await execute(database, f"TRUNCATE {', '.join(sorted({*TABLES} - {'hubbub_schema_version'}))}")
+        yield database
+        return
     name = f"test_{uuid4().hex}"
     create = f"CREATE DATABASE {name} OWNER {servers.postgres.user} TEMPLATE {template}"
     await execute(administrator, create, *in_a_copy(name))

@@ -419,6 +419,14 @@ class Batcher(Generic[Item, Result]):
             if slots is not None:
                 slots.give_back()
 
+    def one_key_per_batch(self, per_batch: int, workers: int) -> None:
+        """From now on a batch is of one key, and of up to `per_batch` items. Call it before the first request."""
+        self._queue = KeyedQueue(keys_per_batch=1)
+        self._ready = self._queue.ready
+        self._per_batch = per_batch
+        self._workers = self._most_workers = workers
+        self._load = 0
+
     @property
     def is_idle(self) -> bool:
         """Whether the next call waits for no other: no statement is in flight, and no request waits."""

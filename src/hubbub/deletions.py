@@ -21,7 +21,7 @@ from hubbub.commits import MembershipEnded, OnCommit, RoomTouched
 from hubbub.errors import Invalid, Unavailable
 from hubbub.events import MemberLeft
 from hubbub.models import Maintained
-from hubbub.postgres import Executor, LockNotAvailable, OpenTransaction, Statement
+from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, OpenTransaction, Statement
 from hubbub.postgres.connection import now
 from hubbub.sql import acting_admin, next_entry
 
@@ -79,6 +79,28 @@ LEAVE: Final = Statement(
         (SELECT count(*) FROM page) < {ROWS_PER_STEP} AS is_last,
         ARRAY(SELECT id FROM head) AS room_ids
     """,
+    distributed=NOT_SUPPORTED,
+)
+
+# The same where rooms are distributed, one room at a time.
+ROOM_OF_ACCOUNT: Final = Statement(
+    "deletions.room_of_account",
+    lambda room_id: room_id,
+    "SELECT room_id FROM room_users WHERE user_id = $1 ORDER BY room_id LIMIT 1",
+)
+LEAVE_ROOM: Final = Statement(
+    "deletions.leave_room",
+    lambda room_id: room_id,
+    f"""
+    WITH gone AS (
+        DELETE FROM room_users
+        WHERE room_id = $2
+            AND user_id = $1
+        RETURNING room_id
+    ), {next_entry(MemberLeft, "gone", room_id="$2", change="created_by = NULLIF(created_by, $1)", user_id="$1")}
+    SELECT room_id
+    FROM gone
+    """,
 )
 
 # Waits for joins that are in flight, and lets no other one begin.
@@ -95,6 +117,7 @@ LOCK_ACCOUNT: Final = Statement(
     WHERE id = $1
     FOR UPDATE
     """,
+    distributed="SELECT true AS is_large FROM users WHERE id = $1 FOR UPDATE",
 )
 
 # The rows of durable sessions would go with the account, and their copies in Redis would be left unknown.
@@ -112,19 +135,18 @@ DELETE_ACCOUNT: Final = Statement(
     WHERE id = $1
         AND NOT EXISTS (SELECT 1 FROM room_users WHERE user_id = $1)
     """,
+    distributed="DELETE FROM users WHERE id = $1",  # once `ROOM_OF_ACCOUNT` finds none
+)
+
+HIDE: Final = Statement(
+    "deletions.hide",
+    int,
+    "INSERT INTO hubbub_deletions (id, is_room) VALUES ($1, $2) ON CONFLICT DO NOTHING",
 )
 
 # The email, the username and the account of another system are free for others at once. The names in their place
 # are random, so that no other account can have taken them.
-HIDE_ACCOUNT: Final = Statement(
-    "deletions.hide_account",
-    int,
-    """
-    WITH hidden AS (
-        INSERT INTO hubbub_deletions (id, is_room)
-        VALUES ($1, false)
-        ON CONFLICT DO NOTHING
-    )
+_WITHOUT_PROFILE: Final = """
     UPDATE users
     SET email = 'deleted-' || gen_random_uuid() || '@hubbub.invalid',
         username = 'deleted-' || gen_random_uuid(),
@@ -139,7 +161,20 @@ HIDE_ACCOUNT: Final = Statement(
         is_online = false,
         last_seen = NULL
     WHERE id = $1
+    """
+HIDE_ACCOUNT: Final = Statement(
+    "deletions.hide_account",
+    int,
+    f"""
+    WITH hidden AS (
+        INSERT INTO hubbub_deletions (id, is_room)
+        VALUES ($1, false)
+        ON CONFLICT DO NOTHING
+    )
+    {_WITHOUT_PROFILE}
     """,
+    # Beside `HIDE`. The copies of a row would get different random names, but they get the same time.
+    distributed=_WITHOUT_PROFILE.replace("gen_random_uuid()", "md5(id::text || now())"),
 )
 
 # Times are passed as text, because the driver does not know an infinite one.
@@ -190,6 +225,16 @@ _CREATOR: Final = Statement(
     SELECT count(*) < {ROWS_PER_STEP} AS is_last
     FROM page
     """,
+    distributed="""
+    WITH changed AS (
+        UPDATE rooms
+        SET created_by = NULL
+        WHERE created_by = $1
+        RETURNING id
+    )
+    SELECT count(*) >= 0 AS is_last
+    FROM changed
+    """,
 )
 
 _RECEIPTS_OF_ACCOUNT: Final = Statement(
@@ -216,10 +261,7 @@ _RECEIPTS_OF_ACCOUNT: Final = Statement(
 
 # A room with few rows is deleted with all of them. One with more rows is hidden, unless $2 forbids that. The two
 # members of a hidden direct room can have a new one.
-DELETE_ROOM: Final = Statement(
-    "deletions.delete_room",
-    bool,
-    f"""
+_DELETE_ROOM: Final = f"""
     WITH {acting_admin("$1", "$3")}, room AS MATERIALIZED (
         SELECT
             id,
@@ -244,14 +286,7 @@ DELETE_ROOM: Final = Statement(
         USING room
         WHERE rooms.id = $1
             AND NOT room.is_large
-    ), hidden AS (
-        INSERT INTO hubbub_deletions (id, is_room)
-        SELECT id, true
-        FROM room
-        WHERE room.is_large
-            AND $2
-        ON CONFLICT DO NOTHING
-    ), without_key AS (
+    ), {{hidden}}without_key AS (
         UPDATE rooms
         SET direct_key = NULL
         FROM room
@@ -261,7 +296,21 @@ DELETE_ROOM: Final = Statement(
     )
     SELECT is_large
     FROM room
-    """,
+    """
+DELETE_ROOM: Final = Statement(
+    "deletions.delete_room",
+    bool,
+    _DELETE_ROOM.format(
+        hidden="""hidden AS (
+        INSERT INTO hubbub_deletions (id, is_room)
+        SELECT id, true
+        FROM room
+        WHERE room.is_large
+            AND $2
+        ON CONFLICT DO NOTHING
+    ), """
+    ),
+    distributed=_DELETE_ROOM.format(hidden=""),  # beside `HIDE`, in a transaction
 )
 
 _MEMBERS: Final = Statement(
@@ -392,8 +441,13 @@ _LAST_ID: Final = UUID(int=2**128 - 1)
 _Stage: TypeAlias = Callable[..., Awaitable[tuple[Any, ...] | None]]
 
 
-def _leave(part: Executor, id: UUID) -> Awaitable[tuple[Any, ...] | None]:
-    return part.fetch_one(LEAVE, id)
+async def _leave(part: Executor, id: UUID) -> tuple[Any, ...] | None:
+    if not part.is_distributed:
+        return await part.fetch_one(LEAVE, id)
+    room_id: UUID | None = await part.fetch_one(ROOM_OF_ACCOUNT, id)
+    if room_id is None:
+        return True, []
+    return False, await part.fetch_all(LEAVE_ROOM, id, room_id)
 
 
 _STAGES_OF_ACCOUNT: Final[tuple[_Stage, ...]] = (
@@ -487,6 +541,8 @@ async def _delete_last(part: Executor, deletion: Deletion, ended: list[str]) -> 
     if deletion.is_room:
         await part.execute(_DELETE_REST_OF_ROOM, deletion.id)
     elif await part.fetch_one(LOCK_ACCOUNT, deletion.id) is not None:
+        if part.is_distributed and await part.fetch_one(ROOM_OF_ACCOUNT, deletion.id) is not None:
+            return False
         ended += await part.fetch_all(END_SESSIONS, deletion.id)
         if not await part.execute(DELETE_ACCOUNT, deletion.id):
             return False

@@ -21,6 +21,7 @@ from hubbub.deletions import maintain
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
+from hubbub.migrations.distribution import is_distributed
 from hubbub.migrations.revisions import verify
 from hubbub.models import Maintained, User
 from hubbub.passwords import Passwords
@@ -33,6 +34,7 @@ from hubbub.postgres import (
     Record,
     Replicas,
     borrow,
+    not_supported,
 )
 from hubbub.redis import Subscriptions, connection_to
 from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, RoomUsers, Users
@@ -404,6 +406,8 @@ class Hub(Repositories):
             stack.push_async_callback(self._passwords.close)
             await self._pool.open()
             await verify(self._pool)
+            if await is_distributed(self._pool, self._settings.postgres.schema):
+                self._distribute()
             await self._connection.start()
             await self._subscriptions.start()
             stack.push_async_callback(self.typing._close)
@@ -426,6 +430,14 @@ class Hub(Repositories):
             stack.callback(pool.end_abandoned_transactions)
             self._stack = stack.pop_all()
         return self
+
+    def _distribute(self) -> None:
+        """Where rooms are distributed, a batch is of one room. Raises: Unavailable (there are replicas)."""
+        if self._replicas is not None:
+            raise not_supported("reading on DATABASE_REPLICA_URLS")
+        self._pool.distribute()
+        for batches in (self._writer, self._changes, self._marks):
+            batches.distribute()
 
     async def close(self) -> None:
         """Release leases, let calls in progress end by their deadline, and close all connections. Idempotent.
@@ -492,9 +504,7 @@ class Hub(Repositories):
         """
         self._check_process()
         settings = self._settings.postgres
-        transaction = borrow(
-            connection, self._pool, settings.schema, settings.deadline_seconds, self._instrumentation
-        )
+        transaction = borrow(connection, self._pool, settings.deadline_seconds, self._instrumentation)
         return ConnectionRepositories(transaction, self._on_commit)
 
     def as_user(self, user_id: UUID) -> ActingUser:

@@ -16,7 +16,7 @@ from hubbub.commits import Change, MessagesSent, OnCommit, RoomTouched, ignore
 from hubbub.errors import Unavailable
 from hubbub.events import Logged, Payload
 from hubbub.models import Message, Room, Stored, User, times_of
-from hubbub.postgres import Executor, LockNotAvailable, Lookup, Statement
+from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, Lookup, Statement
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -24,6 +24,8 @@ Item = TypeVar("Item")
 CHANGES_PER_STATEMENT: Final = 500
 WORKERS: Final = 2
 """Statements in flight while `LOAD` requests wait. One writes while the results of the other are handled."""
+DISTRIBUTED_WORKERS: Final = 8
+"""Statements in flight where rooms are distributed, each for one room. More were no faster on two nodes."""
 LOAD: Final = 25
 """With fewer requests that wait, two statements would share less than one, and each costs a commit."""
 MOST_WAITING: Final = 10_000
@@ -50,6 +52,7 @@ ROOMS_NOT_LOCKED: Final = Statement(
     FOR NO KEY UPDATE SKIP LOCKED
     """,
     idempotent=True,
+    distributed=NOT_SUPPORTED,
 )
 
 
@@ -92,9 +95,15 @@ class RoomChanges:
         )
         self._lookups: set[asyncio.Task[Message]] = set()
 
+    def distribute(self) -> None:
+        """Where rooms are distributed, each change has a statement of its own."""
+        self._batcher.one_key_per_batch(1, DISTRIBUTED_WORKERS)
+
     async def find_room(self, get_message: Callable[[], Coroutine[Any, Any, Message]]) -> UUID | None:
-        """The room of a message, if a change of it may have to wait. A caller who is alone needs no lookup."""
-        if self._batcher.is_idle and not self._executor.locked_by_caller():
+        """The room of a message, if a change of it may have to wait. A caller who is alone needs no lookup, unless
+        rooms are distributed."""
+        is_alone = self._batcher.is_idle and not self._executor.locked_by_caller()
+        if is_alone and not self._executor.is_distributed:
             return None
         lookup = asyncio.create_task(get_message(), name="hubbub: find the room of a change")
         self._lookups.add(lookup)

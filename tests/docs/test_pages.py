@@ -90,6 +90,7 @@ NOT_RUN = {
     "docs/production.md": {
         "sh": "their roles and passwords are an example; tests/cli/test_migrate.py runs them",
     },
+    "docs/scale.md": {"sh": "the addresses of servers; tests/citus runs `hubbub distribute`"},
     "docs/testing.md": {"sh": "tests/test_pytest_hubbub.py runs such a project in this environment"},
     "docs/tour.md": {"js": "fragments of examples/chat, which tests/browser runs"},
     "docs/web.md": {

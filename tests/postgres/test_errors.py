@@ -219,7 +219,7 @@ class Stub:
         self.answers = list(answers)
         self.asked: list[tuple[object, ...]] = []
         self.closed = self.is_abandoned = self.is_wrong_server = False
-        self.quiet_since, self.schema = 0.0, "public"
+        self.quiet_since, self.schema, self.layout = 0.0, "public", "public"
 
     async def _answer(self, *asked: object) -> object:
         self.asked.append(asked)
@@ -268,7 +268,7 @@ async def test_columns_are_passed_to_the_model_in_their_order() -> None:
         assert await tx.fetch_one(NAME, 1) == {1: "ada"}
         assert await tx.fetch_one(NAME, 1) is None
         assert await tx.execute(NAME, 1) == 2
-    assert stub.asked == [("BEGIN",), *[(NAME.in_schema["public"], 1)] * 4, ("COMMIT",)]
+    assert stub.asked == [("BEGIN",), *[(NAME.in_layout["public"], 1)] * 4, ("COMMIT",)]
 
 
 async def test_message_of_the_server_is_in_the_cause_and_not_in_the_text() -> None:

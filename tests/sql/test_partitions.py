@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from hubbub import Settings, migrations
 from hubbub.migrations import REVISIONS, scripts
-from hubbub.postgres import Statement, connect
+from hubbub.postgres import NOT_SUPPORTED, Statement, connect
 from hubbub.postgres.connection import Connection
 from sql.package import statements
 
@@ -33,7 +33,7 @@ ROOM_OF: Final = {
 EXCEPTIONS: Final = {
     "of a user, whose rooms are anywhere": (
         *("deletions.author", "deletions.creator", "deletions.leave", "deletions.receipts_of_account"),
-        *("deletions.delete_account", "deletions.lock_account", "messages.by_author"),
+        *("deletions.delete_account", "deletions.lock_account", "deletions.room_of_account", "messages.by_author"),
         *("memberships.digests", "memberships.pairs", "memberships.rooms_of", "room_users.rooms_of"),
         *("read_receipts.unread_counts", "rooms.list_for"),
     ),
@@ -65,7 +65,8 @@ EXCEPTIONS: Final = {
 
 # Citus runs an INSERT of such a statement on the coordinator, row by row.
 INSERTS_BESIDE_OTHER_CHANGES: Final = {
-    *("deletions.leave", "messages.delete", "messages.delete_in_room", "messages.delete_many", "messages.edit"),
+    *("deletions.leave", "deletions.leave_room", "messages.delete", "messages.delete_in_room"),
+    *("messages.delete_many", "messages.edit"),
     *("messages.edit_in_room", "messages.edit_many", "messages.send", "messages.send_many"),
     *("read_receipts.mark_many", "read_receipts.mark_read", "room_users.add", "room_users.add_many"),
     *("room_users.demote", "room_users.remove", "room_users.remove_admin", "room_users.remove_by"),
@@ -113,7 +114,11 @@ async def plans(servers: Settings) -> AsyncIterator[dict[str, Plan]]:
         ids = [id for (id,) in await connection.fetch(ID_OF_EACH_PARTITION, PARTITIONS)]
         assert len(ids) == PARTITIONS
         await connection.execute("SET plan_cache_mode = force_custom_plan")
-        yield {name: await _plan(connection, statement, ids) for name, statement in statements().items()}
+        found = {name: await _plan(connection, one.name, one.sql, ids) for name, one in statements().items()}
+        for name, one in statements().items():
+            if _has_form_without_function(one):
+                found[f"{name}, distributed"] = await _plan(connection, name, one.distributed, ids)
+        yield found
     finally:
         await connection.close()
         await admin.execute("DROP DATABASE hubbub_partitions WITH (FORCE)")
@@ -137,9 +142,15 @@ async def _partition(connection: Connection) -> None:
             )
 
 
-async def _plan(connection: Connection, statement: Statement[Any], ids: list[str]) -> Plan:
+def _has_form_without_function(statement: Statement[Any]) -> bool:
+    """Whether it has another form where rooms are distributed, which runs without the functions made there."""
+    form = statement.distributed
+    return form not in (statement.sql, NOT_SUPPORTED) and not re.search(r"FROM hubbub_\w+\(", form)
+
+
+async def _plan(connection: Connection, of: str, sql: str, ids: list[str]) -> Plan:
     rest, arguments = iter(ids), []
-    prepared = await connection.prepare(statement.sql)
+    prepared = await connection.prepare(sql)
     for number, parameter in enumerate(prepared.get_parameters()):
         match parameter.name:
             case "uuid":
@@ -155,9 +166,9 @@ async def _plan(connection: Connection, statement: Statement[Any], ids: list[str
             case name if name.endswith("[]"):
                 value = "NULL"
             case _:
-                value = "'infinity'" if statement.name == "deletions.author" else "'{}'"
+                value = "'infinity'" if of == "deletions.author" else "'{}'"
         arguments.append(value)
-    await connection.execute(f"PREPARE planned AS {statement.sql}")
+    await connection.execute(f"PREPARE planned AS {sql}")
     values = f"({', '.join(arguments)})" if arguments else ""
     explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned {values}")
     await connection.execute("DEALLOCATE planned")
@@ -178,16 +189,33 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_statement_reads_the_partition_of_one_room(plans: dict[str, Plan]) -> None:
-    many = {name for name, plan in plans.items() if len(plan.partitions) > 1}
+    many = {name for name, plan in plans.items() if len(plan.partitions) > 1 and name in statements()}
     assert many == {name for names in EXCEPTIONS.values() for name in names}
     assert sum(len(plan.partitions) == 1 for plan in plans.values()) > 40
+
+
+def test_form_for_callers_of_one_room_reads_one_partition(plans: dict[str, Plan]) -> None:
+    for name in EXCEPTIONS["of callers that share it, each with a room"]:
+        if _has_form_without_function(statements()[name]):
+            assert len(plans[f"{name}, distributed"].partitions) == 1
+
+
+def test_no_statement_locks_rows_of_several_rooms_where_they_are_distributed() -> None:
+    of_many = {name for names in EXCEPTIONS.values() for name in names}
+    locking = {name for name in of_many if re.search(r"\bFOR (NO KEY )?UPDATE\b", statements()[name].distributed)}
+    assert locking == {
+        "deletions.lock_account",  # of `users`, which each node has a copy of
+        *("history.count_as_read", "history.lock_rooms"),  # an import is refused there
+    }
 
 
 def test_statement_that_inserts_makes_no_other_change(plans: dict[str, Plan]) -> None:
     beside = {
         name
         for name, plan in plans.items()
-        if len(plan.changes) > 1 and any(kind == "Insert" and table in ROOM_OF for kind, table in plan.changes)
+        if len(plan.changes) > 1
+        and any(kind == "Insert" and table in ROOM_OF for kind, table in plan.changes)
+        and name in statements()
     }
     assert beside == INSERTS_BESIDE_OTHER_CHANGES
 

@@ -134,7 +134,7 @@ async def checked(servers: Settings) -> AsyncIterator[dict[str, Checked]]:
 
 
 async def _check(connection: Connection, statement: Statement[Any]) -> Checked:
-    sql = statement.in_schema[SCHEMA]
+    sql = statement.in_layout[SCHEMA]
     prepared = await connection.prepare(sql)
     parameters = len(prepared.get_parameters())
     columns = [attribute.name for attribute in prepared.get_attributes()]

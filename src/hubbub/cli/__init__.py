@@ -17,6 +17,7 @@ COMMANDS = {
     "down": ("hubbub.cli.servers:down", "Stop the servers and keep their data."),
     "serve": ("hubbub.cli.serve:serve", "Serve clients by WebSocket and HTTP: the gateway alone."),
     "migrate": ("hubbub.cli.migrate:migrate", "Show and change the schema of a database."),
+    "distribute": ("hubbub.cli.distribute:distribute", "Distribute rooms over the nodes of Citus."),
     "doctor": ("hubbub.cli.doctor:doctor", "Check the servers and their settings, and say what to change."),
     "import": ("hubbub.cli.history:import_history", "Import the history of rooms from a file."),
     "export": ("hubbub.cli.history:export_room", "Write the history of a room to a file."),

@@ -36,7 +36,7 @@ def migrate(context: click.Context, schema: str | None) -> None:
 @click.argument("revision", default="head")
 def up(revision: str) -> None:
     """Apply missing revisions, up to REVISION or the newest. Safe to run from many processes at once."""
-    applied = asyncio.run(migrations.up(_database(), revision))
+    applied = asyncio.run(migrations.up(find_database(), revision))
     for one in applied:
         click.echo(f"{one}  applied  {_title(one)}")
     if not applied:
@@ -52,7 +52,7 @@ def down(revision: str, *, yes: bool) -> None:
 
     REVISION is an id, base, or -1. Asks for confirmation, because data may be lost.
     """
-    database = _database()
+    database = find_database()
     undone = revisions.to_undo(asyncio.run(migrations.status(database)).current, revision)
     if not undone:
         click.echo("nothing to do")
@@ -70,7 +70,7 @@ def down(revision: str, *, yes: bool) -> None:
 @migrate.command()
 def status() -> None:
     """Show which revisions the database has. Changes nothing."""
-    found = asyncio.run(migrations.status(_database()))
+    found = asyncio.run(migrations.status(find_database()))
     click.echo(f"the database is at {found.current or 'no revision'}, this hubbub at {found.head}")
     for one in (*found.applied, *found.pending):
         click.echo(f"{one}  {'applied' if one in found.applied else 'pending'}  {_title(one)}")
@@ -105,7 +105,7 @@ def move(schema: str) -> None:
 
     The processes of the application need DB_SCHEMA=SCHEMA afterwards, and their role a new `hubbub migrate grant`.
     """
-    database = _database()
+    database = find_database()
     asyncio.run(migrations.move(database, schema))
     click.echo(
         f"the tables of hubbub are in {schema} now, and no longer in {database.schema}: set DB_SCHEMA={schema}"
@@ -118,7 +118,7 @@ def restored() -> None:
 
     New entries get larger transaction ids than all that were restored.
     """
-    is_changed = asyncio.run(migrations.restored(_database()))
+    is_changed = asyncio.run(migrations.restored(find_database()))
     click.echo("new entries follow the restored ones" if is_changed else "nothing to do")
 
 
@@ -135,7 +135,7 @@ def grant(role: str, *, only_plan: bool, **limits: float) -> None:
     of the tables or as a superuser, after every `up`, because there may be new tables. In this database PUBLIC
     loses the right to make temporary tables and to create objects in the schema of the tables.
     """
-    granting = migrations.grant(_database(), role, limits=migrations.Limits(**limits), only_plan=only_plan)
+    granting = migrations.grant(find_database(), role, limits=migrations.Limits(**limits), only_plan=only_plan)
     statements = asyncio.run(granting)
     if only_plan:
         click.echo("\n".join(["BEGIN;", *(f"{sql};" for sql in statements), "COMMIT;"]))
@@ -150,7 +150,7 @@ def check(context: click.Context) -> None:
 
     The status is 0 at the newest revision, 3 if revisions are missing, and 1 on any error.
     """
-    found = asyncio.run(migrations.status(_database()))
+    found = asyncio.run(migrations.status(find_database()))
     if found.unknown:
         raise revisions.mismatch(found.current)
     if found.pending:
@@ -159,7 +159,7 @@ def check(context: click.Context) -> None:
     click.echo(f"at {found.head}, nothing pending")
 
 
-def _database() -> PostgresSettings:
+def find_database() -> PostgresSettings:
     """The settings of PostgreSQL alone: a migration does not need Redis."""
     found = postgres_from_env() or find_settings().postgres
     schema = _schema()

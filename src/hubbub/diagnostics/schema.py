@@ -11,7 +11,9 @@ from typing import Any, Final, NamedTuple
 
 from hubbub import repositories
 from hubbub.diagnostics.report import Check, Result, Skipped, error, warning
+from hubbub.errors import SchemaMismatch
 from hubbub.migrations import HEAD, TABLES, revisions
+from hubbub.migrations.distribution import is_distributed
 from hubbub.postgres import Executor, Lookup, Statement
 from hubbub.settings import PostgresSettings
 
@@ -34,6 +36,11 @@ INDEXES: Final = frozenset(
     )
 )
 """Of the newest revision. docs/schema.md says what each is for."""
+
+INDEXES_WHERE_DISTRIBUTED: Final = (INDEXES - {"rooms_direct_key_key"}) | {
+    "idx_rooms_direct_key",
+    "idx_messages_id",
+}
 
 UNUSED_SECONDS: Final = 7 * 86_400
 """How old statistics must be to say that an index is never used: a week has every job of an application in it."""
@@ -91,6 +98,17 @@ async def _need_head(postgres: Postgres) -> None:
         raise Skipped(f"the database is not at {HEAD}")
 
 
+async def _distribution(postgres: Postgres) -> Result:
+    await _need_head(postgres)
+    try:
+        if await is_distributed(postgres.executor, postgres.settings.schema):
+            return Result("rooms are distributed")
+    except SchemaMismatch:
+        meaning = "Rooms are partly distributed over nodes, or by another version. hubbub does not start."
+        return Result("incomplete", [error(meaning, "Run `hubbub distribute`, as the owner of the tables.")])
+    return Result("rooms are on one server")
+
+
 class Index(NamedTuple):
     name: str
     in_schema: str
@@ -140,15 +158,16 @@ async def _indexes(postgres: Postgres) -> Result:
     await _need_head(postgres)
     found = await postgres.executor.fetch_all(_INDEXES, list(TABLES))
     age = await postgres.executor.fetch_one(_AGE) or 0
+    expected = INDEXES_WHERE_DISTRIBUTED if {"idx_messages_id"} & {index.name for index in found} else INDEXES
     findings = []
     for index in [index for index in found if not index.is_valid]:
         meaning = f"{index.name} on {index.table} is INVALID: writes maintain it, and no query can use it."
-        if index.name in INDEXES:
+        if index.name in expected:
             findings.append(error(meaning, f"REINDEX INDEX CONCURRENTLY {index.in_schema}, as the owner."))
         else:
             remedy = f"DROP INDEX CONCURRENTLY {index.in_schema}, as the owner, unless it is still being built."
             findings.append(warning(meaning, remedy))
-    for name in sorted(INDEXES - {index.name for index in found}):
+    for name in sorted(expected - {index.name for index in found}):
         meaning = f"The index {name} is missing: its queries read whole tables, or its rows are not kept unique."
         remedy = "Create it again: `hubbub migrate sql` shows its definition, docs/schema.md its purpose."
         findings.append(error(meaning, remedy))
@@ -156,7 +175,7 @@ async def _indexes(postgres: Postgres) -> Result:
         return Result(f"{len(found)} indexes; statistics are too young to tell which are used", findings)
     for index in found:
         # Each of hubbub's own has its reason, if only the deletion of an account.
-        if index.name not in INDEXES and index.is_valid and not index.is_unique and not index.scans:
+        if index.name not in expected and index.is_valid and not index.is_unique and not index.scans:
             size, days = f"{index.bytes / 1_000_000:.1f} MB", f"{age / 86_400:.0f} days"
             meaning = f"{index.name} on {index.table} ({size}) was not used for {days}, and makes writes slower."
             remedy = f"If no replica uses it: DROP INDEX CONCURRENTLY {index.in_schema}."
@@ -359,7 +378,7 @@ async def _plan(executor: Executor, schema: str, statement: Statement[Any]) -> d
     """The plan for any values. EXPLAIN (GENERIC_PLAN) exists from PostgreSQL 16 on; this works before it too."""
     numbers = [int(number) for number in re.findall(r"\$(\d+)", statement.sql)]
     nulls = f"({', '.join(['NULL'] * max(numbers))})" if numbers else ""
-    prepare = f"PREPARE hubbub_doctor AS {statement.in_schema[schema]}"
+    prepare = f"PREPARE hubbub_doctor AS {statement.in_layout[schema]}"
     await executor.fetch_all(Statement("doctor.prepare", str, prepare))
     explain = f"EXPLAIN (FORMAT JSON) EXECUTE hubbub_doctor {nulls}"
     try:
@@ -386,6 +405,7 @@ def _reads_all(node: dict[str, Any]) -> bool:
 
 CHECKS: Final[tuple[Check[Postgres], ...]] = (
     Check("postgresql.migrations", "migrations", _migrations),
+    Check("postgresql.distribution", "distribution", _distribution),
     Check("postgresql.indexes", "indexes", _indexes),
     Check("postgresql.foreign_keys", "foreign keys", _foreign_keys),
     Check("postgresql.deletions", "deletions", _deletions),

@@ -12,7 +12,7 @@ from hubbub.errors import Invalid, NotFound
 from hubbub.history.export import export
 from hubbub.history.importing import Import, Imported
 from hubbub.history.source import Refusal
-from hubbub.postgres import Pool, Replicas, Statement
+from hubbub.postgres import Pool, Replicas, Statement, not_supported
 from hubbub.sql import folded, kept
 
 # Two are enough to show that a name means more than one room.
@@ -53,12 +53,15 @@ class History:
         end, also a kill, the same call continues from there, and a file that has grown continues from where it
         ended. The entries of a room are in the order of the lines, with their times. docs/history.md has the form
         of the lines. `progress` is called after each batch, `refused` with each line that cannot be taken, both
-        from the event loop. While PostgreSQL cannot be reached, a batch is retried for half a minute.
+        from the event loop. While PostgreSQL cannot be reached, a batch is retried for half a minute. Where rooms
+        are distributed over several nodes, there is no import.
 
         Raises: Invalid (not a file of bytes, or not a function), Unavailable (PostgreSQL was away for longer).
         """
         if not hasattr(file, "read1"):
             raise Invalid("file", "must be a file opened for reading bytes: open(path, 'rb')")
+        if self._pool.is_distributed:
+            raise not_supported("the import of a history")
         progress = inputs.callback("progress", progress)
         running = Import(self._pool, self._on_commit)
         running.state.refusals.on_refusal = None if refused is None else inputs.callback("refused", refused)

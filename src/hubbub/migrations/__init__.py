@@ -12,6 +12,7 @@ from typing import Literal
 
 from hubbub.errors import Invalid
 from hubbub.migrations import revisions, scripts
+from hubbub.migrations.distribution import is_distributed
 from hubbub.migrations.grants import Limits, grant
 from hubbub.migrations.restored import renumber
 from hubbub.migrations.revisions import HEAD, REVISIONS, to_apply, to_undo, verify
@@ -104,6 +105,8 @@ async def move(settings: PostgresSettings, schema: str, *, timeouts: Timeouts = 
     schema, which `grant` gives it.
     Raises: Invalid (the name, or tables with these names are there), SchemaMismatch (to be migrated first).
     """
+    if await _is_distributed(settings):
+        raise Invalid("schema", "cannot be changed where rooms are distributed over nodes")
     if schema == settings.schema:
         raise Invalid("schema", "is the one to move from: set DB_SCHEMA to where they are, public by default")
     await move_tables(settings, schema, timeouts)
@@ -114,8 +117,11 @@ async def restored(settings: PostgresSettings, *, timeouts: Timeouts = USUAL_TIM
 
     The feed of changes needs it, because the transactions of another cluster begin at 1. Run it before the
     application starts. It takes milliseconds. Returns whether there was something to do.
+    Where rooms are distributed over nodes, there is no feed and nothing to do.
     Raises: SchemaMismatch (to be migrated first).
     """
+    if await _is_distributed(settings):
+        return False
     return await renumber(settings, timeouts) is not None
 
 
@@ -165,6 +171,14 @@ def describe(revision: str) -> Revision:
     revisions.ordinal(revision)
     loss = scripts.first_comment("down", revision).removeprefix("Deletes: ")
     return Revision(revision, scripts.first_comment("up", revision), loss)
+
+
+async def _is_distributed(settings: PostgresSettings) -> bool:
+    pool = Pool(settings)
+    try:
+        return await is_distributed(pool, settings.schema)
+    finally:
+        await pool.close()
 
 
 def _either(timeouts: Timeouts, patience: Timeouts | None) -> Timeouts:

@@ -6,10 +6,21 @@ from hubbub.postgres.executor import Executor
 from hubbub.postgres.hosts import connect
 from hubbub.postgres.pool import Pool
 from hubbub.postgres.replicas import Replicas
-from hubbub.postgres.statement import TABLES, Copy, FastUUID, Lookup, Row, Statement, as_fast_uuid
+from hubbub.postgres.statement import (
+    NOT_SUPPORTED,
+    TABLES,
+    Copy,
+    FastUUID,
+    Lookup,
+    Row,
+    Statement,
+    as_fast_uuid,
+    not_supported,
+)
 from hubbub.postgres.transaction import OpenTransaction, Record
 
 __all__ = [
+    "NOT_SUPPORTED",
     "TABLES",
     "ApplicationConnection",
     "ApplicationTransaction",
@@ -27,4 +38,5 @@ __all__ = [
     "as_fast_uuid",
     "borrow",
     "connect",
+    "not_supported",
 ]

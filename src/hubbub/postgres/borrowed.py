@@ -27,7 +27,7 @@ from hubbub.errors import Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.postgres.connection import Connection
 from hubbub.postgres.pool import Pool
-from hubbub.postgres.statement import Statement
+from hubbub.postgres.statement import Statement, schema_of
 from hubbub.postgres.transaction import OpenTransaction, run_action
 
 if TYPE_CHECKING:
@@ -145,10 +145,11 @@ class _BorrowedConnection:
 
     is_abandoned = False
 
-    def __init__(self, source: _Source, schema: str) -> None:
+    def __init__(self, source: _Source, layout: str) -> None:
         self._source = source
         self._driver: Any = None
-        self.schema = schema
+        self.layout = layout
+        self.schema = schema_of(layout)
         self.quiet_since = inf
         self.is_wrong_server = False
 
@@ -205,9 +206,13 @@ class ApplicationTransaction(OpenTransaction):
     """
 
     def __init__(
-        self, source: _Source, schema: str, deadline_seconds: float, instrumentation: Instrumentation = SILENT
+        self,
+        source: _Source,
+        layout: str,
+        deadline_seconds: float,
+        instrumentation: Instrumentation = SILENT,
     ) -> None:
-        borrowed = cast(Connection, _BorrowedConnection(source, schema))
+        borrowed = cast(Connection, _BorrowedConnection(source, layout))
         super().__init__(borrowed, deadline_seconds, _SAVEPOINTS, None, instrumentation)
         self._source = source
 
@@ -259,12 +264,12 @@ class ByStatus(ApplicationTransaction):
     def __init__(
         self,
         source: _Source,
-        schema: str,
+        layout: str,
         deadline_seconds: float,
         instrumentation: Instrumentation,
         pool: Pool,
     ) -> None:
-        super().__init__(source, schema, deadline_seconds, instrumentation)
+        super().__init__(source, layout, deadline_seconds, instrumentation)
         self._pool = pool
         self._id = ""
         self._pending: list[tuple[str, Callable[[], None]]] = []
@@ -310,14 +315,14 @@ class ByEvents(ApplicationTransaction):
     def __init__(
         self,
         source: _Source,
-        schema: str,
+        layout: str,
         deadline_seconds: float,
         instrumentation: Instrumentation,
         pool: Pool,
         *,
         session: Session,
     ) -> None:
-        super().__init__(source, schema, deadline_seconds, instrumentation)
+        super().__init__(source, layout, deadline_seconds, instrumentation)
         self._session = session
         self._pool = pool
 
@@ -407,24 +412,25 @@ def _is_within(transaction: SessionTransaction | None, outer: SessionTransaction
 
 
 def borrow(
-    connection: object, pool: Pool, schema: str, deadline_seconds: float, instrumentation: Instrumentation
+    connection: object, pool: Pool, deadline_seconds: float, instrumentation: Instrumentation
 ) -> ApplicationTransaction:
     """The executor on a connection of the application's. `pool` is the hub's own.
 
     Raises: Invalid (`connection` is of another kind).
     """
+    layout = pool.layout
     if isinstance(connection, asyncpg.Connection):
-        return ByStatus(_Asyncpg(connection), schema, deadline_seconds, instrumentation, pool)
+        return ByStatus(_Asyncpg(connection), layout, deadline_seconds, instrumentation, pool)
     sqlalchemy = sys.modules.get("sqlalchemy.ext.asyncio")  # one who has such an object has imported it
     if sqlalchemy is not None and isinstance(connection, sqlalchemy.AsyncSession):
         session = cast("AsyncSession", connection)
         source = _Sqlalchemy(session.connection)
-        return ByEvents(source, schema, deadline_seconds, instrumentation, pool, session=session.sync_session)
+        return ByEvents(source, layout, deadline_seconds, instrumentation, pool, session=session.sync_session)
     if sqlalchemy is not None and isinstance(connection, sqlalchemy.AsyncConnection):
         core = cast("AsyncConnection", connection)
 
         async def connect() -> AsyncConnection:
             return core
 
-        return ByStatus(_Sqlalchemy(connect), schema, deadline_seconds, instrumentation, pool)
+        return ByStatus(_Sqlalchemy(connect), layout, deadline_seconds, instrumentation, pool)
     raise Invalid("connection", NOT_SUPPORTED)

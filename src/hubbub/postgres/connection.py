@@ -41,7 +41,7 @@ one within milliseconds. Meanwhile the connection serves no other caller."""
 class Connection(_Connection):
     """A connection of asyncpg that is closed in a child process, and there alone."""
 
-    __slots__ = ("address", "idle_since", "is_abandoned", "is_wrong_server", "quiet_since", "schema")
+    __slots__ = ("address", "idle_since", "is_abandoned", "is_wrong_server", "layout", "quiet_since", "schema")
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - asyncpg makes it
         super().__init__(*args, **options)
@@ -54,6 +54,8 @@ class Connection(_Connection):
         """The server."""
         self.schema = ""
         """That of hubbub's tables."""
+        self.layout = ""
+        """The key of the SQL of a statement (`Statement.in_layout`)."""
         self.is_wrong_server = False
         """Whether the server was read-only when it was asked last. The name may lead to another one by now."""
         abandon_in_child(self.abandon)
@@ -108,7 +110,7 @@ async def connect_to(
     except FAILURES as error:
         raise _cannot_connect(str(address), error, seconds) from without_frames(error)
     connection.address = address
-    connection.schema = settings.schema
+    connection.schema = connection.layout = settings.schema
     reported = connection.get_settings()  # PostgreSQL reports both from version 14 on
     connection.is_wrong_server = "on" in (
         getattr(reported, "in_hot_standby", None),

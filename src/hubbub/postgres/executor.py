@@ -19,6 +19,11 @@ class Executor(Protocol):
     the result to each of them. It then ends as soon as an operation of one statement.
     """
 
+    @property
+    def is_distributed(self) -> bool:
+        """Whether the rooms are distributed over several nodes. A statement then locks rows of one room only."""
+        ...
+
     def deadline(self) -> float:
         """The time by which a call that starts now has to end."""
         ...

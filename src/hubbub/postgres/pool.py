@@ -52,7 +52,7 @@ from hubbub.postgres.errors import (
 )
 from hubbub.postgres.hosts import Hosts
 from hubbub.postgres.sharing import SharedStatements
-from hubbub.postgres.statement import Lookup, Statement, count_of
+from hubbub.postgres.statement import Lookup, Statement, count_of, layout_of
 from hubbub.postgres.transaction import Locks, OpenTransaction, run_action
 from hubbub.scheduling import EarliestTimer
 from hubbub.settings import PostgresSettings
@@ -200,16 +200,29 @@ class Pool:
         connections = self._connections
         return PoolUse(self._settings.pool_size, self.size, len(connections.used), connections.waiting)
 
+    @property
+    def layout(self) -> str:
+        """The key of the SQL of a statement (`Statement.in_layout`)."""
+        return self._connections.layout
+
+    @property
+    def is_distributed(self) -> bool:
+        return self._connections.layout != self._settings.schema
+
+    def distribute(self) -> None:
+        """From now on, run the forms of statements for distributed rooms."""
+        self._connections.distribute()
+
     def deadline(self) -> float:
         return now() + self._settings.deadline_seconds
 
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
-        sql = statement.in_schema[self._settings.schema]
+        sql = statement.in_layout[self._connections.layout]
         rows = await self._run(statement, args, lambda connection: connection.fetch(sql, *args), deadline)
         return statement.build(rows)
 
     async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
-        sql = statement.in_schema[self._settings.schema]
+        sql = statement.in_layout[self._connections.layout]
         row = await self._run(statement, args, lambda connection: connection.fetchrow(sql, *args), deadline)
         return None if row is None else statement.build([row])[0]
 
@@ -227,7 +240,7 @@ class Pool:
         return self._shared.fetch_by_each(statement, args, deadline)
 
     async def execute(self, statement: Statement[T], *args: object) -> int:
-        sql = statement.in_schema[self._settings.schema]
+        sql = statement.in_layout[self._connections.layout]
         tag = await self._run(statement, args, lambda connection: connection.execute(sql, *args))
         return count_of(tag)
 
@@ -410,6 +423,7 @@ class Connections:
         timeout = str(round(settings.deadline_seconds * 1000))
         self._server_settings = {"statement_timeout": timeout} if settings.prepared_statements else {}
         self._keep_idle_until = 0.0
+        self.layout = settings.schema
         self._refusal: Unavailable | None = None
         """Why no connection is given any more."""
 
@@ -417,6 +431,11 @@ class Connections:
         """In a child process: refuse new callers."""
         self._refusal = forked()
         self.idle.clear()
+
+    def distribute(self) -> None:
+        self.layout = layout_of(self._settings.schema, is_distributed=True)
+        for connection in (*self.idle, *self.used):
+            connection.layout = self.layout
 
     async def close(self) -> None:
         """Refuse new callers, wait for those at work until the deadline, close every connection."""
@@ -523,6 +542,7 @@ class Connections:
                 self._reconnector.failed(failure, now() - since)
                 raise
             raise too_late_to_connect(left) from failure.__cause__
+        connection.layout = self.layout
         self._reconnector.succeeded()
         with ReportErrors("the instrumentation"):
             self._instrumentation.connected("postgresql")

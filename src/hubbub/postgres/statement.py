@@ -11,7 +11,7 @@ from uuid import UUID
 from asyncpg.pgproto import pgproto
 
 from hubbub import inputs
-from hubbub.errors import Invalid
+from hubbub.errors import Invalid, Unavailable
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -20,38 +20,67 @@ TABLES: Final = (
     *("users", "rooms", "messages", "room_users", "message_read_receipts", "room_events"),
     *("hubbub_imports", "hubbub_deletions", "hubbub_consumers", "hubbub_sessions", "hubbub_schema_version"),
 )
-"""The tables of hubbub. Statements name them without their schema, which `Statement.in_schema` puts in front."""
+"""The tables of hubbub. Statements name them without their schema, which `Statement.in_layout` puts in front."""
 
-# `(?!\.)` because in `IS DISTINCT FROM rooms.name` a table's name stands for its row.
-_TABLE = re.compile(rf"\b(FROM|JOIN|INTO|UPDATE|USING) ({'|'.join(TABLES)})\b(?!\.)")
+# `(?!\.)` because in `IS DISTINCT FROM rooms.name` a table's name stands for its row. Functions are those of
+# `hubbub.migrations.distribution`.
+_TABLE = re.compile(rf"\b(FROM|JOIN|INTO|UPDATE|USING) ({'|'.join(TABLES)}|hubbub_\w+(?=\())\b(?!\.)")
 _LOCKS_ROOM = re.compile(r"\b(UPDATE|DELETE FROM) rooms\b")
 _WRITING: Final = ("INSERT INTO", "UPDATE", "DELETE FROM")
 
 
-class _SqlBySchema(dict[str, str]):
-    """The SQL of a statement for each schema that was asked for."""
+NOT_SUPPORTED: Final = ""
+"""The form of a statement that cannot run where rooms are distributed."""
 
-    def __init__(self, sql: str) -> None:
+_DISTRIBUTED: Final = " distributed"  # no name of a schema has a space
+
+
+def layout_of(schema: str, *, is_distributed: bool) -> str:
+    """The key of `Statement.in_layout`."""
+    return schema + _DISTRIBUTED if is_distributed else schema
+
+
+def schema_of(layout: str) -> str:
+    return layout.removesuffix(_DISTRIBUTED)
+
+
+def not_supported(what: str) -> Unavailable:
+    """The error of what cannot be done where rooms are distributed."""
+    reason = f"{what} is not possible where rooms are distributed over several nodes (docs/scale.md)"
+    return Unavailable("postgresql", reason, retryable=False)
+
+
+class _SqlByLayout(dict[str, str]):
+    """The SQL of a statement for each layout that was asked for."""
+
+    def __init__(self, name: str, sql: str, distributed: str) -> None:
+        self._name = name
         self._sql = sql
+        self._distributed = distributed
 
-    def __missing__(self, schema: str) -> str:
-        sql = _TABLE.sub(rf"\1 {schema}.\2", self._sql).replace("current_schema()", f"'{schema}'")
-        self[schema] = sql
+    def __missing__(self, layout: str) -> str:
+        schema = schema_of(layout)
+        sql = self._sql if schema == layout else self._distributed
+        if sql == NOT_SUPPORTED:
+            raise not_supported(self._name)
+        sql = _TABLE.sub(rf"\1 {schema}.\2", sql).replace("current_schema()", f"'{schema}'")
+        self[layout] = sql
         return sql
 
 
 class Statement(Generic[T_co]):
     """SQL with the name that figures are reported under and the model that a row becomes.
 
-    `in_schema` is the SQL with the schema in front of each table, because a pooler may hand out sessions with any
-    search path. In the SQL as it is written, `current_schema()` stands for the name of that schema.
+    `in_layout` is the SQL with the schema in front of each table, because a pooler may hand out sessions with any
+    search path. In the SQL as it is written, `current_schema()` stands for the name of that schema. A layout is
+    the schema, and whether its rooms are distributed over several nodes. `distributed` is the SQL for these.
 
     `model` is called with the columns of a row, in the order in which the SQL names them. Statements are values at
     module level, so the tests can find them all. They prepare each one against the migrated schema, and compare
     its columns with the fields of its model and its placeholders with every call.
     """
 
-    __slots__ = ("build", "in_schema", "locks_room", "model", "name", "repeatable", "sql", "writes")
+    __slots__ = ("build", "distributed", "in_layout", "locks_room", "model", "name", "repeatable", "sql", "writes")
 
     def __init__(
         self,
@@ -61,16 +90,19 @@ class Statement(Generic[T_co]):
         *,
         idempotent: bool = False,
         build: Callable[[Sequence[Any]], list[T_co]] | None = None,
+        distributed: str | None = None,
     ) -> None:
         """`idempotent` is for a writing statement: running it twice is the same as running it once. `build` makes
-        models of all rows at once; without it, `model` does of each.
+        models of all rows at once; without it, `model` does of each. `distributed` is another form for distributed
+        rooms, with the same parameters and columns, or `NOT_SUPPORTED`.
         """
         self.name = name
         self.model = model
         self.build: Callable[[Sequence[Any]], list[T_co]]
         self.build = build or getattr(model, "of_rows", None) or partial(_build, model)
         self.sql = sql
-        self.in_schema: Mapping[str, str] = _SqlBySchema(sql)
+        self.distributed = sql if distributed is None else distributed
+        self.in_layout: Mapping[str, str] = _SqlByLayout(name, sql, self.distributed)
         self.writes = any(verb in sql for verb in _WRITING)
         self.locks_room = self.writes and _LOCKS_ROOM.search(sql) is not None
         """Whether it changes the row of a room, which stays locked until the COMMIT."""

@@ -45,6 +45,11 @@ ROLLBACK_GRACE_SECONDS: Final = 1.0
 much a call against a server that hangs exceeds its deadline."""
 
 
+BEGIN_DISTRIBUTED: Final = "BEGIN; SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
+"""Where rooms are distributed. Otherwise Citus refuses a change of `users` after a statement about several rooms.
+"""
+
+
 class Locks(Protocol):
     """The rooms that a transaction of the application's has locked."""
 
@@ -99,12 +104,17 @@ class OpenTransaction:
         """BEGIN, the block, COMMIT. ROLLBACK when one of them fails. The deadline is for all of it."""
         transaction = cls(connection, deadline_seconds, count(1), deadline, instrumentation)
         try:
-            await transaction._command("BEGIN", transaction.deadline())
+            begin = BEGIN_DISTRIBUTED if transaction.is_distributed else "BEGIN"
+            await transaction._command(begin, transaction.deadline())
             yield transaction
             await transaction._commit()
         except BaseException:
             await transaction._roll_back("ROLLBACK")
             raise
+
+    @property
+    def is_distributed(self) -> bool:
+        return self._connection.layout != self._connection.schema
 
     def deadline(self) -> float:
         return self._no_later_than(now() + self._deadline_seconds)
@@ -115,12 +125,12 @@ class OpenTransaction:
         return deadline if self._deadline is None else min(deadline, self._deadline)
 
     async def fetch_all(self, statement: Statement[T], *args: object, deadline: float | None = None) -> list[T]:
-        sql = statement.in_schema[self._connection.schema]
+        sql = statement.in_layout[self._connection.layout]
         rows = await self._run(statement.name, lambda connection: connection.fetch(sql, *args), deadline)
         return statement.build(rows)
 
     async def fetch_one(self, statement: Statement[T], *args: object, deadline: float | None = None) -> T | None:
-        sql = statement.in_schema[self._connection.schema]
+        sql = statement.in_layout[self._connection.layout]
         row = await self._run(statement.name, lambda connection: connection.fetchrow(sql, *args), deadline)
         return None if row is None else statement.build([row])[0]
 
@@ -135,7 +145,7 @@ class OpenTransaction:
         return await self.fetch_all(statement, *args[:-1], [args[-1]], deadline=deadline)
 
     async def execute(self, statement: Statement[T], *args: object) -> int:
-        sql = statement.in_schema[self._connection.schema]
+        sql = statement.in_layout[self._connection.layout]
         tag = await self._run(statement.name, lambda connection: connection.execute(sql, *args))
         return count_of(tag)
 
@@ -288,7 +298,7 @@ class OpenTransaction:
             raise
 
     async def _command(self, command: str, deadline: float, *, writes: bool = False) -> str:
-        name = command.partition(" ")[0]
+        name = command.partition(" ")[0].rstrip(";")
         return await self._call(name, lambda connection: connection.execute(command), deadline, writes=writes)
 
     async def _call(

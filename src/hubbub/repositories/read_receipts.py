@@ -11,7 +11,7 @@ from hubbub.commits import ReadMarkMoved
 from hubbub.cursors import Cursor
 from hubbub.errors import NotAMember, NotFound
 from hubbub.models import Page, ReadReceipt
-from hubbub.postgres import Statement
+from hubbub.postgres import NOT_SUPPORTED, Statement
 from hubbub.sql import Repository, existing, has_member, kept, lock_timeout, representable, unread
 
 RECEIPTS_UP_TO_MEMBERS: Final = 50
@@ -122,6 +122,10 @@ class ReadReceipts(Repository):
             room_id="$1",
         ),
         idempotent=True,
+        distributed=f"""
+        SELECT of_room AS room_id, of_user AS user_id, watermark AS last_read_seq, has_moved, is_shown
+        FROM hubbub_mark_read($1, $2, $3, {RECEIPTS_UP_TO_MEMBERS}, {MOST_RECEIPTS_PER_CALL})
+        """,
     )
     _MARK_MANY = Statement(
         "read_receipts.mark_many",
@@ -139,6 +143,7 @@ class ReadReceipts(Repository):
             room_id="target.room_id",
         ),
         idempotent=True,
+        distributed=NOT_SUPPORTED,
     )
 
     async def mark_read(self, room_id: UUID, user_id: UUID, *, up_to: int) -> int:

@@ -13,7 +13,7 @@ from hubbub.cursors import Cursor
 from hubbub.errors import Conflict, Forbidden, Invalid, NotAMember, NotFound, Unavailable
 from hubbub.events import MemberChanged, MemberJoined, MemberLeft, RoleChanged
 from hubbub.models import Page, Role, RoomUser
-from hubbub.postgres import Lookup, Statement
+from hubbub.postgres import NOT_SUPPORTED, Lookup, Statement
 from hubbub.sql import (
     Repository,
     columns,
@@ -222,6 +222,10 @@ class RoomUsers(Repository):
         SELECT {MEMBER}
         FROM joined
         """,
+        distributed=f"""
+        SELECT {MEMBER}
+        FROM hubbub_add_members(($1::uuid[])[1], $2, $3, $4, $5, '{NO_USER}')
+        """,
     )
     _LOCK = Statement(
         "room_users.lock_room",
@@ -367,24 +371,26 @@ class RoomUsers(Repository):
             self._changed(RoomTouched(room_id))
         return {MemberKey(member.room_id, member.user_id): member for member in members}
 
-    _STATES = Statement(
-        "room_users.states",
-        lambda room_id, user_id, is_direct, *member: _State(
-            MemberKey(room_id, user_id), is_direct, None if member[0] is None else RoomUser.of_row(*member)
-        ),
-        f"""
+    _STATES_SQL = f"""
         SELECT
             requested.room_id AS of_room,
             requested.user_id AS of_user,
             CASE WHEN rooms.id IS NOT NULL THEN rooms.direct_key IS NOT NULL END AS is_direct,
             {readable(RoomUser, "room_users")}
         FROM unnest($1::uuid[], $2::uuid[]) AS requested (room_id, user_id)
-        LEFT JOIN rooms ON rooms.id = requested.room_id AND {kept("rooms.id")}
+        LEFT JOIN rooms ON rooms.id = {{room_id}} AND {kept("rooms.id")}
         LEFT JOIN room_users
-            ON room_users.room_id = requested.room_id
+            ON room_users.room_id = {{room_id}}
             AND room_users.user_id = requested.user_id
             AND {kept("requested.room_id", "requested.user_id")}
-        """,
+        """
+    _STATES = Statement(
+        "room_users.states",
+        lambda room_id, user_id, is_direct, *member: _State(
+            MemberKey(room_id, user_id), is_direct, None if member[0] is None else RoomUser.of_row(*member)
+        ),
+        _STATES_SQL.format(room_id="requested.room_id"),
+        distributed=_STATES_SQL.format(room_id="($1::uuid[])[1]"),
     )
 
     async def _states(self, keys: Sequence[MemberKey], deadline: float) -> dict[MemberKey, _State]:
@@ -543,6 +549,7 @@ class RoomUsers(Repository):
         SELECT room_id, user_id
         FROM item
         """,
+        distributed=NOT_SUPPORTED,
     )
 
     async def remove(
@@ -666,6 +673,7 @@ class RoomUsers(Repository):
         SELECT {MEMBER}
         FROM changed
         """,
+        distributed=NOT_SUPPORTED,
     )
 
     async def set_role(
@@ -855,33 +863,41 @@ class RoomUsers(Repository):
             members = await self._executor.fetch_all(self._MEMBERS, room_id, user_id, limit + 1, viewer)
         return self._MEMBERS_CURSOR.page(room_id, members, limit, lambda member: (member.user_id,))
 
-    _MEMBER_COUNTS = Statement(
-        "room_users.member_counts",
-        lambda room_id, members: (room_id, members),
-        f"""
-        SELECT requested.id AS room_id, counted.members
-        FROM unnest($1::uuid[]) AS requested (id)
+    _MEMBER_COUNTS_SQL = f"""
+        SELECT {{room_id}} AS room_id, counted.members
+        FROM {{source}}
         CROSS JOIN LATERAL (
             SELECT count(*) AS members
             FROM (
                 SELECT 1
                 FROM room_users
-                WHERE room_users.room_id = requested.id
+                WHERE room_users.room_id = {{room_id}}
                     AND {kept("room_users.room_id", "room_users.user_id")}
                 LIMIT $2
             ) AS capped
         ) AS counted
-        WHERE $3::uuid IS NULL
-            OR {has_member("requested.id", "$3")}
+        WHERE {{condition}}(
+            $3::uuid IS NULL
+            OR {has_member("{room_id}", "$3")}
             OR EXISTS (
                 SELECT 1
                 FROM rooms
-                WHERE rooms.id = requested.id
+                WHERE rooms.id = {{room_id}}
                     AND NOT rooms.is_private
                     AND {kept("rooms.id")}
                     AND EXISTS (SELECT 1 FROM users WHERE users.id = $3 AND {kept("$3")})
             )
-        """,
+        )
+        """
+    _MEMBER_COUNTS = Statement(
+        "room_users.member_counts",
+        lambda room_id, members: (room_id, members),
+        _MEMBER_COUNTS_SQL.format(
+            room_id="requested.id", source="unnest($1::uuid[]) AS requested (id)", condition=""
+        ),
+        distributed=_MEMBER_COUNTS_SQL.format(
+            room_id="room.id", source="rooms AS room", condition="room.id = ANY($1::uuid[]) AND "
+        ),
     )
 
     async def member_counts(
@@ -898,7 +914,10 @@ class RoomUsers(Repository):
         if len(rooms) > inputs.PAGE_LIMIT:
             raise Invalid("room_ids", f"must be at most {inputs.PAGE_LIMIT}, as many as a page has")
         cap, viewer = inputs.limit(cap, longest=10_000, field="cap"), inputs.viewer(as_user)
-        return dict(await self._executor.fetch_all(self._MEMBER_COUNTS, rooms, cap, viewer))
+        counts = dict(await self._executor.fetch_all(self._MEMBER_COUNTS, rooms, cap, viewer))
+        if self._executor.is_distributed and viewer is None:  # the statement leaves out rooms that do not exist
+            counts = dict.fromkeys(rooms, 0) | counts
+        return counts
 
     _ROOMS_CURSOR = Cursor("memberships", tuple[UUID])
     _ROOMS_OF = Statement(

@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 from hubbub import inputs
 from hubbub.commits import MembersJoined, RoomTouched
 from hubbub.cursors import Cursor
-from hubbub.deletions import DELETE_ROOM, Deletion, check_outside_transaction, finish
+from hubbub.deletions import DELETE_ROOM, HIDE, Deletion, check_outside_transaction, finish
 from hubbub.errors import Conflict, Forbidden, HubbubError, Invalid, NotAMember, NotFound
 from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
@@ -113,6 +113,7 @@ class Rooms(Repository):
         SELECT {columns(Room)}
         FROM room
         """,
+        distributed=f"SELECT {ROOM} FROM hubbub_create_room($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
 
     async def create(
@@ -296,7 +297,13 @@ class Rooms(Repository):
             inputs.viewer(as_user),
         )
         may_hide = not isinstance(self._executor, OpenTransaction)
-        is_large = await self._executor.fetch_one(DELETE_ROOM, room_id, may_hide, viewer, deadline=deadline)
+        if self._executor.is_distributed:
+            async with self._executor.transaction(deadline=deadline) as part:
+                is_large = await part.fetch_one(DELETE_ROOM, room_id, may_hide, viewer)
+                if is_large and may_hide:
+                    await part.execute(HIDE, room_id, True)
+        else:
+            is_large = await self._executor.fetch_one(DELETE_ROOM, room_id, may_hide, viewer, deadline=deadline)
         if is_large is None and viewer is not None:
             raise await self._why_not_admin(room_id, viewer, "delete this room", deadline)
         self._changed(RoomTouched(room_id))  # also on a retry: the first attempt may not have reported it
@@ -315,7 +322,7 @@ class Rooms(Repository):
             AND ($2::uuid IS NULL OR {has_member("rooms.id", "$2")})
         """,
     )
-    _CREATE_DIRECT = Statement("rooms.create_direct", Room, _CREATE.sql)
+    _CREATE_DIRECT = Statement("rooms.create_direct", Room, _CREATE.sql, distributed=_CREATE.distributed)
 
     async def direct(self, user_id: UUID, partner_id: UUID, *, as_user: UUID | None = None) -> Room:
         """The one direct room of two users, in either order. It is created if there is none, also under a race.
@@ -328,8 +335,9 @@ class Rooms(Repository):
             raise Invalid("partner_id", "a direct room needs two different users")
         key, deadline = direct_key(first, second), self._executor.deadline()
         found = await self._executor.fetch_all(self._FIND_DIRECT, key, viewer, deadline=deadline)
-        # A large one that is being deleted keeps the id for a while. Meanwhile the next one has another.
-        for id in (direct_id(key), uuid7()):
+        # A large one that is being deleted keeps the id for a while. Meanwhile the next one has another, unless
+        # rooms are distributed: there only the id keeps the room unique.
+        for id in (direct_id(key),) if self._executor.is_distributed else (direct_id(key), uuid7()):
             if found:
                 break
             try:
@@ -404,8 +412,7 @@ class Rooms(Repository):
     # counted: a count reads up to the cap of messages, a probe reads one. The preview skips tombstones, of which a
     # room can have any number, so the search for it is bounded.
     _LIST_CURSOR = Cursor("rooms of a user", tuple[datetime, UUID])
-    _SUMMARIES_SQL = f"""
-        WITH page AS MATERIALIZED (
+    _OWN_ROOMS_SQL = f"""
             SELECT
                 room_users.room_id,
                 room_users.role,
@@ -423,7 +430,9 @@ class Rooms(Repository):
             WHERE room_users.user_id = $1
                 AND {kept("room_users.room_id", "$1")}
                 {{condition}}
-        )
+    """
+    _SUMMARIES_SQL = f"""
+        {{with_page}}
         SELECT
             {readable(Room, "rooms", {"is_direct": "rooms.direct_key IS NOT NULL"})},
             page.role,
@@ -432,7 +441,7 @@ class Rooms(Repository):
             partner.user_id AS partner_id,
             {representable("page.active_at")} AS active_at,
             {readable(Message, "preview")}
-        FROM page
+        FROM {{page}}
         JOIN rooms ON rooms.id = {{in_room}}
         LEFT JOIN LATERAL (
             SELECT {MESSAGE}
@@ -460,22 +469,42 @@ class Rooms(Repository):
         CROSS JOIN LATERAL {unread("page", "$1", "{cap}", room_id="{in_room}")} AS unread
         ORDER BY page.active_at DESC, page.room_id DESC
         """
+    _AFTER: Final = "AND (COALESCE(newest.created_at, room_users.joined_at), room_users.room_id) < ($2, $3)"
+    # Nodes cannot look a page up that was materialized. So where rooms are distributed, the messages of all rooms
+    # of the user are counted.
     _LIST_FOR = Statement(
         "rooms.list_for",
         _summary,
         _SUMMARIES_SQL.format(
-            condition="""AND (COALESCE(newest.created_at, room_users.joined_at), room_users.room_id) < ($2, $3)
+            with_page=f"WITH page AS MATERIALIZED ({_OWN_ROOMS_SQL})".format(
+                newest_in="room_users.room_id",
+                condition=f"""{_AFTER}
             ORDER BY active_at DESC, room_users.room_id DESC
             LIMIT $4""",
-            newest_in="room_users.room_id",
+            ),
+            page="page",
             in_room="page.room_id",
             cap="$5",
         ),
+        distributed=_SUMMARIES_SQL.format(
+            with_page="",
+            page=f"({_OWN_ROOMS_SQL}) AS page".format(newest_in="room_users.room_id", condition=_AFTER),
+            in_room="page.room_id",
+            cap="$5",
+        )
+        + "LIMIT $4",
     )
     _SUMMARY = Statement(
         "rooms.summary",
         _summary,
-        _SUMMARIES_SQL.format(condition="AND room_users.room_id = $2", newest_in="$2", in_room="$2", cap="$3"),
+        _SUMMARIES_SQL.format(
+            with_page=f"WITH page AS MATERIALIZED ({_OWN_ROOMS_SQL})".format(
+                newest_in="$2", condition="AND room_users.room_id = $2"
+            ),
+            page="page",
+            in_room="$2",
+            cap="$3",
+        ),
     )
 
     async def list_for(

@@ -15,6 +15,7 @@ from hubbub.cursors import Cursor
 from hubbub.deletions import (
     DELETE_ACCOUNT,
     END_SESSIONS,
+    HIDE,
     HIDE_ACCOUNT,
     LEAVE,
     LOCK_ACCOUNT,
@@ -24,7 +25,7 @@ from hubbub.deletions import (
 )
 from hubbub.errors import NotFound, Unavailable
 from hubbub.models import Concealed, Credentials, Page, PublicUser, User, UserKind
-from hubbub.postgres import Executor, LockNotAvailable, Statement
+from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, Statement
 from hubbub.sql import Repository, by_id, columns, existing, folded, kept, readable, username_key
 
 USER = readable(User)
@@ -437,6 +438,21 @@ class Users(Repository):
         WHERE users.id = locked.id
         """,
         idempotent=True,
+        distributed=NOT_SUPPORTED,
+    )
+    # Where each node has a copy of `users`, its changes take turns, and a change is one value for all its rows.
+    _SET_ONLINE = Statement(
+        "users.set_online",
+        User,
+        f"""
+        UPDATE users
+        SET is_online = $2,
+            last_seen = CURRENT_TIMESTAMP
+        WHERE id = ANY($1::uuid[])
+            AND is_online IS DISTINCT FROM $2
+            AND {KEPT}
+        """,
+        idempotent=True,
     )
 
     async def set_online_many(self, changes: Mapping[UUID, bool]) -> None:
@@ -444,7 +460,12 @@ class Users(Repository):
         changes = inputs.mapping("changes", changes)
         users = [inputs.uuid("changes", user_id) for user_id in changes]
         flags = [inputs.flag("changes", is_online) for is_online in changes.values()]
-        await self._executor.execute(self._SET_ONLINE_MANY, users, flags)
+        if self._executor.is_distributed:
+            for flag in set(flags):
+                of_flag = [user_id for user_id, is_online in zip(users, flags, strict=True) if is_online is flag]
+                await self._executor.execute(self._SET_ONLINE, of_flag, flag)
+        else:
+            await self._executor.execute(self._SET_ONLINE_MANY, users, flags)
         for user_id in users:
             self._changed(UserChanged(user_id))
 
@@ -494,6 +515,12 @@ class Users(Repository):
             return None
 
     async def _delete_in(self, part: Executor, user_id: UUID, ended: list[str]) -> tuple[list[UUID], bool]:
+        if part.is_distributed:  # one room per step, and a transaction for each
+            existing(await part.fetch_one(LOCK_ACCOUNT, user_id), NotFound, "user", user_id)
+            check_outside_transaction(self._executor, "user_id")
+            await part.execute(HIDE, user_id, False)
+            await part.execute(HIDE_ACCOUNT, user_id)
+            return [], False
         is_last, rooms = existing(await part.fetch_one(LEAVE, user_id), NotFound, "user", user_id)
         is_large = existing(await part.fetch_one(LOCK_ACCOUNT, user_id), NotFound, "user", user_id)
         if is_large or not is_last:

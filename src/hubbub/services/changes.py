@@ -36,7 +36,7 @@ from hubbub.commits import Commits, MembersJoined, MessagesSent, RoomTouched
 from hubbub.errors import Invalid, Unavailable
 from hubbub.events import CHANGES_CHANNEL, LogEvent
 from hubbub.models import Message
-from hubbub.postgres import Executor, Statement
+from hubbub.postgres import NOT_SUPPORTED, Executor, Statement, not_supported
 from hubbub.repositories.messages import event_of
 from hubbub.scheduling import EarliestTimer
 from hubbub.sql import columns, kept, readable, representable
@@ -221,6 +221,7 @@ _READ: Final = Statement(
         first_keys.room_id,
         first_keys.seq
     """,
+    distributed=NOT_SUPPORTED,
 )
 
 # After a failover or a restore: the first transaction of the entries since a time, on this server.
@@ -243,6 +244,7 @@ _FIRST_SINCE: Final = Statement(
             AND room_events.transaction_id < (SELECT newest FROM bounds)
     ) AS entry
     """,
+    distributed=NOT_SUPPORTED,
 )
 
 _ADD_CONSUMER: Final = Statement(
@@ -315,6 +317,7 @@ _TAKE: Final = Statement(
         hubbub_consumers.server,
         hubbub_consumers.read_at
     """,
+    distributed=NOT_SUPPORTED,
 )
 
 # With 0 seconds it ends the lease.
@@ -434,6 +437,7 @@ class Changes:
 
         Raises: Invalid.
         """
+        self._check_not_distributed()
         name = None if consumer is None else inputs.text("consumer", consumer, longest=100)
         position = None if after is None else FeedPosition.decode(after)
         seconds = inputs.positive("lease_seconds", lease_seconds)
@@ -441,12 +445,18 @@ class Changes:
 
     async def end(self) -> str:
         """The position of the end of the feed: what is committed from now on comes after it."""
+        self._check_not_distributed()
         read = (await self._executor.fetch_all(_READ, [], 0, _NO_ROOM, 0))[0]
         return read.key.encode()
 
     async def forget(self, consumer: str) -> None:
         """Delete the positions of a consumer. Nothing if there is none. Its workers begin anew."""
         await self._executor.execute(_FORGET, inputs.text("consumer", consumer, longest=100))
+
+    def _check_not_distributed(self) -> None:
+        """Each node counts its transactions by itself. Raises: Unavailable."""
+        if self._executor.is_distributed:
+            raise not_supported("the feed of changes")
 
     def _add(self, feed: ChangeFeed) -> None:
         self._feeds.add(feed)

@@ -14,7 +14,7 @@ from hubbub.errors import Forbidden, Invalid, NotAMember, NotFound, Unavailable
 from hubbub.events import LogEvent, Logged, LogPage, MessageDeleted, MessageEdited, Resync
 from hubbub.models import Message, MessagePage, MessageType, NewMessage, Page
 from hubbub.positions import START, Position
-from hubbub.postgres import Executor, Replicas, Statement
+from hubbub.postgres import NOT_SUPPORTED, Executor, Replicas, Statement
 from hubbub.repositories.messages.log import Logs
 from hubbub.repositories.messages.pages import (
     NEWEST,
@@ -34,6 +34,7 @@ from hubbub.sql import (
     Repository,
     RoomChanges,
     by_id,
+    columns,
     existing,
     kept,
     lock_timeout,
@@ -254,8 +255,14 @@ class Messages(Repository):
             FOR NO KEY UPDATE OF messages
         )
     """
-    _EDIT = Statement("messages.edit", Message, _edit(), idempotent=True)
-    _EDIT_IN_ROOM = Statement("messages.edit_in_room", Message, _edit("$4"), idempotent=True)
+    _EDIT = Statement("messages.edit", Message, _edit(), idempotent=True, distributed=NOT_SUPPORTED)
+    _EDIT_IN_ROOM = Statement(
+        "messages.edit_in_room",
+        Message,
+        _edit("$4"),
+        idempotent=True,
+        distributed=f"SELECT {columns(Message)} FROM hubbub_change_message($4, $1, $2, $3)",
+    )
     _EDIT_MANY = Statement(
         "messages.edit_many",
         Message,
@@ -276,6 +283,7 @@ class Messages(Repository):
         RETURNING {readable(Message, "messages")}
         """,
         idempotent=True,
+        distributed=NOT_SUPPORTED,
     )
 
     async def edit(self, message_id: UUID, content: str, *, by: UUID, room_id: UUID | None = None) -> Message:
@@ -312,8 +320,14 @@ class Messages(Repository):
             )
         return await self._outcomes(edits, edited, deadline)
 
-    _DELETE = Statement("messages.delete", Message, _delete(), idempotent=True)
-    _DELETE_IN_ROOM = Statement("messages.delete_in_room", Message, _delete("$3"), idempotent=True)
+    _DELETE = Statement("messages.delete", Message, _delete(), idempotent=True, distributed=NOT_SUPPORTED)
+    _DELETE_IN_ROOM = Statement(
+        "messages.delete_in_room",
+        Message,
+        _delete("$3"),
+        idempotent=True,
+        distributed=f"SELECT {columns(Message)} FROM hubbub_change_message($3, $1, $2, NULL)",
+    )
     _DELETE_MANY = Statement(
         "messages.delete_many",
         Message,
@@ -334,6 +348,7 @@ class Messages(Repository):
         RETURNING {readable(Message, "messages")}
         """,
         idempotent=True,
+        distributed=NOT_SUPPORTED,
     )
 
     async def delete(self, message_id: UUID, *, by: UUID, room_id: UUID | None = None) -> Message:
@@ -375,6 +390,8 @@ class Messages(Repository):
             room_id = inputs.uuid("room_id", room_id)
         elif self._changes is not None:
             room_id = await self._changes.find_room(lambda: self.get(message_id))
+        elif self._executor.is_distributed:
+            room_id = (await self.get(message_id)).room_id
         change = _MessageChange(message_id, by, room_id, content)
         return await self._change(apply, change, key=room_id, id=message_id, deadline=deadline)
 

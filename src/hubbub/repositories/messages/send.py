@@ -80,6 +80,7 @@ SEND = Statement(
     RETURNING {MESSAGE}
     """,
     idempotent=True,
+    distributed=f"SELECT {MESSAGE} FROM hubbub_send($1, $2, $3, $4, $5, $6, $7)",
 )
 
 
@@ -138,6 +139,9 @@ async def find_earlier_sends(executor: Executor, drafts: Sequence[Draft], *, dea
         found = await executor.fetch_all(EARLIER_SENDS, [draft.id for draft in drafts], deadline=deadline)
     except Unavailable as failure:
         raise failure.with_unknown_outcome() from failure
+    # Where rooms are distributed, an id is unique in its room only.
+    rooms = {draft.id: draft.room_id for draft in drafts}
+    found.sort(key=lambda message: message.room_id == rooms[message.id])
     earlier = {message.id: message for message in found}
     return {draft.id: _same_or_conflict(draft, earlier[draft.id]) for draft in drafts if draft.id in earlier}
 
@@ -156,10 +160,7 @@ def _same_or_conflict(draft: Draft, earlier: Message) -> Message | Conflict:
     return earlier if same_content and same_rest else Conflict("message id")
 
 
-PERMISSIONS = Statement(
-    "messages.permissions",
-    lambda ordinal, is_member, has_original: (is_member, has_original),
-    f"""
+_PERMISSIONS: Final = f"""
     SELECT
         draft.ordinal,
         room_users.user_id IS NOT NULL AS is_member,
@@ -167,14 +168,19 @@ PERMISSIONS = Statement(
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[])
         WITH ORDINALITY AS draft (room_id, user_id, reply_to, ordinal)
     LEFT JOIN room_users
-        ON room_users.room_id = draft.room_id
+        ON room_users.room_id = {{room_id}}
         AND room_users.user_id = draft.user_id
         AND {kept("draft.room_id", "draft.user_id")}
     LEFT JOIN messages
         ON messages.id = draft.reply_to
-        AND messages.room_id = draft.room_id
+        AND messages.room_id = {{room_id}}
     ORDER BY draft.ordinal
-    """,
+    """
+PERMISSIONS = Statement(
+    "messages.permissions",
+    lambda ordinal, is_member, has_original: (is_member, has_original),
+    _PERMISSIONS.format(room_id="draft.room_id"),
+    distributed=_PERMISSIONS.format(room_id="($1::uuid[])[1]"),
 )
 
 

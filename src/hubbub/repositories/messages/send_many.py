@@ -162,6 +162,10 @@ SEND_MANY = Statement(
     FROM sent
     """,
     idempotent=True,
+    distributed="""
+    SELECT old_seqs, sent AS messages, sent_at AS created_at
+    FROM hubbub_send_many(($9::uuid[])[1], $1, $2, $3, $4, $5, $6, $7, $8, $10, $11, $12, $13)
+    """,
 )
 
 

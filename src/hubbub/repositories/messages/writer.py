@@ -42,7 +42,7 @@ from hubbub.repositories.messages.send_many import (
     send_all,
     size_of,
 )
-from hubbub.sql import LOAD, MOST_WAITING, ROOMS_NOT_LOCKED, WORKERS
+from hubbub.sql import DISTRIBUTED_WORKERS, LOAD, MOST_WAITING, ROOMS_NOT_LOCKED, WORKERS
 
 MOST_CALLS: Final = 2
 """Calls of `send_many` in flight, beside the workers: each may hold its room and a connection for a second."""
@@ -83,6 +83,10 @@ class MessageWriter:
         self._is_closed = False
         self.durations = Durations()
         """Of calls of `send` that ended in a message."""
+
+    def distribute(self) -> None:
+        """Where rooms are distributed, a batch is of one room. Those of other rooms are in flight beside it."""
+        self._batcher.one_key_per_batch(MESSAGES_PER_STATEMENT, DISTRIBUTED_WORKERS)
 
     async def send(self, draft: Draft) -> Message:
         """Append the message: committed when this returns.

@@ -123,6 +123,23 @@ class Memberships:
         ) AS latest
         WHERE latest.kind = 'left'
         """,
+        # Nodes cannot look up one row per cursor.
+        distributed="""
+        SELECT latest.room_id
+        FROM (
+            SELECT
+                room_events.room_id,
+                (array_agg(room_events.kind ORDER BY room_events.seq DESC))[1] AS kind
+            FROM room_events
+            JOIN unnest($2::uuid[], $3::bigint[]) AS cursors (room_id, seq)
+                ON room_events.room_id = cursors.room_id
+                AND room_events.seq <= cursors.seq
+            WHERE room_events.user_id = $1
+                AND room_events.kind IN ('joined', 'left')
+            GROUP BY room_events.room_id
+        ) AS latest
+        WHERE latest.kind = 'left'
+        """,
     )
 
     async def left_at(
@@ -191,16 +208,20 @@ class Memberships:
         """The users who left the room after the seq, also those who have joined again."""
         return set(await self._executor.fetch_all(self._LEFT_AFTER, room_id, seq))
 
-    _JOINED_AFTER = Statement(
-        "memberships.joined_after",
-        lambda room_id: room_id,
-        f"""
+    _JOINED_AFTER_SQL = f"""
         SELECT room_users.room_id
         FROM room_users
         WHERE room_users.user_id = $1
             AND room_users.room_id = ANY($2::uuid[])
             AND {kept("room_users.room_id", "$1")}
-            AND room_users.joined_at > (
+            AND room_users.joined_at > ({{newest}}
+            )
+        """
+    _JOINED_AFTER = Statement(
+        "memberships.joined_after",
+        lambda room_id: room_id,
+        _JOINED_AFTER_SQL.format(
+            newest="""
                 SELECT max(COALESCE(messages.created_at, room_events.created_at))
                 FROM unnest($3::uuid[], $4::bigint[]) AS cursors (room_id, seq)
                 LEFT JOIN messages
@@ -208,9 +229,26 @@ class Memberships:
                     AND messages.seq = cursors.seq
                 LEFT JOIN room_events
                     ON room_events.room_id = cursors.room_id
-                    AND room_events.seq = cursors.seq
-            )
-        """,
+                    AND room_events.seq = cursors.seq"""
+        ),
+        # For an outer join to a list the tables would be read as a whole.
+        distributed=_JOINED_AFTER_SQL.format(
+            newest="""
+                SELECT max(seen.created_at)
+                FROM (
+                    SELECT messages.created_at
+                    FROM messages
+                    JOIN unnest($3::uuid[], $4::bigint[]) AS cursors (room_id, seq)
+                        ON messages.room_id = cursors.room_id
+                        AND messages.seq = cursors.seq
+                    UNION ALL
+                    SELECT room_events.created_at
+                    FROM room_events
+                    JOIN unnest($3::uuid[], $4::bigint[]) AS cursors (room_id, seq)
+                        ON room_events.room_id = cursors.room_id
+                        AND room_events.seq = cursors.seq
+                ) AS seen"""
+        ),
     )
 
     async def joined_after(

@@ -1,0 +1,394 @@
+"""Distributes rooms over the nodes of Citus, in steps that can be repeated.
+
+    plain --what Citus refuses is removed--> tables are distributed --foreign keys, functions--> distributed
+
+Each step has a probe that tells whether it is done. It commits on its own, so a run that was killed is completed
+by the next one. Rooms and all that belongs to one are distributed by the room. `users` and `hubbub_deletions` are
+copied to each node. The other tables stay on the coordinator.
+
+Where rooms are distributed, only a key with the room can be unique or referred to, a table has no trigger, and
+each node counts its transactions by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from hashlib import md5
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from hubbub.errors import HubbubError, Invalid, SchemaMismatch, Unavailable
+from hubbub.migrations.revisions import HEAD, verify
+from hubbub.migrations.runner import Timeouts, take_lock
+from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connect
+from hubbub.postgres.connection import Connection
+from hubbub.postgres.errors import FAILURES, to_error
+from hubbub.settings import PostgresSettings
+
+FUNCTIONS: Final = Path(__file__).with_name("functions.sql")
+
+ROOM_OF: Final = {
+    "rooms": "id",
+    "room_users": "room_id",
+    "messages": "room_id",
+    "room_events": "room_id",
+    "message_read_receipts": "room_id",
+}
+"""The tables that are distributed, each with the column of the room."""
+
+REFERENCE: Final = ("users", "hubbub_deletions")
+"""The tables that each node has a copy of."""
+
+# In place of the trigger of rooms, which a distributed table cannot have.
+RULES: Final = {
+    "rooms_name_check": r"""(name COLLATE "C") ~ '\S'""",
+    "rooms_description_check": "char_length(description) <= 4000",
+    "rooms_direct_key_check": "direct_key IS NULL OR (octet_length(direct_key) = 32 AND is_private)",
+    "rooms_metadata_check": "jsonb_typeof(metadata) = 'object' AND octet_length(metadata::text) <= 65536",
+}
+
+FOREIGN_KEYS: Final = {
+    ("rooms", "rooms_created_by_fkey"): "FOREIGN KEY (created_by) REFERENCES users (id) ON DELETE SET NULL",
+    ("room_users", "room_users_room_id_fkey"): "FOREIGN KEY (room_id) REFERENCES rooms (id) ON DELETE CASCADE",
+    ("room_users", "room_users_user_id_fkey"): "FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE",
+    ("messages", "messages_room_id_fkey"): "FOREIGN KEY (room_id) REFERENCES rooms (id) ON DELETE CASCADE",
+    ("messages", "messages_user_id_fkey"): "FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE SET NULL",
+    ("room_events", "room_events_room_id_fkey"): "FOREIGN KEY (room_id) REFERENCES rooms (id) ON DELETE CASCADE",
+    ("message_read_receipts", "message_read_receipts_message_id_fkey"): (
+        "FOREIGN KEY (room_id, message_id) REFERENCES messages (room_id, id) ON DELETE CASCADE"
+    ),
+    ("message_read_receipts", "message_read_receipts_user_id_fkey"): (
+        "FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE"
+    ),
+    ("hubbub_sessions", "hubbub_sessions_user_id_fkey"): (
+        "FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE"
+    ),
+}
+"""Those that are dropped and come back. `room_users_last_read_message_id_fkey` does not: with the room in it, it
+would set a part of its columns to NULL, which Citus refuses."""
+
+_KEYS: Final = {
+    ("messages", "messages_pkey"): "PRIMARY KEY (room_id, id)",
+    ("message_read_receipts", "message_read_receipts_pkey"): "PRIMARY KEY (room_id, message_id, user_id)",
+}
+_INDEXES: Final = {
+    "idx_rooms_direct_key": "rooms (direct_key) WHERE direct_key IS NOT NULL",
+    "idx_messages_id": "messages (id)",
+}
+"""For statements that do not know the room."""
+
+SHARDS: Final = range(1, 1025)
+
+
+class Step(NamedTuple):
+    """A step: what it does, in words; the tables that it locks; its SQL; and the SQL of its probe."""
+
+    title: str
+    locks: str
+    sql: str
+    probe: str
+    is_beginning: bool
+    """Whether it is done in no database that is not being distributed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps that are left, of how many, and the nodes that get rooms."""
+
+    left: tuple[Step, ...]
+    steps: int
+    nodes: int
+
+
+_HAS_CITUS: Final = Statement(
+    "migrations.has_citus", bool, "SELECT to_regclass('pg_dist_partition') IS NOT NULL AS has_citus"
+)
+
+# Sessions of hubbub's processes, and those of others with a change of its tables that is not committed.
+_WRITERS: Final = Statement(
+    "migrations.writers",
+    str,
+    """
+    SELECT DISTINCT COALESCE(NULLIF(application_name, ''), usename::text, 'a session') AS name
+    FROM pg_stat_activity
+    WHERE datname = current_database()
+        AND COALESCE(backend_type, 'client backend') = 'client backend'
+        AND pid <> pg_backend_pid()
+        AND (
+            application_name = 'hubbub'
+            OR EXISTS (
+                SELECT 1
+                FROM pg_locks
+                JOIN pg_class ON pg_class.oid = pg_locks.relation
+                WHERE pg_locks.pid = pg_stat_activity.pid
+                    AND pg_locks.database = pg_stat_activity.datid
+                    AND pg_locks.mode <> 'AccessShareLock'
+                    AND pg_class.relname = ANY ($1)
+                    AND pg_class.relnamespace = to_regnamespace(current_schema())
+            )
+        )
+    ORDER BY name
+    """,
+)
+
+_REFERRING: Final = Statement(
+    "migrations.referring_tables",
+    str,
+    """
+    SELECT DISTINCT conrelid::regclass::text AS name
+    FROM pg_constraint
+    JOIN pg_class AS referred ON referred.oid = confrelid
+    JOIN pg_class AS referring ON referring.oid = conrelid
+    WHERE contype = 'f'
+        AND conparentid = 0
+        AND referred.relname = ANY ($1)
+        AND referred.relnamespace = to_regnamespace(current_schema())
+        AND NOT (referring.relname = ANY ($2) AND referring.relnamespace = referred.relnamespace)
+    ORDER BY name
+    """,
+)
+
+
+def steps(schema: str, shards: int | None = None) -> list[Step]:
+    """All steps, in their order. Their tables are found by the search path, and by their probes in `schema`."""
+    return [*_remove(schema), *_distribute(schema, shards), *_restore(schema), *_make_functions(schema)]
+
+
+def _table(schema: str, table: str) -> str:
+    return f"'{schema}.{table}'::regclass"
+
+
+def _has(schema: str, table: str, constraint: str, definition: str = "") -> str:
+    text = f" AND pg_get_constraintdef(oid) LIKE '{definition}%'" if definition else ""
+    return (
+        f"EXISTS (SELECT FROM pg_constraint WHERE conrelid = {_table(schema, table)} "
+        f"AND conname = '{constraint}'{text})"
+    )
+
+
+def _is_distributed(schema: str, table: str) -> str:
+    method = "n" if table in REFERENCE else "h"
+    return (
+        f"EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = {_table(schema, table)} "
+        f"AND partmethod = '{method}')"
+    )
+
+
+def _remove(schema: str) -> Iterator[Step]:
+    """What stands in the way."""
+
+    def step(title: str, table: str, sql: str, probe: str) -> Step:
+        return Step(title, table, sql, probe, is_beginning=True)
+
+    for name, rule in RULES.items():
+        sql = f"ALTER TABLE rooms ADD CONSTRAINT {name} CHECK ({rule})"
+        yield step(f"add {name}, in place of a trigger", "rooms", sql, _has(schema, "rooms", name))
+    trigger = f"tgrelid = {_table(schema, 'rooms')} AND tgname = 'hubbub_check_room'"
+    gone = f"NOT EXISTS (SELECT FROM pg_trigger WHERE {trigger})"
+    yield step("drop the trigger of rooms", "rooms", "DROP TRIGGER hubbub_check_room ON rooms", gone)
+    for table, name in (
+        ("rooms", "rooms_direct_key_key"),
+        ("room_users", "room_users_last_read_message_id_fkey"),
+        *FOREIGN_KEYS,
+    ):
+        # Those that come back are there again afterwards.
+        distributed = _is_distributed(schema, "users" if table == "hubbub_sessions" else table)
+        probe = f"({distributed} OR NOT {_has(schema, table, name)})"
+        yield step(f"drop {name}", table, f"ALTER TABLE {table} DROP CONSTRAINT {name}", probe)
+    for (table, name), key in _KEYS.items():
+        sql = f"ALTER TABLE {table} DROP CONSTRAINT {name}, ADD CONSTRAINT {name} {key}"
+        yield step(f"make {name} {key}", table, sql, _has(schema, table, name, key))
+    for name, on in _INDEXES.items():
+        probe = f"to_regclass('{schema}.{name}') IS NOT NULL"
+        yield step(f"make {name}", on.partition(" ")[0], f"CREATE INDEX {name} ON {on}", probe)
+    for table in ("messages", "room_events"):
+        default = f"adrelid = {_table(schema, table)} AND attname = 'transaction_id'"
+        probe = (
+            "NOT EXISTS (SELECT FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum "
+            f"WHERE {default})"
+        )
+        sql = f"ALTER TABLE {table} ALTER COLUMN transaction_id DROP DEFAULT"
+        yield step(f"leave transaction_id of {table} empty, as of the feed of changes", table, sql, probe)
+
+
+def _distribute(schema: str, shards: int | None) -> Iterator[Step]:
+    for table in REFERENCE:
+        sql = f"SELECT create_reference_table('{table}')"
+        yield Step(f"copy {table} to each node", table, sql, _is_distributed(schema, table), is_beginning=True)
+    for table, column in ROOM_OF.items():
+        count = "" if shards is None else f", shard_count := {shards}"
+        with_rooms = count if table == "rooms" else ", colocate_with := 'rooms'"
+        sql = f"SELECT create_distributed_table('{table}', '{column}'{with_rooms})"
+        probe = _is_distributed(schema, table)
+        yield Step(f"distribute {table} by {column}", table, sql, probe, is_beginning=True)
+
+
+def _restore(schema: str) -> Iterator[Step]:
+    # The coordinator keeps its former rows out of sight, and a later migration would fail on them.
+    for table in (*reversed(ROOM_OF), *REFERENCE):
+        sql = f"SELECT truncate_local_data_after_distributing_table('{table}')"
+        probe = f"pg_relation_size({_table(schema, table)}) = 0"
+        yield Step(f"delete the rows of {table} that were copied", table, sql, probe, is_beginning=False)
+    for (table, name), key in FOREIGN_KEYS.items():
+        referred = re.search(r"REFERENCES (\w+)", key)
+        locks = f"{table}, {referred[1]}" if referred else table
+        start = key.partition(" REFERENCES")[0]
+        sql = f"ALTER TABLE {table} ADD CONSTRAINT {name} {key}"
+        yield Step(f"add {name}", locks, sql, _has(schema, table, name, start), is_beginning=False)
+
+
+def _make_functions(schema: str) -> Iterator[Step]:
+    for made in re.findall(r"^CREATE .*?^\$\$;$", FUNCTIONS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        name = made.partition("(")[0].rpartition(" ")[2]
+        body = made.split("$$")[1]
+        found = f"proname = '{name}' AND pronamespace = '{schema}'::regnamespace"
+        digest = md5(body.encode(), usedforsecurity=False).hexdigest()
+        sql = made[:-1].replace(" LANGUAGE plpgsql ", f" LANGUAGE plpgsql SET search_path = {schema}, pg_temp ")
+        probe = f"EXISTS (SELECT FROM pg_proc WHERE {found} AND md5(prosrc) = '{digest}')"
+        yield Step(f"make {name}", "no table", sql, probe, is_beginning=False)
+        sql = (
+            "SELECT create_distributed_function(oid::regprocedure, 'room', colocate_with := 'rooms') "  # noqa: S608 - names of ours
+            f"FROM pg_proc WHERE {found}"
+        )
+        probe = (
+            "EXISTS (SELECT FROM pg_dist_object JOIN pg_proc ON pg_proc.oid = pg_dist_object.objid "
+            f"WHERE classid = 'pg_proc'::regclass AND distribution_argument_index IS NOT NULL AND {found})"
+        )
+        yield Step(f"run {name} on the node of its room", "no table", sql, probe, is_beginning=False)
+
+
+async def is_distributed(executor: Executor, schema: str) -> bool:
+    """Whether rooms are distributed. Raises: SchemaMismatch (partly, or with functions of another version)."""
+    if not await executor.fetch_one(_HAS_CITUS):
+        return False
+    all_steps = steps(schema)
+    done = await _done(executor, all_steps)
+    if all(done):
+        return True
+    if any(is_done for step, is_done in zip(all_steps, done, strict=True) if step.is_beginning):
+        raise SchemaMismatch(f"{HEAD}, partly distributed", HEAD, "run `hubbub distribute`")
+    return False
+
+
+async def _done(executor: Executor, all_steps: list[Step]) -> list[bool]:
+    probes = ", ".join(step.probe for step in all_steps)
+    statement = Statement("migrations.distributed", lambda done: done, f"SELECT ARRAY[{probes}] AS done")
+    found: list[bool] | None = await executor.fetch_one(statement)
+    return found or []
+
+
+async def plan(settings: PostgresSettings, shards: int | None = None) -> Plan:
+    """What is left to be done. Changes nothing.
+
+    Raises: Invalid (the database has no Citus with nodes, or tables of an application that stand in the way),
+    SchemaMismatch (to be migrated first).
+    """
+    connection = await _connect(settings)
+    try:
+        return await _plan(connection, settings, shards)
+    finally:
+        connection.terminate()
+
+
+async def distribute(
+    settings: PostgresSettings,
+    *,
+    shards: int | None = None,
+    timeouts: Timeouts | None = None,
+    done: Callable[[Step], None] = lambda _: None,
+) -> None:
+    """Take the steps that are left, one by one. `done` is called after each.
+
+    `shards` is into how many parts the rooms are divided: by default as many as `citus.shard_count`. A run that
+    was interrupted is completed by the next call. No process of the application may be connected.
+    Raises: as `plan`, and Invalid (sessions may write), Unavailable (also if a lock is refused).
+    """
+    timeouts = timeouts or Timeouts()
+    connection = await _connect(settings, timeouts.lock_timeout_seconds)
+
+    def session() -> AbstractAsyncContextManager[Executor]:
+        return OpenTransaction.begin(connection, settings.deadline_seconds)
+
+    try:
+        await take_lock(session, timeouts.migration_lock_seconds)
+        for step in (await _plan(connection, settings, shards)).left:
+            async with session() as executor:
+                await _refuse_writers(executor)
+                if all(await _done(executor, [step])):
+                    continue
+            try:
+                await connection.execute(step.sql)
+            except FAILURES as error:
+                raise _error_for(error, step, lost=connection.is_closed()) from error
+            done(step)
+    finally:
+        connection.terminate()
+
+
+async def _connect(settings: PostgresSettings, lock_timeout_seconds: float = 2) -> Connection:
+    return await connect(
+        settings,
+        server_settings={
+            "application_name": "hubbub distribute",
+            "search_path": settings.schema,
+            "lock_timeout": str(max(round(lock_timeout_seconds * 1000), 1)),
+            "statement_timeout": "0",  # the rows of a large table take as long as they take
+            "idle_session_timeout": "0",
+        },
+    )
+
+
+async def _plan(connection: Connection, settings: PostgresSettings, shards: int | None) -> Plan:
+    if shards is not None and shards not in SHARDS:
+        raise Invalid("shards", f"must be from {SHARDS[0]} to {SHARDS[-1]}")
+    async with OpenTransaction.begin(connection, settings.deadline_seconds) as executor:
+        await verify(executor)
+        if not await executor.fetch_one(_HAS_CITUS):
+            raise Invalid(
+                "database", "has no Citus: CREATE EXTENSION citus, on the coordinator and on each worker"
+            )
+        nodes = await _count_nodes(executor)
+        own = [*ROOM_OF, *(table for table in TABLES if table not in ROOM_OF)]
+        if referring := await executor.fetch_all(_REFERRING, [*ROOM_OF, "hubbub_deletions"], own):
+            reason = f"the tables {', '.join(referring)} refer to rooms, by foreign keys: drop these first"
+            raise Invalid("database", reason)
+        all_steps = steps(settings.schema, shards)
+        done = await _done(executor, all_steps)
+    pairs = list(zip(all_steps, done, strict=True))
+    # What comes back is there until it is dropped.
+    drops = any(step.is_beginning and not is_done for step, is_done in pairs)
+    left = tuple(step for step, is_done in pairs if not is_done or (drops and not step.is_beginning))
+    return Plan(left, len(all_steps), nodes)
+
+
+async def _count_nodes(executor: Executor) -> int:
+    sql = """
+    SELECT
+        count(*) FILTER (WHERE isactive AND shouldhaveshards) AS nodes,
+        count(*) FILTER (WHERE groupid = 0) > 0 AS has_coordinator
+    FROM pg_dist_node
+    """
+    statement = Statement("migrations.nodes", lambda nodes, has_coordinator: (nodes, has_coordinator), sql)
+    nodes, has_coordinator = await executor.fetch_one(statement) or (0, False)
+    if not nodes:
+        raise Invalid("database", "has no node for rooms: SELECT citus_add_node(host, port) for each worker")
+    if not has_coordinator:
+        raise Invalid("database", "does not know its coordinator: SELECT citus_set_coordinator_host(host, port)")
+    return int(nodes)
+
+
+async def _refuse_writers(executor: Executor) -> None:
+    if writers := await executor.fetch_all(_WRITERS, list(TABLES)):
+        reason = f"sessions are connected that may write ({', '.join(writers)}): stop the application first"
+        raise Invalid("database", reason)
+
+
+def _error_for(error: Exception, step: Step, *, lost: bool) -> HubbubError:
+    known = to_error(error, writes=True, lost=lost)
+    if isinstance(known, Unavailable) and known.retryable:
+        return Unavailable("postgresql", f"to {step.title}: {known.reason}; call it again to go on")
+    first_line = str(error).partition("\n")[0]  # the lines after the first hold values of rows
+    return Unavailable("postgresql", f"could not {step.title}: {first_line}", retryable=False)

@@ -1,0 +1,19 @@
+"""Databases whose rooms are distributed, as the catalog of Citus has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from commands import execute
+from hubbub import PostgresSettings
+
+CATALOG = Path(__file__).with_name("catalog.sql")
+
+
+@pytest.fixture
+async def recorded(postgres_settings: PostgresSettings) -> PostgresSettings:
+    """A migrated database with the catalog of Citus, in which no row moves."""
+    await execute(postgres_settings, CATALOG.read_text())
+    return postgres_settings
