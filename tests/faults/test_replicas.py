@@ -106,9 +106,10 @@ async def test_process_reads_what_it_has_written(pair: Pair, figures: Figures) -
 
 async def test_change_that_the_primary_has_not_written_yet_is_read(pair: Pair) -> None:
     """With `synchronous_commit` off, a commit is acknowledged before it is in the log that a replica gets."""
+    database = pair.settings.postgres.database
     await execute(
         pair.primary.administrator(pair.settings.postgres),
-        "ALTER SYSTEM SET synchronous_commit = off",
+        f"ALTER DATABASE {database} SET synchronous_commit = off",
         "ALTER SYSTEM SET wal_writer_delay = '10s'",
         "SELECT pg_reload_conf()",
     )
