@@ -31,7 +31,7 @@ def test_rows_by_id_have_a_statement_for_one_and_one_for_many() -> None:
     lookup = by_id(User, "users")
     found = f"FROM users WHERE {kept('users.id')} AND users.id"
     assert (lookup.name, lookup.sql) == ("users.get", f"SELECT {readable(User)} {found} = $1")
-    assert lookup.many.sql == f"SELECT {quickly_readable(User)} {found} = ANY($1::uuid[])"
+    assert lookup.many.sql == f"SELECT {quickly_readable(User)} {found} = ANY((SELECT $1::uuid[])::uuid[])"
     id = uuid4()
     assert lookup.key_of_args(id) == id.int
 

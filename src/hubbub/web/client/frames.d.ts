@@ -500,10 +500,10 @@ export interface RoomList {
 /**
  * A room as one of its members sees it in a list.
  *
- * `unread` counts messages of other users after the watermark, up to the cap of the call. `partner_id` is the
- * other user of a direct room. `last_message` is the newest that is not deleted. `active_at` orders the list:
- * when the newest message came, deleted or not, or the member joined. `cursor` is that of `last_message`, from
- * which `hub.follow` goes on, and null without one.
+ * `unread` counts messages of other users after the watermark among the newest 5,000, up to the cap of the call.
+ * `partner_id` is the other user of a direct room. `last_message` is the newest that is not deleted. `active_at`
+ * orders the list: when the newest message came, deleted or not, or the member joined. `cursor` is that of
+ * `last_message`, from which `hub.follow` goes on, and null without one.
  */
 export interface RoomSummary {
   readonly room: Room;
