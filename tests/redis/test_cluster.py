@@ -391,9 +391,9 @@ async def test_revocation_while_the_slot_moves_ends_all_sessions(own_cluster: Cl
         target = next(node for node in own_cluster.nodes[:3] if node.port != source.port)
         revoking: list[asyncio.Task[object]] = []
         async for left in own_cluster.move(slot, source, target):
-            if left == 4:
+            if left <= 4 and not revoking:
                 revoking.append(asyncio.create_task(hub.sessions.revoke(user.id, key_of(tokens[0]).id)))
-            if left == 3:
+            elif left <= 3 and len(revoking) == 1:
                 revoking.append(asyncio.create_task(hub.sessions.revoke_all(user.id)))
         ended = await asyncio.gather(*revoking)
         assert ended in ([True, 5], [False, 6])

@@ -115,7 +115,9 @@ class _Search:
             try:
                 return await self._connect(address)
             except Unavailable as failure:
-                self._failures[address] = failure
+                # One that ran out of time later says less than the reason before it.
+                if address not in self._failures or not isinstance(failure.__cause__, TimeoutError):
+                    self._failures[address] = failure
             self._head_start_is_over.set()
             if len(self._failures) == len(self._addresses):
                 return None

@@ -178,8 +178,17 @@ class AnyNode(Dialler):
         if self._has_learned:
             return opened
         self._has_learned = True
+        seed = self._address
+        try:
+            another = await self._dial_next(client_name)
+        except Unavailable:  # the seed serves as well
+            self._address = seed
+            return opened
+        except BaseException:
+            opened[0].abort()
+            raise
         opened[0].abort()
-        return await self._dial_next(client_name)
+        return another
 
     def watch(self) -> asyncio.Task[str]:
         return asyncio.create_task(
