@@ -178,11 +178,11 @@ class AnyNode(Dialler):
         if self._has_learned:
             return opened
         self._has_learned = True
-        seed = self._address
+        first = self._address
         try:
             another = await self._dial_next(client_name)
-        except Unavailable:  # the seed serves as well
-            self._address = seed
+        except Unavailable:  # the first node serves as well
+            self._address = first
             return opened
         except BaseException:
             opened[0].abort()
