@@ -29,8 +29,9 @@ RECEIVED = re.compile(r"^(\S+ \S+) \S+ \[\d+\].* connection received", re.MULTIL
 
 
 @pytest.fixture
-async def roomy(fragile_folder: Path) -> AsyncIterator[FragileServers]:
+async def roomy(fragile_folder: Path, fragile_servers: FragileServers) -> AsyncIterator[FragileServers]:
     """Servers for this test alone, which take so many connections and log each of them."""
+    del fragile_servers  # started first, as they begin in an empty folder
     servers = FragileServers(fragile_folder / "roomy")
     settings = await servers.start()
     await execute(
