@@ -16,18 +16,12 @@ import pytest_asyncio
 
 from hubbub import Settings, migrations
 from hubbub.migrations import REVISIONS, scripts
+from hubbub.migrations.distribution import ROOM_OF
 from hubbub.postgres import NOT_SUPPORTED, Statement, connect
 from hubbub.postgres.connection import Connection
 from sql.package import statements
 
 PARTITIONS: Final = 32
-ROOM_OF: Final = {
-    "rooms": "id",
-    "room_users": "room_id",
-    "messages": "room_id",
-    "room_events": "room_id",
-    "message_read_receipts": "room_id",
-}
 
 # Statements that read more than one partition, by the reason.
 EXCEPTIONS: Final = {

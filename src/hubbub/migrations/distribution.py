@@ -1,6 +1,6 @@
 """Distributes rooms over the nodes of Citus, in steps that can be repeated.
 
-    plain --what Citus refuses is removed--> tables are distributed --foreign keys, functions--> distributed
+    plain --keys, rules and a trigger give way--> tables are distributed --foreign keys, functions--> distributed
 
 Each step has a probe that tells whether it is done. It commits on its own, so a run that was killed is completed
 by the next one. Rooms and all that belongs to one are distributed by the room. `users` and `hubbub_deletions` are
@@ -178,7 +178,7 @@ def _is_distributed(schema: str, table: str) -> str:
 
 
 def _remove(schema: str) -> Iterator[Step]:
-    """What stands in the way."""
+    """The steps that remove or replace the parts of the schema that Citus refuses."""
 
     def step(title: str, table: str, sql: str, probe: str) -> Step:
         return Step(title, table, sql, probe, is_beginning=True)
@@ -358,7 +358,7 @@ async def _plan(connection: Connection, settings: PostgresSettings, shards: int 
         all_steps = steps(settings.schema, shards)
         done = await _done(executor, all_steps)
     pairs = list(zip(all_steps, done, strict=True))
-    # What comes back is there until it is dropped.
+    # The keys that come back are there until a step drops them.
     drops = any(step.is_beginning and not is_done for step, is_done in pairs)
     left = tuple(step for step, is_done in pairs if not is_done or (drops and not step.is_beginning))
     return Plan(left, len(all_steps), nodes)

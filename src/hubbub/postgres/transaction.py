@@ -46,8 +46,8 @@ much a call against a server that hangs exceeds its deadline."""
 
 
 BEGIN_DISTRIBUTED: Final = "BEGIN; SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
-"""Where rooms are distributed. Otherwise Citus refuses a change of `users` after a statement about several rooms.
-"""
+"""The BEGIN where rooms are distributed. After a plain one, Citus refuses a change of `users` that follows a
+statement about several rooms."""
 
 
 class Locks(Protocol):
