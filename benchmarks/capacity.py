@@ -133,21 +133,31 @@ def markdown(results: Results) -> str:
     by_step = {users: parts(costs(results, users)) for users in STEPS}
     for part in by_step[STEPS[0]]:
         lines.append(f"| {part} | {' | '.join(f'{cores[part]:,.2f}' for cores in by_step.values())} |")
-    lines += ["", *(_topology(users, cores) for users, cores in by_step.items())]
     return "\n".join(lines) + "\n"
 
 
-def _topology(users: int, cores: dict[str, float]) -> str:
-    """The servers of each kind, none of them busier than planned."""
-    per_machine = HEADROOM * CORES_PER_MACHINE
-    postgres, pages = cores[PRIMARY] + cores[BY_USER], cores[REPLICAS]
-    replicas = 0 if postgres + pages <= per_machine else math.ceil(pages / per_machine)
-    nodes, processes = (math.ceil(cores[part] / HEADROOM) for part in (REDIS, "application"))
-    return (
-        f"- {users:,} daily users: application on {processes:,} cores; PostgreSQL on "
-        f"{math.ceil(postgres / per_machine):,} machines of {CORES_PER_MACHINE} cores, and {replicas:,} more for "
-        f"pages; {nodes:,} of Redis, on a core each."
+def steps(results: Results) -> str:
+    """The servers of each kind for each number of users, none of them busier than planned."""
+    columns = (
+        "daily users",
+        "cores",
+        "application, cores",
+        "PostgreSQL, machines",
+        "more for pages",
+        "Redis, servers",
     )
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    per_machine = HEADROOM * CORES_PER_MACHINE
+    for users in STEPS:
+        cores = parts(costs(results, users))
+        postgres, pages = cores[PRIMARY] + cores[BY_USER], cores[REPLICAS]
+        replicas = 0 if postgres + pages <= per_machine else math.ceil(pages / per_machine)
+        nodes, processes = (math.ceil(cores[part] / HEADROOM) for part in (REDIS, "application"))
+        lines.append(
+            f"| {users:,} | {sum(cores.values()):,.2f} | {processes:,} | {math.ceil(postgres / per_machine):,} | "
+            f"{replicas:,} | {nodes:,} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _machines(users: int, cores: float, message_bytes: float | None) -> str:
@@ -169,7 +179,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(__file__).parent / "results" / "results.json"
     parser.add_argument("results", type=Path, nargs="?", default=default)
-    print(markdown(Results.read(parser.parse_args().results)))
+    results = Results.read(parser.parse_args().results)
+    print(markdown(results))
+    print(steps(results))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from benchmarks.peers.node import BARE, IOREDIS, ORIGINAL, STRICT
 from benchmarks.results import Outcome, Results, medians, outcomes
 
 PROJECT = Path(__file__).parents[1]
-DOCUMENTS = (PROJECT / "README.md", PROJECT / "docs" / "performance.md")
+DOCUMENTS = (PROJECT / "README.md", PROJECT / "docs" / "performance.md", PROJECT / "docs" / "scale.md")
 
 TARGETS = ("cell", "ratio or figure", "target", "min", "median", "max", "ours", "theirs", "reached")
 FIGURES = (
@@ -230,12 +230,44 @@ def _processor_us(figures: Figures) -> float:
     return sum(figures[part] for part in PARTS)
 
 
+def _replica(results: Results) -> str:
+    """Where pages are read, and what that costs the primary and its replica."""
+    columns = (
+        "20 callers",
+        "read on",
+        "pages per second",
+        "sends per second",
+        "primary, us a page",
+        "replica, us a page",
+    )
+    return "\n".join(_markdown_table(columns, _replica_rows(results)))
+
+
+def _replica_rows(results: Results) -> Iterator[tuple[str, ...]]:
+    for cell, text in (("pages-replica", "alone"), ("pages-replica-sends", "beside 20 senders")):
+        found = results.cell(cell)
+        if found is None:
+            continue
+        for name in found.names:
+            figures = medians(found, name)
+            yield (
+                text,
+                "primary" if name == UVLOOP else "replica",
+                number(figures["rate"]),
+                number(figures["sends per second"]) if "sends per second" in figures else "",
+                number(figures["postgres_us"]),
+                number(figures["standby_us"]),
+            )
+
+
 SECTIONS: dict[str, Callable[[Results], str]] = {
     "overview": _overview,
     "conditions": _conditions,
     "targets": _reached,
     "processor": _processor_time,
     "capacity": capacity.markdown,
+    "steps": capacity.steps,
+    "replica": _replica,
 }
 
 
