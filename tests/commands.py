@@ -1,4 +1,7 @@
-"""Commands to PostgreSQL on a connection of their own, past any pool."""
+"""Commands to PostgreSQL on a connection of their own, past any pool.
+
+Drop a database as the administrator: its owner may not end the worker of autovacuum that visits it.
+"""
 
 from __future__ import annotations
 

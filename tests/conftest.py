@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings as hypothesis_settings
 
 from citus import cluster as citus
 from citus.cluster import Cluster
@@ -41,6 +42,10 @@ pytest_plugins = ["secrecy.leaks", "faults.figures"]
 # would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# An example may take long on a busy machine: 200 ms by default.
+hypothesis_settings.register_profile("patient", hypothesis_settings(), deadline=None)
+hypothesis_settings.load_profile("patient")
 
 # What a shell has set must not reach a test. Without bytecode, each of the many processes that tests start would
 # compile hubbub anew.
@@ -127,7 +132,10 @@ def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hubbub_servers(servers_folder: Path) -> Iterator[Settings]:
     """Those of the plugin, in a folder that we know: the superuser's password is there."""
     with serving(servers_folder) as settings:
-        yield settings
+        # The defaults of 2 s and 5 s are short for a machine that is busy with the other processes of the suite.
+        postgres = replace(settings.postgres, connect_timeout_seconds=30)
+        redis = replace(settings.redis, connect_timeout_seconds=30, deadline_seconds=30)
+        yield replace(settings, postgres=postgres, redis=redis)
 
 
 @pytest.fixture(scope="session")

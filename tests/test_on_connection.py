@@ -264,12 +264,12 @@ async def test_cancelled_statement_is_rolled_back_and_leaves_the_connection_usab
 async def test_deadline_ends_a_statement_and_the_connection(
     settings: Settings, connection: asyncpg.Connection[Any], hub: Hub, ada: User, room: Room
 ) -> None:
-    impatient = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.3))
+    impatient = replace(settings, postgres=replace(settings.postgres, deadline_seconds=3))
     async with Hub(impatient) as other, hub.transaction() as tx:
         await tx.messages.send(room.id, ada.id, "locks the room")
         chat = other.on(connection)
         await connection.execute("BEGIN")
-        with pytest.raises(Unavailable, match=r"no answer within 0\.3 s"):
+        with pytest.raises(Unavailable, match="no answer within 3 s"):
             await chat.messages.send(room.id, ada.id, "too late")
     assert connection.is_closed()
 

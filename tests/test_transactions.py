@@ -215,8 +215,8 @@ async def test_setting_of_the_transaction_ends_with_it(hub: Hub, owner: Connecti
 async def test_statement_is_cancelled_at_the_deadline_and_the_transaction_rolled_back(
     settings: Settings, owner: Connection
 ) -> None:
-    async with Hub(replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.5))) as hub:
-        with pytest.raises(Unavailable, match=r"no answer within 0\.5 s"):
+    async with Hub(replace(settings, postgres=replace(settings.postgres, deadline_seconds=3))) as hub:
+        with pytest.raises(Unavailable, match="no answer within 3 s"):
             async with hub.transaction() as tx:
                 await tx.execute("SELECT pg_sleep($1)", 60.0)
         async with hub.transaction() as tx:

@@ -50,9 +50,10 @@ async def test_statement_that_violates_a_constraint_is_reported_as_refused(
 
 
 async def test_cancelled_and_late_statements_are_reported(settings: Settings, recording: Recording) -> None:
-    pool = Pool(replace(settings.postgres, deadline_seconds=0.5), recording)
+    pool = Pool(settings.postgres, recording)
+    await pool.open()
     with pytest.raises(Unavailable):
-        await pool.fetch_all(_SLEEP, 30.0)
+        await pool.fetch_all(_SLEEP, 30.0, deadline=asyncio.get_running_loop().time() + 0.5)
     task = asyncio.create_task(pool.fetch_all(_SLEEP, 30.0))
     await until(lambda: pool.use.in_use == 1)
     task.cancel()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from time import time_ns
 from typing import Any
 
@@ -130,12 +130,13 @@ async def test_statement_is_a_span_in_the_trace_of_the_request(traced: Hub, trac
 async def test_refused_statement_is_not_an_error_and_a_late_one_is(
     settings: Settings, traced: Hub, traces: Traces, ada: User
 ) -> None:
-    pool = Pool(replace(settings.postgres, deadline_seconds=0.2), traces.instrumentation)
+    pool = Pool(settings.postgres, traces.instrumentation)
+    await pool.open()
     with traces.tracer.start_as_current_span("POST /users"):
         with pytest.raises(Conflict):
             await traced.users.create(ada.email, "countess", "not a hash")
         with pytest.raises(Unavailable):
-            await pool.fetch_all(SLEEP, 30.0)
+            await pool.fetch_all(SLEEP, 30.0, deadline=asyncio.get_running_loop().time() + 0.2)
     await pool.close()
     [refused] = traces.named("users.create")
     [failed] = traces.named("test.sleep")

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from commands import execute
 from hubbub import Hub, Invalid, PostgresSettings, Settings, inputs, migrations, sql
 from hubbub.migrations.revisions import KEYS, previous
 from hubbub.postgres import connect
@@ -175,7 +176,7 @@ async def test_letters_are_folded_alike_in_python_and_in_sql(connection: Connect
 
 
 async def test_locale_of_the_database_makes_no_difference(
-    postgres_settings: PostgresSettings, settings: Settings
+    postgres_settings: PostgresSettings, administrator: PostgresSettings, settings: Settings
 ) -> None:
     """Under the locale C, PostgreSQL knows the case of ASCII alone."""
     other = replace(postgres_settings, database=f"plain_{uuid4().hex}")
@@ -194,5 +195,5 @@ async def test_locale_of_the_database_makes_no_difference(
             names = [room.name for room in (await hub.rooms.public()).items]
             assert names == ["Apple", "zebra", "Арбуз", "яблоко", "ЯЗЫК"]
     finally:
-        await connection.execute(f"DROP DATABASE {other.database} WITH (FORCE)")
+        await execute(administrator, f"DROP DATABASE {other.database} WITH (FORCE)")
         await connection.close()

@@ -223,7 +223,7 @@ async def test_pool_recovers_from_a_frozen_killed_and_restarted_server(tmp_path:
         observer = await Observer.connect(settings.postgres)
         await observer.connection.execute(TABLE)
         postmaster = postmaster_of(tmp_path)
-        pool = Pool(replace(settings.postgres, pool_size=2, deadline_seconds=0.5, connect_timeout_seconds=0.3))
+        pool = Pool(replace(settings.postgres, pool_size=2, deadline_seconds=4, connect_timeout_seconds=0.3))
         await warm_up(pool)
         used = await pid_of(pool)
 

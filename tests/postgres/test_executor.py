@@ -237,6 +237,8 @@ async def test_hanging_server_process_raises_unavailable_at_the_deadline(
 
 @pytest.mark.parametrize("name", WITH_DEADLINE)
 async def test_given_deadline_ends_the_call(pool: Pool, opened: Open, name: str) -> None:
+    await warm_up(pool)  # the deadline is that of the call, not of a connection
+
     async def call(deadline: float) -> None:
         async with opened(pool) as executor:
             await WITH_DEADLINE[name](executor, deadline)
@@ -312,6 +314,8 @@ async def test_block_that_goes_on_after_a_failed_statement_is_undone(pool: Pool,
 
 
 async def test_deadline_of_a_block_ends_every_call_in_it(pool: Pool, opened: Open) -> None:
+    await warm_up(pool)
+
     async def block(deadline: float) -> None:
         async with opened(pool) as executor, executor.transaction(deadline=deadline) as inside:
             assert inside.deadline() == deadline

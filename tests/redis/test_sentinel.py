@@ -16,7 +16,7 @@ from hubbub.settings import Address
 from impostor import Talk, command, handshake, impostor
 from redis_server import Server
 from redis_topologies import MASTER, REPLICATING, SENTINEL_PASSWORD, Starter, ask, ask_sentinel, watched
-from waiting import until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 
 @asynccontextmanager
@@ -31,7 +31,7 @@ async def connected(settings: RedisSettings) -> AsyncIterator[tuple[Connection, 
 
 async def repeated(connection: Connection, *words: str) -> object:
     """The reply, asked for until there is one."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANGS_AFTER_SECONDS):
         while True:
             with suppress(Unavailable):
                 return await connection.execute(*words)
@@ -57,15 +57,14 @@ async def test_both_connections_follow_the_master(tmp_path: Path, failover: str)
             await connection.execute("SET", "kept", "1")
             await until_it_answers(lambda: _has(servers.servers[1], "kept"))
             if failover == "planned":
-                await ask_sentinel(servers.sentinels[0], "SENTINEL", "FAILOVER", MASTER)
+                await until_it_answers(lambda: _fails_over(servers.sentinels[0]))
             else:
                 getattr(servers.servers[0], failover)()
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(HANGS_AFTER_SECONDS):
                 assert await anext(channel) == Gap("reconnected")
                 await until_it_answers(lambda: _is_master(servers.servers[1]))
                 assert await repeated(connection, "GET", "kept") == b"1"
-                await repeated(connection, "SET", "new", "1")
-                assert await ask(servers.servers[1], "GET", "new") == b"1"
+                await until_it_answers(lambda: _writes_to(connection, servers.servers[1]))
                 while await repeated(connection, "PUBLISH", "news", "hello") != 1:
                     pass
                 while (received := await anext(channel)) != b"hello":
@@ -79,6 +78,17 @@ async def _has(server: Server, key: str) -> bool:
 async def _is_master(server: Server) -> bool:
     reply = await ask(server, "ROLE")
     return isinstance(reply, list) and reply[0] == b"master"
+
+
+async def _fails_over(sentinel: Server) -> bool:
+    """A Sentinel refuses as long as it has not heard from the replica."""
+    return await ask_sentinel(sentinel, "SENTINEL", "FAILOVER", MASTER) == b"OK"
+
+
+async def _writes_to(connection: Connection, server: Server) -> bool:
+    """For seconds after a planned failover the former master takes writes as well."""
+    await repeated(connection, "SET", "new", "1")
+    return await ask(server, "GET", "new") == b"1"
 
 
 async def _is_newer(connection: Connection) -> bool:

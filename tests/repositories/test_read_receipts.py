@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,7 +16,7 @@ from hubbub.repositories import ReadReceipts, Rooms
 from hubbub.repositories.read_receipts import MESSAGES_PER_STEP, MOST_RECEIPTS_PER_CALL, RECEIPTS_UP_TO_MEMBERS
 from hubbub.sql import UNREAD_AMONG
 from plans import pages_touched
-from waiting import until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 
 @pytest.fixture
@@ -200,16 +201,17 @@ async def test_own_and_deleted_messages_are_not_unread(
 
 
 async def test_unread_counts_read_the_newest_messages_only(
-    hub: Hub, pool: Pool, postgres_settings: PostgresSettings, ada: User, bob: User, room: Room
+    hub: Hub, postgres_settings: PostgresSettings, ada: User, bob: User, room: Room
 ) -> None:
     """Of tombstones and of the author's own messages there may be any number."""
     await hub.room_users.add(room.id, bob.id)
+    patient = Pool(replace(postgres_settings, deadline_seconds=HANGS_AFTER_SECONDS))
     connection = await connect(postgres_settings)
     pages: dict[int, list[int]] = {}
     try:
         for count in (2 * UNREAD_AMONG, 20 * UNREAD_AMONG):
-            await fill(pool, room, bob, count)
-            await fill(pool, room, ada, 10)
+            await fill(patient, room, bob, count)
+            await fill(patient, room, ada, 10)
             await connection.execute(
                 "UPDATE messages SET content = '', deleted_at = now() WHERE user_id = $1", ada.id
             )
@@ -222,6 +224,7 @@ async def test_unread_counts_read_the_newest_messages_only(
                 ),
             ]
     finally:
+        await patient.close()
         await connection.close()
     few, many = pages.values()
     assert all(after < 2 * before for before, after in zip(few, many, strict=True)), pages

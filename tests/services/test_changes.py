@@ -269,12 +269,14 @@ async def test_entries_of_a_killed_worker_come_again_and_none_is_lost(
 
 async def test_handler_may_take_longer_than_the_lease(fast: Hub, ada: User, room: Room) -> None:
     async with (
-        fast.changes.follow(consumer="push", lease_seconds=0.4) as slow,
-        fast.changes.follow(consumer="push", lease_seconds=0.4) as other,
+        fast.changes.follow(consumer="push", lease_seconds=6) as slow,
+        fast.changes.follow(consumer="push", lease_seconds=6) as other,
     ):
         await take(slow, 1)
+        first_lease_ends = slow._lease_ends
         waiting = asyncio.create_task(take(other, 1))
-        await asyncio.sleep(1.5)
+        # `other` asks several times after the first lease has ended.
+        await until(lambda: asyncio.get_running_loop().time() > first_lease_ends + 2)
         assert not waiting.done()
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import pytest_asyncio
 
-from hubbub import Settings, migrations
+from commands import execute
+from hubbub import PostgresSettings, Settings, migrations
 from hubbub.migrations import REVISIONS, scripts
 from hubbub.migrations.distribution import ROOM_OF
 from hubbub.postgres import NOT_SUPPORTED, Statement, connect
@@ -97,9 +98,8 @@ class Plan(NamedTuple):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def plans(servers: Settings) -> AsyncIterator[dict[str, Plan]]:
-    admin = await connect(servers.postgres)
-    await admin.execute("CREATE DATABASE hubbub_partitions")
+async def plans(servers: Settings, administrator: PostgresSettings) -> AsyncIterator[dict[str, Plan]]:
+    await execute(servers.postgres, "CREATE DATABASE hubbub_partitions")
     settings = replace(servers.postgres, database="hubbub_partitions")
     await migrations.up(settings)
     connection = await connect(settings)
@@ -115,8 +115,7 @@ async def plans(servers: Settings) -> AsyncIterator[dict[str, Plan]]:
         yield found
     finally:
         await connection.close()
-        await admin.execute("DROP DATABASE hubbub_partitions WITH (FORCE)")
-        await admin.close()
+        await execute(administrator, "DROP DATABASE hubbub_partitions WITH (FORCE)")
 
 
 async def _partition(connection: Connection) -> None:

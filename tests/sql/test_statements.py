@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, cast
 import pytest
 import pytest_asyncio
 
-from hubbub import Message, PublicUser, Room, RoomUser, Settings, migrations
+from commands import execute
+from hubbub import Message, PostgresSettings, PublicUser, Room, RoomUser, Settings, migrations
 from hubbub.models import Stored
 from hubbub.postgres import Lookup, Statement, connect
 from hubbub.postgres.connection import Connection
@@ -114,9 +115,8 @@ class Checked(NamedTuple):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def checked(servers: Settings) -> AsyncIterator[dict[str, Checked]]:
-    admin = await connect(servers.postgres)
-    await admin.execute("CREATE DATABASE hubbub_statements")
+async def checked(servers: Settings, administrator: PostgresSettings) -> AsyncIterator[dict[str, Checked]]:
+    await execute(servers.postgres, "CREATE DATABASE hubbub_statements")
     filled = replace(servers.postgres, database="hubbub_statements", schema=SCHEMA)
     await migrations.up(filled)
     connection = await connect(filled)
@@ -129,8 +129,7 @@ async def checked(servers: Settings) -> AsyncIterator[dict[str, Checked]]:
         yield {name: await _check(connection, statement) for name, statement in statements().items()}
     finally:
         await connection.close()
-        await admin.execute("DROP DATABASE hubbub_statements WITH (FORCE)")
-        await admin.close()
+        await execute(administrator, "DROP DATABASE hubbub_statements WITH (FORCE)")
 
 
 async def _check(connection: Connection, statement: Statement[Any]) -> Checked:

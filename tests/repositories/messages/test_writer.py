@@ -208,7 +208,7 @@ async def test_full_queue_refuses_senders_at_their_deadline(
 async def test_waiting_sender_ends_at_its_deadline_and_knows_whether_it_was_in_flight(
     settings: Settings, ada: User, room: Room
 ) -> None:
-    short = replace(settings, postgres=replace(settings.postgres, deadline_seconds=0.5))
+    short = replace(settings, postgres=replace(settings.postgres, deadline_seconds=3))
     holder = await connect(settings.postgres)
     async with Hub(short) as hub:
         async with holder.transaction():

@@ -13,9 +13,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from hubbub import Hub, LogEvent, Message, Options, Role, Room, Settings, User, events
+from commands import execute
+from hubbub import Hub, LogEvent, Message, Options, PostgresSettings, Role, Room, Settings, User, events
 from hubbub.log_checks import LogEntry, entries_for
-from hubbub.postgres import connect
 from hubbub.redis import Connection
 from hubbub.services.feed import Follower
 from services.feed.reading import entries, take
@@ -215,10 +215,12 @@ class Chat(RuleBasedStateMachine):
                 self.run(one.feed.__aexit__(None, None, None))
 
 
-def test_every_follower_receives_the_entries_of_the_model(servers: Settings, template: str) -> None:
+def test_every_follower_receives_the_entries_of_the_model(
+    servers: Settings, administrator: PostgresSettings, template: str
+) -> None:
     with asyncio.Runner() as runner:
         name = f"test_{uuid4().hex}"
-        runner.run(command(servers, f"CREATE DATABASE {name} TEMPLATE {template}"))
+        runner.run(execute(servers.postgres, f"CREATE DATABASE {name} TEMPLATE {template}"))
         world = World(replace(servers, postgres=replace(servers.postgres, database=name)), runner)
         people = runner.run(world.start())
         try:
@@ -233,12 +235,4 @@ def test_every_follower_receives_the_entries_of_the_model(servers: Settings, tem
             )
         finally:
             runner.run(world.close())
-            runner.run(command(servers, f"DROP DATABASE {name} WITH (FORCE)"))
-
-
-async def command(servers: Settings, words: str) -> None:
-    connection = await connect(servers.postgres)
-    try:
-        await connection.execute(words)
-    finally:
-        await connection.close()
+            runner.run(execute(administrator, f"DROP DATABASE {name} WITH (FORCE)"))
