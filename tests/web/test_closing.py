@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection
 from math import inf
 from uuid import UUID
 
+import msgspec
 import pytest
 from httpx import AsyncClient
 from websockets.exceptions import InvalidStatus
@@ -16,7 +17,7 @@ from hubbub import Hub, NewMessage, Room, Session, Settings, User
 from hubbub.web import Gateway, Limits, sockets
 from hubbub.web import gateway as gateways
 from hubbub.web.logins import Identity
-from waiting import until, until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 from web.serving import Client, serving
 
 SECRET = b"s" * 32
@@ -115,16 +116,17 @@ async def test_second_connection_of_a_device_cuts_a_first_that_does_not_read(
     hub: Hub, port: int, gateway: Gateway, token: str, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateways, "BLOCKED_SECONDS", inf)
-    async with Client(port, token) as first, Client(port, token) as second:
+    async with Client(port, token) as first:
         await first.hello(device="phone")
         [connection] = gateway._connections[ada.id]
         first.socket.transport.pause_reading()
         for _ in range(4):
             await hub.messages.send_many(room.id, ada.id, [_long(number) for number in range(250)])
         await until(lambda: connection.is_blocked)
-        await second.hello(device="phone")
-        await until(lambda: len(gateway._connections[ada.id]) == 1)
-        assert await second.command("me")
+        async with Client(port, token) as second:
+            await second.hello(device="phone")
+            await until(lambda: len(gateway._connections[ada.id]) == 1)
+            assert await second.command("me")
         first.socket.transport.abort()
 
 
@@ -175,16 +177,24 @@ async def test_signed_token_that_expires_closes_unless_it_is_renewed(
     hub: Hub, port: int, gateway: Gateway, ada: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateways, "SWEEP_SECONDS", 0.05)
-    async with Client(port, gateway.token(ada.id, seconds=2)) as client, Client(port) as renewing:
-        ready = await client.hello()
-        assert 0 < ready["expires_in_seconds"] <= 2
-        renewing.token = gateway.token(ada.id, seconds=2)
-        await renewing.hello()
+    token = gateway.token(ada.id, seconds=300)
+    async with Client(port, token) as client, Client(port, token) as renewing:
+        for one in (client, renewing):
+            assert 0 < (await one.hello())["expires_in_seconds"] <= 300
         refused = await renewing.refused("auth", token=gateway.token(bob.id))
         assert refused["error"] == "invalid-value"
-        assert (await renewing.command("auth", token=gateway.token(ada.id)))["expires_in_seconds"] > 2
+        assert (await renewing.command("auth", token=gateway.token(ada.id)))["expires_in_seconds"] > 300
+        _pass_seconds(gateway, ada, 300)
         assert await bye(client) == 4401
         assert (await renewing.refused("nothing"))["error"] == "unknown-frame"
+
+
+def _pass_seconds(gateway: Gateway, user: User, seconds: float) -> None:
+    """Let the tokens of the user's connections expire so much earlier."""
+    for connection in gateway._connections[user.id]:
+        expires_at = connection.identity.expires_at
+        assert expires_at is not None
+        connection.identity = msgspec.structs.replace(connection.identity, expires_at=expires_at - seconds)
 
 
 async def test_connection_ends_with_the_session_of_its_newest_token(
@@ -310,16 +320,17 @@ async def test_error_of_the_server_is_reported_and_the_client_comes_back(
 async def test_client_that_does_not_read_is_cut_and_misses_nothing(
     hub: Hub, port: int, gateway: Gateway, token: str, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateways, "SWEEP_SECONDS", 0.05)
-    monkeypatch.setattr(gateways, "BLOCKED_SECONDS", 0.3)
-    async with Client(port, token) as client:
-        await client.hello()
-        positions = dict(client.positions)
-        client.socket.transport.pause_reading()
-        for _ in range(4):  # while the queue of the client's library fills, and the buffers of the two sockets
-            await hub.messages.send_many(room.id, ada.id, [_long(number) for number in range(250)])
-        await until(lambda: not gateway._connections)
-        client.socket.transport.abort()
+    with monkeypatch.context() as patched:
+        patched.setattr(gateways, "SWEEP_SECONDS", 0.05)
+        patched.setattr(gateways, "BLOCKED_SECONDS", 0.3)
+        async with Client(port, token) as client:
+            await client.hello()
+            positions = dict(client.positions)
+            client.socket.transport.pause_reading()
+            for _ in range(4):  # while the queue of the client's library fills, and the buffers of the two sockets
+                await hub.messages.send_many(room.id, ada.id, [_long(number) for number in range(250)])
+            await until(lambda: not gateway._connections)
+            client.socket.transport.abort()
     async with Client(port, token) as client:
         await client.hello(positions)
         assert len(await client.messages(1_000)) == 1_000
@@ -408,7 +419,8 @@ async def test_ban_without_an_announcement_ends_the_connections_and_keeps_the_us
             await again.send({"type": "hello", "token": tokens[0]})
             assert await bye(again) == 4403
         headers = {"Authorization": f"Bearer {tokens[0]}"}
-        async with AsyncClient(base_url=f"http://127.0.0.1:{port}/chat", headers=headers) as http:
+        address = f"http://127.0.0.1:{port}/chat"
+        async with AsyncClient(base_url=address, headers=headers, timeout=HANGS_AFTER_SECONDS) as http:
             for answer in (await http.get("/me"), await http.post("/events", json={})):
                 assert (answer.status_code, answer.json()["detail"]) == (403, "The user is banned.")
             bans.user_ids.clear()

@@ -16,6 +16,7 @@ from hubbub.web import Call, Gateway, Limits
 from hubbub.web.commands import COMMANDS
 from hubbub.web.documents import FROM_SERVER, asyncapi, openapi
 from hubbub.web.http import READS
+from waiting import HANGS_AFTER_SECONDS
 from web.serving import serving
 
 
@@ -56,7 +57,8 @@ async def test_documents_are_served_with_the_commands_of_the_application(hub: Hu
     async def vote(call: Call, frame: Vote) -> Votes:
         raise NotImplementedError
 
-    async with serving(gateway) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/chat") as http:
+    async with serving(gateway) as port, httpx.AsyncClient(timeout=HANGS_AFTER_SECONDS) as http:
+        http.base_url = f"http://127.0.0.1:{port}/chat"
         described = (await http.get("/openapi.json")).json()
         assert described["servers"] == [{"url": "/chat"}]
         assert {"Vote", "Votes"} <= set(described["components"]["schemas"])

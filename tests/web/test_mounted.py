@@ -16,6 +16,7 @@ from starlette.types import Scope
 
 from hubbub import Hub, Room, User
 from hubbub.web import Gateway
+from waiting import HANGS_AFTER_SECONDS
 from web.serving import Client, running
 
 
@@ -46,7 +47,7 @@ async def test_application_has_the_hub_and_the_cookie(app: Any, hub: Hub, ada: U
         async with Client(port, cookie=token, origin=origin) as client:
             assert list((await client.hello())["positions"]) == [str(room.id)]
             assert (await client.command("send", room_id=room.id, content="hello"))["content"] == "hello"
-        async with httpx.AsyncClient(base_url=origin) as http:
+        async with httpx.AsyncClient(base_url=origin, timeout=HANGS_AFTER_SECONDS) as http:
             page = await http.get(f"/chat/rooms/{room.id}/messages", headers={"Authorization": f"Bearer {token}"})
         assert [message["content"] for message in page.json()["items"]] == ["hello"]
 
@@ -66,6 +67,7 @@ async def test_application_says_who_the_client_is(hub: Hub, ada: User, bob: User
         async with Client(port, cookie="eve") as client:
             await client.send({"type": "hello"})
             assert (await client.next("bye"))["code"] == 4401
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/chat") as http:
+        address = f"http://127.0.0.1:{port}/chat"
+        async with httpx.AsyncClient(base_url=address, timeout=HANGS_AFTER_SECONDS) as http:
             assert (await http.get("/me", headers={"X-User": "ada"})).json()["id"] == str(ada.id)
             assert (await http.get("/me", headers={"X-User": "eve"})).status_code == 401
