@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar
 from uuid import UUID
 
+import msgspec
 import pytest
+from websockets.asyncio.client import connect as open_socket
+from websockets.asyncio.server import ServerConnection, serve
 
 from hubbub import FeedEvent, Hub, MemberJoined, MessageSent, Resync, Room, User, client, new_id
 from hubbub.web import Gateway
@@ -174,3 +178,155 @@ async def test_log_that_cannot_be_continued_gives_a_resync(hub: Hub, port: int, 
         assert chat.positions == {room_id: event.cursor}
     with pytest.raises(client.Ended, match="4503"):
         await client.connect(url, token=token, positions={new_id(): cursor}).__aenter__()
+
+
+Handler = Callable[[ServerConnection, int], Awaitable[None]]
+
+
+@asynccontextmanager
+async def scripted(handle: Handler, **ready: object) -> AsyncIterator[str]:
+    """A gateway that answers `hello` with this `ready`, and then does what the test says with each connection."""
+    number = 0
+
+    async def connected(socket: ServerConnection) -> None:
+        nonlocal number
+        number += 1
+        await socket.recv()
+        frame = {"user_id": new_id(), "positions": {}, "ping_seconds": 25, "expires_in_seconds": None, **ready}
+        await socket.send(msgspec.json.encode({"type": "ready", "resumed": False, **frame}), text=True)
+        await handle(socket, number)
+
+    async with serve(connected, "127.0.0.1", 0) as server:
+        [listener] = server.sockets
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/chat"
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+    """The bounds of the pauses of clients, which do not wait."""
+    bounds: list[tuple[float, float]] = []
+
+    def choose(*given: float) -> float:
+        bounds.append((given[0], given[1]))
+        return 0.0
+
+    monkeypatch.setattr(client, "random", SimpleNamespace(uniform=choose))
+    return bounds
+
+
+async def test_client_outlives_any_number_of_failed_attempts(
+    port: int, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = 0
+
+    def refuse(*arguments: Any, **options: Any) -> open_socket:  # noqa: ANN401
+        nonlocal attempts
+        attempts += 1
+        if attempts <= 1_100:
+            raise OSError("the network is down")
+        return open_socket(*arguments, **options)
+
+    monkeypatch.setattr(client, "LONGEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(client, "open_socket", refuse)
+    async with client.connect(f"ws://127.0.0.1:{port}/chat", token=token) as chat:
+        assert (await chat.command("me"))["username"] == "ada"
+    assert attempts == 1_101
+
+
+@pytest.mark.parametrize(("stable_seconds", "expected"), [(-1.0, [0.5, 0.5, 0.5]), (60.0, [0.5, 1.0, 2.0])])
+async def test_pauses_grow_until_a_connection_has_lasted(
+    pauses: list[tuple[float, float]],
+    monkeypatch: pytest.MonkeyPatch,
+    stable_seconds: float,
+    expected: list[float],
+) -> None:
+    monkeypatch.setattr(client, "STABLE_SECONDS", stable_seconds)
+
+    async def cut(socket: ServerConnection, number: int) -> None:
+        if number <= 3:
+            socket.transport.abort()
+        await socket.wait_closed()
+
+    async with scripted(cut) as url, client.connect(url):
+        await until(lambda: len(pauses) == 3)
+    assert pauses == [(0.0, longest) for longest in expected]
+
+
+async def test_server_that_closes_without_a_bye_gets_its_clients_back_within_its_spread(
+    pauses: list[tuple[float, float]],
+) -> None:
+    async def close(socket: ServerConnection, number: int) -> None:
+        if number <= 2:
+            await socket.close({1: 1012, 2: 1011}[number])
+        await socket.wait_closed()
+
+    async with scripted(close, spread_seconds=15) as url, client.connect(url):
+        await until(lambda: len(pauses) == 2)
+    assert pauses == [(0.0, 15), (0.0, 1.0)]
+
+
+async def test_client_that_sent_too_much_waits_at_least_as_long_as_it_is_told(
+    pauses: list[tuple[float, float]],
+) -> None:
+    async def send_bye(socket: ServerConnection, number: int) -> None:
+        if number == 1:
+            bye = {"type": "bye", "code": 4429, "reconnect": True, "within_seconds": 15, "reason": "too many"}
+            await socket.send(msgspec.json.encode(bye), text=True)
+        await socket.wait_closed()
+
+    async with scripted(send_bye) as url, client.connect(url):
+        await until(lambda: len(pauses) == 1)
+    assert pauses == [(15, 30)]
+
+
+async def test_source_of_tokens_that_fails_or_is_slow_is_asked_again(
+    hub: Hub, port: int, token: str, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "LONGEST_PAUSE_SECONDS", 0.0)
+    reported: list[BaseException] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    answers = ["no such host", token]
+
+    async def ask() -> str:
+        if len(answers) == 2:
+            raise RuntimeError(answers.pop(0))
+        # A gateway waits for `hello` only so long, so no connection is open yet.
+        assert opened == []
+        return answers[0]
+
+    opened: list[object] = []
+
+    def open_and_note(*arguments: Any, **options: Any) -> open_socket:  # noqa: ANN401
+        opened.append(arguments)
+        return open_socket(*arguments, **options)
+
+    monkeypatch.setattr(client, "open_socket", open_and_note)
+    async with client.connect(f"ws://127.0.0.1:{port}/chat", token=ask) as chat:
+        await chat.send(room.id, "hello")
+    assert [str(error) for error in reported] == ["no such host"]
+
+
+async def test_command_that_is_too_large_is_refused_before_it_ends_the_connection(
+    hub: Hub, port: int, token: str, ada: User, room: Room
+) -> None:
+    message = await hub.messages.send(room.id, ada.id, "short")
+    async with client.connect(f"ws://127.0.0.1:{port}/chat", token=token) as chat:
+        with pytest.raises(client.CommandFailed) as failed:
+            await chat.command("edit", message_id=message.id, content="😀" * 17_000)
+        assert failed.value.error == "too-large"
+        assert not failed.value.outcome_unknown
+        edited = await chat.command("edit", message_id=message.id, content="😀" * 10_000)
+        assert len(edited["content"]) == 10_000
+
+
+async def test_error_says_whether_the_change_may_have_been_made() -> None:
+    async def answer(socket: ServerConnection, _: int) -> None:
+        ref = msgspec.json.decode(await socket.recv())["ref"]
+        error = {"error": "temporarily-unavailable", "detail": "", "retry": False, "outcome_unknown": True}
+        await socket.send(msgspec.json.encode({"type": "error", "ref": ref, **error}), text=True)
+        await socket.wait_closed()
+
+    async with scripted(answer) as url, client.connect(url) as chat:
+        with pytest.raises(client.CommandFailed) as failed:
+            await chat.command("vote")
+        assert failed.value.outcome_unknown

@@ -13,6 +13,8 @@ event and repeats none. `positions` are those of the events that it has returned
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -25,6 +27,7 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid7
 
+from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.events import FeedEvent, Logged, MemberLeft, Resync, RoomGone
 from hubbub.models import Message
@@ -38,12 +41,16 @@ try:
 except ImportError as error:
     raise ImportError("hubbub.client needs websockets: pip install 'hubbub[web]'") from error
 
+logger = logging.getLogger("hubbub.client")
+
 SUBPROTOCOL: Final = Subprotocol("hubbub.1")
 POSITIONS_PER_FRAME: Final = 500
 MANY_ROOMS: Final = 128
 """A client in more rooms sends fingerprints of its positions first: 128 positions are 9 KB."""
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 30.0
+STABLE_SECONDS: Final = 10.0
+"""A connection that was ready for this long ends the growth of the pauses."""
 CONNECT_SECONDS: Final = 10.0
 SILENCE_SECONDS: Final = 10.0
 """A connection is given up when nothing has come for so much longer than the server promises."""
@@ -61,6 +68,8 @@ class CommandFailed(HubbubError):
         self.field: str | None = answer.get("field")
         self.retry: bool = answer.get("retry", False)
         self.retry_after_seconds: float | None = answer.get("retry_after_seconds")
+        self.outcome_unknown: bool = answer.get("outcome_unknown", False)
+        """Whether the change may have been made."""
 
 
 class Ended(HubbubError):
@@ -114,6 +123,9 @@ class Client:
         self._error: HubbubError | None = None
         self._running: asyncio.Task[None] | None = None
         self._ping_seconds = 25.0
+        self._spread_seconds = 0.0
+        self._frame_bytes: float = math.inf
+        self._ready_at = math.inf
         self._has_expiry = False
         """Whether the token of this connection expires."""
 
@@ -156,9 +168,11 @@ class Client:
         return msgspec.convert(sent, Message)
 
     async def command(self, name: str, /, **fields: object) -> Any:  # noqa: ANN401 - as the command has it
-        """The result of a command. It is given again when the connection was lost before the answer.
+        """The result of a command. It is sent again when the connection was lost before the answer.
 
-        So give `create` an `id`. Raises: CommandFailed, Ended.
+        So give `create` an `id`, and an id of your own to commands of the application that must not be done twice.
+
+        Raises: CommandFailed (`too-large` where the frame has more bytes than the gateway takes), Ended.
         """
         for attempt in range(RETRIES):
             try:
@@ -177,11 +191,15 @@ class Client:
             raise self._error
         self._refs += 1
         ref = self._refs
+        frame = msgspec.json.encode({"type": name, "ref": ref, **fields})
+        if len(frame) > self._frame_bytes:  # the gateway would close the connection
+            detail = f"a command may have {self._frame_bytes:.0f} bytes"
+            raise CommandFailed({"error": "too-large", "detail": detail})
         answer = self._answers[ref] = asyncio.get_running_loop().create_future()
         try:
             if self._socket is not None:
                 with suppress(ConnectionClosed):  # then the answer is an error
-                    await self._socket.send(msgspec.json.encode({"type": name, "ref": ref, **fields}), text=True)
+                    await self._socket.send(frame, text=True)
             found = await answer
         finally:
             self._answers.pop(ref, None)
@@ -193,15 +211,23 @@ class Client:
         attempt = 0
         try:
             while True:
+                self._ready_at = math.inf
+                shortest = longest = 0.0
                 try:
-                    pause_seconds = await self._connect()
+                    shortest, longest = await self._connect()
+                except ConnectionClosed as closed:
+                    # uvicorn closes all connections with 1012 when it shuts down, without a `bye`.
+                    if closed.rcvd is not None and closed.rcvd.code in {1012, 1013}:
+                        longest = self._spread_seconds
+                except (OSError, InvalidHandshake, TimeoutError) as error:
+                    logger.debug("a connection was lost: %s", error)
+                if asyncio.get_running_loop().time() - self._ready_at > STABLE_SECONDS:
                     attempt = 0
-                except (OSError, InvalidHandshake, ConnectionClosed, TimeoutError):
-                    longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt)
-                    pause_seconds = random.uniform(0, longest)  # noqa: S311 - spreads load, guards nothing
-                    attempt += 1
                 self._lose()
-                await asyncio.sleep(pause_seconds)
+                backoff = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(attempt, 10))
+                attempt += 1
+                # The pause spreads load and guards nothing.
+                await asyncio.sleep(random.uniform(shortest, max(longest, backoff)))  # noqa: S311
         except Ended as error:
             self._error = error
         finally:
@@ -220,8 +246,8 @@ class Client:
                     self._error or Unavailable("hub", "the connection was lost", outcome_unknown=True)
                 )
 
-    async def _connect(self) -> float:
-        """One connection, until the server closes it. Returns the pause before the next, in seconds.
+    async def _connect(self) -> tuple[float, float]:
+        """One connection, until the server says `bye`. Returns the bounds of the next pause, in seconds.
 
         Raises: Ended, and errors of the network.
         """
@@ -231,21 +257,26 @@ class Client:
             "open_timeout": CONNECT_SECONDS,
         }
         self._has_expiry = False
+        token = await self._ask_for_token()  # the gateway waits 10 seconds for the `hello` that has it
         async with open_socket(self._url, ping_interval=None, compression=None, **options) as socket:
-            await self._hello(socket)
+            await self._hello(socket, token)
             while True:
                 async with asyncio.timeout(self._ping_seconds + SILENCE_SECONDS):
                     text = await socket.recv(decode=False)
                 for line in bytes(text).split(b"\n"):
                     if line.startswith(b'{"type":"ask"'):
-                        await self._tell_pages(socket, set(_frames.decode(line)["pages"]))
-                    if (pause_seconds := self._take(socket, line)) is not None:
-                        return pause_seconds
+                        await self._send_pages(socket, set(_frames.decode(line)["pages"]))
+                    if (pause := self._take(socket, line)) is not None:
+                        return pause
 
-    async def _hello(self, socket: ClientConnection) -> None:
-        token: Any = self._token() if callable(self._token) else self._token
-        if isawaitable(token):
-            token = await token
+    async def _ask_for_token(self) -> str | None:
+        """Raises: ConnectionError (the callable has failed, which is logged)."""
+        with ReportErrors("the source of tokens"):
+            token: Any = self._token() if callable(self._token) else self._token
+            return await token if isawaitable(token) else token
+        raise ConnectionError("there is no token")
+
+    async def _hello(self, socket: ClientConnection, token: str | None) -> None:
         rooms = self._received
         hello = {"type": "hello", "token": token, "device": self._device}
         if rooms is not None and len(rooms) > MANY_ROOMS:
@@ -254,7 +285,7 @@ class Client:
             hello["positions"] = rooms
         await socket.send(msgspec.json.encode(hello), text=True)
 
-    async def _tell_pages(self, socket: ClientConnection, asked: Collection[int]) -> None:
+    async def _send_pages(self, socket: ClientConnection, asked: Collection[int]) -> None:
         """Send the positions of the pages that differ."""
         received = self._received or {}
         pages = number_of_pages(len(received))
@@ -264,8 +295,8 @@ class Client:
             frame = {"type": "positions", "positions": dict(rooms[at:end]), "more": end < len(rooms)}
             await socket.send(msgspec.json.encode(frame), text=True)
 
-    def _take(self, socket: ClientConnection, line: bytes) -> float | None:
-        """Take one frame. Returns the pause before the next connection if it is the last. Raises: Ended."""
+    def _take(self, socket: ClientConnection, line: bytes) -> tuple[float, float] | None:
+        """Apply a frame. Returns the bounds of the pause if it is the last one. Raises: Ended."""
         if _types.decode(line).type in _EVENTS:
             event = _events.decode(line)
             self._move(self._received if self._received is not None else {}, event)
@@ -287,6 +318,9 @@ class Client:
     def _ready(self, socket: ClientConnection, frame: Mapping[str, Any]) -> None:
         self.user_id = UUID(frame["user_id"])
         self._ping_seconds = frame["ping_seconds"]
+        self._spread_seconds = frame.get("spread_seconds", 0.0)
+        self._frame_bytes = frame.get("limits", {}).get("frame_bytes", math.inf)
+        self._ready_at = asyncio.get_running_loop().time()
         self._has_expiry = frame["expires_in_seconds"] is not None
         positions = {UUID(room_id): cursor for room_id, cursor in frame["positions"].items()}
         if self._received is None:
@@ -295,13 +329,16 @@ class Client:
         self._socket = socket
         self._is_ready.set()
 
-    def _bye(self, frame: Mapping[str, Any]) -> float:
+    def _bye(self, frame: Mapping[str, Any]) -> tuple[float, float]:
         if frame["code"] == 4401 and self._has_expiry and callable(self._token):
-            return 0.0  # the token has expired, and the callable returns another one
+            return 0.0, 0.0  # the token has expired, and the callable returns another one
         # With 4503 the positions are of another database. What to do about it is for the caller.
         if not frame["reconnect"] or frame["code"] == 4503:
             raise Ended(frame["code"], frame["reason"])
-        return random.uniform(0, frame["within_seconds"])  # noqa: S311
+        within_seconds: float = frame["within_seconds"]
+        if frame["code"] == 4429:
+            return within_seconds, 2 * within_seconds
+        return 0.0, within_seconds
 
     def _move(self, positions: dict[UUID, str], event: FeedEvent) -> None:
         if isinstance(event, RoomGone) or (isinstance(event, MemberLeft) and event.user_id == self.user_id):
