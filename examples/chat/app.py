@@ -3,6 +3,8 @@
     make chat                                      # in a clone: servers of its own, and two users in two windows
     uvicorn --app-dir examples/chat app:app        # on DATABASE_URL and REDIS_URL, or the servers of `hubbub up`
 
+A public server needs the options for WebSockets of docs/web.md.
+
 Accounts and the cookie are here. All else is the gateway's, under /chat, and the scripts' in the folder page.
 """
 
@@ -47,6 +49,8 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+BODY_BYTES = 16 * 1024
+
 T = TypeVar("T")
 invitations: dict[str, str] = {}
 """Codes that log a browser in once, with the username. Only `make chat` makes some."""
@@ -88,8 +92,13 @@ async def body(request: Request, kind: type[T]) -> T:
     """The JSON of the request. Forms of other sites cannot send this type of content."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise hubbub.Invalid("content-type", "must be application/json")
+    given = bytearray()
+    async for part in request.stream():
+        given += part
+        if len(given) > BODY_BYTES:
+            raise hubbub.Invalid("body", f"must have at most {BODY_BYTES} bytes")
     try:
-        return msgspec.json.decode(await request.body(), type=kind)
+        return msgspec.json.decode(given, type=kind)
     except msgspec.MsgspecError as error:
         raise hubbub.Invalid("body", str(error)) from None
 

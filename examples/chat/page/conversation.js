@@ -6,7 +6,9 @@ import { VirtualList } from "./list.js";
 
 const LONGEST = 20_000;
 const GROUP_MILLISECONDS = 5 * 60_000;
-const COLLAPSED = 1_500; // Longer messages are folded until they are asked for.
+const COLLAPSED = 1_500; // Longer messages are folded until they are asked for, and those of more lines.
+const COLLAPSED_LINES = 30;
+const READERS_WITHIN = 200; // Messages from the end on that show who has read up to them.
 const OLDER_WITHIN = 1_200; // Pixels to the beginning at which the next page is loaded.
 const PAGE = 100;
 
@@ -19,6 +21,11 @@ const REASONS = {
 };
 
 const RECEIPTS = { sending: ["clock", "Sending"], sent: ["check", "Sent"], failed: ["alert", "Not sent"] };
+
+/** As much of a text as is shown of it at first. Each line costs an element. */
+function beginning(text) {
+  return text.split("\n", COLLAPSED_LINES).join("\n").slice(0, COLLAPSED).replace(/[\ud800-\udbff]$/, "");
+}
 
 export class Conversation {
   #client;
@@ -37,7 +44,7 @@ export class Conversation {
   #complaining = null;
   #watched = "";
 
-  constructor(client, { onback }) {
+  constructor(client, { onback, signal }) {
     this.#client = client;
     this.title = h("div", { className: "title" });
     this.scroller = h("div", { className: "scroller", tabIndex: 0, role: "group", "aria-label": "Messages, arrow keys go through them" });
@@ -94,8 +101,8 @@ export class Conversation {
     client.on("presence", () => this.#drawTitle());
     client.on("rooms", () => this.#watch());
     client.on("message", (room, message) => room === this.#room && this.#arrived(message));
-    document.addEventListener("visibilitychange", () => this.#markRead());
-    window.addEventListener("focus", () => this.#markRead());
+    document.addEventListener("visibilitychange", () => this.#markRead(), { signal });
+    window.addEventListener("focus", () => this.#markRead(), { signal });
   }
 
   get room() {
@@ -105,6 +112,7 @@ export class Conversation {
   async open(room) {
     if (room === this.#room) return;
     this.#keepDraft();
+    this.#room?.forgetOlder(PAGE);
     this.#room = room;
     this.#fresh = 0;
     this.#focusedKey = null;
@@ -119,7 +127,7 @@ export class Conversation {
     if (matchMedia("(hover: hover)").matches) this.field.focus();
     try {
       await room.load();
-      if (!room.isDirect || !room.readMarks.size) await room.loadMembers();
+      if (!room.isDirect || !room.members.size) await room.loadMembers();
     } catch {
       // Without a connection: what is there is shown, and the client loads the room when it is back.
     }
@@ -127,6 +135,7 @@ export class Conversation {
 
   close() {
     this.#keepDraft();
+    this.#room?.forgetOlder(PAGE);
     this.#room = null;
     this.#list.clear();
     this.#watch();
@@ -136,7 +145,7 @@ export class Conversation {
   #watch() {
     const direct = this.#client.rooms.filter((room) => room.isDirect && room !== this.#room);
     const ids = [...(this.#room ? [this.#room] : []), ...direct].slice(0, this.#client.limits.watched_rooms ?? 10).map((room) => room.id);
-    const mark = ids.toSorted().join();
+    const mark = [...ids].sort().join();
     if (mark === this.#watched) return;
     this.#watched = mark;
     this.#client.watch(ids);
@@ -219,10 +228,11 @@ export class Conversation {
   #readersOf(room, messages) {
     const readers = new Map();
     if (room.isDirect || room.members.size > 50) return readers; // A direct room has a second check instead.
+    const oldest = Math.max(0, messages.length - READERS_WITHIN);
     for (const [userId, seq] of room.readMarks) {
       let at = messages.length - 1;
-      while (at >= 0 && (messages[at].seq ?? Infinity) > seq) at--;
-      if (at < 0 || messages.length - at > 200) continue;
+      while (at >= oldest && (messages[at].seq ?? Infinity) > seq) at--;
+      if (at < oldest) continue;
       const { id } = messages[at];
       readers.set(id, [...(readers.get(id) ?? []), userId]);
     }
@@ -290,8 +300,9 @@ export class Conversation {
 
   #drawText(message) {
     if (message.deleted_at) return h("div", { className: "text" }, h("p", {}, "This message was deleted"));
-    const isLong = message.content.length > COLLAPSED && !this.#unfolded.has(message.id);
-    const text = h("div", { className: isLong ? "text folded" : "text" }, paragraphs(message.content));
+    const shown = this.#unfolded.has(message.id) ? message.content : beginning(message.content);
+    const isLong = shown.length < message.content.length;
+    const text = h("div", { className: isLong ? "text folded" : "text" }, paragraphs(shown));
     if (/^\p{Extended_Pictographic}(?:[\p{Extended_Pictographic}\u200d\ufe0f])*$/u.test(message.content) && message.content.length < 10) {
       text.classList.add("emoji");
     }
@@ -570,7 +581,7 @@ export class Conversation {
       this.field.value = content;
       this.#grow();
     }
-    this.#complain(`The message was not changed: ${error.message}`);
+    this.#complain(`The message was not changed: ${REASONS[error.error] ?? error.message}`);
   }
 
   async #delete(message) {

@@ -73,8 +73,13 @@ function hueOf(id) {
 
 /** The address of a user's picture, if the policy of this page lets it be loaded. */
 function pictureOf(user) {
-  if (!user?.avatar_url || !URL.canParse(user.avatar_url, location.href)) return null;
-  const address = new URL(user.avatar_url, location.href);
+  if (!user?.avatar_url) return null;
+  let address;
+  try {
+    address = new URL(user.avatar_url, location.href);
+  } catch {
+    return null;
+  }
   return address.protocol === "https:" || address.origin === location.origin ? address.href : null;
 }
 

@@ -18,6 +18,24 @@ const WORDS = {
   idle: "Connecting…",
 };
 
+/** Where the browser blocks storage, the chat only opens with a network. */
+function known() {
+  try {
+    return localStorage.getItem(KNOWN);
+  } catch {
+    return null;
+  }
+}
+
+function remember(userId) {
+  try {
+    if (userId) localStorage.setItem(KNOWN, userId);
+    else localStorage.removeItem(KNOWN);
+  } catch {
+    // As above.
+  }
+}
+
 async function start() {
   let response = null;
   try {
@@ -26,20 +44,22 @@ async function start() {
     // Without a network: as the user of before.
   }
   if (response?.status === 401) return logIn();
-  const userId = response?.ok ? (await response.json()).id : localStorage.getItem(KNOWN);
+  const userId = response?.ok ? (await response.json()).id : known();
   if (userId) enter(userId);
   else logIn("The server does not answer.");
 }
 
 function logIn(words) {
-  localStorage.removeItem(KNOWN);
+  remember(null);
   document.title = "hubbub";
   history.replaceState(null, "", "/");
   app.replaceChildren(loginPage({ words, entered: enter }));
 }
 
 function enter(userId) {
-  localStorage.setItem(KNOWN, userId);
+  remember(userId);
+  const session = new AbortController(); // Ends the listeners of this user on the page.
+  const { signal } = session;
   // A name of its own for each user, so that nothing is sent under another user's name.
   const client = new Client({ url: "/chat", userId, name: userId });
   globalThis.chat = client; // For a look from the console of the browser.
@@ -63,15 +83,17 @@ function enter(userId) {
       return;
     }
     client.stop();
+    session.abort();
     await client.clear();
     logIn();
   };
   const ended = (reason) => {
     client.stop();
+    session.abort();
     logIn(reason.code === 4401 ? "Your session has ended. Please log in again." : (reason.detail ?? "The server has ended the connection."));
   };
   const sidebar = new Sidebar(client, { onopen: open, onlogout: logOut });
-  const conversation = new Conversation(client, { onback: back });
+  const conversation = new Conversation(client, { onback: back, signal });
   const nothing = h("main", { className: "nothing" }, h("img", { src: "/icon.svg", alt: "", width: 72, height: 72 }), h("p", {}, "Choose a room, or search for someone to talk to."));
   const shell = h("div", { className: "shell" }, sidebar.element, nothing);
   app.replaceChildren(shell);
@@ -138,8 +160,8 @@ function enter(userId) {
     });
   }
 
-  addEventListener("hashchange", followAddress);
-  document.onkeydown = (event) => {
+  addEventListener("hashchange", followAddress, { signal });
+  const key = (event) => {
     if ((event.ctrlKey || event.metaKey) && event.key === "k") {
       sidebar.focusSearch();
     } else if (event.altKey && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
@@ -150,6 +172,7 @@ function enter(userId) {
     }
     event.preventDefault();
   };
+  document.addEventListener("keydown", key, { signal });
   client.start();
   drawStatus();
 }
