@@ -5,9 +5,16 @@ export const BOB = "01970000-0000-7000-8000-00000000000b";
 export const ROOM = "01970000-0000-7000-8000-000000000001";
 export const OTHER = "01970000-0000-7000-8000-000000000002";
 
+/** After this long a test hangs. */
+const HANGS_AFTER_SECONDS = Number(process.env.HANGS_AFTER_SECONDS ?? 60);
+
 /** Wait for a condition that other tasks bring about. */
 export async function until(condition) {
-  while (!condition()) await new Promise(setImmediate); // Not a timer, as a test may have the clock.
+  const end = performance.now() + HANGS_AFTER_SECONDS * 1000;
+  while (!condition()) {
+    if (performance.now() > end) throw new Error(`this did not come: ${condition}`);
+    await new Promise(setImmediate); // Not a timer, as a test may have the clock.
+  }
 }
 
 let clock = Date.UTC(2026, 10, 29);
@@ -24,6 +31,12 @@ export class Gateway {
   silent = new Set();
   isUp = true;
   expiresInSeconds = null;
+  spreadSeconds = 0;
+  limits = { frame_bytes: 65536, commands: 16, watched_rooms: 10 };
+  /** Rooms on a page of the list. */
+  roomsPerPage = Infinity;
+  /** Whether a hello is answered. */
+  isAnswering = true;
   /** Whether a room that is sent to tells its followers. */
   isEchoing = true;
 
@@ -64,22 +77,23 @@ export class Gateway {
   received(socket, frame) {
     if (frame.type === "hello") return this.hello(socket, frame);
     const { ref, ...command } = frame;
+    (socket.refs ??= []).push({ ref, type: command.type });
     this.commands.push(command);
     if (this.silent.has(command.type)) return;
-    const own = command.type === "rooms" ? () => this.listRooms() : (one) => this[command.type]?.(one);
+    const own = command.type === "rooms" ? () => this.listRooms(command) : (one) => this[command.type]?.(one);
     const answer = this.answers[command.type]?.(command) ?? own(command) ?? null;
     if (answer?.error) this.say(socket, { type: "error", ref, retry: false, retry_after_seconds: null, ...answer });
     else this.say(socket, { type: "ack", ref, result: answer });
   }
 
-  hello(socket, hello) {
+  hello(socket, hello, user_id = ADA) {
     this.hellos.push(hello);
+    if (!this.isAnswering) return;
     const heads = {};
     for (const id of this.rooms.keys()) heads[id] = hello.positions?.[id] ?? this.cursor(id);
     const resumed = hello.positions !== undefined;
-    const limits = { frame_bytes: 65536, commands: 16 };
-    const ready = { type: "ready", user_id: ADA, resumed, positions: heads, ping_seconds: 25, limits };
-    this.say(socket, { ...ready, expires_in_seconds: this.expiresInSeconds });
+    const ready = { type: "ready", user_id, resumed, positions: heads, ping_seconds: 25, limits: this.limits };
+    this.say(socket, { ...ready, spread_seconds: this.spreadSeconds, expires_in_seconds: this.expiresInSeconds });
     for (const [id, cursor] of Object.entries(heads)) {
       const seq = Number(cursor.split(":")[1]);
       this.say(socket, ...this.rooms.get(id).log.slice(seq));
@@ -149,8 +163,11 @@ export class Gateway {
   }
 
   // The name of a command, which is not that of the map.
-  listRooms() {
-    return { items: [...this.rooms.keys()].map((id) => this.summary(id)), next: null, users: this.people() };
+  listRooms({ after = 0 }) {
+    const ids = [...this.rooms.keys()];
+    const end = Number(after) + this.roomsPerPage;
+    const items = ids.slice(Number(after), end).map((id) => this.summary(id));
+    return { items, next: end < ids.length ? String(end) : null, users: this.people() };
   }
 
   room({ room_id }) {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import shutil
 import subprocess
 from importlib.metadata import version
@@ -19,7 +21,12 @@ def test_unit_tests_of_the_client_pass() -> None:
     if node is None:
         pytest.skip("Node.js is not installed")
     run = subprocess.run(
-        [node, "--test"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=100, check=False
+        [node, "--test", "--test-timeout=60000"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "# fail 0" in run.stdout
@@ -29,3 +36,13 @@ def test_package_of_the_client_has_the_version_of_hubbub() -> None:
     package = json.loads((CLIENT / "package.json").read_text())
     assert package["version"] == version("hubbub")
     assert all((CLIENT / name).exists() for name in package["files"])
+
+
+@pytest.mark.parametrize("document", ["client.md", "decisions.md"])
+def test_size_of_the_client_is_as_documented(document: str) -> None:
+    text = (ROOT / "docs" / document).read_text()
+    stated = re.search(r"(\d+) KB, (\d+) KB\s+compressed", text)
+    assert stated is not None
+    content = (CLIENT / "hubbub.js").read_bytes()
+    sizes = [round(len(content) / 1000), round(len(gzip.compress(content)) / 1000)]
+    assert [int(size) for size in stated.groups()] == sizes

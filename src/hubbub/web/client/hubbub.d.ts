@@ -18,6 +18,8 @@ export interface Message extends Omit<StoredMessage, "seq"> {
   /** Null until the server has it. */
   readonly seq: number | null;
   readonly status: Status;
+  /** While it is `sending` or `failed`: whether it is on the disk, and so outlives the page. */
+  readonly isStored?: boolean;
   /** Why it is `failed`: an error of docs/protocol.md, or `too-large`. */
   readonly error?: string | null;
   /** The same in words, such as the text of the error that a hook of the gateway raised. */
@@ -31,12 +33,21 @@ export interface Reason {
 }
 
 export class HubbubError extends Error {
-  constructor(frame: { error: string; detail?: string; retry?: boolean; after?: number | null; field?: string | null });
-  /** Of docs/protocol.md, or `timeout`, `disconnected`, `stopped`, `not-logged-in`. */
+  constructor(frame: {
+    error: string;
+    detail?: string;
+    retry?: boolean;
+    after?: number | null;
+    field?: string | null;
+    outcome_unknown?: boolean;
+  });
+  /** Of docs/protocol.md, or `timeout`, `disconnected`, `stopped`, `too-large`, `not-logged-in`. */
   readonly error: string;
   readonly retry: boolean;
   readonly after: number | null;
   readonly field: string | null;
+  /** Whether the command may have been done: it was sent, and no answer came. */
+  readonly outcomeUnknown: boolean;
 }
 
 /** A UUID of version 7. Those of one tab are in the order in which they were made. */
@@ -67,13 +78,16 @@ export interface Events {
 export interface Options {
   /** Where the gateway is mounted, such as `/chat`. */
   url: string | URL;
-  /** Known before the first connection, so that messages can be written without one. */
+  /**
+   * Known before the first connection, so that messages can be written without one. Where the gateway knows the client
+   * as another user, it stops with 4401.
+   */
   userId?: string;
-  /** For applications without a cookie. Called before each connection. */
+  /** For applications without a cookie. Called before each connection, which waits up to 30 seconds for it. */
   getToken?: () => string | null | Promise<string | null>;
   /** The `token` of an earlier client whose messages the application has stored. */
   resume?: string;
-  /** Of the database, the lock and the channel of the tabs; by default the URL. */
+  /** Of the database, the lock and the channel of the tabs; by default the URL and `userId`. */
   name?: string;
   WebSocket?: unknown;
   fetch?: typeof fetch | null;
@@ -85,7 +99,7 @@ export interface Options {
 }
 
 export interface RequestOptions {
-  /** Not to be sent again after a break. */
+  /** Not to be sent again after a break. Give it for commands that must not be done twice. */
   once?: boolean;
   /** Until it fails with `timeout`; 30. */
   seconds?: number;
@@ -123,6 +137,8 @@ export class Room {
   load(): Promise<void>;
   /** Returns whether there are more. */
   loadOlder(limit?: number): Promise<boolean>;
+  /** Forget all messages that are loaded but the newest, 100 unless given. For a room that is no longer shown. */
+  forgetOlder(keep?: number): void;
   send(
     content: string,
     options?: { replyTo?: string | null; messageType?: MessageType; metadata?: Record<string, unknown> | null },

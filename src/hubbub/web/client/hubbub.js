@@ -11,33 +11,39 @@
  */
 
 const SUBPROTOCOL = "hubbub.1";
-const CONNECT_SECONDS = 5;
+const CONNECT_SECONDS = 5; // Until a transport is open. A login may take longer, as after a restart of the server.
 const REQUEST_SECONDS = 30;
 const STABLE_SECONDS = 10; // A connection that lasted this long ends the backoff.
 const LONGEST_WAIT_SECONDS = 30;
 const FIRST_WAIT_SECONDS = 0.5;
 const GRACE_SECONDS = 10; // After the interval of pings without a byte, the connection is dead.
+const PROBE_SECONDS = 5; // A connection that may have died in sleep has this long to answer.
 const AT_ONCE = 16;
+const LONGEST_TIMER = 2 ** 31 - 1; // In milliseconds. A longer one fires at once.
 const MANY_ROOMS = 128; // With more a client sends fingerprints of its positions first: 128 positions are 9 KB.
 const MOST_PAGES = 1024;
 const PAGE = 50;
+const WATCHED_ROOMS = 10;
 const TYPING_AGAIN_SECONDS = 3;
 const TYPING_SECONDS = 6;
 const BEAT_SECONDS = 10; // The leader of the tabs shows that it is there.
 const FROZEN_SECONDS = 60;
+const LEADER_SECONDS = 3; // A leader that is asked and is not suspended answers within.
+const DISK_SECONDS = 3; // Some releases of Safari never answer when IndexedDB is opened.
 
 // ---------------------------------------------------------------------------------------------------------- values
 
 /** An answer of the server that refuses a command, or the reason why there is none. */
 export class HubbubError extends Error {
-  /** @param {{error: string, detail?: string, retry?: boolean, after?: number, field?: string}} frame */
-  constructor({ error, detail, retry = false, after = null, field = null }) {
+  /** @param {object} frame An `error` of docs/protocol.md, of which `detail` and what follows it may be missing. */
+  constructor({ error, detail, retry = false, after = null, field = null, outcome_unknown = false }) {
     super(detail ?? error);
     this.name = "HubbubError";
     this.error = error;
     this.retry = retry;
     this.after = after;
     this.field = field;
+    this.outcomeUnknown = outcome_unknown;
   }
 }
 
@@ -63,6 +69,9 @@ export function newId() {
   const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }
+
+/** The longest wait in seconds before this attempt, counted from 0. The caller takes a random part of it. */
+const backoff = (attempt) => Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** attempt);
 
 /** Positions in frames of at most 500, at least one. */
 function inFrames(positions) {
@@ -137,6 +146,12 @@ class WebSocketTransport {
   }
 }
 
+/** Whether an answer is the gateway's, not that of a proxy or a captive portal. */
+const isProblem = ({ headers }) => (headers.get("Content-Type") ?? "").startsWith("application/problem+json");
+
+/** The code of the WebSocket for an answer that refuses a request. */
+const codeOf = (response) => (isProblem(response) && { 401: 4401, 403: 4403 }[response.status]) || 1006;
+
 /** Events by a stream that `fetch` reads, commands by POST: for networks that let no WebSocket through. */
 class StreamTransport {
   #options;
@@ -172,10 +187,10 @@ class StreamTransport {
     const path = this.#watched.length ? `events?watch=${this.#watched.join()}` : "events";
     try {
       const response = await this.#post(path, { device: this.#hello.device, positions }, stream.signal);
-      if (!response.ok) return end(response.status === 401 ? 4401 : response.status === 403 ? 4403 : 1006);
+      if (!response.ok) return end(codeOf(response));
       this.#isOpen = true;
       this.#followWanted();
-      await this.#read(response.body.pipeThrough(new TextDecoderStream()).getReader(), stream);
+      await this.#read(response.body.getReader(), stream);
     } catch {
       // The network: as the end of the stream.
     }
@@ -183,11 +198,12 @@ class StreamTransport {
   }
 
   async #read(reader, stream) {
+    const decoder = new TextDecoder();
     let rest = "";
     for (;;) {
       const { value, done } = await reader.read();
       if (done || stream !== this.#stream) return;
-      const lines = (rest + value).split(/\r\n|\n|\r/);
+      const lines = (rest + decoder.decode(value, { stream: true })).split(/\r\n|\n|\r/);
       rest = lines.pop();
       this.#on?.received(lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5)));
     }
@@ -197,7 +213,8 @@ class StreamTransport {
     if (command.type === "auth") return this.#renew(ref, command.token);
     try {
       const response = await this.#post("commands", command);
-      if (response.status === 401) return this.#end(4401); // As on the stream. What is in flight has no answer.
+      if (codeOf(response) === 4401) return this.#end(4401); // As on the stream. What is in flight has no answer.
+      if (!response.ok && !isProblem(response)) throw new Error("an answer of a proxy");
       const body = await response.json();
       if (response.ok && command.type === "watch") this.#watch(command.room_ids);
       if (response.ok) return this.#answer({ type: "ack", ref, result: body });
@@ -242,7 +259,7 @@ class StreamTransport {
   }
 
   #answer(frame) {
-    this.#on?.received([JSON.stringify(frame)]);
+    this.#on?.answered(frame);
   }
 
   #end(code) {
@@ -255,7 +272,7 @@ class StreamTransport {
 // ------------------------------------------------------------------------------------------------------ connection
 
 /**
- * One connection at a time, for as long as it is wanted.
+ * One connection at a time, until `stop`.
  *
  *     idle -> connecting -> catching_up -> live -> waiting -> connecting ...
  *                                any of them -> stopped, by `stop` or by a code that says not to come back
@@ -268,16 +285,20 @@ class Connection {
   #transport = null;
   #isReady = false;
   #readyAt = 0;
+  #heardAt = 0;
   #hasExpiry = false;
   #attempts = 0;
-  #withoutReady = 0;
-  #hasHadSocket = false;
+  #turn = 0; // Attempts since the choice between socket and stream began.
+  #usual = null; // The transport that was ready last.
+  #isHeldBack = false;
   #bye = null;
   #timer = null;
   #silence = null;
   #renewal = null;
   #pingSeconds = 25;
+  #spreadSeconds = 0;
   #atOnce = AT_ONCE;
+  #frameBytes = Infinity;
   #lastRef = 0;
   #queue = [];
   #inFlight = new Map();
@@ -293,9 +314,16 @@ class Connection {
     if (this.state === "idle" || this.state === "stopped") this.#connect();
   }
 
-  /** Connect now instead of at the end of the wait. */
+  /** The network may be back, or may have been another one: connect now, or find out whether the connection lives. */
   wake() {
-    if (this.state === "waiting") this.#connect();
+    if (this.state === "waiting" && !this.#isHeldBack) this.#connect();
+    if (!this.#isReady) return;
+    const silentSeconds = (Date.now() - this.#heardAt) / 1000; // Timers stop while a machine sleeps.
+    if (silentSeconds > this.#pingSeconds + GRACE_SECONDS) return this.#lost(1006);
+    if (!(this.#transport instanceof WebSocketTransport)) return; // An answer to a POST says nothing about the stream.
+    // The gateway has no such frame, and answers so without asking a server.
+    this.#transport.send({ type: "probe", ref: ++this.#lastRef });
+    this.#expectWithin(PROBE_SECONDS);
   }
 
   /** End the connection, which `start` begins again. Returns the requests that have no answer. */
@@ -304,7 +332,7 @@ class Connection {
     this.#drop();
     this.#enter("idle");
     const requests = this.#queue.splice(0);
-    for (const request of requests) clearTimeout(request.timer);
+    for (const request of requests) this.#end(request);
     return requests;
   }
 
@@ -325,21 +353,27 @@ class Connection {
    */
   request(command, { once = false, seconds = REQUEST_SECONDS } = {}) {
     return new Promise((resolve, reject) => {
-      const request = { command, once, resolve, reject };
+      const request = { command, once, resolve, reject, isSent: false, isHeld: false };
       if (this.state === "stopped") return this.#fail(request, { error: "stopped" });
       request.timer = setTimeout(() => {
         this.#queue = this.#queue.filter((other) => other !== request);
         for (const [ref, other] of this.#inFlight) if (other === request) this.#inFlight.delete(ref);
         this.#fail(request, { error: "timeout", retry: true });
+        this.#pump();
       }, seconds * 1000);
       this.#queue.push(request);
       this.#pump();
     });
   }
 
-  #fail(request, error) {
+  #end(request) {
     clearTimeout(request.timer);
-    request.reject(new HubbubError(error));
+    clearTimeout(request.hold);
+  }
+
+  #fail(request, error) {
+    this.#end(request);
+    request.reject(new HubbubError({ outcome_unknown: request.isSent, ...error }));
   }
 
   #enter(state) {
@@ -352,26 +386,28 @@ class Connection {
     this.#drop();
     this.reason = null;
     this.#bye = null;
+    this.#isHeldBack = false;
     this.#enter("connecting");
-    const attempt = (this.#timer = setTimeout(() => this.#lost(1006), CONNECT_SECONDS * 1000));
+    const limit = (seconds) => (this.#timer = setTimeout(() => this.#lost(1006), seconds * 1000));
+    const asking = limit(REQUEST_SECONDS);
     let token;
     try {
       token = await this.#options.getToken?.();
     } catch {
-      if (this.#timer === attempt) this.#lost(1006);
+      if (this.#timer === asking) this.#lost(1006);
       return;
     }
-    if (this.#timer !== attempt) return; // Stopped, or too late.
-    const { WebSocket, fetch } = this.#options;
-    // Where a WebSocket has opened before, it is more likely that the server is away.
-    const streams = fetch && (!WebSocket || this.#withoutReady % 4 > (this.#hasHadSocket ? 2 : 1));
-    const Transport = streams ? StreamTransport : WebSocketTransport;
+    if (this.#timer !== asking) return; // Stopped, or too late.
+    clearTimeout(asking);
+    limit(CONNECT_SECONDS);
+    const Transport = this.#nextTransport();
     let transport = null;
     const current = (handler) => (value) => transport === this.#transport && handler(value);
     try {
       transport = new Transport(this.#options, {
-        opened: current(() => this.#hello(token)),
+        opened: current(() => this.#opened(token)),
         received: current((lines) => this.#received(lines)),
+        answered: current((frame) => this.#answer(frame)),
         closed: current((code) => this.#lost(code)),
         positions: () => this.#on.positions(),
       });
@@ -381,7 +417,20 @@ class Connection {
     this.#transport = transport;
   }
 
-  async #hello(token) {
+  /**
+   * Where nothing has worked yet, two attempts of four are streams. Later one of four is of the other transport: a
+   * server that is away is more likely than a network that has changed.
+   */
+  #nextTransport() {
+    const { WebSocket, fetch } = this.#options;
+    const turn = this.#turn++ % 4;
+    const isForSocket = this.#usual === StreamTransport ? turn === 3 : turn < (this.#usual ? 3 : 2);
+    return WebSocket && (isForSocket || !fetch) ? WebSocketTransport : StreamTransport;
+  }
+
+  async #opened(token) {
+    clearTimeout(this.#timer);
+    this.#expectWithin(this.#pingSeconds + GRACE_SECONDS);
     const transport = this.#transport;
     const hello = { type: "hello", device: this.#device };
     if (token) hello.token = token;
@@ -401,13 +450,14 @@ class Connection {
   }
 
   /** The server has other heads on these pages of positions. */
-  #tellPages(numbers) {
+  #sendPages(numbers) {
     const positions = numbers.flatMap((number) => this.#pages[number] ?? []);
     for (const frame of inFrames(positions)) this.#transport.send({ type: "positions", ...frame });
   }
 
   #received(lines) {
-    this.#listen(this.#pingSeconds);
+    this.#heardAt = Date.now();
+    this.#expectWithin(this.#pingSeconds + GRACE_SECONDS);
     const frames = [];
     for (const line of lines) {
       let frame;
@@ -417,24 +467,31 @@ class Connection {
         continue; // As a frame that this version does not know.
       }
       if (frame.type === "ack" || frame.type === "error") this.#answer(frame);
-      else if (frame.type === "ask") this.#tellPages(frame.pages);
+      else if (frame.type === "ask") this.#sendPages(frame.pages);
       else if (frame.type === "ready") this.#ready(frame, frames);
       else if (frame.type === "bye") this.#bye = frame;
       else if (frame.type !== "ping") frames.push(frame);
+      if (!this.#transport) return; // A listener, or the user of `ready`, has stopped it.
     }
     if (frames.length) this.#on.frames(frames);
   }
 
   #ready(frame, frames) {
-    clearTimeout(this.#timer);
+    const { userId } = this.#options;
+    if (userId && userId !== frame.user_id) return this.stop({ code: 4401, detail: "another user is logged in" });
+    // A client that resumes has the positions of its rooms, and other tabs may not have them.
+    if (frame.resumed) frame.positions = { ...this.#on.positions(), ...frame.positions };
     this.#isReady = true;
     this.#pages = [];
-    this.#hasHadSocket ||= this.#transport instanceof WebSocketTransport;
+    const kind = this.#transport.constructor;
+    if (kind === WebSocketTransport || kind !== this.#usual) this.#turn = 0;
+    this.#usual = kind;
     this.#readyAt = Date.now();
-    this.#withoutReady = 0;
     this.#pingSeconds = frame.ping_seconds ?? this.#pingSeconds;
+    this.#spreadSeconds = frame.spread_seconds ?? 0;
     this.#atOnce = frame.limits?.commands ?? AT_ONCE;
-    this.#listen(this.#pingSeconds);
+    this.#frameBytes = frame.limits?.frame_bytes ?? Infinity;
+    this.#expectWithin(this.#pingSeconds + GRACE_SECONDS);
     this.#hasExpiry = frame.expires_in_seconds != null;
     this.#renew(frame.expires_in_seconds);
     frames.push(frame);
@@ -443,9 +500,9 @@ class Connection {
   }
 
   /** Any byte is a sign of life. Scripts do not see the pings of WebSockets. */
-  #listen(seconds) {
+  #expectWithin(seconds) {
     clearTimeout(this.#silence);
-    if (this.#isReady) this.#silence = setTimeout(() => this.#lost(1006), (seconds + GRACE_SECONDS) * 1000);
+    this.#silence = setTimeout(() => this.#lost(1006), seconds * 1000);
   }
 
   /** A token that expires is replaced before it does. */
@@ -462,16 +519,24 @@ class Connection {
         // Again, while the old one is valid. After that the next connection asks for one.
       }
       if (renewal === this.#renewal) this.#renew(left);
-    }, Math.max(seconds * 0.8, 1) * 1000);
+    }, Math.min(Math.max(seconds * 0.8, 1) * 1000, LONGEST_TIMER));
     this.#renewal = renewal;
   }
 
   #pump() {
-    while (this.#isReady && this.#queue.length && this.#inFlight.size < this.#atOnce) {
-      const request = this.#queue.shift();
-      const ref = ++this.#lastRef;
-      this.#inFlight.set(ref, request);
-      this.#transport.send({ ...request.command, ref });
+    while (this.#isReady && this.#inFlight.size < this.#atOnce) {
+      const at = this.#queue.findIndex((one) => !one.isHeld);
+      if (at < 0) return;
+      const [request] = this.#queue.splice(at, 1);
+      const frame = { ...request.command, ref: ++this.#lastRef };
+      // A larger frame would end the connection, and with it those of all tabs.
+      if (new TextEncoder().encode(JSON.stringify(frame)).length > this.#frameBytes) {
+        this.#fail(request, { error: "too-large", detail: `a command may have ${this.#frameBytes} bytes` });
+        continue;
+      }
+      this.#inFlight.set(frame.ref, request);
+      request.isSent = true;
+      this.#transport.send(frame);
     }
   }
 
@@ -480,23 +545,23 @@ class Connection {
     if (!request) return;
     this.#inFlight.delete(frame.ref);
     if (frame.type === "ack") {
-      clearTimeout(request.timer);
+      this.#end(request);
       request.resolve(frame.result);
+    } else if (frame.error === "too-many-attempts" && !request.once) {
+      request.isHeld = true;
+      request.isSent = false;
+      request.hold = setTimeout(() => {
+        request.isHeld = false;
+        this.#pump();
+      }, (frame.retry_after_seconds ?? 1) * 1000);
+      this.#queue.push(request);
     } else {
-      const error = { ...frame, after: frame.retry_after_seconds };
-      if (frame.error === "too-many-attempts" && !request.once) {
-        setTimeout(() => {
-          this.#queue.push(request);
-          this.#pump();
-        }, (error.after ?? 1) * 1000);
-      } else {
-        this.#fail(request, error);
-      }
+      this.#fail(request, { outcome_unknown: false, ...frame, after: frame.retry_after_seconds });
     }
     this.#pump();
   }
 
-  /** Forget the transport without a word to it. Requests in flight wait for the next one, in their order. */
+  /** Forget the transport, without waiting for its end. Requests in flight wait for the next one, in their order. */
   #drop() {
     clearTimeout(this.#timer);
     clearTimeout(this.#silence);
@@ -517,27 +582,29 @@ class Connection {
     const bye = this.#bye;
     const wasReady = this.#isReady;
     if (wasReady && Date.now() - this.#readyAt > STABLE_SECONDS * 1000) this.#attempts = 0;
-    if (!wasReady) this.#withoutReady++;
     this.#drop();
     code = bye?.code ?? code;
     if (code === 4503) this.#on.forget();
     // A token may expire while the machine sleeps. A new one is asked for once: without a `ready` the next 4401 counts.
     const hasExpired = code === 4401 && wasReady && this.#hasExpiry && this.#options.getToken;
+    // Each client has a device of its own. With 4409 a connection that it gave up came to the server after this one.
+    const isOwn = code === 4409;
     const isFinal = code === 1009 || (code >= 4400 && code < 4500 && ![4408, 4429].includes(code));
-    const mayReturn = hasExpired || (bye?.reconnect ?? !isFinal);
+    const mayReturn = hasExpired || isOwn || (bye?.reconnect ?? !isFinal);
     if (!mayReturn) return this.stop({ code, detail: bye?.reason ?? null });
+    // A server that ends by itself closes all its clients at once, and not each server says `bye`.
+    const within = bye?.within_seconds || ([1012, 1013].includes(code) ? this.#spreadSeconds : 0);
+    this.#isHeldBack = code === 4429 && within > 0;
     this.#enter("waiting");
     if (this.state !== "waiting") return; // A listener has stopped it.
-    this.#timer = setTimeout(() => this.#connect(), this.#wait(code, bye?.within_seconds) * 1000);
+    this.#timer = setTimeout(() => this.#connect(), this.#wait(within) * 1000);
   }
 
   /** Seconds, with full jitter, so that a thousand clients do not come back at the same time. */
-  #wait(code, within) {
+  #wait(within) {
     const random = this.#options.random();
-    if (code === 4429 && within) return within * (1 + random);
-    if (within) return within * random;
-    const longest = Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** this.#attempts++);
-    return longest * random;
+    if (this.#isHeldBack) return within * (1 + random);
+    return Math.max(within, backoff(this.#attempts++)) * random;
   }
 }
 
@@ -548,14 +615,18 @@ class Outbox {
   isDurable = false;
   entries = [];
   #stored = new Set(); // The ids of entries that are known to have been on the disk.
+  #unsaved = new Map(); // The ids of entries of this tab that the disk has not taken, and whether it was tried.
   #indexedDB;
   #name;
+  #late;
   #database = null;
   #lastNumber = 0;
 
-  constructor({ indexedDB, name }) {
+  /** `late` is called when the disk answers after it was given up. */
+  constructor({ indexedDB, name }, late) {
     this.#indexedDB = indexedDB;
     this.#name = `hubbub:${name}`;
+    this.#late = late;
   }
 
   /**
@@ -574,6 +645,7 @@ class Outbox {
         this.put(entry);
       }
       this.isDurable = true;
+      for (const entry of this.entries.filter(({ id }) => this.#unsaved.has(id))) await this.add(entry);
       return gone;
     } catch {
       this.#fallBack();
@@ -585,16 +657,20 @@ class Outbox {
   async add(entry) {
     entry.number = ++this.#lastNumber;
     this.put(entry);
-    await this.#write((store) => {
+    this.#unsaved.set(entry.id, this.isDurable);
+    const isWritten = await this.#write((store) => {
       // Tabs share the numbers: an entry comes after all that the database has.
-      const newest = store.openCursor(null, "prev");
+      const newest = store.index("number").openCursor(null, "prev");
       newest.onsuccess = () => {
         entry.number = Math.max(entry.number, (newest.result?.key ?? 0) + 1);
         this.#lastNumber = Math.max(this.#lastNumber, entry.number);
         store.put(entry);
       };
     });
-    if (this.isDurable) this.#stored.add(entry.id);
+    if (!isWritten) return;
+    if (!this.has(entry.id)) return this.remove(entry.id); // It was taken out while it was written.
+    this.#unsaved.delete(entry.id);
+    this.#stored.add(entry.id);
   }
 
   /** Know an entry of another tab, or one that has changed. */
@@ -610,26 +686,32 @@ class Outbox {
     await this.#write((store) => store.put(entry));
   }
 
+  /** Take an entry out, also if writing has failed meanwhile: the next page sends what is left on the disk. */
   async remove(id) {
-    const entry = this.forget(id);
-    if (entry) await this.#write((store) => store.delete(entry.number));
+    const wasTried = this.#unsaved.get(id) ?? true;
+    this.forget(id);
+    if (!wasTried) return;
+    await this.#erase((store) => store.delete(id));
   }
 
   has(id) {
     return this.entries.some((entry) => entry.id === id);
   }
 
+  isStored(id) {
+    return this.#stored.has(id);
+  }
+
   /** Leave it to the leader to take an entry from the disk. */
   forget(id) {
-    const entry = this.entries.find((one) => one.id === id);
-    this.entries = this.entries.filter((one) => one !== entry);
+    this.entries = this.entries.filter((entry) => entry.id !== id);
     this.#stored.delete(id);
-    return entry;
+    this.#unsaved.delete(id);
   }
 
   async clear() {
-    this.entries = [];
-    await this.#write((store) => store.clear());
+    for (const { id } of this.entries) this.forget(id);
+    await this.#erase((store) => store.clear());
   }
 
   close() {
@@ -637,8 +719,20 @@ class Outbox {
     this.#database = null;
   }
 
+  /** Returns whether the disk has it. */
   async #write(change) {
-    if (!this.isDurable) return;
+    if (!this.isDurable) return false;
+    try {
+      await this.#run("readwrite", change);
+      return true;
+    } catch {
+      this.#fallBack();
+      return false;
+    }
+  }
+
+  async #erase(change) {
+    if (!this.#indexedDB) return;
     try {
       await this.#run("readwrite", change);
     } catch {
@@ -659,20 +753,38 @@ class Outbox {
         });
       } catch (error) {
         this.close();
-        if (attempt === 2) throw error;
+        if (attempt === 2 || error?.name === "TimeoutError") throw error;
       }
     }
   }
 
   #connect() {
     return new Promise((resolve, reject) => {
-      const request = this.#indexedDB.open(this.#name, 1);
-      request.onupgradeneeded = () => request.result.createObjectStore("outbox", { keyPath: "number" });
+      const request = this.#indexedDB.open(this.#name, 2);
+      let isLate = false;
+      const limit = setTimeout(() => {
+        isLate = true;
+        reject(new DOMException("IndexedDB does not answer", "TimeoutError"));
+      }, DISK_SECONDS * 1000);
+      const fail = () => {
+        isLate = true;
+        clearTimeout(limit);
+        reject(request.error ?? new Error("IndexedDB is blocked"));
+      };
+      request.onupgradeneeded = () => {
+        const { result } = request;
+        if (result.objectStoreNames.contains("outbox")) result.deleteObjectStore("outbox");
+        result.createObjectStore("outbox", { keyPath: "id" }).createIndex("number", "number");
+      };
       request.onsuccess = () => {
+        clearTimeout(limit);
         request.result.onversionchange = () => this.close();
         resolve(request.result);
+        if (!isLate) return;
+        request.result.close();
+        this.#late();
       };
-      request.onerror = request.onblocked = () => reject(request.error ?? new Error("IndexedDB is blocked"));
+      request.onerror = request.onblocked = fail;
     });
   }
 
@@ -687,6 +799,9 @@ class Outbox {
 /**
  * Several tabs with one connection. The tab that holds a lock of the browser is the leader and has the connection.
  * It passes on what it receives, and sends for the others. Without locks or a channel each tab leads.
+ *
+ * A visible tab asks for the lead, because browsers slow hidden tabs down, and suspend them on phones. A hidden leader
+ * lets it steal the lock: the next one in the queue may be hidden as well. A leader that does not answer is suspended.
  */
 class Tabs {
   isLeader = false;
@@ -697,6 +812,8 @@ class Tabs {
   #on;
   #release = null;
   #waiting = null;
+  #asking = null;
+  #yieldedAt = 0;
   #heardAt = Date.now();
   #lastRef = 0;
   #requests = new Map();
@@ -706,32 +823,35 @@ class Tabs {
     this.#on = on;
     if (!locks || !BroadcastChannel) return;
     this.#locks = locks;
-    this.#channel = new BroadcastChannel(this.#name);
+    try {
+      this.#channel = new BroadcastChannel(this.#name);
+    } catch {
+      return; // A frame whose storage is blocked has none.
+    }
     this.#channel.onmessage = ({ data }) => this.#received(data);
-  }
-
-  /** Whether there is a channel to other tabs, or may be. */
-  get isShared() {
-    return this.#channel !== null;
   }
 
   /** With `starts` a leader that was stopped by the server connects again. */
   start({ starts }) {
-    if (!this.#channel) {
-      this.isLeader = true;
-      return this.#on.lead();
-    }
+    if (!this.#channel) return this.#leadAlone();
     this.#queueUp();
     if (starts) this.post({ kind: "start" });
     this.post({ kind: "who" });
+    this.askToLead();
   }
 
   close() {
+    clearTimeout(this.#asking);
     this.#waiting?.abort();
     this.#release?.();
     this.isLeader = false;
-    for (const request of this.#requests.values()) request.reject(new HubbubError({ error: "stopped" }));
-    this.#requests.clear();
+    for (const request of this.#requests.values()) {
+      request.reject(new HubbubError({ error: "stopped", outcome_unknown: true }));
+    }
+    this.#closeChannel();
+  }
+
+  #closeChannel() {
     if (this.#channel) this.#channel.onmessage = null;
     this.#channel?.close();
     this.#channel = null;
@@ -750,8 +870,8 @@ class Tabs {
         this.#requests.delete(ref);
         settle(value);
       };
-      const give = () => end(reject)(new HubbubError({ error: "timeout", retry: true }));
-      const timer = setTimeout(give, (options.seconds ?? REQUEST_SECONDS) * 1000);
+      const expire = () => end(reject)(new HubbubError({ error: "timeout", retry: true, outcome_unknown: true }));
+      const timer = setTimeout(expire, (options.seconds ?? REQUEST_SECONDS) * 1000);
       this.#requests.set(ref, { ref, command, options, resolve: end(resolve), reject: end(reject) });
       this.post({ kind: "request", ref, command, options });
     });
@@ -760,19 +880,34 @@ class Tabs {
   /** The requests that a new leader gets again. Those that are to be sent once may have been sent. */
   #toRepeat() {
     for (const { options, reject } of [...this.#requests.values()]) {
-      if (options.once) reject(new HubbubError({ error: "disconnected", retry: true }));
+      if (options.once) reject(new HubbubError({ error: "disconnected", retry: true, outcome_unknown: true }));
     }
     return [...this.#requests.values()];
   }
 
-  /** The leader is hidden: it gives the lock to a visible tab, as browsers slow hidden ones down. */
+  /** The leader is hidden: visible tabs ask for the lead. */
   hidden() {
     if (this.isLeader) this.post({ kind: "hidden" });
   }
 
+  /** This tab is visible. */
+  askToLead() {
+    if (this.isLeader || !this.#channel || !this.#on.isVisible()) return;
+    const askedAt = Date.now();
+    this.post({ kind: "visible" });
+    clearTimeout(this.#asking);
+    this.#asking = setTimeout(() => {
+      if (this.#heardAt < askedAt && this.#on.isVisible()) this.#steal();
+    }, LEADER_SECONDS * 1000);
+  }
+
   /** This tab is visible and has not heard of the leader for this long: the leader may be frozen. */
   stealAfter(seconds) {
-    if (this.isLeader || !this.#channel || Date.now() - this.#heardAt < seconds * 1000) return;
+    if (Date.now() - this.#heardAt >= seconds * 1000) this.#steal();
+  }
+
+  #steal() {
+    if (this.isLeader || !this.#channel) return;
     this.#heardAt = Date.now();
     this.#queueUp({ steal: true });
   }
@@ -784,20 +919,32 @@ class Tabs {
     const lead = () =>
       new Promise((resolve) => {
         this.#release = resolve;
-        this.isLeader = true;
         this.#waiting = null;
-        this.#on.lead();
-        for (const { command, options, resolve, reject } of this.#toRepeat()) {
-          this.#on.request(command, options).then(resolve, reject);
-        }
+        this.#lead();
       });
     this.#locks.request(this.#name, waiting ? { signal: waiting.signal } : options, lead).then(
       () => {},
       (error) => {
-        if (waiting?.signal.aborted || !this.isLeader) return;
-        if (error?.name === "AbortError") this.#follow(); // Another tab has stolen the lock.
+        if (waiting?.signal.aborted || !this.#channel) return;
+        if (error?.name !== "AbortError") this.#leadAlone(); // A frame whose storage is blocked gets no lock.
+        else if (this.isLeader) this.#follow(); // Another tab has stolen the lock.
       },
     );
+  }
+
+  #leadAlone() {
+    this.#closeChannel();
+    this.#lead();
+  }
+
+  #lead() {
+    clearTimeout(this.#asking);
+    this.isLeader = true;
+    this.#on.lead();
+    for (const { command, options, resolve, reject } of this.#toRepeat()) {
+      this.#on.request(command, options).then(resolve, reject);
+    }
+    if (!this.#on.isVisible()) this.hidden();
   }
 
   #follow() {
@@ -818,11 +965,11 @@ class Tabs {
       if (message.error) request?.reject(new HubbubError(message.error));
       else request?.resolve(message.result);
     } else if (message.kind === "hidden") {
-      if (this.#on.isVisible()) this.post({ kind: "visible" });
+      this.askToLead();
     } else if (message.kind === "visible") {
-      if (!this.isLeader || this.#on.isVisible()) return;
-      this.#release?.();
-      this.#follow();
+      if (this.isLeader) this.#yieldTo(message.tab);
+    } else if (message.kind === "lead") {
+      if (message.to === this.#id) this.#steal();
     } else {
       if (message.kind === "leader" && message.isNew) {
         for (const { ref, command, options } of this.#toRepeat()) this.post({ kind: "request", ref, command, options });
@@ -831,11 +978,19 @@ class Tabs {
     }
   }
 
+  #yieldTo(tab) {
+    if (this.#on.isVisible()) return this.#on.stays();
+    if (Date.now() - this.#yieldedAt < LEADER_SECONDS * 1000) return; // Another tab takes the lead.
+    this.#yieldedAt = Date.now();
+    this.post({ kind: "lead", to: tab });
+  }
+
   async #answer({ tab, ref, command, options }) {
     try {
       this.post({ kind: "reply", to: tab, ref, result: (await this.#on.request(command, options)) ?? null });
-    } catch ({ error, message, retry, after, field }) {
-      this.post({ kind: "reply", to: tab, ref, error: { error, detail: message, retry, after, field } });
+    } catch ({ error, message, retry, after, field, outcomeUnknown }) {
+      const frame = { error, detail: message, retry, after, field, outcome_unknown: outcomeUnknown };
+      this.post({ kind: "reply", to: tab, ref, error: frame });
     }
   }
 }
@@ -902,11 +1057,12 @@ class Timeline {
     this.#list = null;
   }
 
-  /** Forget what is of the log. */
-  reset() {
-    for (const message of this.#logged) this.#byId.delete(message.id);
-    this.#logged = [];
+  /** Forget what is of the log, except the newest messages. Returns whether any was forgotten. */
+  reset(keep = 0) {
+    const forgotten = this.#logged.splice(0, Math.max(0, this.#logged.length - keep));
+    for (const message of forgotten) this.#byId.delete(message.id);
     this.#list = null;
+    return forgotten.length > 0;
   }
 
   #know(message) {
@@ -956,6 +1112,7 @@ export class Room {
   #isAttached = false;
   #generation = 0;
   #loading = null;
+  #failures = 0;
   #older = null;
   #held = new Map();
   #typing = new Map();
@@ -1006,6 +1163,7 @@ export class Room {
       if (generation !== this.#generation) continue;
       this.#merge(page);
       this.isLoaded = true;
+      this.#failures = 0;
       return;
     }
   }
@@ -1014,7 +1172,8 @@ export class Room {
     try {
       return await this.#client.request({ type: "page", room_id: this.id, limit: PAGE });
     } catch (error) {
-      if (error.retry) this.#client._later(1, () => this._resume()); // The caller may not ask again.
+      // The caller may not ask again.
+      if (error.retry) this.#client._retryLater(this.#failures++, error, () => this._resume());
       throw error;
     }
   }
@@ -1031,6 +1190,13 @@ export class Room {
     const page = await this.#client.request({ type: "page", room_id: this.id, before, limit });
     if (generation === this.#generation) this.#merge(page);
     return this.hasOlder;
+  }
+
+  /** Forget all messages that are loaded but the newest, as when the room is left. `loadOlder` loads them again. */
+  forgetOlder(keep = 100) {
+    if (!this.isLoaded || this.#older || !this.#timeline.reset(keep)) return;
+    this.hasOlder = true;
+    this.#client._changed(this);
   }
 
   #merge(page) {
@@ -1242,8 +1408,8 @@ export class Room {
   }
 
   /** @internal */
-  _waits(entry) {
-    this.#timeline.wait(entry);
+  _waits(entry, isStored = false) {
+    this.#timeline.wait({ ...entry, isStored });
   }
 
   /** @internal */
@@ -1340,7 +1506,12 @@ export class Client extends Emitter {
   #isStarted = false;
   #isOpen = false;
   #hasReady = false;
+  #spreadSeconds = 0;
   #listing = 0;
+  #listFailures = 0;
+  #isFullyListed = false;
+  #left = new Set();
+  #unwritten = new Set();
   #behind = new Map();
   #sending = new Set();
   #sendFailures = 0;
@@ -1348,9 +1519,12 @@ export class Client extends Emitter {
   #marking = null;
   #refreshing = new Map();
   #wanted = new Set();
+  #isAsking = false;
   #watched = [];
   #watchedByTab = new Map();
+  #watching = [];
   #online = null;
+  #changedOnline = null;
   #dirty = new Set();
   #isListDirty = false;
   #beat = null;
@@ -1359,7 +1533,8 @@ export class Client extends Emitter {
 
   /**
    * @param {object} options `url` of the gateway, and as needed: `userId` to write before the first connection,
-   *   `getToken` where no cookie is, `resume` with the `token` of before, `name` for the database and the tabs.
+   *   `getToken` where no cookie is, `resume` with the `token` of before, `name` for the database and the tabs, which
+   *   is that of the user and the URL otherwise.
    *   Node.js has not all of what browsers have: `WebSocket`, `fetch`, `indexedDB`, `locks`, `BroadcastChannel`.
    */
   constructor(options) {
@@ -1368,7 +1543,7 @@ export class Client extends Emitter {
     const url = new URL(options.url, base);
     if (!url.pathname.endsWith("/")) url.pathname += "/";
     this.#options = {
-      name: url.href,
+      name: options.userId ? `${url.href} ${options.userId}` : url.href,
       random: Math.random,
       WebSocket: globalThis.WebSocket,
       fetch: globalThis.fetch?.bind(globalThis),
@@ -1381,7 +1556,7 @@ export class Client extends Emitter {
     };
     this.userId = options.userId ?? null;
     if (options.resume) this.#positions = new Map(Object.entries(JSON.parse(options.resume)));
-    this.#outbox = new Outbox(this.#options);
+    this.#outbox = new Outbox(this.#options, () => this.#isStarted && this.#readOutbox());
     this.#connection = new Connection(this.#options, {
       positions: () => Object.fromEntries(this.#positions),
       state: (state) => this.#stateOfConnection(state),
@@ -1430,6 +1605,10 @@ export class Client extends Emitter {
       follow: () => this.#follow(),
       request: (command, options) => this.#connection.request(command, options),
       isVisible: () => this.#isVisible,
+      stays: () => {
+        this.#connection.wake();
+        this.#eachBeat();
+      },
       message: (message) => this.#fromTab(message),
     });
     this.#tabs.start({ starts });
@@ -1438,8 +1617,11 @@ export class Client extends Emitter {
 
   #part() {
     clearInterval(this.#beat);
+    if (!this.isLeader) this.#tabs.post({ kind: "watch", room_ids: [] });
     this.#tabs.close();
-    for (const { reject } of this.#connection.pause()) reject(new HubbubError({ error: "stopped" }));
+    for (const { reject, isSent } of this.#connection.pause()) {
+      reject(new HubbubError({ error: "stopped", outcome_unknown: isSent }));
+    }
     this.#outbox.close();
   }
 
@@ -1463,6 +1645,8 @@ export class Client extends Emitter {
 
   /** Forget what is on the disk, for a log-out. Messages that were not sent are lost. */
   async clear() {
+    this.#unwritten.clear();
+    await this.#opened; // What is read after it was cleared would be sent.
     await this.#outbox.clear();
     this.#outbox.close();
   }
@@ -1504,8 +1688,10 @@ export class Client extends Emitter {
   isOnline(userId) {
     if (userId === this.userId) return this.state === "live" || undefined;
     if (this.state !== "live" || !this.#online) return undefined;
-    const isMember = (room) => room?.partnerId === userId || room?.members.has(userId);
-    return this.#online.get(userId) ?? (this.#watchedByAll().some((id) => isMember(this.#rooms.get(id))) ? false : undefined);
+    // The answer has the first 200 members of a room.
+    const isWatched = (room) => room?.partnerId === userId || (room?.members.has(userId) && room.members.size <= 200);
+    const isKnown = this.#watching.some((id) => isWatched(this.#rooms.get(id)));
+    return this.#online.get(userId) ?? (isKnown ? false : undefined);
   }
 
   /** The result of any command of docs/protocol.md. It waits for a connection, at most 30 seconds. */
@@ -1558,11 +1744,11 @@ export class Client extends Emitter {
 
   /** Rooms on the screen: the presence of their members comes as events. */
   watch(roomIds) {
-    this.#watched = roomIds.slice(0, 10);
+    this.#watched = [...roomIds];
     this.#watch();
   }
 
-  // ------------------------------------------------------------------------------------------ what the server says
+  // ------------------------------------------------------------------------------------------ frames of the server
 
   #receivedByLeader(frames) {
     this.#tabs.post({ kind: "frames", frames });
@@ -1609,7 +1795,10 @@ export class Client extends Emitter {
         else room.memberMetadata.delete(frame.user_id);
       }),
     room_changed: (frame) => this.#entry(frame, (room) => room._describe(frame)),
-    room_gone: (frame) => this.#forget(frame.room_id),
+    room_gone: ({ room_id }) => {
+      this.#left.delete(room_id);
+      this.#forget(room_id);
+    },
     resync: (frame) => {
       this.#positions.set(frame.room_id, frame.cursor);
       this.#behind.delete(frame.room_id);
@@ -1634,17 +1823,24 @@ export class Client extends Emitter {
     presence_changed: ({ user_id, is_online }) => {
       this.#online ??= new Map();
       this.#online.set(user_id, is_online);
+      this.#changedOnline?.set(user_id, is_online);
       this.emit("presence", user_id);
     },
-    online: ({ user_ids }) => {
-      this.#online = new Map(user_ids.map((userId) => [userId, true]));
+    online: ({ user_ids, room_ids, changed }) => {
+      this.#online = new Map([...user_ids.map((userId) => [userId, true]), ...changed]);
+      this.#watching = room_ids;
       this.emit("presence", null);
     },
+    listed: ({ page }) => this.#listed(page, true),
     profile_changed: ({ type, user_id, ...profile }) => {
       const user = this.users.get(user_id);
       if (user) this._people([{ ...user, ...profile }]);
     },
-    missed: () => this.#list(false),
+    missed: () => {
+      // All clients of a server miss something at the same time. The other tabs get the list of this one.
+      if (this.isLeader) this._later(this.#spreadSeconds * this.#options.random(), () => this.#list(false, true));
+      this.#readAgain();
+    },
   };
 
   #ready(frame) {
@@ -1652,9 +1848,12 @@ export class Client extends Emitter {
     this.#hasReady = true;
     this.userId = frame.user_id;
     this.limits = frame.limits ?? {};
+    this.#spreadSeconds = frame.spread_seconds ?? 0;
+    this.#left.clear();
     this.#positions = new Map(Object.entries(frame.positions));
     this.#behind.clear();
     this.#isListed = false;
+    if (isFresh) this.#isFullyListed = false;
     this.#online = null;
     for (const id of [...this.#rooms.keys()]) {
       if (!this.#positions.has(id)) this.#forget(id);
@@ -1663,6 +1862,7 @@ export class Client extends Emitter {
     }
     for (const entry of this.#outbox.entries) this.#show(entry);
     this.#list(isFresh);
+    if (!isFresh) this.#readAgain();
     this.#watch();
     this.#sendNext();
     this._sendMarks();
@@ -1672,11 +1872,17 @@ export class Client extends Emitter {
   /** An entry of a log: each once, in order. */
   #entry(frame, change) {
     const { room_id, seq, cursor } = frame;
+    const isOwn = frame.user_id === this.userId;
+    const isOwnJoin = frame.type === "member_joined" && isOwn;
+    if (this.#left.has(room_id)) {
+      if (isOwnJoin || (frame.type === "member_left" && isOwn)) this.#left.delete(room_id);
+      if (!isOwnJoin) return; // From before this user left the room.
+    }
     const isNew = !this.#rooms.has(room_id);
-    const room = this.#place(room_id);
+    const room = this.#roomOf(room_id);
     if (room._seq !== null && seq <= room._seq) return; // Again, from a leader that was behind this tab.
-    const isOwnJoin = frame.type === "member_joined" && frame.user_id === this.userId;
-    const isGap = room._seq !== null && seq > room._seq + 1 && !isOwnJoin; // This tab was frozen for a while.
+    const known = room._seq ?? (room._head || seq);
+    const isGap = seq > known + 1 && !isOwnJoin; // This tab was frozen for a while.
     if (isGap) this.#reset(room_id);
     room._seq = seq;
     this.#positions.set(room_id, cursor);
@@ -1696,13 +1902,17 @@ export class Client extends Emitter {
     if (message.user_id !== this.userId) this.emit("message", room, message);
   }
 
-  #place(id) {
+  #roomOf(id) {
     if (!this.#rooms.has(id)) this.#rooms.set(id, new Room(this, id));
     return this.#rooms.get(id);
   }
 
+  #isGone(id) {
+    return !this.#positions.has(id) && !this.#rooms.has(id);
+  }
+
   #reset(id) {
-    this.#place(id)._reset();
+    this.#roomOf(id)._reset();
     this._refresh(id);
     this._changed(this.#rooms.get(id));
   }
@@ -1714,6 +1924,7 @@ export class Client extends Emitter {
     this.#marks.delete(id);
     if (!room) return;
     this.#rooms.delete(id);
+    for (const entry of this.#outbox.entries) if (entry.room_id === id) this.#show(entry);
     room.isGone = true;
     room._quiet();
     this.#isListDirty = true;
@@ -1721,36 +1932,67 @@ export class Client extends Emitter {
   }
 
   /** Read the list of rooms: all pages of it, or the first where the events have brought the rest. */
-  async #list(all) {
+  async #list(isFresh, isForAllTabs = false) {
     const listing = ++this.#listing;
     const isOverdue = () => listing !== this.#listing;
+    const all = isFresh || !this.#isFullyListed; // A break may have come before the last page.
     let after = null;
     try {
       do {
         const page = await this.request({ type: "rooms", limit: 200, ...(after ? { after } : {}) });
         if (isOverdue()) return;
-        this._people(page.users);
-        for (const summary of page.items) this.#summary(summary, !all);
+        if (isForAllTabs) this.#tabs.post({ kind: "frames", frames: [{ type: "listed", page }] });
+        this.#listed(page, !isFresh);
         after = all ? page.next : null;
         this.#flush();
       } while (after);
     } catch (error) {
       if (isOverdue() || error.error === "stopped") return;
-      this._later(1 + 4 * this.#options.random(), () => !isOverdue() && this.#list(all));
+      this._retryLater(this.#listFailures++, error, () => !isOverdue() && this.#list(isFresh, isForAllTabs));
       return;
     }
+    this.#listFailures = 0;
     this.#isListed = true;
+    this.#isFullyListed ||= all;
     this.#checkCaughtUp();
   }
 
   #isListed = false;
 
+  #listed({ items, users }, isResumed) {
+    this._people(users);
+    for (const summary of items) this.#summary(summary, isResumed);
+  }
+
+  /** Read again what has no position, at a random moment: profiles, and members with their read marks. */
+  #readAgain() {
+    this._later(this.#spreadSeconds * this.#options.random(), async () => {
+      const rooms = [...this.#rooms.values()].filter((room) => room.members.size);
+      const ids = [...this.users.keys()];
+      try {
+        while (ids.length) await this.#readProfiles(ids.splice(0, 100));
+        for (const room of rooms) if (!room.isGone) await room.loadMembers();
+      } catch {
+        // The next connection reads it again.
+      }
+    });
+  }
+
+  async #readProfiles(user_ids) {
+    while (user_ids?.length) {
+      const { items, rest } = await this.request({ type: "users", user_ids });
+      this._people(items);
+      user_ids = rest; // Those that did not fit into the answer.
+    }
+  }
+
   #summary(summary, isResumed = false) {
     const id = summary.room.id;
-    if (!this.#positions.has(id) && !this.#rooms.has(id)) return; // Left meanwhile.
-    const room = this.#place(id);
+    if (this.#isGone(id)) return; // Left meanwhile.
+    const room = this.#roomOf(id);
     const known = Math.max(room._seq ?? 0, room._head);
-    if (isResumed && room.role && summary.room.last_seq > known) this.#behind.set(id, summary.room.last_seq);
+    // A room that was reset has no entries to come. It is loaded again.
+    if (isResumed && room.role && known && summary.room.last_seq > known) this.#behind.set(id, summary.room.last_seq);
     room._summary(summary);
     this.user(summary.partner_id);
     this._changed(room);
@@ -1762,7 +2004,7 @@ export class Client extends Emitter {
 
   /** Wait until a room that was entered is in the list. */
   async #enterRoom(id) {
-    this.#place(id); // The event of the joining, which brings its position, may come later.
+    this.#roomOf(id); // The event of the joining, which brings its position, may come later.
     await this._refresh(id);
     return this.#rooms.get(id);
   }
@@ -1797,33 +2039,43 @@ export class Client extends Emitter {
 
   #want(id) {
     if (!id || this.users.has(id)) return;
-    if (!this.#wanted.size) queueMicrotask(() => this.#askForPeople());
     this.#wanted.add(id);
+    if (this.#isAsking) return;
+    this.#isAsking = true;
+    queueMicrotask(() => this.#askForPeople());
   }
 
   async #askForPeople() {
-    const user_ids = [...this.#wanted];
     try {
-      while (user_ids.length) this._people((await this.request({ type: "users", user_ids: user_ids.splice(0, 100) })).items);
+      while (this.#wanted.size) {
+        const ids = [...this.#wanted].slice(0, 100);
+        const asking = this.#readProfiles(ids);
+        await asking.finally(() => ids.forEach((id) => this.#wanted.delete(id)));
+      }
     } catch {
-      // The next one who asks for them starts it again.
+      this.#wanted.clear(); // The next call of `user` starts it again.
     }
-    this.#wanted.clear();
+    this.#isAsking = false;
   }
 
-  // -------------------------------------------------------------------------------------------- what the user says
+  // -------------------------------------------------------------------------------------------- changes by the user
 
   /** @internal */
   _enqueue(entry) {
-    this.#place(entry.room_id)._waits(entry);
+    this.#roomOf(entry.room_id)._waits(entry);
     this._changed(this.#rooms.get(entry.room_id));
     this.#flush();
-    this.#opened
-      .then(() => this.#outbox.add(entry))
-      .then(() => {
-        this.#tabs.post({ kind: "outbox", entry });
-        this.#sendNext();
-      });
+    this.#unwritten.add(entry.id);
+    this.#opened.then(() => this.#write(entry));
+  }
+
+  async #write(entry) {
+    if (!this.#unwritten.delete(entry.id)) return; // It was discarded before there was a disk.
+    await this.#outbox.add(entry);
+    if (!this.#outbox.has(entry.id)) return; // Or meanwhile.
+    this.#show(entry);
+    this.#tabs.post({ kind: "outbox", entry });
+    this.#sendNext();
   }
 
   /** @internal */
@@ -1837,7 +2089,7 @@ export class Client extends Emitter {
     room._discarded(id);
     this._changed(room);
     this.#flush();
-    this.#outbox.remove(id);
+    if (!this.#unwritten.delete(id)) this.#outbox.remove(id);
     this.#tabs.post({ kind: "discarded", id, room_id: room.id });
   }
 
@@ -1851,8 +2103,10 @@ export class Client extends Emitter {
 
   #show(entry) {
     if (entry.user_id !== this.userId) return;
+    const isLost = entry.status === "failed" && this.#hasReady && this.#isGone(entry.room_id);
+    if (isLost && this.isLeader) this.#outbox.remove(entry.id); // Nothing shows it, so it could not be discarded.
     const room = this.#rooms.get(entry.room_id);
-    room?._waits(entry);
+    room?._waits(entry, this.#outbox.isStored(entry.id));
     if (room) this._changed(room);
   }
 
@@ -1873,8 +2127,6 @@ export class Client extends Emitter {
     this.#sending.add(room_id);
     let pause = 0;
     try {
-      const bytes = new TextEncoder().encode(JSON.stringify(command)).length + 30;
-      if (bytes > (this.limits.frame_bytes ?? Infinity)) throw new HubbubError({ error: "too-large", field: "content" });
       const message = await this.#connection.request(command, { once: true });
       this.#sendFailures = 0;
       this.#sent(message);
@@ -1882,8 +2134,11 @@ export class Client extends Emitter {
       if (error.error === "stopped") return;
       if (!(error instanceof HubbubError)) throw error;
       if (error.error === "disconnected") return; // The next `ready` sends it again.
-      if (error.retry) pause = error.after ?? Math.min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** this.#sendFailures++);
-      else if (this.#outbox.has(id)) this.#change({ ...entry, status: "failed", error: error.error, detail: error.message });
+      if (error.retry) pause = error.after ?? backoff(this.#sendFailures++);
+      else if (this.#isGone(room_id)) this.#outbox.remove(id); // Nothing shows the message.
+      else if (this.#outbox.has(id)) {
+        this.#change({ ...entry, status: "failed", error: error.error, detail: error.message });
+      }
     } finally {
       if (pause) this._later(pause * (0.5 + this.#options.random()), () => this.#free(room_id));
       else this.#free(room_id);
@@ -1948,19 +2203,26 @@ export class Client extends Emitter {
     this.request({ type: "typing", room_id, is_typing }, { once: true, seconds: TYPING_AGAIN_SECONDS }).catch(() => {});
   }
 
+  /** The first room of each tab, then the second of each, up to the limit of the gateway. */
   #watchedByAll() {
-    return [...new Set([...this.#watched, ...[...this.#watchedByTab.values()].flat()])].slice(0, 10);
+    const lists = [this.#watched, ...this.#watchedByTab.values()];
+    const longest = Math.max(...lists.map((list) => list.length));
+    const inTurn = Array.from({ length: longest }, (_, at) => lists.flatMap((list) => list.slice(at, at + 1))).flat();
+    return [...new Set(inTurn)].slice(0, this.limits.watched_rooms ?? WATCHED_ROOMS);
   }
 
   async #watch() {
     if (!this.#isStarted) return;
     if (!this.isLeader) return this.#tabs.post({ kind: "watch", room_ids: this.#watched });
     if (this.state !== "catching_up" && this.state !== "live") return;
+    const room_ids = this.#watchedByAll();
+    const changed = (this.#changedOnline = new Map()); // Events may come between the reading of the answer and it.
     try {
-      const { online } = await this.#connection.request({ type: "watch", room_ids: this.#watchedByAll() });
-      this.#receivedByLeader([{ type: "online", user_ids: online }]);
+      const { online } = await this.#connection.request({ type: "watch", room_ids });
+      if (changed !== this.#changedOnline) return; // A later call has another answer.
+      this.#receivedByLeader([{ type: "online", user_ids: online, room_ids, changed: [...changed] }]);
     } catch {
-      // Presence is not known, which `isOnline` says.
+      // Presence is not known, so `isOnline` is undefined.
     }
   }
 
@@ -1993,7 +2255,8 @@ export class Client extends Emitter {
   /** `ready` as it would come at this moment. */
   #asReady() {
     const positions = Object.fromEntries(this.#positions);
-    return { type: "ready", user_id: this.userId, resumed: true, positions, limits: this.limits };
+    const known = { limits: this.limits, spread_seconds: this.#spreadSeconds };
+    return { type: "ready", user_id: this.userId, resumed: true, positions, ...known };
   }
 
   #fromTab(message) {
@@ -2030,6 +2293,7 @@ export class Client extends Emitter {
       this.#flush();
     } else if (message.kind === "watch" && this.isLeader) {
       this.#watchedByTab.set(message.tab, message.room_ids);
+      if (!message.room_ids.length) this.#watchedByTab.delete(message.tab);
       this.#watch();
     }
   }
@@ -2037,7 +2301,7 @@ export class Client extends Emitter {
   /** The leader is at other positions, as this tab was frozen and has missed what it passed on. */
   #compare(positions) {
     for (const [id, cursor] of Object.entries(positions)) {
-      if (this.#positions.get(id) === cursor) continue;
+      if (this.#positions.get(id) === cursor || this.#left.has(id)) continue;
       this.#positions.set(id, cursor);
       this.#reset(id);
     }
@@ -2075,7 +2339,7 @@ export class Client extends Emitter {
     listen(page.document, "visibilitychange", () => {
       if (!this.#isVisible) return this.#tabs.hidden();
       wake();
-      this.#tabs.stealAfter(FROZEN_SECONDS);
+      this.#tabs.askToLead();
     });
   }
 
@@ -2103,6 +2367,11 @@ export class Client extends Emitter {
     this.#timers.add(timer);
   }
 
+  /** @internal Call again after an answer that may be another one later. */
+  _retryLater(failures, { after }, call) {
+    this._later((after ?? backoff(failures)) * (0.5 + this.#options.random()), call);
+  }
+
   /** @internal */
   _typingChanged(room) {
     this.emit("typing", room);
@@ -2110,11 +2379,13 @@ export class Client extends Emitter {
 
   /** @internal */
   _gone(id) {
+    // The answer overtakes events that are waiting, up to that of the leaving.
+    if (this.#positions.has(id)) this.#left.add(id);
     this.#forget(id);
     this.#flush();
   }
 
-  /** @internal Tell of the change of a room when the frames of one message are applied, or when the task ends. */
+  /** @internal Emit the change of a room when the frames of one message are applied, or when the task ends. */
   _changed(room) {
     if (!this.#dirty.size && !this.#isListDirty) queueMicrotask(() => this.#flush());
     this.#dirty.add(room);
