@@ -272,13 +272,14 @@ class Client:
     async def _ask_for_token(self) -> str | None:
         """Raises: ConnectionError (the callable has failed, which is logged)."""
         with ReportErrors("the source of tokens"):
-            token: Any = self._token() if callable(self._token) else self._token
-            return await token if isawaitable(token) else token
+            given = self._token() if callable(self._token) else self._token
+            token: str | None = await given if isawaitable(given) else given
+            return token
         raise ConnectionError("there is no token")
 
     async def _hello(self, socket: ClientConnection, token: str | None) -> None:
         rooms = self._received
-        hello = {"type": "hello", "token": token, "device": self._device}
+        hello: dict[str, Any] = {"type": "hello", "token": token, "device": self._device}
         if rooms is not None and len(rooms) > MANY_ROOMS:
             hello["pages"] = "".join(fingerprints(rooms, number_of_pages(len(rooms))))
         else:

@@ -339,10 +339,10 @@ test("people that are asked for while others are on their way come as well", asy
   const strangers = ["01970000-0000-7000-8000-0000000000c1", "01970000-0000-7000-8000-0000000000c2"];
   gateway.answers.users = ({ user_ids }) => ({ items: user_ids.map((id) => ({ id, username: id, avatar_url: null })) });
   const client = await live(gateway);
-  client.on("people", () => client.user(strangers[1]));
   client.user(strangers[0]);
-  await until(() => client.user(strangers[1]));
-  assert.ok(client.user(strangers[0]));
+  await until(() => typesOf(gateway).includes("users"));
+  client.user(strangers[1]);
+  await until(() => client.users.has(strangers[0]) && client.users.has(strangers[1]));
 });
 
 test("a room that was left does not come back with what was on its way", async () => {
