@@ -494,7 +494,7 @@ async def finish(
 ) -> bool:
     """Delete what is left of a hidden account or room. False if another process has done it, or is about to.
 
-    A second process waits for the step of the first, or leaves it to it if it does not `wait`. `ended` gets the
+    A second process waits for the step of the first, or returns False if `waits` is False. `ended` gets the
     ids of the durable sessions that end with the account.
 
     Raises: Unavailable (also at the deadline).

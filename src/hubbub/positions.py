@@ -90,9 +90,8 @@ def _digest(what: bytes, at: datetime) -> bytes:
     return blake2b(what + microseconds.to_bytes(8, "big", signed=True), digest_size=MARK_BYTES).digest()
 
 
-@lru_cache(
-    maxsize=4_096
-)  # a page, a feed and a list have many cursors of few rooms: a lookup is a tenth of a hash
+# A page, a feed and a list have many cursors of few rooms. A lookup is a tenth of a hash.
+@lru_cache(maxsize=4_096)
 def _tag(room_id: UUID) -> bytes:
     return blake2b(room_id.bytes, digest_size=4).digest()
 

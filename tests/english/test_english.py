@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,30 @@ def test_a_pattern_finds_an_example_of_its_habit(pattern: re.Pattern[str], text:
 )
 def test_good_prose_is_left_alone(text: str) -> None:
     assert not any(matches(pattern, text) for pattern in (BARE_SUBJECT, INDEFINITE_PERSON, ORIGINAL))
+
+
+_WITH_A_DOCSTRING = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def stray_strings(source: str) -> Iterator[int]:
+    """The lines of strings that stand alone and document nothing: neither first, nor below an assignment."""
+    for node in ast.walk(ast.parse(source)):
+        for before, statement in pairwise(getattr(node, "body", []) if isinstance(node, _WITH_A_DOCSTRING) else []):
+            is_string = isinstance(statement, ast.Expr) and _is_text(statement.value)
+            if is_string and not isinstance(before, ast.Assign | ast.AnnAssign):
+                yield statement.lineno
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def test_each_docstring_stands_where_python_and_readers_look_for_it() -> None:
+    paths = sources("src", "tests", "benchmarks", "examples")
+    found = [f"{path.relative_to(ROOT)}:{line}" for path in paths for line in stray_strings(path.read_text())]
+    assert found == []
+
+
+def test_a_docstring_below_the_first_statement_is_found() -> None:
+    assert list(stray_strings('def f():\n    g()\n    """What it does."""\n')) == [3]
+    assert list(stray_strings('X = 1\n"""Why 1."""\n')) == []

@@ -144,12 +144,12 @@ class Pool:
             self._connections.abandon()
 
     async def open(self) -> None:
-        bytearray(LARGER_THAN_A_READ)  # freed at once, which is its purpose
         """Connect once, so that a wrong setting is found now.
 
         A server that is starting, overloaded or full is tried again until the deadline, with pauses, because all
         processes of an application may start at once.
         """
+        bytearray(LARGER_THAN_A_READ)  # freed at once, which is its purpose
         deadline = self._running_loop().time() + self._settings.deadline_seconds
         while True:
             try:

@@ -31,7 +31,7 @@ logger = logging.getLogger("hubbub.feed")
 MAX_BUFFER: Final = 100_000
 """Events that may wait for one follower. The size of their messages has a bound of its own, `rooms.MAX_UNREAD`."""
 FIGURES_SECONDS: Final = 5.0
-"""As long the figures of a process count. A console asks each second."""
+"""How long the figures of a process are counted after it sent them. A console asks each second."""
 MAX_CURSORS: Final = 10_000
 """Each may be of a room that is gone, and its `RoomGone` comes however full the buffer is."""
 
