@@ -130,7 +130,7 @@ class BackgroundTask:
 class ReportErrors(AbstractContextManager["ReportErrors", bool]):
     """Reports an exception of the block, and continues after it. Cancellation and `SystemExit` pass.
 
-    For a round of a background task, an action after a COMMIT, a call of the application's instrumentation.
+    For a round of a background task, an action after a COMMIT, a call of the application's own code.
     """
 
     def __init__(self, work: str) -> None:

@@ -20,7 +20,7 @@ from hubbub.commits import Commits, OnCommit, RoomRewound
 from hubbub.deletions import maintain
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child, forked
-from hubbub.instrumentation import SILENT, Instrumentation, PoolUse
+from hubbub.instrumentation import SILENT, Instrumentation, PoolUse, guarded
 from hubbub.migrations.distribution import is_distributed
 from hubbub.migrations.revisions import verify
 from hubbub.models import Maintained, User
@@ -260,7 +260,7 @@ class Hub(Repositories):
         """
         options = options or Options()
         self._settings = settings
-        self._instrumentation = instrumentation
+        instrumentation = self._instrumentation = guarded(instrumentation)
         self._commits = Commits()
         pool = self._pool = Pool(settings.postgres, instrumentation)
         self._writer = MessageWriter(pool, self._commits, deadline_seconds=settings.postgres.deadline_seconds)

@@ -4,8 +4,10 @@ import asyncio
 import gc
 import inspect
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import NoReturn
@@ -13,14 +15,16 @@ from typing import NoReturn
 import pytest
 
 import hubbub
-from hubbub import Conflict, Hub, Instrumentation, Options, PoolUse, Room, Settings, Unavailable, User
+from hubbub import Conflict, Gap, Hub, Instrumentation, Options, PoolUse, Room, Settings, Unavailable, User
 from hubbub.instrumentation import Durations, percentile
 from hubbub.postgres import Pool, Statement
 from instrumentation.recording import Recording
 from redis_server import Server, binaries
+from reports import reports
 from waiting import until
 
 _SLEEP = Statement("test.sleep", str, "SELECT pg_sleep($1)::text AS slept")
+METHODS = frozenset(name for name, _ in inspect.getmembers(Instrumentation(), inspect.ismethod))
 
 
 @pytest.fixture
@@ -174,6 +178,55 @@ async def test_reconnects_to_redis_are_reported(
         assert recording.lost == 1
         own_redis.start()
         await until(lambda: recording.lines["redis-commands"] == recording.lines["redis-subscriptions"] == 2)
+
+
+
+
+def broken() -> Instrumentation:
+    """Each method raises an error with its name."""
+
+    def raises(name: str, *_: object, **__: object) -> NoReturn:
+        raise RuntimeError(name)
+
+    instrumentation = Instrumentation()
+    for name in METHODS:
+        setattr(instrumentation, name, partial(raises, name))
+    return instrumentation
+
+
+async def test_instrumentation_that_raises_is_reported_and_changes_nothing(
+    settings: Settings, hub: Hub, room: Room, ada: User, own_redis: Server
+) -> None:
+    first, *_ = [await hub.messages.send(room.id, ada.id, str(number)) for number in range(5)]
+    one_connection = replace(settings.postgres, pool_size=1)
+    on_own_redis = replace(settings, postgres=one_connection, redis=own_redis.settings)
+    options = Options(follow_at_most_behind=2)
+    with reports() as reported:
+        async with Hub(on_own_redis, options=options, instrumentation=broken()) as other:
+            async with other.transaction():
+                waiting = asyncio.create_task(other.users.get(ada.id))
+                await until(lambda: other._pool.use.waiting == 1)
+            assert (await waiting).id == ada.id
+            async with other.follow(ada.id, after={room.id: first.cursor}, buffer=1) as feed:
+                assert isinstance(await anext(feed), hubbub.Resync)
+                sent = [await other.messages.send(room.id, ada.id, text) for text in "abc"]
+                events = [await anext(feed) for _ in sent]
+            assert [event.message.id for event in events if isinstance(event, hubbub.MessageSent)] == [
+                message.id for message in sent
+            ]
+            async with await other.realtime.listen("news", buffer=1) as slow:
+                for text in "abc":
+                    await other.realtime.publish("news", text)
+                await until(lambda: slow.dropped == 2)
+                assert [await anext(slow) for _ in range(2)] == [Gap("overflow", 2), "c"]
+                own_redis.kill()
+                with pytest.raises(Unavailable):
+                    await other.realtime.publish("news", "lost")
+                own_redis.start()
+                assert await anext(slow) == Gap("reconnected")
+    raised = Counter(str(one["exception"]) for one in reported)
+    assert raised.keys() == METHODS
+    assert raised["connected"] >= 4  # also those of the subscriptions' second connection
 
 
 def test_methods_without_an_override_do_nothing() -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from hubbub import PostgresSettings, Unavailable
 from hubbub.embedded import Servers
-from hubbub.instrumentation import Instrumentation
 from hubbub.postgres import Pool, Statement
 from hubbub.postgres.connection import Connection, connect_to
 from hubbub.settings import Address
@@ -32,7 +31,6 @@ from postgres.notes import (
     pid_of,
     warm_up,
 )
-from reports import reports
 from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 # Serving
@@ -511,20 +509,3 @@ async def test_pool_is_whole_after_a_thousand_random_cancellations(pool: Pool, o
         number for number in found if number >= 10_000
     }
     assert done < 1000
-
-
-@pytest.mark.parametrize("method", ["connected", "waited", "queried"])
-async def test_instrumentation_that_raises_is_reported_and_changes_nothing(
-    small: PostgresSettings, method: str
-) -> None:
-    def raises(*_: object) -> None:
-        raise RuntimeError(method)
-
-    instrumentation = Instrumentation()
-    setattr(instrumentation, method, raises)
-    pool = Pool(small, instrumentation)
-    with reports() as reported:
-        assert await asyncio.gather(*(pool.fetch_one(ONE) for _ in range(8))) == [1] * 8
-    assert {str(context["exception"]) for context in reported} == {method}
-    assert (pool.size, pool.idle) == (2, 2)
-    await pool.close()

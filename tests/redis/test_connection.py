@@ -16,7 +16,6 @@ import hiredis
 import pytest
 
 from hubbub.errors import Unavailable
-from hubbub.instrumentation import Instrumentation, Line
 from hubbub.redis import Connection, Gap, Subscriptions, dialler
 from hubbub.redis.connection import INCOMPLETE, RespProtocol, connect, pause_seconds
 from hubbub.settings import RedisSettings
@@ -445,9 +444,6 @@ async def test_certificate_of_a_tls_server_is_verified(
         await deceived.close()
 
 
-class Broken(Instrumentation):
-    def connected(self, line: Line) -> None:
-        raise ZeroDivisionError(line)
 
 
 @pytest.mark.parametrize(("attempt", "longest"), [(1, 0.05), (2, 0.1), (10, 0.5), (40, 2), (1_000, 2)])
@@ -469,28 +465,6 @@ async def test_connection_closes_at_any_moment_of_its_handshake(server: Server) 
         await asyncio.gather(starting, return_exceptions=True)
 
 
-async def test_instrumentation_that_raises_is_reported_and_does_not_stop_reconnecting(server: Server) -> None:
-    connection = Connection(server.settings, instrumentation=Broken())
-    subscriptions = Subscriptions(server.settings, instrumentation=Broken())
-    with reports() as reported:
-        async with asyncio.timeout(30):
-            await asyncio.gather(connection.start(), subscriptions.start())
-            room = await subscriptions.subscribe("room")
-            server.kill()
-            await until(lambda: not (connection.connected or subscriptions.connected))
-            early = connection.execute_many([("PING",), ("PING",)])
-            server.start()
-            assert await early == [b"PONG", b"PONG"]
-            assert await anext(room) == Gap("reconnected")
-            await connection.execute("PUBLISH", "room", "still here")
-            assert await anext(room) == b"still here"
-            await asyncio.gather(connection.close(), subscriptions.close())
-    assert sorted(str(one["exception"]) for one in reported) == [
-        "redis-commands",
-        "redis-commands",
-        "redis-subscriptions",
-        "redis-subscriptions",
-    ]
 
 
 async def test_unforeseen_error_in_an_attempt_is_reported_and_the_next_attempt_connects(

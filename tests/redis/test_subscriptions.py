@@ -14,13 +14,11 @@ from itertools import pairwise
 import pytest
 
 from hubbub.errors import Invalid, Unavailable
-from hubbub.instrumentation import Instrumentation
 from hubbub.redis import Connection, Gap, Received, Subscription, Subscriptions
 from hubbub.redis import subscriptions as module
 from hubbub.redis.subscriptions import Listener
 from impostor import command, handshake, impostor
 from redis_server import PASSWORD, Server
-from reports import reports
 from waiting import until, until_it_answers
 
 ANOTHER_PROCESS = """
@@ -39,23 +37,8 @@ asyncio.run(main())
 """
 
 
-class Broken(Instrumentation):
-    def dropped(self) -> None:
-        raise ZeroDivisionError
 
 
-async def test_instrumentation_that_raises_for_a_dropped_message_is_reported_and_ends_no_subscription(
-    server: Server, connection: Connection
-) -> None:
-    subscriptions = Subscriptions(server.settings, instrumentation=Broken())
-    await subscriptions.start()
-    slow, other = await subscriptions.subscribe("room", buffer=1), await subscriptions.subscribe("room")
-    with reports() as reported:
-        await connection.execute_many([("PUBLISH", "room", text) for text in "abc"])
-        assert [await anext(other) for _ in range(3)] == [b"a", b"b", b"c"]
-    assert [await anext(slow) for _ in range(2)] == [Gap("overflow", 2), b"c"]
-    assert [type(one["exception"]) for one in reported] == [ZeroDivisionError] * 2
-    await subscriptions.close()
 
 
 async def subscribers(connection: Connection, channel: str) -> int:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import log
 from typing import Final, Literal, TypeAlias
 
+from hubbub.background import ReportErrors
 from hubbub.models import ResyncReason, Value
 
 __all__ = ["SILENT", "Instrumentation", "Line", "Outcome", "PoolUse", "ResyncReason"]
@@ -35,8 +37,9 @@ class PoolUse(Value, frozen=True):
 class Instrumentation:
     """Override the methods you need. The others do nothing, and neither will methods that are added later.
 
-    The event loop calls them from the code that they report on: they must be quick, and must not raise. No
-    argument names a room, a user or content, so each can be a label.
+    The event loop calls them from the code that they report on, so they must be quick. Exceptions are reported to
+    the event loop's exception handler, and change nothing. No argument names a room, a user or content, so each
+    can be a label.
     """
 
     def watch(self, pool: Callable[[], PoolUse]) -> None:
@@ -109,6 +112,23 @@ def percentile(counts: Mapping[int, int], share: float) -> float | None:
 
 SILENT: Final = Instrumentation()
 """Measures nothing."""
+
+
+def guarded(inner: Instrumentation) -> Instrumentation:
+    """The same, but an exception is reported instead of raised. `SILENT` stays itself, so that nothing is called."""
+    return inner if inner is SILENT else _Guarded(inner)
+
+
+class _Guarded(Instrumentation):
+    def __init__(self, inner: Instrumentation) -> None:
+        for name in vars(Instrumentation):
+            if not name.startswith("_"):
+                setattr(self, name, partial(_report_errors, getattr(inner, name)))
+
+
+def _report_errors(method: Callable[..., None], *args: object, **kwargs: object) -> None:
+    with ReportErrors("the instrumentation"):
+        method(*args, **kwargs)
 
 
 class PoolInstrumentation(Instrumentation):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
 
-from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Unavailable, without_frames
 from hubbub.forks import abandon_in_child, cut, forked
 from hubbub.instrumentation import SILENT, Instrumentation, Outcome
@@ -181,8 +180,7 @@ async def run(
     finally:
         timer.cancel()
         if instrumentation is not SILENT:
-            with ReportErrors("the instrumentation"):
-                instrumentation.queried(name, perf_counter() - since, outcome)
+            instrumentation.queried(name, perf_counter() - since, outcome)
     return result
 
 

@@ -34,7 +34,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 from weakref import WeakSet
 
-from hubbub.background import BackgroundTask, ReportErrors, elsewhere, jittered
+from hubbub.background import BackgroundTask, elsewhere, jittered
 from hubbub.batching import closed
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child, forked
@@ -514,8 +514,7 @@ class Connections:
             raise pool_busy(self._settings.pool_size, now() - since) from error
         finally:
             self.waiting -= 1
-            with ReportErrors("the instrumentation"):
-                self._instrumentation.waited(now() - since)
+            self._instrumentation.waited(now() - since)
 
     async def _idle_or_new(self, deadline: float, *, is_reconnect: bool) -> Connection:
         """The idle connection that was used last, or a new one.
@@ -544,8 +543,7 @@ class Connections:
             raise too_late_to_connect(left) from failure.__cause__
         connection.layout = self.layout
         self._reconnector.succeeded()
-        with ReportErrors("the instrumentation"):
-            self._instrumentation.connected("postgresql")
+        self._instrumentation.connected("postgresql")
         return connection
 
     async def _connect(self, within_seconds: float) -> Connection:

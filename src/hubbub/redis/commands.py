@@ -312,7 +312,7 @@ class Connection(Reconnector[CommandProtocol]):
 
     def _on_connected(self, protocol: CommandProtocol) -> None:
         self._write()
-        self._instrumentation.connected("redis-commands")  # last: it may raise, though it must not
+        self._instrumentation.connected("redis-commands")
 
     def _on_disconnected(self, trouble: Unavailable) -> None:
         if not trouble.retryable:

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 import hiredis
 import msgspec
 
-from hubbub.background import ReportErrors, elsewhere
+from hubbub.background import elsewhere
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import forked
 from hubbub.instrumentation import SILENT, Instrumentation
@@ -181,8 +181,7 @@ class Subscription(Listener):
             self.dropped += 1
             dropped_before = self._gap.dropped if self._gap is not None else 0
             self._gap = Gap("overflow", dropped_before + 1)
-            with ReportErrors("the instrumentation"):
-                self._on_drop()
+            self._on_drop()
         elif self._gap is None:
             self._gap = oldest
 
@@ -492,7 +491,7 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
         self._changed = set(self._channels)
         self.reconcile()
         protocol.keep_probing(self._heartbeat_seconds, self._settings.deadline_seconds)
-        self._instrumentation.connected("redis-subscriptions")  # last: it may raise, though it must not
+        self._instrumentation.connected("redis-subscriptions")
 
     def _on_disconnected(self, trouble: Unavailable) -> None:
         if trouble.retryable:

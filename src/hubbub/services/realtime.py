@@ -7,7 +7,6 @@ from typing import Final, Self
 from uuid import UUID
 
 from hubbub import inputs
-from hubbub.background import ReportErrors
 from hubbub.errors import Invalid, Unavailable
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged, TypingChanged, is_own_channel, typing_channel
 from hubbub.instrumentation import SILENT, Instrumentation
@@ -49,11 +48,9 @@ class RealtimeService:
         try:
             receivers = as_int(await self._connection.execute("PUBLISH", channel, message))
         except Unavailable:
-            with ReportErrors("the instrumentation"):
-                self._instrumentation.published(1, is_lost=True)
+            self._instrumentation.published(1, is_lost=True)
             raise
-        with ReportErrors("the instrumentation"):
-            self._instrumentation.published(1)
+        self._instrumentation.published(1)
         return receivers
 
     async def publish_typing_indicator(self, room_id: UUID, user_id: UUID, is_typing: bool) -> None:

@@ -29,7 +29,6 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid4
 
-from hubbub.background import ReportErrors
 from hubbub.commits import ProfileUpdated, ReadMarkMoved
 from hubbub.events import MEMBERSHIPS_CHANNEL, NOT_AN_EVENT, room_channel
 from hubbub.instrumentation import SILENT, Instrumentation
@@ -254,8 +253,7 @@ class Announcements:
         error = None if answers.cancelled() else answers.exception()
         if error is not None:
             logger.info("announcements of grown logs were lost: %s", error)
-        with ReportErrors("the instrumentation"):
-            self._instrumentation.published(number, is_lost=error is not None)
+        self._instrumentation.published(number, is_lost=error is not None)
         if self._rooms or self._marks or self._users or self._profiles or self._disconnected:
             self._request_publish()
 

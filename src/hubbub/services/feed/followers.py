@@ -21,7 +21,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from hubbub import inputs
-from hubbub.background import BackgroundTask, ReportErrors, jittered
+from hubbub.background import BackgroundTask, jittered
 from hubbub.commits import Commits, MembersJoined, UserDeleted
 from hubbub.errors import NotAMember, NotFound, Unavailable
 from hubbub.events import FeedEvent, Logged, MemberJoined, MemberLeft, MessageEdited, MessageSent, Resync, RoomGone
@@ -208,8 +208,7 @@ class Follower:
 
     def _read(self) -> FeedEvent:
         if (instrumentation := self.inbox.instrumentation) is not SILENT:
-            with ReportErrors("the instrumentation"):
-                instrumentation.delivered()
+            instrumentation.delivered()
         event = self._events.popleft()
         if event.__class__ is MessageSent:  # nearly every event
             self._cursors[event.room_id] = event.cursor

@@ -540,8 +540,7 @@ class FollowedPosition:
         """Put the next entry into the inbox. When that is full, fall behind: the entry is read later."""
         inbox = self.inbox
         if len(inbox.events) >= inbox.limit or inbox.size > MAX_UNREAD:
-            with ReportErrors("the instrumentation"):
-                inbox.instrumentation.fell_behind()
+            inbox.instrumentation.fell_behind()
             self.fall_behind()
             return
         inbox.size += size
@@ -554,8 +553,7 @@ class FollowedPosition:
         self.is_away = False
         if reason == "rewound":
             self.room.rooms.on_rewind(self.room.id)
-        with ReportErrors("the instrumentation"):
-            self.inbox.instrumentation.resynced(reason)
+        self.inbox.instrumentation.resynced(reason)
         self.inbox.put(Resync(self.room.id, position.encode(self.room.id), reason))
 
     def skip_to(self, seq: int) -> None:
