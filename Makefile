@@ -89,8 +89,7 @@ docs: .venv/dev.stamp  ## build the site in .venv/docs/site, strictly: a broken 
 	$(BIN)/python docs/build.py
 
 types: .venv/dev.stamp  ## write the types of hubbub.js from those of the gateway's frames
-	$(BIN)/python -c "from hubbub.web import commands, documents; \
-		print(documents.typescript(commands.COMMANDS), end='')" > src/hubbub/web/client/frames.d.ts
+	PYTHONPATH=tests $(BIN)/python -m javascript.typescript > src/hubbub/web/client/frames.d.ts
 
 release: .venv/bin/python  ## build sdist and wheel, check them, and try them on each Python that is installed; uploads nothing
 	$(BIN)/python tests/release.py .venv/release $(ARGS)

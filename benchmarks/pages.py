@@ -19,9 +19,9 @@ from benchmarks.peers import drivers
 from benchmarks.peers.drivers import asyncpg_loop
 from benchmarks.peers.node import CONTENT, STRICT, beside_original, node, skipped
 from benchmarks.sends import send
+from benchmarks.standby import Standby
 from hubbub import Hub
 from hubbub.embedded.folder import Folder
-from hubbub.embedded.servers import Standby
 from hubbub.repositories import Rooms
 
 CALLERS = 20

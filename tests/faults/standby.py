@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGKILL
 
+from benchmarks import standby
 from commands import execute
 from faults.fragile import FragileServers
 from hubbub import PostgresSettings, Settings
-from hubbub.embedded import servers
 from hubbub.embedded.folder import Folder
 from hubbub.postgres import connect
 from rights import superuser
@@ -47,7 +47,7 @@ class Standby:
     def __init__(self, folder: Path, primary: PostgresSettings) -> None:
         found = Folder(folder).find()
         assert found is not None
-        self._server = servers.Standby(found, primary.port)
+        self._server = standby.Standby(found, primary.port)
         self._database = primary.database
         self._primary = superuser(primary, folder)
 

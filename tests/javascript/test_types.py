@@ -12,6 +12,7 @@ import pytest
 
 from hubbub.web import documents
 from hubbub.web.commands import COMMANDS
+from javascript.typescript import typescript
 
 CLIENT = Path(__file__).parents[2] / "src" / "hubbub" / "web" / "client"
 SCRIPT = (CLIENT / "hubbub.js").read_text()
@@ -20,7 +21,7 @@ MESSAGES: Final[dict[str, Any]] = DOCUMENT["channels"]["socket"]["messages"]
 
 
 def test_types_of_the_frames_are_those_of_the_server() -> None:
-    assert (CLIENT / "frames.d.ts").read_text() == documents.typescript(COMMANDS), "run: make types"
+    assert (CLIENT / "frames.d.ts").read_text() == typescript(COMMANDS), "run: make types"
 
 
 def test_client_knows_every_frame_of_the_server() -> None:

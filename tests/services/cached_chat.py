@@ -68,7 +68,7 @@ class Chat(Repositories):
 
     async def deletions_acknowledged(self) -> None:
         """Wait until Redis has deleted the entries that this process has changed."""
-        while self.cache.unacknowledged:
+        while self.cache._invalidations:
             await self.redis.execute("PING")  # answered after the commands before it
 
 

@@ -1,7 +1,4 @@
-"""PostgreSQL and Valkey in a folder: each alone, both together, and both for as long as a program lives.
-
-A hot standby of that PostgreSQL serves tests and benchmarks.
-"""
+"""PostgreSQL and Valkey in a folder: each alone, both together, and both for as long as a program lives."""
 
 from __future__ import annotations
 
@@ -33,8 +30,6 @@ DATABASE = "chatapp"
 USER = "chatuser"
 # Initializing a data directory takes about a second; this is for a slow disk under load.
 INITDB_SECONDS = 120
-# pg_basebackup of some gigabytes, in the same place.
-COPY_SECONDS = 120
 # A server of this machine that does not answer within a second is not ready.
 ANSWER_SECONDS = 1
 
@@ -146,42 +141,6 @@ class PostgreSQL:
         await asyncio.to_thread(sync_folder, self.data.parent)
 
 
-class Standby(PostgreSQL):
-    """A hot standby of the PostgreSQL of a folder, with its data beside, fed by streaming replication."""
-
-    title = "the standby"
-
-    def __init__(self, folder: ServerFolder, primary_port: int) -> None:
-        super().__init__(folder)
-        self._primary_port = primary_port
-        self._password_file = folder.path / "standby.password"
-        self.data = folder.path / "standby"
-        self.process = Process(self.title, "standby", folder)
-
-    async def start(self) -> PostgresSettings:
-        """Copy the primary, and return the settings of the copy once it answers. It ends with this thread.
-
-        Raises: Unavailable.
-        """
-        return self.settings(await _start(self, detached=False))
-
-    async def stop(self) -> None:
-        """Stop it, and delete its data. Raises: Unavailable."""
-        await self.process.stop(self.stop_signals)
-        await asyncio.to_thread(shutil.rmtree, self.data)
-        self._password_file.unlink()
-
-    async def _make_data(self, programs: PostgresPrograms) -> None:
-        private_folder(self.data, self._folder.account)
-        line = f"127.0.0.1:{self._primary_port}:*:postgres:{self._folder.passwords.postgresql_superuser}"
-        await asyncio.to_thread(write_private, self._password_file, line.encode(), self._folder.account)
-        # The path is relative to the data, in which pg_basebackup and later the standby itself are started.
-        login = f"host=127.0.0.1 port={self._primary_port} user=postgres passfile=../{self._password_file.name}"
-        backup = [
-            *(str(programs.postgres.with_name("pg_basebackup")), "--pgdata", str(self.data), "--dbname", login),
-            *("--write-recovery-conf", "--checkpoint=fast", "--no-password"),
-        ]
-        await self.process.run(backup, cwd=self.data, seconds=COPY_SECONDS)
 
 
 # `dir .` is the data directory, in which the server is started: so no path has to be quoted.
@@ -305,7 +264,7 @@ async def _serve(server: Server, undo: AsyncExitStack, *, detached: bool) -> int
     for pause in pauses(START_SECONDS):
         if not process.is_alive():
             undo.push_async_callback(process.stop, server.stop_signals)
-            return await _start(server, detached=detached)
+            return await start_server(server, detached=detached)
         holder = process.holder()
         usable = holder is not None and (holder.detached if detached else process.is_ours())
         if holder is not None and usable and await server.version(holder.port):
@@ -314,7 +273,8 @@ async def _serve(server: Server, undo: AsyncExitStack, *, detached: bool) -> int
     raise process.failure(f"{server.title} runs but does not answer (`hubbub down` stops it)")
 
 
-async def _start(server: Server, *, detached: bool) -> int:
+async def start_server(server: Server, *, detached: bool) -> int:
+    """Start the server, and return its port once it answers. Raises: Unavailable."""
     former = server.process.holder()
     command = await server.prepare()
     for port in _ports(former.port if former else 0):

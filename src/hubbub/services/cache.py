@@ -146,11 +146,6 @@ class Cache:
         self._by_lease: dict[bytes, asyncio.Task[Any]] = {}
         self._fills: set[asyncio.Task[Any]] = set()
 
-    @property
-    def unacknowledged(self) -> int:
-        """How many entries are out of date whose deletion Redis has not acknowledged: 0 except for a moment."""
-        return len(self._invalidations)
-
     async def user(self, user_id: UUID) -> User:
         """The user.
 

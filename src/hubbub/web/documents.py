@@ -1,7 +1,4 @@
-"""The protocol as OpenAPI and AsyncAPI documents, made from the types of the frames and of the results.
-
-Also as types of TypeScript: `hubbub/web/client/frames.d.ts`, which `make types` writes.
-"""
+"""The protocol as OpenAPI and AsyncAPI documents, made from the types of the frames and of the results."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
 
-from hubbub.events import FeedEvent, LogEvent
+from hubbub.events import FeedEvent
 from hubbub.web import frames
 from hubbub.web.commands import Command
 from hubbub.web.problems import Problem
@@ -41,7 +38,7 @@ class Subscription(msgspec.Struct, frozen=True):
 def openapi(commands: Mapping[str, Command], reads: Mapping[str, str]) -> dict[str, Any]:
     """The requests of clients, by OpenAPI 3.1. `reads` has the names of the commands that only read, by path."""
     by_post = {name: command for name, command in commands.items() if name != "auth"}
-    kinds = [Problem, Subscription, *[one.frame for one in commands.values()], *map(_result, commands.values())]
+    kinds = [Problem, Subscription, *[one.frame for one in commands.values()], *map(result_of, commands.values())]
     schemas, components = _schemas(kinds)
 
     def operation(command: Command, path: str) -> dict[str, Any]:
@@ -49,14 +46,14 @@ def openapi(commands: Mapping[str, Command], reads: Mapping[str, str]) -> dict[s
             "operationId": command.name,
             "security": BEARER,
             "parameters": _parameters(command, path),
-            "responses": _responses(schemas[_result(command)], schemas[Problem]),
+            "responses": _responses(schemas[result_of(command)], schemas[Problem]),
         }
 
     give = {
         "operationId": "command",
         "security": BEARER,
         "requestBody": _body({"anyOf": [_with_type(schemas[one.frame], name) for name, one in by_post.items()]}),
-        "responses": _responses({"anyOf": [schemas[_result(one)] for one in by_post.values()]}, schemas[Problem]),
+        "responses": _responses({"anyOf": [schemas[result_of(one)] for one in by_post.values()]}, schemas[Problem]),
     }
     stream = {"200": {"description": "Frames without an end.", "content": {"text/event-stream": {}}}}
     follow = {
@@ -88,7 +85,7 @@ def asyncapi(commands: Mapping[str, Command]) -> dict[str, Any]:
     from_client = {"hello": frames.Hello, "positions": frames.Positions}
     of_commands = {name: command.frame for name, command in commands.items()}
     kinds = [*from_client.values(), *of_commands.values(), *FROM_SERVER]
-    schemas, components = _schemas([*kinds, *[_result(command) for command in commands.values()]])
+    schemas, components = _schemas([*kinds, *[result_of(command) for command in commands.values()]])
     payloads = {name: schemas[kind] for name, kind in from_client.items()}
     payloads |= {
         name: {"allOf": [_with_type(schemas[kind], name), {"properties": {"ref": REF}, "required": ["ref"]}]}
@@ -108,74 +105,6 @@ def asyncapi(commands: Mapping[str, Command]) -> dict[str, Any]:
     }
 
 
-def typescript(commands: Mapping[str, Command]) -> str:
-    """The frames, values and results as types of TypeScript."""
-    document = asyncapi(commands)
-    from_client = {"Hello", "Positions", *(command.frame.__name__ for command in commands.values())}
-    parts = ["/** The types of docs/protocol.md. Generated from those of the server by `make types`. */"]
-    for name, schema in document["components"]["schemas"].items():
-        comment = _comment(schema.get("description", "").replace("None", "null"))
-        if "properties" not in schema:
-            parts.append(f"{comment}export type {_identifier(name)} = {_type(schema)};")
-            continue
-        # The server writes all fields, also those with a default.
-        optional = schema["properties"].keys() - schema["required"] if name in from_client else ()
-        fields = [
-            f"  readonly {field}{'?' if field in optional else ''}: {_type(kind)};"
-            for field, kind in schema["properties"].items()
-        ]
-        body = "\n".join(["{", *fields, "}"]) if fields else "{}"
-        parts.append(f"{comment}export interface {_identifier(name)} {body}")
-    entries = [kind.__name__ for kind in get_args(LogEvent)]
-    parts.append(_union("Entry", entries, "An entry of the log of a room."))
-    parts.append(_union("ServerFrame", [kind.__name__ for kind in FROM_SERVER], "A frame of the server."))
-    lines = [
-        f"  readonly {name}: {{ readonly frame: {one.frame.__name__}; readonly result: {_result_of(one)} }};"
-        for name, one in commands.items()
-    ]
-    commands_of = "\n".join(["export interface Commands {", *lines, "}"])
-    parts.append("/** The commands by type: the frame without its `ref`, and the result. */\n" + commands_of)
-    return "\n\n".join(parts) + "\n"
-
-
-def _union(name: str, members: Iterable[str], comment: str) -> str:
-    lines = "\n  | ".join(members)
-    return f"/** {comment} Later releases may add others. */\nexport type {name} =\n  | {lines};"
-
-
-def _comment(text: str) -> str:
-    lines = [line.strip() for line in text.strip().splitlines()]
-    if len(lines) < 2:
-        return f"/** {lines[0]} */\n" if lines else ""
-    return "\n".join(["/**", *(f" * {line}".rstrip() for line in lines), " */", ""])
-
-
-def _identifier(name: str) -> str:
-    return name.strip("_").replace("_", "Of")
-
-
-def _type(schema: Mapping[str, Any]) -> str:
-    """The type of a schema."""
-    match schema:
-        case {"$ref": ref}:
-            found = _identifier(ref.rpartition("/")[2])
-        case {"anyOf": kinds}:
-            found = " | ".join(sorted(dict.fromkeys(map(_type, kinds)), key=lambda kind: kind == "null"))
-        case {"enum": values}:
-            found = " | ".join(f'"{value}"' for value in values)
-        case {"type": "object"}:
-            values = schema.get("additionalProperties")
-            found = f"Readonly<Record<string, {_type(values) if isinstance(values, dict) else 'unknown'}>>"
-        case {"type": "array", "items": items}:
-            found = f"readonly {_type(items)}[]"
-        case _:
-            found = {"integer": "number"}.get(schema.get("type", ""), schema.get("type", "unknown"))
-    return found
-
-
-def _result_of(command: Command) -> str:
-    (schema,), _ = msgspec.json.schema_components([_result(command)], ref_template=REFERENCE)
-    return _type(schema)
 
 
 def _channel(names: Iterable[str]) -> dict[str, Any]:
@@ -192,7 +121,7 @@ def _schemas(kinds: Iterable[Any]) -> tuple[dict[Any, dict[str, Any]], dict[str,
     return dict(zip(unique, schemas, strict=True)), components
 
 
-def _result(command: Command) -> Any:  # noqa: ANN401 - a type
+def result_of(command: Command) -> Any:  # noqa: ANN401 - a type
     """The type of the result, as the handler says it."""
     found = get_type_hints(command.call).get("return", Any)
     return Any if found is object else found
