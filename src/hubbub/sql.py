@@ -60,6 +60,7 @@ class _Request(msgspec.Struct, eq=False):
     apply: Apply[Any, Any]
     item: Any
     key: Hashable
+    alone: bool
 
 
 class RoomChanges:
@@ -117,11 +118,12 @@ class RoomChanges:
         *,
         key: Hashable,
         id: Hashable,
+        alone: bool = False,
         deadline: float,
     ) -> T:
         """Make the change. It waits for those with its key. Those with its id never share its batch.
 
-        In a batch, changes with the same `apply` share a statement. One that is made for the call has its own.
+        In a batch, changes with the same `apply` share a statement, except those that are `alone`.
 
         A caller that is cancelled while the change waits has not made it. Once it is in flight, it is completed
         and reported as any other.
@@ -130,7 +132,9 @@ class RoomChanges:
         """
         if self._executor.locked_by_caller():
             await self._executor.check_not_locked_by_caller(key)
-        result: T = await self._batcher.call(_Request(apply, item, key), key, id, deadline=deadline)
+        result: T = await self._batcher.call(
+            _Request(apply, item, key, alone), key, id, deadline=deadline
+        )
         return result
 
     async def drain(self) -> None:
@@ -146,9 +150,9 @@ class RoomChanges:
         outcomes: dict[_Request, Outcome[Any]] = {}
         locked: set[Hashable] = set()
         lock_wait = longest_lock_wait(deadline) if len({request.key for request in requests}) > 1 else None
-        kinds: dict[Apply[Any, Any], list[_Request]] = {}
+        kinds: dict[object, list[_Request]] = {}
         for request in requests:
-            kinds.setdefault(request.apply, []).append(request)
+            kinds.setdefault(request if request.alone else request.apply, []).append(request)
         for of_kind in kinds.values():
             outcomes |= await self._run(of_kind, locked, lock_wait, deadline)
         return [outcomes.get(request, PUT_BACK) for request in requests]
@@ -241,12 +245,13 @@ class Repository:
         *,
         key: Hashable,
         id: Hashable,
+        alone: bool = False,
         deadline: float,
     ) -> T:
         """Make the change, in a batch if there are others. As `RoomChanges.call`."""
         if self._changes is None:
             return only(await apply([item], None, deadline))
-        return await self._changes.call(apply, item, key=key, id=id, deadline=deadline)
+        return await self._changes.call(apply, item, key=key, id=id, alone=alone, deadline=deadline)
 
 
 _HIDDEN: Final = "ARRAY(SELECT id FROM hubbub_deletions)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -245,8 +245,10 @@ class RoomUsers(Repository):
         """
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         join, deadline = Join(key, inputs.role(role), inputs.viewer(as_user)), self._executor.deadline()
-        apply = partial(self._add_by) if join.needs_rights else self._add_each
-        return await self._change(apply, join, key=key.room_id, id=key, deadline=deadline)
+        apply = self._add_by if join.needs_rights else self._add_each
+        return await self._change(
+            apply, join, key=key.room_id, id=key, alone=join.needs_rights, deadline=deadline
+        )
 
     async def _add_each(
         self, joins: Sequence[Join], lock_wait: str | None, deadline: float
@@ -298,9 +300,10 @@ class RoomUsers(Repository):
                 raise NotFound("user", str(unknown))
         joined: list[RoomUser] = []
         for step in steps:
-            apply = partial(self._add_step)  # of its own, so that each step is a statement
             item = (room_id, step, role)
-            joined += await self._change(apply, item, key=room_id, id=apply, deadline=deadline)
+            joined += await self._change(
+                self._add_step, item, key=room_id, id=object(), alone=True, deadline=deadline
+            )
         return joined
 
     async def _add_step(
@@ -567,18 +570,18 @@ class RoomUsers(Repository):
         """
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         viewer, force, deadline = inputs.viewer(as_user), inputs.flag("force", force), self._executor.deadline()
-        if viewer not in (None, key.user_id):
-            by = partial(self._remove_by)  # of its own, so that it has a statement of its own
-            return await self._change(by, (key, viewer), key=key.room_id, id=key, deadline=deadline)
+        if viewer is not None and viewer != key.user_id:
+            removal = key, viewer
+            return await self._change(
+                self._remove_by, removal, key=key.room_id, id=key, alone=True, deadline=deadline
+            )
         try:
-            return await self._change(self._remove_each, key, key=key.room_id, id=key, deadline=deadline)
-        except _Kept as refusal:
-            raise refusal.for_caller(viewer, "leave this room") from None
-        except _IsAdmin:
-            apply = partial(self._remove_admin)
-        try:
-            change = key, force and viewer is None
-            return await self._change(apply, change, key=key.room_id, id=key, deadline=deadline)
+            with suppress(_IsAdmin):
+                return await self._change(self._remove_each, key, key=key.room_id, id=key, deadline=deadline)
+            admin = key, force and viewer is None
+            return await self._change(
+                self._remove_admin, admin, key=key.room_id, id=key, alone=True, deadline=deadline
+            )
         except _Kept as refusal:
             raise refusal.for_caller(viewer, "leave this room") from None
 
@@ -687,13 +690,11 @@ class RoomUsers(Repository):
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         change, viewer, deadline = (key, inputs.role(role)), inputs.viewer(as_user), self._executor.deadline()
         if viewer is not None:
-            by = partial(self._set_by)  # of its own, so that it has a statement of its own
-            return await self._change(by, (*change, viewer), key=key.room_id, id=key, deadline=deadline)
-        try:
+            by = (*change, viewer)
+            return await self._change(self._set_by, by, key=key.room_id, id=key, alone=True, deadline=deadline)
+        with suppress(_IsAdmin):
             return await self._change(self._set_each, change, key=key.room_id, id=key, deadline=deadline)
-        except _IsAdmin:
-            apply = partial(self._demote)
-        return await self._change(apply, change, key=key.room_id, id=key, deadline=deadline)
+        return await self._change(self._demote, change, key=key.room_id, id=key, alone=True, deadline=deadline)
 
     async def _demote(
         self, changes: Sequence[tuple[MemberKey, Role]], lock_wait: str | None, deadline: float
