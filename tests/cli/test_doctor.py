@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 
 from hubbub import Hub, PostgresSettings, Room, Settings, User
 from hubbub.cli import main
-from hubbub.diagnostics import postgresql, redis, together
+from hubbub.diagnostics import doctor, postgresql, redis
 
-ALL = [check.name for checks in (postgresql.CHECKS, redis.CHECKS, together.CHECKS) for check in checks]
+ALL = [check.name for checks in (postgresql.CHECKS, redis.CHECKS, doctor.CHECKS) for check in checks]
 
 
 async def doctor(settings: Settings, *arguments: str) -> Result:
@@ -78,7 +78,7 @@ async def test_server_out_of_reach_leaves_the_checks_of_the_other_one(settings: 
     )
     assert bool(chat["checks"]) == (away == "redis")
     assert bool(live["checks"]) == (away == "postgres")
-    assert [check["name"] for check in both["checks"]] == [check.name for check in together.CHECKS]
+    assert [check["name"] for check in both["checks"]] == [check.name for check in doctor.CHECKS]
 
 
 async def test_report_contains_no_password(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from commands import execute
 from faults.figures import IS_FULL, Figures
 from faults.standby import Pair
 from hubbub import Hub, MessageEdited, MessageSent, NotAMember, Settings, Unavailable
-from hubbub.diagnostics.servers import check_servers
+from hubbub.diagnostics.doctor import check_servers
 from hubbub.instrumentation import Instrumentation, Outcome
 from waiting import until, until_it_answers
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hubbub.cli.terminal import unreported
 from hubbub.diagnostics.report import Report, Section, Severity, as_json
-from hubbub.diagnostics.servers import check_servers
+from hubbub.diagnostics.doctor import check_servers
 from hubbub.hub import find_settings
 
 WIDEST: Final = 100

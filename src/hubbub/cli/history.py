@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hubbub import hub
 from hubbub.cli.terminal import printable
-from hubbub.diagnostics.finding import find_room
+from hubbub.diagnostics.lookup import find_room
 from hubbub.history import Imported, Refusal
 
 LINES_REFUSED = 3

@@ -10,7 +10,7 @@ import msgspec
 
 from hubbub import hub, inputs
 from hubbub.cli.terminal import printable
-from hubbub.diagnostics.finding import find_room, find_user
+from hubbub.diagnostics.lookup import find_room, find_user
 from hubbub.hub import Hub
 from hubbub.models import Room
 

@@ -13,7 +13,7 @@ import click
 
 from hubbub import hub
 from hubbub.cli.terminal import printable
-from hubbub.diagnostics.finding import find_room, find_user
+from hubbub.diagnostics.lookup import find_room, find_user
 from hubbub.events import MemberLeft, MessageSent, RoomGone
 from hubbub.hub import Hub
 from hubbub.models import User

@@ -1,14 +1,25 @@
-"""`hubbub serve`: the gateway alone."""
+"""`hubbub serve` and `hubbub console`: the gateway alone, and a live page of a chat and its servers."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
 
 import click
 
 from hubbub import hub
+from hubbub.cli.terminal import unreported
+from hubbub.diagnostics.report import is_this_machine
+from hubbub.settings import Settings
+
+CONSOLE_POOL_SIZE: Final = 3
+CONSOLE_DEADLINE_SECONDS: Final = 3
+"""A person who watches wants to see soon that a server does not answer."""
 
 
 @click.command()
@@ -34,11 +45,8 @@ def serve(host: str, port: int, path: str, origins: tuple[str, ...]) -> None:
 async def _serve(host: str, port: int, path: str, origins: tuple[str, ...]) -> None:
     from hubbub.web import serving  # noqa: PLC0415
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family, reuse_port=False) as listening:
-        name = f"[{host}]" if ":" in host else host
-        address = f"ws://{name}:{listening.getsockname()[1]}{path}/socket"
-        secret = os.environ.get("HUBBUB_SECRET")
+    secret = os.environ.get("HUBBUB_SECRET")
+    with _listen(host, port) as (listening, address):
         async with hub.open() as chat:
             await serving.serve(
                 chat,
@@ -46,5 +54,55 @@ async def _serve(host: str, port: int, path: str, origins: tuple[str, ...]) -> N
                 path=path,
                 origins=origins,
                 secret=None if secret is None else secret.encode(),
-                on_start=lambda: click.echo(f"clients connect to {address}"),
+                on_start=lambda: click.echo(f"clients connect to ws://{address}{path}/socket"),
             )
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65_535), default=8_010, show_default=True, help="0: any free port.")
+@click.option("--allow-remote", is_flag=True, help="Allow a --host that other machines reach, without TLS.")
+@click.option("--allow-changes", is_flag=True, help="Let the page revoke sessions.")
+def console(host: str, port: int, *, allow_remote: bool, allow_changes: bool) -> None:
+    """Serve a live page of a chat and its servers, until a signal ends it.
+
+    The page shows rates, rooms by activity, people online, both servers, the slowest statements, the findings of
+    `hubbub doctor`, the log of a room with the readers of each message, and the sessions of a user. It only reads.
+
+    It is for the browser that opens the address which is printed. Its token is new each time.
+
+    Shows the servers of DATABASE_URL and REDIS_URL, or of DB_* and REDIS_*. Without these variables it shows the
+    servers that `hubbub up` started in this folder. As with `hubbub top`, some figures need the rights of an
+    operator.
+    """
+    if not allow_remote and not is_this_machine(host):
+        advice = "forward the port by ssh -L, put a proxy with TLS in front, or give --allow-remote"
+        raise click.UsageError(f"other machines would reach {host} without TLS: {advice}")
+    found = hub.find_settings()
+    settings = Settings(
+        postgres=replace(found.postgres, pool_size=CONSOLE_POOL_SIZE, deadline_seconds=CONSOLE_DEADLINE_SECONDS),
+        redis=replace(found.redis, deadline_seconds=CONSOLE_DEADLINE_SECONDS),
+    )
+    with unreported():
+        asyncio.run(_serve_console(settings, host, port, allow_changes=allow_changes))
+
+
+async def _serve_console(settings: Settings, host: str, port: int, *, allow_changes: bool) -> None:
+    from hubbub.web.console_app import serving  # noqa: PLC0415 - with the extra `web` only
+
+    with _listen(host, port) as (listening, address):
+        async with hub.open(settings) as chat:
+            await serving.serve(
+                chat,
+                listening,
+                allow_changes=allow_changes,
+                on_start=lambda path: click.echo(f"open http://{address}{path}"),
+            )
+
+
+@contextmanager
+def _listen(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
+    """A listening socket, and its address as in a URL."""
+    family, name = (socket.AF_INET6, f"[{host}]") if ":" in host else (socket.AF_INET, host)
+    with socket.create_server((host, port), family=family, reuse_port=False) as listening:
+        yield listening, f"{name}:{listening.getsockname()[1]}"

@@ -8,7 +8,7 @@ import click
 
 from hubbub import hub, inputs
 from hubbub.cli.terminal import printable
-from hubbub.diagnostics.finding import find_user
+from hubbub.diagnostics.lookup import find_user
 from hubbub.errors import NotFound
 from hubbub.models import Session
 

@@ -12,7 +12,7 @@ import msgspec
 
 from hubbub import hub
 from hubbub.cli.terminal import printable
-from hubbub.diagnostics.finding import find_user
+from hubbub.diagnostics.lookup import find_user
 from hubbub.models import User, UserKind
 
 ROOMS_SHOWN: Final = 20

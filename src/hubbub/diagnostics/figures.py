@@ -1,4 +1,4 @@
-"""The figures that PostgreSQL and Redis report, of themselves and of the chat, polled at an interval.
+"""The figures that PostgreSQL and Redis report, of themselves and of the chat. A poller asks at an interval.
 
 No table is read. The servers keep all these figures anyway, except for the busiest rooms, which are found among
 the newest messages by the index on their ids.
@@ -7,14 +7,13 @@ the newest messages by the index on their ids.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from time import monotonic, time
 from typing import Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from hubbub.diagnostics.server_info import ServerInfo, server_info
-from hubbub.errors import HubbubError
+from hubbub.errors import HubbubError, Invalid
 from hubbub.migrations import verify
 from hubbub.postgres import Executor, Statement
 from hubbub.redis import Connection, ReplyError
@@ -222,6 +221,91 @@ async def ask_postgres(executor: Executor) -> Stored:
 def _first_id(at: float) -> UUID:
     """The lowest UUID of version 7 of this time, in seconds since 1970."""
     return UUID(int=round(at * 1000) << 80 | 0x7 << 76 | 0b10 << 62)
+
+
+class SlowStatement(NamedTuple):
+    """Times are in milliseconds. `text` is None if it cannot be shown."""
+
+    text: str | None
+    calls: int
+    total: float
+    mean: float
+    longest: float
+
+
+_STATEMENTS_SCHEMA = Statement(
+    "statements.schema",
+    str,
+    """
+    SELECT quote_ident(pg_namespace.nspname) AS schema
+    FROM pg_extension
+    JOIN pg_namespace ON pg_namespace.oid = pg_extension.extnamespace
+    WHERE pg_extension.extname = 'pg_stat_statements'
+        AND has_schema_privilege(pg_namespace.oid, 'USAGE')
+    """,
+)
+
+# Values are placeholders in these texts, except in commands such as ALTER ROLE, and rarely where the extension was
+# short of space. So only texts of queries are shown, and none with a quoted value. A role sees the texts of other
+# roles only with pg_read_all_stats.
+_SLOWEST = """
+    SELECT
+        CASE
+            WHEN query !~ '''|[$][a-zA-Z_]*[$]' THEN left(regexp_replace(query, '\\s+', ' ', 'g'), 400)
+        END AS text,
+        calls,
+        total_exec_time AS total,
+        mean_exec_time AS mean,
+        max_exec_time AS longest
+    FROM {schema}.pg_stat_statements
+    WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND query ~* '^\\s*(select|insert|update|delete|with|merge)\\M'
+    ORDER BY total_exec_time DESC
+    LIMIT 8
+"""
+
+
+async def slowest(executor: Executor) -> list[SlowStatement] | None:
+    """The statements that took PostgreSQL the most time, by its extension pg_stat_statements.
+
+    None without the extension, or if the server has not loaded it.
+
+    Raises: nothing else.
+    """
+    schema = await executor.fetch_one(_STATEMENTS_SCHEMA)
+    if schema is None:
+        return None
+    statement = Statement("statements.slowest", SlowStatement, _SLOWEST.format(schema=schema))
+    try:
+        return await executor.fetch_all(statement)
+    except Invalid:  # so PostgreSQL refuses without the library of the extension
+        return None
+
+
+class ServerInfo(NamedTuple):
+    """`name` is Redis or Valkey; `fields` are those of INFO, `others` of the other primaries of a cluster."""
+
+    name: str
+    version: str
+    fields: dict[str, str]
+    others: Sequence[dict[str, str]] = ()
+
+    def number(self, field: str) -> int:
+        """Of a cluster, the sum over its primaries."""
+        return sum(int(fields.get(field, 0)) for fields in (self.fields, *self.others))
+
+
+async def server_info(connection: Connection) -> ServerInfo:
+    """Raises: Unavailable, ReplyError (the login may not run INFO)."""
+    servers = connection.servers or {"": connection}  # no slot of the cluster is known yet
+    texts = await asyncio.gather(*[server.execute("INFO") for server in servers.values()])
+    fields, *others = [fields_of(as_bytes(text).decode(errors="replace")) for text in texts]
+    name = "Valkey" if "valkey_version" in fields else "Redis"
+    return ServerInfo(name, fields.get(f"{name.lower()}_version", ""), fields, others)
+
+
+def fields_of(text: str) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
 
 class Typing(NamedTuple):

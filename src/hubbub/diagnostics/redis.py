@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from hubbub.diagnostics.figures import fields_of, server_info
 from hubbub.diagnostics.report import (
     Check,
     Finding,
@@ -17,7 +18,7 @@ from hubbub.diagnostics.report import (
     unencrypted,
     warning,
 )
-from hubbub.diagnostics.server_info import server_info
+
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
 from hubbub.redis.cluster import SLOTS
@@ -28,7 +29,6 @@ OLDEST: Final = {"Redis": (6, 2), "Valkey": (7, 2)}
 
 FULL: Final = 0.9
 """The share of maxmemory from which on it is about to refuse writes."""
-
 
 class Redis(NamedTuple):
     """What the checks look at."""
@@ -53,7 +53,6 @@ class Redis(NamedTuple):
             raise Skipped(f"the server has no setting {name}")
         return as_bytes(reply[1]).decode(errors="replace")
 
-
 async def _version(redis: Redis) -> Result:
     name, version, *_ = await server_info(redis.connection)
     if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST[name]:
@@ -61,13 +60,11 @@ async def _version(redis: Redis) -> Result:
     wanted = ".".join(map(str, OLDEST[name]))
     return Result(version, [error(f"hubbub needs {name} {wanted} or later.", "Upgrade the server.")])
 
-
 async def _tls(redis: Redis) -> Result:
     if redis.settings.tls:
         return Result("on, and the server's name is verified")
     remedy = "Give the server a tls-port, and set REDIS_TLS=true or write rediss:// in REDIS_URL."
     return unencrypted("Redis", redis.settings.addresses, remedy)
-
 
 async def _login(redis: Redis) -> Result:
     if redis.settings.password is not None:
@@ -76,13 +73,11 @@ async def _login(redis: Redis) -> Result:
     remedy = "Set requirepass or an ACL user on the server, and REDIS_PASSWORD here."
     return Result("no password", [error(meaning, remedy)])
 
-
 async def _role(redis: Redis) -> Result:
     role = (await redis.info()).get("role", "")
     if role != "slave":
         return Result(role)
     return Result(role, [error("This server is a replica and refuses writes.", "Connect to its primary.")])
-
 
 async def _topology(redis: Redis) -> Result:
     settings, findings = redis.settings, []
@@ -99,13 +94,12 @@ async def _topology(redis: Redis) -> Result:
             findings.append(note(meaning, "Set min-replicas-to-write 1 and min-replicas-max-lag 2."))
         return Result(f"master of Sentinels, {summary}", findings)
     reply = as_bytes(await redis.connection.execute("CLUSTER", "INFO")).decode(errors="replace")
-    fields = dict(line.split(":", 1) for line in reply.splitlines() if ":" in line)
+    fields = fields_of(reply)
     state, slots = fields.get("cluster_state", ""), int(fields.get("cluster_slots_ok", 0))
     if state != "ok" or slots != SLOTS:
         meaning = "Some slots have no primary: sessions, presence and limits there are unavailable."
         findings.append(error(meaning, "Look at CLUSTER NODES on this server."))
     return Result(f"cluster {state}, {slots:,} of {SLOTS:,} slots, {summary}", findings)
-
 
 async def _memory(redis: Redis) -> Result:
     info = await redis.info()
@@ -125,7 +119,6 @@ async def _memory(redis: Redis) -> Result:
     available = f" of {limit / 1_000_000:.0f} MB" if limit else ", no limit"
     return Result(f"{policy}, {used / 1_000_000:.1f} MB{available}", findings)
 
-
 async def _persistence(redis: Redis) -> Result:
     info = await redis.info()
     findings = []
@@ -138,7 +131,6 @@ async def _persistence(redis: Redis) -> Result:
         return Result("appendonly no", findings)
     return Result("appendonly yes", findings)
 
-
 async def _appendfsync(redis: Redis) -> Result:
     if (await redis.info()).get("aof_enabled") != "1":
         raise Skipped("appendonly is off")
@@ -149,7 +141,6 @@ async def _appendfsync(redis: Redis) -> Result:
     meaning = f"appendfsync is {setting}: a power cut may restore sessions that were revoked in the last {lost}."
     severity = note if setting == "everysec" else warning
     return Result(setting, [severity(meaning, "Set appendfsync always where that matters, else everysec.")])
-
 
 CHECKS: Final = (
     Check("redis.version", "version", _version),
@@ -162,7 +153,6 @@ CHECKS: Final = (
     Check("redis.appendfsync", "appendfsync", _appendfsync),
 )
 
-
 async def check(connection: Connection, settings: RedisSettings) -> Section:
     """Does not raise for a server that cannot be asked."""
     where, name = settings.where, "Redis"
@@ -172,7 +162,6 @@ async def check(connection: Connection, settings: RedisSettings) -> Section:
         info = await server_info(connection)
         name = f"{info.name} {info.version}"
     return await run_checks("redis", name, where, CHECKS, lambda check: _run(check, connection, settings))
-
 
 async def _run(check: Check[Redis], connection: Connection, settings: RedisSettings) -> Result:
     """The result of the server, or what is found on the primaries of a cluster together."""

@@ -36,7 +36,7 @@ from hubbub.history.lines import (
 )
 from hubbub.history.people import People
 from hubbub.history.room_log import Membership, RoomLog, store_rooms
-from hubbub.history.rooms import MemberSnapshot, Span
+from hubbub.history.locked_rooms import MemberSnapshot, Span
 from hubbub.history.source import Refusal, TakenLine
 from hubbub.models import Message, Role
 from hubbub.postgres import Copy, Executor, OpenTransaction, Row, Statement

@@ -20,7 +20,7 @@ from hubbub.history.lines import (
     MemberChangeLine,
     RoleLine,
 )
-from hubbub.history.rooms import LockedRoom, MemberSnapshot, Reached
+from hubbub.history.locked_rooms import LockedRoom, MemberSnapshot, Reached
 from hubbub.models import Role
 from hubbub.postgres import Copy, OpenTransaction, Row, Statement
 

@@ -23,7 +23,7 @@ from hubbub.cli.demo import expected, recount, report, talk
 from hubbub.cli.demo.expected import CONVERSATION, Context
 from hubbub.cli.demo.report import Result, Section
 from hubbub.cli.terminal import END_SIGNALS, on_signals, printable, unreported
-from hubbub.diagnostics.server_info import server_info
+from hubbub.diagnostics.figures import server_info
 from hubbub.errors import Unavailable
 from hubbub.history import Refusals
 from hubbub.hub import Hub

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from hubbub import inputs
-from hubbub.diagnostics.finding import find_room, find_user
+from hubbub.diagnostics.lookup import find_room, find_user
 from hubbub.errors import Forbidden, HubbubError, Invalid, NotFound
 from hubbub.events import LogEvent, MessageSent
 from hubbub.hub import Hub

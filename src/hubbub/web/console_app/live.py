@@ -13,8 +13,8 @@ import msgspec
 
 from hubbub.diagnostics.figures import BusyRoom, Live, Poller, Stored, Typing, ask_postgres, ask_redis
 from hubbub.diagnostics.report import Report
-from hubbub.diagnostics.servers import check_servers
-from hubbub.diagnostics.statements import SlowStatement, slowest
+from hubbub.diagnostics.doctor import check_servers
+from hubbub.diagnostics.figures import SlowStatement, slowest
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.hub import Hub
 from hubbub.instrumentation import PoolUse, percentile

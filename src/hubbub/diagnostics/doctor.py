@@ -1,25 +1,44 @@
-"""Checks of both servers and this machine together: clocks, passwords, delivery, followers."""
+"""The checks of `hubbub doctor`: of each server, and here of both and this machine together.
+
+The latter are of clocks, passwords, delivery and followers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from time import monotonic, thread_time, time
 from typing import Final, NamedTuple
 
 from hubbub import new_id
-from hubbub.diagnostics.report import Check, Result, Section, Skipped, error, run_checks, warning
+from hubbub.diagnostics import postgresql, redis
+from hubbub.diagnostics.report import (
+    Check,
+    Report,
+    Result,
+    Section,
+    Skipped,
+    error,
+    run_checks,
+    summarize,
+    warning,
+)
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.events import room_channel
 from hubbub.instrumentation import Durations
 from hubbub.migrations import HEAD, revisions
 from hubbub.passwords import USUAL_COST
 from hubbub.postgres import Pool, Statement
-from hubbub.redis import Connection, ReplyError, Subscriptions
+from hubbub.redis import Connection, ReplyError, Subscriptions, connection_to
 from hubbub.redis.replies import as_bytes_list
 from hubbub.services.feed import Feed
 from hubbub.services.sessions import find_ended
+from hubbub.settings import Settings
+
+CONNECTIONS: Final = 2
+"""To PostgreSQL. The second is for the feed, which reads memberships while a follower enters."""
 
 CLOCK_SKEW_SECONDS: Final = 1.0
 """Leases last tens of seconds and times in a chat are read by people: less than a second shows nowhere."""
@@ -32,7 +51,7 @@ DELIVERY_SECONDS: Final = 2
 
 
 class Both(NamedTuple):
-    """What the checks look at. A server that is out of reach is None."""
+    """A server that is out of reach is None."""
 
     pool: Pool | None
     connection: Connection | None
@@ -164,6 +183,22 @@ CHECKS: Final = (
 )
 
 
-async def check(both: Both) -> Section:
+async def check_together(both: Both) -> Section:
     """Does not raise for servers that cannot be asked."""
     return await run_checks("together", "Together", None, CHECKS, lambda check: check.run(both))
+
+
+async def check_servers(settings: Settings, processes: int) -> Report:
+    """The report about these servers, for an application of so many processes. Does not raise for a server."""
+    pool = Pool(replace(settings.postgres, pool_size=CONNECTIONS))
+    connection, subscriptions = connection_to(settings.redis), Subscriptions(settings.redis)
+    try:
+        await asyncio.gather(connection.start(), subscriptions.start())
+        stored = await postgresql.check(pool, settings.postgres, processes, settings.replicas)
+        live = await redis.check(connection, settings.redis)
+        reachable = None if stored.out_of_reach else pool, None if live.out_of_reach else connection
+        return summarize([stored, live, await check_together(Both(*reachable, subscriptions))])
+    finally:
+        await subscriptions.close()
+        await connection.close()
+        await pool.close()

@@ -9,9 +9,9 @@ import pytest
 
 from diagnostics.sections import meanings, result_of, severities
 from hubbub import Settings, migrations
-from hubbub.diagnostics import together
+from hubbub.diagnostics import doctor
 from hubbub.diagnostics.report import Section
-from hubbub.diagnostics.together import Both
+from hubbub.diagnostics.doctor import Both
 from hubbub.migrations import HEAD
 from hubbub.postgres import Pool
 from hubbub.redis import Connection, Subscriptions
@@ -34,19 +34,19 @@ async def reached(settings: Settings) -> AsyncIterator[Both]:
 
 @pytest.fixture(autouse=True)
 def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(together, "USUAL_COST", 4)
-    monkeypatch.setattr(together, "CHEAP_SECONDS", 0.0)
+    monkeypatch.setattr(doctor, "USUAL_COST", 4)
+    monkeypatch.setattr(doctor, "CHEAP_SECONDS", 0.0)
 
 
 async def look(settings: Settings) -> Section:
     async with reached(settings) as both:
-        return await together.check(both)
+        return await doctor.check_together(both)
 
 
 async def test_message_is_received_and_a_follower_starts(both: Settings) -> None:
     section = await look(both)
     assert section.out_of_reach is None
-    assert [result.findings for result in section.checks] == [()] * len(together.CHECKS)
+    assert [result.findings for result in section.checks] == [()] * len(doctor.CHECKS)
     assert result_of(section, "together.delivery").summary.startswith("received after")
     assert result_of(section, "together.follower").summary.startswith("started after")
 
@@ -60,7 +60,7 @@ async def test_checks_leave_no_key_and_no_channel_behind(both: Settings) -> None
 
 
 async def test_clock_skew_is_a_warning(both: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(together, "time", lambda: time() - 10)
+    monkeypatch.setattr(doctor, "time", lambda: time() - 10)
     section = await look(both)
     assert severities(section, "together.clocks") == ["warning"]
     assert "ahead of that of this machine" in meanings(section, "together.clocks")
@@ -70,8 +70,8 @@ async def test_clock_skew_is_a_warning(both: Settings, monkeypatch: pytest.Monke
 async def test_cheap_or_expensive_hashes_are_reported_with_another_cost(
     both: Settings, monkeypatch: pytest.MonkeyPatch, seconds: float, advice: str
 ) -> None:
-    monkeypatch.setattr(together, "CHEAP_SECONDS", 0.05)
-    monkeypatch.setattr(together, "_hash_seconds", lambda cost: seconds)
+    monkeypatch.setattr(doctor, "CHEAP_SECONDS", 0.05)
+    monkeypatch.setattr(doctor, "_hash_seconds", lambda cost: seconds)
     section = await look(both)
     assert severities(section, "together.passwords") == (["warning"] if advice else [])
     assert advice in meanings(section, "together.passwords")
@@ -88,12 +88,12 @@ async def test_login_that_may_not_publish_is_an_error(both: Settings, servers_of
 async def test_message_published_on_another_server_is_an_error(
     both: Settings, servers_of: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "DELIVERY_SECONDS", 0.3)
+    monkeypatch.setattr(doctor, "DELIVERY_SECONDS", 0.3)
     other = Subscriptions(servers_of().settings)
     await other.start()
     try:
         async with reached(both) as reach:
-            section = await together.check(reach._replace(subscriptions=other))
+            section = await doctor.check_together(reach._replace(subscriptions=other))
     finally:
         await other.close()
     assert severities(section, "together.delivery") == ["error"]
@@ -107,9 +107,9 @@ async def test_follower_is_skipped_without_the_newest_schema(both: Settings) -> 
 
 async def test_checks_that_need_a_missing_server_are_skipped(both: Settings) -> None:
     async with reached(both) as reach:
-        section = await together.check(reach._replace(pool=None))
+        section = await doctor.check_together(reach._replace(pool=None))
         assert result_of(section, "together.delivery").skipped is None
         assert result_of(section, "together.follower").skipped == "it needs both servers"
-        section = await together.check(reach._replace(pool=None, connection=None))
+        section = await doctor.check_together(reach._replace(pool=None, connection=None))
         assert result_of(section, "together.clocks").skipped == "no server is in reach"
         assert result_of(section, "together.delivery").skipped == "Redis is out of reach"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from commands import execute
 from hubbub import Hub, PostgresSettings, migrations
-from hubbub.diagnostics.statements import SlowStatement, slowest
+from hubbub.diagnostics.figures import SlowStatement, slowest
 from hubbub.embedded import Servers
 from hubbub.postgres import Pool
 from rights import superuser
