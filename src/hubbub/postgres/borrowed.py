@@ -44,7 +44,7 @@ else:
 
 T = TypeVar("T")
 
-NOT_SUPPORTED: Final = (
+OTHER_KIND: Final = (
     "must be a connection of asyncpg, or an AsyncSession or AsyncConnection of SQLAlchemy on asyncpg"
 )
 NO_TRANSACTION: Final = "has no transaction open: use it between the application's BEGIN and COMMIT"
@@ -124,7 +124,7 @@ class _Sqlalchemy:
         connection = self._connection = await self._connect()
         driver = (await connection.get_raw_connection()).driver_connection
         if not isinstance(driver, asyncpg.Connection):
-            raise Invalid("connection", NOT_SUPPORTED)
+            raise Invalid("connection", OTHER_KIND)
         if not driver.is_in_transaction():
             await connection.exec_driver_sql("SELECT 1")
         if not driver.is_in_transaction():
@@ -433,4 +433,4 @@ def borrow(
             return core
 
         return ByStatus(_Sqlalchemy(connect), layout, deadline_seconds, instrumentation, pool)
-    raise Invalid("connection", NOT_SUPPORTED)
+    raise Invalid("connection", OTHER_KIND)

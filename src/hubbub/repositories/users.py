@@ -32,7 +32,7 @@ USER = readable(User)
 PUBLIC_USER = readable(PublicUser)
 KEPT = kept("users.id")
 
-ATTEMPTS: Final = 5
+DELETE_ATTEMPTS: Final = 5
 """Bounds how often the deletion of an account is tried again because the user joins a room meanwhile."""
 
 
@@ -484,7 +484,7 @@ class Users(Repository):
         """As `delete`. `ended` gets the ids of the durable sessions that end with the account."""
         user_id, deadline = inputs.uuid("user_id", user_id), self._executor.deadline()
         try:
-            for _ in range(ATTEMPTS):
+            for _ in range(DELETE_ATTEMPTS):
                 begun = await self._try_to_delete(user_id, deadline, ended)
                 if begun is not None:
                     break

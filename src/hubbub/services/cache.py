@@ -53,7 +53,7 @@ LEASE_SECONDS: Final = 3.0
 
 PAGE_LENGTH: Final = 50
 
-DEADLINE_SECONDS: Final = 0.1
+CACHE_DEADLINE_SECONDS: Final = 0.1
 """How long a read waits for Redis before it goes to PostgreSQL. A reply takes a hundredth of it."""
 
 BACKOFF_SECONDS: Final = 1.0
@@ -123,7 +123,7 @@ class Cache:
         messages: Messages,
         room_users: RoomUsers,
         ttl_seconds: float = TTL_SECONDS,
-        deadline_seconds: float = DEADLINE_SECONDS,
+        deadline_seconds: float = CACHE_DEADLINE_SECONDS,
     ) -> None:
         """The repositories are those of the hub, on the pool."""
         if not 0.1 <= ttl_seconds <= 86_400:

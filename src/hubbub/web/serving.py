@@ -32,7 +32,7 @@ PONG_SECONDS: Final = 20.0
 """A client that is silent is noticed within the sum of the two. A ping costs more than a frame, so it is rare."""
 GRACE_SECONDS: Final = 5
 """How long requests in progress may take at the end."""
-BLOCKED_SECONDS: Final = 40
+TCP_USER_TIMEOUT_SECONDS: Final = 40
 """How long a client may read nothing of what was written. The gateway cuts a connection earlier, after 30."""
 LINGER_SECONDS: Final = 15.0
 """How long a client may take to read what is left for it at the end. uvicorn waits 10 for its close."""
@@ -147,7 +147,7 @@ async def serve(
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux, for the connections that it accepts
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, BLOCKED_SECONDS * 1_000)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_SECONDS * 1_000)
     allow_many_connections()
     collect_garbage_rarely()
     logging.getLogger("uvicorn.error").addFilter(_is_no_invalid_text)

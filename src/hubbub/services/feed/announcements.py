@@ -59,7 +59,7 @@ MAX_PUBLISHING: Final = 8
 bounds what waits while Redis is slow."""
 SEAL_BYTES: Final = 16
 """The length of the MAC. 2 to the power of 128 guesses are out of reach."""
-DEADLINE_SECONDS: Final = 1.0
+PUBLISH_DEADLINE_SECONDS: Final = 1.0
 """As long as the default heartbeat. By then followers have found the change by themselves."""
 
 
@@ -235,7 +235,7 @@ class Announcements:
 
     def _send(self, commands: list[tuple[str, str, bytes]]) -> None:
         self._publishing += 1
-        answers = self._connection.execute_many(commands, deadline_seconds=DEADLINE_SECONDS)
+        answers = self._connection.execute_many(commands, deadline_seconds=PUBLISH_DEADLINE_SECONDS)
         answers.add_done_callback(partial(self._published, len(commands)))
 
     def _encode(self, messages: list[Message] | None, moved: Mapping[UUID, ReadMarkMoved]) -> bytes:

@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hubbub.feed")
 
-LOG_PAGE: Final = 200
+FOLLOWER_LOG_PAGE: Final = 200
 """Entries that a follower reads at a time, for itself alone: fewer than a room reads for all of its followers."""
 LOG_BYTES: Final = 256 * 1024
 """After this much content it reads no further entry. It bounds the memory of a client that is back and does not
 read: 200 of the longest messages are 16 MB."""
-RETRY_SECONDS: Final = 0.5
+READ_RETRY_SECONDS: Final = 0.5
 """The longest pause before a follower reads again while PostgreSQL is unavailable. The shortest is a fifth of it,
 as many followers wait at once."""
 REMEMBERED_ENDS: Final = 1_000
@@ -62,11 +62,11 @@ newest joining, without visits in between that this process did not notice."""
 CONFIRM_SECONDS: Final = 1.0
 """How long a follower that enters waits for Redis to confirm the subscriptions of its rooms: a few round trips.
 Its reader reads marks and profiles after that. If it took longer, a `Missed` has them read again."""
-ROUND_HEARTBEATS: Final = 30
+USER_ROUND_HEARTBEATS: Final = 30
 """The digests of users and the sessions of followers are looked up in rounds of so many heartbeats."""
 SESSIONS_PER_WRITE: Final = 1_000
 """Sessions that are looked up in Redis in one write."""
-ROOMS_PER_STATEMENT: Final = 1_000
+HEADS_PER_STATEMENT: Final = 1_000
 """Rooms whose heads a follower that enters reads in one statement."""
 DIGESTS_PER_STATEMENT: Final = 1_000
 """Users whose rooms are compared by digest in one statement. It bounds the work of a heartbeat."""
@@ -263,11 +263,11 @@ class Follower:
             if not error.retryable:
                 raise
             logger.info("reading the log again after: %s", error)
-            await asyncio.sleep(jittered(RETRY_SECONDS, at_least=0.2))
+            await asyncio.sleep(jittered(READ_RETRY_SECONDS, at_least=0.2))
 
     async def _read_page(self, followed: FollowedPosition) -> None:
         rooms, inbox, asked = self._followers.rooms, self.inbox, followed.position
-        page = await rooms.read(followed.room.id, asked, min(LOG_PAGE, inbox.limit), LOG_BYTES)
+        page = await rooms.read(followed.room.id, asked, min(FOLLOWER_LOG_PAGE, inbox.limit), LOG_BYTES)
         head = await rooms.head(followed.room) if page.is_rewound else None
         withheld = await self._withheld(followed.room.id, asked.seq, page)
         if followed not in inbox.behind or followed.position is not asked:
@@ -379,7 +379,7 @@ class SessionChecks:
 
     async def _check(self) -> float:
         due, self._due = list(self._due), {}
-        part = min(SESSIONS_PER_WRITE, part_of_round(len(self._followers), ROUND_HEARTBEATS))
+        part = min(SESSIONS_PER_WRITE, part_of_round(len(self._followers), USER_ROUND_HEARTBEATS))
         for _ in range(part if not due else 0):
             follower = next(iter(self._followers))
             del self._followers[follower]
@@ -575,8 +575,8 @@ class Followers:
         A user who has been removed since receives the leaving. From a later end the follower would go on.
         """
         heads: dict[UUID, Position] = {}
-        for start in range(0, len(rooms), ROOMS_PER_STATEMENT):
-            some = {room.room_id: room.last_seq for room in rooms[start : start + ROOMS_PER_STATEMENT]}
+        for start in range(0, len(rooms), HEADS_PER_STATEMENT):
+            some = {room.room_id: room.last_seq for room in rooms[start : start + HEADS_PER_STATEMENT]}
             for head in await self._logs.heads(some, deadline=deadline):
                 if head.position is not None:
                     heads[head.room_id] = head.position
@@ -675,7 +675,7 @@ class Followers:
         """Compare the digests of some of the users, the next in turn, in the next `compare`."""
         if not self._round:
             self._round = deque(self._users)
-        part = min(DIGESTS_PER_STATEMENT, part_of_round(len(self._users), ROUND_HEARTBEATS), len(self._round))
+        part = min(DIGESTS_PER_STATEMENT, part_of_round(len(self._users), USER_ROUND_HEARTBEATS), len(self._round))
         self._due = max(self._due, part)
 
     async def compare(self) -> None:

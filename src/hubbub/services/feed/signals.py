@@ -38,7 +38,7 @@ V = TypeVar("V")
 
 logger = logging.getLogger("hubbub.feed")
 
-USERS_PER_STATEMENT: Final = 20
+PRESENCE_USERS_PER_STATEMENT: Final = 20
 """Changes of presence whose rooms are read in one statement. Each user may be in a thousand rooms, and all rows
 are decoded in one step of the event loop."""
 MAX_WAITING: Final = 10_000
@@ -215,8 +215,8 @@ class Signals:
         await self._deliver_marks()
         changes, self._changes = self._changes, {}
         user_ids = list(changes)
-        for start in range(0, len(user_ids), USERS_PER_STATEMENT):
-            some = user_ids[start : start + USERS_PER_STATEMENT]
+        for start in range(0, len(user_ids), PRESENCE_USERS_PER_STATEMENT):
+            some = user_ids[start : start + PRESENCE_USERS_PER_STATEMENT]
             try:
                 pairs = await self._memberships.pairs(some)
             except Unavailable as error:

@@ -21,7 +21,7 @@ logger = logging.getLogger("hubbub.presence")
 BATCH: Final = 500
 """Users per statement: bounds the rows that one transaction locks."""
 
-RETRY_SECONDS: Final = 1.0
+COLUMN_RETRY_SECONDS: Final = 1.0
 """The pause after a batch for which a server was unavailable, long enough for others to reconnect."""
 
 MAX_REFUSED: Final = 4
@@ -77,7 +77,7 @@ class PresenceColumn:
         if not ready:
             return min((self._tried_at[user] + self._every_seconds for user in self._changed), default=inf) - now
         if not await self._write_batch(ready):
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(COLUMN_RETRY_SECONDS)
         return None
 
     async def _write_rest(self) -> None:

@@ -49,7 +49,7 @@ IDLE_SECONDS: Final = 3.0
 """The pause between sweeps while no user is online. With those of typing and the PING of the subscriptions, an
 idle process sends less than a command per second."""
 
-RETRY_SECONDS: Final = 0.25
+LEASE_RETRY_SECONDS: Final = 0.25
 """The pause before leases are sent again that Redis has not acknowledged. It is a part of any useful heartbeat."""
 
 
@@ -200,7 +200,7 @@ class Leases:
         is_changed = await self._send_changes()
         is_renewed = await self._send_heartbeat()
         if not (is_changed and is_renewed):
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(LEASE_RETRY_SECONDS)
             return None
         if self._changed:
             return None
