@@ -22,7 +22,7 @@ from uuid import UUID
 import pytest
 
 from hubbub import Hub, PostgresSettings, Room, Settings, User, migrations
-from hubbub.diagnostics.figures import ROOMS_PER_BUCKET, Live, Poller, Stored, Typing, ask_postgres, ask_redis
+from hubbub.diagnostics.figures import ROOMS_PER_BUCKET, LiveFigures, Poller, StoredFigures, Typing, ask_postgres, ask_redis
 from hubbub.embedded import Servers
 from hubbub.postgres import Pool
 from hubbub.redis import Connection
@@ -164,7 +164,7 @@ async def test_server_that_is_down_leaves_the_figures_of_the_other_one(
         assert max(map(len, output.lines)) <= 80
 
 
-async def until(poller: Poller[Stored] | Poller[Live], *, well: bool) -> None:
+async def until(poller: Poller[StoredFigures] | Poller[LiveFigures], *, well: bool) -> None:
     async with asyncio.timeout(SECONDS):
         while (poller.error is None and poller.latest is not None) != well:
             await poller.poll()
@@ -172,7 +172,7 @@ async def until(poller: Poller[Stored] | Poller[Live], *, well: bool) -> None:
 
 
 @asynccontextmanager
-async def polled_redis(server: Server) -> AsyncIterator[Poller[Live]]:
+async def polled_redis(server: Server) -> AsyncIterator[Poller[LiveFigures]]:
     connection = Connection(replace(server.settings, connect_timeout_seconds=0.5, deadline_seconds=0.5))
     await connection.start()
     yield Poller(partial(ask_redis, connection))

@@ -11,7 +11,7 @@ import pytest
 
 from hubbub import Unavailable
 from hubbub.embedded import launch, locks
-from hubbub.embedded.folder import Account, Passwords, ServerFolder, servers_account
+from hubbub.embedded.folder import Account, ServerPasswords, ServerFolder, servers_account
 from hubbub.embedded.process import Process
 
 
@@ -85,7 +85,7 @@ async def test_root_signals_only_processes_of_the_servers_account(
         try:
             signed = {"pid": named.pid, "started": launch.start_time(named.pid), "port": 1, "detached": True}
             os.pwrite(lock.descriptor, json.dumps(signed).encode(), 0)
-            server_folder = ServerFolder(tmp_path, Passwords("", "", ""), stranger, needs_descriptor=False)
+            server_folder = ServerFolder(tmp_path, ServerPasswords("", "", ""), stranger, needs_descriptor=False)
             with pytest.raises(Unavailable, match="does not stop"):  # this process holds the lock
                 await Process("Valkey", "valkey", server_folder).stop([(SIGTERM, 0.1)])
             out, _ = named.communicate(b"still here")
@@ -99,5 +99,5 @@ async def test_root_signals_only_processes_of_the_servers_account(
 def test_lock_file_with_process_group_is_ignored(tmp_path: Path, several: int) -> None:
     signed = {"pid": several, "started": "", "port": 1, "detached": True}
     (tmp_path / "valkey.lock").write_text(json.dumps(signed))
-    server_folder = ServerFolder(tmp_path, Passwords("", "", ""), None, needs_descriptor=False)
+    server_folder = ServerFolder(tmp_path, ServerPasswords("", "", ""), None, needs_descriptor=False)
     assert Process("Valkey", "valkey", server_folder).holder() is None

@@ -10,7 +10,7 @@ import pytest
 from hubbub import PostgresSettings, Unavailable
 from hubbub.postgres import Pool
 from hubbub.postgres.connection import now
-from hubbub.postgres.pool import LONGEST_RECONNECT_PAUSE_SECONDS, Reconnector
+from hubbub.postgres.pool import LONGEST_RECONNECT_PAUSE_SECONDS, PacedReconnector
 from postgres.notes import ONE, Observer
 from waiting import until_it_answers
 
@@ -23,7 +23,7 @@ class Server:
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals
         self.attempts = 0
-        self.reconnector = Reconnector(self.connect)
+        self.reconnector = PacedReconnector(self.connect)
 
     async def connect(self) -> None:
         self.attempts += 1

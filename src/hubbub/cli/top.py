@@ -18,17 +18,17 @@ import click
 from rich.console import Console, Group, RenderableType
 from rich.constrain import Constrain
 from rich.filesize import decimal
-from rich.live import Live as Screen
+from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
 from hubbub.cli.terminal import END_SIGNALS, on_signals, printable, unreported
 from hubbub.diagnostics.figures import (
     BUSY_SECONDS,
-    Live,
+    LiveFigures,
     Poller,
     ServerInfo,
-    Stored,
+    StoredFigures,
     Typing,
     ask_postgres,
     ask_redis,
@@ -56,8 +56,8 @@ class Servers(NamedTuple):
     """Both servers of a hub, and the settings that lead to them."""
 
     settings: Settings
-    postgres: Poller[Stored]
-    redis: Poller[Live]
+    postgres: Poller[StoredFigures]
+    redis: Poller[LiveFigures]
 
 
 @click.command()
@@ -104,7 +104,7 @@ async def _print_once(settings: Settings, console: Console, interval: float) -> 
 async def _watch(settings: Settings, console: Console, interval: float) -> None:
     hint = f"every {interval:g} s, q quits"
     quits = asyncio.Event()
-    screen = Screen(console=console, screen=True, auto_refresh=False)
+    screen = Live(console=console, screen=True, auto_refresh=False)
     # The screen is left first: a Ctrl-C or Ctrl-Z after the rest could end this, or drop the return, before it.
     resized = on_signals(lambda _: screen.refresh(), signal.SIGWINCH)
     with resized, on_signals(lambda _: quits.set(), *END_SIGNALS), _keys(quits.set), screen:
@@ -188,7 +188,7 @@ def _health(servers: Servers) -> Table:
     return health
 
 
-def _state(poller: Poller[Stored] | Poller[Live]) -> Text:
+def _state(poller: Poller[StoredFigures] | Poller[LiveFigures]) -> Text:
     if poller.error is not None:
         return Text("unreachable" if isinstance(poller.error, Unavailable) else "cannot be used", style="bold red")
     return Text("asking", style="dim") if poller.latest is None else Text("ok", style="green")
@@ -230,13 +230,13 @@ def _typing(typing: Typing) -> str:
     return f"{'over ' if typing.is_more else ''}{typing.users:,} in {typing.rooms:,} {rooms}"
 
 
-def _busiest(stored: Stored | None) -> Table:
+def _busiest(stored: StoredFigures | None) -> Table:
     """As shares, because only the newest thousand messages are looked at."""
     rooms = [(printable(room.name), f"{room.share:.0%}") for room in stored.busiest[:BUSIEST]] if stored else []
     return _block(f"Busiest rooms of the last {BUSY_SECONDS} s", rooms or [(UNKNOWN, "")])
 
 
-def _postgres(poller: Poller[Stored]) -> Table:
+def _postgres(poller: Poller[StoredFigures]) -> Table:
     found = poller.growth(lambda stored: stored.server.blocks_found)
     read = poller.growth(lambda stored: stored.server.blocks_read)
     server = poller.latest and poller.latest.server
@@ -252,8 +252,8 @@ def _postgres(poller: Poller[Stored]) -> Table:
     return _block("PostgreSQL", rows)
 
 
-def _redis(poller: Poller[Live]) -> Table:
-    def number(field: str) -> tuple[Callable[[Live], int], Callable[[Live], int]]:
+def _redis(poller: Poller[LiveFigures]) -> Table:
+    def number(field: str) -> tuple[Callable[[LiveFigures], int], Callable[[LiveFigures], int]]:
         return lambda live: live.server.number(field), lambda live: live.afterwards.number(field)
 
     info = poller.latest and poller.latest.server

@@ -201,7 +201,7 @@ _BUSIEST = Statement(
 )
 
 
-class Stored(NamedTuple):
+class StoredFigures(NamedTuple):
     """`rows` has users, rooms and messages by the name of their table."""
 
     server: Postgres
@@ -209,13 +209,13 @@ class Stored(NamedTuple):
     busiest: list[BusyRoom]
 
 
-async def ask_postgres(executor: Executor) -> Stored:
+async def ask_postgres(executor: Executor) -> StoredFigures:
     """Raises: Unavailable, SchemaMismatch (the database is not hubbub's, or at another revision)."""
     await verify(executor)
     [server] = await executor.fetch_all(_POSTGRES)
     rows = {row.name: row for row in await executor.fetch_all(_ROWS)}
     first, last = _first_id(time() - BUSY_SECONDS), _first_id(time() + BUSY_SECONDS)
-    return Stored(server, rows, await executor.fetch_all(_BUSIEST, first, last))
+    return StoredFigures(server, rows, await executor.fetch_all(_BUSIEST, first, last))
 
 
 def _first_id(at: float) -> UUID:
@@ -323,7 +323,7 @@ class Sessions(NamedTuple):
     is_exact: bool
 
 
-class Live(NamedTuple):
+class LiveFigures(NamedTuple):
     """`server` is from before the other commands, `afterwards` from after them: they count as commands too."""
 
     server: ServerInfo
@@ -333,7 +333,7 @@ class Live(NamedTuple):
     sessions: Sessions
 
 
-async def ask_redis(connection: Connection) -> Live:
+async def ask_redis(connection: Connection) -> LiveFigures:
     """A few commands, none of which takes long however many keys there are. Raises: Unavailable, ReplyError."""
     server = await server_info(connection)
     seconds, microseconds = as_bytes_list(await connection.execute("TIME"))
@@ -342,7 +342,7 @@ async def ask_redis(connection: Connection) -> Live:
     typing = await _typing(connection, now)
     counts = [await _sessions(server, connection.prefix) for server in connection.servers.values()]
     sessions = Sessions(sum(one.number for one in counts), all(one.is_exact for one in counts))
-    return Live(server, await server_info(connection), online, typing, sessions)
+    return LiveFigures(server, await server_info(connection), online, typing, sessions)
 
 
 async def _typing(connection: Connection, now: int) -> Typing:

@@ -118,7 +118,7 @@ LONG_SECONDS: Final = 60
 """A transaction of an application takes milliseconds, and that of a migration seconds."""
 
 
-class OpenTransaction(NamedTuple):
+class LongTransaction(NamedTuple):
     """A transaction that has written something and has not ended. `end` is the statement that ends it."""
 
     seconds: float
@@ -129,7 +129,7 @@ class OpenTransaction(NamedTuple):
 # Of the whole cluster: `hub.changes` waits for all. The times of other roles need pg_read_all_stats.
 _OPEN_TRANSACTIONS: Final = Statement(
     "doctor.open_transactions",
-    OpenTransaction,
+    LongTransaction,
     """
     SELECT seconds, what, "end"
     FROM (

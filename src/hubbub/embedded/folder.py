@@ -53,7 +53,7 @@ NAMES_BEFORE_PASSWORDS = frozenset({".gitignore", "commands.lock", "passwords.js
 
 
 @dataclass(frozen=True, slots=True)
-class Passwords:
+class ServerPasswords:
     """The secrets of a folder's servers, generated once."""
 
     postgresql: str = field(repr=False)
@@ -69,7 +69,7 @@ class ServerFolder:
     """
 
     path: Path
-    passwords: Passwords
+    passwords: ServerPasswords
     account: Account | None
     needs_descriptor: bool
 
@@ -87,7 +87,7 @@ class Folder:
         """
         try:
             content = (self.path / "passwords.json").read_bytes()
-            passwords = msgspec.json.decode(content, type=Passwords)
+            passwords = msgspec.json.decode(content, type=ServerPasswords)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except PermissionError:
@@ -125,7 +125,7 @@ class Folder:
         found = self.find()
         if found is None:
             (self.path / ".gitignore").write_text("*\n", encoding="ascii")
-            passwords = Passwords(secrets.token_hex(24), secrets.token_hex(24), secrets.token_hex(24))
+            passwords = ServerPasswords(secrets.token_hex(24), secrets.token_hex(24), secrets.token_hex(24))
             write_private(self.path / "passwords.json", msgspec.json.encode(passwords))
             found = self._server_folder(passwords)
         if found.needs_descriptor and sys.platform != "linux":
@@ -161,7 +161,7 @@ class Folder:
         why = f"is in use: another hubbub has been busy here for {COMMAND_SECONDS} s"
         raise self._refused(why, retryable=True)
 
-    def _server_folder(self, passwords: Passwords) -> ServerFolder:
+    def _server_folder(self, passwords: ServerPasswords) -> ServerFolder:
         account = servers_account(self.path / "postgresql")
         folder = self.path.resolve()
         needs_descriptor = account is not None and not account.can_enter(folder)

@@ -410,7 +410,7 @@ class Connections:
         self._idle_timer = EarliestTimer(self._close_idle)
         self._hosts = Hosts(settings)
         self._has_several_hosts = len(self._hosts.addresses) > 1
-        self._reconnector = Reconnector(
+        self._reconnector = PacedReconnector(
             self._reconnect,
             LONGEST_SEARCH_PAUSE_SECONDS if self._has_several_hosts else LONGEST_RECONNECT_PAUSE_SECONDS,
         )
@@ -627,7 +627,7 @@ class Connections:
             self.idle.popleft().terminate()
 
 
-class Reconnector:
+class PacedReconnector:
     """Connects to an unreachable server: one attempt at a time for all callers of a pool, with jittered pauses.
 
     Hundreds of processes lose their server at the same moment. If each of their callers tried to connect, refusing

@@ -1,8 +1,8 @@
-"""The connection for commands to a Redis Cluster: one line to each primary, and each command on that of its key.
+"""Commands to a Redis Cluster: one connection to each primary, and each command on that of its key.
 
-    execute --> line of the slot --> answered
+    execute --> node of the slot --> answered
                  ^    |
-                 |    | MOVED, ASK: at once, to the line of the node that was named
+                 |    | MOVED, ASK: at once, to the node that was named
                  |    | TRYAGAIN, CLUSTERDOWN: after a pause
                  +----+ until the deadline of the call
 
@@ -81,15 +81,15 @@ class Resent(Call, eq=False, gc=False):
 
 
 class Paused(NamedTuple):
-    """A call that waits to be sent again on the line that refused it."""
+    """A call that waits to be sent again by the node that refused it."""
 
     at: float
-    line: Connection
+    node: Connection
     call: Resent
     refusal: ReplyError
 
 
-class Line(Connection):
+class NodeConnection(Connection):
     """The connection to one primary."""
 
     def __init__(
@@ -103,7 +103,7 @@ class Line(Connection):
         """Whether the node had no slot any more when the slots were read."""
 
     def take_unwritten(self) -> list[Call]:
-        """The calls that wait for a connection. They are not this line's any more."""
+        """The calls that wait for a connection. They are not those of this connection any more."""
         calls, self._unwritten, self._unwritten_bytes = dict.fromkeys(self._unwritten), [], 0
         return [*calls]
 
@@ -130,8 +130,8 @@ class ClusterConnection(Connection):
         self, settings: RedisSettings, *, max_waiting: int = 10_000, instrumentation: Instrumentation = SILENT
     ) -> None:
         super().__init__(settings, max_waiting=max_waiting, instrumentation=instrumentation)
-        self._lines: dict[Address, Line] = {}
-        self._owners: list[Line | None] = [None] * SLOTS
+        self._nodes: dict[Address, NodeConnection] = {}
+        self._owners: list[NodeConnection | None] = [None] * SLOTS
         self._reading = BackgroundTask("reading the slots of the cluster", self._read_slots)
         self._first_reading_ended = asyncio.Event()
         self._paused: deque[Paused] = deque()
@@ -139,11 +139,11 @@ class ClusterConnection(Connection):
 
     @property
     def waiting(self) -> int:
-        return super().waiting + len(self._paused) + sum(line.waiting for line in self._lines.values())
+        return super().waiting + len(self._paused) + sum(node.waiting for node in self._nodes.values())
 
     @property
     def connected_at(self) -> float:
-        return max((line.connected_at for line in self.servers.values()), default=inf)
+        return max((node.connected_at for node in self.servers.values()), default=inf)
 
     async def start(self) -> None:
         await super().start()
@@ -158,7 +158,7 @@ class ClusterConnection(Connection):
         for paused in self._paused:
             paused.call.fail(Unavailable("redis", CLOSED, retryable=False))
         self._paused.clear()
-        await asyncio.gather(*[line.close() for line in self._lines.values()], super().close())
+        await asyncio.gather(*[node.close() for node in self._nodes.values()], super().close())
 
     def execute(
         self, *parts: Part, deadline_seconds: float | None = None, writes: bool = True
@@ -168,10 +168,10 @@ class ClusterConnection(Connection):
             return super().execute(*parts, deadline_seconds=deadline_seconds, writes=writes)
         words = prefixed(self.prefix, parts) if self.prefix else parts
         key = words[3] if name in {"EVALSHA", "EVAL"} else words[1]
-        line = self._owners[slot_of(key.encode() if isinstance(key, str) else bytes(key))]  # type: ignore[arg-type]
-        if line is None:  # any node says which has it
+        node = self._owners[slot_of(key.encode() if isinstance(key, str) else bytes(key))]  # type: ignore[arg-type]
+        if node is None:  # any node says which has it
             return super().execute(*parts, deadline_seconds=deadline_seconds, writes=writes)
-        return line.execute(*words, deadline_seconds=deadline_seconds, writes=writes)
+        return node.execute(*words, deadline_seconds=deadline_seconds, writes=writes)
 
     def execute_many(
         self, commands: Iterable[Sequence[Part]], *, deadline_seconds: float | None = None, writes: bool = True
@@ -181,7 +181,7 @@ class ClusterConnection(Connection):
 
     @property
     def servers(self) -> dict[str, Connection]:
-        return {str(line.address): line for line in self._lines.values() if not line.is_retired}
+        return {str(node.address): node for node in self._nodes.values() if not node.is_retired}
 
     def read_slots_soon(self) -> None:
         """A slot may have moved."""
@@ -198,38 +198,38 @@ class ClusterConnection(Connection):
             self._first_reading_ended.set()
         await asyncio.sleep(PAUSE_SECONDS)
         owners = set(self._owners)
-        is_certain = None not in owners and all(line.connected and line in owners for line in self._lines.values())
+        is_certain = None not in owners and all(node.connected and node in owners for node in self._nodes.values())
         return REFRESH_SECONDS if is_certain else DOUBT_SECONDS
 
     def _connected(self) -> list[Connection]:
-        lines = [line for line in (self, *self._lines.values()) if line.connected]
-        return random.sample(lines, len(lines))
+        nodes = [node for node in (self, *self._nodes.values()) if node.connected]
+        return random.sample(nodes, len(nodes))
 
     async def _use_slots(self, reply: Reply, asked: Connection) -> None:
-        owners: list[Line | None] = [None] * SLOTS
+        owners: list[NodeConnection | None] = [None] * SLOTS
         for slots, [primary, *_] in shards_in(reply, asked.peer):
-            owners[slots] = [self._line_to(primary)] * (slots.stop - slots.start)
+            owners[slots] = [self._node_at(primary)] * (slots.stop - slots.start)
         self._owners = owners
         owning, ended = set(owners), []
-        for line in [line for line in self._lines.values() if line not in owning]:
-            for call in line.take_unwritten():
+        for node in [node for node in self._nodes.values() if node not in owning]:
+            for call in node.take_unwritten():
                 self._send(self, call)
             # What the former primary of a planned failover was sent, it refuses at once. One that hangs does not.
-            if line.is_retired or not line.waiting:
-                del self._lines[line.address]
-                ended.append(line)
-            line.is_retired = True
-        await asyncio.gather(*[line.close() for line in ended])
+            if node.is_retired or not node.waiting:
+                del self._nodes[node.address]
+                ended.append(node)
+            node.is_retired = True
+        await asyncio.gather(*[node.close() for node in ended])
 
-    def _line_to(self, address: Address) -> Line:
-        line = self._lines.get(address)
-        if line is None:
-            line = self._lines[address] = Line(self, self._settings, address, self._max_waiting)
-            line.begin()
-        line.is_retired = False
-        return line
+    def _node_at(self, address: Address) -> NodeConnection:
+        node = self._nodes.get(address)
+        if node is None:
+            node = self._nodes[address] = NodeConnection(self, self._settings, address, self._max_waiting)
+            node.begin()
+        node.is_retired = False
+        return node
 
-    def send_again(self, call: Call, refusal: ReplyError, line: Connection) -> bool:
+    def send_again(self, call: Call, refusal: ReplyError, node: Connection) -> bool:
         """Whether this refusal is one after which the call is sent again."""
         code = refusal.code
         if code not in SENT_AGAIN:
@@ -240,11 +240,11 @@ class ClusterConnection(Connection):
             return True
         command, attempts = (call.command, call.attempts) if isinstance(call, Resent) else (call.packed, 0)
         again = Resent(call.future, command, call.since, call.deadline, call.writes, command, attempts + 1)
-        target = line
+        target = node
         if code in {"MOVED", "ASK"}:
             _, slot, where = str(refusal).split()[:3]
             host, _, port = where.rpartition(":")
-            named = self._line_to(Address(host or line.peer, int(port)))
+            named = self._node_at(Address(host or node.peer, int(port)))
             if code == "MOVED":
                 target = self._owners[int(slot)] = named
                 self.read_slots_soon()
@@ -265,17 +265,17 @@ class ClusterConnection(Connection):
 
     def _send_paused(self, now: float) -> None:
         while self._paused and self._paused[0].at <= now:
-            _, line, call, refusal = self._paused.popleft()
+            _, node, call, refusal = self._paused.popleft()
             if call.deadline <= now:
                 call.fail(Unavailable("redis", f"the cluster refuses: {refusal}"))
             elif not call.future.done():
-                self._send(line, call)
+                self._send(node, call)
         if self._paused:
             self._pause_timer.request(self._paused[0].at, now)
 
-    def _send(self, line: Connection, call: Call) -> None:
-        loop, enqueue = asyncio.get_running_loop(), line._enqueue
-        if line is self or line.is_closed:  # any node says which one has the slot now
+    def _send(self, node: Connection, call: Call) -> None:
+        loop, enqueue = asyncio.get_running_loop(), node._enqueue
+        if node is self or node.is_closed:  # any node says which one has the slot now
             enqueue = super()._enqueue
             if isinstance(call, Resent):
                 call.packed, call.is_asked = call.command, False

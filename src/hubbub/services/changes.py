@@ -262,7 +262,7 @@ _ADD_CONSUMER: Final = Statement(
 _FORGET: Final = Statement("changes.forget", int, "DELETE FROM hubbub_consumers WHERE name = $1", idempotent=True)
 
 
-class Lease(NamedTuple):
+class PartLease(NamedTuple):
     """A part that a worker has, and its stored position."""
 
     part: int
@@ -274,7 +274,7 @@ _OF_CONSUMER: Final = ("consumer.transaction_id", "consumer.room_id", "consumer.
 # The part that has waited longest, of those with an entry that is ready, or with a position of another server.
 _TAKE: Final = Statement(
     "changes.take",
-    lambda part, transaction_id, room_id, seq, server, read_at: Lease(
+    lambda part, transaction_id, room_id, seq, server, read_at: PartLease(
         part, FeedPosition(transaction_id, room_id, seq, server, read_at)
     ),
     f"""
@@ -488,7 +488,7 @@ class ChangeFeed:
         self._position = after or FeedPosition(0, _NO_ROOM, 0, b"", _EPOCH)
         self._next: FeedPosition | None = None  # of the event that was handed out last
         self._read: deque[tuple[LogEvent | None, FeedPosition]] = deque()
-        self._lease: Lease | None = None
+        self._lease: PartLease | None = None
         self._lease_ends = 0.0
         self._storing = asyncio.Lock()
         self._renewing = BackgroundTask("renew the lease of a feed", self._renew)

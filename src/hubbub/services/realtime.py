@@ -92,17 +92,17 @@ class RealtimeService:
 
         return await self._subscriptions.subscribe_with(_channel(channel), receive)
 
-    async def listen(self, channel: str, *, buffer: int = 1_000) -> Messages:
+    async def listen(self, channel: str, *, buffer: int = 1_000) -> ChannelMessages:
         """Iterate over every message from now on. Redis has confirmed when this returns.
 
         At most `buffer` messages (1 to 100,000) and 8 MiB wait to be read. Raises: Invalid (as `publish`),
         Unavailable (Redis did not confirm in time).
         """
         channel, buffer = _channel(channel), inputs.limit(buffer, longest=100_000, field="buffer")
-        return Messages(await self._subscriptions.subscribe(channel, buffer=buffer))
+        return ChannelMessages(await self._subscriptions.subscribe(channel, buffer=buffer))
 
 
-class Messages:
+class ChannelMessages:
     """The messages of one channel as text, in their order, with a `Gap` wherever some may be missing.
 
     A reader that is slower than the channel loses the oldest messages. They are counted in `dropped`, and a `Gap`

@@ -36,7 +36,7 @@ from hubbub.web import frames
 if TYPE_CHECKING:
     from hubbub.acting_user import ActingUser
     from hubbub.hub import Hub
-    from hubbub.web.connections import Connection
+    from hubbub.web.connections import GatewayConnection
 
 Handler = Callable[["Call", Any], Awaitable[object]]
 
@@ -55,7 +55,7 @@ class Call(msgspec.Struct, frozen=True):
     hub: Hub
     user_id: UUID
     token: str | None = None
-    connection: Connection | None = None
+    connection: GatewayConnection | None = None
 
     @property
     def me(self) -> ActingUser:
@@ -545,7 +545,7 @@ async def auth(call: Call, frame: Auth) -> Renewed:
     return Renewed(identity.expires_in_seconds(asyncio.get_running_loop().time()))
 
 
-def connection_of(call: Call) -> Connection:
+def connection_of(call: Call) -> GatewayConnection:
     """The connection of a command that needs one. Raises: Invalid."""
     if call.connection is None:
         raise Invalid("type", "must be another command: this one needs a connection")

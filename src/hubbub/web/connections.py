@@ -39,7 +39,7 @@ JOINED_CHARACTERS: Final = 64 * 1024
 """No further frame joins a message of this length."""
 
 
-class Connection(ABC):
+class GatewayConnection(ABC):
     """A client that is known, from its `hello` until it has gone."""
 
     def __init__(self, gateway: Gateway, hub: Hub, identity: Identity, device: str | None) -> None:

@@ -18,7 +18,7 @@ from hubbub.errors import Forbidden, Invalid, NotFound
 from hubbub.hub import Hub
 from hubbub.web import commands, frames
 from hubbub.web.commands import Call, Command, Handler, frame_of
-from hubbub.web.connections import Connection
+from hubbub.web.connections import GatewayConnection
 from hubbub.web.frames import Limits
 from hubbub.web.http import Http
 from hubbub.web.logins import Identity, cookie_of, hub_of, is_from_own_page
@@ -90,7 +90,7 @@ class Gateway:
         self.spread_seconds = spread_seconds
         self.commands = dict(commands.COMMANDS)
         self.encoder = Encoder()
-        self._connections: dict[UUID, dict[Connection, None]] = {}
+        self._connections: dict[UUID, dict[GatewayConnection, None]] = {}
         self._empty = asyncio.Event()
         """Whether there is no connection."""
         self._empty.set()
@@ -217,7 +217,7 @@ class Gateway:
         for connection in [one for own in self._connections.values() for one in own]:
             connection.close(1012)
 
-    def enter(self, connection: Connection) -> int | None:
+    def enter(self, connection: GatewayConnection) -> int | None:
         """Note an open connection. Returns the code with which it is refused, or None."""
         if self._is_closing:
             return 1012
@@ -238,7 +238,7 @@ class Gateway:
             self._sweep_later()
         return None
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: GatewayConnection) -> None:
         """Forget it."""
         own = self._connections.get(connection.user_id, {})
         own.pop(connection, None)

@@ -16,7 +16,7 @@ from hubbub.errors import HubbubError, Invalid, RateLimited, Unavailable
 from hubbub.positions import fingerprints, page_of
 from hubbub.web import frames
 from hubbub.web.commands import Call, Command
-from hubbub.web.connections import Connection
+from hubbub.web.connections import GatewayConnection
 from hubbub.web.problems import problem
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ async def _text(receive: Receive) -> str:
     return text
 
 
-class Socket(Connection):
+class Socket(GatewayConnection):
     """A client on a WebSocket."""
 
     def __init__(  # noqa: PLR0917 - as an ASGI application gets them

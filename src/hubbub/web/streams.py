@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from hubbub.web import frames
-from hubbub.web.connections import Connection
+from hubbub.web.connections import GatewayConnection
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Send
@@ -51,7 +51,7 @@ def decode_id(id: str) -> dict[UUID, str] | None:
         return None
 
 
-class EventStream(Connection):
+class EventStream(GatewayConnection):
     """A client that reads a response without an end."""
 
     silence_seconds = COMMENT_SECONDS

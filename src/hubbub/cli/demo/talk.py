@@ -78,7 +78,7 @@ async def run(context: Context) -> Section:
 
     # The followers have a hub of their own, as in another process.
     async with Hub(context.settings) as other_hub, task_group() as tasks:
-        followers = [Follower(other_hub, section, id, Random(n)) for n, id in enumerate(ids[::USERS_PER_FOLLOWER])]
+        followers = [Reader(other_hub, section, id, Random(n)) for n, id in enumerate(ids[::USERS_PER_FOLLOWER])]
         following = [tasks.create_task(follower.follow()) for follower in followers]
         await gather(follower.is_following.wait() for follower in followers)
         watch = hub.presence.watch(), hub.realtime.publish_user_presence
@@ -216,7 +216,7 @@ class Talker:
 
 
 @dataclass(slots=True)
-class Follower:
+class Reader:
     """Follows the rooms of one user, as a client that disconnects and resumes, and keeps what it received."""
 
     hub: Hub

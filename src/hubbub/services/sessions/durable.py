@@ -34,7 +34,7 @@ from hubbub.services.sessions.sessions import (
     ID,
     SessionKey,
     SessionService,
-    Stored,
+    StoredSession,
     decode,
     key_of,
     new_token,
@@ -231,7 +231,7 @@ class DurableSessions(SessionService):
         if milliseconds < 1:
             return
         times = (session.seen_at, session.expires_at, session.created_at)
-        value = msgspec.json.encode(Stored(*times, session.user_id, dict(session.data)))
+        value = msgspec.json.encode(StoredSession(*times, session.user_id, dict(session.data)))
         with suppress(Unavailable):
             await self._connection.execute(
                 "SET", name, value, "PX", milliseconds, "NX", deadline_seconds=ASK_REDIS_SECONDS

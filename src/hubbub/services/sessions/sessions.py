@@ -97,7 +97,7 @@ def index_of(user_id: UUID) -> str:
     return f"session:{{{tag_of(user_id)}}}:user:{user_id}"
 
 
-class Stored(msgspec.Struct, frozen=True, rename="camel", gc=False):
+class StoredSession(msgspec.Struct, frozen=True, rename="camel", gc=False):
     seen_at: datetime
     expires_at: datetime
     created_at: datetime
@@ -105,7 +105,7 @@ class Stored(msgspec.Struct, frozen=True, rename="camel", gc=False):
     data: dict[str, object]
 
 
-_decode_stored = msgspec.json.Decoder(Stored, strict=False).decode  # not strict: a number may become a time
+_decode_stored = msgspec.json.Decoder(StoredSession, strict=False).decode  # not strict: a number may become a time
 
 
 def decode(value: bytes, session_id: str) -> Session | None:

@@ -23,7 +23,7 @@ from hubbub.events import LogEvent, MessageSent
 from hubbub.hub import Hub
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.repositories.messages.log import Logs
-from hubbub.web.console_app.live import Watch
+from hubbub.web.console_app.live import Monitor
 from hubbub.web.logins import SAFE_METHODS, hub_of, is_from_own_page
 from hubbub.web.problems import Refused, answer
 
@@ -62,7 +62,7 @@ class Console:
         self._hub = hub
         self._may = may
         self._allow_changes = allow_changes
-        self._watch: Watch | None = None
+        self._monitor: Monitor | None = None
         self._router = Router(
             [
                 Route("/", self._page),
@@ -120,10 +120,10 @@ class Console:
             return hub_of(request)
         return self._hub if isinstance(self._hub, Hub) else self._hub()
 
-    def _watch_of(self, hub: Hub) -> Watch:
-        if self._watch is None or self._watch.hub is not hub:
-            self._watch = Watch(hub)
-        return self._watch
+    def _monitor_of(self, hub: Hub) -> Monitor:
+        if self._monitor is None or self._monitor.hub is not hub:
+            self._monitor = Monitor(hub)
+        return self._monitor
 
     async def _page(self, request: Request) -> Response:
         root = escape(request.scope.get("root_path", "").rstrip("/"))
@@ -132,10 +132,10 @@ class Console:
         return Response(page, media_type="text/html")
 
     async def _figures(self, hub: Hub, _: Request) -> object:
-        return await self._watch_of(hub).figures()
+        return await self._monitor_of(hub).figures()
 
     async def _findings(self, hub: Hub, _: Request) -> object:
-        return await self._watch_of(hub).report()
+        return await self._monitor_of(hub).report()
 
     async def _log(self, hub: Hub, request: Request) -> object:
         """The entries before a seq, or the newest, in the order of the log."""

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from hubbub.diagnostics.figures import BusyRoom, Live, Poller, Stored, Typing, ask_postgres, ask_redis
+from hubbub.diagnostics.figures import BusyRoom, LiveFigures, Poller, StoredFigures, Typing, ask_postgres, ask_redis
 from hubbub.diagnostics.report import Report
 from hubbub.diagnostics.doctor import check_servers
 from hubbub.diagnostics.figures import SlowStatement, slowest
@@ -73,7 +73,7 @@ class Figures(msgspec.Struct, frozen=True):
     points: list[Point]
 
 
-class Watch:
+class Monitor:
     """Asks both servers of a hub, while pages ask for the figures."""
 
     def __init__(self, hub: Hub) -> None:
@@ -188,7 +188,7 @@ class Watch:
         return Server(f"{live.server.name} {live.server.version}", where, None, state)
 
 
-def _number(field: str) -> tuple[Callable[[Live], int], Callable[[Live], int]]:
+def _number(field: str) -> tuple[Callable[[LiveFigures], int], Callable[[LiveFigures], int]]:
     return lambda live: live.server.number(field), lambda live: live.afterwards.number(field)
 
 
@@ -196,6 +196,6 @@ def _share(found: int | None, missed: int | None) -> float | None:
     return None if found is None or missed is None or not found + missed else found / (found + missed)
 
 
-def _reason(poller: Poller[Stored] | Poller[Live]) -> str:
+def _reason(poller: Poller[StoredFigures] | Poller[LiveFigures]) -> str:
     error: HubbubError | ReplyError | None = poller.error
     return error.reason if isinstance(error, Unavailable) else str(error)
