@@ -32,6 +32,8 @@ from hubbub.diagnostics.figures import (
     Typing,
     ask_postgres,
     ask_redis,
+    of_info,
+    share,
 )
 from hubbub.errors import Unavailable
 from hubbub.hub import find_settings
@@ -196,9 +198,10 @@ def _state(poller: Poller[StoredFigures] | Poller[LiveFigures]) -> Text:
 
 def _errors(servers: Servers) -> list[Text]:
     """A line for each server with an error, cut off where the terminal ends."""
-    errors = [error for error in (servers.postgres.error, servers.redis.error) if error is not None]
-    reasons = [error.reason if isinstance(error, Unavailable) else str(error) for error in errors]
-    return [Text(printable(reason), style="red", no_wrap=True, overflow="ellipsis") for reason in reasons]
+    reasons = [servers.postgres.reason, servers.redis.reason]
+    return [
+        Text(printable(reason), style="red", no_wrap=True, overflow="ellipsis") for reason in reasons if reason is not None
+    ]
 
 
 def _block(title: str, rows: Iterable[tuple[str, str | None]]) -> Table:
@@ -253,16 +256,13 @@ def _postgres(poller: Poller[StoredFigures]) -> Table:
 
 
 def _redis(poller: Poller[LiveFigures]) -> Table:
-    def number(field: str) -> tuple[Callable[[LiveFigures], int], Callable[[LiveFigures], int]]:
-        return lambda live: live.server.number(field), lambda live: live.afterwards.number(field)
-
     info = poller.latest and poller.latest.server
-    hits = _share(poller.growth(*number("keyspace_hits")), poller.growth(*number("keyspace_misses")))
+    hits = _share(poller.growth(*of_info("keyspace_hits")), poller.growth(*of_info("keyspace_misses")))
     rows = [
         ("clients", info and f"{info.number('connected_clients') - 1:,}"),
         ("keys evicted", info and f"{info.number('evicted_keys'):,}"),
         ("memory", info and _memory(info)),
-        ("commands per second", _rate(poller.rate(*number("total_commands_processed")))),
+        ("commands per second", _rate(poller.rate(*of_info("total_commands_processed")))),
         ("key lookup hits", hits),
     ]
     return _block(info.name if info else "Redis", rows)
@@ -279,6 +279,5 @@ def _rate(per_second: float | None) -> str | None:
 
 def _share(found: int | None, missed: int | None) -> str | None:
     """Of all lookups since the last poll."""
-    if found is None or missed is None or not found + missed:
-        return None
-    return f"{found / (found + missed):.1%}"
+    found_share = share(found, missed)
+    return None if found_share is None else f"{found_share:.1%}"

@@ -13,7 +13,7 @@ from time import monotonic, time
 from typing import Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from hubbub.errors import HubbubError, Invalid
+from hubbub.errors import HubbubError, Invalid, Unavailable
 from hubbub.migrations import verify
 from hubbub.postgres import Executor, Statement
 from hubbub.redis import Connection, ReplyError
@@ -53,6 +53,13 @@ class Poller(Generic[T]):
     def latest(self) -> T | None:
         """None before the first answer and after an error."""
         return self._answers[-1][1] if self._answers else None
+
+    @property
+    def reason(self) -> str | None:
+        """Why the server did not answer the last time."""
+        if self.error is None:
+            return None
+        return self.error.reason if isinstance(self.error, Unavailable) else str(self.error)
 
     def growth(self, figure: Callable[[T], int], before: Callable[[T], int] | None = None) -> int | None:
         """By how much a figure grew between the last two answers; None without two, or if it fell.
@@ -377,3 +384,13 @@ async def _sessions(connection: Connection, prefix: str) -> Sessions:
             return Sessions(sessions, is_exact=True)
     total = as_int(await connection.execute("DBSIZE"))
     return Sessions(round(sessions / looked_at * total), is_exact=False)
+
+
+def of_info(field: str) -> tuple[Callable[[LiveFigures], int], Callable[[LiveFigures], int]]:
+    """A figure of INFO, for `Poller.growth` and `Poller.rate`: the later and the earlier one."""
+    return lambda live: live.server.number(field), lambda live: live.afterwards.number(field)
+
+
+def share(found: int | None, missed: int | None) -> float | None:
+    """The share of lookups that found something. None without lookups."""
+    return None if found is None or missed is None or not found + missed else found / (found + missed)

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from hubbub.errors import HubbubError, Invalid, SchemaMismatch, Unavailable
 from hubbub.migrations.revisions import HEAD, verify
-from hubbub.migrations.runner import Timeouts, take_lock
+from hubbub.migrations.runner import Timeouts, milliseconds, take_lock
 from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connect
 from hubbub.postgres.connection import Connection
 from hubbub.postgres.errors import FAILURES, to_error
@@ -334,7 +334,7 @@ async def _connect(settings: PostgresSettings, lock_timeout_seconds: float = 2) 
         server_settings={
             "application_name": "hubbub distribute",
             "search_path": settings.schema,
-            "lock_timeout": str(max(round(lock_timeout_seconds * 1000), 1)),
+            "lock_timeout": milliseconds(lock_timeout_seconds),
             "statement_timeout": "0",  # the rows of a large table take as long as they take
             "idle_session_timeout": "0",
         },

@@ -118,7 +118,7 @@ async def move(settings: PostgresSettings, schema: str, timeouts: Timeouts) -> N
             await refuse_foreign_tables(executor, schema)
         async with transaction() as executor:
             await verify(executor)
-            await _execute(executor, f"SET LOCAL lock_timeout = {_milliseconds(timeouts.lock_timeout_seconds)}")
+            await _execute(executor, f"SET LOCAL lock_timeout = {milliseconds(timeouts.lock_timeout_seconds)}")
             await _make_schema(executor, schema)
             for table in TABLES:
                 await _execute(executor, f"ALTER TABLE {settings.schema}.{table} SET SCHEMA {schema}")
@@ -173,7 +173,7 @@ async def _run(settings: PostgresSettings, direction: Direction, revision: str, 
     loop = asyncio.get_running_loop()
     server_settings = {
         "search_path": settings.schema,
-        "lock_timeout": _milliseconds(timeouts.lock_timeout_seconds),
+        "lock_timeout": milliseconds(timeouts.lock_timeout_seconds),
         "statement_timeout": "0",  # an index of a large table takes as long as it takes
         "idle_in_transaction_session_timeout": "0",
     }
@@ -192,7 +192,7 @@ async def _run(settings: PostgresSettings, direction: Direction, revision: str, 
         pause = await _sleep(pause, LONGEST_RETRY_PAUSE_SECONDS)
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
     return str(max(round(seconds * 1000), 1))  # 0 would mean no limit
 
 

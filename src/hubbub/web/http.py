@@ -16,7 +16,7 @@ from hubbub.errors import HubbubError, Invalid, RateLimited
 from hubbub.web import frames
 from hubbub.web.commands import Call, Command
 from hubbub.web.documents import asyncapi, openapi
-from hubbub.web.logins import SAFE_METHODS
+from hubbub.web.logins import SAFE_METHODS, bearer_of, not_logged_in
 from hubbub.web.problems import Refused, answer
 from hubbub.web.streams import EventStream, decode_id
 
@@ -119,12 +119,10 @@ class Http:
         gateway = self._gateway
         if not gateway.accepts_origin(request):
             raise Refused(403, "The origin is not one of the gateway's.")
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        bearer = token.strip() if scheme.lower() == "bearer" else None
         is_safe = request.method in SAFE_METHODS and request.headers.get("sec-fetch-site") != "cross-site"
-        identity = await gateway.identify(request, bearer, needs_origin=not is_safe)
+        identity = await gateway.identify(request, bearer_of(request), needs_origin=not is_safe)
         if identity is None:
-            raise Refused(401, "There is no session, or it has ended.", {"WWW-Authenticate": "Bearer"})
+            raise not_logged_in()
         limits = gateway.limits
         verdict = await gateway.hub_of(request).limits.take(
             "gateway",

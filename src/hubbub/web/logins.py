@@ -76,9 +76,8 @@ def session_token(request: Connection) -> str | None:
     Raises: Refused (a cookie that another site may have sent).
     """
     connection = HTTPConnection(request.scope)
-    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return token.strip()
+    if (token := bearer_of(connection)) is not None:
+        return token
     token = cookie_of(connection)
     origins = _state(connection, "origins", ())
     if token and connection.scope.get("method") not in SAFE_METHODS and not is_from_own_page(connection, origins):
@@ -96,7 +95,7 @@ async def current_session(request: Connection) -> Session:
     token = session_token(request)
     session = None if token is None else await hub_of(request).sessions.get_session(token)
     if session is None:
-        raise _not_logged_in()
+        raise not_logged_in()
     return session
 
 
@@ -109,7 +108,7 @@ async def current_user(request: Connection) -> User:
     try:
         return await hub_of(request).cache.user(session.user_id)
     except NotFound:
-        raise _not_logged_in() from None  # the account was deleted a moment ago
+        raise not_logged_in() from None  # the account was deleted a moment ago
 
 
 async def acting_user(request: Connection) -> ActingUser:
@@ -121,8 +120,15 @@ async def acting_user(request: Connection) -> ActingUser:
     return hub_of(request).as_user(session.user_id)
 
 
-def _not_logged_in() -> Refused:
+def not_logged_in() -> Refused:
+    """The refusal of a request without a valid session."""
     return Refused(401, "There is no session, or it has ended.", {"WWW-Authenticate": "Bearer"})
+
+
+def bearer_of(connection: HTTPConnection) -> str | None:
+    """The bearer token of the request."""
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def cookie_of(connection: HTTPConnection) -> str:

@@ -9,11 +9,12 @@ import signal
 import socket
 from collections.abc import Callable, Collection
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
+from starlette.types import ASGIApp
 
 from hubbub.hub import Hub
 from hubbub.scheduling import collect_garbage_rarely
@@ -133,26 +134,42 @@ async def serve(
         return Response(frames.encode({"ready": found.ready}), status, media_type="application/json")
 
     app = Router([Route("/health", health), Mount(path, gateway)])
-    config = uvicorn.Config(
-        app,
-        ws=WebSockets,
-        ws_max_size=gateway.limits.frame_bytes,
-        ws_per_message_deflate=False,
-        ws_ping_interval=PING_SECONDS,
-        ws_ping_timeout=PONG_SECONDS,
-        http="httptools",
-        lifespan="off",
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux, for the connections that it accepts
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_SECONDS * 1_000)
     allow_many_connections()
     collect_garbage_rarely()
     logging.getLogger("uvicorn.error").addFilter(_is_no_invalid_text)
-    await Server(config, on_start, gateway).serve(sockets=[listening])
+    await run(
+        app,
+        listening,
+        on_start,
+        gateway,
+        ws=WebSockets,
+        ws_max_size=gateway.limits.frame_bytes,
+        ws_per_message_deflate=False,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PONG_SECONDS,
+    )
 
+
+async def run(
+    app: ASGIApp,
+    listening: socket.socket,
+    on_start: Callable[[], None],
+    gateway: Gateway | None = None,
+    **options: Any,  # noqa: ANN401 - of uvicorn
+) -> None:
+    """Serve until a signal ends the process."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        lifespan="off",
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        **options,
+    )
+    await Server(config, on_start, gateway).serve(sockets=[listening])
 
 def _is_no_invalid_text(record: logging.LogRecord) -> bool:
     """Whether it is no traceback of uvicorn about text that is not UTF-8, of which any client may send much."""

@@ -21,7 +21,7 @@ from hubbub.cli.terminal import printable
 from hubbub.history import JoinLine, LeaveLine, MessageLine, Refusals, derive_room_id, derive_user_id, read_lines
 from hubbub.hub import Hub
 from hubbub.log_checks import LogEntry
-from hubbub.models import Message
+from hubbub.models import Message, User
 from hubbub.postgres import Pool, Statement
 from hubbub.settings import Settings
 
@@ -202,10 +202,8 @@ async def _expect(context: Context, lines: Iterator[PlainLine]) -> None:
     for line in lines:
         nickname, room = line.user or "", context.expect_room(derive_room_id(line.room or ""))
         if nickname not in users:
-            made, stored = derive_user_id(nickname), context.hub.users
-            # A nickname in another form, as with a decomposed letter, is the user who has it as their username.
-            user = (await stored.get_many([made])).get(made) or await stored.find_by_username(nickname)
-            users[nickname] = user.id if user else made
+            user = await find_user(context.hub, nickname)
+            users[nickname] = user.id if user else derive_user_id(nickname)
         if isinstance(line, LeaveLine):
             room.leave(users[nickname])
         else:
@@ -214,3 +212,12 @@ async def _expect(context: Context, lines: Iterator[PlainLine]) -> None:
             room.entries["sent"] += 1
             room.imported.append(hash((users[nickname], line.content)))
     context.users += dict.fromkeys(users.values())
+
+
+async def find_user(hub: Hub, nickname: str) -> User | None:
+    """The account of a nickname.
+
+    A nickname in another form, as with a decomposed letter, is the user who has it as their username.
+    """
+    made = derive_user_id(nickname)
+    return (await hub.users.get_many([made])).get(made) or await hub.users.find_by_username(nickname)

@@ -17,10 +17,11 @@ from uuid import UUID
 
 import msgspec
 
-from hubbub.cli.demo.expected import PlainLine
+from hubbub.cli.demo.expected import PlainLine, find_user
 from hubbub.errors import Invalid, NotFound
-from hubbub.history import JoinLine, LeaveLine, derive_room_id, derive_user_id
+from hubbub.history import JoinLine, LeaveLine, derive_room_id
 from hubbub.hub import Hub
+from hubbub.sql import existing
 
 PLAYED: Final = 200
 """The last lines of the log are played, at most half of it. All before them is history."""
@@ -70,7 +71,8 @@ class Player:
         for line in self._played:
             self._rooms[line.room or ""] = derive_room_id(line.room or "")
             if line.user not in self._users:
-                self._users[line.user or ""] = await _find_user(hub, line.user or "")
+                user = await find_user(hub, line.user or "")
+                self._users[line.user or ""] = existing(user, NotFound, "user", line.user or "").id
         for number, (username, display_name) in enumerate(VISITORS.items()):
             user = await hub.users.create(f"{number}@example.org", username, "!", display_name=display_name)
             for room_id in self._rooms.values():
@@ -99,14 +101,3 @@ class Player:
                 await hub.typing.start(room_id, user_id)
                 await asyncio.sleep(TYPING_SECONDS)
                 await hub.messages.send(room_id, user_id, line.content)
-
-
-async def _find_user(hub: Hub, nickname: str) -> UUID:
-    """The account of a nickname, which has another name where the nickname is not a valid one."""
-    made = derive_user_id(nickname)
-    if made in await hub.users.get_many([made]):
-        return made
-    user = await hub.users.find_by_username(nickname)
-    if user is None:
-        raise NotFound("user", nickname)
-    return user.id

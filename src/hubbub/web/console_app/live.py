@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
 from functools import partial
 from time import time
 from typing import Final
 
 import msgspec
 
-from hubbub.diagnostics.figures import BusyRoom, LiveFigures, Poller, StoredFigures, Typing, ask_postgres, ask_redis
-from hubbub.diagnostics.report import Report
 from hubbub.diagnostics.doctor import check_servers
-from hubbub.diagnostics.figures import SlowStatement, slowest
-from hubbub.errors import HubbubError, Unavailable
+from hubbub.diagnostics.figures import (
+    BusyRoom,
+    Poller,
+    SlowStatement,
+    Typing,
+    ask_postgres,
+    ask_redis,
+    of_info,
+    share,
+    slowest,
+)
+from hubbub.diagnostics.report import Report
 from hubbub.hub import Hub
 from hubbub.instrumentation import PoolUse, percentile
-from hubbub.redis import ReplyError
 from hubbub.services.feed.announcements import ProcessFigures
 
 POLL_SECONDS: Final = 0.9
@@ -118,7 +124,7 @@ class Monitor:
         return self._stored.rate(lambda stored: stored.rows["messages"].inserted)
 
     def _commands_per_second(self) -> float | None:
-        return self._live.rate(*_number("total_commands_processed"))
+        return self._live.rate(*of_info("total_commands_processed"))
 
     def _figures(self) -> Figures:
         live = self._live.latest
@@ -151,7 +157,7 @@ class Monitor:
         settings, stored = self.hub.settings.postgres, self._stored.latest
         where = f"{settings.where}/{settings.database}"
         if stored is None:
-            return Server("PostgreSQL", where, _reason(self._stored), {})
+            return Server("PostgreSQL", where, self._stored.reason, {})
         server, rate = stored.server, self._stored.rate
         found = self._stored.growth(lambda stored: stored.server.blocks_found)
         read = self._stored.growth(lambda stored: stored.server.blocks_read)
@@ -164,16 +170,16 @@ class Monitor:
             "waiting": server.waiting,
             "longest_seconds": server.longest_seconds,
             "commits_per_second": rate(lambda stored: stored.server.commits),
-            "hits": _share(found, read),
+            "hits": share(found, read),
         }
         return Server(f"PostgreSQL {server.version}", where, None, state)
 
     def _redis(self) -> Server:
         where, live = self.hub.settings.redis.where, self._live.latest
         if live is None:
-            return Server("Redis", where, _reason(self._live), {})
+            return Server("Redis", where, self._live.reason, {})
         growth, number = self._live.growth, live.server.number
-        hits = _share(growth(*_number("keyspace_hits")), growth(*_number("keyspace_misses")))
+        hits = share(growth(*of_info("keyspace_hits")), growth(*of_info("keyspace_misses")))
         state: dict[str, float | None] = {
             "online": live.online,
             "sessions": live.sessions.number,
@@ -186,16 +192,3 @@ class Monitor:
             "hits": hits,
         }
         return Server(f"{live.server.name} {live.server.version}", where, None, state)
-
-
-def _number(field: str) -> tuple[Callable[[LiveFigures], int], Callable[[LiveFigures], int]]:
-    return lambda live: live.server.number(field), lambda live: live.afterwards.number(field)
-
-
-def _share(found: int | None, missed: int | None) -> float | None:
-    return None if found is None or missed is None or not found + missed else found / (found + missed)
-
-
-def _reason(poller: Poller[StoredFigures] | Poller[LiveFigures]) -> str:
-    error: HubbubError | ReplyError | None = poller.error
-    return error.reason if isinstance(error, Unavailable) else str(error)

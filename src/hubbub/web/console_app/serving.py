@@ -8,14 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
-import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 
 from hubbub.hub import Hub
 from hubbub.web.console_app.console import Console, with_headers
 from hubbub.web.problems import Refused, answer
-from hubbub.web.serving import GRACE_SECONDS, Server
+from hubbub.web.serving import run
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -63,14 +62,5 @@ async def serve(
 ) -> None:
     """Serve the console until a signal ends the process. `on_start` gets the path to open, which has the token."""
     login = TokenLogin(hub, listening.getsockname()[1], allow_changes=allow_changes)
-    config = uvicorn.Config(
-        login,
-        ws="none",
-        http="httptools",
-        lifespan="off",
-        log_level="warning",
-        access_log=False,  # it would have the token
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
-    await Server(config, lambda: on_start(f"/?token={login.token}")).serve(sockets=[listening])
+    # The access log would have the token.
+    await run(login, listening, lambda: on_start(f"/?token={login.token}"), ws="none", access_log=False)
