@@ -26,9 +26,9 @@ from hubbub.diagnostics.figures import ROOMS_PER_BUCKET, LiveFigures, Poller, St
 from hubbub.embedded import Servers
 from hubbub.postgres import Pool
 from hubbub.redis import Connection
+from hubbub.redis.expiring_sets import BUCKETS, bucket_of
 from hubbub.services.presence.leases import online_key
-from hubbub.services.typing_indicators import BUCKETS as TYPING_BUCKETS
-from hubbub.services.typing_indicators import bucket_of, due_key, room_key
+from hubbub.services.typing_indicators import due_key, room_key
 from redis_server import Server, binaries
 
 SECONDS = 60
@@ -243,13 +243,13 @@ async def test_sessions_are_estimated_among_many_keys(own_redis: Server) -> None
 async def test_typing_users_are_counted_in_a_limited_number_of_rooms(own_redis: Server) -> None:
     connection = Connection(own_redis.settings)
     await connection.start()
-    rooms = [UUID(int=number) for number in range(TYPING_BUCKETS * (ROOMS_PER_BUCKET + 1))]
+    rooms = [UUID(int=number) for number in range(BUCKETS * (ROOMS_PER_BUCKET + 1))]
     later = (time() + 600) * 1000
     await connection.execute_many(
         [("ZADD", due_key(bucket_of(room_id)), later, str(room_id)) for room_id in rooms]
         + [("ZADD", room_key(room_id), later, "one", later, "another", 1, "who has faded") for room_id in rooms]
     )
-    counted = TYPING_BUCKETS * ROOMS_PER_BUCKET
+    counted = BUCKETS * ROOMS_PER_BUCKET
     assert (await ask_redis(connection)).typing == Typing(users=2 * counted, rooms=counted, is_more=True)
     await connection.close()
 

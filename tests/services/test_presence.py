@@ -11,8 +11,9 @@ import pytest
 from hubbub.errors import Invalid, Unavailable
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged
 from hubbub.redis import Connection, Gap, Subscriptions
+from hubbub.redis.expiring_sets import BUCKETS, bucket_of
 from hubbub.services.presence import Presence
-from hubbub.services.presence.leases import BUCKETS, bucket_of, leases_key, online_key
+from hubbub.services.presence.leases import leases_key, online_key
 from services.presence_events import PresenceListener, Table, opened, together_online
 from waiting import until_it_answers
 

@@ -17,8 +17,9 @@ from hubbub import Settings
 from hubbub.errors import Unavailable
 from hubbub.events import PresenceChanged
 from hubbub.redis import Connection, Gap, Subscriptions
+from hubbub.redis.expiring_sets import bucket_of
 from hubbub.services.presence import Presence
-from hubbub.services.presence.leases import LEASES_PER_SCRIPT, Lease, Leases, bucket_of, online_key
+from hubbub.services.presence.leases import LEASES_PER_SCRIPT, Lease, Leases, online_key
 from hubbub.settings import RedisSettings
 from redis_server import PASSWORD, Server
 from services import lease_holder
@@ -326,7 +327,7 @@ async def test_key_of_a_wrong_type_affects_only_its_bucket(
         await connection.execute("DEL", online_key(bucket_of(spoilt)))
         await until_it_answers(has_state(presence, spoilt, True))
         await until(lambda: table.users == {spoilt: True, fine: True, gone: False})
-    assert "refused a presence script" in caplog.text
+    assert "refused a script" in caplog.text
 
 
 async def test_frozen_redis_delays_presence_by_its_deadline_only(own_server: Server) -> None:

@@ -9,17 +9,16 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from hubbub.redis import Connection, Due, Subscriptions
+from hubbub.redis import Connection, Subscriptions
+from hubbub.redis.expiring_sets import BUCKETS, Due, bucket_of
 from hubbub.redis.replies import as_bytes_list
 from hubbub.services.presence import Presence
 from hubbub.services.presence import leases as leases_module
 from hubbub.services.presence.leases import (
-    BUCKETS,
     USERS_PER_SWEEP,
     Lease,
     Leases,
     Sweeper,
-    bucket_of,
     leases_key,
     online_key,
 )

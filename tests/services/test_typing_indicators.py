@@ -12,13 +12,12 @@ import pytest
 from hubbub.errors import Invalid, NotAMember, Unavailable
 from hubbub.events import TypingChanged, typing_channel
 from hubbub.redis import Connection, Gap, Subscription, Subscriptions
+from hubbub.redis.expiring_sets import BUCKETS, bucket_of
 from hubbub.redis.replies import as_bytes_list
 from hubbub.services.typing_indicators import (
-    BUCKETS,
     ROOMS_PER_SCRIPT,
     Expiry,
     TypingIndicators,
-    bucket_of,
     due_key,
     hint_key,
     room_key,

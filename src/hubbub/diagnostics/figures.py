@@ -17,10 +17,11 @@ from hubbub.errors import HubbubError, Invalid, Unavailable
 from hubbub.migrations import verify
 from hubbub.postgres import Executor, Statement
 from hubbub.redis import Connection, ReplyError
+from hubbub.redis.expiring_sets import BUCKETS
 from hubbub.redis.replies import as_bytes, as_bytes_list, as_int, as_list
-from hubbub.services.presence.leases import BUCKETS as PRESENCE_BUCKETS
+
 from hubbub.services.presence.leases import online_key
-from hubbub.services.typing_indicators import BUCKETS as TYPING_BUCKETS
+
 from hubbub.services.typing_indicators import due_key, room_key
 
 T = TypeVar("T")
@@ -345,7 +346,7 @@ async def ask_redis(connection: Connection) -> LiveFigures:
     server = await server_info(connection)
     seconds, microseconds = as_bytes_list(await connection.execute("TIME"))
     now = int(seconds) * 1000 + int(microseconds) // 1000
-    online = sum(await _count_unexpired(connection, map(online_key, range(PRESENCE_BUCKETS)), now))
+    online = sum(await _count_unexpired(connection, map(online_key, range(BUCKETS)), now))
     typing = await _typing(connection, now)
     counts = [await _sessions(server, connection.prefix) for server in connection.servers.values()]
     sessions = Sessions(sum(one.number for one in counts), all(one.is_exact for one in counts))
@@ -353,7 +354,7 @@ async def ask_redis(connection: Connection) -> LiveFigures:
 
 
 async def _typing(connection: Connection, now: int) -> Typing:
-    keys = [due_key(bucket) for bucket in range(TYPING_BUCKETS)]
+    keys = [due_key(bucket) for bucket in range(BUCKETS)]
     # One more than are counted, to know whether there are more.
     found = await asyncio.gather(*[connection.execute("ZRANGE", key, 0, ROOMS_PER_BUCKET) for key in keys])
     rooms = [as_bytes_list(ids) for ids in found]

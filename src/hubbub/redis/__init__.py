@@ -4,7 +4,7 @@ from hubbub.redis.cluster import ClusterConnection, connection_to
 from hubbub.redis.commands import Connection, Outcome
 from hubbub.redis.errors import ReplyError
 from hubbub.redis.replies import Part, Reply
-from hubbub.redis.script import NOW, Due, Script, find_due
+from hubbub.redis.script import NOW, Script
 from hubbub.redis.subscriptions import CallbackSubscription, Gap, Received, Subscription, Subscriptions
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "CallbackSubscription",
     "ClusterConnection",
     "Connection",
-    "Due",
     "Gap",
     "Outcome",
     "Part",
@@ -23,5 +22,4 @@ __all__ = [
     "Subscription",
     "Subscriptions",
     "connection_to",
-    "find_due",
 ]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, TypeVar
 
-from hubbub.errors import Unavailable
 from hubbub.redis.commands import Connection
 from hubbub.redis.errors import ReplyError
-from hubbub.redis.replies import Part, Reply, as_bytes_list, as_int, as_list
+from hubbub.redis.replies import Part, Reply
 
 R = TypeVar("R")
 
@@ -102,76 +100,3 @@ def _check_count(kind: str, names: tuple[str, ...], values: Sequence[Part]) -> N
     fixed = len(names) - takes_more
     if len(values) < fixed or (len(values) > fixed and not takes_more):
         raise TypeError(f"the script takes the {kind} {names}, not {len(values)} values")
-
-
-class Due(NamedTuple):
-    """A sorted set of members by the time at which they are due, by the clock of its server."""
-
-    at_ms: int
-    size: int
-    members: list[bytes]
-    """Those that are due, as bytes, because a member that is not an id has to be removed, too."""
-
-
-def _found(reply: Reply) -> list[Due | ReplyError]:
-    at_ms, *sets = as_list(reply)
-    return [found if isinstance(found, ReplyError) else _due(as_int(at_ms), *as_list(found)) for found in sets]
-
-
-def _due(at_ms: int, size: Reply, members: Reply) -> Due:
-    return Due(at_ms, as_int(size), as_bytes_list(members))
-
-
-_FIND_DUE: Final = Script(
-    keys=("*sets",),
-    args=("at_most", "longest_ms"),
-    source=NOW
-    + """
-local found = {now}
-for _, set in ipairs(KEYS) do
-    local size = redis.pcall('ZCARD', set)
-    if type(size) == 'number' then
-        local due = {}
-        if size > 0 then
-            due = redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, at_most)
-            if tonumber(redis.call('ZREVRANGE', set, 0, 0, 'WITHSCORES')[2]) > now + longest_ms then
-                local latest = redis.call('ZREVRANGE', set, 0, at_most - 1, 'WITHSCORES')
-                for i = 1, #latest, 2 do
-                    if tonumber(latest[i + 1]) > now + longest_ms then due[#due + 1] = latest[i] end
-                end
-            end
-        end
-        size = {size, due}
-    end
-    found[#found + 1] = size
-end
-return found
-""",
-    reply=_found,
-    writes=False,
-)
-
-
-async def find_due(
-    connection: Connection, keys: Sequence[Part], *, at_most: int, longest_ms: int
-) -> list[Due | ReplyError | Unavailable]:
-    """The members of these sorted sets that are due, at most so many of each, or why they are not known.
-
-    No score is set further ahead than `longest_ms`. One that is was set before the clock of Redis went back, and
-    is due as well. There is one script for all sets, so that an idle process sends one command instead of one for
-    each. In a cluster each key may be at another node.
-    """
-    args = (at_most, longest_ms)
-    if not connection.is_cluster:
-        return [*await _find_due(connection, tuple(keys), args)]
-    found = await asyncio.gather(*[_find_due(connection, (key,), args) for key in keys])
-    return [due for [due] in found]
-
-
-async def _find_due(
-    connection: Connection, keys: tuple[Part, ...], args: tuple[int, int]
-) -> Sequence[Due | ReplyError | Unavailable]:
-    try:
-        return await _FIND_DUE(connection, keys=keys, args=args)
-    except (Unavailable, ReplyError) as error:  # a ReplyError of one key is about that key alone
-        return [error] * len(keys)

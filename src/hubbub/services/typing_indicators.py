@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from itertools import islice
 from math import inf
 from typing import Final, TypeVar
@@ -29,15 +29,13 @@ from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.commits import Commits, MembershipEnded, MessagesSent
 from hubbub.errors import Invalid, NotAMember, Unavailable
 from hubbub.events import TypingChanged, typing_channel
-from hubbub.redis import NOW, Connection, Due, Gap, Part, Reply, ReplyError, Script, Subscriptions, find_due
+from hubbub.redis import NOW, Connection, Gap, Part, Reply, ReplyError, Script, Subscriptions
+from hubbub.redis.expiring_sets import BUCKETS, Due, bucket_of, by_bucket, find_due, is_any_left, log_refusal
 from hubbub.redis.replies import as_bool, as_ids, as_int, as_list
 
 logger = logging.getLogger("hubbub.typing")
 
 T = TypeVar("T")
-
-BUCKETS: Final = 16
-"""A constant, not a setting, because all processes have to use the same keys."""
 
 KEEP_MS: Final = 3600 * 1000
 """How long the keys last when no process is left to publish what has expired."""
@@ -61,8 +59,6 @@ Stop = tuple[UUID, UUID]
 """A room, and the user who stops typing in it."""
 
 
-def bucket_of(room_id: UUID) -> int:
-    return room_id.int % BUCKETS
 
 
 def due_key(bucket: int) -> str:
@@ -292,20 +288,20 @@ class Expiry:
         for bucket, due in enumerate(found):
             with ReportErrors("expiring typing"):
                 await self._expire(bucket, due)
-        if not any(isinstance(due, Exception) or due.size for due in found):
+        if not is_any_left(found):
             return max(self._every_seconds, min(self._ttl_ms / 1000, IDLE_SECONDS))
         return jittered(self._every_seconds)
 
     async def _expire(self, bucket: int, found: Due | ReplyError | Unavailable) -> None:
         if isinstance(found, Exception):
-            _log_refusal(found)
+            log_refusal(logger, found)
         elif found.members:
             rooms = found.members
             keys = (due_key(bucket), *[_room_key(bucket, room.decode(errors="replace")) for room in rooms])
             try:
                 await _EXPIRE(self._connection, keys=keys, args=(self._ttl_ms, *rooms))
             except (Unavailable, ReplyError) as error:
-                _log_refusal(error)  # the next round finds the same rooms
+                log_refusal(logger, error)  # the next round finds the same rooms
 
 
 class StopQueue:
@@ -354,10 +350,10 @@ class StopQueue:
             self._disconnected |= dict.fromkeys(disconnected)
             raise
         except (Unavailable, ReplyError) as error:
-            _log_refusal(error)
+            log_refusal(logger, error)
 
     async def _rooms_with_typing(self, rooms: set[UUID]) -> set[UUID]:
-        buckets = _by_bucket(rooms, lambda room_id: room_id)
+        buckets = by_bucket(rooms, lambda room_id: room_id)
         queries = [("ZMSCORE", due_key(bucket), *map(str, asked)) for bucket, asked in buckets.items()]
         found = set()
         for asked, reply in zip(buckets.values(), await _execute_many(self._connection, queries), strict=True):
@@ -368,7 +364,7 @@ class StopQueue:
 
 async def _stop(connection: Connection, stops: list[Stop]) -> int:
     scripts = []
-    for bucket, some in _by_bucket(stops, lambda stop: stop[0]).items():
+    for bucket, some in by_bucket(stops, lambda stop: stop[0]).items():
         keys = (due_key(bucket), *[room_key(room_id) for room_id, _ in some])
         scripts.append(_STOP(connection, keys=keys, args=[str(id) for stop in some for id in stop]))
     return sum(await asyncio.gather(*scripts))
@@ -389,11 +385,6 @@ async def _execute_many(connection: Connection, queries: Sequence[tuple[Part, ..
     return replies
 
 
-def _by_bucket(items: Iterable[T], room_of: Callable[[T], UUID]) -> dict[int, list[T]]:
-    buckets: dict[int, list[T]] = {}
-    for item in items:
-        buckets.setdefault(bucket_of(room_of(item)), []).append(item)
-    return buckets
 
 
 def _take_batch(queue: dict[T, None]) -> list[T]:
@@ -403,7 +394,3 @@ def _take_batch(queue: dict[T, None]) -> list[T]:
     return batch
 
 
-def _log_refusal(error: Unavailable | ReplyError) -> None:
-    # The connection logs outages. A refusal means that another program wrote a key, or that a script has an error.
-    if isinstance(error, ReplyError):
-        logger.error("Redis refused a typing script: %s", error)

@@ -28,13 +28,11 @@ from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.errors import Unavailable
 from hubbub.events import PRESENCE_CHANNEL
 from hubbub.models import Value
-from hubbub.redis import NOW, Connection, Due, Part, ReplyError, Script, find_due
+from hubbub.redis import NOW, Connection, Part, ReplyError, Script
+from hubbub.redis.expiring_sets import BUCKETS, Due, bucket_of, find_due, is_any_left, log_refusal
 from hubbub.redis.replies import as_ids
 
 logger = logging.getLogger("hubbub.presence")
-
-BUCKETS: Final = 16
-"""A constant, not a setting, because all processes have to use the same keys."""
 
 KEEP_MS: Final = 7 * 24 * 3600 * 1000
 """How long the keys last when no process is left to sweep them."""
@@ -53,8 +51,6 @@ LEASE_RETRY_SECONDS: Final = 0.25
 """The pause before leases are sent again that Redis has not acknowledged. It is a part of any useful heartbeat."""
 
 
-def bucket_of(user_id: UUID) -> int:
-    return user_id.int % BUCKETS
 
 
 def online_key(bucket: int) -> str:
@@ -69,10 +65,6 @@ def _leases_key(bucket: int, user: str) -> str:
     return f"presence:{{b{bucket}}}:user:{user}"
 
 
-def log_refusal(error: Unavailable | ReplyError) -> None:
-    """Log a refusal: another program wrote a key, or a script has an error. The connection logs outages."""
-    if isinstance(error, ReplyError):
-        logger.error("Redis refused a presence script: %s", error)
 
 
 LATEST_END: Final = """
@@ -313,7 +305,7 @@ class Leases:
                 args=(PRESENCE_CHANNEL, lease_ms, grace_ms, KEEP_MS, *changes),
             )
         except (Unavailable, ReplyError) as error:
-            log_refusal(error)
+            log_refusal(logger, error)
             return None
 
     def _send_again(self, bucket: int, leases: Iterable[Lease]) -> None:
@@ -384,15 +376,14 @@ class Sweeper:
         is_late = now - asked_at > self._heartbeat_seconds / 2
         for bucket, due in enumerate(found):
             if isinstance(due, ReplyError):
-                log_refusal(due)
+                log_refusal(logger, due)
                 continue
             if isinstance(due, Unavailable) or self._has_gone_ahead(bucket, due.at_ms / 1000 - now) or is_late:
                 self._sweeps_again_at[bucket] = now + self._heartbeat_seconds
             if isinstance(due, Due):
                 with ReportErrors("sweeping presence"):
                     await self._sweep(bucket, due)
-        is_empty = not any(isinstance(due, Exception) or due.size for due in found)
-        self._is_idle = is_empty and not self._holds_leases()
+        self._is_idle = not is_any_left(found) and not self._holds_leases()
         if self._is_idle:
             return max(self._every_seconds, min(2 * self._heartbeat_seconds, IDLE_SECONDS))
         return jittered(self._every_seconds)
@@ -412,7 +403,7 @@ class Sweeper:
             except Unavailable:
                 self._sweeps_again_at[bucket] = clock() + self._heartbeat_seconds
             except ReplyError as error:
-                log_refusal(error)
+                log_refusal(logger, error)
 
     # Returns the users that were still due: each is returned to one caller only. Their leases have ended, too. The
     # key of a user's leases is at the same position in `leases`. A user who seems to be online for longer than a

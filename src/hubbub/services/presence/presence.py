@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from itertools import islice
@@ -14,6 +15,7 @@ from hubbub.errors import Invalid, Unavailable
 from hubbub.events import PRESENCE_CHANNEL, PresenceChanged
 from hubbub.postgres import Executor
 from hubbub.redis import NOW, Connection, Gap, ReplyError, Script, Subscriptions
+from hubbub.redis.expiring_sets import by_bucket, log_refusal
 from hubbub.redis.replies import as_bytes_list, as_list
 from hubbub.services.presence.column import ColumnCheck, PresenceColumn, Write
 from hubbub.services.presence.leases import (
@@ -21,11 +23,11 @@ from hubbub.services.presence.leases import (
     Lease,
     Leases,
     Sweeper,
-    bucket_of,
     leases_key,
-    log_refusal,
     online_key,
 )
+
+logger = logging.getLogger("hubbub.presence")
 
 MAX_DEVICE_LENGTH: Final = 100
 
@@ -169,9 +171,7 @@ class Presence:
         return found
 
     async def _are_some_online(self, user_ids: Iterable[UUID]) -> dict[UUID, bool | None]:
-        buckets: dict[int, list[UUID]] = {}
-        for user_id in user_ids:
-            buckets.setdefault(bucket_of(user_id), []).append(user_id)
+        buckets = by_bucket(user_ids, lambda id: id)
         answers = await asyncio.gather(*[self._are_online(*one) for one in buckets.items()])
         return {user_id: is_online for answer in answers for user_id, is_online in answer.items()}
 
@@ -197,7 +197,7 @@ class Presence:
         except (Unavailable, ReplyError) as error:
             if isinstance(error, Unavailable) and error.service == "hub":
                 raise  # no outage: the caller is in another process or event loop
-            log_refusal(error)
+            log_refusal(logger, error)
             return dict.fromkeys(users)
         return {user_id: flag == 1 for user_id, flag in zip(users, flags, strict=True)}
 
