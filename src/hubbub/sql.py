@@ -132,9 +132,7 @@ class RoomChanges:
         """
         if self._executor.locked_by_caller():
             await self._executor.check_not_locked_by_caller(key)
-        result: T = await self._batcher.call(
-            _Request(apply, item, key, alone), key, id, deadline=deadline
-        )
+        result: T = await self._batcher.call(_Request(apply, item, key, alone), key, id, deadline=deadline)
         return result
 
     async def drain(self) -> None:

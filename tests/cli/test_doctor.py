@@ -13,9 +13,10 @@ from click.testing import CliRunner, Result
 
 from hubbub import Hub, PostgresSettings, Room, Settings, User
 from hubbub.cli import main
-from hubbub.diagnostics import doctor, postgresql, redis
+from hubbub.diagnostics import doctor as checks_of_both
+from hubbub.diagnostics import postgresql, redis
 
-ALL = [check.name for checks in (postgresql.CHECKS, redis.CHECKS, doctor.CHECKS) for check in checks]
+ALL = [check.name for checks in (postgresql.CHECKS, redis.CHECKS, checks_of_both.CHECKS) for check in checks]
 
 
 async def doctor(settings: Settings, *arguments: str) -> Result:
@@ -78,7 +79,7 @@ async def test_server_out_of_reach_leaves_the_checks_of_the_other_one(settings: 
     )
     assert bool(chat["checks"]) == (away == "redis")
     assert bool(live["checks"]) == (away == "postgres")
-    assert [check["name"] for check in both["checks"]] == [check.name for check in doctor.CHECKS]
+    assert [check["name"] for check in both["checks"]] == [check.name for check in checks_of_both.CHECKS]
 
 
 async def test_report_contains_no_password(settings: Settings) -> None:

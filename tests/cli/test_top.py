@@ -22,7 +22,15 @@ from uuid import UUID
 import pytest
 
 from hubbub import Hub, PostgresSettings, Room, Settings, User, migrations
-from hubbub.diagnostics.figures import ROOMS_PER_BUCKET, LiveFigures, Poller, StoredFigures, Typing, ask_postgres, ask_redis
+from hubbub.diagnostics.figures import (
+    ROOMS_PER_BUCKET,
+    LiveFigures,
+    Poller,
+    StoredFigures,
+    Typing,
+    ask_postgres,
+    ask_redis,
+)
 from hubbub.embedded import Servers
 from hubbub.postgres import Pool
 from hubbub.redis import Connection

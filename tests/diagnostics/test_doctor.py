@@ -10,8 +10,8 @@ import pytest
 from diagnostics.sections import meanings, result_of, severities
 from hubbub import Settings, migrations
 from hubbub.diagnostics import doctor
-from hubbub.diagnostics.report import Section
 from hubbub.diagnostics.doctor import Both
+from hubbub.diagnostics.report import Section
 from hubbub.migrations import HEAD
 from hubbub.postgres import Pool
 from hubbub.redis import Connection, Subscriptions

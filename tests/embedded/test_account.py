@@ -11,7 +11,7 @@ import pytest
 
 from hubbub import Unavailable
 from hubbub.embedded import launch, locks
-from hubbub.embedded.folder import Account, ServerPasswords, ServerFolder, servers_account
+from hubbub.embedded.folder import Account, ServerFolder, ServerPasswords, servers_account
 from hubbub.embedded.process import Process
 
 

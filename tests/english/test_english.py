@@ -86,7 +86,9 @@ _WITH_A_DOCSTRING = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunct
 def stray_strings(source: str) -> Iterator[int]:
     """The lines of strings that stand alone and document nothing: neither first, nor below an assignment."""
     for node in ast.walk(ast.parse(source)):
-        for before, statement in pairwise(getattr(node, "body", []) if isinstance(node, _WITH_A_DOCSTRING) else []):
+        for before, statement in pairwise(
+            getattr(node, "body", []) if isinstance(node, _WITH_A_DOCSTRING) else []
+        ):
             is_string = isinstance(statement, ast.Expr) and _is_text(statement.value)
             if is_string and not isinstance(before, ast.Assign | ast.AnnAssign):
                 yield statement.lineno

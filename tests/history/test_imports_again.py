@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from history.histories import as_file, check_logs, line, load, message_lines
 from hubbub import Hub, PostgresSettings
 from hubbub.history import History, Imported, derive_room_id, source
-from hubbub.history.replay import EVENTS_AT, LATEST
 from hubbub.history.locked_rooms import Members, MemberSnapshot, Span
+from hubbub.history.replay import EVENTS_AT, LATEST
 from hubbub.postgres import Pool, Statement, connect
 from plans import pages_touched
 

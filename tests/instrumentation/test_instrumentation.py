@@ -180,8 +180,6 @@ async def test_reconnects_to_redis_are_reported(
         await until(lambda: recording.lines["redis-commands"] == recording.lines["redis-subscriptions"] == 2)
 
 
-
-
 def broken() -> Instrumentation:
     """Each method raises an error with its name."""
 

@@ -16,7 +16,7 @@ import hiredis
 import pytest
 
 from hubbub.errors import Unavailable
-from hubbub.redis import Connection, Gap, Subscriptions, dialler
+from hubbub.redis import Connection, Subscriptions, dialler
 from hubbub.redis.connection import INCOMPLETE, RespProtocol, connect, pause_seconds
 from hubbub.settings import RedisSettings
 from impostor import HELLO, command, handshake, impostor
@@ -444,8 +444,6 @@ async def test_certificate_of_a_tls_server_is_verified(
         await deceived.close()
 
 
-
-
 @pytest.mark.parametrize(("attempt", "longest"), [(1, 0.05), (2, 0.1), (10, 0.5), (40, 2), (1_000, 2)])
 def test_pause_grows_with_each_failure_up_to_two_seconds(attempt: int, longest: float) -> None:
     pauses = [pause_seconds(attempt) for _ in range(200)]
@@ -463,8 +461,6 @@ async def test_connection_closes_at_any_moment_of_its_handshake(server: Server) 
         async with asyncio.timeout(10):
             await connection.close()
         await asyncio.gather(starting, return_exceptions=True)
-
-
 
 
 async def test_unforeseen_error_in_an_attempt_is_reported_and_the_next_attempt_connects(

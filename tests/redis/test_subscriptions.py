@@ -37,10 +37,6 @@ asyncio.run(main())
 """
 
 
-
-
-
-
 async def subscribers(connection: Connection, channel: str) -> int:
     """How many connections the server counts for the channel."""
     reply = await connection.execute("PUBSUB", "NUMSUB", channel)

@@ -12,8 +12,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from hubbub.cli.terminal import unreported
-from hubbub.diagnostics.report import Report, Section, Severity, as_json
 from hubbub.diagnostics.doctor import check_servers
+from hubbub.diagnostics.report import Report, Section, Severity, as_json
 from hubbub.hub import find_settings
 
 WIDEST: Final = 100

@@ -200,7 +200,9 @@ def _errors(servers: Servers) -> list[Text]:
     """A line for each server with an error, cut off where the terminal ends."""
     reasons = [servers.postgres.reason, servers.redis.reason]
     return [
-        Text(printable(reason), style="red", no_wrap=True, overflow="ellipsis") for reason in reasons if reason is not None
+        Text(printable(reason), style="red", no_wrap=True, overflow="ellipsis")
+        for reason in reasons
+        if reason is not None
     ]
 
 

@@ -19,9 +19,7 @@ from hubbub.postgres import Executor, Statement
 from hubbub.redis import Connection, ReplyError
 from hubbub.redis.expiring_sets import BUCKETS
 from hubbub.redis.replies import as_bytes, as_bytes_list, as_int, as_list
-
 from hubbub.services.presence.leases import online_key
-
 from hubbub.services.typing_indicators import due_key, room_key
 
 T = TypeVar("T")

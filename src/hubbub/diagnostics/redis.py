@@ -18,7 +18,6 @@ from hubbub.diagnostics.report import (
     unencrypted,
     warning,
 )
-
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
 from hubbub.redis.cluster import SLOTS
@@ -29,6 +28,7 @@ OLDEST: Final = {"Redis": (6, 2), "Valkey": (7, 2)}
 
 FULL: Final = 0.9
 """The share of maxmemory from which on it is about to refuse writes."""
+
 
 class Redis(NamedTuple):
     """What the checks look at."""
@@ -53,6 +53,7 @@ class Redis(NamedTuple):
             raise Skipped(f"the server has no setting {name}")
         return as_bytes(reply[1]).decode(errors="replace")
 
+
 async def _version(redis: Redis) -> Result:
     name, version, *_ = await server_info(redis.connection)
     if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST[name]:
@@ -60,11 +61,13 @@ async def _version(redis: Redis) -> Result:
     wanted = ".".join(map(str, OLDEST[name]))
     return Result(version, [error(f"hubbub needs {name} {wanted} or later.", "Upgrade the server.")])
 
+
 async def _tls(redis: Redis) -> Result:
     if redis.settings.tls:
         return Result("on, and the server's name is verified")
     remedy = "Give the server a tls-port, and set REDIS_TLS=true or write rediss:// in REDIS_URL."
     return unencrypted("Redis", redis.settings.addresses, remedy)
+
 
 async def _login(redis: Redis) -> Result:
     if redis.settings.password is not None:
@@ -73,11 +76,13 @@ async def _login(redis: Redis) -> Result:
     remedy = "Set requirepass or an ACL user on the server, and REDIS_PASSWORD here."
     return Result("no password", [error(meaning, remedy)])
 
+
 async def _role(redis: Redis) -> Result:
     role = (await redis.info()).get("role", "")
     if role != "slave":
         return Result(role)
     return Result(role, [error("This server is a replica and refuses writes.", "Connect to its primary.")])
+
 
 async def _topology(redis: Redis) -> Result:
     settings, findings = redis.settings, []
@@ -101,6 +106,7 @@ async def _topology(redis: Redis) -> Result:
         findings.append(error(meaning, "Look at CLUSTER NODES on this server."))
     return Result(f"cluster {state}, {slots:,} of {SLOTS:,} slots, {summary}", findings)
 
+
 async def _memory(redis: Redis) -> Result:
     info = await redis.info()
     policy, limit = info.get("maxmemory_policy", ""), int(info.get("maxmemory", 0))
@@ -119,6 +125,7 @@ async def _memory(redis: Redis) -> Result:
     available = f" of {limit / 1_000_000:.0f} MB" if limit else ", no limit"
     return Result(f"{policy}, {used / 1_000_000:.1f} MB{available}", findings)
 
+
 async def _persistence(redis: Redis) -> Result:
     info = await redis.info()
     findings = []
@@ -131,6 +138,7 @@ async def _persistence(redis: Redis) -> Result:
         return Result("appendonly no", findings)
     return Result("appendonly yes", findings)
 
+
 async def _appendfsync(redis: Redis) -> Result:
     if (await redis.info()).get("aof_enabled") != "1":
         raise Skipped("appendonly is off")
@@ -141,6 +149,7 @@ async def _appendfsync(redis: Redis) -> Result:
     meaning = f"appendfsync is {setting}: a power cut may restore sessions that were revoked in the last {lost}."
     severity = note if setting == "everysec" else warning
     return Result(setting, [severity(meaning, "Set appendfsync always where that matters, else everysec.")])
+
 
 CHECKS: Final = (
     Check("redis.version", "version", _version),
@@ -153,6 +162,7 @@ CHECKS: Final = (
     Check("redis.appendfsync", "appendfsync", _appendfsync),
 )
 
+
 async def check(connection: Connection, settings: RedisSettings) -> Section:
     """Does not raise for a server that cannot be asked."""
     where, name = settings.where, "Redis"
@@ -162,6 +172,7 @@ async def check(connection: Connection, settings: RedisSettings) -> Section:
         info = await server_info(connection)
         name = f"{info.name} {info.version}"
     return await run_checks("redis", name, where, CHECKS, lambda check: _run(check, connection, settings))
+
 
 async def _run(check: Check[Redis], connection: Connection, settings: RedisSettings) -> Result:
     """The result of the server, or what is found on the primaries of a cluster together."""

@@ -141,8 +141,6 @@ class PostgreSQL:
         await asyncio.to_thread(sync_folder, self.data.parent)
 
 
-
-
 # `dir .` is the data directory, in which the server is started: so no path has to be quoted.
 #
 # Every write is in the append-only file before it is answered, so a killed server loses nothing. `everysec`

@@ -9,7 +9,7 @@ from uuid import UUID
 from hubbub import inputs
 from hubbub.commits import OnCommit, ignore
 from hubbub.errors import Invalid, NotFound
-from hubbub.history.export import export
+from hubbub.history.export import export as export_room
 from hubbub.history.importing import Import, Imported, Refusals
 from hubbub.history.lines import AnyLine, JoinLine, LeaveLine, MessageLine, derive_room_id, derive_user_id
 from hubbub.history.people import Renamed
@@ -92,7 +92,7 @@ class History:
         import of it into another database creates the same room, with the same log; into the same one it changes
         nothing. Raises: NotFound.
         """
-        return export(self._pool, inputs.uuid("room_id", room_id), self._replicas)
+        return export_room(self._pool, inputs.uuid("room_id", room_id), self._replicas)
 
     async def find(self, name: str) -> UUID:
         """The id of the one public room of this name. Raises: NotFound, Invalid (several rooms have it)."""

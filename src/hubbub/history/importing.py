@@ -22,10 +22,10 @@ from hubbub.background import jittered
 from hubbub.commits import OnCommit, RoomTouched, UserChanged
 from hubbub.errors import Conflict, NotFound, Unavailable
 from hubbub.history.lines import RoomLine, UserLine
+from hubbub.history.locked_rooms import Members, lock_rooms
 from hubbub.history.people import People, Person, Renamed
 from hubbub.history.replay import Replay, find_existing, store
 from hubbub.history.room_log import RoomLog
-from hubbub.history.locked_rooms import Members, lock_rooms
 from hubbub.history.source import CHECKPOINTS, SAVE_CHECKPOINT, Batch, BatchReader, Checkpoint, Refusal
 from hubbub.history.watermarks import Watermarks
 from hubbub.postgres import Executor, Pool

@@ -34,9 +34,9 @@ from hubbub.history.lines import (
     metadata_of,
     room_id_of,
 )
+from hubbub.history.locked_rooms import MemberSnapshot, Span
 from hubbub.history.people import People
 from hubbub.history.room_log import Membership, RoomLog, store_rooms
-from hubbub.history.locked_rooms import MemberSnapshot, Span
 from hubbub.history.source import Refusal, TakenLine
 from hubbub.models import Message, Role
 from hubbub.postgres import Copy, Executor, OpenTransaction, Row, Statement

@@ -115,7 +115,7 @@ SILENT: Final = Instrumentation()
 
 
 def guarded(inner: Instrumentation) -> Instrumentation:
-    """The same, but an exception is reported instead of raised. `SILENT` stays itself, so that nothing is called."""
+    """The same, but an exception is reported instead of raised. `SILENT` stays itself."""
     return inner if inner is SILENT else _Guarded(inner)
 
 

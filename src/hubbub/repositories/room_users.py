@@ -246,9 +246,7 @@ class RoomUsers(Repository):
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         join, deadline = Join(key, inputs.role(role), inputs.viewer(as_user)), self._executor.deadline()
         apply = self._add_by if join.needs_rights else self._add_each
-        return await self._change(
-            apply, join, key=key.room_id, id=key, alone=join.needs_rights, deadline=deadline
-        )
+        return await self._change(apply, join, key=key.room_id, id=key, alone=join.needs_rights, deadline=deadline)
 
     async def _add_each(
         self, joins: Sequence[Join], lock_wait: str | None, deadline: float

@@ -59,8 +59,6 @@ Stop = tuple[UUID, UUID]
 """A room, and the user who stops typing in it."""
 
 
-
-
 def due_key(bucket: int) -> str:
     return f"typing:{{b{bucket}}}:due"
 
@@ -385,12 +383,8 @@ async def _execute_many(connection: Connection, queries: Sequence[tuple[Part, ..
     return replies
 
 
-
-
 def _take_batch(queue: dict[T, None]) -> list[T]:
     batch = list(islice(queue, STOPS_PER_BATCH))
     for item in batch:
         del queue[item]
     return batch
-
-

@@ -53,7 +53,9 @@ def openapi(commands: Mapping[str, Command], reads: Mapping[str, str]) -> dict[s
         "operationId": "command",
         "security": BEARER,
         "requestBody": _body({"anyOf": [_with_type(schemas[one.frame], name) for name, one in by_post.items()]}),
-        "responses": _responses({"anyOf": [schemas[result_of(one)] for one in by_post.values()]}, schemas[Problem]),
+        "responses": _responses(
+            {"anyOf": [schemas[result_of(one)] for one in by_post.values()]}, schemas[Problem]
+        ),
     }
     stream = {"200": {"description": "Frames without an end.", "content": {"text/event-stream": {}}}}
     follow = {
@@ -103,8 +105,6 @@ def asyncapi(commands: Mapping[str, Command]) -> dict[str, Any]:
         },
         "components": {"schemas": components},
     }
-
-
 
 
 def _channel(names: Iterable[str]) -> dict[str, Any]:

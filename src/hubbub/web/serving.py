@@ -171,6 +171,7 @@ async def run(
     )
     await Server(config, on_start, gateway).serve(sockets=[listening])
 
+
 def _is_no_invalid_text(record: logging.LogRecord) -> bool:
     """Whether it is no traceback of uvicorn about text that is not UTF-8, of which any client may send much."""
     return not record.getMessage().startswith("Invalid UTF-8 sequence")

@@ -51,8 +51,6 @@ LEASE_RETRY_SECONDS: Final = 0.25
 """The pause before leases are sent again that Redis has not acknowledged. It is a part of any useful heartbeat."""
 
 
-
-
 def online_key(bucket: int) -> str:
     return f"presence:{{b{bucket}}}:online"
 
@@ -63,8 +61,6 @@ def leases_key(user_id: UUID) -> str:
 
 def _leases_key(bucket: int, user: str) -> str:
     return f"presence:{{b{bucket}}}:user:{user}"
-
-
 
 
 LATEST_END: Final = """
