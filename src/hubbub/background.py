@@ -113,12 +113,7 @@ class BackgroundTask:
             if round_.failed:
                 await asyncio.sleep(jittered(self._retry_seconds))
             elif pause_seconds:
-                await self._pause(pause_seconds)
-
-    async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None if seconds == inf else seconds):
-                await self._woken.wait()
+                await wait_at_most(self._woken, pause_seconds)
 
     async def _end(self, task: asyncio.Task[None]) -> None:
         await asyncio.wait([task])
@@ -159,6 +154,13 @@ def report(message: str, error: Exception) -> None:
 def elsewhere() -> Unavailable:
     """The error of a call in another event loop."""
     return Unavailable("hub", ELSEWHERE, retryable=False)
+
+
+async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
+    """Return once the event is set, or after `seconds`, which may be `inf`."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(None if seconds == inf else seconds):
+            await event.wait()
 
 
 def jittered(seconds: float, *, at_least: float = 0.5) -> float:

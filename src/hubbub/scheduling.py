@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
+from itertools import islice
 from math import inf
 from time import perf_counter
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 TICK_SECONDS: Final = 0.01
 """The resolution of an `EarliestTimer`. It fires no more often, however many deadlines follow each other."""
@@ -53,6 +56,14 @@ class Pauses:
         if perf_counter() >= self._due:
             await asyncio.sleep(0)
             self._due = perf_counter() + SLICE_SECONDS
+
+
+def take(queue: dict[T, None], most: int) -> list[T]:
+    """The first keys, at most so many, which are removed."""
+    taken = list(islice(queue, most))
+    for key in taken:
+        del queue[key]
+    return taken
 
 
 class OncePerTurn:

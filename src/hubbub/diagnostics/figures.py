@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from time import monotonic, time
 from typing import Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
+from hubbub.background import wait_at_most
 from hubbub.errors import HubbubError, Invalid, Unavailable
 from hubbub.migrations import verify
 from hubbub.postgres import Executor, Statement
@@ -92,9 +92,7 @@ class Poller(Generic[T]):
             due = loop.time() + interval_seconds
             await self.poll()
             changed()
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(due):
-                    await stop.wait()
+            await wait_at_most(stop, due - loop.time())
 
 
 class Postgres(NamedTuple):

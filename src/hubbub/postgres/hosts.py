@@ -12,12 +12,11 @@ A standby says so while a connection is opened, in `in_hot_standby`, without a r
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Final
 
-from hubbub.background import jittered
+from hubbub.background import jittered, wait_at_most
 from hubbub.errors import Unavailable
 from hubbub.postgres.connection import Connection, connect_to, now, run
 from hubbub.postgres.errors import READ_ONLY
@@ -108,9 +107,7 @@ class _Search:
     async def _ask(self, address: Address) -> Connection | None:
         """A connection, also if the server is promoted meanwhile. None once all servers have failed."""
         if self._first not in {None, address}:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(HEAD_START_SECONDS):
-                    await self._head_start_is_over.wait()
+            await wait_at_most(self._head_start_is_over, HEAD_START_SECONDS)
         while True:
             try:
                 return await self._connect(address)

@@ -34,7 +34,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 from weakref import WeakSet
 
-from hubbub.background import BackgroundTask, elsewhere, jittered
+from hubbub.background import BackgroundTask, elsewhere, jittered, wait_at_most
 from hubbub.batching import closed
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child, forked
@@ -682,9 +682,7 @@ class PacedReconnector:
     async def _attempt(self) -> None:
         try:
             self._skip_pause.clear()
-            with suppress(TimeoutError):  # the pause is over
-                async with asyncio.timeout_at(self._not_before):
-                    await self._skip_pause.wait()
+            await wait_at_most(self._skip_pause, self._not_before - now())
             await self._connect()
         except Unavailable:
             pass  # kept as `failure`, which each caller that waits raises as an error of its own

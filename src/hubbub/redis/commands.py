@@ -42,6 +42,16 @@ Outcome: TypeAlias = "Reply | ReplyError | Unavailable"
 """The reply to one command of a pipeline, or its error."""
 
 
+def results(outcomes: Iterable[Outcome]) -> list[Reply]:
+    """The replies. Raises: the first error among the outcomes."""
+    replies: list[Reply] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+        replies.append(outcome)
+    return replies
+
+
 class Call(msgspec.Struct, eq=False, gc=False):
     """A command, and the future of the caller that waits for its reply.
 

@@ -19,7 +19,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from math import inf
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID, uuid4
@@ -34,7 +33,7 @@ from hubbub.models import Room, RoomUser, User
 from hubbub.redis import Connection, Outcome, ReplyError, Script
 from hubbub.redis.replies import as_bool, as_optional_bytes
 from hubbub.repositories import Messages, Rooms, RoomUsers, Users
-from hubbub.scheduling import EarliestTimer, OncePerTurn
+from hubbub.scheduling import EarliestTimer, OncePerTurn, take
 
 T = TypeVar("T")
 
@@ -407,9 +406,7 @@ class Invalidations:
     def _send(self) -> None:
         if self._deleting is not None or self._retry.at < inf or not self._waiting:
             return
-        self._sent = dict.fromkeys(islice(self._waiting, DELETIONS_PER_BATCH))
-        for key in self._sent:
-            del self._waiting[key]
+        self._sent = dict.fromkeys(take(self._waiting, DELETIONS_PER_BATCH))
         # One DEL per key, because the keys of one DEL have to be in one slot of a cluster.
         self._deleting = self._connection.execute_many(
             [("DEL", key) for key in self._sent], deadline_seconds=DELETION_DEADLINE_SECONDS

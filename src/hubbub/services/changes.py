@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from uuid import UUID, uuid4
 
 from hubbub import inputs
-from hubbub.background import BackgroundTask, jittered
+from hubbub.background import BackgroundTask, jittered, wait_at_most
 from hubbub.commits import Commits, MembersJoined, MessagesSent, RoomTouched
 from hubbub.errors import Invalid, Unavailable
 from hubbub.events import CHANGES_CHANNEL, LogEvent
@@ -600,9 +600,7 @@ class ChangeFeed:
     async def _pause(self) -> None:
         heartbeat = self._changes._heartbeat_seconds
         seconds, self._pause_seconds = self._pause_seconds, min(self._pause_seconds * 2, heartbeat)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(jittered(seconds)):
-                await self._woken.wait()
+        await wait_at_most(self._woken, jittered(seconds))
 
     async def _go_back(self, read: _Read) -> None:
         """Another server has taken over. What it did not get from the former one, others have written since."""

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from itertools import islice
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from math import inf
 from typing import Final, TypeVar
 from uuid import UUID
@@ -29,9 +28,11 @@ from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.commits import Commits, MembershipEnded, MessagesSent
 from hubbub.errors import Invalid, NotAMember, Unavailable
 from hubbub.events import TypingChanged, typing_channel
-from hubbub.redis import NOW, Connection, Gap, Part, Reply, ReplyError, Script, Subscriptions
+from hubbub.redis import NOW, Connection, Gap, ReplyError, Script, Subscriptions
+from hubbub.redis.commands import results
 from hubbub.redis.expiring_sets import BUCKETS, Due, bucket_of, by_bucket, find_due, is_any_left, log_refusal
 from hubbub.redis.replies import as_bool, as_ids, as_int, as_list
+from hubbub.scheduling import take
 
 logger = logging.getLogger("hubbub.typing")
 
@@ -333,7 +334,7 @@ class StopQueue:
     async def _send_all(self) -> None:
         while (self._stops or self._disconnected) and self._connection.connected:
             with ReportErrors("stopping typing"):
-                await self._send(_take_batch(self._stops), _take_batch(self._disconnected))
+                await self._send(take(self._stops, STOPS_PER_BATCH), take(self._disconnected, STOPS_PER_BATCH))
         self._stops.clear()
         self._disconnected.clear()
 
@@ -354,7 +355,8 @@ class StopQueue:
         buckets = by_bucket(rooms, lambda room_id: room_id)
         queries = [("ZMSCORE", due_key(bucket), *map(str, asked)) for bucket, asked in buckets.items()]
         found = set()
-        for asked, reply in zip(buckets.values(), await _execute_many(self._connection, queries), strict=True):
+        replies = results(await self._connection.execute_many(queries, writes=False))
+        for asked, reply in zip(buckets.values(), replies, strict=True):
             scores = zip(asked, as_list(reply), strict=True)
             found |= {room_id for room_id, score in scores if score is not None}
         return found
@@ -370,21 +372,6 @@ async def _stop(connection: Connection, stops: list[Stop]) -> int:
 
 async def _rooms_of(connection: Connection, users: list[UUID]) -> list[Stop]:
     """The rooms where these users may be typing."""
-    replies = await _execute_many(connection, [("SMEMBERS", hint_key(user_id)) for user_id in users])
+    queries = [("SMEMBERS", hint_key(user_id)) for user_id in users]
+    replies = results(await connection.execute_many(queries, writes=False))
     return [(room, user_id) for user_id, reply in zip(users, replies, strict=True) for room in as_ids(reply)]
-
-
-async def _execute_many(connection: Connection, queries: Sequence[tuple[Part, ...]]) -> list[Reply]:
-    replies: list[Reply] = []
-    for outcome in await connection.execute_many(queries, writes=False):
-        if isinstance(outcome, Exception):
-            raise outcome
-        replies.append(outcome)
-    return replies
-
-
-def _take_batch(queue: dict[T, None]) -> list[T]:
-    batch = list(islice(queue, STOPS_PER_BATCH))
-    for item in batch:
-        del queue[item]
-    return batch

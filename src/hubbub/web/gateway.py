@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from contextlib import suppress
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -13,7 +12,7 @@ from uuid import UUID
 from starlette.routing import Router
 from starlette.websockets import WebSocketClose
 
-from hubbub.background import ReportErrors
+from hubbub.background import ReportErrors, wait_at_most
 from hubbub.errors import Forbidden, Invalid, NotFound
 from hubbub.hub import Hub
 from hubbub.web import commands, frames
@@ -208,9 +207,7 @@ class Gateway:
         Call it before the server ends: it may wait for streams. Raises: nothing.
         """
         self._send_elsewhere()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._empty.wait()
+        await wait_at_most(self._empty, CLOSE_SECONDS)
 
     def _send_elsewhere(self) -> None:
         self._is_closing = True

@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import islice
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -31,6 +30,7 @@ from hubbub.models import Value
 from hubbub.redis import NOW, Connection, Part, ReplyError, Script
 from hubbub.redis.expiring_sets import BUCKETS, Due, bucket_of, find_due, is_any_left, log_refusal
 from hubbub.redis.replies import as_ids
+from hubbub.scheduling import take
 
 logger = logging.getLogger("hubbub.presence")
 
@@ -200,9 +200,7 @@ class Leases:
             return True
         bucket = next(iter(self._changed))
         changed = self._changed.pop(bucket)
-        leases = list(islice(changed, LEASES_PER_SCRIPT))
-        for lease in leases:
-            del changed[lease]
+        leases = take(changed, LEASES_PER_SCRIPT)
         if changed:
             self._changed[bucket] = changed
         return await self._send(bucket, leases)

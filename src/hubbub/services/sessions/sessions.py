@@ -36,6 +36,7 @@ from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
 from hubbub.models import Session
 from hubbub.redis import NOW, Connection, Script
+from hubbub.redis.commands import results
 from hubbub.redis.replies import as_bool, as_bytes_list, as_int, as_optional_bytes
 
 logger = logging.getLogger("hubbub.sessions")
@@ -448,8 +449,6 @@ async def find_ended(connection: Connection, names: Sequence[str]) -> set[str]:
 
     Raises: Unavailable.
     """
-    lives = await connection.execute_many([("PTTL", name) for name in names], writes=False)
-    for life in lives:
-        if isinstance(life, Exception):  # refused, as by a server that loads its data: nothing is known
-            raise life
+    # If one is refused, as by a server that loads its data, nothing is known.
+    lives = results(await connection.execute_many([("PTTL", name) for name in names], writes=False))
     return {name for name, life in zip(names, lives, strict=True) if life == NO_KEY}
