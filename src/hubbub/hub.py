@@ -39,6 +39,7 @@ from hubbub.postgres import (
 from hubbub.redis import Subscriptions, connection_to
 from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, RoomUsers, Users
 from hubbub.repositories.read_receipts import MARKS_PER_STATEMENT
+from hubbub.repository import RoomChanges
 from hubbub.services.accounts import Accounts, KnownNetworks
 from hubbub.services.cache import Cache
 from hubbub.services.changes import Changes
@@ -50,7 +51,6 @@ from hubbub.services.realtime import RealtimeService
 from hubbub.services.sessions import DurableSessions, SessionService, key_of
 from hubbub.services.typing_indicators import TypingIndicators
 from hubbub.settings import Settings
-from hubbub.sql import RoomChanges
 
 if TYPE_CHECKING:
     from hubbub.history import History

@@ -12,7 +12,8 @@ from hubbub.cursors import Cursor
 from hubbub.errors import NotAMember, NotFound
 from hubbub.models import Page, ReadReceipt
 from hubbub.postgres import NOT_SUPPORTED, Statement
-from hubbub.sql import Repository, existing, has_member, kept, lock_timeout, representable, unread
+from hubbub.repository import Repository
+from hubbub.sql import existing, has_member, kept, lock_timeout, representable, unread
 
 RECEIPTS_UP_TO_MEMBERS: Final = 50
 """A room of up to this many members stores a row per message and reader, unless it is set otherwise. In larger

@@ -14,8 +14,8 @@ from hubbub.errors import Conflict, Forbidden, Invalid, NotAMember, NotFound, Un
 from hubbub.events import MemberChanged, MemberJoined, MemberLeft, RoleChanged
 from hubbub.models import Page, Role, RoomUser
 from hubbub.postgres import NOT_SUPPORTED, Lookup, Statement
+from hubbub.repository import Repository
 from hubbub.sql import (
-    Repository,
     columns,
     entry,
     existing,

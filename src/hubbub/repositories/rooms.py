@@ -19,8 +19,8 @@ from hubbub.errors import Conflict, Forbidden, HubbubError, Invalid, NotAMember,
 from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
 from hubbub.postgres import OpenTransaction, Statement
+from hubbub.repository import Repository
 from hubbub.sql import (
-    Repository,
     acting_admin,
     by_id,
     columns,

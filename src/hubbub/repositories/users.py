@@ -26,7 +26,8 @@ from hubbub.deletions import (
 from hubbub.errors import NotFound, Unavailable
 from hubbub.models import Concealed, Credentials, Page, PublicUser, User, UserKind
 from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, Statement
-from hubbub.sql import Repository, by_id, columns, existing, folded, kept, readable, username_key
+from hubbub.repository import Repository
+from hubbub.sql import by_id, columns, existing, folded, kept, readable, username_key
 
 USER = readable(User)
 PUBLIC_USER = readable(PublicUser)

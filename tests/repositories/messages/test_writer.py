@@ -28,7 +28,7 @@ from hubbub.commits import Change, MessagesSent
 from hubbub.postgres import Pool, connect
 from hubbub.repositories.messages import writer
 from hubbub.repositories.messages.send import Draft
-from hubbub.sql import LOAD
+from hubbub.repository import LOAD
 from log import log_of
 from waiting import until
 

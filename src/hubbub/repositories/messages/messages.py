@@ -29,19 +29,8 @@ from hubbub.repositories.messages.pages import (
 from hubbub.repositories.messages.send import draft_of, send_one
 from hubbub.repositories.messages.send_many import drafts_of, send_all
 from hubbub.repositories.messages.writer import MessageWriter
-from hubbub.sql import (
-    Apply,
-    Repository,
-    RoomChanges,
-    by_id,
-    columns,
-    existing,
-    kept,
-    lock_timeout,
-    next_entries,
-    next_entry,
-    readable,
-)
+from hubbub.repository import Apply, Repository, RoomChanges
+from hubbub.sql import by_id, columns, existing, kept, lock_timeout, next_entries, next_entry, readable
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from hubbub.errors import Conflict, Invalid
 from hubbub.models import Message, MessageType, NewMessage
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import Draft, Outcomes, draft_of, find_earlier_sends, why_not_sent
+from hubbub.repository import longest_lock_wait
 from hubbub.scheduling import Pauses
-from hubbub.sql import longest_lock_wait
 
 V = TypeVar("V")
 

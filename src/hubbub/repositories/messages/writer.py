@@ -42,7 +42,7 @@ from hubbub.repositories.messages.send_many import (
     send_all,
     size_of,
 )
-from hubbub.sql import DISTRIBUTED_WORKERS, LOAD, MOST_WAITING, ROOMS_NOT_LOCKED, WORKERS
+from hubbub.repository import DISTRIBUTED_WORKERS, LOAD, MOST_WAITING, ROOMS_NOT_LOCKED, WORKERS
 
 MOST_CALLS: Final = 2
 """Calls of `send_many` in flight, beside the workers: each may hold its room and a connection for a second."""

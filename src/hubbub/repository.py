@@ -1,0 +1,250 @@
+"""What repositories share: statements on an executor, changes of rooms in batches, reports after a COMMIT."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
+from itertools import islice
+from typing import Any, Final, TypeAlias, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from hubbub import inputs
+from hubbub.batching import PUT_BACK, Batcher, KeyedQueue, Outcome
+from hubbub.commits import Change, MessagesSent, OnCommit, RoomTouched, ignore
+from hubbub.errors import Unavailable
+from hubbub.models import Message
+from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, Statement
+from hubbub.sql import M
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+CHANGES_PER_STATEMENT: Final = 500
+WORKERS: Final = 2
+"""Statements in flight while `LOAD` requests wait. One writes while the results of the other are handled."""
+DISTRIBUTED_WORKERS: Final = 8
+"""Statements in flight where rooms are distributed, each for one room. More were no faster on two nodes."""
+LOAD: Final = 25
+"""With fewer requests that wait, two statements would share less than one, and each costs a commit."""
+MOST_WAITING: Final = 10_000
+"""Bounds the memory of requests that wait. Further callers wait for a slot until their deadline."""
+LONGEST_LOCK_WAIT_SECONDS: Final = 0.1
+"""How long a statement for several rooms waits for a locked one, before the others go on without that room. The
+pool tries it three times."""
+PART_OF_TIME_LEFT: Final = 8
+"""The wait is no longer than this part of the time until the deadline. The three attempts with their pauses, and
+the statement for the other rooms, have to fit into it."""
+
+Apply: TypeAlias = Callable[[Sequence[Item], str | None, float], Awaitable[Sequence[T | Exception]]]
+"""Makes changes of one kind. It is called with the items, how long to wait for a lock (None: no limit) and the
+deadline. It returns the result or the refusal of each item, and reports changes. If it raises, none is made."""
+
+# Those of the rooms that were not locked a moment ago.
+ROOMS_NOT_LOCKED: Final = Statement(
+    "rooms.not_locked",
+    lambda id: id,
+    """
+    SELECT id
+    FROM rooms
+    WHERE id = ANY($1::uuid[])
+    FOR NO KEY UPDATE SKIP LOCKED
+    """,
+    idempotent=True,
+    distributed=NOT_SUPPORTED,
+)
+
+
+class _Request(msgspec.Struct, eq=False):
+    apply: Apply[Any, Any]
+    item: Any
+    key: Hashable
+    alone: bool
+
+
+class RoomChanges:
+    """Changes of rooms by all callers in this process, in batches as `hubbub.batching` schedules them.
+
+    A room has one statement in flight, however many changes wait for it. In a batch, the changes of each kind are
+    one statement. One that cannot be stored fails alone: the batch is halved until it is found.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        deadline_seconds: float,
+        name: str = "change rooms",
+        per_batch: int = CHANGES_PER_STATEMENT,
+        not_locked: Statement[UUID] | None = ROOMS_NOT_LOCKED,
+    ) -> None:
+        """`not_locked` finds the keys of a batch whose rows are not locked. Without it, a batch is halved."""
+        self._executor = executor
+        self._not_locked = not_locked
+        self._batcher = Batcher[_Request, Any](
+            name,
+            self._run_one,
+            self._run_many,
+            deadline_seconds=deadline_seconds,
+            queue=KeyedQueue(),
+            per_batch=per_batch,
+            workers=WORKERS,
+            load=LOAD,
+            most_waiting=MOST_WAITING,
+            writes=True,
+        )
+        self._lookups: set[asyncio.Task[Message]] = set()
+
+    def distribute(self) -> None:
+        """Where rooms are distributed, each change has a statement of its own."""
+        self._batcher.one_key_per_batch(1, DISTRIBUTED_WORKERS)
+
+    async def find_room(self, get_message: Callable[[], Coroutine[Any, Any, Message]]) -> UUID | None:
+        """The room of a message, if a change of it may have to wait. A caller who is alone needs no lookup, unless
+        rooms are distributed."""
+        is_alone = self._batcher.is_idle and not self._executor.locked_by_caller()
+        if is_alone and not self._executor.is_distributed:
+            return None
+        lookup = asyncio.create_task(get_message(), name="hubbub: find the room of a change")
+        self._lookups.add(lookup)
+        lookup.add_done_callback(self._lookups.discard)
+        return (await lookup).room_id
+
+    async def call(
+        self,
+        apply: Apply[Item, T],
+        item: Item,
+        *,
+        key: Hashable,
+        id: Hashable,
+        alone: bool = False,
+        deadline: float,
+    ) -> T:
+        """Make the change. It waits for those with its key. Those with its id never share its batch.
+
+        In a batch, changes with the same `apply` share a statement, except those that are `alone`.
+
+        A caller that is cancelled while the change waits has not made it. Once it is in flight, it is completed
+        and reported as any other.
+
+        Raises: Invalid (the caller's own transaction has locked the room), Unavailable, and the refusal.
+        """
+        if self._executor.locked_by_caller():
+            await self._executor.check_not_locked_by_caller(key)
+        result: T = await self._batcher.call(_Request(apply, item, key, alone), key, id, deadline=deadline)
+        return result
+
+    async def drain(self) -> None:
+        """Refuse new changes, and wait for those that came before: until their deadlines at the latest."""
+        if self._lookups:
+            await asyncio.wait(set(self._lookups))  # the pool bounds how long they take
+        await self._batcher.drain()
+
+    async def _run_one(self, request: _Request, deadline: float) -> object:
+        return only(await request.apply([request.item], None, deadline))
+
+    async def _run_many(self, requests: list[_Request], deadline: float) -> list[Outcome[Any]]:
+        outcomes: dict[_Request, Outcome[Any]] = {}
+        locked: set[Hashable] = set()
+        lock_wait = longest_lock_wait(deadline) if len({request.key for request in requests}) > 1 else None
+        kinds: dict[object, list[_Request]] = {}
+        for request in requests:
+            kinds.setdefault(request if request.alone else request.apply, []).append(request)
+        for of_kind in kinds.values():
+            outcomes |= await self._run(of_kind, locked, lock_wait, deadline)
+        return [outcomes.get(request, PUT_BACK) for request in requests]
+
+    async def _run(
+        self, requests: list[_Request], locked: set[Hashable], lock_wait: str | None, deadline: float
+    ) -> dict[_Request, Outcome[Any]]:
+        """The outcomes of requests of one kind. Those of `locked` keys have none; keys found so are added."""
+        requests = [request for request in requests if request.key not in locked]
+        if not requests:
+            return {}
+        keys = {request.key for request in requests}
+        try:
+            try:
+                items = [request.item for request in requests]
+                return dict(zip(requests, await requests[0].apply(items, lock_wait, deadline), strict=True))
+            except LockNotAvailable:
+                if lock_wait is None:
+                    raise
+                if len(keys) > 1:  # if none of the rooms is locked, a row in one of them is
+                    free = keys
+                    if self._not_locked is not None:
+                        free = set(await self._executor.fetch_all(self._not_locked, keys, deadline=deadline))
+                    keys -= free
+                locked |= keys
+        except Unavailable as error:
+            return {request: error.for_another() for request in requests}
+        except Exception as error:  # noqa: BLE001 - one of them cannot be stored, and its caller gets it
+            if len(requests) == 1:
+                return {requests[0]: error}
+        middle = len(requests) // 2
+        first = await self._run(requests[:middle], locked, lock_wait, deadline)
+        return first | await self._run(requests[middle:], locked, lock_wait, deadline)
+
+
+def longest_lock_wait(deadline: float) -> str:
+    """How long a statement for several rooms, with this deadline, waits for a locked one."""
+    left = deadline - asyncio.get_running_loop().time()
+    return f"{max(min(LONGEST_LOCK_WAIT_SECONDS, left / PART_OF_TIME_LEFT), 0.001) * 1000:.0f}ms"
+
+
+def only(outcomes: Sequence[T | Exception]) -> T:
+    """The result of the only item. Raises: its refusal."""
+    [outcome] = outcomes
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+IDS_PER_STATEMENT: Final = 1_000
+"""Rows that are looked up in one statement. All are decoded in one step of the event loop."""
+
+
+class Repository:
+    """Runs statements on an executor, and reports each change after its COMMIT."""
+
+    def __init__(
+        self, executor: Executor, on_commit: OnCommit = ignore, changes: RoomChanges | None = None
+    ) -> None:
+        """With `changes`, concurrent changes of rooms share statements. Without them, each has its own."""
+        self._executor = executor
+        self._on_commit = on_commit
+        self._changes = changes
+
+    def _changed(self, change: Change) -> None:
+        if isinstance(change, RoomTouched):
+            self._executor.note_locked(change.room_id)
+        elif isinstance(change, MessagesSent):
+            for room_id in {message.room_id for message in change.messages}:
+                self._executor.note_locked(room_id)
+        self._executor.after_commit(lambda: self._on_commit(change))
+
+    async def _get_many(
+        self, statement: Statement[M], ids: Iterable[UUID], *args: object, field: str
+    ) -> dict[UUID, M]:
+        """The rows with these ids ($1), in as few statements as hold the event loop for some milliseconds each."""
+        rest, deadline = iter(inputs.items(field, ids)), self._executor.deadline()
+        found: dict[UUID, M] = {}
+        while some := inputs.uuids(field, islice(rest, IDS_PER_STATEMENT)):
+            rows = await self._executor.fetch_all(statement, some, *args, deadline=deadline)
+            found |= {row.id: row for row in rows}
+        return found
+
+    async def _change(
+        self,
+        apply: Apply[Item, T],
+        item: Item,
+        *,
+        key: Hashable,
+        id: Hashable,
+        alone: bool = False,
+        deadline: float,
+    ) -> T:
+        """Make the change, in a batch if there are others. As `RoomChanges.call`."""
+        if self._changes is None:
+            return only(await apply([item], None, deadline))
+        return await self._changes.call(apply, item, key=key, id=id, alone=alone, deadline=deadline)
