@@ -1,6 +1,6 @@
 """Calls of the event loop: once per turn for all requests in it, or at the earliest of many deadlines.
 
-Pauses of long work, in which other tasks have their turn, and of the garbage collector.
+Also pauses of long work, in which other tasks run, keys taken from a queue, settings of garbage collection.
 """
 
 from __future__ import annotations
