@@ -1,13 +1,13 @@
 """What a hub does beyond its rows in PostgreSQL: most of it in Redis, and all of it for a process as a whole.
 
-    accounts            registration, login and passwords
-    cache               frequent reads, kept in Redis until a change makes them out of date
-    changes             the feed of the changes in all rooms, for programs
-    feed                the feeds of clients: the log of each of their rooms
-    health              the state of a hub and its servers
-    presence            the users who are online
-    rate_limits         limits that all processes share
-    realtime            channels of the application's own
-    sessions            logins, in Redis or in PostgreSQL
-    typing_indicators   the users who are typing in a room
+accounts            registration, login and passwords
+cache               frequent reads, kept in Redis until a change makes them out of date
+changes             the feed of the changes in all rooms, for programs
+feed                the feeds of clients: the log of each of their rooms
+health              the state of a hub and its servers
+presence            the users who are online
+rate_limits         limits that all processes share
+realtime            channels of the application's own
+sessions            logins, in Redis or in PostgreSQL
+typing_indicators   the users who are typing in a room
 """
