@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from browser.chat import EXAMPLE, Browsers, Server, errors_of, everything_sent
@@ -216,6 +217,32 @@ async def test_change_that_is_refused_is_told(
     await hers.sees("This message was deleted")
     await hers.write("too late")
     await hers.fails("was not changed")
+
+
+async def test_edit_that_is_too_large_is_refused_and_its_text_is_kept(
+    log_in: Login, settings: Settings, ada: User, shared_room: Room
+) -> None:
+    hers = await log_in(ada)
+    await hers.open("engine-room")
+    await hers.write("short")
+    await everything_sent(settings, shared_room.id, [hers])
+    await hers.field.press("ArrowUp")
+    long = "\N{GRINNING FACE}" * 17_000  # fewer characters than a message may have, and more bytes than a frame
+    await hers.write(long)
+    await hers.fails("it is too long")
+    assert await hers.field.input_value() == long
+    await hers.page.keyboard.press("Escape")
+    await hers.write("still here")
+    await everything_sent(settings, shared_room.id, [hers])
+    assert await errors_of(settings, shared_room.id, [hers]) == []
+
+
+async def test_body_of_a_login_is_bounded(server: Server) -> None:
+    async with httpx.AsyncClient() as http:
+        login = {"login": "ada", "password": "x" * 20_000}
+        answer = await http.post(f"http://127.0.0.1:{server.port}/api/login", json=login)
+    assert answer.status_code == 422, answer.text
+    assert "16384" in answer.json()["detail"]
 
 
 HOSTILE = {

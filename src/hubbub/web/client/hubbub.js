@@ -12,22 +12,22 @@
 
 const SUBPROTOCOL = "hubbub.1";
 const CONNECT_SECONDS = 5; // Until a transport is open. A login may take longer, as after a restart of the server.
-const REQUEST_SECONDS = 30;
+const REQUEST_SECONDS = 30; // A break of a tunnel or a restart of the server is shorter.
 const STABLE_SECONDS = 10; // A connection that lasted this long ends the backoff.
-const LONGEST_WAIT_SECONDS = 30;
-const FIRST_WAIT_SECONDS = 0.5;
+const LONGEST_WAIT_SECONDS = 30; // A network that is back is found within, also without an event of the browser.
+const FIRST_WAIT_SECONDS = 0.5; // Most breaks are of one connection, and the next attempt succeeds.
 const GRACE_SECONDS = 10; // After the interval of pings without a byte, the connection is dead.
 const PROBE_SECONDS = 5; // A connection that may have died in sleep has this long to answer.
-const AT_ONCE = 16;
+const AT_ONCE = 16; // As many commands as a gateway runs at once, which `ready` may change.
 const LONGEST_TIMER = 2 ** 31 - 1; // In milliseconds. A longer one fires at once.
 const MANY_ROOMS = 128; // With more a client sends fingerprints of its positions first: 128 positions are 9 KB.
-const MOST_PAGES = 1024;
-const PAGE = 50;
-const WATCHED_ROOMS = 10;
-const TYPING_AGAIN_SECONDS = 3;
-const TYPING_SECONDS = 6;
+const MOST_PAGES = 1024; // Of the protocol, as are the 10 rooms on a page.
+const PAGE = 50; // Messages: more than a screen has, in one frame of some 20 KB.
+const WATCHED_ROOMS = 10; // The limit of a gateway whose `ready` names none.
+const TYPING_AGAIN_SECONDS = 3; // Half of the next, so that one lost frame does not end it for others.
+const TYPING_SECONDS = 6; // Of the protocol: others end typing without another start by then.
 const BEAT_SECONDS = 10; // The leader of the tabs shows that it is there.
-const FROZEN_SECONDS = 60;
+const FROZEN_SECONDS = 60; // Browsers let hidden tabs run timers once a minute, so a silent leader may be alive before.
 const LEADER_SECONDS = 3; // A leader that is asked and is not suspended answers within.
 const DISK_SECONDS = 3; // Some releases of Safari never answer when IndexedDB is opened.
 
