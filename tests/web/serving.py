@@ -96,11 +96,12 @@ class Client:
         await self.socket.send(frame if isinstance(frame, str) else json.dumps(frame, default=str))
 
     async def hello(self, positions: Mapping[str, str] | None = None, **more: object) -> dict[str, Any]:
-        """Say hello, and return the `ready`."""
+        """Send `hello`, and return the `ready`."""
         hello = {"type": "hello", "token": self.token, "positions": positions, **more}
         await self.send(hello)
         ready = await self.next("ready")
-        self.positions = dict(ready["positions"])
+        known = self.positions if positions is None else positions
+        self.positions = {**(known if ready["resumed"] else {}), **ready["positions"]}
         self.user_id = ready["user_id"]
         return ready
 

@@ -6,19 +6,21 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Collection
 from math import inf
+from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
 from httpx import AsyncClient
+from starlette.types import Receive, Scope, Send
 from websockets.exceptions import InvalidStatus
 
-from hubbub import Hub, NewMessage, Room, Session, Settings, User
+from hubbub import Hub, Invalid, NewMessage, Room, Session, Settings, User
 from hubbub.web import Gateway, Limits, sockets
 from hubbub.web import gateway as gateways
 from hubbub.web.logins import Identity
 from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
-from web.serving import Client, serving
+from web.serving import Client, running, serving
 
 SECRET = b"s" * 32
 
@@ -96,12 +98,29 @@ async def test_hub_that_closes_sends_its_clients_elsewhere(settings: Settings, h
         assert frame["within_seconds"] == ready["spread_seconds"]
 
 
-async def test_server_that_ends_closes_with_restart(hub: Hub, token: str) -> None:
+async def test_server_that_ends_spreads_the_return_of_its_clients(hub: Hub, token: str) -> None:
     async with serving(Gateway(hub)) as port:
-        client = Client(port, token)
+        client, silent = Client(port, token), Client(port, token)
         await client.__aenter__()
-        await client.hello()
+        await silent.__aenter__()
+        ready = await client.hello()
+    for one in (client, silent):  # the other has not sent its `hello` yet
+        frame = await one.next("bye")
+        assert (frame["code"], frame["within_seconds"]) == (1012, ready["spread_seconds"])
+        assert await one.closed() == 1012
+
+
+async def test_server_that_ends_sends_no_frame_to_clients_of_another_application() -> None:
+    async def echo(_: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    async with running(echo) as port:
+        client = Client(port)
+        await client.__aenter__()
     assert await client.closed() == 1012
+    assert not client.frames
 
 
 async def test_second_connection_of_a_device_replaces_the_first(port: int, token: str) -> None:
@@ -110,6 +129,17 @@ async def test_second_connection_of_a_device_replaces_the_first(port: int, token
         await second.hello(device="laptop")
         await third.hello(device="phone")
         assert await bye(first) == 4409
+
+
+async def test_late_hello_of_an_earlier_connection_leaves_the_one_of_the_same_device_open(
+    port: int, token: str
+) -> None:
+    async with Client(port, token) as given_up, Client(port, token) as live:
+        await live.hello(device="phone")
+        await given_up.send({"type": "hello", "token": token, "device": "phone"})
+        assert await bye(given_up) == 4409
+        await live.send({"type": "me", "ref": 1})
+        assert (await live.next("ack", "bye"))["type"] == "ack"
 
 
 async def test_second_connection_of_a_device_cuts_a_first_that_does_not_read(
@@ -348,6 +378,50 @@ async def test_silent_connection_gets_pings(
         assert (await client.hello())["ping_seconds"] == 0.1
         for _ in range(3):
             await client.next("ping")
+
+
+async def test_ready_comes_before_the_first_ping(
+    hub: Hub, token: str, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateways, "SWEEP_SECONDS", 0.01)
+    gateway, go_on = Gateway(hub, ping_seconds=0.02), asyncio.Event()
+    read_user = hub.cache.user
+
+    async def read_slowly(user_id: UUID) -> User:
+        await go_on.wait()
+        return await read_user(user_id)
+
+    monkeypatch.setattr(hub.cache, "user", read_slowly)
+    async with serving(gateway) as port, Client(port, token) as client:
+        await client.send({"type": "hello", "token": token})
+        await until(lambda: gateway._swept_at > 0 and bool(gateway._connections))
+        entered_at = gateway._swept_at
+        await until(lambda: gateway._swept_at > entered_at + 0.1)
+        go_on.set()
+        assert (await client.next("ready", "ping"))["type"] == "ready"
+        await client.next("ping")
+
+
+@pytest.mark.parametrize("device", [" ", "a\0b", "\t\n"])
+async def test_device_without_a_name_is_not_a_frame(port: int, token: str, device: str) -> None:
+    async with Client(port, token) as client:
+        await client.send({"type": "hello", "token": token, "device": device})
+        assert await bye(client) == 4400
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ping_seconds": 5},
+        {"ping_seconds": inf},
+        {"spread_seconds": -1},
+        {"spread_seconds": "x"},
+        {"limits": Limits(watched_rooms=101)},
+    ],
+)
+def test_options_that_break_a_promise_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(Invalid):
+        Gateway(**options)
 
 
 async def test_connection_is_presence(hub: Hub, port: int, token: str, ada: User) -> None:

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from hubbub import Hub, Invalid, NewMessage, RateLimited, Role, Room, User, new_id
-from hubbub.web import Call, Gateway, Limits
-from hubbub.web.commands import PAGE_CHARACTERS, Send
+from hubbub.web import Call, Gateway, Limits, Refused
+from hubbub.web.commands import ANSWER_BYTES, Send
 from waiting import until
 from web.serving import Client, serving
 
@@ -99,10 +99,12 @@ async def test_page_has_the_people_who_are_on_it(
 
 async def test_pages_of_long_messages_have_fewer(hub: Hub, connect: Connect, ada: User, room: Room) -> None:
     long = "\N{CJK UNIFIED IDEOGRAPH-6587}" * 20_000
-    seqs = [one.seq for one in await hub.messages.send_many(room.id, ada.id, [NewMessage(long)] * 40)]
-    most = PAGE_CHARACTERS // len(long)
+    seqs = [one.seq for one in await hub.messages.send_many(room.id, ada.id, [NewMessage(long)] * 12)]
     client = await connect(ada)
     newest = await client.command("page", room_id=room.id, limit=40)
+    most = len(newest["items"])
+    assert most == ANSWER_BYTES // len(msgspec.json.encode(newest["items"][0])) == 8
+    assert len(msgspec.json.encode(newest)) <= ANSWER_BYTES
     assert [message["seq"] for message in newest["items"]] == seqs[-most:]
     assert newest["has_older"]
     older = await client.command("page", room_id=room.id, limit=40, before=seqs[-most])
@@ -117,9 +119,52 @@ async def test_pages_of_long_messages_have_fewer(hub: Hub, connect: Connect, ada
     while not listed or after:
         found = await client.command("rooms", limit=1_000, **({"after": after} if after else {}))
         assert len(found["items"]) <= most
+        assert len(msgspec.json.encode(found)) <= ANSWER_BYTES
         listed += [one["room"]["id"] for one in found["items"]]
         after = found["next"]
     assert len(set(listed)) == len(listed) == most + 2
+
+
+async def test_answers_with_much_metadata_have_fewer_items(
+    hub: Hub, connect: Connect, ada: User, room: Room
+) -> None:
+    large = {"note": "x" * 8_000}
+    people = [
+        await hub.users.upsert(external_id=number, username=f"person{number}", metadata=large)
+        for number in range(80)
+    ]
+    for person in people:
+        await hub.room_users.add(room.id, person.id)
+    for number in range(80):
+        await hub.rooms.create(f"public {number}", created_by=ada.id, metadata=large)
+    sent = await hub.messages.send_many(room.id, people[0].id, [NewMessage("hi", metadata=large)] * 80)
+    client = await connect(ada)
+    lists: dict[str, dict[str, object]] = {
+        "page": {"room_id": room.id, "limit": 200},
+        "rooms": {"limit": 100},
+        "public_rooms": {"limit": 100},
+        "members": {"room_id": room.id, "limit": 100},
+        "users": {"prefix": "person", "limit": 100},
+    }
+    for one, fields in lists.items():
+        found = await client.command(one, **fields)
+        assert 1 < len(found["items"]) < 80
+        assert len(msgspec.json.encode(found)) <= ANSWER_BYTES
+    ids = {str(person.id) for person in people}
+    listed, after = set(), None
+    while after != "":
+        found = await client.command("members", room_id=room.id, limit=100, after=after)
+        listed |= {user["id"] for user in found["users"]}
+        after = found["next"] or ""
+    assert listed == ids | {str(ada.id)}
+    named, rest = set(), sorted(ids)
+    while rest:
+        found = await client.command("users", user_ids=rest)
+        assert len(msgspec.json.encode(found)) <= ANSWER_BYTES
+        named |= {user["id"] for user in found["items"]}
+        rest = found["rest"]
+    assert named == ids
+    assert len(sent) == 80
 
 
 async def test_room_is_made_joined_shown_and_left(hub: Hub, connect: Connect, ada: User, bob: User) -> None:
@@ -395,3 +440,40 @@ async def test_application_adds_commands_checks_and_hooks(
             await client.hello()
             assert (await client.refused("vote", choice=3))["error"] == "forbidden"
     assert votes == [(ada.id, 3)]
+
+
+async def test_hook_refuses_with_an_answer_of_its_own(hub: Hub, ada: User, room: Room) -> None:
+    def refuse(_: Call, __: Send) -> Send:
+        raise Refused(402, "Pay first.")
+
+    gateway = Gateway(hub, before_send=[refuse])
+    token = await hub.sessions.create_session(ada.id)
+    async with serving(gateway) as port, Client(port, token) as client:
+        await client.hello()
+        refused = await client.refused("send", room_id=room.id, content="hi")
+        assert (refused["error"], refused["detail"], refused["retry"]) == ("refused", "Pay first.", False)
+
+
+@pytest.mark.parametrize("most", [2, 12])
+async def test_application_limits_the_rooms_that_are_watched(hub: Hub, ada: User, most: int) -> None:
+    rooms = [await hub.rooms.create(f"room {number}", created_by=ada.id) for number in range(most + 1)]
+    gateway = Gateway(hub, limits=Limits(watched_rooms=most))
+    token = await hub.sessions.create_session(ada.id)
+    async with serving(gateway) as port, Client(port, token) as client:
+        await client.hello()
+        watched = await client.command("watch", room_ids=[str(room.id) for room in rooms[:most]])
+        assert watched["online"] == [str(ada.id)]
+        refused = await client.refused("watch", room_ids=[str(room.id) for room in rooms])
+        assert refused["field"] == "room_ids"
+
+
+async def test_presence_that_is_unknown_is_an_error(
+    hub: Hub, connect: Connect, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unknown(user_ids: set[UUID]) -> dict[UUID, bool | None]:
+        return dict.fromkeys(user_ids)  # as while Redis is unavailable
+
+    client = await connect(ada)
+    monkeypatch.setattr(hub.presence, "is_online", unknown)
+    refused = await client.refused("watch", room_ids=[str(room.id)])
+    assert (refused["error"], refused["retry"]) == ("temporarily-unavailable", True)

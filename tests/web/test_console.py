@@ -63,7 +63,7 @@ async def test_token_of_the_address_becomes_a_cookie(hub: Hub, caplog: pytest.Lo
         assert (await client.get("/")).status_code == 403
         entered = await client.get(f"/?token={login.token}")
         assert (entered.status_code, entered.headers["location"]) == (303, "/")
-        assert "; HttpOnly; SameSite=Strict" in entered.headers["set-cookie"]
+        assert "; HttpOnly; SameSite=Lax" in entered.headers["set-cookie"]
         assert login.token not in entered.headers["set-cookie"]
         page = await client.get("/")
         assert page.status_code == 200

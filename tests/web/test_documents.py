@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
+import pytest
 
 from hubbub import Hub, Room, User
-from hubbub.web import Call, Gateway, Limits
+from hubbub.web import Call, Gateway, Limits, documents
 from hubbub.web.commands import COMMANDS
 from hubbub.web.documents import FROM_SERVER, asyncapi, openapi
 from hubbub.web.http import READS
@@ -38,6 +40,7 @@ def test_documents_have_every_frame_and_no_loose_reference() -> None:
             assert found
     names = {str(kind.__struct_config__.tag) for kind in FROM_SERVER} | {"hello", "positions", *COMMANDS}
     assert set(of_socket["channels"]["socket"]["messages"]) == names
+    assert set(of_http["paths"]["/events"]) == {"get", "post"}
     assert set(of_http["paths"]) == {*READS, "/commands", "/events", "/sessions/{session_id}"}
     assert '"email":' not in json.dumps(of_http)
 
@@ -63,6 +66,27 @@ async def test_documents_are_served_with_the_commands_of_the_application(hub: Hu
         assert described["servers"] == [{"url": "/chat"}]
         assert {"Vote", "Votes"} <= set(described["components"]["schemas"])
         assert "vote" in (await http.get("/asyncapi.json")).json()["channels"]["socket"]["messages"]
+
+
+async def test_documents_are_made_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def counted(name: str, make: Callable[..., object]) -> Callable[..., object]:
+        def count(*given: object) -> object:
+            made.append(name)
+            return make(*given)
+
+        return count
+
+    for name in ("openapi", "asyncapi"):
+        monkeypatch.setattr(f"hubbub.web.http.{name}", counted(name, getattr(documents, name)))
+    gateway = Gateway(hub)
+    async with serving(gateway) as port, httpx.AsyncClient(timeout=HANGS_AFTER_SECONDS) as http:
+        http.base_url = f"http://127.0.0.1:{port}/chat"
+        for _ in range(3):
+            assert (await http.get("/openapi.json")).json()["openapi"] == "3.1.0"
+            assert (await http.get("/asyncapi.json")).json()["asyncapi"] == "3.0.0"
+        assert sorted(made) == ["asyncapi", "openapi"]
 
 
 async def test_requests_made_from_the_document_get_the_answers_it_promises(

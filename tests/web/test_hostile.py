@@ -116,7 +116,9 @@ async def test_first_frame_may_be_anything(port: int, text: str) -> None:
         assert await client.closed() in {4400, 4401}
 
 
-async def test_bytes_and_text_that_is_not_utf8_close(hub: Hub, port: int, ada: User) -> None:
+async def test_bytes_and_text_that_is_not_utf8_close(
+    hub: Hub, port: int, ada: User, caplog: pytest.LogCaptureFixture
+) -> None:
     token = await hub.sessions.create_session(ada.id)
     async with Client(port, token) as client:
         await client.hello()
@@ -126,6 +128,7 @@ async def test_bytes_and_text_that_is_not_utf8_close(hub: Hub, port: int, ada: U
         await client.hello()
         await client.socket.send(b"\xff", text=True)
         assert await client.closed() == 1007
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_command_for_another_users_things_is_refused(

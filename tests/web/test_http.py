@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from hubbub import Hub, Room, Settings, User, new_id
-from hubbub.web import COOKIE, Gateway, Limits
+from hubbub.web import COOKIE, Gateway, Limits, Refused, streams
 from hubbub.web import gateway as gateways
 from waiting import HANGS_AFTER_SECONDS
 from web.serving import serving
@@ -100,6 +100,9 @@ READ = b'{"type": "read", "room_id": "01970000-0000-7000-8000-000000000001", "up
         ("GET", "/rooms/01970000-0000-7000-8000-000000000001/messages", None, 403),
         ("GET", "/users", None, 422),
         ("GET", "/commands", None, 405),
+        ("HEAD", "/events", None, 405),
+        ("POST", "/events", b'{"device": " "}', 422),
+        ("POST", "/events?watch=" + ",".join(["01970000-0000-7000-8000-000000000001"] * 11), b"{}", 422),
         ("GET", "/nothing", None, 404),
     ],
 )
@@ -109,7 +112,7 @@ async def test_bad_request_has_a_typed_answer(
     headers = {"Content-Type": "application/json"} if body is not None else {}
     response = await http.request(method, path, content=body, headers=headers)
     assert response.status_code == status, response.text
-    if status in {403, 413, 422}:
+    if status != 404:
         assert response.headers["content-type"] == "application/problem+json"
 
 
@@ -243,11 +246,41 @@ async def test_plain_event_source_resumes_from_its_last_id(
         stream = Stream(response.aiter_lines())
         ready = await stream.next("ready")
         assert ready["resumed"] is True
-        assert set(ready["positions"]) == {str(room.id), str(quiet.id)}
         assert (await stream.next("message_sent"))["message"]["content"] == "two"
     for odd in (b"x", b"AAAA", b"\xc3\xa9"):
         async with http.stream("GET", "/events", headers=[(b"last-event-id", odd)]) as response:
             assert (await Stream(response.aiter_lines()).next("ready"))["resumed"] is False
+
+
+async def test_event_source_in_too_many_rooms_forgets_its_last_id(
+    hub: Hub, http: httpx.AsyncClient, ada: User, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MOST_ROOMS_IN_ID", 1)
+    async with http.stream("GET", "/events") as response:
+        stream = Stream(response.aiter_lines())
+        await stream.next("ready")
+        assert stream.id
+        await hub.rooms.create("second", created_by=ada.id)
+        await stream.next("member_joined")
+        assert stream.id == ""  # with which a browser sends none, instead of an old one
+
+
+async def test_event_sources_come_back_at_different_times(hub: Hub, token: str, room: Room) -> None:
+    pauses: list[int] = []
+    async with AsyncExitStack() as stack, AsyncExitStack() as server:
+        port = await server.enter_async_context(serving(gateway := Gateway(hub, spread_seconds=60)))
+        lines = []
+        for _ in range(4):
+            http = await stack.enter_async_context(client(port, token))
+            response = await stack.enter_async_context(http.stream("GET", "/events"))
+            lines.append(response.aiter_lines())
+        for stream in map(Stream, lines):
+            await stream.next("ready")
+        await gateway.close()
+        for one in lines:
+            pauses += [int(line.removeprefix("retry: ")) async for line in one if line.startswith("retry: ")]
+    assert len(pauses) == len(set(pauses)) == 4
+    assert all(0 <= pause <= 60_000 for pause in pauses)
 
 
 async def test_stream_ends_with_its_session_and_with_the_server(
@@ -271,6 +304,16 @@ async def test_stream_ends_with_its_session_and_with_the_server(
             assert (await stream.next("bye"))["code"] == 1012
 
 
+async def test_stream_ends_with_a_server_that_waits_for_a_short_time_only(hub: Hub, token: str) -> None:
+    async with AsyncExitStack() as server:
+        port = await server.enter_async_context(serving(Gateway(hub), timeout_graceful_shutdown=4))
+        async with client(port, token) as http, http.stream("POST", "/events", json={}) as response:
+            stream = Stream(response.aiter_lines())
+            await stream.next("ready")
+            await server.aclose()
+            assert (await stream.next("bye"))["code"] == 1012
+
+
 async def test_silent_stream_has_comments(
     hub: Hub, token: str, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,3 +333,71 @@ async def test_path_that_does_not_exist_gets_a_problem(http: httpx.AsyncClient) 
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["type"] == "urn:hubbub:not-found"
         assert "there is no path /chat" in answer.json()["detail"]
+
+
+APP = "https://app.example.org"
+
+
+async def test_pages_of_named_origins_may_send_requests_and_read_the_answers(
+    hub: Hub, token: str, room: Room
+) -> None:
+    async with serving(Gateway(hub, origins={APP})) as port, client(port) as http:
+        asking = {"Origin": APP, "Access-Control-Request-Method": "POST"}
+        for path in ("/commands", "/events"):
+            allowed = await http.options(path, headers=asking)
+            assert allowed.status_code == 204
+            assert allowed.headers["access-control-allow-origin"] == APP
+            assert {"Authorization", "Content-Type"} <= set(
+                allowed.headers["access-control-allow-headers"].split(", ")
+            )
+            assert "POST" in allowed.headers["access-control-allow-methods"]
+        bearer = {"Origin": APP, "Authorization": f"Bearer {token}"}
+        found = await http.get("/me", headers=bearer)
+        refused = await http.get("/me", headers=bearer | {"Authorization": "Bearer x"})
+        missing = await http.get("/nothing", headers=bearer)
+        async with http.stream("POST", "/events", json={}, headers=bearer) as stream:
+            answers = {200: found, 401: refused, 404: missing}
+            for answer in (*answers.values(), stream):
+                assert answer.headers["access-control-allow-origin"] == APP
+                assert "Origin" in answer.headers["vary"]
+            await Stream(stream.aiter_lines()).next("ready")
+        assert {status: answer.status_code for status, answer in answers.items()} == {one: one for one in answers}
+
+
+async def test_pages_of_other_origins_may_not(hub: Hub, token: str) -> None:
+    async with serving(Gateway(hub, origins={APP})) as port, client(port, token) as http:
+        for origin in ("https://evil.example.org", "null", APP + ".evil.example.org"):
+            asked = await http.options(
+                "/commands", headers={"Origin": origin, "Access-Control-Request-Method": "POST"}
+            )
+            sent = await http.post("/commands", json={"type": "me"}, headers={"Origin": origin})
+            assert (asked.status_code, sent.status_code) == (405, 403)
+            for answer in (asked, sent):
+                assert not [name for name in answer.headers if name.startswith("access-control")]
+        assert (await http.options("/commands", headers={"Origin": APP})).status_code == 405  # asks for nothing
+
+
+async def test_error_of_the_application_is_a_problem_and_is_reported(hub: Hub, token: str) -> None:
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(str(context["exception"])))
+    fault = "no rights"
+
+    def may(*_: object) -> bool:
+        if fault == "teapot":
+            raise Refused(418, "a teapot")
+        raise RuntimeError(fault)
+
+    def banned(user_ids: Collection[UUID]) -> Collection[UUID]:
+        if fault == "no bans":
+            raise RuntimeError(fault)
+        return ()
+
+    async with serving(Gateway(hub, may=may, banned=banned)) as port, client(port, token) as http:
+        answers = [await http.get("/me"), await http.post("/commands", json={"type": "me"})]
+        fault = "no bans"
+        answers += [await http.get("/me"), await http.post("/events", json={})]
+        for answer in answers:
+            assert (answer.status_code, answer.json()["type"]) == (500, "urn:hubbub:server-error")
+        fault = "teapot"
+        assert (await http.get("/me")).json()["detail"] == "a teapot"
+    assert reported == ["no rights"] * 2 + ["no bans"] * 2

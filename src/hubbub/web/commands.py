@@ -6,19 +6,18 @@ Each command is a frame and a handler. All of them act as the user (`hub.as_user
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeVar, get_type_hints
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from hubbub.errors import Conflict, Invalid, NotAMember
+from hubbub.errors import Conflict, Invalid, NotAMember, Unavailable
 from hubbub.models import (
     Message,
-    MessagePage,
     MessageType,
     Page,
     PublicUser,
@@ -40,11 +39,9 @@ if TYPE_CHECKING:
 
 Handler = Callable[["Call", Any], Awaitable[object]]
 
-P = TypeVar("P", MessagePage, Page[RoomSummary])
-
 LONGEST_SEARCH: Final = 100
-PAGE_CHARACTERS: Final = 512 * 1024
-"""Of the messages in an answer. 16 answers may wait for a client that does not read."""
+ANSWER_BYTES: Final = 512 * 1024
+"""An answer with more than one item is not larger. 16 answers may wait for a client that does not read."""
 WATCHED_MEMBERS: Final = 200
 """Members of a watched room in the answer to `watch`. Changes come of all of them."""
 
@@ -238,7 +235,7 @@ class UpdateProfile(frames.Frame, frozen=True, tag="update_profile"):
 class Watch(frames.Frame, frozen=True, tag="watch"):
     """The rooms of whose members the presence is wanted, instead of those before."""
 
-    room_ids: Annotated[list[UUID], Meta(max_length=frames.WATCHED_ROOMS)]
+    room_ids: Annotated[list[UUID], Meta(max_length=frames.MOST_WATCHED_ROOMS)]
 
 
 class Users(frames.Frame, frozen=True, tag="users"):
@@ -322,7 +319,10 @@ class Online(Value, frozen=True):
 
 
 class People(Value, frozen=True):
+    """Users. `rest` are the ids that did not fit into the answer: ask for them next."""
+
     items: list[PublicUser]
+    rest: list[UUID] = msgspec.field(default_factory=list)
 
 
 class SessionList(Value, frozen=True):
@@ -376,36 +376,41 @@ async def typing(call: Call, frame: Typing) -> None:
 
 
 async def page(call: Call, frame: History) -> HistoryPage:
-    async def read(limit: int) -> MessagePage:
-        return await call.me.messages.page(
+    async def read(limit: int) -> HistoryPage:
+        found = await call.me.messages.page(
             frame.room_id, before=frame.before, after=frame.after, around=frame.around, limit=limit
         )
+        users = await people(call, (message.user_id for message in found.items))
+        return HistoryPage(found.room_id, found.items, found.has_older, found.has_newer, found.cursor, users)
 
-    found = await _bounded(read, frame.limit, lambda message: message)
-    users = await people(call, (message.user_id for message in found.items))
-    return HistoryPage(found.room_id, found.items, found.has_older, found.has_newer, found.cursor, users)
+    return await _bounded(read, frame.limit)
 
 
 async def rooms(call: Call, frame: Rooms) -> RoomList:
-    async def read(limit: int) -> Page[RoomSummary]:
-        return await call.me.rooms.list(limit=limit, after=frame.after)
+    async def read(limit: int) -> RoomList:
+        found = await call.me.rooms.list(limit=limit, after=frame.after)
+        users = await people(call, chain.from_iterable(map(_people_of, found.items)))
+        return RoomList(found.items, found.next, users)
 
-    found = await _bounded(read, frame.limit, lambda summary: summary.last_message)
-    users = await people(call, chain.from_iterable(map(_people_of, found.items)))
-    return RoomList(found.items, found.next, users)
+    return await _bounded(read, frame.limit)
 
 
-async def _bounded(
-    read: Callable[[int], Awaitable[P]], limit: int, message_of: Callable[[Any], Message | None]
-) -> P:
-    """A page of at most `limit` items, and of fewer if their messages have more than `PAGE_CHARACTERS`."""
+class _Items(Protocol):
+    @property
+    def items(self) -> Sequence[object]: ...
+
+
+A = TypeVar("A", bound=_Items)
+
+
+async def _bounded(read: Callable[[int], Awaitable[A]], limit: int) -> A:
+    """An answer with at most `limit` items, and with fewer if it has more than `ANSWER_BYTES` otherwise."""
     while True:
-        page = await read(limit)
-        messages = map(message_of, page.items)
-        characters = sum(len(message.content) for message in messages if message is not None)
-        if characters <= PAGE_CHARACTERS or len(page.items) == 1:
-            return page
-        limit = len(page.items) * PAGE_CHARACTERS // characters or 1
+        answer = await read(limit)
+        size = len(frames.encode(answer))
+        if size <= ANSWER_BYTES or len(answer.items) <= 1:
+            return answer
+        limit = len(answer.items) * ANSWER_BYTES // size or 1
 
 
 async def room(call: Call, frame: OneRoom) -> RoomDetails:
@@ -415,15 +420,21 @@ async def room(call: Call, frame: OneRoom) -> RoomDetails:
 
 
 async def public_rooms(call: Call, frame: PublicRooms) -> Page[Room]:
-    if frame.prefix:
-        return await call.me.rooms.search(frame.prefix, limit=frame.limit, after=frame.after)
-    return await call.me.rooms.list_public(limit=frame.limit, after=frame.after)
+    async def read(limit: int) -> Page[Room]:
+        if frame.prefix:
+            return await call.me.rooms.search(frame.prefix, limit=limit, after=frame.after)
+        return await call.me.rooms.list_public(limit=limit, after=frame.after)
+
+    return await _bounded(read, frame.limit)
 
 
 async def members(call: Call, frame: Members) -> MemberPage:
-    found = await call.me.room_users.members(frame.room_id, limit=frame.limit, after=frame.after)
-    users = await people(call, (member.user_id for member in found.items))
-    return MemberPage(found.items, found.next, users)
+    async def read(limit: int) -> MemberPage:
+        found = await call.me.room_users.members(frame.room_id, limit=limit, after=frame.after)
+        users = await people(call, (member.user_id for member in found.items))
+        return MemberPage(found.items, found.next, users)
+
+    return await _bounded(read, frame.limit)
 
 
 async def create(call: Call, frame: Create) -> Room:
@@ -466,11 +477,14 @@ async def unread(call: Call, frame: Unread) -> ReadUpTo:
 
 
 async def readers(call: Call, frame: Readers) -> ReaderPage:
-    found = await call.me.receipts.who_read(
-        frame.message_id, room_id=frame.room_id, limit=frame.limit, after=frame.after
-    )
-    users = await people(call, (receipt.user_id for receipt in found.items))
-    return ReaderPage(found.items, found.next, users)
+    async def read(limit: int) -> ReaderPage:
+        found = await call.me.receipts.who_read(
+            frame.message_id, room_id=frame.room_id, limit=limit, after=frame.after
+        )
+        users = await people(call, (receipt.user_id for receipt in found.items))
+        return ReaderPage(found.items, found.next, users)
+
+    return await _bounded(read, frame.limit)
 
 
 async def update_room(call: Call, frame: UpdateRoom) -> Room:
@@ -508,19 +522,24 @@ async def update_profile(call: Call, frame: UpdateProfile) -> PublicUser:
 async def watch(call: Call, frame: Watch) -> Online:
     pages = [await call.me.room_users.members(room_id, limit=WATCHED_MEMBERS) for room_id in frame.room_ids]
     if call.connection is not None:
-        if len(frame.room_ids) > (most := call.connection.gateway.limits.watched_rooms):
-            raise Invalid("room_ids", f"must have at most {most} rooms")
         call.connection.watch(frame.room_ids)
     are_online = await call.me.presence.is_online({one.user_id for page in pages for one in page.items})
+    if None in are_online.values():
+        raise Unavailable("redis", "it is unknown who is online")
     return Online([user_id for user_id, is_online in are_online.items() if is_online])
 
 
 async def users(call: Call, frame: Users) -> People:
     if (frame.prefix is None) == (frame.user_ids is None):
         raise Invalid("prefix", "exactly one of prefix and user_ids must be given")
-    if frame.prefix is None:
-        return People(await people(call, frame.user_ids or ()))
-    return People((await call.me.users.search(frame.prefix, limit=frame.limit)).items)
+    prefix, ids = frame.prefix, list(dict.fromkeys(frame.user_ids or ()))
+
+    async def read(limit: int) -> People:
+        if prefix is not None:
+            return People((await call.me.users.search(prefix, limit=limit)).items)
+        return People(await people(call, ids[:limit]), ids[limit:])
+
+    return await _bounded(read, frame.limit if prefix is not None else len(ids))
 
 
 async def me(call: Call, _: Me) -> PublicUser:

@@ -42,16 +42,19 @@ JOINED_CHARACTERS: Final = 64 * 1024
 class GatewayConnection(ABC):
     """A client that is known, from its `hello` until it has gone."""
 
-    def __init__(self, gateway: Gateway, hub: Hub, identity: Identity, device: str | None) -> None:
+    def __init__(self, gateway: Gateway, hub: Hub, identity: Identity, device: str | None, number: int) -> None:
         self.gateway = gateway
         self.hub = hub
         self.identity = identity
         self.device = device
+        self.number = number
+        """Later connections to this process have higher numbers, also where their first frames change places."""
         self.code: int | None = None
         """Why it is closed, once it is."""
         self.blocked_since = inf
         """When the write began that the client has not taken yet, in the time of the event loop."""
-        self.sent_at = 0.0
+        self.sent_at = inf
+        """When something was sent last, in the time of the event loop. No ping comes before `ready`."""
         self.positions: Mapping[UUID, str] | None = None
         """Those that the client has, until it is entered: they are too large to be kept for its life."""
         self.watched: Sequence[UUID] = ()
@@ -144,10 +147,11 @@ class GatewayConnection(ABC):
 
     def _ready(self, follower: Follower, *, resumed: bool) -> str:
         gateway = self.gateway
+        known = follower.after.keys()  # each of them is where the client has it
         ready = frames.Ready(
             self.user_id,
             resumed,
-            follower.cursors,
+            {room_id: cursor for room_id, cursor in follower.cursors.items() if room_id not in known},
             gateway.ping_seconds,
             gateway.spread_seconds,
             gateway.limits,
@@ -172,6 +176,7 @@ class GatewayConnection(ABC):
         """Write what the feed has, until it ends. Returns the code of its end, None if the client has gone."""
         try:
             await self.write(self._ready(follower, resumed=resumed))
+            self.sent_at = self._loop.time()
             async for event in follower:
                 await self.write(self._events(follower, event))
         except OSError:
@@ -232,7 +237,8 @@ class GatewayConnection(ABC):
         try:
             await self._send(text)
         finally:
-            self.sent_at = self._loop.time()
+            if self.sent_at < inf:
+                self.sent_at = self._loop.time()
             self.blocked_since = inf
 
     def watch(self, room_ids: Iterable[UUID]) -> None:
@@ -241,7 +247,7 @@ class GatewayConnection(ABC):
             self._follower.watch(room_ids)
 
     async def ping(self) -> None:
-        """Tell the client that the connection lives."""
+        """Send a frame, so that the client finds the connection alive."""
         with suppress(OSError):
             await self.write(frames.PING)
 

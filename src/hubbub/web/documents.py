@@ -28,17 +28,11 @@ REF: Final = {"type": "integer", "minimum": 0, "maximum": frames.LONGEST_REF}
 BEARER: Final[list[dict[str, list[str]]]] = [{"bearer": []}]
 
 
-class Subscription(msgspec.Struct, frozen=True):
-    """The body of a request for a stream."""
-
-    device: frames.Device | None = None
-    positions: dict[str, str] | None = None
-
-
 def openapi(commands: Mapping[str, Command], reads: Mapping[str, str]) -> dict[str, Any]:
     """The requests of clients, by OpenAPI 3.1. `reads` has the names of the commands that only read, by path."""
     by_post = {name: command for name, command in commands.items() if name != "auth"}
-    kinds = [Problem, Subscription, *[one.frame for one in commands.values()], *map(result_of, commands.values())]
+    kinds = [Problem, frames.Subscription, *[one.frame for one in commands.values()]]
+    kinds += map(result_of, commands.values())
     schemas, components = _schemas(kinds)
 
     def operation(command: Command, path: str) -> dict[str, Any]:
@@ -58,12 +52,17 @@ def openapi(commands: Mapping[str, Command], reads: Mapping[str, str]) -> dict[s
         ),
     }
     stream = {"200": {"description": "Frames without an end.", "content": {"text/event-stream": {}}}}
-    follow = {
-        "operationId": "events",
-        "security": BEARER,
-        "parameters": [_query("watch", {"type": "string"}, is_required=False)],
-        "requestBody": _body(schemas[Subscription]),
-        "responses": _responses({}, schemas[Problem]) | stream,
+    watch = _query("watch", {"type": "string"}, is_required=False)
+    last_id = {"name": "Last-Event-ID", "in": "header", "required": False, "schema": {"type": "string"}}
+    follow = {"security": BEARER, "responses": _responses({}, schemas[Problem]) | stream}
+    events = {
+        "get": {"operationId": "event_source", "parameters": [watch, last_id], **follow},
+        "post": {
+            "operationId": "events",
+            "parameters": [watch],
+            "requestBody": _body(schemas[frames.Subscription]),
+            **follow,
+        },
     }
     one_session = "/sessions/{session_id}"
     return {
@@ -73,7 +72,7 @@ def openapi(commands: Mapping[str, Command], reads: Mapping[str, str]) -> dict[s
             **{path: {"get": operation(commands[name], path)} for path, name in reads.items()},
             one_session: {"delete": operation(commands["revoke"], one_session)},
             "/commands": {"post": give},
-            "/events": {"post": follow},
+            "/events": events,
         },
         "components": {
             "schemas": components,
@@ -100,8 +99,8 @@ def asyncapi(commands: Mapping[str, Command]) -> dict[str, Any]:
         "info": {"title": "hubbub gateway", "version": version("hubbub")},
         "channels": {"socket": {"address": "/socket", "messages": messages}},
         "operations": {
-            "take": {"action": "receive", **_channel(payloads)},
-            "give": {"action": "send", **_channel(from_server)},
+            "receiveFrame": {"action": "receive", **_channel(payloads)},
+            "sendFrame": {"action": "send", **_channel(from_server)},
         },
         "components": {"schemas": components},
     }

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from hubbub import inputs
 from hubbub.errors import Invalid
 from hubbub.events import NOT_AN_EVENT
 from hubbub.models import Value
@@ -22,7 +23,8 @@ SUBPROTOCOL: Final = f"hubbub.{VERSION}"
 MAX_POSITIONS: Final = 500
 """Positions in one frame: 35 KB."""
 FINGERPRINT_LENGTH: Final = FINGERPRINT_BYTES * 4 // 3
-WATCHED_ROOMS: Final = 10
+MOST_WATCHED_ROOMS: Final = 100
+"""The largest `Limits.watched_rooms`. The members of all of them are read for the answer to `watch`."""
 DEVICE_LENGTH: Final = 100
 TOKEN_LENGTH: Final = 1_000
 LONGEST_REF: Final = 2**53 - 1
@@ -51,7 +53,7 @@ class Limits(Value, frozen=True, kw_only=True):
     frames_per_second: float = 20
     burst: int = 100
     connections: int = 10
-    watched_rooms: int = WATCHED_ROOMS
+    watched_rooms: int = 10
 
 
 # What a client sends.
@@ -79,6 +81,13 @@ class Positions(Frame, frozen=True, tag="positions"):
 
     positions: PositionMap
     more: bool = False
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """The body of a request for a stream: what `hello` has on a WebSocket."""
+
+    device: Device | None = None
+    positions: dict[UUID, str] | None = None
 
 
 # What the server sends.
@@ -183,6 +192,12 @@ def envelope(text: str | bytes) -> tuple[str, int | None]:
         raise NotAFrame from error
     is_ref = type(found.ref) is int and 0 <= found.ref <= LONGEST_REF
     return found.type, found.ref if is_ref else None
+
+
+def check_device(device: str | None) -> None:
+    """Raises: Invalid (a device that `hub.presence.online` does not take, such as a blank one)."""
+    if device is not None:
+        inputs.text("device", device, longest=DEVICE_LENGTH)
 
 
 def decode(decoder: msgspec.json.Decoder[Any], text: str | bytes) -> Any:  # noqa: ANN401

@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from inspect import isawaitable
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from starlette.datastructures import Headers
 from starlette.routing import Router
 from starlette.websockets import WebSocketClose
 
+from hubbub import inputs
 from hubbub.background import ReportErrors, wait_at_most
 from hubbub.errors import Forbidden, Invalid, NotFound
 from hubbub.hub import Hub
 from hubbub.web import commands, frames
 from hubbub.web.commands import Call, Command, Handler, frame_of
 from hubbub.web.connections import GatewayConnection
+from hubbub.web.cors import preflight, readable_by
 from hubbub.web.frames import Limits
 from hubbub.web.http import Http
-from hubbub.web.logins import Identity, cookie_of, hub_of, is_from_own_page
+from hubbub.web.logins import Identity, cookie_of, hub_from, is_from_own_page, value_of
 from hubbub.web.problems import answer
 from hubbub.web.sockets import Sockets
 from hubbub.web.tokens import Tokens
@@ -37,6 +40,8 @@ Banned = Callable[[Collection[UUID]], Awaitable[Collection[UUID]] | Collection[U
 May = Callable[[Call, str, Any], Awaitable[bool] | bool]
 BeforeSend = Callable[[Call, commands.Send], Awaitable[commands.Send] | commands.Send]
 
+ENDING_SECONDS: Final = 1.0
+"""How often the gateway looks whether its server is about to end. Open streams keep it from ending until then."""
 SWEEP_SECONDS: Final = 5.0
 """How often connections are looked at, in one step of the event loop: 1 ms for 5,000."""
 USERS_PER_CALL: Final = 1_000
@@ -85,8 +90,12 @@ class Gateway:
         self._origins = frozenset(origins)
         self._tokens = None if secret is None else Tokens(secret)
         self.limits = limits
-        self.ping_seconds = ping_seconds
-        self.spread_seconds = spread_seconds
+        self.ping_seconds = inputs.positive("ping_seconds", ping_seconds)
+        if ping_seconds <= SWEEP_SECONDS:  # a ping would come too late
+            raise Invalid("ping_seconds", f"must be more than {SWEEP_SECONDS:g}")
+        self.spread_seconds = inputs.positive("spread_seconds", spread_seconds)
+        if limits.watched_rooms > frames.MOST_WATCHED_ROOMS:
+            raise Invalid("limits", f"must have watched_rooms of at most {frames.MOST_WATCHED_ROOMS}")
         self.commands = dict(commands.COMMANDS)
         self.encoder = Encoder()
         self._connections: dict[UUID, dict[GatewayConnection, None]] = {}
@@ -95,7 +104,9 @@ class Gateway:
         self._empty.set()
         self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._swept_at = 0.0
         self._pings: set[asyncio.Task[None]] = set()
+        self._numbers = count()
         self._looking_for_banned: asyncio.Task[None] | None = None
         self._may = may
         self._before_send = tuple(before_send)
@@ -105,6 +116,11 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("path", "").endswith("/"):  # as Litestar has it below a mount
             scope = {**scope, "path": scope["path"].rstrip("/")}
+        if scope["type"] == "http" and (origin := Headers(scope=scope).get("origin")) in self._origins:
+            send = readable_by(origin, send)
+            if (answer_to_browser := preflight(scope)) is not None:
+                await answer_to_browser(scope, receive, send)
+                return
         if scope["type"] == "websocket" and _path(scope) == "/socket":
             await self._sockets(scope, receive, send)  # without a router, whose frames would live as long
         else:
@@ -112,9 +128,7 @@ class Gateway:
 
     def hub_of(self, request: HTTPConnection) -> Hub:
         """The hub that serves this request."""
-        if self._hub is None:
-            return hub_of(request)
-        return self._hub if isinstance(self._hub, Hub) else self._hub()
+        return hub_from(self._hub, request)
 
     def accepts_origin(self, request: HTTPConnection) -> bool:
         """Whether the request is of no page, or of a page of the application's own."""
@@ -128,7 +142,7 @@ class Gateway:
         With `needs_origin` a cookie counts only beside the `Origin` of a page of the application's own.
         """
         if token is None and self._who is not None:
-            user_id = await _value(self._who(request.scope))
+            user_id = await value_of(self._who(request.scope))
             if user_id is not None and not isinstance(user_id, UUID):
                 raise TypeError(f"`who` must return the id of a user of hubbub, a UUID, not {user_id!r:.100}")
             return None if user_id is None else Identity(user_id)
@@ -149,7 +163,7 @@ class Gateway:
 
     async def are_banned(self, user_ids: Collection[UUID]) -> Collection[UUID]:
         """Those of the users who must not come in. Raises: TypeError (`banned` does not return ids)."""
-        found = () if self._banned is None else await _value(self._banned(user_ids))
+        found = () if self._banned is None else await value_of(self._banned(user_ids))
         if any(not isinstance(one, UUID) for one in found):
             raise TypeError("`banned` must return ids of hubbub's users, each a UUID")
         return found
@@ -185,12 +199,14 @@ class Gateway:
         return add
 
     async def do(self, command: Command, call: Call, frame: Any) -> object:  # noqa: ANN401 - of the command
-        """The result of a command. Raises: what the command raises, Forbidden."""
-        if self._may is not None and not await _value(self._may(call, command.name, frame)):
+        """The result of a command. Raises: what the command raises, Forbidden, Invalid (rooms to watch)."""
+        if self._may is not None and not await value_of(self._may(call, command.name, frame)):
             raise Forbidden(command.name, "the application does not allow it")
+        if isinstance(frame, commands.Watch) and len(frame.room_ids) > self.limits.watched_rooms:
+            raise Invalid("room_ids", f"must have at most {self.limits.watched_rooms} rooms")
         if isinstance(frame, commands.Send):
             for hook in self._before_send:
-                frame = await _value(hook(call, frame))
+                frame = await value_of(hook(call, frame))
         return await command.call(call, frame)
 
     def bye(self, code: int) -> str:
@@ -220,6 +236,8 @@ class Gateway:
             return 1012
         own = self._connections.setdefault(connection.user_id, {})
         replaced = [one for one in own if connection.device is not None and one.device == connection.device]
+        if any(one.code is None and one.number > connection.number for one in replaced):
+            return 4409  # the first frame of an attempt that the client gave up has come late
         # One that does not read stays for a while, and counts until it has gone.
         staying = len(own) - sum(one.code is None and not one.is_blocked for one in replaced)
         for one in replaced:
@@ -232,8 +250,13 @@ class Gateway:
         own[connection] = None
         self._empty.clear()
         if self._timer is None:
-            self._sweep_later()
+            self._swept_at = asyncio.get_running_loop().time()
+            self._look_later()
         return None
+
+    def next_number(self) -> int:
+        """The number of a connection, from the moment when it is opened."""
+        return next(self._numbers)
 
     def leave(self, connection: GatewayConnection) -> None:
         """Forget it."""
@@ -244,22 +267,28 @@ class Gateway:
         if not self._connections:
             self._empty.set()
 
-    def _sweep_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(min(ENDING_SECONDS, SWEEP_SECONDS), self._look)
 
-    def _sweep(self) -> None:
-        """One timer for all connections: pings, clients that do not read, and tokens that have expired."""
+    def _look(self) -> None:
+        """One timer for all connections."""
         self._timer = None
         if not self._connections:
             return
-        self._sweep_later()
+        self._look_later()
         if _server_is_ending():
             self._send_elsewhere()
+        now = asyncio.get_running_loop().time()
+        if now - self._swept_at >= SWEEP_SECONDS:
+            self._swept_at = now
+            self._sweep(now)
+
+    def _sweep(self, now: float) -> None:
+        """Send pings, cut clients that do not read, and end those whose tokens have expired."""
         if self._banned is not None and (self._looking_for_banned is None or self._looking_for_banned.done()):
             self._looking_for_banned = asyncio.create_task(
                 self._end_banned(), name="hubbub: look for banned users"
             )
-        now = asyncio.get_running_loop().time()
         for connection in [one for own in self._connections.values() for one in own]:
             expires_at = connection.identity.expires_at
             if now - connection.blocked_since >= BLOCKED_SECONDS:
@@ -295,10 +324,6 @@ def _path(scope: Scope) -> str:
     """The path below the mount."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
-
-
-async def _value(found: Any) -> Any:  # noqa: ANN401 - what a callable of the application returns
-    return await found if isawaitable(found) else found
 
 
 def _server_is_ending() -> bool:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Invalid, RateLimited
 from hubbub.web import frames
 from hubbub.web.commands import Call, Command
 from hubbub.web.documents import asyncapi, openapi
+from hubbub.web.frames import Subscription
 from hubbub.web.logins import SAFE_METHODS, bearer_of, not_logged_in
-from hubbub.web.problems import Refused, answer
+from hubbub.web.problems import SERVER_ERROR, Refused, answer
 from hubbub.web.streams import EventStream, decode_id
 
 if TYPE_CHECKING:
@@ -39,17 +40,7 @@ READS: Final = {
     "/sessions": "sessions",
 }
 """The commands that only read, by path."""
-
-
-Rooms = Annotated[list[UUID], Meta(max_length=frames.WATCHED_ROOMS)]
-
-
-class Subscription(msgspec.Struct, frozen=True):
-    """The body of a request for a stream, and the rooms that its address names."""
-
-    device: frames.Device | None = None
-    positions: dict[UUID, str] | None = None
-    watched: list[UUID] = []
+NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 class Http:
@@ -60,24 +51,30 @@ class Http:
         self._subscription = msgspec.json.Decoder(Subscription)
 
     def routes(self) -> list[BaseRoute]:
+        described = Documents(lambda: self._gateway.commands)
+        events = _Route("/events", _Stream(self._stream), methods=["GET", "POST"])
+        if events.methods:
+            events.methods.discard("HEAD")  # Starlette adds it. Its answer would be a stream without an end.
         return [
-            Route("/commands", self._endpoint(self._command), methods=["POST"]),
-            Route("/sessions/{session_id}", self._endpoint(self._revoke), methods=["DELETE"]),
-            Route("/events", _Stream(self._stream), methods=["GET", "POST"]),
-            Route("/openapi.json", _document(lambda: openapi(self._gateway.commands, READS)), methods=["GET"]),
-            Route("/asyncapi.json", _document(lambda: asyncapi(self._gateway.commands)), methods=["GET"]),
-            *(Route(path, self._endpoint(self._read(name)), methods=["GET"]) for path, name in READS.items()),
+            events,
+            _Route("/commands", self._endpoint(self._command), methods=["POST"]),
+            _Route("/sessions/{session_id}", self._endpoint(self._revoke), methods=["DELETE"]),
+            _Route("/openapi.json", described.openapi, methods=["GET"]),
+            _Route("/asyncapi.json", described.asyncapi, methods=["GET"]),
+            *(_Route(path, self._endpoint(self._read(name)), methods=["GET"]) for path, name in READS.items()),
         ]
 
     def _endpoint(self, do: Callable[[Request], Awaitable[object]]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            try:
-                result = await do(request)
-            except (HubbubError, Refused) as error:
-                return answer(error)
-            except ClientDisconnect:  # before the end of the body
-                return Response(status_code=400)
-            return Response(frames.encode(result), media_type="application/json", headers=NO_STORE)
+            with ReportErrors("a request"):
+                try:
+                    result = frames.encode(await do(request))
+                except (HubbubError, Refused) as error:
+                    return answer(error)
+                except ClientDisconnect:  # before the end of the body
+                    return Response(status_code=400)
+                return Response(result, media_type="application/json", headers=NO_STORE)
+            return answer(SERVER_ERROR)
 
         return endpoint
 
@@ -149,47 +146,84 @@ class Http:
         return bytes(body)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        number = self._gateway.next_number()
         request = Request(scope, receive)
-        try:
-            identity = await self._identity(request)
-            subscription = await self._subscribed(request)
-        except (HubbubError, Refused) as error:
-            await answer(error)(scope, receive, send)
-            return
-        except ClientDisconnect:  # before the end of the body
+        refusal = answer(SERVER_ERROR)
+        identity: Identity | None = None
+        with ReportErrors("a request for a stream"):
+            try:
+                identity = await self._identity(request)
+                watched = self._watched(request)
+                subscription = await self._subscribed(request)
+            except (HubbubError, Refused) as error:
+                identity, refusal = None, answer(error)
+            except ClientDisconnect:  # before the end of the body
+                return
+        if identity is None:
+            await refusal(scope, receive, send)
             return
         hub, device = self._gateway.hub_of(request), subscription.device
         has_ids = request.method == "GET"
-        stream = EventStream(self._gateway, hub, identity, device, receive, send, has_ids=has_ids)
-        stream.watched = subscription.watched
+        stream = EventStream(self._gateway, hub, identity, device, number, receive, send, has_ids=has_ids)
+        stream.watched = watched
         stream.positions = subscription.positions
-        del request, subscription
+        del request, subscription, refusal
         await stream.run()
 
-    async def _subscribed(self, request: Request) -> Subscription:
-        named = request.query_params.get("watch")
+    def _watched(self, request: Request) -> list[UUID]:
+        """The rooms that the address names. Raises: Invalid."""
+        named, most = request.query_params.get("watch"), self._gateway.limits.watched_rooms
+        ids = named.split(",", most) if named else []
         try:
-            watched = msgspec.convert(named.split(",") if named else [], Rooms, strict=False)
+            found = msgspec.convert(ids, list[UUID], strict=False)
         except msgspec.ValidationError as error:
-            raise Invalid("watch", "must be the ids of at most 10 rooms") from error
+            raise Invalid("watch", f"must be the ids of at most {most} rooms") from error
+        if len(found) > most:
+            raise Invalid("watch", f"must be the ids of at most {most} rooms")
+        return found
+
+    async def _subscribed(self, request: Request) -> Subscription:
         if request.method == "POST":
             found: Subscription = frames.decode(self._subscription, await self._body(request, SUBSCRIPTION_BYTES))
-            return msgspec.structs.replace(found, watched=watched)
+            frames.check_device(found.device)
+            return found
         last_id = request.headers.get("last-event-id")
-        return Subscription(positions=decode_id(last_id) if last_id else None, watched=watched)
+        return Subscription(positions=decode_id(last_id) if last_id else None)
 
 
-NO_STORE: Final = {"Cache-Control": "no-store"}
+class Documents:
+    """The documents about the commands. Each is made once, and again where the application has added a command."""
+
+    def __init__(self, commands: Callable[[], Mapping[str, Command]]) -> None:
+        self._commands = commands
+        self._made: dict[str, tuple[int, bytes]] = {}  # with the number of commands of that time
+
+    async def openapi(self, request: Request) -> Response:
+        body = self._document("openapi", lambda: openapi(self._commands(), READS))
+        servers = frames.encode([{"url": request.scope.get("root_path") or "/"}])
+        return Response(b'{"servers":' + servers + b"," + body[1:], media_type="application/json")
+
+    async def asyncapi(self, _: Request) -> Response:
+        body = self._document("asyncapi", lambda: asyncapi(self._commands()))
+        return Response(body, media_type="application/json")
+
+    def _document(self, name: str, make: Callable[[], dict[str, Any]]) -> bytes:
+        number = len(self._commands())
+        if self._made.get(name, (0, b""))[0] != number:
+            self._made[name] = number, frames.encode(make())
+        return self._made[name][1]
 
 
-def _document(make: Callable[[], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
-    async def document(request: Request) -> Response:
-        described = make()
-        if "openapi" in described:
-            described["servers"] = [{"url": request.scope.get("root_path") or "/"}]
-        return Response(frames.encode(described), media_type="application/json")
+class _Route(Route):
+    """A route that answers to other methods as the gateway answers to other errors."""
 
-    return document
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        methods = sorted(self.methods or ())
+        if scope["method"] in methods:
+            await self.app(scope, receive, send)
+        else:
+            refused = Refused(405, f"The path takes {' and '.join(methods)}.", {"Allow": ", ".join(methods)})
+            await answer(refused)(scope, receive, send)
 
 
 class _Stream:

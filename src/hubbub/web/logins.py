@@ -11,7 +11,8 @@ A bearer token needs none, because only the application's own code can add it.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
 
@@ -126,7 +127,7 @@ def not_logged_in() -> Refused:
 
 
 def bearer_of(connection: HTTPConnection) -> str | None:
-    """The bearer token of the request."""
+    """The bearer token of the request, or None."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
@@ -155,6 +156,18 @@ def hub_of(request: Connection) -> Hub:
     if not isinstance(hub, Hub):
         raise RuntimeError("there is no hub: set `app.state.hub = hub` when the application starts")  # noqa: TRY004
     return hub
+
+
+def hub_from(given: Hub | Callable[[], Hub] | None, request: Connection) -> Hub:
+    """The hub that an application was mounted with, or that of `hub_of`."""
+    if given is None:
+        return hub_of(request)
+    return given if isinstance(given, Hub) else given()
+
+
+async def value_of(found: Any) -> Any:  # noqa: ANN401 - what a callable of the application returns
+    """What a function, or a coroutine function, of the application returned."""
+    return await found if isawaitable(found) else found
 
 
 def _state(connection: HTTPConnection, name: str, default: Any) -> Any:  # noqa: ANN401

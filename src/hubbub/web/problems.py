@@ -89,7 +89,7 @@ def problem(error: HubbubError | Refused) -> Problem:
             return _problem(status, title, error.reason, field=error.field)
     if status == 500:
         logger.error("a request failed: %s", error, exc_info=error)
-        return _problem(status, title, "The log of the server has the cause.")
+        return SERVER_ERROR
     return _problem(status, title, str(error))
 
 
@@ -108,8 +108,13 @@ async def _answer(request: HTTPConnection, error: HubbubError | Refused) -> Resp
     return _response(told, error)
 
 
-def answer(error: HubbubError | Refused) -> Response:
-    """The answer to a request that failed with this error."""
+SERVER_ERROR: Final = _problem(500, "Server error", "The log of the server has the cause.")
+
+
+def answer(error: HubbubError | Refused | Problem) -> Response:
+    """The answer to a request that failed with this error or problem."""
+    if isinstance(error, Problem):
+        return Response(msgspec.json.encode(error), error.status, error.headers)
     return _response(problem(error), error)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import resource
 import signal
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,11 +19,13 @@ from hubbub.hub import Hub
 from hubbub.scheduling import collect_garbage_rarely
 from hubbub.web import frames
 from hubbub.web.gateway import Gateway
+from hubbub.web.sockets import LAST_FRAME
 
 try:
     import uvicorn
     import uvloop
     from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+    from websockets.protocol import State
 except ImportError as error:
     raise ImportError("hubbub serve needs uvicorn and uvloop: pip install 'hubbub[web]'") from error
 
@@ -42,6 +43,7 @@ MAX_FRAGMENTS: Final = 1_000
 
 if TYPE_CHECKING:
     from websockets.frames import Frame
+    from websockets.http11 import Request as Handshake
 
 new_event_loop = uvloop.new_event_loop
 
@@ -49,10 +51,34 @@ new_event_loop = uvloop.new_event_loop
 class WebSockets(WebSocketsSansIOProtocol):
     """The WebSockets of uvicorn, where no client makes the server hold more than a message and its answers.
 
+    A server that ends sends the clients of a gateway its `bye`, so that they come back spread over some seconds.
+
     `uvicorn --ws hubbub.web.serving:WebSockets` takes it as well.
     """
 
     _late_pong = b""
+    _last_frame: str | None = None
+
+    def handle_connect(self, event: Handshake) -> None:
+        super().handle_connect(event)
+        if not self.close_sent:  # its application begins in the next step
+            self.scope["extensions"][LAST_FRAME] = self._set_last_frame  # type: ignore[assignment]
+
+    def _set_last_frame(self, frame: str) -> None:
+        self._last_frame = frame
+
+    def shutdown(self) -> None:
+        if self._last_frame is not None and not self.close_sent and self.conn.state is State.OPEN:
+            self.conn.send_text(self._last_frame.encode())
+        super().shutdown()
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(self.frames):
+            self.frames = []
+            self.conn.send_close(1007)
+            self.handle_parser_exception()  # as uvicorn does after a traceback, which any client may cause
+        else:
+            super().send_receive_event_to_app()
 
     def handle_ping(self) -> None:
         if self.writable.is_set():
@@ -138,7 +164,6 @@ async def serve(
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_SECONDS * 1_000)
     allow_many_connections()
     collect_garbage_rarely()
-    logging.getLogger("uvicorn.error").addFilter(_is_no_invalid_text)
     await run(
         app,
         listening,
@@ -172,6 +197,9 @@ async def run(
     await Server(config, on_start, gateway).serve(sockets=[listening])
 
 
-def _is_no_invalid_text(record: logging.LogRecord) -> bool:
-    """Whether it is no traceback of uvicorn about text that is not UTF-8, of which any client may send much."""
-    return not record.getMessage().startswith("Invalid UTF-8 sequence")
+def _is_utf8(parts: Iterable[bytes]) -> bool:
+    try:
+        b"".join(parts).decode()
+    except UnicodeDecodeError:
+        return False
+    return True

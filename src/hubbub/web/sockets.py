@@ -17,7 +17,7 @@ from hubbub.positions import fingerprints, page_of
 from hubbub.web import frames
 from hubbub.web.commands import Call, Command
 from hubbub.web.connections import GatewayConnection
-from hubbub.web.problems import problem
+from hubbub.web.problems import SERVER_ERROR, Refused, problem
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=frames.Frame)
 
+LAST_FRAME: Final = "hubbub.last_frame"
+"""An extension of ASGI: a callable that gets the frame to send before a server that ends closes the connection."""
 HELLO_SECONDS: Final = 10.0
 MAX_ROOMS: Final = 10_000
 """Positions of one client: as many as `hub.follow` takes."""
@@ -52,6 +54,7 @@ class Sockets:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._restart = gateway.bye(1012)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = HTTPConnection(scope)
@@ -59,15 +62,18 @@ class Sockets:
         if not self._gateway.accepts_origin(request):
             await send({"type": "websocket.close"})  # before `accept`, which servers answer with 403
             return
+        number = self._gateway.next_number()
         offered = scope.get("subprotocols") or []
         chosen = frames.SUBPROTOCOL if frames.SUBPROTOCOL in offered else None
         with suppress(OSError, _Gone):
             await send({"type": "websocket.accept", "subprotocol": chosen})
+            if (set_last_frame := scope.get("extensions", {}).get(LAST_FRAME)) is not None:
+                set_last_frame(self._restart)
             try:
                 if offered and chosen is None:
                     raise _Refused(4426)  # noqa: TRY301 - as any other refusal
                 async with asyncio.timeout(HELLO_SECONDS):
-                    connection = await self._hello(request, receive, send)
+                    connection = await self._hello(request, number, receive, send)
             except TimeoutError:
                 await self._refuse(send, 4408)
             except _Refused as refused:
@@ -80,10 +86,11 @@ class Sockets:
         await send({"type": "websocket.send", "text": self._gateway.bye(code)})
         await send({"type": "websocket.close", "code": code, "reason": frames.REASONS[code]})
 
-    async def _hello(self, request: HTTPConnection, receive: Receive, send: Send) -> Socket:
+    async def _hello(self, request: HTTPConnection, number: int, receive: Receive, send: Send) -> Socket:
         """A client that has said who it is. Raises: _Gone, _Refused."""
         try:
             hello = _decode(frames.Hello, _decode_hello, await _text(receive))
+            frames.check_device(hello.device)
         except (Invalid, frames.NotAFrame) as error:
             raise _Refused(4400) from error
         hub = self._gateway.hub_of(request)
@@ -101,7 +108,7 @@ class Sockets:
                 code = 1013
         if identity is None:
             raise _Refused(code)
-        connection = Socket(self._gateway, hub, identity, hello.device, receive, send)
+        connection = Socket(self._gateway, hub, identity, hello.device, number, receive, send)
         connection.positions, connection.more, connection.pages = hello.positions, hello.more, hello.pages
         return connection
 
@@ -113,7 +120,7 @@ async def _positions(receive: Receive, positions: Mapping[UUID, str]) -> dict[UU
         further = _decode(frames.Positions, _decode_positions, await _text(receive))
         found |= further.positions
         if len(found) > MAX_ROOMS:
-            break
+            raise _Refused(4503)  # a client that starts fresh needs none of them
         if not further.more:
             return found
     raise _Refused(4400)
@@ -145,10 +152,11 @@ class Socket(GatewayConnection):
         hub: Hub,
         identity: Identity,
         device: str | None,
+        number: int,
         receive: Receive,
         send: Send,
     ) -> None:
-        super().__init__(gateway, hub, identity, device)
+        super().__init__(gateway, hub, identity, device, number)
         self._asgi_receive = receive
         self._asgi_send = send
         self._commands: dict[asyncio.Task[None], None] = {}  # a third of the size of an empty set
@@ -274,11 +282,10 @@ class Socket(GatewayConnection):
         with ReportErrors(f"the command {command.name}"):
             try:
                 answer = frames.encode(frames.Ack(ref, await self._result(command, text)))
-            except HubbubError as error:
+            except (HubbubError, Refused) as error:
                 answer = frames.encode(frames.Error.of(ref, problem(error)))
         if not answer:
-            failed = frames.Error(ref, "server-error", "The log of the server has the cause.")
-            answer = frames.encode(failed)
+            answer = frames.encode(frames.Error.of(ref, SERVER_ERROR))
         if task := asyncio.current_task():
             self._answering[task] = None
             task.add_done_callback(self._answering.pop)

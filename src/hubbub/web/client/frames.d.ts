@@ -598,8 +598,10 @@ export interface Online {
   readonly online: readonly string[];
 }
 
+/** Users. `rest` are the ids that did not fit into the answer: ask for them next. */
 export interface People {
   readonly items: readonly PublicUser[];
+  readonly rest: readonly string[];
 }
 
 /** The sessions of the user. `current` is the id of one's own. */

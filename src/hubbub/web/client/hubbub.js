@@ -255,7 +255,9 @@ class StreamTransport {
     const headers = { "Content-Type": "application/json" };
     if (this.#hello.token) headers.Authorization = `Bearer ${this.#hello.token}`;
     const { fetch, url } = this.#options;
-    return fetch(new URL(path, url), { method: "POST", headers, body: JSON.stringify(body), signal });
+    // The cookie goes to another host of the same site as well, as it does for a WebSocket.
+    const options = { method: "POST", credentials: "include", headers, body: JSON.stringify(body), signal };
+    return fetch(new URL(path, url), options);
   }
 
   #answer(frame) {
@@ -1850,7 +1852,7 @@ export class Client extends Emitter {
     this.limits = frame.limits ?? {};
     this.#spreadSeconds = frame.spread_seconds ?? 0;
     this.#left.clear();
-    this.#positions = new Map(Object.entries(frame.positions));
+    this.#positions = new Map([...(frame.resumed ? this.#positions : []), ...Object.entries(frame.positions)]);
     this.#behind.clear();
     this.#isListed = false;
     if (isFresh) this.#isFullyListed = false;

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 from html import escape
-from inspect import isawaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -24,7 +23,7 @@ from hubbub.hub import Hub
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.repositories.messages.log import Logs
 from hubbub.web.console_app.live import Monitor
-from hubbub.web.logins import SAFE_METHODS, hub_of, is_from_own_page
+from hubbub.web.logins import SAFE_METHODS, hub_from, is_from_own_page, value_of
 from hubbub.web.problems import Refused, answer
 
 if TYPE_CHECKING:
@@ -90,8 +89,7 @@ class Console:
     async def _refusal(self, request: Request) -> Response | None:
         """The answer to a request that is not allowed, or None."""
         try:
-            may = self._may(request)
-            if not (await may if isawaitable(may) else may):
+            if not await value_of(self._may(request)):
                 raise Refused(403, "The console is for operators.")  # noqa: TRY301 - answered as those of `may`
             if request.method not in SAFE_METHODS:
                 self._check_change(request)
@@ -108,17 +106,12 @@ class Console:
     def _json(self, find: Callable[[Hub, Request], Awaitable[object]]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
-                found = await find(self._hub_of(request), request)
+                found = await find(hub_from(self._hub, request), request)
             except (HubbubError, Refused) as error:
                 return answer(error)
             return Response(msgspec.json.encode(found), media_type="application/json")
 
         return endpoint
-
-    def _hub_of(self, request: Request) -> Hub:
-        if self._hub is None:
-            return hub_of(request)
-        return self._hub if isinstance(self._hub, Hub) else self._hub()
 
     def _monitor_of(self, hub: Hub) -> Monitor:
         if self._monitor is None or self._monitor.hub is not hub:

@@ -46,7 +46,7 @@ class TokenLogin:
             return answer(
                 Refused(403, "The token is wrong. `hubbub console` prints the address with the right one.")
             )
-        cookie = f"{self._cookie}={self._key}; Path=/; HttpOnly; SameSite=Strict"
+        cookie = f"{self._cookie}={self._key}; Path=/; HttpOnly; SameSite=Lax"
         return Response(status_code=303, headers={"Location": "/", "Set-Cookie": cookie})
 
     def _has_cookie(self, request: Request) -> bool:
