@@ -13,6 +13,7 @@ from playwright.async_api import async_playwright
 from browser.chat import ARGUMENTS, Browsers, Server, Window, find_chromium
 from browser.network import Network
 from hubbub import Hub, Room, Settings, User
+from waiting import HANGS_AFTER_SECONDS
 
 Login = Callable[..., Awaitable[Window]]
 
@@ -37,7 +38,9 @@ async def browsers() -> AsyncIterator[Browsers]:
     if chromium is None:
         pytest.skip("there is no Chromium: install Debian's package chromium")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        browser = await playwright.chromium.launch(
+            executable_path=chromium, args=ARGUMENTS, timeout=HANGS_AFTER_SECONDS * 1000
+        )
         browsers = Browsers(browser)
         yield browsers
         await browser.close()

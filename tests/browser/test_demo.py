@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from browser.commands import serving
-from waiting import until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 
 async def test_log_goes_on_before_the_eyes_of_two_visitors(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ async def test_log_goes_on_before_the_eyes_of_two_visitors(tmp_path: Path) -> No
     async with serving(tmp_path, *command, end=signal.SIGTERM) as links:
         assert list(links) == ["visitor", "visitor-2"]
         link = links["visitor"]
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=HANGS_AFTER_SECONDS) as http:
             cookie = (await http.get(link)).headers["set-cookie"].partition(";")[0]
             address, headers = link.partition("/enter")[0] + "/chat/rooms", {"Cookie": cookie}
 

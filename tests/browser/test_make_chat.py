@@ -21,7 +21,7 @@ async def test_two_addresses_log_a_browser_in_once_each(tmp_path: Path, end: sig
     async with serving(tmp_path, EXAMPLE / "app.py", "--no-browser", end=end) as links:
         assert list(links) == ["ada", "bob"]
         for name, link in links.items():
-            async with httpx.AsyncClient() as http:
+            async with httpx.AsyncClient(timeout=HANGS_AFTER_SECONDS) as http:
                 entered = await http.get(link)
                 assert entered.status_code == 303
                 cookie = entered.headers["set-cookie"].partition(";")[0]

@@ -50,7 +50,8 @@ async def test_clients_are_served_and_sent_elsewhere_at_the_end(
             assert (await http.get("/health")).json() == {"ready": True}
             bearer = {"Authorization": f"Bearer {token}"}
             assert (await http.get("/chat/me", headers=bearer)).json()["username"] == "ada"
-            async with connect(address, subprotocols=["hubbub.1"]) as client:  # type: ignore[list-item]
+            connecting = connect(address, subprotocols=["hubbub.1"], open_timeout=HANGS_AFTER_SECONDS)  # type: ignore[list-item]
+            async with connecting as client:
                 assert client.response is not None
                 assert "permessage-deflate" not in client.response.headers.get("sec-websocket-extensions", "")
                 await client.send(json.dumps({"type": "hello", "token": token}))
@@ -70,7 +71,10 @@ async def test_clients_are_served_and_sent_elsewhere_at_the_end(
 
 async def test_frame_that_is_too_large_closes(settings: Settings, hub: Hub, ada: User, tmp_path: Path) -> None:
     token = await hub.sessions.create_session(ada.id)
-    async with served(settings, tmp_path) as (address, _), connect(address) as client:
+    async with (
+        served(settings, tmp_path) as (address, _),
+        connect(address, open_timeout=HANGS_AFTER_SECONDS) as client,
+    ):
         await client.send(json.dumps({"type": "hello", "token": token}))
         await client.recv()
         await client.send("x" * (64 * 1024 + 1))

@@ -17,8 +17,10 @@ import pytest
 from playwright.async_api import BrowserContext, async_playwright
 
 from browser.chat import ARGUMENTS, find_chromium
+from waiting import HANGS_AFTER_SECONDS
 
 ROOT = Path(__file__).parents[2]
+MILLISECONDS = HANGS_AFTER_SECONDS * 1000
 # Of a script, a style, a picture or a font. A link that a reader may follow is `<a href>`.
 ASSET = re.compile(
     r"<(?:script|img|link|iframe|source|video)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)"
@@ -61,8 +63,10 @@ async def context() -> AsyncIterator[BrowserContext]:
     if chromium is None:
         pytest.skip("there is no Chromium: install Debian's package chromium")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield await browser.new_context(color_scheme="dark")
+        browser = await playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS, timeout=MILLISECONDS)
+        context = await browser.new_context(color_scheme="dark")
+        context.set_default_timeout(MILLISECONDS)
+        yield context
         await browser.close()
 
 

@@ -15,9 +15,10 @@ from playwright.async_api import Browser, Page, async_playwright
 
 from browser.chat import ARGUMENTS, find_chromium
 from docs.blocks import ROOT, Block, blocks, matches, run_shell
-from waiting import until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 pytestmark = pytest.mark.timeout(480)  # an installation, with all cores in use by other tests
+MILLISECONDS = HANGS_AFTER_SECONDS * 1000
 PAGE = ROOT / "docs/tutorial.md"
 SOURCES = ("pyproject.toml", "README.md", "LICENSE")
 
@@ -84,7 +85,7 @@ async def browser() -> AsyncIterator[Browser]:
     if chromium is None:
         pytest.skip("there is no Chromium: install Debian's package chromium")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        browser = await playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS, timeout=MILLISECONDS)
         yield browser
         await browser.close()
 
@@ -92,6 +93,7 @@ async def browser() -> AsyncIterator[Browser]:
 async def log_in(browser: Browser, address: str, name: str, password: str) -> Page:
     """Open a window with cookies of its own."""
     page = await browser.new_page(viewport={"width": 380, "height": 260})
+    page.set_default_timeout(MILLISECONDS)
     await page.goto(address)
     await page.fill("[name=name]", name)
     await page.fill("[name=password]", password)

@@ -6,7 +6,7 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic, sleep
+from time import sleep
 
 import pytest
 
@@ -256,23 +256,21 @@ async def test_incomplete_data_directory_is_not_used(copied_folder: Path) -> Non
 
 
 async def test_event_loop_is_not_blocked_while_servers_start(folder: Path) -> None:
-    """The loop is late by at most 0.5 s more than a thread that only sleeps."""
-    longest = longest_of_a_thread = 0.0
+    """Meanwhile it does not make far fewer turns than a thread that only sleeps."""
+    turns = turns_of_a_thread = 0
     over = threading.Event()
 
     async def watch() -> None:
-        nonlocal longest
+        nonlocal turns
         while True:
-            began = monotonic()
             await asyncio.sleep(0.001)
-            longest = max(longest, monotonic() - began)
+            turns += 1
 
     def watch_in_a_thread() -> None:
-        nonlocal longest_of_a_thread
+        nonlocal turns_of_a_thread
         while not over.is_set():
-            began = monotonic()
             sleep(0.001)
-            longest_of_a_thread = max(longest_of_a_thread, monotonic() - began)
+            turns_of_a_thread += 1
 
     watching = asyncio.create_task(watch())
     beside = asyncio.create_task(asyncio.to_thread(watch_in_a_thread))
@@ -280,4 +278,4 @@ async def test_event_loop_is_not_blocked_while_servers_start(folder: Path) -> No
         watching.cancel()
         over.set()
         await beside
-    assert longest < longest_of_a_thread + 0.5
+    assert turns > turns_of_a_thread / 10

@@ -57,7 +57,13 @@ class Browser:
     def socket(self) -> connect:
         url = self.origin.replace("http", "ws") + "/chat/socket"
         headers = {"Cookie": self.cookie}
-        return connect(url, origin=self.origin, additional_headers=headers, subprotocols=["hubbub.1"])  # type: ignore[arg-type,list-item]
+        return connect(
+            url,
+            origin=self.origin,  # type: ignore[arg-type]
+            additional_headers=headers,
+            subprotocols=["hubbub.1"],  # type: ignore[list-item]
+            open_timeout=HANGS_AFTER_SECONDS,
+        )
 
 
 @pytest.fixture

@@ -70,7 +70,13 @@ class Client:
 
     def feed(self, *, origin: str | None = None) -> connect:
         url = self.origin.replace("http", "ws") + "/feed"
-        return connect(url, origin=origin or self.origin, additional_headers={"Cookie": self.cookie})  # type: ignore[arg-type]
+        headers = {"Cookie": self.cookie}
+        return connect(
+            url,
+            origin=origin or self.origin,  # type: ignore[arg-type]
+            additional_headers=headers,
+            open_timeout=HANGS_AFTER_SECONDS,
+        )
 
 
 @pytest.fixture(params=["fastapi_app", "litestar_app"])
