@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from hubbub.commits import MembershipEnded, OnCommit, RoomTouched
-from hubbub.errors import Invalid, Unavailable
+from hubbub.errors import Invalid, NotFound, Unavailable
 from hubbub.events import MemberLeft
 from hubbub.models import Maintained
 from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, OpenTransaction, Statement
@@ -127,6 +127,11 @@ END_SESSIONS: Final = Statement(
     "DELETE FROM hubbub_sessions WHERE user_id = $1 RETURNING id",
 )
 
+# Where rooms are distributed.
+FORGET_PRESENCE: Final = Statement(
+    "deletions.forget_presence", int, "DELETE FROM hubbub_presence WHERE user_id = $1", idempotent=True
+)
+
 DELETE_ACCOUNT: Final = Statement(
     "deletions.delete_account",
     int,
@@ -135,7 +140,9 @@ DELETE_ACCOUNT: Final = Statement(
     WHERE id = $1
         AND NOT EXISTS (SELECT 1 FROM room_users WHERE user_id = $1)
     """,
-    distributed="DELETE FROM users WHERE id = $1",  # once `ROOM_OF_ACCOUNT` finds none
+    # Once `ROOM_OF_ACCOUNT` finds none. It misses a join in flight: the lock of `LOCK_ACCOUNT` is on one copy of
+    # the row, and the join has locked the copy of its node. The foreign key then refuses this.
+    distributed="DELETE FROM users WHERE id = $1",
 )
 
 HIDE: Final = Statement(
@@ -177,13 +184,14 @@ HIDE_ACCOUNT: Final = Statement(
     distributed=_WITHOUT_PROFILE.replace("gen_random_uuid()", "md5(id::text || now())"),
 )
 
-# Times are passed as text, because the driver does not know an infinite one.
+# Times are passed as text, because the driver does not know an infinite one. Where rooms are distributed, a
+# message of another author in another room may have the same id.
 _AUTHOR: Final = Statement(
     "deletions.author",
     lambda is_last, created_at, id: (is_last, created_at, id),
     f"""
     WITH page AS MATERIALIZED (
-        SELECT id, created_at
+        SELECT room_id, id, created_at
         FROM messages
         WHERE user_id = $1
             AND (created_at, id) < ($2::text::timestamptz, $3)
@@ -193,7 +201,9 @@ _AUTHOR: Final = Statement(
         UPDATE messages
         SET user_id = NULL
         FROM page
-        WHERE messages.id = page.id
+        WHERE messages.room_id = page.room_id
+            AND messages.id = page.id
+            AND messages.user_id = $1
     )
     SELECT
         (SELECT count(*) FROM page) < {ROWS_PER_STEP} AS is_last,
@@ -242,14 +252,15 @@ _RECEIPTS_OF_ACCOUNT: Final = Statement(
     lambda is_last: (is_last,),
     f"""
     WITH page AS MATERIALIZED (
-        SELECT message_id
+        SELECT room_id, message_id
         FROM message_read_receipts
         WHERE user_id = $1
         LIMIT {RECEIPTS_PER_STEP}
     ), gone AS (
         DELETE FROM message_read_receipts
         USING page
-        WHERE message_read_receipts.message_id = page.message_id
+        WHERE message_read_receipts.room_id = page.room_id
+            AND message_read_receipts.message_id = page.message_id
             AND message_read_receipts.user_id = $1
     )
     SELECT count(*) < {RECEIPTS_PER_STEP} AS is_last
@@ -260,7 +271,7 @@ _RECEIPTS_OF_ACCOUNT: Final = Statement(
 # Rooms
 
 # A room with few rows is deleted with all of them. One with more rows is hidden, unless $2 forbids that. The two
-# members of a hidden direct room can have a new one.
+# members of a hidden direct room can have a new one; where rooms are distributed, once the rows are gone.
 _DELETE_ROOM: Final = f"""
     WITH {acting_admin("$1", "$3")}, room AS MATERIALIZED (
         SELECT
@@ -510,6 +521,13 @@ async def finish(
                 following, left = await _step(part, deletion, place, ended)
         except LockNotAvailable:
             continue
+        except NotFound:
+            if deletion.is_room or not executor.is_distributed:
+                raise
+            # A node has found a membership that refers to the account. The join was in flight when memberships
+            # were looked for. So the user leaves again.
+            place = _Place()
+            continue
         except Unavailable as failure:
             # It is hidden, so the change is made.
             if now() < deadline:
@@ -544,6 +562,8 @@ async def _delete_last(part: Executor, deletion: Deletion, ended: list[str]) -> 
         if part.is_distributed and await part.fetch_one(ROOM_OF_ACCOUNT, deletion.id) is not None:
             return False
         ended += await part.fetch_all(END_SESSIONS, deletion.id)
+        if part.is_distributed:
+            await part.execute(FORGET_PRESENCE, deletion.id)
         if not await part.execute(DELETE_ACCOUNT, deletion.id):
             return False
     await part.execute(_FINISHED, deletion.id)

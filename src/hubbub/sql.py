@@ -147,18 +147,50 @@ def username_key(table: str = "users") -> str:
     return f"(CASE WHEN {key}_of = {table}.username THEN {key} ELSE {others} END)"
 
 
+def with_presence(sql: str) -> str:
+    """The form of a statement that reads accounts, where each node has a copy of these: there the presence is in a
+    table of one node, because each change of an account goes to all nodes."""
+    columns_of_users = ", ".join(f"users.{column}" for column in _OF_USERS)
+    source = f"""(
+        SELECT {columns_of_users}, COALESCE(presence.is_online, false) AS is_online, presence.last_seen
+        FROM users
+        LEFT JOIN hubbub_presence AS presence ON presence.user_id = users.id
+    ) AS users"""
+    return sql.replace("FROM users", f"FROM {source}")
+
+
+_OF_USERS: Final = (
+    *("id", "email", "username", "username_key", "username_key_of", "external_id", "password_hash", "avatar_url"),
+    *("display_name", "display_name_key", "metadata", "kind", "created_at", "updated_at"),
+)
+
+OLDEST_LAST: Final = "ORDER BY messages.created_at DESC, messages.room_id DESC"
+"""Where rooms are distributed, the id of a message is unique in its room only. By its id alone the oldest counts,
+so that nobody hides a message by sending another one with its id. Of rows that become a dict, the last counts."""
+OLDEST: Final = "ORDER BY messages.created_at, messages.room_id LIMIT 1"
+
+
 def by_id(model: type[M], table: str, computed: Mapping[str, str] | None = None) -> Lookup[M]:
     """The statement that finds a row by its id; its `many` finds the rows of many ids."""
     found = f"FROM {table} WHERE {kept('messages.room_id' if model is Message else f'{table}.id')} AND {table}.id"
+    one = f"SELECT {readable(model, computed=computed)} {found} = $1"
+    form: Callable[[str], str] | None = None
+    form_of_many = form
+    if model is Message:
+        form, form_of_many = f"{{}} {OLDEST}".format, f"{{}} {OLDEST_LAST}".format
+    elif model is User:
+        form = form_of_many = with_presence
     # Without the subquery PostgreSQL would plan it anew each time for a few ids, as SEND_MANY.
     many = f"SELECT {quickly_readable(model, computed)} {found} = ANY((SELECT $1::uuid[])::uuid[])"
     return Lookup(
         f"{table}.get",
         model,
-        f"SELECT {readable(model, computed=computed)} {found} = $1",
-        many=Statement(f"{table}.get_many", model, many),
+        one,
+        many=Statement(f"{table}.get_many", model, many, distributed=form_of_many and form_of_many(many)),
         key_of_args=lambda id: id.int,
         key_of_row=lambda row: row.id.int,
+        has_room=model is Room,
+        distributed=form and form(one),
     )
 
 

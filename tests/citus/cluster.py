@@ -81,7 +81,7 @@ class Cluster:
             *(str(self._programs / "postgres"), "-D", str(node.data), f"--port={node.port}"),
             *("--listen_addresses=127.0.0.1", "--unix_socket_directories=", "--logging_collector=off"),
             *("--shared_preload_libraries=citus", "--wal_level=logical", "--max_connections=300"),
-            *("--fsync=off", "--full_page_writes=off"),
+            *("--fsync=off", "--full_page_writes=off", "--autovacuum_naptime=1"),
             *("-c", "citus.node_conninfo=sslmode=disable", "-c", "citus.shard_count=8"),
         )
 

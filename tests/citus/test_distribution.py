@@ -7,7 +7,9 @@ distributed database, and the rows are on one node.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from uuid import UUID, uuid4
 
 import pytest
 from click.testing import CliRunner
@@ -16,11 +18,21 @@ from citus.stopping import Killed, stop_after
 from citus.talk import talk
 from commands import execute
 from diagnostics.sections import severities
-from hubbub import Hub, Invalid, PostgresSettings, SchemaMismatch, Settings, migrations
+from hubbub import (
+    Hub,
+    Invalid,
+    NotAMember,
+    NotFound,
+    PostgresSettings,
+    SchemaMismatch,
+    Settings,
+    migrations,
+)
 from hubbub.cli import main
 from hubbub.diagnostics import postgresql
 from hubbub.migrations import distribution
 from hubbub.postgres import Pool, connect
+from hubbub.postgres.functions import functions
 
 
 async def rows(settings: PostgresSettings, sql: str) -> list[tuple[object, ...]]:
@@ -65,6 +77,55 @@ async def test_foreign_key_of_an_application_to_rooms_is_refused(recorded: Postg
         await distribution.plan(recorded)
 
 
+TRIGGER = """
+    CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+    CREATE TRIGGER audited AFTER INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION audit()
+"""
+
+
+@pytest.mark.parametrize(
+    ("sql", "named"),
+    [
+        (TRIGGER.format(table="messages"), "trigger audited of messages"),
+        (TRIGGER.format(table="users"), "trigger audited of users"),
+        ("CREATE UNIQUE INDEX one_name ON rooms (name)", "unique index one_name of rooms"),
+        ("ALTER TABLE messages ADD CONSTRAINT once EXCLUDE (content WITH =)", "unique index once of messages"),
+    ],
+)
+async def test_what_citus_refuses_is_refused_before_the_first_step(
+    sql: str, named: str, recorded: PostgresSettings
+) -> None:
+    await execute(recorded, sql)
+    with pytest.raises(Invalid, match=named):
+        await distribution.distribute(recorded)
+    assert await rows(recorded, "SELECT FROM pg_constraint WHERE conname = 'rooms_name_check'") == []
+
+
+async def test_unique_index_with_the_room_is_not_in_the_way(recorded: PostgresSettings) -> None:
+    await execute(recorded, "CREATE UNIQUE INDEX one_first ON messages (room_id, (content = 'first'))")
+    assert (await distribution.plan(recorded)).left
+
+
+async def test_plan_names_all_tables_that_are_locked(recorded: PostgresSettings) -> None:
+    await execute(recorded, "CREATE TABLE orders (user_id uuid REFERENCES users (id))")
+    locks = {step.title: step.locks for step in (await distribution.plan(recorded)).left}
+    assert locks["drop messages_user_id_fkey"] == "messages, users"
+    assert locks["drop room_users_last_read_message_id_fkey"] == "room_users, messages"
+    assert locks["copy users to each node"] == "users, orders"
+    assert locks["delete the rows of users that were copied"] == "users, orders"
+
+
+async def test_rooms_are_divided_by_the_number_of_nodes(recorded: PostgresSettings) -> None:
+    async def shards(wanted: int | None = None) -> str:
+        left = (await distribution.plan(recorded, wanted)).left
+        [sql] = [step.sql for step in left if step.title == "distribute rooms by id"]
+        return sql.rpartition(":= ")[2]
+
+    assert (await shards(), await shards(32)) == ("8)", "32)")
+    await execute(recorded, "INSERT INTO pg_dist_node SELECT n, true, true FROM generate_series(3, 10) AS n")
+    assert await shards() == "40)"
+
+
 async def test_process_that_is_connected_is_refused(recorded: PostgresSettings, hub: Hub) -> None:
     with pytest.raises(Invalid, match="stop the application"):
         await distribution.distribute(recorded)
@@ -96,6 +157,19 @@ async def test_run_that_was_stopped_after_any_step_is_completed(recorded: Postgr
     assert foreign_keys == {name for _, name in distribution.FOREIGN_KEYS}
 
 
+async def test_foreign_key_of_another_kind_is_replaced(recorded: PostgresSettings, settings: Settings) -> None:
+    await distribution.distribute(recorded)
+    constraints = await rows(recorded, CONSTRAINTS)
+    name = "room_users_user_id_fkey"
+    key = "FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE"
+    await execute(recorded, f"ALTER TABLE room_users DROP CONSTRAINT {name}, ADD CONSTRAINT {name} {key}")
+    with pytest.raises(SchemaMismatch, match="hubbub distribute"):
+        async with Hub(settings):
+            pass
+    await distribution.distribute(recorded)
+    assert await rows(recorded, CONSTRAINTS) == constraints
+
+
 async def test_hub_does_not_start_on_a_database_that_is_partly_distributed(
     recorded: PostgresSettings, settings: Settings
 ) -> None:
@@ -108,22 +182,50 @@ async def test_hub_does_not_start_on_a_database_that_is_partly_distributed(
             pass
 
 
-async def test_function_of_another_version_is_made_anew(recorded: PostgresSettings, settings: Settings) -> None:
+FORMER_FUNCTION = "hubbub_send(uuid,uuid,uuid,text,text,uuid)"
+
+
+async def test_functions_of_another_version_are_made_beside_those_in_use(
+    recorded: PostgresSettings, settings: Settings
+) -> None:
     await distribution.distribute(recorded)
-    other = (
-        "CREATE OR REPLACE FUNCTION hubbub_send(uuid, uuid, uuid, text, text, uuid, text) RETURNS SETOF messages"
-    )
+    name = functions()["hubbub_send"].name
+    # Of a release with other parameters and another result.
     await execute(
         recorded,
-        "DROP FUNCTION hubbub_send",
-        f"{other} LANGUAGE sql AS 'SELECT * FROM messages LIMIT 0'",
+        f"CREATE FUNCTION {FORMER_FUNCTION} RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        f"INSERT INTO pg_dist_object VALUES ('pg_proc'::regclass, '{FORMER_FUNCTION}'::regprocedure, 1)",
     )
+    async with Hub(settings):
+        await execute(recorded, f"DROP FUNCTION {name}")
+        taken: list[distribution.Step] = []
+        await distribution.distribute(recorded, done=taken.append)
+        assert [step.title for step in taken] == [f"make {name}", f"run {name} on the node of its room"]
+        with pytest.raises(Invalid, match="stop the application"):
+            await distribution.drop_former_functions(recorded)
+    delegated = (
+        "SELECT proname::text FROM pg_dist_object JOIN pg_proc ON pg_proc.oid = objid WHERE proname LIKE '%send%'"
+    )
+    assert {found for (found,) in await rows(recorded, delegated)} >= {name, "hubbub_send"}
+    assert await distribution.drop_former_functions(recorded) == [FORMER_FUNCTION]
+    assert await distribution.drop_former_functions(recorded) == []
+    async with Hub(settings) as hub:
+        await talk(hub)
+
+
+async def test_hub_does_not_start_without_a_function_of_its_version(
+    recorded: PostgresSettings, settings: Settings
+) -> None:
+    await distribution.distribute(recorded)
+    await execute(recorded, f"DROP FUNCTION {functions()['hubbub_mark_read'].name}")
     with pytest.raises(SchemaMismatch, match="hubbub distribute"):
         async with Hub(settings):
             pass
-    await distribution.distribute(recorded)
-    async with Hub(settings):
-        pass
+
+
+async def test_former_functions_are_looked_for_where_rooms_are_distributed(recorded: PostgresSettings) -> None:
+    with pytest.raises(Invalid, match="no rooms"):
+        await distribution.drop_former_functions(recorded)
 
 
 async def test_command_shows_the_steps_and_asks(recorded: PostgresSettings, servers: Settings) -> None:
@@ -159,6 +261,90 @@ async def test_chat_goes_on_where_rooms_are_distributed(distributed: Settings) -
         await talk(hub)
 
 
+@pytest.fixture
+async def chat(distributed: Settings) -> AsyncIterator[Hub]:
+    async with Hub(distributed) as hub:
+        yield hub
+
+
+async def _user(hub: Hub, name: str) -> UUID:
+    return (await hub.users.create(f"{name}@example.org", name, "not a hash")).id
+
+
+async def test_deleted_account_takes_no_author_from_a_message_with_the_same_id(chat: Hub) -> None:
+    ada, bob = await _user(chat, "ada"), await _user(chat, "bob")
+    room, copy = await chat.rooms.create("room", created_by=ada), await chat.rooms.create("copy", created_by=bob)
+    await chat.room_users.add(room.id, bob)
+    sent = await chat.messages.send(room.id, ada, "hello")
+    await chat.receipts.mark_read(room.id, bob, up_to=sent.seq)
+    await chat.messages.send(copy.id, bob, "hello", id=sent.id)
+    await chat.users.delete(bob)
+    assert (await chat.messages.get(sent.id, room_id=room.id)).user_id == ada
+    assert (await chat.messages.get(sent.id, room_id=copy.id)).user_id is None
+
+
+async def test_message_is_not_hidden_by_another_one_with_its_id(chat: Hub) -> None:
+    ada, eve = await _user(chat, "ada"), await _user(chat, "eve")
+    room = await chat.rooms.create("room", created_by=ada)
+    await chat.room_users.add(room.id, eve)
+    sent = await chat.messages.send(room.id, ada, "hello")
+    await chat.receipts.mark_read(room.id, eve, up_to=sent.seq)
+    for _ in range(8):  # rooms of any id
+        other = await chat.rooms.create("other", created_by=eve)
+        await chat.messages.send(other.id, eve, "mine", id=sent.id)
+    assert await chat.messages.get(sent.id) == sent
+    assert await chat.messages.get(sent.id, as_user=ada) == sent
+    assert await chat.messages.get_many([sent.id]) == {sent.id: sent}
+    assert [one.user_id for one in (await chat.receipts.who_read(sent.id)).items] == [eve]
+    assert (await chat.messages.page(room.id, around=sent.id)).items == [sent]
+    assert (await chat.messages.delete(sent.id, by=ada)).room_id == room.id
+
+
+async def test_id_of_another_room_does_not_hide_why_a_send_is_refused(chat: Hub) -> None:
+    ada, eve = await _user(chat, "ada"), await _user(chat, "eve")
+    room, other = await chat.rooms.create("room", created_by=ada), await chat.rooms.create("own", created_by=eve)
+    sent = await chat.messages.send(other.id, eve, "hello")
+    with pytest.raises(NotAMember):
+        await chat.messages.send(room.id, eve, "hello", id=sent.id)
+
+
+async def test_member_whose_account_is_being_deleted_cannot_be_added(
+    chat: Hub, recorded: PostgresSettings
+) -> None:
+    ada, bob = await _user(chat, "ada"), await _user(chat, "bob")
+    room = await chat.rooms.create("room", created_by=ada)
+    await chat.room_users.add(room.id, bob)
+    await execute(recorded, f"INSERT INTO hubbub_deletions (id, is_room) VALUES ('{bob}', false)")
+    with pytest.raises(NotFound):
+        await chat.room_users.add_many(room.id, [bob])
+    with pytest.raises(NotFound):
+        await chat.room_users.add(room.id, bob)
+
+
+async def test_presence_writes_no_account(chat: Hub, recorded: PostgresSettings) -> None:
+    ada, bob = await _user(chat, "ada"), await _user(chat, "bob")
+    before = await rows(recorded, "SELECT id, xmin::text, is_online FROM users ORDER BY id")
+    await chat.users.set_online_many({ada: True, bob: False, uuid4(): True})
+    online = await chat.users.get(ada)
+    assert (online.is_online, online.last_seen is not None) == (True, True)
+    assert (await chat.users.get_many([ada]))[ada] == online
+    assert await chat.users.find_by_username("ada") == online
+    assert await chat.users.find_by_email("ada@example.org") == online
+    assert (await chat.users.search("ada")).items == [online.public]
+    await chat.users.set_online_many({ada: True})
+    assert await chat.users.get(ada) == online
+    assert (await chat.users.update_profile(ada, display_name="Ada")).last_seen == online.last_seen
+    await chat.users.update_online_status(ada, False)
+    assert not (await chat.users.get(ada)).is_online
+    with pytest.raises(NotFound):
+        await chat.users.update_online_status(uuid4(), True)
+    assert await rows(recorded, "SELECT id, xmin::text, is_online FROM users WHERE username = 'bob'") == [
+        row for row in before if row[0] == bob
+    ]
+    await chat.users.delete(ada)
+    assert await rows(recorded, f"SELECT FROM hubbub_presence WHERE user_id = '{ada}'") == []
+
+
 async def test_doctor_reports_a_distribution_that_is_not_complete(
     recorded: PostgresSettings,
 ) -> None:
@@ -185,5 +371,7 @@ async def test_tables_stay_in_their_schema_where_rooms_are_distributed(recorded:
     with pytest.raises(Invalid, match="distributed"):
         await migrations.move(recorded, "elsewhere")
     assert not await migrations.restored(recorded)
+    with pytest.raises(Invalid, match="distributed"):
+        await migrations.down(recorded, "-1")
     assert await migrations.up(recorded) == []
     assert (await distribution.plan(recorded)).left == ()

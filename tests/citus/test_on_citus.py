@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,12 +12,25 @@ import pytest
 from citus.cluster import Cluster, Node
 from citus.stopping import Killed, stop_after
 from citus.talk import talk
-from hubbub import Hub, PostgresSettings, Settings, Unavailable, migrations
+from commands import execute
+from faults import chat as chats
+from faults.chat import PAUSE_SECONDS
+from faults.figures import SCALE, Figures
+from hubbub import (
+    Hub,
+    Invalid,
+    NotAMember,
+    NotFound,
+    PostgresSettings,
+    Settings,
+    Unavailable,
+    migrations,
+)
 from hubbub.events import LogEvent, MessageSent, Resync
 from hubbub.migrations import distribution
 from hubbub.postgres import connect
 from rights import ROLE, as_role
-from waiting import until
+from waiting import until, until_it_answers
 
 
 @pytest.fixture
@@ -51,6 +65,8 @@ async def test_rows_and_revisions_outlive_a_run_that_was_stopped_several_times(
         room = await hub.rooms.create("engine-room", created_by=ada.id)
         sent = [await hub.messages.send(room.id, ada.id, f"message {number}") for number in range(20)]
         await hub.receipts.mark_read(room.id, ada.id, up_to=10)
+        await hub.users.set_online_many({ada.id: True})
+        online = await hub.users.get(ada.id)
 
     stops = 0
     while (await distribution.plan(database, 8)).left:
@@ -63,6 +79,7 @@ async def test_rows_and_revisions_outlive_a_run_that_was_stopped_several_times(
     async with Hub(on_coordinator) as hub:
         assert (await hub.messages.page(room.id)).items == sent
         assert (await hub.room_users.get(room.id, ada.id)).last_read_seq == 10
+        assert await hub.users.get(ada.id) == online
         assert (await hub.messages.send(room.id, ada.id, "here")).seq == 22
 
 
@@ -132,6 +149,145 @@ async def test_killed_worker_stops_its_rooms_only_and_loses_nothing(
             sent = [event.message.id for event in log if isinstance(event, MessageSent)]
             assert set(ids) <= set(sent)
             assert len(sent) == len(set(sent))
+
+
+async def test_rooms_of_other_nodes_go_on_while_a_node_is_down(
+    cluster: Cluster, database: PostgresSettings, settings: Settings
+) -> None:
+    await distribution.distribute(database, shards=8)
+    killed, other = cluster.workers
+    async with Hub(replace(settings, postgres=database)) as hub:
+        ada = await hub.users.create("ada@example.org", "ada", "not a hash")
+        bob = await hub.users.create("bob@example.org", "bob", "not a hash")
+        rooms: list[UUID] = []
+        while len(rooms) < 3:
+            room = await hub.rooms.create("engine-room", created_by=ada.id)
+            if await node_of(cluster, database, room.id) is other:
+                rooms.append(room.id)
+        first = rooms[0]
+        sent = [await hub.messages.send(room_id, ada.id, "hello") for room_id in rooms]
+        async with hub.follow(ada.id) as feed:
+            cluster.kill(killed)
+            try:
+                assert await hub.messages.send(first, ada.id, "hello", id=sent[0].id) == sent[0]
+                with pytest.raises(NotAMember):
+                    await hub.messages.send(first, bob.id, "let me in")
+                with pytest.raises(Invalid, match="reply_to"):
+                    await hub.messages.send(first, ada.id, "to what?", reply_to=uuid4())
+                lookups = (hub.room_users.is_member(room_id, ada.id) for room_id in rooms * 7)
+                assert all(await asyncio.gather(*lookups))
+                assert len({(await hub.rooms.get(room_id)).id for room_id in rooms}) == 3
+                await asyncio.gather(*map(hub.rooms.get, rooms))
+                await hub.room_users.add(first, bob.id)
+                assert (await hub.room_users.set_role(first, bob.id, "moderator")).role == "moderator"
+                assert await hub.room_users.remove(first, bob.id)
+                edited = await hub.messages.edit(sent[0].id, "hello!", by=ada.id, room_id=first)
+                assert edited.is_edited
+                assert await hub.receipts.mark_read(first, ada.id, up_to=sent[0].seq) == sent[0].seq
+                assert (await hub.messages.page(first)).items == [edited]
+                await hub.users.set_online_many({ada.id: True})
+                assert (await hub.users.get(ada.id)).is_online
+                kinds = [type(await anext(feed)).__name__ for _ in range(4)]
+                with pytest.raises(Unavailable):
+                    await hub.users.create("eve@example.org", "eve", "not a hash")
+            finally:
+                await cluster.run(killed)
+    assert kinds == ["MemberJoined", "RoleChanged", "MemberLeft", "MessageEdited"]
+
+
+async def test_join_in_flight_of_a_deleted_account_ends_in_the_log(
+    cluster: Cluster, database: PostgresSettings, settings: Settings
+) -> None:
+    await distribution.distribute(database, shards=8)
+    async with Hub(replace(settings, postgres=database)) as hub:
+        ada = await hub.users.create("ada@example.org", "ada", "not a hash")
+        bob = await hub.users.create("bob@example.org", "bob", "not a hash")
+        room = await hub.rooms.create("engine-room", created_by=ada.id)
+        node = replace(cluster.superuser(await node_of(cluster, database, room.id)), database=database.database)
+        has_joined, may_commit = asyncio.Event(), asyncio.Event()
+
+        async def join() -> None:
+            async with hub.transaction() as transaction:
+                await transaction.room_users.add(room.id, bob.id)
+                has_joined.set()
+                await may_commit.wait()
+
+        joining = asyncio.create_task(join())
+        await has_joined.wait()
+        deletion = asyncio.create_task(hub.users.delete(bob.id))
+        connection = await connect(node)
+
+        async def waits() -> bool:
+            waiting = (
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DELETE%'"
+            )
+            return deletion.done() or bool(await connection.fetchval(waiting))
+
+        try:
+            await until_it_answers(waits)
+        finally:
+            may_commit.set()
+            await connection.close()
+        await asyncio.gather(joining, deletion)
+        assert [type(event).__name__ for event in await log_of(hub, room.id)] == [
+            "MemberJoined",
+            "MemberJoined",
+            "MemberLeft",
+        ]
+        with pytest.raises(NotFound):
+            await hub.users.get(bob.id)
+
+
+@pytest.mark.guarantee("G1", "a node of Citus killed under load")
+async def test_checker_finds_nothing_after_the_loss_of_a_worker(
+    cluster: Cluster, database: PostgresSettings, settings: Settings, tmp_path: Path, figures: Figures
+) -> None:
+    await distribution.distribute(database, shards=8)
+    killed = cluster.workers[0]
+    async with chats.opened(replace(settings, postgres=database), tmp_path, rooms=6) as chat:
+        await chat.follower()
+        messages = round(10 * (2 * SCALE.fault_seconds + 2) / PAUSE_SECONDS)
+        await chat.sender(messages, seed=1, callers=10, pause_seconds=PAUSE_SECONDS)
+        await chat.acknowledged(50)
+        cluster.kill(killed)
+        try:
+            await asyncio.sleep(SCALE.fault_seconds)
+        finally:
+            await cluster.run(killed)
+        await chat.all_is_sent()
+        await chat.converged()
+        found = await chat.violations()
+        figures.found(f"{len(found)} violations in {chat.count:,} calls, {chat.errors} failed")
+        assert not found
+        assert chat.errors > 0
+
+
+async def test_autovacuum_is_no_writer(cluster: Cluster, database: PostgresSettings) -> None:
+    admin = replace(database, user="postgres")
+    try:
+        await execute(
+            admin,
+            "ALTER TABLE users SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)",
+            "ALTER TABLE users SET (autovacuum_vacuum_insert_threshold = 1)",
+            "ALTER TABLE users SET (autovacuum_vacuum_insert_scale_factor = 0)",
+            "INSERT INTO users (email, username, password_hash) "
+            "SELECT n || '@example.org', 'user-' || n, '!' FROM generate_series(1, 20000) AS n",
+        )
+        connection = await connect(admin, server_settings={"application_name": "test"})
+
+        async def is_vacuumed() -> bool:
+            vacuumed = "SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = 'users'::regclass"
+            return bool(await connection.fetchval(vacuumed))
+
+        await until_it_answers(is_vacuumed)
+        with pytest.raises(Killed):
+            await distribution.distribute(database, done=stop_after(1))
+        assert await is_vacuumed()
+        await connection.close()
+    finally:
+        await execute(
+            admin, "ALTER TABLE users RESET (autovacuum_vacuum_cost_delay, autovacuum_vacuum_cost_limit)"
+        )
 
 
 async def log_of(hub: Hub, room_id: UUID) -> list[LogEvent | Resync]:

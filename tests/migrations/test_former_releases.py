@@ -89,7 +89,12 @@ async def test_database_of_former_release_at_head_is_accepted_as_it_is(
     assert (status.current, status.applied, status.pending) == (HEAD, REVISIONS, ())
     assert await schema(empty_database) == await schema(postgres_settings)
     rows = {table: len(rows) for table, rows in (await _rows(empty_database)).items()}
-    assert rows == ROWS_AT_0012 | {"hubbub_deletions": 0, "hubbub_consumers": 0, "hubbub_sessions": 0}
+    assert rows == ROWS_AT_0012 | {
+        "hubbub_deletions": 0,
+        "hubbub_consumers": 0,
+        "hubbub_sessions": 0,
+        "hubbub_presence": 0,
+    }
     async with Hub(replace(settings, postgres=empty_database)) as hub:
         ada = await hub.users.find_by_username("ada")
         assert ada is not None

@@ -20,6 +20,7 @@ TABLES = (
     "hubbub_imports",
     "hubbub_consumers",
     "hubbub_sessions",
+    "hubbub_presence",
 )
 
 ROWS = """
@@ -61,7 +62,10 @@ ROWS = """
     VALUES ('push', 0, 1, '00000000-0000-0000-0000-00000000000b', 1, '', now());
 
     INSERT INTO hubbub_sessions (id, user_id, ends_at, expires_at, data)
-    VALUES (sha256('token'), '00000000-0000-0000-0000-00000000000a', now(), now(), '{}')
+    VALUES (sha256('token'), '00000000-0000-0000-0000-00000000000a', now(), now(), '{}');
+
+    INSERT INTO hubbub_presence (user_id, is_online, last_seen)
+    VALUES ('00000000-0000-0000-0000-00000000000a', true, now())
 """
 
 A_USER = "INSERT INTO users (email, username, password_hash) VALUES "
@@ -85,6 +89,7 @@ TAKING = {
     "hubbub_deletions_pkey": TWICE.format("hubbub_deletions"),
     "hubbub_consumers_pkey": TWICE.format("hubbub_consumers"),
     "hubbub_sessions_pkey": TWICE.format("hubbub_sessions"),
+    "hubbub_presence_pkey": TWICE.format("hubbub_presence"),
 }
 
 MISSED = {

@@ -103,6 +103,18 @@ def test_missing_row_on_another_node_is_found_in_the_message(kind: type[asyncpg.
     assert (error.kind, error.key) == (FOREIGN_KEYS[name], ID)
 
 
+def test_row_that_another_node_still_refers_to_is_found_in_the_message() -> None:
+    name = "room_users_user_id_fkey"
+    text = (
+        'update or delete on table "users_102008" violates foreign key constraint '
+        f'"{name}_102019" on table "room_users_102019"'
+    )
+    detail = f'Key (id)=({ID}) is still referenced from table "room_users_102019".'
+    error = of_a_node(asyncpg.ForeignKeyViolationError, text, detail)
+    assert isinstance(error, NotFound)
+    assert error.kind == FOREIGN_KEYS[name]
+
+
 @pytest.mark.parametrize("name", sorted(CHECK_CONSTRAINTS))
 def test_violated_check_on_another_node_is_found_in_the_message(name: str) -> None:
     text = f'new row for relation "rooms_102014" violates check constraint "{name}"'

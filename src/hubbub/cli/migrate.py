@@ -162,19 +162,34 @@ def check(context: click.Context) -> None:
 
 @click.command()
 @click.option(
-    "--shards", type=int, metavar="NUMBER", help="Parts into which rooms are divided. Default: that of Citus."
+    "--shards",
+    type=int,
+    metavar="NUMBER",
+    help="Parts into which rooms are divided, until they are. Default: 4 per node, at least 8.",
 )
 @click.option(
     "--check", is_flag=True, help="Show what is left and change nothing. The status is 3 if something is."
 )
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option(
+    "--drop-former-functions",
+    is_flag=True,
+    help="Drop the functions of other versions of hubbub. No process may run that calls them.",
+)
 @click.pass_context
-def distribute(context: click.Context, shards: int | None, *, check: bool, yes: bool) -> None:
+def distribute(
+    context: click.Context, shards: int | None, *, check: bool, yes: bool, drop_former_functions: bool
+) -> None:
     """Distribute rooms over the nodes of Citus, in the database of `hubbub migrate`.
 
     It shows the steps and asks. Each is committed by itself, and a second call goes on where the first was
-    interrupted. Stop the application before. There is no way back but a backup.
+    interrupted. Stop the application before, unless all that is left is to make functions. There is no way back
+    but a backup.
     """
+    if drop_former_functions:
+        for function in asyncio.run(distribution.drop_former_functions(find_database())):
+            click.echo(f"dropped: {function}")
+        return
     found = asyncio.run(distribution.plan(find_database(), shards))
     if not found.left:
         click.echo(f"rooms are distributed over {found.nodes} nodes, nothing left to do")

@@ -33,6 +33,7 @@ INDEXES: Final = frozenset(
         *("message_read_receipts_pkey", "idx_message_read_receipts_user_id"),
         *("room_events_pkey", "hubbub_imports_pkey", "hubbub_deletions_pkey", "hubbub_schema_version_pkc"),
         *("hubbub_sessions_pkey", "idx_hubbub_sessions_user_id", "idx_hubbub_sessions_ends_at"),
+        "hubbub_presence_pkey",
     )
 )
 """Of the newest revision. docs/schema.md says what each is for."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 from hubbub.errors import Invalid
 from hubbub.migrations import revisions, scripts
-from hubbub.migrations.distribution import is_distributed
+from hubbub.migrations.distribution import is_begun, is_distributed
 from hubbub.migrations.grants import Limits, grant
 from hubbub.migrations.restored import renumber
 from hubbub.migrations.revisions import HEAD, REVISIONS, to_apply, to_undo, verify
@@ -92,8 +92,15 @@ async def down(
 
     The data in dropped tables and columns are lost: `describe` says which. `patience` is the former name of
     `timeouts`.
-    Raises: Invalid (not an applied revision), Conflict (duplicates), SchemaMismatch (newer than this code).
+    Raises: Invalid (not an applied revision, or rooms are distributed over nodes), Conflict (duplicates),
+    SchemaMismatch (newer than this code).
     """
+    pool = Pool(settings)
+    try:
+        if await is_begun(pool):
+            raise Invalid("revision", "cannot be undone where rooms are distributed over nodes")
+    finally:
+        await pool.close()
     return await migrate(settings, "down", lambda found: to_undo(found, revision), _either(timeouts, patience))
 
 
@@ -176,6 +183,7 @@ def describe(revision: str) -> Revision:
 async def _is_distributed(settings: PostgresSettings) -> bool:
     pool = Pool(settings)
     try:
+        await verify(pool)
         return await is_distributed(pool, settings.schema)
     finally:
         await pool.close()

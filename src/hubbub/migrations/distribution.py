@@ -12,12 +12,9 @@ each node counts its transactions by itself.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from hashlib import md5
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from hubbub.errors import HubbubError, Invalid, SchemaMismatch, Unavailable
@@ -26,9 +23,8 @@ from hubbub.migrations.runner import Timeouts, milliseconds, take_lock
 from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connect
 from hubbub.postgres.connection import Connection
 from hubbub.postgres.errors import FAILURES, to_error
+from hubbub.postgres.functions import DIGITS, functions
 from hubbub.settings import PostgresSettings
-
-FUNCTIONS: Final = Path(__file__).with_name("functions.sql")
 
 ROOM_OF: Final = {
     "rooms": "id",
@@ -53,7 +49,8 @@ RULES: Final = {
 FOREIGN_KEYS: Final = {
     ("rooms", "rooms_created_by_fkey"): "FOREIGN KEY (created_by) REFERENCES users (id) ON DELETE SET NULL",
     ("room_users", "room_users_room_id_fkey"): "FOREIGN KEY (room_id) REFERENCES rooms (id) ON DELETE CASCADE",
-    ("room_users", "room_users_user_id_fkey"): "FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE",
+    # One server looks for memberships when it deletes an account. Here a join may be in flight on a node.
+    ("room_users", "room_users_user_id_fkey"): "FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE NO ACTION",
     ("messages", "messages_room_id_fkey"): "FOREIGN KEY (room_id) REFERENCES rooms (id) ON DELETE CASCADE",
     ("messages", "messages_user_id_fkey"): "FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE SET NULL",
     ("room_events", "room_events_room_id_fkey"): "FOREIGN KEY (room_id) REFERENCES rooms (id) ON DELETE CASCADE",
@@ -81,6 +78,12 @@ _INDEXES: Final = {
 """For statements that do not know the room."""
 
 SHARDS: Final = range(1, 1025)
+FEWEST_SHARDS: Final = 8
+SHARDS_PER_NODE: Final = 4
+"""By default. A list asks each shard, and a shard can move to a further node."""
+
+_ACTIONS: Final = {"CASCADE": "c", "SET NULL": "n", "NO ACTION": "a"}
+"""What happens to a row that refers to a deleted one, in the words of SQL and of the catalog."""
 
 
 class Step(NamedTuple):
@@ -92,6 +95,7 @@ class Step(NamedTuple):
     probe: str
     is_beginning: bool
     """Whether it is done in no database that is not being distributed."""
+    needs_no_writers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,7 @@ _WRITERS: Final = Statement(
     FROM pg_stat_activity
     WHERE datname = current_database()
         AND COALESCE(backend_type, 'client backend') = 'client backend'
+        AND usesysid IS NOT NULL  -- an autovacuum worker has none, and the owner may not read its backend_type
         AND pid <> pg_backend_pid()
         AND (
             application_name = 'hubbub'
@@ -151,8 +156,35 @@ _REFERRING: Final = Statement(
     """,
 )
 
+# What Citus refuses, once the keys of hubbub have given way: triggers, and uniqueness without the room.
+_OBSTACLES: Final = Statement(
+    "migrations.obstacles",
+    str,
+    """
+    SELECT format('the trigger %s of %s', tgname, relname) AS name
+    FROM pg_trigger
+    JOIN pg_class ON pg_class.oid = tgrelid
+    WHERE NOT tgisinternal
+        AND tgname <> 'hubbub_check_room'
+        AND relname = ANY ($1::text[] || $3::text[])
+        AND relnamespace = to_regnamespace(current_schema())
+    UNION ALL
+    SELECT format('the unique index %s of %s', indexes.relname, tables.relname)
+    FROM pg_index
+    JOIN pg_class AS indexes ON indexes.oid = indexrelid
+    JOIN pg_class AS tables ON tables.oid = indrelid
+    JOIN unnest($1::text[], $2::text[]) AS own (relname, room) ON own.relname = tables.relname
+    JOIN pg_attribute ON attrelid = indrelid AND attname = own.room
+    WHERE (indisunique OR indisexclusion)
+        AND attnum <> ALL (indkey)
+        AND indexes.relname <> ALL ($4)
+        AND tables.relnamespace = to_regnamespace(current_schema())
+    ORDER BY name
+    """,
+)
 
-def steps(schema: str, shards: int | None = None) -> list[Step]:
+
+def steps(schema: str, shards: int = FEWEST_SHARDS) -> list[Step]:
     """All steps, in their order. Their tables are found by the search path, and by their probes in `schema`."""
     return [*_remove(schema), *_distribute(schema, shards), *_restore(schema), *_make_functions(schema)]
 
@@ -167,6 +199,20 @@ def _has(schema: str, table: str, constraint: str, definition: str = "") -> str:
         f"EXISTS (SELECT FROM pg_constraint WHERE conrelid = {_table(schema, table)} "
         f"AND conname = '{constraint}'{text})"
     )
+
+
+def _refers(schema: str, table: str, constraint: str, key: str) -> str:
+    """Whether the foreign key is there, with its columns and with what it does on a deletion."""
+    columns, _, rest = key.partition(" REFERENCES ")
+    return (
+        f"EXISTS (SELECT FROM pg_constraint WHERE conrelid = {_table(schema, table)} AND conname = '{constraint}' "
+        f"AND pg_get_constraintdef(oid) LIKE '{columns}%' "
+        f"AND confdeltype = '{_ACTIONS[rest.partition(' ON DELETE ')[2]]}')"
+    )
+
+
+def _referred(key: str) -> str:
+    return key.partition(" REFERENCES ")[2].partition(" ")[0]
 
 
 def _is_distributed(schema: str, table: str) -> str:
@@ -189,15 +235,20 @@ def _remove(schema: str) -> Iterator[Step]:
     trigger = f"tgrelid = {_table(schema, 'rooms')} AND tgname = 'hubbub_check_room'"
     gone = f"NOT EXISTS (SELECT FROM pg_trigger WHERE {trigger})"
     yield step("drop the trigger of rooms", "rooms", "DROP TRIGGER hubbub_check_room ON rooms", gone)
-    for table, name in (
-        ("rooms", "rooms_direct_key_key"),
-        ("room_users", "room_users_last_read_message_id_fkey"),
-        *FOREIGN_KEYS,
+    for table, name, locks in (
+        ("rooms", "rooms_direct_key_key", "rooms"),
+        ("room_users", "room_users_last_read_message_id_fkey", "room_users, messages"),
     ):
+        sql = f"ALTER TABLE {table} DROP CONSTRAINT {name}"
+        yield step(f"drop {name}", locks, sql, f"NOT {_has(schema, table, name)}")
+    for (table, name), key in FOREIGN_KEYS.items():
         # Those that come back are there again afterwards.
         distributed = _is_distributed(schema, "users" if table == "hubbub_sessions" else table)
-        probe = f"({distributed} OR NOT {_has(schema, table, name)})"
-        yield step(f"drop {name}", table, f"ALTER TABLE {table} DROP CONSTRAINT {name}", probe)
+        comes_back = f"{distributed} AND {_refers(schema, table, name, key)}"
+        probe = f"(({comes_back}) OR NOT {_has(schema, table, name)})"
+        yield step(
+            f"drop {name}", f"{table}, {_referred(key)}", f"ALTER TABLE {table} DROP CONSTRAINT {name}", probe
+        )
     for (table, name), key in _KEYS.items():
         sql = f"ALTER TABLE {table} DROP CONSTRAINT {name}, ADD CONSTRAINT {name} {key}"
         yield step(f"make {name} {key}", table, sql, _has(schema, table, name, key))
@@ -214,13 +265,25 @@ def _remove(schema: str) -> Iterator[Step]:
         yield step(f"leave transaction_id of {table} empty, as of the feed of changes", table, sql, probe)
 
 
-def _distribute(schema: str, shards: int | None) -> Iterator[Step]:
+_COPIED: Final = "in place of is_online and last_seen of users"
+
+
+def _distribute(schema: str, shards: int) -> Iterator[Step]:
+    # A change of an account goes to all nodes, and presence changes often.
+    sql = (
+        "INSERT INTO hubbub_presence (user_id, is_online, last_seen) "  # noqa: S608 - a constant of ours
+        "SELECT id, is_online, last_seen FROM users WHERE last_seen IS NOT NULL ON CONFLICT DO NOTHING; "
+        f"COMMENT ON TABLE hubbub_presence IS '{_COPIED}'"
+    )
+    probe = f"obj_description({_table(schema, 'hubbub_presence')}, 'pg_class') IS NOT DISTINCT FROM '{_COPIED}'"
+    yield Step("copy presence to a table of the coordinator", "hubbub_presence", sql, probe, is_beginning=True)
     for table in REFERENCE:
         sql = f"SELECT create_reference_table('{table}')"
         yield Step(f"copy {table} to each node", table, sql, _is_distributed(schema, table), is_beginning=True)
     for table, column in ROOM_OF.items():
-        count = "" if shards is None else f", shard_count := {shards}"
-        with_rooms = count if table == "rooms" else ", colocate_with := 'rooms'"
+        # Not beside tables of the application that have as many shards: these could not move without rooms.
+        of_rooms = f", colocate_with := 'none', shard_count := {shards}"
+        with_rooms = of_rooms if table == "rooms" else ", colocate_with := 'rooms'"
         sql = f"SELECT create_distributed_table('{table}', '{column}'{with_rooms})"
         probe = _is_distributed(schema, table)
         yield Step(f"distribute {table} by {column}", table, sql, probe, is_beginning=True)
@@ -233,22 +296,21 @@ def _restore(schema: str) -> Iterator[Step]:
         probe = f"pg_relation_size({_table(schema, table)}) = 0"
         yield Step(f"delete the rows of {table} that were copied", table, sql, probe, is_beginning=False)
     for (table, name), key in FOREIGN_KEYS.items():
-        referred = re.search(r"REFERENCES (\w+)", key)
-        locks = f"{table}, {referred[1]}" if referred else table
-        start = key.partition(" REFERENCES")[0]
+        title = f"add {name}"
+        if table not in ROOM_OF:
+            title += f", with which {table} becomes a table that Citus manages"
         sql = f"ALTER TABLE {table} ADD CONSTRAINT {name} {key}"
-        yield Step(f"add {name}", locks, sql, _has(schema, table, name, start), is_beginning=False)
+        locks, probe = f"{table}, {_referred(key)}", _refers(schema, table, name, key)
+        yield Step(title, locks, sql, probe, is_beginning=False)
 
 
 def _make_functions(schema: str) -> Iterator[Step]:
-    for made in re.findall(r"^CREATE .*?^\$\$;$", FUNCTIONS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
-        name = made.partition("(")[0].rpartition(" ")[2]
-        body = made.split("$$")[1]
+    for name, definition in functions().values():
         found = f"proname = '{name}' AND pronamespace = '{schema}'::regnamespace"
-        digest = md5(body.encode(), usedforsecurity=False).hexdigest()
-        sql = made[:-1].replace(" LANGUAGE plpgsql ", f" LANGUAGE plpgsql SET search_path = {schema}, pg_temp ")
-        probe = f"EXISTS (SELECT FROM pg_proc WHERE {found} AND md5(prosrc) = '{digest}')"
-        yield Step(f"make {name}", "no table", sql, probe, is_beginning=False)
+        in_schema = f" LANGUAGE plpgsql SET search_path = {schema}, pg_temp "
+        sql = f"CREATE OR REPLACE FUNCTION {name}{definition.replace(' LANGUAGE plpgsql ', in_schema)}"
+        probe = f"EXISTS (SELECT FROM pg_proc WHERE {found})"
+        yield Step(f"make {name}", "no table", sql, probe, is_beginning=False, needs_no_writers=False)
         sql = (
             "SELECT create_distributed_function(oid::regprocedure, 'room', colocate_with := 'rooms') "  # noqa: S608 - names of ours
             f"FROM pg_proc WHERE {found}"
@@ -257,11 +319,28 @@ def _make_functions(schema: str) -> Iterator[Step]:
             "EXISTS (SELECT FROM pg_dist_object JOIN pg_proc ON pg_proc.oid = pg_dist_object.objid "
             f"WHERE classid = 'pg_proc'::regclass AND distribution_argument_index IS NOT NULL AND {found})"
         )
-        yield Step(f"run {name} on the node of its room", "no table", sql, probe, is_beginning=False)
+        title = f"run {name} on the node of its room"
+        yield Step(title, "no table", sql, probe, is_beginning=False, needs_no_writers=False)
+
+
+async def is_begun(executor: Executor) -> bool:
+    """Whether tables are distributed, at any revision."""
+    if not await executor.fetch_one(_HAS_CITUS):
+        return False
+    sql = """
+    SELECT EXISTS (
+        SELECT 1
+        FROM pg_dist_partition
+        JOIN pg_class ON pg_class.oid = logicalrelid
+        WHERE relname IN ('rooms', 'users')
+            AND relnamespace = to_regnamespace(current_schema())
+    ) AS is_begun
+    """
+    return bool(await executor.fetch_one(Statement("migrations.is_begun", bool, sql)))
 
 
 async def is_distributed(executor: Executor, schema: str) -> bool:
-    """Whether rooms are distributed. Raises: SchemaMismatch (partly, or with functions of another version)."""
+    """Whether rooms are distributed. Raises: SchemaMismatch (partly, or without the functions of this version)."""
     if not await executor.fetch_one(_HAS_CITUS):
         return False
     all_steps = steps(schema)
@@ -283,7 +362,7 @@ async def _done(executor: Executor, all_steps: list[Step]) -> list[bool]:
 async def plan(settings: PostgresSettings, shards: int | None = None) -> Plan:
     """What is left to be done. Changes nothing.
 
-    Raises: Invalid (the database has no Citus with nodes, or tables of an application that stand in the way),
+    Raises: Invalid (the database has no Citus with nodes, or something of an application stands in the way),
     SchemaMismatch (to be migrated first).
     """
     connection = await _connect(settings)
@@ -302,8 +381,9 @@ async def distribute(
 ) -> None:
     """Take the steps that are left, one by one. `done` is called after each.
 
-    `shards` is into how many parts the rooms are divided: by default as many as `citus.shard_count`. A run that
-    was interrupted is completed by the next call. No process of the application may be connected.
+    `shards` is into how many parts the rooms are divided: by default four per node, and at least eight. It counts
+    until rooms are distributed. A run that was interrupted is completed by the next call. No process of the
+    application may be connected, unless all that is left is to make functions of another version of hubbub.
     Raises: as `plan`, and Invalid (sessions may write), Unavailable (also if a lock is refused).
     """
     timeouts = timeouts or Timeouts()
@@ -316,7 +396,8 @@ async def distribute(
         await take_lock(session, timeouts.migration_lock_seconds)
         for step in (await _plan(connection, settings, shards)).left:
             async with session() as executor:
-                await _refuse_writers(executor)
+                if step.needs_no_writers:
+                    await _refuse_writers(executor)
                 if all(await _done(executor, [step])):
                     continue
             try:
@@ -351,11 +432,20 @@ async def _plan(connection: Connection, settings: PostgresSettings, shards: int 
                 "database", "has no Citus: CREATE EXTENSION citus, on the coordinator and on each worker"
             )
         nodes = await _count_nodes(executor)
+        rooms, columns = list(ROOM_OF), list(ROOM_OF.values())
+        replaced = [name for _, name in _KEYS] + ["rooms_direct_key_key"]
+        if obstacles := await executor.fetch_all(_OBSTACLES, rooms, columns, list(REFERENCE), replaced):
+            reason = f"Citus does not take {', '.join(obstacles)}: drop what is not hubbub's first"
+            raise Invalid("database", reason)
         own = [*ROOM_OF, *(table for table in TABLES if table not in ROOM_OF)]
         if referring := await executor.fetch_all(_REFERRING, [*ROOM_OF, "hubbub_deletions"], own):
             reason = f"the tables {', '.join(referring)} refer to rooms, by foreign keys: drop these first"
             raise Invalid("database", reason)
-        all_steps = steps(settings.schema, shards)
+        to_users = await executor.fetch_all(_REFERRING, ["users"], own)
+        all_steps = [
+            step._replace(locks=", ".join((step.locks, *to_users))) if step.locks == "users" else step
+            for step in steps(settings.schema, shards or max(FEWEST_SHARDS, SHARDS_PER_NODE * nodes))
+        ]
         done = await _done(executor, all_steps)
     pairs = list(zip(all_steps, done, strict=True))
     # The keys that come back are there until a step drops them.
@@ -382,7 +472,10 @@ async def _count_nodes(executor: Executor) -> int:
 
 async def _refuse_writers(executor: Executor) -> None:
     if writers := await executor.fetch_all(_WRITERS, list(TABLES)):
-        reason = f"sessions are connected that may write ({', '.join(writers)}): stop the application first"
+        reason = (
+            f"sessions are connected that may write ({', '.join(writers)}): stop the application first. "
+            "A pooler keeps sessions for a while: restart it, or wait for its server_idle_timeout"
+        )
         raise Invalid("database", reason)
 
 
@@ -392,3 +485,59 @@ def _error_for(error: Exception, step: Step, *, lost: bool) -> HubbubError:
         return Unavailable("postgresql", f"to {step.title}: {known.reason}; call it again to go on")
     first_line = str(error).partition("\n")[0]  # the lines after the first hold values of rows
     return Unavailable("postgresql", f"could not {step.title}: {first_line}", retryable=False)
+
+
+async def drop_former_functions(settings: PostgresSettings, *, timeouts: Timeouts | None = None) -> list[str]:
+    """Drop the functions of other versions of hubbub, and return their names with their parameters.
+
+    Raises: Invalid (rooms are not distributed, or sessions may write: one of them may call such a function),
+    SchemaMismatch (not completely distributed), Unavailable.
+    """
+    timeouts = timeouts or Timeouts()
+    connection = await _connect(settings, timeouts.lock_timeout_seconds)
+
+    def session() -> AbstractAsyncContextManager[Executor]:
+        return OpenTransaction.begin(connection, settings.deadline_seconds)
+
+    try:
+        await take_lock(session, timeouts.migration_lock_seconds)
+        async with session() as executor:
+            await verify(executor)
+            if not await is_distributed(executor, settings.schema):
+                raise Invalid("database", "has no rooms that are distributed")
+            await _refuse_writers(executor)
+            former = await _former_functions(executor)
+        for function in former:
+            try:
+                await connection.execute(f"DROP FUNCTION IF EXISTS {function}")
+            except FAILURES as error:
+                first_line = str(error).partition("\n")[0]
+                raise Unavailable("postgresql", f"could not drop {function}: {first_line}") from error
+    finally:
+        connection.terminate()
+    return former
+
+
+async def _former_functions(executor: Executor) -> list[str]:
+    """Those that Citus runs on the node of a room, and those that a run was killed over."""
+    sql = """
+    SELECT pg_proc.oid::regprocedure::text AS name
+    FROM pg_proc
+    WHERE pronamespace = to_regnamespace(current_schema())
+        AND starts_with(proname, 'hubbub_')
+        AND proname <> ALL ($1)
+        AND (
+            proname ~ $2
+            OR EXISTS (
+                SELECT 1
+                FROM pg_dist_object
+                WHERE classid = 'pg_proc'::regclass
+                    AND objid = pg_proc.oid
+                    AND distribution_argument_index IS NOT NULL
+            )
+        )
+    ORDER BY name
+    """
+    statement = Statement("migrations.former_functions", str, sql)
+    names = [function.name for function in functions().values()]
+    return await executor.fetch_all(statement, names, f"_[0-9a-f]{{{DIGITS}}}$")

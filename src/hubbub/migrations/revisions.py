@@ -8,7 +8,7 @@ from typing import Final
 from hubbub.errors import Invalid, SchemaMismatch
 from hubbub.postgres import TABLES, Executor, Statement
 
-NEWEST = 21
+NEWEST = 22
 """The number of the newest revision in `versions/`. Numbers have no gaps."""
 
 KEYS = "0015"
@@ -28,6 +28,7 @@ RIGHTS: Final[Mapping[str, str]] = {
     "hubbub_deletions": "SELECT, INSERT, UPDATE, DELETE",
     "hubbub_consumers": "SELECT, INSERT, UPDATE, DELETE",
     "hubbub_sessions": "SELECT, INSERT, UPDATE, DELETE",
+    "hubbub_presence": "SELECT, INSERT, UPDATE, DELETE",
     "hubbub_schema_version": "SELECT",
 }
 """The rights that hubbub's statements need, by table. UPDATE of `hubbub_deletions` is for the lock of a row."""

@@ -180,6 +180,7 @@ UNIQUE_CONSTRAINTS = {
     "hubbub_deletions_pkey": "deletion",
     "hubbub_consumers_pkey": "consumer",
     "hubbub_sessions_pkey": "session",
+    "hubbub_presence_pkey": "presence",
 }
 
 # Foreign keys: the thing that does not exist.
@@ -245,8 +246,9 @@ def _names(error: asyncpg.PostgresError) -> list[str]:
 
 def _constraint(error: asyncpg.PostgresError) -> str:
     name: str | None = error.constraint_name
-    if name is None and (names := _names(error)):
-        name = _SHARD.sub("", names[-1])
+    if name is None and (names := [_SHARD.sub("", one) for one in _names(error)]):
+        # A row that is still referred to: the table that refers to it is named after the foreign key.
+        name = next((one for one in reversed(names) if one in FOREIGN_KEYS), names[-1])
     return str(name)
 
 

@@ -37,6 +37,7 @@ class SharedStatements:
         self._executor = executor
         self._deadline_seconds = deadline_seconds
         self._lookups: dict[Lookup[Any], Batcher[Args, Any]] = {}
+        self._lookups_in_rooms: dict[Lookup[Any], Batcher[Args, Any]] = {}
         self._shared = Batcher[Asked, list[Any]](
             "share a statement",
             self._fetch,
@@ -50,16 +51,34 @@ class SharedStatements:
     def look_up(self, lookup: Lookup[T], key: Args) -> Awaitable[T | None]:
         """The row of the key, or None."""
         batcher = self._lookups.get(lookup)
-        if batcher is None:
-            batcher = self._lookups[lookup] = Batcher(
-                lookup.name,
-                lambda key, deadline: self._executor.fetch_one(lookup, *key, deadline=deadline),
-                partial(self._find_many, lookup),
-                deadline_seconds=self._deadline_seconds,
-                queue=PlainQueue(),
-                per_batch=CALLERS_PER_STATEMENT,
-            )
+        if batcher is not None:
+            return batcher.call(key)
+        if lookup.has_room and self._executor.is_distributed:
+            batcher = self._lookups_in_rooms.get(lookup) or self._batcher_in_rooms(lookup)
+            return batcher.call(key, lookup.key_of_args(*key))
+        batcher = self._lookups[lookup] = Batcher(
+            lookup.name,
+            lambda key, deadline: self._executor.fetch_one(lookup, *key, deadline=deadline),
+            partial(self._find_many, lookup),
+            deadline_seconds=self._deadline_seconds,
+            queue=PlainQueue(),
+            per_batch=CALLERS_PER_STATEMENT,
+        )
         return batcher.call(key)
+
+    def _batcher_in_rooms(self, lookup: Lookup[Any]) -> Batcher[Args, Any]:
+        """For rooms on several nodes: a statement for several of them would need an answer of each node. So only
+        callers with equal keys share one."""
+        batcher = self._lookups_in_rooms[lookup] = Batcher[Args, Any](
+            lookup.name,
+            lambda key, deadline: self._executor.fetch_one(lookup, *key, deadline=deadline),
+            partial(self._find_many, lookup),
+            deadline_seconds=self._deadline_seconds,
+            queue=KeyedQueue(keys_per_batch=1),
+            per_batch=CALLERS_PER_STATEMENT,
+            workers=SHARED_WORKERS,
+        )
+        return batcher
 
     async def _find_many(self, lookup: Lookup[T], keys: Sequence[Args], deadline: float) -> list[T | None]:
         key_of_args = lookup.key_of_args
@@ -92,6 +111,6 @@ class SharedStatements:
 
     async def close(self) -> None:
         """Refuse new callers, and wait for the statements in flight: the pool bounds how long they take."""
-        for lookups in self._lookups.values():
+        for lookups in (*self._lookups.values(), *self._lookups_in_rooms.values()):
             await lookups.drain()
         await self._shared.drain()

@@ -12,18 +12,20 @@ from asyncpg.pgproto import pgproto
 
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
+from hubbub.postgres.functions import with_names_in_database
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 TABLES: Final = (
     *("users", "rooms", "messages", "room_users", "message_read_receipts", "room_events"),
-    *("hubbub_imports", "hubbub_deletions", "hubbub_consumers", "hubbub_sessions", "hubbub_schema_version"),
+    *("hubbub_imports", "hubbub_deletions", "hubbub_consumers", "hubbub_sessions"),
+    *("hubbub_presence", "hubbub_schema_version"),
 )
 """The tables of hubbub. Statements name them without their schema, which `Statement.in_layout` puts in front."""
 
 # `(?!\.)` because in `IS DISTINCT FROM rooms.name` a table's name stands for its row. Functions are those of
-# `hubbub.migrations.distribution`.
+# `hubbub.postgres.functions`.
 _TABLE = re.compile(rf"\b(FROM|JOIN|INTO|UPDATE|USING) ({'|'.join(TABLES)}|hubbub_\w+(?=\())\b(?!\.)")
 _LOCKS_ROOM = re.compile(r"\b(UPDATE|DELETE FROM) rooms\b")
 _WRITING: Final = ("INSERT INTO", "UPDATE", "DELETE FROM")
@@ -60,9 +62,11 @@ class _SqlByLayout(dict[str, str]):
 
     def __missing__(self, layout: str) -> str:
         schema = schema_of(layout)
-        sql = self._sql if schema == layout else self._distributed
-        if sql == NOT_SUPPORTED:
-            raise not_supported(self._name)
+        sql = self._sql
+        if schema != layout:
+            if self._distributed == NOT_SUPPORTED:
+                raise not_supported(self._name)
+            sql = with_names_in_database(self._distributed)
         sql = _TABLE.sub(rf"\1 {schema}.\2", sql).replace("current_schema()", f"'{schema}'")
         self[layout] = sql
         return sql
@@ -121,10 +125,11 @@ class Lookup(Statement[T]):
 
     The placeholders of the statement make up the key. `many` has as many placeholders, each of them an array. The
     n-th items of all arrays are the n-th key. `key_of_args` and `key_of_row` give the key of a call and of a row
-    in a form that is fast to compare: the `int` of a UUID, not the UUID.
+    in a form that is fast to compare: the `int` of a UUID, not the UUID. `has_room` tells whether the key names
+    the room, so that the row is on one node where rooms are distributed.
     """
 
-    __slots__ = ("key_of_args", "key_of_row", "many")
+    __slots__ = ("has_room", "key_of_args", "key_of_row", "many")
 
     def __init__(
         self,
@@ -135,8 +140,11 @@ class Lookup(Statement[T]):
         many: Statement[T],
         key_of_args: Callable[..., Hashable],
         key_of_row: Callable[[T], Hashable],
+        has_room: bool = False,
+        distributed: str | None = None,
     ) -> None:
-        super().__init__(name, model, sql)
+        super().__init__(name, model, sql, distributed=distributed)
+        self.has_room = has_room
         self.many = many
         self.key_of_args = key_of_args
         self.key_of_row = key_of_row

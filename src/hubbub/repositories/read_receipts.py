@@ -13,7 +13,7 @@ from hubbub.errors import NotAMember, NotFound
 from hubbub.models import Page, ReadReceipt
 from hubbub.postgres import NOT_SUPPORTED, Statement
 from hubbub.repository import Repository
-from hubbub.sql import existing, has_member, kept, lock_timeout, representable, unread
+from hubbub.sql import OLDEST, existing, has_member, kept, lock_timeout, representable, unread
 
 RECEIPTS_UP_TO_MEMBERS: Final = 50
 """A room of up to this many members stores a row per message and reader, unless it is set otherwise. In larger
@@ -305,7 +305,12 @@ class ReadReceipts(Repository):
         ORDER BY room_users.user_id
         LIMIT $3
         """
-    _WHO_READ = Statement("read_receipts.who_read", ReadReceipt, _WHO_READ_SQL.format(room_id="messages.room_id"))
+    _WHO_READ = Statement(
+        "read_receipts.who_read",
+        ReadReceipt,
+        _WHO_READ_SQL.format(room_id="messages.room_id"),
+        distributed=NOT_SUPPORTED,  # several rooms may have a message with this id
+    )
     _WHO_READ_IN_ROOM = Statement(
         "read_receipts.who_read_in_room", ReadReceipt, _WHO_READ_SQL.format(room_id="$5")
     )
@@ -322,6 +327,7 @@ class ReadReceipts(Repository):
         "read_receipts.room_of",
         lambda room_id, is_visible: (room_id, is_visible),
         _ROOM_OF_SQL.format(room_id="messages.room_id"),
+        distributed=_ROOM_OF_SQL.format(room_id="messages.room_id") + OLDEST,
     )
     _ROOM_OF_IN_ROOM = Statement(
         "read_receipts.room_of_in_room",
@@ -351,6 +357,9 @@ class ReadReceipts(Repository):
         viewer = inputs.viewer(as_user)
         (user_id,) = (UUID(int=0),) if after is None else self._WHO_READ_CURSOR.decode(message_id, after)
         deadline = self._executor.deadline()
+        if room_id is None and self._executor.is_distributed:
+            found = await self._executor.fetch_one(self._ROOM_OF, message_id, viewer, deadline=deadline)
+            room_id, _ = existing(found, NotFound, "message", message_id)
         if room_id is None:
             receipts = await self._executor.fetch_all(
                 self._WHO_READ, message_id, user_id, limit + 1, viewer, deadline=deadline

@@ -110,9 +110,11 @@ class _State(NamedTuple):
         return NotAMember(*self.key)  # it left a moment ago
 
 
-def _set_role(name: str, condition: str, before: str = "", source: str = "") -> Statement[RoomUser]:
+def _set_role(
+    name: str, of_function: str, condition: str, before: str = "", source: str = ""
+) -> Statement[RoomUser]:
     """Gives a member another role if the condition holds. `before` are the tables that the condition reads, of
-    which `source` is joined."""
+    which `source` is joined. `of_function` are the last arguments of the function that does the same."""
     return Statement(
         name,
         RoomUser,
@@ -131,6 +133,7 @@ def _set_role(name: str, condition: str, before: str = "", source: str = "") -> 
         SELECT {MEMBER}
         FROM changed
         """,
+        distributed=f"SELECT {MEMBER} FROM hubbub_set_role($1, $2, $3, {of_function})",
     )
 
 
@@ -185,6 +188,7 @@ class RoomUsers(Repository):
         FROM head
         RETURNING {MEMBER}
         """,
+        distributed=f"SELECT {MEMBER} FROM hubbub_add_member($1, $2, $3, $4, $5, '{NO_USER}')",
     )
     _ADD_MANY = Statement(
         "room_users.add_many",
@@ -439,6 +443,7 @@ class RoomUsers(Repository):
         SELECT room_id, user_id
         FROM gone
         """,
+        distributed="SELECT of_room AS room_id, of_user AS user_id FROM hubbub_remove_member($1, $2)",
     )
     _REMOVE_ADMIN = Statement(
         "room_users.remove_admin",
@@ -455,6 +460,8 @@ class RoomUsers(Repository):
         SELECT room_id, user_id
         FROM gone
         """,
+        # Also where it is the last member: the next two statements are parts of it.
+        distributed="SELECT of_room AS room_id, of_user AS user_id FROM hubbub_remove_admin($1, $2, $3, $4)",
     )
     # A join in flight is in no snapshot. So the last admin's own row and the room are locked, in the order of a
     # join, by a statement of their own, and the next one sees all members there are.
@@ -476,6 +483,7 @@ class RoomUsers(Repository):
             AND (SELECT count(*) FROM member) > 0
         FOR NO KEY UPDATE
         """,
+        distributed=NOT_SUPPORTED,
     )
     _REMOVE_LAST_MEMBER = Statement(
         "room_users.remove_last_member",
@@ -498,6 +506,7 @@ class RoomUsers(Repository):
         SELECT room_id, user_id
         FROM gone
         """,
+        distributed=NOT_SUPPORTED,
     )
     # The memberships of both are locked in the order of their ids, so that neither changes before this is
     # committed, and two who change each other take turns. An admin who removes another one stays admin.
@@ -529,6 +538,7 @@ class RoomUsers(Repository):
         SELECT room_id, user_id
         FROM gone
         """,
+        distributed="SELECT of_room AS room_id, of_user AS user_id FROM hubbub_remove_member_by($1, $2, $3, $4)",
     )
     _REMOVE_MANY = Statement(
         "room_users.remove_many",
@@ -609,7 +619,7 @@ class RoomUsers(Repository):
         gone = await self._executor.fetch_all(
             self._REMOVE_ADMIN, key.room_id, key.user_id, force, lock_wait, deadline=deadline
         )
-        if not gone:
+        if not gone and not self._executor.is_distributed:
             async with self._executor.transaction(deadline=deadline) as part:
                 if await part.fetch_one(self._LOCK_WITH_ROOM, key.room_id, key.user_id, lock_wait) is not None:
                     gone = await part.fetch_all(self._REMOVE_LAST_MEMBER, key.room_id, key.user_id)
@@ -645,11 +655,16 @@ class RoomUsers(Repository):
             for key in keys
         ]
 
-    _SET_ROLE = _set_role("room_users.set_role", "role <> 'admin'")
-    _DEMOTE = _set_role("room_users.demote", f"(role <> 'admin' OR {_ANOTHER_ADMIN})", f"{_ADMINS}, ")
-    _STEP_DOWN = _set_role("room_users.step_down", f"role = 'admin' AND {_ANOTHER_ADMIN}", f"{_ADMINS}, ")
+    _SET_ROLE = _set_role("room_users.set_role", "NULL, false, NULL", "role <> 'admin'")
+    _DEMOTE = _set_role(
+        "room_users.demote", "NULL, true, $4", f"(role <> 'admin' OR {_ANOTHER_ADMIN})", f"{_ADMINS}, "
+    )
+    _STEP_DOWN = _set_role(
+        "room_users.step_down", "$2, true, $4", f"role = 'admin' AND {_ANOTHER_ADMIN}", f"{_ADMINS}, "
+    )
     _SET_ROLE_BY = _set_role(
         "room_users.set_role_by",
+        "$4, false, $5",
         "actor_id = $4 AND actor_role = 'admin'",
         f"{_ACTOR.replace('$4', '$5').replace('$3', '$4')}, ",
         "actor",
@@ -770,6 +785,7 @@ class RoomUsers(Repository):
         SELECT {MEMBER}
         FROM changed
         """,
+        distributed=f"SELECT {MEMBER} FROM hubbub_update_member($1, $2, $3, $4)",
     )
 
     async def update(self, room_id: UUID, user_id: UUID, *, metadata: Mapping[str, Any] | None) -> RoomUser:
@@ -810,6 +826,7 @@ class RoomUsers(Repository):
         many=_GET_MANY,
         key_of_args=lambda room_id, user_id: (room_id.int, user_id.int),
         key_of_row=lambda member: (member.room_id.int, member.user_id.int),
+        has_room=True,
     )
 
     async def get(self, room_id: UUID, user_id: UUID) -> RoomUser:

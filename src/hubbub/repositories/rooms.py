@@ -18,7 +18,7 @@ from hubbub.deletions import DELETE_ROOM, HIDE, Deletion, check_outside_transact
 from hubbub.errors import Conflict, Forbidden, HubbubError, Invalid, NotAMember, NotFound
 from hubbub.events import MemberJoined, RoomChanged
 from hubbub.models import Message, Page, Role, Room, RoomSummary
-from hubbub.postgres import OpenTransaction, Statement
+from hubbub.postgres import LockNotAvailable, OpenTransaction, Statement
 from hubbub.repository import Repository
 from hubbub.sql import (
     acting_admin,
@@ -46,6 +46,9 @@ LONGEST_LIST: Final = 1_000
 
 PREVIEW_AMONG: Final = 200
 """How many of its newest messages are searched for one that is not deleted."""
+
+ATTEMPTS: Final = 3
+"""How often a deletion that a deadlock has ended is tried, as the pool does where it is one statement."""
 
 DIRECT_NAME: Final = "direct"
 """Direct rooms have no name of their own, because a screen shows the name of the partner."""
@@ -211,6 +214,7 @@ class Rooms(Repository):
         SELECT {columns(Room)}
         FROM room
         """,
+        distributed=f"SELECT {ROOM} FROM hubbub_update_room($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
 
     async def update(
@@ -298,10 +302,7 @@ class Rooms(Repository):
         )
         may_hide = not isinstance(self._executor, OpenTransaction)
         if self._executor.is_distributed:
-            async with self._executor.transaction(deadline=deadline) as part:
-                is_large = await part.fetch_one(DELETE_ROOM, room_id, may_hide, viewer)
-                if is_large and may_hide:
-                    await part.execute(HIDE, room_id, True)
+            is_large = await self._delete_distributed(room_id, may_hide=may_hide, viewer=viewer, deadline=deadline)
         else:
             is_large = await self._executor.fetch_one(DELETE_ROOM, room_id, may_hide, viewer, deadline=deadline)
         if is_large is None and viewer is not None:
@@ -311,16 +312,32 @@ class Rooms(Repository):
             check_outside_transaction(self._executor, "room_id")
             await finish(self._executor, Deletion(room_id, is_room=True), self._on_commit, deadline=deadline)
 
-    _FIND_DIRECT = Statement(
-        "rooms.find_direct",
-        Room,
-        f"""
+    async def _delete_distributed(
+        self, room_id: UUID, *, may_hide: bool, viewer: UUID | None, deadline: float
+    ) -> bool | None:
+        attempts_left = 1 if isinstance(self._executor, OpenTransaction) else ATTEMPTS
+        while True:
+            attempts_left -= 1
+            try:
+                async with self._executor.transaction(deadline=deadline) as part:
+                    is_large = await part.fetch_one(DELETE_ROOM, room_id, may_hide, viewer)
+                    if is_large and may_hide:
+                        await part.execute(HIDE, room_id, True)
+                    return is_large
+            except LockNotAvailable:  # a change of the room was in its way, and nothing is done
+                if not attempts_left:
+                    raise
+
+    _FIND_DIRECT_SQL = f"""
         SELECT {ROOM}
         FROM rooms
         WHERE direct_key = $1
             AND {kept("rooms.id")}
-            AND ($2::uuid IS NULL OR {has_member("rooms.id", "$2")})
-        """,
+            AND ($2::uuid IS NULL OR {has_member("{room_id}", "$2")})
+        """
+    _FIND_DIRECT = Statement("rooms.find_direct", Room, _FIND_DIRECT_SQL.format(room_id="rooms.id"))
+    _FIND_DIRECT_BY_ID = Statement(
+        "rooms.find_direct_by_id", Room, _FIND_DIRECT_SQL.format(room_id="$3") + "AND rooms.id = $3"
     )
     _CREATE_DIRECT = Statement("rooms.create_direct", Room, _CREATE.sql, distributed=_CREATE.distributed)
 
@@ -334,7 +351,12 @@ class Rooms(Repository):
         if first == second:
             raise Invalid("partner_id", "a direct room needs two different users")
         key, deadline = direct_key(first, second), self._executor.deadline()
-        found = await self._executor.fetch_all(self._FIND_DIRECT, key, viewer, deadline=deadline)
+        found: list[Room] = []
+        if self._executor.is_distributed:  # one node has it, unless it is from before ids were made from pairs
+            id = direct_id(key)
+            found = await self._executor.fetch_all(self._FIND_DIRECT_BY_ID, key, viewer, id, deadline=deadline)
+        if not found:
+            found = await self._executor.fetch_all(self._FIND_DIRECT, key, viewer, deadline=deadline)
         # A large one that is being deleted keeps the id for a while. Meanwhile the next one has another, unless
         # rooms are distributed: there only the id keeps the room unique.
         for id in (direct_id(key),) if self._executor.is_distributed else (direct_id(key), uuid7()):

@@ -15,6 +15,7 @@ from hubbub.cursors import Cursor
 from hubbub.deletions import (
     DELETE_ACCOUNT,
     END_SESSIONS,
+    FORGET_PRESENCE,
     HIDE,
     HIDE_ACCOUNT,
     LEAVE,
@@ -25,9 +26,9 @@ from hubbub.deletions import (
 )
 from hubbub.errors import NotFound, Unavailable
 from hubbub.models import Concealed, Credentials, Page, PublicUser, User, UserKind
-from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, Statement
+from hubbub.postgres import Executor, LockNotAvailable, Statement
 from hubbub.repository import Repository
-from hubbub.sql import by_id, columns, existing, folded, kept, readable, username_key
+from hubbub.sql import by_id, columns, existing, folded, kept, readable, username_key, with_presence
 
 USER = readable(User)
 PUBLIC_USER = readable(PublicUser)
@@ -54,6 +55,11 @@ def _hash(field: str, value: str) -> str:
 
 def _search_key(display_name: str | None) -> str | None:
     return None if display_name is None else inputs.search_key(display_name)
+
+
+def _found_by(field: str, expression: str) -> Statement[User]:
+    sql = f"SELECT {USER} FROM users WHERE {expression} = $1 AND {KEPT}"
+    return Statement(f"users.find_by_{field}", User, sql, distributed=with_presence(sql))
 
 
 class _JoinedMeanwhile(Exception):
@@ -193,7 +199,13 @@ class Users(Repository):
             inputs.stored_key(username),
             _search_key(display_name),
         )
-        return user
+        return await self._with_presence(user)
+
+    async def _with_presence(self, user: User) -> User:
+        """The user of a change, which where rooms are distributed does not read the presence."""
+        if not self._executor.is_distributed:
+            return user
+        return await self._executor.fetch_one(self._GET, user.id) or user
 
     _GET = by_id(User, "users")
     _GET_MANY = _GET.many
@@ -207,27 +219,19 @@ class Users(Repository):
         """The users that exist, by id, in one query per 1,000 ids."""
         return await self._get_many(self._GET_MANY, user_ids, field="user_ids")
 
-    _FIND_BY_EMAIL = Statement(
-        "users.find_by_email", User, f"SELECT {USER} FROM users WHERE {folded('email')} = $1 AND {KEPT}"
-    )
+    _FIND_BY_EMAIL = _found_by("email", folded("email"))
 
     async def find_by_email(self, email: str) -> User | None:
         """The user with this email, or None. Theirs differs from it in nothing but case."""
         return await self._executor.fetch_one(self._FIND_BY_EMAIL, inputs.folded(inputs.email(email)))
 
-    _FIND_BY_USERNAME = Statement(
-        "users.find_by_username", User, f"SELECT {USER} FROM users WHERE {username_key()} = $1 AND {KEPT}"
-    )
+    _FIND_BY_USERNAME = _found_by("username", username_key())
 
     async def find_by_username(self, username: str) -> User | None:
         """The user with this username, or None. All spellings of a name find it (docs/schema.md)."""
         return await self._executor.fetch_one(self._FIND_BY_USERNAME, inputs.same_name(inputs.username(username)))
 
-    _FIND_BY_EXTERNAL_ID = Statement(
-        "users.find_by_external_id",
-        User,
-        f"""SELECT {USER} FROM users WHERE external_id COLLATE "C" = $1 AND {KEPT}""",
-    )
+    _FIND_BY_EXTERNAL_ID = _found_by("external_id", 'external_id COLLATE "C"')
 
     async def find_by_external_id(self, external_id: str | int | UUID) -> User | None:
         """The user with this id in another system, or None."""
@@ -236,10 +240,7 @@ class Users(Repository):
     # The index of usernames has no id, and needs none, because they are unique. A user who is found by the
     # username is not found again by the display name.
     _SEARCH_CURSOR = Cursor("users", tuple[str, UUID])
-    _SEARCH = Statement(
-        "users.search",
-        lambda key, *user: (key, PublicUser.of_row(*user)),
-        f"""
+    _SEARCH_SQL = f"""
         SELECT
             found.key,
             {columns(PublicUser, "found")}
@@ -273,7 +274,12 @@ class Users(Repository):
             OR EXISTS (SELECT 1 FROM users WHERE users.id = $6 AND {kept("$6")})
         ORDER BY found.key, found.id
         LIMIT $5
-        """,
+        """
+    _SEARCH = Statement(
+        "users.search",
+        lambda key, *user: (key, PublicUser.of_row(*user)),
+        _SEARCH_SQL,
+        distributed=with_presence(_SEARCH_SQL),
     )
 
     async def search(
@@ -376,7 +382,7 @@ class Users(Repository):
             self._changed(
                 ProfileUpdated(user.id, user.username, user.avatar_url, user.display_name, user.metadata)
             )
-        return user
+        return await self._with_presence(user)
 
     _CHANGE_PASSWORD_HASH = Statement(
         "users.change_password_hash",
@@ -408,11 +414,18 @@ class Users(Repository):
         User,
         f"UPDATE users SET is_online = $2, last_seen = CURRENT_TIMESTAMP WHERE id = $1 AND {KEPT}",
         idempotent=True,
+        distributed="""
+        INSERT INTO hubbub_presence (user_id, is_online, last_seen)
+        VALUES ($1, $2, CURRENT_TIMESTAMP)
+        ON CONFLICT (user_id) DO UPDATE SET is_online = EXCLUDED.is_online, last_seen = EXCLUDED.last_seen
+        """,
     )
 
     async def update_online_status(self, user_id: UUID, is_online: bool) -> None:
         """Store that the user came online or went offline, and when. Raises: NotFound."""
         user_id, is_online = inputs.uuid("user_id", user_id), inputs.flag("is_online", is_online)
+        if self._executor.is_distributed:
+            await self.get(user_id)  # it raises NotFound
         if not await self._executor.execute(self._UPDATE_ONLINE_STATUS, user_id, is_online):
             raise NotFound("user", user_id)
         self._changed(UserChanged(user_id))
@@ -439,21 +452,17 @@ class Users(Repository):
         WHERE users.id = locked.id
         """,
         idempotent=True,
-        distributed=NOT_SUPPORTED,
-    )
-    # Where each node has a copy of `users`, its changes take turns, and a change is one value for all its rows.
-    _SET_ONLINE = Statement(
-        "users.set_online",
-        User,
-        f"""
-        UPDATE users
-        SET is_online = $2,
-            last_seen = CURRENT_TIMESTAMP
-        WHERE id = ANY($1::uuid[])
-            AND is_online IS DISTINCT FROM $2
-            AND {KEPT}
+        # It does not read the accounts, so the row of one that does not exist stays, and no statement reads it.
+        distributed="""
+        INSERT INTO hubbub_presence (user_id, is_online, last_seen)
+        SELECT changes.user_id, changes.is_online, CURRENT_TIMESTAMP
+        FROM unnest($1::uuid[], $2::boolean[]) AS changes (user_id, is_online)
+        ORDER BY changes.user_id
+        ON CONFLICT (user_id) DO UPDATE
+            SET is_online = EXCLUDED.is_online,
+                last_seen = EXCLUDED.last_seen
+            WHERE hubbub_presence.is_online IS DISTINCT FROM EXCLUDED.is_online
         """,
-        idempotent=True,
     )
 
     async def set_online_many(self, changes: Mapping[UUID, bool]) -> None:
@@ -461,12 +470,7 @@ class Users(Repository):
         changes = inputs.mapping("changes", changes)
         users = [inputs.uuid("changes", user_id) for user_id in changes]
         flags = [inputs.flag("changes", is_online) for is_online in changes.values()]
-        if self._executor.is_distributed:
-            for flag in set(flags):
-                of_flag = [user_id for user_id, is_online in zip(users, flags, strict=True) if is_online is flag]
-                await self._executor.execute(self._SET_ONLINE, of_flag, flag)
-        else:
-            await self._executor.execute(self._SET_ONLINE_MANY, users, flags)
+        await self._executor.execute(self._SET_ONLINE_MANY, users, flags)
         for user_id in users:
             self._changed(UserChanged(user_id))
 
@@ -521,6 +525,7 @@ class Users(Repository):
             check_outside_transaction(self._executor, "user_id")
             await part.execute(HIDE, user_id, False)
             await part.execute(HIDE_ACCOUNT, user_id)
+            await part.execute(FORGET_PRESENCE, user_id)
             return [], False
         is_last, rooms = existing(await part.fetch_one(LEAVE, user_id), NotFound, "user", user_id)
         is_large = existing(await part.fetch_one(LOCK_ACCOUNT, user_id), NotFound, "user", user_id)

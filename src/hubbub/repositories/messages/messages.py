@@ -30,7 +30,17 @@ from hubbub.repositories.messages.send import draft_of, send_one
 from hubbub.repositories.messages.send_many import drafts_of, send_all
 from hubbub.repositories.messages.writer import MessageWriter
 from hubbub.repository import Apply, Repository, RoomChanges
-from hubbub.sql import by_id, columns, existing, kept, lock_timeout, next_entries, next_entry, readable
+from hubbub.sql import (
+    OLDEST_LAST,
+    by_id,
+    columns,
+    existing,
+    kept,
+    lock_timeout,
+    next_entries,
+    next_entry,
+    readable,
+)
 
 T = TypeVar("T")
 
@@ -213,7 +223,7 @@ class Messages(Repository):
         self, message_id: UUID, room_id: UUID | None, viewer: UUID, deadline: float
     ) -> Message:
         found = await self._permissions({message_id: viewer}, room_id, deadline)
-        message, is_member, _ = existing(found[0] if found else None, NotFound, "message", message_id)
+        message, is_member, _ = existing(found[-1] if found else None, NotFound, "message", message_id)
         if not is_member:
             raise NotAMember(message.room_id, viewer)
         return message
@@ -403,6 +413,7 @@ class Messages(Repository):
         "messages.change_permissions",
         lambda *row: (Message.of_row(*row[:-2]), row[-2], row[-1]),
         _PERMISSIONS_SQL.format(room_id="messages.room_id"),
+        distributed=_PERMISSIONS_SQL.format(room_id="messages.room_id") + OLDEST_LAST,
     )
     _PERMISSIONS_IN_ROOM = Statement(
         "messages.change_permissions_in_room", _PERMISSIONS.model, _PERMISSIONS_SQL.format(room_id="$3")
@@ -411,7 +422,10 @@ class Messages(Repository):
     async def _permissions(
         self, users: Mapping[UUID, UUID], room_id: UUID | None, deadline: float
     ) -> list[tuple[Message, bool, bool]]:
-        """The messages with these ids, and whether the user of each is a member and may change it."""
+        """The messages with these ids, and whether the user of each is a member and may change it.
+
+        Of several messages with one id, the last one counts.
+        """
         ids, by = list(users), list(users.values())
         if room_id is None:
             return await self._executor.fetch_all(self._PERMISSIONS, ids, by, deadline=deadline)

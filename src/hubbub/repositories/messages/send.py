@@ -13,7 +13,7 @@ from uuid_utils import uuid7
 from hubbub import inputs
 from hubbub.errors import Conflict, Invalid, NotAMember, Unavailable
 from hubbub.models import Message, MessageType, NewMessage
-from hubbub.postgres import Executor, FastUUID, Statement, as_fast_uuid
+from hubbub.postgres import NOT_SUPPORTED, Executor, FastUUID, Statement, as_fast_uuid
 from hubbub.sql import columns, kept
 
 MESSAGE: Final = columns(Message)
@@ -116,32 +116,40 @@ async def send_one(executor: Executor, draft: Draft, deadline: float) -> Message
 
 # A send that is cancelled while its COMMIT waits for a synchronous standby is committed without it. So this writes
 # to the log for each message that it finds, and its own COMMIT waits until the standby has both.
-EARLIER_SENDS = Statement(
-    "messages.earlier_sends",
-    Message,
-    f"""
+_EARLIER_SENDS: Final = f"""
     SELECT {MESSAGE}
     FROM messages
     WHERE id = ANY($1::uuid[])
-        AND {kept("messages.room_id")}
+        AND {{kept}}
         AND pg_logical_emit_message(true, 'hubbub', ''::text) IS NOT NULL
-    """,
+    """
+EARLIER_SENDS = Statement(
+    "messages.earlier_sends",
+    Message,
+    _EARLIER_SENDS.format(kept=kept("messages.room_id")),
+    distributed=NOT_SUPPORTED,
+)
+EARLIER_SENDS_IN_ROOM = Statement(
+    "messages.earlier_sends_in_room",
+    Message,
+    _EARLIER_SENDS.format(kept=f"{kept('$2')} AND room_id = $2"),
 )
 
 
 async def find_earlier_sends(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> Outcomes:
     """The drafts whose id is taken: by the message of an earlier attempt, or by another one, which is a
-    `Conflict`.
+    `Conflict`. Where rooms are distributed, an id is unique in its room only, and the drafts are all for one room.
 
     Raises: Unavailable (with `outcome_unknown`, because this very call may have made the earlier attempt).
     """
     try:
-        found = await executor.fetch_all(EARLIER_SENDS, [draft.id for draft in drafts], deadline=deadline)
+        ids = [draft.id for draft in drafts]
+        if executor.is_distributed:
+            found = await executor.fetch_all(EARLIER_SENDS_IN_ROOM, ids, drafts[0].room_id, deadline=deadline)
+        else:
+            found = await executor.fetch_all(EARLIER_SENDS, ids, deadline=deadline)
     except Unavailable as failure:
         raise failure.with_unknown_outcome() from failure
-    # Where rooms are distributed, an id is unique in its room only.
-    rooms = {draft.id: draft.room_id for draft in drafts}
-    found.sort(key=lambda message: message.room_id == rooms[message.id])
     earlier = {message.id: message for message in found}
     return {draft.id: _same_or_conflict(draft, earlier[draft.id]) for draft in drafts if draft.id in earlier}
 

@@ -173,6 +173,13 @@ class ColumnCheck:
         ORDER BY id
         LIMIT $2
         """,
+        distributed="""
+        SELECT user_id AS id, is_online
+        FROM hubbub_presence
+        WHERE user_id > $1
+        ORDER BY user_id
+        LIMIT $2
+        """,
     )
 
     async def _check_if_lost(self) -> float:
