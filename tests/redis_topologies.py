@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hiredis
 
-from hubbub.redis import Connection, Reply
-from hubbub.redis.cluster import SLOTS
+from hubbub.redis import Connection, Reply, ReplyError
 from hubbub.redis.connection import pack
 from hubbub.redis.dialler import OneServer, Shard, shards_in
 from hubbub.redis.replies import as_bytes, as_bytes_list
+from hubbub.redis.slots import SLOTS
 from hubbub.settings import RedisSettings
 from redis_server import PASSWORD, Server, binaries, free_port
-from rights import as_redis_user, user_line
+from rights import as_redis_user, user_line, words_of_nodes
 from waiting import until_it_answers
 
 MASTER = "chat-master"
@@ -179,6 +179,8 @@ class Cluster:
         _, *rules = user_line()
         for node in self.nodes:
             await self.ask(node, "ACL", "SETUSER", "hubbub", *rules, "&news")
+            with suppress(ReplyError):  # Redis 6.2 does not know the commands
+                await self.ask(node, "ACL", "SETUSER", "hubbub", *words_of_nodes())
         return as_redis_user(self.settings)
 
     async def is_primary(self, node: Server) -> bool:
@@ -226,15 +228,18 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """Six nodes. Await `form` before use."""
+def cluster(folder: Path, extra: Mapping[int, tuple[str, ...]] | None = None) -> Iterator[Cluster]:
+    """Six nodes, some with further lines of their configuration. Await `form` before use."""
     lines = (
         "cluster-enabled yes",
         f"cluster-node-timeout {NODE_TIMEOUT_SECONDS * 1000:.0f}",
         *REPLICATING,
     )
     with Starter(folder) as starter:
-        yield Cluster([starter.server(f"node-{n}", *lines, port=_port_of_node()) for n in range(6)])
+        of = extra or {}
+        yield Cluster(
+            [starter.server(f"node-{n}", *lines, *of.get(n, ()), port=_port_of_node()) for n in range(6)]
+        )
 
 
 def _port_of_node() -> int:

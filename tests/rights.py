@@ -43,6 +43,12 @@ def user_line() -> list[str]:
     return line.replace("PASSWORD_SHA256", sha256(PASSWORD.encode()).hexdigest()).split()[1:]
 
 
+def words_of_nodes() -> list[str]:
+    """Those of the same file for a node of a cluster that has sharded pub/sub."""
+    [line] = [line for line in REDIS_USER.read_text().splitlines() if "+spublish" in line]
+    return line.removeprefix("#").split()
+
+
 INSPECTING = ("+keys", "+exists", "+type", "+dbsize", "+echo", "+rpush", "+script", "+client", "+pubsub")
 """Other commands that tests of one service send on its connection."""
 

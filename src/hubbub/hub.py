@@ -36,7 +36,7 @@ from hubbub.postgres import (
     borrow,
     not_supported,
 )
-from hubbub.redis import Subscriptions, connection_to
+from hubbub.redis import connection_to, subscriptions_to
 from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, RoomUsers, Users
 from hubbub.repositories.read_receipts import MARKS_PER_STATEMENT
 from hubbub.repository import RoomChanges
@@ -276,7 +276,9 @@ class Hub(Repositories):
         self._replicas = Replicas(pool, replicas, self._followed_seq) if replicas else None
         super().__init__(pool, self._commits, self._writer, self._changes, self._marks, replicas=self._replicas)
         connection = self._connection = connection_to(settings.redis, instrumentation=instrumentation)
-        subscriptions = self._subscriptions = Subscriptions(settings.redis, instrumentation=instrumentation)
+        subscriptions = self._subscriptions = subscriptions_to(
+            settings.redis, connection, instrumentation=instrumentation
+        )
         self._passwords = passwords or Passwords()
         self._stack = AsyncExitStack()
         self._stack.push_async_callback(pool.close)  # it connects when it is used, started or not

@@ -17,8 +17,9 @@ from hubbub.diagnostics.figures import Sessions, ask_redis
 from hubbub.events import MessageSent
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.redis import Connection, Gap, ReplyError, Subscriptions, connection_to
-from hubbub.redis.cluster import ClusterConnection, slot_of
+from hubbub.redis.cluster import ClusterConnection
 from hubbub.redis.replies import as_bytes
+from hubbub.redis.slots import slot_of
 from hubbub.services.sessions.sessions import SessionService, key_of, tag_of
 from hubbub.testing import empty, run
 from redis_server import Server

@@ -31,7 +31,7 @@ from hubbub.instrumentation import Durations
 from hubbub.migrations import HEAD, revisions
 from hubbub.passwords import USUAL_COST
 from hubbub.postgres import Pool, Statement
-from hubbub.redis import Connection, ReplyError, Subscriptions, connection_to
+from hubbub.redis import Connection, ReplyError, Subscriptions, connection_to, subscriptions_to
 from hubbub.redis.replies import as_bytes_list
 from hubbub.services.feed import Feed
 from hubbub.services.sessions import find_ended
@@ -140,7 +140,9 @@ async def _delivery(both: Both) -> Result:
         if isinstance(refusal, Unavailable) and refusal.retryable:
             raise
         meaning = f"This login may not publish and subscribe ({refusal}): followers wait for heartbeats."
-        return Result("refused", [error(meaning, "Give the ACL user the channels that docs/redis.md lists.")])
+        return Result(
+            "refused", [error(meaning, "Give the ACL user the channels and commands of deploy/redis-user.conf.")]
+        )
     return Result(f"received after {(monotonic() - begin) * 1000:.1f} ms")
 
 
@@ -191,7 +193,8 @@ async def check_together(both: Both) -> Section:
 async def check_servers(settings: Settings, processes: int) -> Report:
     """The report about these servers, for an application of so many processes. Does not raise for a server."""
     pool = Pool(replace(settings.postgres, pool_size=CONNECTIONS))
-    connection, subscriptions = connection_to(settings.redis), Subscriptions(settings.redis)
+    connection = connection_to(settings.redis)
+    subscriptions = subscriptions_to(settings.redis, connection)
     try:
         await asyncio.gather(connection.start(), subscriptions.start())
         stored = await postgresql.check(pool, settings.postgres, processes, settings.replicas)

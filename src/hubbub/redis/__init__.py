@@ -5,12 +5,14 @@ from hubbub.redis.commands import Connection, Outcome
 from hubbub.redis.errors import ReplyError
 from hubbub.redis.replies import Part, Reply
 from hubbub.redis.script import NOW, Script
+from hubbub.redis.sharded import ClusterSubscriptions, subscriptions_to
 from hubbub.redis.subscriptions import CallbackSubscription, Gap, Received, Subscription, Subscriptions
 
 __all__ = [
     "NOW",
     "CallbackSubscription",
     "ClusterConnection",
+    "ClusterSubscriptions",
     "Connection",
     "Gap",
     "Outcome",
@@ -22,4 +24,5 @@ __all__ = [
     "Subscription",
     "Subscriptions",
     "connection_to",
+    "subscriptions_to",
 ]

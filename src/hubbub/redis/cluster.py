@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from binascii import crc_hqx
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import inf
@@ -25,15 +24,14 @@ from typing import Any, Final, NamedTuple
 from hubbub.background import BackgroundTask
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.redis.commands import WITHOUT_KEYS, Call, Connection, Outcome, prefixed
+from hubbub.redis.commands import WITHOUT_KEYS, Call, CommandProtocol, Connection, Outcome, prefixed
 from hubbub.redis.connection import CLOSED, pack
 from hubbub.redis.dialler import OneServer, shards_in
-from hubbub.redis.errors import ReplyError
+from hubbub.redis.errors import ReplyError, is_unknown_command
 from hubbub.redis.replies import Part, Reply
+from hubbub.redis.slots import SLOTS, is_sharded, slot_of
 from hubbub.scheduling import EarliestTimer
 from hubbub.settings import Address, RedisSettings
-
-SLOTS: Final = 16_384
 
 SENT_AGAIN: Final = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"})
 """Another node has the slot, or it is on its way to one. The command was not carried out."""
@@ -53,15 +51,10 @@ ANSWER_SECONDS: Final = 0.5
 ON_ANY_NODE: Final = WITHOUT_KEYS | {"PUBLISH"}
 """Each node gives a message to all others, so its channel has no slot."""
 
+SPUBLISH: Final = (b"*3\r\n$8\r\nSPUBLISH\r\n", b"*3\r\n$7\r\nPUBLISH\r\n")
+"""How the packed command begins, and how that begins which takes its place."""
+
 ASKING: Final = pack(("ASKING",))
-
-
-def slot_of(key: bytes) -> int:
-    """The hash slot of a key, by the part within its first braces if there is one."""
-    start = key.find(b"{")
-    if start >= 0 and (end := key.find(b"}", start)) > start + 1:
-        key = key[start + 1 : end]
-    return crc_hqx(key, 0) % SLOTS
 
 
 class Resent(Call, eq=False, gc=False):
@@ -101,6 +94,8 @@ class NodeConnection(Connection):
         self.address = address
         self.is_retired = False
         """Whether the node had no slot any more when the slots were read."""
+        self.is_sharded = True
+        """Whether the server has SPUBLISH. True until one on this connection was refused as unknown."""
 
     def take_unwritten(self) -> list[Call]:
         """The calls that wait for a connection. They are not those of this connection any more."""
@@ -109,6 +104,10 @@ class NodeConnection(Connection):
 
     def _redirect(self, call: Call, error: ReplyError) -> bool:
         return self._cluster.send_again(call, error, self)
+
+    def _on_connected(self, protocol: CommandProtocol) -> None:
+        self.is_sharded = True  # the server may be a newer one now
+        super()._on_connected(protocol)
 
     def _on_disconnected(self, trouble: Unavailable) -> None:
         super()._on_disconnected(trouble)
@@ -136,6 +135,10 @@ class ClusterConnection(Connection):
         self._first_reading_ended = asyncio.Event()
         self._paused: deque[Paused] = deque()
         self._pause_timer = EarliestTimer(self._send_paused)
+        self.slots_version = 0
+        """Changes with each change of an owner."""
+        self.on_slots: Callable[[], Awaitable[None]] = _ignore
+        """Called each time that the slots were read."""
 
     @property
     def waiting(self) -> int:
@@ -164,6 +167,8 @@ class ClusterConnection(Connection):
         self, *parts: Part, deadline_seconds: float | None = None, writes: bool = True
     ) -> asyncio.Future[Reply]:
         name = parts[0]
+        if name == "PUBLISH" and is_sharded(str(parts[1])):
+            name, parts = "SPUBLISH", ("SPUBLISH", *parts[1:])
         if name in ON_ANY_NODE:
             return super().execute(*parts, deadline_seconds=deadline_seconds, writes=writes)
         words = prefixed(self.prefix, parts) if self.prefix else parts
@@ -171,6 +176,8 @@ class ClusterConnection(Connection):
         node = self._owners[slot_of(key.encode() if isinstance(key, str) else bytes(key))]  # type: ignore[arg-type]
         if node is None:  # any node says which has it
             return super().execute(*parts, deadline_seconds=deadline_seconds, writes=writes)
+        if name == "SPUBLISH" and not node.is_sharded:
+            return super().execute("PUBLISH", *parts[1:], deadline_seconds=deadline_seconds, writes=writes)
         return node.execute(*words, deadline_seconds=deadline_seconds, writes=writes)
 
     def execute_many(
@@ -183,9 +190,27 @@ class ClusterConnection(Connection):
     def servers(self) -> dict[str, Connection]:
         return {str(node.address): node for node in self._nodes.values() if not node.is_retired}
 
+    def owner_of(self, slot: int) -> Address | None:
+        """The primary that has the slot, as far as this process knows."""
+        node = self._owners[slot]
+        return None if node is None else node.address
+
+    @property
+    def owners(self) -> set[Address]:
+        """The primaries that have slots."""
+        return {node.address for node in set(self._owners) if node is not None}
+
     def read_slots_soon(self) -> None:
         """A slot may have moved."""
         self._reading.wake()
+
+    def learn_owner(self, refusal: ReplyError, asked: str) -> None:
+        """Take note of the node that a MOVED names. Its host is `asked` if it names none."""
+        slot, named = int(str(refusal).split()[1]), self._node_at(_named_in(refusal, asked))
+        if named is not self._owners[slot]:
+            self._owners[slot] = named
+            self.slots_version += 1
+        self.read_slots_soon()
 
     async def _read_slots(self) -> float:
         try:
@@ -209,7 +234,9 @@ class ClusterConnection(Connection):
         owners: list[NodeConnection | None] = [None] * SLOTS
         for slots, [primary, *_] in shards_in(reply, asked.peer):
             owners[slots] = [self._node_at(primary)] * (slots.stop - slots.start)
-        self._owners = owners
+        if owners != self._owners:
+            self._owners = owners
+            self.slots_version += 1
         owning, ended = set(owners), []
         for node in [node for node in self._nodes.values() if node not in owning]:
             for call in node.take_unwritten():
@@ -219,7 +246,7 @@ class ClusterConnection(Connection):
                 del self._nodes[node.address]
                 ended.append(node)
             node.is_retired = True
-        await asyncio.gather(*[node.close() for node in ended])
+        await asyncio.gather(self.on_slots(), *[node.close() for node in ended])
 
     def _node_at(self, address: Address) -> NodeConnection:
         node = self._nodes.get(address)
@@ -232,29 +259,33 @@ class ClusterConnection(Connection):
     def send_again(self, call: Call, refusal: ReplyError, node: Connection) -> bool:
         """Whether this refusal is one after which the call is sent again."""
         code = refusal.code
-        if code not in SENT_AGAIN:
+        command = call.command if isinstance(call, Resent) else call.packed
+        is_unknown = command.startswith(SPUBLISH[0]) and is_unknown_command(refusal)
+        if code not in SENT_AGAIN and not is_unknown:
             return False
         if self._closed:
             call.fail(Unavailable("redis", CLOSED, retryable=False))
         if call.future.done():
             return True
-        command, attempts = (call.command, call.attempts) if isinstance(call, Resent) else (call.packed, 0)
+        attempts = call.attempts if isinstance(call, Resent) else 0
+        if is_unknown:
+            if isinstance(node, NodeConnection):
+                node.is_sharded = False
+            command = SPUBLISH[1] + command.removeprefix(SPUBLISH[0])
         again = Resent(call.future, command, call.since, call.deadline, call.writes, command, attempts + 1)
-        target = node
+        target = self if is_unknown else node
         if code in {"MOVED", "ASK"}:
-            _, slot, where = str(refusal).split()[:3]
-            host, _, port = where.rpartition(":")
-            named = self._node_at(Address(host or node.peer, int(port)))
+            named = self._node_at(_named_in(refusal, node.peer))
             if code == "MOVED":
-                target = self._owners[int(slot)] = named
-                self.read_slots_soon()
+                target = named
+                self.learn_owner(refusal, node.peer)
             elif b"EVAL" not in command[:24]:
                 again.packed, again.is_asked = ASKING + command, True
                 self._send(named, again)
                 return True
-            if code == "MOVED" and attempts == 0:
-                self._send(named, again)
-                return True
+        if is_unknown or (code == "MOVED" and attempts == 0):
+            self._send(target, again)
+            return True
         if len(self._paused) >= self._max_waiting:
             call.fail(Unavailable("redis", f"too many commands are waiting (at most {self._max_waiting})"))
             return True
@@ -283,6 +314,16 @@ class ClusterConnection(Connection):
 
     def _redirect(self, call: Call, error: ReplyError) -> bool:
         return self.send_again(call, error, self)
+
+
+async def _ignore() -> None:
+    """Nothing depends on the slots."""
+
+
+def _named_in(refusal: ReplyError, asked: str) -> Address:
+    """The node in `MOVED slot host:port` or `ASK slot host:port`."""
+    host, _, port = str(refusal).split()[2].rpartition(":")
+    return Address(host or asked, int(port))
 
 
 def _together(

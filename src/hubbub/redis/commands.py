@@ -27,7 +27,7 @@ import msgspec
 from hubbub.background import elsewhere
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, Dialler, Reconnector, RespProtocol, pack
+from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, UNASKED, Dialler, Reconnector, RespProtocol, pack
 from hubbub.redis.dialler import dialler_of
 from hubbub.redis.errors import DEMOTED, ReplyError, to_error
 from hubbub.redis.replies import Part, Reply
@@ -146,7 +146,7 @@ class CommandProtocol(RespProtocol):
         except hiredis.HiredisError:
             self.drop(NOT_REDIS)
         except IndexError:
-            self.drop("the server replied without being asked")
+            self.drop(UNASKED)
         self._last_answered = waited - len(written)
         if demoted:
             self.drop("the server has become a replica")

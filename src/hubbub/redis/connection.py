@@ -60,6 +60,7 @@ and unmap it each time. That took 30 us of processor time per command at one cal
 
 NOT_REDIS: Final = "the server does not speak the Redis protocol"
 CLOSED: Final = "the connection was closed"
+UNASKED: Final = "the server replied without being asked"
 
 INCOMPLETE: Final = object()
 """Returned by the parser while the next reply is incomplete. Its default, False, is a reply in RESP3."""
@@ -305,6 +306,11 @@ class Reconnector(ABC, Generic[P]):
     def connected(self) -> bool:
         """Whether there is a connection now. One to a frozen server counts until its silence is noticed."""
         return self._protocol is not None
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether the first attempt to connect is being made."""
+        return not self._first_attempt_ended.is_set()
 
     @property
     def is_closed(self) -> bool:

@@ -45,6 +45,11 @@ class ReplyError(Exception):
             self.code = "TRYAGAIN"
 
 
+def is_unknown_command(reply: ReplyError) -> bool:
+    """Whether the server does not have the command. An older version may not."""
+    return str(reply).startswith("ERR unknown command")
+
+
 def to_error(reply: ReplyError) -> ReplyError | Unavailable:
     """The error to raise: Unavailable where the server is at fault, the reply itself where the command is."""
     if reply.code not in PASSING | LOCKED_OUT:

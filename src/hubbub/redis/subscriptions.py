@@ -10,6 +10,8 @@ A channel, from the first subscriber to the last:
 `Subscriptions` holds which channels are wanted. `SubscriptionProtocol` holds what it has asked the server for, and
 each new connection starts with nothing. One step, `reconcile`, sends the difference. So subscribers that come and
 go cannot race. Messages go to the subscribers synchronously, in the order in which they arrived.
+
+`SubscriptionConnection` is one such connection. In a cluster there are several, which `sharded.py` adds.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 
@@ -29,7 +31,7 @@ from hubbub.background import elsewhere
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import forked
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, Reconnector, RespProtocol, pack
+from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, UNASKED, Dialler, Reconnector, RespProtocol, pack
 from hubbub.redis.dialler import dialler_of
 from hubbub.redis.errors import PASSING, ReplyError, to_error
 from hubbub.scheduling import EarliestTimer, OncePerTurn
@@ -204,7 +206,7 @@ class CallbackSubscription(Listener):
             logger.exception("a subscriber of %s raised", self.channel.decode(errors="replace"))
 
 
-Verb: TypeAlias = Literal["SUBSCRIBE", "UNSUBSCRIBE", "PING"]
+Verb: TypeAlias = Literal["SUBSCRIBE", "UNSUBSCRIBE", "SSUBSCRIBE", "SUNSUBSCRIBE", "PING"]
 
 
 class SentCommand(NamedTuple):
@@ -217,9 +219,16 @@ class SentCommand(NamedTuple):
 class SubscriptionProtocol(RespProtocol):
     """What the server was asked for, and what it sends. Messages are pushes in RESP3, and arrays in RESP2."""
 
-    def __init__(self, transport: asyncio.Transport, reader: hiredis.Reader, subscriptions: Subscriptions) -> None:
-        super().__init__(transport, reader, on_writable=subscriptions.reconcile)
-        self._subscriptions = subscriptions
+    subscribe: Verb = "SUBSCRIBE"
+    unsubscribe: Verb = "UNSUBSCRIBE"
+    message = b"message"
+    """The first word of a message."""
+
+    def __init__(
+        self, transport: asyncio.Transport, reader: hiredis.Reader, connection: SubscriptionConnection
+    ) -> None:
+        super().__init__(transport, reader, on_writable=connection.reconcile)
+        self._connection = connection
         self._sent: deque[SentCommand] = deque()
         self._unconfirmed: Counter[bytes] = Counter()
         self._heartbeat: asyncio.TimerHandle | None = None
@@ -236,9 +245,14 @@ class SubscriptionProtocol(RespProtocol):
         self.asked.update(subscribe)
         self.asked.difference_update(unsubscribe)
         self._unconfirmed.update(subscribe)
-        packed = [self._ask("UNSUBSCRIBE", some) for some in _in_parts(unsubscribe)]
-        packed += [self._ask("SUBSCRIBE", some) for some in _in_parts(subscribe)]
+        packed = [self._ask(self.unsubscribe, some) for some in self.in_parts(unsubscribe)]
+        packed += [self._ask(self.subscribe, some) for some in self.in_parts(subscribe)]
         self._transport.write(b"".join(packed))
+
+    def in_parts(self, channels: list[bytes]) -> Iterable[list[bytes]]:
+        """The channels, by the command in which they are asked for."""
+        step = CHANNELS_PER_COMMAND
+        return [channels[start : start + step] for start in range(0, len(channels), step)]
 
     def keep_probing(self, interval_seconds: float, answer_seconds: float) -> None:
         """Send a PING after `interval_seconds` of silence. Drop the connection if it is not answered in time."""
@@ -258,10 +272,10 @@ class SubscriptionProtocol(RespProtocol):
 
     def parse(self) -> None:
         next_reply = self.reader.gets
-        deliver = self._subscriptions.deliver
+        deliver, message = self._connection.deliver, self.message
         try:
             while (reply := next_reply()) is not INCOMPLETE:
-                if isinstance(reply, list) and reply[0] == b"message":  # a push is a list too
+                if isinstance(reply, list) and reply[0] == message:  # a push is a list too
                     deliver(reply[1], reply[2])
                 else:
                     self._take_reply(reply)
@@ -279,7 +293,7 @@ class SubscriptionProtocol(RespProtocol):
 
     def _take_reply(self, reply: Any) -> None:  # noqa: ANN401 - whatever the server sends
         if not self._sent:
-            self.drop("the server replied without being asked")
+            self.drop(UNASKED)
             return
         command = self._sent[0]
         if isinstance(reply, ReplyError):
@@ -289,21 +303,24 @@ class SubscriptionProtocol(RespProtocol):
         channel = command.channels.popleft() if command.channels else None
         if not command.channels:
             self._sent.popleft()
-        if channel is not None and command.verb == "SUBSCRIBE":
-            self._count_reply(channel)
-            # Only the last of several SUBSCRIBEs counts: an UNSUBSCRIBE may follow on an earlier one.
-            if self.is_live(channel):
-                self._subscriptions.confirmed(channel)
+        if channel is not None and command.verb == self.subscribe:
+            self._confirm(channel)
+
+    def _confirm(self, channel: bytes) -> None:
+        self._count_reply(channel)
+        # Only the last of several SUBSCRIBEs counts: an UNSUBSCRIBE may follow on an earlier one.
+        if self.is_live(channel):
+            self._connection.confirmed(channel)
 
     def _take_refusal(self, command: SentCommand, error: ReplyError) -> None:
-        if command.verb != "SUBSCRIBE":
+        if command.verb != self.subscribe:
             return
         # The server refuses them all because of one of them, and does not say which. A passing error is not about
         # one of the channels: one by one, all would be refused again.
         is_asked_again = len(command.channels) > 1 and error.code not in PASSING
         for channel in command.channels:
             if is_asked_again and channel in self.asked:
-                self._transport.write(self._ask("SUBSCRIBE", [channel]))
+                self._transport.write(self._ask(self.subscribe, [channel]))
             else:
                 self._count_reply(channel)
         if is_asked_again:
@@ -311,7 +328,7 @@ class SubscriptionProtocol(RespProtocol):
         refused = [channel for channel in command.channels if channel not in self._unconfirmed]
         self.asked.difference_update(refused)
         if refused:
-            self._subscriptions.refused(refused, error)
+            self._connection.refused(refused, error)
 
     def _count_reply(self, channel: bytes) -> None:
         self._unconfirmed[channel] -= 1
@@ -327,7 +344,86 @@ class Channel(msgspec.Struct, eq=False):
     """Those whose `subscribe` has not returned yet."""
 
 
-class Subscriptions(Reconnector[SubscriptionProtocol]):
+class SubscriptionConnection(Reconnector[SubscriptionProtocol]):
+    """One connection for subscriptions. Whenever it is made, it asks its server for the channels in `wanted`.
+
+    A server that refuses for now is asked again until it confirms. After `heartbeat_seconds` of silence the server
+    is probed, and has the deadline of the settings to answer.
+    """
+
+    wanted: Collection[bytes]
+
+    def __init__(self, settings: RedisSettings, dialler: Dialler, heartbeat_seconds: float) -> None:
+        super().__init__("hubbub-redis-subscriptions", settings, dialler)
+        self._heartbeat_seconds = heartbeat_seconds
+        self._changed: set[bytes] = set()
+        self._reconciling = OncePerTurn(self.reconcile)
+        self._refused_for_now: set[bytes] = set()
+        self._retry_timer = EarliestTimer(self._retry_refused)
+
+    async def close(self) -> None:
+        await super().close()
+        self._retry_timer.cancel()
+
+    def change(self, name: bytes) -> None:
+        """Take note that the channel came into `wanted`, or left it."""
+        self._changed.add(name)
+        self._reconciling.request()
+
+    def reconcile(self) -> None:
+        """Ask the server for the channels that are wanted here, and give up the others."""
+        protocol = self._protocol
+        if protocol is None or not protocol.writable:
+            return  # _on_connected or resume_writing calls again
+        subscribe = [name for name in self._changed if name in self.wanted and name not in protocol.asked]
+        unsubscribe = [name for name in self._changed if name not in self.wanted and name in protocol.asked]
+        self._changed.clear()
+        if subscribe or unsubscribe:
+            protocol.change(subscribe=subscribe, unsubscribe=unsubscribe)
+
+    def is_live(self, name: bytes) -> bool:
+        """Whether messages on the channel arrive on this connection."""
+        protocol = self._protocol
+        return protocol is not None and protocol.is_live(name)
+
+    def needs_change(self, name: bytes) -> bool:
+        """Whether the server was not asked for the channel, or has refused it. A new connection asks by itself."""
+        protocol = self._protocol
+        return protocol is not None and name not in protocol.asked
+
+    def _make_protocol(self, transport: asyncio.Transport, reader: hiredis.Reader) -> SubscriptionProtocol:
+        return SubscriptionProtocol(transport, reader, self)
+
+    def _on_connected(self, protocol: SubscriptionProtocol) -> None:
+        self._changed = set(self.wanted)
+        self.reconcile()
+        protocol.keep_probing(self._heartbeat_seconds, self._settings.deadline_seconds)
+
+    @abstractmethod
+    def deliver(self, name: bytes, payload: bytes) -> None:
+        """Take a message."""
+
+    @abstractmethod
+    def confirmed(self, name: bytes) -> None:
+        """Take note that messages on the channel arrive from now on."""
+
+    def refused(self, names: list[bytes], error: ReplyError) -> None:
+        """Ask for these channels again if the error passes."""
+        if error.code in PASSING:
+            logger.warning("the server refuses subscriptions for now: %s; retrying", error)
+            self._refused_for_now.update(names)
+            now = asyncio.get_running_loop().time()
+            self._retry_timer.request(now + RETRY_REFUSED_SECONDS, now)
+        else:
+            logger.error("the server refuses a subscription: %s", error)
+
+    def _retry_refused(self, _: float) -> None:
+        self._changed |= self._refused_for_now
+        self._refused_for_now.clear()
+        self.reconcile()
+
+
+class Subscriptions(SubscriptionConnection):
     """One connection to Redis for subscriptions, with fan-out in memory.
 
     After a reconnect all channels are asked for again, and every subscriber gets a Gap. A server that refuses for
@@ -338,20 +434,24 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
     def __init__(
         self, settings: RedisSettings, *, heartbeat_seconds: float = 5, instrumentation: Instrumentation = SILENT
     ) -> None:
-        super().__init__("hubbub-redis-subscriptions", settings, dialler_of(settings))
+        super().__init__(settings, dialler_of(settings), heartbeat_seconds)
         self._instrumentation = instrumentation
-        self._heartbeat_seconds = heartbeat_seconds
         self._prefix = settings.prefix
         self._channels: dict[bytes, Channel] = {}
-        self._changed: set[bytes] = set()
-        self._reconciling = OncePerTurn(self.reconcile)
-        self._refused_for_now: set[bytes] = set()
-        self._retry_timer = EarliestTimer(self._retry_refused)
+        self.wanted = self._channels
+
+    @property
+    def servers(self) -> Collection[SubscriptionConnection]:
+        """The connections on which messages are to come."""
+        return (self,)
+
+    def connection_of(self, name: bytes) -> SubscriptionConnection:
+        """The one on which messages of the channel are to come."""
+        return self
 
     async def close(self) -> None:
         """Close the connection for good. All iterations end. Idempotent."""
         await super().close()
-        self._retry_timer.cancel()
         channels, self._channels = self._channels, {}
         for channel in channels.values():
             for listener in tuple(channel.listeners):
@@ -391,7 +491,7 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
         """
         subscription = self._subscription(channel, buffer)
         self._register(subscription)
-        if self._is_live(subscription.channel):
+        if self.is_live(subscription.channel):
             subscription.receive(Gap("reconnected"))
         return subscription
 
@@ -402,7 +502,7 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
         """
         subscription = CallbackSubscription(self._name(channel), self._leave, callback)
         self._add(subscription)
-        if self._is_live(subscription.channel):
+        if self.is_live(subscription.channel):
             subscription.receive(Gap("reconnected"))
         return subscription
 
@@ -421,11 +521,11 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
 
     async def _confirm(self, listener: Listener) -> None:
         channel = self._register(listener)
-        if self._is_live(listener.channel):
+        if self.is_live(listener.channel):
             return
         confirmed = channel.unconfirmed[listener] = asyncio.get_running_loop().create_future()
         seconds = self._settings.deadline_seconds
-        if not self.connected:
+        if not self.connection_of(listener.channel).connected:
             seconds = min(seconds, self._settings.connect_timeout_seconds)
         try:
             async with asyncio.timeout(seconds):
@@ -434,7 +534,7 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
             self._leave(listener)
             if not isinstance(error, TimeoutError):
                 raise
-            if (trouble := self.trouble) is None:
+            if (trouble := self.connection_of(listener.channel).trouble) is None:
                 reason = f"the subscription was not confirmed within {seconds:g} s"
                 raise Unavailable("redis", reason) from None
             reason = f"no connection: {trouble.reason}"
@@ -455,9 +555,8 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
         if channel is None:
             channel = self._channels[listener.channel] = Channel()
         channel.listeners[listener] = None
-        protocol = self._protocol
-        if protocol is not None and listener.channel not in protocol.asked:  # it is new, or was refused
-            self._change(listener.channel)
+        if self.needs_change(listener.channel):
+            self.change(listener.channel)
         return channel
 
     def _leave(self, listener: Listener) -> None:
@@ -467,38 +566,15 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
         del channel.listeners[listener]
         if not channel.listeners:
             del self._channels[listener.channel]
-            self._change(listener.channel)
-
-    def _change(self, name: bytes) -> None:
-        self._changed.add(name)
-        self._reconciling.request()
-
-    def reconcile(self) -> None:
-        """Ask the server for the channels that are wanted here, and give up the others."""
-        protocol = self._protocol
-        if protocol is None or not protocol.writable:
-            return  # _on_connected or resume_writing calls again
-        subscribe = [name for name in self._changed if name in self._channels and name not in protocol.asked]
-        unsubscribe = [name for name in self._changed if name not in self._channels and name in protocol.asked]
-        self._changed.clear()
-        if subscribe or unsubscribe:
-            protocol.change(subscribe=subscribe, unsubscribe=unsubscribe)
-
-    def _make_protocol(self, transport: asyncio.Transport, reader: hiredis.Reader) -> SubscriptionProtocol:
-        return SubscriptionProtocol(transport, reader, self)
+            self.change(listener.channel)
 
     def _on_connected(self, protocol: SubscriptionProtocol) -> None:
-        self._changed = set(self._channels)
-        self.reconcile()
-        protocol.keep_probing(self._heartbeat_seconds, self._settings.deadline_seconds)
+        super()._on_connected(protocol)
         self._instrumentation.connected("redis-subscriptions")
 
     def _on_disconnected(self, trouble: Unavailable) -> None:
-        if trouble.retryable:
-            return
-        for channel in self._channels.values():
-            for confirmed in channel.unconfirmed.values():
-                _fail(confirmed, trouble.for_another())
+        if not trouble.retryable:
+            self.fail(self._channels, trouble)
 
     def deliver(self, name: bytes, payload: bytes) -> None:
         channel = self._channels.get(name)
@@ -521,34 +597,14 @@ class Subscriptions(Reconnector[SubscriptionProtocol]):
 
     def refused(self, names: list[bytes], error: ReplyError) -> None:
         """Fail those that wait for these channels. Ask for them again if the error passes."""
-        if error.code in PASSING:
-            logger.warning("the server refuses subscriptions for now: %s; retrying", error)
-            self._refused_for_now.update(names)
-            now = asyncio.get_running_loop().time()
-            self._retry_timer.request(now + RETRY_REFUSED_SECONDS, now)
-        else:
-            logger.error("the server refuses a subscription: %s", error)
+        super().refused(names, error)
+        self.fail(names, to_error(error))
+
+    def fail(self, names: Iterable[bytes], error: Unavailable | ReplyError) -> None:
+        """Fail those that wait for these channels."""
         for name in names:
             channel = self._channels.get(name)
             if channel is not None:
                 for confirmed in channel.unconfirmed.values():
-                    _fail(confirmed, to_error(error))
-
-    def _retry_refused(self, _: float) -> None:
-        self._changed |= self._refused_for_now
-        self._refused_for_now.clear()
-        self.reconcile()
-
-    def _is_live(self, name: bytes) -> bool:
-        protocol = self._protocol
-        return protocol is not None and protocol.is_live(name)
-
-
-def _in_parts(channels: list[bytes]) -> list[list[bytes]]:
-    step = CHANNELS_PER_COMMAND
-    return [channels[start : start + step] for start in range(0, len(channels), step)]
-
-
-def _fail(confirmed: asyncio.Future[None], error: Exception) -> None:
-    if not confirmed.done():
-        confirmed.set_exception(error)
+                    if not confirmed.done():
+                        confirmed.set_exception(error.for_another() if isinstance(error, Unavailable) else error)

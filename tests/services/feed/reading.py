@@ -70,5 +70,5 @@ async def until_live(hub: Hub) -> None:
     """Wait until each followed room is subscribed to, and its head was compared after that."""
     rooms, subscriptions = hub._feed._rooms, hub._subscriptions
     names = [room_channel(room_id).encode() for room_id in rooms._rooms]
-    await until(lambda: all(subscriptions._is_live(name) for name in names))
+    await until(lambda: all(subscriptions.is_live(name) for name in names))
     await until(lambda: not rooms._to_check and not hub._feed._comparing._woken.is_set())

@@ -304,7 +304,7 @@ async def test_announced_message_of_a_lost_commit_gives_a_resync_at_the_next_hea
     comparing: Hub, publisher: Connection, room: Room, ada: User
 ) -> None:
     async with comparing.follow(ada.id) as feed:
-        await until(lambda: comparing._subscriptions._is_live(room_channel(room.id).encode()))
+        await until(lambda: comparing._subscriptions.is_live(room_channel(room.id).encode()))
         await publisher.execute("PUBLISH", room_channel(room.id), sealed(comparing, forged(room, ada, 2)))
         forgery, resynced = await take(feed, 2)
         assert is_at(2)(forgery)

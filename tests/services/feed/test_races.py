@@ -80,7 +80,7 @@ async def test_two_hundred_short_followers_each_receive_a_part_without_a_gap(
     name = room_channel(room.id).encode()
     for one in (hub, elsewhere):
         assert open_in(one) == (0, 0)
-        await until(lambda one=one: not one._subscriptions._is_live(name))  # type: ignore[misc]
+        await until(lambda one=one: not one._subscriptions.is_live(name))  # type: ignore[misc]
 
     async def subscribers() -> object:
         return await administrator_of_redis.execute("PUBSUB", "NUMSUB", name)

@@ -279,4 +279,4 @@ async def test_closed_followers_leave_nothing(hub: Hub, elsewhere: Hub, room: Ro
         assert open_in(hub) == (0, 0)
         assert not hub._feed._rooms._reading
     name = f"room:{room.id}".encode()
-    await until(lambda: not hub._subscriptions._is_live(name))
+    await until(lambda: not hub._subscriptions.is_live(name))

@@ -1,0 +1,328 @@
+"""Subscriptions in a Redis Cluster: the channels of rooms at the nodes of their slots, the others at any node.
+
+A channel of a room, from the first subscriber to the last:
+
+    unassigned --owner known--> at the owner --SSUBSCRIBE is unknown there--> at any node
+                                 |        ^                                      |
+                                 +--------+                                      |
+                           MOVED, sunsubscribe or another owner                  |
+                                          ^                                      |
+                                          +--------------------------------------+
+                                     another owner, or a new connection to the owner
+
+The owner alone decides between sharded and classic pub/sub, and the publisher asks the same owner. So both agree
+while the nodes of a cluster have different versions. Each change of the connection ends with a confirmation, and
+each subscriber that was there before gets a Gap then. After classic pub/sub there is a second Gap, once all
+publishers must have read the slots again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable
+from typing import Any, Final
+
+import hiredis
+
+from hubbub.errors import Unavailable
+from hubbub.instrumentation import SILENT, Instrumentation
+from hubbub.redis.cluster import PAUSE_SECONDS, REFRESH_SECONDS, ClusterConnection
+from hubbub.redis.commands import Connection
+from hubbub.redis.connection import UNASKED
+from hubbub.redis.dialler import OneServer
+from hubbub.redis.errors import ReplyError, is_unknown_command, to_error
+from hubbub.redis.slots import is_sharded, slot_of
+from hubbub.redis.subscriptions import SentCommand, SubscriptionConnection, SubscriptionProtocol, Subscriptions
+from hubbub.scheduling import EarliestTimer
+from hubbub.settings import Address, RedisSettings
+
+ENDED: Final = b"sunsubscribe"
+"""The first word of the reply to SUNSUBSCRIBE, and of what a node sends unasked when a slot leaves it."""
+
+LATE_SECONDS: Final = 2 * REFRESH_SECONDS
+"""How long other processes may publish a channel by classic pub/sub after it has left it. No node refuses their
+messages, so they learn it when they read the slots."""
+
+
+class ShardProtocol(SubscriptionProtocol):
+    """The same by SSUBSCRIBE, whose channels have to be of one slot."""
+
+    subscribe = "SSUBSCRIBE"
+    unsubscribe = "SUNSUBSCRIBE"
+    message = b"smessage"
+    _connection: NodeSubscriptions
+
+    def in_parts(self, channels: list[bytes]) -> Iterable[list[bytes]]:
+        by_slot: defaultdict[int, list[bytes]] = defaultdict(list)
+        for channel in channels:
+            by_slot[slot_of(channel)].append(channel)
+        for of_slot in by_slot.values():
+            yield from super().in_parts(of_slot)
+
+    def _take_reply(self, reply: Any) -> None:  # noqa: ANN401 - whatever the server sends
+        oldest = self._sent[0] if self._sent else None
+        if isinstance(reply, ReplyError):
+            if reply.code == "MOVED":
+                self._take_moved(oldest, reply)
+                return
+        elif isinstance(reply, list) and reply[0] == ENDED:
+            self._take_end(oldest, reply[1])
+            return
+        elif oldest is not None and oldest.channels and reply[1:2] != [oldest.channels[0]]:
+            self.drop(UNASKED)
+            return
+        super()._take_reply(reply)
+
+    def _take_end(self, oldest: SentCommand | None, channel: bytes) -> None:
+        # An end that was sent unasked may stand for the reply to a SUNSUBSCRIBE in flight. That one is answered by
+        # MOVED or another end, which are ignored because no command waits for them.
+        if oldest is not None and oldest.verb == self.unsubscribe and oldest.channels[0] == channel:
+            super()._take_reply([ENDED, channel])
+        elif channel in self.asked:
+            self.asked.discard(channel)
+            self._connection.moved([channel])
+
+    def _take_moved(self, oldest: SentCommand | None, error: ReplyError) -> None:
+        slot = int(str(error).split()[1])
+        if oldest is None or not oldest.channels or slot_of(oldest.channels[0]) != slot:
+            return
+        self._sent.popleft()
+        if oldest.verb == self.subscribe:
+            self._connection.moved(self._give_up(oldest), error)
+
+    def _take_refusal(self, command: SentCommand, error: ReplyError) -> None:
+        if command.verb == self.subscribe and is_unknown_command(error):
+            self._connection.refused(self._give_up(command), error)
+        else:
+            super()._take_refusal(command, error)
+
+    def _give_up(self, command: SentCommand) -> list[bytes]:
+        """The channels of a refused SSUBSCRIBE that no later one asks for."""
+        for channel in command.channels:
+            self._count_reply(channel)
+        given_up = [channel for channel in command.channels if channel not in self._unconfirmed]
+        self.asked.difference_update(given_up)
+        return given_up
+
+
+class NodeSubscriptions(SubscriptionConnection):
+    """The connection to one primary, for channels of its slots."""
+
+    wanted: set[bytes]
+
+    def __init__(
+        self,
+        subscriptions: ClusterSubscriptions,
+        settings: RedisSettings,
+        address: Address,
+        heartbeat_seconds: float,
+        instrumentation: Instrumentation,
+    ) -> None:
+        super().__init__(settings, OneServer(settings, address), heartbeat_seconds)
+        self.wanted = set()
+        self._subscriptions = subscriptions
+        self._instrumentation = instrumentation
+        self.is_sharded = True
+        """Whether the server has SSUBSCRIBE. True until one on this connection was refused as unknown."""
+
+    def deliver(self, name: bytes, payload: bytes) -> None:
+        if name in self.wanted:  # else it comes from another node already, and would come twice
+            self._subscriptions.deliver(name, payload)
+
+    def confirmed(self, name: bytes) -> None:
+        if name in self.wanted:
+            self._subscriptions.confirmed(name)
+
+    def moved(self, names: list[bytes], error: ReplyError | None = None) -> None:
+        """Take note that the node has not the slot of these channels any more."""
+        self._subscriptions.moved(names, error, self)
+
+    def refused(self, names: list[bytes], error: ReplyError) -> None:
+        if is_unknown_command(error):
+            self.is_sharded = False
+            self._subscriptions.assign(names)
+            return
+        super().refused(names, error)
+        self._subscriptions.fail(names, to_error(error))
+
+    def _make_protocol(self, transport: asyncio.Transport, reader: hiredis.Reader) -> ShardProtocol:
+        return ShardProtocol(transport, reader, self)
+
+    def _on_connected(self, protocol: SubscriptionProtocol) -> None:
+        if not self.is_sharded:  # the server may be a newer one now
+            self.is_sharded = True
+            self._subscriptions.assign_all()
+        super()._on_connected(protocol)
+        self._instrumentation.connected("redis-subscriptions")
+
+    def _on_disconnected(self, trouble: Unavailable) -> None:
+        self._subscriptions.lost(self, trouble)
+
+
+class ClusterSubscriptions(Subscriptions):
+    """As `Subscriptions`, to a Redis Cluster. Its own connection is to any node, for classic pub/sub.
+
+    There is one more to each primary that has the slot of a channel in use. `connection` knows which that is.
+    """
+
+    wanted: set[bytes]
+
+    def __init__(
+        self,
+        settings: RedisSettings,
+        connection: ClusterConnection,
+        *,
+        heartbeat_seconds: float = 5,
+        instrumentation: Instrumentation = SILENT,
+    ) -> None:
+        super().__init__(settings, heartbeat_seconds=heartbeat_seconds, instrumentation=instrumentation)
+        self.wanted = set()
+        self._cluster = connection
+        self._cluster.on_slots = self._slots_were_read
+        self._seen_slots = 0
+        self._nodes: dict[Address, NodeSubscriptions] = {}
+        self._assigned: dict[bytes, SubscriptionConnection] = {}
+        self._unassigned: set[bytes] = set()
+        self._moved: set[bytes] = set()
+        self._move_timer = EarliestTimer(self._assign_moved)
+        self._left_classic: deque[tuple[float, bytes]] = deque()
+        self._late_timer = EarliestTimer(self._add_late_gaps)
+
+    @property
+    def servers(self) -> Collection[SubscriptionConnection]:
+        return (self, *[node for node in self._nodes.values() if node.wanted and not node.is_starting])
+
+    @property
+    def connected(self) -> bool:
+        if self._protocol is None or self._unassigned or self._moved:
+            return False
+        return all(node.connected or node.is_starting for node in self._nodes.values() if node.wanted)
+
+    async def start(self) -> None:
+        await super().start()
+        self.assign_all()
+
+    async def close(self) -> None:
+        self._closed = True  # no node is made any more
+        self._move_timer.cancel()
+        self._late_timer.cancel()
+        await asyncio.gather(super().close(), *[node.close() for node in self._nodes.values()])
+
+    def connection_of(self, name: bytes) -> SubscriptionConnection:
+        return self._assigned.get(name, self)
+
+    def is_live(self, name: bytes) -> bool:
+        node = self._assigned.get(name)
+        return node is not None and SubscriptionConnection.is_live(node, name)
+
+    def needs_change(self, name: bytes) -> bool:
+        node = self._assigned.get(name)
+        return node is None or SubscriptionConnection.needs_change(node, name)
+
+    def change(self, name: bytes) -> None:
+        if name in self._channels:
+            self.assign([name])
+            return
+        self._unassigned.discard(name)
+        node = self._assigned.pop(name, None)
+        if node is not None:
+            self._remove(node, name)
+
+    def assign_all(self) -> None:
+        """Give each channel to the connection that its messages come on."""
+        self.assign(list(self._channels))
+
+    def assign(self, names: Iterable[bytes]) -> None:
+        """The same for some of them. One whose server has to be asked again is asked again."""
+        for name in names:
+            if name not in self._channels or self._closed:
+                continue
+            node, former = self._find(name), self._assigned.get(name)
+            if node is None:
+                if former is None:
+                    self._unassigned.add(name)
+                    self._cluster.read_slots_soon()
+                continue
+            if node is not former:
+                self._unassigned.discard(name)
+                if former is not None:
+                    self._remove(former, name)
+                    if former is self:
+                        self._expect_late_messages(name)
+                self._assigned[name] = node
+                node.wanted.add(name)  # type: ignore[attr-defined]  # those of a cluster are sets
+                SubscriptionConnection.change(node, name)
+            elif SubscriptionConnection.needs_change(node, name):
+                SubscriptionConnection.change(node, name)
+
+    def _expect_late_messages(self, name: bytes) -> None:
+        now = asyncio.get_running_loop().time()
+        self._left_classic.append((now + LATE_SECONDS, name))
+        self._late_timer.request(self._left_classic[0][0], now)
+
+    def _add_late_gaps(self, now: float) -> None:
+        while self._left_classic and self._left_classic[0][0] <= now:
+            _, name = self._left_classic.popleft()
+            if self._assigned.get(name) is not self and self.is_live(name):
+                self.confirmed(name)
+        if self._left_classic:
+            self._late_timer.request(self._left_classic[0][0], now)
+
+    def _remove(self, node: SubscriptionConnection, name: bytes) -> None:
+        node.wanted.discard(name)  # type: ignore[attr-defined]
+        SubscriptionConnection.change(node, name)
+
+    def _find(self, name: bytes) -> SubscriptionConnection | None:
+        if not is_sharded(name.decode()[len(self._prefix) :]):
+            return self
+        address = self._cluster.owner_of(slot_of(name))
+        if address is None or self._loop is None:
+            return None
+        node = self._nodes.get(address)
+        if node is None:
+            node = NodeSubscriptions(self, self._settings, address, self._heartbeat_seconds, self._instrumentation)
+            self._nodes[address] = node
+            node.begin()
+        return node if node.is_sharded else self
+
+    def moved(self, names: list[bytes], error: ReplyError | None, node: NodeSubscriptions) -> None:
+        """Ask for these channels where their slots are now. After a pause, because two nodes may disagree."""
+        if error is not None:
+            self._cluster.learn_owner(error, node.peer)
+        self._cluster.read_slots_soon()
+        self._moved.update(name for name in names if name in node.wanted)
+        now = asyncio.get_running_loop().time()
+        self._move_timer.request(now + PAUSE_SECONDS, now)
+
+    def lost(self, node: NodeSubscriptions, trouble: Unavailable) -> None:
+        """Look for another owner of the slots of this node."""
+        self._cluster.read_slots_soon()
+        if not trouble.retryable:
+            self.fail(node.wanted, trouble)
+
+    def _assign_moved(self, _: float) -> None:
+        moved, self._moved = self._moved, set()
+        self.assign(moved)
+
+    async def _slots_were_read(self) -> None:
+        if self._closed or self._loop is None:
+            return
+        if self._seen_slots != self._cluster.slots_version:
+            self._seen_slots = self._cluster.slots_version
+            self.assign_all()
+        else:
+            self.assign(list(self._unassigned))
+        owners = self._cluster.owners
+        ended = [node for address, node in self._nodes.items() if address not in owners and not node.wanted]
+        self._nodes = {address: node for address, node in self._nodes.items() if node not in ended}
+        await asyncio.gather(*[node.close() for node in ended])
+
+
+def subscriptions_to(
+    settings: RedisSettings, connection: Connection, *, instrumentation: Instrumentation = SILENT
+) -> Subscriptions:
+    """The subscriptions at the server or the cluster of the settings, to which `connection` is."""
+    if isinstance(connection, ClusterConnection):
+        return ClusterSubscriptions(settings, connection, instrumentation=instrumentation)
+    return Subscriptions(settings, instrumentation=instrumentation)

@@ -1,0 +1,435 @@
+"""The channels of rooms in a cluster: by sharded pub/sub where the servers have it, else by classic pub/sub."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from diagnostics.sections import result_of
+from hubbub import RedisSettings, Settings, Unavailable, new_id
+from hubbub.diagnostics.doctor import check_servers
+from hubbub.events import room_channel
+from hubbub.redis import ClusterConnection, ClusterSubscriptions, Gap, Received, ReplyError
+from hubbub.redis import sharded as module
+from hubbub.redis.replies import as_bytes
+from hubbub.redis.sharded import NodeSubscriptions
+from hubbub.redis.slots import is_sharded, slot_of
+from hubbub.settings import Address
+from hubbub.testing import run
+from impostor import command, handshake, impostor
+from redis_server import Server, binaries
+from redis_topologies import Cluster, cluster
+from waiting import until, until_it_answers
+
+pytestmark = pytest.mark.slow
+
+WITHOUT_SHARDS = ('rename-command SPUBLISH ""', 'rename-command SSUBSCRIBE ""')
+"""A node with these lines answers as Redis 6.2 does, which refuses them."""
+
+
+@pytest.fixture
+def mixed_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """The second primary and its replica do not have sharded pub/sub."""
+    version = subprocess.run([binaries()[0], "--version"], capture_output=True, check=True).stdout
+    older = () if b"v=6." in version else WITHOUT_SHARDS
+    with cluster(tmp_path, {1: older, 4: older}) as nodes:
+        run(nodes.form())
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("cluster")) as nodes:
+        run(nodes.form())
+        run(nodes.add_users())
+        yield nodes
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """One to break."""
+    with cluster(tmp_path) as nodes:
+        run(nodes.form())
+        yield nodes
+
+
+@asynccontextmanager
+async def connected(settings: RedisSettings) -> AsyncIterator[tuple[ClusterConnection, ClusterSubscriptions]]:
+    connection = ClusterConnection(settings)
+    subscriptions = ClusterSubscriptions(settings, connection, heartbeat_seconds=1)
+    try:
+        await connection.start()
+        await subscriptions.start()
+        yield connection, subscriptions
+    finally:
+        await subscriptions.close()
+        await connection.close()
+
+
+async def has_shards(nodes: Cluster) -> bool:
+    try:
+        await nodes.ask(nodes.nodes[0], "SPUBLISH", "", "")
+    except ReplyError as refusal:
+        return refusal.code == "MOVED"
+    return True
+
+
+async def sent_on_the_bus(nodes: Cluster, kind: str) -> int:
+    """How many messages of this kind the nodes have sent to each other."""
+    total = 0
+    for node in nodes.nodes:
+        info = as_bytes(await nodes.ask(node, "CLUSTER", "INFO")).decode()
+        fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+        total += int(fields.get(f"cluster_stats_messages_{kind}_sent", 0))
+    return total
+
+
+def rooms(number: int) -> list[str]:
+    return [room_channel(new_id()) for _ in range(number)]
+
+
+async def room_of(nodes: Cluster, owner: Server) -> str:
+    """A channel whose slot the node has."""
+    return await room_in(nodes, owner, rooms(100))
+
+
+class Listening:
+    """What a channel has received."""
+
+    def __init__(self) -> None:
+        self.received: list[Received] = []
+
+    @property
+    def gaps(self) -> int:
+        return sum(isinstance(one, Gap) for one in self.received)
+
+    @property
+    def numbers(self) -> list[int]:
+        return [int(one) for one in self.received if not isinstance(one, Gap)]
+
+    def no_number_is_missing_without_a_gap(self) -> bool:
+        newest: int | None = None
+        for one in self.received:
+            if isinstance(one, Gap):
+                newest = None
+            elif newest is None or int(one) == newest + 1:
+                newest = int(one)
+            else:
+                return False
+        return True
+
+
+def test_only_channels_of_rooms_are_sharded() -> None:
+    assert is_sharded(room_channel(new_id()))
+    assert not any(map(is_sharded, ["room:changes", "presence", "memberships", f"typing:{new_id()}"]))
+
+
+async def test_thousand_rooms_receive_their_messages_and_spare_the_bus(shared_cluster: Cluster) -> None:
+    is_on_shards = await has_shards(shared_cluster)
+    settings = replace(await shared_cluster.add_users(), prefix="")
+    async with connected(settings) as (connection, subscriptions):
+        names = rooms(1_000)
+        before = [await sent_on_the_bus(shared_cluster, kind) for kind in ("publish", "publishshard")]
+        listening = [await subscriptions.subscribe(name) for name in names[:10]]
+        listening += await asyncio.gather(*map(subscriptions.subscribe, names[10:]))
+        assert len(subscriptions.servers) == (4 if is_on_shards else 1)
+        for text in ("a", "b"):
+            await connection.execute_many([("PUBLISH", name, f"{text} {name}") for name in names])
+        for name, one in zip(names, listening, strict=True):
+            async with asyncio.timeout(30):
+                assert [await anext(one), await anext(one)] == [f"a {name}".encode(), f"b {name}".encode()]
+        classic, sharded = [await sent_on_the_bus(shared_cluster, kind) for kind in ("publish", "publishshard")]
+        if is_on_shards:
+            assert classic == before[0]
+            assert 0 < sharded - before[1] <= 2_000  # one replica each
+        else:
+            assert classic - before[0] >= 2_000
+        for one in listening:
+            one.unsubscribe()
+        await until(lambda: not any(one._protocol and one._protocol.asked for one in subscriptions.servers))
+        assert not subscriptions._assigned
+
+
+async def test_channels_with_a_prefix_are_sharded_too(shared_cluster: Cluster) -> None:
+    async with connected(replace(shared_cluster.settings, prefix="chat:")) as (connection, subscriptions):
+        [name] = rooms(1)
+        listening = await subscriptions.subscribe(name)
+        assert len(subscriptions.servers) == (2 if await has_shards(shared_cluster) else 1)
+        await connection.execute("PUBLISH", name, "hello")
+        assert await anext(listening) == b"hello"
+
+
+async def test_doctor_receives_on_the_channel_of_a_room(shared_cluster: Cluster, settings: Settings) -> None:
+    report = await check_servers(replace(settings, redis=await shared_cluster.add_users()), 1)
+    [section] = [one for one in report.sections if one.kind == "together"]
+    assert result_of(section, "together.delivery").summary.startswith("received after")
+
+
+async def test_room_whose_slot_moves_under_load_gets_a_gap_and_all_later_messages(own_cluster: Cluster) -> None:
+    async with connected(own_cluster.settings) as (connection, subscriptions):
+        source, target, *_ = own_cluster.nodes
+        name = await room_of(own_cluster, source)
+        slot, heard, number, is_moving = slot_of(name.encode()), Listening(), 0, True
+        await subscriptions.subscribe_with(name, heard.received.append)
+
+        async def publish() -> None:
+            nonlocal number
+            while is_moving:
+                await connection.execute("PUBLISH", name, number)
+                number += 1
+                await asyncio.sleep(0)
+
+        publishing = asyncio.create_task(publish())
+        await until(lambda: len(heard.numbers) > 10)
+        for to, of in ((target, source), (source, target)):
+            gaps = heard.gaps
+            async for _ in own_cluster.move(slot, of, to):
+                pass
+            if await has_shards(own_cluster):
+                await until(lambda gaps=gaps: heard.gaps > gaps)  # type: ignore[misc]
+            reached = number
+            await until(lambda reached=reached: heard.numbers[-1] > reached + 10)  # type: ignore[misc]
+        is_moving = False
+        await publishing
+        await until(lambda: heard.numbers[-1] == number - 1)
+        assert heard.no_number_is_missing_without_a_gap()
+        assert heard.numbers == sorted(set(heard.numbers))
+
+
+@pytest.mark.parametrize("failover", ["kill", "freeze", "planned"])
+async def test_failover_of_the_owner_gives_a_gap_and_all_later_messages(
+    own_cluster: Cluster, failover: str
+) -> None:
+    settings = replace(own_cluster.settings, connect_timeout_seconds=2, deadline_seconds=2)
+    async with connected(settings) as (connection, subscriptions):
+        owner, other, *_ = own_cluster.nodes
+        name, elsewhere = await room_of(own_cluster, owner), await room_of(own_cluster, other)
+        heard, quiet = Listening(), Listening()
+        await subscriptions.subscribe_with(name, heard.received.append)
+        await subscriptions.subscribe_with(elsewhere, quiet.received.append)
+        if failover == "planned":
+            [replica] = [
+                own_cluster.of(shard.nodes[1])
+                for shard in await own_cluster.shards(other)
+                if shard.nodes[0].port == owner.port
+            ]
+            await own_cluster.ask(replica, "CLUSTER", "FAILOVER")
+        else:
+            getattr(owner, failover)()
+        number = 0
+
+        async def is_published() -> bool:
+            nonlocal number
+            number += 1
+            with suppress(Unavailable):
+                await connection.execute("PUBLISH", name, number)
+            return bool(heard.gaps) and heard.received[-1] == str(number).encode()
+
+        if await has_shards(Cluster([other])):
+            await until_it_answers(is_published)
+            for _ in range(100):
+                number += 1
+                await connection.execute("PUBLISH", name, number)
+            await until(lambda: heard.received[-1] == str(number).encode())
+            assert heard.numbers[-101:] == list(range(number - 100, number + 1))
+        await connection.execute("PUBLISH", elsewhere, 1)
+        await until(lambda: quiet.numbers == [1])
+        await until(lambda: subscriptions.connected)
+
+
+async def test_nodes_of_mixed_versions_deliver_every_message(
+    mixed_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LATE_SECONDS", 0.5)
+    nodes = mixed_cluster
+    has_both = await has_shards(nodes)
+    async with (
+        connected(nodes.settings) as (connection, subscriptions),
+        connected(nodes.settings) as (publisher, _),
+    ):
+        heard = {name: Listening() for name in rooms(60)}
+        for name, one in heard.items():
+            await subscriptions.subscribe_with(name, one.received.append)
+
+        async def all_receive(number: int) -> None:
+            for sender in connection, publisher:
+                await sender.execute_many([("PUBLISH", name, number) for name in heard])
+            await until(lambda: all(one.numbers.count(number) == 2 for one in heard.values()))
+
+        await all_receive(1)
+        if has_both:
+            assert 0 < len(subscriptions.wanted) < len(heard)
+        # A slot of the second primary comes to a node that has sharded pub/sub, and returns.
+        newer, older, *_ = nodes.nodes
+        slot = slot_of((await room_in(nodes, older, list(heard))).encode())
+        [moving, *_] = [one for name, one in heard.items() if slot_of(name.encode()) == slot]
+        for number, (of, to) in enumerate(((older, newer), (newer, older)), start=2):
+            gaps = moving.gaps
+            async for _ in nodes.move(slot, of, to):
+                pass
+            if has_both:  # the second one is for what a publisher sent that did not know of the move
+                expected = gaps + (2 if of is older else 1)
+                await until(lambda expected=expected: moving.gaps >= expected)  # type: ignore[misc]
+            address = Address("127.0.0.1", to.port)
+            for sender in connection, publisher:
+                await until(lambda of=sender, at=address: of.owner_of(slot) == at)  # type: ignore[misc]
+            await all_receive(number)
+        for node in nodes.nodes[4], older:
+            upgrade(node)
+            await until_it_answers(nodes.is_whole)
+        if has_both:
+            await until(lambda: not subscriptions.wanted)
+        await until(lambda: all(subscriptions.is_live(name.encode()) for name in heard))
+        await all_receive(4)
+        assert all(one.numbers == [1, 1, 2, 2, 3, 3, 4, 4] for one in heard.values())
+
+
+async def room_in(nodes: Cluster, owner: Server, names: list[str]) -> str:
+    for name in names:
+        if (await nodes.primary_of(slot_of(name.encode()))).port == owner.port:
+            return name
+    raise AssertionError
+
+
+def upgrade(node: Server) -> None:
+    """Start it anew with sharded pub/sub."""
+    node.kill()
+    config = node.folder / "server.conf"
+    lines = [line for line in config.read_text().splitlines() if line not in WITHOUT_SHARDS]
+    config.write_text("\n".join(lines) + "\n")
+    node.start()
+
+
+class Recording:
+    """In place of the subscriptions of a cluster."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    def deliver(self, name: bytes, payload: bytes) -> None:
+        self.calls.append(("deliver", name, payload))
+
+    def confirmed(self, name: bytes) -> None:
+        self.calls.append(("confirmed", name))
+
+    def moved(self, names: list[bytes], error: ReplyError | None, _: NodeSubscriptions) -> None:
+        self.calls.append(("moved", names, str(error or "")))
+
+    def lost(self, node: NodeSubscriptions, trouble: Unavailable) -> None:
+        """The node of this test is there or not as it says."""
+
+
+def push(*words: bytes) -> bytes:
+    return (
+        b">%d\r\n" % (len(words) + 1)
+        + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+        + b":1\r\n"
+    )
+
+
+Answers = dict[tuple[bytes, ...], bytes]
+
+A, B = b"room:{a}", b"room:{a}:b"
+MOVED = b"-MOVED %d 127.0.0.1:7001\r\n" % slot_of(A)
+
+
+@asynccontextmanager
+async def node_at(answers: Answers, *, connections: list[int]) -> AsyncIterator[NodeSubscriptions]:
+    """The subscriptions at a node that answers each command as told."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(len(connections))
+        parser = await handshake(reader, writer)
+        while True:
+            writer.write(answers[tuple(await command(reader, parser))])
+
+    async with impostor(talk) as settings:
+        address = Address("127.0.0.1", settings.port)
+        recording = cast("Any", Recording())
+        node = NodeSubscriptions(recording, replace(settings, cluster=True), address, 60, cast("Any", Silent()))
+        await node.start()
+        try:
+            yield node
+        finally:
+            await node.close()
+
+
+class Silent:
+    def connected(self, _: str) -> None:
+        """Not looked at here."""
+
+
+def calls(node: NodeSubscriptions) -> list[tuple[object, ...]]:
+    return cast("Recording", node._subscriptions).calls
+
+
+def want(node: NodeSubscriptions, *names: bytes) -> None:
+    node.wanted.update(names)
+    for name in names:
+        node.change(name)
+
+
+def leave(node: NodeSubscriptions, *names: bytes) -> None:
+    node.wanted.difference_update(names)
+    for name in names:
+        node.change(name)
+
+
+async def test_end_that_was_not_asked_for_says_that_the_slot_has_moved() -> None:
+    answers: Answers = {(b"SSUBSCRIBE", A): push(b"ssubscribe", A) + push(b"sunsubscribe", A)}
+    made: list[int] = []
+    async with node_at(answers, connections=made) as node:
+        want(node, A)
+        await until(lambda: len(calls(node)) == 2)
+        assert calls(node) == [("confirmed", A), ("moved", [A], "")]
+        assert not node.is_live(A)
+        assert len(made) == 1
+
+
+async def test_moved_names_the_channels_of_the_command_that_was_refused() -> None:
+    made: list[int] = []
+    async with node_at({(b"SSUBSCRIBE", A): MOVED}, connections=made) as node:
+        want(node, A)
+        await until(lambda: len(calls(node)) == 1)
+        assert calls(node) == [("moved", [A], MOVED.decode()[1:-2])]
+        assert len(made) == 1
+
+
+async def test_slot_that_moves_while_a_channel_is_given_up_confuses_no_later_command() -> None:
+    """The node ends the channel by itself, and then refuses the SUNSUBSCRIBE that was on its way."""
+    other = b"room:{c}"
+    message = b">3\r\n$8\r\nsmessage\r\n$8\r\n%b\r\n$5\r\nhello\r\n" % other
+    answers: Answers = {
+        (b"SSUBSCRIBE", A): push(b"ssubscribe", A),
+        (b"SUNSUBSCRIBE", A): push(b"sunsubscribe", A) + MOVED,
+        (b"SSUBSCRIBE", B): MOVED,
+        (b"SSUBSCRIBE", other): push(b"ssubscribe", other) + message,
+    }
+    made: list[int] = []
+    async with node_at(answers, connections=made) as node:
+        want(node, A)
+        await until(lambda: node.is_live(A))
+        leave(node, A)
+        want(node, B, other)
+        await until(lambda: len(calls(node)) == 4)
+        assert sorted(map(str, calls(node)[1:])) == sorted(
+            map(str, [("moved", [B], MOVED.decode()[1:-2]), ("confirmed", other), ("deliver", other, b"hello")])
+        )
+        assert node.is_live(other)
+        assert not node.is_live(B)
+        assert len(made) == 1
+
+
+async def test_reply_for_another_channel_leads_to_a_new_connection() -> None:
+    made: list[int] = []
+    async with node_at({(b"SSUBSCRIBE", A): push(b"ssubscribe", B)}, connections=made) as node:
+        want(node, A)
+        await until(lambda: len(made) > 1)
+        assert not calls(node)
