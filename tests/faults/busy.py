@@ -15,6 +15,7 @@ import msgspec
 from faults.history import History, Stalled, now
 from faults.worker import plan_of, run, settings_of_environment
 from hubbub import Hub
+from waiting import until
 
 TURN_SECONDS = 0.002
 # What the scheduler of Linux counts for this thread, in nanoseconds: time on a processor, and waiting for one.
@@ -67,7 +68,10 @@ async def load(_has_line: asyncio.Event) -> None:
         gc.freeze()
         with History(plan.history) as history:
             work.append(asyncio.create_task(measure(history)))
-            failed, _ = await asyncio.wait(work, timeout=plan.seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(work, timeout=plan.seconds, return_when=asyncio.FIRST_COMPLETED)
+            # On a busy machine no follower may have begun by then.
+            await until(lambda: received > 0 or any(task.done() for task in work))
+        failed = [task for task in work if task.done()]
         for task in work:
             task.cancel()
         await asyncio.wait(work)

@@ -73,7 +73,7 @@ class Standby:
         await execute(self._primary, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
 
     async def cut_off(self) -> None:
-        """Let it receive nothing of what is committed from now on."""
+        """Let it receive nothing of what is committed from now on. It has replayed the rest when this returns."""
         await execute(self._superuser, "ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
         await until_it_answers(self._is_cut_off)
 
@@ -102,12 +102,22 @@ class Standby:
                 os.kill(pid, SIGKILL)
 
     async def _is_cut_off(self) -> bool:
-        return not await self._replicates("true")
+        return not await self._replicates("true") and await self._has_replayed_all()
 
     async def _replicates(self, condition: str) -> bool:
-        connection = await connect(self._primary)
-        try:
-            sql = f"SELECT count(*) > 0 FROM pg_stat_replication WHERE {condition}"
-            return bool(await connection.fetchval(sql))
-        finally:
-            await connection.close()
+        return await _holds(self._primary, f"SELECT count(*) > 0 FROM pg_stat_replication WHERE {condition}")
+
+    async def _has_replayed_all(self) -> bool:
+        """Whether its startup process has found no more of the log anywhere."""
+        event = "RecoveryRetrieveRetryInterval"
+        return await _holds(
+            self._superuser, f"SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = '{event}'"
+        )
+
+
+async def _holds(settings: PostgresSettings, condition: str) -> bool:
+    connection = await connect(settings)
+    try:
+        return bool(await connection.fetchval(condition))
+    finally:
+        await connection.close()

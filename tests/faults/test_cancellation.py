@@ -44,10 +44,12 @@ LEFT = """
             AND pid <> pg_backend_pid()
     )
 """
+# An autovacuum worker is none.
 CONNECTIONS = """
     SELECT count(*)
     FROM pg_stat_activity
-    WHERE datname = current_database()
+    WHERE backend_type = 'client backend'
+        AND datname = current_database()
         AND pid <> pg_backend_pid()
 """
 

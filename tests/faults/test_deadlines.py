@@ -138,8 +138,15 @@ async def calling(settings: Settings, folder: Path, *, pool_size: int) -> AsyncI
             settings.redis, deadline_seconds=DEADLINE_SECONDS, connect_timeout_seconds=DEADLINE_SECONDS / 2
         ),
     )
-    async with Hub(short, instrumentation=measured, passwords=Passwords(cost=LEAST_COST)) as hub:
+
+    async def started() -> Hub:
+        return await Hub(short, instrumentation=measured, passwords=Passwords(cost=LEAST_COST)).start()
+
+    hub = await answered(started)
+    try:
         yield Caller(hub, measured, folder)
+    finally:
+        await hub.close()
 
 
 @asynccontextmanager

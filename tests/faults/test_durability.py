@@ -33,14 +33,15 @@ async def test_acknowledged_calls_survive_kill_9_of_postgresql(
     chat: Chat, fragile: FragileServers, figures: Figures
 ) -> None:
     assert {await setting(chat, name) for name in ("fsync", "synchronous_commit", "full_page_writes")} == {"on"}
+    half = SCALE.messages // 2
     for seed in range(SCALE.seeds):
-        half = SCALE.messages // 2
-        senders = [await chat.sender(half, seed=2 * seed + n, callers=20) for n in range(2)]
+        senders = [await chat.sender(1_000_000, seed=2 * seed + n, callers=20) for n in range(2)]
         await chat.acknowledged(half)
         fragile.kill("postgresql")
         await fragile.start()
+        await chat.acknowledged(half)
         for sender in senders:
-            await sender.succeeds()
+            await sender.end()
     lost = list(checker.lost(chat.sent, await stored_in(chat.settings.postgres)))
     figures.found(f"{len(lost)} lost of {chat.count:,} acknowledged calls, {chat.errors:,} tries failed")
     assert chat.errors >= SCALE.seeds

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import pytest
 
@@ -44,6 +45,12 @@ def fates_of(coming: list[Fate]) -> Iterator[Fate]:
     """The fates in the list, one after the other; while it is empty, each answer is carried."""
     while True:
         yield coming.pop() if coming else Fate.CARRIED
+
+
+@pytest.fixture
+def settings(settings: Settings, servers: Settings) -> Settings:
+    """With a prefix in Redis: no user is online there whom another test left, and whose end a hub would store."""
+    return replace(settings, redis=replace(servers.redis, prefix=f"{uuid4().hex}:"))
 
 
 @pytest.fixture

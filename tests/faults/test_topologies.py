@@ -18,6 +18,7 @@ from faults.figures import SCALE, Figures, in_time
 from hubbub import Hub, Settings, Unavailable
 from redis_server import Server
 from redis_topologies import DOWN_AFTER_SECONDS, MASTER, NODE_TIMEOUT_SECONDS, ask_sentinel, cluster, watched
+from waiting import until_it_answers
 
 ROOMS = 3
 
@@ -27,7 +28,7 @@ class Topology(NamedTuple):
     primary: Server
     """The one to lose, of a session among others."""
     change_over: Callable[[], Awaitable[object]]
-    """The planned failover of it."""
+    """The planned failover of it. Returns once another is the primary."""
     error_seconds: float
     """How long after its loss calls may fail."""
 
@@ -40,7 +41,12 @@ async def _opened(kind: str, settings: Settings, folder: Path) -> AsyncIterator[
             redis = replace(servers.settings, connect_timeout_seconds=2, deadline_seconds=5)
 
             async def change_over() -> None:
-                await ask_sentinel(servers.sentinels[0], "SENTINEL", "FAILOVER", MASTER)
+                assert await ask_sentinel(servers.sentinels[0], "SENTINEL", "FAILOVER", MASTER) == b"OK"
+                await until_it_answers(has_changed)
+
+            async def has_changed() -> bool:
+                found = await ask_sentinel(servers.sentinels[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
+                return found == [b"127.0.0.1", str(servers.servers[1].port).encode()]
 
             yield Topology(replace(settings, redis=redis), servers.servers[0], change_over, DOWN_AFTER_SECONDS + 1)
     else:
@@ -54,7 +60,8 @@ async def _opened(kind: str, settings: Settings, folder: Path) -> AsyncIterator[
                     for shard in await nodes.shards(nodes.nodes[1])
                     if shard.nodes[0].port == nodes.nodes[0].port
                 ]
-                await nodes.ask(replica, "CLUSTER", "FAILOVER")
+                assert await nodes.ask(replica, "CLUSTER", "FAILOVER") == b"OK"
+                await until_it_answers(lambda: nodes.is_primary(replica))
 
             # The first node is the only one that the settings name, and has a third of the slots.
             yield Topology(replace(settings, redis=redis), nodes.nodes[0], change_over, NODE_TIMEOUT_SECONDS + 2.5)
