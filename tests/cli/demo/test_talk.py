@@ -21,6 +21,7 @@ from hubbub.services.presence import Presence
 from hubbub.services.realtime import RealtimeService
 from hubbub.services.sessions import SessionService
 from hubbub.services.typing_indicators import TypingIndicators
+from waiting import HANGS_AFTER_SECONDS, until
 
 LOGINS = "only the right password logs in"
 DELIVERY = "subscribers get each message in order"
@@ -128,20 +129,22 @@ async def test_user_who_stays_online_for_ever_fails_the_check(
 async def test_presence_that_is_not_published_in_time_fails_the_check(
     context: Context, section: Section, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expected, "WAIT_SECONDS", 0.5)  # less than the grace time: no user goes in time
     users = await context.create_users("visitor", 3)
     watch = context.hub.presence.watch(), context.hub.realtime.publish_user_presence
-    async with talk.expect_changes(section, PRESENCE, *watch, users):
+    async with talk.expect_changes(section, PRESENCE, *watch, users) as changes:
         for user in users:
             async with context.hub.presence.online(user, "phone"):
                 pass
+        await until(lambda: all(changes[user] for user in users))
+        monkeypatch.setattr(expected, "WAIT_SECONDS", 0.5)  # less than the grace time: no user goes in time
     assert section.checks[PRESENCE].wrong == [
         f"changes of {user}: [True] instead of [True, False]" for user in users
     ]
 
 
 async def test_typing_that_ends_in_each_way_passes_the_check(context: Context, section: Section) -> None:
-    await talk.type_in_a_room(context, section)
+    async with talk.type_in_a_room(context, section):
+        pass
     assert section.checks[TYPING].wrong == []
     assert counts(section) == {"typing reports": 8}
     assert len(context.messages) == 1
@@ -154,7 +157,8 @@ async def test_message_that_does_not_stop_its_author_fails_the_check(
         """Stops no typing."""
 
     monkeypatch.setattr(TypingIndicators, "stop_soon", forgetful)
-    await talk.type_in_a_room(context, section)
+    async with talk.type_in_a_room(context, section):
+        pass
     [wrong] = section.checks[TYPING].wrong
     assert wrong.startswith("users who type: set() instead of {")
 
@@ -263,6 +267,13 @@ async def test_subscribers_without_messages_fail_the_check_in_time(
     assert failed(section) == {DELIVERY}
 
 
+@pytest.fixture
+def patient_cache(loaded: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine an answer may be later than the deadline, and then the cache is not asked for a second."""
+    monkeypatch.setattr(loaded.hub.cache, "_deadline_seconds", HANGS_AFTER_SECONDS)
+
+
+@pytest.mark.usefixtures("patient_cache")
 async def test_most_pages_come_from_the_cache_and_equal_the_stored_ones(loaded: Context, section: Section) -> None:
     await read_cached_pages(loaded, section)
     assert section.checks[CACHED].ok
@@ -270,6 +281,7 @@ async def test_most_pages_come_from_the_cache_and_equal_the_stored_ones(loaded: 
     assert read["newest pages read"] / 2 < read["newest pages from the cache"] < read["newest pages read"]
 
 
+@pytest.mark.usefixtures("patient_cache")
 async def test_cache_that_misses_changes_fails_the_check(
     loaded: Context, section: Section, monkeypatch: pytest.MonkeyPatch
 ) -> None:
