@@ -13,7 +13,7 @@ import hiredis
 
 from hubbub.redis import Connection, Reply, ReplyError
 from hubbub.redis.connection import pack
-from hubbub.redis.dialler import OneServer, Shard, shards_in
+from hubbub.redis.connector import ServerConnector, Shard, shards_in
 from hubbub.redis.replies import as_bytes, as_bytes_list
 from hubbub.redis.slots import SLOTS
 from hubbub.settings import RedisSettings
@@ -29,7 +29,7 @@ DOWN_AFTER_SECONDS = 1.0
 async def ask(server: Server, *words: str | int, is_node: bool = False) -> Reply:
     """The reply of this server, also if it is a node of a cluster."""
     settings = replace(server.settings, cluster=is_node)
-    connection = Connection(settings, dialler=OneServer(settings, settings.addresses[0]))
+    connection = Connection(settings, connector=ServerConnector(settings, settings.addresses[0]))
     await connection.start()
     try:
         return await connection.execute(*words)

@@ -56,9 +56,9 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
     ),
     ("postgres/pool.py", "'end abandoned transactions'", lambda hub: hub._pool._ending_abandoned),
     (
-        "services/feed/signals.py",
+        "services/feed/ephemeral.py",
         "'notifying followers of presence, profiles and read marks'",
-        lambda hub: hub._feed._signals._notifying,
+        lambda hub: hub._feed._ephemeral._notifying,
     ),
     ("services/presence/column.py", "'writing presence'", lambda hub: hub.presence._column.task),
     (
@@ -77,7 +77,7 @@ LOOPS_THAT_END = {
     ("batching.py", "_work"): "ends with the batch",
     ("client.py", "_run"): "ends with the block of the client, and the iteration and the commands with it",
     ("postgres/hosts.py", "_ask"): "ends with the search for the primary",
-    ("redis/dialler.py", "_until_gone"): "ends with the connection that it watches",
+    ("redis/connector.py", "_until_gone"): "ends with the connection that it watches",
     ("services/feed/rooms.py", "_read_on"): "ends when the room has no follower behind",
     ("sync.py", "_run"): "ends with the block of a thread, or with the loop",
 }

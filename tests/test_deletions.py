@@ -15,7 +15,7 @@ import pytest
 from hubbub import (
     Hub,
     Invalid,
-    Maintained,
+    MaintenanceResult,
     MemberLeft,
     Message,
     MessageSent,
@@ -78,7 +78,7 @@ ROWS = Statement(
         (SELECT count(*) FROM hubbub_deletions)
     """,
 )
-Step: TypeAlias = tuple[deletions._Place | None, list[UUID]]
+Step: TypeAlias = tuple[deletions._Progress | None, list[UUID]]
 NOTHING = (0, 0, 0, 0, 0, 0, 0)
 
 
@@ -92,7 +92,7 @@ def cut_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def cut_after(steps: int) -> None:
         async def step(
-            part: Executor, deletion: deletions.Deletion, place: deletions._Place, ended: list[str]
+            part: Executor, deletion: deletions.Deletion, place: deletions._Progress, ended: list[str]
         ) -> Step:
             nonlocal steps
             done = await original(part, deletion, place, ended)
@@ -190,7 +190,7 @@ async def account_is_gone(busy: Busy) -> None:
     for page in (await hub.messages.page_json(room, around=last.id), await hub.cache.newest_page(room)):
         assert {message["user_id"] for message in json.loads(page)["items"]} == {None}
     assert await hub.receipts.unread_count(room, ada.id) == 1
-    assert [one.user_id for one in (await hub.receipts.who_read(busy.ids[0])).items] == [ada.id]
+    assert [one.user_id for one in (await hub.receipts.readers(busy.ids[0])).items] == [ada.id]
     exported = b"".join([piece async for piece in hub.history.lines(room)]).decode()
     assert "bob@example.org" not in exported
     assert '"user":"bob"' not in exported
@@ -212,7 +212,7 @@ async def room_is_gone(busy: Busy) -> None:
         hub.messages.since(room, None),
         hub.messages.edit(last.id, "edited", by=bob.id),
         hub.messages.delete(last.id, by=bob.id),
-        hub.receipts.who_read(last.id),
+        hub.receipts.readers(last.id),
         _read(hub.history.lines(room)),
     )
     await raises(
@@ -254,7 +254,7 @@ async def test_account_that_is_cut_is_gone_at_once_and_finished_by_the_next(
     if steps % 2:
         await hub.users.delete(bob.id)
     else:
-        assert await hub.maintain() == Maintained(accounts=1, rooms=0, unfinished=0)
+        assert await hub.maintain() == MaintenanceResult(accounts=1, rooms=0, unfinished=0)
     await raises(NotFound, hub.users.delete(bob.id))
     assert await pool.fetch_one(ROWS, bob.id) == NOTHING
     assert await hub.authenticate("bob", "another horse") == await hub.users.get(twin.id)
@@ -287,7 +287,7 @@ async def test_room_that_is_cut_is_gone_at_once_and_finished_by_the_next(
     if steps % 2:
         await hub.rooms.delete(room)
     else:
-        assert await hub.maintain() == Maintained(accounts=0, rooms=1, unfinished=0)
+        assert await hub.maintain() == MaintenanceResult(accounts=0, rooms=1, unfinished=0)
     await raises(NotFound, hub.rooms.delete(room))
     assert await pool.fetch_one(ROWS, room) == NOTHING
     await hub.rooms.create("again", created_by=busy.ada.id, id=room)
@@ -320,7 +320,7 @@ async def test_room_with_many_receipts_is_deleted_in_bounded_steps(
     seqs: list[object] = []
 
     async def step(
-        part: Executor, deletion: deletions.Deletion, place: deletions._Place, ended: list[str]
+        part: Executor, deletion: deletions.Deletion, place: deletions._Progress, ended: list[str]
     ) -> Step:
         following = await original(part, deletion, place, ended)
         if place.stage == 1:
@@ -429,7 +429,7 @@ async def test_deadline_is_reported_with_what_to_do_and_maintain_returns_at_its_
     busy: Busy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def step(
-        part: Executor, deletion: deletions.Deletion, place: deletions._Place, ended: list[str]
+        part: Executor, deletion: deletions.Deletion, place: deletions._Progress, ended: list[str]
     ) -> Step:
         if asyncio.get_running_loop().time() > until:
             raise Unavailable("postgresql", "no answer within 1 s")
@@ -440,12 +440,12 @@ async def test_deadline_is_reported_with_what_to_do_and_maintain_returns_at_its_
     with pytest.raises(Unavailable) as caught:
         await busy.hub.rooms.delete(busy.room.id)
     assert caught.value.outcome_unknown
-    assert await busy.hub.maintain(deadline_seconds=1e-6) == Maintained(accounts=0, rooms=0, unfinished=1)
+    assert await busy.hub.maintain(deadline_seconds=1e-6) == MaintenanceResult(accounts=0, rooms=0, unfinished=1)
     with pytest.raises(Unavailable):
         await busy.hub.maintain()
     until = float("inf")
-    assert await busy.hub.maintain() == Maintained(accounts=0, rooms=1, unfinished=0)
-    assert await busy.hub.maintain() == Maintained(accounts=0, rooms=0, unfinished=0)
+    assert await busy.hub.maintain() == MaintenanceResult(accounts=0, rooms=1, unfinished=0)
+    assert await busy.hub.maintain() == MaintenanceResult(accounts=0, rooms=0, unfinished=0)
 
 
 async def test_one_that_cannot_be_deleted_keeps_no_other_from_it(

@@ -327,10 +327,10 @@ async def test_disconnect_stops_typing(settings: Settings, ada: User, room: Room
     async with Hub(settings, options=Options(typing_seconds=3600)) as hub:
         async with hub.presence.online(ada.id):
             await hub.typing.start(room.id, ada.id)
-            assert await hub.typing.who_types(room.id) == [ada.id]
+            assert await hub.typing.typing_users(room.id) == [ada.id]
 
         async def no_user_types() -> bool:
-            return not await hub.typing.who_types(room.id)
+            return not await hub.typing.typing_users(room.id)
 
         await until_it_answers(no_user_types)
 
@@ -395,7 +395,7 @@ async def test_options_are_applied(settings: Settings) -> None:
         await hub.typing.start(room.id, ada.id)
 
         async def all_over() -> bool:
-            return not await hub.typing.who_types(room.id) and not await hub.sessions.list_sessions(ada.id)
+            return not await hub.typing.typing_users(room.id) and not await hub.sessions.list(ada.id)
 
         await until_it_answers(all_over)
         assert await hub.sessions.get_session(token) is None

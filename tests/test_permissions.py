@@ -178,7 +178,7 @@ simple("receipts.mark_read", "", lambda s: s.me.receipts.mark_read(s.room.id, up
 simple("receipts.mark_unread", "", lambda s: s.me.receipts.mark_unread(s.room.id, from_seq=2))
 simple("receipts.unread_count", "", lambda s: s.me.receipts.unread_count(s.room.id))
 simple("receipts.unread_counts", "", lambda s: s.me.receipts.unread_counts())
-simple("receipts.who_read", "", lambda s: s.me.receipts.who_read(s.others.id))
+simple("receipts.readers", "", lambda s: s.me.receipts.readers(s.others.id))
 simple("users.me", "", lambda s: s.me.users.me())
 simple("users.update", "", lambda s: s.me.users.update(avatar_url="/new.png"))
 simple("users.get", "another user", lambda s: s.me.users.get(s.people["member"].id))
@@ -186,7 +186,7 @@ simple("users.get_many", "other users", lambda s: s.me.users.get_many([s.people[
 simple("users.search", "", lambda s: s.me.users.search("member"))
 simple("typing.start", "", lambda s: s.me.typing.start(s.room.id))
 simple("typing.stop", "", lambda s: s.me.typing.stop(s.room.id))
-simple("typing.who_types", "", lambda s: s.me.typing.who_types(s.room.id))
+simple("typing.typing_users", "", lambda s: s.me.typing.typing_users(s.room.id))
 simple("sessions.revoke_all", "", lambda s: s.me.sessions.revoke_all())
 simple("presence.devices", "", lambda s: s.me.presence.devices())
 simple("presence.is_online", "another user", lambda s: s.me.presence.is_online([s.people["member"].id]))
@@ -362,7 +362,6 @@ OF_THE_HUB: Final = {
     "users.update": "users.update_profile",
     "room_users.join": "room_users.add",
     "room_users.leave": "room_users.remove",
-    "sessions.list": "sessions.list_sessions",
 }
 """Operations that have another name."""
 
@@ -413,7 +412,7 @@ async def test_email_of_another_user_is_nowhere_in_what_a_user_gets(
         await me.room_users.members(room.id),
         await me.messages.page(room.id),
         await me.messages.since(room.id, None),
-        await hub.as_user(ada.id).receipts.who_read(sent.id),
+        await hub.as_user(ada.id).receipts.readers(sent.id),
     ]
     shown = msgspec.json.encode(got) + await me.messages.page_json(room.id) + await me.rooms.list_json()
     assert b"ada" in shown

@@ -27,7 +27,7 @@ APPLICATION_TESTS = """
     @pytest.mark.parametrize("time", ["first", "second"])
     async def test_each_test_has_an_empty_chat(hub, time):
         ada = await hub.register("ada@example.org", "ada", "correct horse")
-        assert await hub.sessions.list_sessions(ada.id) == []
+        assert await hub.sessions.list(ada.id) == []
         await hub.sessions.create_session(ada.id)
         room = await hub.rooms.create("engine-room", created_by=ada.id)
         async with hub.follow(ada.id) as feed:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hubbub import scheduling
-from hubbub.scheduling import SLICE_SECONDS, TICK_SECONDS, EarliestTimer, OncePerTurn, Pauses
+from hubbub.scheduling import SLICE_SECONDS, TICK_SECONDS, EarliestTimer, OncePerTurn, TimeSlice
 
 
 async def turn() -> None:
@@ -101,9 +101,9 @@ async def test_long_work_pauses_after_each_slice(monkeypatch: pytest.MonkeyPatch
             await turn()
 
     others = asyncio.create_task(count_turns())
-    pauses = Pauses()
+    time_slice = TimeSlice()
     for _ in range(10):
-        await pauses.pause_if_due()
+        await time_slice.pause_if_due()
         now += SLICE_SECONDS / 4
     assert turns == 2
     others.cancel()

@@ -9,7 +9,7 @@ import pytest
 from hubbub import Credentials, NotFound, User
 from hubbub.events import MemberJoined, MemberLeft, MessageEdited, RoomChanged
 from hubbub.models import Room
-from hubbub.sql import by_id, columns, entry, existing, kept, next_entry, quickly_readable, readable
+from hubbub.sql import by_id, columns, entry, next_entry, not_deleted, quickly_readable, readable, require
 from sql.package import statements
 
 
@@ -29,7 +29,7 @@ def test_computed_field_is_selected_by_its_expression() -> None:
 
 def test_rows_by_id_have_a_statement_for_one_and_one_for_many() -> None:
     lookup = by_id(User, "users")
-    found = f"FROM users WHERE {kept('users.id')} AND users.id"
+    found = f"FROM users WHERE {not_deleted('users.id')} AND users.id"
     assert (lookup.name, lookup.sql) == ("users.get", f"SELECT {readable(User)} {found} = $1")
     assert lookup.many.sql == f"SELECT {quickly_readable(User)} {found} = ANY((SELECT $1::uuid[])::uuid[])"
     id = uuid4()
@@ -37,9 +37,9 @@ def test_rows_by_id_have_a_statement_for_one_and_one_for_many() -> None:
 
 
 def test_missing_row_is_not_found() -> None:
-    assert existing("row", NotFound, "user", 1) == "row"
+    assert require("row", NotFound, "user", 1) == "row"
     with pytest.raises(NotFound) as caught:
-        existing(None, NotFound, "user", 1)
+        require(None, NotFound, "user", 1)
     assert (caught.value.kind, caught.value.key) == ("user", 1)
 
 

@@ -37,7 +37,7 @@ import hubbub
 from hubbub import web
 
 
-async def who(scope: Any) -> UUID | None:
+async def authenticate(scope: Any) -> UUID | None:
     """The account of the user who is logged in to Django, by the cookie of Django's session."""
     cookies = SimpleCookie(HTTPConnection(scope).headers.get("cookie", ""))
     if settings.SESSION_COOKIE_NAME not in cookies:
@@ -57,7 +57,8 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
 
 
-chat = Starlette(routes=[Mount("/chat", web.Gateway(lambda: chat.state.hub, who=who))], lifespan=lifespan)
+gateway = web.Gateway(lambda: chat.state.hub, authenticate=authenticate)
+chat = Starlette(routes=[Mount("/chat", gateway)], lifespan=lifespan)
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:

@@ -1,5 +1,7 @@
 """hubbub: the data foundation of a chat application, on PostgreSQL and Redis."""
 
+from typing import TYPE_CHECKING
+
 from uuid_utils.compat import uuid7 as new_id
 
 from hubbub.acting_user import ActingUser
@@ -38,13 +40,14 @@ from hubbub.hub import ConnectionRepositories, Hub, Options, Transaction, open
 from hubbub.instrumentation import Instrumentation, PoolUse
 from hubbub.models import (
     Credentials,
-    Maintained,
+    MaintenanceResult,
     Message,
     MessagePage,
     MessageType,
     NewMessage,
     Page,
     PublicUser,
+    RateLimitResult,
     ReadReceipt,
     Role,
     Room,
@@ -53,10 +56,10 @@ from hubbub.models import (
     Session,
     User,
     UserKind,
-    Verdict,
 )
 from hubbub.passwords import Passwords
 from hubbub.redis import Gap
+from hubbub.renamed import warn_of_former_name
 from hubbub.scheduling import collect_garbage_rarely
 from hubbub.services.changes import ChangeFeed
 from hubbub.services.feed import Follower
@@ -82,7 +85,7 @@ __all__ = [
     "Invalid",
     "LogEvent",
     "LogPage",
-    "Maintained",
+    "MaintenanceResult",
     "MemberChanged",
     "MemberJoined",
     "MemberLeft",
@@ -104,6 +107,7 @@ __all__ = [
     "PresenceChanged",
     "ProfileChanged",
     "PublicUser",
+    "RateLimitResult",
     "RateLimited",
     "ReadMarkChanged",
     "ReadReceipt",
@@ -125,8 +129,17 @@ __all__ = [
     "Unavailable",
     "User",
     "UserKind",
-    "Verdict",
     "collect_garbage_rarely",
     "new_id",
     "open",
 ]
+
+if not TYPE_CHECKING:  # a type checker would accept any name
+    _FORMER_NAMES = {"Maintained": "MaintenanceResult", "Verdict": "RateLimitResult"}
+
+    def __getattr__(former: str) -> object:
+        name = _FORMER_NAMES.get(former)
+        if name is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {former!r}")
+        warn_of_former_name(f"hubbub.{former}", name, stacklevel=2)
+        return globals()[name]

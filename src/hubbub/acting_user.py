@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import msgspec
@@ -31,13 +31,14 @@ from hubbub.models import (
     Session,
     User,
 )
+from hubbub.renamed import Renamed
 from hubbub.repositories import Messages, ReadReceipts, Rooms, RoomUsers, Users
 from hubbub.repositories.messages.pages import PageAnchor
 from hubbub.services.feed import Follower
 from hubbub.services.presence import Device, Presence
 from hubbub.services.sessions import SessionService
 from hubbub.services.typing_indicators import TypingIndicators
-from hubbub.sql import existing
+from hubbub.sql import require
 
 
 class UserMessages:
@@ -255,8 +256,10 @@ class UserMemberships:
         return await self._all.member_counts(room_ids, cap=cap, as_user=self._user_id)
 
 
-class UserReceipts:
-    """What the user has read, and which members have read a message."""
+class UserReceipts(Renamed):
+    """The read marks of the user, and the members who have read a message."""
+
+    _FORMER_NAMES: ClassVar = {"who_read": "readers"}
 
     def __init__(self, receipts: ReadReceipts, users: Users, user_id: UUID) -> None:
         self._all = receipts
@@ -282,11 +285,11 @@ class UserReceipts:
             await self._users.get(self._user_id)
         return counts
 
-    async def who_read(
+    async def readers(
         self, message_id: UUID, *, room_id: UUID | None = None, limit: int = 50, after: str | None = None
     ) -> Page[ReadReceipt]:
-        """As `hub.receipts.who_read`. Raises: NotFound, NotAMember."""
-        return await self._all.who_read(
+        """As `hub.receipts.readers`. Raises: NotFound, NotAMember."""
+        return await self._all.readers(
             message_id, room_id=room_id, limit=limit, after=after, as_user=self._user_id
         )
 
@@ -326,13 +329,13 @@ class UserDirectory:
         """The user. Raises: NotFound (no such user, or the user's own account is deleted)."""
         user_id = inputs.uuid("user_id", user_id)
         users = await self.get_many([user_id])
-        return existing(users.get(user_id), NotFound, "user", user_id)
+        return require(users.get(user_id), NotFound, "user", user_id)
 
     async def get_many(self, user_ids: Iterable[UUID]) -> dict[UUID, PublicUser]:
         """The users that exist, by id. Raises: NotFound (the user's own account is deleted)."""
         requested = inputs.uuids("user_ids", user_ids)
         users = await self._all.get_many({*requested, self._user_id})
-        existing(users.get(self._user_id), NotFound, "user", self._user_id)
+        require(users.get(self._user_id), NotFound, "user", self._user_id)
         return {id: user.public for id, user in users.items() if id in requested}
 
     async def search(self, prefix: str, *, limit: int = 20, after: str | None = None) -> Page[PublicUser]:
@@ -351,8 +354,8 @@ class UserSessions:
         self._user_id = user_id
 
     async def list(self, *, limit: int = 200) -> list[Session]:
-        """As `hub.sessions.list_sessions`. Raises: nothing else."""
-        return await self._all.list_sessions(self._user_id, limit=limit)
+        """As `hub.sessions.list`. Raises: nothing else."""
+        return await self._all.list(self._user_id, limit=limit)
 
     async def revoke(self, session_id: str) -> bool:
         """As `hub.sessions.revoke`: False for the session of another user. Raises: nothing else."""
@@ -363,8 +366,10 @@ class UserSessions:
         return await self._all.revoke_all(self._user_id, except_token=except_token)
 
 
-class UserTyping:
-    """Typing in the user's rooms. It lives in Redis, so the membership is looked up first."""
+class UserTyping(Renamed):
+    """Typing in the user's rooms. It is stored in Redis, so the membership is looked up first."""
+
+    _FORMER_NAMES: ClassVar = {"who_types": "typing_users"}
 
     def __init__(self, typing: TypingIndicators, room_users: RoomUsers, user_id: UUID) -> None:
         self._all = typing
@@ -379,10 +384,10 @@ class UserTyping:
         """As `hub.typing.stop`. Raises: nothing else."""
         return await self._all.stop(room_id, self._user_id)
 
-    async def who_types(self, room_id: UUID) -> list[UUID]:
-        """As `hub.typing.who_types`. Raises: NotAMember."""
+    async def typing_users(self, room_id: UUID) -> list[UUID]:
+        """As `hub.typing.typing_users`. Raises: NotAMember."""
         await self._room_users.get(room_id, self._user_id)
-        return await self._all.who_types(room_id)
+        return await self._all.typing_users(room_id)
 
 
 class UserPresence:
@@ -408,7 +413,8 @@ class UserPresence:
 class ActingUser:
     """A hub as one user has it. Its parts have the operations of the hub, without the arguments for who acts.
 
-    It does no I/O and holds no connection, so make one per request. What is not here is for the application only.
+    It does no I/O and holds no connection, so make one per request. All other operations are for the application
+    only.
 
     A user who is not a member of the room gets `NotAMember`, also when there is no such room. `Forbidden` is for
     what a member may not do. An account that is deleted is a member of no room.

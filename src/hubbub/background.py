@@ -26,7 +26,7 @@ RETRY_SECONDS: Final = 1.0
 log, and short enough that a user hardly notices a passing one."""
 
 
-ELSEWHERE: Final = (
+WRONG_EVENT_LOOP: Final = (
     "it is used in another event loop than before: call it from one loop only, such as by "
     "asyncio.run_coroutine_threadsafe, or open a hub in each loop"
 )
@@ -75,7 +75,7 @@ class BackgroundTask:
         if self._task is None or self._closed:
             raise Unavailable("hub", f"{what} is not running", retryable=False)
         if self._task.get_loop() is not asyncio.get_running_loop():
-            raise elsewhere()
+            raise wrong_event_loop()
 
     def abandon(self) -> None:
         """In a child process no round runs. Does nothing before the start."""
@@ -151,9 +151,9 @@ def report(message: str, error: Exception) -> None:
     asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
 
 
-def elsewhere() -> Unavailable:
+def wrong_event_loop() -> Unavailable:
     """The error of a call in another event loop."""
-    return Unavailable("hub", ELSEWHERE, retryable=False)
+    return Unavailable("hub", WRONG_EVENT_LOOP, retryable=False)
 
 
 async def wait_at_most(event: asyncio.Event, seconds: float) -> None:

@@ -34,7 +34,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
-from hubbub.background import ReportErrors, elsewhere
+from hubbub.background import ReportErrors, wrong_event_loop
 from hubbub.errors import Unavailable
 from hubbub.forks import abandon_in_child, forked
 from hubbub.scheduling import EarliestTimer
@@ -51,12 +51,12 @@ MOST_WORKERS: Final = 4
 as many as `workers`, if that is more."""
 
 ANSWERS_PER_TURN: Final = 50
-"""Results that are passed to `committed` before the rest of the process has its turn. Notifying the followers of
-50 messages takes some milliseconds."""
+"""Results passed to `committed` before other tasks run. Notifying the followers of 50 messages takes some
+milliseconds."""
 
 GRACE_SECONDS: Final = 0.1
-"""At the deadline a statement that writes ends by itself, and knows best whether its changes may have been made.
-Its callers get a less certain answer only when it does not end within this time."""
+"""A writing statement has the same deadline, and its own error is the most precise about the outcome. Its callers
+get a less certain error only if it does not end within this time."""
 
 
 class PutBack(Enum):
@@ -164,7 +164,8 @@ class KeyedQueue(Generic[Item]):
     def take(self, most: int, parts: int = 1) -> list[PendingCall[Item]]:
         """The next batch: the requests of each free key, up to `most`, with each id only once.
 
-        With `parts`, it has at most that part of all keys. A key whose requests were put back goes alone.
+        With `parts`, it has at most that part of all keys. A key whose requests were put back gets a batch of its
+        own.
         """
         batch: list[PendingCall[Item]] = []
         ids: set[Hashable] = set()
@@ -230,7 +231,7 @@ class KeyedQueue(Generic[Item]):
             self.ready.append(key)
 
     def withdraw(self, call: PendingCall[Item]) -> None:
-        """Its caller is gone: it is left out, unless it is in flight."""
+        """The caller was cancelled. Remove the request, unless it is in flight."""
         if call.is_in_flight:
             return
         key = call.key
@@ -335,7 +336,7 @@ class Batcher(Generic[Item, Result]):
         writes: bool = False,
         committed: Callable[[Sequence[Result]], None] | None = None,
     ) -> None:
-        """`name` is that of the tasks, and says in errors what waits.
+        """`name` is the name of the tasks, and appears in errors.
 
         `run_one` runs a statement for one item by a deadline, and raises its error. `run_many` returns one outcome
         per item, in their order; what it raises is the outcome of all. `per_batch` bounds its items. `workers` is
@@ -414,7 +415,7 @@ class Batcher(Generic[Item, Result]):
             if asyncio.get_running_loop() is loop:
                 raise
             self._queue.withdraw(call)
-            raise elsewhere() from error
+            raise wrong_event_loop() from error
         finally:
             if slots is not None:
                 slots.give_back()

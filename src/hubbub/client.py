@@ -6,7 +6,7 @@
                 await chat.send(event.room_id, "pong")
             store(chat.positions)
 
-It connects again by itself, after growing and random pauses, and goes on where it was. The iteration misses no
+It reconnects automatically, with random exponential backoff, and continues where it was. The iteration misses no
 event and repeats none. `positions` are those of the events that it has returned.
 """
 
@@ -53,9 +53,9 @@ STABLE_SECONDS: Final = 10.0
 """A connection that was ready for this long ends the growth of the pauses."""
 CONNECT_SECONDS: Final = 10.0
 SILENCE_SECONDS: Final = 10.0
-"""A connection is given up when nothing has come for so much longer than the server promises."""
+"""The client closes a connection that was silent this long beyond the server's `ping_seconds`."""
 RETRIES: Final = 10
-"""How often a command is given again that was over the rate, or met a server that did not answer."""
+"""How often a command is retried after a rate limit or an unavailable server."""
 
 
 class CommandFailed(HubbubError):
@@ -333,7 +333,7 @@ class Client:
     def _bye(self, frame: Mapping[str, Any]) -> tuple[float, float]:
         if frame["code"] == 4401 and self._has_expiry and callable(self._token):
             return 0.0, 0.0  # the token has expired, and the callable returns another one
-        # With 4503 the positions are of another database. What to do about it is for the caller.
+        # With 4503 the positions are of another database. The caller decides what to do.
         if not frame["reconnect"] or frame["code"] == 4503:
             raise Ended(frame["code"], frame["reason"])
         within_seconds: float = frame["within_seconds"]

@@ -23,7 +23,7 @@ class UserChanged(msgspec.Struct, frozen=True):
 
 
 class UserDeleted(msgspec.Struct, frozen=True):
-    """The account of a user is no more. Reported in addition to the `UserChanged`."""
+    """The account of a user was deleted. Reported in addition to the `UserChanged`."""
 
     user_id: UUID
 

@@ -5,10 +5,10 @@
       +-----delete, many rows: one transaction--> hidden --------steps--------+
 
 The id of a hidden account or room is in `hubbub_deletions`. Statements that read accounts, rooms, memberships or
-messages leave it out (`hubbub.sql.kept`), so it is gone for every caller, and its rows go in steps. Each step is a
-transaction of its own that locks the row of `hubbub_deletions`. The call that has begun the deletion runs them
-until its deadline. Where it did not come to the end, the same call again or `maintain` goes on. A step depends on
-nothing but the rows that are left.
+messages exclude it (`hubbub.sql.not_deleted`), so no caller sees it, and its rows are deleted in steps. Each step
+is a transaction of its own that locks the row of `hubbub_deletions`. The call that began the deletion runs the
+steps until its deadline. If it did not finish, the same call again or `maintain` continues. A step depends only on
+the rows that are left.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uuid import UUID
 from hubbub.commits import MembershipEnded, OnCommit, RoomTouched
 from hubbub.errors import Invalid, NotFound, Unavailable
 from hubbub.events import MemberLeft
-from hubbub.models import Maintained
+from hubbub.models import MaintenanceResult
 from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, OpenTransaction, Statement
 from hubbub.postgres.connection import now
 from hubbub.sql import acting_admin, next_entry
@@ -437,7 +437,7 @@ class Deletion(NamedTuple):
     is_room: bool
 
 
-class _Place(NamedTuple):
+class _Progress(NamedTuple):
     """The stage that comes next, and the arguments with which it goes on."""
 
     stage: int = 0
@@ -503,7 +503,7 @@ async def finish(
     waits: bool = True,
     ended: list[str] | None = None,
 ) -> bool:
-    """Delete what is left of a hidden account or room. False if another process has done it, or is about to.
+    """Delete the remaining rows of a hidden account or room. False if another process has done it or does it now.
 
     A second process waits for the step of the first, or returns False if `waits` is False. `ended` gets the
     ids of the durable sessions that end with the account.
@@ -511,7 +511,7 @@ async def finish(
     Raises: Unavailable (also at the deadline).
     """
     ended = [] if ended is None else ended
-    place: _Place | None = _Place()
+    place: _Progress | None = _Progress()
     while place is not None:
         try:
             async with executor.transaction(deadline=deadline) as part:
@@ -526,7 +526,7 @@ async def finish(
                 raise
             # A node has found a membership that refers to the account. The join was in flight when memberships
             # were looked for. So the user leaves again.
-            place = _Place()
+            place = _Progress()
             continue
         except Unavailable as failure:
             # It is hidden, so the change is made.
@@ -541,17 +541,17 @@ async def finish(
 
 
 async def _step(
-    part: Executor, deletion: Deletion, place: _Place, ended: list[str]
-) -> tuple[_Place | None, list[UUID]]:
+    part: Executor, deletion: Deletion, place: _Progress, ended: list[str]
+) -> tuple[_Progress | None, list[UUID]]:
     """Returns where to go on, None at the end, and the rooms that the user has left by it."""
     stages = _STAGES_OF_ROOM if deletion.is_room else _STAGES_OF_ACCOUNT
     number, arguments = place
     if number == len(stages):
         # If the user is in a room again, a call that was in flight when the account was hidden has joined it.
-        return None if await _delete_last(part, deletion, ended) else _Place(), []
+        return None if await _delete_last(part, deletion, ended) else _Progress(), []
     is_last, *following = await stages[number](part, deletion.id, *arguments) or (True,)
     left: list[UUID] = following.pop() if stages[number] is _leave else []
-    return _Place(number + 1) if is_last else _Place(number, tuple(following)), left
+    return _Progress(number + 1) if is_last else _Progress(number, tuple(following)), left
 
 
 async def _delete_last(part: Executor, deletion: Deletion, ended: list[str]) -> bool:
@@ -590,10 +590,10 @@ _END_SESSIONS: Final = Statement(
 )
 
 
-async def maintain(executor: Executor, on_commit: OnCommit, *, deadline: float) -> Maintained:
+async def maintain(executor: Executor, on_commit: OnCommit, *, deadline: float) -> MaintenanceResult:
     """Delete sessions that have ended, and finish deletions that were cut, until the deadline.
 
-    Those that another process is at are left to it.
+    Deletions on which another process works are skipped.
 
     Raises: Unavailable (before the deadline).
     """
@@ -611,4 +611,4 @@ async def maintain(executor: Executor, on_commit: OnCommit, *, deadline: float) 
     if failure is not None:
         raise failure
     left = await executor.fetch_all(_UNFINISHED)
-    return Maintained(accounts=finished[False], rooms=finished[True], unfinished=len(left))
+    return MaintenanceResult(accounts=finished[False], rooms=finished[True], unfinished=len(left))

@@ -139,7 +139,7 @@ class Unavailable(HubbubError):
 def without_frames(error: E) -> E:
     """The same error, without the frames of its traceback and of those behind it.
 
-    For an error of a login: among the locals of those frames is a password, under names that no scrubber knows.
+    For an error of a login: a local of those frames has the password, under a name that no scrubber looks for.
     """
     link: BaseException | None = error
     while link is not None:

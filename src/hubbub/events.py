@@ -116,7 +116,7 @@ class ReadMarkChanged(Event, frozen=True, tag="read_mark_changed"):
 
 
 class ProfileChanged(Event, frozen=True, tag="profile_changed"):
-    """A user has another username, display name, picture or metadata. These are as they are now."""
+    """A user has another username, display name, picture or metadata. The fields have the current values."""
 
     user_id: UUID
     username: str
@@ -149,7 +149,7 @@ class Logged(Event, frozen=True):
 
 
 class MessageSent(Logged, frozen=True, tag="message_sent"):
-    """A new message, in its present state: when it is read later, it may have been edited, or be a tombstone."""
+    """A new message in its current state. It may have been edited or deleted since it was sent."""
 
     kind = "sent"
     message: Message
@@ -256,7 +256,7 @@ class RoomGone(Event, frozen=True, tag="room_gone"):
 
 
 class Resync(Event, frozen=True, tag="resync"):
-    """The client cannot continue this room from its cursor: load the room anew, then go on from `cursor`.
+    """The client cannot continue this room from its cursor: reload the room, then continue from `cursor`.
 
     `rewound`: the log no longer holds entries that the client has seen, after a restore or a failover that lost
     commits. `too_far_behind`: more than `Options.follow_at_most_behind` entries came since, a page is quicker.

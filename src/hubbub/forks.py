@@ -9,7 +9,7 @@ A child that closed one would remove it from the epoll instance that the two loo
 sockets in their place, before it runs any code of its own. Each object refuses calls from then on. Objects that
 were not used before the fork are as good as new.
 
-The operating system tells the child of the fork. A comparison of process ids would be a system call per statement.
+`os.register_at_fork` runs the handlers in the child. Comparing process ids would cost a system call per statement.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def forked() -> Unavailable:
     return Unavailable("hub", FORKED, retryable=False)
 
 
-def cut(transport: BaseTransport | None) -> None:
-    """Put a dead socket in the place of the transport's one. In the parent nothing changes.
+def replace_with_dead_socket(transport: BaseTransport | None) -> None:
+    """Replace the transport's socket by a dead one under the same descriptor. In the parent nothing changes.
 
     The descriptor keeps its number, so that the transport cannot close or use what gets the number next.
     """

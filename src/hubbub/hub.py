@@ -1,4 +1,4 @@
-"""The one way in: a Hub owns the connections and wires the parts together."""
+"""The entry point. A `Hub` owns the connections and connects the parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.acting_user import ActingUser
-from hubbub.background import elsewhere
+from hubbub.background import wrong_event_loop
 from hubbub.commits import Commits, OnCommit, RoomRewound
 from hubbub.deletions import maintain
 from hubbub.errors import Invalid, Unavailable
@@ -23,7 +23,7 @@ from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT, Instrumentation, PoolUse, guarded
 from hubbub.migrations.distribution import is_distributed
 from hubbub.migrations.revisions import verify
-from hubbub.models import Maintained, User
+from hubbub.models import MaintenanceResult, User
 from hubbub.passwords import Passwords
 from hubbub.postgres import (
     ApplicationConnection,
@@ -39,7 +39,7 @@ from hubbub.postgres import (
 from hubbub.redis import connection_to, subscriptions_to
 from hubbub.repositories import Messages, MessageWriter, ReadReceipts, Rooms, RoomUsers, Users
 from hubbub.repositories.read_receipts import MARKS_PER_STATEMENT
-from hubbub.repository import RoomChanges
+from hubbub.repository import ChangeBatcher
 from hubbub.services.accounts import Accounts, KnownNetworks
 from hubbub.services.cache import Cache
 from hubbub.services.changes import Changes
@@ -73,8 +73,8 @@ class Repositories:
         executor: Executor,
         on_commit: OnCommit,
         writer: MessageWriter | None = None,
-        changes: RoomChanges | None = None,
-        marks: RoomChanges | None = None,
+        changes: ChangeBatcher | None = None,
+        marks: ChangeBatcher | None = None,
         *,
         replicas: Replicas | None = None,
     ) -> None:
@@ -152,7 +152,7 @@ class Transaction(Repositories):
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[Transaction]:
-        """A part that can fail by itself. If the block raises, its changes are undone and the others stay.
+        """A block that can fail without failing the transaction: if it raises, only its changes are undone.
 
         Use the repositories of the savepoint inside the block. Calls to those of the transaction wait for its end.
         """
@@ -264,8 +264,8 @@ class Hub(Repositories):
         self._commits = Commits()
         pool = self._pool = Pool(settings.postgres, instrumentation)
         self._writer = MessageWriter(pool, self._commits, deadline_seconds=settings.postgres.deadline_seconds)
-        self._changes = RoomChanges(pool, deadline_seconds=settings.postgres.deadline_seconds)
-        self._marks = RoomChanges(
+        self._changes = ChangeBatcher(pool, deadline_seconds=settings.postgres.deadline_seconds)
+        self._marks = ChangeBatcher(
             pool,
             deadline_seconds=settings.postgres.deadline_seconds,
             name="mark rooms as read",
@@ -451,13 +451,13 @@ class Hub(Repositories):
         if self._is_abandoned:
             return
         if self._loop is not None and self._loop is not asyncio.get_running_loop():
-            raise elsewhere()
+            raise wrong_event_loop()
         if self._closing is None:
             self._closing = asyncio.create_task(self._stack.aclose(), name="hubbub: close")
         await asyncio.shield(self._closing)  # once for all callers, and to its end if one of them is cancelled
 
     def _abandon(self) -> None:
-        """In a child process the hub is of no use, if it was started in the parent. hubbub calls this itself."""
+        """Called in a child process: the hub then refuses calls if the parent had started it."""
         self._is_abandoned = self._loop is not None
 
     def _check_process(self) -> None:
@@ -515,7 +515,7 @@ class Hub(Repositories):
             me = hub.as_user(session.user_id)
             page = await me.messages.page(room_id)
 
-        The repositories of the hub itself do not check who calls: they are the application's own power.
+        The repositories of the hub itself do not check who calls, so only trusted code may call them.
         This does no I/O. An unknown user may do nothing.
         """
         self._check_process()
@@ -556,8 +556,8 @@ class Hub(Repositories):
         `after` maps at most 10,000 rooms to the cursor of the last event or message that the client has. None is
         the beginning of the log. A room without a cursor starts at the end of its log when the block is entered,
         or with the joining if the user joined it after the newest entry among the cursors. `feed.cursors` has the
-        cursors to come back with, from the start and also of quiet rooms. `complete=True` says that `after` has
-        every room that the client knows, so that any other room starts with the joining.
+        cursors to come back with, from the start and also of quiet rooms. With `complete=True`, `after` has every
+        room of the client, so any other room starts with the joining.
         Without `rooms` it follows all rooms of the user, and those joined later from the time of joining. The
         user's own `MemberLeft` is the last event of a room until the user joins again. `RoomGone` comes for a room
         that is deleted, and for a room in `after` that the user has left in the meantime.
@@ -577,8 +577,8 @@ class Hub(Repositories):
         lost as well, and `Missed` comes where it is known. A client reads both again then and when it connects.
 
         With the `token` of a session the iteration ends with the session. A revocation ends it at once in every
-        process, an expiry within some heartbeats. A feed is not a lookup, which would prolong the session. While
-        Redis is down the feed goes on.
+        process, an expiry within a few heartbeats. Following does not prolong the session. While Redis is down
+        the feed continues.
 
         Raises: Invalid (such as the cursor of another room), NotAMember (of a room in `rooms`, on entering).
         """
@@ -598,11 +598,11 @@ class Hub(Repositories):
         )
 
     def disconnect(self, user_id: UUID) -> None:
-        """End whatever follows the rooms of the user, in every process: shut the user out.
+        """Close all feeds of the user, in every process.
 
         Each `hub.follow` of the user ends, also those without a session. It does not wait, and it ends no session:
-        see `sessions.revoke_all`. The announcement may be lost when Redis fails: `banned` of the gateway covers
-        that case. The deletion of a user does the same by itself, and is also found without the announcement.
+        see `sessions.revoke_all`. The announcement may be lost when Redis fails. `banned` of the gateway covers
+        that case. The deletion of a user also closes the feeds, with or without the announcement.
 
         Raises: nothing else.
         """
@@ -679,11 +679,12 @@ class Hub(Repositories):
             finally:  # also where not all of its rows could be deleted
                 await self.sessions._end_rest(user_id, ended)  # those of a login in between
 
-    async def maintain(self, *, deadline_seconds: float = MAINTAIN_SECONDS) -> Maintained:
+    async def maintain(self, *, deadline_seconds: float = MAINTAIN_SECONDS) -> MaintenanceResult:
         """Finish the deletions of accounts and rooms that were cut by a deadline or by the end of a process.
 
         Any number of processes may call it at once. It returns when nothing is left or the deadline has passed.
-        `Maintained.unfinished` tells what is left for the next call. Run it, or `hubbub maintain`, once a day.
+        `MaintenanceResult.unfinished` is the number of deletions that the next call continues. Run it, or
+        `hubbub maintain`, once a day.
 
         Raises: nothing else.
         """
@@ -693,7 +694,7 @@ class Hub(Repositories):
 
     @asynccontextmanager
     async def _one_deadline(self, *, outcome_unknown: bool = True) -> AsyncIterator[float]:
-        """One deadline for a call of several steps: the longest that any step has by itself. Yields its time."""
+        """One deadline for a call of several steps: the longest deadline of any step. Yields its time."""
         self._check_process()
         seconds = max(
             self.settings.postgres.deadline_seconds,
@@ -745,4 +746,4 @@ def find_settings() -> Settings:
             "or set DATABASE_URL and REDIS_URL (or DB_* and REDIS_*) to your own"
         )
         raise Unavailable("hub", reason, retryable=False)
-    return settings.within()
+    return settings.with_env()

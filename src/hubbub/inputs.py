@@ -91,7 +91,7 @@ def text(
 
 
 def imported_text(field: str, value: object, *, longest: int, shortest: int = 1) -> str:
-    """As `text`, but only white space is blank. What was said elsewhere is kept, even if it shows nothing."""
+    """As `text`, but only white space is blank. An imported message is kept even if it is invisible."""
     return text(field, value, longest=longest, shortest=shortest, is_blank=str.isspace)
 
 
@@ -223,7 +223,7 @@ _SMALL: Final = str.maketrans(CAPITALS, CAPITALS.lower())
 
 
 def folded(text: str) -> str:
-    """The text in small letters, one for one. Texts that are equal in this form differ in nothing but case.
+    """The text in small letters, one for one. Texts that are equal in this form differ in case only.
 
     `hubbub.sql.folded` is the same in SQL, whatever the locale of the database.
     """

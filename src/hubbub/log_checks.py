@@ -69,7 +69,7 @@ def delivery_errors(
     """A follower received the log of one room from the cursor `after` on: each entry once, in order.
 
     `member_id` as in `entries_for`. Without `to_head` the follower may have stopped anywhere. After a `Resync` a
-    follower starts anew: check what came after it on its own.
+    follower starts fresh: check the entries after it on their own.
     """
     due = entries_for(log, after=after, member_id=member_id)
     index_of = {entry.seq: index for index, entry in enumerate(due)}

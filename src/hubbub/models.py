@@ -127,7 +127,7 @@ class Value(msgspec.Struct, frozen=True):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """The fields of a value. What is written has all of them, and only what is read may lack some."""
+        """The schema of a value. All fields are required in output, only those without a default in input."""
         described = handler.resolve_ref_schema(handler(schema))
         if handler.mode == "serialization" and not cls.__struct_config__.omit_defaults:
             described["required"] = list(described["properties"])
@@ -135,7 +135,7 @@ class Value(msgspec.Struct, frozen=True):
 
 
 def _reference(cls: type, *arguments: object) -> str:
-    """The name by which Pydantic knows a type: unique in the process, and shown without module and id."""
+    """The name of a type in Pydantic's schema: unique in the process, and shown without module and id."""
     own = f"{cls.__module__}.{cls.__qualname__}:{id(cls)}"
     of = ",".join(_reference(each) if isinstance(each, type) else repr(each) for each in arguments)
     return f"{own}[{of}]" if of else own
@@ -151,7 +151,7 @@ _FROM_POSTGRESQL: Final[dict[str, Callable[[Any], Any]]] = {
     "kind": USER_KINDS.__getitem__,
     "metadata": _decode,
 }
-"""What makes a value of the column of this name."""
+"""The converter of each column."""
 
 
 class Stored(Value, frozen=True):
@@ -184,9 +184,9 @@ class Stored(Value, frozen=True):
 
 @cache
 def _conversions(model: type[Stored]) -> list[tuple[int, Callable[[Any], Any]]]:
-    """The places of columns that are not values yet, with what makes them so."""
+    """The indexes of columns that need conversion, with their converters."""
     fields = enumerate(model.__struct_fields__)
-    return [(place, _FROM_POSTGRESQL[field]) for place, field in fields if field in _FROM_POSTGRESQL]
+    return [(index, _FROM_POSTGRESQL[field]) for index, field in fields if field in _FROM_POSTGRESQL]
 
 
 @cache
@@ -197,10 +197,11 @@ def times_of(model: type[msgspec.Struct]) -> list[int]:
     return [place for place, field in fields if datetime in (hints[field], *get_args(hints[field]))]
 
 
-class Maintained(Value, frozen=True):
-    """What a call of `hub.maintain` did: how many deletions of accounts and rooms it has finished.
+class MaintenanceResult(Value, frozen=True):
+    """The result of `hub.maintain`: the numbers of accounts and rooms whose deletion it finished.
 
-    `unfinished` is how many are left, at most 1,000: by the deadline, or because another process is at them.
+    `unfinished` is the number of deletions that are left, at most 1,000: at the deadline, or because another
+    process works on them.
     """
 
     accounts: int
@@ -439,7 +440,7 @@ class Session(Value, frozen=True, gc=False):
         return hash(self.id)
 
 
-class Verdict(Value, frozen=True, gc=False):
+class RateLimitResult(Value, frozen=True, gc=False):
     """The answer of a rate limit: whether this call may pass, and how many more could right after it.
 
     `retry_after_seconds` is how long until a call of this size may pass, 0 if this one may. `degraded` is True

@@ -53,7 +53,7 @@ class Passwords:
     `deadline_seconds`.
 
     Calls take turns by their `keys`, such as the login and the address of an attempt. The second call with a key
-    has its turn after the first calls of all others. So a flood from one address, or for one login, delays itself.
+    runs after the first calls of all others. So a flood from one address, or for one login, delays itself.
     Calls without keys share one. When too many calls wait, the last in this order is refused.
     """
 
@@ -79,7 +79,7 @@ class Passwords:
         abandon_in_child(self._abandon)
 
     def _abandon(self) -> None:
-        """Begin anew. In a child process the threads of the parent do not run."""
+        """Start with an empty queue and new threads. In a child process the threads of the parent do not run."""
         self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="hubbub-passwords")
         self._jobs: set[asyncio.Future[Any]] = set()
         self._queue: list[_Call] = []

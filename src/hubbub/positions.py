@@ -1,10 +1,10 @@
 """Positions in the log of a room, and the cursors that clients keep of them.
 
-A position is a seq and a mark, a digest of the entry at that seq. If the entry is another one than a reader has
-seen, the log was rewound, by a restore or by a failover that lost commits. The reader then gets a `Resync`. A
+A position is a seq and a mark, a digest of the entry at that seq. If the entry differs from the one that a reader
+has seen, the log was rewound, by a restore or by a failover that lost commits. The reader then gets a `Resync`. A
 cursor is a position as text, bound to its room. A client cannot forge one for an entry that it has not seen,
-because the mark has to match the entry in PostgreSQL. `NOTHING` is the mark of a missing entry, whose row was
-deleted by other means than hubbub's. If there is an entry later, the log is another one.
+because the mark has to match the entry in PostgreSQL. `NOTHING` is the mark of a missing entry, whose row another
+program deleted. A later entry at that seq means that the log was rewound.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def _tag(room_id: UUID) -> bytes:
     return blake2b(room_id.bytes, digest_size=4).digest()
 
 
-# A client in many rooms tells where it is by fingerprints of pages, each with the cursors of about ten rooms. Both
-# sides compute them, so that only the cursors of pages that differ are sent.
+# A client in many rooms sends its positions as fingerprints of pages, each with the cursors of about ten rooms.
+# Both sides compute them, so that only the cursors of pages that differ are sent.
 
 
 def number_of_pages(rooms: int) -> int:

@@ -1,4 +1,4 @@
-"""What repositories share: statements on an executor, changes of rooms in batches, reports after a COMMIT."""
+"""The base of the repositories: statements on an executor, batched changes of rooms, reports after a COMMIT."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Apply: TypeAlias = Callable[[Sequence[Item], str | None, float], Awaitable[Seque
 """Makes changes of one kind. It is called with the items, how long to wait for a lock (None: no limit) and the
 deadline. It returns the result or the refusal of each item, and reports changes. If it raises, none is made."""
 
-# Those of the rooms that were not locked a moment ago.
+# The rooms that are not locked at the moment.
 ROOMS_NOT_LOCKED: Final = Statement(
     "rooms.not_locked",
     lambda id: id,
@@ -63,7 +63,7 @@ class _Request(msgspec.Struct, eq=False):
     alone: bool
 
 
-class RoomChanges:
+class ChangeBatcher:
     """Changes of rooms by all callers in this process, in batches as `hubbub.batching` schedules them.
 
     A room has one statement in flight, however many changes wait for it. In a batch, the changes of each kind are
@@ -142,7 +142,7 @@ class RoomChanges:
         await self._batcher.drain()
 
     async def _run_one(self, request: _Request, deadline: float) -> object:
-        return only(await request.apply([request.item], None, deadline))
+        return single_result(await request.apply([request.item], None, deadline))
 
     async def _run_many(self, requests: list[_Request], deadline: float) -> list[Outcome[Any]]:
         outcomes: dict[_Request, Outcome[Any]] = {}
@@ -158,7 +158,10 @@ class RoomChanges:
     async def _run(
         self, requests: list[_Request], locked: set[Hashable], lock_wait: str | None, deadline: float
     ) -> dict[_Request, Outcome[Any]]:
-        """The outcomes of requests of one kind. Those of `locked` keys have none; keys found so are added."""
+        """The outcomes of requests of one kind. Requests of `locked` keys get none.
+
+        Keys that turn out to be locked are added to `locked`.
+        """
         requests = [request for request in requests if request.key not in locked]
         if not requests:
             return {}
@@ -192,7 +195,7 @@ def longest_lock_wait(deadline: float) -> str:
     return f"{max(min(LONGEST_LOCK_WAIT_SECONDS, left / PART_OF_TIME_LEFT), 0.001) * 1000:.0f}ms"
 
 
-def only(outcomes: Sequence[T | Exception]) -> T:
+def single_result(outcomes: Sequence[T | Exception]) -> T:
     """The result of the only item. Raises: its refusal."""
     [outcome] = outcomes
     if isinstance(outcome, Exception):
@@ -208,7 +211,7 @@ class Repository:
     """Runs statements on an executor, and reports each change after its COMMIT."""
 
     def __init__(
-        self, executor: Executor, on_commit: OnCommit = ignore, changes: RoomChanges | None = None
+        self, executor: Executor, on_commit: OnCommit = ignore, changes: ChangeBatcher | None = None
     ) -> None:
         """With `changes`, concurrent changes of rooms share statements. Without them, each has its own."""
         self._executor = executor
@@ -244,7 +247,7 @@ class Repository:
         alone: bool = False,
         deadline: float,
     ) -> T:
-        """Make the change, in a batch if there are others. As `RoomChanges.call`."""
+        """Make the change, in a batch if there are others. As `ChangeBatcher.call`."""
         if self._changes is None:
-            return only(await apply([item], None, deadline))
+            return single_result(await apply([item], None, deadline))
         return await self._changes.call(apply, item, key=key, id=id, alone=alone, deadline=deadline)

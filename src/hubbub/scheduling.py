@@ -1,6 +1,6 @@
 """Calls of the event loop: once per turn for all requests in it, or at the earliest of many deadlines.
 
-Also pauses of long work, in which other tasks run, keys taken from a queue, settings of garbage collection.
+Also time slices of long work, keys taken from a queue, and settings of garbage collection.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ SLICE_SECONDS: Final = 0.004
 
 
 def collect_garbage_rarely() -> None:
-    """Let a process that serves many people look for garbage rarely. Call it once, when the process has started.
+    """Make the garbage collector run rarely, in a process with many clients. Call it once, after the start.
 
-    By default Python looks after 700 new objects, and from time to time through all objects. All callers wait
-    meanwhile: 50 ms in a process with 90,000 objects. What exists at the call is never looked through again, and
-    new objects after 50,000 of them. hubbub does not call it by itself, because it concerns all of the process,
-    and because unreachable cycles of the application's take memory for longer.
+    By default Python scans new objects after 700 allocations, and from time to time all objects. All callers wait
+    meanwhile: 50 ms in a process with 90,000 objects. Objects that exist at the call are never scanned again. New
+    ones are scanned after 50,000 allocations. hubbub does not call it, because it affects the whole process, and
+    because unreachable cycles of the application then use memory for longer.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
-class Pauses:
-    """The pauses of a piece of work that may be long, so that it holds the event loop for a slice at a time."""
+class TimeSlice:
+    """Splits long work into time slices, between which other tasks run."""
 
     __slots__ = ("_due",)
 
@@ -48,18 +48,18 @@ class Pauses:
 
     @property
     def is_due(self) -> bool:
-        """Whether a slice has passed."""
+        """Whether the time slice has ended."""
         return perf_counter() >= self._due
 
     async def pause_if_due(self) -> None:
-        """Give other tasks their turn if a slice has passed. Call it after each step of the work."""
+        """Yield to other tasks if the time slice has ended. Call it after each step of the work."""
         if perf_counter() >= self._due:
             await asyncio.sleep(0)
             self._due = perf_counter() + SLICE_SECONDS
 
 
 def take(queue: dict[T, None], most: int) -> list[T]:
-    """The first keys, at most so many, which are removed."""
+    """Remove and return the first `most` keys, or fewer if there are not as many."""
     taken = list(islice(queue, most))
     for key in taken:
         del queue[key]

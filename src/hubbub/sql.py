@@ -19,7 +19,7 @@ M = TypeVar("M", Message, Room, User)  # of the tables whose key is `id`
 _HIDDEN: Final = "ARRAY(SELECT id FROM hubbub_deletions)"
 
 
-def kept(*ids: str) -> str:
+def not_deleted(*ids: str) -> str:
     """A condition: no account or room with one of these ids is being deleted (`hubbub.deletions`).
 
     Parameters are looked up once per statement. For columns the ids, usually none, are read once per statement: a
@@ -40,7 +40,7 @@ def has_member(room_id: str, user_id: str) -> str:
                 FROM room_users AS viewer
                 WHERE viewer.room_id = {room_id}
                     AND viewer.user_id = {user_id}
-                    AND {kept(room_id, user_id)}
+                    AND {not_deleted(room_id, user_id)}
             )"""
 
 
@@ -55,7 +55,7 @@ def acting_admin(room_id: str, user_id: str) -> str:
             WHERE room_id = {room_id}
                 AND user_id = {user_id}
                 AND role = 'admin'
-                AND {kept(user_id)}
+                AND {not_deleted(user_id)}
             FOR SHARE
         )"""
 
@@ -172,7 +172,8 @@ OLDEST: Final = "ORDER BY messages.created_at, messages.room_id LIMIT 1"
 
 def by_id(model: type[M], table: str, computed: Mapping[str, str] | None = None) -> Lookup[M]:
     """The statement that finds a row by its id; its `many` finds the rows of many ids."""
-    found = f"FROM {table} WHERE {kept('messages.room_id' if model is Message else f'{table}.id')} AND {table}.id"
+    id = "messages.room_id" if model is Message else f"{table}.id"
+    found = f"FROM {table} WHERE {not_deleted(id)} AND {table}.id"
     one = f"SELECT {readable(model, computed=computed)} {found} = $1"
     form: Callable[[str], str] | None = None
     form_of_many = form
@@ -180,7 +181,7 @@ def by_id(model: type[M], table: str, computed: Mapping[str, str] | None = None)
         form, form_of_many = f"{{}} {OLDEST}".format, f"{{}} {OLDEST_LAST}".format
     elif model is User:
         form = form_of_many = with_presence
-    # Without the subquery PostgreSQL would plan it anew each time for a few ids, as SEND_MANY.
+    # Without the subquery PostgreSQL would replan it each time for a few ids, as SEND_MANY.
     many = f"SELECT {quickly_readable(model, computed)} {found} = ANY((SELECT $1::uuid[])::uuid[])"
     return Lookup(
         f"{table}.get",
@@ -210,7 +211,7 @@ def message_bytes(table: str) -> str:
         )"""
 
 
-def existing(row: T | None, error: Callable[..., Exception], *key: object) -> T:
+def require(row: T | None, error: Callable[..., Exception], *key: object) -> T:
     """The row. Raises: the error of this key."""
     if row is None:
         raise error(*key)

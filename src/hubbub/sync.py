@@ -2,11 +2,11 @@
 
     a thread of the caller --call--> the loop, in a thread of its own --result--> the thread of the caller
 
-Each operation is that of `hubbub.Hub`, and blocks until it is done. What is `async with` there is `with` here, and
-`async for` is `for`. Any number of threads may share a hub, and their calls are batched as those of tasks are.
+Each operation of `hubbub.Hub`, as a call that blocks. `async with` becomes `with`, and `async for` becomes `for`.
+Any number of threads may share a hub, and their calls are batched like those of tasks.
 
-A call runs in a task. All calls of a thread inside of a `with` run in the same one, as they would in a coroutine.
-So what hubbub knows of the task of a transaction holds for the thread as well.
+A call runs in a task. All calls of a thread inside a `with` run in the same task, as they would in a coroutine. So
+the rules for the task of a transaction apply to the thread as well.
 """
 
 from __future__ import annotations
@@ -191,9 +191,12 @@ class Synchronous:
             getattr(type(target), name, None), property
         ):
             return self._wrapped(getattr(target, name))  # a part, which is the same for as long as the hub is
-        if not callable(inspect.getattr_static(target, name, None)):
-            return self._wrapped(loop.call(lambda: getattr(target, name)))
-        method = getattr(target, name)
+        if callable(inspect.getattr_static(target, name, None)):
+            method = getattr(target, name)
+        else:
+            method = loop.call(lambda: getattr(target, name))
+            if not inspect.ismethod(method):  # else an operation by its former name
+                return self._wrapped(method)
 
         @functools.wraps(method)
         def operation(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401

@@ -196,11 +196,11 @@ async def test_log_out_without_a_network_says_that_the_session_goes_on(
     await hers.page.get_by_role("button", name="Log out").click()
     dialog = hers.page.get_by_role("dialog", name="You are still logged in")
     await dialog.wait_for()
-    assert await hub.sessions.list_sessions(ada.id)
+    assert await hub.sessions.list(ada.id)
     await network.restore()
     await dialog.get_by_role("button", name="Try again").click()
     await hers.page.get_by_role("button", name="Log in").first.wait_for()
-    assert await hub.sessions.list_sessions(ada.id) == []
+    assert await hub.sessions.list(ada.id) == []
     assert await hers.page.get_by_role("alert").filter(has_text="ended").count() == 0
 
 

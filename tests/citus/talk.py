@@ -36,7 +36,7 @@ async def talk(hub: Hub) -> None:
         assert (await hub.messages.edit(sent.id, "hello!", by=ada.id, room_id=room.id)).is_edited
         assert (await hub.messages.delete(many[0].id, by=bob.id)).deleted_at is not None
         assert await hub.receipts.mark_read(room.id, ada.id, up_to=6) == 6
-        assert [one.user_id for one in (await hub.receipts.who_read(many[2].id)).items] == [ada.id]
+        assert [one.user_id for one in (await hub.receipts.readers(many[2].id)).items] == [ada.id]
         assert await hub.receipts.mark_unread(room.id, ada.id, from_seq=5) == 4
         assert await hub.receipts.unread_counts(ada.id) == {room.id: 2}
         kinds = [type(await anext(feed)).__name__ for _ in range(7)]

@@ -295,7 +295,7 @@ async def test_message_is_not_hidden_by_another_one_with_its_id(chat: Hub) -> No
     assert await chat.messages.get(sent.id) == sent
     assert await chat.messages.get(sent.id, as_user=ada) == sent
     assert await chat.messages.get_many([sent.id]) == {sent.id: sent}
-    assert [one.user_id for one in (await chat.receipts.who_read(sent.id)).items] == [eve]
+    assert [one.user_id for one in (await chat.receipts.readers(sent.id)).items] == [eve]
     assert (await chat.messages.page(room.id, around=sent.id)).items == [sent]
     assert (await chat.messages.delete(sent.id, by=ada)).room_id == room.id
 

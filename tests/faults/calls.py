@@ -61,7 +61,7 @@ async def world_in(hub: Hub) -> World:
     world = World(hub, ada, bob, room, message, await hub.sessions.create_session(ada.id))
     # Values that are taken or make no sense would be refused before they come to a server.
     world.good |= {"username": f"grace-{name}", "email": f"grace-{name}@example.org", "login": ada.username}
-    world.good |= {"session_id": (await hub.sessions.list_sessions(ada.id))[0].id, "deadline_seconds": 1.0}
+    world.good |= {"session_id": (await hub.sessions.list(ada.id))[0].id, "deadline_seconds": 1.0}
     return world
 
 

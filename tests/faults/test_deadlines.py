@@ -39,7 +39,7 @@ ENOUGH, FEW = 90, 5
 # These end with what they wait for, and a load of history after half a minute (docs/guarantees.md).
 WITHOUT_DEADLINE = {"presence.watch", "typing.watch", "history.load"}
 
-QUESTIONS_TO_REDIS = {"sessions.get_session", "sessions.list_sessions", "presence.devices", "typing.who_types"}
+QUESTIONS_TO_REDIS = {"sessions.get_session", "sessions.list", "presence.devices", "typing.typing_users"}
 
 
 Silence = AbstractAsyncContextManager[None]

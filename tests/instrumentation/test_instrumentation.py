@@ -16,7 +16,7 @@ import pytest
 
 import hubbub
 from hubbub import Conflict, Gap, Hub, Instrumentation, Options, PoolUse, Room, Settings, Unavailable, User
-from hubbub.instrumentation import Durations, percentile
+from hubbub.instrumentation import LatencyHistogram, percentile
 from hubbub.postgres import Pool, Statement
 from instrumentation.recording import Recording
 from redis_server import Server, binaries
@@ -242,7 +242,7 @@ def test_methods_without_an_override_do_nothing() -> None:
 
 
 def test_percentile_is_at_most_a_tenth_above_the_duration_that_holds_the_share() -> None:
-    durations = Durations()
+    durations = LatencyHistogram()
     assert percentile(durations.counts, 0.5) is None
     seconds = [0.0, 1e-6, *(n / 1_000 for n in range(1, 1_000)), 3_600]
     for one in seconds:

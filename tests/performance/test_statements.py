@@ -95,7 +95,7 @@ async def test_operation_of_an_acting_user_takes_as_many_statements_as_without_a
         "edit": admin.messages.edit(sent[0].id, "hello again"),
         "delete": admin.messages.delete(sent[1].id),
         "mark read": member.receipts.mark_read(room.id, up_to=sent[4].seq),
-        "readers": member.receipts.who_read(sent[3].id),
+        "readers": member.receipts.readers(sent[3].id),
         "unread counts": member.receipts.unread_counts(),
         "room": member.rooms.get(room.id),
         "room list": member.rooms.list(),

@@ -121,7 +121,7 @@ async def test_doctor_finds_slots_without_a_primary_and_a_primary_without_a_repl
 async def test_wrong_kind_of_server_is_named(shared_cluster: Cluster, server: Server) -> None:
     for settings, hint in (
         (replace(shared_cluster.settings, cluster=False), "set REDIS_CLUSTER=true"),
-        (replace(server.settings, cluster=True), "leave REDIS_CLUSTER out"),
+        (replace(server.settings, cluster=True), "unset REDIS_CLUSTER"),
     ):
         connection = connection_to(settings)
         await connection.start()
@@ -185,7 +185,7 @@ async def _receives(events: AsyncIterator[object], message_id: UUID) -> None:
 
 async def _use_sessions(hub: Hub, other: Hub, user_id: UUID) -> None:
     tokens = [await hub.sessions.create_session(user_id, {"n": n}) for n in range(3)]
-    assert {session.data["n"] for session in await other.sessions.list_sessions(user_id)} == {0, 1, 2}
+    assert {session.data["n"] for session in await other.sessions.list(user_id)} == {0, 1, 2}
     rotated = await other.sessions.rotate(tokens[0])
     assert rotated is not None
     assert await hub.sessions.get_session(tokens[0]) is None
@@ -201,7 +201,7 @@ async def _type(hub: Hub, other: Hub, room_id: UUID, user_id: UUID) -> None:
     watching = other.typing.watch(room_id)
     assert isinstance(await anext(watching), Gap)
     assert await hub.typing.start(room_id, user_id)
-    assert await other.typing.who_types(room_id) == [user_id]
+    assert await other.typing.typing_users(room_id) == [user_id]
     for is_typing in (True, False):  # the stop is that of the expiry
         change = await anext(watching)
         assert not isinstance(change, Gap)
@@ -365,7 +365,7 @@ async def test_slot_that_moves_under_load_gives_no_wrong_answer(own_cluster: Clu
 
         async def list_them() -> None:
             while is_moving:
-                assert {one.id for one in await hub.sessions.list_sessions(user.id)} == expected
+                assert {one.id for one in await hub.sessions.list(user.id)} == expected
 
         async with asyncio.TaskGroup() as group:
             group.create_task(read())

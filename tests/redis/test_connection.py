@@ -16,7 +16,7 @@ import hiredis
 import pytest
 
 from hubbub.errors import Unavailable
-from hubbub.redis import Connection, Subscriptions, dialler
+from hubbub.redis import Connection, Subscriptions, connector
 from hubbub.redis.connection import INCOMPLETE, RespProtocol, connect, pause_seconds
 from hubbub.settings import RedisSettings
 from impostor import HELLO, command, handshake, impostor
@@ -124,11 +124,11 @@ async def test_reply_that_quotes_an_unknown_auth_does_not_reveal_the_password(
     async with impostor(talk) as settings:
         connection = Connection(replace(settings, password=PASSWORD))
         await connection.start()
-        trouble = connection.trouble
+        failure = connection.failure
         await connection.close()
-    assert trouble is not None
-    assert "unknown command 'AUTH'" in trouble.reason
-    assert PASSWORD not in "".join(traceback.format_exception(trouble))
+    assert failure is not None
+    assert "unknown command 'AUTH'" in failure.reason
+    assert PASSWORD not in "".join(traceback.format_exception(failure))
     assert "unknown command 'AUTH'" in caplog.text
     assert PASSWORD not in caplog.text
 
@@ -136,8 +136,8 @@ async def test_reply_that_quotes_an_unknown_auth_does_not_reveal_the_password(
 async def test_missing_password_is_a_refused_login(server: Server) -> None:
     connection = Connection(replace(server.settings, password=None))
     await connection.start()
-    assert connection.trouble is not None
-    assert not connection.trouble.retryable
+    assert connection.failure is not None
+    assert not connection.failure.retryable
     await connection.close()
 
 
@@ -287,10 +287,10 @@ async def test_login_without_hello_takes_a_user_of_the_access_list(binary: Path,
         assert (await client_info(chat))["db"] == "3"  # the last of the list is the newest
         locked_out = Connection(replace(server.settings, password="wrong-secret"))
         await locked_out.start()
-        assert locked_out.trouble is not None
-        assert not locked_out.trouble.retryable
-        assert "refuses the login" in locked_out.trouble.reason
-        assert "wrong-secret" not in str(locked_out.trouble)
+        assert locked_out.failure is not None
+        assert not locked_out.failure.retryable
+        assert "refuses the login" in locked_out.failure.reason
+        assert "wrong-secret" not in str(locked_out.failure)
         await asyncio.gather(administrator.close(), chat.close(), locked_out.close())
     finally:
         server.stop()
@@ -439,8 +439,8 @@ async def test_certificate_of_a_tls_server_is_verified(
         await asyncio.gather(secure.close(), subscriptions.close())
         deceived = Connection(replace(settings, ssl_root_cert=tmp_path / "bad.pem"))
         await deceived.start()
-        assert deceived.trouble is not None
-        assert "the server's certificate is refused" in deceived.trouble.reason
+        assert deceived.failure is not None
+        assert "the server's certificate is refused" in deceived.failure.reason
         await deceived.close()
 
 
@@ -475,7 +475,7 @@ async def test_unforeseen_error_in_an_attempt_is_reported_and_the_next_attempt_c
             raise ZeroDivisionError
         return await connect(*args)
 
-    monkeypatch.setattr(dialler, "connect", fail_once)
+    monkeypatch.setattr(connector, "connect", fail_once)
     connection = Connection(server.settings)
     with reports() as reported:
         async with asyncio.timeout(30):
@@ -495,8 +495,8 @@ async def test_close_that_is_cancelled_closes_the_connection_all_the_same(server
     closing.cancel()
     await asyncio.wait([closing])
     await until(lambda: open_sockets() == before)
-    assert connection.trouble is not None
-    assert "closed" in connection.trouble.reason
+    assert connection.failure is not None
+    assert "closed" in connection.failure.reason
     await connection.close()
 
 

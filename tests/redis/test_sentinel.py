@@ -11,7 +11,7 @@ import pytest
 from hubbub import Invalid, RedisSettings, Unavailable
 from hubbub.redis import Connection, Gap, Subscriptions
 from hubbub.redis.connection import pack
-from hubbub.redis.dialler import Sentinels
+from hubbub.redis.connector import SentinelConnector
 from hubbub.settings import Address
 from impostor import Talk, command, handshake, impostor
 from redis_server import Server
@@ -130,7 +130,7 @@ async def test_address_is_the_one_of_the_new_epoch_while_the_leader_of_the_failo
 
     async with impostor(sentinel(b"9002")) as leader, impostor(sentinel(b"9001")) as other:
         hosts = f"127.0.0.1:{leader.port},127.0.0.1:{other.port}"
-        found = await Sentinels(replace(leader, host=hosts, sentinel_master=MASTER)).find("test")
+        found = await SentinelConnector(replace(leader, host=hosts, sentinel_master=MASTER)).find("test")
     assert found == Address("127.0.0.1", 9001)
 
 
@@ -142,9 +142,9 @@ async def test_server_that_says_it_is_a_replica_is_refused(tmp_path: Path) -> No
         await ask_sentinel(sentinel, "SENTINEL", "MONITOR", MASTER, "127.0.0.1", replica.port, 1)
         async with connected(replace(settings, connect_timeout_seconds=1)) as (connection, subscriptions):
             for one in connection, subscriptions:
-                assert one.trouble is not None
-                assert one.trouble.retryable
-                assert "is a replica" in one.trouble.reason
+                assert one.failure is not None
+                assert one.failure.retryable
+                assert "is a replica" in one.failure.reason
 
 
 @pytest.mark.slow
@@ -177,18 +177,18 @@ async def test_reason_says_what_is_wrong(
     with Starter(tmp_path) as starter:
         _, _, settings = await of_one(starter)
         async with connected(replace(settings, connect_timeout_seconds=2, **changes)) as (connection, _):  # type: ignore[arg-type]
-            trouble = connection.trouble
-            assert trouble is not None
-            assert trouble.retryable is retryable
+            failure = connection.failure
+            assert failure is not None
+            assert failure.retryable is retryable
             with pytest.raises(Unavailable, match=reason):
-                raise trouble
+                raise failure
 
 
 async def test_server_is_taken_for_no_sentinel(server: Server) -> None:
     settings = replace(server.settings, sentinel_master=MASTER, sentinel_password=server.settings.password)
     async with connected(settings) as (connection, _):
-        assert connection.trouble is not None
-        assert "the Sentinel" in connection.trouble.reason
+        assert connection.failure is not None
+        assert "the Sentinel" in connection.failure.reason
 
 
 @pytest.mark.parametrize(

@@ -322,7 +322,7 @@ class Recording:
     def moved(self, names: list[bytes], error: ReplyError | None, _: NodeSubscriptions) -> None:
         self.calls.append(("moved", names, str(error or "")))
 
-    def lost(self, node: NodeSubscriptions, trouble: Unavailable) -> None:
+    def lost(self, node: NodeSubscriptions, failure: Unavailable) -> None:
         """The node of this test is there or not as it says."""
 
 

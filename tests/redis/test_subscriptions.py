@@ -396,7 +396,7 @@ async def test_subscribe_soon_with_a_callback_does_not_raise_while_the_login_is_
     await subscriptions.start()
     received: list[Received] = []
     subscription = subscriptions.subscribe_soon_with("room", received.append)
-    assert subscriptions.trouble is not None
+    assert subscriptions.failure is not None
     assert not received
     await subscriptions.close()
     subscription.unsubscribe()

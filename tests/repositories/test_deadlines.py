@@ -55,7 +55,7 @@ CALLS: dict[str, tuple[int, Call]] = {
     "room_users.remove": (2, lambda of, room, user: of.room_users.remove(room, uuid4())),
     "room_users.set_role": (2, lambda of, room, user: of.room_users.set_role(room, user, "admin")),
     "rooms.direct": (2, lambda of, room, user: of.rooms.direct(user, uuid4())),
-    "receipts.who_read": (2, lambda of, room, user: of.receipts.who_read(uuid4())),
+    "receipts.readers": (2, lambda of, room, user: of.receipts.readers(uuid4())),
     "messages.since": (2, lambda of, room, user: of.messages.since(uuid4(), None)),
     "messages.edit": (2, lambda of, room, user: of.messages.edit(uuid4(), "x", by=user)),
     "messages.delete": (2, lambda of, room, user: of.messages.delete(uuid4(), by=user)),

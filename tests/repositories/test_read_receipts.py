@@ -27,12 +27,12 @@ async def messages(hub: Hub, ada: User, bob: User, room: Room) -> list[Message]:
 
 
 async def readers(hub: Hub, message: Message) -> list[object]:
-    return [receipt.user_id for receipt in (await hub.receipts.who_read(message.id)).items]
+    return [receipt.user_id for receipt in (await hub.receipts.readers(message.id)).items]
 
 
 async def times(hub: Hub, messages: Iterable[Message]) -> list[list[bool]]:
     """Per message and reader, whether the time is known."""
-    pages = [await hub.receipts.who_read(message.id) for message in messages]
+    pages = [await hub.receipts.readers(message.id) for message in messages]
     return [[receipt.read_at is not None for receipt in page.items] for page in pages]
 
 
@@ -243,40 +243,40 @@ async def test_unread_count_stops_at_the_cap(hub: Hub, bob: User, room: Room, me
         assert refused.value.field == "cap"
 
 
-async def test_who_read_has_the_time_in_a_small_room(
+async def test_readers_has_the_time_in_a_small_room(
     hub: Hub, ada: User, bob: User, room: Room, messages: list[Message]
 ) -> None:
     await hub.receipts.mark_read(room.id, bob.id, up_to=messages[0].seq)
     await hub.receipts.mark_read(room.id, ada.id, up_to=messages[0].seq)
-    [receipt] = (await hub.receipts.who_read(messages[0].id)).items  # without the author
+    [receipt] = (await hub.receipts.readers(messages[0].id)).items  # without the author
     assert (receipt.message_id, receipt.user_id) == (messages[0].id, bob.id)
     assert receipt.read_at is not None
     assert await readers(hub, messages[1]) == []
 
 
-async def test_who_read_finds_the_message_in_the_room_that_the_caller_names(
+async def test_readers_finds_the_message_in_the_room_that_the_caller_names(
     hub: Hub, ada: User, bob: User, room: Room, messages: list[Message]
 ) -> None:
     other = await hub.rooms.create("other", created_by=ada.id)
     await hub.receipts.mark_read(room.id, bob.id, up_to=messages[-1].seq)
-    page = await hub.receipts.who_read(messages[0].id)
+    page = await hub.receipts.readers(messages[0].id)
     assert [receipt.user_id for receipt in page.items] == [bob.id]
-    assert await hub.receipts.who_read(messages[0].id, room_id=room.id) == page
-    assert await hub.receipts.who_read(messages[0].id, room_id=room.id, as_user=ada.id) == page
+    assert await hub.receipts.readers(messages[0].id, room_id=room.id) == page
+    assert await hub.receipts.readers(messages[0].id, room_id=room.id, as_user=ada.id) == page
     for as_user in (None, ada.id):
         with pytest.raises(NotFound):
-            await hub.receipts.who_read(messages[0].id, room_id=other.id, as_user=as_user)
+            await hub.receipts.readers(messages[0].id, room_id=other.id, as_user=as_user)
 
 
-async def test_who_read_has_no_time_in_a_large_room(hub: Hub, ada: User, room: Room) -> None:
+async def test_readers_has_no_time_in_a_large_room(hub: Hub, ada: User, room: Room) -> None:
     group = [await hub.users.create(f"p{n}@example.org", f"p{n}", "hash") for n in range(RECEIPTS_UP_TO_MEMBERS)]
     await hub.room_users.add_many(room.id, [one.id for one in group])
     message = await hub.messages.send(room.id, ada.id, "hello all")
     for one in group[:5]:
         await hub.receipts.mark_read(room.id, one.id, up_to=message.seq)
 
-    first = await hub.receipts.who_read(message.id, limit=3)
-    rest = await hub.receipts.who_read(message.id, limit=3, after=first.next)
+    first = await hub.receipts.readers(message.id, limit=3)
+    rest = await hub.receipts.readers(message.id, limit=3, after=first.next)
     receipts = first.items + rest.items
     assert {receipt.user_id for receipt in receipts} == {one.id for one in group[:5]}
     assert all(receipt.read_at is None for receipt in receipts)
@@ -285,7 +285,7 @@ async def test_who_read_has_no_time_in_a_large_room(hub: Hub, ada: User, room: R
     await hub.room_users.remove(room.id, group[-1].id)  # 50 members: small again
     message = await hub.messages.send(room.id, ada.id, "hello few")
     await hub.receipts.mark_read(room.id, group[0].id, up_to=message.seq)
-    [receipt] = (await hub.receipts.who_read(message.id)).items
+    [receipt] = (await hub.receipts.readers(message.id)).items
     assert receipt.read_at is not None
 
 
@@ -305,16 +305,16 @@ async def test_readers_of_an_unknown_message_are_not_found(
     hub: Hub, bob: User, room: Room, messages: list[Message]
 ) -> None:
     with pytest.raises(NotFound):
-        await hub.receipts.who_read(uuid4())
+        await hub.receipts.readers(uuid4())
     carol = await hub.users.create("carol@example.org", "carol", "hash")
     await hub.room_users.add(room.id, carol.id)
     newer = await hub.messages.send(room.id, messages[0].user_id or bob.id, "welcome")
     for reader in (bob, carol):
         await hub.receipts.mark_read(room.id, reader.id, up_to=newer.seq)
-    cursor = (await hub.receipts.who_read(newer.id, limit=1)).next
+    cursor = (await hub.receipts.readers(newer.id, limit=1)).next
     assert cursor is not None
     with pytest.raises(Invalid):
-        await hub.receipts.who_read(messages[1].id, after=cursor)
+        await hub.receipts.readers(messages[1].id, after=cursor)
 
 
 @pytest.mark.parametrize("seq", [-1, 2**63, True, "5", None])
@@ -343,7 +343,7 @@ async def test_room_stores_receipts_by_its_setting(
     await hub.room_users.add_many(room.id, [one.id for one in group])
     message = await hub.messages.send(room.id, ada.id, "hello")
     await hub.receipts.mark_read(room.id, group[0].id, up_to=message.seq)
-    [receipt] = (await hub.receipts.who_read(message.id)).items
+    [receipt] = (await hub.receipts.readers(message.id)).items
     assert receipt.user_id == group[0].id
     assert (receipt.read_at is not None) is expected
 
@@ -496,7 +496,7 @@ class ByHand:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-async def test_unread_and_who_read_equal_a_count_by_hand(
+async def test_unread_and_readers_equal_a_count_by_hand(
     hub: Hub, ada: User, bob: User, steps: list[tuple[str, int]]
 ) -> None:
     room = await hub.rooms.create("by hand", created_by=ada.id)

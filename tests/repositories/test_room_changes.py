@@ -447,7 +447,7 @@ async def test_marks_share_statements_and_each_has_its_own_outcome(
         assert results == [*seqs, NotAMember, sent[4].seq, 3, NotAMember, sent[9].seq]
         assert [await hub.receipts.unread_count(room.id, user.id) for user in members[:3]] == [9, 8, 7]
         for number, message in enumerate(sent):
-            readers = (await hub.receipts.who_read(message.id, limit=200)).items
+            readers = (await hub.receipts.readers(message.id, limit=200)).items
             expected = {user.id for n, user in enumerate(members) if n % 3 >= number} | {late.id}
             assert {reader.user_id for reader in readers} == expected
             assert all(reader.read_at is not None for reader in readers)

@@ -484,7 +484,7 @@ async def test_limit_out_of_range_is_refused(hub: Hub, ada: User, room: Room, li
         hub.room_users.rooms_of(ada.id, limit=limit),
         hub.messages.page(room.id, limit=limit),
         hub.messages.by_author(ada.id, limit=limit),
-        hub.receipts.who_read(uuid4(), limit=limit),
+        hub.receipts.readers(uuid4(), limit=limit),
     ):
         with pytest.raises(Invalid) as refused:
             await operation

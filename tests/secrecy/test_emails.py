@@ -88,7 +88,7 @@ async def test_nothing_that_goes_to_a_client_has_an_email(hub: Hub) -> None:
         await me.room_users.members(room.id),
         await me.messages.page(room.id),
         await me.messages.since(room.id, None),
-        await me.receipts.who_read(sent.id),
+        await me.receipts.readers(sent.id),
         await me.users.search("bo"),
         await me.users.get(bob.id),
         await hub.presence.devices(bob.id),

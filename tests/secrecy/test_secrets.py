@@ -55,7 +55,7 @@ async def _live(settings: Settings) -> tuple[list[str], str]:
         tokens.append(rotated)
         await hub.sessions.update_data(rotated, {"device": "tv"})
         await hub.sessions.delete_session(tokens[1])
-        output += repr(session) + repr(await hub.sessions.list_sessions(ada.id)) + repr(hub) + repr(hub.settings)
+        output += repr(session) + repr(await hub.sessions.list(ada.id)) + repr(hub) + repr(hub.settings)
         output += repr(await hub.users.find_credentials("ada"))
         await hub.change_password(ada.id, NEW_PASSWORD, keep_token=rotated)
         output += await _refused(hub.sessions.get_session(f"{tokens[0]}\ud800"))

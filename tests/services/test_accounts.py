@@ -13,7 +13,7 @@ import pytest
 from hubbub import Settings
 from hubbub import passwords as passwords_module
 from hubbub.errors import Conflict, Invalid, RateLimited, Unavailable
-from hubbub.models import Credentials, User, Verdict
+from hubbub.models import Credentials, RateLimitResult, User
 from hubbub.passwords import Passwords
 from hubbub.postgres import Pool
 from hubbub.redis import Connection
@@ -552,9 +552,9 @@ async def test_application_can_pass_a_limit_of_its_own(users: Users, passwords: 
     """A limit is any function from a key to a verdict."""
     asked: list[str] = []
 
-    async def refuse(key: str) -> Verdict:
+    async def refuse(key: str) -> RateLimitResult:
         asked.append(key)
-        return Verdict(allowed=False, remaining=0, retry_after_seconds=7)
+        return RateLimitResult(allowed=False, remaining=0, retry_after_seconds=7)
 
     accounts = Accounts(users, passwords, per_login=refuse, per_address=refuse)
     with pytest.raises(RateLimited, match="possible in 7 s"):

@@ -15,7 +15,7 @@ from hubbub.postgres import Executor, Lookup, Pool, Statement, connect
 from hubbub.postgres.connection import run
 from hubbub.redis import Connection
 from hubbub.services.sessions import DurableSessions
-from hubbub.services.sessions.durable import BELIEVED_SECONDS, _copy_of, _Row
+from hubbub.services.sessions.durable import COPY_TTL_SECONDS, _copy_of, _Row
 from hubbub.services.sessions.sessions import key_of, new_token, tag_of
 from redis_server import Server
 from redis_topologies import REPLICATING, Starter, ask
@@ -37,7 +37,7 @@ def sessions(pool: Pool, connection: Connection) -> DurableSessions:
 def believe(connection: Connection) -> None:
     """As if the connection had been made long ago."""
     assert connection._protocol is not None
-    connection._protocol.connected_at -= BELIEVED_SECONDS + 1
+    connection._protocol.connected_at -= COPY_TTL_SECONDS + 1
 
 
 async def change_rows(settings: PostgresSettings, sql: str) -> None:
@@ -69,8 +69,8 @@ async def test_session_is_found_changed_listed_rotated_and_ended(sessions: Durab
     changed = await sessions.get_session(token)
     assert changed is not None
     assert changed.data == {"device": "tablet"}
-    assert {session.id for session in await sessions.list_sessions(ada.id)} == {first.id, key_of(other).id}
-    assert len(await sessions.list_sessions(ada.id, limit=1)) == 1
+    assert {session.id for session in await sessions.list(ada.id)} == {first.id, key_of(other).id}
+    assert len(await sessions.list(ada.id, limit=1)) == 1
 
     newer = await sessions.rotate(token)
     assert newer is not None
@@ -108,7 +108,7 @@ async def test_lookup_asks_postgresql_only_where_no_copy_is_believed(
     assert await sessions.get_session(token) is not None
     await change_rows(postgres_settings, "DELETE FROM hubbub_sessions")  # not by hubbub, which empties the copy
     assert await sessions.get_session(token) is not None
-    connection._protocol.connected_at += BELIEVED_SECONDS + 1  # type: ignore[union-attr]
+    connection._protocol.connected_at += COPY_TTL_SECONDS + 1  # type: ignore[union-attr]
     assert await sessions.get_session(token) is None
     believe(connection)
     await connection.execute("DEL", _copy_of(key_of(token)))
@@ -243,7 +243,7 @@ async def test_copy_ends_five_seconds_after_the_question_for_its_row(
         return row
 
     monkeypatch.setattr(pool, "look_up", slow)
-    for takes, longest_ms in ((0.9, 3_850), (BELIEVED_SECONDS, 0)):  # noqa: B007 - `slow` uses it
+    for takes, longest_ms in ((0.9, 3_850), (COPY_TTL_SECONDS, 0)):  # noqa: B007 - `slow` uses it
         took = 0.0
         await connection.execute("DEL", _copy_of(key_of(token)))
         assert await sessions.get_session(token) is not None
@@ -282,7 +282,7 @@ async def test_copy_ends_before_the_row_is_to_note_the_next_lookup(
     assert await sessions.get_session(token) is not None
     left = await connection.execute("PTTL", _copy_of(key_of(token)), writes=False)
     assert isinstance(left, int)
-    assert 0 < left <= sessions._seen_interval_seconds * 1_000 < BELIEVED_SECONDS * 1_000
+    assert 0 < left <= sessions._seen_interval_seconds * 1_000 < COPY_TTL_SECONDS * 1_000
 
 
 @pytest.mark.slow
@@ -347,7 +347,7 @@ async def test_sessions_work_without_redis_and_a_revocation_outlasts_the_copies(
     monkeypatch.setattr("hubbub.services.sessions.durable.asyncio.sleep", sleep)
     await sessions.delete_session(token)
     monkeypatch.undo()
-    assert max(waited) >= BELIEVED_SECONDS
+    assert max(waited) >= COPY_TTL_SECONDS
     assert await sessions.get_session(token) is None
     await connection.close()
 
@@ -366,7 +366,7 @@ async def test_idle_session_ends_and_a_lookup_prolongs_it_up_to_its_age(
         postgres_settings, f"UPDATE hubbub_sessions SET ends_at = now() WHERE id = decode('{id}', 'hex')"
     )
     assert await sessions.get_session(idle) is None
-    assert [session.id for session in await sessions.list_sessions(ada.id)] == [seen.id]
+    assert [session.id for session in await sessions.list(ada.id)] == [seen.id]
     names = [key_of(one).name for one in (token, idle)]
     assert await sessions._find_ended(names) == {names[1]}
 

@@ -44,7 +44,7 @@ async def test_every_part_works_under_a_prefix_and_names_nothing_without_it(
     assert await mine.authenticate("grace@example.org", SECRET, address="192.0.2.1") == account
     token = await mine.sessions.create_session(account.id, {"n": 1})
     await mine.sessions.create_session(account.id)
-    assert len(await other.sessions.list_sessions(account.id)) == 2
+    assert len(await other.sessions.list(account.id)) == 2
     assert await hub.sessions.get_session(token) is None
     new_token = await other.sessions.rotate(token)
     assert new_token is not None
@@ -59,8 +59,8 @@ async def test_every_part_works_under_a_prefix_and_names_nothing_without_it(
         assert await other.presence.is_online([account.id]) == {account.id: True}
         assert await hub.presence.is_online([account.id]) == {account.id: False}
         assert await mine.typing.start(room.id, ada.id)
-        assert await other.typing.who_types(room.id) == [ada.id]
-        assert await hub.typing.who_types(room.id) == []
+        assert await other.typing.typing_users(room.id) == [ada.id]
+        assert await hub.typing.typing_users(room.id) == []
         sent = await mine.messages.send(room.id, ada.id, "hello")
         async with asyncio.timeout(10):
             async for event in feed:

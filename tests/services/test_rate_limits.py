@@ -12,7 +12,7 @@ import pytest
 
 from hubbub import Settings
 from hubbub.errors import Invalid, Unavailable
-from hubbub.models import Verdict
+from hubbub.models import RateLimitResult
 from hubbub.redis import Connection
 from hubbub.redis.replies import as_bytes, as_bytes_list, as_int
 from hubbub.services.rate_limits import RateLimits
@@ -46,7 +46,7 @@ async def test_burst_up_to_the_capacity_passes_and_the_next_is_refused(limits: R
 
 
 async def test_retry_after_the_returned_seconds_passes(limits: RateLimits, ada: str) -> None:
-    async def take() -> Verdict:
+    async def take() -> RateLimitResult:
         return await limits.take("send", ada, capacity=2, refill_per_second=20)
 
     while (refused := await take()).allowed:
@@ -65,7 +65,7 @@ async def test_refusal_takes_no_tokens(limits: RateLimits, connection: Connectio
 
 
 async def test_cost_takes_that_many_tokens(limits: RateLimits, ada: str) -> None:
-    async def take(cost: int) -> Verdict:
+    async def take(cost: int) -> RateLimitResult:
         return await limits.take("upload", ada, capacity=10, refill_per_second=SLOWLY, cost=cost)
 
     assert (await take(7)).remaining == 3
@@ -141,7 +141,7 @@ async def test_bucket_with_any_time_locks_out_for_one_refill_at_most(
 ) -> None:
     """As after a clock that was set back. The clock is moved on by moving the stored time back."""
 
-    async def take() -> Verdict:
+    async def take() -> RateLimitResult:
         return await limits.take("send", ada, capacity=5, refill_per_second=1 / 60, cost=5)
 
     await connection.execute("SET", bucket("send", ada), stored, "PX", 2**40)
@@ -174,7 +174,7 @@ async def test_any_rate_allows_what_it_promises(limits: RateLimits, capacity: in
         return
     key = str(uuid4())
     first = await limits.take("send", key, capacity=capacity, refill_per_second=rate, cost=capacity)
-    assert first == Verdict(allowed=True, remaining=0, retry_after_seconds=0)
+    assert first == RateLimitResult(allowed=True, remaining=0, retry_after_seconds=0)
     second = await limits.take("send", key, capacity=capacity, refill_per_second=rate, cost=capacity)
     assert second.retry_after_seconds <= capacity / rate + 0.001
 
@@ -220,18 +220,18 @@ async def test_limit_without_redis_raises_or_fails_open_until_redis_is_back(serv
     await connection.start()
     limits = RateLimits(connection)
 
-    async def take(*, fail_open: bool) -> Verdict:
+    async def take(*, fail_open: bool) -> RateLimitResult:
         return await limits.take("send", ada, capacity=1, refill_per_second=SLOWLY, fail_open=fail_open)
 
     server.freeze()
     with pytest.raises(Unavailable):
         await take(fail_open=False)
-    assert await take(fail_open=True) == Verdict(True, 0, 0, degraded=True)
+    assert await take(fail_open=True) == RateLimitResult(True, 0, 0, degraded=True)
     server.thaw()
     server.kill()
     with pytest.raises(Unavailable):
         await take(fail_open=False)
-    assert await take(fail_open=True) == Verdict(True, 0, 0, degraded=True)
+    assert await take(fail_open=True) == RateLimitResult(True, 0, 0, degraded=True)
     server.start()
 
     async def is_back() -> bool:

@@ -235,7 +235,7 @@ async def test_session_in_constant_use_ends_at_its_age(connection: Connection, a
     await until_it_answers(has_ended)
     assert len(seen) > 3
     assert datetime.now(UTC) >= expires_at
-    assert await sessions.list_sessions(ada) == []
+    assert await sessions.list(ada) == []
 
 
 async def test_session_without_lookups_ends_after_the_idle_timeout(connection: Connection, ada: UUID) -> None:
@@ -248,7 +248,7 @@ async def test_session_without_lookups_ends_after_the_idle_timeout(connection: C
 
     await until_it_answers(is_gone)
     assert await sessions.get_session(token) is None
-    assert await sessions.list_sessions(ada) == []
+    assert await sessions.list(ada) == []
 
 
 async def test_lookup_writes_the_time_at_most_once_per_interval(connection: Connection, ada: UUID) -> None:
@@ -302,7 +302,7 @@ async def test_clock_of_the_process_does_not_matter(
 
 async def test_list_has_devices_and_ids_but_no_token(sessions: SessionService, ada: UUID) -> None:
     tokens = [await sessions.create_session(ada, {"device": device}) for device in ("phone", "laptop", "tv")]
-    listed = await sessions.list_sessions(ada)
+    listed = await sessions.list(ada)
     assert {str(session.data["device"]) for session in listed} == {"phone", "laptop", "tv"}
     assert {session.id for session in listed} == {key_of(token).id for token in tokens}
     assert {session.user_id for session in listed} == {ada}
@@ -310,7 +310,7 @@ async def test_list_has_devices_and_ids_but_no_token(sessions: SessionService, a
         assert token not in repr(listed)
         for session in listed:
             assert await sessions.get_session(session.id) is None
-    assert await sessions.list_sessions(uuid4()) == []
+    assert await sessions.list(uuid4()) == []
 
 
 async def test_session_seen_last_is_first_in_the_list(
@@ -318,11 +318,11 @@ async def test_session_seen_last_is_first_in_the_list(
 ) -> None:
     old, new = [await sessions.create_session(ada) for _ in range(2)]
     await unseen_for_years(connection, new)
-    assert [session.id for session in await sessions.list_sessions(ada)] == [key_of(old).id, key_of(new).id]
-    assert len(await sessions.list_sessions(ada, limit=1)) == 1
+    assert [session.id for session in await sessions.list(ada)] == [key_of(old).id, key_of(new).id]
+    assert len(await sessions.list(ada, limit=1)) == 1
     for limit in (0, 201, -1):
         with pytest.raises(Invalid, match="limit"):
-            await sessions.list_sessions(ada, limit=limit)
+            await sessions.list(ada, limit=limit)
 
 
 async def test_evicted_sessions_do_not_shorten_the_list(
@@ -333,14 +333,14 @@ async def test_evicted_sessions_do_not_shorten_the_list(
     for _ in range(12):
         tokens.append(await sessions.create_session(ada))
         await asyncio.sleep(0.002)  # so that no two end in the same millisecond
-    by_end = [session.id for session in await sessions.list_sessions(ada)]
+    by_end = [session.id for session in await sessions.list(ada)]
     evicted = [key_of(token) for token in (*tokens[2:5], *tokens[7:])]
     for key in evicted:
         await connection.execute("DEL", key.name)
     living = set(by_end) - {key.id for key in evicted}
-    assert {session.id for session in await sessions.list_sessions(ada, limit=4)} == living
+    assert {session.id for session in await sessions.list(ada, limit=4)} == living
     assert await connection.execute("ZCARD", index_of(ada)) == 4
-    assert len(await sessions.list_sessions(ada, limit=3)) == 3
+    assert len(await sessions.list(ada, limit=3)) == 3
 
 
 async def test_revoke_ends_one_session_by_its_id(sessions: SessionService, ada: UUID) -> None:
@@ -401,7 +401,7 @@ async def test_rotated_session_continues_under_its_new_token(
     assert await found(sessions, new) == msgspec.structs.replace(before, id=key_of(new).id)
     assert 49_000_000 < as_int(await connection.execute("PTTL", key_of(new).name)) <= 50_000_000
     assert await connection.execute("ZCARD", index_of(ada)) == 1
-    assert [session.id for session in await sessions.list_sessions(ada)] == [key_of(new).id]
+    assert [session.id for session in await sessions.list(ada)] == [key_of(new).id]
     assert await sessions.rotate(old) is None
     assert await sessions.revoke_all(ada) == 1
     assert await sessions.get_session(new) is None
@@ -412,7 +412,7 @@ async def test_one_of_many_concurrent_rotations_wins(sessions: SessionService, a
     won = [new for new in await asyncio.gather(*(sessions.rotate(token) for _ in range(20))) if new is not None]
     assert len(won) == 1
     assert await sessions.get_session(won[0]) is not None
-    assert len(await sessions.list_sessions(ada)) == 1
+    assert len(await sessions.list(ada)) == 1
 
 
 async def test_ten_thousand_logins_of_one_user_leave_a_thousand_sessions(
@@ -423,7 +423,7 @@ async def test_ten_thousand_logins_of_one_user_leave_a_thousand_sessions(
         tokens += await asyncio.gather(*(sessions.create_session(ada) for _ in range(500)))
     assert await connection.execute("ZCARD", index_of(ada)) == 1_000
     assert as_int(await connection.execute("DBSIZE")) == 1_001
-    assert len(await sessions.list_sessions(ada)) == 200
+    assert len(await sessions.list(ada)) == 200
     assert all(await asyncio.gather(*(sessions.get_session(token) for token in tokens[-500:])))
     assert not any(await asyncio.gather(*(sessions.get_session(token) for token in tokens[:8_500])))
     assert await sessions.revoke_all(ada) == 1_000
@@ -469,7 +469,7 @@ async def test_value_written_by_another_program_is_not_a_session(
     ):
         await connection.execute("SET", key_of(token).name, value, "KEEPTTL")
         assert await sessions.get_session(token) is None
-        assert await sessions.list_sessions(ada) == []
+        assert await sessions.list(ada) == []
     assert "is not a session" in caplog.text
     await sessions.delete_session(token)
 
@@ -483,7 +483,7 @@ async def test_value_too_deep_to_decode_is_not_a_session(
     deepest = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
     await connection.execute("SET", key_of(token).name, value + deepest, "KEEPTTL")
     assert await sessions.get_session(token) is None
-    assert await sessions.list_sessions(ada) == []
+    assert await sessions.list(ada) == []
     assert "is not a session" in caplog.text
     assert await sessions.update_data(token, PHONE)
     assert (await found(sessions, token)).data == PHONE
@@ -493,7 +493,7 @@ async def test_value_too_deep_to_decode_is_not_a_session(
 async def test_malformed_user_id_is_invalid(sessions: SessionService, user_id: UUID) -> None:
     for call in (
         sessions.create_session(user_id),
-        sessions.list_sessions(user_id),
+        sessions.list(user_id),
         sessions.revoke(user_id, "0" * 64),
         sessions.revoke_all(user_id),
     ):
@@ -525,7 +525,7 @@ async def test_flushed_scripts_are_sent_again(sessions: SessionService, connecti
         await connection.execute("SCRIPT", "FLUSH")
         assert await sessions.update_data(token, PHONE)
     await connection.execute("SCRIPT", "FLUSH")
-    assert len(await sessions.list_sessions(ada)) == 1
+    assert len(await sessions.list(ada)) == 1
     await connection.execute("SCRIPT", "FLUSH")
     assert await sessions.revoke_all(ada) == 1
 
@@ -546,7 +546,7 @@ async def test_token_appears_neither_in_redis_nor_in_a_log_or_error(
         rotated = await sessions.rotate(token)
         assert rotated is not None
         await sessions.update_data(rotated, PHONE)
-        await sessions.list_sessions(ada)
+        await sessions.list(ada)
         await sessions.revoke(ada, key_of(token).id)
         await sessions.revoke_all(ada, except_token=rotated)
         await sessions.delete_session(rotated)

@@ -227,7 +227,7 @@ async def test_every_operation_works_on_every_server(own: SessionService, ada: U
     rotated = await own.rotate(token)
     assert rotated is not None
     assert await own.update_data(rotated, {"device": "tv"})
-    [listed] = await own.list_sessions(ada)
+    [listed] = await own.list(ada)
     assert listed == await own.get_session(rotated)
     assert await own.revoke(ada, listed.id)
     await own.delete_session(await own.create_session(ada))

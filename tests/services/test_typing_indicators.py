@@ -101,9 +101,9 @@ async def test_start_and_stop_are_published_once_each(
 ) -> None:
     ada = uuid4()
     assert [await typing.start(room_id, ada) for _ in range(3)] == [True, False, False]
-    assert await typing.who_types(room_id) == [ada]
+    assert await typing.typing_users(room_id) == [ada]
     assert [await typing.stop(room_id, ada) for _ in range(3)] == [True, False, False]
-    assert await typing.who_types(room_id) == []
+    assert await typing.typing_users(room_id) == []
     assert await until_now(connection, subscription, room_id) == [(ada, True), (ada, False)]
 
 
@@ -122,7 +122,7 @@ async def test_typing_is_published_in_its_room_only(
     ada, same_bucket = uuid4(), UUID(int=(room_id.int + BUCKETS) % 2**128)
     assert bucket_of(same_bucket) == bucket_of(room_id)
     await typing.start(same_bucket, ada)
-    assert await typing.who_types(room_id) == []
+    assert await typing.typing_users(room_id) == []
     assert await until_now(connection, subscription, room_id) == []
 
 
@@ -145,7 +145,7 @@ async def test_expired_typing_is_published_once_by_three_processes(
             return await connection.execute("EXISTS", due_key(bucket_of(room_id))) == 0
 
         await until_it_answers(nothing_is_due)
-        assert await others[0].who_types(room_id) == []
+        assert await others[0].typing_users(room_id) == []
     changes = await until_now(connection, subscription, room_id)
     for user_id in users:
         assert [is_typing for user, is_typing in changes if user == user_id] == [True, False]
@@ -161,10 +161,10 @@ async def test_repeated_start_postpones_the_expiry(
     await typing.start(room_id, ada)
 
     async def bob_has_faded() -> bool:
-        return bob not in await typing.who_types(room_id)
+        return bob not in await typing.typing_users(room_id)
 
     await until_it_answers(bob_has_faded)
-    assert await typing.who_types(room_id) == [ada]
+    assert await typing.typing_users(room_id) == [ada]
 
 
 async def now_ms(connection: Connection) -> int:
@@ -186,7 +186,7 @@ async def test_typing_stops_after_the_clock_went_back(
         await connection.execute("ZADD", due_key(bucket_of(room_id)), ahead, str(room_id))
         assert await anext(changes) == TypingChanged(room_id, ada, is_typing=True)
         assert await anext(changes) == TypingChanged(room_id, ada, is_typing=False)
-        assert await typing.who_types(room_id) == []
+        assert await typing.typing_users(room_id) == []
 
 
 async def test_start_by_a_non_member_raises(
@@ -200,7 +200,7 @@ async def test_start_by_a_non_member_raises(
     members.non_members.add(eve)
     with pytest.raises(NotAMember):
         await typing.start(room_id, eve)
-    assert await typing.who_types(room_id) == []
+    assert await typing.typing_users(room_id) == []
     assert await until_now(connection, subscription, room_id) == []
 
 
@@ -210,7 +210,7 @@ async def test_member_who_leaves_during_a_start_is_not_typing(
     members.leaves_after = 1
     with pytest.raises(NotAMember):
         await typing.start(room_id, uuid4())
-    assert await typing.who_types(room_id) == []
+    assert await typing.typing_users(room_id) == []
 
 
 async def test_stop_everywhere_stops_the_user_in_all_rooms(
@@ -230,7 +230,7 @@ async def test_stop_everywhere_stops_the_user_in_all_rooms(
         assert await other.stop_everywhere(ada) == 39
         assert await other.stop_everywhere(ada) == 0
         assert await other.stop_everywhere(uuid4()) == 0
-        assert [await one.who_types(room_id) for room_id in rooms] == [[bob], *[[] for _ in rooms[1:]]]
+        assert [await one.typing_users(room_id) for room_id in rooms] == [[bob], *[[] for _ in rooms[1:]]]
 
 
 async def test_thousand_queued_stops_are_sent(typing: TypingIndicators, connection: Connection) -> None:
@@ -240,7 +240,7 @@ async def test_thousand_queued_stops_are_sent(typing: TypingIndicators, connecti
         typing.stop_soon(room_id, ada)
 
     async def all_have_stopped() -> bool:
-        return not any(await asyncio.gather(*[typing.who_types(room_id) for room_id in rooms]))
+        return not any(await asyncio.gather(*[typing.typing_users(room_id) for room_id in rooms]))
 
     await until_it_answers(all_have_stopped)
     assert await connection.execute("KEYS", "typing:{*") == []
@@ -259,12 +259,12 @@ async def test_queued_stop_everywhere_stops_the_user_in_all_rooms(
         other.stop_everywhere_soon(ada)
 
         async def only_bob_types() -> bool:
-            return await asyncio.gather(*[one.who_types(room_id) for room_id in rooms]) == [[bob]] * len(rooms)
+            return await asyncio.gather(*[one.typing_users(room_id) for room_id in rooms]) == [[bob]] * len(rooms)
 
         await until_it_answers(only_bob_types)
         other.stop_everywhere_soon(bob)
         await asyncio.sleep(0)
-    assert not any(await asyncio.gather(*[one.who_types(room_id) for room_id in rooms]))
+    assert not any(await asyncio.gather(*[one.typing_users(room_id) for room_id in rooms]))
 
 
 async def test_closing_sends_the_queued_stops(
@@ -277,7 +277,7 @@ async def test_closing_sends_the_queued_stops(
         typing.stop_soon(room_id, ada)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-    assert await typing.who_types(room_id) == []
+    assert await typing.typing_users(room_id) == []
 
 
 async def test_second_start_leaves_no_task_behind(
@@ -340,7 +340,7 @@ async def test_members_that_are_not_ids_expire_and_delay_no_user(
     ):
         assert isinstance(await anext(changes), Gap)
         await typing.start(room_id, ada)
-        assert await typing.who_types(room_id) == [ada]
+        assert await typing.typing_users(room_id) == [ada]
         assert await anext(changes) == TypingChanged(room_id, ada, is_typing=True)
         assert await anext(changes) == TypingChanged(room_id, ada, is_typing=False)
 
@@ -405,7 +405,7 @@ async def test_malformed_room_or_user_id_is_invalid(typing: TypingIndicators, id
     with pytest.raises(Invalid):
         typing.stop_everywhere_soon(id_)  # type: ignore[arg-type]
     with pytest.raises(Invalid):
-        await typing.who_types(id_)  # type: ignore[arg-type]
+        await typing.typing_users(id_)  # type: ignore[arg-type]
 
 
 async def test_calls_to_a_frozen_redis_end_by_their_deadline(
@@ -429,7 +429,7 @@ async def test_calls_to_a_frozen_redis_end_by_their_deadline(
             async def types() -> bool:
                 try:
                     await typing.start(room_id, ada)
-                    return await typing.who_types(room_id) == [ada]
+                    return await typing.typing_users(room_id) == [ada]
                 except Unavailable:
                     return False
 
@@ -463,7 +463,7 @@ async def test_queued_stops_are_dropped_without_redis(own_server: Server, member
                     return False
 
             await until_it_answers(starts)
-            assert await typing.who_types(room_id) == [ada]
+            assert await typing.typing_users(room_id) == [ada]
     finally:
         await subscriptions.close()
         await connection.close()

@@ -47,21 +47,21 @@ def test_database_can_be_given_without_redis() -> None:
     assert postgres_from_env({"REDIS_URL": REDIS_URL}) is None
     with pytest.raises(Invalid, match="DB_NAME"):
         postgres_from_env({"DB_HOST": "db.example.org"})
-    assert Settings.is_given(database)
-    assert not Settings.is_given({"PATH": "/bin"})
+    assert Settings.is_configured(database)
+    assert not Settings.is_configured({"PATH": "/bin"})
 
 
 def test_schema_and_prefix_alone_name_no_servers_and_count_within_those_that_are_found() -> None:
     within = {"DB_SCHEMA": "chat", "REDIS_PREFIX": "shop:"}
-    assert not Settings.is_given(within)
+    assert not Settings.is_configured(within)
     assert postgres_from_env(within) is None
-    found = read(PARTS).within(within)
+    found = read(PARTS).with_env(within)
     assert found == read(PARTS | within)
-    assert found.within({}) == found
+    assert found.with_env({}) == found
     with pytest.raises(Invalid, match="DB_SCHEMA"):
-        found.within({"DB_SCHEMA": "Chat"})
+        found.with_env({"DB_SCHEMA": "Chat"})
     with pytest.raises(Invalid, match="DB_SCHEMA: is a reserved word"):
-        found.within({"DB_SCHEMA": "order"})
+        found.with_env({"DB_SCHEMA": "order"})
 
 
 def test_every_variable_has_its_effect(pem: Pem) -> None:

@@ -45,7 +45,7 @@ EXCEPTIONS: Final = {
     ),
     "by the id of a message whose room the caller does not know": (
         *("messages.change_permissions", "messages.delete", "messages.edit", "messages.get", "messages.get_many"),
-        *("read_receipts.room_of", "read_receipts.who_read"),
+        *("read_receipts.room_of", "read_receipts.readers"),
     ),
     "of the feed of changes, whose parts are rooms anywhere": (
         *("changes.first_since", "changes.read", "changes.take", "migrations.transaction_id_offset"),

@@ -92,7 +92,7 @@ async def messages(hub: Hub, room: Room, ada: User) -> None:
     assert_type(await hub.receipts.mark_unread(room.id, ada.id, from_seq=message.seq), int)
     assert_type(await hub.receipts.unread_counts(ada.id), dict[UUID, int])
     assert_type(await hub.receipts.unread_count(room.id, ada.id), int)
-    assert_type(await hub.receipts.who_read(message.id), Page[hubbub.ReadReceipt])
+    assert_type(await hub.receipts.readers(message.id), Page[hubbub.ReadReceipt])
 
 
 async def logins(hub: Hub) -> None:
@@ -102,7 +102,7 @@ async def logins(hub: Hub) -> None:
     token = await hub.sessions.create_session(ada.id, {"device": "phone"})
     assert_type(token, str)
     assert_type(await hub.sessions.get_session(token), hubbub.Session | None)
-    assert_type(await hub.sessions.list_sessions(ada.id), list[hubbub.Session])
+    assert_type(await hub.sessions.list(ada.id), list[hubbub.Session])
     assert_type(await hub.sessions.rotate(token), str | None)
     assert_type(await hub.sessions.update_data(token, {"device": "tablet"}), bool)
     assert_type(await hub.sessions.revoke(ada.id, "id"), bool)
@@ -111,7 +111,7 @@ async def logins(hub: Hub) -> None:
     await hub.change_password(ada.id, "battery staple", keep_token=token)
     await hub.delete_account(ada.id)
     verdict = await hub.limits.take("invite", str(ada.id), capacity=5, refill_per_second=0.1)
-    assert_type(verdict, hubbub.Verdict)
+    assert_type(verdict, hubbub.RateLimitResult)
     assert_type(verdict.retry_after_seconds, float)
 
 
@@ -122,7 +122,7 @@ async def presence_and_typing(hub: Hub, room: Room, ada: User) -> None:
     async for change in hub.presence.watch():
         assert_type(change, hubbub.PresenceChanged | hubbub.Gap)
     assert_type(await hub.typing.start(room.id, ada.id), bool)
-    assert_type(await hub.typing.who_types(room.id), list[UUID])
+    assert_type(await hub.typing.typing_users(room.id), list[UUID])
     assert_type(await hub.typing.stop(room.id, ada.id), bool)
     async for typing in hub.typing.watch(room.id):
         assert_type(typing, hubbub.TypingChanged | hubbub.Gap)

@@ -440,25 +440,26 @@ async def no_devices(hub: Hub, user: User) -> bool:
 
 
 @pytest.mark.parametrize("found", [77, "77", object()])
-async def test_answer_of_who_that_is_no_id_is_reported_and_is_an_error_of_the_server(
+async def test_result_of_authenticate_that_is_not_an_id_is_reported_and_is_an_error_of_the_server(
     hub: Hub, found: object
 ) -> None:
     reported: list[str] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: reported.append(str(context.get("exception"))))
-    async with serving(Gateway(hub, who=lambda _: found)) as port, Client(port) as client:  # type: ignore[arg-type, return-value]
+    gateway = Gateway(hub, authenticate=lambda _: found)  # type: ignore[arg-type, return-value]
+    async with serving(gateway) as port, Client(port) as client:
         await client.send({"type": "hello"})
         assert await bye(client) == 4500
     assert [text for text in reported if "must return the id of a user of hubbub, a UUID" in text]
 
 
-async def test_who_that_fails_sends_the_client_away_for_a_moment(hub: Hub) -> None:
-    def who(_: object) -> None:
+async def test_client_reconnects_later_after_an_error_of_authenticate(hub: Hub) -> None:
+    def authenticate(_: object) -> None:
         raise RuntimeError("the table of logins is locked")
 
     reported: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(str(context["exception"])))
-    async with serving(Gateway(hub, who=who)) as port, Client(port) as client:
+    async with serving(Gateway(hub, authenticate=authenticate)) as port, Client(port) as client:
         await client.send({"type": "hello"})
         assert await bye(client) == 4500
     assert reported == ["the table of logins is locked"]

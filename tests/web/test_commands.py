@@ -402,7 +402,7 @@ async def test_application_adds_commands_checks_and_hooks(
 ) -> None:
     votes: list[tuple[UUID, int]] = []
 
-    def may(call: Call, command: str, _: object) -> bool:
+    def authorize(call: Call, command: str, _: object) -> bool:
         return command != "vote" or call.user_id == ada.id
 
     async def moderated(_: Call, frame: Send) -> Send:
@@ -412,7 +412,7 @@ async def test_application_adds_commands_checks_and_hooks(
             raise RateLimited(7)
         return msgspec.structs.replace(frame, content=frame.content.replace("darn", "****"))
 
-    gateway = Gateway(hub, may=may, before_send=[moderated])
+    gateway = Gateway(hub, authorize=authorize, before_send=[moderated])
 
     @gateway.command("vote")
     async def vote(call: Call, frame: Vote) -> dict[str, int]:

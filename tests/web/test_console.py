@@ -41,7 +41,7 @@ def http(port: int, path: str = "") -> httpx.AsyncClient:
 @pytest.fixture
 async def looking(hub: Hub) -> AsyncIterator[httpx.AsyncClient]:
     """An operator at a console that only reads."""
-    async with running(console(hub, may=lambda _: True)) as port, http(port) as client:
+    async with running(console(hub, authorize=lambda _: True)) as port, http(port) as client:
         yield client
 
 
@@ -122,11 +122,11 @@ async def test_every_answer_has_the_headers_that_keep_scripts_out(looking: httpx
 async def test_application_decides_who_may_look_below_its_mount(hub: Hub) -> None:
     asked: list[str] = []
 
-    async def may(request: Request) -> bool:
+    async def authorize(request: Request) -> bool:
         asked.append(request.url.path)
         return request.headers.get("x-admin") == "yes"
 
-    app = Starlette(routes=[Mount("/admin/console", console(may=may))])
+    app = Starlette(routes=[Mount("/admin/console", console(authorize=authorize))])
     app.state.hub = hub
     async with running(app) as port, http(port, "/admin/console") as client:
         for path in ("/", "/figures", "/console.js"):
@@ -198,7 +198,7 @@ async def test_forged_figures_are_not_believed(looking: httpx.AsyncClient, hub: 
 
 async def test_server_that_refuses_is_named_beside_the_figures_of_the_other(settings: Settings) -> None:
     """An application may not ask Redis for its figures."""
-    async with Hub(settings) as hub, running(console(hub, may=lambda _: True)) as port, http(port) as client:
+    async with Hub(settings) as hub, running(console(hub, authorize=lambda _: True)) as port, http(port) as client:
         figures = await answer(client, "/figures")
     assert "NOPERM" in figures["redis"]["error"]
     assert figures["postgresql"]["error"] is None
@@ -235,7 +235,7 @@ async def test_room_is_found_by_a_name_with_slashes(looking: httpx.AsyncClient, 
 
 
 async def test_websocket_is_refused(hub: Hub) -> None:
-    async with running(console(hub, may=lambda _: True)) as port:
+    async with running(console(hub, authorize=lambda _: True)) as port:
         with pytest.raises(InvalidStatus) as refused:
             await connect(f"ws://127.0.0.1:{port}/figures")
     assert refused.value.response.status_code == 403
@@ -296,7 +296,7 @@ async def test_console_that_only_reads_revokes_nothing(looking: httpx.AsyncClien
 
 async def test_session_is_revoked_from_the_own_page_only(hub: Hub, ada: User) -> None:
     token = await hub.sessions.create_session(ada.id)
-    async with running(console(hub, may=lambda _: True, allow_changes=True)) as port, http(port) as client:
+    async with running(console(hub, authorize=lambda _: True, allow_changes=True)) as port, http(port) as client:
         assert await revoke(client, ada.id, None) == 403
         assert await revoke(client, ada.id, "https://evil.example") == 403
         assert await hub.sessions.get_session(token) is not None

@@ -52,14 +52,14 @@ async def test_application_has_the_hub_and_the_cookie(app: Any, hub: Hub, ada: U
         assert [message["content"] for message in page.json()["items"]] == ["hello"]
 
 
-async def test_application_says_who_the_client_is(hub: Hub, ada: User, bob: User) -> None:
+async def test_application_authenticates_the_client(hub: Hub, ada: User, bob: User) -> None:
     people = {b"ada": ada.id, b"bob": bob.id}
 
-    async def who(scope: Scope) -> UUID | None:
+    async def authenticate(scope: Scope) -> UUID | None:
         headers = dict(scope["headers"])
         return people.get(headers.get(b"x-user", headers.get(b"cookie", b"").removeprefix(b"__Host-session=")))
 
-    async with running(in_starlette(Gateway(lambda: hub, who=who), hub)) as port:
+    async with running(in_starlette(Gateway(lambda: hub, authenticate=authenticate), hub)) as port:
         async with Client(port, cookie="bob") as client:
             assert (await client.hello())["user_id"] == str(bob.id)
             hub.disconnect(bob.id)
@@ -71,3 +71,15 @@ async def test_application_says_who_the_client_is(hub: Hub, ada: User, bob: User
         async with httpx.AsyncClient(base_url=address, timeout=HANGS_AFTER_SECONDS) as http:
             assert (await http.get("/me", headers={"X-User": "ada"})).json()["id"] == str(ada.id)
             assert (await http.get("/me", headers={"X-User": "eve"})).status_code == 401
+
+
+async def test_former_names_of_authenticate_and_authorize_work_and_warn(hub: Hub, ada: User) -> None:
+    with pytest.warns(DeprecationWarning, match="who= is now called authenticate="):
+        gateway = Gateway(hub, who=lambda _: ada.id)
+    async with running(in_starlette(gateway, hub)) as port, Client(port) as client:
+        assert (await client.hello())["user_id"] == str(ada.id)
+    with pytest.warns(DeprecationWarning, match="may= is now called authorize="):
+        gateway = Gateway(hub, authenticate=lambda _: ada.id, may=lambda *_: False)
+    async with running(in_starlette(gateway, hub)) as port, Client(port) as client:
+        await client.hello()
+        assert (await client.refused("me"))["error"] == "forbidden"

@@ -18,7 +18,7 @@ COMMANDS = {
     "serve": ("hubbub.cli.serve:serve", "Serve clients by WebSocket and HTTP: the gateway alone."),
     "migrate": ("hubbub.cli.migrate:migrate", "Show and change the schema of a database."),
     "distribute": ("hubbub.cli.migrate:distribute", "Distribute rooms over the nodes of Citus."),
-    "doctor": ("hubbub.cli.doctor:doctor", "Check the servers and their settings, and say what to change."),
+    "doctor": ("hubbub.cli.doctor:doctor", "Check the servers and their settings, and suggest fixes."),
     "import": ("hubbub.cli.history:import_history", "Import the history of rooms from a file."),
     "export": ("hubbub.cli.history:export_room", "Write the history of a room to a file."),
     "maintain": (
@@ -30,7 +30,7 @@ COMMANDS = {
     "bench": ("hubbub.cli.bench:bench", "Measure hubbub beside its peers, in a clone of the project."),
     "users": ("hubbub.cli.users:users", "Create, show and delete accounts, and set their passwords."),
     "rooms": ("hubbub.cli.rooms:rooms", "Show rooms and their members."),
-    "say": ("hubbub.cli.say:say", "Send messages to a room, and see what others say."),
+    "say": ("hubbub.cli.say:say", "Send messages to a room, and show new ones."),
     "sessions": ("hubbub.cli.sessions:sessions", "Show the sessions of a user, and end them."),
 }
 

@@ -33,7 +33,7 @@ STYLES: Final = {"ok": "green", "error": "bold red", "warning": "yellow", "note"
 )
 @click.pass_context
 def doctor(context: click.Context, processes: int, *, in_json: bool) -> None:
-    """Check the servers and their settings, and say what to change.
+    """Check the servers and their settings, and suggest fixes.
 
     Checks the servers of DATABASE_URL and REDIS_URL, or of DB_* and REDIS_*. Without these variables it checks
     the servers that `hubbub up` started in this folder. Run it where the application runs, with its settings.

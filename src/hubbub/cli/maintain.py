@@ -1,4 +1,4 @@
-"""`hubbub maintain`: what a chat leaves to be done later."""
+"""`hubbub maintain`: finish interrupted deletions and delete ended sessions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import click
 
 from hubbub import hub
-from hubbub.models import Maintained
+from hubbub.models import MaintenanceResult
 
 UNFINISHED = 3
 
@@ -28,6 +28,6 @@ def maintain(context: click.Context, seconds: float) -> None:
         context.exit(UNFINISHED)
 
 
-async def _maintain(seconds: float) -> Maintained:
+async def _maintain(seconds: float) -> MaintenanceResult:
     async with hub.open() as chat:
         return await chat.maintain(deadline_seconds=seconds)

@@ -182,9 +182,9 @@ def distribute(
 ) -> None:
     """Distribute rooms over the nodes of Citus, in the database of `hubbub migrate`.
 
-    It shows the steps and asks. Each is committed by itself, and a second call goes on where the first was
-    interrupted. Stop the application before, unless all that is left is to make functions. There is no way back
-    but a backup.
+    It shows the steps and asks. Each step is a transaction of its own, and a second call continues where the
+    first was interrupted. Stop the application before, unless all that is left is to make functions. It can only
+    be undone by restoring a backup.
     """
     if drop_former_functions:
         for function in asyncio.run(distribution.drop_former_functions(find_database())):

@@ -88,7 +88,7 @@ async def _lines() -> AsyncIterator[str]:
 
 
 async def _blocks(fd: int) -> AsyncGenerator[bytes, None]:
-    """What can be read, one block after another: a pipe that is faster than the sends has to wait."""
+    """Blocks of input, as they arrive. A pipe that is faster than the sends has to wait."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
 

@@ -33,8 +33,8 @@ def serve(host: str, port: int, path: str, origins: tuple[str, ...]) -> None:
     """Serve clients by WebSocket and HTTP (docs/protocol.md), until a signal ends it.
 
     The clients have sessions that the application creates, by `hub.sessions.create_session`. With a HUBBUB_SECRET
-    of at least 32 bytes in the environment they may also have signed tokens. GET /health says whether the servers
-    answer. Run one process per core behind a proxy that ends TLS.
+    of at least 32 bytes in the environment they may also have signed tokens. GET /health returns 200 if both
+    servers answer, else 503. Run one process per core behind a proxy that ends TLS.
     """
     from hubbub.web.serving import new_event_loop  # noqa: PLC0415 - with the extra `web` only
 
@@ -69,7 +69,7 @@ def console(host: str, port: int, *, allow_remote: bool, allow_changes: bool) ->
     The page shows rates, rooms by activity, people online, both servers, the slowest statements, the findings of
     `hubbub doctor`, the log of a room with the readers of each message, and the sessions of a user. It only reads.
 
-    It is for the browser that opens the address which is printed. Its token is new each time.
+    Open the printed address in a browser. It has a new token for each run.
 
     Shows the servers of DATABASE_URL and REDIS_URL, or of DB_* and REDIS_*. Without these variables it shows the
     servers that `hubbub up` started in this folder. As with `hubbub top`, some figures need the rights of an

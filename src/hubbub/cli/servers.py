@@ -32,7 +32,7 @@ def up(folder: Path) -> None:
     The servers listen on 127.0.0.1 only, require passwords, and run until `hubbub down`. A running server stays as
     it is. The first call creates the folder and the databases. DB_SCHEMA names the PostgreSQL schema to use.
     """
-    settings = asyncio.run(embedded.up(folder)).within()
+    settings = asyncio.run(embedded.up(folder)).with_env()
     found = asyncio.run(embedded.status(folder))
     for server in found.servers:
         click.echo(_line(found, server))
@@ -82,7 +82,7 @@ def status(ctx: click.Context, folder: Path, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(_figures(found), indent=2))
     elif output == "env":
-        settings = found.settings.within() if found.settings else None
+        settings = found.settings.with_env() if found.settings else None
         variables = settings.to_env() | settings.to_urls() if settings else {}
         for name, value in variables.items():
             click.echo(f"{name}={shlex.quote(value)}")
@@ -113,7 +113,7 @@ def _line(found: Status, server: ServerStatus) -> str:
 def _next_steps(found: Status) -> str:
     folder = "" if found.folder == embedded.FOLDER else f" --folder {shlex.quote(str(found.folder))}"
     log_in = f'set -a; eval "$(hubbub status{folder} --output env)"; set +a'
-    if Settings.is_given():
+    if Settings.is_configured():
         finds = "hubbub.open() takes the servers that the environment names; unset DATABASE_URL or DB_* for these"
     elif folder:
         finds = "hubbub.open() finds the servers after the next line"
@@ -133,5 +133,5 @@ def _figures(found: Status) -> dict[str, object]:
             {"title": server.title, "version": server.version, "port": server.port, "log": str(server.log)}
             for server in found.servers
         ],
-        "env": found.settings.within().to_env() if found.settings else {},
+        "env": found.settings.with_env().to_env() if found.settings else {},
     }

@@ -56,13 +56,13 @@ def revoke_all(user: str) -> None:
 
 async def _list(user: str) -> list[Session]:
     async with hub.open() as chat:
-        return await chat.sessions.list_sessions((await find_user(chat, user)).id)
+        return await chat.sessions.list((await find_user(chat, user)).id)
 
 
 async def _revoke(user: str, start_of_id: str) -> str:
     async with hub.open() as chat:
         found = await find_user(chat, user)
-        ids = [session.id for session in await chat.sessions.list_sessions(found.id)]
+        ids = [session.id for session in await chat.sessions.list(found.id)]
         # A complete id may be that of a session beyond the first page.
         matching = [id for id in ids if id.startswith(start_of_id)] or [start_of_id]
         if len(matching) > 1:

@@ -27,7 +27,7 @@ from hubbub.diagnostics.report import (
 )
 from hubbub.errors import HubbubError, Unavailable
 from hubbub.events import room_channel
-from hubbub.instrumentation import Durations
+from hubbub.instrumentation import LatencyHistogram
 from hubbub.migrations import HEAD, revisions
 from hubbub.passwords import USUAL_COST
 from hubbub.postgres import Pool, Statement
@@ -134,7 +134,10 @@ async def _delivery(both: Both) -> Result:
             await both.connection.execute("PUBLISH", channel, '{"from":"doctor","messages":[]}')
             await anext(received)
     except TimeoutError:
-        meaning = f"A published message was not received within {DELIVERY_SECONDS} s: followers are late."
+        meaning = (
+            f"A published message was not received within {DELIVERY_SECONDS} s: followers get events only at "
+            "heartbeats."
+        )
         return Result("nothing received", [error(meaning, "Check whether REDIS_HOST is more than one server.")])
     except (Unavailable, ReplyError) as refusal:
         if isinstance(refusal, Unavailable) and refusal.retryable:
@@ -160,7 +163,7 @@ async def _follower(both: Both) -> Result:
         at_most_behind=1_000,
         on_rewind=lambda _: None,
         ended_sessions=partial(find_ended, both.connection),
-        sends=Durations(),
+        sends=LatencyHistogram(),
     )
     begin = monotonic()
     try:
@@ -191,7 +194,7 @@ async def check_together(both: Both) -> Section:
 
 
 async def check_servers(settings: Settings, processes: int) -> Report:
-    """The report about these servers, for an application of so many processes. Does not raise for a server."""
+    """The report about these servers, for an application with `processes`. Does not raise for a server."""
     pool = Pool(replace(settings.postgres, pool_size=CONNECTIONS))
     connection = connection_to(settings.redis)
     subscriptions = subscriptions_to(settings.redis, connection)

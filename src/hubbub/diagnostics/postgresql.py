@@ -25,7 +25,7 @@ from hubbub.diagnostics.report import (
 from hubbub.diagnostics.schema import Postgres
 from hubbub.errors import Unavailable
 from hubbub.migrations import TABLES
-from hubbub.migrations.revisions import ELSEWHERE
+from hubbub.migrations.revisions import OTHER_SCHEMAS
 from hubbub.postgres import Pool, Statement
 from hubbub.postgres.replicas import LAG_SECONDS
 from hubbub.settings import PostgresSettings
@@ -158,8 +158,8 @@ async def _transactions(postgres: Postgres) -> Result:
     findings = []
     for one in found:
         meaning = (
-            f"A transaction that has written is open for {one.seconds:,.0f} s ({one.what}): `hub.changes` hands "
-            f"nothing out that is newer, and VACUUM cannot remove what was deleted since."
+            f"A transaction that has written is open for {one.seconds:,.0f} s ({one.what}): `hub.changes` "
+            f"delivers no newer entries, and VACUUM cannot remove rows deleted since then."
         )
         findings.append(warning(meaning, f"Find out what it waits for; to end it: {one.end}."))
     return Result(f"{len(found)} long ones" if found else f"none is open for {LONG_SECONDS} s", findings)
@@ -283,16 +283,16 @@ _ROLE = Statement(
 async def _role(postgres: Postgres) -> Result:
     [(name, is_superuser, rights)] = await postgres.executor.fetch_all(_ROLE, list(TABLES))
     if is_superuser:
-        meaning = f"{name} is as good as a superuser: an intruder in the application has the server."
+        meaning = f"{name} has superuser rights: an attacker in the application controls the server."
         return Result(name, [error(meaning, OWN_ROLE)])
     if not rights:
         return Result(name)
-    meaning = f"{name} {', '.join(rights)}: more than the application, or an intruder in it, should be able to do."
+    meaning = f"{name} {', '.join(rights)}: more than the application, or an attacker in it, should be able to do."
     return Result(name, [warning(meaning, OWN_ROLE)])
 
 
 async def _schema(postgres: Postgres) -> Result:
-    used, others = postgres.settings.schema, await postgres.executor.fetch_all(ELSEWHERE)
+    used, others = postgres.settings.schema, await postgres.executor.fetch_all(OTHER_SCHEMAS)
     if not others:
         return Result(used)
     meaning = f"There are tables of hubbub in {' and '.join(others)}, too. This application uses those in {used}."
@@ -351,7 +351,9 @@ async def _replica(settings: PostgresSettings, primary: _Replication, *, is_host
     if not found.is_standby:
         if is_host and found.at >= primary.at:
             return None  # the primary itself
-        meaning = f"{settings.where} takes changes, so it is not a standby: two servers that do are two logs."
+        meaning = (
+            f"{settings.where} accepts writes, so it is not a standby. Two writable servers have diverging logs."
+        )
         return error(
             meaning, "Find out which one is the primary. Stop the other one, and make it a standby again."
         )

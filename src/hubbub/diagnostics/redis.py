@@ -31,7 +31,7 @@ FULL: Final = 0.9
 
 
 class Redis(NamedTuple):
-    """What the checks look at."""
+    """The subject of the checks of Redis."""
 
     connection: Connection
     settings: RedisSettings
@@ -113,7 +113,10 @@ async def _memory(redis: Redis) -> Result:
     used, evicted = int(info.get("used_memory", 0)), int(info.get("evicted_keys", 0))
     findings = []
     if policy != "noeviction":
-        meaning = f"maxmemory-policy is {policy}: when memory is short, sessions vanish or hide from revoke_all."
+        meaning = (
+            f"maxmemory-policy is {policy}: when memory is short, sessions are evicted, or `revoke_all` misses "
+            "them."
+        )
         severity = warning if limit else note
         findings.append(severity(meaning, "Set maxmemory-policy noeviction."))
     if evicted:
@@ -166,8 +169,8 @@ CHECKS: Final = (
 async def check(connection: Connection, settings: RedisSettings) -> Section:
     """Does not raise for a server that cannot be asked."""
     where, name = settings.where, "Redis"
-    if connection.trouble is not None:
-        return Section("redis", name, where, connection.trouble.reason, ())
+    if connection.failure is not None:
+        return Section("redis", name, where, connection.failure.reason, ())
     with suppress(Unavailable, ReplyError):
         info = await server_info(connection)
         name = f"{info.name} {info.version}"

@@ -27,7 +27,7 @@ class Severity(StrEnum):
     ERROR = "error"
     """A guarantee of hubbub does not hold, or it does not work at all."""
     WARNING = "warning"
-    """It works, and will hurt under load, in an accident or in an attack."""
+    """It works, but fails under load, after a crash or under attack."""
     NOTE = "note"
 
 
@@ -52,7 +52,7 @@ class Result(NamedTuple):
 
 
 class Skipped(Exception):
-    """Raised by a check that cannot look; the text is the reason."""
+    """Raised by a check that cannot run; the text is the reason."""
 
 
 class Check(NamedTuple, Generic[T]):

@@ -36,7 +36,7 @@ INDEXES: Final = frozenset(
         "hubbub_presence_pkey",
     )
 )
-"""Of the newest revision. docs/schema.md says what each is for."""
+"""The indexes of the newest revision. docs/schema.md has their reasons."""
 
 INDEXES_WHERE_DISTRIBUTED: Final = (INDEXES - {"rooms_direct_key_key"}) | {
     "idx_rooms_direct_key",
@@ -84,11 +84,11 @@ async def _migrations(postgres: Postgres) -> Result:
     if found == HEAD:
         return Result(f"at {HEAD}, none pending")
     if revisions.is_unknown(found):
-        meaning = f"The database is at {found}. This hubbub knows revisions up to {HEAD} and does not start."
+        meaning = f"The database is at {found}. This version supports revisions up to {HEAD} and does not start."
         return Result(str(found), [error(meaning, "A newer hubbub has migrated it: upgrade hubbub.")])
     pending = revisions.to_apply(found, "head")
     found = found or "no revision"
-    meaning = f"The database is at {found}. This hubbub needs {HEAD} and does not start."
+    meaning = f"The database is at {found}. This version needs {HEAD} and does not start."
     remedy = "Run `hubbub migrate up`, as the owner of the tables."
     return Result(f"{found}, {len(pending)} pending", [error(meaning, remedy)])
 
@@ -299,7 +299,10 @@ async def _vacuum(postgres: Postgres) -> Result:
     findings = []
     if "off" in (autovacuum, track_counts):
         off = "autovacuum" if autovacuum == "off" else "track_counts"
-        meaning = f"{off} is off: dead rows pile up, plans go stale, and in the end the server stops."
+        meaning = (
+            f"{off} is off: dead rows accumulate, statistics get outdated, and the server stops before "
+            "transaction ids run out."
+        )
         findings.append(error(meaning, f"Set {off} = on in postgresql.conf and reload."))
     tables, schema = await postgres.executor.fetch_all(_TABLES, list(TABLES)), postgres.settings.schema
     for table in tables:

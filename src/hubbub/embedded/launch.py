@@ -21,7 +21,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class Order(TypedDict):
-    """Which program to run, and how."""
+    """The program to run, and the lock, user and owner of its process."""
 
     program: list[str]
     lock: int
@@ -44,7 +44,7 @@ def server_environment() -> dict[str, str]:
 
 
 def start_time(pid: int) -> str:
-    """When the process started, in clock ticks since boot. It tells a process from a later one with the same pid.
+    """When the process started, in clock ticks since boot. It distinguishes it from a later one with the same pid.
 
     Empty on a system without /proc, such as macOS, and when there is no such process.
     """

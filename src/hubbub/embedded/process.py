@@ -104,7 +104,7 @@ class Process:
             raise self.failure(f"{Path(program[0]).name} failed")
 
     async def stop(self, signals: Sequence[tuple[Signals, float]]) -> bool:
-        """Stop the server by each signal in turn, and wait so many seconds after each. False when none lived.
+        """Stop the server by each signal in turn, and wait the seconds after each. False if none was running.
 
         Raises: Unavailable (it still lives after the last signal).
         """

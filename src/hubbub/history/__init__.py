@@ -15,7 +15,7 @@ from hubbub.history.lines import AnyLine, JoinLine, LeaveLine, MessageLine, deri
 from hubbub.history.people import Renamed
 from hubbub.history.source import Refusal, read_lines
 from hubbub.postgres import Pool, Replicas, Statement, not_supported
-from hubbub.sql import folded, kept
+from hubbub.sql import folded, not_deleted
 
 __all__ = [
     "AnyLine",
@@ -42,7 +42,7 @@ BY_NAME = Statement(
     WHERE {folded("name")} = $2
         AND name = $1
         AND NOT is_private
-        AND {kept("rooms.id")}
+        AND {not_deleted("rooms.id")}
     ORDER BY id
     LIMIT 2
     """,

@@ -25,7 +25,7 @@ from hubbub.history.lines import (
 from hubbub.models import Message, MessageType, Room, RoomUser, User
 from hubbub.postgres import OpenTransaction, Pool, Replicas, Statement
 from hubbub.repositories.rooms import direct_key
-from hubbub.sql import columns, kept, message_bytes, readable
+from hubbub.sql import columns, message_bytes, not_deleted, readable
 
 ROWS_PER_PIECE: Final = 500
 """Entries of the log, or members, that become lines in one step of the event loop."""
@@ -67,7 +67,7 @@ ROOM = Statement(
     SELECT {readable(RoomRow, computed={"is_direct": "direct_key IS NOT NULL"})}
     FROM rooms
     WHERE id = $1
-        AND {kept("$1")}
+        AND {not_deleted("$1")}
     """,
 )
 
@@ -128,7 +128,7 @@ MEMBERS = Statement(
     FROM room_users
     WHERE room_id = $1
         AND user_id > $2
-        AND {kept("room_users.user_id")}
+        AND {not_deleted("room_users.user_id")}
     ORDER BY user_id
     LIMIT $3
     """,
@@ -141,7 +141,7 @@ USERS = Statement(
     SELECT {readable(User)}
     FROM users
     WHERE id = ANY($1::uuid[])
-        AND {kept("users.id")}
+        AND {not_deleted("users.id")}
     ORDER BY id
     """,
 )

@@ -62,7 +62,7 @@ class Refusals:
 
 @dataclass(slots=True)
 class Imported:
-    """How far an import has come, and what became of the lines.
+    """The progress of an import and the counts of its lines.
 
     Each of the `lines` became a message or another entry of a log (`events`), is about a user, a room or a member
     (`described`), was imported before or changed nothing (`known`), or was refused: these numbers add up. A file

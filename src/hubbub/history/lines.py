@@ -30,7 +30,7 @@ DISTINCT_NAMES: Final = 10_000
 """How many names of rooms and users are remembered as checked, or with their ids: most lines repeat one of few."""
 
 REMEMBERED_MESSAGES: Final = 100_000
-"""Equal messages are told apart if fewer than so many different ones are between them: 20 MB. Further apart, two
+"""Equal messages are distinguished if fewer than this many others are between them: 20 MB. Further apart, two
 messages that are equal to the microsecond are one message that the file has twice."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -324,7 +324,7 @@ def derive_room_id(name: str) -> UUID:
 
 @lru_cache(maxsize=DISTINCT_NAMES)
 def _identity(nickname: str) -> str:
-    """What is equal for nicknames that mean one user. Those that are not usernames are equal in any case."""
+    """The key of a nickname. Nicknames of one user have the same key."""
     try:
         return inputs.same_name(inputs.username(nickname))
     except Invalid:
@@ -355,7 +355,7 @@ def _author(line: MessageLine) -> str:
 
 
 class EqualMessages:
-    """Counts the equal messages of one file, which tells those without an id apart.
+    """Counts the equal messages of one file, to distinguish those without an id.
 
     So a message keeps its id when lines before it are added, corrected or removed, and in each export that has it.
     """

@@ -12,7 +12,7 @@ from hubbub.history.people import People
 from hubbub.models import Role
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.rooms import direct_key
-from hubbub.sql import kept
+from hubbub.sql import not_deleted
 
 REMEMBERED_MEMBERSHIPS: Final = 200_000
 """How many memberships a long import keeps in memory, beside those of the batch. Beyond it all are forgotten."""
@@ -33,7 +33,7 @@ LOCK = Statement(
     SELECT id, last_seq, direct_key IS NOT NULL AS is_direct
     FROM rooms
     WHERE id = ANY($1::uuid[])
-        AND {kept("rooms.id")}
+        AND {not_deleted("rooms.id")}
     ORDER BY id
     FOR NO KEY UPDATE
     """,

@@ -1,4 +1,4 @@
-"""The users that lines refer to: found or created, and the usernames of those whose nickname is none."""
+"""The users that lines refer to: found or created. A nickname that is not a valid username gets one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hubbub.errors import Conflict, Invalid
 from hubbub.history.lines import AnyLine, Line, RoomLine, UserLine, derive_user_id, metadata_of
 from hubbub.models import UserKind
 from hubbub.postgres import Executor, Statement
-from hubbub.sql import folded, kept, username_key
+from hubbub.sql import folded, not_deleted, username_key
 
 NO_LOGIN: Final = "!"
 """Not a bcrypt hash: no password opens an imported account until one is set."""
@@ -83,7 +83,7 @@ FIND = Statement(
         COALESCE(by_id.id, by_external_id.id, by_email.id, by_name.id) AS user_id
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
         WITH ORDINALITY AS wanted (id, email, username, external_id, ordinal)
-    LEFT JOIN users AS by_id ON by_id.id = wanted.id AND {kept("by_id.id")}
+    LEFT JOIN users AS by_id ON by_id.id = wanted.id AND {not_deleted("by_id.id")}
     LEFT JOIN users AS by_external_id ON by_external_id.external_id COLLATE "C" = wanted.external_id
     LEFT JOIN users AS by_email ON {folded("by_email.email")} = wanted.email
     LEFT JOIN users AS by_name ON {username_key("by_name")} = wanted.username

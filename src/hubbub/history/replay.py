@@ -88,13 +88,13 @@ class Latest(NamedTuple):
 
 @dataclass(slots=True)
 class Existing:
-    """What the database has of the lines of a batch: messages by id, and events by room and seq.
+    """The existing rows for the lines of a batch: messages by id, and events by room and seq.
 
     The other fields are about lines without a seq. `known` has the seqs of their entries, by the number of the
     line. `next_known` has, for each other line, the lowest seq among the known lines that follow in its room.
     `known_rooms` are the rooms of known lines, `matched` the entries of these. `without_joining` are the known
     messages whose author was a member before. `latest` has the last entry about a user in a room, or about a room
-    and None. `is_continued` says that lines before the batch were imported by an earlier run.
+    and None. `is_continued`: lines before the batch were imported by an earlier run.
     """
 
     messages: dict[UUID, ExistingMessage]
@@ -149,7 +149,7 @@ _OTHERS: Final = f"""
 """
 
 # `is_of_message`: its user wrote the next entry, a message of the same time. A message makes such a joining if no
-# earlier line was about its author. The line of a join at that time cannot be told from it, and needs no place.
+# earlier line was about its author. The line of a join at that time looks the same, and needs no position.
 EVENTS_AT = Statement(
     "history.events_at",
     lambda seq, is_of_message, room_id, kind, message_id, user_id, created_at: (
@@ -205,7 +205,7 @@ async def find_existing(
     others: Mapping[UUID, Sequence[Span]],
     without_ids: bool,
 ) -> Existing:
-    """What the database has of all that the lines name. `rooms` are those that had entries before this import, and
+    """The existing rows for all that the lines name. `rooms` are those that had entries before this import, and
     `others` these entries.
 
     `matched` are the entries of lines in the batch before: equal lines have later ones.
@@ -238,13 +238,13 @@ async def find_existing(
         found = await executor.fetch_all(EVENTS, room_ids, seqs)
         existing.events |= {(event.room_id, seq): event for event, seq in found}
     if rooms:
-        await _find_places(
+        await _locate_lines(
             executor, lines, rooms, people, others=others, existing=existing, moments=moments, matched=matched
         )
     return existing
 
 
-async def _find_places(
+async def _locate_lines(
     executor: Executor,
     lines: Sequence[TakenLine],
     rooms: Mapping[UUID, MemberSnapshot],
@@ -272,7 +272,7 @@ async def _find_places(
                 joinings[event].add(seq)
             elif (event.room_id, seq) not in matched:
                 events[event].append(seq)
-    _place(placed, people, existing, events, joinings)
+    _locate(placed, people, existing, events, joinings)
     deciding = [
         line
         for number, line, _ in placed
@@ -295,7 +295,7 @@ def _id_of(line: MessageLine, nth: int) -> UUID:
     return line.id or derive_message_id(line, nth)
 
 
-def _place(
+def _locate(
     lines: Sequence[tuple[int, Line, ExistingMessage | None]],
     people: People,
     existing: Existing,
@@ -338,7 +338,7 @@ def _event_of(line: Line, people: People, kind: str | None = None) -> ExistingEv
 
 
 class Revision(NamedTuple):
-    """What an existing message has become in another database."""
+    """The current state of an existing message in another database."""
 
     id: UUID
     content: str
@@ -483,8 +483,9 @@ class Replay:
     def _is_superseded(self, number: int, line: MessageLine | EventLine, room: RoomLog) -> bool:
         """Whether the log has a later entry, not of a line before, that decides what the line would change.
 
-        Later is what stands behind the place of the line, which is before that of the next known line, and what
-        happened later. Times decide nothing where an earlier run may have stored the lines before.
+        An entry is later if it is behind the line's position in the log, or has a later time. The line's position
+        is before that of the next known line. Times decide nothing where an earlier run may have stored the lines
+        before.
         """
         if room.reached is None or isinstance(line, EditLine | DeleteLine):
             return False

@@ -133,7 +133,7 @@ def _numbered_lines(file: io.BufferedReader, refuse: Callable[[int, str], None])
 
 
 class Checkpoint(NamedTuple):
-    """So many lines of a file were imported, and this is the SHA-256 of all of them: a row of `hubbub_imports`."""
+    """A row of `hubbub_imports`: the number of imported lines of a file, and the SHA-256 of all of them."""
 
     digest: bytes
     lines: int

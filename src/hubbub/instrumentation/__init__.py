@@ -1,6 +1,7 @@
-"""What a hub reports to an application that measures it. docs/operations.md has the adapters.
+"""The metrics that a hub reports to the application.
 
-They are `hubbub.instrumentation.prometheus` and `hubbub.instrumentation.opentelemetry`.
+The adapters `hubbub.instrumentation.prometheus` and `hubbub.instrumentation.opentelemetry` are described in
+docs/operations.md.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Instrumentation:
         """The hub that came with this `pool` closes. Stop counting and keeping it."""
 
     def queried(self, statement: str, seconds: float, outcome: Outcome) -> None:
-        """A statement was run once. It took so many seconds on its connection, and ends now.
+        """A statement was run once. It took `seconds` on its connection and has just ended.
 
         `statement` is its name, such as `messages.page`. BEGIN, COMMIT and the like have their first word. One
         statement may serve several concurrent callers. The task that ran it calls this method, so that a trace
@@ -63,7 +64,7 @@ class Instrumentation:
         """A connection was opened. To Redis, each but the first replaces one that was lost."""
 
     def published(self, number: int, *, is_lost: bool = False) -> None:
-        """So many messages were published in Redis: announcements of changed logs, or messages of `hub.realtime`.
+        """`number` messages were published in Redis: announcements of changed logs, or messages of `hub.realtime`.
 
         With `is_lost`, Redis did not confirm them.
         """
@@ -87,8 +88,8 @@ BUCKET: Final = 1.1
 """Each bucket ends 10 % above the one before: 140 of them up to a minute."""
 
 
-class Durations:
-    """How often something took how long, by bucket. It costs 0.4 us each time."""
+class LatencyHistogram:
+    """A histogram of durations. It costs 0.4 us per duration."""
 
     def __init__(self) -> None:
         self.counts: Counter[int] = Counter()

@@ -6,7 +6,6 @@ the newest that was applied. The library checks the schema when it opens, and on
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +18,7 @@ from hubbub.migrations.revisions import HEAD, REVISIONS, to_apply, to_undo, veri
 from hubbub.migrations.runner import Timeouts, migrate
 from hubbub.migrations.runner import move as move_tables
 from hubbub.postgres import TABLES, Pool
+from hubbub.renamed import warn_of_former_name
 from hubbub.settings import PostgresSettings
 from hubbub.settings.variables import refused_schema
 
@@ -90,7 +90,7 @@ async def down(
 ) -> list[str]:
     """Undo what came after `revision`: an id, "-1" or "base". Returns the ids of what was undone, newest first.
 
-    The data in dropped tables and columns are lost: `describe` says which. `patience` is the former name of
+    The data in dropped tables and columns are lost: `describe` lists them. `patience` is the former name of
     `timeouts`.
     Raises: Invalid (not an applied revision, or rooms are distributed over nodes), Conflict (duplicates),
     SchemaMismatch (newer than this code).
@@ -107,7 +107,7 @@ async def down(
 async def move(settings: PostgresSettings, schema: str, *, timeouts: Timeouts = USUAL_TIMEOUTS) -> None:
     """Move the tables from the schema of `settings` to another one, which is made if it does not exist.
 
-    All of them or none: rows, indexes and the rights on the tables move along, and no row is written anew.
+    All of them or none: rows, indexes and the rights on the tables move along, and no row is rewritten.
     Processes with the former `DB_SCHEMA` fail from then on. A role of the application needs USAGE on the new
     schema, which `grant` gives it.
     Raises: Invalid (the name, or tables with these names are there), SchemaMismatch (to be migrated first).
@@ -133,7 +133,7 @@ async def restored(settings: PostgresSettings, *, timeouts: Timeouts = USUAL_TIM
 
 
 async def status(settings: PostgresSettings) -> Status:
-    """Which revisions the database has and which it lacks. Changes nothing."""
+    """The revisions that the database has, and those that it lacks. Changes nothing."""
     pool = Pool(settings)
     try:
         current = await revisions.current_revision(pool)
@@ -174,7 +174,7 @@ def sql(
 
 
 def describe(revision: str) -> Revision:
-    """What a revision is for, and what undoing it deletes. Raises: Invalid (an unknown revision)."""
+    """The purpose of a revision, and the data that undoing it deletes. Raises: Invalid (an unknown revision)."""
     revisions.ordinal(revision)
     loss = scripts.first_comment("down", revision).removeprefix("Deletes: ")
     return Revision(revision, scripts.first_comment("up", revision), loss)
@@ -192,7 +192,7 @@ async def _is_distributed(settings: PostgresSettings) -> bool:
 def _either(timeouts: Timeouts, patience: Timeouts | None) -> Timeouts:
     if patience is None:
         return timeouts
-    warnings.warn("patience= is now called timeouts=", DeprecationWarning, stacklevel=3)
+    warn_of_former_name("patience=", "timeouts=", stacklevel=3)
     return patience
 
 
@@ -207,6 +207,6 @@ def _patience(
 
 def __getattr__(name: str) -> object:
     if name == "Patience":
-        warnings.warn("hubbub.migrations.Patience is now called Timeouts", DeprecationWarning, stacklevel=2)
+        warn_of_former_name("hubbub.migrations.Patience", "Timeouts", stacklevel=2)
         return _patience
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,13 +1,13 @@
 """Distributes rooms over the nodes of Citus, in steps that can be repeated.
 
-    plain --keys, rules and a trigger give way--> tables are distributed --foreign keys, functions--> distributed
+    plain --drop keys, rules and a trigger--> tables are distributed --foreign keys, functions--> distributed
 
-Each step has a probe that tells whether it is done. It commits on its own, so a run that was killed is completed
-by the next one. Rooms and all that belongs to one are distributed by the room. `users` and `hubbub_deletions` are
-copied to each node. The other tables stay on the coordinator.
+Each step has a probe: a query for whether the step is done. A step is a transaction of its own, so a run that was
+killed is completed by the next one. Rooms and all that belongs to one are distributed by the room. `users` and
+`hubbub_deletions` are copied to each node. The other tables stay on the coordinator.
 
 Where rooms are distributed, only a key with the room can be unique or referred to, a table has no trigger, and
-each node counts its transactions by itself.
+each node has transaction ids of its own.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ FOREIGN_KEYS: Final = {
         "FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE"
     ),
 }
-"""Those that are dropped and come back. `room_users_last_read_message_id_fkey` does not: with the room in it, it
-would set a part of its columns to NULL, which Citus refuses."""
+"""The foreign keys that are dropped and added again. `room_users_last_read_message_id_fkey` is only dropped: with
+the room in it, it would set a part of its columns to NULL, which Citus refuses."""
 
 _KEYS: Final = {
     ("messages", "messages_pkey"): "PRIMARY KEY (room_id, id)",
@@ -94,7 +94,7 @@ class Step(NamedTuple):
     sql: str
     probe: str
     is_beginning: bool
-    """Whether it is done in no database that is not being distributed."""
+    """Whether the probe is true only once distribution has begun."""
     needs_no_writers: bool = True
 
 
@@ -242,7 +242,7 @@ def _remove(schema: str) -> Iterator[Step]:
         sql = f"ALTER TABLE {table} DROP CONSTRAINT {name}"
         yield step(f"drop {name}", locks, sql, f"NOT {_has(schema, table, name)}")
     for (table, name), key in FOREIGN_KEYS.items():
-        # Those that come back are there again afterwards.
+        # Some are added again afterwards.
         distributed = _is_distributed(schema, "users" if table == "hubbub_sessions" else table)
         comes_back = f"{distributed} AND {_refers(schema, table, name, key)}"
         probe = f"(({comes_back}) OR NOT {_has(schema, table, name)})"
@@ -262,7 +262,8 @@ def _remove(schema: str) -> Iterator[Step]:
             f"WHERE {default})"
         )
         sql = f"ALTER TABLE {table} ALTER COLUMN transaction_id DROP DEFAULT"
-        yield step(f"leave transaction_id of {table} empty, as of the feed of changes", table, sql, probe)
+        description = f"stop filling transaction_id of {table}, which only `hub.changes` uses"
+        yield step(description, table, sql, probe)
 
 
 _COPIED: Final = "in place of is_online and last_seen of users"
@@ -360,7 +361,7 @@ async def _done(executor: Executor, all_steps: list[Step]) -> list[bool]:
 
 
 async def plan(settings: PostgresSettings, shards: int | None = None) -> Plan:
-    """What is left to be done. Changes nothing.
+    """The steps that are left. Changes nothing.
 
     Raises: Invalid (the database has no Citus with nodes, or something of an application stands in the way),
     SchemaMismatch (to be migrated first).

@@ -44,7 +44,7 @@ VERSIONS = Statement(
 )
 
 
-ELSEWHERE = Statement(
+OTHER_SCHEMAS = Statement(
     "migrations.other_schemas",
     str,
     """
@@ -81,7 +81,7 @@ async def verify(executor: Executor) -> None:
     """Check that the schema is at the revision that this code was written for. Raises: SchemaMismatch."""
     current = await current_revision(executor)
     if current is None:
-        raise mismatch(None, await executor.fetch_all(ELSEWHERE))
+        raise mismatch(None, await executor.fetch_all(OTHER_SCHEMAS))
     if current != HEAD:
         raise mismatch(current)
 
@@ -97,10 +97,10 @@ async def refuse_foreign_tables(executor: Executor, schema: str) -> None:
         raise Invalid("DB_SCHEMA", f"{what}: {way_out}")
 
 
-def mismatch(current: str | None, elsewhere: Sequence[str] = ()) -> SchemaMismatch:
+def mismatch(current: str | None, others: Sequence[str] = ()) -> SchemaMismatch:
     """The error for a database at `current`, with the way out. `elsewhere` are schemas with a version table."""
-    if current is None and elsewhere:
-        where = f"its tables are in the schema {' and '.join(elsewhere)}: set DB_SCHEMA"
+    if current is None and others:
+        where = f"its tables are in the schema {' and '.join(others)}: set DB_SCHEMA"
         return SchemaMismatch(current, HEAD, f"{where}, or run `hubbub migrate up`")
     if is_unknown(current):
         return SchemaMismatch(current, HEAD, "a newer hubbub has migrated it, so upgrade hubbub")

@@ -73,7 +73,7 @@ class Timeouts:
 
     `lock_timeout_seconds`: how long a statement waits for the lock on a table. Statements of the application queue
     behind it meanwhile, so this is also the longest that a waiting migration blocks them.
-    `retry_seconds`: how long one revision is tried again after its first refused lock, with growing pauses.
+    `retry_seconds`: how long a revision is retried after its first lock timeout, with growing pauses.
     `migration_lock_seconds`: how long to wait while another process migrates the same database.
     """
 

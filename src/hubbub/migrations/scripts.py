@@ -4,7 +4,7 @@ A revision is `versions/NNNN_name.up.sql` and `.down.sql`, which psql could run 
 
 - A statement ends with a semicolon at the end of a line, outside of the `$$` of a function. A line that starts
   with `--` is a comment.
-- The first comment is the title of the revision; in a `.down.sql` it says what the revision deletes.
+- The first comment is the title of the revision. In a `.down.sql` it lists what the revision deletes.
 - BEGIN and COMMIT make a transaction. Any other statement commits on its own, and can be run again.
 - The last statement before the last COMMIT writes the new revision to the version table.
 
@@ -138,6 +138,6 @@ def _text(direction: Direction, revision: str) -> str:
 
 
 def first_comment(direction: Direction, revision: str) -> str:
-    """What the revision is for (up), or what undoing it deletes (down)."""
+    """The purpose of the revision (up), or the data that undoing it deletes (down)."""
     lines = re.match(r"(-- .*\n)+", _text(direction, revision))
     return " ".join(line.removeprefix("-- ") for line in lines[0].splitlines()) if lines else ""

@@ -252,7 +252,7 @@ class ApplicationTransaction(OpenTransaction):
     async def announce(self, *, is_end: bool = False) -> None:
         """Run the actions of what was committed, and forget those of what was rolled back.
 
-        `is_end` tells that the executor is not used any more.
+        `is_end`: the executor will not be used again.
         Raises: Invalid (the application has its transaction open).
         """
         raise NotImplementedError
@@ -367,7 +367,7 @@ class _Pending:
 
     @classmethod
     def of(cls, session: Session) -> _Pending:
-        """That of the session, which lives as long."""
+        """The instance for the session, which has the same lifetime."""
         pending: _Pending | None = session.info.get(cls.KEY)
         if pending is None:
             pending = session.info[cls.KEY] = cls(session)

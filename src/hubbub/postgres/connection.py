@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import asyncpg
 
 from hubbub.errors import HubbubError, Unavailable, without_frames
-from hubbub.forks import abandon_in_child, cut, forked
+from hubbub.forks import abandon_in_child, forked, replace_with_dead_socket
 from hubbub.instrumentation import SILENT, Instrumentation, Outcome
 from hubbub.postgres.errors import (
     FAILURES,
@@ -52,7 +52,7 @@ class Connection(_Connection):
         self.address = Address("", 0)
         """The server."""
         self.schema = ""
-        """That of hubbub's tables."""
+        """The schema of hubbub's tables."""
         self.layout = ""
         """The key of the SQL of a statement (`Statement.in_layout`)."""
         self.is_wrong_server = False
@@ -60,8 +60,8 @@ class Connection(_Connection):
         abandon_in_child(self.abandon)
 
     def abandon(self) -> None:
-        """In a child process: closed, without a word to the server, also when it is garbage."""
-        cut(self._transport)  # type: ignore[attr-defined]  # not in the stubs
+        """In a child process: closed without a message to the server, also when it is garbage-collected."""
+        replace_with_dead_socket(self._transport)  # type: ignore[attr-defined]  # not in the stubs
         self.is_abandoned = self._aborted = True
 
     async def execute_one(self, sql: str, args: Sequence[object]) -> str:
@@ -101,8 +101,8 @@ async def connect_to(
             # Room for all statements of hubbub and for as many of the application's own. 0 leaves all of them
             # unnamed, as a transaction pooler needs.
             statement_cache_size=400 if settings.prepared_statements else 0,
-            # Without end: the statements are fixed. asyncpg's default prepares them anew every five minutes, which
-            # only makes a call slow now and then.
+            # No limit, because the statements are fixed. asyncpg's default would prepare them again every five
+            # minutes, which would make a call slow.
             max_cached_statement_lifetime=0,
             server_settings={"application_name": "hubbub", "timezone": "UTC", **(server_settings or {})},
         )
@@ -146,7 +146,7 @@ async def run(
 ) -> R:
     """Await `call(connection)` until `deadline`, which is `seconds` after the start of the caller.
 
-    `writes` tells whether a lost answer leaves the outcome unknown. `name` is reported to the instrumentation.
+    `writes`: whether a lost answer leaves the outcome unknown. `name` is reported to the instrumentation.
     Raises: the errors of `hubbub.errors`.
     """
     # Neither `asyncio.wait_for` nor asyncpg's own `timeout=` will do. Both first ask the server, over a second

@@ -17,7 +17,7 @@ import asyncpg
 
 from hubbub.errors import Conflict, HubbubError, Invalid, NotFound, Unavailable
 
-# What a call on a connection can fail with.
+# The errors of a call on a connection.
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, AttributeError, OSError)
 
 # The statement ran, and a rule of the schema refused its values.
@@ -98,8 +98,8 @@ class LockNotAvailable(Unavailable):
 def to_error(error: Exception, *, writes: bool, lost: bool = False) -> HubbubError | None:
     """The error of hubbub that `error` means, or None for a mistake in hubbub's use of asyncpg.
 
-    `writes` tells whether the failed statement changes anything. Only then can its outcome be unknown. `lost`
-    tells whether the connection is gone: asyncpg raises some errors both then and when it is used wrongly.
+    `writes`: whether the failed statement changes anything. Only then can its outcome be unknown. `lost`: whether
+    the connection is gone. asyncpg raises some errors both then and when it is used wrongly.
     """
     if isinstance(error, asyncpg.IntegrityConstraintViolationError) or _breaks_rule(error):
         return _integrity_error(error)
@@ -153,7 +153,7 @@ def pool_busy(size: int, seconds: float) -> Unavailable:
 
 
 def too_late_to_connect(seconds: float) -> Unavailable:
-    """For a caller that found no connection free, and had only so many seconds left to open one."""
+    """For a caller that found no free connection, and had only `seconds` left to open one."""
     reason = f"no connection of the pool was free until {seconds:.3g} s before the deadline, too late to open one"
     return Unavailable("postgresql", reason)
 
@@ -226,7 +226,7 @@ CHECK_CONSTRAINTS = {
     "room_users_joined_seq_check": ("joined_seq", "must not be negative"),
     "room_users_metadata_check": ("metadata", METADATA),
     "room_events_seq_check": ("seq", "must be positive"),
-    "room_events_kind_check": ("kind", "must be a kind of event that this version knows"),
+    "room_events_kind_check": ("kind", "must be a kind of event of this version"),
     "hubbub_imports_digest_check": ("digest", "must be a SHA-256 digest"),
     "hubbub_consumers_part_check": ("part", "must be from 0 to 15"),
     "hubbub_sessions_id_check": ("id", "must be a SHA-256 digest"),

@@ -6,7 +6,7 @@
        |                             +--------+ the first that takes changes
        +--a change was refused as on a standby--+
 
-A standby says so while a connection is opened, in `in_hot_standby`, without a round trip.
+A standby reports `in_hot_standby` in the handshake, so no extra round trip is needed.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class _Search:
             try:
                 return await self._connect(address)
             except Unavailable as failure:
-                # One that ran out of time later says less than the reason before it.
+                # A later timeout is less informative than an earlier error.
                 if address not in self._failures or not isinstance(failure.__cause__, TimeoutError):
                     self._failures[address] = failure
             self._head_start_is_over.set()

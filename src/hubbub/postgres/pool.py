@@ -34,7 +34,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 from weakref import WeakSet
 
-from hubbub.background import BackgroundTask, elsewhere, jittered, wait_at_most
+from hubbub.background import BackgroundTask, jittered, wait_at_most, wrong_event_loop
 from hubbub.batching import closed
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child, forked
@@ -79,8 +79,8 @@ LONGEST_SEARCH_PAUSE_SECONDS: Final = 0.5
 """As above, where there are several hosts: how late a process may notice that a standby was promoted."""
 
 LOOK_SECONDS: Final = 0.3
-"""Of several hosts, the primary is searched anew while a statement has no answer for this long, or twice that. A
-server that hangs would otherwise hold its callers until their deadlines, though another one has been promoted."""
+"""Of several hosts, the primary is searched again after a statement has been unanswered this long, or twice that.
+A server that hangs would otherwise hold its callers until their deadlines, even if another one was promoted."""
 
 LONGEST_LOOK_PAUSE_SECONDS: Final = 2.0
 """The pause doubles up to this while the same primary is found: a server that is only slow would otherwise get
@@ -146,7 +146,7 @@ class Pool:
     async def open(self) -> None:
         """Connect once, so that a wrong setting is found now.
 
-        A server that is starting, overloaded or full is tried again until the deadline, with pauses, because all
+        A server that is starting, overloaded or full is retried until the deadline, with pauses, because all
         processes of an application may start at once.
         """
         bytearray(LARGER_THAN_A_READ)  # freed at once, which is its purpose
@@ -359,7 +359,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             if self._loop is not None:
-                raise elsewhere()
+                raise wrong_event_loop()
             self._loop = loop
         return loop
 
@@ -535,7 +535,7 @@ class Connections:
         try:
             connection = await self._connect(left)
         except Unavailable as failure:
-            # A caller that was too close to its deadline to connect is no sign of a server in trouble.
+            # A caller that was too close to its deadline to connect is no sign of a server in failure.
             enough = min(self._settings.connect_timeout_seconds, self._settings.deadline_seconds / 2)
             if left >= enough or not isinstance(failure.__cause__, TimeoutError):
                 self._reconnector.failed(failure, now() - since)
@@ -560,7 +560,7 @@ class Connections:
         return connection
 
     async def _look(self) -> float:
-        """Connect anew if a statement was running at the last look, too: its server may hang."""
+        """Open a test connection if a statement has been running since the last check. Its server may hang."""
         running = {one: one.idle_since for one in self.used if one.quiet_since == inf}
         pause, self._look_pause_seconds = self._look_pause_seconds, LOOK_SECONDS
         if any(self._running.get(one) == since for one, since in running.items()):
@@ -590,8 +590,8 @@ class Connections:
         if connection.is_wrong_server and not self._keeps_standby:
             self._leave_server(connection)
         elif connection.is_closed():
-            # What killed it, a restart or a firewall, has likely killed those that no call has used since. Without
-            # this a lone caller would find out one after the other, and wait for a deadline each time.
+            # A restart or a firewall that killed it has likely killed all that no call has used since. Otherwise a
+            # single caller would meet them one after the other, and wait for a deadline each time.
             self._end_idle(connection.idle_since)
         else:
             connection.idle_since = now()
@@ -615,7 +615,7 @@ class Connections:
             self._end_idle(inf)
 
     def _close_idle(self, time: float) -> None:
-        """Close the connections that have been idle too long, by a message that no answer is awaited to."""
+        """Close the connections that have been idle too long, without waiting for an answer."""
         limit = self._settings.idle_timeout_seconds
         self._end_idle(time - limit)
         if self.idle:

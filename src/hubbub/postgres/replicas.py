@@ -7,8 +7,8 @@ A replica:
       +---------------------------------------------------+--------------------+
         it lags, fails, takes 0.5 s for a read, is promoted, or was last known to have all 4 s ago
 
-A replica in service is at most `LAG_SECONDS` behind. Within that, a read of a room carries the least `last_seq`
-that will do: that of what this process has committed, received and read. It is a condition of the statement, so
+A replica in service is at most `LAG_SECONDS` behind. Within that, a read of a room carries the minimum `last_seq`
+required: the highest that this process has committed, received or read. It is a condition of the statement, so
 check and result are of one snapshot, whichever server a connection leads to. Without a row the read is repeated on
 the primary, and the `last_seq` there is noted. A room to which this process has added an entry of unknown seq is
 read on the primary at once. Seqs are forgotten after `KEPT_SECONDS`, when all replicas in service have them.
@@ -44,7 +44,7 @@ MEASURE_SECONDS: Final = 1.0
 """The pause between two measurements of all replicas: three small statements, one of them on the primary."""
 
 LAG_SECONDS: Final = 4.0
-"""How old the state of a replica in service can be: it is left when it was last known to have all so long ago."""
+"""The oldest state of a replica in service. A replica leaves when it was last complete longer ago than this."""
 
 KEPT_SECONDS: Final = 2 * LAG_SECONDS
 
@@ -119,7 +119,7 @@ class _Replica:
 
 
 class Replicas:
-    """Runs reads on replicas that have what this process knows of, and leaves the other reads to the primary."""
+    """Runs reads on replicas that have all that this process has seen, and the other reads on the primary."""
 
     def __init__(self, primary: Pool, replicas: Sequence[Pool], followed_seq: Callable[[UUID], int]) -> None:
         """`followed_seq` is the seq up to which this process has received the log of a room."""
@@ -128,7 +128,7 @@ class Replicas:
         self._replicas = [_Replica(pool) for pool in replicas]
         self._turn = 0
         self._seqs: dict[UUID, int | _Unknown] = {}
-        """The least `last_seq` of each room that this process knows of."""
+        """The highest `last_seq` of each room that this process has seen."""
         self._earlier_seqs: dict[UUID, int | _Unknown] = {}
         self._changed = 0.0
         """When this process committed a change of a room last, or deleted a user."""
@@ -169,10 +169,10 @@ class Replicas:
         on_primary: Callable[[], Awaitable[T]],
         deadline: float,
     ) -> T:
-        """What a read of a room finds on a replica, or else on the primary.
+        """The result of a read of a room on a replica, or else on the primary.
 
-        `seen` is a seq of the room that the caller knows of. `on_replica` gets an executor, the least `last_seq`
-        that will do, and a deadline. It returns the `last_seq` of its snapshot with the result, or None.
+        `seen` is a seq of the room that the caller has seen. `on_replica` gets an executor, the minimum `last_seq`
+        and a deadline. It returns the `last_seq` of its snapshot with the result, or None.
         """
         if not any(replica.measurements for replica in self._replicas):
             return await on_primary()
@@ -195,7 +195,7 @@ class Replicas:
         return result
 
     async def read(self, on_replica: Callable[[Executor, float], Awaitable[T]]) -> T | None:
-        """What a read of several rooms finds on a replica with all changes of this process. None without one."""
+        """The result of a read of several rooms, on a replica with all changes of this process, or else None."""
         replica = self._next(self._changed)
         if replica is None:
             return None
@@ -206,7 +206,7 @@ class Replicas:
             return None
 
     async def pool(self) -> Pool:
-        """That of a replica which answers and has all changes of this process, or else that of the primary."""
+        """The pool of a replica that answers and has all changes of this process, or else of the primary."""
         replica = self._next(max(self._changed, self._changed_users))
         if replica is not None:
             try:

@@ -73,7 +73,7 @@ class _SqlByLayout(dict[str, str]):
 
 
 class Statement(Generic[T_co]):
-    """SQL with the name that figures are reported under and the model that a row becomes.
+    """SQL with its name in metrics and the model of its rows.
 
     `in_layout` is the SQL with the schema in front of each table, because a pooler may hand out sessions with any
     search path. In the SQL as it is written, `current_schema()` stands for the name of that schema. A layout is

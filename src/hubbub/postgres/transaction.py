@@ -54,7 +54,7 @@ class Locks(Protocol):
     """The rooms that a transaction of the application's has locked."""
 
     def locked_by(self, task: asyncio.Task[object] | None) -> Set[UUID]:
-        """Those that this task has locked, and may have freed since."""
+        """The rooms that this task has locked, and may have unlocked since."""
         ...
 
     async def holds(self, room_id: UUID) -> bool:

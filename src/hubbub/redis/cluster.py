@@ -1,13 +1,13 @@
-"""Commands to a Redis Cluster: one connection to each primary, and each command on that of its key.
+"""The connection for commands to a Redis Cluster. It has one connection per primary, by the slots of keys.
 
-    execute --> node of the slot --> answered
+    execute --> connection of the slot --> answered
                  ^    |
-                 |    | MOVED, ASK: at once, to the node that was named
+                 |    | MOVED, ASK: at once, to the connection of the node that was named
                  |    | TRYAGAIN, CLUSTERDOWN: after a pause
                  +----+ until the deadline of the call
 
-A command that is refused like this has done nothing, so it is not carried out twice. CLUSTER SLOTS says which node
-has which slot. It is read at the start, at MOVED, and twice a second while a primary cannot be reached.
+A command that is refused like this has done nothing, so it is not carried out twice. CLUSTER SLOTS maps slots to
+nodes. It is read at the start, at MOVED, and twice a second while a primary cannot be reached.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.commands import WITHOUT_KEYS, Call, CommandProtocol, Connection, Outcome, prefixed
 from hubbub.redis.connection import CLOSED, pack
-from hubbub.redis.dialler import OneServer, shards_in
+from hubbub.redis.connector import ServerConnector, shards_in
 from hubbub.redis.errors import ReplyError, is_unknown_command
 from hubbub.redis.replies import Part, Reply
 from hubbub.redis.slots import SLOTS, is_sharded, slot_of
@@ -74,7 +74,7 @@ class Resent(Call, eq=False, gc=False):
 
 
 class Paused(NamedTuple):
-    """A call that waits to be sent again by the node that refused it."""
+    """A call that waits to be sent again on the node that refused it."""
 
     at: float
     node: Connection
@@ -88,8 +88,8 @@ class NodeConnection(Connection):
     def __init__(
         self, cluster: ClusterConnection, settings: RedisSettings, address: Address, max_waiting: int
     ) -> None:
-        dialler = OneServer(settings, address)
-        super().__init__(replace(settings, prefix=""), max_waiting=max_waiting, dialler=dialler)
+        connector = ServerConnector(settings, address)
+        super().__init__(replace(settings, prefix=""), max_waiting=max_waiting, connector=connector)
         self._cluster = cluster
         self.address = address
         self.is_retired = False
@@ -98,7 +98,7 @@ class NodeConnection(Connection):
         """Whether the server has SPUBLISH. True until one on this connection was refused as unknown."""
 
     def take_unwritten(self) -> list[Call]:
-        """The calls that wait for a connection. They are not those of this connection any more."""
+        """Take over the calls that wait for a connection."""
         calls, self._unwritten, self._unwritten_bytes = dict.fromkeys(self._unwritten), [], 0
         return [*calls]
 
@@ -109,8 +109,8 @@ class NodeConnection(Connection):
         self.is_sharded = True  # the server may be a newer one now
         super()._on_connected(protocol)
 
-    def _on_disconnected(self, trouble: Unavailable) -> None:
-        super()._on_disconnected(trouble)
+    def _on_disconnected(self, failure: Unavailable) -> None:
+        super()._on_disconnected(failure)
         self._cluster.read_slots_soon()
 
 
@@ -173,8 +173,9 @@ class ClusterConnection(Connection):
             return super().execute(*parts, deadline_seconds=deadline_seconds, writes=writes)
         words = prefixed(self.prefix, parts) if self.prefix else parts
         key = words[3] if name in {"EVALSHA", "EVAL"} else words[1]
-        node = self._owners[slot_of(key.encode() if isinstance(key, str) else bytes(key))]  # type: ignore[arg-type]
-        if node is None:  # any node says which has it
+        slot = slot_of(key.encode() if isinstance(key, str) else bytes(key))  # type: ignore[arg-type]
+        node = self._owners[slot]
+        if node is None:  # any node answers with the owner
             return super().execute(*parts, deadline_seconds=deadline_seconds, writes=writes)
         if name == "SPUBLISH" and not node.is_sharded:
             return super().execute("PUBLISH", *parts[1:], deadline_seconds=deadline_seconds, writes=writes)
@@ -184,7 +185,7 @@ class ClusterConnection(Connection):
         self, commands: Iterable[Sequence[Part]], *, deadline_seconds: float | None = None, writes: bool = True
     ) -> asyncio.Future[list[Outcome]]:
         sent = [self.execute(*parts, deadline_seconds=deadline_seconds, writes=writes) for parts in commands]
-        return _together(sent, self._loop or asyncio.get_running_loop(), writes=writes)
+        return gather_outcomes(sent, self._loop or asyncio.get_running_loop(), writes=writes)
 
     @property
     def servers(self) -> dict[str, Connection]:
@@ -241,7 +242,7 @@ class ClusterConnection(Connection):
         for node in [node for node in self._nodes.values() if node not in owning]:
             for call in node.take_unwritten():
                 self._send(self, call)
-            # What the former primary of a planned failover was sent, it refuses at once. One that hangs does not.
+            # The former primary of a planned failover refuses at once what it was sent. A hanging one does not.
             if node.is_retired or not node.waiting:
                 del self._nodes[node.address]
                 ended.append(node)
@@ -306,7 +307,7 @@ class ClusterConnection(Connection):
 
     def _send(self, node: Connection, call: Call) -> None:
         loop, enqueue = asyncio.get_running_loop(), node._enqueue
-        if node is self or node.is_closed:  # any node says which one has the slot now
+        if node is self or node.is_closed:  # any node answers with the present owner of the slot
             enqueue = super()._enqueue
             if isinstance(call, Resent):
                 call.packed, call.is_asked = call.command, False
@@ -326,7 +327,7 @@ def _named_in(refusal: ReplyError, asked: str) -> Address:
     return Address(host or asked, int(port))
 
 
-def _together(
+def gather_outcomes(
     sent: list[asyncio.Future[Reply]], loop: asyncio.AbstractEventLoop, *, writes: bool
 ) -> asyncio.Future[list[Outcome]]:
     """The outcomes of all. An error that is no reply is that of all together."""

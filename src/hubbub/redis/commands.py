@@ -24,11 +24,11 @@ from typing import Any, Final, TypeAlias
 import hiredis
 import msgspec
 
-from hubbub.background import elsewhere
+from hubbub.background import wrong_event_loop
 from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, UNASKED, Dialler, Reconnector, RespProtocol, pack
-from hubbub.redis.dialler import dialler_of
+from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, UNASKED, Connector, Reconnector, RespProtocol, pack
+from hubbub.redis.connector import connector_for
 from hubbub.redis.errors import DEMOTED, ReplyError, to_error
 from hubbub.redis.replies import Part, Reply
 from hubbub.scheduling import EarliestTimer, OncePerTurn
@@ -199,9 +199,9 @@ class Connection(Reconnector[CommandProtocol]):
         *,
         max_waiting: int = 10_000,
         instrumentation: Instrumentation = SILENT,
-        dialler: Dialler | None = None,
+        connector: Connector | None = None,
     ) -> None:
-        super().__init__("hubbub-redis-commands", settings, dialler or dialler_of(settings))
+        super().__init__("hubbub-redis-commands", settings, connector or connector_for(settings))
         self._instrumentation = instrumentation
         self._max_waiting = max_waiting
         self.deadline_seconds = settings.deadline_seconds
@@ -270,7 +270,7 @@ class Connection(Reconnector[CommandProtocol]):
         is_due = self._flush.is_due
         # The thread is compared once per write: in another thread there is hardly ever one to come.
         if self._loop is not None and (not loop.is_running() or (not is_due and get_ident() != self._thread)):
-            call.fail(elsewhere())
+            call.fail(wrong_event_loop())
             return
         refusal = self._refusal(protocol, commands)
         if refusal is not None:
@@ -296,8 +296,8 @@ class Connection(Reconnector[CommandProtocol]):
         waiting = len(self._unwritten)
         if protocol is not None:
             waiting += len(protocol.written)
-        elif (trouble := self.trouble) is not None and not trouble.retryable:
-            return trouble.for_another()
+        elif (failure := self.failure) is not None and not failure.retryable:
+            return failure.for_another()
         if waiting + commands > self._max_waiting:
             return Unavailable("redis", f"too many commands are waiting (at most {self._max_waiting})")
         if self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
@@ -324,10 +324,10 @@ class Connection(Reconnector[CommandProtocol]):
         self._write()
         self._instrumentation.connected("redis-commands")
 
-    def _on_disconnected(self, trouble: Unavailable) -> None:
-        if not trouble.retryable:
+    def _on_disconnected(self, failure: Unavailable) -> None:
+        if not failure.retryable:
             for call in self._unwritten:
-                call.fail(trouble.for_another())
+                call.fail(failure.for_another())
             self._unwritten.clear()
             self._unwritten_bytes = 0
         elif self._unwritten:
@@ -349,8 +349,8 @@ class Connection(Reconnector[CommandProtocol]):
         self._timer.request(next_at, now)
 
     def _expire_unwritten(self, now: float) -> float:
-        trouble = self.trouble
-        reason = f"no connection: {trouble.reason}" if trouble is not None else "the server takes no more commands"
+        failure = self.failure
+        reason = f"no connection: {failure.reason}" if failure is not None else "the server takes no more commands"
         remaining = []
         earliest = inf
         for call in self._unwritten:

@@ -29,7 +29,7 @@ import hiredis
 
 from hubbub.background import BackgroundTask, ReportErrors, jittered
 from hubbub.errors import Invalid, Unavailable, without_frames
-from hubbub.forks import abandon_in_child, cut, forked
+from hubbub.forks import abandon_in_child, forked, replace_with_dead_socket
 from hubbub.redis.errors import LOCKED_OUT, ReplyError
 from hubbub.redis.replies import Part
 from hubbub.settings import RedisSettings
@@ -225,7 +225,7 @@ class RespProtocol(ABC, asyncio.BufferedProtocol):
 
     def abandon(self) -> None:
         """In a child process nothing is read or written."""
-        cut(self._transport)
+        replace_with_dead_socket(self._transport)
 
     @property
     def peer(self) -> str:
@@ -265,11 +265,11 @@ class RespProtocol(ABC, asyncio.BufferedProtocol):
         self.lost.set_result(Unavailable("redis", reason))
 
 
-class Dialler(ABC):
-    """Knows which server to connect to."""
+class Connector(ABC):
+    """Chooses the server to connect to."""
 
     @abstractmethod
-    async def dial(self, client_name: str) -> Opened:
+    async def connect(self, client_name: str) -> Opened:
         """Connect to it, as `connect` does. Raises: Unavailable."""
 
     def watch(self) -> asyncio.Task[str] | None:
@@ -283,10 +283,10 @@ P = TypeVar("P", bound=RespProtocol)
 class Reconnector(ABC, Generic[P]):
     """Keeps one connection open from `start` until `close`. A subclass uses it, by a protocol of its own."""
 
-    def __init__(self, client_name: str, settings: RedisSettings, dialler: Dialler) -> None:
+    def __init__(self, client_name: str, settings: RedisSettings, connector: Connector) -> None:
         self._client_name = client_name
         self._settings = settings
-        self._dialler = dialler
+        self._connector = connector
         self._task = BackgroundTask(f"the connection {client_name}", self._connect_once)
         self._failures = 0
         self._first_attempt_ended = asyncio.Event()
@@ -299,7 +299,7 @@ class Reconnector(ABC, Generic[P]):
         self.is_abandoned = False
         abandon_in_child(self.abandon)
         self._protocol: P | None = None
-        self.trouble: Unavailable | None = _lasting("the connection was not started")
+        self.failure: Unavailable | None = _lasting("the connection was not started")
         """Why there is no connection, None while there is one. Not retryable: a wrong login, or closed."""
 
     @property
@@ -342,7 +342,7 @@ class Reconnector(ABC, Generic[P]):
         """As `start`, without waiting for the first attempt."""
         if not self._task.is_running:
             self._loop, self._thread = asyncio.get_running_loop(), get_ident()
-            self.trouble = Unavailable("redis", "the first connection is being made")
+            self.failure = Unavailable("redis", "the first connection is being made")
             self._task.start()
 
     async def close(self) -> None:
@@ -360,7 +360,7 @@ class Reconnector(ABC, Generic[P]):
         if self._loop is not None:
             self._closed = self.is_abandoned = True
             self._protocol = None
-            self.trouble = forked()
+            self.failure = forked()
 
     @abstractmethod
     def _make_protocol(self, transport: asyncio.Transport, reader: hiredis.Reader) -> P:
@@ -371,25 +371,25 @@ class Reconnector(ABC, Generic[P]):
         """Use a new connection."""
 
     @abstractmethod
-    def _on_disconnected(self, trouble: Unavailable) -> None:
+    def _on_disconnected(self, failure: Unavailable) -> None:
         """Take note of a lost connection, of a failed attempt, or of `close`."""
 
     async def _connect_once(self) -> float:
         try:
-            transport, reader = await self._dialler.dial(self._client_name)
+            transport, reader = await self._connector.connect(self._client_name)
         except Unavailable as error:
             self._failures += 1
-            trouble = error
+            failure = error
         else:
             self._failures = 1
-            trouble = await self._use(transport, reader)
+            failure = await self._use(transport, reader)
         finally:
             self._first_attempt_ended.set()
-        if trouble.reason != self._logged:  # once per reason, not per attempt
-            level = logging.WARNING if trouble.retryable else logging.ERROR
-            logger.log(level, "%s: %s; reconnecting", self._client_name, trouble.reason)
-            self._logged = trouble.reason
-        self._set_disconnected(trouble)
+        if failure.reason != self._logged:  # once per reason, not per attempt
+            level = logging.WARNING if failure.retryable else logging.ERROR
+            logger.log(level, "%s: %s; reconnecting", self._client_name, failure.reason)
+            self._logged = failure.reason
+        self._set_disconnected(failure)
         return pause_seconds(self._failures)
 
     async def _use(self, transport: asyncio.Transport, reader: hiredis.Reader) -> Unavailable:
@@ -398,12 +398,12 @@ class Reconnector(ABC, Generic[P]):
         protocol.parse()  # what arrived with the last reply of the handshake
         if self._logged is not None:
             logger.info("%s: connected again", self._client_name)
-        self._logged = self.trouble = None
+        self._logged = self.failure = None
         self._protocol = protocol
         with ReportErrors(f"{self._client_name}: using a new connection"):
             self._on_connected(protocol)
         self._first_attempt_ended.set()
-        reason, watching = CLOSED, self._dialler.watch()
+        reason, watching = CLOSED, self._connector.watch()
         ends: list[asyncio.Future[Any]] = [protocol.lost] if watching is None else [protocol.lost, watching]
         try:
             # Awaited by itself, the future would be cancelled with the task.
@@ -417,13 +417,13 @@ class Reconnector(ABC, Generic[P]):
         await asyncio.wait([protocol.lost])
         return protocol.lost.result()
 
-    def _set_disconnected(self, trouble: Unavailable) -> None:
+    def _set_disconnected(self, failure: Unavailable) -> None:
         if self.is_abandoned:
             return
-        self.trouble = trouble
+        self.failure = failure
         self._protocol = None
         with ReportErrors(f"{self._client_name}: giving up a connection"):
-            self._on_disconnected(trouble)
+            self._on_disconnected(failure)
 
 
 def _lasting(reason: str) -> Unavailable:

@@ -41,7 +41,7 @@ class Due(NamedTuple):
     at_ms: int
     size: int
     members: list[bytes]
-    """Those that are due, as bytes, because a member that is not an id has to be removed, too."""
+    """The members that are due, as bytes, because a member that is not an id has to be removed, too."""
 
 
 def _found(reply: Reply) -> list[Due | ReplyError]:
@@ -86,11 +86,11 @@ return found
 async def find_due(
     connection: Connection, keys: Sequence[Part], *, at_most: int, longest_ms: int
 ) -> list[Due | ReplyError | Unavailable]:
-    """The members of these sorted sets that are due, at most so many of each, or why they are not known.
+    """The members of these sorted sets that are due, up to `at_most` of each, or the error of a set.
 
-    No score is set further ahead than `longest_ms`. One that is was set before the clock of Redis went back, and
-    is due as well. There is one script for all sets, so that an idle process sends one command instead of one for
-    each. In a cluster each key may be at another node.
+    No score is set further ahead than `longest_ms`. A higher score was set before the clock of Redis went back,
+    and is due as well. There is one script for all sets, so that an idle process sends one command instead of one
+    per set. In a cluster each key may be at another node.
     """
     args = (at_most, longest_ms)
     if not connection.is_cluster:

@@ -30,7 +30,7 @@ from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.cluster import PAUSE_SECONDS, REFRESH_SECONDS, ClusterConnection
 from hubbub.redis.commands import Connection
 from hubbub.redis.connection import UNASKED
-from hubbub.redis.dialler import OneServer
+from hubbub.redis.connector import ServerConnector
 from hubbub.redis.errors import ReplyError, is_unknown_command, to_error
 from hubbub.redis.slots import is_sharded, slot_of
 from hubbub.redis.subscriptions import SentCommand, SubscriptionConnection, SubscriptionProtocol, Subscriptions
@@ -119,7 +119,7 @@ class NodeSubscriptions(SubscriptionConnection):
         heartbeat_seconds: float,
         instrumentation: Instrumentation,
     ) -> None:
-        super().__init__(settings, OneServer(settings, address), heartbeat_seconds)
+        super().__init__(settings, ServerConnector(settings, address), heartbeat_seconds)
         self.wanted = set()
         self._subscriptions = subscriptions
         self._instrumentation = instrumentation
@@ -156,8 +156,8 @@ class NodeSubscriptions(SubscriptionConnection):
         super()._on_connected(protocol)
         self._instrumentation.connected("redis-subscriptions")
 
-    def _on_disconnected(self, trouble: Unavailable) -> None:
-        self._subscriptions.lost(self, trouble)
+    def _on_disconnected(self, failure: Unavailable) -> None:
+        self._subscriptions.lost(self, failure)
 
 
 class ClusterSubscriptions(Subscriptions):
@@ -295,11 +295,11 @@ class ClusterSubscriptions(Subscriptions):
         now = asyncio.get_running_loop().time()
         self._move_timer.request(now + PAUSE_SECONDS, now)
 
-    def lost(self, node: NodeSubscriptions, trouble: Unavailable) -> None:
+    def lost(self, node: NodeSubscriptions, failure: Unavailable) -> None:
         """Look for another owner of the slots of this node."""
         self._cluster.read_slots_soon()
-        if not trouble.retryable:
-            self.fail(node.wanted, trouble)
+        if not failure.retryable:
+            self.fail(node.wanted, failure)
 
     def _assign_moved(self, _: float) -> None:
         moved, self._moved = self._moved, set()

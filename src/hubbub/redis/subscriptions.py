@@ -27,12 +27,12 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 import hiredis
 import msgspec
 
-from hubbub.background import elsewhere
+from hubbub.background import wrong_event_loop
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import forked
 from hubbub.instrumentation import SILENT, Instrumentation
-from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, UNASKED, Dialler, Reconnector, RespProtocol, pack
-from hubbub.redis.dialler import dialler_of
+from hubbub.redis.connection import INCOMPLETE, NOT_REDIS, UNASKED, Connector, Reconnector, RespProtocol, pack
+from hubbub.redis.connector import connector_for
 from hubbub.redis.errors import PASSING, ReplyError, to_error
 from hubbub.scheduling import EarliestTimer, OncePerTurn
 from hubbub.settings import RedisSettings
@@ -56,8 +56,8 @@ gets from each process."""
 class Gap:
     """Messages may be missing here. A reader that needs all of them reads them from where they are stored.
 
-    `reconnected`: the subscription was made anew, and messages published before may be lost. `overflow`: the
-    subscriber was too slow, and the `dropped` oldest messages were thrown away.
+    `reconnected`: the connection was replaced, and messages published before may be lost. `overflow`: the
+    subscriber was too slow, and the `dropped` oldest messages were discarded.
     """
 
     reason: Literal["reconnected", "overflow"]
@@ -217,7 +217,7 @@ class SentCommand(NamedTuple):
 
 
 class SubscriptionProtocol(RespProtocol):
-    """What the server was asked for, and what it sends. Messages are pushes in RESP3, and arrays in RESP2."""
+    """Pending commands and incoming messages. Messages are pushes in RESP3, and arrays in RESP2."""
 
     subscribe: Verb = "SUBSCRIBE"
     unsubscribe: Verb = "UNSUBSCRIBE"
@@ -341,7 +341,7 @@ class Channel(msgspec.Struct, eq=False):
 
     listeners: dict[Listener, None] = {}
     unconfirmed: dict[Listener, asyncio.Future[None]] = {}
-    """Those whose `subscribe` has not returned yet."""
+    """The listeners whose `subscribe` has not returned yet."""
 
 
 class SubscriptionConnection(Reconnector[SubscriptionProtocol]):
@@ -353,8 +353,8 @@ class SubscriptionConnection(Reconnector[SubscriptionProtocol]):
 
     wanted: Collection[bytes]
 
-    def __init__(self, settings: RedisSettings, dialler: Dialler, heartbeat_seconds: float) -> None:
-        super().__init__("hubbub-redis-subscriptions", settings, dialler)
+    def __init__(self, settings: RedisSettings, connector: Connector, heartbeat_seconds: float) -> None:
+        super().__init__("hubbub-redis-subscriptions", settings, connector)
         self._heartbeat_seconds = heartbeat_seconds
         self._changed: set[bytes] = set()
         self._reconciling = OncePerTurn(self.reconcile)
@@ -434,7 +434,7 @@ class Subscriptions(SubscriptionConnection):
     def __init__(
         self, settings: RedisSettings, *, heartbeat_seconds: float = 5, instrumentation: Instrumentation = SILENT
     ) -> None:
-        super().__init__(settings, dialler_of(settings), heartbeat_seconds)
+        super().__init__(settings, connector_for(settings), heartbeat_seconds)
         self._instrumentation = instrumentation
         self._prefix = settings.prefix
         self._channels: dict[bytes, Channel] = {}
@@ -534,20 +534,20 @@ class Subscriptions(SubscriptionConnection):
             self._leave(listener)
             if not isinstance(error, TimeoutError):
                 raise
-            if (trouble := self.connection_of(listener.channel).trouble) is None:
+            if (failure := self.connection_of(listener.channel).failure) is None:
                 reason = f"the subscription was not confirmed within {seconds:g} s"
                 raise Unavailable("redis", reason) from None
-            reason = f"no connection: {trouble.reason}"
-            raise Unavailable("redis", reason, retryable=trouble.retryable) from None
+            reason = f"no connection: {failure.reason}"
+            raise Unavailable("redis", reason, retryable=failure.retryable) from None
         finally:
             channel.unconfirmed.pop(listener, None)
 
     def _register(self, listener: Listener) -> Channel:
-        trouble = self.trouble
-        if trouble is not None and not trouble.retryable:
-            raise trouble.for_another()
+        failure = self.failure
+        if failure is not None and not failure.retryable:
+            raise failure.for_another()
         if self._loop is not None and self._loop is not asyncio.get_running_loop():
-            raise elsewhere()
+            raise wrong_event_loop()
         return self._add(listener)
 
     def _add(self, listener: Listener) -> Channel:
@@ -572,9 +572,9 @@ class Subscriptions(SubscriptionConnection):
         super()._on_connected(protocol)
         self._instrumentation.connected("redis-subscriptions")
 
-    def _on_disconnected(self, trouble: Unavailable) -> None:
-        if not trouble.retryable:
-            self.fail(self._channels, trouble)
+    def _on_disconnected(self, failure: Unavailable) -> None:
+        if not failure.retryable:
+            self.fail(self._channels, failure)
 
     def deliver(self, name: bytes, payload: bytes) -> None:
         channel = self._channels.get(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 from uuid import UUID
 
 from hubbub import inputs
@@ -12,8 +12,9 @@ from hubbub.cursors import Cursor
 from hubbub.errors import NotAMember, NotFound
 from hubbub.models import Page, ReadReceipt
 from hubbub.postgres import NOT_SUPPORTED, Statement
+from hubbub.renamed import Renamed
 from hubbub.repository import Repository
-from hubbub.sql import OLDEST, existing, has_member, kept, lock_timeout, representable, unread
+from hubbub.sql import OLDEST, has_member, lock_timeout, not_deleted, representable, require, unread
 
 RECEIPTS_UP_TO_MEMBERS: Final = 50
 """A room of up to this many members stores a row per message and reader, unless it is set otherwise. In larger
@@ -40,8 +41,10 @@ class Watermark(NamedTuple):
     is_shown: bool
 
 
-class ReadReceipts(Repository):
-    """Reading state. A member since before a message has read it when `last_read_seq` is at least its seq."""
+class ReadReceipts(Repository, Renamed):
+    """Reading state. A member who joined before a message has read it when `last_read_seq` is at least its seq."""
+
+    _FORMER_NAMES: ClassVar = {"who_read": "readers"}
 
     # In each of these, `{room_id}` is the parameter of the room, or a column where several rooms are marked.
     _KEEPS_RECEIPTS = f"""COALESCE(
@@ -117,7 +120,7 @@ class ReadReceipts(Repository):
             FROM room_users
             WHERE room_id = $1
                 AND user_id = $2
-                AND {kept("$1", "$2")}
+                AND {not_deleted("$1", "$2")}
             FOR NO KEY UPDATE""",
             of_member="$1",
             room_id="$1",
@@ -136,7 +139,7 @@ class ReadReceipts(Repository):
             SELECT room_users.room_id, room_users.user_id, room_users.last_read_seq, requested.up_to
             FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS requested (room_id, user_id, up_to)
             JOIN room_users USING (room_id, user_id)
-            WHERE {kept("room_users.room_id", "room_users.user_id")}
+            WHERE {not_deleted("room_users.room_id", "room_users.user_id")}
                 AND {lock_timeout("$4")}
             ORDER BY room_users.room_id, room_users.user_id
             FOR NO KEY UPDATE OF room_users""",
@@ -205,7 +208,7 @@ class ReadReceipts(Repository):
             FROM room_users
             WHERE room_id = $1
                 AND user_id = $2
-                AND {kept("$1", "$2")}
+                AND {not_deleted("$1", "$2")}
             FOR NO KEY UPDATE
         ), page AS MATERIALIZED (
             SELECT messages.id, messages.seq
@@ -278,11 +281,11 @@ class ReadReceipts(Repository):
             found = await self._executor.fetch_one(
                 self._MARK_UNREAD, room_id, user_id, from_seq, deadline=deadline
             )
-            watermark = self._reported(existing(found, NotAMember, room_id, user_id))
+            watermark = self._reported(require(found, NotAMember, room_id, user_id))
         return watermark
 
-    _WHO_READ_CURSOR = Cursor("readers", tuple[UUID])
-    _WHO_READ_SQL = f"""
+    _READERS_CURSOR = Cursor("readers", tuple[UUID])
+    _READERS_SQL = f"""
         SELECT
             messages.id AS message_id,
             room_users.user_id,
@@ -299,21 +302,19 @@ class ReadReceipts(Repository):
         WHERE messages.id = $1
             AND messages.room_id = {{room_id}}
             AND room_users.user_id > $2
-            AND {kept("room_users.room_id", "room_users.user_id")}
+            AND {not_deleted("room_users.room_id", "room_users.user_id")}
             AND (room_users.joined_seq < messages.seq OR message_read_receipts.read_at IS NOT NULL)
             AND ($4::uuid IS NULL OR {has_member("{room_id}", "$4")})
         ORDER BY room_users.user_id
         LIMIT $3
         """
-    _WHO_READ = Statement(
-        "read_receipts.who_read",
+    _READERS = Statement(
+        "read_receipts.readers",
         ReadReceipt,
-        _WHO_READ_SQL.format(room_id="messages.room_id"),
+        _READERS_SQL.format(room_id="messages.room_id"),
         distributed=NOT_SUPPORTED,  # several rooms may have a message with this id
     )
-    _WHO_READ_IN_ROOM = Statement(
-        "read_receipts.who_read_in_room", ReadReceipt, _WHO_READ_SQL.format(room_id="$5")
-    )
+    _READERS_IN_ROOM = Statement("read_receipts.readers_in_room", ReadReceipt, _READERS_SQL.format(room_id="$5"))
     _ROOM_OF_SQL = f"""
         SELECT
             messages.room_id,
@@ -321,7 +322,7 @@ class ReadReceipts(Repository):
         FROM messages
         WHERE messages.id = $1
             AND messages.room_id = {{room_id}}
-            AND {kept("{room_id}")}
+            AND {not_deleted("{room_id}")}
         """
     _ROOM_OF = Statement(
         "read_receipts.room_of",
@@ -335,7 +336,7 @@ class ReadReceipts(Repository):
         _ROOM_OF_SQL.format(room_id="$3"),
     )
 
-    async def who_read(
+    async def readers(
         self,
         message_id: UUID,
         *,
@@ -355,19 +356,19 @@ class ReadReceipts(Repository):
         """
         message_id, limit = inputs.uuid("message_id", message_id), inputs.limit(limit)
         viewer = inputs.viewer(as_user)
-        (user_id,) = (UUID(int=0),) if after is None else self._WHO_READ_CURSOR.decode(message_id, after)
+        (user_id,) = (UUID(int=0),) if after is None else self._READERS_CURSOR.decode(message_id, after)
         deadline = self._executor.deadline()
         if room_id is None and self._executor.is_distributed:
             found = await self._executor.fetch_one(self._ROOM_OF, message_id, viewer, deadline=deadline)
-            room_id, _ = existing(found, NotFound, "message", message_id)
+            room_id, _ = require(found, NotFound, "message", message_id)
         if room_id is None:
             receipts = await self._executor.fetch_all(
-                self._WHO_READ, message_id, user_id, limit + 1, viewer, deadline=deadline
+                self._READERS, message_id, user_id, limit + 1, viewer, deadline=deadline
             )
         else:
             room_id = inputs.uuid("room_id", room_id)
             receipts = await self._executor.fetch_all(
-                self._WHO_READ_IN_ROOM, message_id, user_id, limit + 1, viewer, room_id, deadline=deadline
+                self._READERS_IN_ROOM, message_id, user_id, limit + 1, viewer, room_id, deadline=deadline
             )
         if not receipts:
             if room_id is None:
@@ -376,10 +377,10 @@ class ReadReceipts(Repository):
                 found = await self._executor.fetch_one(
                     self._ROOM_OF_IN_ROOM, message_id, viewer, room_id, deadline=deadline
                 )
-            of_room, is_visible = existing(found, NotFound, "message", message_id)
+            of_room, is_visible = require(found, NotFound, "message", message_id)
             if viewer is not None and not is_visible:
                 raise NotAMember(of_room, viewer)
-        return self._WHO_READ_CURSOR.page(message_id, receipts, limit, lambda receipt: (receipt.user_id,))
+        return self._READERS_CURSOR.page(message_id, receipts, limit, lambda receipt: (receipt.user_id,))
 
     _UNREAD_COUNTS = Statement(
         "read_receipts.unread_counts",
@@ -389,7 +390,7 @@ class ReadReceipts(Repository):
         FROM room_users
         CROSS JOIN LATERAL {unread("room_users", "$1", "$2")} AS unread
         WHERE room_users.user_id = $1
-            AND {kept("room_users.room_id", "$1")}
+            AND {not_deleted("room_users.room_id", "$1")}
         """,
     )
 
@@ -412,7 +413,7 @@ class ReadReceipts(Repository):
         CROSS JOIN LATERAL {unread("room_users", "$2", "$3", room_id="$1")} AS unread
         WHERE room_users.room_id = $1
             AND room_users.user_id = $2
-            AND {kept("$1", "$2")}
+            AND {not_deleted("$1", "$2")}
         """,
     )
 
@@ -421,4 +422,4 @@ class ReadReceipts(Repository):
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         cap = inputs.limit(cap, longest=1_000, field="cap")
         count = await self._executor.fetch_one(self._UNREAD_COUNT, room_id, user_id, cap)
-        return existing(count, NotAMember, room_id, user_id)
+        return require(count, NotAMember, room_id, user_id)

@@ -18,14 +18,14 @@ from hubbub.repository import Repository
 from hubbub.sql import (
     columns,
     entry,
-    existing,
     has_member,
-    kept,
     lock_timeout,
     next_entries,
     next_entry,
+    not_deleted,
     quickly_readable,
     readable,
+    require,
 )
 
 MEMBER = readable(RoomUser)
@@ -45,7 +45,7 @@ class _IsAdmin(Exception):
 
 
 class _Kept(Exception):
-    """A membership that has to stay. `hint` is what only the application may do about it."""
+    """A membership that has to stay. `hint` is advice for the application."""
 
     def __init__(self, field: str, reason: str, hint: str = "") -> None:
         super().__init__(field, reason, hint)
@@ -126,7 +126,7 @@ def _set_role(
             WHERE room_id = $1
                 AND user_id = $2
                 AND role <> $3
-                AND {kept("$1", "$2")}
+                AND {not_deleted("$1", "$2")}
                 AND {condition}
             RETURNING {MEMBER}
         ), {next_entry(RoleChanged, "changed", room_id="$1", user_id="$2", payload={"role": "$3::text"})}
@@ -155,7 +155,7 @@ class RoomUsers(Repository):
             FROM room_users
             WHERE room_id = $1
                 AND user_id = $4
-                AND {kept("$4")}
+                AND {not_deleted("$4")}
                 AND {lock_timeout("$5")}
             FOR SHARE
         ), head AS (
@@ -163,7 +163,7 @@ class RoomUsers(Repository):
             SET last_seq = last_seq + 1
             WHERE id = $1
                 AND direct_key IS NULL
-                AND {kept("$1")}
+                AND {not_deleted("$1")}
                 AND (
                     $4::uuid IS NULL
                     OR ($4 = $2 AND $3::text = 'member' AND NOT is_private)
@@ -179,12 +179,12 @@ class RoomUsers(Repository):
                     FROM room_users
                     WHERE room_id = $1
                         AND user_id = $2
-                        AND {kept("$2")}
+                        AND {not_deleted("$2")}
                 )
             RETURNING id, last_seq
         ), entry AS ({entry(MemberJoined, "head", user_id="$2", payload={"role": "$3::text"})})
         INSERT INTO room_users (room_id, user_id, role, last_read_seq, joined_seq)
-        SELECT id, CASE WHEN {kept("$2")} THEN $2 ELSE '{NO_USER}' END, $3, last_seq, last_seq
+        SELECT id, CASE WHEN {not_deleted("$2")} THEN $2 ELSE '{NO_USER}' END, $3, last_seq, last_seq
         FROM head
         RETURNING {MEMBER}
         """,
@@ -201,13 +201,13 @@ class RoomUsers(Repository):
             JOIN rooms ON rooms.id = requested.room_id
             WHERE rooms.direct_key IS NULL
                 AND NOT (requested.if_public AND (rooms.is_private OR requested.role <> 'member'))
-                AND {kept("rooms.id")}
+                AND {not_deleted("rooms.id")}
                 AND NOT EXISTS (
                     SELECT 1
                     FROM room_users
                     WHERE room_users.room_id = requested.room_id
                         AND room_users.user_id = requested.user_id
-                        AND {kept("requested.user_id")}
+                        AND {not_deleted("requested.user_id")}
                 )
                 AND {lock_timeout("$4")}
         ), {
@@ -216,7 +216,7 @@ class RoomUsers(Repository):
             INSERT INTO room_users (room_id, user_id, role, last_read_seq, joined_seq)
             SELECT
                 room_id,
-                CASE WHEN {kept("user_id")} THEN user_id ELSE '{NO_USER}' END,
+                CASE WHEN {not_deleted("user_id")} THEN user_id ELSE '{NO_USER}' END,
                 role,
                 last_seq,
                 seq
@@ -331,7 +331,7 @@ class RoomUsers(Repository):
             SELECT 1
             FROM users
             WHERE users.id = requested.id
-                AND {kept("users.id")}
+                AND {not_deleted("users.id")}
         )
         LIMIT 1
         """,
@@ -383,11 +383,11 @@ class RoomUsers(Repository):
             CASE WHEN rooms.id IS NOT NULL THEN rooms.direct_key IS NOT NULL END AS is_direct,
             {readable(RoomUser, "room_users")}
         FROM unnest($1::uuid[], $2::uuid[]) AS requested (room_id, user_id)
-        LEFT JOIN rooms ON rooms.id = {{room_id}} AND {kept("rooms.id")}
+        LEFT JOIN rooms ON rooms.id = {{room_id}} AND {not_deleted("rooms.id")}
         LEFT JOIN room_users
             ON room_users.room_id = {{room_id}}
             AND room_users.user_id = requested.user_id
-            AND {kept("requested.room_id", "requested.user_id")}
+            AND {not_deleted("requested.room_id", "requested.user_id")}
         """
     _STATES = Statement(
         "room_users.states",
@@ -399,7 +399,7 @@ class RoomUsers(Repository):
     )
 
     async def _states(self, keys: Sequence[MemberKey], deadline: float) -> dict[MemberKey, _State]:
-        """What a change found that changed nothing, by the second statement of a call."""
+        """The current states, read by a second statement to explain why a change had no effect."""
         if not keys:
             return {}
         rooms, users = [key.room_id for key in keys], [key.user_id for key in keys]
@@ -416,7 +416,7 @@ class RoomUsers(Repository):
             FROM room_users
             WHERE room_id = $1
                 AND role = 'admin'
-                AND {kept("user_id")}
+                AND {not_deleted("user_id")}
                 AND {lock_timeout("$4")}
             ORDER BY user_id
             LIMIT 2
@@ -434,7 +434,7 @@ class RoomUsers(Repository):
             USING rooms
             WHERE room_users.room_id = $1
                 AND room_users.user_id = $2
-                AND {kept("$1", "$2")}
+                AND {not_deleted("$1", "$2")}
                 AND rooms.id = $1
                 AND rooms.direct_key IS NULL
                 AND room_users.role <> 'admin'
@@ -453,7 +453,7 @@ class RoomUsers(Repository):
             DELETE FROM room_users
             WHERE room_id = $1
                 AND user_id = $2
-                AND {kept("$1", "$2")}
+                AND {not_deleted("$1", "$2")}
                 AND ($3::boolean OR role <> 'admin' OR {_ANOTHER_ADMIN})
             RETURNING room_id, user_id
         ), {next_entry(MemberLeft, "gone", room_id="$1", user_id="$2")}
@@ -493,13 +493,13 @@ class RoomUsers(Repository):
             DELETE FROM room_users
             WHERE room_id = $1
                 AND user_id = $2
-                AND {kept("$1", "$2")}
+                AND {not_deleted("$1", "$2")}
                 AND NOT EXISTS (
                     SELECT 1
                     FROM room_users AS other
                     WHERE other.room_id = $1
                         AND other.user_id <> $2
-                        AND {kept("other.user_id")}
+                        AND {not_deleted("other.user_id")}
                 )
             RETURNING room_id, user_id
         ), {next_entry(MemberLeft, "gone", room_id="$1", user_id="$2")}
@@ -515,7 +515,7 @@ class RoomUsers(Repository):
             FROM room_users
             WHERE room_id = $1
                 AND user_id IN ($2, $3)
-                AND {kept("$1", "$2", "$3")}
+                AND {not_deleted("$1", "$2", "$3")}
                 AND {lock_timeout("$4")}
             ORDER BY user_id
             FOR NO KEY UPDATE
@@ -552,7 +552,7 @@ class RoomUsers(Repository):
                 AND room_users.user_id = requested.user_id
                 AND rooms.id = requested.room_id
                 AND rooms.direct_key IS NULL
-                AND {kept("requested.room_id", "requested.user_id")}
+                AND {not_deleted("requested.room_id", "requested.user_id")}
                 AND room_users.role <> 'admin'
                 AND {lock_timeout("$3")}
             RETURNING room_users.room_id, room_users.user_id, requested.ordinal
@@ -681,7 +681,7 @@ class RoomUsers(Repository):
             WHERE room_users.room_id = requested.room_id
                 AND room_users.user_id = requested.user_id
                 AND room_users.role <> requested.role
-                AND {kept("requested.room_id", "requested.user_id")}
+                AND {not_deleted("requested.room_id", "requested.user_id")}
                 AND room_users.role <> 'admin'
                 AND {lock_timeout("$4")}
             RETURNING {columns(RoomUser, "room_users")}, requested.ordinal
@@ -778,7 +778,7 @@ class RoomUsers(Repository):
             WHERE room_id = $1
                 AND user_id = $2
                 AND metadata IS DISTINCT FROM $3::jsonb
-                AND {kept("$1", "$2")}
+                AND {not_deleted("$1", "$2")}
                 AND {lock_timeout("$4")}
             RETURNING {MEMBER}
         ), {next_entry(MemberChanged, "changed", room_id="$1", user_id="$2", payload={"metadata": "$3::jsonb"})}
@@ -807,7 +807,7 @@ class RoomUsers(Repository):
 
         return await self._change(apply, None, key=key.room_id, id=key, deadline=deadline)
 
-    # Without the subqueries PostgreSQL would plan it anew each time for a few members, as SEND_MANY.
+    # Without the subqueries PostgreSQL would replan it each time for a few members, as SEND_MANY.
     _GET_MANY = Statement(
         "room_users.get_many",
         RoomUser,
@@ -816,13 +816,13 @@ class RoomUsers(Repository):
         FROM room_users
         JOIN unnest((SELECT $1::uuid[]), (SELECT $2::uuid[])) AS requested (room_id, user_id)
             USING (room_id, user_id)
-        WHERE {kept("room_users.room_id", "room_users.user_id")}
+        WHERE {not_deleted("room_users.room_id", "room_users.user_id")}
         """,
     )
     _GET = Lookup(
         "room_users.get",
         RoomUser,
-        f"SELECT {MEMBER} FROM room_users WHERE room_id = $1 AND user_id = $2 AND {kept('$1', '$2')}",
+        f"SELECT {MEMBER} FROM room_users WHERE room_id = $1 AND user_id = $2 AND {not_deleted('$1', '$2')}",
         many=_GET_MANY,
         key_of_args=lambda room_id, user_id: (room_id.int, user_id.int),
         key_of_row=lambda member: (member.room_id.int, member.user_id.int),
@@ -833,7 +833,7 @@ class RoomUsers(Repository):
         """The membership. Raises: NotAMember (also when there is no such room)."""
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         member = await self._executor.look_up(self._GET, room_id, user_id)
-        return existing(member, NotAMember, room_id, user_id)
+        return require(member, NotAMember, room_id, user_id)
 
     async def is_member(self, room_id: UUID, user_id: UUID) -> bool:
         """Whether the user is in the room now."""
@@ -855,7 +855,7 @@ class RoomUsers(Repository):
         RoomUser,
         _LIST.format(
             member=MEMBER,
-            condition=f"""{kept("$1", "room_users.user_id")}
+            condition=f"""{not_deleted("$1", "room_users.user_id")}
             AND ($4::uuid IS NULL OR {has_member("$1", "$4")})""",
             of="room_id",
             by="user_id",
@@ -888,7 +888,7 @@ class RoomUsers(Repository):
                 SELECT 1
                 FROM room_users
                 WHERE room_users.room_id = {{room_id}}
-                    AND {kept("room_users.room_id", "room_users.user_id")}
+                    AND {not_deleted("room_users.room_id", "room_users.user_id")}
                 LIMIT $2
             ) AS capped
         ) AS counted
@@ -900,8 +900,8 @@ class RoomUsers(Repository):
                 FROM rooms
                 WHERE rooms.id = {{room_id}}
                     AND NOT rooms.is_private
-                    AND {kept("rooms.id")}
-                    AND EXISTS (SELECT 1 FROM users WHERE users.id = $3 AND {kept("$3")})
+                    AND {not_deleted("rooms.id")}
+                    AND EXISTS (SELECT 1 FROM users WHERE users.id = $3 AND {not_deleted("$3")})
             )
         )
         """
@@ -939,7 +939,7 @@ class RoomUsers(Repository):
     _ROOMS_OF = Statement(
         "room_users.rooms_of",
         RoomUser,
-        _LIST.format(member=MEMBER, condition=kept("room_users.room_id", "$1"), of="user_id", by="room_id"),
+        _LIST.format(member=MEMBER, condition=not_deleted("room_users.room_id", "$1"), of="user_id", by="room_id"),
     )
 
     async def rooms_of(self, user_id: UUID, *, limit: int = 50, after: str | None = None) -> Page[RoomUser]:

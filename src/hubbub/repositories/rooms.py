@@ -25,13 +25,13 @@ from hubbub.sql import (
     by_id,
     columns,
     entry,
-    existing,
     folded,
     has_member,
-    kept,
     lock_timeout,
+    not_deleted,
     readable,
     representable,
+    require,
     unread,
 )
 
@@ -134,7 +134,7 @@ class Rooms(Repository):
 
         `keeps_receipts` is whether the time at which each member reads each message is stored: True, False, or
         None for as long as the room has at most 50 members. Which members have read a message is known either way
-        (`receipts.who_read`). `metadata` is a JSON object of the application's, of at most 8 KiB.
+        (`receipts.readers`). `metadata` is a JSON object of the application's, of at most 8 KiB.
 
         `id` may be of any version but 8, as the ids of direct rooms are.
         Raises: NotFound (no such creator), Conflict (the id is taken).
@@ -156,7 +156,7 @@ class Rooms(Repository):
             Role.ADMIN,
             inputs.metadata(metadata),
         )
-        room = existing(room, NotFound, "user", created_by)
+        room = require(room, NotFound, "user", created_by)
         self._changed(MembersJoined(room.id, (created_by,)))
         return room
 
@@ -170,7 +170,7 @@ class Rooms(Repository):
         SELECT {ROOM}
         FROM rooms
         WHERE id = $1
-            AND {kept("$1", "$2")}
+            AND {not_deleted("$1", "$2")}
             AND (
                 {has_member("$1", "$2")}
                 OR (NOT is_private AND EXISTS (SELECT 1 FROM users WHERE id = $2))
@@ -184,9 +184,9 @@ class Rooms(Repository):
         if as_user is not None:
             viewer = inputs.uuid("as_user", as_user)
             visible = await self._executor.fetch_one(self._GET_VISIBLE, room_id, viewer)
-            return existing(visible, NotAMember, room_id, viewer)
+            return require(visible, NotAMember, room_id, viewer)
         room = await self._executor.look_up(self._GET, room_id)
-        return existing(room, NotFound, "room", room_id)
+        return require(room, NotFound, "room", room_id)
 
     async def get_many(self, room_ids: Iterable[UUID]) -> dict[UUID, Room]:
         """The rooms that exist, by id, in one query per 1,000 ids."""
@@ -207,7 +207,7 @@ class Rooms(Repository):
                 updated_at = CURRENT_TIMESTAMP
             WHERE id = $1
                 AND {lock_timeout("$8")}
-                AND {kept("$1")}
+                AND {not_deleted("$1")}
                 AND ($9::uuid IS NULL OR EXISTS (SELECT 1 FROM acting_admin))
             RETURNING {ROOM}
         ), entry AS ({entry(RoomChanged, "room", user_id="$5")})
@@ -269,7 +269,7 @@ class Rooms(Repository):
             )
             if changed is None and viewer is not None:
                 raise await self._why_not_admin(room_id, viewer, "change this room", deadline)
-            room = existing(changed, NotFound, "room", room_id)
+            room = require(changed, NotFound, "room", room_id)
             self._changed(RoomTouched(room.id))
             return [room]
 
@@ -279,7 +279,7 @@ class Rooms(Repository):
     _ROLE_OF = Statement(
         "rooms.role_of",
         str,
-        f"SELECT role FROM room_users WHERE room_id = $1 AND user_id = $2 AND {kept('$1', '$2')}",
+        f"SELECT role FROM room_users WHERE room_id = $1 AND user_id = $2 AND {not_deleted('$1', '$2')}",
     )
 
     async def _why_not_admin(self, room_id: UUID, user_id: UUID, action: str, deadline: float) -> HubbubError:
@@ -308,7 +308,7 @@ class Rooms(Repository):
         if is_large is None and viewer is not None:
             raise await self._why_not_admin(room_id, viewer, "delete this room", deadline)
         self._changed(RoomTouched(room_id))  # also on a retry: the first attempt may not have reported it
-        if existing(is_large, NotFound, "room", room_id):
+        if require(is_large, NotFound, "room", room_id):
             check_outside_transaction(self._executor, "room_id")
             await finish(self._executor, Deletion(room_id, is_room=True), self._on_commit, deadline=deadline)
 
@@ -332,7 +332,7 @@ class Rooms(Repository):
         SELECT {ROOM}
         FROM rooms
         WHERE direct_key = $1
-            AND {kept("rooms.id")}
+            AND {not_deleted("rooms.id")}
             AND ($2::uuid IS NULL OR {has_member("{room_id}", "$2")})
         """
     _FIND_DIRECT = Statement("rooms.find_direct", Room, _FIND_DIRECT_SQL.format(room_id="rooms.id"))
@@ -392,10 +392,10 @@ class Rooms(Repository):
         FROM rooms
         WHERE NOT is_private
             AND ({folded("rooms.name")}, id) > ($1, $2)
-            AND {kept("rooms.id")}
+            AND {not_deleted("rooms.id")}
             AND (
                 $4::uuid IS NULL
-                OR EXISTS (SELECT 1 FROM users WHERE users.id = $4 AND {kept("$4")})
+                OR EXISTS (SELECT 1 FROM users WHERE users.id = $4 AND {not_deleted("$4")})
             )
             {{condition}}
         ORDER BY {folded("rooms.name")}, id
@@ -450,7 +450,7 @@ class Rooms(Repository):
                 LIMIT 1
             ) AS newest ON true
             WHERE room_users.user_id = $1
-                AND {kept("room_users.room_id", "$1")}
+                AND {not_deleted("room_users.room_id", "$1")}
                 {{condition}}
     """
     _SUMMARIES_SQL = f"""
@@ -484,7 +484,7 @@ class Rooms(Repository):
             FROM room_users AS others
             WHERE others.room_id = {{in_room}}
                 AND others.user_id <> $1
-                AND {kept("others.user_id")}
+                AND {not_deleted("others.user_id")}
                 AND rooms.direct_key IS NOT NULL
             LIMIT 1
         ) AS partner ON true
@@ -556,7 +556,7 @@ class Rooms(Repository):
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         cap = inputs.limit(unread_cap, longest=1_000, field="unread_cap")
         found = await self._executor.fetch_one(self._SUMMARY, user_id, room_id, cap)
-        return existing(found, NotAMember, room_id, user_id)
+        return require(found, NotAMember, room_id, user_id)
 
 
 def _description(description: str | None) -> str | None:

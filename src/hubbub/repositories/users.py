@@ -28,14 +28,14 @@ from hubbub.errors import NotFound, Unavailable
 from hubbub.models import Concealed, Credentials, Page, PublicUser, User, UserKind
 from hubbub.postgres import Executor, LockNotAvailable, Statement
 from hubbub.repository import Repository
-from hubbub.sql import by_id, columns, existing, folded, kept, readable, username_key, with_presence
+from hubbub.sql import by_id, columns, folded, not_deleted, readable, require, username_key, with_presence
 
 USER = readable(User)
 PUBLIC_USER = readable(PublicUser)
-KEPT = kept("users.id")
+KEPT = not_deleted("users.id")
 
 DELETE_ATTEMPTS: Final = 5
-"""Bounds how often the deletion of an account is tried again because the user joins a room meanwhile."""
+"""Bounds how often the deletion of an account is retried when the user joins a room meanwhile."""
 
 
 _COLUMNS: Final = (
@@ -213,7 +213,7 @@ class Users(Repository):
     async def get(self, user_id: UUID) -> User:
         """The user. Raises: NotFound."""
         user = await self._executor.look_up(self._GET, inputs.uuid("user_id", user_id))
-        return existing(user, NotFound, "user", user_id)
+        return require(user, NotFound, "user", user_id)
 
     async def get_many(self, user_ids: Iterable[UUID]) -> dict[UUID, User]:
         """The users that exist, by id, in one query per 1,000 ids."""
@@ -222,7 +222,7 @@ class Users(Repository):
     _FIND_BY_EMAIL = _found_by("email", folded("email"))
 
     async def find_by_email(self, email: str) -> User | None:
-        """The user with this email, or None. Theirs differs from it in nothing but case."""
+        """The user with this email, or None. The stored email may differ in case."""
         return await self._executor.fetch_one(self._FIND_BY_EMAIL, inputs.folded(inputs.email(email)))
 
     _FIND_BY_USERNAME = _found_by("username", username_key())
@@ -271,7 +271,7 @@ class Users(Repository):
             )
         ) AS found
         WHERE $6::uuid IS NULL
-            OR EXISTS (SELECT 1 FROM users WHERE users.id = $6 AND {kept("$6")})
+            OR EXISTS (SELECT 1 FROM users WHERE users.id = $6 AND {not_deleted("$6")})
         ORDER BY found.key, found.id
         LIMIT $5
         """
@@ -376,7 +376,7 @@ class Users(Repository):
             external_id is not UNSET,
             None if external_id in (UNSET, None) else inputs.external_id(external_id),
         )
-        user = existing(changed, NotFound, "user", user_id)
+        user = require(changed, NotFound, "user", user_id)
         self._changed(UserChanged(user.id))
         if username is not None or not avatar_url is display_name is metadata is UNSET:
             self._changed(
@@ -392,7 +392,7 @@ class Users(Repository):
     )
 
     async def change_password_hash(self, user_id: UUID, password_hash: str) -> None:
-        """Replace the hash. It leaves the sessions of the user to the caller. Raises: NotFound."""
+        """Replace the hash. It does not end the user's sessions. Raises: NotFound."""
         user_id, password_hash = inputs.uuid("user_id", user_id), _hash("password_hash", password_hash)
         if not await self._executor.execute(self._CHANGE_PASSWORD_HASH, user_id, password_hash):
             raise NotFound("user", user_id)
@@ -521,14 +521,14 @@ class Users(Repository):
 
     async def _delete_in(self, part: Executor, user_id: UUID, ended: list[str]) -> tuple[list[UUID], bool]:
         if part.is_distributed:  # one room per step, and a transaction for each
-            existing(await part.fetch_one(LOCK_ACCOUNT, user_id), NotFound, "user", user_id)
+            require(await part.fetch_one(LOCK_ACCOUNT, user_id), NotFound, "user", user_id)
             check_outside_transaction(self._executor, "user_id")
             await part.execute(HIDE, user_id, False)
             await part.execute(HIDE_ACCOUNT, user_id)
             await part.execute(FORGET_PRESENCE, user_id)
             return [], False
-        is_last, rooms = existing(await part.fetch_one(LEAVE, user_id), NotFound, "user", user_id)
-        is_large = existing(await part.fetch_one(LOCK_ACCOUNT, user_id), NotFound, "user", user_id)
+        is_last, rooms = require(await part.fetch_one(LEAVE, user_id), NotFound, "user", user_id)
+        is_large = require(await part.fetch_one(LOCK_ACCOUNT, user_id), NotFound, "user", user_id)
         if is_large or not is_last:
             check_outside_transaction(self._executor, "user_id")
             await part.execute(HIDE_ACCOUNT, user_id)

@@ -1,7 +1,7 @@
-"""What a hub does beyond its rows in PostgreSQL: most of it in Redis, and all of it for a process as a whole.
+"""The parts of a hub besides the repositories. Most of them are in Redis.
 
 accounts            registration, login and passwords
-cache               frequent reads, kept in Redis until a change makes them out of date
+cache               frequent reads, stored in Redis until a change invalidates them
 changes             the feed of the changes in all rooms, for programs
 feed                the feeds of clients: the log of each of their rooms
 health              the state of a hub and its servers

@@ -12,13 +12,13 @@ from uuid import UUID
 
 from hubbub import inputs
 from hubbub.errors import Invalid, NotFound, RateLimited, Unavailable
-from hubbub.models import Credentials, User, Verdict
+from hubbub.models import Credentials, RateLimitResult, User
 from hubbub.passwords import Passwords
 from hubbub.redis import Connection
 from hubbub.redis.replies import Part
 from hubbub.repositories import Users
 
-Limit: TypeAlias = Callable[[str], Awaitable[Verdict]]
+Limit: TypeAlias = Callable[[str], Awaitable[RateLimitResult]]
 """Called with the login or address of an attempt. Returns whether it is allowed."""
 
 CHECKS: Final = 2
@@ -64,8 +64,8 @@ class Accounts:
     `per_login` and `per_address` limit attempts. They should allow all attempts while Redis is down, or else no
     user could log in. Guesses per second are still bounded then, by the few threads that check passwords.
 
-    With `known`, attempts from a network from which the login has succeeded are counted by themselves. So nobody
-    elsewhere can use them up, and lock the owner out.
+    With `known`, attempts from a network from which the login has succeeded have a limit of their own, so attempts
+    from other networks cannot lock the owner out.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Accounts:
         return None
 
     async def _count(self, name: str | None, network: str | None) -> bool:
-        """Count the attempt. False once Redis did not answer: each further question would wait for it as well.
+        """Count the attempt. False after Redis did not answer, so that further checks do not wait for it.
 
         Raises: RateLimited.
         """
@@ -173,7 +173,7 @@ class Accounts:
         return credentials
 
 
-def _is_counted(verdict: Verdict) -> bool:
+def _is_counted(verdict: RateLimitResult) -> bool:
     if not verdict.allowed:
         raise RateLimited(verdict.retry_after_seconds)
     return not verdict.degraded

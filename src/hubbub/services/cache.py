@@ -1,9 +1,9 @@
-"""The cache: what a chat reads with nearly every request, kept in Redis until a change makes it out of date.
+"""The cache: frequent reads, stored in Redis until a change invalidates them.
 
     cache:5:user:<id>   the JSON of a user, or the lease of a process that is reading it from PostgreSQL
     cache:5:page:<id>   the JSON of the newest messages of a room, or such a lease
 
-What becomes of an entry, each step in one script or command of Redis:
+The states of an entry. Each step is one script or command of Redis:
 
     (absent) --a reader finds nothing--> lease --the reader has read PostgreSQL--> value
         ^                                  |                                         |
@@ -155,8 +155,8 @@ class Cache:
     async def newest_page(self, room_id: UUID) -> bytes:
         """The newest 50 messages as `messages.page_json` returns them, ready to be sent.
 
-        The reader may be no member: check that by `is_member`. After the deletion of an account its
-        id may stand as the author on pages of rooms that it had left before, for as long as an entry lives.
+        Membership is not checked: call `room_users.is_member` first. After the deletion of an account its id may
+        stand as the author on pages of rooms that it had left before, for as long as an entry lives.
 
         Raises: NotFound.
         """

@@ -2,9 +2,9 @@
 
     entry committed --every older transaction ended--> ready --read--> handed out --next one asked for--> done
 
-Each entry has the id of its transaction. Ids are given in the order in which transactions begin to write, and they
-end in any order. So an entry is handed out once all transactions with smaller ids have ended: its id is below the
-`xmin` of the snapshot that reads it. After that no entry can appear before it.
+Each entry has the id of its transaction. Transactions get ids in the order of their first writes, and end in any
+order. So an entry is handed out once all transactions with smaller ids have ended: its id is below the `xmin` of
+the snapshot that reads it. After that no entry can appear before it.
 
 The rooms are divided into parts by the last four bits of their ids. The workers of a consumer lease one part at a
 time, and its position is stored when the lease ends. A lease that is not renewed, because its worker was killed,
@@ -39,7 +39,7 @@ from hubbub.models import Message
 from hubbub.postgres import NOT_SUPPORTED, Executor, Statement, not_supported
 from hubbub.repositories.messages import event_of
 from hubbub.scheduling import EarliestTimer
-from hubbub.sql import columns, kept, readable, representable
+from hubbub.sql import columns, not_deleted, readable, representable
 
 if TYPE_CHECKING:
     from hubbub.redis import CallbackSubscription, Connection, Outcome, Subscriptions
@@ -49,15 +49,15 @@ logger = logging.getLogger("hubbub.changes")
 PARTS: Final = 16
 """The most workers of a consumer that have work at a time. The indexes of the feed are made for this number."""
 ENTRIES_PER_READ: Final = 100
-"""A worker stores its position once for so many entries, and repeats at most these after it was killed."""
+"""A worker stores its position after this many entries, and repeats at most these after a crash."""
 LEASE_SECONDS: Final = 10.0
 FIRST_PAUSE_SECONDS: Final = 0.01
 """An entry that was announced is ready once older transactions have ended, usually within milliseconds. Each pause
 is twice as long as the one before, up to a heartbeat."""
 ANNOUNCED_EVERY_SECONDS: Final = 0.05
 """How often a process publishes at most that there are new entries: one command of Redis for hundreds of sends."""
-UNHEARD_EVERY_SECONDS: Final = 1.0
-"""The same while no process listens. A new listener reads by itself meanwhile."""
+IDLE_ANNOUNCE_SECONDS: Final = 1.0
+"""The interval while no process subscribes. A new subscriber reads once when it starts."""
 CLOCK_DIFFERENCE: Final = timedelta(minutes=1)
 """How far the clock of a server may be behind that of the server that took over from it, or was restored from."""
 
@@ -138,8 +138,8 @@ def _keys(table: str, part: str, after: tuple[str, str, str], limit: int = ENTRI
             """
 
 
-# The server is a cluster and its timeline, which a failover and a restore begin anew. No transaction from `newest`
-# on has committed.
+# The server is a cluster and its timeline, which a failover or a restore changes. No transaction from `newest` on
+# has committed.
 _BOUNDS: Final = """
         SELECT
             substring(
@@ -202,19 +202,19 @@ _READ: Final = Statement(
         ON first_keys.kept_in = 'room_events'
         AND room_events.room_id = first_keys.room_id
         AND room_events.seq = first_keys.seq
-        AND {kept("room_events.room_id")}
+        AND {not_deleted("room_events.room_id")}
     LEFT JOIN LATERAL (
         SELECT {readable(Message, "messages")}
         FROM messages
         WHERE first_keys.kept_in = 'messages'
             AND messages.room_id = first_keys.room_id
             AND messages.seq = first_keys.seq
-            AND {kept("messages.room_id")}
+            AND {not_deleted("messages.room_id")}
         UNION ALL
         SELECT {readable(Message, "messages")}
         FROM messages
         WHERE messages.id = room_events.message_id
-            AND {kept("messages.room_id")}
+            AND {not_deleted("messages.room_id")}
     ) AS message ON true
     ORDER BY
         first_keys.transaction_id,
@@ -401,7 +401,7 @@ class Changes:
 
     def _published(self, published: asyncio.Future[list[Outcome]]) -> None:
         if published.cancelled() or published.exception() is not None or published.result() == [0]:
-            self._next_announcement = asyncio.get_running_loop().time() + UNHEARD_EVERY_SECONDS
+            self._next_announcement = asyncio.get_running_loop().time() + IDLE_ANNOUNCE_SECONDS
 
     def _close(self) -> None:
         """End the feeds of this process. Idempotent."""
@@ -450,7 +450,7 @@ class Changes:
         return read.key.encode()
 
     async def forget(self, consumer: str) -> None:
-        """Delete the positions of a consumer. Nothing if there is none. Its workers begin anew."""
+        """Delete the positions of a consumer, if there are any. Its workers start again from the beginning."""
         await self._executor.execute(_FORGET, inputs.text("consumer", consumer, longest=100))
 
     def _check_not_distributed(self) -> None:
@@ -603,7 +603,7 @@ class ChangeFeed:
         await wait_at_most(self._woken, jittered(seconds))
 
     async def _go_back(self, read: _Read) -> None:
-        """Another server has taken over. What it did not get from the former one, others have written since."""
+        """Another server has taken over. It has other entries in place of those that were not replicated to it."""
         since = self._position.read_at - CLOCK_DIFFERENCE
         first = await self._executor.fetch_one(_FIRST_SINCE, since)
         transaction_id = min(self._position.transaction_id, read.horizon, *([] if first is None else [first]))

@@ -59,8 +59,8 @@ async def probe(pool: Pool, connection: Connection, subscriptions: Subscriptions
     async def ask_redis() -> None:
         await asyncio.gather(*map(ping, connection.servers.values() or [connection]))
         for server in subscriptions.servers:
-            if server.trouble is not None:
-                raise server.trouble.for_another()
+            if server.failure is not None:
+                raise server.failure.for_another()
 
     postgres, redis = await asyncio.gather(_result(ask_postgres, seconds), _result(ask_redis, seconds))
     degraded = postgres.ok and not redis.ok

@@ -8,7 +8,7 @@ from typing import Final
 
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
-from hubbub.models import Verdict
+from hubbub.models import RateLimitResult
 from hubbub.redis import Connection, Script
 from hubbub.redis.replies import as_int, as_list
 
@@ -71,7 +71,7 @@ class RateLimits:
         refill_per_second: float,
         cost: int = 1,
         fail_open: bool = False,
-    ) -> Verdict:
+    ) -> RateLimitResult:
         """Take `cost` tokens from the bucket of `key` under `name`, or none if it has too few.
 
         `name` is the action (1 to 50 of a-z, 0-9, dot, dash, underscore). `key` is the subject of the limit,
@@ -92,9 +92,9 @@ class RateLimits:
         except Unavailable as error:
             if not fail_open or error.service == "hub":  # then the caller is in another process or event loop
                 raise
-            return Verdict(allowed=True, remaining=0, retry_after_seconds=0, degraded=True)
+            return RateLimitResult(allowed=True, remaining=0, retry_after_seconds=0, degraded=True)
         allowed, remaining, retry_after_ms = map(as_int, reply)
-        return Verdict(allowed == 1, remaining, retry_after_ms / 1000)
+        return RateLimitResult(allowed == 1, remaining, retry_after_ms / 1000)
 
 
 def _check(name: str, key: str, capacity: int, refill_per_second: float, cost: int) -> None:

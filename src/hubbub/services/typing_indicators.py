@@ -20,7 +20,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from math import inf
-from typing import Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 from uuid import UUID
 
 from hubbub import inputs
@@ -32,6 +32,7 @@ from hubbub.redis import NOW, Connection, Gap, ReplyError, Script, Subscriptions
 from hubbub.redis.commands import results
 from hubbub.redis.expiring_sets import BUCKETS, Due, bucket_of, by_bucket, find_due, is_any_left, log_refusal
 from hubbub.redis.replies import as_bool, as_ids, as_int, as_list
+from hubbub.renamed import Renamed
 from hubbub.scheduling import take
 
 logger = logging.getLogger("hubbub.typing")
@@ -152,7 +153,7 @@ _EXPIRE = Script(
 """Stop the users in these rooms whose time is over, or is longer than that of a start now: they started before the
 clock of Redis went back."""
 
-_WHO_TYPES = Script(
+_TYPING_USERS = Script(
     keys=("room",),
     source=NOW + "return redis.call('ZRANGEBYSCORE', room, '(' .. now, '+inf')",
     reply=as_ids,
@@ -161,13 +162,15 @@ _WHO_TYPES = Script(
 """The users who are typing in a room, without those whose time is over."""
 
 
-class TypingIndicators:
+class TypingIndicators(Renamed):
     """A member who starts typing in a room is typing until they stop, or until `start` was not repeated in time.
 
     Each start and each stop is published once, on the channel `typing:{room_id}`, in the step in which Redis
     stores it. A repeated start publishes nothing. When the time runs out, any process publishes the stop, up to a
     second late.
     """
+
+    _FORMER_NAMES: ClassVar = {"who_types": "typing_users"}
 
     def __init__(
         self,
@@ -242,7 +245,7 @@ class TypingIndicators:
         self._stops.add(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
 
     async def stop_everywhere(self, user_id: UUID) -> int:
-        """The user is no longer typing in any room. Returns in how many rooms a stop was published."""
+        """The user is no longer typing in any room. Returns the number of rooms in which a stop was published."""
         rooms = await _rooms_of(self._connection, [inputs.uuid("user_id", user_id)])
         return await _stop(self._connection, rooms)
 
@@ -250,15 +253,15 @@ class TypingIndicators:
         """Queue a `stop_everywhere`, as `stop_soon` does. Use it after a user has disconnected."""
         self._stops.add_everywhere(inputs.uuid("user_id", user_id))
 
-    async def who_types(self, room_id: UUID) -> list[UUID]:
+    async def typing_users(self, room_id: UUID) -> list[UUID]:
         """The users who are typing in the room now."""
-        return await _WHO_TYPES(self._connection, keys=(room_key(inputs.uuid("room_id", room_id)),))
+        return await _TYPING_USERS(self._connection, keys=(room_key(inputs.uuid("room_id", room_id)),))
 
     async def watch(self, room_id: UUID, *, buffer: int = 1_000) -> AsyncGenerator[TypingChanged | Gap, None]:
         """Starts and stops in the room as they happen, for as long as the iteration lasts.
 
         The first item is a `Gap`, as soon as Redis has confirmed the subscription. Another `Gap` stands wherever
-        events may be missing: call `who_types` then. The caller decides who may watch.
+        events may be missing: call `typing_users` then. The caller decides who may watch.
         """
         room_id = inputs.uuid("room_id", room_id)
         buffer = inputs.limit(buffer, longest=100_000, field="buffer")

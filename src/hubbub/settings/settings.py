@@ -145,10 +145,10 @@ class RedisSettings:
                 raise Invalid("REDIS_SENTINEL_PASSWORD", "is not used without REDIS_SENTINEL_MASTER")
             if "," in self.host and not self.cluster:
                 raise Invalid(
-                    "REDIS_HOST", "must be one host, but for REDIS_CLUSTER=true or REDIS_SENTINEL_MASTER"
+                    "REDIS_HOST", "must be one host, except with REDIS_CLUSTER=true or REDIS_SENTINEL_MASTER"
                 )
         elif self.cluster:
-            raise Invalid("REDIS_SENTINEL_MASTER", "is not used in a cluster: leave it or REDIS_CLUSTER out")
+            raise Invalid("REDIS_SENTINEL_MASTER", "cannot be combined with REDIS_CLUSTER: unset one of the two")
         if self.cluster and self.database != 0:
             raise Invalid("REDIS_DB", "must be 0 in a cluster")
 
@@ -204,10 +204,10 @@ class Settings:
         Raises: Invalid (a variable is missing or unusable).
         """
         environ = os.environ if environ is None else environ
-        return _settings(texts_in(environ)) if cls.is_given(environ) else None
+        return _settings(texts_in(environ)) if cls.is_configured(environ) else None
 
     @staticmethod
-    def is_given(environ: Mapping[str, str] | None = None) -> bool:
+    def is_configured(environ: Mapping[str, str] | None = None) -> bool:
         """Whether a variable that is about the servers is set, so that `from_env` returns settings or raises.
 
         DB_SCHEMA and REDIS_PREFIX alone say where hubbub is in the servers of `hubbub up`.
@@ -215,7 +215,7 @@ class Settings:
         environ = os.environ if environ is None else environ
         return any(variable in environ for variable in VARIABLES - _WITHIN_SERVERS)
 
-    def within(self, environ: Mapping[str, str] | None = None) -> Settings:
+    def with_env(self, environ: Mapping[str, str] | None = None) -> Settings:
         """These servers, with the schema and the prefix that `environ` names by DB_SCHEMA and REDIS_PREFIX.
 
         Raises: Invalid.

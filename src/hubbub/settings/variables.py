@@ -338,7 +338,7 @@ def from_redis_url(url: str) -> dict[str, str]:
     """
     parts = _parts("REDIS_URL", url, _REDIS_SCHEMES, also={"number"})
     if "query" in parts:
-        raise Invalid("REDIS_URL", "has parameters after a ?, hubbub knows none: use the REDIS_ variables")
+        raise Invalid("REDIS_URL", "has parameters after ?, which are not supported: use the REDIS_ variables")
     scheme = url.lower().partition("://")[0]
     names = {"host": "REDIS_HOST", "ipv6": "REDIS_HOST", "port": "REDIS_PORT", "database": "REDIS_DB"}
     if scheme.endswith("+sentinel"):
@@ -393,7 +393,8 @@ def _parameters(variable: str, query: str) -> dict[str, str]:
     parameters: dict[str, str] = {}
     for name, _, value in (pair.partition("=") for pair in query.split("&") if pair):
         if name not in _PARAMETERS:
-            raise Invalid(variable, f"has the parameter {name}, hubbub knows {', '.join(_PARAMETERS)}")
+            supported = ", ".join(_PARAMETERS)
+            raise Invalid(variable, f"has the parameter {name}; supported parameters: {supported}")
         if name in parameters or not value:
             raise Invalid(variable, f"must give {name} one value")
         parameters[name] = value

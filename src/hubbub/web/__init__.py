@@ -48,15 +48,15 @@ __all__ = [
 def console(
     hub: Hub | Callable[[], Hub] | None = None,
     *,
-    may: Callable[[Request], Awaitable[bool] | bool],
+    authorize: Callable[[Request], Awaitable[bool] | bool],
     allow_changes: bool = False,
 ) -> ASGIApp:
-    """An ASGI application with a live page for operators: `app.mount("/console", console(may=is_admin))`.
+    """An ASGI application with a live page for operators: `app.mount("/console", console(authorize=is_admin))`.
 
-    `hub` is a hub, or a callable that returns it. Without one it is `state.hub` of the application. `may` returns
-    whether a request is one of an operator, and may be a coroutine function. It is asked before everything else,
-    also for each file. The page shows messages, names and devices of all users. It changes nothing, unless
-    `allow_changes` lets it revoke sessions.
+    `hub` is a hub, or a callable that returns it. Without one it is `state.hub` of the application.
+    `authorize(request)` returns whether a request comes from an operator, and may be a coroutine function. It is
+    called first for every request, also for files. The page shows messages, names and devices of all users. It
+    changes nothing, unless `allow_changes` lets it revoke sessions.
 
     The figures need more rights than an application has: see docs/operations.md.
 
@@ -64,4 +64,4 @@ def console(
     """
     from hubbub.web.console_app.console import Console  # noqa: PLC0415 - for applications that mount it only
 
-    return Console(hub, may=may, allow_changes=allow_changes)
+    return Console(hub, authorize=authorize, allow_changes=allow_changes)

@@ -88,7 +88,7 @@ def frame_of(handler: Handler) -> type[msgspec.Struct]:
     return found
 
 
-# What a client asks.
+# Commands.
 
 
 class Send(frames.Frame, frozen=True, tag="send"):
@@ -264,7 +264,7 @@ class Auth(frames.Frame, frozen=True, tag="auth"):
     token: frames.Token
 
 
-# What a client gets.
+# Results.
 
 
 class ReadUpTo(Value, frozen=True):
@@ -344,7 +344,7 @@ class Renewed(Value, frozen=True):
     expires_in_seconds: float | None
 
 
-# What is done.
+# Handlers.
 
 
 async def send(call: Call, frame: Send) -> Message:
@@ -478,7 +478,7 @@ async def unread(call: Call, frame: Unread) -> ReadUpTo:
 
 async def readers(call: Call, frame: Readers) -> ReaderPage:
     async def read(limit: int) -> ReaderPage:
-        found = await call.me.receipts.who_read(
+        found = await call.me.receipts.readers(
             frame.message_id, room_id=frame.room_id, limit=limit, after=frame.after
         )
         users = await people(call, (receipt.user_id for receipt in found.items))

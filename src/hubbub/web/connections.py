@@ -50,13 +50,13 @@ class GatewayConnection(ABC):
         self.number = number
         """Later connections to this process have higher numbers, also where their first frames change places."""
         self.code: int | None = None
-        """Why it is closed, once it is."""
+        """The close code, or None while it is open."""
         self.blocked_since = inf
         """When the write began that the client has not taken yet, in the time of the event loop."""
         self.sent_at = inf
         """When something was sent last, in the time of the event loop. No ping comes before `ready`."""
         self.positions: Mapping[UUID, str] | None = None
-        """Those that the client has, until it is entered: they are too large to be kept for its life."""
+        """The positions of the client, until it is entered. They are too large to be kept for its lifetime."""
         self.watched: Sequence[UUID] = ()
         """The rooms of whose members the presence is wanted from the beginning."""
         self.has_gone = False
@@ -97,7 +97,7 @@ class GatewayConnection(ABC):
                 refused = await self._open()
             if refused is not None:
                 with suppress(OSError):
-                    await self._say_bye(refused)
+                    await self._send_bye(refused)
         finally:
             self.has_gone = True
             self.gateway.leave(self)
@@ -160,20 +160,20 @@ class GatewayConnection(ABC):
         return frames.encode(ready).decode()
 
     async def _deliver(self, follower: Follower, *, resumed: bool) -> None:
-        """Write what the feed has, until it ends; then say why."""
+        """Write the events of the feed until it ends, then send the close code."""
         code: int | None = 4500
         try:
             with ReportErrors("a connection"):
                 code = await self._code_of_end(follower, resumed=resumed)
             if code is not None:
                 with suppress(OSError):
-                    await self._say_bye(code)
+                    await self._send_bye(code)
         finally:
             if self._receiving is not None:
                 self._receiving.reschedule(0)
 
     async def _code_of_end(self, follower: Follower, *, resumed: bool) -> int | None:
-        """Write what the feed has, until it ends. Returns the code of its end, None if the client has gone."""
+        """Write the events of the feed until it ends. Returns its close code, or None if the client has gone."""
         try:
             await self.write(self._ready(follower, resumed=resumed))
             self.sent_at = self._loop.time()
@@ -181,7 +181,7 @@ class GatewayConnection(ABC):
                 await self.write(self._events(follower, event))
         except OSError:
             return None
-        return self.code or await self._why_ended()
+        return self.code or await self._close_code()
 
     def _events(self, follower: Follower, event: FeedEvent) -> str:
         """The event as a frame, with those that wait behind it."""
@@ -195,8 +195,8 @@ class GatewayConnection(ABC):
             text = "\n".join([text, *map(encode, more)])
         return text
 
-    async def _why_ended(self) -> int:
-        """The feed has ended, by its session, its user or the hub."""
+    async def _close_code(self) -> int:
+        """The close code after the end of the feed, by its session, its user or the hub."""
         if self._follower is not None and self._follower.was_disconnected:
             return await self._code_of_user(4403)
         token = self.identity.token
@@ -208,7 +208,7 @@ class GatewayConnection(ABC):
         return await self._code_of_user(4401)
 
     async def _code_of_user(self, code: int) -> int:
-        """4410 if the user is no more, else the code."""
+        """4410 if the user was deleted, else `code`."""
         try:
             await self.hub.users.get(self.user_id)
         except NotFound:
@@ -218,14 +218,14 @@ class GatewayConnection(ABC):
         return code
 
     async def renew(self, identity: Identity) -> None:
-        """From now on the same user is known by another token."""
+        """Replace the identity by that of another token of the same user."""
         self.identity = identity
         if self._follower is not None:
             await self._follower._end_with(None if identity.token is None else key_of(identity.token).name)
 
     @property
     def is_ending(self) -> bool:
-        """Whether nothing that the client says counts any more: it may not know yet that its session has ended."""
+        """Whether further frames of the client are ignored, because its session has ended."""
         return self.code is not None or (self._follower is not None and self._follower.is_closed)
 
     async def write(self, text: str) -> None:
@@ -251,7 +251,7 @@ class GatewayConnection(ABC):
         with suppress(OSError):
             await self.write(frames.PING)
 
-    async def _say_bye(self, code: int) -> None:
+    async def _send_bye(self, code: int) -> None:
         self.code = code
         logger.info("a connection of user %s is closed: %d, %s", self.user_id, code, frames.REASONS[code])
         await self.write(self.gateway.bye(code))
@@ -259,7 +259,7 @@ class GatewayConnection(ABC):
         await self._finish(code)
 
     def close(self, code: int) -> None:
-        """End it, and tell the client why. Does not wait."""
+        """Close it with a `bye`. Does not wait."""
         if self.code is None:
             self.code = code
             if self._follower is not None:
@@ -268,7 +268,7 @@ class GatewayConnection(ABC):
                 self._receiving.reschedule(0)
 
     def abort(self, code: int) -> None:
-        """End it without a word, as the client does not read."""
+        """Close it without a `bye`, because the client does not read."""
         logger.info("a connection of user %s is cut: %s", self.user_id, frames.REASONS[code])
         self.code = code
         self.has_gone = True

@@ -121,7 +121,7 @@ def _schemas(kinds: Iterable[Any]) -> tuple[dict[Any, dict[str, Any]], dict[str,
 
 
 def result_of(command: Command) -> Any:  # noqa: ANN401 - a type
-    """The type of the result, as the handler says it."""
+    """The type of the result, from the annotations of the handler."""
     found = get_type_hints(command.call).get("return", Any)
     return Any if found is object else found
 

@@ -38,11 +38,11 @@ PositionMap = Annotated[dict[UUID, str], Meta(max_length=MAX_POSITIONS)]
 
 
 class NotAFrame(Exception):
-    """The text is no frame at all: no JSON object, or without a `type`."""
+    """The text is not a frame: not a JSON object, or without a `type`."""
 
 
 class Limits(Value, frozen=True, kw_only=True):
-    """The limits of a connection. `ready` tells them to the client.
+    """The limits of a connection. `ready` sends them to the client.
 
     `frame_bytes` is what the ASGI server has to be set to, because an application sees a frame when it is whole:
     `uvicorn --ws-max-size 65536`. `connections` is how many a user may have in one process.
@@ -56,7 +56,7 @@ class Limits(Value, frozen=True, kw_only=True):
     watched_rooms: int = 10
 
 
-# What a client sends.
+# Frames of the client.
 
 
 class Frame(msgspec.Struct, frozen=True, tag_field="type"):
@@ -90,7 +90,7 @@ class Subscription(msgspec.Struct, frozen=True):
     positions: dict[UUID, str] | None = None
 
 
-# What the server sends.
+# Frames of the server.
 
 
 class Ask(Value, frozen=True, tag_field="type", tag="ask"):

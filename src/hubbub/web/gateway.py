@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 from starlette.datastructures import Headers
@@ -17,6 +17,7 @@ from hubbub import inputs
 from hubbub.background import ReportErrors, wait_at_most
 from hubbub.errors import Forbidden, Invalid, NotFound
 from hubbub.hub import Hub
+from hubbub.renamed import warn_of_former_name
 from hubbub.web import commands, frames
 from hubbub.web.commands import Call, Command, Handler, frame_of
 from hubbub.web.connections import GatewayConnection
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
 
     from hubbub.events import FeedEvent
 
-Who = Callable[["Scope"], Awaitable[UUID | None] | UUID | None]
+T = TypeVar("T")
+
+Authenticate = Callable[["Scope"], Awaitable[UUID | None] | UUID | None]
 
 Banned = Callable[[Collection[UUID]], Awaitable[Collection[UUID]] | Collection[UUID]]
-May = Callable[[Call, str, Any], Awaitable[bool] | bool]
+Authorize = Callable[[Call, str, Any], Awaitable[bool] | bool]
 BeforeSend = Callable[[Call, commands.Send], Awaitable[commands.Send] | commands.Send]
 
 ENDING_SECONDS: Final = 1.0
@@ -45,27 +48,29 @@ ENDING_SECONDS: Final = 1.0
 SWEEP_SECONDS: Final = 5.0
 """How often connections are looked at, in one step of the event loop: 1 ms for 5,000."""
 USERS_PER_CALL: Final = 1_000
-"""Users about whom the application is asked at a time whether they are banned."""
+"""The most users in one call of `banned`."""
 BLOCKED_SECONDS: Final = 30.0
+"""A connection whose client has read nothing for this long is closed. It also limits a call of `banned`."""
 CLOSE_SECONDS: Final = 2.0
+"""How long `close` waits for clients. A `bye` takes milliseconds, and a dead client must not delay the server."""
 ENCODED_CHARACTERS: Final = 1024 * 1024
-"""Events that are kept encoded. Many followers get an event within a moment."""
+"""Bounds the cache of encoded events. Followers of a room get an event within milliseconds of each other."""
 
 
 class Gateway:
     """An ASGI application for clients: `app.mount("/chat", Gateway())`.
 
     `hub` is a hub, or a callable that returns it. Without one it is `state.hub` of the application, or `hub` in
-    the state of its lifespan. `who` returns the id of the user of an ASGI scope, or None. Without it a client has
-    a session of hubbub's. `banned` gets ids of users and returns those of them who must not come in. It is asked
-    when a client comes, at each request, and every 5 seconds for all users who are connected to this process,
+    the state of its lifespan. `authenticate(scope)` returns the id of the user of an ASGI scope, or None. Without
+    it a client needs a session of hubbub. `banned` gets ids of users and returns the banned ones. It is called
+    when a client connects, at each request, and every 5 seconds for all users who are connected to this process,
     1,000 at a time. `origins` are those of pages on other hosts, such as `https://app.example.org`. `secret` signs
     the tokens of `token`: at least 32 random bytes, the same in all processes.
 
-    `may(call, command, frame)` returns whether the user may do the command with this name, in addition to the
-    rules of hubbub. Each of `before_send(call, frame)` returns the frame to send: the same or a changed one. It
-    refuses by raising an error of hubbub, such as `RateLimited` for a slow mode. All of these may be coroutine
-    functions.
+    `authorize(call, command, frame)` returns whether the user may run the command with this name, in addition to
+    the rules of hubbub. Each of `before_send(call, frame)` returns the frame to send: the same or a changed one.
+    It refuses by raising an error of hubbub, such as `RateLimited` for a slow mode. All of these may be coroutine
+    functions. `who` and `may` are the former names of `authenticate` and `authorize`.
 
     Raises: Invalid.
     """
@@ -74,18 +79,20 @@ class Gateway:
         self,
         hub: Hub | Callable[[], Hub] | None = None,
         *,
-        who: Who | None = None,
+        authenticate: Authenticate | None = None,
         banned: Banned | None = None,
         origins: Collection[str] = (),
         secret: bytes | None = None,
-        may: May | None = None,
+        authorize: Authorize | None = None,
         before_send: Iterable[BeforeSend] = (),
         limits: Limits = Limits(),  # noqa: B008 - a frozen value
         ping_seconds: float = 25,
         spread_seconds: float = 15,
+        who: Authenticate | None = None,
+        may: Authorize | None = None,
     ) -> None:
         self._hub = hub
-        self._who = who
+        self._authenticate = _either(authenticate, who, "who=", "authenticate=")
         self._banned = banned
         self._origins = frozenset(origins)
         self._tokens = None if secret is None else Tokens(secret)
@@ -108,7 +115,7 @@ class Gateway:
         self._pings: set[asyncio.Task[None]] = set()
         self._numbers = count()
         self._looking_for_banned: asyncio.Task[None] | None = None
-        self._may = may
+        self._authorize = _either(authorize, may, "may=", "authorize=")
         self._before_send = tuple(before_send)
         self._sockets = Sockets(self)
         self._router = Router(Http(self).routes(), default=_no_such_path)
@@ -137,21 +144,22 @@ class Gateway:
     async def identify(
         self, request: HTTPConnection, token: str | None, *, needs_origin: bool = True
     ) -> Identity | None:
-        """Who the client is, by a token or else by what the request carries. Raises: Unavailable.
+        """The identity of the client: by the token, or else by the request. Raises: Unavailable.
 
         With `needs_origin` a cookie counts only beside the `Origin` of a page of the application's own.
         """
-        if token is None and self._who is not None:
-            user_id = await value_of(self._who(request.scope))
+        if token is None and self._authenticate is not None:
+            user_id = await value_of(self._authenticate(request.scope))
             if user_id is not None and not isinstance(user_id, UUID):
-                raise TypeError(f"`who` must return the id of a user of hubbub, a UUID, not {user_id!r:.100}")
+                reason = f"must return the id of a user of hubbub, a UUID, not {user_id!r:.100}"
+                raise TypeError(f"`authenticate` {reason}")
             return None if user_id is None else Identity(user_id)
         if token is None and ("origin" in request.headers or not needs_origin):
             token = cookie_of(request)
         return await self.identify_by(self.hub_of(request), token) if token else None
 
     async def identify_by(self, hub: Hub, token: str) -> Identity | None:
-        """Who has this token. Raises: Unavailable."""
+        """The identity of the token. Raises: Unavailable."""
         if "." in token:
             claims = None if self._tokens is None else self._tokens.check(token)
             if claims is None:
@@ -162,14 +170,14 @@ class Gateway:
         return None if session is None else Identity(session.user_id, token)
 
     async def are_banned(self, user_ids: Collection[UUID]) -> Collection[UUID]:
-        """Those of the users who must not come in. Raises: TypeError (`banned` does not return ids)."""
+        """The banned users among these. Raises: TypeError (`banned` does not return ids)."""
         found = () if self._banned is None else await value_of(self._banned(user_ids))
         if any(not isinstance(one, UUID) for one in found):
             raise TypeError("`banned` must return ids of hubbub's users, each a UUID")
         return found
 
     def token(self, user_id: UUID, *, seconds: float = 900) -> str:
-        """A signed token for `hello` and bearers: who the user is, for so many seconds. It cannot be revoked.
+        """A signed token of the user for `hello` and bearers, valid for `seconds`. It cannot be revoked.
 
         `hub.disconnect` ends the connections of a user. Raises: Invalid (the gateway has no secret).
         """
@@ -200,7 +208,7 @@ class Gateway:
 
     async def do(self, command: Command, call: Call, frame: Any) -> object:  # noqa: ANN401 - of the command
         """The result of a command. Raises: what the command raises, Forbidden, Invalid (rooms to watch)."""
-        if self._may is not None and not await value_of(self._may(call, command.name, frame)):
+        if self._authorize is not None and not await value_of(self._authorize(call, command.name, frame)):
             raise Forbidden(command.name, "the application does not allow it")
         if isinstance(frame, commands.Watch) and len(frame.room_ids) > self.limits.watched_rooms:
             raise Invalid("room_ids", f"must have at most {self.limits.watched_rooms} rooms")
@@ -218,27 +226,27 @@ class Gateway:
     # The connections of this process.
 
     async def close(self) -> None:
-        """Send all clients elsewhere, and wait a moment until they have gone. From now on none is accepted.
+        """Close all connections with 1012 and refuse new ones. Waits up to 2 s until the clients have gone.
 
         Call it before the server ends: it may wait for streams. Raises: nothing.
         """
-        self._send_elsewhere()
+        self._close_all()
         await wait_at_most(self._empty, CLOSE_SECONDS)
 
-    def _send_elsewhere(self) -> None:
+    def _close_all(self) -> None:
         self._is_closing = True
         for connection in [one for own in self._connections.values() for one in own]:
             connection.close(1012)
 
     def enter(self, connection: GatewayConnection) -> int | None:
-        """Note an open connection. Returns the code with which it is refused, or None."""
+        """Register an open connection. Returns the code with which it is refused, or None."""
         if self._is_closing:
             return 1012
         own = self._connections.setdefault(connection.user_id, {})
         replaced = [one for one in own if connection.device is not None and one.device == connection.device]
         if any(one.code is None and one.number > connection.number for one in replaced):
             return 4409  # the first frame of an attempt that the client gave up has come late
-        # One that does not read stays for a while, and counts until it has gone.
+        # A connection that does not read stays for a while, and counts until it has gone.
         staying = len(own) - sum(one.code is None and not one.is_blocked for one in replaced)
         for one in replaced:
             if one.code is None and not one.is_blocked:
@@ -259,7 +267,7 @@ class Gateway:
         return next(self._numbers)
 
     def leave(self, connection: GatewayConnection) -> None:
-        """Forget it."""
+        """Unregister a connection."""
         own = self._connections.get(connection.user_id, {})
         own.pop(connection, None)
         if not own:
@@ -277,14 +285,14 @@ class Gateway:
             return
         self._look_later()
         if _server_is_ending():
-            self._send_elsewhere()
+            self._close_all()
         now = asyncio.get_running_loop().time()
         if now - self._swept_at >= SWEEP_SECONDS:
             self._swept_at = now
             self._sweep(now)
 
     def _sweep(self, now: float) -> None:
-        """Send pings, cut clients that do not read, and end those whose tokens have expired."""
+        """Send pings, disconnect clients that do not read, and close connections whose tokens have expired."""
         if self._banned is not None and (self._looking_for_banned is None or self._looking_for_banned.done()):
             self._looking_for_banned = asyncio.create_task(
                 self._end_banned(), name="hubbub: look for banned users"
@@ -301,10 +309,10 @@ class Gateway:
                 task.add_done_callback(self._pings.discard)
 
     async def _end_banned(self) -> None:
-        """End the connections of users who were banned. After an error the next sweep asks again."""
+        """Close the connections of users who were banned. After an error the next sweep tries again."""
         user_ids = list(self._connections)
         for start in range(0, len(user_ids), USERS_PER_CALL):
-            # One that fails or hangs must not keep the others open.
+            # A call that fails or hangs must not keep the other users connected.
             with ReportErrors("finding out which users are banned"):
                 async with asyncio.timeout(BLOCKED_SECONDS):
                     found = await self.are_banned(user_ids[start : start + USERS_PER_CALL])
@@ -324,6 +332,13 @@ def _path(scope: Scope) -> str:
     """The path below the mount."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
+
+
+def _either(value: T | None, former_value: T | None, former: str, name: str) -> T | None:
+    if former_value is None:
+        return value
+    warn_of_former_name(former, name, stacklevel=3)
+    return former_value
 
 
 def _server_is_ending() -> bool:

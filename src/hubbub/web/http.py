@@ -44,7 +44,7 @@ NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 class Http:
-    """The requests of clients, which carry who they are each time."""
+    """Requests that authenticate each time."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -107,12 +107,12 @@ class Http:
         return await self._gateway.do(command, call, _converted(command, request.path_params))
 
     async def _call(self, request: Request) -> Call:
-        """Who asks. Raises: Refused, RateLimited, Unavailable."""
+        """The call of the request. Raises: Refused, RateLimited, Unavailable."""
         identity = await self._identity(request)
         return Call(self._gateway.hub_of(request), identity.user_id, identity.token)
 
     async def _identity(self, request: Request) -> Identity:
-        """Who asks, if not too often. Raises: Refused, RateLimited, Unavailable."""
+        """The identity of the request, within its rate. Raises: Refused, RateLimited, Unavailable."""
         gateway = self._gateway
         if not gateway.accepts_origin(request):
             raise Refused(403, "The origin is not one of the gateway's.")

@@ -43,7 +43,10 @@ SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS", "TRACE"}
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a client is: by a session, which has a `token`, or otherwise, until `expires_at` on the loop's clock."""
+    """The identity of a client: from a session, with its `token`, or from another source.
+
+    It ends at `expires_at` on the loop's clock.
+    """
 
     user_id: UUID
     token: str | None = None
@@ -57,7 +60,7 @@ def session_cookie(token: str | None, *, max_age_seconds: int | None = None) -> 
     """The value of a `Set-Cookie` header: for the token of a session, or with None to clear the cookie.
 
     Scripts cannot read the cookie, and requests from other sites do not carry it, except links that are followed.
-    Without `max_age_seconds` it ends with the browser. The session ends by itself, whatever the cookie says.
+    Without `max_age_seconds` it ends with the browser. The session has a lifetime of its own.
 
     Raises: Invalid (the token is not one of a session).
     """
@@ -72,7 +75,7 @@ def session_cookie(token: str | None, *, max_age_seconds: int | None = None) -> 
 def session_token(request: Connection) -> str | None:
     """The bearer token or the cookie of the request, for `hub.follow(token=)` and to rotate or delete the session.
 
-    Whether there is such a session is a question for `current_session`.
+    It does not check the session: see `current_session`.
 
     Raises: Refused (a cookie that another site may have sent).
     """

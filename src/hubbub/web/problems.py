@@ -98,14 +98,14 @@ def _problem(status: int, title: str, detail: str, **details: Any) -> Problem:  
 
 
 async def _answer(request: HTTPConnection, error: HubbubError | Refused) -> Response | None:
-    told = problem(error)
+    found = problem(error)
     if isinstance(request, WebSocket):
         can_answer = "websocket.http.response" in request.scope.get("extensions", {})
         if request.application_state is not WebSocketState.CONNECTING or not can_answer:
-            retry_later = 1013 if told.retry_after_seconds else 1011
-            await request.close(retry_later if told.status >= 500 else 1008, told.title)
+            retry_later = 1013 if found.retry_after_seconds else 1011
+            await request.close(retry_later if found.status >= 500 else 1008, found.title)
             return None
-    return _response(told, error)
+    return _response(found, error)
 
 
 SERVER_ERROR: Final = _problem(500, "Server error", "The log of the server has the cause.")
@@ -118,18 +118,18 @@ def answer(error: HubbubError | Refused | Problem) -> Response:
     return _response(problem(error), error)
 
 
-def _response(told: Problem, error: HubbubError | Refused) -> Response:
-    return Response(msgspec.json.encode(told), told.status, {**_extra_headers(error), **told.headers})
+def _response(found: Problem, error: HubbubError | Refused) -> Response:
+    return Response(msgspec.json.encode(found), found.status, {**_extra_headers(error), **found.headers})
 
 
 def _litestar_answer(_: litestar.Request[Any, Any, Any], error: HubbubError | Refused) -> litestar.Response[bytes]:
     import litestar  # noqa: PLC0415 - Litestar calls this, so it is loaded
 
-    told = problem(error)
-    headers = {**_extra_headers(error), **told.headers}
+    found = problem(error)
+    headers = {**_extra_headers(error), **found.headers}
     media_type = headers.pop("Content-Type")
     return litestar.Response(
-        msgspec.json.encode(told), status_code=told.status, headers=headers, media_type=media_type
+        msgspec.json.encode(found), status_code=found.status, headers=headers, media_type=media_type
     )
 
 

@@ -110,7 +110,7 @@ class WebSockets(WebSocketsSansIOProtocol):
 
 
 class Server(uvicorn.Server):
-    """A server that tells when it has started, and sends the clients of a gateway elsewhere before it ends."""
+    """Calls `on_start` after its start, and closes the gateway before it stops."""
 
     def __init__(
         self, config: uvicorn.Config, on_start: Callable[[], None], gateway: Gateway | None = None

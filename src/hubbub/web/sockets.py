@@ -87,7 +87,7 @@ class Sockets:
         await send({"type": "websocket.close", "code": code, "reason": frames.REASONS[code]})
 
     async def _hello(self, request: HTTPConnection, number: int, receive: Receive, send: Send) -> Socket:
-        """A client that has said who it is. Raises: _Gone, _Refused."""
+        """A client that has sent a valid `hello`. Raises: _Gone, _Refused."""
         try:
             hello = _decode(frames.Hello, _decode_hello, await _text(receive))
             frames.check_device(hello.device)
@@ -259,7 +259,7 @@ class Socket(GatewayConnection):
             return frames.Error.of(ref, problem(RateLimited(seconds)))
         self._refusals = 0
         if kind not in self.gateway.commands:
-            return frames.Error(ref, "unknown-frame", "The gateway knows no frame of this type.", "type")
+            return frames.Error(ref, "unknown-frame", "Unknown frame type.", "type")
         if ref is None:
             return frames.Error.of(ref, problem(Invalid("ref", "must be an integer from 0 to 2^53 - 1")))
         return None

@@ -1,4 +1,4 @@
-"""Server-Sent Events: a client that gets events over HTTP, and gives its commands by requests of their own."""
+"""Server-Sent Events: a client that receives events over HTTP and sends each command as a request."""
 
 from __future__ import annotations
 

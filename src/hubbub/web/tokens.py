@@ -31,7 +31,7 @@ class Tokens:
         self._key = blake2b(secret, person=b"hubbub.token").digest()
 
     def sign(self, user_id: UUID, seconds: float) -> str:
-        """A token that is valid for so many seconds. Raises: Invalid."""
+        """A token that is valid for `seconds`. Raises: Invalid."""
         expires_at = time.time() + inputs.positive("seconds", seconds)
         claims = urlsafe_b64encode(_CLAIMS.pack(inputs.uuid("user_id", user_id).bytes, expires_at))
         return (claims + b"." + self._mac(claims)).decode()

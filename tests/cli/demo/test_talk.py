@@ -197,7 +197,7 @@ async def test_users_who_log_out_have_no_sessions_left(loaded: Context) -> None:
     section = await talk.run(loaded)
     assert counts(section)["session lookups"] == talk.VISITS * loaded.user_count
     for user_id in loaded.users:
-        assert await loaded.hub.sessions.list_sessions(user_id) == []
+        assert await loaded.hub.sessions.list(user_id) == []
 
 
 async def test_hub_that_remembers_ended_sessions_fails_the_check(

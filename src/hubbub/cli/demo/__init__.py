@@ -155,7 +155,7 @@ async def try_servers(context: Context) -> Section:
         try:
             with unreported():
                 async with Hub(replace(context.settings, **{name: wrong})) as hub:
-                    await hub.sessions.list_sessions(new_id())
+                    await hub.sessions.list(new_id())
             outcome = "accepted"
         except Unavailable as error:
             outcome = "not tried" if error.retryable else "refused"

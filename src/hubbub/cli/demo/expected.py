@@ -28,7 +28,7 @@ from hubbub.settings import Settings
 T = TypeVar("T")
 
 CONVERSATION: Final = Path(__file__).with_name("conversation.jsonl")
-"""A log with what a careless column, collation or length check trips over: names, scripts, emoji, long lines."""
+"""Text that breaks careless columns, collations and length checks: names, scripts, emoji, long lines."""
 
 PlainLine = MessageLine | JoinLine | LeaveLine
 
@@ -166,7 +166,7 @@ def read(file: BufferedReader, refusals: Refusals) -> Iterator[PlainLine]:
 
 
 async def load(context: Context, title: str, lines: Iterator[PlainLine], refusals: Refusals) -> Section:
-    """Import the log, and expect what it says. The checks at the end compare the two."""
+    """Import the log, and record what the database should have. The checks at the end compare the two."""
     section = Section(f"Import of {title}")
     context.show("importing the log")
     copy = context.folder / "log.jsonl"  # a pipe can be read once; the expectation is made from the same lines

@@ -21,7 +21,7 @@ from hubbub.cli.demo.expected import PlainLine, find_user
 from hubbub.errors import Invalid, NotFound
 from hubbub.history import JoinLine, LeaveLine, derive_room_id
 from hubbub.hub import Hub
-from hubbub.sql import existing
+from hubbub.sql import require
 
 PLAYED: Final = 200
 """The last lines of the log are played, at most half of it. All before them is history."""
@@ -72,7 +72,7 @@ class Player:
             self._rooms[line.room or ""] = derive_room_id(line.room or "")
             if line.user not in self._users:
                 user = await find_user(hub, line.user or "")
-                self._users[line.user or ""] = existing(user, NotFound, "user", line.user or "").id
+                self._users[line.user or ""] = require(user, NotFound, "user", line.user or "").id
         for number, (username, display_name) in enumerate(VISITORS.items()):
             user = await hub.users.create(f"{number}@example.org", username, "!", display_name=display_name)
             for room_id in self._rooms.values():

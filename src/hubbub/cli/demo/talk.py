@@ -1,4 +1,4 @@
-"""Users who write, read, change their minds, join and leave, all at the same time, while others follow them."""
+"""Users who send, read, edit, delete, join and leave, all at the same time, while others follow them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STAY: Final = range(10, 200)
 """Events after which a follower disconnects, and resumes from its cursors."""
 
 PAGES_BACK: Final = (0, 0, 0, 0, 10)
-"""Of a long log a user turns only so many pages back; the checks at the end read all of it."""
+"""The number of pages that a user reads back in a long log. The checks at the end read all of it."""
 
 ATTEMPTS: Final = (*[(1,)] * 8, (2,), (1, 1))
 """How often a message is sent: mostly once, sometimes twice at once, or again as if the answer was lost."""
@@ -236,7 +236,7 @@ class Reader:
                 self.is_following.set()
                 for _ in range(self.random.choice(STAY)):
                     event = await anext(feed)
-                    if isinstance(event, RoomGone):  # left while disconnected; the next joining starts it anew
+                    if isinstance(event, RoomGone):  # left while disconnected; the next joining starts it fresh
                         del cursors[event.room_id]
                         self.received.pop(event.room_id, None)
                     elif isinstance(event, Logged):
@@ -292,7 +292,7 @@ async def type_in_a_room(context: Context, section: Section) -> AsyncIterator[No
     publish = partial(hub.realtime.publish_typing_indicator, room.id)
 
     async def expect_typing(*wanted: UUID) -> None:
-        section.expect(TYPING, "users who type", set(await hub.typing.who_types(room.id)), set(wanted))
+        section.expect(TYPING, "users who type", set(await hub.typing.typing_users(room.id)), set(wanted))
 
     async with expect_changes(section, TYPING, hub.typing.watch(room.id), publish, typists) as changes:
         for _ in range(2):  # the second report of a user extends the first, and is not published

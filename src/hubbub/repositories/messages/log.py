@@ -15,12 +15,12 @@ from hubbub.events import NOT_AN_EVENT, LogEvent
 from hubbub.models import Message
 from hubbub.positions import NOTHING, Position, event_mark, mark
 from hubbub.postgres import Executor, Statement
-from hubbub.sql import columns, has_member, kept, message_bytes, readable, representable
+from hubbub.sql import columns, has_member, message_bytes, not_deleted, readable, representable
 
 logger = logging.getLogger("hubbub.feed")
 
 UNREADABLE: Final = (ValueError, *NOT_AN_EVENT)
-"""What decoding raises for a value that hubbub has not written."""
+"""The errors of decoding a value that another program wrote."""
 
 
 PAGE_BYTES: Final = 1024 * 1024
@@ -92,7 +92,7 @@ def _entry(*row: Any) -> tuple[int, int, Position, LogEvent | None]:  # noqa: AN
     """How many rows were found, the head of the log, and the position and event of an entry. The last columns are
     those of its message.
 
-    There is no event if that was purged or cannot be read, or for a kind that only a newer version knows.
+    There is no event if that was purged or cannot be read, or for a kind that a newer version added.
     """
     found, head, room_id, seq, kind, about, user_id, payload, at, *values = row
     is_sent = kind == "sent"
@@ -174,9 +174,9 @@ class Logs:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
-    # It reads from the position on, including it: the entry there shows whether it is still the log that the
-    # reader knows. One statement sees one state of the database, and the order of seq is the order of the commits,
-    # so the result has no holes. Events of a purged message are left out, except at the position.
+    # It reads from the position on, including it: the entry there shows whether the log was rewound since. One
+    # statement sees one state of the database, and the order of seq is the order of the commits, so the result has
+    # no holes. Events of a purged message are left out, except at the position.
     #
     # Rows after the bound in bytes ($4) are left out before their content is fetched: octet_length of a stored
     # text does not read it. The first entry always comes. `found` counts the rows without that bound.
@@ -208,7 +208,7 @@ class Logs:
                     FROM messages
                     WHERE messages.room_id = $1
                         AND messages.seq >= $2
-                        AND {kept("$1")}
+                        AND {not_deleted("$1")}
                     ORDER BY messages.seq
                     LIMIT $3
                 )
@@ -231,7 +231,7 @@ class Logs:
                         AND messages.room_id = $1
                     WHERE room_events.room_id = $1
                         AND room_events.seq >= $2
-                        AND {kept("$1")}
+                        AND {not_deleted("$1")}
                         AND (room_events.message_id IS NULL OR messages.id IS NOT NULL OR room_events.seq = $2)
                     ORDER BY room_events.seq
                     LIMIT $3
@@ -246,7 +246,7 @@ class Logs:
         """,
     )
     _READ_OF_MEMBER = Statement(
-        "log.read_of_member", _entry, _READ.sql.replace(kept("$1"), has_member("$1", "$5"))
+        "log.read_of_member", _entry, _READ.sql.replace(not_deleted("$1"), has_member("$1", "$5"))
     )
 
     async def read(
@@ -271,12 +271,14 @@ class Logs:
         return _slice_of(rows, room_id, after, limit, head)
 
     _READ_ON_REPLICA = Statement(
-        "log.read_on_replica", _entry, _READ.sql.replace(kept("$1"), f"{kept('$1')} AND pg_is_in_recovery()")
+        "log.read_on_replica",
+        _entry,
+        _READ.sql.replace(not_deleted("$1"), f"{not_deleted('$1')} AND pg_is_in_recovery()"),
     )
     _READ_OF_MEMBER_ON_REPLICA = Statement(
         "log.read_of_member_on_replica",
         _entry,
-        _READ.sql.replace(kept("$1"), f"{has_member('$1', '$5')} AND pg_is_in_recovery()"),
+        _READ.sql.replace(not_deleted("$1"), f"{has_member('$1', '$5')} AND pg_is_in_recovery()"),
     )
 
     @classmethod
@@ -353,7 +355,7 @@ class Logs:
         LEFT JOIN room_events
             ON room_events.room_id = rooms.id
             AND room_events.seq = known.seq
-        WHERE {kept("rooms.id")}
+        WHERE {not_deleted("rooms.id")}
         """,
     )
     _HEAD = Statement(
@@ -369,7 +371,7 @@ class Logs:
             ON room_events.room_id = $1
             AND room_events.seq = rooms.last_seq
         WHERE rooms.id = $1
-            AND {kept("$1")}
+            AND {not_deleted("$1")}
             AND ($2::uuid IS NULL OR {has_member("$1", "$2")})
         """,
     )

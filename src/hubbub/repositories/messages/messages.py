@@ -29,17 +29,17 @@ from hubbub.repositories.messages.pages import (
 from hubbub.repositories.messages.send import draft_of, send_one
 from hubbub.repositories.messages.send_many import drafts_of, send_all
 from hubbub.repositories.messages.writer import MessageWriter
-from hubbub.repository import Apply, Repository, RoomChanges
+from hubbub.repository import Apply, ChangeBatcher, Repository
 from hubbub.sql import (
     OLDEST_LAST,
     by_id,
     columns,
-    existing,
-    kept,
     lock_timeout,
     next_entries,
     next_entry,
+    not_deleted,
     readable,
+    require,
 )
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def _change_of_one(event: type[Logged], change: str, room_id: str | None, unless
         WHERE messages.id = $1
             AND messages.room_id = {room_id or "messages.room_id"}
             AND messages.deleted_at IS NULL
-            AND {kept("messages.room_id", "$2")}
+            AND {not_deleted("messages.room_id", "$2")}
             AND (messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'))
             {unless}
         FOR NO KEY UPDATE OF messages
@@ -120,7 +120,7 @@ class Messages(Repository):
         executor: Executor,
         on_commit: OnCommit = ignore,
         writer: MessageWriter | None = None,
-        changes: RoomChanges | None = None,
+        changes: ChangeBatcher | None = None,
         *,
         replicas: Replicas | None = None,
     ) -> None:
@@ -195,7 +195,7 @@ class Messages(Repository):
         JOIN messages
             ON messages.id = wanted.id
             AND messages.room_id = $2
-        WHERE {kept("messages.room_id")}
+        WHERE {not_deleted("messages.room_id")}
         """,
     )
 
@@ -217,13 +217,13 @@ class Messages(Repository):
             message = await self._executor.look_up(self._GET, message_id)
         else:
             message = await self._executor.fetch_one(self._GET_IN_ROOM, message_id, room_id)
-        return existing(message, NotFound, "message", message_id)
+        return require(message, NotFound, "message", message_id)
 
     async def _get_as_member(
         self, message_id: UUID, room_id: UUID | None, viewer: UUID, deadline: float
     ) -> Message:
         found = await self._permissions({message_id: viewer}, room_id, deadline)
-        message, is_member, _ = existing(found[-1] if found else None, NotFound, "message", message_id)
+        message, is_member, _ = require(found[-1] if found else None, NotFound, "message", message_id)
         if not is_member:
             raise NotAMember(message.room_id, viewer)
         return message
@@ -246,7 +246,7 @@ class Messages(Repository):
                 ON room_users.room_id = messages.room_id
                 AND room_users.user_id = change.user_id
             WHERE messages.deleted_at IS NULL
-                AND {kept("messages.room_id", "change.user_id")}
+                AND {not_deleted("messages.room_id", "change.user_id")}
                 AND (messages.user_id = change.user_id OR room_users.role IN ('admin', 'moderator'))
                 {{unless}}
                 AND {{timeout}}
@@ -351,7 +351,7 @@ class Messages(Repository):
     )
 
     async def delete(self, message_id: UUID, *, by: UUID, room_id: UUID | None = None) -> Message:
-        """Leave a tombstone, without content and metadata, with the seq and `reply_to` of the message.
+        """Delete the message. A tombstone stays, with its seq and `reply_to`, without content and metadata.
 
         `by` and `room_id` are as in `edit`. Deleting it again changes nothing.
 
@@ -405,8 +405,8 @@ class Messages(Repository):
         LEFT JOIN room_users
             ON room_users.room_id = {{room_id}}
             AND room_users.user_id = change.user_id
-            AND {kept("change.user_id")}
-        WHERE {kept("messages.room_id")}
+            AND {not_deleted("change.user_id")}
+        WHERE {not_deleted("messages.room_id")}
             AND messages.room_id = {{room_id}}
         """
     _PERMISSIONS = Statement(
@@ -437,7 +437,7 @@ class Messages(Repository):
         """The messages: as they were changed, or as a change left them, or the error of a user who may not change
         one.
 
-        A change may itself have made a message what it is: one whose answer was lost is run again.
+        A change may find its own result, because a change with a lost answer is run again.
         """
         outcomes: dict[UUID, Message | Exception] = {message.id: message for message in changed}
         rest = [change for change in changes if change.message_id not in outcomes]
@@ -480,7 +480,7 @@ class Messages(Repository):
         """Up to `limit` messages (1 to 200) of a room, the oldest first: by default its newest.
 
         At most one of `before`, `after` and `around` may be given: a seq or a message, for `around` also the id of
-        one. `before` and `after` leave it out, `around` has it in the middle. To open a room at the first unread
+        one. `before` and `after` exclude it, `around` centres the page on it. To open a room at the first unread
         message, use `after` with the member's `last_read_seq`. Deleted messages are on the page as tombstones.
 
         Raises: NotFound (no such room or message), Invalid (a message of another room), NotAMember (`as_user`).
@@ -557,7 +557,7 @@ class Messages(Repository):
             return await self._get_as_member(id, None, viewer, deadline)
         message = await self._executor.fetch_one(self._GET_IN_ROOM, id, room_id, deadline=deadline)
         message = message or await self._executor.fetch_one(self._GET, id, deadline=deadline)
-        return existing(message, NotFound, "message", id)
+        return require(message, NotFound, "message", id)
 
     async def since(
         self, room_id: UUID, cursor: str | None, *, limit: int = 200, as_user: UUID | None = None
@@ -612,8 +612,8 @@ class Messages(Repository):
         SELECT {readable(Message)}
         FROM messages
         WHERE user_id = $1
-            AND {kept("$1")}
-            AND {kept("messages.room_id")}
+            AND {not_deleted("$1")}
+            AND {not_deleted("messages.room_id")}
             AND (created_at, id) < ($2, $3)
             AND deleted_at IS NULL
         ORDER BY messages.created_at DESC, messages.id DESC

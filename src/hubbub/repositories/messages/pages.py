@@ -1,8 +1,8 @@
 """Pages of a room's messages, in both directions: as objects, and as the JSON that PostgreSQL writes.
 
 Callers that wait for the same page share the statement that reads it, as when all members open one room. A caller
-joins only a statement that was not sent yet, so all that was acknowledged before the call is on the page. The page
-of viewers, who have to be members, is shared among them alike: the statement finds out who is.
+joins only a statement that was not sent yet, so all that was acknowledged before the call is on the page. Viewers,
+who have to be members, share a page too. The statement checks which of them are members.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hubbub.models import Message, MessagePage
 from hubbub.positions import Position, mark
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import MESSAGE
-from hubbub.sql import existing, kept, quickly_readable, readable, stored_columns
+from hubbub.sql import not_deleted, quickly_readable, readable, require, stored_columns
 
 PageAnchor: TypeAlias = int | Message
 """The position in the log of a room from which a page is read: a seq, or the message that has it."""
@@ -28,16 +28,16 @@ PageAnchor: TypeAlias = int | Message
 NEWEST: Final = 2**63 - 1
 
 _MOST: Final = inputs.PAGE_LIMIT + 1
-"""The most that a page reads is a constant in the SQL, and the limit of the call is applied to that. For a bare
-LIMIT $3 PostgreSQL expects a tenth of the room, which looks expensive in a large table. It then plans each page
-anew for its own numbers, which takes as long as reading it."""
+"""The maximum of a page is a constant in the SQL, and the limit of the call is applied to that. For a bare LIMIT
+$3, PostgreSQL expects a tenth of the room, which looks expensive in a large table. It then replans each page for
+its own numbers, which takes as long as reading it."""
 
 
 def _page(selected: str) -> str:
     """The SQL of a page, for every direction: messages before the pivot and from it on.
 
-    One more row per side than asked for tells whether there is more on that side. After the newest message there
-    is nothing to look for, which PostgreSQL sees before it descends the index.
+    One extra row per side shows whether there are more. After the newest message there is nothing to look for,
+    which PostgreSQL sees before it descends the index.
     """
     return f"""(
     SELECT {selected}
@@ -46,7 +46,7 @@ def _page(selected: str) -> str:
         FROM messages
         WHERE room_id = $1
             AND seq < $2
-            AND {kept("$1")}
+            AND {not_deleted("$1")}
         ORDER BY seq DESC
         LIMIT {_MOST}
     ) AS older
@@ -60,7 +60,7 @@ def _page(selected: str) -> str:
         WHERE room_id = $1
             AND seq >= $2
             AND $2 < {NEWEST}
-            AND {kept("$1")}
+            AND {not_deleted("$1")}
         ORDER BY seq
         LIMIT {_MOST}
     ) AS newer
@@ -79,7 +79,7 @@ class Span(NamedTuple):
 
     @property
     def seen(self) -> int:
-        """A seq that the caller knows of: that of the anchor."""
+        """A seq that the caller has seen: that of the anchor."""
         if self.pivot == NEWEST:
             return 0
         return self.pivot if self.older else self.pivot - 1
@@ -112,7 +112,7 @@ _VIEWERS: Final = f"""viewers AS MATERIALIZED (
         FROM room_users
         WHERE room_id = $1
             AND user_id = ANY($5::uuid[])
-            AND {kept("$1", "user_id")}
+            AND {not_deleted("$1", "user_id")}
         HAVING count(*) > 0
     )"""
 _NO_MESSAGE: Final = dict.fromkeys(stored_columns(Message), "NULL") | {
@@ -135,13 +135,13 @@ PAGE_OF_VIEWERS = Statement(
     SELECT {_selected(_NO_MESSAGE)}
     FROM viewers
     UNION ALL
-    ({PAGE.sql.replace(kept("$1"), _ANY_VIEWER)})
+    ({PAGE.sql.replace(not_deleted("$1"), _ANY_VIEWER)})
     """,
     build=_Rows.build,
 )
 
 ROOM_EXISTS = Statement(
-    "messages.room_exists", int, f"SELECT 1 AS found FROM rooms WHERE id = $1 AND {kept('$1')}"
+    "messages.room_exists", int, f"SELECT 1 AS found FROM rooms WHERE id = $1 AND {not_deleted('$1')}"
 )
 
 
@@ -153,7 +153,7 @@ _REACHED: Final = f"""reached AS MATERIALIZED (
         WHERE id = $1
             AND last_seq >= $5
             AND pg_is_in_recovery()
-            AND {kept("$1")}
+            AND {not_deleted("$1")}
     )"""
 _IS_REACHED: Final = "EXISTS (SELECT 1 FROM reached)"
 _HAS_REACHED: Final = _NO_MESSAGE | {"seq": "last_seq", "content": "''"}
@@ -165,7 +165,7 @@ PAGE_ON_REPLICA = Statement(
     SELECT {_selected(_HAS_REACHED)}
     FROM reached
     UNION ALL
-    ({PAGE.sql.replace(kept("$1"), _IS_REACHED)})
+    ({PAGE.sql.replace(not_deleted("$1"), _IS_REACHED)})
     """,
 )
 PAGE_OF_VIEWERS_ON_REPLICA = Statement(
@@ -177,7 +177,7 @@ PAGE_OF_VIEWERS_ON_REPLICA = Statement(
     FROM reached
     CROSS JOIN viewers
     UNION ALL
-    ({PAGE.sql.replace(kept("$1"), f"{_IS_REACHED} AND {_ANY_VIEWER}")})
+    ({PAGE.sql.replace(not_deleted("$1"), f"{_IS_REACHED} AND {_ANY_VIEWER}")})
     """,
 )
 
@@ -213,7 +213,7 @@ async def read_page(executor: Executor, span: Span, deadline: float, viewer: UUI
         seen = await executor.fetch_shared(PAGE, room_id, pivot, older + 1, newer + 1, deadline=deadline)
         if not seen:
             exists = await executor.fetch_one(ROOM_EXISTS, room_id, deadline=deadline)
-            existing(exists, NotFound, "room", room_id)
+            require(exists, NotFound, "room", room_id)
     rows = cast(_Rows, seen)
     page = rows.page = rows.page or _page_of(span, rows if viewer is None else rows[1:])
     return MessagePage(page.room_id, page.items.copy(), page.has_older, page.has_newer, page.cursor)
@@ -272,7 +272,7 @@ def _as_json(condition: str, before: str = "", more: str = "") -> str:
         $4 - 1 AS newer,
         array_agg(convert_to(row_to_json(page)::text, 'UTF8') ORDER BY page.seq) AS messages,
         count(*) FILTER (WHERE page.seq < $2) AS before{more}
-    FROM ({_page(readable(Message)).replace(kept("$1"), "true")}) AS page
+    FROM ({_page(readable(Message)).replace(not_deleted("$1"), "true")}) AS page
     HAVING {condition}
     """
 
@@ -339,4 +339,4 @@ async def read_page_json(executor: Executor, span: Span, deadline: float, viewer
             raise NotAMember(room_id, viewer)
         return seen[0][0]
     pages = await executor.fetch_shared(PAGE_JSON, room_id, pivot, older + 1, newer + 1, deadline=deadline)
-    return existing(pages[0] if pages else None, NotFound, "room", room_id)
+    return require(pages[0] if pages else None, NotFound, "room", room_id)

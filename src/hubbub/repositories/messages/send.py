@@ -1,4 +1,4 @@
-"""Appending one message to the log of its room: the draft, the statement, and the reasons against it."""
+"""Appending one message to the log of its room: the draft, the statement, and why a send is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hubbub import inputs
 from hubbub.errors import Conflict, Invalid, NotAMember, Unavailable
 from hubbub.models import Message, MessageType, NewMessage
 from hubbub.postgres import NOT_SUPPORTED, Executor, FastUUID, Statement, as_fast_uuid
-from hubbub.sql import columns, kept
+from hubbub.sql import columns, not_deleted
 
 MESSAGE: Final = columns(Message)
 
@@ -65,7 +65,7 @@ SEND = Statement(
         FROM room_users
         WHERE room_id = $2
             AND user_id = $3
-            AND {kept("$2", "$3")}
+            AND {not_deleted("$2", "$3")}
             AND ($6::uuid IS NULL OR EXISTS (SELECT 1 FROM messages WHERE id = $6 AND room_id = $2))
     ), head AS (
         UPDATE rooms
@@ -126,13 +126,13 @@ _EARLIER_SENDS: Final = f"""
 EARLIER_SENDS = Statement(
     "messages.earlier_sends",
     Message,
-    _EARLIER_SENDS.format(kept=kept("messages.room_id")),
+    _EARLIER_SENDS.format(kept=not_deleted("messages.room_id")),
     distributed=NOT_SUPPORTED,
 )
 EARLIER_SENDS_IN_ROOM = Statement(
     "messages.earlier_sends_in_room",
     Message,
-    _EARLIER_SENDS.format(kept=f"{kept('$2')} AND room_id = $2"),
+    _EARLIER_SENDS.format(kept=f"{not_deleted('$2')} AND room_id = $2"),
 )
 
 
@@ -178,7 +178,7 @@ _PERMISSIONS: Final = f"""
     LEFT JOIN room_users
         ON room_users.room_id = {{room_id}}
         AND room_users.user_id = draft.user_id
-        AND {kept("draft.room_id", "draft.user_id")}
+        AND {not_deleted("draft.room_id", "draft.user_id")}
     LEFT JOIN messages
         ON messages.id = draft.reply_to
         AND messages.room_id = {{room_id}}

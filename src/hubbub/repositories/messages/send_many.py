@@ -15,7 +15,7 @@ from hubbub.models import Message, MessageType, NewMessage
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.messages.send import Draft, Outcomes, draft_of, find_earlier_sends, why_not_sent
 from hubbub.repository import longest_lock_wait
-from hubbub.scheduling import Pauses
+from hubbub.scheduling import TimeSlice
 
 V = TypeVar("V")
 
@@ -29,9 +29,9 @@ messages take four bytes per character, and 500 of them would be 44 MB."""
 
 
 async def drafts_of(room_id: UUID, user_id: UUID, news: Iterable[NewMessage]) -> list[Draft]:
-    """The drafts, if all can be sent. Raises: Invalid (its field says which one, as `drafts[3].content`)."""
+    """The drafts, if all can be sent. Raises: Invalid (its field names the draft, as `drafts[3].content`)."""
     drafts: dict[UUID, Draft] = {}
-    pauses = Pauses()
+    time_slice = TimeSlice()
     for number, new in enumerate(tuple(islice(news, MOST_DRAFTS + 1))):
         if number == MOST_DRAFTS:
             raise Invalid("drafts", f"must be at most {MOST_DRAFTS}")
@@ -44,7 +44,7 @@ async def drafts_of(room_id: UUID, user_id: UUID, news: Iterable[NewMessage]) ->
         if draft.id in drafts:
             raise Invalid(f"drafts[{number}].id", "duplicate id")
         drafts[draft.id] = draft
-        await pauses.pause_if_due()
+        await time_slice.pause_if_due()
     return list(drafts.values())
 
 
@@ -74,10 +74,10 @@ def _parts(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
 #
 # Old heads are looked up in an array and not joined: a generic plan expects ten rows of an unnest, and joins 500
 # with 500 in a nested loop. An array in which every value is the default is sent empty, which unnest turns into
-# NULLs. An array in a subquery, as (SELECT $1), hides its length from the planner. PostgreSQL would otherwise plan
-# each batch of a few messages anew, which takes longer than the batch. Encoding an element of an array, and
-# decoding a row, is a good part of the cost of a send: so the numbers ($2, $3, $10) are sent as text, and one row
-# comes back: the old heads, how many messages were sent, and when.
+# NULLs. An array in a subquery, as (SELECT $1), hides its length from the planner. PostgreSQL would otherwise
+# replan each batch of a few messages, which takes longer than the batch. Encoding an element of an array and
+# decoding a row are a large part of the cost of a send. So the numbers ($2, $3, $10) are sent as text, and one row
+# comes back: the old heads, the number of messages that were sent, and the time.
 SEND_MANY = Statement(
     "messages.send_many",
     lambda old_seqs, messages, created_at: (old_seqs, messages, created_at),
@@ -255,7 +255,7 @@ def _message(draft: Draft, seq: int, at: datetime) -> Message:
 async def send_all(executor: Executor, drafts: Sequence[Draft], *, deadline: float) -> list[Message]:
     """Append messages to one room, in their order and all or none; those of an earlier attempt are found.
 
-    Raises: NotAMember, Invalid (its field says which draft), Conflict (another message has the id).
+    Raises: NotAMember, Invalid (its field names the draft), Conflict (another message has the id).
     """
     parts = list(_parts(drafts))
     if len(parts) == 1:

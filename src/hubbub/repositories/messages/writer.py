@@ -31,7 +31,7 @@ from hubbub.batching import (
 )
 from hubbub.commits import MessagesSent, OnCommit
 from hubbub.errors import Conflict, Unavailable
-from hubbub.instrumentation import Durations
+from hubbub.instrumentation import LatencyHistogram
 from hubbub.models import Message
 from hubbub.postgres import Executor, LockNotAvailable
 from hubbub.repositories.messages.send import Draft, Outcomes, find_earlier_sends, send_one, why_not_sent
@@ -47,8 +47,8 @@ from hubbub.repository import DISTRIBUTED_WORKERS, LOAD, MOST_WAITING, ROOMS_NOT
 MOST_CALLS: Final = 2
 """Calls of `send_many` in flight, beside the workers: each may hold its room and a connection for a second."""
 CHECK_IDS_FIRST_SECONDS: Final = 1.0
-"""A client, or a whole process, resends all messages that were not answered. A batch with one of these fails and
-is sent twice, so after one was found, the ids of batches are looked up first for so long."""
+"""A client, or a whole process, resends all unanswered messages. A batch with a resent message fails and is sent
+again. So for this long after one, batches look up their ids first."""
 
 
 class MessageWriter:
@@ -81,7 +81,7 @@ class MessageWriter:
         self._calls: set[asyncio.Task[list[Message]]] = set()
         self._slots_for_calls = Slots(MOST_CALLS)
         self._is_closed = False
-        self.durations = Durations()
+        self.durations = LatencyHistogram()
         """Of calls of `send` that ended in a message."""
 
     def distribute(self) -> None:

@@ -1,4 +1,4 @@
-"""Announcements: messages on Redis that tell other processes that a log has grown. They may be lost.
+"""Announcements: messages on Redis that notify other processes of a log's growth. They may be lost.
 
 On `room:` with the id of a room: `{"from": ..., "messages": [...], "seal": ...}`, the new messages in their order.
 The list is empty when something else has happened, or when the messages are too large: the receiver then reads the
@@ -7,9 +7,9 @@ log. `marks` are how far members have read. With marks alone nothing is to be re
 On `memberships`: `{"from": ..., "users": [...], "profiles": [...], "disconnected": [...], "seal": ...}`, users who
 joined a room, changed profiles, and users whose followers end.
 
-Any program that reaches Redis can publish on these channels. So all but the users of `users` is believed only
-under a seal: a MAC with a key that processes read from PostgreSQL. Without it the receiver reads the log, as for
-any other change. The users of `memberships` need no seal, because PostgreSQL is asked for their rooms.
+Any program that reaches Redis can publish on these channels. So everything except `users` is accepted only with a
+valid MAC, `seal`, whose key processes read from PostgreSQL. Without it the receiver reads the log, as for any
+other change. The users of `memberships` need no MAC, because their rooms are read from PostgreSQL.
 
 A console asks all processes for their figures there, by `"asks": true`, and each answers with its `"figures"`.
 """
@@ -78,7 +78,7 @@ class LogGrew(msgspec.Struct, frozen=True, omit_defaults=True, rename={"origin":
 
 
 class ProcessFigures(msgspec.Struct, frozen=True):
-    """What a process does: its followers, and how many of its sends fell into each bucket of `Durations`."""
+    """The figures of a process: its followers, and its sends in each bucket of `LatencyHistogram`."""
 
     followers: int
     sends: dict[int, int]
@@ -189,7 +189,7 @@ class Announcements:
             self._send([("PUBLISH", MEMBERSHIPS_CHANNEL, seal(self._key, msgspec.json.encode(joined)))])
 
     def log_grew_in(self, payload: bytes) -> LogGrew | None:
-        """What another process announced of a room; None if this process did."""
+        """The announcement of another process about a room. None for one of this process."""
         if payload.startswith(self._own_prefix):
             return None
         body = unseal(self._key, payload)
@@ -199,7 +199,7 @@ class Announcements:
             return _UNKNOWN
 
     def users_in(self, payload: bytes) -> UsersJoined:
-        """What another process announced of users."""
+        """The announcement of another process about users."""
         if payload.startswith(self._own_prefix):
             return _NOBODY
         try:

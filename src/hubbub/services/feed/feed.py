@@ -13,14 +13,14 @@ from hubbub.background import BackgroundTask
 from hubbub.commits import Commits
 from hubbub.errors import Invalid, Unavailable
 from hubbub.events import MEMBERSHIPS_CHANNEL
-from hubbub.instrumentation import SILENT, Durations, Instrumentation
+from hubbub.instrumentation import SILENT, Instrumentation, LatencyHistogram
 from hubbub.positions import START, Position
 from hubbub.repositories.messages import Logs
 from hubbub.services.feed.announcements import Announcements, ProcessFigures, UsersJoined
+from hubbub.services.feed.ephemeral import EphemeralEvents
 from hubbub.services.feed.followers import Follower, Followers, SessionChecks
 from hubbub.services.feed.memberships import Memberships
 from hubbub.services.feed.rooms import FollowedRooms, Inbox
-from hubbub.services.feed.signals import Signals
 
 if TYPE_CHECKING:
     from hubbub.postgres import Executor
@@ -31,7 +31,7 @@ logger = logging.getLogger("hubbub.feed")
 MAX_BUFFER: Final = 100_000
 """Events that may wait for one follower. The size of their messages has a bound of its own, `rooms.MAX_UNREAD`."""
 FIGURES_SECONDS: Final = 5.0
-"""How long the figures of a process are counted after it sent them. A console asks each second."""
+"""How long the figures of a process are valid. A console polls each second."""
 MAX_CURSORS: Final = 10_000
 """Each may be of a room that is gone, and its `RoomGone` comes however full the buffer is."""
 
@@ -55,7 +55,7 @@ class Feed:
         at_most_behind: int,
         on_rewind: Callable[[UUID], None],
         ended_sessions: Callable[[Sequence[str]], Awaitable[Set[str]]],
-        sends: Durations,
+        sends: LatencyHistogram,
         instrumentation: Instrumentation = SILENT,
     ) -> None:
         """`on_rewind` is called when a follower gets a `Resync` because the log of a room was rewound. It must not
@@ -80,11 +80,11 @@ class Feed:
             on_rewind=on_rewind,
         )
         self._sessions = SessionChecks(ended_sessions, heartbeat_seconds=heartbeat_seconds)
-        self._signals = Signals(subscriptions, memberships, self._rooms, announcements)
+        self._ephemeral = EphemeralEvents(subscriptions, memberships, self._rooms, announcements)
         self._followers = Followers(
             executor,
             self._rooms,
-            self._signals,
+            self._ephemeral,
             self._sessions,
             logs=logs,
             memberships=memberships,
@@ -110,7 +110,7 @@ class Feed:
         )
         self._next_heartbeat = asyncio.get_running_loop().time() + self._heartbeat_seconds
         self._comparing.start()
-        self._signals.start()
+        self._ephemeral.start()
         self._sessions.start()
 
     async def close(self) -> None:
@@ -120,7 +120,7 @@ class Feed:
         if self._memberships_subscription is not None:
             self._memberships_subscription.unsubscribe()
         await self._comparing.close()
-        await self._signals.close()
+        await self._ephemeral.close()
         await self._sessions.close()
         await self._rooms.close()
 
@@ -133,7 +133,7 @@ class Feed:
         """Notify followers, here and in other processes, of what this process commits from now on."""
         self._rooms.register(commits)
         self._followers.register(commits)
-        self._signals.register(commits)
+        self._ephemeral.register(commits)
 
     async def cursors_of(self, user_id: UUID) -> dict[UUID, str]:
         """The cursor at the end of the log of each room of the user. Raises: Unavailable."""

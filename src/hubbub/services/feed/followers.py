@@ -30,11 +30,11 @@ from hubbub.instrumentation import SILENT
 from hubbub.positions import NOT_SEEN, Position
 from hubbub.redis import Gap
 from hubbub.repositories.messages import Entry, Logs, LogSlice
-from hubbub.scheduling import Pauses
+from hubbub.scheduling import TimeSlice
 from hubbub.services.feed.announcements import Announcements, UsersJoined
+from hubbub.services.feed.ephemeral import EphemeralEvents
 from hubbub.services.feed.memberships import MemberRoom, Memberships
 from hubbub.services.feed.rooms import FollowedPosition, FollowedRooms, Inbox, edited_in, part_of_round
-from hubbub.services.feed.signals import Signals
 
 if TYPE_CHECKING:
     from hubbub.models import ResyncReason
@@ -52,7 +52,7 @@ READ_RETRY_SECONDS: Final = 0.5
 """The longest pause before a follower reads again while PostgreSQL is unavailable. The shortest is a fifth of it,
 as many followers wait at once."""
 REMEMBERED_ENDS: Final = 1_000
-"""The rooms of which a follower remembers where its user left. It bounds the memory of one that lives long."""
+"""The rooms of which a follower remembers where its user left. It bounds the memory of a long-lived follower."""
 ABSENT_LOOKUPS: Final = 2
 """Lookups without a membership that a live position outlasts. The first answer may be older than the position.
 After the second the log is read, which has the leaving. If it does not, the third lookup ends the position."""
@@ -63,7 +63,7 @@ CONFIRM_SECONDS: Final = 1.0
 """How long a follower that enters waits for Redis to confirm the subscriptions of its rooms: a few round trips.
 Its reader reads marks and profiles after that. If it took longer, a `Missed` has them read again."""
 USER_ROUND_HEARTBEATS: Final = 30
-"""The digests of users and the sessions of followers are looked up in rounds of so many heartbeats."""
+"""The digests of users and the sessions of followers are looked up once in this many heartbeats."""
 SESSIONS_PER_WRITE: Final = 1_000
 """Sessions that are looked up in Redis in one write."""
 HEADS_PER_STATEMENT: Final = 1_000
@@ -94,7 +94,7 @@ class Follower:
     session: str | None = None
     """The key of the session that it ends with."""
     is_complete: bool = False
-    """Whether `after` has all rooms that the client knows."""
+    """Whether `after` has all rooms of the client."""
     positions: dict[UUID, FollowedPosition] = field(default_factory=dict)
     digest: int | None = None
     """The digest of the user's rooms while there is a position in each that is wanted; else None."""
@@ -115,7 +115,7 @@ class Follower:
     _reading: asyncio.Timeout | None = None
     _events: deque[FeedEvent] = field(init=False)
     _cursors: dict[UUID, str] = field(default_factory=dict)
-    """Those of rooms of which an event was read, or whose end is still to be read."""
+    """The cursors of rooms of which an event was read, or whose end is still to be read."""
 
     def __post_init__(self) -> None:
         self._events = self.inbox.events
@@ -150,12 +150,12 @@ class Follower:
 
     async def _end(self) -> None:
         """As `close`, and wait until no room has a position of it."""
-        pauses = Pauses()
+        time_slice = TimeSlice()
         try:
             for room_id in tuple(self.positions):
                 if followed := self.positions.get(room_id):
                     followed.end()
-                    await pauses.pause_if_due()
+                    await time_slice.pause_if_due()
         finally:
             self.close()
 
@@ -173,10 +173,10 @@ class Follower:
 
     def _end_positions(self, rest: Iterator[FollowedPosition]) -> None:
         """End some, and the rest in the next turns of the loop: 5,000 at once would hold it for 100 ms."""
-        pauses = Pauses()
+        time_slice = TimeSlice()
         for followed in rest:
             followed.end()
-            if pauses.is_due:
+            if time_slice.is_due:
                 asyncio.get_running_loop().call_soon(self._end_positions, rest)
                 return
 
@@ -189,7 +189,7 @@ class Follower:
         return self._read()
 
     def waiting(self, most: int) -> list[FeedEvent]:
-        """The events that are there already, at most so many. It does not wait, and may return none."""
+        """Up to `most` buffered events. It does not wait, and may return none."""
         return [self._read() for _ in range(min(most, len(self._events)))]
 
     def watch(self, room_ids: Iterable[UUID]) -> None:
@@ -199,7 +199,7 @@ class Follower:
         """
         watched = frozenset(inputs.uuids("room_ids", room_ids))
         if self.has_entered and not self.is_closed:
-            self._followers.signals.watch(self.inbox, watched)
+            self._followers.ephemeral.watch(self.inbox, watched)
 
     async def _end_with(self, session: str | None) -> None:
         """From now on end with the session of this key instead of the one before, or with none."""
@@ -324,7 +324,7 @@ class Follower:
                 self.ended_at[followed.room.id] = followed.position
             if len(self.ended_at) > REMEMBERED_ENDS:
                 del self.ended_at[next(iter(self.ended_at))]
-            self._followers.signals.unfollow(followed)
+            self._followers.ephemeral.unfollow(followed)
             self._followers.rooms.leave(followed)
 
 
@@ -413,7 +413,7 @@ class Followers:
         self,
         executor: Executor,
         rooms: FollowedRooms,
-        signals: Signals,
+        ephemeral: EphemeralEvents,
         sessions: SessionChecks,
         *,
         logs: Logs,
@@ -427,7 +427,7 @@ class Followers:
         self._logs = logs
         self.memberships = memberships
         self.rooms = rooms
-        self.signals = signals
+        self.ephemeral = ephemeral
         self.sessions = sessions
         self._announcements = announcements
         self._has_work = has_work
@@ -479,19 +479,19 @@ class Followers:
             return
         for room_id in follower.after.keys() - wanted.keys():  # the user has left it meanwhile, or it was deleted
             follower._has_gone(room_id)
-        pauses = Pauses()
+        time_slice = TimeSlice()
         for room_id, room in wanted.items():
             newest = heads.get(room_id) or Position(room.last_seq, NOT_SEEN)
             self._begin(
                 follower, room, newest, resyncs.get(room_id), left=room_id in left, joined=room_id in joined
             )
-            await pauses.pause_if_due()
+            await time_slice.pause_if_due()
             if not self._has(follower):
                 return
         digest = member_of[0].digest if member_of else 0
         follower.digest = digest if follower.positions.keys() == wanted.keys() else None
         follower.has_entered = True
-        self.signals.enter(follower.inbox)
+        self.ephemeral.enter(follower.inbox)
         if follower.missed_update:
             self.read_rooms_of([follower.user_id])
         if follower.inbox.can_miss and self.rooms.is_connected:
@@ -610,13 +610,13 @@ class Followers:
         followed = FollowedPosition(follower.inbox, room, start, follower._position_ended, start)
         follower.positions[room.id] = followed
         room.positions[followed] = None
-        self.signals.follow(followed)
+        self.ephemeral.follow(followed)
         return followed
 
     def leave(self, follower: Follower) -> None:
         """Forget a follower that is closed."""
         if follower.has_entered:
-            self.signals.leave(follower.inbox)
+            self.ephemeral.leave(follower.inbox)
         self.sessions.leave(follower)
         followers = self._users.get(follower.user_id)
         if followers is not None:
@@ -649,7 +649,7 @@ class Followers:
         """Take an announcement of another process."""
         if isinstance(received, Gap):
             self._is_subscribed = True
-            self.signals.miss_all()
+            self.ephemeral.miss_all()
             self.sessions.check_soon()
             self._round = deque(self._users)
             self._due = len(self._round)
@@ -658,7 +658,7 @@ class Followers:
             announced = self._announcements.users_in(received)
             self.on_announced(announced)
             for profile in announced.profiles:
-                self.signals.take_profile(profile)
+                self.ephemeral.take_profile(profile)
             for user_id in announced.disconnected:
                 self._disconnect(user_id)
             self.read_rooms_of(announced.users)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from hubbub.postgres import Executor, Statement
-from hubbub.sql import kept
+from hubbub.sql import not_deleted
 
 
 class MemberRoom(NamedTuple):
@@ -41,7 +41,7 @@ class Memberships:
         FROM room_users
         JOIN rooms ON rooms.id = room_users.room_id
         WHERE room_users.user_id = ANY($1::uuid[])
-            AND {kept("room_users.room_id", "room_users.user_id")}
+            AND {not_deleted("room_users.room_id", "room_users.user_id")}
         """,
     )
 
@@ -61,7 +61,7 @@ class Memberships:
         SELECT user_id, room_id
         FROM room_users
         WHERE user_id = ANY($1::uuid[])
-            AND {kept("room_users.room_id", "room_users.user_id")}
+            AND {not_deleted("room_users.room_id", "room_users.user_id")}
         """,
     )
 
@@ -78,7 +78,7 @@ class Memberships:
             bit_xor(uuid_hash_extended(room_id, 0)) AS digest
         FROM room_users
         WHERE user_id = ANY($1::uuid[])
-            AND {kept("room_users.room_id", "room_users.user_id")}
+            AND {not_deleted("room_users.room_id", "room_users.user_id")}
         GROUP BY user_id
         """,
     )
@@ -95,12 +95,12 @@ class Memberships:
         SELECT id
         FROM users
         WHERE id = ANY($1::uuid[])
-            AND {kept("users.id")}
+            AND {not_deleted("users.id")}
         """,
     )
 
     async def existing(self, user_ids: Sequence[UUID]) -> set[UUID]:
-        """Those of the users who are not deleted."""
+        """The users among these who are not deleted."""
         return set(await self._executor.fetch_all(self._EXISTING, user_ids))
 
     # The user's newest entry decides: after a leaving the user was away. A user without an entry up to the seq had
@@ -167,7 +167,7 @@ class Memberships:
                 FROM room_users
                 WHERE room_users.room_id = $1
                     AND room_users.user_id = $2
-                    AND {kept("$1", "$2")}
+                    AND {not_deleted("$1", "$2")}
             )
             AND room_events.seq > COALESCE(
                 (
@@ -188,7 +188,7 @@ class Memberships:
     async def edited_after_leaving(
         self, room_id: UUID, user_id: UUID, seq: int, message_ids: Sequence[UUID]
     ) -> set[UUID]:
-        """Which of the messages were edited after the user left the room, after the seq; none for a member."""
+        """The messages that were edited after the user left the room, after the seq. None for a member."""
         rows = await self._executor.fetch_all(self._EDITED_AFTER_LEAVING, room_id, user_id, seq, message_ids)
         return set(rows)
 
@@ -213,7 +213,7 @@ class Memberships:
         FROM room_users
         WHERE room_users.user_id = $1
             AND room_users.room_id = ANY($2::uuid[])
-            AND {kept("room_users.room_id", "$1")}
+            AND {not_deleted("room_users.room_id", "$1")}
             AND room_users.joined_at > ({{newest}}
             )
         """
@@ -254,7 +254,7 @@ class Memberships:
     async def joined_after(
         self, user_id: UUID, room_ids: Sequence[UUID], seen: Mapping[UUID, int], *, deadline: float | None = None
     ) -> set[UUID]:
-        """Which of the rooms the user joined after the newest of the entries at the given seqs."""
+        """The rooms that the user joined after the newest of the entries at the given seqs."""
         rows = await self._executor.fetch_all(
             self._JOINED_AFTER, user_id, room_ids, list(seen), list(seen.values()), deadline=deadline
         )

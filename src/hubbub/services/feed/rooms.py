@@ -73,14 +73,14 @@ LOG_PAGE: Final = 500
 CONCURRENT_READS: Final = 6
 """Statements that read logs at a time. They leave most of the pool, 20 connections by default, to callers."""
 ROUND_HEARTBEATS: Final = 10
-"""Rooms are compared with what is stored in rounds of so many heartbeats, all of them at each heartbeat as long as
-announcements cannot come. A thousand quiet rooms at each heartbeat cost 1 % of a core."""
+"""Each room is compared with the database once in this many heartbeats, and at each heartbeat while announcements
+cannot arrive. A thousand quiet rooms at each heartbeat cost 1 % of a core."""
 LEAST_PER_HEARTBEAT: Final = 100
-"""So many are compared in any case, of rooms, users and sessions."""
+"""At least this many rooms, users and sessions are compared per heartbeat."""
 ROOMS_PER_STATEMENT: Final = 1_000
 """Rooms whose heads are compared in one statement. It bounds the decoded rows in the same way."""
 EVENTS_PER_TURN: Final = 10_000
-"""Events given to followers before other tasks have their turn: 20 ms, at 2 ms per message to 1,000 followers."""
+"""Events given to followers before other tasks run: 20 ms, at 2 ms per message to 1,000 followers."""
 MAX_UNREAD: Final = 1024 * 1024
 """Characters of messages that wait for one follower. The rest is read from the log, as beyond the buffer."""
 NO_USERS: Final[frozenset[UUID]] = frozenset()
@@ -370,7 +370,7 @@ class FollowedRooms:
 
 
 def part_of_round(number: int, heartbeats: int = ROUND_HEARTBEATS) -> int:
-    """How many of them are compared at a heartbeat, in rounds of so many."""
+    """The number of items per heartbeat, if all are compared once in `heartbeats`."""
     return min(number, max(LEAST_PER_HEARTBEAT, -(-number // heartbeats)))
 
 
@@ -461,7 +461,7 @@ class FollowedRoom:
             self.rooms.read_soon(self)
 
     def read_log(self) -> None:
-        """The log has grown, nothing says how far."""
+        """The log has grown to an unknown seq."""
         self.must_read = True
         self.rooms.read_soon(self)
 
@@ -532,7 +532,7 @@ class FollowedPosition:
     joined_seq: int = 0
     """The seq of the user's newest joining, as the memberships were last read; 0 where it is not known."""
     is_gone: bool = False
-    """Whether it ended with a `RoomGone`. A room with this id begins anew, as the log may be another one."""
+    """Whether it ended with a `RoomGone`. A later room with this id starts fresh: its log may be another one."""
     times_absent: int = 0
     """How often in a row the user was not among the members while this was live."""
 
@@ -597,7 +597,7 @@ class FollowedPosition:
         self.on_end(self)
 
     def end_without_entry(self) -> None:
-        """End with a `RoomGone`: the room is gone for this user, and no entry of a log says so."""
+        """End with a `RoomGone`: the room is gone for this user, and the log has no entry for it."""
         self.is_gone = True
         self.inbox.put(RoomGone(self.room.id))
         self.end()

@@ -25,8 +25,8 @@ COLUMN_RETRY_SECONDS: Final = 1.0
 """The pause after a batch for which a server was unavailable, long enough for others to reconnect."""
 
 MAX_REFUSED: Final = 4
-"""After so many users were refused one by one and none was written, the reason is not in the users. The rest
-waits."""
+"""After this many users were refused one by one and none was written, the cause is not a single user. The rest is
+retried later."""
 
 CHECKED_KEY: Final = "presence:checked"
 CHECKED_MS: Final = 24 * 3600 * 1000
@@ -142,8 +142,9 @@ class PresenceColumn:
 class ColumnCheck:
     """Finds users that are online in PostgreSQL alone, and has the column written.
 
-    Those stay when all processes die that would have written it, and Redis loses its data with them. Redis keeps a
-    key for a day after each check. So there is one after Redis has lost its data, and once a day, by one process.
+    Such users remain after a crash of all processes that would have written the column, together with a loss of
+    Redis data. Redis keeps a key for a day after each check. So one process checks after Redis has lost its data,
+    and once a day.
     """
 
     def __init__(

@@ -86,7 +86,7 @@ updated."""
 
 
 class Device(Value, frozen=True):
-    """A connection of a user. `lease` is its id, `name` is the device that `online` was called with."""
+    """A connection of a user. `lease` is its id, `name` the `device` argument of `online`."""
 
     lease: UUID
     name: str | None
@@ -116,8 +116,8 @@ class Leases:
 
     The task runs one script at a time, so that no change overtakes another. A heartbeat that was sent before a
     lease was released cannot arrive after it and restore the lease. A heartbeat renews all leases of a bucket. The
-    buckets take turns over the interval and alternate with changes, so many users who come at once do not delay
-    the heartbeats.
+    buckets take turns over the interval and alternate with changes, so that many users who connect at once do not
+    delay the heartbeats.
 
     `on_transition` is called with the users that may have come online.
     """

@@ -1,4 +1,4 @@
-"""Which users are online, on how many devices, and an event when that changes."""
+"""Presence: the users who are online, their devices, and an event per change."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@
        +--no copy, or empty--> row --> copy, if there is none            +--Redis does not answer--> 5 s pass
 
 Redis may lose its last writes when it fails over or is restored, and then has copies of sessions that were ended.
-So no copy outlives the question for its row by more than 5 s, and a process believes none whose row may have been
-read before it connected: after each connection it asks PostgreSQL for 5 s. Copies live by the clock of Redis, and
-rows by that of PostgreSQL.
+So a copy expires 5 s after the read of its row began, and a process accepts no copy that may be older than its
+connection: for 5 s after each connect it reads PostgreSQL. Copies expire by the clock of Redis, and rows by that
+of PostgreSQL.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from hubbub.services.sessions.sessions import (
     tag_of,
 )
 
-BELIEVED_SECONDS: Final = 5.0
-"""How long after the question for a row its copy may live: how long a process that reaches another Redis may
-accept a session that has ended."""
+COPY_TTL_SECONDS: Final = 5.0
+"""How long a copy lives after the read of its row began. A process that reaches another Redis may accept an ended
+session for this long."""
 
 EMPTY_SECONDS: Final = 60.0
-"""How long an empty copy keeps others away: longer than a lookup may take from its row to its copy."""
+"""How long an empty copy blocks other copies: longer than a lookup may take from its row to its copy."""
 
 ASK_REDIS_SECONDS: Final = 0.25
-"""How long a lookup waits for Redis. The row decides in any case."""
+"""How long a lookup waits for Redis before it reads the row."""
 
 EMPTY_WITHIN_SECONDS: Final = 1.0
 """How long a call that ends sessions waits for Redis, before it waits for the end of the copies."""
@@ -205,12 +205,12 @@ class DurableSessions(SessionService):
         loop = asyncio.get_running_loop()
         key, since = key_of(token), loop.time()
         name, id = _copy_of(key), bytes.fromhex(key.id)
-        if since - self._connection.connected_at > BELIEVED_SECONDS:
+        if since - self._connection.connected_at > COPY_TTL_SECONDS:
             with suppress(Unavailable):
                 ask = self._connection.execute("GET", name, deadline_seconds=ASK_REDIS_SECONDS, writes=False)
                 copy = as_optional_bytes(await ask)
                 # A newer connection may have answered.
-                if copy and since - self._connection.connected_at > BELIEVED_SECONDS:
+                if copy and since - self._connection.connected_at > COPY_TTL_SECONDS:
                     return decode(copy, key.id)
         row = await self._executor.look_up(self._GET, id)
         if row is None:
@@ -223,10 +223,10 @@ class DurableSessions(SessionService):
         return session
 
     async def _copy(self, name: str, row: _Row, age_seconds: float) -> None:
-        """Store the row, which was asked for so long ago. Late ones, as of a process that was stopped, are not."""
+        """Store the row, whose read began `age_seconds` ago. A row older than 5 s is not stored."""
         # A lookup that finds it prolongs nothing, so it ends before the row is to note the next one.
         not_seen = self._seen_interval_seconds - row.seen_seconds_ago
-        longest = min(BELIEVED_SECONDS - ASK_REDIS_SECONDS, not_seen, row.ends_in_seconds)
+        longest = min(COPY_TTL_SECONDS - ASK_REDIS_SECONDS, not_seen, row.ends_in_seconds)
         session, milliseconds = row.session, round((longest - age_seconds) * 1000)
         if milliseconds < 1:
             return
@@ -250,7 +250,7 @@ class DurableSessions(SessionService):
         """,
     )
 
-    async def list_sessions(self, user_id: UUID, *, limit: int = inputs.PAGE_LIMIT) -> list[Session]:
+    async def list(self, user_id: UUID, *, limit: int = inputs.PAGE_LIMIT) -> list[Session]:
         """As of `SessionService`."""
         user_id, limit = inputs.uuid("user_id", user_id), inputs.limit(limit)
         found = await self._executor.fetch_all(self._LIST_ROWS, user_id, limit)
@@ -352,7 +352,7 @@ class DurableSessions(SessionService):
         await self._empty(user_id, [*ended, *(id for id, _ in rest)])
 
     async def _find_ended(self, names: Sequence[str]) -> set[str]:
-        """Which of the sessions with these keys of `SessionService` have ended. Raises: Unavailable."""
+        """The keys of ended sessions among these keys of `SessionService`. Raises: Unavailable."""
         ids = {name: name.rpartition(":")[2] for name in names}
         living = set(await self._executor.fetch_all(_LIVING, [bytes.fromhex(id) for id in ids.values()]))
         return {name for name, id in ids.items() if id not in living}
@@ -380,7 +380,7 @@ class DurableSessions(SessionService):
             is_known = False
         if not is_known and commands:
             # Also the copy of a lookup that read its row before.
-            await asyncio.sleep(BELIEVED_SECONDS)
+            await asyncio.sleep(COPY_TTL_SECONDS)
 
 
 def _copy_of(key: SessionKey) -> str:

@@ -27,7 +27,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
-from typing import Final
+from typing import ClassVar, Final
 from uuid import UUID
 
 import msgspec
@@ -38,6 +38,7 @@ from hubbub.models import Session
 from hubbub.redis import NOW, Connection, Script
 from hubbub.redis.commands import results
 from hubbub.redis.replies import as_bool, as_bytes_list, as_int, as_optional_bytes
+from hubbub.renamed import Renamed
 
 logger = logging.getLogger("hubbub.sessions")
 
@@ -145,7 +146,7 @@ end
 )
 
 
-class SessionService:
+class SessionService(Renamed):
     """Sessions. Only the client knows its token: Redis, logs and errors contain its SHA-256.
 
     Each lookup asks Redis, so that no process accepts a session after the call that ended it has returned.
@@ -156,6 +157,8 @@ class SessionService:
 
     A user has at most `max_per_user` sessions. One more ends the session that would end first.
     """
+
+    _FORMER_NAMES: ClassVar = {"list_sessions": "list"}
 
     def __init__(
         self,
@@ -262,8 +265,8 @@ return found
         writes=False,
     )
 
-    async def list_sessions(self, user_id: UUID, *, limit: int = inputs.PAGE_LIMIT) -> list[Session]:
-        """Those `limit` sessions of the user that end last, the one that was seen last first."""
+    async def list(self, user_id: UUID, *, limit: int = inputs.PAGE_LIMIT) -> list[Session]:
+        """The `limit` sessions of the user that end last, in the order of `seen_at`, the newest first."""
         user_id = inputs.uuid("user_id", user_id)
         limit = inputs.limit(limit)
         prefix = SessionKey(tag_of(user_id), "").prefix
@@ -445,7 +448,7 @@ return now
 
 
 async def find_ended(connection: Connection, names: Sequence[str]) -> set[str]:
-    """Which of the sessions with these keys have ended. It does not count as a lookup.
+    """The keys of ended sessions among these. It does not count as a lookup.
 
     Raises: Unavailable.
     """

@@ -237,7 +237,7 @@ export interface Ready {
 }
 
 /**
- * The limits of a connection. `ready` tells them to the client.
+ * The limits of a connection. `ready` sends them to the client.
  *
  * `frame_bytes` is what the ASGI server has to be set to, because an application sees a frame when it is whole:
  * `uvicorn --ws-max-size 65536`. `connections` is how many a user may have in one process.
@@ -284,7 +284,7 @@ export interface Bye {
   readonly reason: string;
 }
 
-/** A new message, in its present state: when it is read later, it may have been edited, or be a tombstone. */
+/** A new message in its current state. It may have been edited or deleted since it was sent. */
 export interface MessageSent {
   readonly type: "message_sent";
   readonly room_id: string;
@@ -411,7 +411,7 @@ export interface RoomGone {
 }
 
 /**
- * The client cannot continue this room from its cursor: load the room anew, then go on from `cursor`.
+ * The client cannot continue this room from its cursor: reload the room, then continue from `cursor`.
  *
  * `rewound`: the log no longer holds entries that the client has seen, after a restore or a failover that lost
  * commits. `too_far_behind`: more than `Options.follow_at_most_behind` entries came since, a page is quicker.
@@ -446,7 +446,7 @@ export interface ReadMarkChanged {
   readonly last_read_seq: number;
 }
 
-/** A user has another username, display name, picture or metadata. These are as they are now. */
+/** A user has another username, display name, picture or metadata. The fields have the current values. */
 export interface ProfileChanged {
   readonly type: "profile_changed";
   readonly user_id: string;

@@ -29,7 +29,7 @@ from hubbub.web.problems import Refused, answer
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
-May = Callable[[Request], Awaitable[bool] | bool]
+Authorize = Callable[[Request], Awaitable[bool] | bool]
 
 PAGE: Final = Path(__file__).parent / "page"
 FILES: Final = {
@@ -57,9 +57,9 @@ DEVICE_CHARACTERS: Final = 200
 class Console:
     """`hubbub.web.console` has the arguments."""
 
-    def __init__(self, hub: Hub | Callable[[], Hub] | None, *, may: May, allow_changes: bool) -> None:
+    def __init__(self, hub: Hub | Callable[[], Hub] | None, *, authorize: Authorize, allow_changes: bool) -> None:
         self._hub = hub
-        self._may = may
+        self._authorize = authorize
         self._allow_changes = allow_changes
         self._monitor: Monitor | None = None
         self._router = Router(
@@ -89,8 +89,8 @@ class Console:
     async def _refusal(self, request: Request) -> Response | None:
         """The answer to a request that is not allowed, or None."""
         try:
-            if not await value_of(self._may(request)):
-                raise Refused(403, "The console is for operators.")  # noqa: TRY301 - answered as those of `may`
+            if not await value_of(self._authorize(request)):
+                raise Refused(403, "The console is for operators.")  # noqa: TRY301 - as those of `authorize`
             if request.method not in SAFE_METHODS:
                 self._check_change(request)
         except (HubbubError, Refused) as error:
@@ -154,7 +154,7 @@ class Console:
 
     async def _sessions(self, hub: Hub, request: Request) -> object:
         user = await find_user(hub, request.path_params["user"])
-        sessions = await hub.sessions.list_sessions(user.id)
+        sessions = await hub.sessions.list(user.id)
         return {
             "user": {"id": user.id, "username": user.username, "is_online": user.is_online},
             "sessions": [
@@ -196,7 +196,7 @@ def _people(event: LogEvent) -> set[UUID]:
 async def _readers(hub: Hub, message_id: UUID) -> tuple[list[UUID], bool]:
     """The first readers, and whether there are more."""
     try:
-        found = await hub.receipts.who_read(message_id, limit=READERS)
+        found = await hub.receipts.readers(message_id, limit=READERS)
     except NotFound:  # purged a moment ago
         return [], False
     return [receipt.user_id for receipt in found.items], found.next is not None

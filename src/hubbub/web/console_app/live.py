@@ -1,4 +1,4 @@
-"""The figures that the page shows, asked once for all who look."""
+"""The figures of the page, queried once for all viewers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATEMENTS_SECONDS: Final = 5.0
 REPORT_SECONDS: Final = 60.0
 """A report hashes a password, which takes a core a quarter of a second."""
 SENDS_POLLS: Final = 10
-"""The percentiles are of the sends between so many polls: of ten seconds."""
+"""The percentiles cover the sends of the last ten polls (ten seconds)."""
 KEPT: Final = 300
 """Points of the plots: five minutes."""
 

@@ -23,16 +23,16 @@ TOKEN_BYTES: Final = 32
 
 
 class TokenLogin:
-    """Lets in a browser that knows the token, and gives it a cookie, whose value is another secret.
+    """Accepts a browser with the token, and gives it a cookie, whose value is another secret.
 
-    The answer sends the browser to the address without the token, which so is neither shown nor kept.
+    The answer redirects the browser to the address without the token, so that it is not shown or stored.
     """
 
     def __init__(self, hub: Hub, port: int, *, allow_changes: bool) -> None:
         self.token = secrets.token_urlsafe(TOKEN_BYTES)
         self._key = secrets.token_urlsafe(TOKEN_BYTES)
         self._cookie = f"hubbub-console-{port}"  # cookies of a host are shared by its ports
-        self._console = Console(hub, may=self._has_cookie, allow_changes=allow_changes)
+        self._console = Console(hub, authorize=self._has_cookie, allow_changes=allow_changes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == "/" and scope["query_string"]:

@@ -1,4 +1,4 @@
-"""Which server a connection is made to: that of the settings, the master of Sentinels, or a node of a cluster."""
+"""Chooses the server of a connection: the one in the settings, the master of Sentinels, or a node of a cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import cycle
 from typing import Final, NamedTuple
 
 from hubbub.errors import Unavailable
-from hubbub.redis.connection import Dialler, Handshake, Opened, connect
+from hubbub.redis.connection import Connector, Handshake, Opened, connect
 from hubbub.settings import Address, RedisSettings
 
 LATE_SECONDS: Final = 0.1
@@ -27,14 +27,14 @@ WATCH_NODE_SECONDS: Final = 2.0
 message to a subscription then."""
 
 
-class OneServer(Dialler):
+class ServerConnector(Connector):
     """The server at this address, whose settings are those of its kind."""
 
     def __init__(self, settings: RedisSettings, address: Address) -> None:
         self._settings = settings
         self._address = address
 
-    async def dial(self, client_name: str) -> Opened:
+    async def connect(self, client_name: str) -> Opened:
         async def greet(handshake: Handshake) -> None:
             _check_mode(handshake, self._settings, self._address)
 
@@ -42,7 +42,7 @@ class OneServer(Dialler):
 
 
 class Master(NamedTuple):
-    """What a Sentinel says. The configuration with the highest epoch is the newest.
+    """The answer of a Sentinel. The configuration with the highest epoch is the newest.
 
     In a failover the leading Sentinel shows, in SENTINEL MASTER, the new epoch beside the former address until all
     replicas follow the new master. The answer to SENTINEL GET-MASTER-ADDR-BY-NAME is the new one from then on.
@@ -52,7 +52,7 @@ class Master(NamedTuple):
     address: Address
 
 
-class Sentinels(Dialler):
+class SentinelConnector(Connector):
     """The master that the Sentinels name, asked before each connection and while it lasts.
 
     All are asked at the same time, and the newest configuration counts: a Sentinel that was cut off has an older
@@ -73,7 +73,7 @@ class Sentinels(Dialler):
         )
         self._address = settings.addresses[0]
 
-    async def dial(self, client_name: str) -> Opened:
+    async def connect(self, client_name: str) -> Opened:
         async def greet(handshake: Handshake) -> None:
             role = handshake.role
             if not role and isinstance(answer := await handshake.ask("ROLE"), list):
@@ -88,7 +88,7 @@ class Sentinels(Dialler):
         return asyncio.create_task(self._until_moved(self._address), name="hubbub: watching the master of Redis")
 
     async def find(self, client_name: str) -> Address:
-        """Where the master is. Raises: Unavailable (no Sentinel says it)."""
+        """The address of the master. Raises: Unavailable (no Sentinel has it)."""
         pending = {
             asyncio.create_task(self._ask(sentinel, client_name), name="hubbub: asking a Sentinel")
             for sentinel in self._settings.addresses
@@ -120,7 +120,7 @@ class Sentinels(Dialler):
                 async with asyncio.timeout(WATCH_SECONDS):
                     answer = await self._ask(sentinel, "hubbub-redis-watch")
                 if isinstance(answer, Master) and answer.address != address:
-                    # One that was cut off may name an older master: the newest that any of them knows counts.
+                    # A Sentinel that was cut off may name an older master. The newest of all answers counts.
                     newest = await self.find("hubbub-redis-watch")
                     if newest != address:
                         return f"the Sentinels name {newest} as the master"
@@ -147,18 +147,18 @@ def _epoch(answer: object) -> int:
     if isinstance(answer, list):  # RESP2
         answer = dict(zip(answer[::2], answer[1::2], strict=False))
     if not isinstance(answer, dict):
-        raise ConnectionError("it is no Sentinel")
+        raise ConnectionError("the server is not a Sentinel")
     return int(answer.get(b"config-epoch") or 0)
 
 
 def _address(answer: object) -> Address:
     if not isinstance(answer, list):  # removed meanwhile
-        raise ConnectionError("it knows no such master")
+        raise ConnectionError("the Sentinel has no master of this name")
     host, port = answer
     return Address(host.decode(), int(port))
 
 
-class AnyNode(Dialler):
+class ClusterConnector(Connector):
     """Any node of a cluster: another after each loss, by what the last one said about the cluster.
 
     The seeds say it first. So the processes spread over all nodes, and none needs a seed once it has begun. A node
@@ -173,7 +173,7 @@ class AnyNode(Dialler):
         self._has_learned = False
         self._address = self._seeds[0]
 
-    async def dial(self, client_name: str) -> Opened:
+    async def connect(self, client_name: str) -> Opened:
         opened = await self._dial_next(client_name)
         if self._has_learned:
             return opened
@@ -235,9 +235,9 @@ class Shard(NamedTuple):
 
 
 def shards_in(reply: object, asked: str) -> list[Shard]:
-    """The shards in the reply to CLUSTER SLOTS. The host of one that does not know it is `asked`."""
-    if not isinstance(reply, list) or not reply:  # one that was reset knows no slots
-        raise ConnectionError("it does not say which slots its cluster has")
+    """The shards in the reply to CLUSTER SLOTS. `asked` is the host of a node that reports none."""
+    if not isinstance(reply, list) or not reply:  # a node that was reset has no slots
+        raise ConnectionError("the node reports no slots")
     return [
         Shard(slice(first, last + 1), [Address((node[0] or b"").decode() or asked, node[1]) for node in nodes])
         for first, last, *nodes in reply
@@ -245,18 +245,18 @@ def shards_in(reply: object, asked: str) -> list[Shard]:
 
 
 def _check_mode(handshake: Handshake, settings: RedisSettings, address: Address) -> None:
-    """Refuse a server that is not what the settings say. In RESP2 it says nothing about that."""
+    """Refuse a server of another mode than the settings have. RESP2 does not report the mode."""
     if handshake.mode == "cluster" and not settings.cluster:
-        raise Unavailable("redis", f"{address} is a node of a cluster: set REDIS_CLUSTER=true", retryable=False)
+        raise Unavailable("redis", f"{address} is a cluster node: set REDIS_CLUSTER=true", retryable=False)
     if handshake.mode == "standalone" and settings.cluster:
-        raise Unavailable("redis", f"{address} is no node of a cluster: leave REDIS_CLUSTER out", retryable=False)
+        raise Unavailable("redis", f"{address} is not a cluster node: unset REDIS_CLUSTER", retryable=False)
     if handshake.mode == "sentinel":
         hint = "set REDIS_SENTINELS and REDIS_SENTINEL_MASTER"
         raise Unavailable("redis", f"{address} is a Sentinel: {hint}", retryable=False)
 
 
-def dialler_of(settings: RedisSettings) -> Dialler:
-    """That of the settings."""
+def connector_for(settings: RedisSettings) -> Connector:
+    """The connector for the settings."""
     if settings.sentinel_master is not None:
-        return Sentinels(settings)
-    return AnyNode(settings) if settings.cluster else OneServer(settings, settings.addresses[0])
+        return SentinelConnector(settings)
+    return ClusterConnector(settings) if settings.cluster else ServerConnector(settings, settings.addresses[0])

@@ -117,7 +117,7 @@ async def test_subscriptions_end_with_the_last_follower_that_wants_them(
         await are_subscribed(administrator_of_redis, typing_channel(room.id), PRESENCE_CHANNEL)
     await is_unsubscribed(administrator_of_redis, typing_channel(room.id))
     assert await administrator_of_redis.execute("PUBSUB", "NUMSUB", PRESENCE_CHANNEL) == before
-    assert not hub._feed._signals._typing
+    assert not hub._feed._ephemeral._typing
 
 
 async def test_leaving_a_room_ends_its_typing_subscription(

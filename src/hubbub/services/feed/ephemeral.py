@@ -1,7 +1,7 @@
 """Typing, presence, read marks and profiles in a feed: they are delivered once, to followers that want them.
 
 None of them is an entry of a log. Read marks and profiles are kept in PostgreSQL, so a follower that may have
-missed some gets a `Missed`. Typing and presence are kept nowhere.
+missed some gets a `Missed`. Typing and presence are not stored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hubbub.events import (
     typing_channel,
 )
 from hubbub.redis import Gap
-from hubbub.scheduling import Pauses
+from hubbub.scheduling import TimeSlice
 from hubbub.services.feed.announcements import Announcements
 from hubbub.services.feed.memberships import Memberships
 from hubbub.services.feed.rooms import FollowedPosition, FollowedRoom, FollowedRooms, Inbox
@@ -45,7 +45,7 @@ MAX_WAITING: Final = 10_000
 """Users whose presence has changed and whose rooms are still to be read. Changes of more users are dropped."""
 
 
-class Signals:
+class EphemeralEvents:
     """Gives these events to the followers that want them, for the rooms that they follow.
 
     The subscriptions of typing and presence are made with the first such follower, and end with the last. Read
@@ -149,7 +149,7 @@ class Signals:
 
     def _receive_typing(self, room_id: UUID, received: Received) -> None:
         if isinstance(received, Gap):
-            return  # a client lets typing expire by itself
+            return  # clients expire typing on their own
         event = TypingChanged.from_json(room_id, received)
         room = self._rooms.get(room_id)
         if event is not None and room is not None:
@@ -191,7 +191,7 @@ class Signals:
     async def _deliver_marks(self) -> None:
         """Deliver read marks to the user's own followers, and to the others in a room that shows them."""
         marks, self._marks = self._marks, {}
-        pauses = Pauses()
+        time_slice = TimeSlice()
         for (room_id, user_id), change in marks.items():
             room = self._rooms.get(change.room_id)
             event = ReadMarkChanged(change.room_id, change.user_id, change.last_read_seq)
@@ -205,7 +205,7 @@ class Signals:
                     followed.inbox.miss()
             for inbox in recipients:
                 inbox.offer(event)
-            await pauses.pause_if_due()
+            await time_slice.pause_if_due()
 
     async def _notify(self) -> float:
         """Deliver read marks, and changes of presence and profiles to followers that share a room with the user.
