@@ -392,7 +392,7 @@ async def test_error_of_the_application_is_a_problem_and_is_reported(hub: Hub, t
             raise RuntimeError(fault)
         return ()
 
-    async with serving(Gateway(hub, may=may, banned=banned)) as port, client(port, token) as http:
+    async with serving(Gateway(hub, authorize=may, banned=banned)) as port, client(port, token) as http:
         answers = [await http.get("/me"), await http.post("/commands", json={"type": "me"})]
         fault = "no bans"
         answers += [await http.get("/me"), await http.post("/events", json={})]
