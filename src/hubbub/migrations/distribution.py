@@ -83,7 +83,7 @@ SHARDS_PER_NODE: Final = 4
 """By default. A list asks each shard, and a shard can move to a further node."""
 
 _ACTIONS: Final = {"CASCADE": "c", "SET NULL": "n", "NO ACTION": "a"}
-"""What happens to a row that refers to a deleted one, in the words of SQL and of the catalog."""
+"""The action for a row that refers to a deleted one, in the words of SQL and of the catalog."""
 
 
 class Step(NamedTuple):
@@ -156,7 +156,7 @@ _REFERRING: Final = Statement(
     """,
 )
 
-# What Citus refuses, once the keys of hubbub have given way: triggers, and uniqueness without the room.
+# The objects that Citus refuses, once the keys of hubbub have given way: triggers, and uniqueness without the room.
 _OBSTACLES: Final = Statement(
     "migrations.obstacles",
     str,
@@ -520,7 +520,7 @@ async def drop_former_functions(settings: PostgresSettings, *, timeouts: Timeout
 
 
 async def _former_functions(executor: Executor) -> list[str]:
-    """Those that Citus runs on the node of a room, and those that a run was killed over."""
+    """The functions that Citus runs on the node of a room, and those that a run was killed over."""
     sql = """
     SELECT pg_proc.oid::regprocedure::text AS name
     FROM pg_proc
