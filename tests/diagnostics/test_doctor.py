@@ -84,7 +84,7 @@ async def test_login_that_may_not_publish_is_an_error(both: Settings, servers_of
     mute = replace(both, redis=replace(server.settings, username="mute", deadline_seconds=2))
     section = await look(mute)
     assert severities(section, "together.delivery") == ["error"]
-    assert "docs/redis.md" in meanings(section, "together.delivery")
+    assert "deploy/redis-user.conf" in meanings(section, "together.delivery")
 
 
 async def test_message_published_on_another_server_is_an_error(
