@@ -156,7 +156,7 @@ _REFERRING: Final = Statement(
     """,
 )
 
-# The objects that Citus refuses, once the keys of hubbub have given way: triggers, and uniqueness without the room.
+# What Citus refuses, once the keys of hubbub have given way: triggers, and uniqueness without the room.
 _OBSTACLES: Final = Statement(
     "migrations.obstacles",
     str,
