@@ -162,8 +162,11 @@ async def test_late_retry_of_an_edited_or_deleted_message_is_recognised(hub: Hub
     await hub.messages.send(room.id, ada.id, "helo", id=id)
     edited = await hub.messages.edit(id, "hello", by=ada.id)
     assert await hub.messages.send(room.id, ada.id, "helo", id=id) == edited
+    assert await hub.messages.send(room.id, ada.id, "another", id=id) == edited  # as docs/log.md has it
     deleted = await hub.messages.delete(id, by=ada.id)
     assert await hub.messages.send(room.id, ada.id, "helo", id=id) == deleted
+    with pytest.raises(Conflict):
+        await hub.messages.send(room.id, ada.id, "helo", id=id, message_type="file")
 
 
 async def test_two_hubs_on_one_database_share_one_order(hub: Hub, pool: Pool, ada: User, room: Room) -> None:

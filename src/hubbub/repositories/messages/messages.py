@@ -153,7 +153,8 @@ class Messages(Repository):
         shows the room calls `receipts.mark_read` up to the `seq` of the message.
 
         Raises: NotAMember (also when there is no such room), NotFound (the author's account is deleted at this
-        moment), Conflict (the id was used with other content, room, author, type or `reply_to`).
+        moment), Conflict (the id was used with other content, room, author, type or `reply_to`). Content is not
+        compared with that of a message that was edited or deleted since.
         """
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         draft = draft_of(room_id, user_id, NewMessage(content, message_type, id, reply_to, metadata))
@@ -510,7 +511,7 @@ class Messages(Repository):
         """As `page`, as the JSON in UTF-8 that PostgreSQL writes, to be sent to a client as it is.
 
         It has the content of `msgspec.json.encode(page)`, for about a quarter of the processor time of this
-        process (docs/decisions.md). Times are in ISO 8601, with the offset of the server's time zone.
+        process (docs/decisions.md). Times are as in RFC 3339, in UTC whatever the time zone of the server is.
 
         Raises: NotFound (no such room or message), Invalid (a message of another room), NotAMember (`as_user`).
         """
