@@ -23,7 +23,7 @@ from hubbub.events import MemberLeft
 from hubbub.models import MaintenanceResult
 from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, OpenTransaction, Statement
 from hubbub.postgres.connection import now
-from hubbub.sql import acting_admin, next_entry
+from hubbub.sql import acting_admin, few, in_steps, next_entry
 
 ROWS_PER_STEP: Final = 2_000
 """A step takes some 50 ms, and some seconds where each row has to be read from a slow disk. It also bounds what is
@@ -56,14 +56,14 @@ LEAVE: Final = Statement(
         LIMIT {ROWS_PER_STEP}
     ), gone AS (
         DELETE FROM room_users
-        USING page
+        USING {few("page", "room_id")}
         WHERE room_users.user_id = $1
             AND room_users.room_id = page.room_id
         RETURNING room_users.room_id
     ), locked AS MATERIALIZED (
         SELECT id
         FROM rooms
-        WHERE id IN (SELECT room_id FROM gone)
+        WHERE id = ANY(ARRAY(SELECT room_id FROM gone))
         ORDER BY id
         FOR NO KEY UPDATE
     ), {
@@ -186,12 +186,12 @@ HIDE_ACCOUNT: Final = Statement(
 
 # Times are passed as text, because the driver does not know an infinite one. Where rooms are distributed, a
 # message of another author in another room may have the same id.
-_AUTHOR: Final = Statement(
+_AUTHOR: Final = in_steps(
     "deletions.author",
     lambda is_last, created_at, id: (is_last, created_at, id),
     f"""
     WITH page AS MATERIALIZED (
-        SELECT room_id, id, created_at
+        SELECT room_id, id, user_id, created_at
         FROM messages
         WHERE user_id = $1
             AND (created_at, id) < ($2::text::timestamptz, $3)
@@ -200,10 +200,10 @@ _AUTHOR: Final = Statement(
     ), changed AS (
         UPDATE messages
         SET user_id = NULL
-        FROM page
+        FROM {{page}}
         WHERE messages.room_id = page.room_id
             AND messages.id = page.id
-            AND messages.user_id = $1
+            AND messages.user_id = page.user_id
     )
     SELECT
         (SELECT count(*) FROM page) < {ROWS_PER_STEP} AS is_last,
@@ -213,6 +213,7 @@ _AUTHOR: Final = Statement(
     ORDER BY page.created_at, page.id
     LIMIT 1
     """,
+    page=("room_id", "id", "user_id"),
 )
 
 _CREATOR: Final = Statement(
@@ -223,13 +224,13 @@ _CREATOR: Final = Statement(
         SELECT id
         FROM rooms
         WHERE created_by = $1
+            AND id = ANY(ARRAY(SELECT id FROM rooms WHERE created_by = $1 LIMIT {ROWS_PER_STEP}))
         ORDER BY id
-        LIMIT {ROWS_PER_STEP}
         FOR NO KEY UPDATE
     ), changed AS (
         UPDATE rooms
         SET created_by = NULL
-        FROM page
+        FROM {few("page", "id")}
         WHERE rooms.id = page.id
     )
     SELECT count(*) < {ROWS_PER_STEP} AS is_last
@@ -247,25 +248,26 @@ _CREATOR: Final = Statement(
     """,
 )
 
-_RECEIPTS_OF_ACCOUNT: Final = Statement(
+_RECEIPTS_OF_ACCOUNT: Final = in_steps(
     "deletions.receipts_of_account",
     lambda is_last: (is_last,),
     f"""
     WITH page AS MATERIALIZED (
-        SELECT room_id, message_id
+        SELECT room_id, message_id, user_id
         FROM message_read_receipts
         WHERE user_id = $1
         LIMIT {RECEIPTS_PER_STEP}
     ), gone AS (
         DELETE FROM message_read_receipts
-        USING page
+        USING {{page}}
         WHERE message_read_receipts.room_id = page.room_id
             AND message_read_receipts.message_id = page.message_id
-            AND message_read_receipts.user_id = $1
+            AND message_read_receipts.user_id = page.user_id
     )
     SELECT count(*) < {RECEIPTS_PER_STEP} AS is_last
     FROM page
     """,
+    page=("room_id", "message_id", "user_id"),
 )
 
 # Rooms
@@ -324,7 +326,7 @@ DELETE_ROOM: Final = Statement(
     distributed=_DELETE_ROOM.format(hidden=""),  # beside `HIDE`, in a transaction
 )
 
-_MEMBERS: Final = Statement(
+_MEMBERS: Final = in_steps(
     "deletions.members",
     lambda is_last, user_id: (is_last, user_id),
     f"""
@@ -337,7 +339,7 @@ _MEMBERS: Final = Statement(
         LIMIT {ROWS_PER_STEP}
     ), gone AS (
         DELETE FROM room_users
-        USING page
+        USING {{page}}
         WHERE room_users.room_id = $1
             AND room_users.user_id = page.user_id
             AND (page.role = 'admin') = $3
@@ -349,11 +351,12 @@ _MEMBERS: Final = Statement(
     ORDER BY user_id DESC
     LIMIT 1
     """,
+    page=("user_id", "role"),
 )
 
 # A message goes with the last of its receipts. Where these are more than a step takes, it is looked at again.
 # OFFSET 0 has receipts looked up message by message, so that a step reads no more of them than it deletes.
-_MESSAGES: Final = Statement(
+_MESSAGES: Final = in_steps(
     "deletions.messages",
     lambda is_last, seq: (is_last, seq),
     f"""
@@ -377,7 +380,7 @@ _MESSAGES: Final = Statement(
         LIMIT {RECEIPTS_PER_STEP}
     ), without_receipts AS (
         DELETE FROM message_read_receipts
-        USING receipt
+        USING {{receipt}}
         WHERE message_read_receipts.message_id = receipt.message_id
             AND message_read_receipts.user_id = receipt.user_id
             AND message_read_receipts.room_id = $1
@@ -388,10 +391,10 @@ _MESSAGES: Final = Statement(
         END AS seq
     ), gone AS (
         DELETE FROM messages
-        USING page, bound
-        WHERE messages.id = page.id
-            AND messages.room_id = $1
-            AND page.seq < bound.seq
+        USING {{page}}
+        WHERE messages.room_id = $1
+            AND messages.seq = page.seq
+            AND messages.seq < (SELECT seq FROM bound)
     )
     SELECT
         (SELECT count(*) FROM page) < {ROWS_PER_STEP}
@@ -399,9 +402,11 @@ _MESSAGES: Final = Statement(
         seq
     FROM bound
     """,
+    page=("seq",),
+    receipt=("message_id", "user_id"),
 )
 
-_EVENTS: Final = Statement(
+_EVENTS: Final = in_steps(
     "deletions.events",
     lambda is_last, seq: (is_last, seq),
     f"""
@@ -414,7 +419,7 @@ _EVENTS: Final = Statement(
         LIMIT {ROWS_PER_STEP}
     ), gone AS (
         DELETE FROM room_events
-        USING page
+        USING {{page}}
         WHERE room_events.room_id = $1
             AND room_events.seq = page.seq
     )
@@ -423,6 +428,7 @@ _EVENTS: Final = Statement(
         max(seq) AS seq
     FROM page
     """,
+    page=("seq",),
 )
 
 _DELETE_REST_OF_ROOM: Final = Statement("deletions.rest_of_room", int, "DELETE FROM rooms WHERE id = $1")

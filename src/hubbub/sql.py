@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -339,6 +339,28 @@ def next_entries(event: type[Logged], source: str, *columns: str, unless: str = 
             FROM head
             CROSS JOIN LATERAL unnest({arrays}) WITH ORDINALITY AS item ({", ".join(columns)}, ordinal)
         ), entry AS ({appended})"""
+
+
+def few(part: str, *columns: str) -> str:
+    """For FROM and USING: the rows of a part of the WITH, as arrays.
+
+    PostgreSQL expects ten rows of an array that it does not know, and looks up what is joined with them by an
+    index. For the thousands of rows of a step it would read the whole table, in each step.
+    """
+    arrays = ", ".join(f"ARRAY(SELECT {column} FROM {part})" for column in columns)
+    return f"unnest({arrays}) AS {part} ({', '.join(columns)})"
+
+
+def in_steps(
+    name: str, model: Callable[..., T], sql: str, *, idempotent: bool = False, **parts: Sequence[str]
+) -> Statement[T]:
+    """A statement that changes the rows of a page: `sql` with `few` of each of the parts that are named here.
+
+    Where rooms are distributed, it has the parts themselves.
+    """
+    looked_up = {part: few(part, *columns) for part, columns in parts.items()}
+    distributed = sql.format(**{part: part for part in parts})
+    return Statement(name, model, sql.format(**looked_up), idempotent=idempotent, distributed=distributed)
 
 
 def lock_timeout(placeholder: str) -> str:

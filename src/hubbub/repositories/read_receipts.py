@@ -14,7 +14,7 @@ from hubbub.models import Page, ReadReceipt
 from hubbub.postgres import NOT_SUPPORTED, Statement
 from hubbub.renamed import Renamed
 from hubbub.repository import Repository
-from hubbub.sql import OLDEST, has_member, lock_timeout, not_deleted, representable, require, unread
+from hubbub.sql import OLDEST, has_member, in_steps, lock_timeout, not_deleted, representable, require, unread
 
 RECEIPTS_UP_TO_MEMBERS: Final = 50
 """A room of up to this many members stores a row per message and reader, unless it is set otherwise. In larger
@@ -27,8 +27,9 @@ deadline, so that the member could never mark the room as read."""
 MARKS_PER_STATEMENT: Final = 50
 """With the receipts of each, a statement stores at most 50,000 rows, which takes about a second."""
 
-MESSAGES_PER_STEP: Final = 2_000
-"""Each may have a receipt, whose deletion `mark_unread` commits together with the step of the watermark."""
+SEQS_PER_STEP: Final = 2_000
+"""Each may be a message with a receipt, whose deletion `mark_unread` commits together with the step of the
+watermark."""
 
 
 class Watermark(NamedTuple):
@@ -186,11 +187,12 @@ class ReadReceipts(Repository, Renamed):
         return last_read_seq
 
     # The newest messages first: the watermark of each step is right by itself, with no receipt above it. So a call
-    # that is cut leaves nothing to finish.
+    # that is cut leaves nothing to finish. A step ends at a message, so that one over a long part of the log
+    # without messages is one step.
     #
     # Receipts of a `mark_read` that was committed while this waited for the membership are not in the snapshot. A
     # step whose `member` is not that of the snapshot changes nothing, and is run again.
-    _MARK_UNREAD = Statement(
+    _MARK_UNREAD = in_steps(
         "read_receipts.mark_unread",
         Watermark,
         f"""
@@ -210,27 +212,33 @@ class ReadReceipts(Repository, Renamed):
                 AND user_id = $2
                 AND {not_deleted("$1", "$2")}
             FOR NO KEY UPDATE
-        ), page AS MATERIALIZED (
-            SELECT messages.id, messages.seq
-            FROM messages
-            WHERE messages.room_id = $1
-                AND messages.seq >= $3
-                AND messages.seq <= (SELECT last_read_seq FROM member)
-            ORDER BY messages.seq DESC
-            LIMIT {MESSAGES_PER_STEP}
         ), target AS MATERIALIZED (
             SELECT
                 room_id,
                 user_id,
                 last_read_seq AS old_seq,
-                CASE WHEN is_seen THEN LEAST(
-                    last_read_seq,
-                    CASE (SELECT count(*) FROM page)
-                        WHEN {MESSAGES_PER_STEP} THEN (SELECT min(seq) FROM page)
-                        ELSE $3
-                    END - 1
-                ) ELSE last_read_seq END AS new_seq
+                CASE
+                    WHEN NOT is_seen OR last_read_seq < $3 THEN last_read_seq
+                    WHEN last_read_seq - {SEQS_PER_STEP} < $3 THEN $3 - 1
+                    ELSE GREATEST(
+                        $3 - 1,
+                        (
+                            SELECT messages.seq
+                            FROM messages
+                            WHERE messages.room_id = $1
+                                AND messages.seq <= member.last_read_seq - {SEQS_PER_STEP}
+                            ORDER BY messages.seq DESC
+                            LIMIT 1
+                        )
+                    )
+                END AS new_seq
             FROM member
+        ), page AS MATERIALIZED (
+            SELECT messages.id, (SELECT user_id FROM target) AS user_id
+            FROM messages
+            WHERE messages.room_id = $1
+                AND messages.seq > (SELECT new_seq FROM target)
+                AND messages.seq <= (SELECT old_seq FROM target)
         ), moved AS (
             UPDATE room_users
             SET last_read_seq = target.new_seq,
@@ -248,11 +256,10 @@ class ReadReceipts(Repository, Renamed):
                 AND target.new_seq < target.old_seq
         ), receipts AS (
             DELETE FROM message_read_receipts
-            USING page, member
+            USING {{page}}
             WHERE message_read_receipts.message_id = page.id
-                AND message_read_receipts.user_id = member.user_id
+                AND message_read_receipts.user_id = page.user_id
                 AND message_read_receipts.room_id = $1
-                AND member.is_seen
         )
         SELECT
             target.room_id,
@@ -264,6 +271,7 @@ class ReadReceipts(Repository, Renamed):
         JOIN rooms ON rooms.id = $1
         """,
         idempotent=True,
+        page=("id", "user_id"),
     )
 
     async def mark_unread(self, room_id: UUID, user_id: UUID, *, from_seq: int) -> int:
