@@ -84,6 +84,18 @@ async def test_update_changes_only_given_properties_and_is_logged(
     assert await log_of(pool, room.id) == ["joined", "room_changed", "room_changed"]
 
 
+async def test_update_is_logged_for_members_alone(hub: Hub, pool: Pool, ada: User, bob: User, room: Room) -> None:
+    for as_user in (None, ada.id):
+        with pytest.raises(NotAMember):
+            await hub.rooms.update(room.id, name="forged", by=bob.id, as_user=as_user)
+    with pytest.raises(NotFound):
+        await hub.rooms.update(uuid4(), name="nowhere", by=bob.id)
+    assert await hub.rooms.get(room.id) == room
+    assert await log_of(pool, room.id) == ["joined"]
+    await hub.room_users.add(room.id, bob.id)
+    assert (await hub.rooms.update(room.id, name="ours", by=bob.id)).name == "ours"
+
+
 @pytest.mark.parametrize("keeps_receipts", [None, True, False])
 async def test_receipts_setting_is_returned_by_every_call(
     hub: Hub, pool: Pool, ada: User, keeps_receipts: bool | None

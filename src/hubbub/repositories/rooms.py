@@ -209,6 +209,7 @@ class Rooms(Repository):
                 AND {lock_timeout("$8")}
                 AND {not_deleted("$1")}
                 AND ($9::uuid IS NULL OR EXISTS (SELECT 1 FROM acting_admin))
+                AND ($5::uuid IS NULL OR {has_member("$1", "$5")})
             RETURNING {ROOM}
         ), entry AS ({entry(RoomChanged, "room", user_id="$5")})
         SELECT {columns(Room)}
@@ -233,10 +234,10 @@ class Rooms(Repository):
 
         `keeps_receipts` is as in `create`, with None for the default. It applies to messages that are read from
         now on: stored receipts stay, and messages that were read without one get none later. `metadata` replaces
-        all of the former, and None removes it. `by` is the user who changes the room, for the log, and by default
-        that of `as_user`.
+        all of the former, and None removes it. `by` is the member who changes the room, for the log, and by
+        default that of `as_user`. What a member may change is checked for `as_user` alone.
 
-        Raises: NotFound, and with `as_user` NotAMember and Forbidden.
+        Raises: NotFound, NotAMember (`by`), and with `as_user` NotAMember and Forbidden.
         """
         unset = keeps_receipts is UNSET and metadata is UNSET
         if name is None and description is None and is_private is None and unset:
@@ -267,6 +268,11 @@ class Rooms(Repository):
                 encoded,
                 deadline=deadline,
             )
+            if changed is None and by not in (None, viewer):
+                found = await self._executor.fetch_one(self._GET, room_id, deadline=deadline)
+                require(found, NotFound, "room", room_id)
+                if await self._executor.fetch_one(self._ROLE_OF, room_id, by, deadline=deadline) is None:
+                    raise NotAMember(room_id, by)
             if changed is None and viewer is not None:
                 raise await self._why_not_admin(room_id, viewer, "change this room", deadline)
             room = require(changed, NotFound, "room", room_id)
