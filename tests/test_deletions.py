@@ -30,9 +30,10 @@ from hubbub import (
     User,
     deletions,
 )
-from hubbub.deletions import ROWS_PER_STEP
+from hubbub.deletions import RECEIPTS_PER_STEP, ROWS_PER_STEP
 from hubbub.postgres import Executor, Pool, Statement, connect
 from log import log_of
+from plans import rows_read
 from sql.package import statements
 
 MESSAGES = 2 * ROWS_PER_STEP + 500
@@ -542,3 +543,73 @@ def test_every_statement_of_the_application_leaves_out_what_is_hidden() -> None:
         "replicas.heads",
     }  # whether there is something to read, and from where
     assert missing == locks | positions  # which show nothing
+
+
+STEPS: dict[str, tuple[object, ...]] = {
+    "LEAVE": (),
+    "_AUTHOR": ("infinity", UUID(int=2**128 - 1)),
+    "_CREATOR": (),
+    "_RECEIPTS_OF_ACCOUNT": (),
+    "_MEMBERS": (UUID(int=0), False),
+    "_MESSAGES": (0,),
+    "_EVENTS": (0,),
+}
+"""The statements of steps, with their arguments after the id."""
+OF_ROOM = ("_MEMBERS", "_MESSAGES", "_EVENTS")
+
+FILL_ALL = """
+    INSERT INTO users (id, username)
+    SELECT gen_random_uuid(), 'u' || n
+    FROM generate_series(1, 20000) AS n;
+
+    INSERT INTO rooms (id, name, created_by, last_seq)
+    SELECT gen_random_uuid(), 'r' || n, '{user_id}', 1
+    FROM generate_series(1, 20000) AS n;
+
+    INSERT INTO room_users (room_id, user_id)
+    SELECT '{room_id}', id
+    FROM users
+    ON CONFLICT DO NOTHING;
+
+    INSERT INTO room_users (room_id, user_id)
+    SELECT id, '{user_id}'
+    FROM rooms
+    ON CONFLICT DO NOTHING;
+
+    INSERT INTO messages (room_id, seq, user_id, content)
+    SELECT '{room_id}', 100 + n, '{user_id}', 'hello'
+    FROM generate_series(1, 50000) AS n;
+
+    INSERT INTO room_events (room_id, seq, kind, user_id)
+    SELECT '{room_id}', 100000 + n, 'joined', '{user_id}'
+    FROM generate_series(1, 20000) AS n;
+
+    INSERT INTO message_read_receipts (message_id, user_id, room_id)
+    SELECT id, '{user_id}', room_id
+    FROM messages
+    WHERE room_id = '{room_id}';
+
+    ANALYZE;
+"""
+
+
+async def test_step_reads_few_rows_beside_its_own(
+    hub: Hub, postgres_settings: PostgresSettings, ada: User, room: Room
+) -> None:
+    """Steps that read a whole table, however many others there are, would make the deletion quadratic."""
+    connection = await connect(postgres_settings)
+    read: dict[str, int] = {}
+    try:
+        await connection.execute(FILL_ALL.format(user_id=ada.id, room_id=room.id))
+        for name, arguments in STEPS.items():
+            id = room.id if name in OF_ROOM else ada.id
+            rows = await rows_read(connection, getattr(deletions, name), id, *arguments)
+            read |= {f"{name} {table}": count for table, count in rows.items()}
+    finally:
+        await connection.close()
+    # Each row of the page is found, perhaps locked, and then changed.
+    receipts = read.pop("_RECEIPTS_OF_ACCOUNT message_read_receipts")
+    assert receipts <= 2 * RECEIPTS_PER_STEP
+    wrong = {name: count for name, count in read.items() if not ROWS_PER_STEP <= count <= 3 * ROWS_PER_STEP}
+    assert not wrong
+    assert len(read) == 8

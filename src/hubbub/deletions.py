@@ -52,7 +52,6 @@ LEAVE: Final = Statement(
         SELECT room_id
         FROM room_users
         WHERE user_id = $1
-        ORDER BY room_id
         LIMIT {ROWS_PER_STEP}
     ), gone AS (
         DELETE FROM room_users
