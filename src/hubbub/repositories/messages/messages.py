@@ -511,7 +511,8 @@ class Messages(Repository):
         """As `page`, as the JSON in UTF-8 that PostgreSQL writes, to be sent to a client as it is.
 
         It has the content of `msgspec.json.encode(page)`, for about a quarter of the processor time of this
-        process (docs/decisions.md). Times are as in RFC 3339, in UTC whatever the time zone of the server is.
+        process (docs/decisions.md). Times are as in RFC 3339, in UTC, and through `hub.on` in the time zone of the
+        connection.
 
         Raises: NotFound (no such room or message), Invalid (a message of another room), NotAMember (`as_user`).
         """
