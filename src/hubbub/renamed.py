@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+T = TypeVar("T")
 
 
 def warn_of_former_name(former: str, name: str, *, stacklevel: int) -> None:
     """`stacklevel` is that of `warnings.warn` in the caller."""
     warnings.warn(f"{former} is now called {name}", DeprecationWarning, stacklevel=stacklevel + 1)
+
+
+def renamed_argument(value: T | None, former_value: T | None, former: str, name: str) -> T | None:
+    """The argument, by whichever name the caller of the caller has given it."""
+    if former_value is None:
+        return value
+    warn_of_former_name(former, name, stacklevel=3)
+    return former_value
 
 
 class Renamed:

@@ -16,7 +16,7 @@ from starlette.routing import Mount
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from hubbub import Hub, PostgresSettings, Room, Settings, User, new_id
+from hubbub import Hub, Invalid, PostgresSettings, Room, Settings, User, new_id
 from hubbub.events import MEMBERSHIPS_CHANNEL
 from hubbub.services.feed.announcements import seal
 from hubbub.web import console
@@ -139,6 +139,16 @@ async def test_application_decides_who_may_look_below_its_mount(hub: Hub) -> Non
         )
         assert (await client.get("/figures", headers=admin)).status_code == 200
     assert len(asked) == 6
+
+
+async def test_former_name_of_authorize_works_and_one_of_both_is_needed(hub: Hub) -> None:
+    with pytest.warns(DeprecationWarning, match="may= is now called authorize="):
+        app = console(hub, may=lambda _: False)
+    async with running(app) as port, http(port) as client:
+        assert (await client.get("/")).status_code == 403
+    with pytest.raises(Invalid) as refused:
+        console(hub)
+    assert refused.value.field == "authorize"
 
 
 async def test_figures_follow_what_happens(looking: httpx.AsyncClient, hub: Hub, ada: User, room: Room) -> None:

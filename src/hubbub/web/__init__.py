@@ -13,6 +13,8 @@ try:
 except ImportError as error:
     raise ImportError("hubbub.web needs Starlette: pip install 'hubbub[web]'") from error
 
+from hubbub.errors import Invalid
+from hubbub.renamed import renamed_argument
 from hubbub.web.commands import Call, Send
 from hubbub.web.frames import Limits
 from hubbub.web.gateway import Gateway
@@ -48,20 +50,26 @@ __all__ = [
 def console(
     hub: Hub | Callable[[], Hub] | None = None,
     *,
-    authorize: Callable[[Request], Awaitable[bool] | bool],
+    authorize: Callable[[Request], Awaitable[bool] | bool] | None = None,
     allow_changes: bool = False,
+    may: Callable[[Request], Awaitable[bool] | bool] | None = None,
 ) -> ASGIApp:
     """An ASGI application with a live page for operators: `app.mount("/console", console(authorize=is_admin))`.
 
     `hub` is a hub, or a callable that returns it. Without one it is `state.hub` of the application.
     `authorize(request)` returns whether a request comes from an operator, and may be a coroutine function. It is
     called first for every request, also for files. The page shows messages, names and devices of all users. It
-    changes nothing, unless `allow_changes` lets it revoke sessions.
+    changes nothing, unless `allow_changes` lets it revoke sessions. `may` is the former name of `authorize`.
 
     The figures need more rights than an application has: see docs/operations.md.
 
-    Raises: nothing else.
+    Raises: Invalid (no `authorize`).
     """
     from hubbub.web.console_app.console import Console  # noqa: PLC0415 - for applications that mount it only
 
+    authorize = renamed_argument(authorize, may, "may=", "authorize=")
+    if authorize is None:
+        raise Invalid(
+            "authorize", "must tell who is an operator: without it the console would be open to everybody"
+        )
     return Console(hub, authorize=authorize, allow_changes=allow_changes)

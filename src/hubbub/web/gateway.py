@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from starlette.datastructures import Headers
@@ -17,7 +17,7 @@ from hubbub import inputs
 from hubbub.background import ReportErrors, wait_at_most
 from hubbub.errors import Forbidden, Invalid, NotFound
 from hubbub.hub import Hub
-from hubbub.renamed import warn_of_former_name
+from hubbub.renamed import renamed_argument
 from hubbub.web import commands, frames
 from hubbub.web.commands import Call, Command, Handler, frame_of
 from hubbub.web.connections import GatewayConnection
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from hubbub.events import FeedEvent
-
-T = TypeVar("T")
 
 Authenticate = Callable[["Scope"], Awaitable[UUID | None] | UUID | None]
 
@@ -92,7 +90,7 @@ class Gateway:
         may: Authorize | None = None,
     ) -> None:
         self._hub = hub
-        self._authenticate = _either(authenticate, who, "who=", "authenticate=")
+        self._authenticate = renamed_argument(authenticate, who, "who=", "authenticate=")
         self._banned = banned
         self._origins = frozenset(origins)
         self._tokens = None if secret is None else Tokens(secret)
@@ -115,7 +113,7 @@ class Gateway:
         self._pings: set[asyncio.Task[None]] = set()
         self._numbers = count()
         self._looking_for_banned: asyncio.Task[None] | None = None
-        self._authorize = _either(authorize, may, "may=", "authorize=")
+        self._authorize = renamed_argument(authorize, may, "may=", "authorize=")
         self._before_send = tuple(before_send)
         self._sockets = Sockets(self)
         self._router = Router(Http(self).routes(), default=_no_such_path)
@@ -332,13 +330,6 @@ def _path(scope: Scope) -> str:
     """The path below the mount."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
-
-
-def _either(value: T | None, former_value: T | None, former: str, name: str) -> T | None:
-    if former_value is None:
-        return value
-    warn_of_former_name(former, name, stacklevel=3)
-    return former_value
 
 
 def _server_is_ending() -> bool:
