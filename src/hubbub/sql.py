@@ -341,26 +341,34 @@ def next_entries(event: type[Logged], source: str, *columns: str, unless: str = 
         ), entry AS ({appended})"""
 
 
-def few(part: str, *columns: str) -> str:
+def as_arrays(part: str, *columns: str, order_by: str = "") -> str:
     """For FROM and USING: the rows of a part of the WITH, as arrays.
 
     PostgreSQL expects ten rows of an array that it does not know, and looks up what is joined with them by an
-    index. For the thousands of rows of a step it would read the whole table, in each step.
+    index. For the thousands of rows of a step it would read the whole table, in each step. All columns of the key
+    come from the arrays: with one of them equal to a parameter, a plan for any parameter may read all its rows.
     """
-    arrays = ", ".join(f"ARRAY(SELECT {column} FROM {part})" for column in columns)
+    order = f" ORDER BY {order_by}" if order_by else ""
+    arrays = ", ".join(f"ARRAY(SELECT {column} FROM {part}{order})" for column in columns)
     return f"unnest({arrays}) AS {part} ({', '.join(columns)})"
 
 
 def in_steps(
     name: str, model: Callable[..., T], sql: str, *, idempotent: bool = False, **parts: Sequence[str]
 ) -> Statement[T]:
-    """A statement that changes the rows of a page: `sql` with `few` of each of the parts that are named here.
+    """A statement that changes the rows of a page: `sql` with `as_arrays` of each part that is named here.
 
-    Where rooms are distributed, it has the parts themselves.
+    Where rooms are distributed, it has the parts themselves. `{room_id}` is that of the page, and there the first
+    parameter, which names the node.
     """
-    looked_up = {part: few(part, *columns) for part, columns in parts.items()}
-    distributed = sql.format(**{part: part for part in parts})
-    return Statement(name, model, sql.format(**looked_up), idempotent=idempotent, distributed=distributed)
+    looked_up = {part: as_arrays(part, *columns) for part, columns in parts.items()}
+    return Statement(
+        name,
+        model,
+        sql.format(**looked_up, room_id="page.room_id"),
+        idempotent=idempotent,
+        distributed=sql.format(**{part: part for part in parts}, room_id="$1"),
+    )
 
 
 def lock_timeout(placeholder: str) -> str:

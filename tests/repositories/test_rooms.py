@@ -88,6 +88,9 @@ async def test_update_is_logged_for_members_alone(hub: Hub, pool: Pool, ada: Use
     for as_user in (None, ada.id):
         with pytest.raises(NotAMember):
             await hub.rooms.update(room.id, name="forged", by=bob.id, as_user=as_user)
+    with pytest.raises(NotAMember) as refused:
+        await hub.rooms.update(room.id, name="forged", by=ada.id, as_user=bob.id)
+    assert refused.value.user_id == bob.id  # who does not learn that ada is a member
     with pytest.raises(NotFound):
         await hub.rooms.update(uuid4(), name="nowhere", by=bob.id)
     assert await hub.rooms.get(room.id) == room

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+import pytest
 import pytest_asyncio
 
 from commands import execute
@@ -49,6 +50,9 @@ EXCEPTIONS: Final = {
     ),
     "of the feed of changes, whose parts are rooms anywhere": (
         *("changes.first_since", "changes.read", "changes.take", "migrations.transaction_id_offset"),
+    ),
+    "of a step on one server, which looks its rows up by keys": (
+        *("deletions.events", "deletions.members", "deletions.messages"),
     ),
     "of an import, whose lines are of many rooms": (
         *("history.count_as_read", "history.events", "history.events_at", "history.heads"),
@@ -188,8 +192,12 @@ def test_statement_reads_the_partition_of_one_room(plans: dict[str, Plan]) -> No
     assert sum(len(plan.partitions) == 1 for plan in plans.values()) > 40
 
 
-def test_form_for_callers_of_one_room_reads_one_partition(plans: dict[str, Plan]) -> None:
-    for name in EXCEPTIONS["of callers that share it, each with a room"]:
+@pytest.mark.parametrize(
+    "reason",
+    ["of callers that share it, each with a room", "of a step on one server, which looks its rows up by keys"],
+)
+def test_form_where_rooms_are_distributed_reads_one_partition(plans: dict[str, Plan], reason: str) -> None:
+    for name in EXCEPTIONS[reason]:
         if _has_form_without_function(statements()[name]):
             assert len(plans[f"{name}, distributed"].partitions) == 1
 

@@ -1,7 +1,7 @@
 """The functions of functions.sql, which a database with distributed rooms has.
 
-The name of a function in the database ends with a digest of its definition. So processes of two versions of hubbub
-find each their own functions beside each other, and a function is never replaced by another one.
+The name of a function in the database ends with a digest of its definition. Two versions of hubbub therefore use
+separate functions, and no function is replaced.
 """
 
 from __future__ import annotations

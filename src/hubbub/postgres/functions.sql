@@ -268,7 +268,7 @@ BEGIN
 END
 $$;
 
--- Users who are members already are left out. One who is being deleted fails the foreign key, as `nobody`.
+-- Users who are members already are left out. A user who is being deleted fails the foreign key, as `nobody`.
 CREATE OR REPLACE FUNCTION hubbub_add_members(
     room uuid, new_users uuid[], new_roles text[], lock_wait text, only_public boolean[], nobody uuid
 ) RETURNS SETOF room_users LANGUAGE plpgsql AS $$
@@ -328,8 +328,8 @@ BEGIN
 END
 $$;
 
--- The membership of the one who adds is locked first, so that it cannot end before this is committed, and then the
--- room, so that the next statement sees each member who has joined. One who is being deleted fails the foreign key, as
+-- The membership of the actor is locked first, so that it cannot end before this is committed, and then the room, so
+-- that the next statement sees each member who has joined. A user who is being deleted fails the foreign key, as
 -- `nobody`.
 CREATE OR REPLACE FUNCTION hubbub_add_member(
     room uuid, new_user uuid, new_role text, actor uuid, lock_wait text, nobody uuid
@@ -612,7 +612,8 @@ BEGIN
 END
 $$;
 
--- The membership of an actor is locked, so that it cannot end before this is committed.
+-- The memberships of the actor and of the user who is logged are locked, so that they cannot end before this is
+-- committed.
 CREATE OR REPLACE FUNCTION hubbub_update_room(
     room uuid,
     title text,
@@ -637,6 +638,17 @@ BEGIN
             AND room_users.role = 'admin'
             AND NOT EXISTS (SELECT 1 FROM hubbub_deletions WHERE hubbub_deletions.id = actor)
         FOR SHARE;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+    IF changed_by IS NOT NULL THEN
+        PERFORM 1
+        FROM room_users
+        WHERE room_users.room_id = room
+            AND room_users.user_id = changed_by
+            AND NOT EXISTS (SELECT 1 FROM hubbub_deletions WHERE hubbub_deletions.id = changed_by)
+        FOR KEY SHARE;
         IF NOT FOUND THEN
             RETURN;
         END IF;

@@ -196,7 +196,14 @@ class Rooms(Repository):
         "rooms.update",
         Room,
         f"""
-        WITH {acting_admin("$1", "$9")}, room AS (
+        WITH {acting_admin("$1", "$9")}, changer AS MATERIALIZED (
+            SELECT user_id
+            FROM room_users
+            WHERE room_id = $1
+                AND user_id = $5
+                AND {not_deleted("$5")}
+            FOR KEY SHARE
+        ), room AS (
             UPDATE rooms
             SET name = COALESCE($2, name),
                 description = NULLIF(COALESCE($3, description), ''),
@@ -209,7 +216,7 @@ class Rooms(Repository):
                 AND {lock_timeout("$8")}
                 AND {not_deleted("$1")}
                 AND ($9::uuid IS NULL OR EXISTS (SELECT 1 FROM acting_admin))
-                AND ($5::uuid IS NULL OR {has_member("$1", "$5")})
+                AND ($5::uuid IS NULL OR EXISTS (SELECT 1 FROM changer))
             RETURNING {ROOM}
         ), entry AS ({entry(RoomChanged, "room", user_id="$5")})
         SELECT {columns(Room)}
@@ -268,13 +275,14 @@ class Rooms(Repository):
                 encoded,
                 deadline=deadline,
             )
-            if changed is None and by not in (None, viewer):
+            if changed is None and viewer is not None:
+                role = await self._executor.fetch_one(self._ROLE_OF, room_id, viewer, deadline=deadline)
+                if role != Role.ADMIN or by == viewer:
+                    raise _not_an_admin(role, room_id, viewer, "change this room")
+            if changed is None and by is not None:
                 found = await self._executor.fetch_one(self._GET, room_id, deadline=deadline)
                 require(found, NotFound, "room", room_id)
-                if await self._executor.fetch_one(self._ROLE_OF, room_id, by, deadline=deadline) is None:
-                    raise NotAMember(room_id, by)
-            if changed is None and viewer is not None:
-                raise await self._why_not_admin(room_id, viewer, "change this room", deadline)
+                raise NotAMember(room_id, by)
             room = require(changed, NotFound, "room", room_id)
             self._changed(RoomTouched(room.id))
             return [room]
@@ -290,7 +298,7 @@ class Rooms(Repository):
 
     async def _why_not_admin(self, room_id: UUID, user_id: UUID, action: str, deadline: float) -> HubbubError:
         role = await self._executor.fetch_one(self._ROLE_OF, room_id, user_id, deadline=deadline)
-        return NotAMember(room_id, user_id) if role is None else Forbidden(action, "it takes the role admin")
+        return _not_an_admin(role, room_id, user_id, action)
 
     async def delete(self, room_id: UUID, *, as_user: UUID | None = None) -> None:
         """Delete the room with its members, messages, receipts and log.
@@ -563,6 +571,10 @@ class Rooms(Repository):
         cap = inputs.limit(unread_cap, longest=1_000, field="unread_cap")
         found = await self._executor.fetch_one(self._SUMMARY, user_id, room_id, cap)
         return require(found, NotAMember, room_id, user_id)
+
+
+def _not_an_admin(role: str | None, room_id: UUID, user_id: UUID, action: str) -> HubbubError:
+    return NotAMember(room_id, user_id) if role is None else Forbidden(action, "it takes the role admin")
 
 
 def _description(description: str | None) -> str | None:

@@ -452,11 +452,12 @@ class Users(Repository):
         WHERE users.id = locked.id
         """,
         idempotent=True,
-        # It does not read the accounts, so the row of one that does not exist stays, and no statement reads it.
-        distributed="""
+        distributed=f"""
         INSERT INTO hubbub_presence (user_id, is_online, last_seen)
         SELECT changes.user_id, changes.is_online, CURRENT_TIMESTAMP
         FROM unnest($1::uuid[], $2::boolean[]) AS changes (user_id, is_online)
+        JOIN users ON users.id = changes.user_id
+        WHERE {KEPT}
         ORDER BY changes.user_id
         ON CONFLICT (user_id) DO UPDATE
             SET is_online = EXCLUDED.is_online,

@@ -1,4 +1,4 @@
--- Deletes: nothing, as the table is in use only where rooms are distributed, which refuses this
+-- Deletes: nothing. The table is used only where rooms are distributed, and this is refused there
 
 BEGIN;
 
