@@ -180,6 +180,39 @@ test("a connection that died in sleep is found when the page wakes", async (cont
   client.stop();
 });
 
+test("an attempt whose network is gone is given up five seconds after the page wakes", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const gateway = new Gateway(ROOM);
+  gateway.isAnswering = false;
+  const page = new Page();
+  const client = connect(gateway, { page, random: () => 0.9 });
+  await until(() => gateway.hellos.length);
+  page.dispatchEvent(new Event("online"));
+  context.mock.timers.tick(4_999);
+  assert.equal(client.state, "connecting");
+  context.mock.timers.tick(1);
+  assert.equal(client.state, "waiting");
+  client.stop();
+});
+
+test("several missed notices are made up for by one reading", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const gateway = new Gateway(ROOM);
+  gateway.spreadSeconds = 10;
+  gateway.answers.members = () => ({ items: [{ user_id: BOB, role: "member", last_read_seq: 0 }], next: null });
+  const { client, room } = await open(gateway, { random: () => 0.5 });
+  await room.loadMembers();
+  for (let round = 0; round < 2; round++) {
+    const { length } = gateway.commands;
+    gateway.tell({ type: "missed" }, { type: "missed" }, { type: "missed" });
+    await settle();
+    context.mock.timers.tick(5_000);
+    await settle();
+    assert.deepEqual(typesOf(gateway).slice(length).sort(), ["members", "rooms", "users"]);
+  }
+  client.stop();
+});
+
 test("missed notices are followed by one list of rooms of all tabs, after a random time", async (context) => {
   context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
   const gateway = new Gateway(ROOM);
@@ -260,6 +293,59 @@ test("messages are sent where IndexedDB never answers, and kept once it does", a
   await until(() => gateway.messages(ROOM).length === 3);
   assert.deepEqual(gateway.messages(ROOM).map((message) => message.content), ["hi", "of yesterday", "in the tunnel"]);
   await until(() => !disk.rows.size);
+  client.stop();
+});
+
+test("a disk that needs long for each opening is opened once, and keeps messages", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const gateway = new Gateway(ROOM);
+  const disk = database();
+  disk.isSilent = true;
+  let opened = 0;
+  const { open: openDisk } = disk;
+  disk.open = () => {
+    opened++;
+    setTimeout(() => disk.waiting.shift().onsuccess(), 4_000);
+    return openDisk();
+  };
+  const { client, room } = await open(gateway, { indexedDB: disk });
+  context.mock.timers.tick(3_000);
+  await settle();
+  assert.equal(client.isDurable, false);
+  context.mock.timers.tick(1_000);
+  await settle();
+  assert.equal(client.isDurable, true);
+  room.send("hi");
+  await until(() => gateway.messages(ROOM).length === 1 && !disk.rows.size);
+  assert.equal(opened, 1);
+  client.stop();
+});
+
+test("what is discarded while the disk takes what came before it is not sent", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const gateway = new Gateway(ROOM);
+  const disk = database();
+  disk.isSilent = true;
+  const { client, room } = await open(gateway, { indexedDB: disk });
+  context.mock.timers.tick(3_000);
+  gateway.isUp = false;
+  gateway.cut();
+  room.send("this one");
+  const { id } = room.send("better not");
+  await settle();
+  const { set } = disk.rows;
+  disk.rows.set = (...row) => {
+    disk.rows.set = set;
+    room.discard(id);
+    return disk.rows.set(...row);
+  };
+  disk.answer();
+  await until(() => client.isDurable && disk.rows.size);
+  gateway.isUp = true;
+  context.mock.timers.tick(60_000);
+  await until(() => client.state === "live" && !disk.rows.size);
+  assert.deepEqual(gateway.messages(ROOM).map((message) => message.content), ["this one"]);
+  assert.deepEqual(contents(room), ["this one"]);
   client.stop();
 });
 
@@ -390,6 +476,27 @@ test("an error says whether the command may have been done", async () => {
   await assert.rejects(waiting, { error: "timeout", outcomeUnknown: false });
 });
 
+test("a command that a break has cut off may have been done, also if it exceeds its rate afterwards", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const gateway = new Gateway(ROOM);
+  const client = await live(gateway);
+  const refusal = { error: "too-many-attempts", retry: true, retry_after_seconds: 60 };
+  gateway.silent.add("vote");
+  const cut = client.request({ type: "vote" });
+  await until(() => typesOf(gateway).includes("vote"));
+  gateway.silent.clear();
+  gateway.answers.vote = gateway.answers.poll = () => refusal;
+  gateway.cut();
+  context.mock.timers.tick(1);
+  const refused = client.request({ type: "poll" });
+  await until(() => typesOf(gateway).filter((type) => type === "vote").length === 2 && typesOf(gateway).includes("poll"));
+  await settle();
+  context.mock.timers.tick(30_000);
+  await assert.rejects(cut, { error: "timeout", outcomeUnknown: true });
+  await assert.rejects(refused, { error: "timeout", outcomeUnknown: false });
+  client.stop();
+});
+
 test("a request that times out while it waits for its rate is not sent", async (context) => {
   context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
   const gateway = new Gateway(ROOM);
@@ -448,6 +555,29 @@ test("presence is undefined where it is not known", async () => {
   client.watch([ROOM]);
   await settle();
   assert.equal(client.isOnline("member 7"), undefined);
+});
+
+test("presence is asked for again after an answer that may be another one later", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const gateway = new Gateway(ROOM, OTHER);
+  gateway.answers.watch = () => ({ online: [] });
+  const { client } = await open(gateway, { random: () => 0.5 });
+  const asked = () => gateway.commands.filter(({ type }) => type === "watch").map(({ room_ids }) => room_ids.join());
+  const first = asked().length;
+  gateway.answers.watch = () => ({ error: "temporarily-unavailable", retry: true });
+  client.watch([OTHER]);
+  await settle();
+  client.watch([ROOM]);
+  await settle();
+  assert.equal(client.isOnline(BOB), undefined);
+  gateway.answers = {};
+  context.mock.timers.tick(2_000);
+  await settle();
+  assert.equal(client.isOnline(BOB), true);
+  context.mock.timers.tick(60_000);
+  await settle();
+  assert.deepEqual(asked().slice(first), [OTHER, ROOM, ROOM]); // The former call is not repeated.
+  client.stop();
 });
 
 test("presence that changes while the answer of watch is on its way is kept", async () => {
@@ -527,6 +657,18 @@ test("a client whose network lets only streams through begins with a stream afte
     await until(() => server.opened > opened && client.state === "live");
   }
   assert.equal(sockets, 4); // One attempt of four, as the network may be another one.
+});
+
+test("a request with a token has no cookie of another origin, which some rules of CORS refuse", async () => {
+  for (const [getToken, credentials] of [[() => "token", "same-origin"], [undefined, "include"]]) {
+    const server = streams();
+    const sent = new Set();
+    const fetch = (url, options) => sent.add(options.credentials) && server.fetch(url, options);
+    const client = connect(new Gateway(), { WebSocket: null, fetch, getToken });
+    await until(() => client.state === "live");
+    await client.request({ type: "me" });
+    assert.deepEqual([...sent], [credentials]);
+  }
 });
 
 test("an answer of a proxy or a captive portal does not stop the client", async () => {

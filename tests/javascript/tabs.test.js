@@ -366,6 +366,41 @@ test("a tab that was frozen and missed what the leader passed on loads its rooms
   assert.deepEqual(second.entries, ["1:1", "1:3"]);
 });
 
+test("a tab that was frozen while a room went has it no more when the leader is connected again", async () => {
+  const gateway = new Gateway(ROOM, OTHER);
+  const tab = browser(gateway);
+  const [first, second] = [await tab(), await tab()];
+  first.page.isSuspended = true; // It passes nothing on.
+  gateway.rooms.delete(OTHER);
+  gateway.tell({ type: "room_gone", room_id: OTHER });
+  await until(() => first.rooms.length === 1);
+  first.page.isSuspended = false;
+  assert.equal(second.rooms.length, 2);
+  const ready = new Promise((resolve) => second.on("ready", resolve));
+  gateway.cut();
+  await ready;
+  assert.deepEqual(second.rooms.map((room) => room.id), [ROOM]);
+});
+
+test("a tab that was closed while it stole the lock does not keep it", async () => {
+  const gateway = new Gateway(ROOM);
+  let second = null;
+  class Stolen extends Locks {
+    request(name, options, hold) {
+      const held = super.request(name, options, hold);
+      if (options.steal) second.stop(); // Before it is granted.
+      return held;
+    }
+  }
+  const tab = browser(gateway, { locks: new Stolen() });
+  const first = await tab();
+  second = await tab();
+  first.page.show("hidden");
+  await until(() => second.state === "stopped");
+  for (let turn = 0; turn < 20; turn++) await new Promise(setImmediate); // The lock is stolen from the leader.
+  await until(() => first.isLeader && first.state === "live");
+});
+
 test("an ended session stops all tabs", async () => {
   const gateway = new Gateway(ROOM);
   const tab = browser(gateway);

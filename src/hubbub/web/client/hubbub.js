@@ -255,9 +255,10 @@ class StreamTransport {
     const headers = { "Content-Type": "application/json" };
     if (this.#hello.token) headers.Authorization = `Bearer ${this.#hello.token}`;
     const { fetch, url } = this.#options;
-    // The cookie goes to another host of the same site as well, as it does for a WebSocket.
-    const options = { method: "POST", credentials: "include", headers, body: JSON.stringify(body), signal };
-    return fetch(new URL(path, url), options);
+    // The cookie goes to another host of the same site as well, as it does for a WebSocket. With a token it is not
+    // needed, and a browser hides answers with `Access-Control-Allow-Origin: *` from requests that may have cookies.
+    const credentials = this.#hello.token ? "same-origin" : "include";
+    return fetch(new URL(path, url), { method: "POST", credentials, headers, body: JSON.stringify(body), signal });
   }
 
   #answer(frame) {
@@ -319,6 +320,7 @@ class Connection {
   /** The network may be back, or may have been another one: connect now, or find out whether the connection lives. */
   wake() {
     if (this.state === "waiting" && !this.#isHeldBack) this.#connect();
+    else if (this.state === "connecting" && this.#transport) this.#expectWithin(PROBE_SECONDS);
     if (!this.#isReady) return;
     const silentSeconds = (Date.now() - this.#heardAt) / 1000; // Timers stop while a machine sleeps.
     if (silentSeconds > this.#pingSeconds + GRACE_SECONDS) return this.#lost(1006);
@@ -355,7 +357,7 @@ class Connection {
    */
   request(command, { once = false, seconds = REQUEST_SECONDS } = {}) {
     return new Promise((resolve, reject) => {
-      const request = { command, once, resolve, reject, isSent: false, isHeld: false };
+      const request = { command, once, resolve, reject, isSent: false, wasCut: false, isHeld: false };
       if (this.state === "stopped") return this.#fail(request, { error: "stopped" });
       request.timer = setTimeout(() => {
         this.#queue = this.#queue.filter((other) => other !== request);
@@ -551,7 +553,7 @@ class Connection {
       request.resolve(frame.result);
     } else if (frame.error === "too-many-attempts" && !request.once) {
       request.isHeld = true;
-      request.isSent = false;
+      request.isSent = request.wasCut; // The command that a break has cut off may have been done.
       request.hold = setTimeout(() => {
         request.isHeld = false;
         this.#pump();
@@ -577,7 +579,9 @@ class Connection {
     for (const request of requests.filter((one) => one.once)) {
       this.#fail(request, { error: "disconnected", retry: true });
     }
-    this.#queue.unshift(...requests.filter((one) => !one.once));
+    const repeated = requests.filter((one) => !one.once);
+    for (const request of repeated) request.wasCut = true;
+    this.#queue.unshift(...repeated);
   }
 
   #lost(code) {
@@ -647,7 +651,11 @@ class Outbox {
         this.put(entry);
       }
       this.isDurable = true;
-      for (const entry of this.entries.filter(({ id }) => this.#unsaved.has(id))) await this.add(entry);
+      for (const id of [...this.#unsaved.keys()]) {
+        const entry = this.entries.find((one) => one.id === id);
+        // An entry that is missing was sent or discarded while those before it were written.
+        if (entry) await this.add(entry);
+      }
       return gone;
     } catch {
       this.#fallBack();
@@ -783,7 +791,9 @@ class Outbox {
         request.result.onversionchange = () => this.close();
         resolve(request.result);
         if (!isLate) return;
-        request.result.close();
+        // The database is kept, as a slow disk would be late at the next opening as well.
+        if (this.#database) request.result.close();
+        else this.#database = Promise.resolve(request.result);
         this.#late();
       };
       request.onerror = request.onblocked = fail;
@@ -918,12 +928,14 @@ class Tabs {
   #queueUp(options = {}) {
     this.#waiting?.abort();
     const waiting = (this.#waiting = options.steal ? null : new AbortController());
-    const lead = () =>
-      new Promise((resolve) => {
+    const lead = () => {
+      if (!this.#channel) return; // The lock was granted after `close`. A promise would keep it from the other tabs.
+      return new Promise((resolve) => {
         this.#release = resolve;
         this.#waiting = null;
         this.#lead();
       });
+    };
     this.#locks.request(this.#name, waiting ? { signal: waiting.signal } : options, lead).then(
       () => {},
       (error) => {
@@ -1527,10 +1539,12 @@ export class Client extends Emitter {
   #watching = [];
   #online = null;
   #changedOnline = null;
+  #watchFailures = 0;
   #dirty = new Set();
   #isListDirty = false;
   #beat = null;
   #timers = new Set();
+  #due = new Set(); // The names of calls that `#soon` has planned.
   #unlisten = [];
 
   /**
@@ -1637,6 +1651,7 @@ export class Client extends Emitter {
     this.#marking = null;
     for (const timer of this.#timers) clearTimeout(timer);
     this.#timers.clear();
+    this.#due.clear();
     this.#sending.clear();
     for (const unlisten of this.#unlisten.splice(0)) unlisten();
     this.#part();
@@ -1839,8 +1854,8 @@ export class Client extends Emitter {
       if (user) this._people([{ ...user, ...profile }]);
     },
     missed: () => {
-      // All clients of a server miss something at the same time. The other tabs get the list of this one.
-      if (this.isLeader) this._later(this.#spreadSeconds * this.#options.random(), () => this.#list(false, true));
+      // The other tabs get the list of this one.
+      if (this.isLeader) this.#soon("list", () => this.#list(false, true));
       this.#readAgain();
     },
   };
@@ -1852,7 +1867,7 @@ export class Client extends Emitter {
     this.limits = frame.limits ?? {};
     this.#spreadSeconds = frame.spread_seconds ?? 0;
     this.#left.clear();
-    this.#positions = new Map([...(frame.resumed ? this.#positions : []), ...Object.entries(frame.positions)]);
+    this.#positions = new Map(Object.entries(frame.positions)); // All of them, also where the connection resumed.
     this.#behind.clear();
     this.#isListed = false;
     if (isFresh) this.#isFullyListed = false;
@@ -1966,9 +1981,22 @@ export class Client extends Emitter {
     for (const summary of items) this.#summary(summary, isResumed);
   }
 
-  /** Read again what has no position, at a random moment: profiles, and members with their read marks. */
+  /**
+   * Call at a random moment, as all clients of a server miss something at the same time. A call that is due already
+   * stands for this one as well.
+   */
+  #soon(name, call) {
+    if (this.#due.has(name)) return;
+    this.#due.add(name);
+    this._later(this.#spreadSeconds * this.#options.random(), () => {
+      this.#due.delete(name);
+      call();
+    });
+  }
+
+  /** Read again what has no position: profiles, and members with their read marks. */
   #readAgain() {
-    this._later(this.#spreadSeconds * this.#options.random(), async () => {
+    this.#soon("people", async () => {
       const rooms = [...this.#rooms.values()].filter((room) => room.members.size);
       const ids = [...this.users.keys()];
       try {
@@ -2221,10 +2249,13 @@ export class Client extends Emitter {
     const changed = (this.#changedOnline = new Map()); // Events may come between the reading of the answer and it.
     try {
       const { online } = await this.#connection.request({ type: "watch", room_ids });
+      this.#watchFailures = 0;
       if (changed !== this.#changedOnline) return; // A later call has another answer.
       this.#receivedByLeader([{ type: "online", user_ids: online, room_ids, changed: [...changed] }]);
-    } catch {
-      // Presence is not known, so `isOnline` is undefined.
+    } catch (error) {
+      // Without an answer presence is not known, and `isOnline` is undefined.
+      const again = () => changed === this.#changedOnline && this.#watch();
+      if (error.retry) this._retryLater(this.#watchFailures++, {}, again);
     }
   }
 
