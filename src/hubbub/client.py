@@ -357,7 +357,9 @@ def connect(
 ) -> Client:
     """A client of the gateway that is mounted at `url`, such as `wss://example.org/chat`, for `async with`.
 
-    `token` is that of a session or of `Gateway.token`, or a callable that returns it before each connection.
+    `token` is that of a session or of `Gateway.token`, or a callable that returns it before each connection. When
+    the callable raises, the client reports the exception and calls it again later. With a callable that always
+    raises, `async with` waits without end.
     `positions` are those of an earlier client: the iteration goes on from them.
 
     Raises: Ended (the gateway refuses the client, on entering).

@@ -304,9 +304,12 @@ async def test_stream_ends_with_its_session_and_with_the_server(
             assert (await stream.next("bye"))["code"] == 1012
 
 
-async def test_stream_ends_with_a_server_that_waits_for_a_short_time_only(hub: Hub, token: str) -> None:
+async def test_stream_ends_with_a_server_that_waits_for_a_short_time_only(
+    hub: Hub, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateways, "SWEEP_SECONDS", 24)  # longer than the server waits
     async with AsyncExitStack() as server:
-        port = await server.enter_async_context(serving(Gateway(hub), timeout_graceful_shutdown=4))
+        port = await server.enter_async_context(serving(Gateway(hub), timeout_graceful_shutdown=20))
         async with client(port, token) as http, http.stream("POST", "/events", json={}) as response:
             stream = Stream(response.aiter_lines())
             await stream.next("ready")
