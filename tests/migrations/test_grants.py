@@ -81,11 +81,12 @@ def test_granted_rights_are_exactly_those_that_statements_need() -> None:
             for right, words in (
                 ("SELECT", r"(?:FROM|JOIN)\s+"),
                 ("INSERT", r"INSERT INTO "),
-                ("UPDATE", r"(?:UPDATE |FROM (?=\w+ WHERE id = \$1 FOR UPDATE))"),
+                ("UPDATE", r"(?:UPDATE |FROM (?=\w+ WHERE id = \$1 FOR UPDATE)|INSERT INTO (?=[^;]+ DO UPDATE))"),
                 ("DELETE", r"DELETE FROM "),
             )
             for name, statement in statements().items()
-            if re.search(rf"{words}{table}\b", statement.sql) and not name.startswith(("demo.", "migrations."))
+            if re.search(rf"{words}{table}\b", statement.sql + statement.distributed)
+            and not name.startswith(("demo.", "migrations."))
         }
         for table in RIGHTS
     }
