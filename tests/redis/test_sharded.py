@@ -294,9 +294,15 @@ async def test_nodes_of_mixed_versions_deliver_every_message(
             await until_it_answers(nodes.is_whole)
         if has_both:
             await until(lambda: not subscriptions.wanted)
+            await until(lambda: all(reach_sharded_nodes(sender) for sender in (connection, publisher)))
         await until(lambda: all(subscriptions.is_live(name.encode()) for name in heard))
         await all_receive(4)
         assert all(one.numbers == [1, 1, 2, 2, 3, 3, 4, 4] for one in heard.values())
+
+
+def reach_sharded_nodes(sender: ClusterConnection) -> bool:
+    """Whether it is connected to the owner of each slot, and has found SPUBLISH refused by none of them since."""
+    return all(owner is not None and owner.connected and owner.is_sharded for owner in set(sender._owners))
 
 
 async def room_in(nodes: Cluster, owner: Server, names: list[str]) -> str:
