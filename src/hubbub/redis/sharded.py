@@ -12,8 +12,9 @@ A channel of a room, from the first subscriber to the last:
 
 The owner alone decides between sharded and classic pub/sub, and the publisher asks the same owner. So both agree
 while the nodes of a cluster have different versions. Each change of the connection ends with a confirmation, and
-each subscriber that was there before gets a Gap then. After classic pub/sub there is a second Gap, once all
-publishers must have read the slots again.
+each subscriber that was there before gets a Gap then. A second Gap follows, once all publishers must have read the
+slots again, unless the former node has ended or refused the channel. A node that hangs, that is cut off, or that has
+no sharded pub/sub refuses no message after the move, and the new node does not get it.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from hubbub.settings import Address, RedisSettings
 ENDED: Final = b"sunsubscribe"
 """The first word of the reply to SUNSUBSCRIBE, and of what a node sends unasked when a slot leaves it."""
 
-LATE_SECONDS: Final = 2 * REFRESH_SECONDS
-"""How long other processes may publish a channel by classic pub/sub after it has left it. No node refuses their
-messages, so they learn it when they read the slots."""
+LATE_PUBLISHERS_SECONDS: Final = 2 * REFRESH_SECONDS
+"""How long other processes may publish at the former node of a channel that refuses no message after the move. They
+learn of the move when they read the slots."""
 
 
 class ShardProtocol(SubscriptionProtocol):
@@ -186,7 +187,7 @@ class ClusterSubscriptions(Subscriptions):
         self._unassigned: set[bytes] = set()
         self._moved: set[bytes] = set()
         self._move_timer = EarliestTimer(self._assign_moved)
-        self._left_classic: deque[tuple[float, bytes]] = deque()
+        self._late: deque[tuple[float, bytes]] = deque()
         self._late_timer = EarliestTimer(self._add_late_gaps)
 
     @property
@@ -247,8 +248,9 @@ class ClusterSubscriptions(Subscriptions):
             if node is not former:
                 self._unassigned.discard(name)
                 if former is not None:
+                    takes_late_messages = former is self or not SubscriptionConnection.needs_change(former, name)
                     self._remove(former, name)
-                    if former is self:
+                    if takes_late_messages:
                         self._expect_late_messages(name)
                 self._assigned[name] = node
                 node.wanted.add(name)  # type: ignore[attr-defined]  # those of a cluster are sets
@@ -258,16 +260,16 @@ class ClusterSubscriptions(Subscriptions):
 
     def _expect_late_messages(self, name: bytes) -> None:
         now = asyncio.get_running_loop().time()
-        self._left_classic.append((now + LATE_SECONDS, name))
-        self._late_timer.request(self._left_classic[0][0], now)
+        self._late.append((now + LATE_PUBLISHERS_SECONDS, name))
+        self._late_timer.request(self._late[0][0], now)
 
     def _add_late_gaps(self, now: float) -> None:
-        while self._left_classic and self._left_classic[0][0] <= now:
-            _, name = self._left_classic.popleft()
-            if self._assigned.get(name) is not self and self.is_live(name):
+        while self._late and self._late[0][0] <= now:
+            _, name = self._late.popleft()
+            if self.is_live(name):
                 self.confirmed(name)
-        if self._left_classic:
-            self._late_timer.request(self._left_classic[0][0], now)
+        if self._late:
+            self._late_timer.request(self._late[0][0], now)
 
     def _remove(self, node: SubscriptionConnection, name: bytes) -> None:
         node.wanted.discard(name)  # type: ignore[attr-defined]
