@@ -241,7 +241,7 @@ class ClusterSubscriptions(Subscriptions):
                 continue
             node, former = self._find(name), self._assigned.get(name)
             if node is None:
-                if former is None:
+                if former is None and name not in self._unassigned:  # else the slots are being read for it
                     self._unassigned.add(name)
                     self._cluster.read_slots_soon()
                 continue
