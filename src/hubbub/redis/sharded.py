@@ -255,6 +255,8 @@ class ClusterSubscriptions(Subscriptions):
                 self._assigned[name] = node
                 node.wanted.add(name)  # type: ignore[attr-defined]  # those of a cluster are sets
                 SubscriptionConnection.change(node, name)
+                if former is not None and SubscriptionConnection.is_live(node, name):
+                    self.confirmed(name)  # it has come back before the node was asked to end it: no reply will come
             elif SubscriptionConnection.needs_change(node, name):
                 SubscriptionConnection.change(node, name)
 
