@@ -130,6 +130,7 @@ class ClusterConnection(Connection):
     ) -> None:
         super().__init__(settings, max_waiting=max_waiting, instrumentation=instrumentation)
         self._nodes: dict[Address, NodeConnection] = {}
+        self._ended: set[NodeConnection] = set()
         self._owners: list[NodeConnection | None] = [None] * SLOTS
         self._reading = BackgroundTask("reading the slots of the cluster", self._read_slots)
         self._first_reading_ended = asyncio.Event()
@@ -161,7 +162,7 @@ class ClusterConnection(Connection):
         for paused in self._paused:
             paused.call.fail(Unavailable("redis", CLOSED, retryable=False))
         self._paused.clear()
-        await asyncio.gather(*[node.close() for node in self._nodes.values()], super().close())
+        await asyncio.gather(*[node.close() for node in {*self._nodes.values(), *self._ended}], super().close())
 
     def execute(
         self, *parts: Part, deadline_seconds: float | None = None, writes: bool = True
@@ -207,6 +208,8 @@ class ClusterConnection(Connection):
 
     def learn_owner(self, refusal: ReplyError, asked: str) -> None:
         """Take note of the node that a MOVED names. Its host is `asked` if it names none."""
+        if self._closed:
+            return
         slot, named = int(str(refusal).split()[1]), self._node_at(_named_in(refusal, asked))
         if named is not self._owners[slot]:
             self._owners[slot] = named
@@ -247,7 +250,9 @@ class ClusterConnection(Connection):
                 del self._nodes[node.address]
                 ended.append(node)
             node.is_retired = True
+        self._ended.update(ended)  # until they are closed: `close` may cancel this
         await asyncio.gather(self.on_slots(), *[node.close() for node in ended])
+        self._ended.difference_update(ended)
 
     def _node_at(self, address: Address) -> NodeConnection:
         node = self._nodes.get(address)

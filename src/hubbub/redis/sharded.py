@@ -183,6 +183,7 @@ class ClusterSubscriptions(Subscriptions):
         self._cluster.on_slots = self._slots_were_read
         self._seen_slots = 0
         self._nodes: dict[Address, NodeSubscriptions] = {}
+        self._ended: set[NodeSubscriptions] = set()
         self._assigned: dict[bytes, SubscriptionConnection] = {}
         self._unassigned: set[bytes] = set()
         self._moved: set[bytes] = set()
@@ -208,7 +209,7 @@ class ClusterSubscriptions(Subscriptions):
         self._closed = True  # no node is made any more
         self._move_timer.cancel()
         self._late_timer.cancel()
-        await asyncio.gather(super().close(), *[node.close() for node in self._nodes.values()])
+        await asyncio.gather(super().close(), *[node.close() for node in {*self._nodes.values(), *self._ended}])
 
     def connection_of(self, name: bytes) -> SubscriptionConnection:
         return self._assigned.get(name, self)
@@ -320,7 +321,9 @@ class ClusterSubscriptions(Subscriptions):
         owners = self._cluster.owners
         ended = [node for address, node in self._nodes.items() if address not in owners and not node.wanted]
         self._nodes = {address: node for address, node in self._nodes.items() if node not in ended}
+        self._ended.update(ended)  # until they are closed: `close` may cancel this
         await asyncio.gather(*[node.close() for node in ended])
+        self._ended.difference_update(ended)
 
 
 def subscriptions_to(
