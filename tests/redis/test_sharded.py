@@ -18,6 +18,8 @@ from hubbub.diagnostics.doctor import check_servers
 from hubbub.events import room_channel
 from hubbub.redis import ClusterConnection, ClusterSubscriptions, Gap, Received, ReplyError
 from hubbub.redis import sharded as module
+from hubbub.redis.commands import Call
+from hubbub.redis.connection import pack
 from hubbub.redis.replies import as_bytes
 from hubbub.redis.sharded import NodeSubscriptions
 from hubbub.redis.slots import is_sharded, slot_of
@@ -166,6 +168,20 @@ async def test_channels_with_a_prefix_are_sharded_too(shared_cluster: Cluster) -
         assert len(subscriptions.servers) == (2 if await has_shards(shared_cluster) else 1)
         await connection.execute("PUBLISH", name, "hello")
         assert await anext(listening) == b"hello"
+
+
+async def test_node_that_does_not_know_the_command_decides_only_for_its_own_slots(shared_cluster: Cluster) -> None:
+    """The owner of the slot is asked then, as it is for the subscription."""
+    async with connected(replace(shared_cluster.settings, prefix="")) as (connection, subscriptions):
+        [name] = rooms(1)
+        listening = await subscriptions.subscribe(name)
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Any] = loop.create_future()
+        call = Call(answered, pack(("SPUBLISH", name, "hello")), loop.time(), loop.time() + 30, True)
+        assert connection.send_again(call, ReplyError("ERR unknown command 'SPUBLISH'"), connection)
+        async with asyncio.timeout(30):
+            await answered
+            assert await anext(listening) == b"hello"
 
 
 async def test_doctor_receives_on_the_channel_of_a_room(shared_cluster: Cluster, settings: Settings) -> None:

@@ -274,12 +274,17 @@ class ClusterConnection(Connection):
         if call.future.done():
             return True
         attempts = call.attempts if isinstance(call, Resent) else 0
+        target = node
         if is_unknown:
             if isinstance(node, NodeConnection):
                 node.is_sharded = False
-            command = SPUBLISH[1] + command.removeprefix(SPUBLISH[0])
+            owner = self._owners[slot_of(_channel_in(command))]
+            if owner is not None and owner.is_sharded and not owner.is_closed:
+                target = owner  # it alone decides, as for the subscribers: its refusal ends this
+            else:
+                target = self
+                command = SPUBLISH[1] + command.removeprefix(SPUBLISH[0])
         again = Resent(call.future, command, call.since, call.deadline, call.writes, command, attempts + 1)
-        target = self if is_unknown else node
         if code in {"MOVED", "ASK"}:
             named = self._node_at(_named_in(refusal, node.peer))
             if code == "MOVED":
@@ -324,6 +329,12 @@ class ClusterConnection(Connection):
 
 async def _ignore() -> None:
     """Nothing depends on the slots."""
+
+
+def _channel_in(spublish: bytes) -> bytes:
+    """The channel of a packed SPUBLISH."""
+    length, _, words = spublish.removeprefix(SPUBLISH[0])[1:].partition(b"\r\n")
+    return words[: int(length)]
 
 
 def _named_in(refusal: ReplyError, asked: str) -> Address:

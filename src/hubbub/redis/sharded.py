@@ -12,9 +12,9 @@ A channel of a room, from the first subscriber to the last:
 
 The owner alone decides between sharded and classic pub/sub, and the publisher asks the same owner. So both agree
 while the nodes of a cluster have different versions. Each change of the connection ends with a confirmation, and
-each subscriber that was there before gets a Gap then. A second Gap follows, once all publishers must have read the
-slots again, unless the former node has ended or refused the channel. A node that hangs, that is cut off, or that has
-no sharded pub/sub refuses no message after the move, and the new node does not get it.
+each subscriber that was there before gets a Gap then. Unless the former node has ended or refused the channel, a
+second Gap follows once all publishers must have read the slots again. A node that hangs, that is cut off, or that
+has no sharded pub/sub refuses no message after the move, and the new node does not get it.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ ENDED: Final = b"sunsubscribe"
 """The first word of the reply to SUNSUBSCRIBE, and of what a node sends unasked when a slot leaves it."""
 
 LATE_PUBLISHERS_SECONDS: Final = 2 * REFRESH_SECONDS
-"""How long other processes may publish at the former node of a channel that refuses no message after the move. They
-learn of the move when they read the slots."""
+"""How long other processes may publish at the former node of a channel if it refuses no message after the move.
+They learn of the move when they read the slots."""
 
 
 class ShardProtocol(SubscriptionProtocol):
@@ -257,7 +257,7 @@ class ClusterSubscriptions(Subscriptions):
                 node.wanted.add(name)  # type: ignore[attr-defined]  # those of a cluster are sets
                 SubscriptionConnection.change(node, name)
                 if former is not None and SubscriptionConnection.is_live(node, name):
-                    self.confirmed(name)  # it has come back before the node was asked to end it: no reply will come
+                    self.confirmed(name)  # back before the node was asked to end it: no reply will come
             elif SubscriptionConnection.needs_change(node, name):
                 SubscriptionConnection.change(node, name)
 
