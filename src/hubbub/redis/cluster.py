@@ -192,6 +192,12 @@ class ClusterConnection(Connection):
     def servers(self) -> dict[str, Connection]:
         return {str(node.address): node for node in self._nodes.values() if not node.is_retired}
 
+    def server_of(self, channel: str) -> str:
+        if not is_sharded(channel):
+            return ""
+        node = self._owners[slot_of(f"{self.prefix}{channel}".encode())]
+        return str(node.address) if node is not None and node.is_sharded else ""
+
     def owner_of(self, slot: int) -> Address | None:
         """The primary that has the slot, as far as this process knows."""
         node = self._owners[slot]

@@ -265,6 +265,10 @@ class Connection(Reconnector[CommandProtocol]):
         """By its address, the connection to the server, or to each primary of a cluster."""
         return {self._settings.where: self}
 
+    def server_of(self, channel: str) -> str:
+        """The primary at which messages of this channel are published. Empty where none has the channel."""
+        return ""
+
     def _enqueue(self, call: Call, commands: int, loop: asyncio.AbstractEventLoop, now: float) -> None:
         protocol = self._protocol
         is_due = self._flush.is_due

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
 from hashlib import blake2b
 from hmac import compare_digest
+from math import inf
 from secrets import token_bytes
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -55,8 +57,8 @@ MAX_PROFILES: Final = 100
 """The most profiles in one payload, of up to 2 kB each without metadata, and 10 kB with the largest. Further ones
 are not announced."""
 MAX_PUBLISHING: Final = 8
-"""Batches of PUBLISH that wait for an answer at a time. Beyond them the announcements of a room become one, which
-bounds what waits while Redis is slow."""
+"""Batches of PUBLISH that wait for an answer of one server at a time. Beyond them the announcements of a room
+become one, which bounds what waits while Redis is slow."""
 SEAL_BYTES: Final = 16
 """The length of the MAC. 2 to the power of 128 guesses are out of reach."""
 PUBLISH_DEADLINE_SECONDS: Final = 1.0
@@ -95,6 +97,18 @@ class UsersJoined(msgspec.Struct, frozen=True, omit_defaults=True, rename={"orig
     figures: ProcessFigures | None = None
 
 
+class Waiting:
+    """What waits to be announced in rooms of one server."""
+
+    __slots__ = ("marks", "rooms")
+
+    def __init__(self) -> None:
+        self.rooms: dict[UUID, list[Message] | None] = {}  # None: the log has to be read
+        self.marks: dict[UUID, dict[UUID, ReadMarkMoved]] = {}  # by room and user
+
+
+Command: TypeAlias = "tuple[str, str, bytes]"
+
 _UNKNOWN: Final = LogGrew("", [])
 _NOBODY: Final = UsersJoined("", [])
 _decode_log_grew = msgspec.json.Decoder(LogGrew).decode
@@ -102,7 +116,10 @@ _decode_users_joined = msgspec.json.Decoder(UsersJoined).decode
 
 
 class Announcements:
-    """Announces what this process committed, and decodes what other processes announced."""
+    """Announces what this process committed, and decodes what other processes announced.
+
+    Each server of a cluster has batches of its own, so that one that hangs delays no room of another.
+    """
 
     def __init__(self, connection: Connection, instrumentation: Instrumentation = SILENT) -> None:
         self._connection = connection
@@ -110,14 +127,13 @@ class Announcements:
         self._origin = uuid4().hex[:12]
         self._own_prefix = f'{{"from":"{self._origin}"'.encode()
         self._key = token_bytes(32)  # until `load_key`, announcements of no other process are believed
-        self._rooms: dict[UUID, list[Message] | None] = {}  # None: the log has to be read
-        self._marks: dict[UUID, dict[UUID, ReadMarkMoved]] = {}  # by room and user
+        self._waiting: dict[str, Waiting] = {}  # by server
         self._users: dict[UUID, None] = {}
         self._profiles: dict[UUID, ProfileUpdated] = {}
         self._disconnected: dict[UUID, None] = {}
         self._publish = OncePerTurn(self._publish_all)
-        self._publish_marks = EarliestTimer(lambda _: self._request_publish())
-        self._publishing = 0
+        self._publish_marks = EarliestTimer(lambda _: self._publish.request())
+        self._publishing: Counter[str] = Counter()  # by server
 
     _KEY = Statement(
         "announcements.key",
@@ -135,22 +151,25 @@ class Announcements:
     def close(self) -> None:
         """Announce the read marks that wait."""
         self._publish_marks.cancel()
-        if self._marks:
-            self._publish_all()
+        if any(waiting.marks for waiting in self._waiting.values()):
+            self._publish_all(inf)
 
     def message_sent(self, message: Message) -> None:
         """Announce the message. Neither waits nor raises."""
-        messages = self._rooms.setdefault(message.room_id, [])
+        server = self._server_of(message.room_id)
+        rooms = self._waiting_for(server).rooms
+        messages = rooms.setdefault(message.room_id, [])
         if messages is not None and len(messages) < MAX_MESSAGES:
             messages.append(message)
         else:
-            self._rooms[message.room_id] = None
-        self._request_publish()
+            rooms[message.room_id] = None
+        self._request_publish(server)
 
     def room_touched(self, room_id: UUID) -> None:
         """Announce that the log of the room has to be read. Neither waits nor raises."""
-        self._rooms[room_id] = None
-        self._request_publish()
+        server = self._server_of(room_id)
+        self._waiting_for(server).rooms[room_id] = None
+        self._request_publish(server)
 
     def users_joined(self, user_ids: Iterable[UUID]) -> None:
         """Announce that these users joined a room. Neither waits nor raises."""
@@ -159,7 +178,8 @@ class Announcements:
 
     def read_mark_moved(self, change: ReadMarkMoved) -> None:
         """Announce how far a member has read. Neither waits nor raises."""
-        marks = self._marks.setdefault(change.room_id, {})
+        waiting = self._waiting_for(self._server_of(change.room_id))
+        marks = waiting.marks.setdefault(change.room_id, {})
         if len(marks) < MAX_MARKS or change.user_id in marks:
             marks[change.user_id] = change
         now = asyncio.get_running_loop().time()
@@ -185,8 +205,8 @@ class Announcements:
         self._publish_users(UsersJoined(self._origin, [], figures=figures))
 
     def _publish_users(self, joined: UsersJoined) -> None:
-        if self._publishing < MAX_PUBLISHING:
-            self._send([("PUBLISH", MEMBERSHIPS_CHANNEL, seal(self._key, msgspec.json.encode(joined)))])
+        if self._publishing[""] < MAX_PUBLISHING:
+            self._send("", [("PUBLISH", MEMBERSHIPS_CHANNEL, seal(self._key, msgspec.json.encode(joined)))])
 
     def log_grew_in(self, payload: bytes) -> LogGrew | None:
         """The announcement of another process about a room. None for one of this process."""
@@ -211,32 +231,54 @@ class Announcements:
             return UsersJoined(joined.origin, joined.users)
         return joined
 
-    def _request_publish(self) -> None:
-        if self._publishing < MAX_PUBLISHING:
+    def _server_of(self, room_id: UUID) -> str:
+        connection = self._connection
+        return connection.server_of(room_channel(room_id)) if connection.is_cluster else ""
+
+    def _waiting_for(self, server: str) -> Waiting:
+        waiting = self._waiting.get(server)
+        if waiting is None:
+            waiting = self._waiting[server] = Waiting()
+        return waiting
+
+    def _request_publish(self, server: str = "") -> None:
+        if self._publishing[server] < MAX_PUBLISHING:
             self._publish.request()
 
-    def _publish_all(self) -> None:
-        rooms, self._rooms = self._rooms, {}
-        marks, self._marks = self._marks, {}
-        users, self._users = self._users, {}
-        profiles, self._profiles = self._profiles, {}
-        disconnected, self._disconnected = self._disconnected, {}
+    def _publish_all(self, most: float = MAX_PUBLISHING) -> None:
+        """Announce what waits for the servers that have fewer than `most` batches to answer."""
+        batches: dict[str, list[Command]] = {}
+        for server in [server for server in self._waiting if self._publishing[server] < most]:
+            batches[server] = self._commands(self._waiting.pop(server))
+        if self._has_users and self._publishing[""] < most:
+            users, self._users = self._users, {}
+            profiles, self._profiles = self._profiles, {}
+            disconnected, self._disconnected = self._disconnected, {}
+            joined = UsersJoined(self._origin, list(users), list(profiles.values()), list(disconnected))
+            command = ("PUBLISH", MEMBERSHIPS_CHANNEL, seal(self._key, msgspec.json.encode(joined)))
+            batches.setdefault("", []).append(command)
+        for server, commands in batches.items():
+            self._send(server, commands)
+
+    @property
+    def _has_users(self) -> bool:
+        return bool(self._users or self._profiles or self._disconnected)
+
+    def _commands(self, waiting: Waiting) -> list[Command]:
+        marks = waiting.marks
         commands = [
             ("PUBLISH", room_channel(room_id), self._encode(messages, marks.pop(room_id, {})))
-            for room_id, messages in rooms.items()
+            for room_id, messages in waiting.rooms.items()
         ]
         commands += [
             ("PUBLISH", room_channel(room_id), self._encode([], moved)) for room_id, moved in marks.items()
         ]
-        if users or profiles or disconnected:
-            joined = UsersJoined(self._origin, list(users), list(profiles.values()), list(disconnected))
-            commands.append(("PUBLISH", MEMBERSHIPS_CHANNEL, seal(self._key, msgspec.json.encode(joined))))
-        self._send(commands)
+        return commands
 
-    def _send(self, commands: list[tuple[str, str, bytes]]) -> None:
-        self._publishing += 1
+    def _send(self, server: str, commands: list[Command]) -> None:
+        self._publishing[server] += 1
         answers = self._connection.execute_many(commands, deadline_seconds=PUBLISH_DEADLINE_SECONDS)
-        answers.add_done_callback(partial(self._published, len(commands)))
+        answers.add_done_callback(partial(self._published, server, len(commands)))
 
     def _encode(self, messages: list[Message] | None, moved: Mapping[UUID, ReadMarkMoved]) -> bytes:
         if messages and sum(len(message.content) for message in messages) > MAX_BYTES:
@@ -248,14 +290,16 @@ class Announcements:
             payload = msgspec.json.encode(LogGrew(self._origin, [], marks, grew=bool(marks)))
         return seal(self._key, payload)
 
-    def _published(self, number: int, answers: asyncio.Future[list[Outcome]]) -> None:
-        self._publishing -= 1
+    def _published(self, server: str, number: int, answers: asyncio.Future[list[Outcome]]) -> None:
+        self._publishing[server] -= 1
+        if not self._publishing[server]:
+            del self._publishing[server]
         error = None if answers.cancelled() else answers.exception()
         if error is not None:
             logger.info("announcements of grown logs were lost: %s", error)
         self._instrumentation.published(number, is_lost=error is not None)
-        if self._rooms or self._marks or self._users or self._profiles or self._disconnected:
-            self._request_publish()
+        if server in self._waiting or (not server and self._has_users):
+            self._publish.request()
 
 
 def seal(key: bytes, body: bytes) -> bytes:
