@@ -22,7 +22,7 @@ from hubbub.redis.commands import Call
 from hubbub.redis.connection import pack
 from hubbub.redis.replies import as_bytes
 from hubbub.redis.sharded import NodeSubscriptions
-from hubbub.redis.slots import is_sharded, slot_of
+from hubbub.redis.slots import has_slot, slot_of
 from hubbub.settings import Address
 from hubbub.testing import run
 from impostor import command, handshake, impostor
@@ -104,23 +104,23 @@ async def room_of(nodes: Cluster, owner: Server) -> str:
     return await room_in(nodes, owner, rooms(100))
 
 
-class Listening:
+class Recorder:
     """What a channel has received."""
 
     def __init__(self) -> None:
-        self.received: list[Received] = []
+        self.all: list[Received] = []
 
     @property
     def gaps(self) -> int:
-        return sum(isinstance(one, Gap) for one in self.received)
+        return sum(isinstance(one, Gap) for one in self.all)
 
     @property
     def numbers(self) -> list[int]:
-        return [int(one) for one in self.received if not isinstance(one, Gap)]
+        return [int(one) for one in self.all if not isinstance(one, Gap)]
 
     def no_number_is_missing_without_a_gap(self) -> bool:
         newest: int | None = None
-        for one in self.received:
+        for one in self.all:
             if isinstance(one, Gap):
                 newest = None
             elif newest is None or int(one) == newest + 1:
@@ -131,8 +131,8 @@ class Listening:
 
 
 def test_only_channels_of_rooms_are_sharded() -> None:
-    assert is_sharded(room_channel(new_id()))
-    assert not any(map(is_sharded, ["room:changes", "presence", "memberships", f"typing:{new_id()}"]))
+    assert has_slot(room_channel(new_id()))
+    assert not any(map(has_slot, ["room:changes", "presence", "memberships", f"typing:{new_id()}"]))
 
 
 async def test_thousand_rooms_receive_their_messages_and_spare_the_bus(shared_cluster: Cluster) -> None:
@@ -194,8 +194,8 @@ async def test_room_whose_slot_moves_under_load_gets_a_gap_and_all_later_message
     async with connected(own_cluster.settings) as (connection, subscriptions):
         source, target, *_ = own_cluster.nodes
         name = await room_of(own_cluster, source)
-        slot, heard, number, is_moving = slot_of(name.encode()), Listening(), 0, True
-        await subscriptions.subscribe_with(name, heard.received.append)
+        slot, received, number, is_moving = slot_of(name.encode()), Recorder(), 0, True
+        await subscriptions.subscribe_with(name, received.all.append)
 
         async def publish() -> None:
             nonlocal number
@@ -205,20 +205,20 @@ async def test_room_whose_slot_moves_under_load_gets_a_gap_and_all_later_message
                 await asyncio.sleep(0)
 
         publishing = asyncio.create_task(publish())
-        await until(lambda: len(heard.numbers) > 10)
+        await until(lambda: len(received.numbers) > 10)
         for to, of in ((target, source), (source, target)):
-            gaps = heard.gaps
+            gaps = received.gaps
             async for _ in own_cluster.move(slot, of, to):
                 pass
             if await has_shards(own_cluster):
-                await until(lambda gaps=gaps: heard.gaps > gaps)  # type: ignore[misc]
+                await until(lambda gaps=gaps: received.gaps > gaps)  # type: ignore[misc]
             reached = number
-            await until(lambda reached=reached: heard.numbers[-1] > reached + 10)  # type: ignore[misc]
+            await until(lambda reached=reached: received.numbers[-1] > reached + 10)  # type: ignore[misc]
         is_moving = False
         await publishing
-        await until(lambda: heard.numbers[-1] == number - 1)
-        assert heard.no_number_is_missing_without_a_gap()
-        assert heard.numbers == sorted(set(heard.numbers))
+        await until(lambda: received.numbers[-1] == number - 1)
+        assert received.no_number_is_missing_without_a_gap()
+        assert received.numbers == sorted(set(received.numbers))
 
 
 @pytest.mark.parametrize("failover", ["kill", "freeze", "planned"])
@@ -231,9 +231,9 @@ async def test_failover_of_the_owner_gives_a_gap_and_all_later_messages(
     async with connected(settings, slow) as (connection, subscriptions):
         owner, other, *_ = own_cluster.nodes
         name, elsewhere = await room_of(own_cluster, owner), await room_of(own_cluster, other)
-        heard, quiet = Listening(), Listening()
-        await subscriptions.subscribe_with(name, heard.received.append)
-        await subscriptions.subscribe_with(elsewhere, quiet.received.append)
+        received, quiet = Recorder(), Recorder()
+        await subscriptions.subscribe_with(name, received.all.append)
+        await subscriptions.subscribe_with(elsewhere, quiet.all.append)
         if failover == "planned":
             [replica] = [
                 own_cluster.of(shard.nodes[1])
@@ -250,7 +250,7 @@ async def test_failover_of_the_owner_gives_a_gap_and_all_later_messages(
             number += 1
             with suppress(Unavailable):
                 await connection.execute("PUBLISH", name, number)
-            return bool(heard.gaps) and heard.numbers[-1:] == [number]
+            return bool(received.gaps) and received.numbers[-1:] == [number]
 
         async def is_received_elsewhere() -> bool:
             # By classic pub/sub the broken node may be that of the publisher or of the subscriber.
@@ -263,10 +263,10 @@ async def test_failover_of_the_owner_gives_a_gap_and_all_later_messages(
             for _ in range(100):
                 number += 1
                 await connection.execute("PUBLISH", name, number, deadline_seconds=30)
-            await until(lambda: heard.numbers[-1] == number)
-            assert heard.numbers[-101:] == list(range(number - 100, number + 1))
+            await until(lambda: received.numbers[-1] == number)
+            assert received.numbers[-101:] == list(range(number - 100, number + 1))
             if failover != "planned":  # the second one is for what a publisher sent that still reached the owner
-                await until(lambda: heard.gaps >= 2)
+                await until(lambda: received.gaps >= 2)
         await until_it_answers(is_received_elsewhere)
         await until(lambda: subscriptions.connected)
 
@@ -281,22 +281,22 @@ async def test_nodes_of_mixed_versions_deliver_every_message(
         connected(nodes.settings) as (connection, subscriptions),
         connected(nodes.settings) as (publisher, _),
     ):
-        heard = {name: Listening() for name in rooms(60)}
-        for name, one in heard.items():
-            await subscriptions.subscribe_with(name, one.received.append)
+        received = {name: Recorder() for name in rooms(60)}
+        for name, one in received.items():
+            await subscriptions.subscribe_with(name, one.all.append)
 
         async def all_receive(number: int) -> None:
             for sender in connection, publisher:
-                await sender.execute_many([("PUBLISH", name, number) for name in heard])
-            await until(lambda: all(one.numbers.count(number) == 2 for one in heard.values()))
+                await sender.execute_many([("PUBLISH", name, number) for name in received])
+            await until(lambda: all(one.numbers.count(number) == 2 for one in received.values()))
 
         await all_receive(1)
         if has_both:
-            assert 0 < len(subscriptions.wanted) < len(heard)
+            assert 0 < len(subscriptions.wanted) < len(received)
         # A slot of the second primary comes to a node that has sharded pub/sub, and returns.
         newer, older, *_ = nodes.nodes
-        slot = slot_of((await room_in(nodes, older, list(heard))).encode())
-        [moving, *_] = [one for name, one in heard.items() if slot_of(name.encode()) == slot]
+        slot = slot_of((await room_in(nodes, older, list(received))).encode())
+        [moving, *_] = [one for name, one in received.items() if slot_of(name.encode()) == slot]
         for number, (of, to) in enumerate(((older, newer), (newer, older)), start=2):
             gaps = moving.gaps
             async for _ in nodes.move(slot, of, to):
@@ -314,9 +314,9 @@ async def test_nodes_of_mixed_versions_deliver_every_message(
         if has_both:
             await until(lambda: not subscriptions.wanted)
             await until(lambda: all(reach_sharded_nodes(sender) for sender in (connection, publisher)))
-        await until(lambda: all(subscriptions.is_live(name.encode()) for name in heard))
+        await until(lambda: all(subscriptions.is_live(name.encode()) for name in received))
         await all_receive(4)
-        assert all(one.numbers == [1, 1, 2, 2, 3, 3, 4, 4] for one in heard.values())
+        assert all(one.numbers == [1, 1, 2, 2, 3, 3, 4, 4] for one in received.values())
 
 
 def reach_sharded_nodes(sender: ClusterConnection) -> bool:
@@ -375,7 +375,7 @@ MOVED = b"-MOVED %d 127.0.0.1:7001\r\n" % slot_of(A)
 
 @asynccontextmanager
 async def node_at(answers: Answers, *, connections: list[int]) -> AsyncIterator[NodeSubscriptions]:
-    """The subscriptions at a node that answers each command as told."""
+    """The subscriptions at a node that answers each command as given."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(len(connections))

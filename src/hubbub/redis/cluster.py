@@ -29,7 +29,7 @@ from hubbub.redis.connection import CLOSED, pack
 from hubbub.redis.connector import ServerConnector, shards_in
 from hubbub.redis.errors import ReplyError, is_unknown_command
 from hubbub.redis.replies import Part, Reply
-from hubbub.redis.slots import SLOTS, is_sharded, slot_of
+from hubbub.redis.slots import SLOTS, has_slot, slot_of
 from hubbub.scheduling import EarliestTimer
 from hubbub.settings import Address, RedisSettings
 
@@ -168,7 +168,7 @@ class ClusterConnection(Connection):
         self, *parts: Part, deadline_seconds: float | None = None, writes: bool = True
     ) -> asyncio.Future[Reply]:
         name = parts[0]
-        if name == "PUBLISH" and is_sharded(str(parts[1])):
+        if name == "PUBLISH" and has_slot(str(parts[1])):
             name, parts = "SPUBLISH", ("SPUBLISH", *parts[1:])
         if name in ON_ANY_NODE:
             return super().execute(*parts, deadline_seconds=deadline_seconds, writes=writes)
@@ -193,7 +193,7 @@ class ClusterConnection(Connection):
         return {str(node.address): node for node in self._nodes.values() if not node.is_retired}
 
     def server_of(self, channel: str) -> str:
-        if not is_sharded(channel):
+        if not has_slot(channel):
             return ""
         node = self._owners[slot_of(f"{self.prefix}{channel}".encode())]
         return str(node.address) if node is not None and node.is_sharded else ""

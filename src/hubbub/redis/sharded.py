@@ -33,7 +33,7 @@ from hubbub.redis.commands import Connection
 from hubbub.redis.connection import UNASKED
 from hubbub.redis.connector import ServerConnector
 from hubbub.redis.errors import ReplyError, is_unknown_command, to_error
-from hubbub.redis.slots import is_sharded, slot_of
+from hubbub.redis.slots import has_slot, slot_of
 from hubbub.redis.subscriptions import SentCommand, SubscriptionConnection, SubscriptionProtocol, Subscriptions
 from hubbub.scheduling import EarliestTimer
 from hubbub.settings import Address, RedisSettings
@@ -47,7 +47,7 @@ They learn of the move when they read the slots."""
 
 
 class ShardProtocol(SubscriptionProtocol):
-    """The same by SSUBSCRIBE, whose channels have to be of one slot."""
+    """As `SubscriptionProtocol`, by SSUBSCRIBE. The channels of one command have to be of one slot."""
 
     subscribe = "SSUBSCRIBE"
     unsubscribe = "SUNSUBSCRIBE"
@@ -136,7 +136,7 @@ class NodeSubscriptions(SubscriptionConnection):
             self._subscriptions.confirmed(name)
 
     def moved(self, names: list[bytes], error: ReplyError | None = None) -> None:
-        """Take note that the node has not the slot of these channels any more."""
+        """Take note that the node no longer has the slot of these channels."""
         self._subscriptions.moved(names, error, self)
 
     def refused(self, names: list[bytes], error: ReplyError) -> None:
@@ -236,7 +236,7 @@ class ClusterSubscriptions(Subscriptions):
         self.assign(list(self._channels))
 
     def assign(self, names: Iterable[bytes]) -> None:
-        """The same for some of them. One whose server has to be asked again is asked again."""
+        """Give these channels to their connections. A server that ended or refused one of them is asked again."""
         for name in names:
             if name not in self._channels or self._closed:
                 continue
@@ -279,7 +279,7 @@ class ClusterSubscriptions(Subscriptions):
         SubscriptionConnection.change(node, name)
 
     def _find(self, name: bytes) -> SubscriptionConnection | None:
-        if not is_sharded(name.decode()[len(self._prefix) :]):
+        if not has_slot(name.decode()[len(self._prefix) :]):
             return self
         address = self._cluster.owner_of(slot_of(name))
         if address is None or self._loop is None:
@@ -292,7 +292,7 @@ class ClusterSubscriptions(Subscriptions):
         return node if node.is_sharded else self
 
     def moved(self, names: list[bytes], error: ReplyError | None, node: NodeSubscriptions) -> None:
-        """Ask for these channels where their slots are now. After a pause, because two nodes may disagree."""
+        """Subscribe to these channels where their slots are now. After a pause: two nodes may disagree."""
         if error is not None:
             self._cluster.learn_owner(error, node.peer)
         self._cluster.read_slots_soon()

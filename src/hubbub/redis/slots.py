@@ -19,7 +19,7 @@ def slot_of(key: bytes) -> int:
     return crc_hqx(key, 0) % SLOTS
 
 
-def is_sharded(channel: str) -> bool:
+def has_slot(channel: str) -> bool:
     """Whether the channel is that of a room, and so has a slot where the servers have sharded pub/sub.
 
     Scripts publish on the other channels, each in the slot of its keys.
