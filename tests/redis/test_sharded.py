@@ -105,7 +105,7 @@ async def room_of(nodes: Cluster, owner: Server) -> str:
 
 
 class Recorder:
-    """What a channel has received."""
+    """The messages and gaps of a channel."""
 
     def __init__(self) -> None:
         self.all: list[Received] = []

@@ -98,7 +98,7 @@ class UsersJoined(msgspec.Struct, frozen=True, omit_defaults=True, rename={"orig
 
 
 class Waiting:
-    """What waits to be announced in rooms of one server."""
+    """The announcements that wait for one server."""
 
     __slots__ = ("marks", "rooms")
 
