@@ -262,7 +262,7 @@ async def test_doctor_looks_at_replicas_and_at_all_hosts(pair: Pair) -> None:
     await until_it_answers(are_well)
     await pair.standby.promote()
     [(severity, meaning)] = await findings(pair.replicated)
-    assert (severity, f"127.0.0.1:{standby.port} takes changes" in meaning) == ("error", True)
+    assert (severity, f"127.0.0.1:{standby.port} accepts writes" in meaning) == ("error", True)
     pair.standby.kill()
     [(severity, meaning)] = await findings(pair.replicated)
     assert (severity, "cannot be asked" in meaning) == ("warning", True)

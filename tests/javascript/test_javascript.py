@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from waiting import HANGS_AFTER_SECONDS
+
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "src" / "hubbub" / "web" / "client"
 
@@ -21,11 +23,11 @@ def test_unit_tests_of_the_client_pass() -> None:
     if node is None:
         pytest.skip("Node.js is not installed")
     run = subprocess.run(
-        [node, "--test", "--test-timeout=60000"],
+        [node, "--test", f"--test-timeout={HANGS_AFTER_SECONDS * 1000}"],
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=2 * HANGS_AFTER_SECONDS,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
