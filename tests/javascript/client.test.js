@@ -1,39 +1,9 @@
 import assert from "node:assert/strict";
-import { afterEach, test } from "node:test";
+import { test } from "node:test";
 
-import { Client, HubbubError, newId } from "../../src/hubbub/web/client/hubbub.js";
+import { HubbubError, newId } from "../../src/hubbub/web/client/hubbub.js";
+import { connect, contents, live, open } from "./clients.js";
 import { ADA, BOB, Gateway, OTHER, ROOM, until } from "./gateway.js";
-
-const clients = [];
-
-afterEach(() => {
-  for (const client of clients.splice(0)) client.stop();
-});
-
-function connect(gateway, options = {}) {
-  const node = { WebSocket: gateway.WebSocket, fetch: null, locks: null, page: null, random: () => 0 };
-  const client = new Client({ url: "http://127.0.0.1/chat", ...node, ...options });
-  client.entries = [];
-  client.on("entry", (entry) => client.entries.push(entry));
-  clients.push(client);
-  client.start();
-  return client;
-}
-
-const contents = (room) => room.messages.map((message) => message.content);
-
-async function live(gateway, options) {
-  const client = connect(gateway, options);
-  await until(() => client.state === "live" && client.rooms.length);
-  return client;
-}
-
-async function open(gateway, options) {
-  const client = await live(gateway, options);
-  const room = client.room(ROOM);
-  await room.load();
-  return { client, room };
-}
 
 test("ids are UUIDs of version 7, unique and in order", () => {
   const ids = Array.from({ length: 10_000 }, newId);

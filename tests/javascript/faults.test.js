@@ -1,47 +1,17 @@
 /** Faults of networks, proxies, servers and disks that a client has to live with. */
 
 import assert from "node:assert/strict";
-import { afterEach, test } from "node:test";
+import { test } from "node:test";
 
-import { Client } from "../../src/hubbub/web/client/hubbub.js";
+import { connect, contents, live, open } from "./clients.js";
 import { database } from "./disk.js";
 import { ADA, BOB, Gateway, OTHER, ROOM, until } from "./gateway.js";
-
-const clients = [];
-
-afterEach(() => {
-  for (const client of clients.splice(0)) client.stop();
-});
-
-function connect(gateway, options = {}) {
-  const node = { WebSocket: gateway.WebSocket, fetch: null, locks: null, page: null, random: () => 0 };
-  const client = new Client({ url: "http://127.0.0.1/chat", ...node, ...options });
-  client.entries = [];
-  client.on("entry", (entry) => client.entries.push(entry));
-  clients.push(client);
-  client.start();
-  return client;
-}
-
-async function live(gateway, options) {
-  const client = connect(gateway, options);
-  await until(() => client.state === "live" && client.rooms.length);
-  return client;
-}
-
-async function open(gateway, options) {
-  const client = await live(gateway, options);
-  const room = client.room(ROOM);
-  await room.load();
-  return { client, room };
-}
 
 /** Let all that is due happen. */
 async function settle() {
   for (let turn = 0; turn < 20; turn++) await new Promise(setImmediate);
 }
 
-const contents = (room) => room.messages.map((message) => message.content);
 const typesOf = (gateway) => gateway.commands.map((command) => command.type);
 
 /** What the client listens to of a page. */

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from hubbub.redis import Connection, Subscriptions
+from hubbub.testing import run
 from redis_server import Server, binaries
+from redis_topologies import Cluster, cluster
 
 
 @pytest.fixture(params=binaries(), ids=lambda binary: binary.name)
@@ -24,6 +26,23 @@ def server(binary: Path, tmp_path: Path) -> Iterator[Server]:
         yield server.start()
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("cluster")) as nodes:
+        run(nodes.form())
+        run(nodes.add_users())
+        yield nodes
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """One to break."""
+    with cluster(tmp_path) as nodes:
+        run(nodes.form())
+        run(nodes.add_users())
+        yield nodes
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -21,29 +20,12 @@ from hubbub.redis.cluster import ClusterConnection
 from hubbub.redis.replies import as_bytes
 from hubbub.redis.slots import slot_of
 from hubbub.services.sessions.sessions import SessionService, key_of, tag_of
-from hubbub.testing import empty, run
+from hubbub.testing import empty
 from redis_server import Server
-from redis_topologies import Cluster, cluster
+from redis_topologies import Cluster
 from waiting import until, until_it_answers
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("cluster")) as nodes:
-        run(nodes.form())
-        run(nodes.add_users())
-        yield nodes
-
-
-@pytest.fixture
-def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """One to break."""
-    with cluster(tmp_path) as nodes:
-        run(nodes.form())
-        run(nodes.add_users())
-        yield nodes
 
 
 @asynccontextmanager

@@ -46,22 +46,6 @@ def mixed_cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield nodes
 
 
-@pytest.fixture(scope="module")
-def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("cluster")) as nodes:
-        run(nodes.form())
-        run(nodes.add_users())
-        yield nodes
-
-
-@pytest.fixture
-def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """One to break."""
-    with cluster(tmp_path) as nodes:
-        run(nodes.form())
-        yield nodes
-
-
 @asynccontextmanager
 async def connected(
     settings: RedisSettings, of_subscriptions: RedisSettings | None = None
