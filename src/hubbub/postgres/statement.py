@@ -125,8 +125,8 @@ class Lookup(Statement[T]):
 
     The placeholders of the statement make up the key. `many` has as many placeholders, each of them an array. The
     n-th items of all arrays are the n-th key. `key_of_args` and `key_of_row` give the key of a call and of a row
-    in a form that is fast to compare: the `int` of a UUID, not the UUID. `has_room` tells whether the key names
-    the room, so that the row is on one node where rooms are distributed.
+    in a form that is fast to compare: the `int` of a UUID, not the UUID. With `has_room` the key names the room,
+    so that the row is on one node where rooms are distributed.
     """
 
     __slots__ = ("has_room", "key_of_args", "key_of_row", "many")
