@@ -9,10 +9,12 @@ pages and lookups. They hold values and JSON, and nothing that could refer back 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
+from math import isinf
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeAlias, TypeVar, get_args, get_type_hints
 from uuid import UUID
 
@@ -141,15 +143,43 @@ def _reference(cls: type, *arguments: object) -> str:
     return f"{own}[{of}]" if of else own
 
 
-def _decode(metadata: str | None) -> Any:  # noqa: ANN401 - JSON
-    return metadata and msgspec.json.decode(metadata)
+def decode_stored(metadata: str | None) -> Any:  # noqa: ANN401 - JSON
+    """The value of a column of the type jsonb."""
+    try:
+        return metadata and msgspec.json.decode(metadata)
+    except (ValueError, RecursionError):
+        return _decode_of_others(str(metadata))
+
+
+def _decode_of_others(metadata: str) -> Any:  # noqa: ANN401 - JSON
+    """Metadata that another program has written. In jsonb a number may have any size, and an object any depth.
+
+    A number that Python cannot read is None, and so is metadata that is nested too deeply: one row must not fail
+    the call that reads many.
+    """
+    try:
+        return json.loads(metadata, parse_int=_whole, parse_float=_fraction)
+    except RecursionError:
+        return None
+
+
+def _whole(digits: str) -> int | None:
+    try:
+        return int(digits)
+    except ValueError:  # more than 4,300
+        return None
+
+
+def _fraction(digits: str) -> float | None:
+    value = float(digits)
+    return None if isinf(value) else value
 
 
 _FROM_POSTGRESQL: Final[dict[str, Callable[[Any], Any]]] = {
     "message_type": MESSAGE_TYPES.__getitem__,
     "role": ROLES.__getitem__,
     "kind": USER_KINDS.__getitem__,
-    "metadata": _decode,
+    "metadata": decode_stored,
 }
 """The converter of each column."""
 

@@ -389,6 +389,20 @@ async def test_load_refuses_anything_but_a_file_of_bytes(hub: Hub, file: object)
     assert refusal.value.field == "file"
 
 
+async def test_load_refuses_a_file_that_is_closed(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "chat.jsonl").write_bytes(line())
+    for file in (io.BytesIO(line()), (tmp_path / "chat.jsonl").open("rb")):
+        file.close()
+        with pytest.raises(Invalid, match="file: must be a file opened"):
+            await hub.history.load(file)
+
+
+async def test_line_with_unreadable_metadata_does_not_end_the_import(pool: Pool) -> None:
+    bad = line(metadata={}).replace(b"{}", b'{"n": 1e999}')
+    imported = await load(pool, line() + bad + line(content="after it"))
+    assert (imported.messages, [refusal.line for refusal in imported.refusals.first]) == (2, [2])
+
+
 @pytest.mark.parametrize("field", ["progress", "refused"])
 async def test_load_refuses_an_uncallable_callback_before_reading(hub: Hub, field: str) -> None:
     async def in_its_own_time(_: object) -> None: ...

@@ -32,6 +32,17 @@ def test_plain_form_is_parsed_without_ids() -> None:
     assert isinstance(parse_line(line(kind="join", content=None)), JoinLine)
 
 
+# Metadata are decoded once the rest of a line is.
+BAD_METADATA = [
+    (b'"\xff"', "metadata: is not JSON in UTF-8, or has a number"),
+    (b"1e999", "metadata: is not JSON in UTF-8, or has a number"),
+    (b"1" * 5_000, "metadata: is not JSON in UTF-8, or has a number"),
+    (b'"\\ud800"', "not JSON"),
+    (b"-", "not JSON"),
+    (b"[" * 40 + b"]" * 40, "metadata: must be at most 32 levels"),
+]
+
+
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
@@ -68,6 +79,9 @@ def test_plain_form_is_parsed_without_ids() -> None:
         (line(metadata=[]), "metadata: must be a mapping"),
         (line(metadata={"a": "\0"}), "metadata: must not contain a NUL"),
         (line(metadata={"a": "x" * 8_192}), "metadata: must have at most"),
+        *((line(metadata={}).replace(b"{}", b'{"a": %b}' % value), reason) for value, reason in BAD_METADATA),
+        (user(metadata={}).replace(b"{}", b'{"a": 1e999}'), "metadata: is not JSON in UTF-8, or has a number"),
+        (room(metadata={}).replace(b"{}", b'{"a": "\xff"}'), "metadata: is not JSON in UTF-8, or has a number"),
         (line(deleted_at="2004-11-15T12:18:00Z"), "content: must be empty"),
         (line(kind="edit"), "message_id"),
         (line(kind="role"), "role"),

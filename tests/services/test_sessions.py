@@ -466,6 +466,8 @@ async def test_value_written_by_another_program_is_not_a_session(
         b"{}",
         b'{"userId":"1"}',
         (await value_of(connection, token))[:-1],
+        (await value_of(connection, token)).replace(b"{}}", b'{"x":"\xff"}}'),
+        (await value_of(connection, token)).replace(b"{}}", b'{"x":1e999}}'),
     ):
         await connection.execute("SET", key_of(token).name, value, "KEEPTTL")
         assert await sessions.get_session(token) is None

@@ -22,7 +22,7 @@ from hubbub.history.lines import (
     RoomLine,
     UserLine,
 )
-from hubbub.models import Message, MessageType, Room, RoomUser, User
+from hubbub.models import Message, MessageType, Room, RoomUser, User, decode_stored
 from hubbub.postgres import OpenTransaction, Pool, Replicas, Statement
 from hubbub.repositories.rooms import direct_key
 from hubbub.sql import columns, message_bytes, not_deleted, readable
@@ -252,7 +252,7 @@ class _Export:
     def _event_line(self, row: EventRow) -> EventLine:
         line = EVENT_LINES[row.kind]
         values: dict[str, Any] = {"message_id": row.message_id} if "message_id" in line.__struct_fields__ else {}
-        payload = msgspec.json.decode(row.payload, type=dict[str, Any])
+        payload = decode_stored(row.payload) or {}
         for field in PAYLOAD_FIELDS[line]:
             if field.name in payload:
                 values[field.name] = payload[field.name]

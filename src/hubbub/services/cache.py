@@ -333,7 +333,7 @@ _decode = msgspec.json.Decoder(User).decode
 def _decode_user(user_id: UUID, data: bytes) -> User | None:
     try:
         user = _decode(data)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # ValueError: also of bytes that are not UTF-8
         return None
     return user if user.id == user_id else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -154,3 +155,39 @@ async def test_times_of_many_rows_are_those_of_one_to_the_microsecond(
     assert await asyncio.gather(*[hub.users.get(user.id) for user in (bob, ada, bob, ada)]) == [bob, one, bob, one]
     found = await asyncio.gather(*[hub.room_users.get(room.id, user.id) for user in (bob, ada, bob, ada)])
     assert found[1::2] == [member, member]
+
+
+# In jsonb a number may have any size, and an object any depth.
+METADATA = {
+    "4,301 digits": ('{"n": 1%s, "m": 1}' % ("0" * 4_300), {"n": None, "m": 1}),
+    "4,300 digits": ('{"n": 1%s, "m": 1}' % ("0" * 4_299), {"n": 10**4_299, "m": 1}),
+    "beyond a float": ('{"n": -%s.5, "m": 1}' % ("1" * 400), {"n": None, "m": 1}),
+    "deep": ('{"n": ' + "[" * 3_000 + "]" * 3_000 + "}", None),
+}
+
+
+@pytest.mark.parametrize("stored", METADATA)
+async def test_metadata_that_python_cannot_hold_fail_no_call(
+    hub: Hub, room: Room, ada: User, bob: User, write: Callable[..., Awaitable[None]], stored: str
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    sent = await hub.messages.send(room.id, ada.id, "hello")
+    written, read = METADATA[stored]
+    for table in ("messages", "users", "rooms", "room_users"):
+        await write(f"UPDATE {table} SET metadata = '{written}'")
+    page = await hub.messages.page(room.id)
+    as_json = await hub.messages.page_json(room.id)
+    assert as_json.endswith(b'"cursor":"%b"}' % str(page.cursor).encode())
+    log = await log_of(hub, room.id)
+    assert isinstance(log[-1], MessageSent)
+    found: list[Any] = [
+        *(page.items[0], await hub.messages.get(sent.id), *(await hub.messages.get_many([sent.id])).values()),
+        *((await hub.messages.by_author(ada.id)).items[0], log[-1].message),
+        *(await hub.users.get(ada.id), *(await hub.users.get_many([ada.id, bob.id])).values()),
+        *((await hub.users.search("ada")).items[0], await hub.cache.user(ada.id), await hub.cache.user(ada.id)),
+        *(await hub.rooms.get(room.id), (await hub.rooms.list_for(ada.id)).items[0].room),
+        *((await hub.room_users.members(room.id)).items[0], await hub.room_users.get(room.id, bob.id)),
+        await hub.messages.edit(sent.id, "changed", by=ada.id),
+    ]
+    assert [one.metadata for one in found] == [read] * len(found)
+    assert b"".join([piece async for piece in hub.history.lines(room.id)])

@@ -113,7 +113,7 @@ _decode_stored = msgspec.json.Decoder(StoredSession, strict=False).decode  # not
 def decode(value: bytes, session_id: str) -> Session | None:
     try:
         stored = _decode_stored(value)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError: also of bytes that are not UTF-8
         logger.warning("the value of session %s in Redis is not a session", session_id)
         return None
     return Session(session_id, stored.user_id, stored.data, stored.created_at, stored.seen_at, stored.expires_at)
