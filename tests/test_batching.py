@@ -351,6 +351,25 @@ async def test_workers_take_equal_parts_of_the_keys() -> None:
     await asyncio.gather(*calls)
 
 
+async def test_parts_of_all_requests_are_in_flight_together() -> None:
+    statements = Statements(gated=True)
+    batcher = statements.batcher(committed=None, workers=2, load=40)
+    calls = [call(batcher, number, number) for number in range(40)]
+    for _ in range(5):  # turns of the event loop: no statement is late
+        await asyncio.sleep(0)
+    assert [len(batch) for batch in statements.in_flight] == [20, 20]
+    statements.gate.set()
+    await asyncio.gather(*calls)
+
+
+async def test_one_statement_has_all_requests_that_are_too_few_for_two() -> None:
+    statements = Statements()
+    batcher = statements.batcher(committed=None, workers=2, load=40)
+    for _ in range(3):
+        await asyncio.gather(*(call(batcher, number, number) for number in range(39)))
+    assert [len(batch) for batch in statements.batches] == [39, 39, 39]
+
+
 async def test_late_read_does_not_hold_its_key_back() -> None:
     statements = Statements(gated=True)
     batcher = statements.batcher(writes=False, queue=KeyedQueue(keys_per_batch=1))

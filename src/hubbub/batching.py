@@ -10,7 +10,7 @@ A request:
 
 Workers, each of which runs one batch after another until nothing is left to take:
 
-    none --a request waits--> one --`load` requests wait--> `workers`, each of which takes its part of all
+    none --a request waits--> one --`load` requests--> `workers`, each of which takes its part of all
                                |
                                +--a statement unanswered for 50 ms--> one more per such statement, to MOST_WORKERS
 
@@ -340,7 +340,7 @@ class Batcher(Generic[Item, Result]):
 
         `run_one` runs a statement for one item by a deadline, and raises its error. `run_many` returns one outcome
         per item, in their order; what it raises is the outcome of all. `per_batch` bounds its items. `workers` is
-        how many batches are in flight while at least `load` requests wait.
+        how many batches are in flight while at least `load` requests wait or are in a batch.
 
         With `most_waiting`, further callers wait for a slot. With `writes`, for which the queue has to be a
         `KeyedQueue`, a request that was in flight in a batch when its caller was cancelled is completed, and one
@@ -481,7 +481,13 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def _wanted(self) -> int:
-        return min((self._workers if len(self._queue) >= self._load else 1) + self._late, self._most_workers)
+        return min(self._parts + self._late, self._most_workers)
+
+    @property
+    def _parts(self) -> int:
+        # Those in flight count as well. Otherwise the second part would wait until the first has been answered.
+        requests = len(self._queue) + sum(len(flight.batch) for flight in self._in_flight)
+        return self._workers if requests >= self._load else 1
 
     def _open_worker(self) -> None:
         """Open a worker, unless one is about to take a batch: that one opens another for what it leaves."""
@@ -511,9 +517,9 @@ class Batcher(Generic[Item, Result]):
         while len(self._in_flight) <= self._wanted and (batch := self._take()):
             flight.is_taking = False
             self._taking -= 1
+            flight.batch, flight.began = batch, loop.time()
             self._open_worker()
             put_back: Sequence[PendingCall[Item]] = ()
-            flight.batch, flight.began = batch, loop.time()
             self._watch_late(flight.began)
             try:
                 put_back = await self._run(batch)
@@ -529,7 +535,7 @@ class Batcher(Generic[Item, Result]):
 
     def _take(self) -> list[PendingCall[Item]]:
         # Workers that share evenly have statements in flight while the callers of the others are answered.
-        return self._queue.take(self._per_batch, self._workers if len(self._queue) >= self._load else 1)
+        return self._queue.take(self._per_batch, self._parts)
 
     async def _run(self, batch: list[PendingCall[Item]]) -> Sequence[PendingCall[Item]]:
         """Run the batch and answer its callers. Returns the requests to be put back."""

@@ -23,11 +23,11 @@ Item = TypeVar("Item")
 
 CHANGES_PER_STATEMENT: Final = 500
 WORKERS: Final = 2
-"""Statements in flight while `LOAD` requests wait. One writes while the results of the other are handled."""
+"""Statements in flight with `LOAD` requests. One writes while the results of the other are handled."""
 DISTRIBUTED_WORKERS: Final = 8
 """Statements in flight where rooms are distributed, each for one room. More were no faster on two nodes."""
-LOAD: Final = 25
-"""With fewer requests that wait, two statements would share less than one, and each costs a commit."""
+LOAD: Final = 50
+"""Requests that wait or are in flight. With fewer, two statements cost more than they gain (docs/decisions.md)."""
 MOST_WAITING: Final = 10_000
 """Bounds the memory of requests that wait. Further callers wait for a slot until their deadline."""
 LONGEST_LOCK_WAIT_SECONDS: Final = 0.1
