@@ -7,7 +7,8 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NamedTuple, TypeAlias
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID, uuid4
 
 import pytest
@@ -31,7 +32,8 @@ from hubbub import (
     deletions,
 )
 from hubbub.deletions import RECEIPTS_PER_STEP, ROWS_PER_STEP
-from hubbub.postgres import Executor, Pool, Statement, connect
+from hubbub.postgres import Executor, OpenTransaction, Pool, Statement, connect
+from hubbub.repositories.users import DELETE_ATTEMPTS
 from log import log_of
 from plans import rows_read
 from sql.package import statements
@@ -395,6 +397,26 @@ async def test_joining_that_was_in_flight_is_left_in_the_log(
     assert [one.user_id for one in (await hub.room_users.members(other.id)).items] == [busy.ada.id]
     await hub.maintain()
     assert await log_of(pool, other.id) == ["joined", "joined", "left"]
+    assert await pool.fetch_one(ROWS, bob.id) == NOTHING
+
+
+async def test_user_who_goes_on_joining_rooms_is_deleted(
+    hub: Hub, pool: Pool, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_one = OpenTransaction.fetch_one
+    joined: list[Room] = []
+
+    async def joining(transaction: OpenTransaction, statement: Statement[Any], *args: object) -> object:
+        if statement is deletions.LOCK_ACCOUNT:  # the rooms of the user were left before
+            with suppress(NotFound):
+                joined.append(await hub.rooms.create("another", created_by=bob.id))
+        return await fetch_one(transaction, statement, *args)
+
+    monkeypatch.setattr(OpenTransaction, "fetch_one", joining)
+    await hub.users.delete(bob.id)
+    assert len(joined) == DELETE_ATTEMPTS
+    for room in joined:
+        assert await log_of(pool, room.id) == ["joined", "left"]
     assert await pool.fetch_one(ROWS, bob.id) == NOTHING
 
 

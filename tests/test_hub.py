@@ -29,7 +29,7 @@ from hubbub import (
     User,
     embedded,
 )
-from hubbub.hub import Repositories, find_settings
+from hubbub.hub import Repositories, Transaction, find_settings
 from hubbub.migrations import HEAD
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.postgres import connect
@@ -423,6 +423,49 @@ async def test_change_of_hub_in_room_that_own_transaction_has_locked_is_refused_
         await tx.messages.send(room.id, ada.id, "second")
     page = await hub.messages.page(room.id)
     assert [message.content for message in page.items] == ["first", "second"]
+
+
+async def test_change_of_hub_in_membership_or_account_that_own_transaction_has_locked_is_refused_at_once(
+    hub: Hub, room: Room, ada: User, bob: User
+) -> None:
+    await hub.room_users.add(room.id, bob.id)
+    sent = await hub.messages.send(room.id, ada.id, "hello")
+    marked = (room.id, bob.id)
+    of_membership = (
+        lambda: hub.receipts.mark_read(*marked, up_to=sent.seq),
+        lambda: hub.receipts.mark_unread(*marked, from_seq=1),
+        lambda: hub.room_users.remove(*marked),
+    )
+    of_account = (
+        lambda: hub.users.update_profile(bob.id, display_name="Bob"),
+        lambda: hub.users.change_password_hash(bob.id, "!"),
+        lambda: hub.users.update_online_status(bob.id, False),
+        lambda: hub.users.delete(bob.id),
+        lambda: hub.delete_account(bob.id),
+    )
+    locks: list[tuple[Callable[[Transaction], Awaitable[object]], tuple[Callable[[], Awaitable[object]], ...]]]
+    locks = [
+        (lambda tx: tx.receipts.mark_read(*marked, up_to=1), of_membership),
+        (lambda tx: tx.receipts.mark_unread(*marked, from_seq=1), of_membership),
+        (lambda tx: tx.room_users.set_role(*marked, "moderator"), of_membership),
+        (lambda tx: tx.room_users.update(*marked, metadata={"a": 1}), of_membership),
+        (lambda tx: tx.users.update_profile(bob.id, display_name="Bobby"), of_account),
+        (lambda tx: tx.users.change_password_hash(bob.id, "?"), of_account),
+        (lambda tx: tx.users.update_online_status(bob.id, True), of_account),
+    ]
+    for lock, calls in locks:
+        async with hub.transaction() as tx:
+            await lock(tx)
+            for call in calls:
+                with pytest.raises(Invalid, match=r"membership or account, and would wait for its own COMMIT"):
+                    async with asyncio.timeout(5):
+                        await call()
+    async with hub.transaction() as tx:
+        await tx.receipts.mark_read(*marked, up_to=sent.seq)
+        await tx.users.update_profile(bob.id, display_name="Robert")
+        await hub.messages.send(room.id, bob.id, "locks neither")
+        await hub.receipts.mark_read(room.id, ada.id, up_to=sent.seq)
+    assert (await hub.users.get(bob.id)).display_name == "Robert"
 
 
 async def test_hub_is_usable_in_transaction_where_it_does_not_wait_for_it(

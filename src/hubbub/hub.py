@@ -477,8 +477,9 @@ class Hub(Repositories):
         The transaction holds a connection for as long as the block runs, so keep it short, and await only its own
         calls. Nothing is committed if the block has caught the error of a statement.
 
-        A change by `hub`, instead of the transaction, of a room that the transaction has changed would wait for
-        the COMMIT. In the task of the block it is refused as `Invalid`. In another task it waits.
+        A change by `hub`, instead of the transaction, of a room, membership or account that the transaction has
+        changed would wait for the COMMIT. In the task of the block it is refused as `Invalid`. In another task it
+        waits.
 
         Raises: Unavailable (also in this case, and with `outcome_unknown` if the answer to the COMMIT was lost).
         """
@@ -499,8 +500,9 @@ class Hub(Repositories):
         Followers find changes that were not announced at their next heartbeat.
 
         Each statement has the deadline of `hub`. A statement that does not return by then ends the connection. A
-        change by `hub` of a room that the transaction has changed would wait for its COMMIT. In the task that has
-        changed it, the change by `hub` is refused as `Invalid`. In another task it waits.
+        change by `hub` of a room, membership or account that the transaction has changed would wait for its
+        COMMIT. In the task that has changed it, the change by `hub` is refused as `Invalid`. In another task it
+        waits.
 
         Raises: Invalid (`connection` is of another kind; a call raises it for one without a transaction).
         """

@@ -12,10 +12,10 @@ import msgspec
 
 from hubbub import inputs
 from hubbub.batching import PUT_BACK, Batcher, KeyedQueue, Outcome
-from hubbub.commits import Change, MessagesSent, OnCommit, RoomTouched, ignore
+from hubbub.commits import Change, MembershipEnded, MessagesSent, OnCommit, RoomTouched, UserChanged, ignore
 from hubbub.errors import Unavailable
 from hubbub.models import Message
-from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, Statement
+from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, Statement, key_of_account
 from hubbub.sql import M
 
 T = TypeVar("T")
@@ -128,10 +128,10 @@ class ChangeBatcher:
         A caller that is cancelled while the change waits has not made it. Once it is in flight, it is completed
         and reported as any other.
 
-        Raises: Invalid (the caller's own transaction has locked the room), Unavailable, and the refusal.
+        Raises: Invalid (the caller's own transaction has locked the row), Unavailable, and the refusal.
         """
         if self._executor.locked_by_caller():
-            await self._executor.check_not_locked_by_caller(key)
+            await self._executor.check_not_locked_by_caller(key, id)
         result: T = await self._batcher.call(_Request(apply, item, key, alone), key, id, deadline=deadline)
         return result
 
@@ -224,7 +224,16 @@ class Repository:
         elif isinstance(change, MessagesSent):
             for room_id in {message.room_id for message in change.messages}:
                 self._executor.note_locked(room_id)
+        elif isinstance(change, UserChanged):
+            self._executor.note_locked(key_of_account(change.user_id))
+        elif isinstance(change, MembershipEnded):
+            self._executor.note_locked((change.room_id, change.user_id))
         self._executor.after_commit(lambda: self._on_commit(change))
+
+    async def _check_not_locked(self, key: Hashable) -> None:
+        """Refuse a change of the row that would wait for a transaction of the same task. Raises: Invalid."""
+        if self._executor.locked_by_caller():
+            await self._executor.check_not_locked_by_caller(key)
 
     async def _get_many(
         self, statement: Statement[M], ids: Iterable[UUID], *args: object, field: str

@@ -2,7 +2,7 @@
 
 from hubbub.postgres.borrowed import ApplicationConnection, ApplicationTransaction, borrow
 from hubbub.postgres.errors import LockNotAvailable
-from hubbub.postgres.executor import Executor
+from hubbub.postgres.executor import Executor, key_of_account
 from hubbub.postgres.hosts import connect
 from hubbub.postgres.pool import Pool
 from hubbub.postgres.replicas import Replicas
@@ -38,5 +38,6 @@ __all__ = [
     "as_fast_uuid",
     "borrow",
     "connect",
+    "key_of_account",
     "not_supported",
 ]

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, cast
-from uuid import UUID
 
 import asyncpg
 
@@ -239,8 +238,8 @@ class ApplicationTransaction(OpenTransaction):
         async with super().transaction(deadline=deadline) as savepoint:
             yield savepoint
         await self._written()
-        for room_id in self.locked:
-            self.note_locked(room_id)
+        for key in self.locked:
+            self.note_locked(key)
         self.locked.clear()
         actions, self._actions = self._actions, []
         for action in actions:
@@ -273,21 +272,21 @@ class ByStatus(ApplicationTransaction):
         self._pool = pool
         self._id = ""
         self._pending: list[tuple[str, Callable[[], None]]] = []
-        self._locks: dict[UUID, tuple[str, asyncio.Task[object] | None]] = {}
-        """The rooms that were changed, each in which transaction or savepoint and by which task."""
+        self._locks: dict[Hashable, tuple[str, asyncio.Task[object] | None]] = {}
+        """The keys of changed rows, each with its transaction or savepoint and the task."""
 
     async def _written(self) -> None:
         self._id = await super().fetch_one(_ID) or self._id
 
-    def note_locked(self, room_id: UUID) -> None:
-        self._locks[room_id] = self._id, asyncio.current_task()
+    def note_locked(self, key: Hashable) -> None:
+        self._locks[key] = self._id, asyncio.current_task()
         self._pool.watch(self)
 
-    def locked_by(self, task: asyncio.Task[object] | None) -> Set[UUID]:
-        return {room_id for room_id, (_, owner) in self._locks.items() if owner is task}
+    def locked_by(self, task: asyncio.Task[object] | None) -> Set[Hashable]:
+        return {key for key, (_, owner) in self._locks.items() if owner is task}
 
-    async def holds(self, room_id: UUID) -> bool:
-        id, _ = self._locks.get(room_id, ("", None))
+    async def holds(self, key: Hashable) -> bool:
+        id, _ = self._locks.get(key, ("", None))
         return bool(id and await self._pool.fetch_all(_WITH_STATUS, [id], "in progress"))
 
     def after_commit(self, action: Callable[[], None]) -> None:
@@ -326,9 +325,9 @@ class ByEvents(ApplicationTransaction):
         self._session = session
         self._pool = pool
 
-    def note_locked(self, room_id: UUID) -> None:
+    def note_locked(self, key: Hashable) -> None:
         pending = _Pending.of(self._session)
-        pending.add(_Lock(room_id, asyncio.current_task()), self._connection)
+        pending.add(_Lock(key, asyncio.current_task()), self._connection)
         self._pool.watch(pending)
 
     def after_commit(self, action: Callable[[], None]) -> None:
@@ -342,9 +341,9 @@ class ByEvents(ApplicationTransaction):
 
 @dataclass(frozen=True, slots=True)
 class _Lock:
-    """A room that a task has locked until the COMMIT, after which there is nothing to do."""
+    """A row that a task has locked until the COMMIT, after which there is nothing to do."""
 
-    room_id: UUID
+    key: Hashable
     task: asyncio.Task[object] | None
 
     def __call__(self) -> None:
@@ -379,10 +378,10 @@ class _Pending:
             self._connection = connection
             self._actions.append((current, action))
 
-    def locked_by(self, task: asyncio.Task[object] | None) -> Set[UUID]:
-        return {one.room_id for _, one in self._actions if isinstance(one, _Lock) and one.task is task}
+    def locked_by(self, task: asyncio.Task[object] | None) -> Set[Hashable]:
+        return {one.key for _, one in self._actions if isinstance(one, _Lock) and one.task is task}
 
-    async def holds(self, room_id: UUID) -> bool:
+    async def holds(self, key: Hashable) -> bool:
         return True  # a lock that has ended is no longer among the actions
 
     def _committed(self, session: Session) -> None:

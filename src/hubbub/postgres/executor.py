@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable, Hashable, Set
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 from uuid import UUID
@@ -10,6 +10,11 @@ from uuid import UUID
 from hubbub.postgres.statement import Lookup, Statement
 
 T = TypeVar("T")
+
+
+def key_of_account(user_id: UUID) -> Hashable:
+    """The key of the row of an account for `Executor.note_locked`. Other changes have the id as an argument."""
+    return "account", user_id
 
 
 class Executor(Protocol):
@@ -68,18 +73,21 @@ class Executor(Protocol):
         """All or nothing: a transaction on a pool, a savepoint in a transaction. The deadline is for the block."""
         ...
 
-    def note_locked(self, room_id: UUID) -> None:
-        """Note that the row of the room was changed, so that it is locked until the COMMIT."""
+    def note_locked(self, key: Hashable) -> None:
+        """Note that a row was changed, so that it is locked until the COMMIT.
+
+        The key of a room is its id, that of a membership a pair of ids, and that of an account `key_of_account`.
+        """
         ...
 
-    def locked_by_caller(self) -> Set[UUID]:
-        """The rooms that transactions of the same task have locked, and may have freed since."""
+    def locked_by_caller(self) -> Set[Hashable]:
+        """The rows that transactions of the same task have locked, and may have freed since."""
         ...
 
-    async def check_not_locked_by_caller(self, *args: object) -> None:
-        """Refuse a change of the room among `args` that would wait for a transaction of the same task.
+    async def check_not_locked_by_caller(self, *keys: Hashable) -> None:
+        """Refuse a change of one of these rows that would wait for a transaction of the same task.
 
-        It is needed only while `locked_by_caller` returns rooms. Raises: Invalid.
+        It is needed only while `locked_by_caller` returns rows. Raises: Invalid.
         """
         ...
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Set
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from math import inf
@@ -88,12 +88,13 @@ three connections a second from each process."""
 
 
 WAITS_FOR_ITSELF: Final = (
-    "this task has a transaction open that has changed the same room, and would wait for its own COMMIT: call the "
-    "transaction's own repositories, as in `tx.messages.send`, or call it after the COMMIT"
+    "this task has a transaction open that has changed the same room, membership or account, and would wait for "
+    "its own COMMIT: call the transaction's own repositories, as in `tx.messages.send`, or call it after the "
+    "COMMIT"
 )
 """The reason to refuse a change that would wait for the task that makes it."""
 
-NO_ROOMS: Final[frozenset[UUID]] = frozenset()
+NO_ROWS: Final[frozenset[Hashable]] = frozenset()
 
 ABANDONED_AFTER_SECONDS: Final = 1.0
 """How long the block of a transaction may pause between statements while the hub closes. A request in progress
@@ -282,7 +283,7 @@ class Pool:
     ) -> R:
         seconds = self._settings.deadline_seconds
         if statement.locks_room and self.locked_by_caller():
-            await self.check_not_locked_by_caller(*args)
+            await self.check_not_locked_by_caller(*(arg for arg in args if isinstance(arg, UUID)))
         since = self._running_loop().time()
         if deadline is not None and since >= deadline:
             raise deadline_passed(seconds, outcome_unknown=False)
@@ -321,7 +322,7 @@ class Pool:
             await asyncio.sleep(pause)
             attempt += 1
 
-    def note_locked(self, room_id: UUID) -> None:
+    def note_locked(self, key: Hashable) -> None:
         """Nothing: a statement on a pool is committed when it returns."""
 
     def watch(self, locks: Locks) -> None:
@@ -330,28 +331,28 @@ class Pool:
             self._watched = WeakSet()
         self._watched.add(locks)
 
-    def locked_by_caller(self) -> Set[UUID]:
+    def locked_by_caller(self) -> Set[Hashable]:
         if not self._open and self._watched is None:
-            return NO_ROOMS
+            return NO_ROWS
         task = asyncio.current_task()
         noted = [locks.locked_by(task) for locks in self._watched or ()]
         return self._locked_by(task).union(*noted)
 
-    def _locked_by(self, task: asyncio.Task[object] | None) -> set[UUID]:
-        return {id for transaction, owner in self._open.items() if owner is task for id in transaction.locked}
+    def _locked_by(self, task: asyncio.Task[object] | None) -> set[Hashable]:
+        return {key for transaction, owner in self._open.items() if owner is task for key in transaction.locked}
 
-    async def check_not_locked_by_caller(self, *args: object) -> None:
+    async def check_not_locked_by_caller(self, *keys: Hashable) -> None:
         """Refuse a change that would wait for the COMMIT of a transaction that its own task has open.
 
         Only a task that waits for itself is refused: another task may end its transaction meanwhile.
         Raises: Invalid, Unavailable.
         """
-        room_ids, task = {arg for arg in args if isinstance(arg, UUID)}, asyncio.current_task()
-        if not self._locked_by(task).isdisjoint(room_ids):
+        task = asyncio.current_task()
+        if not self._locked_by(task).isdisjoint(keys):
             raise Invalid("hub", WAITS_FOR_ITSELF)
         for locks in tuple(self._watched or ()):
-            for room_id in locks.locked_by(task) & room_ids:
-                if await locks.holds(room_id):
+            for key in locks.locked_by(task) & set(keys):
+                if await locks.holds(key):
                     raise Invalid("hub", WAITS_FOR_ITSELF)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:

@@ -17,13 +17,12 @@ transaction is over`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence, Set
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from itertools import count
 from math import inf
 from time import monotonic
 from typing import Final, Protocol, TypeAlias, TypeVar
-from uuid import UUID
 
 import asyncpg
 
@@ -51,14 +50,14 @@ statement about several rooms."""
 
 
 class Locks(Protocol):
-    """The rooms that a transaction of the application's has locked."""
+    """The rows that a transaction of the application's has locked, by their keys."""
 
-    def locked_by(self, task: asyncio.Task[object] | None) -> Set[UUID]:
-        """The rooms that this task has locked, and may have unlocked since."""
+    def locked_by(self, task: asyncio.Task[object] | None) -> Set[Hashable]:
+        """The rows that this task has locked, and may have unlocked since."""
         ...
 
-    async def holds(self, room_id: UUID) -> bool:
-        """Whether the room is locked now. Raises: Unavailable."""
+    async def holds(self, key: Hashable) -> bool:
+        """Whether the row is locked now. Raises: Unavailable."""
         ...
 
 
@@ -78,11 +77,11 @@ class OpenTransaction:
         deadline: float | None = None,
         instrumentation: Instrumentation = SILENT,
         *,
-        locked: set[UUID] | None = None,
+        locked: set[Hashable] | None = None,
     ) -> None:
         """`savepoints` numbers the savepoints of the whole transaction. `locked` is what it has locked so far."""
-        self.locked: set[UUID] = set() if locked is None else locked
-        """The rooms whose rows were changed."""
+        self.locked: set[Hashable] = set() if locked is None else locked
+        """The keys of rows that were changed."""
         self.connection = self._connection = connection
         self._deadline_seconds = deadline_seconds
         self._deadline = deadline
@@ -222,14 +221,14 @@ class OpenTransaction:
                 raise
         self._actions += inner._actions
 
-    def note_locked(self, room_id: UUID) -> None:
-        self.locked.add(room_id)
+    def note_locked(self, key: Hashable) -> None:
+        self.locked.add(key)
 
-    def locked_by_caller(self) -> Set[UUID]:
+    def locked_by_caller(self) -> Set[Hashable]:
         """None: a transaction does not wait for itself."""
         return frozenset()
 
-    async def check_not_locked_by_caller(self, *args: object) -> None:
+    async def check_not_locked_by_caller(self, *keys: Hashable) -> None:
         """Nothing, for the same reason."""
 
     def after_commit(self, action: Callable[[], None]) -> None:

@@ -178,6 +178,8 @@ class ReadReceipts(Repository, Renamed):
                 self._MARK_MANY, rooms, users, up_to, lock_wait, deadline=deadline
             )
         watermarks = {(mark.room_id, mark.user_id): self._reported(mark) for mark in marked}
+        for key in watermarks:
+            self._executor.note_locked(key)
         return [watermarks[key] if key in watermarks else NotAMember(*key) for key in keys]
 
     def _reported(self, watermark: Watermark) -> int:
@@ -285,11 +287,13 @@ class ReadReceipts(Repository, Renamed):
         from_seq = inputs.seq("from_seq", from_seq, least=1)
         room_id, user_id = inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id)
         deadline, watermark = self._executor.deadline(), from_seq
+        await self._check_not_locked((room_id, user_id))
         while watermark >= from_seq:
             found = await self._executor.fetch_one(
                 self._MARK_UNREAD, room_id, user_id, from_seq, deadline=deadline
             )
             watermark = self._reported(require(found, NotAMember, room_id, user_id))
+            self._executor.note_locked((room_id, user_id))
         return watermark
 
     _READERS_CURSOR = Cursor("readers", tuple[UUID])

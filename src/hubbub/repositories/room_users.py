@@ -718,6 +718,7 @@ class RoomUsers(Repository):
         )
         member = changed[0] if changed else (await self._states([key], deadline))[key].member
         self._changed(RoomTouched(key.room_id))
+        self._executor.note_locked(key)
         if member is not None and member.role is not role:
             return [Invalid("role", LAST_ADMIN)]
         return [member or NotAMember(*key)]
@@ -735,6 +736,7 @@ class RoomUsers(Repository):
                 self._SET_ROLE_BY, key.room_id, key.user_id, role, by, lock_wait, deadline=deadline
             )
         self._changed(RoomTouched(key.room_id))  # also on a retry
+        self._executor.note_locked(key)
         if changed:
             return [changed[0]]
         actor = MemberKey(key.room_id, by)
@@ -761,6 +763,8 @@ class RoomUsers(Repository):
         states = await self._states([key for key in keys if key not in changed], deadline)
         for room_id in set(rooms):
             self._changed(RoomTouched(room_id))  # also on a retry
+        for key in changed:
+            self._executor.note_locked(key)
         return [
             changed.get(key)
             or (_IsAdmin() if states[key].is_admin and role is not Role.ADMIN else states[key].member)
@@ -803,6 +807,7 @@ class RoomUsers(Repository):
                 self._UPDATE, key.room_id, key.user_id, encoded, lock_wait, deadline=deadline
             )
             self._changed(RoomTouched(key.room_id))  # also on a retry
+            self._executor.note_locked(key)
             return [changed or (await self._states([key], deadline))[key].member or NotAMember(*key)]
 
         return await self._change(apply, None, key=key.room_id, id=key, deadline=deadline)

@@ -26,7 +26,7 @@ from hubbub.deletions import (
 )
 from hubbub.errors import NotFound, Unavailable
 from hubbub.models import Concealed, Credentials, Page, PublicUser, User, UserKind
-from hubbub.postgres import Executor, LockNotAvailable, Statement
+from hubbub.postgres import Executor, LockNotAvailable, OpenTransaction, Statement, key_of_account
 from hubbub.repository import Repository
 from hubbub.sql import by_id, columns, folded, not_deleted, readable, require, username_key, with_presence
 
@@ -35,7 +35,8 @@ PUBLIC_USER = readable(PublicUser)
 KEPT = not_deleted("users.id")
 
 DELETE_ATTEMPTS: Final = 5
-"""Bounds how often the deletion of an account is retried when the user joins a room meanwhile."""
+"""How often the deletion of an account is tried when the user joins a room meanwhile. The last attempt hides the
+account, which then joins none. Otherwise a user who goes on joining rooms could not be deleted."""
 
 
 _COLUMNS: Final = (
@@ -358,11 +359,15 @@ class Users(Repository):
 
         Raises: NotFound, Conflict (the email or username is taken, in any case, or the external_id).
         """
-        username = None if username is None else inputs.username(username)
+        user_id, username = (
+            inputs.uuid("user_id", user_id),
+            None if username is None else inputs.username(username),
+        )
         name = None if display_name is UNSET else inputs.display_name(display_name)
+        await self._check_not_locked(key_of_account(user_id))
         changed = await self._executor.fetch_one(
             self._UPDATE_PROFILE,
-            inputs.uuid("user_id", user_id),
+            user_id,
             None if email is None else inputs.email(email),
             username,
             avatar_url is not UNSET,
@@ -394,8 +399,10 @@ class Users(Repository):
     async def change_password_hash(self, user_id: UUID, password_hash: str) -> None:
         """Replace the hash. It does not end the user's sessions. Raises: NotFound."""
         user_id, password_hash = inputs.uuid("user_id", user_id), _hash("password_hash", password_hash)
+        await self._check_not_locked(key_of_account(user_id))
         if not await self._executor.execute(self._CHANGE_PASSWORD_HASH, user_id, password_hash):
             raise NotFound("user", user_id)
+        self._executor.note_locked(key_of_account(user_id))
 
     _RENEW_PASSWORD_HASH = Statement(
         "users.renew_password_hash",
@@ -424,6 +431,7 @@ class Users(Repository):
     async def update_online_status(self, user_id: UUID, is_online: bool) -> None:
         """Store that the user came online or went offline, and when. Raises: NotFound."""
         user_id, is_online = inputs.uuid("user_id", user_id), inputs.flag("is_online", is_online)
+        await self._check_not_locked(key_of_account(user_id))
         if self._executor.is_distributed:
             await self.get(user_id)  # it raises NotFound
         if not await self._executor.execute(self._UPDATE_ONLINE_STATUS, user_id, is_online):
@@ -489,9 +497,11 @@ class Users(Repository):
     async def _delete(self, user_id: UUID, ended: list[str]) -> None:
         """As `delete`. `ended` gets the ids of the durable sessions that end with the account."""
         user_id, deadline = inputs.uuid("user_id", user_id), self._executor.deadline()
+        await self._check_not_locked(key_of_account(user_id))
         try:
-            for _ in range(DELETE_ATTEMPTS):
-                begun = await self._try_to_delete(user_id, deadline, ended)
+            for attempts_left in reversed(range(DELETE_ATTEMPTS)):
+                hides = not attempts_left and not isinstance(self._executor, OpenTransaction)
+                begun = await self._try_to_delete(user_id, deadline, ended, hides=hides)
                 if begun is not None:
                     break
             else:
@@ -508,19 +518,21 @@ class Users(Repository):
             await finish(self._executor, deletion, self._on_commit, deadline=deadline, ended=ended)
 
     async def _try_to_delete(
-        self, user_id: UUID, deadline: float, ended: list[str]
+        self, user_id: UUID, deadline: float, ended: list[str], *, hides: bool
     ) -> tuple[list[UUID], bool] | None:
         """The rooms that the user has left by it, and whether nothing of the account is left.
 
-        None, with nothing done, if the user joined a room meanwhile.
+        None, with nothing done, if the user joined a room meanwhile. With `hides` the account is hidden instead.
         """
         try:
             async with self._executor.transaction(deadline=deadline) as part:
-                return await self._delete_in(part, user_id, ended)
+                return await self._delete_in(part, user_id, ended, hides=hides)
         except (_JoinedMeanwhile, LockNotAvailable):
             return None
 
-    async def _delete_in(self, part: Executor, user_id: UUID, ended: list[str]) -> tuple[list[UUID], bool]:
+    async def _delete_in(
+        self, part: Executor, user_id: UUID, ended: list[str], *, hides: bool
+    ) -> tuple[list[UUID], bool]:
         if part.is_distributed:  # one room per step, and a transaction for each
             require(await part.fetch_one(LOCK_ACCOUNT, user_id), NotFound, "user", user_id)
             check_outside_transaction(self._executor, "user_id")
@@ -530,7 +542,7 @@ class Users(Repository):
             return [], False
         is_last, rooms = require(await part.fetch_one(LEAVE, user_id), NotFound, "user", user_id)
         is_large = require(await part.fetch_one(LOCK_ACCOUNT, user_id), NotFound, "user", user_id)
-        if is_large or not is_last:
+        if is_large or not is_last or hides:
             check_outside_transaction(self._executor, "user_id")
             await part.execute(HIDE_ACCOUNT, user_id)
             return rooms, False
