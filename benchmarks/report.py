@@ -14,7 +14,7 @@ from benchmarks import capacity
 from benchmarks.machine import Run
 from benchmarks.measuring import ASYNCIO, UVLOOP, Comparison, Figures, Pace, Target
 from benchmarks.peers.node import BARE, IOREDIS, ORIGINAL, STRICT
-from benchmarks.results import Outcome, Results, medians, outcomes
+from benchmarks.results import RESULTS, Outcome, Results, medians, outcomes
 
 PROJECT = Path(__file__).parents[1]
 DOCUMENTS = (PROJECT / "README.md", PROJECT / "docs" / "performance.md", PROJECT / "docs" / "scale.md")
@@ -193,6 +193,26 @@ def _reached_cells(outcome: Outcome | None) -> tuple[str, str, str, str]:
     )
 
 
+def _machines(results: Results) -> str:
+    """The ratios of these results beside those of other machines, which have a folder each below the results."""
+    machines = [results, *(Results.read(file) for file in sorted(RESULTS.glob("*/results.json")))]
+    ratios = [
+        {
+            (outcome.title, outcome.target.figure, against): f"{number(outcome.middle)} x"
+            for outcome in outcomes(one)
+            if outcome.target.of == UVLOOP and (against := outcome.target.against)
+        }
+        for one in machines
+    ]
+    names = [f"{one.machine.processor}, fdatasync {one.runs[0].fdatasync_us:.0f} us" for one in machines]
+    rows = (
+        (title, FIGURE_NAMES.get(figure, figure), against, *(of_one[title, figure, against] for of_one in ratios))
+        for title, figure, against in ratios[0]
+        if all((title, figure, against) in of_one for of_one in ratios)
+    )
+    return "\n".join(_markdown_table(("cell", "figure", "against", *names), rows))
+
+
 def _processor_time(results: Results) -> str:
     """The table of processor time per operation, and of the cores that were busy with it."""
     columns = (
@@ -264,6 +284,7 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
     "overview": _overview,
     "conditions": _conditions,
     "targets": _reached,
+    "machines": _machines,
     "processor": _processor_time,
     "capacity": capacity.markdown,
     "steps": capacity.steps,
