@@ -24,14 +24,15 @@ from hypothesis import settings as hypothesis_settings
 from citus import cluster as citus
 from citus.cluster import Cluster
 from commands import execute
+from databases import EMPTY, Databases
 from hubbub import Hub, PostgresSettings, Settings, migrations
-from hubbub.migrations import TABLES, distribution
+from hubbub.migrations import distribution
 from hubbub.models import Room, User
 from hubbub.postgres import Pool
 from hubbub.testing import Template, serving
 from pgbouncer.run import chosen, through
 from pgbouncer.server import PgBouncer
-from rights import ROLE, as_redis_user, as_role, in_a_copy, make_redis_users, role, superuser
+from rights import ROLE, as_redis_user, as_role, make_redis_users, role, superuser
 
 if TYPE_CHECKING:
     from secrecy.leaks import LeakSearch
@@ -59,7 +60,8 @@ for name in [name for name in os.environ if name.startswith(SET_BY_SHELLS)]:
 # `make check` runs english and sql.
 SLOW = (
     *("backup", "browser", "cli", "diagnostics", "docs", "embedded", "english", "examples", "faults"),
-    *("injection", "pgbouncer", "secrecy", "sql", "tls"),
+    *("injection", "javascript/test_network", "pgbouncer", "secrecy", "sql", "tls"),
+    *("redis/test_cluster", "redis/test_sentinel", "redis/test_sharded"),
     *("history/test_crashes", "history/test_import", "migrations", "performance", "versions"),
     *("services/feed", "services/test_accounts", "services/test_presence", "services/test_rate_limits"),
     *(
@@ -107,15 +109,20 @@ LONG = (
 )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even read the slow files in `make test-fast`: all processes of the run read all files."""
+    return True if config.option.markexpr == "not slow" and _is_of(collection_path, SLOW) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if _is_of(item, SLOW):
+        if _is_of(item.path, SLOW):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: not _is_of(item, LONG))
+    items.sort(key=lambda item: not _is_of(item.path, LONG))
 
 
-def _is_of(item: pytest.Item, paths: tuple[str, ...]) -> bool:
-    return item.path.relative_to(Path(__file__).parent).as_posix().startswith(paths)
+def _is_of(path: Path, beginnings: tuple[str, ...]) -> bool:
+    return path.relative_to(Path(__file__).parent).as_posix().startswith(beginnings)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -165,6 +172,12 @@ async def template(servers: Settings, hubbub_template: Template, administrator: 
     return hubbub_template.as_sql
 
 
+@pytest.fixture(scope="session")
+def databases(servers: Settings, administrator: PostgresSettings, template: str) -> Databases:
+    """The migrated databases of this process of the run."""
+    return Databases(servers.postgres, administrator, template)
+
+
 @pytest.fixture
 async def empty_database(servers: Settings, administrator: PostgresSettings) -> AsyncIterator[PostgresSettings]:
     """A database of this test's own, without a table."""
@@ -196,19 +209,17 @@ async def distributed_database(cluster: Cluster) -> PostgresSettings:
 
 @pytest.fixture
 async def postgres_settings(
-    servers: Settings, administrator: PostgresSettings, template: str, request: pytest.FixtureRequest
+    databases: Databases, request: pytest.FixtureRequest
 ) -> AsyncIterator[PostgresSettings]:
     """A database of this test's own, migrated, for its owner."""
     if "ON_CITUS" in os.environ and "citus/" not in str(request.path):
         database: PostgresSettings = request.getfixturevalue("distributed_database")
-        await execute(database, f"TRUNCATE {', '.join(sorted({*TABLES} - {'hubbub_schema_version'}))}")
+        await execute(database, EMPTY)
         yield database
         return
-    name = f"test_{uuid4().hex}"
-    create = f"CREATE DATABASE {name} OWNER {servers.postgres.user} TEMPLATE {template}"
-    await execute(administrator, create, *in_a_copy(name))
-    yield replace(servers.postgres, database=name)
-    await execute(administrator, f"DROP DATABASE {name} WITH (FORCE)")
+    database, state = await databases.take()
+    yield database
+    await databases.give_back(database, state)
 
 
 @pytest.fixture(scope="session")

@@ -291,6 +291,7 @@ async def test_delete_account_ends_all_sessions(hub: Hub, ada: User) -> None:
         await hub.users.get(ada.id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "step", "call"),
     [

@@ -7,7 +7,7 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import hubbub
@@ -26,14 +26,17 @@ CONFIGURING = {
 OF_A_TERMINAL = ("cli", "__main__.py")
 
 
-def _calls() -> Iterator[tuple[str, str, ast.Call]]:
+@cache
+def _calls() -> list[tuple[str, str, ast.Call]]:
     """Every call in the package: its file, the name of the function, the call."""
+    calls = []
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call):
                 called = node.func
                 name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-                yield str(file.relative_to(PACKAGE)), name, node
+                calls.append((str(file.relative_to(PACKAGE)), name, node))
+    return calls
 
 
 def _documented() -> set[str]:

@@ -143,6 +143,7 @@ async def test_second_run_has_nothing_to_do(recorded: PostgresSettings) -> None:
     assert await rows(recorded, CONSTRAINTS) == constraints
 
 
+@pytest.mark.slow
 async def test_run_that_was_stopped_after_any_step_is_completed(recorded: PostgresSettings) -> None:
     stops = 0
     while (await distribution.plan(recorded)).left:

@@ -1,0 +1,86 @@
+"""Migrated databases that tests use one after the other.
+
+PostgreSQL writes 300 files for a copy of the template, deletes them when it is dropped, and builds a cache of the
+catalog for the first connection. That took more processor time than the test itself in most tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import uuid4
+
+from commands import execute
+from hubbub import PostgresSettings
+from hubbub.migrations import TABLES
+from hubbub.postgres import connect
+from rights import in_a_copy
+
+EMPTY = f"TRUNCATE {', '.join(sorted({*TABLES} - {'hubbub_schema_version'}))} RESTART IDENTITY"
+
+# A change of a catalog adds a row of a newer transaction, or takes one away. The statistics of ANALYZE are among
+# them: they would change the plans of the next test.
+ROWS = (
+    *(
+        f"{catalog} WHERE {oid} >= 16384"  # the first that is not of PostgreSQL itself
+        for catalog, oid in (
+            *(("pg_class", "oid"), ("pg_attribute", "attrelid"), ("pg_statistic", "starelid")),
+            *(("pg_constraint", "oid"), ("pg_index", "indexrelid"), ("pg_trigger", "oid")),
+            *(("pg_proc", "oid"), ("pg_type", "oid")),
+        )
+    ),
+    *("pg_namespace WHERE nspname !~ '^pg_(toast_)?temp'", "pg_default_acl", "pg_extension"),
+    "public.hubbub_schema_version",
+    "pg_db_role_setting WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())",
+)
+OF_ROWS = ", ".join(f"(SELECT (count(*), max(xmin::text::bigint)) FROM {rows})" for rows in ROWS)
+STATE = f"""
+    SELECT concat_ws(' ', {OF_ROWS})
+        || (SELECT (datconnlimit, datacl) FROM pg_database WHERE datname = current_database())
+"""
+
+# That of a process which outlives its test, or was not closed.
+CONNECTION_IS_LEFT = """
+    SELECT EXISTS (
+        SELECT FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+    )
+"""
+
+
+class Databases:
+    """The databases of one process of the run. A test has one for itself, with empty tables."""
+
+    def __init__(self, owner: PostgresSettings, administrator: PostgresSettings, template: str) -> None:
+        self._owner = owner
+        self._administrator = administrator
+        self._template = template
+        self._clean: list[tuple[str, str]] = []
+        """The names of those that no test has, with their states."""
+
+    async def take(self) -> tuple[PostgresSettings, str]:
+        """A database, and its state, with which it is to be given back."""
+        if not self._clean:
+            name = f"test_{uuid4().hex}"
+            create = f"CREATE DATABASE {name} OWNER {self._owner.user} TEMPLATE {self._template}"
+            await execute(self._administrator, create, *in_a_copy(name))
+            connection = await connect(replace(self._administrator, database=name))
+            self._clean.append((name, await connection.fetchval(STATE)))
+            await connection.close()
+        name, state = self._clean.pop()
+        return replace(self._owner, database=name), state
+
+    async def give_back(self, database: PostgresSettings, state: str) -> None:
+        """Empty the tables for the next test, or drop the database if anything else was changed."""
+        name = database.database
+        connection = await connect(replace(self._administrator, database=name))
+        try:
+            is_whole = (
+                not await connection.fetchval(CONNECTION_IS_LEFT) and await connection.fetchval(STATE) == state
+            )
+            if is_whole:
+                await connection.execute(EMPTY)
+                self._clean.append((name, await connection.fetchval(STATE)))
+        finally:
+            await connection.close()
+        if not is_whole:
+            await execute(self._administrator, f"DROP DATABASE {name} WITH (FORCE)")
