@@ -5,6 +5,8 @@ WORKERS ?= 3
 # In the order of tests/conftest.py, which begins with the files that take long. xdist would begin with many tests.
 IN_WORKERS = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
+# Without bytecode each process of the suite would compile all tests and all packages anew, for 10 s.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help demo chat test test-fast test-wheel coverage matrix pooled servers patroni citus audit faults bench check docs types release format clean
 
