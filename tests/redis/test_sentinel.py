@@ -113,6 +113,25 @@ async def test_former_master_that_does_not_know_it_is_left(tmp_path: Path) -> No
         assert server.runs
 
 
+@pytest.mark.slow
+async def test_second_gap_follows_once_all_publishers_must_have_left_the_former_master(tmp_path: Path) -> None:
+    """Another process may find later that the master is a new one, and publish at the former one until then."""
+    with Starter(tmp_path) as starter:
+        former, sentinel, settings = await of_one(starter)
+        newer = starter.server("newer")
+        async with connected(settings) as (connection, subscriptions):
+            channel = await subscriptions.subscribe("news")
+            await ask_sentinel(sentinel, "SENTINEL", "REMOVE", MASTER)
+            await ask_sentinel(sentinel, "SENTINEL", "MONITOR", MASTER, "127.0.0.1", newer.port, 1)
+            async with asyncio.timeout(HANGS_AFTER_SECONDS):
+                assert await anext(channel) == Gap("reconnected")
+                assert await ask(former, "PUBLISH", "news", "too late") == 0
+                await repeated(connection, "PUBLISH", "news", "hello")
+                while (received := await anext(channel)) == b"hello":
+                    pass
+                assert received == Gap("reconnected")
+
+
 async def test_address_is_the_one_of_the_new_epoch_while_the_leader_of_the_failover_shows_the_former_one() -> None:
     """Until all replicas follow the new master, SENTINEL MASTER has its epoch and the former address."""
 

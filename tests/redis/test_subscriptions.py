@@ -16,7 +16,7 @@ import pytest
 from hubbub.errors import Invalid, Unavailable
 from hubbub.redis import Connection, Gap, Received, Subscription, Subscriptions
 from hubbub.redis import subscriptions as module
-from hubbub.redis.subscriptions import Listener
+from hubbub.redis.subscriptions import Listener, SubscriptionProtocol
 from impostor import command, handshake, impostor
 from redis_server import PASSWORD, Server
 from waiting import until, until_it_answers
@@ -699,3 +699,25 @@ async def test_unsubscribe_ends_the_iteration_of_a_waiting_reader() -> None:
 
 async def collect(subscription: Subscription) -> list[bytes | Gap]:
     return [received async for received in subscription]
+
+
+async def test_channels_of_a_new_connection_are_asked_for_in_several_turns_of_the_loop(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHANNELS_PER_TURN", 10)
+    asked: list[int] = []
+    change = SubscriptionProtocol.change
+
+    def noting(protocol: SubscriptionProtocol, *, subscribe: list[bytes], unsubscribe: list[bytes]) -> None:
+        asked.append(len(subscribe))
+        change(protocol, subscribe=subscribe, unsubscribe=unsubscribe)
+
+    monkeypatch.setattr(SubscriptionProtocol, "change", noting)
+    received: list[Received] = []
+    subscriptions = Subscriptions(server.settings)
+    for number in range(95):
+        subscriptions.subscribe_soon_with(f"channel:{number}", received.append)
+    await subscriptions.start()
+    await until(lambda: len(received) == 95)
+    assert asked == [10] * 9 + [5]
+    await subscriptions.close()

@@ -268,6 +268,10 @@ class RespProtocol(ABC, asyncio.BufferedProtocol):
 class Connector(ABC):
     """Chooses the server to connect to."""
 
+    late_publishers_seconds = 0.0
+    """How long other processes may publish at the server of the connection before. Zero where that is the same
+    server."""
+
     @abstractmethod
     async def connect(self, client_name: str) -> Opened:
         """Connect to it, as `connect` does. Raises: Unavailable."""

@@ -35,10 +35,11 @@ class ServerConnector(Connector):
         self._address = address
 
     async def connect(self, client_name: str) -> Opened:
-        async def greet(handshake: Handshake) -> None:
-            _check_mode(handshake, self._settings, self._address)
+        return await connect(self._settings, *self._address, client_name, self.greet)
 
-        return await connect(self._settings, *self._address, client_name, greet)
+    async def greet(self, handshake: Handshake) -> None:
+        """Refuse a server of another kind. Raises: Unavailable."""
+        _check_mode(handshake, self._settings, self._address)
 
 
 class Master(NamedTuple):
@@ -72,6 +73,7 @@ class SentinelConnector(Connector):
             sentinel_password=None,
         )
         self._address = settings.addresses[0]
+        self._connected_to: Address | None = None
 
     async def connect(self, client_name: str) -> Opened:
         async def greet(handshake: Handshake) -> None:
@@ -82,7 +84,12 @@ class SentinelConnector(Connector):
                 raise Unavailable("redis", f"{self._address} is a replica, and the Sentinels call it the master")
 
         self._address = await self.find(client_name)
-        return await connect(self._settings, *self._address, client_name, greet)
+        opened = await connect(self._settings, *self._address, client_name, greet)
+        has_moved = self._connected_to not in {None, self._address}
+        # Each question takes two seconds at most, and a Sentinel that was cut off names the former master.
+        self.late_publishers_seconds = 2 * WATCH_SECONDS * len(self._settings.addresses) if has_moved else 0
+        self._connected_to = self._address
+        return opened
 
     def watch(self) -> asyncio.Task[str]:
         return asyncio.create_task(self._until_moved(self._address), name="hubbub: watching the master of Redis")

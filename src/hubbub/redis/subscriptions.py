@@ -22,6 +22,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 
 import hiredis
@@ -42,6 +43,9 @@ logger = logging.getLogger("hubbub.redis")
 CHANNELS_PER_COMMAND: Final = 1_000
 """Bounds how long one SUBSCRIBE occupies the server, and how many channels are asked for one by one when the
 server refuses one of them."""
+
+CHANNELS_PER_TURN: Final = 5_000
+"""Bounds how long the channels of a new connection hold the event loop: for 10 ms."""
 
 MAX_UNREAD_BYTES: Final = 8 * 1024 * 1024
 """Payloads that wait for one reader. A thousand of the longest messages of `hub.realtime` would be 250 MB. Redis
@@ -375,11 +379,14 @@ class SubscriptionConnection(Reconnector[SubscriptionProtocol]):
         protocol = self._protocol
         if protocol is None or not protocol.writable:
             return  # _on_connected or resume_writing calls again
-        subscribe = [name for name in self._changed if name in self.wanted and name not in protocol.asked]
-        unsubscribe = [name for name in self._changed if name not in self.wanted and name in protocol.asked]
-        self._changed.clear()
+        changed = list(islice(self._changed, CHANNELS_PER_TURN))
+        self._changed.difference_update(changed)
+        subscribe = [name for name in changed if name in self.wanted and name not in protocol.asked]
+        unsubscribe = [name for name in changed if name not in self.wanted and name in protocol.asked]
         if subscribe or unsubscribe:
             protocol.change(subscribe=subscribe, unsubscribe=unsubscribe)
+        if self._changed:
+            self._reconciling.request()
 
     def is_live(self, name: bytes) -> bool:
         """Whether messages on the channel arrive on this connection."""
@@ -426,9 +433,10 @@ class SubscriptionConnection(Reconnector[SubscriptionProtocol]):
 class Subscriptions(SubscriptionConnection):
     """One connection to Redis for subscriptions, with fan-out in memory.
 
-    After a reconnect all channels are asked for again, and every subscriber gets a Gap. A server that refuses for
-    now is asked again until it confirms, and the subscribers that stayed get a Gap then. After `heartbeat_seconds`
-    of silence the server is probed, and has the deadline of the settings to answer.
+    After a reconnect all channels are asked for again, and every subscriber gets a Gap. If the new connection is
+    to another server, a second one follows once other processes must have left the former one. A server that
+    refuses for now is asked again until it confirms, and the subscribers that stayed get a Gap then. After
+    `heartbeat_seconds` of silence the server is probed, and has the deadline of the settings to answer.
     """
 
     def __init__(
@@ -439,6 +447,8 @@ class Subscriptions(SubscriptionConnection):
         self._prefix = settings.prefix
         self._channels: dict[bytes, Channel] = {}
         self.wanted = self._channels
+        self._late: deque[tuple[float, bytes]] = deque()
+        self._late_timer = EarliestTimer(self._add_late_gaps)
 
     @property
     def servers(self) -> Collection[SubscriptionConnection]:
@@ -452,6 +462,7 @@ class Subscriptions(SubscriptionConnection):
     async def close(self) -> None:
         """Close the connection for good. All iterations end. Idempotent."""
         await super().close()
+        self._late_timer.cancel()
         channels, self._channels = self._channels, {}
         for channel in channels.values():
             for listener in tuple(channel.listeners):
@@ -571,6 +582,28 @@ class Subscriptions(SubscriptionConnection):
     def _on_connected(self, protocol: SubscriptionProtocol) -> None:
         super()._on_connected(protocol)
         self._instrumentation.connected("redis-subscriptions")
+        if seconds := self._connector.late_publishers_seconds:
+            self.expect_late_messages(self._channels, seconds)
+
+    def expect_late_messages(self, names: Iterable[bytes], seconds: float) -> None:
+        """Give a Gap to the subscribers of these channels after `seconds`.
+
+        Until then other processes may publish at a server from which no more messages come here.
+        """
+        now = asyncio.get_running_loop().time()
+        self._late.extend((now + seconds, name) for name in names)
+        if self._late:
+            self._late_timer.request(self._late[0][0], now)
+
+    def _add_late_gaps(self, now: float) -> None:
+        for _ in range(min(len(self._late), CHANNELS_PER_TURN)):
+            if self._late[0][0] > now:
+                break
+            _, name = self._late.popleft()
+            if self.is_live(name):
+                self.confirmed(name)
+        if self._late:
+            self._late_timer.request(self._late[0][0], now)
 
     def _on_disconnected(self, failure: Unavailable) -> None:
         if not failure.retryable:
