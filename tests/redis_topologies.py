@@ -237,12 +237,10 @@ def cluster(folder: Path, extra: Mapping[int, tuple[str, ...]] | None = None) ->
     )
     with Starter(folder) as starter:
         of = extra or {}
-        yield Cluster(
-            [starter.server(f"node-{n}", *lines, *of.get(n, ()), port=_port_of_node()) for n in range(6)]
-        )
+        yield Cluster([starter.server(f"node-{n}", *lines, *of.get(n, ()), port=port_of_node()) for n in range(6)])
 
 
-def _port_of_node() -> int:
+def port_of_node() -> int:
     """A free port of those whose cluster bus has a free one too, which is 10,000 further."""
     while True:
         port = free_port()

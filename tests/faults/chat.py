@@ -152,15 +152,18 @@ class Chat:
         """Calls that were given up, because the error of each try excluded that it was made."""
         return sum(isinstance(record, GaveUp) for history in self.sent for record in history)
 
-    def delays(self) -> list[float]:
-        """Seconds from the acknowledgement of each message to each follower, in order of size."""
+    def delays(self, since: int = 0) -> list[float]:
+        """Seconds from the acknowledgement of each message to each follower, in order of size.
+
+        `since` is the time of the histories from which messages count.
+        """
         acknowledged = {message_id: sent.acknowledged for message_id, sent in sent_in(self.sent).items()}
         return sorted(
             (record.at - at) / 1e9
             for worker in self.followers
             for record in read(worker.history)
             if isinstance(record, Delivered) and record.kind == MessageSent.kind and record.message_id is not None
-            if (at := acknowledged.get(record.message_id)) is not None
+            if (at := acknowledged.get(record.message_id)) is not None and at >= since
         )
 
     async def under_load(self, fragile: FragileServers, fault: Fault, through: Settings | None = None) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
 
 from benchmarks import standby
 from commands import execute
@@ -94,12 +95,24 @@ class Standby:
 
     def kill(self) -> None:
         """kill -9 of all its processes."""
+        self._signal(SIGKILL)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop all its processes within the block (SIGSTOP). They keep their connections."""
+        self._signal(SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal(SIGCONT)
+
+    def _signal(self, signal: Signals) -> None:
         holder = self._server.process.holder()
         assert holder is not None
         children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()
         for pid in (holder.pid, *map(int, children)):
             with suppress(ProcessLookupError):
-                os.kill(pid, SIGKILL)
+                os.kill(pid, signal)
 
     async def _is_cut_off(self) -> bool:
         return not await self._replicates("true") and await self._has_replayed_all()

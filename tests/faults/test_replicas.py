@@ -191,6 +191,47 @@ async def test_replica_that_replays_nothing_is_left_and_used_again(pair: Pair) -
         assert (await hub.messages.page(room.id)).items == [sent]
 
 
+async def test_replica_that_hangs_is_left_and_its_reads_end_on_the_primary(pair: Pair) -> None:
+    names = Names()
+    async with Hub(pair.replicated, instrumentation=names) as hub:
+        user = await hub.users.create("ada@example.org", "ada", "!")
+        room = await hub.rooms.create("room", created_by=user.id)
+        sent = await hub.messages.send(room.id, user.id, "hello")
+
+        async def is_read_on_replica() -> bool:
+            names.counts.clear()
+            return (await hub.messages.page(room.id)).items == [sent] and not names.counts["messages.page"]
+
+        await until_it_answers(is_read_on_replica)
+        with pair.standby.frozen():
+            for _ in range(20):
+                assert (await hub.messages.page(room.id)).items == [sent]
+            await in_service(hub, 0)
+        await until_it_answers(is_read_on_replica)
+
+
+async def test_cursor_of_another_process_is_read_on_the_primary_while_the_replica_does_not_have_it(
+    pair: Pair,
+) -> None:
+    names = Names()
+    async with Hub(pair.replicated, instrumentation=names) as hub, Hub(pair.replicated) as other:
+        user = await other.users.create("ada@example.org", "ada", "!")
+        room = await other.rooms.create("room", created_by=user.id)
+        sent = await other.messages.send(room.id, user.id, "0")
+
+        async def is_read_on_replica() -> bool:
+            names.counts.clear()
+            return (await hub.messages.page(room.id)).items == [sent] and not names.counts["messages.page"]
+
+        await until_it_answers(is_read_on_replica)
+        await pair.standby.pause()
+        later = [await other.messages.send(room.id, user.id, text) for text in ("1", "2")]
+        log = await hub.messages.since(room.id, later[0].cursor)
+        assert [one.message for one in log.items if isinstance(one, MessageSent)] == later[1:]
+        assert (await hub.messages.page(room.id, around=later[1])).items == [sent, *later]
+        await pair.standby.resume()
+
+
 async def test_reads_go_on_while_a_replica_is_killed_and_promoted(pair: Pair) -> None:
     async with Hub(pair.replicated) as hub:
         user = await hub.users.create("ada@example.org", "ada", "!")

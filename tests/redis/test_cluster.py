@@ -17,13 +17,15 @@ from hubbub.events import MessageSent
 from hubbub.passwords import LEAST_COST, Passwords
 from hubbub.redis import Connection, Gap, ReplyError, Subscriptions, connection_to
 from hubbub.redis.cluster import ClusterConnection
+from hubbub.redis.commands import Call
+from hubbub.redis.connection import pack
 from hubbub.redis.replies import as_bytes
 from hubbub.redis.slots import slot_of
 from hubbub.services.sessions.sessions import SessionService, key_of, tag_of
 from hubbub.testing import empty
 from redis_server import Server
 from redis_topologies import Cluster
-from waiting import until, until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until, until_it_answers
 
 pytestmark = pytest.mark.slow
 
@@ -407,3 +409,22 @@ async def test_close_ends_calls_that_wait(own_cluster: Cluster) -> None:
         await until(lambda: bool(connection._paused))
     with pytest.raises(Unavailable, match="closed"):
         await waiting
+
+
+async def test_call_for_a_node_that_is_about_to_be_closed_goes_to_the_owner_of_the_slot(
+    shared_cluster: Cluster,
+) -> None:
+    """Its connection is closed in the next turn of the loop, and would fail what it was given in this one."""
+    async with connected(shared_cluster.settings) as (connection, _):
+        await connection.execute("SET", "session:a", "1")
+        node = connection._owners[slot_of(b"session:a")]
+        assert node is not None
+        node.is_retired = True
+        del connection._nodes[node.address]
+        closing = asyncio.create_task(node.close())
+        now = asyncio.get_running_loop().time()
+        reply: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        packed = pack(("GET", f"{shared_cluster.settings.prefix}session:a"))
+        connection._send(node, Call(reply, packed, now, now + HANGS_AFTER_SECONDS, False))
+        await closing
+        assert await reply == b"1"

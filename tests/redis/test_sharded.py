@@ -32,7 +32,7 @@ from waiting import until, until_it_answers
 
 pytestmark = pytest.mark.slow
 
-WITHOUT_SHARDS = ('rename-command SPUBLISH ""', 'rename-command SSUBSCRIBE ""')
+WITHOUT_SHARDS = tuple(f'rename-command {verb} ""' for verb in ("SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE"))
 """A node with these lines answers as Redis 6.2 does, which refuses them."""
 
 
@@ -101,6 +101,12 @@ class Recorder:
     @property
     def numbers(self) -> list[int]:
         return [int(one) for one in self.all if not isinstance(one, Gap)]
+
+    def since(self, number: int) -> Recorder:
+        """The messages and gaps from this number on."""
+        tail = Recorder()
+        tail.all = self.all[self.all.index(b"%d" % number) :]
+        return tail
 
     def no_number_is_missing_without_a_gap(self) -> bool:
         newest: int | None = None
@@ -248,7 +254,8 @@ async def test_failover_of_the_owner_gives_a_gap_and_all_later_messages(
                 number += 1
                 await connection.execute("PUBLISH", name, number, deadline_seconds=30)
             await until(lambda: received.numbers[-1] == number)
-            assert received.numbers[-101:] == list(range(number - 100, number + 1))
+            # A node that does not know of the failover yet may name the former owner once more.
+            assert received.since(number - 100).no_number_is_missing_without_a_gap()
             if failover != "planned":  # the second one is for what a publisher sent that still reached the owner
                 await until(lambda: received.gaps >= 2)
         await until_it_answers(is_received_elsewhere)
@@ -303,6 +310,52 @@ async def test_nodes_of_mixed_versions_deliver_every_message(
         assert all(one.numbers == [1, 1, 2, 2, 3, 3, 4, 4] for one in received.values())
 
 
+async def test_idle_connection_to_a_node_without_sharded_pubsub_gives_no_gap_when_it_is_made_again(
+    mixed_cluster: Cluster,
+) -> None:
+    """The channels of its slots are at another node, whose connection stays."""
+    nodes = mixed_cluster
+    async with connected(nodes.settings) as (connection, subscriptions):
+        older = nodes.nodes[1]
+        name, received = await room_of(nodes, older), Recorder()
+        await subscriptions.subscribe_with(name, received.all.append)
+        await until(lambda: name.encode() in subscriptions.wanted)
+        idle = subscriptions._nodes[Address("127.0.0.1", older.port)]
+        for number in range(3):
+            former = idle._protocol
+            assert former is not None
+            former.drop("as by a firewall")
+            await until(lambda former=former: idle._protocol not in {None, former})  # type: ignore[misc]
+            await connection.execute("PUBLISH", name, number)
+            await until(lambda number=number: received.numbers[-1:] == [number])  # type: ignore[misc]
+        assert received.all == [b"0", b"1", b"2"]
+
+
+async def test_slot_that_moves_concerns_no_channel_of_another_slot(
+    own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a reshard of a cluster with many followed rooms the slots are read twenty times a second."""
+    async with connected(own_cluster.settings) as (_, subscriptions):
+        source, target, *_ = own_cluster.nodes
+        names = rooms(300)
+        await asyncio.gather(*[subscriptions.subscribe(name) for name in names])
+        moving = await room_in(own_cluster, source, names)
+        slot = slot_of(moving.encode())
+        looked_up: list[bytes] = []
+        find = subscriptions._find
+
+        def noting(name: bytes) -> Any:  # noqa: ANN401
+            looked_up.append(name)
+            return find(name)
+
+        monkeypatch.setattr(subscriptions, "_find", noting)
+        async for _ in own_cluster.move(slot, source, target):
+            pass
+        await until(lambda: moving.encode() in looked_up)
+        await until(lambda: subscriptions.connected)
+        assert {slot_of(name) for name in looked_up} == {slot}
+
+
 def reach_sharded_nodes(sender: ClusterConnection) -> bool:
     """Whether it is connected to the owner of each slot, and has found SPUBLISH refused by none of them since."""
     return all(owner is not None and owner.connected and owner.is_sharded for owner in set(sender._owners))
@@ -353,6 +406,9 @@ def push(*words: bytes) -> bytes:
 
 Answers = dict[tuple[bytes, ...], bytes]
 
+PROBE = (b"SUNSUBSCRIBE", b"room:")
+"""By which a new connection asks for sharded pub/sub."""
+
 A, B = b"room:{a}", b"room:{a}:b"
 MOVED = b"-MOVED %d 127.0.0.1:7001\r\n" % slot_of(A)
 
@@ -365,7 +421,8 @@ async def node_at(answers: Answers, *, connections: list[int]) -> AsyncIterator[
         connections.append(len(connections))
         parser = await handshake(reader, writer)
         while True:
-            writer.write(answers[tuple(await command(reader, parser))])
+            words = tuple(await command(reader, parser))
+            writer.write(push(b"sunsubscribe", b"room:") if words == PROBE else answers[words])
 
     async with impostor(talk) as settings:
         address = Address("127.0.0.1", settings.port)

@@ -138,8 +138,10 @@ class TlsRedis:
         self._certificates = certificates
         self._started: list[Server] = []
 
-    def showing(self, kind: Kind, *, asks_clients: bool = False) -> RedisSettings:
-        """Start a server with this certificate, and return its settings."""
+    def showing(
+        self, kind: Kind, *lines: str, asks_clients: bool = False, port: int | None = None
+    ) -> RedisSettings:
+        """Start a server with this certificate and these further lines, and return its settings."""
         certificate = self._certificates.of_server(kind)
         folder = self._folder / f"redis-{len(self._started)}"
         folder.mkdir()
@@ -147,8 +149,9 @@ class TlsRedis:
             *("port 0", "tls-port {port}", f'tls-cert-file "{certificate.cert}"'),
             *(f'tls-key-file "{certificate.key}"', f'tls-ca-cert-file "{self._certificates.authority}"'),
             f"tls-auth-clients {'yes' if asks_clients else 'no'}",
+            *lines,
         )
-        server = Server(self.binary, folder, extra=extra).start()
+        server = Server(self.binary, folder, extra=extra, port=port).start()
         self._started.append(server)
         return replace(server.settings, password=PASSWORD, tls=True, ssl_root_cert=self._certificates.authority)
 

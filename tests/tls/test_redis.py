@@ -6,10 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from hubbub import RedisSettings, Unavailable
-from hubbub.redis import Connection, Subscriptions
+from hubbub import RedisSettings, Unavailable, new_id
+from hubbub.events import room_channel
+from hubbub.redis import ClusterConnection, ClusterSubscriptions, Connection, Subscriptions
+from hubbub.redis.connector import ServerConnector
+from hubbub.redis.replies import as_bytes
+from hubbub.redis.slots import SLOTS
+from redis_topologies import port_of_node
 from tls.certificates import Certificates, Kind
 from tls.conftest import TlsRedis
+from waiting import until_it_answers
 
 
 async def refusal(settings: RedisSettings) -> str:
@@ -67,3 +73,27 @@ async def test_client_without_certificate_is_refused(redis: TlsRedis) -> None:
     with pytest.raises(Unavailable):
         await connection.execute("PING")
     await connection.close()
+
+
+async def test_nodes_of_a_cluster_are_reached_over_tls(redis: TlsRedis) -> None:
+    lines = ("cluster-enabled yes", "tls-cluster yes")
+    settings = replace(redis.showing("good", *lines, port=port_of_node()), cluster=True)
+    node = Connection(settings, connector=ServerConnector(settings, settings.addresses[0]))
+    await node.start()
+    await node.execute("CLUSTER", "ADDSLOTS", *range(SLOTS))
+    connection = ClusterConnection(settings)
+    subscriptions = ClusterSubscriptions(settings, connection)
+    await connection.start()
+    await subscriptions.start()
+    await until_it_answers(lambda: _is_ok(node))
+    channel = room_channel(new_id())
+    async with await subscriptions.subscribe(channel) as heard:
+        assert len(subscriptions.servers) == 2
+        await connection.execute("PUBLISH", channel, "in secret")
+        assert await anext(heard) == b"in secret"
+    for one in subscriptions, connection, node:
+        await one.close()
+
+
+async def _is_ok(node: Connection) -> bool:
+    return b"cluster_state:ok" in as_bytes(await node.execute("CLUSTER", "INFO"))

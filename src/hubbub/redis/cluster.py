@@ -42,7 +42,7 @@ PAUSE_SECONDS: Final = 0.05
 DOUBT_SECONDS: Final = 0.5
 """The pause between two readings of the slots while a primary cannot be reached: a replica may take its place."""
 
-REFRESH_SECONDS: Final = 5.0
+REFRESH_SECONDS: Final = 1.0
 """The same while all can be reached. It finds the replica that took the place of a primary that hangs."""
 
 ANSWER_SECONDS: Final = 0.5
@@ -136,10 +136,9 @@ class ClusterConnection(Connection):
         self._first_reading_ended = asyncio.Event()
         self._paused: deque[Paused] = deque()
         self._pause_timer = EarliestTimer(self._send_paused)
-        self.slots_version = 0
-        """Changes with each change of an owner."""
-        self.on_slots: Callable[[], Awaitable[None]] = _ignore
-        """Called each time that the slots were read."""
+        self._changed_slots: set[int] = set()
+        self.on_slots: Callable[[set[int]], Awaitable[None]] = _ignore
+        """Called each time that the slots were read, with those whose owner has changed since the last time."""
 
     @property
     def waiting(self) -> int:
@@ -219,7 +218,7 @@ class ClusterConnection(Connection):
         slot, named = int(str(refusal).split()[1]), self._node_at(_named_in(refusal, asked))
         if named is not self._owners[slot]:
             self._owners[slot] = named
-            self.slots_version += 1
+            self._changed_slots.add(slot)
         self.read_slots_soon()
 
     async def _read_slots(self) -> float:
@@ -245,8 +244,12 @@ class ClusterConnection(Connection):
         for slots, [primary, *_] in shards_in(reply, asked.peer):
             owners[slots] = [self._node_at(primary)] * (slots.stop - slots.start)
         if owners != self._owners:
+            self._changed_slots.update(
+                slot
+                for slot, (new, former) in enumerate(zip(owners, self._owners, strict=True))
+                if new is not former
+            )
             self._owners = owners
-            self.slots_version += 1
         owning, ended = set(owners), []
         for node in [node for node in self._nodes.values() if node not in owning]:
             for call in node.take_unwritten():
@@ -257,7 +260,8 @@ class ClusterConnection(Connection):
                 ended.append(node)
             node.is_retired = True
         self._ended.update(ended)  # until they are closed: `close` may cancel this
-        await asyncio.gather(self.on_slots(), *[node.close() for node in ended])
+        changed, self._changed_slots = self._changed_slots, set()
+        await asyncio.gather(self.on_slots(changed), *[node.close() for node in ended])
         self._ended.difference_update(ended)
 
     def _node_at(self, address: Address) -> NodeConnection:
@@ -323,7 +327,8 @@ class ClusterConnection(Connection):
 
     def _send(self, node: Connection, call: Call) -> None:
         loop, enqueue = asyncio.get_running_loop(), node._enqueue
-        if node is self or node.is_closed:  # any node answers with the present owner of the slot
+        is_left = isinstance(node, NodeConnection) and (node.is_retired or node.is_closed)
+        if node is self or is_left:  # any node answers with the present owner of the slot
             enqueue = super()._enqueue
             if isinstance(call, Resent):
                 call.packed, call.is_asked = call.command, False
@@ -333,7 +338,7 @@ class ClusterConnection(Connection):
         return self.send_again(call, error, self)
 
 
-async def _ignore() -> None:
+async def _ignore(_: set[int]) -> None:
     """Nothing depends on the slots."""
 
 

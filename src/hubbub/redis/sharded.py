@@ -2,25 +2,26 @@
 
 A channel of a room, from the first subscriber to the last:
 
-    unassigned --owner known--> at the owner --SSUBSCRIBE is unknown there--> at any node
-                                 |        ^                                      |
-                                 +--------+                                      |
-                           MOVED, sunsubscribe or another owner                  |
-                                          ^                                      |
-                                          +--------------------------------------+
-                                     another owner, or a new connection to the owner
+    unassigned --owner known--> at the owner --it has no sharded pub/sub--> at any node
+                                 |        ^                                    |
+                                 +--------+                                    |
+                           MOVED, sunsubscribe or another owner                |
+                                          ^                                    |
+                                          +------------------------------------+
+                                             an owner that has sharded pub/sub
 
-The owner alone decides between sharded and classic pub/sub, and the publisher asks the same owner. So both agree
-while the nodes of a cluster have different versions. Each change of the connection ends with a confirmation, and
-each subscriber that was there before gets a Gap then. Unless the former node has ended or refused the channel, a
-second Gap follows once all publishers must have read the slots again. A node that hangs, that is cut off, or that
-has no sharded pub/sub refuses no message after the move, and the new node does not get it.
+The owner alone decides between sharded and classic pub/sub. The subscriber asks it at each new connection, and the
+publisher by each message. So both agree while the nodes of a cluster have different versions. Each change of the
+connection ends with a confirmation, and each subscriber that was there before gets a Gap then. Unless the former
+node has ended or refused the channel, a second Gap follows once all publishers must have read the slots again. A
+node that hangs, that is cut off, or that has no sharded pub/sub refuses no message after the move, and the new
+node does not get it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
@@ -30,20 +31,20 @@ from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.cluster import PAUSE_SECONDS, REFRESH_SECONDS, ClusterConnection
 from hubbub.redis.commands import Connection
-from hubbub.redis.connection import UNASKED
+from hubbub.redis.connection import UNASKED, Handshake
 from hubbub.redis.connector import ServerConnector
 from hubbub.redis.errors import ReplyError, is_unknown_command, to_error
 from hubbub.redis.slots import has_slot, slot_of
 from hubbub.redis.subscriptions import SentCommand, SubscriptionConnection, SubscriptionProtocol, Subscriptions
-from hubbub.scheduling import EarliestTimer
+from hubbub.scheduling import EarliestTimer, TimeSlice
 from hubbub.settings import Address, RedisSettings
 
 ENDED: Final = b"sunsubscribe"
 """The first word of the reply to SUNSUBSCRIBE, and of what a node sends unasked when a slot leaves it."""
 
-LATE_PUBLISHERS_SECONDS: Final = 2 * REFRESH_SECONDS
+LATE_PUBLISHERS_SECONDS: Final = 5 * REFRESH_SECONDS
 """How long other processes may publish at the former node of a channel if it refuses no message after the move.
-They learn of the move when they read the slots."""
+They learn of the move when they read the slots, and may first ask nodes that do not answer."""
 
 
 class ShardProtocol(SubscriptionProtocol):
@@ -92,12 +93,6 @@ class ShardProtocol(SubscriptionProtocol):
         if oldest.verb == self.subscribe:
             self._connection.moved(self._give_up(oldest), error)
 
-    def _take_refusal(self, command: SentCommand, error: ReplyError) -> None:
-        if command.verb == self.subscribe and is_unknown_command(error):
-            self._connection.refused(self._give_up(command), error)
-        else:
-            super()._take_refusal(command, error)
-
     def _give_up(self, command: SentCommand) -> list[bytes]:
         """The channels of a refused SSUBSCRIBE that no later one asks for."""
         for channel in command.channels:
@@ -105,6 +100,22 @@ class ShardProtocol(SubscriptionProtocol):
         given_up = [channel for channel in command.channels if channel not in self._unconfirmed]
         self.asked.difference_update(given_up)
         return given_up
+
+
+class ShardConnector(ServerConnector):
+    """As `ServerConnector`, to a node that is asked whether it has sharded pub/sub."""
+
+    is_sharded = True
+    """Whether the server of the last connection has it."""
+
+    async def greet(self, handshake: Handshake) -> None:
+        await super().greet(handshake)
+        try:
+            await handshake.ask("SUNSUBSCRIBE", "room:")  # of a channel that is not subscribed
+        except ReplyError as refusal:
+            self.is_sharded = not is_unknown_command(refusal)
+        else:
+            self.is_sharded = True
 
 
 class NodeSubscriptions(SubscriptionConnection):
@@ -120,12 +131,14 @@ class NodeSubscriptions(SubscriptionConnection):
         heartbeat_seconds: float,
         instrumentation: Instrumentation,
     ) -> None:
-        super().__init__(settings, ServerConnector(settings, address), heartbeat_seconds)
+        self._shards = ShardConnector(settings, address)
+        super().__init__(settings, self._shards, heartbeat_seconds)
         self.wanted = set()
         self._subscriptions = subscriptions
+        self.address = address
         self._instrumentation = instrumentation
         self.is_sharded = True
-        """Whether the server has SSUBSCRIBE. True until one on this connection was refused as unknown."""
+        """Whether the server has sharded pub/sub, as far as is known."""
 
     def deliver(self, name: bytes, payload: bytes) -> None:
         if name in self.wanted:  # else it comes from another node already, and would come twice
@@ -140,10 +153,6 @@ class NodeSubscriptions(SubscriptionConnection):
         self._subscriptions.moved(names, error, self)
 
     def refused(self, names: list[bytes], error: ReplyError) -> None:
-        if is_unknown_command(error):
-            self.is_sharded = False
-            self._subscriptions.assign(names)
-            return
         super().refused(names, error)
         self._subscriptions.fail(names, to_error(error))
 
@@ -151,9 +160,9 @@ class NodeSubscriptions(SubscriptionConnection):
         return ShardProtocol(transport, reader, self)
 
     def _on_connected(self, protocol: SubscriptionProtocol) -> None:
-        if not self.is_sharded:  # the server may be a newer one now
-            self.is_sharded = True
-            self._subscriptions.assign_all()
+        if self.is_sharded != self._shards.is_sharded:  # the server is of another version than before
+            self.is_sharded = self._shards.is_sharded
+            self._subscriptions.assign_again(self)
         super()._on_connected(protocol)
         self._instrumentation.connected("redis-subscriptions")
 
@@ -181,15 +190,14 @@ class ClusterSubscriptions(Subscriptions):
         self.wanted = set()
         self._cluster = connection
         self._cluster.on_slots = self._slots_were_read
-        self._seen_slots = 0
+        self._by_slot: defaultdict[int, set[bytes]] = defaultdict(set)
+        self._changed_slots: set[int] = set()
         self._nodes: dict[Address, NodeSubscriptions] = {}
         self._ended: set[NodeSubscriptions] = set()
         self._assigned: dict[bytes, SubscriptionConnection] = {}
         self._unassigned: set[bytes] = set()
         self._moved: set[bytes] = set()
         self._move_timer = EarliestTimer(self._assign_moved)
-        self._late: deque[tuple[float, bytes]] = deque()
-        self._late_timer = EarliestTimer(self._add_late_gaps)
 
     @property
     def servers(self) -> Collection[SubscriptionConnection]:
@@ -203,12 +211,11 @@ class ClusterSubscriptions(Subscriptions):
 
     async def start(self) -> None:
         await super().start()
-        self.assign_all()
+        self.assign(list(self._unassigned))
 
     async def close(self) -> None:
         self._closed = True  # no node is made any more
         self._move_timer.cancel()
-        self._late_timer.cancel()
         await asyncio.gather(super().close(), *[node.close() for node in {*self._nodes.values(), *self._ended}])
 
     def connection_of(self, name: bytes) -> SubscriptionConnection:
@@ -223,17 +230,20 @@ class ClusterSubscriptions(Subscriptions):
         return node is None or SubscriptionConnection.needs_change(node, name)
 
     def change(self, name: bytes) -> None:
+        slot = self._slot_of(name)
         if name in self._channels:
+            if slot is not None:
+                self._by_slot[slot].add(name)
             self.assign([name])
             return
+        if slot is not None:
+            self._by_slot[slot].discard(name)
+            if not self._by_slot[slot]:
+                del self._by_slot[slot]
         self._unassigned.discard(name)
         node = self._assigned.pop(name, None)
         if node is not None:
             self._remove(node, name)
-
-    def assign_all(self) -> None:
-        """Give each channel to the connection that its messages come on."""
-        self.assign(list(self._channels))
 
     def assign(self, names: Iterable[bytes]) -> None:
         """Give these channels to their connections. A server that ended or refused one of them is asked again."""
@@ -252,7 +262,7 @@ class ClusterSubscriptions(Subscriptions):
                     takes_late_messages = former is self or not SubscriptionConnection.needs_change(former, name)
                     self._remove(former, name)
                     if takes_late_messages:
-                        self._expect_late_messages(name)
+                        self.expect_late_messages([name], LATE_PUBLISHERS_SECONDS)
                 self._assigned[name] = node
                 node.wanted.add(name)  # type: ignore[attr-defined]  # those of a cluster are sets
                 SubscriptionConnection.change(node, name)
@@ -261,27 +271,28 @@ class ClusterSubscriptions(Subscriptions):
             elif SubscriptionConnection.needs_change(node, name):
                 SubscriptionConnection.change(node, name)
 
-    def _expect_late_messages(self, name: bytes) -> None:
-        now = asyncio.get_running_loop().time()
-        self._late.append((now + LATE_PUBLISHERS_SECONDS, name))
-        self._late_timer.request(self._late[0][0], now)
-
-    def _add_late_gaps(self, now: float) -> None:
-        while self._late and self._late[0][0] <= now:
-            _, name = self._late.popleft()
-            if self.is_live(name):
-                self.confirmed(name)
-        if self._late:
-            self._late_timer.request(self._late[0][0], now)
+    def assign_again(self, node: NodeSubscriptions) -> None:
+        """Give the channels of the node to the connections that their messages come on now."""
+        if node.is_sharded:
+            self._changed_slots.update(
+                slot for slot in self._by_slot if self._cluster.owner_of(slot) == node.address
+            )
+            self._cluster.read_slots_soon()
+        else:
+            self.assign(list(node.wanted))
 
     def _remove(self, node: SubscriptionConnection, name: bytes) -> None:
         node.wanted.discard(name)  # type: ignore[attr-defined]
         SubscriptionConnection.change(node, name)
 
+    def _slot_of(self, name: bytes) -> int | None:
+        return slot_of(name) if has_slot(name.decode()[len(self._prefix) :]) else None
+
     def _find(self, name: bytes) -> SubscriptionConnection | None:
-        if not has_slot(name.decode()[len(self._prefix) :]):
+        slot = self._slot_of(name)
+        if slot is None:
             return self
-        address = self._cluster.owner_of(slot_of(name))
+        address = self._cluster.owner_of(slot)
         if address is None or self._loop is None:
             return None
         node = self._nodes.get(address)
@@ -310,14 +321,15 @@ class ClusterSubscriptions(Subscriptions):
         moved, self._moved = self._moved, set()
         self.assign(moved)
 
-    async def _slots_were_read(self) -> None:
+    async def _slots_were_read(self, changed: set[int]) -> None:
         if self._closed or self._loop is None:
             return
-        if self._seen_slots != self._cluster.slots_version:
-            self._seen_slots = self._cluster.slots_version
-            self.assign_all()
-        else:
-            self.assign(list(self._unassigned))
+        self._changed_slots |= changed
+        time_slice = TimeSlice()
+        while self._changed_slots:
+            self.assign(list(self._by_slot.get(self._changed_slots.pop(), ())))
+            await time_slice.pause_if_due()
+        self.assign(list(self._unassigned))
         owners = self._cluster.owners
         ended = [node for address, node in self._nodes.items() if address not in owners and not node.wanted]
         self._nodes = {address: node for address, node in self._nodes.items() if node not in ended}
