@@ -8,7 +8,7 @@ BIN := .venv/bin
 # Without bytecode each process of the suite would compile all tests and all packages anew, for 10 s.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help demo chat test test-fast test-wheel coverage matrix pooled servers patroni citus audit faults bench check docs types release format clean
+.PHONY: help demo chat test test-fast test-wheel coverage matrix pooled servers patroni citus audit faults bench check lint docs types release format clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,11 +31,13 @@ test-wheel: .venv/bin/python  ## build the wheel, install it into an environment
 	@rm -rf $(WHEEL) && mkdir -p $(WHEEL)
 	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL) .
 	@$(PYTHON) -m venv $(WHEEL)/venv
+	@PYTHONPATH=tests $(BIN)/python -c "import pathlib, release, sys; release.check_files(pathlib.Path(sys.argv[1]))" $(WHEEL)/*.whl
 	@$(WHEEL)/venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
 		"hubbub[embedded,dev] @ file://$$(ls $(CURDIR)/$(WHEEL)/*.whl)"
 	@cp -r tests deploy pyproject.toml $(WHEEL)/ && cd $(WHEEL) && venv/bin/mypy tests/typing/api.py && \
 		venv/bin/pytest $(IN_WORKERS) tests/test_hub.py tests/test_pytest_hubbub.py \
-		tests/cli/test_migrate.py tests/repositories tests/services/feed/test_events.py $(ARGS)
+		tests/cli/test_migrate.py tests/cli/demo/test_expected.py tests/web/test_http.py \
+		tests/repositories/messages/test_messages.py tests/services/feed/test_events.py $(ARGS)
 
 coverage: .venv/dev.stamp  ## how much of the code, by branches, the whole suite runs (20 minutes)
 	@$(BIN)/pytest $(IN_WORKERS) --cov --cov-report=term $(ARGS)
@@ -79,13 +81,15 @@ audit: .venv/dev.stamp  ## ask the advisory database of PyPI about the pinned ve
 	$(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit
 	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
-check: .venv/dev.stamp  ## lint, types, layers, security, the SQL checks and the English of the prose
+check: lint  ## lint, types, layers, security, the SQL checks and the English of the prose
+	$(BIN)/pytest -q tests/sql tests/english
+
+lint: .venv/dev.stamp  ## the part of `make check` that is no part of `make test`
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level high src
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/sql tests/english
 
 docs: .venv/dev.stamp  ## build the site in .venv/docs/site, strictly: a broken link or anchor fails (needs npm)
 	$(BIN)/python docs/build.py

@@ -40,11 +40,16 @@ def build(folder: Path) -> Path:
     run(tools / "bin/python", "-m", "build", "--outdir", built, ROOT)
     run(tools / "bin/twine", "check", "--strict", *built.iterdir())
     [wheel], [_] = built.glob("*.whl"), built.glob("*.tar.gz")
+    check_files(wheel)
+    return wheel
+
+
+def check_files(wheel: Path) -> None:
+    """Exit unless every file of the package is in the wheel."""
     names = set(ZipFile(wheel).namelist())
     for path in (ROOT / "src/hubbub").rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts and str(path.relative_to(ROOT / "src")) not in names:
             sys.exit(f"the wheel lacks {path}")
-    return wheel
 
 
 def metadata(wheel: Path) -> Distribution:
