@@ -1,14 +1,27 @@
 -- As much of the catalog of Citus as `hubbub distribute` uses, for a server without it: the tables are recorded as
 -- distributed, and stay where they are.
 
-CREATE TABLE pg_dist_node (groupid integer, isactive boolean, shouldhaveshards boolean);
+CREATE TABLE pg_dist_node (
+    nodeid integer GENERATED ALWAYS AS IDENTITY,
+    groupid integer,
+    isactive boolean,
+    shouldhaveshards boolean,
+    nodename text DEFAULT 'localhost',
+    nodeport integer DEFAULT 5432,
+    noderole text DEFAULT 'primary'
+);
 
 CREATE TABLE pg_dist_partition (logicalrelid regclass, partmethod "char");
 
 CREATE TABLE pg_dist_object (classid oid, objid oid, distribution_argument_index integer);
 
-INSERT INTO pg_dist_node
+INSERT INTO pg_dist_node (groupid, isactive, shouldhaveshards)
 VALUES (0, true, false), (1, true, true), (2, true, true);
+
+-- A node with port 1 does not answer.
+CREATE FUNCTION citus_check_connection_to_node(one text, port integer) RETURNS boolean LANGUAGE sql AS $$
+    SELECT port <> 1
+$$;
 
 CREATE FUNCTION create_reference_table(one regclass) RETURNS void LANGUAGE sql AS $$
     INSERT INTO pg_dist_partition VALUES (one, 'n')

@@ -31,8 +31,10 @@ from hubbub import (
 from hubbub.cli import main
 from hubbub.diagnostics import postgresql
 from hubbub.migrations import distribution
+from hubbub.migrations.runner import LOCK_KEY
 from hubbub.postgres import Pool, connect
 from hubbub.postgres.functions import functions
+from waiting import until_it_answers
 
 
 async def rows(settings: PostgresSettings, sql: str) -> list[tuple[object, ...]]:
@@ -115,6 +117,13 @@ async def test_plan_names_all_tables_that_are_locked(recorded: PostgresSettings)
     assert locks["delete the rows of users that were copied"] == "users, orders"
 
 
+ADD_NODES = """
+    INSERT INTO pg_dist_node (groupid, isactive, shouldhaveshards)
+    SELECT n, true, true
+    FROM generate_series(3, 10) AS n
+"""
+
+
 async def test_rooms_are_divided_by_the_number_of_nodes(recorded: PostgresSettings) -> None:
     async def shards(wanted: int | None = None) -> str:
         left = (await distribution.plan(recorded, wanted)).left
@@ -122,7 +131,7 @@ async def test_rooms_are_divided_by_the_number_of_nodes(recorded: PostgresSettin
         return sql.rpartition(":= ")[2]
 
     assert (await shards(), await shards(32)) == ("8)", "32)")
-    await execute(recorded, "INSERT INTO pg_dist_node SELECT n, true, true FROM generate_series(3, 10) AS n")
+    await execute(recorded, ADD_NODES)
     assert await shards() == "40)"
 
 
@@ -131,6 +140,26 @@ async def test_process_that_is_connected_is_refused(recorded: PostgresSettings, 
         await distribution.distribute(recorded)
     plan = await distribution.plan(recorded)
     assert len(plan.left) == plan.steps
+
+
+async def test_plan_waits_for_the_step_of_a_run_that_was_killed(recorded: PostgresSettings) -> None:
+    killed, watcher = await connect(recorded), await connect(recorded)
+    await killed.fetchval("SELECT pg_advisory_lock($1)", LOCK_KEY)
+    await killed.execute("BEGIN; LOCK TABLE rooms")
+    planning = asyncio.create_task(distribution.plan(replace(recorded, deadline_seconds=0.5)))
+    asked = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'hubbub distribute' AND state = 'idle' "
+        "AND datname = current_database()"
+    )
+
+    async def has_asked_for_its_turn() -> bool:
+        return planning.done() or bool(await watcher.fetchval(asked))
+
+    await until_it_answers(has_asked_for_its_turn)
+    await asyncio.wait([planning], timeout=1)  # longer than its deadline
+    await killed.close()
+    await watcher.close()
+    assert (await planning).left
 
 
 async def test_second_run_has_nothing_to_do(recorded: PostgresSettings) -> None:

@@ -186,7 +186,8 @@ _OBSTACLES: Final = Statement(
 
 def steps(schema: str, shards: int = FEWEST_SHARDS) -> list[Step]:
     """All steps, in their order. Their tables are found by the search path, and by their probes in `schema`."""
-    return [*_remove(schema), *_distribute(schema, shards), *_restore(schema), *_make_functions(schema)]
+    removing, restoring = _remove(schema), _restore(schema)
+    return [_show_shards(), *removing, *_distribute(schema, shards), *restoring, *_make_functions(schema)]
 
 
 def _table(schema: str, table: str) -> str:
@@ -220,6 +221,28 @@ def _is_distributed(schema: str, table: str) -> str:
     return (
         f"EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = {_table(schema, table)} "
         f"AND partmethod = '{method}')"
+    )
+
+
+_SHOWS_SHARDS: Final = "citus.show_shards_for_app_name_prefixes"
+
+
+def _show_shards() -> Step:
+    # To hide them, Citus adds a filter to each query of pg_class. With it, asyncpg takes a second or more per
+    # connection to look up a type.
+    return Step(
+        "show shards to sessions of hubbub, as hiding them makes new connections slow",
+        "no table",
+        f"""
+        DO $$
+        BEGIN
+            EXECUTE format('ALTER DATABASE %I SET {_SHOWS_SHARDS} TO hubbub', current_database());
+        END
+        $$
+        """,
+        f"COALESCE(current_setting('{_SHOWS_SHARDS}', true), '') <> ''",
+        is_beginning=False,
+        needs_no_writers=False,
     )
 
 
@@ -361,13 +384,17 @@ async def _done(executor: Executor, all_steps: list[Step]) -> list[bool]:
 
 
 async def plan(settings: PostgresSettings, shards: int | None = None) -> Plan:
-    """The steps that are left. Changes nothing.
+    """The steps that are left. Changes nothing. Waits for the end of another run.
 
+    A run that was killed ends with the step that the server carries out, which may hold locks for minutes.
     Raises: Invalid (the database has no Citus with nodes, or something of an application stands in the way),
-    SchemaMismatch (to be migrated first).
+    SchemaMismatch (to be migrated first), Unavailable.
     """
     connection = await _connect(settings)
     try:
+        await take_lock(
+            lambda: OpenTransaction.begin(connection, settings.deadline_seconds), Timeouts().migration_lock_seconds
+        )
         return await _plan(connection, settings, shards)
     finally:
         connection.terminate()
