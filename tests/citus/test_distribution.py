@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from citus.stopping import Killed, stop_after
 from citus.talk import talk
 from commands import execute
-from diagnostics.sections import severities
+from diagnostics.sections import meanings, result_of, severities
 from hubbub import (
     Hub,
     Invalid,
@@ -30,6 +30,7 @@ from hubbub import (
 )
 from hubbub.cli import main
 from hubbub.diagnostics import postgresql
+from hubbub.diagnostics.report import Section
 from hubbub.migrations import distribution
 from hubbub.migrations.runner import LOCK_KEY
 from hubbub.postgres import Pool, connect
@@ -394,6 +395,27 @@ async def test_doctor_reports_a_distribution_that_is_not_complete(
     assert (await findings())["postgresql.distribution"] == ["error"]
     await distribution.distribute(recorded)
     assert await findings() == {name: [] for name in names}
+
+
+async def test_doctor_reports_nodes_that_cannot_be_queried(recorded: PostgresSettings) -> None:
+    async def found() -> Section:
+        pool = Pool(recorded)
+        try:
+            return await postgresql.check(pool, recorded, 1)
+        finally:
+            await pool.close()
+
+    name = "postgresql.nodes"
+    assert result_of(await found(), name).summary == "one server"
+    await distribution.distribute(recorded)
+    assert result_of(await found(), name).summary == "2 of 2 answer"
+    await execute(recorded, "UPDATE pg_dist_node SET nodeport = 1 WHERE groupid = 1")
+    await execute(recorded, "UPDATE pg_dist_node SET isactive = false WHERE groupid = 2")
+    section = await found()
+    assert severities(section, name) == ["error", "error"]
+    assert "localhost:1 " in meanings(section, name)
+    assert "localhost:5432 " in meanings(section, name)
+    assert result_of(section, name).summary == "0 of 2 answer"
 
 
 async def test_tables_stay_in_their_schema_where_rooms_are_distributed(recorded: PostgresSettings) -> None:

@@ -16,6 +16,7 @@ from citus.cluster import Cluster, Node
 from citus.stopping import Killed, stop_after
 from citus.talk import talk
 from commands import execute
+from diagnostics.sections import result_of
 from faults import chat as chats
 from faults.chat import PAUSE_SECONDS
 from faults.figures import SCALE, Figures
@@ -29,9 +30,11 @@ from hubbub import (
     Unavailable,
     migrations,
 )
+from hubbub.diagnostics import postgresql
+from hubbub.diagnostics.report import CheckResult
 from hubbub.events import LogEvent, MessageSent, Resync
 from hubbub.migrations import distribution
-from hubbub.postgres import connect
+from hubbub.postgres import Pool, connect
 from rights import ROLE, as_role
 from waiting import until, until_it_answers
 
@@ -102,6 +105,56 @@ async def test_rows_and_revisions_outlive_a_command_that_is_killed_after_each_st
         assert (await hub.room_users.get(room.id, ada.id)).last_read_seq == 10
         assert await hub.users.get(ada.id) == online
         assert (await hub.messages.send(room.id, ada.id, "here")).seq == 22
+
+
+async def test_doctor_reports_a_node_that_is_down_or_hangs(
+    cluster: Cluster, database: PostgresSettings, settings: Settings
+) -> None:
+    await migrations.grant(replace(database, user="postgres"), ROLE)
+    await distribution.distribute(database, shards=8)
+    role = as_role(database)
+
+    async def nodes() -> CheckResult:
+        pool = Pool(role)
+        try:
+            section = await postgresql.check(pool, role, 1)
+        finally:
+            await pool.close()
+        assert section.out_of_reach is None
+        return result_of(section, "postgresql.nodes")
+
+    assert await nodes() == CheckResult("postgresql.nodes", "nodes", "2 of 2 answer", None, ())
+    down, hanging = cluster.workers
+    assert hanging.process is not None
+    cluster.kill(down)
+    hanging.process.send_signal(signal.SIGSTOP)
+    try:
+        found = await nodes()
+    finally:
+        hanging.process.send_signal(signal.SIGCONT)
+        await cluster.run(down)
+    assert found.summary == "0 of 2 answer"
+    assert [str(node.port) in one.meaning for node, one in zip(cluster.workers, found.findings, strict=True)] == [
+        True,
+        True,
+    ]
+
+
+async def test_doctor_does_not_read_the_plans_of_one_server(cluster: Cluster, database: PostgresSettings) -> None:
+    await distribution.distribute(database, shards=8)
+    await execute(
+        database,
+        "INSERT INTO hubbub_presence (user_id, is_online, last_seen) "
+        "SELECT gen_random_uuid(), true, now() FROM generate_series(1, 20000)",
+        "ANALYZE hubbub_presence",
+    )
+    pool = Pool(database)
+    try:
+        section = await postgresql.check(pool, database, 1)
+    finally:
+        await pool.close()
+    assert result_of(section, "postgresql.plans").skipped == "rooms are distributed"
+    assert not [one for one in section.checks if one.skipped and one.name != "postgresql.plans"]
 
 
 async def node_of(cluster: Cluster, database: PostgresSettings, room_id: UUID) -> Node:

@@ -13,7 +13,7 @@ from hubbub import repositories
 from hubbub.diagnostics.report import Check, Result, Skipped, error, warning
 from hubbub.errors import SchemaMismatch
 from hubbub.migrations import HEAD, TABLES, revisions
-from hubbub.migrations.distribution import is_distributed
+from hubbub.migrations.distribution import is_begun, is_distributed
 from hubbub.postgres import Executor, Lookup, Statement
 from hubbub.settings import PostgresSettings
 
@@ -42,6 +42,9 @@ INDEXES_WHERE_DISTRIBUTED: Final = (INDEXES - {"rooms_direct_key_key"}) | {
     "idx_rooms_direct_key",
     "idx_messages_id",
 }
+
+NODE_SECONDS: Final = 1
+"""The time in which a node of Citus has to accept a connection."""
 
 UNUSED_SECONDS: Final = 7 * 86_400
 """How old statistics must be to say that an index is never used: a week has every job of an application in it."""
@@ -108,6 +111,44 @@ async def _distribution(postgres: Postgres) -> Result:
         meaning = "Rooms are partly distributed over nodes, or by another version. hubbub does not start."
         return Result("incomplete", [error(meaning, "Run `hubbub distribute`, as the owner of the tables.")])
     return Result("rooms are on one server")
+
+
+async def _nodes_of_rooms(postgres: Postgres) -> Result:
+    """The nodes of Citus that the coordinator cannot query, as the role of this connection."""
+    if not await is_begun(postgres.executor):
+        return Result("one server")
+    limit = Statement(
+        "doctor.limit_connecting",
+        str,
+        "SELECT set_config('citus.node_connection_timeout', $1, true) AS setting",
+    )
+    await postgres.executor.fetch_one(limit, f"{NODE_SECONDS}s")
+    nodes = Statement(
+        "doctor.nodes",
+        lambda name, answers: (name, answers),
+        """
+        SELECT
+            format('%s:%s', nodename, nodeport) AS name,
+            CASE WHEN isactive THEN citus_check_connection_to_node(nodename, nodeport) ELSE false END AS answers
+        FROM pg_dist_node
+        WHERE groupid <> 0  -- the coordinator
+            AND noderole = 'primary'
+        ORDER BY nodeid
+        """,
+    )
+    found = await postgres.executor.fetch_all(nodes)
+    findings = []
+    for name in [name for name, answers in found if not answers]:
+        meaning = (
+            f"The coordinator cannot query the node {name} as this role. Calls about its rooms, and calls that "
+            "query or change all nodes, raise Unavailable."
+        )
+        remedy = (
+            "Start it, or promote its standby and call citus_update_node. Otherwise look at pg_dist_authinfo, "
+            "and call citus_activate_node if it is disabled."
+        )
+        findings.append(error(meaning, remedy))
+    return Result(f"{len(found) - len(findings)} of {len(found)} answer", findings)
 
 
 class Index(NamedTuple):
@@ -348,6 +389,8 @@ async def _plans(postgres: Postgres) -> Result:
         meaning = "plan_cache_mode is force_custom_plan: statements and foreign key checks are planned every time."
         findings.append(warning(meaning, "Set plan_cache_mode = auto, for the server or for this role."))
     await _need_head(postgres)
+    if await is_begun(executor):
+        raise Skipped("rooms are distributed")  # the tables are on the nodes, and the statements have other forms
     large = set(await executor.fetch_all(_LARGE_TABLES, list(TABLES), LARGE_ROWS, LARGE_PAGES))
     if not large:
         return Result(f"{mode}; no table is large enough to tell", findings)
@@ -410,6 +453,7 @@ def _reads_all(node: dict[str, Any]) -> bool:
 CHECKS: Final[tuple[Check[Postgres], ...]] = (
     Check("postgresql.migrations", "migrations", _migrations),
     Check("postgresql.distribution", "distribution", _distribution),
+    Check("postgresql.nodes", "nodes", _nodes_of_rooms),
     Check("postgresql.indexes", "indexes", _indexes),
     Check("postgresql.foreign_keys", "foreign keys", _foreign_keys),
     Check("postgresql.deletions", "deletions", _deletions),
