@@ -10,7 +10,7 @@ from subprocess import run as run_to_its_end
 
 from cli.running import Terminal, run
 from hubbub import Hub, Room, Settings, User
-from hubbub.cli.say import _blocks
+from hubbub.cli.rooms import _blocks
 from waiting import until_it_answers
 
 

@@ -21,17 +21,14 @@ COMMANDS = {
     "doctor": ("hubbub.cli.doctor:doctor", "Check the servers and their settings, and suggest fixes."),
     "import": ("hubbub.cli.history:import_history", "Import the history of rooms from a file."),
     "export": ("hubbub.cli.history:export_room", "Write the history of a room to a file."),
-    "maintain": (
-        "hubbub.cli.maintain:maintain",
-        "Finish deletions that were interrupted: run it once a day.",
-    ),
+    "maintain": ("hubbub.cli.doctor:maintain", "Finish deletions that were interrupted: run it once a day."),
     "top": ("hubbub.cli.top:top", "Show live figures of a chat and its servers."),
     "console": ("hubbub.cli.serve:console", "Serve a live page of a chat and its servers, for a browser."),
     "bench": ("hubbub.cli.bench:bench", "Measure hubbub beside its peers, in a clone of the project."),
     "users": ("hubbub.cli.users:users", "Create, show and delete accounts, and set their passwords."),
     "rooms": ("hubbub.cli.rooms:rooms", "Show rooms and their members."),
-    "say": ("hubbub.cli.say:say", "Send messages to a room, and show new ones."),
-    "sessions": ("hubbub.cli.sessions:sessions", "Show the sessions of a user, and end them."),
+    "say": ("hubbub.cli.rooms:say", "Send messages to a room, and show new ones."),
+    "sessions": ("hubbub.cli.users:sessions", "Show the sessions of a user, and end them."),
 }
 
 

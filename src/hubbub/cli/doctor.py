@@ -1,4 +1,4 @@
-"""`hubbub doctor`: the problems of the servers, and their remedies."""
+"""`hubbub doctor` and `hubbub maintain`: the problems of the servers, and deletions that were interrupted."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-from hubbub.cli.terminal import unreported
+from hubbub.cli.terminal import in_hub, unreported
 from hubbub.diagnostics.doctor import check_servers
 from hubbub.diagnostics.report import Report, Section, Severity, as_json
 from hubbub.hub import find_settings
 
 WIDEST: Final = 100
 """Columns. Longer lines of prose are tiring to read."""
+
+UNFINISHED: Final = 3
 
 STYLES: Final = {"ok": "green", "error": "bold red", "warning": "yellow", "note": "cyan", "skipped": "dim"}
 
@@ -93,3 +95,19 @@ def _totals(report: Report) -> str:
     if away := [section.name for section in report.sections if section.out_of_reach]:
         parts.append(f"out of reach: {', '.join(away)}")
     return f"{', '.join(parts) or 'nothing found'}."
+
+
+@click.command()
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=600, show_default=True)
+@click.pass_context
+def maintain(context: click.Context, seconds: float) -> None:
+    """Finish deletions of accounts and rooms that a deadline or a crash has interrupted.
+
+    They are hidden already. Several processes may run it at once.
+
+    Exit status: 0 if none is left, 3 if some are, because --seconds have passed or another process works on them.
+    """
+    done = in_hub(lambda chat: chat.maintain(deadline_seconds=seconds))
+    click.echo(f"deleted {done.accounts} accounts and {done.rooms} rooms, {done.unfinished} left")
+    if done.unfinished:
+        context.exit(UNFINISHED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import os
 import sys
@@ -19,10 +18,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hubbub import hub
-from hubbub.cli.terminal import printable
+from hubbub.cli.terminal import in_hub, printable
 from hubbub.diagnostics.lookup import find_room
 from hubbub.history import Imported, Refusal
+from hubbub.hub import Hub
 
 LINES_REFUSED = 3
 STDOUT = Path("-")
@@ -48,18 +47,11 @@ def import_history(context: click.Context, file: BufferedReader, refused: TextIO
     """
     on_refusal = None if refused is None else partial(_write_refusal, refused)
     with _progress(file) as show:
-        imported = asyncio.run(_import(file, show, on_refusal))
+        imported = in_hub(lambda chat: chat.history.load(file, progress=show, refused=on_refusal))
     for line in _report(imported):
         click.echo(printable(line))
     if imported.refusals.count:
         context.exit(LINES_REFUSED)
-
-
-async def _import(
-    file: BufferedReader, show: Callable[[Imported], None], on_refusal: Callable[[Refusal], None] | None
-) -> Imported:
-    async with hub.open() as chat:
-        return await chat.history.load(file, progress=show, refused=on_refusal)
 
 
 def _write_refusal(file: TextIO, refusal: Refusal) -> None:
@@ -127,14 +119,14 @@ def export_room(room: str, output: Path) -> None:
     The export shows the room at one moment: messages, edits, deletions, members and how far they have read, with
     all ids and times. Accounts have their email address and no password.
     """
+
+    async def write(chat: Hub) -> None:
+        async with aclosing(chat.history.lines(await find_room(chat, room))) as pieces:
+            async for piece in pieces:
+                file.write(piece)
+
     with _written(output) as file:
-        asyncio.run(_export(room, file))
-
-
-async def _export(room: str, file: IO[bytes] | gzip.GzipFile) -> None:
-    async with hub.open() as chat, aclosing(chat.history.lines(await find_room(chat, room))) as pieces:
-        async for piece in pieces:
-            file.write(piece)
+        in_hub(write)
 
 
 @contextmanager

@@ -1,16 +1,31 @@
-"""Commands on a terminal: logs that stay off it, signals that end them, text without control characters."""
+"""Commands on a terminal: their hub, logs that stay off it, signals that end them, and printable text."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
+
+from hubbub import hub
+from hubbub.hub import Hub
+
+T = TypeVar("T")
 
 END_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, and the signals that end a program."""
+
+
+def in_hub(work: Callable[[Hub], Awaitable[T]]) -> T:
+    """The result of the work on a hub with the settings of the environment, which is closed afterwards."""
+
+    async def run() -> T:
+        async with hub.open() as chat:
+            return await work(chat)
+
+    return asyncio.run(run())
 
 
 @contextmanager

@@ -1,30 +1,24 @@
-"""`hubbub users`: accounts, for an operator at a terminal."""
+"""`hubbub users` and `hubbub sessions`: accounts and their sessions, for an operator at a terminal."""
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 import click
 import msgspec
 
-from hubbub import hub
-from hubbub.cli.terminal import printable
+from hubbub import inputs
+from hubbub.cli.terminal import in_hub, printable
 from hubbub.diagnostics.lookup import find_user
-from hubbub.models import User, UserKind
+from hubbub.errors import NotFound
+from hubbub.hub import Hub
+from hubbub.models import Session, User, UserKind
 
 ROOMS_SHOWN: Final = 20
-
-
-class Options(NamedTuple):
-    """Of a new account."""
-
-    email: str | None
-    display_name: str | None
-    external_id: str | None
-    is_bot: bool
+ID_CHARACTERS: Final = 12  # enough to be unique among the sessions of a user
+DEVICE_CHARACTERS: Final = 30  # keeps a session on one line of 120 columns
 
 
 @click.group()
@@ -47,9 +41,17 @@ def create(username: str, email: str | None, display_name: str | None, external_
 
     It has a password, unless it is a bot or has an external id.
     """
-    options = Options(email, display_name, external_id, is_bot=bot)
     secret = None if bot or external_id is not None else _read_password()
-    user = asyncio.run(_create(username, options, secret))
+
+    async def create(chat: Hub) -> User:
+        if secret is not None:
+            return await chat.register(email, username, secret, display_name=display_name)
+        kind = UserKind.BOT if bot else UserKind.PERSON
+        return await chat.users.create(
+            email, username, None, display_name=display_name, external_id=external_id, kind=kind
+        )
+
+    user = in_hub(create)
     click.echo(f"created {printable(user.username)}  {user.id}")
 
 
@@ -57,8 +59,9 @@ def create(username: str, email: str | None, display_name: str | None, external_
 @click.argument("user")
 def password(user: str) -> None:
     """Set the password of USER, and end all sessions of the account."""
-    found = asyncio.run(_find(user))  # the servers do not wait while a password is typed
-    asyncio.run(_set_password(found, _read_password()))
+    found = in_hub(lambda chat: find_user(chat, user))  # the servers do not wait while a password is typed
+    secret = _read_password()
+    in_hub(lambda chat: chat.change_password(found.id, secret))
     click.echo(f"changed the password of {printable(found.username)}, and ended all sessions")
 
 
@@ -66,7 +69,7 @@ def password(user: str) -> None:
 @click.argument("user")
 def show(user: str) -> None:
     """Show the account USER, and the rooms that were active most recently."""
-    for line in asyncio.run(_show(user)):
+    for line in in_hub(lambda chat: _describe(chat, user)):
         click.echo(line)
 
 
@@ -78,14 +81,71 @@ def delete(user: str, yes: bool) -> None:
 
     Its messages stay, without an author.
     """
-    found = asyncio.run(_find(user))
+    found = in_hub(lambda chat: find_user(chat, user))
     name = f"{printable(found.username)}  {found.id}"
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("add --yes, because there is no terminal to ask at")
         click.confirm(f"Delete the account {name}?", abort=True)
-    asyncio.run(_delete(found))
+    in_hub(lambda chat: chat.delete_account(found.id))
     click.echo(f"deleted {name}")
+
+
+@click.group()
+def sessions() -> None:
+    """Show the sessions of a user on all devices, and end them.
+
+    USER is an email address, a username, an id or an id in another system.
+    """
+
+
+@sessions.command("list")
+@click.argument("user")
+def list_sessions(user: str) -> None:
+    """Show the sessions of USER, the most recently seen first."""
+
+    async def find(chat: Hub) -> list[Session]:
+        return await chat.sessions.list((await find_user(chat, user)).id)
+
+    found = in_hub(find)
+    for session in found:
+        click.echo(_line(session))
+    if not found:
+        click.echo("no sessions")
+    if len(found) == inputs.PAGE_LIMIT:
+        click.echo(f"the first {inputs.PAGE_LIMIT} sessions; there may be more")
+
+
+@sessions.command()
+@click.argument("user")
+@click.argument("session")
+def revoke(user: str, session: str) -> None:
+    """End the session of USER whose id starts with SESSION, as `list` shows it."""
+
+    async def revoke(chat: Hub) -> str:
+        found = await find_user(chat, user)
+        ids = [one.id for one in await chat.sessions.list(found.id)]
+        # A complete id may be that of a session beyond the first page.
+        matching = [id for id in ids if id.startswith(session)] or [session]
+        if len(matching) > 1:
+            raise click.ClickException(f"{len(matching)} sessions start with {session}")
+        if not await chat.sessions.revoke(found.id, matching[0]):
+            raise NotFound("session", "of that id")  # not what was typed, which may be a token
+        return matching[0]
+
+    click.echo(f"ended {in_hub(revoke)[:ID_CHARACTERS]}")
+
+
+@sessions.command()
+@click.argument("user")
+def revoke_all(user: str) -> None:
+    """End all sessions of USER."""
+
+    async def revoke(chat: Hub) -> int:
+        return await chat.sessions.revoke_all((await find_user(chat, user)).id)
+
+    ended = in_hub(revoke)
+    click.echo(f"ended {ended} {'session' if ended == 1 else 'sessions'}")
 
 
 def _read_password() -> str:
@@ -95,36 +155,11 @@ def _read_password() -> str:
     return sys.stdin.readline().removesuffix("\n")
 
 
-async def _create(username: str, options: Options, secret: str | None) -> User:
-    async with hub.open() as chat:
-        if secret is not None:
-            return await chat.register(options.email, username, secret, display_name=options.display_name)
-        return await chat.users.create(
-            options.email,
-            username,
-            None,
-            display_name=options.display_name,
-            external_id=options.external_id,
-            kind=UserKind.BOT if options.is_bot else UserKind.PERSON,
-        )
-
-
-async def _find(user: str) -> User:
-    async with hub.open() as chat:
-        return await find_user(chat, user)
-
-
-async def _set_password(user: User, secret: str) -> None:
-    async with hub.open() as chat:
-        await chat.change_password(user.id, secret)
-
-
-async def _show(user: str) -> list[str]:
-    async with hub.open() as chat:
-        found = await find_user(chat, user)
-        online = (await chat.presence.is_online([found.id]))[found.id]
-        rooms = await chat.rooms.list_for(found.id, limit=ROOMS_SHOWN)
-        credentials = await chat.users.find_credentials(found.username)
+async def _describe(chat: Hub, user: str) -> list[str]:
+    found = await find_user(chat, user)
+    online = (await chat.presence.is_online([found.id]))[found.id]
+    rooms = await chat.rooms.list_for(found.id, limit=ROOMS_SHOWN)
+    credentials = await chat.users.find_credentials(found.username)
     state = {True: "online", False: "offline", None: "unknown, without Redis"}[online]
     seen = "" if found.last_seen is None else f", last seen {_time(found.last_seen)}"
     lines = {
@@ -146,9 +181,11 @@ async def _show(user: str) -> list[str]:
     return [*shown, "rooms" if names else "no rooms", *names, *more]
 
 
-async def _delete(user: User) -> None:
-    async with hub.open() as chat:
-        await chat.delete_account(user.id)
+def _line(session: Session) -> str:
+    device = printable(str(session.data.get("device", "-"))[:DEVICE_CHARACTERS])
+    times = {"created": session.created_at, "seen": session.seen_at, "ends": session.expires_at}
+    columns = "  ".join(f"{label} {time:%Y-%m-%d %H:%M}" for label, time in times.items())
+    return f"{session.id[:ID_CHARACTERS]}  {device:{DEVICE_CHARACTERS}}  {columns} UTC"
 
 
 def _time(time: datetime) -> str:
