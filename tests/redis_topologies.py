@@ -13,9 +13,8 @@ import hiredis
 
 from hubbub.redis import Connection, Reply, ReplyError
 from hubbub.redis.connection import pack
-from hubbub.redis.connector import ServerConnector, Shard, shards_in
+from hubbub.redis.connector import SLOTS, ServerConnector, Shard, shards_in
 from hubbub.redis.replies import as_bytes, as_bytes_list
-from hubbub.redis.slots import SLOTS
 from hubbub.settings import RedisSettings
 from redis_server import PASSWORD, Server, binaries, free_port
 from rights import as_redis_user, user_line, words_of_nodes

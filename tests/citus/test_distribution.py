@@ -34,7 +34,7 @@ from hubbub.diagnostics.report import Section
 from hubbub.migrations import distribution
 from hubbub.migrations.runner import LOCK_KEY
 from hubbub.postgres import Pool, connect
-from hubbub.postgres.functions import functions
+from hubbub.postgres.statement import functions
 from waiting import until_it_answers
 
 

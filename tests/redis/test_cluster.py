@@ -19,8 +19,8 @@ from hubbub.redis import Connection, Gap, ReplyError, Subscriptions, connection_
 from hubbub.redis.cluster import ClusterConnection
 from hubbub.redis.commands import Call
 from hubbub.redis.connection import pack
+from hubbub.redis.connector import slot_of
 from hubbub.redis.replies import as_bytes
-from hubbub.redis.slots import slot_of
 from hubbub.services.sessions.sessions import SessionService, key_of, tag_of
 from hubbub.testing import empty
 from redis_server import Server

@@ -20,9 +20,9 @@ from hubbub.redis import ClusterConnection, ClusterSubscriptions, Gap, Received,
 from hubbub.redis import sharded as module
 from hubbub.redis.commands import Call
 from hubbub.redis.connection import pack
+from hubbub.redis.connector import has_slot, slot_of
 from hubbub.redis.replies import as_bytes
 from hubbub.redis.sharded import NodeSubscriptions
-from hubbub.redis.slots import has_slot, slot_of
 from hubbub.settings import Address
 from hubbub.testing import run
 from impostor import command, handshake, impostor

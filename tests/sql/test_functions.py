@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from hubbub.migrations.distribution import ROOM_OF
-from hubbub.postgres.functions import functions, with_names_in_database
+from hubbub.postgres.statement import functions, with_names_in_database
 
 BODIES = {name: function.definition.split("$$")[1] for name, function in functions().items()}
 

@@ -9,9 +9,8 @@ import pytest
 from hubbub import RedisSettings, Unavailable, new_id
 from hubbub.events import room_channel
 from hubbub.redis import ClusterConnection, ClusterSubscriptions, Connection, Subscriptions
-from hubbub.redis.connector import ServerConnector
+from hubbub.redis.connector import SLOTS, ServerConnector
 from hubbub.redis.replies import as_bytes
-from hubbub.redis.slots import SLOTS
 from redis_topologies import port_of_node
 from tls.certificates import Certificates, Kind
 from tls.conftest import TlsRedis

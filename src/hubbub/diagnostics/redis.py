@@ -20,8 +20,8 @@ from hubbub.diagnostics.report import (
 )
 from hubbub.errors import Unavailable
 from hubbub.redis import Connection, ReplyError
+from hubbub.redis.connector import SLOTS
 from hubbub.redis.replies import as_bytes
-from hubbub.redis.slots import SLOTS
 from hubbub.settings import RedisSettings
 
 OLDEST: Final = {"Redis": (6, 2), "Valkey": (7, 2)}

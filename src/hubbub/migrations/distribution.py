@@ -23,7 +23,7 @@ from hubbub.migrations.runner import Timeouts, milliseconds, take_lock
 from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connect
 from hubbub.postgres.connection import Connection
 from hubbub.postgres.errors import FAILURES, to_error
-from hubbub.postgres.functions import DIGITS, functions
+from hubbub.postgres.statement import DIGITS, functions
 from hubbub.settings import PostgresSettings
 
 ROOM_OF: Final = {

@@ -1,7 +1,7 @@
 -- The writes of hubbub as functions, for a database whose rooms are distributed over several nodes by Citus.
 --
 -- `hubbub distribute` makes them, and the statements of the repositories call them there (`Statement.distributed`).
--- Their names in the database end with a digest (`hubbub.postgres.functions`).
+-- Their names in the database end with a digest (`hubbub.postgres.statement`).
 -- Citus runs a function on the node of its `room`, in one round trip. It runs the INSERT of a statement that makes
 -- another change as well on its coordinator, which takes several times as long.
 --

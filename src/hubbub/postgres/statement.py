@@ -1,10 +1,16 @@
-"""SQL as values, and the models that its rows become. Also UUIDs as asyncpg makes them."""
+"""SQL as values, and the models that its rows become. Also UUIDs as asyncpg makes them.
+
+A database with distributed rooms has the functions of functions.sql. The name of one in the database ends with a
+digest of its definition. Two versions of hubbub therefore use separate functions, and no function is replaced.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -12,7 +18,6 @@ from asyncpg.pgproto import pgproto
 
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
-from hubbub.postgres.functions import with_names_in_database
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -24,8 +29,7 @@ TABLES: Final = (
 )
 """The tables of hubbub. Statements name them without their schema, which `Statement.in_layout` puts in front."""
 
-# `(?!\.)` because in `IS DISTINCT FROM rooms.name` a table's name stands for its row. Functions are those of
-# `hubbub.postgres.functions`.
+# `(?!\.)` because in `IS DISTINCT FROM rooms.name` a table's name stands for its row.
 _TABLE = re.compile(rf"\b(FROM|JOIN|INTO|UPDATE|USING) ({'|'.join(TABLES)}|hubbub_\w+(?=\())\b(?!\.)")
 _LOCKS_ROOM = re.compile(r"\b(UPDATE|DELETE FROM) rooms\b")
 _WRITING: Final = ("INSERT INTO", "UPDATE", "DELETE FROM")
@@ -50,6 +54,39 @@ def not_supported(what: str) -> Unavailable:
     """The error of what cannot be done where rooms are distributed."""
     reason = f"{what} is not possible where rooms are distributed over several nodes (docs/scale.md)"
     return Unavailable("postgresql", reason, retryable=False)
+
+
+FILE: Final = Path(__file__).with_name("functions.sql")
+
+DIGITS: Final = 8
+"""Of the digest, in the name."""
+
+_DEFINITION: Final = re.compile(
+    r"^CREATE OR REPLACE FUNCTION (?P<name>hubbub_\w+)(?P<rest>\(.*?^\$\$);$", re.DOTALL | re.MULTILINE
+)
+_CALL: Final = re.compile(r"\bhubbub_\w+(?=\()")
+
+
+class Function(NamedTuple):
+    """A function: its name in the database, and the rest of its definition, from the parameters on."""
+
+    name: str
+    definition: str
+
+
+@cache
+def functions() -> dict[str, Function]:
+    """All functions, by the names that statements call them by."""
+    found: dict[str, Function] = {}
+    for made in _DEFINITION.finditer(FILE.read_text(encoding="utf-8")):
+        digest = sha256(made["rest"].encode()).hexdigest()[:DIGITS]
+        found[made["name"]] = Function(f"{made['name']}_{digest}", made["rest"])
+    return found
+
+
+def with_names_in_database(sql: str) -> str:
+    """The SQL of a statement, with the names that its functions have in the database."""
+    return _CALL.sub(lambda call: functions()[call[0]].name, sql)
 
 
 class _SqlByLayout(dict[str, str]):

@@ -26,10 +26,9 @@ from hubbub.errors import Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.redis.commands import WITHOUT_KEYS, Call, CommandProtocol, Connection, Outcome, prefixed
 from hubbub.redis.connection import CLOSED, pack
-from hubbub.redis.connector import ServerConnector, shards_in
+from hubbub.redis.connector import SLOTS, ServerConnector, has_slot, shards_in, slot_of
 from hubbub.redis.errors import ReplyError, is_unknown_command
 from hubbub.redis.replies import Part, Reply
-from hubbub.redis.slots import SLOTS, has_slot, slot_of
 from hubbub.scheduling import EarliestTimer
 from hubbub.settings import Address, RedisSettings
 

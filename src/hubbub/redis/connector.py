@@ -1,9 +1,13 @@
-"""Chooses the server of a connection: the one in the settings, the master of Sentinels, or a node of a cluster."""
+"""Chooses the server of a connection: the one in the settings, the master of Sentinels, or a node of a cluster.
+
+Also the slots of a cluster, and the channels that have one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from binascii import crc_hqx
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -249,6 +253,28 @@ def shards_in(reply: object, asked: str) -> list[Shard]:
         Shard(slice(first, last + 1), [Address((node[0] or b"").decode() or asked, node[1]) for node in nodes])
         for first, last, *nodes in reply
     ]
+
+
+SLOTS: Final = 16_384
+
+_ROOM: Final = "room:"
+_LENGTH: Final = len(_ROOM) + 36
+
+
+def slot_of(key: bytes) -> int:
+    """The hash slot of a key, by the part within its first braces if there is one."""
+    start = key.find(b"{")
+    if start >= 0 and (end := key.find(b"}", start)) > start + 1:
+        key = key[start + 1 : end]
+    return crc_hqx(key, 0) % SLOTS
+
+
+def has_slot(channel: str) -> bool:
+    """Whether the channel is that of a room, and so has a slot where the servers have sharded pub/sub.
+
+    Scripts publish on the other channels, each in the slot of its keys.
+    """
+    return channel.startswith(_ROOM) and len(channel) == _LENGTH
 
 
 def _check_mode(handshake: Handshake, settings: RedisSettings, address: Address) -> None:
