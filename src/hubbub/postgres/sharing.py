@@ -7,7 +7,7 @@ change, in whichever process it was made.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -36,8 +36,8 @@ class SharedStatements:
     def __init__(self, executor: Executor, deadline_seconds: float) -> None:
         self._executor = executor
         self._deadline_seconds = deadline_seconds
-        self._lookups: dict[Lookup[Any], Batcher[Args, Any]] = {}
-        self._lookups_in_rooms: dict[Lookup[Any], Batcher[Args, Any]] = {}
+        self._lookups: dict[Lookup[Any], Callable[[Args], Awaitable[Any]]] = {}
+        self._batchers: list[Batcher[Any, Any]] = []
         self._shared = Batcher[Asked, list[Any]](
             "share a statement",
             self._fetch,
@@ -50,35 +50,27 @@ class SharedStatements:
 
     def look_up(self, lookup: Lookup[T], key: Args) -> Awaitable[T | None]:
         """The row of the key, or None."""
-        batcher = self._lookups.get(lookup)
-        if batcher is not None:
-            return batcher.call(key)
-        if lookup.has_room and self._executor.is_distributed:
-            batcher = self._lookups_in_rooms.get(lookup) or self._batcher_in_rooms(lookup)
-            return batcher.call(key, lookup.key_of_args(*key))
-        batcher = self._lookups[lookup] = Batcher(
-            lookup.name,
-            lambda key, deadline: self._executor.fetch_one(lookup, *key, deadline=deadline),
-            partial(self._find_many, lookup),
-            deadline_seconds=self._deadline_seconds,
-            queue=PlainQueue(),
-            per_batch=CALLERS_PER_STATEMENT,
-        )
-        return batcher.call(key)
+        call = self._lookups.get(lookup) or self._share(lookup)
+        return call(key)
 
-    def _batcher_in_rooms(self, lookup: Lookup[Any]) -> Batcher[Args, Any]:
-        """For rooms on several nodes: a statement for several of them would need an answer of each node. So only
-        callers with equal keys share one."""
-        batcher = self._lookups_in_rooms[lookup] = Batcher[Args, Any](
+    def _share(self, lookup: Lookup[Any]) -> Callable[[Args], Awaitable[Any]]:
+        """Batches for a lookup. For rooms on several nodes only callers with equal keys share a statement: one for
+        several rooms would need an answer of each node."""
+        by_key = lookup.has_room and self._executor.is_distributed
+        batcher = Batcher[Args, Any](
             lookup.name,
             lambda key, deadline: self._executor.fetch_one(lookup, *key, deadline=deadline),
             partial(self._find_many, lookup),
             deadline_seconds=self._deadline_seconds,
-            queue=KeyedQueue(keys_per_batch=1),
+            queue=KeyedQueue(keys_per_batch=1) if by_key else PlainQueue(),
             per_batch=CALLERS_PER_STATEMENT,
-            workers=SHARED_WORKERS,
+            workers=SHARED_WORKERS if by_key else 1,
         )
-        return batcher
+        self._batchers.append(batcher)
+        call = self._lookups[lookup] = (
+            (lambda key: batcher.call(key, lookup.key_of_args(*key))) if by_key else batcher.call
+        )
+        return call
 
     async def _find_many(self, lookup: Lookup[T], keys: Sequence[Args], deadline: float) -> list[T | None]:
         key_of_args = lookup.key_of_args
@@ -111,6 +103,5 @@ class SharedStatements:
 
     async def close(self) -> None:
         """Refuse new callers, and wait for the statements in flight: the pool bounds how long they take."""
-        for lookups in (*self._lookups.values(), *self._lookups_in_rooms.values()):
-            await lookups.drain()
-        await self._shared.drain()
+        for batcher in (*self._batchers, self._shared):
+            await batcher.drain()
