@@ -180,6 +180,8 @@ class Logs:
     #
     # Rows after the bound in bytes ($4) are left out before their content is fetched: octet_length of a stored
     # text does not read it. The first entry always comes. `found` counts the rows without that bound.
+    _VISIBLE: Final = f"""{not_deleted("$1")}
+                        AND ($5::uuid IS NULL OR {has_member("$1", "$5")})"""
     _READ = Statement(
         "log.read",
         _entry,
@@ -208,7 +210,7 @@ class Logs:
                     FROM messages
                     WHERE messages.room_id = $1
                         AND messages.seq >= $2
-                        AND {not_deleted("$1")}
+                        AND {_VISIBLE}
                     ORDER BY messages.seq
                     LIMIT $3
                 )
@@ -231,7 +233,7 @@ class Logs:
                         AND messages.room_id = $1
                     WHERE room_events.room_id = $1
                         AND room_events.seq >= $2
-                        AND {not_deleted("$1")}
+                        AND {_VISIBLE}
                         AND (room_events.message_id IS NULL OR messages.id IS NOT NULL OR room_events.seq = $2)
                     ORDER BY room_events.seq
                     LIMIT $3
@@ -244,9 +246,6 @@ class Logs:
             OR earlier_bytes <= $4
         ORDER BY at_seq
         """,
-    )
-    _READ_OF_MEMBER = Statement(
-        "log.read_of_member", _entry, _READ.sql.replace(not_deleted("$1"), has_member("$1", "$5"))
     )
 
     async def read(
@@ -264,21 +263,18 @@ class Logs:
         Raises: NotFound (no such room), NotAMember.
         """
         head, deadline = 0, self._executor.deadline() if deadline is None else deadline
-        rows = await self._rows(room_id, after, limit + 1, most_bytes, viewer=viewer, deadline=deadline)
+        rows = await self._executor.fetch_all(
+            self._READ, room_id, after.seq, limit + 1, most_bytes, viewer, deadline=deadline
+        )
         if not rows:  # purged, or no room; read again, for entries that came before the head was known
             head = (await self.head(room_id, viewer=viewer, deadline=deadline)).seq
-            rows = await self._rows(room_id, after, limit + 1, most_bytes, viewer=viewer, deadline=deadline)
+            rows = await self._executor.fetch_all(
+                self._READ, room_id, after.seq, limit + 1, most_bytes, viewer, deadline=deadline
+            )
         return _slice_of(rows, room_id, after, limit, head)
 
     _READ_ON_REPLICA = Statement(
-        "log.read_on_replica",
-        _entry,
-        _READ.sql.replace(not_deleted("$1"), f"{not_deleted('$1')} AND pg_is_in_recovery()"),
-    )
-    _READ_OF_MEMBER_ON_REPLICA = Statement(
-        "log.read_of_member_on_replica",
-        _entry,
-        _READ.sql.replace(not_deleted("$1"), f"{has_member('$1', '$5')} AND pg_is_in_recovery()"),
+        "log.read_on_replica", _entry, _READ.sql.replace(_VISIBLE, f"{_VISIBLE} AND pg_is_in_recovery()")
     )
 
     @classmethod
@@ -294,41 +290,13 @@ class Logs:
         deadline: float,
     ) -> tuple[int, LogSlice] | None:
         """As `read`, with the end of the log. None where it is less than `least`, or the position is not there."""
-        if viewer is None:
-            rows = await executor.fetch_all(
-                cls._READ_ON_REPLICA, room_id, after.seq, limit + 1, PAGE_BYTES, deadline=deadline
-            )
-        else:
-            rows = await executor.fetch_all(
-                cls._READ_OF_MEMBER_ON_REPLICA,
-                room_id,
-                after.seq,
-                limit + 1,
-                PAGE_BYTES,
-                viewer,
-                deadline=deadline,
-            )
+        rows = await executor.fetch_all(
+            cls._READ_ON_REPLICA, room_id, after.seq, limit + 1, PAGE_BYTES, viewer, deadline=deadline
+        )
         if not rows or rows[0][1] < least:
             return None
         found = _slice_of(rows, room_id, after, limit, rows[0][1])
         return None if found.is_rewound else (found.head, found)
-
-    async def _rows(
-        self,
-        room_id: UUID,
-        after: Position,
-        limit: int,
-        most_bytes: int,
-        *,
-        viewer: UUID | None,
-        deadline: float,
-    ) -> list[tuple[int, int, Position, LogEvent | None]]:
-        seq = after.seq
-        if viewer is None:
-            return await self._executor.fetch_all(self._READ, room_id, seq, limit, most_bytes, deadline=deadline)
-        return await self._executor.fetch_all(
-            self._READ_OF_MEMBER, room_id, seq, limit, most_bytes, viewer, deadline=deadline
-        )
 
     _HEAD_COLUMNS = f"""
         SELECT
