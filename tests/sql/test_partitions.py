@@ -65,9 +65,8 @@ EXCEPTIONS: Final = {
 
 # Citus runs an INSERT of such a statement on the coordinator, row by row.
 INSERTS_BESIDE_OTHER_CHANGES: Final = {
-    *("deletions.leave", "deletions.leave_room", "messages.delete", "messages.delete_in_room"),
-    *("messages.delete_many", "messages.edit"),
-    *("messages.edit_in_room", "messages.edit_many", "messages.send", "messages.send_many"),
+    *("deletions.leave", "deletions.leave_room", "messages.delete"),
+    *("messages.delete_many", "messages.edit", "messages.edit_many", "messages.send", "messages.send_many"),
     *("read_receipts.mark_many", "read_receipts.mark_read", "room_users.add", "room_users.add_many"),
     *("room_users.demote", "room_users.remove", "room_users.remove_admin", "room_users.remove_by"),
     *("room_users.remove_last_member", "room_users.remove_many", "room_users.set_role"),
