@@ -385,6 +385,14 @@ async def test_callers_that_differ_in_the_last_argument_share_a_statement_that_g
         assert await transaction.fetch_shared_by_each(ASKED, 2, 4) == [(["4"],)]
 
 
+async def test_calls_without_a_last_argument_share_a_statement_that_gets_null(pool: Recorder) -> None:
+    found = await asyncio.gather(*(pool.fetch_shared_by_each(ASKED, 2, last) for last in (5, None, None, None)))
+    assert found == [[(["5"],)], *[[(None,)]] * 3]
+    assert len(pool.sent) == 2
+    async with pool.transaction() as transaction:
+        assert await transaction.fetch_shared_by_each(ASKED, 2, None) == [(None,)]
+
+
 async def test_given_deadline_ends_the_call_of_one_and_of_several_callers(
     pool: Recorder, observer: Observer
 ) -> None:

@@ -58,7 +58,10 @@ class Executor(Protocol):
     def fetch_shared_by_each(
         self, statement: Statement[T], *args: object, deadline: float | None = None
     ) -> Awaitable[list[T]]:
-        """As `fetch_shared`, for calls that differ in the last argument: the statement gets an array of these."""
+        """As `fetch_shared`, for calls that differ in the last argument: the statement gets an array of these.
+
+        A call without a last argument, None, shares with its equals, and the statement gets NULL.
+        """
         ...
 
     async def execute(self, statement: Statement[T], *args: object) -> int:

@@ -88,9 +88,12 @@ class SharedStatements:
         return self._shared.call((statement, args, None), (statement, args), deadline=deadline)
 
     def fetch_by_each(self, statement: Statement[T], args: Args, deadline: float | None) -> Awaitable[list[T]]:
-        """Every row, of a statement with an array of the last arguments of all who share it."""
-        shared = args[:-1]
-        return self._shared.call((statement, shared, args[-1]), (statement, shared), deadline=deadline)
+        """Every row, of a statement with an array of the last arguments of all callers that share it."""
+        *rest, each = args
+        if each is None:
+            return self.fetch(statement, args, deadline)
+        shared = tuple(rest)
+        return self._shared.call((statement, shared, each), (statement, shared), deadline=deadline)
 
     async def _fetch(self, asked: Asked, deadline: float) -> list[Any]:
         return (await self._fetch_for_all([asked], deadline))[0]

@@ -141,7 +141,8 @@ class OpenTransaction:
     async def fetch_shared_by_each(
         self, statement: Statement[T], *args: object, deadline: float | None = None
     ) -> list[T]:
-        return await self.fetch_all(statement, *args[:-1], [args[-1]], deadline=deadline)
+        *rest, each = args
+        return await self.fetch_all(statement, *rest, None if each is None else [each], deadline=deadline)
 
     async def execute(self, statement: Statement[T], *args: object) -> int:
         sql = statement.in_layout[self._connection.layout]

@@ -106,11 +106,12 @@ class _Rows(list[Message]):
 
 PAGE = Statement("messages.page", Message, _page(quickly_readable(Message)), build=_Rows.build)
 # The page of many viewers, whose ids are in $5. The first row is not a message: its content has the ids of those
-# who are members. If none of them is, there is no row at all.
+# who are members. If none of them is, there is no row at all. No membership is read where $5 is NULL.
 _VIEWERS: Final = f"""viewers AS MATERIALIZED (
         SELECT string_agg(user_id::text, ' ') AS ids
         FROM room_users
-        WHERE room_id = $1
+        WHERE $5::uuid[] IS NOT NULL
+            AND room_id = $1
             AND user_id = ANY($5::uuid[])
             AND {not_deleted("$1", "user_id")}
         HAVING count(*) > 0
@@ -145,8 +146,9 @@ ROOM_EXISTS = Statement(
 )
 
 
-# Pages on a replica. There is no row where the log of the room has not reached the seq $5, and none on a server
-# that was promoted. The first row is not a message: its seq is the end of the log.
+# Pages on a replica. There is no row where the log of the room has not reached the seq $5, none on a server that
+# was promoted, and none if no member is among the viewers ($6). The first row is not a message: its seq is the end
+# of the log.
 _REACHED: Final = f"""reached AS MATERIALIZED (
         SELECT last_seq
         FROM rooms
@@ -154,30 +156,19 @@ _REACHED: Final = f"""reached AS MATERIALIZED (
             AND last_seq >= $5
             AND pg_is_in_recovery()
             AND {not_deleted("$1")}
+            AND ($6::uuid[] IS NULL OR {_ANY_VIEWER})
     )"""
 _IS_REACHED: Final = "EXISTS (SELECT 1 FROM reached)"
-_HAS_REACHED: Final = _NO_MESSAGE | {"seq": "last_seq", "content": "''"}
+_WITH_REACHED: Final = f"WITH {_VIEWERS.replace('$5', '$6')}, {_REACHED}"
 PAGE_ON_REPLICA = Statement(
     "messages.page_on_replica",
     Message,
     f"""
-    WITH {_REACHED}
-    SELECT {_selected(_HAS_REACHED)}
+    {_WITH_REACHED}
+    SELECT {_selected(_NO_MESSAGE | {"seq": "last_seq", "content": "COALESCE((SELECT ids FROM viewers), '')"})}
     FROM reached
     UNION ALL
     ({PAGE.sql.replace(not_deleted("$1"), _IS_REACHED)})
-    """,
-)
-PAGE_OF_VIEWERS_ON_REPLICA = Statement(
-    "messages.page_of_viewers_on_replica",
-    Message,
-    f"""
-    WITH {_VIEWERS.replace("$5", "$6")}, {_REACHED}
-    SELECT {_selected(_HAS_REACHED | {"content": "ids"})}
-    FROM reached
-    CROSS JOIN viewers
-    UNION ALL
-    ({PAGE.sql.replace(not_deleted("$1"), f"{_IS_REACHED} AND {_ANY_VIEWER}")})
     """,
 )
 
@@ -187,14 +178,9 @@ async def read_page_on_replica(
 ) -> tuple[int, MessagePage] | None:
     """The end of the room's log and the page, if that end is at least `least` and the viewer is a member there."""
     room_id, pivot, older, newer = span
-    if viewer is None:
-        rows = await executor.fetch_shared(
-            PAGE_ON_REPLICA, room_id, pivot, older + 1, newer + 1, least, deadline=deadline
-        )
-    else:
-        rows = await executor.fetch_shared_by_each(
-            PAGE_OF_VIEWERS_ON_REPLICA, room_id, pivot, older + 1, newer + 1, least, viewer, deadline=deadline
-        )
+    rows = await executor.fetch_shared_by_each(
+        PAGE_ON_REPLICA, room_id, pivot, older + 1, newer + 1, least, viewer, deadline=deadline
+    )
     if not rows or (viewer is not None and str(viewer) not in rows[0].content):
         return None
     return rows[0].seq, _page_of(span, rows[1:])
@@ -278,38 +264,27 @@ def _as_json(condition: str, before: str = "", more: str = "") -> str:
     """
 
 
-PAGE_JSON = Statement("messages.page_json", _page_json, _as_json(f"EXISTS ({ROOM_EXISTS.sql})"))
-PAGE_JSON_OF_VIEWERS = Statement(
-    "messages.page_json_of_viewers",
+_AND_VIEWERS: Final = ",\n        (SELECT ids FROM viewers) AS viewers"
+PAGE_JSON = Statement(
+    "messages.page_json",
     lambda room_id, older, newer, messages, before, viewers: (
         _page_json(room_id, older, newer, messages, before),
         viewers,
     ),
-    _as_json(_ANY_VIEWER, f"WITH {_VIEWERS}", ",\n        (SELECT ids FROM viewers) AS viewers"),
+    _as_json(
+        f"CASE WHEN $5::uuid[] IS NULL THEN EXISTS ({ROOM_EXISTS.sql}) ELSE {_ANY_VIEWER} END",
+        f"WITH {_VIEWERS}",
+        _AND_VIEWERS,
+    ),
 )
-
-
-_WITH_END: Final = ",\n        (SELECT last_seq FROM reached) AS last_seq"
 PAGE_JSON_ON_REPLICA = Statement(
     "messages.page_json_on_replica",
-    lambda room_id, older, newer, messages, before, last_seq: (
-        last_seq,
-        _page_json(room_id, older, newer, messages, before),
-    ),
-    _as_json(_IS_REACHED, f"WITH {_REACHED}", _WITH_END),
-)
-PAGE_JSON_OF_VIEWERS_ON_REPLICA = Statement(
-    "messages.page_json_of_viewers_on_replica",
     lambda room_id, older, newer, messages, before, viewers, last_seq: (
-        last_seq,
         _page_json(room_id, older, newer, messages, before),
         viewers,
+        last_seq,
     ),
-    _as_json(
-        f"{_IS_REACHED} AND {_ANY_VIEWER}",
-        f"WITH {_VIEWERS.replace('$5', '$6')}, {_REACHED}",
-        f",\n        (SELECT ids FROM viewers) AS viewers{_WITH_END}",
-    ),
+    _as_json(_IS_REACHED, _WITH_REACHED, f"{_AND_VIEWERS},\n        (SELECT last_seq FROM reached) AS last_seq"),
 )
 
 
@@ -318,26 +293,21 @@ async def read_page_json_on_replica(
 ) -> tuple[int, bytes] | None:
     """As `read_page_on_replica`."""
     room_id, pivot, older, newer = span
-    if viewer is None:
-        pages = await executor.fetch_shared(
-            PAGE_JSON_ON_REPLICA, room_id, pivot, older + 1, newer + 1, least, deadline=deadline
-        )
-        return pages[0] if pages else None
-    seen = await executor.fetch_shared_by_each(
-        PAGE_JSON_OF_VIEWERS_ON_REPLICA, room_id, pivot, older + 1, newer + 1, least, viewer, deadline=deadline
+    found = await executor.fetch_shared_by_each(
+        PAGE_JSON_ON_REPLICA, room_id, pivot, older + 1, newer + 1, least, viewer, deadline=deadline
     )
-    return seen[0][:2] if seen and str(viewer) in seen[0][2] else None
+    if not found or (viewer is not None and str(viewer) not in found[0][1]):
+        return None
+    page, _, last_seq = found[0]
+    return last_seq, page
 
 
 async def read_page_json(executor: Executor, span: Span, deadline: float, viewer: UUID | None = None) -> bytes:
     """The page as JSON, with the fields of `MessagePage`. Raises: as `read_page`."""
     room_id, pivot, older, newer = span
-    if viewer is not None:
-        seen = await executor.fetch_shared_by_each(
-            PAGE_JSON_OF_VIEWERS, room_id, pivot, older + 1, newer + 1, viewer, deadline=deadline
-        )
-        if not seen or str(viewer) not in seen[0][1]:
-            raise NotAMember(room_id, viewer)
-        return seen[0][0]
-    pages = await executor.fetch_shared(PAGE_JSON, room_id, pivot, older + 1, newer + 1, deadline=deadline)
-    return require(pages[0] if pages else None, NotFound, "room", room_id)
+    found = await executor.fetch_shared_by_each(
+        PAGE_JSON, room_id, pivot, older + 1, newer + 1, viewer, deadline=deadline
+    )
+    if viewer is not None and (not found or str(viewer) not in found[0][1]):
+        raise NotAMember(room_id, viewer)
+    return require(found[0][0] if found else None, NotFound, "room", room_id)
