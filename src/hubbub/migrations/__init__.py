@@ -13,9 +13,8 @@ from hubbub.errors import Invalid
 from hubbub.migrations import revisions, scripts
 from hubbub.migrations.distribution import is_begun, is_distributed
 from hubbub.migrations.grants import Limits, grant
-from hubbub.migrations.restored import renumber
 from hubbub.migrations.revisions import HEAD, REVISIONS, to_apply, to_undo, verify
-from hubbub.migrations.runner import Timeouts, migrate
+from hubbub.migrations.runner import Timeouts, migrate, renumber
 from hubbub.migrations.runner import move as move_tables
 from hubbub.postgres import TABLES, Pool
 from hubbub.renamed import warn_of_former_name

@@ -12,14 +12,14 @@ each node has transaction ids of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from hubbub.errors import HubbubError, Invalid, SchemaMismatch, Unavailable
 from hubbub.migrations.revisions import HEAD, verify
-from hubbub.migrations.runner import Timeouts, milliseconds, take_lock
+from hubbub.migrations.runner import Session, Timeouts, milliseconds, take_lock
 from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connect
 from hubbub.postgres.connection import Connection
 from hubbub.postgres.errors import FAILURES, to_error
@@ -414,14 +414,7 @@ async def distribute(
     application may be connected, unless all that is left is to make functions of another version of hubbub.
     Raises: as `plan`, and Invalid (sessions may write), Unavailable (also if a lock is refused).
     """
-    timeouts = timeouts or Timeouts()
-    connection = await _connect(settings, timeouts.lock_timeout_seconds)
-
-    def session() -> AbstractAsyncContextManager[Executor]:
-        return OpenTransaction.begin(connection, settings.deadline_seconds)
-
-    try:
-        await take_lock(session, timeouts.migration_lock_seconds)
+    async with _locked(settings, timeouts or Timeouts()) as (connection, session):
         for step in (await _plan(connection, settings, shards)).left:
             async with session() as executor:
                 if step.needs_no_writers:
@@ -433,6 +426,19 @@ async def distribute(
             except FAILURES as error:
                 raise _error_for(error, step, lost=connection.is_closed()) from error
             done(step)
+
+
+@asynccontextmanager
+async def _locked(settings: PostgresSettings, timeouts: Timeouts) -> AsyncIterator[tuple[Connection, Session]]:
+    """A connection that holds the lock of migrations, and its transactions."""
+    connection = await _connect(settings, timeouts.lock_timeout_seconds)
+
+    def session() -> AbstractAsyncContextManager[Executor]:
+        return OpenTransaction.begin(connection, settings.deadline_seconds)
+
+    try:
+        await take_lock(session, timeouts.migration_lock_seconds)
+        yield connection, session
     finally:
         connection.terminate()
 
@@ -521,14 +527,7 @@ async def drop_former_functions(settings: PostgresSettings, *, timeouts: Timeout
     Raises: Invalid (rooms are not distributed, or sessions may write: one of them may call such a function),
     SchemaMismatch (not completely distributed), Unavailable.
     """
-    timeouts = timeouts or Timeouts()
-    connection = await _connect(settings, timeouts.lock_timeout_seconds)
-
-    def session() -> AbstractAsyncContextManager[Executor]:
-        return OpenTransaction.begin(connection, settings.deadline_seconds)
-
-    try:
-        await take_lock(session, timeouts.migration_lock_seconds)
+    async with _locked(settings, timeouts or Timeouts()) as (connection, session):
         async with session() as executor:
             await verify(executor)
             if not await is_distributed(executor, settings.schema):
@@ -541,8 +540,6 @@ async def drop_former_functions(settings: PostgresSettings, *, timeouts: Timeout
             except FAILURES as error:
                 first_line = str(error).partition("\n")[0]
                 raise Unavailable("postgresql", f"could not drop {function}: {first_line}") from error
-    finally:
-        connection.terminate()
     return former
 
 

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Final
 from uuid import UUID
 
 from hubbub import inputs
@@ -213,7 +214,7 @@ async def _run_once(connection: Connection, direction: Direction, revision: str)
 
 async def _refuse_rows(connection: Connection, refusal: Refusal, query: str) -> None:
     """Raises: Invalid (there are rows that the new schema cannot hold; their owner has to change them)."""
-    count = await connection.fetchval(f"SELECT count(*) FROM ({query}) AS refused")  # noqa: S608 - of a file of ours
+    count = await connection.fetchval(f"SELECT count(*) FROM ({query}) AS refused")
     if count:
         on_one_line = " ".join(query.split())
         reason = f"the database holds {refusal.rows} ({count}); find them with: {on_one_line}"
@@ -229,7 +230,7 @@ async def _compute_keys(connection: Connection, query: str) -> None:
     if not await connection.fetchval(f"SELECT EXISTS ({query})"):
         return
     last, taken = None, 0
-    page = f"SELECT id, username FROM ({query}) AS found WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2"  # noqa: S608 - of a file of ours
+    page = f"SELECT id, username FROM ({query}) AS found WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2"
     while rows := await connection.fetch(page, last, KEYS_PER_STATEMENT):
         keyed = [(id, name, inputs.stored_key(name)) for id, name in rows]
         if not await _store_keys(connection, keyed):
@@ -312,3 +313,64 @@ def _error_for(error: Exception, revision: str, timeouts: Timeouts, *, lost: boo
         return known
     first_line = str(error).partition("\n")[0]  # the lines after the first hold values of rows
     return Unavailable("postgresql", f"revision {revision} failed: {first_line}", retryable=False)
+
+
+# After a restore into another cluster, whose own transactions begin at 1 again.
+
+WITH_TRANSACTION_IDS: Final = ("messages", "room_events")
+
+
+def _newest_in(table: str) -> str:
+    return f"""
+            SELECT {table}.transaction_id
+            FROM {table}
+            WHERE (get_byte(uuid_send({table}.room_id), 15) & 15) = part.number
+                AND {table}.transaction_id IS NOT NULL
+            ORDER BY {table}.transaction_id DESC
+            LIMIT 1
+        """
+
+
+# NULL if the transactions of this cluster have larger ids than all entries, as they have without a restore.
+_OFFSET: Final = Statement(
+    "migrations.transaction_id_offset",
+    lambda transaction_id_offset: transaction_id_offset,
+    f"""
+    SELECT max(newest.transaction_id) + 1 AS transaction_id_offset
+    FROM generate_series(0, 15) AS part (number)
+    CROSS JOIN LATERAL (
+        ({_newest_in("messages")})
+        UNION ALL
+        ({_newest_in("room_events")})
+    ) AS newest
+    CROSS JOIN hubbub_schema_version
+    WHERE newest.transaction_id
+        >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint + hubbub_schema_version.transaction_id_offset
+    """,
+)
+_SET_OFFSET: Final = Statement(
+    "migrations.set_transaction_id_offset", int, "UPDATE hubbub_schema_version SET transaction_id_offset = $1"
+)
+
+
+async def renumber(settings: PostgresSettings, timeouts: Timeouts) -> int | None:
+    """Give new entries larger transaction ids than all that were restored.
+
+    Returns what is added to the ids of this cluster. None if nothing had to be done.
+    """
+    async with session(settings) as transaction:
+        await take_lock(transaction, timeouts.migration_lock_seconds)
+        async with transaction() as executor:
+            await verify(executor)
+            for table in WITH_TRANSACTION_IDS:
+                lock = f"LOCK TABLE {settings.schema}.{table} IN ACCESS EXCLUSIVE MODE"
+                await executor.execute(Statement("migrations.lock_entries", int, lock))
+            offset = await executor.fetch_one(_OFFSET)
+            if offset is None:
+                return None
+            await executor.execute(_SET_OFFSET, offset)
+            for table in WITH_TRANSACTION_IDS:
+                default = f"pg_current_xact_id()::text::bigint + {int(offset)}"
+                alter = f"ALTER TABLE {settings.schema}.{table} ALTER COLUMN transaction_id SET DEFAULT {default}"
+                await executor.execute(Statement("migrations.set_default", int, alter))
+            return int(offset)
