@@ -582,35 +582,16 @@ def _people_of(summary: RoomSummary) -> Iterable[UUID | None]:
     return summary.partner_id, None if last is None else last.user_id
 
 
-_ALL: Final = (
-    Command("send", Send, send),
-    Command("edit", Edit, edit),
-    Command("delete", Delete, delete),
-    Command("read", Read, read),
-    Command("typing", Typing, typing),
-    Command("page", History, page),
-    Command("rooms", Rooms, rooms),
-    Command("room", OneRoom, room),
-    Command("public_rooms", PublicRooms, public_rooms),
-    Command("members", Members, members),
-    Command("create", Create, create),
-    Command("join", Join, join),
-    Command("leave", Leave, leave),
-    Command("invite", Invite, invite),
-    Command("direct", Direct, direct),
-    Command("unread", Unread, unread),
-    Command("readers", Readers, readers),
-    Command("update_room", UpdateRoom, update_room),
-    Command("delete_room", DeleteRoom, delete_room),
-    Command("remove", Remove, remove),
-    Command("set_role", SetRole, set_role),
-    Command("update_profile", UpdateProfile, update_profile),
-    Command("watch", Watch, watch),
-    Command("users", Users, users),
-    Command("me", Me, me),
-    Command("sessions", Sessions, sessions),
-    Command("revoke", Revoke, revoke),
-    Command("auth", Auth, auth),
+def _of(handler: Handler) -> Command:
+    """The command that is named by the tag of its frame."""
+    frame = frame_of(handler)
+    return Command(str(frame.__struct_config__.tag), frame, handler)
+
+
+_HANDLERS: Final[tuple[Handler, ...]] = (
+    *(send, edit, delete, read, typing, page, rooms, room, public_rooms, members, create, join, leave, invite),
+    *(direct, unread, readers, update_room, delete_room, remove, set_role, update_profile, watch, users, me),
+    *(sessions, revoke, auth),
 )
-COMMANDS: Final[Mapping[str, Command]] = {command.name: command for command in _ALL}
+COMMANDS: Final[Mapping[str, Command]] = {command.name: command for command in map(_of, _HANDLERS)}
 """The commands of hubbub, by name."""

@@ -21,13 +21,11 @@ from hubbub.renamed import renamed_argument
 from hubbub.web import commands, frames
 from hubbub.web.commands import Call, Command, Handler, frame_of
 from hubbub.web.connections import GatewayConnection
-from hubbub.web.cors import preflight, readable_by
 from hubbub.web.frames import Limits
-from hubbub.web.http import Http
-from hubbub.web.logins import Identity, cookie_of, hub_from, is_from_own_page, value_of
+from hubbub.web.http import Http, preflight, readable_by
+from hubbub.web.logins import Identity, Tokens, cookie_of, hub_from, is_from_own_page, value_of
 from hubbub.web.problems import answer
 from hubbub.web.sockets import Sockets
-from hubbub.web.tokens import Tokens
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection

@@ -1,4 +1,4 @@
-"""Commands by HTTP, and the streams of Server-Sent Events."""
+"""Commands by HTTP, the streams of Server-Sent Events, and requests by pages of other origins."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import msgspec
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Invalid, RateLimited
@@ -22,8 +24,6 @@ from hubbub.web.problems import SERVER_ERROR, Refused, answer
 from hubbub.web.streams import EventStream, decode_id
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
     from hubbub.web.gateway import Gateway
     from hubbub.web.logins import Identity
 
@@ -242,3 +242,34 @@ def _converted(command: Command, fields: Mapping[str, Any]) -> msgspec.Struct:
         return msgspec.convert({"ref": 0, **fields, "type": command.name}, command.frame, strict=False)
     except msgspec.ValidationError as error:
         raise frames.invalid(error) from error
+
+
+# A browser asks the server about requests by pages of other origins (CORS).
+
+PREFLIGHT: Final = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
+    "Access-Control-Max-Age": "7200",  # seconds: as long as Chromium keeps it at most
+}
+
+
+def preflight(scope: Scope) -> Response | None:
+    """The answer to a browser that asks whether a page may send a request. None for any other request."""
+    if scope["method"] != "OPTIONS" or "access-control-request-method" not in Headers(scope=scope):
+        return None
+    return Response(status_code=204, headers=PREFLIGHT)
+
+
+def readable_by(origin: str, send: Send) -> Send:
+    """Adds the headers with which pages of the origin may read an answer. A cookie counts, as on a WebSocket."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Allow-Credentials"] = "true"
+            headers["Access-Control-Expose-Headers"] = "Retry-After"
+            headers.add_vary_header("Origin")
+        await send(message)
+
+    return send_with_headers

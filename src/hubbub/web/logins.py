@@ -1,4 +1,4 @@
-"""Logins by cookie or bearer token.
+"""Logins by cookie or bearer token, and signed tokens.
 
 `current_session` and `current_user` find the hub as `state.hub` of the application. `state.origins`, if it exists,
 has the origins of the application's own pages on other hosts, such as `https://app.example.org`.
@@ -6,12 +6,20 @@ has the origins of the application's own pages on other hosts, such as `https://
 A browser sends a cookie with requests that another site has caused. So a cookie counts only in a request that
 changes nothing, or whose `Origin` is the host that it goes to. A WebSocket can change things, so it needs one too.
 A bearer token needs none, because only the application's own code can add it.
+
+A signed token names a user for a short time, without a session: pages of other origins have no cookie. It is
+`<user id, time of expiry>.<MAC>`, in base64. A token of a session has no dot, so the two differ.
 """
 
 from __future__ import annotations
 
 import re
+import struct
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Collection
+from hashlib import blake2b
+from hmac import compare_digest
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
@@ -19,6 +27,7 @@ from uuid import UUID
 import msgspec
 from starlette.requests import HTTPConnection
 
+from hubbub import inputs
 from hubbub.acting_user import ActingUser
 from hubbub.errors import Invalid, NotFound
 from hubbub.hub import Hub
@@ -40,6 +49,10 @@ COOKIE: Final = "__Host-session"
 """The name of the cookie. With this prefix a browser takes it only over TLS, from this host and for all paths."""
 
 SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS", "TRACE"}
+
+MAC_BYTES: Final = 32
+SHORTEST_SECRET: Final = 32
+_CLAIMS: Final = struct.Struct(">16sd")
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -177,3 +190,31 @@ def _state(connection: HTTPConnection, name: str, default: Any) -> Any:  # noqa:
     """The value in the state of the request, which has that of the lifespan, or of the application."""
     state = connection.scope.get("state") or {}
     return state[name] if name in state else getattr(connection.app.state, name, default)
+
+
+class Tokens:
+    """Signs and checks tokens with one secret, which all processes of the application share."""
+
+    def __init__(self, secret: bytes) -> None:
+        """Raises: Invalid (a secret of fewer than 32 bytes)."""
+        if not isinstance(secret, bytes) or len(secret) < SHORTEST_SECRET:
+            raise Invalid("secret", f"must be at least {SHORTEST_SECRET} random bytes")
+        self._key = blake2b(secret, person=b"hubbub.token").digest()
+
+    def sign(self, user_id: UUID, seconds: float) -> str:
+        """A token that is valid for `seconds`. Raises: Invalid."""
+        expires_at = time.time() + inputs.positive("seconds", seconds)
+        claims = urlsafe_b64encode(_CLAIMS.pack(inputs.uuid("user_id", user_id).bytes, expires_at))
+        return (claims + b"." + self._mac(claims)).decode()
+
+    def check(self, token: str) -> tuple[UUID, float] | None:
+        """The user, and for how many seconds the token is still valid. None for any other text."""
+        claims, _, mac = token.encode("utf-8", "replace").partition(b".")
+        if not compare_digest(mac, self._mac(claims)):
+            return None
+        user_id, expires_at = _CLAIMS.unpack(urlsafe_b64decode(claims))
+        seconds = expires_at - time.time()
+        return (UUID(bytes=user_id), seconds) if seconds > 0 else None
+
+    def _mac(self, claims: bytes) -> bytes:
+        return urlsafe_b64encode(blake2b(claims, key=self._key, digest_size=MAC_BYTES).digest())
