@@ -37,7 +37,7 @@ TASKS: list[tuple[str, str, Callable[[Hub], BackgroundTask]]] = [
         "'reading the slots of the cluster'",
         lambda hub: ClusterConnection(replace(hub.settings.redis, cluster=True))._reading,
     ),
-    ("services/feed/feed.py", "'comparing heads of logs'", lambda hub: hub._feed._comparing),
+    ("services/feed/__init__.py", "'comparing heads of logs'", lambda hub: hub._feed._comparing),
     (
         "services/feed/followers.py",
         "'checking sessions of followers'",

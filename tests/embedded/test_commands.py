@@ -30,8 +30,8 @@ from embedded.chat import (
     sql,
     until,
 )
-from hubbub import Unavailable
-from hubbub.embedded import Status, commands, delete_data, down, find, status, up
+from hubbub import Unavailable, embedded
+from hubbub.embedded import Status, delete_data, down, find, status, up
 from hubbub.embedded.folder import Account
 from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
@@ -216,7 +216,7 @@ async def test_deleting_data_stops_servers_and_removes_the_folder(copied_folder:
 async def test_find_only_opens_a_connection(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = await up(folder)
     monkeypatch.setattr("hubbub.embedded.servers.connect", None)
-    monkeypatch.setattr(commands, "status", None)
+    monkeypatch.setattr(embedded, "status", None)
     assert find(folder) == settings
 
 

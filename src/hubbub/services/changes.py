@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 from uuid import UUID, uuid4
 
 from hubbub import inputs
@@ -37,12 +37,10 @@ from hubbub.errors import Invalid, Unavailable
 from hubbub.events import CHANGES_CHANNEL, LogEvent
 from hubbub.models import Message
 from hubbub.postgres import NOT_SUPPORTED, Executor, Statement, not_supported
+from hubbub.redis import CallbackSubscription, Connection, Outcome, Subscriptions
 from hubbub.repositories.messages import event_of
 from hubbub.scheduling import EarliestTimer
 from hubbub.sql import columns, not_deleted, readable, representable
-
-if TYPE_CHECKING:
-    from hubbub.redis import CallbackSubscription, Connection, Outcome, Subscriptions
 
 logger = logging.getLogger("hubbub.changes")
 

@@ -21,14 +21,14 @@ from uuid import UUID
 
 from hubbub.background import ReportErrors
 from hubbub.errors import Invalid, NotFound, Unavailable
+from hubbub.events import FeedEvent
+from hubbub.hub import Hub
 from hubbub.services.feed import Follower
 from hubbub.services.sessions import key_of
 from hubbub.web import frames
 from hubbub.web.logins import Identity
 
 if TYPE_CHECKING:
-    from hubbub.events import FeedEvent
-    from hubbub.hub import Hub
     from hubbub.web.gateway import Gateway
 
 logger = logging.getLogger("hubbub.web")

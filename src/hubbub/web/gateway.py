@@ -6,16 +6,19 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from uuid import UUID
 
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.routing import Router
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from hubbub import inputs
 from hubbub.background import ReportErrors, wait_at_most
 from hubbub.errors import Forbidden, Invalid, NotFound
+from hubbub.events import FeedEvent
 from hubbub.hub import Hub
 from hubbub.renamed import renamed_argument
 from hubbub.web import commands, frames
@@ -26,12 +29,6 @@ from hubbub.web.http import Http, preflight, readable_by
 from hubbub.web.logins import Identity, Tokens, cookie_of, hub_from, is_from_own_page, value_of
 from hubbub.web.problems import answer
 from hubbub.web.sockets import Sockets
-
-if TYPE_CHECKING:
-    from starlette.requests import HTTPConnection
-    from starlette.types import Receive, Scope, Send
-
-    from hubbub.events import FeedEvent
 
 Authenticate = Callable[["Scope"], Awaitable[UUID | None] | UUID | None]
 

@@ -19,13 +19,12 @@ from hubbub.web import frames
 from hubbub.web.commands import Call, Command
 from hubbub.web.documents import asyncapi, openapi
 from hubbub.web.frames import Subscription
-from hubbub.web.logins import SAFE_METHODS, bearer_of, not_logged_in
+from hubbub.web.logins import SAFE_METHODS, Identity, bearer_of, not_logged_in
 from hubbub.web.problems import SERVER_ERROR, Refused, answer
 from hubbub.web.streams import EventStream, decode_id
 
 if TYPE_CHECKING:
     from hubbub.web.gateway import Gateway
-    from hubbub.web.logins import Identity
 
 SUBSCRIPTION_BYTES: Final = 1024 * 1024
 """The body of a request for a stream: 10,000 positions of 70 bytes."""

@@ -10,21 +10,20 @@ from uuid import UUID
 
 import msgspec
 from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
 
 from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Invalid, RateLimited, Unavailable
+from hubbub.hub import Hub
 from hubbub.positions import fingerprints, page_of
 from hubbub.web import frames
 from hubbub.web.commands import Call, Command
 from hubbub.web.connections import GatewayConnection
+from hubbub.web.logins import Identity
 from hubbub.web.problems import SERVER_ERROR, Refused, problem
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
-    from hubbub.hub import Hub
     from hubbub.web.gateway import Gateway
-    from hubbub.web.logins import Identity
 
 F = TypeVar("F", bound=frames.Frame)
 

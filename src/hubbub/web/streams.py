@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from starlette.types import Receive, Send
+
+from hubbub.events import FeedEvent
+from hubbub.hub import Hub
+from hubbub.services.feed import Follower
 from hubbub.web import frames
 from hubbub.web.connections import GatewayConnection
+from hubbub.web.logins import Identity
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Send
-
-    from hubbub.events import FeedEvent
-    from hubbub.hub import Hub
-    from hubbub.services.feed import Follower
     from hubbub.web.gateway import Gateway
-    from hubbub.web.logins import Identity
 
 COMMENT_SECONDS: Final = 15.0
 """How often a silent stream has a comment. Proxies cut lines that are silent for longer."""

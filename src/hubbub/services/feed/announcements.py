@@ -25,7 +25,7 @@ from hashlib import blake2b
 from hmac import compare_digest
 from math import inf
 from secrets import token_bytes
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -36,10 +36,8 @@ from hubbub.events import MEMBERSHIPS_CHANNEL, NOT_AN_EVENT, room_channel
 from hubbub.instrumentation import SILENT, Instrumentation
 from hubbub.models import Message
 from hubbub.postgres import Executor, Statement
+from hubbub.redis import Connection, Outcome
 from hubbub.scheduling import EarliestTimer, OncePerTurn
-
-if TYPE_CHECKING:
-    from hubbub.redis import Connection, Outcome
 
 logger = logging.getLogger("hubbub.feed")
 

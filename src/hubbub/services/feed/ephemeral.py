@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Mapping, Set
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 from hubbub.background import BackgroundTask
@@ -24,14 +24,11 @@ from hubbub.events import (
     TypingChanged,
     typing_channel,
 )
-from hubbub.redis import Gap
+from hubbub.redis import CallbackSubscription, Gap, Received, Subscriptions
 from hubbub.scheduling import TimeSlice
 from hubbub.services.feed.announcements import Announcements
 from hubbub.services.feed.memberships import Memberships
 from hubbub.services.feed.rooms import FollowedPosition, FollowedRoom, FollowedRooms, Inbox
-
-if TYPE_CHECKING:
-    from hubbub.redis import CallbackSubscription, Received, Subscriptions
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 from uuid import UUID
 
 from msgspec.structs import replace
@@ -27,19 +27,16 @@ from hubbub.errors import NotAMember, NotFound, Unavailable
 from hubbub.events import FeedEvent, Logged, MemberJoined, MemberLeft, MessageEdited, MessageSent, Resync, RoomGone
 from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT
+from hubbub.models import ResyncReason
 from hubbub.positions import NOT_SEEN, Position
-from hubbub.redis import Gap
+from hubbub.postgres import Executor
+from hubbub.redis import Gap, Received
 from hubbub.repositories.messages import Entry, Logs, LogSlice
 from hubbub.scheduling import TimeSlice
 from hubbub.services.feed.announcements import Announcements, UsersJoined
 from hubbub.services.feed.ephemeral import EphemeralEvents
 from hubbub.services.feed.memberships import MemberRoom, Memberships
 from hubbub.services.feed.rooms import FollowedPosition, FollowedRooms, Inbox, edited_in, part_of_round
-
-if TYPE_CHECKING:
-    from hubbub.models import ResyncReason
-    from hubbub.postgres import Executor
-    from hubbub.redis import Received
 
 logger = logging.getLogger("hubbub.feed")
 

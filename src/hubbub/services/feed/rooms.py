@@ -32,7 +32,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -54,17 +54,14 @@ from hubbub.events import (
     TypingChanged,
     room_channel,
 )
+from hubbub.instrumentation import Instrumentation
+from hubbub.models import Message, ResyncReason
 from hubbub.positions import NOT_SEEN, Position
-from hubbub.redis import Gap
+from hubbub.redis import CallbackSubscription, Gap, Received, Subscriptions
 from hubbub.repositories.messages import PAGE_BYTES, Entry, Head, Logs, LogSlice, entry_of
 from hubbub.scheduling import OncePerTurn
 from hubbub.services.feed.announcements import Announcements
 from hubbub.services.feed.memberships import Memberships
-
-if TYPE_CHECKING:
-    from hubbub.instrumentation import Instrumentation
-    from hubbub.models import Message, ResyncReason
-    from hubbub.redis import CallbackSubscription, Received, Subscriptions
 
 logger = logging.getLogger("hubbub.feed")
 

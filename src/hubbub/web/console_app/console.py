@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -14,6 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
+from starlette.types import Message, Receive, Scope, Send
 
 from hubbub import inputs
 from hubbub.diagnostics.lookup import find_room, find_user
@@ -25,9 +26,6 @@ from hubbub.repositories.messages.log import Logs
 from hubbub.web.console_app.live import Monitor
 from hubbub.web.logins import SAFE_METHODS, hub_from, is_from_own_page, value_of
 from hubbub.web.problems import Refused, answer
-
-if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope, Send
 
 Authorize = Callable[[Request], Awaitable[bool] | bool]
 
