@@ -9,7 +9,7 @@ import pytest
 
 import hubbub
 from hubbub import PostgresSettings, events
-from hubbub.events import KINDS, Logged, Payload
+from hubbub.events import KINDS, LoggedEvent, Payload
 from hubbub.history.lines import EVENT_LINES
 from hubbub.postgres import connect
 from sql.package import statements
@@ -17,13 +17,13 @@ from sql.package import statements
 ROOT = Path(__file__).parents[1]
 
 
-def own_fields(event: type[Logged]) -> set[str]:
-    return set(event.__struct_fields__) - set(Logged.__struct_fields__)
+def own_fields(event: type[LoggedEvent]) -> set[str]:
+    return set(event.__struct_fields__) - set(LoggedEvent.__struct_fields__)
 
 
 def test_every_type_of_entry_is_in_the_table_under_a_kind_of_its_own() -> None:
-    entries = [kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Logged)]
-    assert {kind.__name__ for kind in entries} - {"Logged"} == {event.__name__ for event in KINDS.values()}
+    entries = [kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, LoggedEvent)]
+    assert {kind.__name__ for kind in entries} - {"LoggedEvent"} == {event.__name__ for event in KINDS.values()}
     assert len({event.__struct_config__.tag for event in KINDS.values()}) == len(KINDS)
 
 
@@ -32,7 +32,7 @@ def test_every_event_is_public() -> None:
 
 
 @pytest.mark.parametrize("event", KINDS.values())
-def test_fields_of_an_entry_are_those_of_its_row_or_of_the_payload(event: type[Logged]) -> None:
+def test_fields_of_an_entry_are_those_of_its_row_or_of_the_payload(event: type[LoggedEvent]) -> None:
     assert own_fields(event) - {"user_id", "by", "message"} <= set(Payload.__struct_fields__)
 
 

@@ -29,7 +29,7 @@ from uuid_utils.compat import uuid7
 
 from hubbub.background import ReportErrors
 from hubbub.errors import HubbubError, Unavailable
-from hubbub.events import FeedEvent, Logged, MemberLeft, Resync, RoomGone
+from hubbub.events import FeedEvent, LoggedEvent, MemberLeft, Resync, RoomGone
 from hubbub.models import Message
 from hubbub.positions import fingerprints, number_of_pages, page_of
 
@@ -344,7 +344,7 @@ class Client:
     def _move(self, positions: dict[UUID, str], event: FeedEvent) -> None:
         if isinstance(event, RoomGone) or (isinstance(event, MemberLeft) and event.user_id == self.user_id):
             positions.pop(event.room_id, None)
-        elif isinstance(event, Logged | Resync):
+        elif isinstance(event, LoggedEvent | Resync):
             positions[event.room_id] = event.cursor
 
 

@@ -132,7 +132,7 @@ class Missed(Event, frozen=True, tag="missed"):
     """Read marks or profiles may have changed without an event: read them again."""
 
 
-class Logged(Event, frozen=True):
+class LoggedEvent(Event, frozen=True):
     """An entry of a room's log, at the position `seq`. A client that keeps `cursor` can go on from after it.
 
     The fields that a type adds are stored in columns of the log: `user_id` and `by` in `user_id`, `message` by its
@@ -148,14 +148,14 @@ class Logged(Event, frozen=True):
     at: datetime
 
 
-class MessageSent(Logged, frozen=True, tag="message_sent"):
+class MessageSent(LoggedEvent, frozen=True, tag="message_sent"):
     """A new message in its current state. It may have been edited or deleted since it was sent."""
 
     kind = "sent"
     message: Message
 
 
-class MessageEdited(Logged, frozen=True, tag="message_edited"):
+class MessageEdited(LoggedEvent, frozen=True, tag="message_edited"):
     """A message has other content. `message` is its present state, `by` is the user who edited it."""
 
     kind = "edited"
@@ -163,7 +163,7 @@ class MessageEdited(Logged, frozen=True, tag="message_edited"):
     message: Message
 
 
-class MessageDeleted(Logged, frozen=True, tag="message_deleted"):
+class MessageDeleted(LoggedEvent, frozen=True, tag="message_deleted"):
     """A message was deleted: `message` is the tombstone, `by` is the user who deleted it."""
 
     kind = "deleted"
@@ -171,7 +171,7 @@ class MessageDeleted(Logged, frozen=True, tag="message_deleted"):
     message: Message
 
 
-class MemberJoined(Logged, frozen=True, tag="member_joined"):
+class MemberJoined(LoggedEvent, frozen=True, tag="member_joined"):
     """A user joined the room."""
 
     kind = "joined"
@@ -179,14 +179,14 @@ class MemberJoined(Logged, frozen=True, tag="member_joined"):
     role: Role
 
 
-class MemberLeft(Logged, frozen=True, tag="member_left"):
+class MemberLeft(LoggedEvent, frozen=True, tag="member_left"):
     """A user left or was removed. For that user it is the last entry, until the user joins again."""
 
     kind = "left"
     user_id: UUID
 
 
-class RoleChanged(Logged, frozen=True, tag="role_changed"):
+class RoleChanged(LoggedEvent, frozen=True, tag="role_changed"):
     """A member has another role."""
 
     kind = "role_changed"
@@ -194,7 +194,7 @@ class RoleChanged(Logged, frozen=True, tag="role_changed"):
     role: Role
 
 
-class MemberChanged(Logged, frozen=True, tag="member_changed"):
+class MemberChanged(LoggedEvent, frozen=True, tag="member_changed"):
     """The membership of a user has other metadata."""
 
     kind = "member_changed"
@@ -205,7 +205,7 @@ class MemberChanged(Logged, frozen=True, tag="member_changed"):
         return hash((self.room_id, self.seq))
 
 
-class RoomChanged(Logged, frozen=True, tag="room_changed"):
+class RoomChanged(LoggedEvent, frozen=True, tag="room_changed"):
     """The room has another name, description, privacy, receipts setting or metadata, or several of these.
 
     They are as the change by `by` has left them.

@@ -294,7 +294,7 @@ class User(Stored, frozen=True, gc=False):
         )
 
 
-class Concealed(str):
+class Secret(str):
     """A text whose `repr` hides it, also in the locals of a traceback, whatever the name of the variable."""
 
     __slots__ = ()

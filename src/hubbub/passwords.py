@@ -16,7 +16,7 @@ from unicodedata import normalize
 
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child
-from hubbub.models import Concealed
+from hubbub.models import Secret
 
 R = TypeVar("R")
 
@@ -114,7 +114,7 @@ class Passwords:
             secret, possible = b"-", False
         if password_hash is None or not _HASH.fullmatch(password_hash):
             password_hash, possible = self._unknown_user_hash, False
-        password_hash = Concealed(password_hash)
+        password_hash = Secret(password_hash)
         return await self._in_a_thread(lambda: _matches(secret, password_hash, self._cost), keys) and possible
 
     def needs_rehash(self, password_hash: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from hubbub import inputs
-from hubbub.events import Logged, Payload
+from hubbub.events import LoggedEvent, Payload
 from hubbub.models import Message, Room, Stored, User, times_of
 from hubbub.postgres import Lookup, Statement
 
@@ -248,7 +248,7 @@ def unread(member: str, user_id: str, cap: str, *, room_id: str = "") -> str:
 
 
 def entry(
-    event: type[Logged],
+    event: type[LoggedEvent],
     source: str,
     *,
     room_id: str = "id",
@@ -278,7 +278,7 @@ def entry(
 
 
 def next_entry(
-    event: type[Logged],
+    event: type[LoggedEvent],
     source: str,
     *,
     room_id: str,
@@ -302,7 +302,7 @@ def next_entry(
         ), entry AS ({entry(event, "head", message_id=message_id, user_id=user_id, payload=payload)})"""
 
 
-def next_entries(event: type[Logged], source: str, *columns: str, unless: str = "") -> str:
+def next_entries(event: type[LoggedEvent], source: str, *columns: str, unless: str = "") -> str:
     """As `next_entry`, for any number of rows in a room, in the order of their `ordinal`.
 
     `source` has the columns `room_id` and `ordinal`, and those of the entry among `message_id`, `user_id` and

@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 
 from hubbub import Hub, Invalid, PostgresSettings, Room, Settings, User, new_id
 from hubbub.events import MEMBERSHIPS_CHANNEL
-from hubbub.services.feed.announcements import seal
+from hubbub.services.feed.announcements import sign
 from hubbub.web import console
 from hubbub.web.serving import TokenLogin
 from waiting import HANGS_AFTER_SECONDS
@@ -197,7 +197,7 @@ async def test_figures_have_followers_and_sends_of_all_processes(
 async def test_forged_figures_are_not_believed(looking: httpx.AsyncClient, hub: Hub) -> None:
     await answer(looking, "/figures")  # from here on the hub takes those of other processes
     forged = {"from": "x", "users": [], "figures": {"followers": 7, "sends": {}}, "asks": True}
-    for payload in (msgspec.json.encode(forged), seal(b"the key of another", msgspec.json.encode(forged))):
+    for payload in (msgspec.json.encode(forged), sign(b"the key of another", msgspec.json.encode(forged))):
         await hub._connection.execute("PUBLISH", MEMBERSHIPS_CHANNEL, payload)
     async with await hub.realtime.listen("after") as after:
         await hub.realtime.publish("after", "the forged ones have come before")

@@ -12,8 +12,8 @@ from hubbub.errors import Invalid, NotFound
 from hubbub.history.export import export as export_room
 from hubbub.history.importing import Import, Imported, Refusals
 from hubbub.history.lines import AnyLine, JoinLine, LeaveLine, MessageLine, derive_room_id, derive_user_id
-from hubbub.history.people import Renamed
 from hubbub.history.source import Refusal, read_lines
+from hubbub.history.users import Renamed
 from hubbub.postgres import Pool, Replicas, Statement, not_supported
 from hubbub.sql import folded, not_deleted
 

@@ -23,10 +23,10 @@ from hubbub.commits import OnCommit, RoomTouched, UserChanged
 from hubbub.errors import Conflict, NotFound, Unavailable
 from hubbub.history.lines import Line, RoomLine, UserLine, room_id_of
 from hubbub.history.locked_rooms import Members, lock_rooms
-from hubbub.history.people import People, Person, Renamed
 from hubbub.history.replay import Replay, find_existing, store
 from hubbub.history.room_log import RoomLog
 from hubbub.history.source import CHECKPOINTS, SAVE_CHECKPOINT, Batch, BatchReader, Checkpoint, Refusal
+from hubbub.history.users import LineUser, LineUsers, Renamed
 from hubbub.postgres import Executor, Pool, Statement
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class Import:
         self.state = Imported()
         self._pool = pool
         self._on_commit = on_commit
-        self._people = People()
+        self._users = LineUsers()
         self._members = Members()
         self._watermarks = Watermarks()
         self._rejected_rooms: set[UUID] = set()
@@ -143,12 +143,12 @@ class Import:
                 if not error.retryable or loop.time() > give_up_at:
                     raise
                 await asyncio.sleep(jittered(0.5, at_least=0.2))
-            self._people.forget()
+            self._users.forget()
             self._members.forget()
 
     async def _store(
         self, batch: Batch, while_stored: Callable[[], object]
-    ) -> tuple[Checkpoint | None, list[Person], Replay | None]:
+    ) -> tuple[Checkpoint | None, list[LineUser], Replay | None]:
         """The checkpoint in the batch that an earlier run had stored, the users that were created, the replay."""
         lines = [line for _, line, _ in batch.taken]
         async with self._pool.transaction() as transaction:
@@ -157,33 +157,33 @@ class Import:
                 lines = [line for line in lines if isinstance(line, UserLine | RoomLine)]
                 if not lines:
                     return before, [], None
-            created = await self._people.find_or_create(transaction, lines)
-            rooms = await lock_rooms(transaction, lines, self._people, self._rejected_rooms)
+            created = await self._users.find_or_create(transaction, lines)
+            rooms = await lock_rooms(transaction, lines, self._users, self._rejected_rooms)
             if before == batch.checkpoint:
                 return before, created, None
             if await self._reached(transaction, batch) != before:  # until the rooms were locked
                 raise _ConcurrentImport
             todo = batch.taken if before is None else [one for one in batch.taken if one[0] > before.lines]
             members = self._members
-            snapshots = await members.look_up(transaction, rooms, (line for _, line, _ in todo), self._people)
+            snapshots = await members.look_up(transaction, rooms, (line for _, line, _ in todo), self._users)
             old = {room.id: snapshots[room.id] for room in rooms if not members.is_new(room)}
             others = {room.id: members.others(room.id, room.last_seq) for room in rooms}
             existing = await find_existing(
                 transaction,
                 todo,
                 old,
-                self._people,
+                self._users,
                 self._matched,
                 others=others,
                 without_ids=self._find_without_ids,
             )
             existing.is_continued = self.state.continued_from > 0 or before is not None
             logs = [RoomLog(room, snapshots[room.id], members.reached(room)) for room in rooms]
-            replay = Replay(logs, self._people, existing)
+            replay = Replay(logs, self._users, existing)
             await store(transaction, replay, todo, while_stored)
             await transaction.execute(SAVE_CHECKPOINT, batch.checkpoint.digest, batch.checkpoint.lines)
-            for person in created:
-                transaction.after_commit(partial(self._on_commit, UserChanged(person.id)))
+            for user in created:
+                transaction.after_commit(partial(self._on_commit, UserChanged(user.id)))
             for room in replay.rooms.values():
                 transaction.after_commit(partial(self._on_commit, RoomTouched(room.id)))
         self._find_without_ids = self._find_without_ids and replay.known > 0
@@ -197,7 +197,7 @@ class Import:
         return batch.reached(await executor.fetch_all(CHECKPOINTS, batch.before, batch.checkpoint.lines))
 
     def _count(
-        self, batch: Batch, before: Checkpoint | None, created: list[Person], replay: Replay | None
+        self, batch: Batch, before: Checkpoint | None, created: list[LineUser], replay: Replay | None
     ) -> None:
         state = self.state
         state.lines = batch.checkpoint.lines
@@ -219,7 +219,7 @@ class Import:
         for refusal in sorted(refused):
             state.refusals.add(*refusal)
         state.users += len(created)
-        renamed = [person.renamed for person in created if person.renamed is not None]
+        renamed = [user.renamed for user in created if user.renamed is not None]
         state.renamed_count += len(renamed)
         state.renamed += renamed[: REPORTED - len(state.renamed)]
 

@@ -51,7 +51,7 @@ Watermark = Annotated[int, msgspec.Meta(ge=0, le=inputs.LARGEST_SEQ)]
 class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag_field="kind"):
     """Something that a user did in a room. With `seq` it is the entry of that number in the log of the room."""
 
-    event: ClassVar[type[events.Logged]]
+    event: ClassVar[type[events.LoggedEvent]]
     """The entry that the line stands for. Fields of the same name in both have the same value."""
 
     at: Time

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from hubbub.history.lines import AnyLine, Line, RoomLine, UserLine, metadata_of, room_id_of
-from hubbub.history.people import People
+from hubbub.history.users import LineUsers
 from hubbub.models import Role
 from hubbub.postgres import Executor, Statement
 from hubbub.repositories.rooms import direct_key
@@ -63,7 +63,7 @@ CREATE = Statement(
 
 
 async def lock_rooms(
-    executor: Executor, lines: Sequence[AnyLine], people: People, rejected_rooms: set[UUID]
+    executor: Executor, lines: Sequence[AnyLine], users: LineUsers, rejected_rooms: set[UUID]
 ) -> list[LockedRoom]:
     """Lock the rooms of these lines, after creating the missing ones, except the rejected rooms.
 
@@ -83,34 +83,34 @@ async def lock_rooms(
     missing = [room for id, room in wanted.items() if room is not None and id not in found | rejected_rooms]
     if not missing:
         return locked
-    await _create(executor, missing, people)
+    await _create(executor, missing, users)
     locked += await executor.fetch_all(LOCK, [room.id for room in missing])
     rejected_rooms |= {room.id for room in missing} - {room.id for room in locked}
     return locked
 
 
-async def _create(executor: Executor, rooms: Sequence[RoomLine], people: People) -> None:
+async def _create(executor: Executor, rooms: Sequence[RoomLine], users: LineUsers) -> None:
     await executor.fetch_all(
         CREATE,
         [room.id for room in rooms],
         [room.room for room in rooms],
         [room.description for room in rooms],
         [room.is_private for room in rooms],
-        [None if room.created_by is None else people.find(room.created_by) for room in rooms],
+        [None if room.created_by is None else users.find(room.created_by) for room in rooms],
         [room.at for room in rooms],
         [room.updated_at or room.at for room in rooms],
         [room.keeps_receipts for room in rooms],
-        [_direct_key(room, people) for room in rooms],
+        [_direct_key(room, users) for room in rooms],
         [metadata_of(room) for room in rooms],
     )
 
 
-def _direct_key(room: RoomLine, people: People) -> bytes | None:
+def _direct_key(room: RoomLine, users: LineUsers) -> bytes | None:
     """By the ids that the two users have in this database. A deleted account keeps the id that it had."""
     if room.direct is None:
         return None
     first, second = room.direct
-    return direct_key(people.find(first) or first, people.find(second) or second)
+    return direct_key(users.find(first) or first, users.find(second) or second)
 
 
 MEMBERS = Statement(
@@ -191,13 +191,13 @@ class Members:
         self._snapshots.clear()
 
     async def look_up(
-        self, executor: Executor, rooms: Sequence[LockedRoom], lines: Iterable[AnyLine], people: People
+        self, executor: Executor, rooms: Sequence[LockedRoom], lines: Iterable[AnyLine], users: LineUsers
     ) -> dict[UUID, MemberSnapshot]:
         """The members of locked rooms, as far as the lines refer to them."""
         if sum(len(one.looked_up) for one in self._snapshots.values()) > REMEMBERED_MEMBERSHIPS:
             self.forget()
         snapshots = {room.id: self._snapshot(room) for room in rooms}
-        pairs = _unknown_pairs(snapshots, lines, people)
+        pairs = _unknown_pairs(snapshots, lines, users)
         rows = await executor.fetch_all(MEMBERS, [room for room, _ in pairs], [user for _, user in pairs])
         for room_id, user_id in pairs:
             snapshots[room_id].looked_up.add(user_id)
@@ -213,7 +213,7 @@ class Members:
 
 
 def _unknown_pairs(
-    snapshots: dict[UUID, MemberSnapshot], lines: Iterable[AnyLine], people: People
+    snapshots: dict[UUID, MemberSnapshot], lines: Iterable[AnyLine], users: LineUsers
 ) -> list[tuple[UUID, UUID]]:
     """The pairs of room and user that were not looked up. Equal ones are left out first: most lines are."""
     distinct = {
@@ -221,7 +221,7 @@ def _unknown_pairs(
     }
     pairs: dict[tuple[UUID, UUID], None] = {}
     for line in distinct.values():
-        room_id, user_id = room_id_of(line), people[line]
+        room_id, user_id = room_id_of(line), users[line]
         snapshot = snapshots.get(room_id)
         if snapshot is not None and user_id is not None and user_id not in snapshot.looked_up:
             pairs[room_id, user_id] = None

@@ -35,9 +35,9 @@ from hubbub.history.lines import (
     room_id_of,
 )
 from hubbub.history.locked_rooms import MemberSnapshot, Span
-from hubbub.history.people import People
 from hubbub.history.room_log import Membership, RoomLog, store_rooms
 from hubbub.history.source import Refusal, TakenLine
+from hubbub.history.users import LineUsers
 from hubbub.models import Message, Role
 from hubbub.postgres import Copy, Executor, OpenTransaction, Row, Statement
 from hubbub.sql import columns, readable, representable
@@ -199,7 +199,7 @@ async def find_existing(
     executor: Executor,
     lines: Sequence[TakenLine],
     rooms: Mapping[UUID, MemberSnapshot],
-    people: People,
+    users: LineUsers,
     matched: Set[tuple[UUID, int]],
     *,
     others: Mapping[UUID, Sequence[Span]],
@@ -239,7 +239,7 @@ async def find_existing(
         existing.events |= {(event.room_id, seq): event for event, seq in found}
     if rooms:
         await _locate_lines(
-            executor, lines, rooms, people, others=others, existing=existing, moments=moments, matched=matched
+            executor, lines, rooms, users, others=others, existing=existing, moments=moments, matched=matched
         )
     return existing
 
@@ -248,7 +248,7 @@ async def _locate_lines(
     executor: Executor,
     lines: Sequence[TakenLine],
     rooms: Mapping[UUID, MemberSnapshot],
-    people: People,
+    users: LineUsers,
     *,
     others: Mapping[UUID, Sequence[Span]],
     existing: Existing,
@@ -272,17 +272,17 @@ async def _locate_lines(
                 joinings[event].add(seq)
             elif (event.room_id, seq) not in matched:
                 events[event].append(seq)
-    _locate(placed, people, existing, events, joinings)
+    _locate(placed, users, existing, events, joinings)
     deciding = [
         line
         for number, line, _ in placed
         if number not in existing.known
-        and not (isinstance(line, MessageLine) and people[line] in rooms[room_id_of(line)].roles)
+        and not (isinstance(line, MessageLine) and users[line] in rooms[room_id_of(line)].roles)
     ]
     if deciding:
         room_ids, first, last = _columns(others, {room_id_of(line) for line in deciding})
-        users = {people[line] for line in deciding}
-        existing.latest |= await executor.fetch_all(LATEST, room_ids, first, last, users - {None})
+        user_ids = {users[line] for line in deciding}
+        existing.latest |= await executor.fetch_all(LATEST, room_ids, first, last, user_ids - {None})
 
 
 def _columns(spans: Mapping[UUID, Sequence[Span]], room_ids: Set[UUID]) -> tuple[list[UUID], list[int], list[int]]:
@@ -297,7 +297,7 @@ def _id_of(line: MessageLine, nth: int) -> UUID:
 
 def _locate(
     lines: Sequence[tuple[int, Line, ExistingMessage | None]],
-    people: People,
+    users: LineUsers,
     existing: Existing,
     events: Mapping[ExistingEvent, deque[int]],
     joinings: Mapping[ExistingEvent, Set[int]],
@@ -309,12 +309,12 @@ def _locate(
     for number, line, message in lines:
         if isinstance(line, MessageLine):
             seq = None if message is None else message.seq
-            if seq is not None and seq - 1 in joinings.get(_event_of(line, people, JoinLine.event.kind), ()):
+            if seq is not None and seq - 1 in joinings.get(_event_of(line, users, JoinLine.event.kind), ()):
                 seq -= 1
             else:
                 existing.without_joining.add(number)
         else:
-            same = events.get(_event_of(line, people))
+            same = events.get(_event_of(line, users))
             seq = same.popleft() if same else None
         if seq is not None:
             room_id = room_id_of(line)
@@ -330,10 +330,10 @@ def _locate(
             existing.next_known[number] = following[room_id]
 
 
-def _event_of(line: Line, people: People, kind: str | None = None) -> ExistingEvent:
+def _event_of(line: Line, users: LineUsers, kind: str | None = None) -> ExistingEvent:
     """The entry that a line stands for, or one of another kind about its user at that time."""
     message_id: UUID | None = getattr(line, "message_id", None)
-    user_id = people[line] or line.user_id
+    user_id = users[line] or line.user_id
     return ExistingEvent(room_id_of(line), kind or line.event.kind, message_id, user_id, line.at)
 
 
@@ -356,7 +356,7 @@ class Replay:
     cannot be taken.
     """
 
-    def __init__(self, rooms: Iterable[RoomLog], people: People, existing: Existing) -> None:
+    def __init__(self, rooms: Iterable[RoomLog], users: LineUsers, existing: Existing) -> None:
         self.rooms = {room.id: room for room in rooms}
         self.messages = 0
         self.known = 0
@@ -364,7 +364,7 @@ class Replay:
         self.revisions: list[Revision] = []
         self.refused: list[Refusal] = []
         self._rows: list[Row] = []
-        self._people = people
+        self._users = users
         self._existing = existing
 
     @property
@@ -404,7 +404,7 @@ class Replay:
             self.described += 1
 
     def _add_message(self, number: int, id: UUID, line: MessageLine, room: RoomLog) -> None:
-        author = self._people[line]
+        author = self._users[line]
         if author is None and line.seq is None:
             raise _no_such_user()
         if id in self._existing.messages:
@@ -448,9 +448,9 @@ class Replay:
 
     def _add_event(self, number: int, line: EventLine, room: RoomLog) -> None:
         message_id: UUID | None = getattr(line, "message_id", None)
-        account = self._people[line]
+        account = self._users[line]
         user_id = account or line.user_id
-        event = _event_of(line, self._people)
+        event = _event_of(line, self._users)
         if line.seq is None:
             if account is None:
                 raise _no_such_user()
@@ -489,7 +489,7 @@ class Replay:
         """
         if room.reached is None or isinstance(line, EditLine | DeleteLine):
             return False
-        existing, user_id = self._existing, self._people[line]
+        existing, user_id = self._existing, self._users[line]
         latest = existing.latest.get((room.id, None if isinstance(line, ChangeLine) else user_id))
         if latest is None or (user_id in room.reached and room.reached[user_id].seq >= latest.seq):
             return False
@@ -500,7 +500,7 @@ class Replay:
 
     def _set_member(self, line: MemberLine, room: RoomLog) -> None:
         """A membership as it was when the log ended here. If the log goes on, its later state is unknown."""
-        user_id = self._people[line]
+        user_id = self._users[line]
         if line.last_read_message_id is not None:
             self._check_message("last_read_message_id", line.last_read_message_id, room)
         if user_id is None or line.seq != room.last_seq:

@@ -25,7 +25,7 @@ from hubbub.deletions import (
     finish,
 )
 from hubbub.errors import NotFound, Unavailable
-from hubbub.models import Concealed, Credentials, Page, PublicUser, User, UserKind
+from hubbub.models import Credentials, Page, PublicUser, Secret, User, UserKind
 from hubbub.postgres import Executor, LockNotAvailable, OpenTransaction, Statement, key_of_account
 from hubbub.repository import Repository
 from hubbub.sql import by_id, columns, folded, not_deleted, readable, require, username_key, with_presence
@@ -51,7 +51,7 @@ _INSERT: Final = f"INSERT INTO users ({', '.join(_COLUMNS)})"
 
 
 def _hash(field: str, value: str) -> str:
-    return Concealed(inputs.text(field, value, longest=inputs.PASSWORD_HASH_LENGTH))
+    return Secret(inputs.text(field, value, longest=inputs.PASSWORD_HASH_LENGTH))
 
 
 def _search_key(display_name: str | None) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from hubbub import FeedEvent, Hub, LogEvent
-from hubbub.events import Logged, Resync, room_channel
+from hubbub.events import LoggedEvent, Resync, room_channel
 from hubbub.services.feed import Follower
 from waiting import HANGS_AFTER_SECONDS, until
 
@@ -30,7 +30,7 @@ async def take_until(feed: Follower, is_last: Callable[[FeedEvent], bool]) -> li
 
 
 def is_at(seq: int, room_id: UUID | None = None) -> Callable[[FeedEvent], bool]:
-    return lambda event: isinstance(event, Logged) and event.seq == seq and room_id in (None, event.room_id)
+    return lambda event: isinstance(event, LoggedEvent) and event.seq == seq and room_id in (None, event.room_id)
 
 
 def seqs(events: list[FeedEvent]) -> list[int]:
@@ -39,7 +39,7 @@ def seqs(events: list[FeedEvent]) -> list[int]:
 
 
 def entries(events: list[FeedEvent]) -> list[LogEvent]:
-    found = [event for event in events if isinstance(event, Logged)]
+    found = [event for event in events if isinstance(event, LoggedEvent)]
     assert len(found) == len(events), events
     return found
 

@@ -25,7 +25,7 @@ from hubbub import (
 )
 from hubbub.events import MEMBERSHIPS_CHANNEL, PRESENCE_CHANNEL, room_channel, typing_channel
 from hubbub.redis import Connection
-from hubbub.services.feed.announcements import seal
+from hubbub.services.feed.announcements import sign
 from instrumentation.recording import Recording
 from services.feed.conftest import NO_HEARTBEAT
 from services.feed.reading import is_at, take, take_until, until_live
@@ -316,7 +316,7 @@ async def test_forged_read_mark_and_profile_are_not_believed(
         for channel in (room_channel(room.id), MEMBERSHIPS_CHANNEL):
             await administrator_of_redis.execute("PUBLISH", channel, forged)
             await administrator_of_redis.execute(
-                "PUBLISH", channel, seal(b"a key of another database", msgspec.json.encode(payload))
+                "PUBLISH", channel, sign(b"a key of another database", msgspec.json.encode(payload))
             )
         await elsewhere.users.update_profile(bob.id, username="robert")
         sent = await elsewhere.messages.send(room.id, ada.id, "hello")

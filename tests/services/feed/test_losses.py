@@ -15,7 +15,7 @@ from hubbub.events import MEMBERSHIPS_CHANNEL, room_channel
 from hubbub.positions import NOT_SEEN
 from hubbub.redis import Connection
 from hubbub.services.feed import rooms
-from hubbub.services.feed.announcements import seal
+from hubbub.services.feed.announcements import sign
 from redis_server import Server
 from services.feed.conftest import FAST_HEARTBEAT
 from services.feed.reading import entries, is_at, log_of, resync, seqs, take, take_until, until_live
@@ -159,9 +159,9 @@ def payload(*messages: Message) -> bytes:
     return msgspec.json.encode({"from": "another", "messages": messages})
 
 
-def sealed(hub: Hub, *messages: Message) -> bytes:
+def signed(hub: Hub, *messages: Message) -> bytes:
     """As a process of the same database announces them."""
-    return seal(hub._feed._announcements._key, payload(*messages))
+    return sign(hub._feed._announcements._key, payload(*messages))
 
 
 def forged(room: Room, user: User, seq: int, message_id: UUID | None = None) -> Message:
@@ -186,15 +186,15 @@ async def test_repeated_reordered_and_misdirected_announcements_change_nothing(
         sent = [await without_redis.messages.send(room.id, ada.id, str(number)) for number in range(6)]
         foreign = await without_redis.messages.send(other.id, ada.id, "other")
         for announcement in (
-            sealed(hub, sent[3]),
-            sealed(hub, sent[0], sent[0]),
-            sealed(hub, foreign),
-            sealed(hub, sent[2], sent[1]),
+            signed(hub, sent[3]),
+            signed(hub, sent[0], sent[0]),
+            signed(hub, foreign),
+            signed(hub, sent[2], sent[1]),
         ):
             await publisher.execute("PUBLISH", room_channel(room.id), announcement)
             await publisher.execute("PUBLISH", room_channel(room.id), announcement)
-        await publisher.execute("PUBLISH", room_channel(room.id), sealed(hub, sent[5]))
-        await publisher.execute("PUBLISH", room_channel(other.id), sealed(hub, foreign))
+        await publisher.execute("PUBLISH", room_channel(room.id), signed(hub, sent[5]))
+        await publisher.execute("PUBLISH", room_channel(other.id), signed(hub, foreign))
         received = entries(await take(feed, 7))
         assert [event.seq for event in received if event.room_id == room.id] == [one.seq for one in sent]
         assert [event.seq for event in received if event.room_id == other.id] == [foreign.seq]
@@ -226,7 +226,7 @@ async def test_invalid_payload_on_the_channels_is_ignored(
         payload(msgspec.structs.replace(strange, seq=2**63)),
         payload(msgspec.structs.replace(strange, seq=2**64)),
         payload(msgspec.structs.replace(strange, created_at=strange.created_at.replace(tzinfo=None))),
-        seal(hub._feed._announcements._key, payload(strange).replace(b'"text"', b'"smell"')),
+        sign(hub._feed._announcements._key, payload(strange).replace(b'"text"', b'"smell"')),
     ]
     async with elsewhere.follow(ada.id) as feed:
         await until_live(elsewhere)
@@ -250,8 +250,8 @@ async def test_message_that_is_only_announced_is_not_delivered(
         assert isinstance(genuine, bytes)
         for announcement in (
             payload(forgery),
-            seal(foreign_key, payload(forgery)),
-            seal(b"", payload(forgery)),
+            sign(foreign_key, payload(forgery)),
+            sign(b"", payload(forgery)),
             genuine.replace(b'"really"', b'"I quit"').replace(b'"seq":2', b'"seq":3'),
             genuine + b"}",
             payload(forgery)[:-1] + b"," + genuine[genuine.index(b'"seal"') :],
@@ -291,7 +291,7 @@ async def test_announcement_far_ahead_of_the_log_is_read_once(
             return await really(*args)  # type: ignore[arg-type]
 
         monkeypatch.setattr(rooms._logs, "read", read)
-        await publisher.execute("PUBLISH", room_channel(room.id), sealed(hub, forged(room, ada, 1_000_000)))
+        await publisher.execute("PUBLISH", room_channel(room.id), signed(hub, forged(room, ada, 1_000_000)))
         await until(lambda: reads > 0 and not rooms._reading)
         for number in range(10):
             sent = await hub.messages.send(room.id, ada.id, str(number))
@@ -305,7 +305,7 @@ async def test_announced_message_of_a_lost_commit_gives_a_resync_at_the_next_hea
 ) -> None:
     async with comparing.follow(ada.id) as feed:
         await until(lambda: comparing._subscriptions.is_live(room_channel(room.id).encode()))
-        await publisher.execute("PUBLISH", room_channel(room.id), sealed(comparing, forged(room, ada, 2)))
+        await publisher.execute("PUBLISH", room_channel(room.id), signed(comparing, forged(room, ada, 2)))
         forgery, resynced = await take(feed, 2)
         assert is_at(2)(forgery)
         assert resync(resynced).reason == "rewound"
@@ -319,7 +319,7 @@ async def test_announced_message_of_a_lost_commit_gives_a_resync_when_another_is
 ) -> None:
     async with elsewhere.follow(ada.id) as feed:
         await until_live(elsewhere)
-        await publisher.execute("PUBLISH", room_channel(room.id), sealed(hub, forged(room, ada, 2)))
+        await publisher.execute("PUBLISH", room_channel(room.id), signed(hub, forged(room, ada, 2)))
         assert is_at(2)((await take(feed))[0])
         await hub.messages.send(room.id, ada.id, "the truth")
         (resynced,) = await take(feed)

@@ -20,7 +20,7 @@ from uuid_utils.compat import uuid7
 from hubbub.cli.demo.expected import LOG, Context, ExpectedRoom, gather, task_group, until
 from hubbub.cli.demo.report import Section
 from hubbub.errors import Conflict, NotAMember
-from hubbub.events import Logged, MessageSent, PresenceChanged, RoomGone, TypingChanged
+from hubbub.events import LoggedEvent, MessageSent, PresenceChanged, RoomGone, TypingChanged
 from hubbub.hub import Hub
 from hubbub.log_checks import LogEntry, delivery_errors
 from hubbub.models import Message, MessagePage
@@ -239,7 +239,7 @@ class Reader:
                     if isinstance(event, RoomGone):  # left while disconnected; the next joining starts it fresh
                         del cursors[event.room_id]
                         self.received.pop(event.room_id, None)
-                    elif isinstance(event, Logged):
+                    elif isinstance(event, LoggedEvent):
                         cursors[event.room_id] = event.cursor
                         self.received[event.room_id].append(LogEntry.of(event))
                         if isinstance(event, MessageSent) and event.at > connected_at:

@@ -84,7 +84,8 @@ _payload = msgspec.json.Decoder(events.Payload).decode
 
 # The fields of each kind of event, without those that all entries have.
 _OWN_FIELDS = {
-    kind: event.__struct_fields__[len(events.Logged.__struct_fields__) :] for kind, event in events.KINDS.items()
+    kind: event.__struct_fields__[len(events.LoggedEvent.__struct_fields__) :]
+    for kind, event in events.KINDS.items()
 }
 
 

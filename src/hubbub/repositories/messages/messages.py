@@ -11,7 +11,7 @@ from hubbub import inputs
 from hubbub.commits import MessagesSent, OnCommit, RoomRewound, RoomTouched, ignore
 from hubbub.cursors import Cursor
 from hubbub.errors import Forbidden, Invalid, NotAMember, NotFound, Unavailable
-from hubbub.events import LogEvent, Logged, LogPage, MessageDeleted, MessageEdited, Resync
+from hubbub.events import LogEvent, LoggedEvent, LogPage, MessageDeleted, MessageEdited, Resync
 from hubbub.models import Message, MessagePage, MessageType, NewMessage, Page
 from hubbub.positions import START, Position
 from hubbub.postgres import NOT_SUPPORTED, Executor, Replicas, Statement
@@ -65,7 +65,7 @@ _DELETED: Final = """
 
 # The message is locked before the head moves: of two changes of one message, the second waits, and then finds what
 # the first has left. A change that finds nothing to do takes no seq.
-def _change_of_one(event: type[Logged], change: str, room_id: str, unless: str = "") -> str:
+def _change_of_one(event: type[LoggedEvent], change: str, room_id: str, unless: str = "") -> str:
     """The change of message $1 by user $2. `room_id` is the parameter that has its room, or NULL."""
     moved = next_entry(event, "target", room_id="target.room_id", message_id="$1", user_id="$2")
     return f"""

@@ -160,7 +160,7 @@ class Feed:
 
     def _take_announcement(self, announced: UsersJoined) -> None:
         if announced.asks:
-            self._announcements.tell_figures(self._own_figures())
+            self._announcements.publish_figures(self._own_figures())
         if announced.figures is not None and asyncio.get_running_loop().time() < self._figures_until:
             self._figures[announced.origin] = asyncio.get_running_loop().time(), announced.figures
 

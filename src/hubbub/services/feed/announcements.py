@@ -57,7 +57,7 @@ are not announced."""
 MAX_PUBLISHING: Final = 8
 """Batches of PUBLISH that wait for an answer of one server at a time. Beyond them the announcements of a room
 become one, which bounds what waits while Redis is slow."""
-SEAL_BYTES: Final = 16
+SIGNATURE_BYTES: Final = 16
 """The length of the MAC. 2 to the power of 128 guesses are out of reach."""
 PUBLISH_DEADLINE_SECONDS: Final = 1.0
 """As long as the default heartbeat. By then followers have found the change by themselves."""
@@ -198,19 +198,19 @@ class Announcements:
         """Ask the other processes for their figures. Neither waits nor raises."""
         self._publish_users(UsersJoined(self._origin, [], asks=True))
 
-    def tell_figures(self, figures: ProcessFigures) -> None:
+    def publish_figures(self, figures: ProcessFigures) -> None:
         """Answer a process that asked. Neither waits nor raises."""
         self._publish_users(UsersJoined(self._origin, [], figures=figures))
 
     def _publish_users(self, joined: UsersJoined) -> None:
         if self._publishing[""] < MAX_PUBLISHING:
-            self._send("", [("PUBLISH", MEMBERSHIPS_CHANNEL, seal(self._key, msgspec.json.encode(joined)))])
+            self._send("", [("PUBLISH", MEMBERSHIPS_CHANNEL, sign(self._key, msgspec.json.encode(joined)))])
 
     def log_grew_in(self, payload: bytes) -> LogGrew | None:
         """The announcement of another process about a room. None for one of this process."""
         if payload.startswith(self._own_prefix):
             return None
-        body = unseal(self._key, payload)
+        body = verify(self._key, payload)
         try:
             return _UNKNOWN if body is None else _decode_log_grew(body)
         except NOT_AN_EVENT:  # of another version
@@ -224,8 +224,8 @@ class Announcements:
             joined = _decode_users_joined(payload)
         except NOT_AN_EVENT:
             return _NOBODY
-        needs_seal = joined.profiles or joined.disconnected or joined.asks or joined.figures
-        if needs_seal and unseal(self._key, payload) is None:
+        needs_signature = joined.profiles or joined.disconnected or joined.asks or joined.figures
+        if needs_signature and verify(self._key, payload) is None:
             return UsersJoined(joined.origin, joined.users)
         return joined
 
@@ -253,7 +253,7 @@ class Announcements:
             profiles, self._profiles = self._profiles, {}
             disconnected, self._disconnected = self._disconnected, {}
             joined = UsersJoined(self._origin, list(users), list(profiles.values()), list(disconnected))
-            command = ("PUBLISH", MEMBERSHIPS_CHANNEL, seal(self._key, msgspec.json.encode(joined)))
+            command = ("PUBLISH", MEMBERSHIPS_CHANNEL, sign(self._key, msgspec.json.encode(joined)))
             batches.setdefault("", []).append(command)
         for server, commands in batches.items():
             self._send(server, commands)
@@ -286,7 +286,7 @@ class Announcements:
         payload = msgspec.json.encode(grew)
         if len(payload) > MAX_BYTES:
             payload = msgspec.json.encode(LogGrew(self._origin, [], marks, grew=bool(marks)))
-        return seal(self._key, payload)
+        return sign(self._key, payload)
 
     def _published(self, server: str, number: int, answers: asyncio.Future[list[Outcome]]) -> None:
         self._publishing[server] -= 1
@@ -300,20 +300,20 @@ class Announcements:
             self._publish.request()
 
 
-def seal(key: bytes, body: bytes) -> bytes:
+def sign(key: bytes, body: bytes) -> bytes:
     """The body, a JSON object, with the MAC of it as a last member. Readers that know none skip it."""
     return b'%b,"seal":"%b"}' % (body[:-1], _mac(key, body))
 
 
-def unseal(key: bytes, payload: bytes) -> bytes | None:
-    """The body of a payload, or None if it was not sealed with this key."""
-    body = payload[:_SEAL] + b"}"
-    return body if compare_digest(payload, seal(key, body)) else None
+def verify(key: bytes, payload: bytes) -> bytes | None:
+    """The body of a payload, or None if it was not signed with this key."""
+    body = payload[:_SIGNATURE] + b"}"
+    return body if compare_digest(payload, sign(key, body)) else None
 
 
 def _mac(key: bytes, body: bytes) -> bytes:
-    return blake2b(body, digest_size=SEAL_BYTES, key=key).hexdigest().encode()
+    return blake2b(body, digest_size=SIGNATURE_BYTES, key=key).hexdigest().encode()
 
 
-_SEAL: Final = 1 - len(seal(b"", b"{}"))
-"""Where the seal begins in a payload, counted from its end."""
+_SIGNATURE: Final = 1 - len(sign(b"", b"{}"))
+"""Where the signature begins in a payload, counted from its end."""

@@ -24,7 +24,16 @@ from hubbub import inputs
 from hubbub.background import BackgroundTask, jittered
 from hubbub.commits import Commits, MembersJoined, UserDeleted
 from hubbub.errors import NotAMember, NotFound, Unavailable
-from hubbub.events import FeedEvent, Logged, MemberJoined, MemberLeft, MessageEdited, MessageSent, Resync, RoomGone
+from hubbub.events import (
+    FeedEvent,
+    LoggedEvent,
+    MemberJoined,
+    MemberLeft,
+    MessageEdited,
+    MessageSent,
+    Resync,
+    RoomGone,
+)
 from hubbub.forks import abandon_in_child, forked
 from hubbub.instrumentation import SILENT
 from hubbub.models import ResyncReason
@@ -211,7 +220,7 @@ class Follower:
             self._cursors[event.room_id] = event.cursor
         elif isinstance(event, RoomGone) or (isinstance(event, MemberLeft) and event.user_id == self.user_id):
             self._cursors.pop(event.room_id, None)
-        elif isinstance(event, Logged | Resync):
+        elif isinstance(event, LoggedEvent | Resync):
             self._cursors[event.room_id] = event.cursor
         return event
 

@@ -58,13 +58,13 @@ def marked(nickname: str, mark: str) -> str:
 
 
 # How a line refers to a user: by id, or else by nickname.
-Key = UUID | str
+UserKey = UUID | str
 
 
-class Person(NamedTuple):
+class LineUser(NamedTuple):
     """A user that a line refers to, as it is created if there is none."""
 
-    key: Key
+    key: UserKey
     id: UUID
     email: str | None
     username: str
@@ -106,7 +106,7 @@ CREATE = Statement(
     FROM unnest(
         $1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $7::text[], $8::text[], $9::text[],
         $10::text[], $11::text[], $12::text[]
-    ) AS person (
+    ) AS new (
         id, email, username, avatar_url, at, key, display_name, display_name_key, metadata, kind, external_id
     )
     ORDER BY id
@@ -116,13 +116,13 @@ CREATE = Statement(
 )
 
 
-class People:
+class LineUsers:
     """The users that the lines of a file mean. To be forgotten when a transaction that created some failed."""
 
     def __init__(self) -> None:
-        self._ids: dict[Key, UUID] = {}
+        self._ids: dict[UserKey, UUID] = {}
         # Of accounts that have another id in this database. Only the line of the account shows that, so they stay.
-        self._aliases: dict[Key, UUID] = {}
+        self._aliases: dict[UserKey, UUID] = {}
 
     def forget(self) -> None:
         """Have all users looked up again."""
@@ -132,19 +132,19 @@ class People:
         """The user of a line. None if it has none, or only the id of a deleted account."""
         return self._ids.get(line.user_id or line.user or "")
 
-    def find(self, key: Key) -> UUID | None:
+    def find(self, key: UserKey) -> UUID | None:
         """The user of this id or nickname, as far as lines have referred to it."""
         return self._ids.get(key)
 
-    async def find_or_create(self, executor: Executor, lines: Iterable[AnyLine]) -> list[Person]:
+    async def find_or_create(self, executor: Executor, lines: Iterable[AnyLine]) -> list[LineUser]:
         """Find the users of these lines and create the missing ones; returns those that it created.
 
         Users that the lines refer to by id alone are found only.
         """
         if len(self._ids) > REMEMBERED_USERS:
             self.forget()
-        persons, ids = self._wanted(lines)
-        missing = await self._find(executor, persons)
+        users, ids = self._wanted(lines)
+        missing = await self._find(executor, users)
         created = await self._create(executor, missing)
         # The others were created by another transaction just now, or their username is taken.
         keys = {one.key for one in created}
@@ -158,42 +158,42 @@ class People:
             self._ids[unknown[ordinal - 1]] = user_id
         return created + renamed
 
-    def _wanted(self, lines: Iterable[AnyLine]) -> tuple[list[Person], set[UUID]]:
+    def _wanted(self, lines: Iterable[AnyLine]) -> tuple[list[LineUser], set[UUID]]:
         """The users that can be created from these lines, and the ids of the others."""
-        persons: dict[Key, Person] = {}
+        users: dict[UserKey, LineUser] = {}
         ids: set[UUID | None] = {None}
         for line in lines:
             if isinstance(line, UserLine):
-                persons[line.id] = _person(line.id, line.id, line.user, line.at, line)
+                users[line.id] = _line_user(line.id, line.id, line.user, line.at, line)
             elif isinstance(line, RoomLine):
                 ids |= {line.created_by, *(line.direct or ())}
             elif line.user is None:
                 ids.add(line.user_id)
             else:
                 key = line.user_id or line.user
-                if key not in persons and self.find(key) is None:
+                if key not in users and self.find(key) is None:
                     id = line.user_id or derive_user_id(line.user)
-                    persons[key] = _person(key, id, line.user, line.at, None)
-        return list(persons.values()), {id for id in ids if id is not None}
+                    users[key] = _line_user(key, id, line.user, line.at, None)
+        return list(users.values()), {id for id in ids if id is not None}
 
-    async def _find(self, executor: Executor, persons: list[Person]) -> list[Person]:
+    async def _find(self, executor: Executor, users: list[LineUser]) -> list[LineUser]:
         """Remember the users that exist; returns the others."""
-        emails = [None if one.email is None else inputs.folded(one.email) for one in persons]
-        external_ids = [None if one.account is None else one.account.external_id for one in persons]
-        names = [None if isinstance(one.key, UUID) else inputs.same_name(one.username) for one in persons]
-        found = await executor.fetch_all(FIND, [one.id for one in persons], emails, names, external_ids)
+        emails = [None if one.email is None else inputs.folded(one.email) for one in users]
+        external_ids = [None if one.account is None else one.account.external_id for one in users]
+        names = [None if isinstance(one.key, UUID) else inputs.same_name(one.username) for one in users]
+        found = await executor.fetch_all(FIND, [one.id for one in users], emails, names, external_ids)
         for ordinal, user_id in found:
-            self._remember(persons[ordinal - 1], user_id)
+            self._remember(users[ordinal - 1], user_id)
         ordinals = {ordinal for ordinal, _ in found}
-        return [one for ordinal, one in enumerate(persons, 1) if ordinal not in ordinals]
+        return [one for ordinal, one in enumerate(users, 1) if ordinal not in ordinals]
 
-    async def _create(self, executor: Executor, persons: list[Person]) -> list[Person]:
-        if not persons:
+    async def _create(self, executor: Executor, users: list[LineUser]) -> list[LineUser]:
+        if not users:
             return []
-        columns = zip(*((one.id, one.email, one.username, one.avatar_url, one.at) for one in persons), strict=True)
+        columns = zip(*((one.id, one.email, one.username, one.avatar_url, one.at) for one in users), strict=True)
         ids, emails, usernames, avatars, times = columns
         keys = [inputs.stored_key(name) for name in usernames]
-        accounts = [one.account for one in persons]
+        accounts = [one.account for one in users]
         shown = [None if one is None else one.display_name for one in accounts]
         inserted = await executor.fetch_all(
             CREATE,
@@ -211,21 +211,21 @@ class People:
             [None if one is None else one.external_id for one in accounts],
         )
         new = set(inserted)
-        created = [one for one in persons if one.id in new]
+        created = [one for one in users if one.id in new]
         for one in created:
             self._remember(one, one.id)
         return created
 
-    def _remember(self, person: Person, user_id: UUID) -> None:
-        self._ids[person.key] = user_id
-        if isinstance(person.key, UUID) and person.key != user_id:
-            self._aliases[person.key] = user_id
+    def _remember(self, user: LineUser, user_id: UUID) -> None:
+        self._ids[user.key] = user_id
+        if isinstance(user.key, UUID) and user.key != user_id:
+            self._aliases[user.key] = user_id
 
 
-def _person(key: Key, id: UUID, nickname: str, at: datetime, account: UserLine | None) -> Person:
+def _line_user(key: UserKey, id: UUID, nickname: str, at: datetime, account: UserLine | None) -> LineUser:
     reason = why_refused(nickname)
     username = inputs.username(nickname) if reason is None else marked(nickname, nickname)
-    return Person(
+    return LineUser(
         key,
         id,
         f"{id.hex}@{NO_EMAIL}" if account is None else account.email,
@@ -237,7 +237,7 @@ def _person(key: Key, id: UUID, nickname: str, at: datetime, account: UserLine |
     )
 
 
-def _under_another_name(person: Person) -> Person:
-    username = marked(person.username, str(person.id))
-    renamed = Renamed(person.username, username, "another user has this username, in this or another spelling")
-    return person._replace(username=username, renamed=person.renamed or renamed)
+def _under_another_name(user: LineUser) -> LineUser:
+    username = marked(user.username, str(user.id))
+    renamed = Renamed(user.username, username, "another user has this username, in this or another spelling")
+    return user._replace(username=username, renamed=user.renamed or renamed)

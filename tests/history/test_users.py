@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hubbub import inputs
-from hubbub.history.people import accepted, marked
+from hubbub.history.users import accepted, marked
 
 
 @pytest.mark.parametrize(
