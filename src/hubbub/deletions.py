@@ -522,14 +522,14 @@ async def finish(
     Raises: Unavailable (also at the deadline).
     """
     ended = [] if ended is None else ended
-    place: _Progress | None = _Progress()
-    while place is not None:
+    progress: _Progress | None = _Progress()
+    while progress is not None:
         try:
             async with executor.transaction(deadline=deadline) as part:
                 locked = part.fetch_one(_LOCK, deletion.id) if waits else part.fetch_one(_TRY_LOCK, deletion.id)
                 if await locked is None:
                     return False
-                following, left = await _step(part, deletion, place, ended)
+                following, left = await _step(part, deletion, progress, ended)
         except LockNotAvailable:
             continue
         except NotFound:
@@ -537,14 +537,14 @@ async def finish(
                 raise
             # A node has found a membership that refers to the account. The join was in flight when memberships
             # were looked for. So the user leaves again.
-            place = _Progress()
+            progress = _Progress()
             continue
         except Unavailable as failure:
             # It is hidden, so the change is made.
             if now() < deadline:
                 raise failure.with_unknown_outcome() from failure
             raise Unavailable("postgresql", NOT_FINISHED, outcome_unknown=True) from failure
-        place = following
+        progress = following
         for room_id in left:
             on_commit(MembershipEnded(room_id, deletion.id))
             on_commit(RoomTouched(room_id))
@@ -552,11 +552,11 @@ async def finish(
 
 
 async def _step(
-    part: Executor, deletion: Deletion, place: _Progress, ended: list[str]
+    part: Executor, deletion: Deletion, progress: _Progress, ended: list[str]
 ) -> tuple[_Progress | None, list[UUID]]:
     """Returns where to go on, None at the end, and the rooms that the user has left by it."""
     stages = _STAGES_OF_ROOM if deletion.is_room else _STAGES_OF_ACCOUNT
-    number, arguments = place
+    number, arguments = progress
     if number == len(stages):
         # If the user is in a room again, a call that was in flight when the account was hidden has joined it.
         return None if await _delete_last(part, deletion, ended) else _Progress(), []

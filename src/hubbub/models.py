@@ -191,8 +191,8 @@ class Stored(Value, frozen=True):
     def of_row(cls, *row: Any) -> Self:  # noqa: ANN401 - each column has a type of its own
         """The value of a row with the columns of `sql.readable`."""
         values = list(row)
-        for place, convert in _conversions(cls):
-            values[place] = convert(values[place])
+        for index, convert in _conversions(cls):
+            values[index] = convert(values[index])
         return cls(*values)
 
     @classmethod
@@ -202,13 +202,13 @@ class Stored(Value, frozen=True):
         if not rows or (len(rows) == 1 and len(rows[0]) == number):
             return [cls.of_row(*row) for row in rows]
         columns: list[Sequence[Any]] = [*zip(*rows, strict=True)]
-        for place, convert in _conversions(cls):
-            if any(columns[place]):
-                columns[place] = [*map(convert, columns[place])]
-        for place, exact in zip(times_of(cls), columns[number:], strict=False):
-            columns[place] = msgspec.convert(columns[place], list[datetime | None], strict=False)
+        for index, convert in _conversions(cls):
+            if any(columns[index]):
+                columns[index] = [*map(convert, columns[index])]
+        for index, exact in zip(times_of(cls), columns[number:], strict=False):
+            columns[index] = msgspec.convert(columns[index], list[datetime | None], strict=False)
             if any(exact):
-                columns[place] = [far or near for far, near in zip(exact, columns[place], strict=True)]
+                columns[index] = [far or near for far, near in zip(exact, columns[index], strict=True)]
         return [*map(cls, *columns[:number])]
 
 
@@ -221,10 +221,10 @@ def _conversions(model: type[Stored]) -> list[tuple[int, Callable[[Any], Any]]]:
 
 @cache
 def times_of(model: type[msgspec.Struct]) -> list[int]:
-    """The places of the fields that are times."""
+    """The indexes of the fields that are times."""
     hints = get_type_hints(model)
     fields = enumerate(model.__struct_fields__)
-    return [place for place, field in fields if datetime in (hints[field], *get_args(hints[field]))]
+    return [index for index, field in fields if datetime in (hints[field], *get_args(hints[field]))]
 
 
 class MaintenanceResult(Value, frozen=True):

@@ -83,7 +83,7 @@ def demo(
     content. Lines in another form are counted and reported.
 
     With --serve nothing is checked. The chat of examples/chat shows the log in two windows of a browser, and the
-    people of the log write its end, up to 200 lines, again and again until a signal ends it.
+    users of the log write its end, up to 200 lines, again and again until a signal ends it.
     """
     title = "the log that comes with hubbub" if file.name == str(CONVERSATION) else printable(Path(file.name).name)
     refusals = Refusals()

@@ -61,13 +61,12 @@ class Player:
         self._random = Random(0)
 
     async def fill(self, hub: Hub) -> Sequence[str]:
-        """Import the history. Returns the usernames of those who sit in front of the windows."""
+        """Import the history. Returns the usernames of the users of the windows."""
         await hub.history.load(self._history)
-        joining = [JoinLine(at=line.at, room=line.room, user=line.user) for line in self._played]
-        people = {
-            (line.room, line.user): line for line in joining
-        }.values()  # all rooms and users of what is played
-        await hub.history.load(io.BytesIO(b"".join(msgspec.json.encode(line) + b"\n" for line in people)))
+        joins = {
+            (line.room, line.user): JoinLine(at=line.at, room=line.room, user=line.user) for line in self._played
+        }
+        await hub.history.load(io.BytesIO(b"".join(msgspec.json.encode(line) + b"\n" for line in joins.values())))
         for line in self._played:
             self._rooms[line.room or ""] = derive_room_id(line.room or "")
             if line.user not in self._users:
@@ -86,10 +85,10 @@ class Player:
                 await stack.enter_async_context(hub.presence.online(user_id))
             for line in cycle(self._played):
                 with suppress(Invalid):  # longer than a send may be, or the last admin, who stays
-                    await self._happen(hub, line)
+                    await self._write(hub, line)
                 await asyncio.sleep(self._random.uniform(*PAUSE_SECONDS))
 
-    async def _happen(self, hub: Hub, line: PlainLine) -> None:
+    async def _write(self, hub: Hub, line: PlainLine) -> None:
         room_id, user_id = self._rooms[line.room or ""], self._users[line.user or ""]
         match line:
             case JoinLine():

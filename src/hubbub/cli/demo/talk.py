@@ -78,7 +78,9 @@ async def run(context: Context) -> Section:
 
     # The followers have a hub of their own, as in another process.
     async with Hub(context.settings) as other_hub, task_group() as tasks:
-        followers = [Reader(other_hub, section, id, Random(n)) for n, id in enumerate(ids[::USERS_PER_FOLLOWER])]
+        followers = [
+            FollowingClient(other_hub, section, id, Random(n)) for n, id in enumerate(ids[::USERS_PER_FOLLOWER])
+        ]
         following = [tasks.create_task(follower.follow()) for follower in followers]
         await gather(follower.is_following.wait() for follower in followers)
         watch = hub.presence.watch(), hub.realtime.publish_user_presence
@@ -217,7 +219,7 @@ class Talker:
 
 
 @dataclass(slots=True)
-class Reader:
+class FollowingClient:
     """Follows the rooms of one user, as a client that disconnects and resumes, and keeps what it received."""
 
     hub: Hub
