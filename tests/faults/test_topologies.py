@@ -16,7 +16,7 @@ from faults import chat as chats
 from faults.chat import PAUSE_SECONDS
 from faults.figures import SCALE, Figures, in_time
 from faults.history import now
-from hubbub import Hub, Settings, Unavailable
+from hubbub import Hub, Settings, Unavailable, new_id
 from redis_server import Server
 from redis_topologies import DOWN_AFTER_SECONDS, MASTER, NODE_TIMEOUT_SECONDS, ask_sentinel, cluster, watched
 from waiting import until_it_answers
@@ -90,7 +90,9 @@ async def test_loss_of_a_primary_loses_no_event_and_keeps_sessions_and_presence(
         chats.opened(topology.settings, tmp_path, rooms=ROOMS) as chat,
         Hub(topology.settings) as hub,
     ):
-        tokens = [await hub.sessions.create_session(user_id) for user_id in chat.user_ids for _ in range(5)]
+        # Of many users, so that some are in the slots of the primary that is lost.
+        owners = [*chat.user_ids, *[new_id() for _ in range(20)]]
+        tokens = [await hub.sessions.create_session(user_id) for user_id in owners]
         online = [hub.presence.online(user_id) for user_id in chat.user_ids]
         for one in online:
             await one.__aenter__()
