@@ -245,3 +245,37 @@ async def test_owner_can_migrate_after_grant(
     await migrations.grant(migrator, ROLE)
     await migrations.down(postgres_settings, "0009")
     await migrations.up(postgres_settings)
+
+
+OWNERS = """
+    SELECT string_agg(DISTINCT owner::regrole::text, ', ')
+    FROM (
+        SELECT relowner AS owner FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        UNION ALL
+        SELECT proowner FROM pg_proc WHERE proname = 'hubbub_check_room'
+    ) AS made
+"""
+
+
+@pytest.mark.parametrize("way", ["up", "sql", "nothing to do"])
+async def test_what_a_superuser_makes_belongs_to_the_owner_of_the_tables(
+    migrator: PostgresSettings, postgres_settings: PostgresSettings, way: str
+) -> None:
+    owner = postgres_settings.user
+    if way == "nothing to do":  # a former version has left it like this
+        tables = ("hubbub_consumers", "hubbub_sessions", "hubbub_presence")
+        changes = [*(f"TABLE {table}" for table in tables), "FUNCTION hubbub_check_room()"]
+        await execute(migrator, *(f"ALTER {one} OWNER TO {quoted(migrator.user)}" for one in changes))
+        assert await _asked(migrator, OWNERS) != owner
+        assert await migrations.up(postgres_settings) == []  # the owner may not take them
+        assert await migrations.up(migrator) == []
+    else:
+        await migrations.down(postgres_settings, "0018")
+        if way == "up":
+            assert await migrations.up(migrator) == ["0019", "0020", "0021", "0022"]
+        else:
+            await execute(migrator, *migrations.sql(start="0018").strip().split(";\n\n"))
+    assert await _asked(migrator, OWNERS) == owner
+    await execute(postgres_settings, "DELETE FROM hubbub_sessions", "DELETE FROM hubbub_consumers")
+    await migrations.down(postgres_settings, "0018")
+    await migrations.up(postgres_settings)

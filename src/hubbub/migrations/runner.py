@@ -11,9 +11,10 @@ Each revision has a connection of its own that is terminated at its end: whateve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -21,7 +22,15 @@ from hubbub import inputs
 from hubbub.background import jittered
 from hubbub.errors import Conflict, HubbubError, Invalid, Unavailable
 from hubbub.migrations.revisions import KEYS, REVISIONS, current_revision, refuse_foreign_tables, verify
-from hubbub.migrations.scripts import BUILD_LOCK_TIMEOUT, USUAL_LOCK_TIMEOUT, Direction, Index, Refusal, steps
+from hubbub.migrations.scripts import (
+    BUILD_LOCK_TIMEOUT,
+    GIVE_TO_OWNER,
+    USUAL_LOCK_TIMEOUT,
+    Direction,
+    Index,
+    Refusal,
+    steps,
+)
 from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connect
 from hubbub.postgres.connection import Connection
 from hubbub.postgres.errors import FAILURES, UNIQUE_CONSTRAINTS, to_error
@@ -96,8 +105,10 @@ async def migrate(
                 await _refuse_encoding(executor)
             current = await current_revision(executor)
             if not plan(current):
-                if direction == "up" and current in REVISIONS[REVISIONS.index(KEYS) :]:
-                    await _compute_missing_keys(settings)
+                if direction == "up" and current in REVISIONS:
+                    if current >= KEYS:
+                        await _compute_missing_keys(settings)
+                    await _give_to_owner(settings, timeouts)
                 return []
         await take_lock(transaction, timeouts.migration_lock_seconds)
         async with transaction() as executor:
@@ -106,7 +117,9 @@ async def migrate(
                 await refuse_foreign_tables(executor, settings.schema)
                 await _make_schema(executor, settings.schema)
         for revision in revisions:
-            await _run(settings, direction, revision, timeouts)
+            await _run(settings, partial(_apply, direction, revision), f"revision {revision}", timeouts)
+        if direction == "up":
+            await _give_to_owner(settings, timeouts)
     return list(revisions)
 
 
@@ -169,8 +182,19 @@ async def take_lock(session: Session, within_seconds: float) -> None:
         pause = await _sleep(pause, LONGEST_LOCK_PAUSE_SECONDS)
 
 
-async def _run(settings: PostgresSettings, direction: Direction, revision: str, timeouts: Timeouts) -> None:
-    """Apply or undo one revision, again where a transaction of the application holds a lock that it needs."""
+async def _give_to_owner(settings: PostgresSettings, timeouts: Timeouts) -> None:
+    """Give what another role has made, such as a superuser, to the owner of the tables."""
+
+    async def give(connection: Connection) -> None:
+        await connection.execute(GIVE_TO_OWNER)
+
+    await _run(settings, give, "the change of owners", timeouts)
+
+
+async def _run(
+    settings: PostgresSettings, change: Callable[[Connection], Awaitable[None]], name: str, timeouts: Timeouts
+) -> None:
+    """Make one change, again where a transaction of the application holds a lock that it needs."""
     loop = asyncio.get_running_loop()
     server_settings = {
         "search_path": settings.schema,
@@ -183,11 +207,11 @@ async def _run(settings: PostgresSettings, direction: Direction, revision: str, 
     while True:
         connection = await connect(settings, server_settings=server_settings)
         try:
-            return await _run_once(connection, direction, revision)
+            return await change(connection)
         except FAILURES as error:
             deadline = deadline or loop.time() + timeouts.retry_seconds
             if _sqlstate(error) not in {*LOCKS_REFUSED, INTERNAL_ERROR} or loop.time() + pause > deadline:
-                raise _error_for(error, revision, timeouts, lost=connection.is_closed()) from error
+                raise _error_for(error, name, timeouts, lost=connection.is_closed()) from error
         finally:
             connection.terminate()
         pause = await _sleep(pause, LONGEST_RETRY_PAUSE_SECONDS)
@@ -197,7 +221,8 @@ def milliseconds(seconds: float) -> str:
     return str(max(round(seconds * 1000), 1))  # 0 would mean no limit
 
 
-async def _run_once(connection: Connection, direction: Direction, revision: str) -> None:
+async def _apply(direction: Direction, revision: str, connection: Connection) -> None:
+    """Apply or undo one revision."""
     for step in steps(direction, revision):
         if step.refusal:
             await _refuse_rows(connection, step.refusal, step.sql)
@@ -302,17 +327,17 @@ def _sqlstate(error: Exception) -> str | None:
     return getattr(error, "sqlstate", None)
 
 
-def _error_for(error: Exception, revision: str, timeouts: Timeouts, *, lost: bool) -> HubbubError:
-    """The error for a failed revision. The transaction that failed is undone."""
+def _error_for(error: Exception, name: str, timeouts: Timeouts, *, lost: bool) -> HubbubError:
+    """The error for a failed revision, or another change. The transaction that failed is undone."""
     if _sqlstate(error) in LOCKS_REFUSED:
-        reason = f"other transactions held the tables of revision {revision} for {timeouts.retry_seconds:g} s"
+        reason = f"other transactions held the tables of {name} for {timeouts.retry_seconds:g} s"
         hint = "Nothing is half done: end them (pg_stat_activity has their xact_start), and run the command again"
         return Unavailable("postgresql", f"{reason}. {hint}")
     known = to_error(error, writes=True, lost=lost)
     if known is not None and not isinstance(known, Invalid):  # which would blame an argument of a caller
         return known
     first_line = str(error).partition("\n")[0]  # the lines after the first hold values of rows
-    return Unavailable("postgresql", f"revision {revision} failed: {first_line}", retryable=False)
+    return Unavailable("postgresql", f"{name} failed: {first_line}", retryable=False)
 
 
 # After a restore into another cluster, whose own transactions begin at 1 again.

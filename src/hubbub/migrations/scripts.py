@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from hubbub.migrations.revisions import previous
+from hubbub.postgres import TABLES
 
 Direction = Literal["up", "down"]
 
@@ -35,6 +36,36 @@ VERSIONS = Path(__file__).with_name("versions")
 # wait, so it may be longer than the lock timeout of other statements. It is bounded, so that the command ends.
 BUILD_LOCK_TIMEOUT = "SET lock_timeout = '60s'"
 USUAL_LOCK_TIMEOUT = "RESET lock_timeout"
+
+# A revision may be applied by another role than the owner of the tables, such as a superuser. The owner could not
+# use what that role makes. So it is given to the owner of `rooms`, if the role may do that.
+GIVE_TO_OWNER = f"""DO $$
+DECLARE
+    command text;
+BEGIN
+    FOR command IN
+        SELECT format('ALTER %s OWNER TO %I', made.name, owner.rolname)
+        FROM pg_class AS rooms
+        JOIN pg_roles AS owner ON owner.oid = rooms.relowner
+        CROSS JOIN LATERAL (
+            SELECT format('TABLE %s', pg_class.oid::regclass), pg_class.relowner
+            FROM pg_class
+            WHERE pg_class.relnamespace = rooms.relnamespace
+                AND pg_class.relname IN ({", ".join(f"'{table}'" for table in TABLES)})
+            UNION ALL
+            SELECT format('FUNCTION %s', pg_proc.oid::regprocedure), pg_proc.proowner
+            FROM pg_proc
+            WHERE pg_proc.pronamespace = rooms.relnamespace
+                AND pg_proc.proname = 'hubbub_check_room'
+        ) AS made (name, owner)
+        WHERE rooms.oid = to_regclass('rooms')
+            AND made.owner <> rooms.relowner
+            AND pg_has_role(made.owner, 'MEMBER')
+            AND pg_has_role(rooms.relowner, 'MEMBER')
+    LOOP
+        EXECUTE command;
+    END LOOP;
+END $$"""  # noqa: S608 - the names of tables of ours
 
 _INDEX = re.compile(r"CREATE (UNIQUE )?INDEX CONCURRENTLY (?P<building>(?P<name>\w+)_to_\d{4}) ON ")
 _REFUSE = re.compile(r"^-- refuse (?P<field>\w+): (?P<rows>.+)$", re.MULTILINE)
@@ -121,6 +152,8 @@ def script(direction: Direction, revisions: Iterable[str]) -> str:
                 statements = [BUILD_LOCK_TIMEOUT, step.index.drop, step.sql, USUAL_LOCK_TIMEOUT]
             statements[0] = f"{step.comment}\n{statements[0]}".lstrip()
             written += [f"{statement};" for statement in statements]
+    if direction == "up":
+        written.append(f"{GIVE_TO_OWNER};")
     return "".join(f"{one}\n\n" for one in written)
 
 
