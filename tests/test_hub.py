@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import pydoc
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -402,6 +404,16 @@ async def test_options_are_applied(settings: Settings) -> None:
         assert await hub.sessions.get_session(token) is None
     with pytest.raises(Invalid):
         Hub(settings, options=Options(session_life_seconds=1, session_idle_timeout_seconds=2))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e300, 0, -1, "5", True])
+@pytest.mark.parametrize("field", [field.name for field in fields(Options) if field.name.endswith("_seconds")])
+def test_options_that_no_server_can_take_are_invalid(field: str, value: Any) -> None:  # noqa: ANN401
+    if field == "presence_grace_seconds" and value == 0:
+        return  # no grace
+    with pytest.raises(Invalid) as refusal:
+        Options(**{field: value})
+    assert refusal.value.field == field
 
 
 # A task that would wait for its own transaction

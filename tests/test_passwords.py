@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import AsyncIterator
+from typing import Any
 
 import bcrypt
 import pytest
@@ -79,6 +80,19 @@ async def test_default_cost_is_12() -> None:
         assert (await passwords.hash(SECRET)).startswith("$2b$12$")
     finally:
         await passwords.close()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("threads", 0), ("threads", -1), ("threads", "2"), ("max_waiting", 0), ("max_waiting", None)),
+        *(("deadline_seconds", 0), ("deadline_seconds", float("nan")), ("deadline_seconds", "5")),
+    ],
+)
+def test_impossible_bounds_are_invalid(field: str, value: Any) -> None:  # noqa: ANN401
+    with pytest.raises(Invalid) as refusal:
+        Passwords(**{field: value})
+    assert refusal.value.field == field
 
 
 @pytest.mark.parametrize("cost", [-1, 0, 4, 9, 17, 31, 12.5, None])

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -63,6 +63,10 @@ can raise by then, and its error names the server that did not answer."""
 
 
 MAINTAIN_SECONDS: Final = 60.0
+
+SHORTEST_SECONDS: Final = 0.001
+LONGEST_SECONDS: Final = 366 * 86_400
+"""The times of `Options`. Redis takes whole milliseconds, and no time without an end."""
 
 
 class Repositories:
@@ -204,7 +208,10 @@ class ConnectionRepositories(Repositories):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Limits of sessions, presence, typing and followers. All processes of a chat should use the same."""
+    """Limits of sessions, presence, typing and followers. All processes of a chat should use the same.
+
+    Times are from 0.001 s to 366 days. Raises: Invalid.
+    """
 
     session_life_seconds: float = 86_400
     """The age at which a session ends."""
@@ -221,6 +228,16 @@ class Options:
     at most this long for an event that was not announced through Redis."""
     follow_at_most_behind: int = 10_000
     """Entries of a room's log. A follower whose cursor is further behind gets a `Resync`."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            may_be_absent = value is None and field.default is None
+            may_be_zero = value == 0 and field.name == "presence_grace_seconds"
+            if not field.name.endswith("_seconds") or may_be_absent or may_be_zero:
+                continue
+            if not SHORTEST_SECONDS <= inputs.positive(field.name, value) <= LONGEST_SECONDS:
+                raise Invalid(field.name, f"must be from {SHORTEST_SECONDS} to {LONGEST_SECONDS} s")
 
 
 class Hub(Repositories):

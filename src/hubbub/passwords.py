@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from typing import Any, Final, TypeVar
 from unicodedata import normalize
 
@@ -65,10 +66,15 @@ class Passwords:
         max_waiting: int = 100,
         deadline_seconds: float = 10,
     ) -> None:
-        """`cost` is that of bcrypt: each step doubles the time. Raises: Invalid (it is below 10 or above 16)."""
+        """`cost` is that of bcrypt, from 10 to 16: each step doubles the time. Raises: Invalid."""
         if not isinstance(cost, int) or not LEAST_COST <= cost <= MOST_COST:
             raise Invalid("cost", f"must be a whole number from {LEAST_COST} to {MOST_COST}")
         size = max(1, (os.cpu_count() or 1) // 2) if threads is None else threads
+        for field, value in (("threads", size), ("max_waiting", max_waiting)):
+            if not isinstance(value, int) or value < 1:
+                raise Invalid(field, "must be a whole number above 0")
+        if not isinstance(deadline_seconds, int | float) or not 0 < deadline_seconds < inf:
+            raise Invalid("deadline_seconds", "must be a number above 0")
         self._cost = cost
         self._unknown_user_hash = f"$2b${cost}${'.' * 53}"
         self._max_waiting = max_waiting
