@@ -70,9 +70,9 @@ class Passwords:
         if not isinstance(cost, int) or not LEAST_COST <= cost <= MOST_COST:
             raise Invalid("cost", f"must be a whole number from {LEAST_COST} to {MOST_COST}")
         size = max(1, (os.cpu_count() or 1) // 2) if threads is None else threads
-        for field, value in (("threads", size), ("max_waiting", max_waiting)):
+        for name, value in (("threads", size), ("max_waiting", max_waiting)):
             if not isinstance(value, int) or value < 1:
-                raise Invalid(field, "must be a whole number above 0")
+                raise Invalid(name, "must be a whole number above 0")
         if not isinstance(deadline_seconds, int | float) or not 0 < deadline_seconds < inf:
             raise Invalid("deadline_seconds", "must be a number above 0")
         self._cost = cost
