@@ -5,8 +5,17 @@ Drop a database as the administrator: its owner may not end the worker of autova
 
 from __future__ import annotations
 
+import os
+
 from hubbub import PostgresSettings
 from hubbub.postgres import connect
+
+ON_CITUS = "ON_CITUS" in os.environ
+"""Whether the databases of tests have distributed rooms."""
+
+LOCK_IS_AWAITED = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)"
+if ON_CITUS:
+    LOCK_IS_AWAITED = f"SELECT bool_or(result::boolean) FROM run_command_on_all_nodes($${LOCK_IS_AWAITED}$$)"
 
 
 async def execute(settings: PostgresSettings, *commands: str) -> None:

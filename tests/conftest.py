@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,12 +24,12 @@ from hypothesis import settings as hypothesis_settings
 
 from citus import cluster as citus
 from citus.cluster import Cluster
-from commands import execute
+from commands import ON_CITUS, execute
 from databases import EMPTY, Databases
 from hubbub import Hub, PostgresSettings, Settings, migrations
 from hubbub.migrations import distribution
 from hubbub.models import Room, User
-from hubbub.postgres import Pool
+from hubbub.postgres import Pool, connect
 from hubbub.testing import Template, serving
 from pgbouncer.run import chosen, through
 from pgbouncer.server import PgBouncer
@@ -127,6 +128,7 @@ def _is_of(path: Path, beginnings: tuple[str, ...]) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: kills, freezes or starts a server, or waits in real time")
+    config.addinivalue_line("markers", "one_server(reason): is skipped where rooms are distributed")
     config.addinivalue_line("markers", "session(reason): goes past a pooler, as it is about sessions of its own")
 
 
@@ -207,15 +209,47 @@ async def distributed_database(cluster: Cluster) -> PostgresSettings:
     return database
 
 
+CHECKS = """
+    SELECT conrelid::regclass::text, conname::text
+    FROM pg_constraint
+    WHERE contype = 'c'
+        AND connamespace = 'public'::regnamespace
+"""
+
+
+@asynccontextmanager
+async def _emptied(database: PostgresSettings) -> AsyncIterator[PostgresSettings]:
+    """Without rows before a test, and afterwards without the constraints that it has added."""
+    await execute(database, EMPTY)
+    connection = await connect(database)
+    try:
+        own = {tuple(row) for row in await connection.fetch(CHECKS)}
+        yield database
+        for table, name in {tuple(row) for row in await connection.fetch(CHECKS)} - own:
+            await connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def database_on_citus(request: pytest.FixtureRequest) -> PostgresSettings | None:
+    """The database of a run with ON_CITUS. Tests of Citus have databases of their own."""
+    if not ON_CITUS or request.path.parent.name == "citus":
+        return None
+    for marker in request.node.iter_markers("one_server"):
+        pytest.skip(*marker.args)
+    database: PostgresSettings = request.getfixturevalue("distributed_database")
+    return database
+
+
 @pytest.fixture
 async def postgres_settings(
-    databases: Databases, request: pytest.FixtureRequest
+    databases: Databases, database_on_citus: PostgresSettings | None
 ) -> AsyncIterator[PostgresSettings]:
     """A database of this test's own, migrated, for its owner."""
-    if "ON_CITUS" in os.environ and "citus/" not in str(request.path):
-        database: PostgresSettings = request.getfixturevalue("distributed_database")
-        await execute(database, EMPTY)
-        yield database
+    if database_on_citus is not None:
+        async with _emptied(database_on_citus) as database:
+            yield database
         return
     database, state = await databases.take()
     yield database

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
+from commands import LOCK_IS_AWAITED
 from hubbub import Conflict, Hub, Invalid, NotFound, PostgresSettings, PublicUser, Settings, User, UserKind
 from hubbub.deletions import HIDE_ACCOUNT
 from hubbub.postgres import Pool, Statement, connect
@@ -93,7 +94,7 @@ async def test_call_waits_for_the_transaction_that_makes_the_account(hub: Hub, c
     watcher = await connect(hub.settings.postgres)
 
     async def a_call_waits() -> bool:
-        return bool(await watcher.fetchval("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)"))
+        return bool(await watcher.fetchval(LOCK_IS_AWAITED))
 
     with suppress(_Undone):
         async with hub.transaction() as tx:

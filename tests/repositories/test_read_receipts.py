@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from commands import LOCK_IS_AWAITED
 from hubbub import Hub, Invalid, NotAMember, NotFound, PostgresSettings, Room, User
 from hubbub.models import Message
 from hubbub.postgres import Pool, Statement, connect
@@ -159,7 +160,7 @@ async def test_mark_unread_deletes_receipts_that_were_committed_while_it_waited(
     hub: Hub, pool: Pool, bob: User, room: Room, messages: list[Message], reads: int
 ) -> None:
     await hub.receipts.mark_read(room.id, bob.id, up_to=messages[reads].seq)
-    waiting = Statement("test.waits", bool, "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+    waiting = Statement("test.waits", bool, LOCK_IS_AWAITED)
 
     async def waits() -> bool:
         return bool(await pool.fetch_one(waiting))
@@ -174,6 +175,7 @@ async def test_mark_unread_deletes_receipts_that_were_committed_while_it_waited(
     assert await pool.fetch_all(stored) == [messages[0].id]
 
 
+@pytest.mark.one_server("counts what one server reads")
 async def test_step_of_mark_unread_reads_its_own_messages_and_receipts_only(
     hub: Hub, pool: Pool, postgres_settings: PostgresSettings, ada: User, bob: User, room: Room
 ) -> None:
@@ -220,6 +222,7 @@ async def test_own_and_deleted_messages_are_not_unread(
     assert await hub.receipts.unread_count(room.id, ada.id) == 1
 
 
+@pytest.mark.one_server("counts what one server reads")
 async def test_unread_counts_read_the_newest_messages_only(
     hub: Hub, postgres_settings: PostgresSettings, ada: User, bob: User, room: Room
 ) -> None:
@@ -436,6 +439,7 @@ async def test_mark_read_of_very_many_stores_the_newest_receipts(
     assert await times(hub, [first, second, newest]) == [[False], [True], [True]]
 
 
+@pytest.mark.one_server("counts what one server reads")
 async def test_mark_read_of_a_hundred_times_as_much_touches_as_many_pages(
     hub: Hub, pool: Pool, postgres_settings: PostgresSettings, ada: User, bob: User
 ) -> None:

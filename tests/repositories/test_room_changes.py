@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from commands import LOCK_IS_AWAITED
 from hubbub import (
     Forbidden,
     Hub,
@@ -169,6 +170,7 @@ async def test_only_change_of_its_kind_in_a_batch_waits_for_no_locked_room(
     assert (await log_of(pool, room.id)).count(kind.entry) >= 1
 
 
+@pytest.mark.one_server("each change has a statement of its own there")
 @each_shared_kind
 async def test_changes_that_wait_share_statements(
     statements: Statements, settings: Settings, ada: User, users: list[User], room: Room, kind: Kind
@@ -227,7 +229,7 @@ async def test_change_whose_only_caller_is_cancelled_in_flight_is_made_and_annou
                 [stuck] = start([change])
 
                 async def is_in_flight() -> bool:
-                    return bool(await holder.fetch("SELECT 1 FROM pg_locks WHERE NOT granted"))
+                    return bool(await holder.fetchval(LOCK_IS_AWAITED))
 
                 await until_it_answers(is_in_flight)
                 stuck.cancel()
@@ -417,6 +419,7 @@ async def test_storm_of_joins_through_two_processes_appends_each_once(
 # Marks of what was read
 
 
+@pytest.mark.one_server("each change has a statement of its own there")
 async def test_marks_share_statements_and_each_has_its_own_outcome(
     statements: Statements, settings: Settings, pool: Pool, ada: User, users: list[User], room: Room
 ) -> None:

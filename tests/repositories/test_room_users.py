@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
+from commands import LOCK_IS_AWAITED
 from hubbub import Forbidden, Hub, Invalid, MemberChanged, NotAMember, NotFound, Role, Room, Settings, User
 from hubbub.models import RoomUser
 from hubbub.postgres import Pool, Statement
@@ -343,18 +344,7 @@ async def test_value_that_is_not_an_id_is_refused(hub: Hub, ada: User, id: objec
             await operation
 
 
-WAITS = Statement(
-    "test.waits",
-    bool,
-    """
-    SELECT EXISTS (
-        SELECT 1
-        FROM pg_stat_activity
-        WHERE datname = current_database()
-            AND wait_event_type = 'Lock'
-    )
-    """,
-)
+WAITS = Statement("test.waits", bool, LOCK_IS_AWAITED)
 
 
 @pytest.mark.parametrize("as_admin", [True, False])

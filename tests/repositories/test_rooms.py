@@ -455,6 +455,7 @@ async def connection(postgres_settings: PostgresSettings) -> AsyncIterator[Conne
     await connection.close()
 
 
+@pytest.mark.one_server("counts what one server reads")
 async def test_room_list_of_a_thousand_rooms_touches_few_pages(
     hub: Hub, connection: Connection, ada: User, bob: User
 ) -> None:
@@ -479,6 +480,7 @@ async def test_room_list_of_a_thousand_rooms_touches_few_pages(
     assert not page.has_more
 
 
+@pytest.mark.one_server("counts what one server reads")
 async def test_summary_touches_as_few_pages_as_one_room_of_the_list(
     hub: Hub, connection: Connection, ada: User, bob: User
 ) -> None:

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 
+from commands import LOCK_IS_AWAITED
 from hubbub import Conflict, Hub, Invalid, NotFound, PostgresSettings, Role, Room, Settings, User
 from hubbub.postgres import Pool, Statement, connect
 from hubbub.repositories import Users
@@ -277,7 +278,7 @@ async def test_account_that_joins_a_room_during_its_deletion_leaves_it(
     async with hub.transaction() as tx:
         await tx.room_users.add(other.id, bob.id)
         deletion = asyncio.create_task(hub.users.delete(bob.id))
-        waiting = Statement("test.waits", bool, "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+        waiting = Statement("test.waits", bool, LOCK_IS_AWAITED)
 
         async def the_deletion_waits() -> bool:
             return bool(await pool.fetch_one(waiting))

@@ -60,6 +60,8 @@ async def test_times_that_python_cannot_hold_are_read_as_the_nearest(
         f"UPDATE rooms SET created_at = '{stored}', updated_at = '{stored}'",
         f"UPDATE room_users SET joined_at = '{stored}'",
         f"UPDATE users SET created_at = '{stored}', updated_at = '{stored}', last_seen = '{stored}'",
+        # Read where rooms are distributed, in place of last_seen of users.
+        f"INSERT INTO hubbub_presence (user_id, is_online, last_seen) SELECT id, false, '{stored}' FROM users",
     )
     page = await hub.messages.page(room.id)
     assert [(message.created_at, message.updated_at) for message in page.items] == [(read, read)]
@@ -106,6 +108,7 @@ async def test_entry_with_a_damaged_payload_is_passed_over(
     assert log[-1].message == sent
 
 
+@pytest.mark.one_server("Citus refuses its UPDATE, for a cast that is not immutable")
 @pytest.mark.parametrize("zone", ["America/New_York", "Europe/Amsterdam", "Asia/Kolkata"])
 @pytest.mark.parametrize("style", ["ISO, DMY", "SQL, DMY", "German", "Postgres, MDY"])
 async def test_page_json_is_rfc_3339_in_every_time_zone_and_date_style(
@@ -132,6 +135,7 @@ async def test_page_json_is_rfc_3339_in_every_time_zone_and_date_style(
     assert len(page.items) == len(TIMES) + 2
 
 
+@pytest.mark.one_server("Citus refuses its UPDATE, for a cast that is not immutable")
 async def test_times_of_many_rows_are_those_of_one_to_the_microsecond(
     hub: Hub, room: Room, ada: User, bob: User, write: Callable[..., Awaitable[None]]
 ) -> None:

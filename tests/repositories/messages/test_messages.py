@@ -137,6 +137,7 @@ async def test_retry_in_a_transaction_leaves_it_usable(hub: Hub, ada: User, room
     ]
 
 
+@pytest.mark.one_server("an id is unique within its room only there")
 async def test_id_reused_for_something_else_is_a_conflict(
     hub: Hub, pool: Pool, ada: User, bob: User, room: Room
 ) -> None:

@@ -155,6 +155,7 @@ async def test_two_processes_send_into_the_same_rooms(hub: Hub, pool: Pool, ada:
         assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 50
 
 
+@pytest.mark.one_server("finds the INSERT of one server in pg_stat_activity")
 async def test_send_whose_answer_was_lost_is_recognised_on_the_retry(
     hub: Hub, administrator: PostgresSettings, pool: Pool, ada: User, room: Room
 ) -> None:
@@ -306,6 +307,7 @@ async def test_locked_rooms_do_not_take_the_whole_pool(settings: Settings, hub: 
         await asyncio.wait(stuck)
 
 
+@pytest.mark.one_server("Citus refuses its trigger")
 async def test_committed_part_of_a_batch_is_answered_when_the_rest_fails(
     hub: Hub, postgres_settings: PostgresSettings, pool: Pool, ada: User, room: Room
 ) -> None:
