@@ -22,7 +22,7 @@ from waiting import until_it_answers
 
 MASTER = "chat-master"
 SENTINEL_PASSWORD = "of-the-sentinels"
-DOWN_AFTER_SECONDS = 1.0
+DOWN_AFTER_SECONDS = 1.5
 
 
 async def ask(server: Server, *words: str | int, is_node: bool = False) -> Reply:

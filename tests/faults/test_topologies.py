@@ -14,7 +14,7 @@ import pytest
 
 from faults import chat as chats
 from faults.chat import PAUSE_SECONDS
-from faults.figures import SCALE, Figures, in_time
+from faults.figures import IS_FULL, SCALE, Figures, in_time
 from faults.history import now
 from hubbub import Hub, Settings, Unavailable, new_id
 from redis_server import Server
@@ -121,7 +121,7 @@ async def test_loss_of_a_primary_loses_no_event_and_keeps_sessions_and_presence(
             await topology.change_over()
         else:
             getattr(topology.primary, loss)()
-        await asyncio.sleep(BACK_SECONDS)
+        await asyncio.sleep(BACK_SECONDS if IS_FULL else topology.error_seconds)
         back_at = now()
         await chat.until(lambda: len(chat.delays(since=back_at)) >= BACK_DELIVERIES)
         for sender in chat.senders:
