@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 
+from hubbub.events import KINDS
 from hubbub.web import documents
 from hubbub.web.commands import COMMANDS
 from javascript.typescript import typescript
@@ -22,6 +23,11 @@ MESSAGES: Final[dict[str, Any]] = DOCUMENT["channels"]["socket"]["messages"]
 
 def test_types_of_the_frames_are_those_of_the_server() -> None:
     assert (CLIENT / "frames.d.ts").read_text() == typescript(COMMANDS), "run: make types"
+
+
+def test_types_of_all_entries_are_exported() -> None:
+    exports = re.findall(r"^export type \{(.*?)\}", (CLIENT / "hubbub.d.ts").read_text(), re.MULTILINE)
+    assert {kind.__name__ for kind in KINDS.values()} <= set(re.findall(r"\w+", " ".join(exports)))
 
 
 def test_client_knows_every_frame_of_the_server() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,8 +18,9 @@ from starlette.routing import Mount
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+import hubbub
 from hubbub import Hub, Invalid, PostgresSettings, Room, Settings, User, new_id
-from hubbub.events import MEMBERSHIPS_CHANNEL
+from hubbub.events import KINDS, MEMBERSHIPS_CHANNEL, MessageSent
 from hubbub.services.feed.announcements import sign
 from hubbub.web import console
 from hubbub.web.serving import TokenLogin
@@ -237,6 +240,13 @@ async def test_log_shows_entries_and_readers(
     assert found["users"] == {str(ada.id): "ada", str(bob.id): "bob"}
     assert found["older"] is None
     assert (await answer(looking, "/rooms/engine-room/log"))["room"]["id"] == str(room.id)
+
+
+def test_page_has_words_for_every_change_in_a_log() -> None:
+    script = (Path(hubbub.__file__).parent / "web/console_app/page/console.js").read_text()
+    [table] = re.findall(r"^const CHANGES = \{\n(.*?)^\};", script, re.DOTALL | re.MULTILINE)
+    changes = {str(event.__struct_config__.tag) for event in KINDS.values() if event is not MessageSent}
+    assert set(re.findall(r"^  (\w+):", table, re.MULTILINE)) == changes
 
 
 async def test_room_is_found_by_a_name_with_slashes(looking: httpx.AsyncClient, hub: Hub, ada: User) -> None:

@@ -19,6 +19,7 @@ import msgspec
 
 from hubbub import inputs
 from hubbub.errors import Invalid
+from hubbub.events import MEMBER_KINDS
 from hubbub.history.lines import (
     AnyLine,
     ChangeLine,
@@ -186,7 +187,7 @@ LATEST = Statement(
         {representable("room_events.created_at")} AS created_at
     {_OTHERS}
     WHERE kind = 'room_changed'
-        OR kind IN ('joined', 'left', 'role_changed', 'member_changed') AND user_id = ANY($4::uuid[])
+        OR kind IN {MEMBER_KINDS} AND user_id = ANY($4::uuid[])
     ORDER BY
         room_events.room_id,
         subject,

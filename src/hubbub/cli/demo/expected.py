@@ -18,6 +18,7 @@ import msgspec
 
 from hubbub.cli.demo.report import Section
 from hubbub.cli.terminal import printable
+from hubbub.events import MEMBER_KINDS
 from hubbub.history import JoinLine, LeaveLine, MessageLine, Refusals, derive_room_id, derive_user_id, read_lines
 from hubbub.hub import Hub
 from hubbub.log_checks import LogEntry
@@ -61,7 +62,7 @@ class ExpectedRoom:
 LOG = Statement(
     "demo.log",
     LogEntry,
-    """
+    f"""
     SELECT seq, 'sent' AS kind, id AS message_id, NULL AS member_id
     FROM messages
     WHERE room_id = $1
@@ -70,7 +71,7 @@ LOG = Statement(
         seq,
         kind,
         message_id,
-        CASE WHEN kind IN ('joined', 'left', 'role_changed', 'member_changed') THEN user_id END
+        CASE WHEN kind IN {MEMBER_KINDS} THEN user_id END
     FROM room_events
     WHERE room_id = $1
     ORDER BY seq
