@@ -276,8 +276,10 @@ def settings(
 
 
 @pytest.fixture
-async def pool(settings: Settings) -> AsyncIterator[Pool]:
+async def pool(settings: Settings, database_on_citus: PostgresSettings | None) -> AsyncIterator[Pool]:
     pool = Pool(settings.postgres)
+    if database_on_citus is not None:
+        pool.distribute()
     await pool.open()
     yield pool
     await pool.close()

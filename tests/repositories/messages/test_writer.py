@@ -290,6 +290,7 @@ async def test_locked_room_does_not_hold_up_a_few_senders_elsewhere(hub: Hub, ad
     assert [message.seq for message in await asyncio.gather(*stuck)] == [3, 4, 5]
 
 
+@pytest.mark.one_server("its pool is smaller than the statements in flight there")
 async def test_locked_rooms_do_not_take_the_whole_pool(settings: Settings, hub: Hub, ada: User) -> None:
     rooms = [await hub.rooms.create(f"room {n}", created_by=ada.id) for n in range(batching.MOST_WORKERS * 2)]
     small = replace(settings, postgres=replace(settings.postgres, pool_size=batching.MOST_WORKERS + 1))

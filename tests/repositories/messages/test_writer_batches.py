@@ -86,6 +86,7 @@ async def test_locked_room_does_not_hold_up_the_rest_of_its_batch(
     assert await log_of(pool, room.id) == ["joined"] + ["sent"] * 7
 
 
+@pytest.mark.one_server("a batch is one room there")
 @pytest.mark.parametrize(("seconds", "longest"), [(60, 100), (0.4, 50)])
 async def test_wait_for_a_locked_room_leaves_time_for_the_other_rooms(
     hub: Hub, recorded: Recorded, ada: User, room: Room, seconds: float, longest: int
@@ -138,6 +139,7 @@ class LockingPool(Recorded):
         return await super().attempt(statement, *args, deadline=deadline)
 
 
+@pytest.mark.one_server("a batch is one room there")
 async def test_batch_in_halves_keeps_the_order_of_a_room_that_was_locked(
     settings: Settings, pool: Pool, postgres_settings: PostgresSettings, hub: Hub, ada: User, room: Room
 ) -> None:
@@ -166,6 +168,7 @@ async def test_batch_in_halves_keeps_the_order_of_a_room_that_was_locked(
 # Repeated ids
 
 
+@pytest.mark.one_server("names the statements of one server")
 async def test_ids_are_looked_up_first_after_one_was_repeated(
     recorded: Recorded, hub: Hub, ada: User, room: Room
 ) -> None:
@@ -189,6 +192,7 @@ async def test_ids_are_looked_up_first_after_one_was_repeated(
     assert len(again) == 5
 
 
+@pytest.mark.one_server("names the statements of one server")
 async def test_ids_are_not_looked_up_when_none_was_repeated(recorded: Recorded, ada: User, room: Room) -> None:
     sender = writer.Batches(recorded)
     for _ in range(3):
@@ -263,6 +267,7 @@ async def test_cancelled_direct_send_stays_ahead_of_later_messages(hub: Hub, ada
 # Deadlines
 
 
+@pytest.mark.one_server("names the statements of one server")
 async def test_call_of_several_statements_has_one_deadline(recorded: Recorded, ada: User, room: Room) -> None:
     messages = Messages(recorded, writer=MessageWriter(recorded, lambda _: None, deadline_seconds=10))
     id, nothing = uuid4(), uuid4()
