@@ -24,6 +24,9 @@ DAILY_USERS = (1_000_000, 100_000_000)
 STEPS = (10_000, 1_000_000, 10_000_000, 100_000_000)
 """Daily users for which the parts are counted."""
 
+DISTRIBUTED_FROM = 100_000_000
+"""Daily users from which on rooms are on several nodes, by Citus."""
+
 DAY_SECONDS = 86_400
 PEAK = 3
 """The rate of the busiest hour over the mean of the day."""
@@ -50,14 +53,16 @@ class Activity(NamedTuple):
     contender: str | None
     """None: the one with the largest table."""
     server: str
+    on_citus: float = 1
+    """How many times the processor time of PostgreSQL it takes where rooms are distributed (docs/scale.md)."""
 
 
 ACTIVITIES = (
-    Activity("sends a message", 40, "sends-200", UVLOOP, PRIMARY),
+    Activity("sends a message", 40, "sends-200", UVLOOP, PRIMARY, on_citus=16),
     Activity("receives a message while online", 40 * 15, "followers-100", UVLOOP, REDIS),
-    Activity("opens a room: a page", 30, "pages-own-rooms", UVLOOP, REPLICAS),
-    Activity("opens the app: unread counts of 100 rooms", 10, "unread", None, BY_USER),
-    Activity("is looked up, as author or member", 400, "lookups-user", UVLOOP, BY_USER),
+    Activity("opens a room: a page", 30, "pages-own-rooms", UVLOOP, REPLICAS, on_citus=3.2),
+    Activity("opens the app: unread counts of 100 rooms", 10, "unread", None, BY_USER, on_citus=6.2),
+    Activity("is looked up, as author or member", 400, "lookups-user", UVLOOP, BY_USER, on_citus=1.3),
     Activity("makes a request with a session", 300, "sessions-200", UVLOOP, REDIS),
     Activity("types, connects or disconnects: one publish", 60, "pubsub", UVLOOP, REDIS),
 )
@@ -92,7 +97,10 @@ def costs(results: Results, daily_users: int) -> Iterator[Cost]:
         per_second = daily_users * activity.per_day * PEAK / DAY_SECONDS
         core_us = results.machine.cores / rate * 1_000_000
         client_us = median(cell.values("cpu_us", contender)) if "cpu_us" in cell.rounds[0][contender] else 0.0
-        yield Cost(activity, per_second, core_us, min(client_us, core_us))
+        client_us = min(client_us, core_us)
+        if daily_users >= DISTRIBUTED_FROM:
+            core_us = client_us + (core_us - client_us) * activity.on_citus
+        yield Cost(activity, per_second, core_us, client_us)
 
 
 def parts(found: Iterable[Cost]) -> dict[str, float]:

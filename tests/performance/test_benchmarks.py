@@ -206,6 +206,14 @@ def test_capacity_gives_the_application_its_own_processor_time_and_the_server_th
     assert sum(cores.values()) == pytest.approx(0.2778, rel=1e-3)
 
 
+def test_capacity_multiplies_the_part_of_postgresql_where_rooms_are_distributed() -> None:
+    found = results(two(({"rate": 10_000.0, "cpu_us": 50.0}, {"rate": 1.0}), targets=[]))
+    before, after = (capacity.parts(capacity.costs(found, users)) for users in (10_000_000, 100_000_000))
+    [factor] = [one.on_citus for one in capacity.ACTIVITIES if one.cell == "sends-200"]
+    assert after["application"] == pytest.approx(10 * before["application"])
+    assert after[capacity.PRIMARY] == pytest.approx(10 * factor * before[capacity.PRIMARY])
+
+
 def test_simulation_fills_shards_evenly_but_for_the_largest_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulate, "ROOMS", 20_000)
     even, uneven = (simulate.spread(exponent, 32) for exponent in simulate.EXPONENTS)
