@@ -9,7 +9,6 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import count
 from math import inf
 from typing import Any, Final, TypeVar
@@ -185,14 +184,22 @@ class Passwords:
         self._begin_next()
 
 
-@dataclass(frozen=True, slots=True, order=True)
 class _Call:
-    """A call that waits, or whose job has begun. Calls are served in the order of `due`, then of `number`."""
+    """A call that waits, or whose job has begun. Calls are served in the order of `due`, then of `number`.
 
-    due: int
-    number: int
-    compute: Callable[[], Any] = field(compare=False, repr=False)  # it holds the password
-    job: asyncio.Future[Any] = field(compare=False)
+    It shows none of its fields, because `compute` holds the password.
+    """
+
+    __slots__ = ("compute", "due", "job", "number")
+
+    def __init__(self, due: int, number: int, compute: Callable[[], Any], job: asyncio.Future[Any]) -> None:
+        self.due = due
+        self.number = number
+        self.compute = compute
+        self.job = job
+
+    def __lt__(self, other: _Call) -> bool:
+        return (self.due, self.number) < (other.due, other.number)
 
     def refuse(self, error: Unavailable) -> None:
         if not self.job.done():

@@ -6,8 +6,9 @@ the newest that was applied. The library checks the schema when it opens, and on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from hubbub.errors import Invalid
 from hubbub.migrations import revisions, scripts
@@ -43,8 +44,7 @@ __all__ = [
 USUAL_TIMEOUTS = Timeouts()
 
 
-@dataclass(frozen=True, slots=True)
-class Revision:
+class Revision(msgspec.Struct, frozen=True):
     """One step of the schema's history: what it is for, and what undoing it deletes, in words."""
 
     id: str
@@ -52,8 +52,7 @@ class Revision:
     loss: str
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(msgspec.Struct, frozen=True):
     """The revision of a database. `unknown` is True when it is at a revision that this code does not know."""
 
     current: str | None

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+import msgspec
 
 from hubbub.errors import HubbubError, Invalid, SchemaMismatch, Unavailable
 from hubbub.migrations.revisions import HEAD, verify
@@ -98,8 +99,7 @@ class Step(NamedTuple):
     needs_no_writers: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """The steps that are left, of how many, and the nodes that get rooms."""
 
     left: tuple[Step, ...]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
@@ -13,8 +14,7 @@ from hubbub.postgres import Executor, Statement
 from hubbub.settings import PostgresSettings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """When PostgreSQL ends a statement, a wait or an idle transaction of the role, in seconds.
 
     They are longer than the deadline of a call (`DB_DEADLINE_SECONDS`, 10 by default), so the call ends first.
@@ -28,8 +28,7 @@ class Limits:
 USUAL_LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True)
-class GrantTarget:
+class GrantTarget(msgspec.Struct, frozen=True):
     """The tables that the rights are for, and whether the role may be granted them.
 
     A member of a superuser, or of the owner, can become it by SET ROLE, and counts as it. `schema` and `owner` are

@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from hubbub.migrations.revisions import previous
 from hubbub.postgres import TABLES
@@ -90,8 +91,7 @@ class Refusal(NamedTuple):
     rows: str
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One statement of a revision, without its semicolon, and the comments in front of it."""
 
     sql: str

@@ -15,12 +15,12 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Set
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 import asyncpg
+import msgspec
 
 from hubbub.errors import Invalid, Unavailable
 from hubbub.instrumentation import SILENT, Instrumentation
@@ -339,8 +339,7 @@ class ByEvents(ApplicationTransaction):
         self._over = is_end
 
 
-@dataclass(frozen=True, slots=True)
-class _Lock:
+class _Lock(msgspec.Struct, frozen=True):
     """A row that a task has locked until the COMMIT, after which there is nothing to do."""
 
     key: Hashable

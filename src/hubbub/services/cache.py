@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Any, Final, Generic, TypeVar
@@ -71,8 +70,7 @@ LEASE_MARK: Final = b"?"
 """The first byte of a lease. Values are JSON objects and begin otherwise."""
 
 
-@dataclass(slots=True)
-class Counts:
+class Counts(msgspec.Struct):
     """Since this process started.
 
     `hits`: read from Redis. `misses`: read from PostgreSQL and stored in Redis, unless a change came in between.
@@ -343,8 +341,7 @@ def _check_page(room_id: UUID, data: bytes) -> bytes | None:
     return data if data.startswith(b'{"room_id":"%s",' % str(room_id).encode()) and data.endswith(b"}") else None
 
 
-@dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
+class Kind(msgspec.Struct, Generic[T], frozen=True):
     """How one kind of entry is read and stored. `decode` returns None for bytes that are not its value."""
 
     prefix: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hubbub import Hub, NewMessage, Role, Room, User
+from hubbub import Hub, MessageSent, NewMessage, Role, Room, User
 from hubbub.postgres import Pool, Statement
 from services.feed.reading import entries, is_at, log_of, take_until
 
@@ -74,5 +74,6 @@ async def test_entry_that_cannot_be_read_is_passed_over(
     await pool.execute(ODD_METADATA, deep.id, '{"a":' + "[" * 3_000 + "]" * 3_000 + "}")
     async with comparing.follow(ada.id, after={room.id: None}, buffer=buffer) as feed:
         received = entries(await take_until(feed, is_at(last.seq)))
-    assert [event.seq for event in received] == [1, 2, sent.seq, last.seq]
+    assert [event.seq for event in received] == [1, 2, sent.seq, deep.seq, last.seq]
+    assert [event.message.metadata for event in received if isinstance(event, MessageSent)] == [None] * 3
     assert received == await log_of(comparing, room.id, limit=1)

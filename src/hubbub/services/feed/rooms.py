@@ -30,7 +30,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -391,8 +390,7 @@ def _end_all(room: FollowedRoom) -> None:
         followed.end_without_entry()
 
 
-@dataclass(slots=True, eq=False)
-class FollowedRoom:
+class FollowedRoom(msgspec.Struct, eq=False):
     """The state of one followed room in this process, however many follow it.
 
     `position` is the newest entry that is known here. Entries are taken one after the other. One that is announced
@@ -410,10 +408,10 @@ class FollowedRoom:
     """A taken entry at whose seq another one was announced."""
     rewinds: int = 0
     """How often the log turned out to be rewound."""
-    positions: dict[FollowedPosition, None] = field(default_factory=dict)
-    live: dict[FollowedPosition, None] = field(default_factory=dict)
+    positions: dict[FollowedPosition, None] = msgspec.field(default_factory=dict)
+    live: dict[FollowedPosition, None] = msgspec.field(default_factory=dict)
     """The positions that receive each entry as it is taken. The others read the log themselves."""
-    left_users: set[UUID] = field(default_factory=set)
+    left_users: set[UUID] = msgspec.field(default_factory=set)
     """Users who have left the room as far as it is known here, and have a position in it that is behind."""
     leaving: Set[UUID] = NO_USERS
     """Users who leave further on in the entries that are being taken, which may show a message as edited since.
@@ -421,7 +419,7 @@ class FollowedRoom:
     subscription: CallbackSubscription | None = None
     is_subscribed: bool = False
     """Whether Redis has confirmed the subscription once. Announcements of before may be missing without a Gap."""
-    _marks: dict[int, bytes] = field(default_factory=dict)
+    _marks: dict[int, bytes] = msgspec.field(default_factory=dict)
 
     @property
     def is_behind(self) -> bool:
@@ -515,8 +513,7 @@ class FollowedRoom:
             followed.resync(position, "rewound")
 
 
-@dataclass(slots=True, eq=False)
-class FollowedPosition:
+class FollowedPosition(msgspec.Struct, eq=False):
     """How far one follower has come in one room."""
 
     inbox: Inbox
@@ -600,8 +597,7 @@ class FollowedPosition:
         self.end()
 
 
-@dataclass(slots=True, eq=False)
-class Inbox:
+class Inbox(msgspec.Struct, eq=False):
     """The events that wait for one follower, at most `limit`, and its positions that have to read the log.
 
     Entries of followers of one room are the same objects.
@@ -618,11 +614,11 @@ class Inbox:
     has_missed: bool = False
     is_closed: bool = False
     """Whether it takes no more events. Positions of a closed follower may end a moment later."""
-    events: deque[FeedEvent] = field(default_factory=deque)
+    events: deque[FeedEvent] = msgspec.field(default_factory=deque)
     size: int = 0
     """The size of what rooms have put here since it was last empty."""
-    behind: dict[FollowedPosition, None] = field(default_factory=dict)
-    positions: Mapping[UUID, FollowedPosition] = field(default_factory=dict)
+    behind: dict[FollowedPosition, None] = msgspec.field(default_factory=dict)
+    positions: Mapping[UUID, FollowedPosition] = msgspec.field(default_factory=dict)
     """All positions of the follower, by room."""
     _reader: asyncio.Future[None] | None = None
 
