@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID, uuid4
 
@@ -37,6 +38,7 @@ from hubbub.repositories.users import DELETE_ATTEMPTS
 from log import log_of
 from plans import rows_read
 from sql.package import statements
+from waiting import HANGS_AFTER_SECONDS
 
 MESSAGES = 2 * ROWS_PER_STEP + 500
 
@@ -126,6 +128,12 @@ class Busy(NamedTuple):
     direct: Room
     ids: list[UUID]
     last: Message
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Settings with time for thousands of rows on a busy machine: the default is 10 s."""
+    return replace(settings, postgres=replace(settings.postgres, deadline_seconds=HANGS_AFTER_SECONDS))
 
 
 @pytest.fixture
