@@ -38,9 +38,9 @@ STATE = f"""
         || (SELECT (datconnlimit, datacl) FROM pg_database WHERE datname = current_database())
 """
 
-# That of a process which outlives its test, or was not closed.
-CONNECTION_IS_LEFT = """
-    SELECT EXISTS (
+# A connection of a process that outlives its test, or was not closed, or tables that a test has moved.
+IS_IN_USE_OR_MOVED = """
+    SELECT to_regclass('public.hubbub_schema_version') IS NULL OR EXISTS (
         SELECT FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
     )
@@ -75,7 +75,7 @@ class Databases:
         connection = await connect(replace(self._administrator, database=name))
         try:
             is_whole = (
-                not await connection.fetchval(CONNECTION_IS_LEFT) and await connection.fetchval(STATE) == state
+                not await connection.fetchval(IS_IN_USE_OR_MOVED) and await connection.fetchval(STATE) == state
             )
             if is_whole:
                 await connection.execute(EMPTY)
