@@ -24,6 +24,7 @@ from history.histories import (
 )
 from hubbub import Hub, Invalid, MessageSent, PostgresSettings, Room, User
 from hubbub.commits import Change, RoomTouched
+from hubbub.deletions import HIDE_ACCOUNT
 from hubbub.history import History, Imported, Refusal, derive_room_id, derive_user_id, source
 from hubbub.history.lines import FIRST_TIME, LAST_TIME
 from hubbub.postgres import Pool
@@ -395,6 +396,17 @@ async def test_load_refuses_a_file_that_is_closed(hub: Hub, tmp_path: Path) -> N
         file.close()
         with pytest.raises(Invalid, match="file: must be a file opened"):
             await hub.history.load(file)
+
+
+async def test_lines_of_an_account_whose_deletion_is_not_finished_are_refused(pool: Pool) -> None:
+    """Its id is taken and its name is free, so it can neither be found nor created."""
+    await load(pool, line(user="ada") + line(user="eve"))
+    await pool.execute(HIDE_ACCOUNT, derive_user_id("ada"))
+    imported = await load(pool, line(user="ada", content="again") + line(user="eve", content="again"))
+    assert (imported.messages, imported.users) == (1, 0)
+    [refusal] = imported.refusals.first
+    assert refusal.line == 1
+    assert "deletion is not finished" in refusal.reason
 
 
 async def test_line_with_unreadable_metadata_does_not_end_the_import(pool: Pool) -> None:

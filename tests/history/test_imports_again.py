@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from history.histories import as_file, check_logs, line, load, message_lines
 from hubbub import Hub, PostgresSettings
-from hubbub.history import History, Imported, derive_room_id, source
+from hubbub.history import History, Imported, derive_room_id, other_entries, source
 from hubbub.history.locked_rooms import Members, MemberSnapshot, Span
-from hubbub.history.replay import EVENTS_AT, LATEST
-from hubbub.postgres import Pool, Statement, connect
+from hubbub.history.other_entries import LATEST_OF_USERS
+from hubbub.history.replay import EVENTS_AT
+from hubbub.postgres import OpenTransaction, Pool, Statement, connect
 from plans import pages_touched
 
 USERS = ("ann", "bob", "eve")
@@ -162,6 +163,9 @@ EXAMPLES = settings(
 def batch_lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     lines: int = request.param
     monkeypatch.setattr(source, "BATCH_LINES", lines)
+    if lines == 2:  # and few entries at a time
+        monkeypatch.setattr(other_entries, "SEQS_PER_BLOCK", 2)
+        monkeypatch.setattr(other_entries, "SEQS_PER_PAGE", 5)
     return lines
 
 
@@ -335,10 +339,45 @@ async def test_import_looks_for_known_lines_among_the_entries_of_others_alone(
     try:
         await connection.execute("ANALYZE room_events")
         spans = (f"{{{room_id}}}", "{1}", "{4}")
-        for statement, wanted in ((EVENTS_AT, "{2004-12-25}"), (LATEST, f"{{{ada.id}}}")):
+        for statement, wanted in ((EVENTS_AT, "{2004-12-25}"), (LATEST_OF_USERS, f"{{{ada.id}}}")):
             assert await pages_touched(connection, statement, *spans, wanted) < 20
     finally:
         await connection.close()
+
+
+async def test_import_reads_the_entries_of_others_once_and_then_those_at_the_times_of_its_lines(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch read all of them. With millions of entries that took longer than the import itself."""
+    monkeypatch.setattr(source, "BATCH_LINES", 50)
+    monkeypatch.setattr(other_entries, "SEQS_PER_BLOCK", 500)
+    monkeypatch.setattr(other_entries, "SEQS_PER_PAGE", 3_000)
+    read: Counter[str] = Counter()
+    fetch_all = OpenTransaction.fetch_all
+
+    async def counted(transaction: OpenTransaction, statement: Statement[Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        if "span.first AND span.last" in statement.sql:
+            read[statement.name] += sum(args[2]) - sum(args[1]) + len(args[1])
+        return await fetch_all(transaction, statement, *args, **options)
+
+    room_id = derive_room_id("#chat")
+    await load(pool, line("message", user="eve"))
+    await pool.execute(FILL_EVENTS, room_id, 20_000)
+    monkeypatch.setattr(OpenTransaction, "fetch_all", counted)
+    kinds = ("join", "message", "leave")
+    lines = [
+        line(kinds[n % 3], user=f"u{n // 3}", at=f"2004-01-01T00:{n // 60:02}:{n % 60:02}Z") for n in range(600)
+    ]
+    imported = await load(pool, b"".join(lines))
+    assert (imported.messages, imported.events) == (200, 400)
+    assert read == {"history.blocks": 20_002, "history.latest_entries": 20_002}  # with the joining and the message
+    read.clear()
+    # Lines of an hour of the entries, which are a second apart.
+    lines = [line("join", user=f"v{n}", at=f"2010-01-01T01:{n // 60:02}:{n % 60:02}Z") for n in range(600)]
+    assert (await load(pool, b"".join(lines))).events == 600
+    assert read.pop("history.blocks") == read.pop("history.latest_entries") == 20_602
+    assert 600 <= read.pop("history.events_at") <= 12 * 3 * 500
+    assert not read
 
 
 FILL_EVENTS = Statement(
@@ -351,8 +390,8 @@ FILL_EVENTS = Statement(
         WHERE id = $1
         RETURNING last_seq - $2 AS seq
     )
-    INSERT INTO room_events (room_id, seq, kind, user_id)
-    SELECT $1, head.seq + n, 'joined', gen_random_uuid()
+    INSERT INTO room_events (room_id, seq, kind, user_id, created_at)
+    SELECT $1, head.seq + n, 'joined', gen_random_uuid(), timestamptz '2010-01-01 00:00:00Z' + n * interval '1 s'
     FROM head, generate_series(1, $2) AS n
     """,
 )

@@ -23,6 +23,7 @@ from hubbub.commits import OnCommit, RoomTouched, UserChanged
 from hubbub.errors import Conflict, NotFound, Unavailable
 from hubbub.history.lines import Line, RoomLine, UserLine, room_id_of
 from hubbub.history.locked_rooms import Members, lock_rooms
+from hubbub.history.other_entries import OtherEntries
 from hubbub.history.replay import Replay, find_existing, store
 from hubbub.history.room_log import RoomLog
 from hubbub.history.source import CHECKPOINTS, SAVE_CHECKPOINT, Batch, BatchReader, Checkpoint, Refusal
@@ -100,6 +101,7 @@ class Import:
         self._on_commit = on_commit
         self._users = LineUsers()
         self._members = Members()
+        self._other_entries = OtherEntries()
         self._watermarks = Watermarks()
         self._rejected_rooms: set[UUID] = set()
         self._matched: set[tuple[UUID, int]] = set()  # the entries of lines in the batch before
@@ -175,6 +177,7 @@ class Import:
                 self._users,
                 self._matched,
                 others=others,
+                other_entries=self._other_entries,
                 without_ids=self._find_without_ids,
             )
             existing.is_continued = self.state.continued_from > 0 or before is not None

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from hubbub.events import MEMBER_KINDS
 from hubbub.history.locked_rooms import REMEMBERED_MEMBERSHIPS, Span
 from hubbub.postgres import Executor, Statement
 from hubbub.sql import representable
@@ -90,7 +91,7 @@ _LATEST: Final = """
             max(room_events.seq) AS seq
         {of_spans}
         WHERE room_events.kind = 'room_changed'
-            OR (room_events.kind IN ('joined', 'left', 'role_changed', 'member_changed'){condition})
+            OR (room_events.kind IN {kinds}{condition})
         GROUP BY room_events.room_id, subject
         {limit}
     ) AS latest
@@ -102,6 +103,7 @@ def _latest(condition: str = "", limit: str = "") -> str:
     return _LATEST.format(
         created_at=representable("room_events.created_at"),
         of_spans=of_spans("room_id, seq, kind, user_id"),
+        kinds=MEMBER_KINDS,
         condition=condition,
         limit=limit,
     )
@@ -168,7 +170,8 @@ class OtherEntries:
         if unknown:
             users = {user_id for _, user_id in subjects if user_id is not None}
             for page in _pages((room_id, *span) for room_id in unknown for span in others[room_id]):
-                rows = await executor.fetch_all(LATEST_OF_USERS, *zip(*page, strict=True), users)
+                rooms, firsts, lasts = zip(*page, strict=True)
+                rows = await executor.fetch_all(LATEST_OF_USERS, rooms, firsts, lasts, users)
                 found |= {(room_id, subject): latest for room_id, subject, latest in rows}
         for room_id, user_id in subjects:
             latest = (self._rooms[room_id].latest or {}).get(user_id)

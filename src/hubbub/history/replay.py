@@ -19,7 +19,6 @@ import msgspec
 
 from hubbub import inputs
 from hubbub.errors import Invalid
-from hubbub.events import MEMBER_KINDS
 from hubbub.history.lines import (
     AnyLine,
     ChangeLine,
@@ -36,12 +35,13 @@ from hubbub.history.lines import (
     room_id_of,
 )
 from hubbub.history.locked_rooms import MemberSnapshot, Span
+from hubbub.history.other_entries import Latest, OtherEntries, of_spans
 from hubbub.history.room_log import Membership, RoomLog, store_rooms
 from hubbub.history.source import Refusal, TakenLine
 from hubbub.history.users import LineUsers
 from hubbub.models import Message, Role
 from hubbub.postgres import Copy, Executor, OpenTransaction, Row, Statement
-from hubbub.sql import columns, readable, representable
+from hubbub.sql import columns, readable
 
 LINES_PER_TURN: Final = 500
 """Lines replayed at a time: 7 ms. Then their messages are sent, and other tasks have the event loop."""
@@ -77,13 +77,6 @@ class ExistingEvent(msgspec.Struct, frozen=True, gc=False):
     kind: str
     message_id: UUID | None
     user_id: UUID | None
-    created_at: datetime
-
-
-class Latest(NamedTuple):
-    """The last entry of a log about a membership, or about the room itself."""
-
-    seq: int
     created_at: datetime
 
 
@@ -137,18 +130,6 @@ EVENTS = Statement(
     """,
 )
 
-# Entries that this import has appended are not read: no line is known from them, and there may be millions.
-_OTHERS: Final = f"""
-    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS span (room_id, first, last)
-    CROSS JOIN LATERAL (
-        SELECT {columns(ExistingEvent)}, seq
-        FROM room_events
-        WHERE room_events.room_id = span.room_id
-            AND room_events.seq BETWEEN span.first AND span.last
-        OFFSET 0
-    ) AS room_events
-"""
-
 # `is_of_message`: its user wrote the next entry, a message of the same time. A message makes such a joining if no
 # earlier line was about its author. The line of a join at that time looks the same, and needs no position.
 EVENTS_AT = Statement(
@@ -170,28 +151,9 @@ EVENTS_AT = Statement(
                 AND messages.created_at = room_events.created_at
         ) AS is_of_message,
         {readable(ExistingEvent, "room_events")}
-    {_OTHERS}
+    {of_spans(f"{columns(ExistingEvent)}, seq")}
     WHERE room_events.created_at = ANY($4::timestamptz[])
     ORDER BY seq
-    """,
-)
-
-LATEST = Statement(
-    "history.latest_events",
-    lambda room_id, subject, seq, created_at: ((room_id, subject), Latest(seq, created_at)),
-    f"""
-    SELECT DISTINCT ON (room_events.room_id, subject)
-        room_events.room_id,
-        CASE WHEN kind <> 'room_changed' THEN user_id END AS subject,
-        seq,
-        {representable("room_events.created_at")} AS created_at
-    {_OTHERS}
-    WHERE kind = 'room_changed'
-        OR kind IN {MEMBER_KINDS} AND user_id = ANY($4::uuid[])
-    ORDER BY
-        room_events.room_id,
-        subject,
-        seq DESC
     """,
 )
 
@@ -204,10 +166,11 @@ async def find_existing(
     matched: Set[tuple[UUID, int]],
     *,
     others: Mapping[UUID, Sequence[Span]],
+    other_entries: OtherEntries,
     without_ids: bool,
 ) -> Existing:
     """The existing rows for all that the lines name. `rooms` are those that had entries before this import, and
-    `others` these entries.
+    `others` these entries, as far as they were read in `other_entries`.
 
     `matched` are the entries of lines in the batch before: equal lines have later ones.
     `without_ids` includes messages that have no id in the lines. That is needed only if some were imported before,
@@ -240,7 +203,15 @@ async def find_existing(
         existing.events |= {(event.room_id, seq): event for event, seq in found}
     if rooms:
         await _locate_lines(
-            executor, lines, rooms, users, others=others, existing=existing, moments=moments, matched=matched
+            executor,
+            lines,
+            rooms,
+            users,
+            others=others,
+            other_entries=other_entries,
+            existing=existing,
+            moments=moments,
+            matched=matched,
         )
     return existing
 
@@ -252,6 +223,7 @@ async def _locate_lines(
     users: LineUsers,
     *,
     others: Mapping[UUID, Sequence[Span]],
+    other_entries: OtherEntries,
     existing: Existing,
     moments: list[tuple[UUID, datetime]],
     matched: Set[tuple[UUID, int]],
@@ -265,10 +237,10 @@ async def _locate_lines(
     moments += [(room_id_of(line), line.at) for _, line, message in placed if message is not None]
     events: dict[ExistingEvent, deque[int]] = defaultdict(deque)
     joinings: dict[ExistingEvent, set[int]] = defaultdict(set)
-    if moments:
-        named, times = ({*column} for column in zip(*moments, strict=True))
-        room_ids, first, last = _columns(others, named)
-        for event, seq, is_of_message in await executor.fetch_all(EVENTS_AT, room_ids, first, last, times):
+    if parts := await other_entries.at(executor, others, moments):
+        room_ids, firsts, lasts = zip(*parts, strict=True)
+        times = {at for _, at in moments}
+        for event, seq, is_of_message in await executor.fetch_all(EVENTS_AT, room_ids, firsts, lasts, times):
             if is_of_message:
                 joinings[event].add(seq)
             elif (event.room_id, seq) not in matched:
@@ -280,16 +252,8 @@ async def _locate_lines(
         if number not in existing.known
         and not (isinstance(line, MessageLine) and users[line] in rooms[room_id_of(line)].roles)
     ]
-    if deciding:
-        room_ids, first, last = _columns(others, {room_id_of(line) for line in deciding})
-        user_ids = {users[line] for line in deciding}
-        existing.latest |= await executor.fetch_all(LATEST, room_ids, first, last, user_ids - {None})
-
-
-def _columns(spans: Mapping[UUID, Sequence[Span]], room_ids: Set[UUID]) -> tuple[list[UUID], list[int], list[int]]:
-    """The spans of these rooms, as arrays: rooms, first seqs, last seqs."""
-    of_rooms = [(room_id, *span) for room_id in room_ids for span in spans[room_id]]
-    return [row[0] for row in of_rooms], [row[1] for row in of_rooms], [row[2] for row in of_rooms]
+    subjects = {(room_id_of(line), None if isinstance(line, ChangeLine) else users[line]) for line in deciding}
+    existing.latest |= await other_entries.latest(executor, others, subjects)
 
 
 def _id_of(line: MessageLine, nth: int) -> UUID:
@@ -513,7 +477,8 @@ class Replay:
 
 
 def _no_such_user() -> Invalid:
-    return Invalid("user_id", "is not in the database, and the line has no name to create it with")
+    reason = "is not in the database, and the line has no name to create it with, or its deletion is not finished"
+    return Invalid("user_id", reason)
 
 
 NEW_MESSAGES: Final = Copy("messages", Message.__struct_fields__)

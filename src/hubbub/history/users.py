@@ -116,6 +116,13 @@ CREATE = Statement(
 )
 
 
+HIDDEN = Statement(
+    "history.hidden_users",
+    lambda id: id,
+    "SELECT id FROM hubbub_deletions WHERE id = ANY($1::uuid[])",
+)
+
+
 class LineUsers:
     """The users that the lines of a file mean. To be forgotten when a transaction that created some failed."""
 
@@ -150,13 +157,22 @@ class LineUsers:
         keys = {one.key for one in created}
         missing = await self._find(executor, [one for one in missing if one.key not in keys])
         renamed = await self._create(executor, [_under_another_name(one) for one in missing])
-        if len(renamed) < len(missing):
-            raise Conflict("username")
+        keys = {one.key for one in renamed}
+        await self._refuse_unless_hidden(executor, [one.id for one in missing if one.key not in keys])
         unknown = [id for id in ids if self.find(id) is None]
         absent = [None] * len(unknown)
         for ordinal, user_id in await executor.fetch_all(FIND, unknown, absent, absent, absent):
             self._ids[unknown[ordinal - 1]] = user_id
         return created + renamed
+
+    @staticmethod
+    async def _refuse_unless_hidden(executor: Executor, ids: list[UUID]) -> None:
+        """Users that could not be created are accounts whose deletion is not finished: their lines have no user.
+
+        Raises: Conflict (others).
+        """
+        if ids and len(await executor.fetch_all(HIDDEN, ids)) < len(ids):
+            raise Conflict("username")
 
     def _wanted(self, lines: Iterable[AnyLine]) -> tuple[list[LineUser], set[UUID]]:
         """The users that can be created from these lines, and the ids of the others."""
