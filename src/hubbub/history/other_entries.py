@@ -122,7 +122,7 @@ LATEST_OF_USERS = Statement(
 
 
 class _Room:
-    """What was read of the entries of a room, up to the seq `end`.
+    """The entries of a room that were read, up to the seq `end`.
 
     `latest` has the last entry about each user. It is None where they are about too many users.
     """
@@ -140,7 +140,7 @@ Part = tuple[UUID, int, int]
 
 
 class OtherEntries:
-    """What an import has read of the entries that are not its own, by room. Each batch reads on."""
+    """The entries of others that an import has read, by room. Each batch reads on."""
 
     def __init__(self) -> None:
         self._rooms: dict[UUID, _Room] = {}
