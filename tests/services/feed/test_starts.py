@@ -254,6 +254,7 @@ async def test_deleted_account_leaves_every_room_and_ends_what_followed_it(
     assert all(isinstance(event, MemberLeft) for event in left)  # those that came before the end
 
 
+@pytest.mark.one_server("a foreign key keeps the account of a member there")
 async def test_account_deleted_by_sql_ends_its_feed_and_no_other(
     comparing: Hub, pool: Pool, room: Room, ada: User, bob: User
 ) -> None:
