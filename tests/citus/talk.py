@@ -50,6 +50,7 @@ async def talk(hub: Hub) -> None:
     assert await hub.room_users.member_counts([room.id]) == {room.id: 2}
     joined = await hub.room_users.add_many(room.id, [eve.id, bob.id])
     assert [member.user_id for member in joined] == [eve.id]
+    assert await hub.room_users.add_many(room.id, []) == []
     assert (await hub.room_users.set_role(room.id, eve.id, "moderator")).role == "moderator"
     assert await hub.room_users.remove(room.id, eve.id)
     direct = await hub.rooms.direct(ada.id, bob.id)

@@ -134,7 +134,7 @@ async def test_mark_unread_moves_back_in_steps_that_are_right_by_themselves(
         """
         SELECT count(*), max(messages.seq)
         FROM message_read_receipts
-        JOIN messages ON messages.id = message_id
+        JOIN messages ON messages.room_id = message_read_receipts.room_id AND messages.id = message_id
         WHERE message_read_receipts.user_id = $1
         """,
     )
