@@ -21,6 +21,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 
@@ -55,7 +56,8 @@ RETRY_REFUSED_SECONDS: Final = 1
 gets from each process."""
 
 
-class Gap(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Gap:
     """Messages may be missing here. A reader that needs all of them reads them from where they are stored.
 
     `reconnected`: the connection was replaced, and messages published before may be lost. `overflow`: the

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Any, Final, Generic, TypeVar
@@ -70,7 +71,8 @@ LEASE_MARK: Final = b"?"
 """The first byte of a lease. Values are JSON objects and begin otherwise."""
 
 
-class Counts(msgspec.Struct):
+@dataclass(slots=True)
+class Counts:
     """Since this process started.
 
     `hits`: read from Redis. `misses`: read from PostgreSQL and stored in Redis, unless a change came in between.
@@ -341,7 +343,8 @@ def _check_page(room_id: UUID, data: bytes) -> bytes | None:
     return data if data.startswith(b'{"room_id":"%s",' % str(room_id).encode()) and data.endswith(b"}") else None
 
 
-class Kind(msgspec.Struct, Generic[T], frozen=True):
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
     """How one kind of entry is read and stored. `decode` returns None for bytes that are not its value."""
 
     prefix: str
