@@ -343,8 +343,7 @@ def _check_page(room_id: UUID, data: bytes) -> bytes | None:
     return data if data.startswith(b'{"room_id":"%s",' % str(room_id).encode()) and data.endswith(b"}") else None
 
 
-@dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
+class Kind(msgspec.Struct, Generic[T], frozen=True):
     """How one kind of entry is read and stored. `decode` returns None for bytes that are not its value."""
 
     prefix: str
