@@ -16,7 +16,7 @@ from hubbub import Hub, Invalid, PostgresSettings, SchemaMismatch, Unavailable, 
 from hubbub.cli import main
 from hubbub.migrations.grants import Limits, quoted
 from hubbub.migrations.revisions import RIGHTS
-from hubbub.postgres import connect
+from hubbub.postgres import TABLES, connect
 from rights import ROLE, as_role
 from sql.package import statements
 
@@ -268,6 +268,8 @@ async def test_what_a_superuser_makes_belongs_to_the_owner_of_the_tables(
         await execute(migrator, *(f"ALTER {one} OWNER TO {quoted(migrator.user)}" for one in changes))
         assert await _asked(migrator, OWNERS) != owner
         assert await migrations.up(postgres_settings) == []  # the owner may not take them
+        rest = {*TABLES} - {"rooms", *tables}
+        await execute(migrator, *(f"ALTER TABLE {one} OWNER TO {quoted(migrator.user)}" for one in rest))
         assert await migrations.up(migrator) == []
     else:
         await migrations.down(postgres_settings, "0018")
@@ -279,3 +281,24 @@ async def test_what_a_superuser_makes_belongs_to_the_owner_of_the_tables(
     await execute(postgres_settings, "DELETE FROM hubbub_sessions", "DELETE FROM hubbub_consumers")
     await migrations.down(postgres_settings, "0018")
     await migrations.up(postgres_settings)
+
+
+async def test_role_that_may_not_give_its_tables_away_keeps_them(
+    administrator: PostgresSettings, migrator: PostgresSettings, postgres_settings: PostgresSettings
+) -> None:
+    """The owner of the tables may not create any in the schema, so it may not be given one either."""
+    deploy = replace(postgres_settings, user=f"deploy_{uuid4().hex}", password="of-deploy")
+    await migrations.down(postgres_settings, "0018")
+    await execute(
+        administrator, f"CREATE ROLE {deploy.user} LOGIN PASSWORD 'of-deploy' IN ROLE {postgres_settings.user}"
+    )
+    await execute(
+        migrator,
+        f"REVOKE CREATE ON SCHEMA public FROM PUBLIC, {postgres_settings.user}",
+        f"ALTER SCHEMA public OWNER TO {deploy.user}",
+    )
+    assert await migrations.up(deploy) == ["0019", "0020", "0021", "0022"]
+    assert await migrations.up(deploy) == []
+    assert await _asked(
+        migrator, "SELECT relowner::regrole::text FROM pg_class WHERE relname = 'hubbub_presence'"
+    ) == (deploy.user)

@@ -26,6 +26,7 @@ from hubbub.errors import Conflict, HubbubError, Invalid, Unavailable
 from hubbub.migrations.revisions import KEYS, REVISIONS, current_revision, refuse_foreign_tables, verify
 from hubbub.migrations.scripts import (
     BUILD_LOCK_TIMEOUT,
+    COMMANDS_TO_GIVE,
     GIVE_TO_OWNER,
     USUAL_LOCK_TIMEOUT,
     Direction,
@@ -47,6 +48,8 @@ TRY_LOCK = Statement("migrations.try_lock", bool, "SELECT pg_try_advisory_lock($
 SCHEMA_EXISTS = Statement(
     "migrations.schema_exists", bool, "SELECT to_regnamespace($1) IS NOT NULL AS schema_exists"
 )
+
+TO_GIVE = Statement("migrations.to_give", str, COMMANDS_TO_GIVE)
 
 ENCODING = Statement("migrations.encoding", str, "SELECT current_setting('server_encoding') AS encoding")
 
@@ -105,12 +108,12 @@ async def migrate(
             if direction == "up":
                 await _refuse_encoding(executor)
             current = await current_revision(executor)
-            if not plan(current):
-                if direction == "up" and current in REVISIONS:
-                    if current >= KEYS:
-                        await _compute_missing_keys(settings)
-                    await _give_to_owner(settings, timeouts)
-                return []
+            is_complete = not plan(current)
+            is_owned = direction == "down" or current not in REVISIONS or not await executor.fetch_all(TO_GIVE)
+        if is_complete and direction == "up" and current in REVISIONS and current >= KEYS:
+            await _compute_missing_keys(settings)
+        if is_complete and is_owned:
+            return []
         await take_lock(transaction, timeouts.migration_lock_seconds)
         async with transaction() as executor:
             revisions = plan(current := await current_revision(executor))
@@ -184,7 +187,7 @@ async def take_lock(session: Session, within_seconds: float) -> None:
 
 
 async def _give_to_owner(settings: PostgresSettings, timeouts: Timeouts) -> None:
-    """Give what another role has made, such as a superuser, to the owner of the tables."""
+    """Give tables that another role has made, such as a superuser, to the owner of `rooms`."""
 
     async def give(connection: Connection) -> None:
         await connection.execute(GIVE_TO_OWNER)

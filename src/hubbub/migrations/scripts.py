@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -39,34 +39,48 @@ BUILD_LOCK_TIMEOUT = "SET lock_timeout = '60s'"
 USUAL_LOCK_TIMEOUT = "RESET lock_timeout"
 
 # A revision may be applied by another role than the owner of the tables, such as a superuser. The owner could not
-# use what that role makes. So it is given to the owner of `rooms`, if the role may do that.
-GIVE_TO_OWNER = f"""DO $$
+# use what that role makes. So it is given to the owner of `rooms`, if the role may do that: a superuser, or a role
+# that can become both owners, of which the new one may create in the schema.
+COMMANDS_TO_GIVE: Final = f"""
+    SELECT format('ALTER %s OWNER TO %I', made.name, owner.rolname) AS command
+    FROM pg_class AS rooms
+    JOIN pg_roles AS owner ON owner.oid = rooms.relowner
+    JOIN pg_roles AS giver ON giver.rolname = current_user
+    CROSS JOIN LATERAL (
+        SELECT format('TABLE %s', pg_class.oid::regclass), pg_class.relowner
+        FROM pg_class
+        WHERE pg_class.relnamespace = rooms.relnamespace
+            AND pg_class.relname IN ({", ".join(f"'{table}'" for table in TABLES)})
+        UNION ALL
+        SELECT format('FUNCTION %s', pg_proc.oid::regprocedure), pg_proc.proowner
+        FROM pg_proc
+        WHERE pg_proc.pronamespace = rooms.relnamespace
+            AND pg_proc.proname = 'hubbub_check_room'
+    ) AS made (name, owner)
+    WHERE rooms.oid = to_regclass(format('%I.rooms', current_schema()))
+        AND made.owner <> rooms.relowner
+        AND (
+            giver.rolsuper
+            OR (
+                pg_has_role(made.owner, 'USAGE')
+                AND CASE
+                    WHEN current_setting('server_version_num')::integer < 160000
+                    THEN pg_has_role(rooms.relowner, 'MEMBER')
+                    ELSE pg_has_role(rooms.relowner, 'SET')
+                END
+                AND has_schema_privilege(rooms.relowner, rooms.relnamespace, 'CREATE')
+            )
+        )
+"""  # noqa: S608 - the names of tables of ours
+GIVE_TO_OWNER: Final = f"""DO $$
 DECLARE
     command text;
 BEGIN
-    FOR command IN
-        SELECT format('ALTER %s OWNER TO %I', made.name, owner.rolname)
-        FROM pg_class AS rooms
-        JOIN pg_roles AS owner ON owner.oid = rooms.relowner
-        CROSS JOIN LATERAL (
-            SELECT format('TABLE %s', pg_class.oid::regclass), pg_class.relowner
-            FROM pg_class
-            WHERE pg_class.relnamespace = rooms.relnamespace
-                AND pg_class.relname IN ({", ".join(f"'{table}'" for table in TABLES)})
-            UNION ALL
-            SELECT format('FUNCTION %s', pg_proc.oid::regprocedure), pg_proc.proowner
-            FROM pg_proc
-            WHERE pg_proc.pronamespace = rooms.relnamespace
-                AND pg_proc.proname = 'hubbub_check_room'
-        ) AS made (name, owner)
-        WHERE rooms.oid = to_regclass('rooms')
-            AND made.owner <> rooms.relowner
-            AND pg_has_role(made.owner, 'MEMBER')
-            AND pg_has_role(rooms.relowner, 'MEMBER')
+    FOR command IN {COMMANDS_TO_GIVE}
     LOOP
         EXECUTE command;
     END LOOP;
-END $$"""  # noqa: S608 - the names of tables of ours
+END $$"""
 
 _INDEX = re.compile(r"CREATE (UNIQUE )?INDEX CONCURRENTLY (?P<building>(?P<name>\w+)_to_\d{4}) ON ")
 _REFUSE = re.compile(r"^-- refuse (?P<field>\w+): (?P<rows>.+)$", re.MULTILINE)
