@@ -13,7 +13,11 @@ from hubbub.postgres import connect
 ON_CITUS = "ON_CITUS" in os.environ
 """Whether the databases of tests have distributed rooms."""
 
-LOCK_IS_AWAITED = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)"
+LOCK_IS_AWAITED = """
+    SELECT EXISTS (
+        SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted AND datname = current_database()
+    )
+"""
 if ON_CITUS:
     LOCK_IS_AWAITED = f"SELECT bool_or(result::boolean) FROM run_command_on_all_nodes($${LOCK_IS_AWAITED}$$)"
 

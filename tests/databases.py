@@ -79,6 +79,8 @@ class Databases:
             )
             if is_whole:
                 await connection.execute(EMPTY)
+                # Else an autovacuum is due for the changes of this test, and changes plans of the next one.
+                await connection.execute("SELECT pg_stat_reset()")
                 self._clean.append((name, await connection.fetchval(STATE)))
         finally:
             await connection.close()

@@ -66,5 +66,9 @@ async def test_database_with_a_connection_is_given_to_no_other_test(databases: D
 
 async def assert_is_dropped(databases: Databases, database: PostgresSettings) -> None:
     other, state = await databases.take()
-    assert other != database
+    connection = await connect(other)
+    names = {row["datname"] for row in await connection.fetch("SELECT datname FROM pg_database")}
+    await connection.close()
     await databases.give_back(other, state)
+    assert other.database in names
+    assert database.database not in names

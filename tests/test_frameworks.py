@@ -39,8 +39,6 @@ from hubbub import (
 )
 from hubbub.models import Value
 from hubbub.services.cache import Counts
-from hubbub.services.feed.followers import Follower
-from hubbub.services.feed.rooms import FollowedPosition, Inbox
 from injection.operations import PARTS
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -50,7 +48,7 @@ MESSAGE = Message(
 )
 SENT = MessageSent(ONE, 1, MESSAGE.cursor, NOW, MESSAGE)
 
-NOT_FOR_CLIENTS = [Credentials, Follower, FollowedPosition, Inbox]
+NOT_FOR_CLIENTS = [Credentials]
 
 
 def types_in(annotation: object) -> Iterator[type[Any]]:

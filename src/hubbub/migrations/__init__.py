@@ -6,9 +6,8 @@ the newest that was applied. The library checks the schema when it opens, and on
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
-
-import msgspec
 
 from hubbub.errors import Invalid
 from hubbub.migrations import revisions, scripts
@@ -44,7 +43,8 @@ __all__ = [
 USUAL_TIMEOUTS = Timeouts()
 
 
-class Revision(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Revision:
     """One step of the schema's history: what it is for, and what undoing it deletes, in words."""
 
     id: str
@@ -52,7 +52,8 @@ class Revision(msgspec.Struct, frozen=True):
     loss: str
 
 
-class Status(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Status:
     """The revision of a database. `unknown` is True when it is at a revision that this code does not know."""
 
     current: str | None

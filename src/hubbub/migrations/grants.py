@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -14,7 +15,8 @@ from hubbub.postgres import Executor, Statement
 from hubbub.settings import PostgresSettings
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
     """When PostgreSQL ends a statement, a wait or an idle transaction of the role, in seconds.
 
     They are longer than the deadline of a call (`DB_DEADLINE_SECONDS`, 10 by default), so the call ends first.

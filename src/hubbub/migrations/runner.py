@@ -13,12 +13,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 from uuid import UUID
-
-import msgspec
 
 from hubbub import inputs
 from hubbub.background import jittered
@@ -82,7 +80,8 @@ INTERNAL_ERROR = "XX000"
 Session = Callable[[], AbstractAsyncContextManager[Executor]]
 
 
-class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
     """How long a migration waits for other sessions, and makes them wait. All in seconds.
 
     `lock_timeout_seconds`: how long a statement waits for the lock on a table. Statements of the application queue

@@ -13,11 +13,11 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final, Self
 from uuid import UUID
 
-import msgspec
 from msgspec.structs import replace
 
 from hubbub import inputs
@@ -83,7 +83,8 @@ POSITIONS_PER_STATEMENT: Final = 2_000
 """The positions that these users may have together. All are updated in one step of the event loop."""
 
 
-class Follower(msgspec.Struct, eq=False, weakref=True):
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
+class Follower:
     """Iterate over it for the events in the rooms of a user. `async with` begins and ends it.
 
     It delivers every entry of the log of each room from the starting point on, in order, each once. One reader at
@@ -100,12 +101,12 @@ class Follower(msgspec.Struct, eq=False, weakref=True):
     """The key of the session that it ends with."""
     is_complete: bool = False
     """Whether `after` has all rooms of the client."""
-    positions: dict[UUID, FollowedPosition] = msgspec.field(default_factory=dict)
+    positions: dict[UUID, FollowedPosition] = field(default_factory=dict)
     digest: int | None = None
     """The digest of the user's rooms while there is a position in each that is wanted; else None."""
     ended: int = 0
     """How many positions have ended."""
-    ended_at: dict[UUID, Position] = msgspec.field(default_factory=dict)
+    ended_at: dict[UUID, Position] = field(default_factory=dict)
     """Where the user left, by room."""
     has_entered: bool = False
     """Whether it has its starting positions. Until then it gets no others."""
@@ -118,12 +119,9 @@ class Follower(msgspec.Struct, eq=False, weakref=True):
     """Whether it is that of the parent process."""
     _has_reader: bool = False
     _reading: asyncio.Timeout | None = None
-    _events: deque[FeedEvent] = msgspec.field(default_factory=deque)
-    _cursors: dict[UUID, str] = msgspec.field(default_factory=dict)
+    _events: deque[FeedEvent] = field(init=False)
+    _cursors: dict[UUID, str] = field(default_factory=dict)
     """The cursors of rooms of which an event was read, or whose end is still to be read."""
-
-    __repr__ = object.__repr__
-    """The fields refer to each other, and name the session."""
 
     def __post_init__(self) -> None:
         self._events = self.inbox.events
