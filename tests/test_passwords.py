@@ -86,7 +86,9 @@ async def test_default_cost_is_12() -> None:
     ("field", "value"),
     [
         *(("threads", 0), ("threads", -1), ("threads", "2"), ("max_waiting", 0), ("max_waiting", None)),
+        *(("threads", True), ("max_waiting", True), ("deadline_seconds", True), ("deadline_seconds", 10**400)),
         *(("deadline_seconds", 0), ("deadline_seconds", float("nan")), ("deadline_seconds", "5")),
+        *(("deadline_seconds", float("inf")), ("cost", True)),
     ],
 )
 def test_impossible_bounds_are_invalid(field: str, value: Any) -> None:  # noqa: ANN401

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from math import inf
 from typing import Any, Final, TypeVar
 from unicodedata import normalize
 
+from hubbub import inputs
 from hubbub.errors import Invalid, Unavailable
 from hubbub.forks import abandon_in_child
 from hubbub.models import Secret
@@ -70,14 +70,12 @@ class Passwords:
             raise Invalid("cost", f"must be a whole number from {LEAST_COST} to {MOST_COST}")
         size = max(1, (os.cpu_count() or 1) // 2) if threads is None else threads
         for name, value in (("threads", size), ("max_waiting", max_waiting)):
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise Invalid(name, "must be a whole number above 0")
-        if not isinstance(deadline_seconds, int | float) or not 0 < deadline_seconds < inf:
-            raise Invalid("deadline_seconds", "must be a number above 0")
         self._cost = cost
         self._unknown_user_hash = f"$2b${cost}${'.' * 53}"
         self._max_waiting = max_waiting
-        self.deadline_seconds = deadline_seconds
+        self.deadline_seconds = inputs.positive("deadline_seconds", deadline_seconds)
         self._size = size
         self._closed = False
         self._abandon()
