@@ -252,7 +252,8 @@ class _Export:
     def _event_line(self, row: EventRow) -> EventLine:
         line = EVENT_LINES[row.kind]
         values: dict[str, Any] = {"message_id": row.message_id} if "message_id" in line.__struct_fields__ else {}
-        payload = decode_stored(row.payload) or {}
+        stored = decode_stored(row.payload)
+        payload = stored if isinstance(stored, dict) else {}  # as another program may have written it
         for field in PAYLOAD_FIELDS[line]:
             if field.name in payload:
                 values[field.name] = payload[field.name]

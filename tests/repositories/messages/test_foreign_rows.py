@@ -94,7 +94,7 @@ async def test_feed_of_other_rooms_works_beside_a_time_that_python_cannot_hold(
     assert said == {"odd", "elsewhere", "after"}
 
 
-@pytest.mark.parametrize("payload", ['{"role": 5}', "[]", "null", '"admin"', '{"name": {}}'])
+@pytest.mark.parametrize("payload", ['{"role": 5}', "[]", "null", "5", '"role"', '"name"', '{"name": {}}'])
 async def test_entry_with_a_damaged_payload_is_passed_over(
     hub: Hub, room: Room, ada: User, bob: User, write: Callable[..., Awaitable[None]], payload: str
 ) -> None:
@@ -106,6 +106,7 @@ async def test_entry_with_a_damaged_payload_is_passed_over(
     assert log[-1] == (await hub.messages.since(room.id, None)).items[-1]
     assert isinstance(log[-1], MessageSent)
     assert log[-1].message == sent
+    assert b"after it" in b"".join([piece async for piece in hub.history.lines(room.id)])
 
 
 @pytest.mark.one_server("Citus refuses its UPDATE, for a cast that is not immutable")
