@@ -398,6 +398,20 @@ async def test_load_refuses_a_file_that_is_closed(hub: Hub, tmp_path: Path) -> N
             await hub.history.load(file)
 
 
+async def test_load_reads_an_object_that_has_only_read1(hub: Hub) -> None:
+    class Blob:
+        """As an application may wrap an object of a blob store."""
+
+        def __init__(self, content: bytes) -> None:
+            self._content = io.BytesIO(content)
+
+        def read1(self, size: int) -> bytes:
+            return self._content.read1(size)
+
+    imported = await hub.history.load(Blob(line()))  # type: ignore[arg-type]
+    assert imported.messages == 1
+
+
 async def test_lines_of_an_account_whose_deletion_is_not_finished_are_refused(pool: Pool) -> None:
     """Its id is taken and its name is free, so it can neither be found nor created."""
     await load(pool, line(user="ada") + line(user="eve"))

@@ -75,7 +75,7 @@ class History:
 
         Raises: Invalid (not a file of bytes, or not a function), Unavailable (PostgreSQL was away for longer).
         """
-        if not hasattr(file, "read1") or file.closed:
+        if not hasattr(file, "read1") or getattr(file, "closed", False):
             raise Invalid("file", "must be a file opened for reading bytes: open(path, 'rb')")
         if self._pool.is_distributed:
             raise not_supported("the import of a history")

@@ -61,7 +61,7 @@ class Source(io.RawIOBase):
         self._in_memory = False
         try:
             self._poll.register(file.fileno(), select.POLLIN)
-        except io.UnsupportedOperation:  # not a file of the operating system
+        except (AttributeError, io.UnsupportedOperation):  # not a file of the operating system
             self._in_memory = True
 
     def stop(self) -> None:
