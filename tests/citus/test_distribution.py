@@ -163,6 +163,20 @@ async def test_plan_waits_for_the_step_of_a_run_that_was_killed(recorded: Postgr
     assert (await planning).left
 
 
+async def test_check_names_the_run_that_it_waits_for_and_gives_up(
+    recorded: PostgresSettings, servers: Settings
+) -> None:
+    variables = replace(servers, postgres=replace(recorded, deadline_seconds=2)).to_env()
+    runner = CliRunner(env={name: text for name, text in variables.items() if name.startswith("DB_")})
+    other = await connect(recorded)
+    await other.fetchval("SELECT pg_advisory_lock($1)", LOCK_KEY)
+    result = await asyncio.to_thread(runner.invoke, main, ["distribute", "--check"])
+    await other.close()
+    assert result.exit_code == 1
+    assert "waiting for another `hubbub migrate` or `hubbub distribute`" in result.output
+    assert "other processes were migrating it for 2 s" in result.output
+
+
 async def test_second_run_has_nothing_to_do(recorded: PostgresSettings) -> None:
     await distribution.distribute(recorded)
     constraints = await rows(recorded, CONSTRAINTS)

@@ -168,7 +168,10 @@ def check(context: click.Context) -> None:
     help="Parts into which rooms are divided, until they are. Default: 4 per node, at least 8.",
 )
 @click.option(
-    "--check", is_flag=True, help="Show what is left and change nothing. The status is 3 if something is."
+    "--check",
+    is_flag=True,
+    help="Show what is left and change nothing. The status is 3 if something is. Waits for another run, but "
+    "DB_DEADLINE_SECONDS at most.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option(
@@ -183,14 +186,16 @@ def distribute(
     """Distribute rooms over the nodes of Citus, in the database of `hubbub migrate`.
 
     It shows the steps and asks. Each step is a transaction of its own, and a second call continues where the
-    first was interrupted. Stop the application before, unless all that is left is to make functions. It can only
-    be undone by restoring a backup.
+    first was interrupted. Stop the application before, unless all that is left is to show shards and to make
+    functions. It can only be undone by restoring a backup.
     """
+    database = find_database()
     if drop_former_functions:
-        for function in asyncio.run(distribution.drop_former_functions(find_database())):
+        for function in asyncio.run(distribution.drop_former_functions(database, waiting=_waiting)):
             click.echo(f"dropped: {function}")
         return
-    found = asyncio.run(distribution.plan(find_database(), shards))
+    timeouts = migrations.Timeouts(migration_lock_seconds=database.deadline_seconds) if check else None
+    found = asyncio.run(distribution.plan(database, shards, timeouts=timeouts, waiting=_waiting))
     if not found.left:
         click.echo(f"rooms are distributed over {found.nodes} nodes, nothing left to do")
         return
@@ -204,10 +209,16 @@ def distribute(
         click.confirm("Continue?", abort=True)
     asyncio.run(
         distribution.distribute(
-            find_database(), shards=shards, done=lambda step: click.echo(f"done: {step.title}")
+            database, shards=shards, waiting=_waiting, done=lambda step: click.echo(f"done: {step.title}")
         )
     )
     click.echo(f"rooms are distributed over {found.nodes} nodes: start the application")
+
+
+def _waiting() -> None:
+    click.echo(
+        "waiting for another `hubbub migrate` or `hubbub distribute`, or the step of a killed one", err=True
+    )
 
 
 def find_database() -> PostgresSettings:
