@@ -432,6 +432,31 @@ async def test_doctor_reports_nodes_that_cannot_be_queried(recorded: PostgresSet
     assert result_of(section, name).summary == "0 of 2 answer"
 
 
+async def test_hub_starts_where_shards_are_hidden_and_doctor_warns(
+    recorded: PostgresSettings, settings: Settings, administrator: PostgresSettings
+) -> None:
+    await distribution.distribute(recorded)
+    await execute(
+        administrator, f"ALTER DATABASE {recorded.database} RESET citus.show_shards_for_app_name_prefixes"
+    )
+    name = "postgresql.distribution"
+    async with Hub(settings):
+        pass
+    pool = Pool(recorded)
+    try:
+        assert severities(await postgresql.check(pool, recorded, 1), name) == ["warning"]
+        taken: list[distribution.Step] = []
+        # Without the library, an owner may not set its parameters.
+        as_administrator = replace(administrator, database=recorded.database)
+        await distribution.distribute(as_administrator, done=taken.append)
+        assert [step.title.partition(" to ")[0] for step in taken] == ["show shards"]
+        assert (await distribution.plan(recorded)).left == ()
+        # The session of the pool is older than the setting.
+        assert severities(await postgresql.check(pool, recorded, 1), name) == []
+    finally:
+        await pool.close()
+
+
 async def test_tables_stay_in_their_schema_where_rooms_are_distributed(recorded: PostgresSettings) -> None:
     await distribution.distribute(recorded)
     with pytest.raises(Invalid, match="distributed"):

@@ -13,7 +13,7 @@ from hubbub import repositories
 from hubbub.diagnostics.report import Check, Result, Skipped, error, warning
 from hubbub.errors import SchemaMismatch
 from hubbub.migrations import HEAD, TABLES, revisions
-from hubbub.migrations.distribution import is_begun, is_distributed
+from hubbub.migrations.distribution import is_begun, is_distributed, shows_shards
 from hubbub.postgres import Executor, Lookup, Statement
 from hubbub.settings import PostgresSettings
 
@@ -45,6 +45,8 @@ INDEXES_WHERE_DISTRIBUTED: Final = (INDEXES - {"rooms_direct_key_key"}) | {
 
 NODE_SECONDS: Final = 1
 """The time in which a node of Citus has to accept a connection."""
+
+DISTRIBUTE: Final = "Run `hubbub distribute`, as the owner of the database and its tables."
 
 UNUSED_SECONDS: Final = 7 * 86_400
 """How old statistics must be to say that an index is never used: a week has every job of an application in it."""
@@ -105,12 +107,15 @@ async def _need_head(postgres: Postgres) -> None:
 async def _distribution(postgres: Postgres) -> Result:
     await _need_head(postgres)
     try:
-        if await is_distributed(postgres.executor, postgres.settings.schema):
-            return Result("rooms are distributed")
+        if not await is_distributed(postgres.executor, postgres.settings.schema):
+            return Result("rooms are on one server")
     except SchemaMismatch:
         meaning = "Rooms are partly distributed over nodes, or by another version. hubbub does not start."
-        return Result("incomplete", [error(meaning, "Run `hubbub distribute`, as the owner of the tables.")])
-    return Result("rooms are on one server")
+        return Result("incomplete", [error(meaning, DISTRIBUTE)])
+    if await shows_shards(postgres.executor):
+        return Result("rooms are distributed")
+    meaning = "Citus hides shards from sessions of hubbub, so a new connection takes a second or more."
+    return Result("rooms are distributed, shards are hidden", [warning(meaning, DISTRIBUTE)])
 
 
 async def _nodes_of_rooms(postgres: Postgres) -> Result:

@@ -97,6 +97,8 @@ class Step(NamedTuple):
     is_beginning: bool
     """Whether the probe is true only once distribution has begun."""
     needs_no_writers: bool = True
+    is_optional: bool = False
+    """Whether hubbub starts without it."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -224,7 +226,15 @@ def _is_distributed(schema: str, table: str) -> str:
     )
 
 
-_SHOWS_SHARDS: Final = "citus.show_shards_for_app_name_prefixes"
+# Of the database: a session that began before the setting, and that a pooler keeps, does not show it.
+_SHOWS_SHARDS: Final = """EXISTS (
+    SELECT FROM pg_db_role_setting
+    JOIN pg_database ON pg_database.oid = setdatabase
+    CROSS JOIN unnest(setconfig) AS setting
+    WHERE datname = current_database()
+        AND setrole = 0
+        AND setting ~ '^citus[.]show_shards_for_app_name_prefixes=.'
+)"""
 
 
 def _show_shards() -> Step:
@@ -233,16 +243,19 @@ def _show_shards() -> Step:
     return Step(
         "show shards to sessions of hubbub, as hiding them makes new connections slow",
         "no table",
-        f"""
+        """
         DO $$
         BEGIN
-            EXECUTE format('ALTER DATABASE %I SET {_SHOWS_SHARDS} TO hubbub', current_database());
+            EXECUTE format(
+                'ALTER DATABASE %I SET citus.show_shards_for_app_name_prefixes TO hubbub', current_database()
+            );
         END
         $$
         """,
-        f"COALESCE(current_setting('{_SHOWS_SHARDS}', true), '') <> ''",
+        _SHOWS_SHARDS,
         is_beginning=False,
         needs_no_writers=False,
+        is_optional=True,
     )
 
 
@@ -367,13 +380,19 @@ async def is_distributed(executor: Executor, schema: str) -> bool:
     """Whether rooms are distributed. Raises: SchemaMismatch (partly, or without the functions of this version)."""
     if not await executor.fetch_one(_HAS_CITUS):
         return False
-    all_steps = steps(schema)
+    all_steps = [step for step in steps(schema) if not step.is_optional]
     done = await _done(executor, all_steps)
     if all(done):
         return True
     if any(is_done for step, is_done in zip(all_steps, done, strict=True) if step.is_beginning):
         raise SchemaMismatch(f"{HEAD}, partly distributed", HEAD, "run `hubbub distribute`")
     return False
+
+
+async def shows_shards(executor: Executor) -> bool:
+    """Whether new sessions of hubbub see shards."""
+    statement = Statement("migrations.shows_shards", bool, f"SELECT {_SHOWS_SHARDS} AS shows_shards")
+    return bool(await executor.fetch_one(statement))
 
 
 async def _done(executor: Executor, all_steps: list[Step]) -> list[bool]:
