@@ -18,9 +18,9 @@ CREATE TABLE pg_dist_object (classid oid, objid oid, distribution_argument_index
 INSERT INTO pg_dist_node (groupid, isactive, shouldhaveshards)
 VALUES (0, true, false), (1, true, true), (2, true, true);
 
--- A node with port 1 does not answer.
-CREATE FUNCTION citus_check_connection_to_node(one text, port integer) RETURNS boolean LANGUAGE sql AS $$
-    SELECT port <> 1
+-- A node with port 1 refuses connections, and one with port 2 hangs.
+CREATE FUNCTION citus_check_connection_to_node(name text, port integer) RETURNS boolean LANGUAGE sql AS $$
+    SELECT CASE port WHEN 2 THEN pg_sleep(60) IS NULL ELSE port <> 1 END
 $$;
 
 CREATE FUNCTION create_reference_table(one regclass) RETURNS void LANGUAGE sql AS $$

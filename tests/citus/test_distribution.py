@@ -432,6 +432,32 @@ async def test_doctor_reports_nodes_that_cannot_be_queried(recorded: PostgresSet
     assert result_of(section, name).summary == "0 of 2 answer"
 
 
+async def test_nodes_that_hang_do_not_end_the_checks(recorded: PostgresSettings) -> None:
+    await distribution.distribute(recorded)
+    await execute(recorded, "UPDATE pg_dist_node SET nodeport = 2 WHERE groupid = 1", ADD_NODES)
+    await execute(recorded, "UPDATE pg_dist_node SET nodeport = 2 WHERE groupid = 10")
+    pool = Pool(recorded)
+    try:
+        section = await postgresql.check(pool, recorded, 1)
+    finally:
+        await pool.close()
+    assert section.out_of_reach is None
+    assert result_of(section, "postgresql.nodes").summary == "8 of 10 answer"
+    assert meanings(section, "postgresql.nodes").count("localhost:2 ") == 2
+
+
+async def test_doctor_reports_forced_custom_plans_where_rooms_are_distributed(recorded: PostgresSettings) -> None:
+    await distribution.distribute(recorded)
+    await execute(recorded, f"ALTER DATABASE {recorded.database} SET plan_cache_mode = force_custom_plan")
+    pool = Pool(recorded)
+    try:
+        section = await postgresql.check(pool, recorded, 1)
+    finally:
+        await pool.close()
+    assert severities(section, "postgresql.plans") == ["warning"]
+    assert result_of(section, "postgresql.plans").summary == "force_custom_plan; rooms are distributed"
+
+
 async def test_hub_starts_where_shards_are_hidden_and_doctor_warns(
     recorded: PostgresSettings, settings: Settings, administrator: PostgresSettings
 ) -> None:

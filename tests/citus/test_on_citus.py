@@ -30,7 +30,7 @@ from hubbub import (
     Unavailable,
     migrations,
 )
-from hubbub.diagnostics import postgresql
+from hubbub.diagnostics import postgresql, schema
 from hubbub.diagnostics.report import CheckResult
 from hubbub.events import LogEvent, MessageSent, Resync
 from hubbub.migrations import distribution
@@ -108,8 +108,9 @@ async def test_rows_and_revisions_outlive_a_command_that_is_killed_after_each_st
 
 
 async def test_doctor_reports_a_node_that_is_down_or_hangs(
-    cluster: Cluster, database: PostgresSettings, settings: Settings
+    cluster: Cluster, database: PostgresSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(schema, "NODE_SECONDS", 5)  # a busy machine forks slowly
     await migrations.grant(replace(database, user="postgres"), ROLE)
     await distribution.distribute(database, shards=8)
     role = as_role(database)
@@ -153,8 +154,8 @@ async def test_doctor_does_not_read_the_plans_of_one_server(cluster: Cluster, da
         section = await postgresql.check(pool, database, 1)
     finally:
         await pool.close()
-    assert result_of(section, "postgresql.plans").skipped == "rooms are distributed"
-    assert not [one for one in section.checks if one.skipped and one.name != "postgresql.plans"]
+    assert result_of(section, "postgresql.plans").summary == "auto; rooms are distributed"
+    assert not [one for one in section.checks if one.skipped]
 
 
 async def node_of(cluster: Cluster, database: PostgresSettings, room_id: UUID) -> Node:

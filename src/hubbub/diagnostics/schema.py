@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from hubbub import repositories
 from hubbub.diagnostics.report import Check, Result, Skipped, error, warning
-from hubbub.errors import SchemaMismatch
+from hubbub.errors import SchemaMismatch, Unavailable
 from hubbub.migrations import HEAD, TABLES, revisions
 from hubbub.migrations.distribution import is_begun, is_distributed, shows_shards
 from hubbub.postgres import Executor, Lookup, Statement
@@ -44,7 +44,7 @@ INDEXES_WHERE_DISTRIBUTED: Final = (INDEXES - {"rooms_direct_key_key"}) | {
 }
 
 NODE_SECONDS: Final = 1
-"""The time in which a node of Citus has to accept a connection."""
+"""The time in which a node of Citus has to accept a connection and to answer. At most half of the deadline."""
 
 DISTRIBUTE: Final = "Run `hubbub distribute`, as the owner of the database and its tables."
 
@@ -118,23 +118,29 @@ async def _distribution(postgres: Postgres) -> Result:
     return Result("rooms are distributed, shards are hidden", [warning(meaning, DISTRIBUTE)])
 
 
+class Node(NamedTuple):
+    host: str
+    port: int
+    is_active: bool
+
+
 async def _nodes_of_rooms(postgres: Postgres) -> Result:
     """The nodes of Citus that the coordinator cannot query, as the role of this connection."""
     if not await is_begun(postgres.executor):
         return Result("one server")
     limit = Statement(
-        "doctor.limit_connecting",
-        str,
-        "SELECT set_config('citus.node_connection_timeout', $1, true) AS setting",
+        "doctor.limit_statements", str, "SELECT set_config('statement_timeout', $1, true) AS setting"
     )
-    await postgres.executor.fetch_one(limit, f"{NODE_SECONDS}s")
+    milliseconds = round(1000 * min(NODE_SECONDS, postgres.settings.deadline_seconds / 2))
+    await postgres.executor.fetch_one(limit, str(milliseconds))
     nodes = Statement(
         "doctor.nodes",
-        lambda name, answers: (name, answers),
+        Node,
         """
         SELECT
-            format('%s:%s', nodename, nodeport) AS name,
-            CASE WHEN isactive THEN citus_check_connection_to_node(nodename, nodeport) ELSE false END AS answers
+            nodename::text AS host,
+            nodeport AS port,
+            isactive AS is_active
         FROM pg_dist_node
         WHERE groupid <> 0  -- the coordinator
             AND noderole = 'primary'
@@ -143,10 +149,12 @@ async def _nodes_of_rooms(postgres: Postgres) -> Result:
     )
     found = await postgres.executor.fetch_all(nodes)
     findings = []
-    for name in [name for name, answers in found if not answers]:
+    for node in found:
+        if node.is_active and await _answers(postgres.executor, node):
+            continue
         meaning = (
-            f"The coordinator cannot query the node {name} as this role. Calls about its rooms, and calls that "
-            "query or change all nodes, raise Unavailable."
+            f"The coordinator cannot query the node {node.host}:{node.port} as this role. Calls about its rooms, "
+            "and calls that query or change all nodes, raise Unavailable."
         )
         remedy = (
             "Start it, or promote its standby and call citus_update_node. Otherwise look at pg_dist_authinfo, "
@@ -154,6 +162,18 @@ async def _nodes_of_rooms(postgres: Postgres) -> Result:
         )
         findings.append(error(meaning, remedy))
     return Result(f"{len(found) - len(findings)} of {len(found)} answer", findings)
+
+
+async def _answers(executor: Executor, node: Node) -> bool:
+    """Each node in a statement of its own, so that one that hangs does not use the time of the others."""
+    asked = Statement("doctor.node", bool, "SELECT citus_check_connection_to_node($1, $2) AS answers")
+    try:
+        [answers] = await executor.attempt(asked, node.host, node.port)
+    except Unavailable as failure:
+        if not failure.retryable:
+            raise
+        return False
+    return answers
 
 
 class Index(NamedTuple):
@@ -395,7 +415,8 @@ async def _plans(postgres: Postgres) -> Result:
         findings.append(warning(meaning, "Set plan_cache_mode = auto, for the server or for this role."))
     await _need_head(postgres)
     if await is_begun(executor):
-        raise Skipped("rooms are distributed")  # the tables are on the nodes, and the statements have other forms
+        # The tables are on the nodes, and the statements have other forms.
+        return Result(f"{mode}; rooms are distributed", findings)
     large = set(await executor.fetch_all(_LARGE_TABLES, list(TABLES), LARGE_ROWS, LARGE_PAGES))
     if not large:
         return Result(f"{mode}; no table is large enough to tell", findings)
