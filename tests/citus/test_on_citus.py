@@ -155,6 +155,7 @@ async def test_doctor_does_not_read_the_plans_of_one_server(cluster: Cluster, da
     finally:
         await pool.close()
     assert result_of(section, "postgresql.plans").summary == "auto; rooms are distributed"
+    assert result_of(section, "postgresql.distribution").summary == "rooms are distributed"
     assert not [one for one in section.checks if one.skipped]
 
 
