@@ -16,11 +16,12 @@ import pytest
 import pytest_asyncio
 
 from commands import execute
-from hubbub import PostgresSettings, Settings, migrations
+from hubbub import PostgresSettings, Settings, Unavailable, migrations
 from hubbub.migrations import REVISIONS, scripts
 from hubbub.migrations.distribution import ROOM_OF
 from hubbub.postgres import NOT_SUPPORTED, Statement, connect
 from hubbub.postgres.connection import Connection
+from hubbub.postgres.statement import layout_of
 from sql.package import statements
 
 PARTITIONS: Final = 32
@@ -66,8 +67,9 @@ EXCEPTIONS: Final = {
 
 # Citus runs an INSERT of such a statement on the coordinator, row by row.
 INSERTS_BESIDE_OTHER_CHANGES: Final = {
-    *("deletions.leave", "deletions.leave_room", "messages.delete"),
-    *("messages.delete_many", "messages.edit", "messages.edit_many", "messages.send", "messages.send_many"),
+    *("deletions.leave", "deletions.leave_room", "messages.delete", "messages.delete_in_room"),
+    *("messages.delete_many", "messages.edit", "messages.edit_in_room", "messages.edit_many"),
+    *("messages.send", "messages.send_many"),
     *("read_receipts.mark_many", "read_receipts.mark_read", "room_users.add", "room_users.add_many"),
     *("room_users.demote", "room_users.remove", "room_users.remove_admin", "room_users.remove_by"),
     *("room_users.remove_last_member", "room_users.remove_many", "room_users.set_role"),
@@ -190,6 +192,19 @@ def test_statement_reads_the_partition_of_one_room(plans: dict[str, Plan]) -> No
     many = {name for name, plan in plans.items() if len(plan.partitions) > 1 and name in statements()}
     assert many == {name for names in EXCEPTIONS.values() for name in names}
     assert sum(len(plan.partitions) == 1 for plan in plans.values()) > 40
+
+
+def test_statement_by_the_id_of_a_message_has_a_form_of_one_partition_for_callers_that_know_the_room(
+    plans: dict[str, Plan],
+) -> None:
+    for name in EXCEPTIONS["by the id of a message whose room the caller does not know"]:
+        assert len(plans[f"{name}_in_room"].partitions) == 1
+
+
+def test_form_of_an_edit_or_deletion_without_the_room_is_refused_where_rooms_are_distributed() -> None:
+    for name in ("messages.edit", "messages.delete"):
+        with pytest.raises(Unavailable, match=name):
+            statements()[name].in_layout[layout_of("public", is_distributed=True)]
 
 
 @pytest.mark.parametrize(

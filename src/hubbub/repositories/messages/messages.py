@@ -65,18 +65,18 @@ _DELETED: Final = """
 
 # The message is locked before the head moves: of two changes of one message, the second waits, and then finds what
 # the first has left. A change that finds nothing to do takes no seq.
-def _change_of_one(event: type[LoggedEvent], change: str, room_id: str, unless: str = "") -> str:
-    """The change of message $1 by user $2. `room_id` is the parameter that has its room, or NULL."""
-    moved = next_entry(event, "target", room_id="target.room_id", message_id="$1", user_id="$2")
+def _change_of_one(event: type[LoggedEvent], change: str, room_id: str | None, unless: str = "") -> str:
+    """The change of message $1 by user $2. `room_id` is the parameter that has its room, if any."""
+    moved = next_entry(event, "target", room_id=room_id or "target.room_id", message_id="$1", user_id="$2")
     return f"""
     WITH target AS MATERIALIZED (
         SELECT messages.id, messages.room_id
         FROM messages
         JOIN room_users
-            ON room_users.room_id = messages.room_id
+            ON room_users.room_id = {room_id or "messages.room_id"}
             AND room_users.user_id = $2
         WHERE messages.id = $1
-            AND messages.room_id = COALESCE({room_id}::uuid, messages.room_id)
+            AND messages.room_id = {room_id or "messages.room_id"}
             AND messages.deleted_at IS NULL
             AND {not_deleted("messages.room_id", "$2")}
             AND (messages.user_id = $2 OR room_users.role IN ('admin', 'moderator'))
@@ -86,9 +86,18 @@ def _change_of_one(event: type[LoggedEvent], change: str, room_id: str, unless: 
     {change}
     FROM head
     WHERE messages.id = $1
-        AND messages.room_id = head.id
+        AND messages.room_id = {room_id or "head.id"}
     RETURNING {readable(Message, "messages")}
     """
+
+
+def _edit(room_id: str | None = None) -> str:
+    unless = _OTHER_CONTENT.format(content="$3")
+    return _change_of_one(MessageEdited, _EDITED.format(content="$3"), room_id, unless)
+
+
+def _delete(room_id: str | None = None) -> str:
+    return _change_of_one(MessageDeleted, _DELETED, room_id)
 
 
 class _MessageChange(NamedTuple):
@@ -246,12 +255,11 @@ class Messages(Repository):
             FOR NO KEY UPDATE OF messages
         )
     """
-    _EDIT = Statement(
-        "messages.edit",
+    _EDIT = Statement("messages.edit", Message, _edit(), idempotent=True, distributed=NOT_SUPPORTED)
+    _EDIT_IN_ROOM = Statement(
+        "messages.edit_in_room",
         Message,
-        _change_of_one(
-            MessageEdited, _EDITED.format(content="$3"), "$4", unless=_OTHER_CONTENT.format(content="$3")
-        ),
+        _edit("$4"),
         idempotent=True,
         distributed=f"SELECT {columns(Message)} FROM hubbub_change_message($4, $1, $2, $3)",
     )
@@ -304,16 +312,19 @@ class Messages(Repository):
             edited = await self._executor.fetch_all(
                 self._EDIT_MANY, ids, users, contents, lock_wait, rooms, deadline=deadline
             )
+        elif rooms[0] is None:
+            edited = await self._executor.fetch_all(self._EDIT, ids[0], users[0], contents[0], deadline=deadline)
         else:
             edited = await self._executor.fetch_all(
-                self._EDIT, ids[0], users[0], contents[0], rooms[0], deadline=deadline
+                self._EDIT_IN_ROOM, ids[0], users[0], contents[0], rooms[0], deadline=deadline
             )
         return await self._outcomes(edits, edited, deadline)
 
-    _DELETE = Statement(
-        "messages.delete",
+    _DELETE = Statement("messages.delete", Message, _delete(), idempotent=True, distributed=NOT_SUPPORTED)
+    _DELETE_IN_ROOM = Statement(
+        "messages.delete_in_room",
         Message,
-        _change_of_one(MessageDeleted, _DELETED, "$3"),
+        _delete("$3"),
         idempotent=True,
         distributed=f"SELECT {columns(Message)} FROM hubbub_change_message($3, $1, $2, NULL)",
     )
@@ -358,8 +369,12 @@ class Messages(Repository):
             deleted = await self._executor.fetch_all(
                 self._DELETE_MANY, ids, users, lock_wait, rooms, deadline=deadline
             )
+        elif rooms[0] is None:
+            deleted = await self._executor.fetch_all(self._DELETE, ids[0], users[0], deadline=deadline)
         else:
-            deleted = await self._executor.fetch_all(self._DELETE, ids[0], users[0], rooms[0], deadline=deadline)
+            deleted = await self._executor.fetch_all(
+                self._DELETE_IN_ROOM, ids[0], users[0], rooms[0], deadline=deadline
+            )
         return await self._outcomes(deletions, deleted, deadline)
 
     async def _change_message(
