@@ -84,7 +84,7 @@ audit: .venv/dev.stamp  ## ask the advisory database of PyPI about the pinned ve
 check: lint  ## lint, types, layers, security, the SQL checks and the English of the prose
 	$(BIN)/pytest -q tests/sql tests/english
 
-lint: .venv/dev.stamp  ## the part of `make check` that is no part of `make test`
+lint: .venv/dev.stamp  ## the part of `make check` that is not part of `make test`
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/bandit --quiet --recursive --severity-level medium --confidence-level high src

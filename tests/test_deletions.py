@@ -97,10 +97,10 @@ def cut_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def cut_after(steps: int) -> None:
         async def step(
-            part: Executor, deletion: deletions.Deletion, place: deletions._Progress, ended: list[str]
+            part: Executor, deletion: deletions.Deletion, progress: deletions._Progress, ended: list[str]
         ) -> Step:
             nonlocal steps
-            done = await original(part, deletion, place, ended)
+            done = await original(part, deletion, progress, ended)
             if steps == 0:
                 monkeypatch.setattr(deletions, "_step", original)
                 raise Killed
@@ -331,11 +331,11 @@ async def test_room_with_many_receipts_is_deleted_in_bounded_steps(
     seqs: list[object] = []
 
     async def step(
-        part: Executor, deletion: deletions.Deletion, place: deletions._Progress, ended: list[str]
+        part: Executor, deletion: deletions.Deletion, progress: deletions._Progress, ended: list[str]
     ) -> Step:
-        following = await original(part, deletion, place, ended)
-        if place.stage == 1:
-            seqs.append(place.arguments)
+        following = await original(part, deletion, progress, ended)
+        if progress.stage == 1:
+            seqs.append(progress.arguments)
         return following
 
     original = deletions._step
@@ -460,11 +460,11 @@ async def test_deadline_is_reported_with_what_to_do_and_maintain_returns_at_its_
     busy: Busy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def step(
-        part: Executor, deletion: deletions.Deletion, place: deletions._Progress, ended: list[str]
+        part: Executor, deletion: deletions.Deletion, progress: deletions._Progress, ended: list[str]
     ) -> Step:
         if asyncio.get_running_loop().time() > until:
             raise Unavailable("postgresql", "no answer within 1 s")
-        return await original(part, deletion, place, ended)
+        return await original(part, deletion, progress, ended)
 
     original, until = deletions._step, 0.0
     monkeypatch.setattr(deletions, "_step", step)

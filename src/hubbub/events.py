@@ -238,7 +238,8 @@ KINDS: Final[Mapping[str, type[LogEvent]]] = {event.kind: event for event in get
 """The event of each kind of entry. All other lists of kinds are derived from this one or compared with it."""
 
 MEMBER_KINDS: Final = tuple(kind for kind, event in KINDS.items() if "user_id" in event.__struct_fields__)
-"""The kinds of entries about a member. In the others, the `user_id` of the row is who made the change."""
+"""The kinds of entries about a member. In the others, the `user_id` of the row is that of the user who
+made the change."""
 
 
 class Payload(msgspec.Struct, frozen=True):

@@ -101,7 +101,7 @@ def readable(model: type[msgspec.Struct], table: str = "", computed: Mapping[str
     index has.
     """
     prefix = f"{table}." if table else ""
-    fields = [model.__struct_fields__[place] for place in times_of(model)]
+    fields = [model.__struct_fields__[index] for index in times_of(model)]
     times = {field: representable(f"{prefix}{field}") for field in fields}
     if issubclass(model, Message):
         times["user_id"] = f"CASE WHEN {prefix}user_id <> ALL ({_HIDDEN}) THEN {prefix}user_id END"
@@ -113,7 +113,7 @@ def quickly_readable(model: type[Stored], computed: Mapping[str, str] | None = N
 
     Those that a float8 does not hold to the microsecond come in further columns, one for each time of the model.
     """
-    times = [model.__struct_fields__[place] for place in times_of(model)]
+    times = [model.__struct_fields__[index] for index in times_of(model)]
     near = {time: f"CASE WHEN {_NEAR.format(time)} THEN date_part('epoch', {time}) END" for time in times}
     far = (f"CASE WHEN NOT ({_NEAR.format(time)}) THEN {representable(time)} END AS far_{time}" for time in times)
     return ",\n    ".join((readable(model, computed={**near, **(computed or {})}), *far))
@@ -122,7 +122,7 @@ def quickly_readable(model: type[Stored], computed: Mapping[str, str] | None = N
 def stored_columns(model: type[Stored]) -> list[str]:
     """The names of the columns of `quickly_readable`."""
     fields = model.__struct_fields__
-    return [*fields, *(f"far_{fields[place]}" for place in times_of(model))]
+    return [*fields, *(f"far_{fields[index]}" for index in times_of(model))]
 
 
 def folded(column: str) -> str:

@@ -208,8 +208,8 @@ class OtherEntries:
 def _with_any(times: Sequence[datetime], blocks: Iterable[Block]) -> Iterator[Block]:
     """The blocks in which an entry of one of these times may be. The times are sorted."""
     for block in blocks:
-        place = bisect_left(times, block.earliest)
-        if place < len(times) and times[place] <= block.latest:
+        index = bisect_left(times, block.earliest)
+        if index < len(times) and times[index] <= block.latest:
             yield block
 
 
