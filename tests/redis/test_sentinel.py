@@ -150,7 +150,7 @@ async def test_address_is_the_one_of_the_new_epoch_while_the_leader_of_the_failo
     async with impostor(sentinel(b"9002")) as leader, impostor(sentinel(b"9001")) as other:
         hosts = f"127.0.0.1:{leader.port},127.0.0.1:{other.port}"
         found = await SentinelConnector(replace(leader, host=hosts, sentinel_master=MASTER)).find("test")
-    assert found == Address("127.0.0.1", 9001)
+    assert found.address == Address("127.0.0.1", 9001)
 
 
 async def test_server_that_says_it_is_a_replica_is_refused(tmp_path: Path) -> None:

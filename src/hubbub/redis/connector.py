@@ -87,19 +87,21 @@ class SentinelConnector(Connector):
             if role != "master":
                 raise Unavailable("redis", f"{self._address} is a replica, and the Sentinels call it the master")
 
-        self._address = await self.find(client_name)
+        self._address = (await self.find(client_name)).address
         opened = await connect(self._settings, *self._address, client_name, greet)
         has_moved = self._connected_to not in {None, self._address}
-        # Each question takes two seconds at most, and a Sentinel that was cut off names the former master.
-        self.late_publishers_seconds = 2 * WATCH_SECONDS * len(self._settings.addresses) if has_moved else 0
+        # Another process asks one Sentinel after another, each for two seconds at most. Those that were cut off
+        # name the former master. It asks all of them when one names another.
+        seconds = 2 * WATCH_SECONDS * len(self._settings.addresses) + LATE_SECONDS
+        self.late_publishers_seconds = seconds if has_moved else 0
         self._connected_to = self._address
         return opened
 
     def watch(self) -> asyncio.Task[str]:
         return asyncio.create_task(self._until_moved(self._address), name="hubbub: watching the master of Redis")
 
-    async def find(self, client_name: str) -> Address:
-        """The address of the master. Raises: Unavailable (no Sentinel has it)."""
+    async def find(self, client_name: str) -> Master:
+        """The newest answer of the Sentinels. Raises: Unavailable (none has the master)."""
         pending = {
             asyncio.create_task(self._ask(sentinel, client_name), name="hubbub: asking a Sentinel")
             for sentinel in self._settings.addresses
@@ -122,7 +124,7 @@ class SentinelConnector(Connector):
                 task.cancel()
         if failure is not None and not answers:
             raise failure
-        return max(answers).address
+        return max(answers)
 
     async def _until_moved(self, address: Address) -> str:
         for sentinel in cycle(self._settings.addresses):
@@ -132,9 +134,9 @@ class SentinelConnector(Connector):
                     answer = await self._ask(sentinel, "hubbub-redis-watch")
                 if isinstance(answer, Master) and answer.address != address:
                     # A Sentinel that was cut off may name an older master. The newest of all answers counts.
-                    newest = await self.find("hubbub-redis-watch")
-                    if newest != address:
-                        return f"the Sentinels name {newest} as the master"
+                    newest = max(answer, await self.find("hubbub-redis-watch"))
+                    if newest.address != address:
+                        return f"the Sentinels name {newest.address} as the master"
         raise AssertionError
 
     async def _ask(self, sentinel: Address, client_name: str) -> Master | Unavailable:
