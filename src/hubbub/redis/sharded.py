@@ -15,7 +15,7 @@ publisher by each message. So both agree while the nodes of a cluster have diffe
 connection ends with a confirmation, and each subscriber that was there before gets a Gap then. Unless the former
 node has ended or refused the channel, a second Gap follows once all publishers must have read the slots again. A
 node that hangs, that is cut off, or that has no sharded pub/sub refuses no message after the move, and the new
-node does not get it.
+node does not get it. A channel that is subscribed in the meantime gets that Gap too.
 """
 
 from __future__ import annotations
@@ -196,6 +196,9 @@ class ClusterSubscriptions(Subscriptions):
         self._assigned: dict[bytes, SubscriptionConnection] = {}
         self._unassigned: set[bytes] = set()
         self._moved: set[bytes] = set()
+        """The channels that their nodes have ended or refused. These nodes refuse messages on them too."""
+        self._late_slots: dict[int | None, float] = {}
+        """Until when other processes may publish at the former node of a slot."""
         self._move_timer = EarliestTimer(self._assign_moved)
 
     @property
@@ -257,11 +260,15 @@ class ClusterSubscriptions(Subscriptions):
                 continue
             if node is not former:
                 self._unassigned.discard(name)
-                if former is not None:
-                    takes_late_messages = former is self or not SubscriptionConnection.needs_change(former, name)
+                now = late_until = asyncio.get_running_loop().time()
+                if former is None:
+                    late_until = self._late_slots.get(self._slot_of(name), now)
+                else:
                     self._remove(former, name)
-                    if takes_late_messages:
-                        self.expect_late_messages([name], LATE_PUBLISHERS_SECONDS)
+                    if name not in self._moved:
+                        late_until += LATE_PUBLISHERS_SECONDS
+                if late_until > now:
+                    self.expect_late_messages(name, late_until)
                 self._assigned[name] = node
                 node.wanted.add(name)  # type: ignore[attr-defined]  # those of a cluster are sets
                 SubscriptionConnection.change(node, name)
@@ -317,13 +324,16 @@ class ClusterSubscriptions(Subscriptions):
             self.fail(node.wanted, failure)
 
     def _assign_moved(self, _: float) -> None:
-        moved, self._moved = self._moved, set()
-        self.assign(moved)
+        self.assign(list(self._moved))
+        self._moved.clear()
 
     async def _slots_were_read(self, changed: set[int]) -> None:
         if self._closed or self._loop is None:
             return
         self._changed_slots |= changed
+        late_until = self._loop.time() + LATE_PUBLISHERS_SECONDS
+        for slot in self._changed_slots:
+            self._late_slots[slot] = late_until
         time_slice = TimeSlice()
         while self._changed_slots:
             self.assign(list(self._by_slot.get(self._changed_slots.pop(), ())))

@@ -22,6 +22,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 
@@ -447,7 +448,9 @@ class Subscriptions(SubscriptionConnection):
         self._prefix = settings.prefix
         self._channels: dict[bytes, Channel] = {}
         self.wanted = self._channels
-        self._late: deque[tuple[float, bytes]] = deque()
+        self._late_until = 0.0
+        """Until when other processes may publish at the former server."""
+        self._late: list[tuple[float, bytes]] = []
         self._late_timer = EarliestTimer(self._add_late_gaps)
 
     @property
@@ -583,23 +586,21 @@ class Subscriptions(SubscriptionConnection):
         super()._on_connected(protocol)
         self._instrumentation.connected("redis-subscriptions")
         if seconds := self._connector.late_publishers_seconds:
-            self.expect_late_messages(self._channels, seconds)
+            self._late_until = asyncio.get_running_loop().time() + seconds
 
-    def expect_late_messages(self, names: Iterable[bytes], seconds: float) -> None:
-        """Give a Gap to the subscribers of these channels after `seconds`.
+    def expect_late_messages(self, name: bytes, until: float) -> None:
+        """Give a Gap to the subscribers of the channel at `until`, in the time of the event loop.
 
-        Until then other processes may publish at a server from which no more messages come here.
+        Before it, other processes may publish at a server from which no more messages come here.
         """
-        now = asyncio.get_running_loop().time()
-        self._late.extend((now + seconds, name) for name in names)
-        if self._late:
-            self._late_timer.request(self._late[0][0], now)
+        heappush(self._late, (until, name))
+        self._late_timer.request(self._late[0][0], asyncio.get_running_loop().time())
 
     def _add_late_gaps(self, now: float) -> None:
         for _ in range(min(len(self._late), CHANNELS_PER_TURN)):
             if self._late[0][0] > now:
                 break
-            _, name = self._late.popleft()
+            _, name = heappop(self._late)
             if self.is_live(name):
                 self.confirmed(name)
         if self._late:
@@ -621,6 +622,8 @@ class Subscriptions(SubscriptionConnection):
         channel = self._channels.get(name)
         if channel is None:
             return
+        if self._late_until > asyncio.get_running_loop().time():
+            self.expect_late_messages(name, self._late_until)
         for listener in tuple(channel.listeners):
             confirmed = channel.unconfirmed.pop(listener, None)
             if confirmed is None:
