@@ -349,25 +349,31 @@ async def test_slot_that_moves_concerns_no_channel_of_another_slot(
     own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a reshard of a cluster with many followed rooms the slots are read twenty times a second."""
-    async with connected(own_cluster.settings) as (_, subscriptions):
+    async with connected(own_cluster.settings) as (connection, subscriptions):
         source, target, *_ = own_cluster.nodes
         names = rooms(300)
         await asyncio.gather(*[subscriptions.subscribe(name) for name in names])
         moving = await room_in(own_cluster, source, names)
         slot = slot_of(moving.encode())
         looked_up: list[bytes] = []
-        find = subscriptions._find
+        changed: set[int] = set()  # more than one slot if the cluster has a failover, as on a busy machine
+        find, use_slots = subscriptions._find, connection.on_slots
+
+        async def noting_slots(slots: set[int]) -> None:
+            changed.update(slots)
+            await use_slots(slots)
 
         def noting(name: bytes) -> Any:  # noqa: ANN401
             looked_up.append(name)
             return find(name)
 
         monkeypatch.setattr(subscriptions, "_find", noting)
+        monkeypatch.setattr(connection, "on_slots", noting_slots)
         async for _ in own_cluster.move(slot, source, target):
             pass
         await until(lambda: moving.encode() in looked_up)
         await until(lambda: subscriptions.connected)
-        assert {slot_of(name) for name in looked_up} == {slot}
+        assert slot in {slot_of(name) for name in looked_up} <= changed | {slot}
 
 
 def reach_sharded_nodes(sender: ClusterConnection) -> bool:
