@@ -36,9 +36,9 @@ async def test_server_certified_by_our_authority_is_accepted_over_tls(redis: Tls
     connection, subscriptions = Connection(settings), Subscriptions(settings)
     await connection.start()
     await subscriptions.start()
-    async with await subscriptions.subscribe("room") as heard:
+    async with await subscriptions.subscribe("room") as subscription:
         assert await connection.execute("PUBLISH", "room", "in secret") == 1
-        assert await anext(heard) == b"in secret"
+        assert await anext(subscription) == b"in secret"
     await connection.close()
     await subscriptions.close()
 
@@ -86,10 +86,10 @@ async def test_nodes_of_a_cluster_are_reached_over_tls(redis: TlsRedis) -> None:
     await subscriptions.start()
     await until_it_answers(lambda: _is_ok(node))
     channel = room_channel(new_id())
-    async with await subscriptions.subscribe(channel) as heard:
+    async with await subscriptions.subscribe(channel) as subscription:
         assert len(subscriptions.servers) == 2
         await connection.execute("PUBLISH", channel, "in secret")
-        assert await anext(heard) == b"in secret"
+        assert await anext(subscription) == b"in secret"
     for one in subscriptions, connection, node:
         await one.close()
 
