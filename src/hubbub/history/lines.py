@@ -286,7 +286,7 @@ def metadata_of(line: MessageLine | MemberLine | UserLine | RoomLine) -> str | N
         return inputs.metadata(msgspec.json.decode(line.metadata))
     except RecursionError as error:
         raise Invalid("metadata", "is nested too deeply") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the line was read without a look at them
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the line was read without a look at it
         raise Invalid("metadata", "is not JSON in UTF-8, or has a number that is out of range") from error
 
 

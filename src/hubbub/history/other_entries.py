@@ -87,11 +87,11 @@ _LATEST: Final = """
     FROM (
         SELECT
             room_events.room_id,
-            CASE WHEN room_events.kind <> 'room_changed' THEN room_events.user_id END AS subject,
+            CASE WHEN room_events.kind IN {kinds} THEN room_events.user_id END AS subject,
             max(room_events.seq) AS seq
         {of_spans}
-        WHERE room_events.kind = 'room_changed'
-            OR (room_events.kind IN {kinds}{condition})
+        WHERE room_events.message_id IS NULL
+            AND (room_events.kind NOT IN {kinds} OR room_events.user_id {wanted})
         GROUP BY room_events.room_id, subject
         {limit}
     ) AS latest
@@ -99,12 +99,12 @@ _LATEST: Final = """
 """
 
 
-def _latest(condition: str = "", limit: str = "") -> str:
+def _latest(wanted: str, limit: str = "") -> str:
     return _LATEST.format(
         created_at=representable("room_events.created_at"),
-        of_spans=of_spans("room_id, seq, kind, user_id"),
+        of_spans=of_spans("room_id, seq, kind, message_id, user_id"),
         kinds=MEMBER_KINDS,
-        condition=condition,
+        wanted=wanted,
         limit=limit,
     )
 
@@ -112,12 +112,12 @@ def _latest(condition: str = "", limit: str = "") -> str:
 LATEST = Statement(
     "history.latest_entries",
     lambda room_id, subject, seq, created_at: (room_id, subject, Latest(seq, created_at)),
-    _latest(limit="LIMIT $4"),
+    _latest("IS NOT NULL", limit="LIMIT $4"),
 )
 LATEST_OF_USERS = Statement(
     "history.latest_entries_of_users",
     lambda room_id, subject, seq, created_at: (room_id, subject, Latest(seq, created_at)),
-    _latest(condition=" AND room_events.user_id = ANY($4::uuid[])"),
+    _latest("= ANY($4::uuid[])"),
 )
 
 

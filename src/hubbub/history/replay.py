@@ -19,11 +19,9 @@ import msgspec
 
 from hubbub import inputs
 from hubbub.errors import Invalid
+from hubbub.events import MEMBER_KINDS
 from hubbub.history.lines import (
     AnyLine,
-    ChangeLine,
-    DeleteLine,
-    EditLine,
     EventLine,
     JoinLine,
     Line,
@@ -251,8 +249,9 @@ async def _locate_lines(
         for number, line, _ in placed
         if number not in existing.known
         and not (isinstance(line, MessageLine) and users[line] in rooms[room_id_of(line)].roles)
+        and not _is_about_message(line)
     ]
-    subjects = {(room_id_of(line), None if isinstance(line, ChangeLine) else users[line]) for line in deciding}
+    subjects = {(room_id_of(line), _subject(line, users)) for line in deciding}
     existing.latest |= await other_entries.latest(executor, others, subjects)
 
 
@@ -300,6 +299,16 @@ def _event_of(line: Line, users: LineUsers, kind: str | None = None) -> Existing
     message_id: UUID | None = getattr(line, "message_id", None)
     user_id = users[line] or line.user_id
     return ExistingEvent(room_id_of(line), kind or line.event.kind, message_id, user_id, line.at)
+
+
+def _is_about_message(line: Line) -> bool:
+    """Whether the line is about another line, which has the message as it is now."""
+    return "message_id" in line.__struct_fields__
+
+
+def _subject(line: Line, users: LineUsers) -> UUID | None:
+    """The user whose membership the line may change. None of a line that changes the room itself."""
+    return users[line] if isinstance(line, MessageLine) or line.event.kind in MEMBER_KINDS else None
 
 
 class Revision(NamedTuple):
@@ -452,10 +461,10 @@ class Replay:
         is before that of the next known line. Times decide nothing where an earlier run may have stored the lines
         before.
         """
-        if room.reached is None or isinstance(line, EditLine | DeleteLine):
+        if room.reached is None or _is_about_message(line):
             return False
         existing, user_id = self._existing, self._users[line]
-        latest = existing.latest.get((room.id, None if isinstance(line, ChangeLine) else user_id))
+        latest = existing.latest.get((room.id, _subject(line, self._users)))
         if latest is None or (user_id in room.reached and room.reached[user_id].seq >= latest.seq):
             return False
         if latest.seq >= existing.next_known.get(number, inputs.LARGEST_SEQ):
