@@ -347,3 +347,11 @@ def test_module_without_starlette_names_the_extra() -> None:
     code = "import sys; sys.modules['starlette.exceptions'] = None; import hubbub.web"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "hubbub[web]" in ran.stderr
+
+
+def test_server_of_a_gateway_does_not_import_the_console() -> None:
+    """Its diagnostics would lengthen the start of each process."""
+    code = "import sys, hubbub.web.serving; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    of_console = ("hubbub.diagnostics", "hubbub.web.console_app")
+    assert not [name for name in ran.stdout.split() if name.startswith(of_console)]

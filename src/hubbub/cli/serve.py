@@ -88,11 +88,11 @@ def console(host: str, port: int, *, allow_remote: bool, allow_changes: bool) ->
 
 
 async def _serve_console(settings: Settings, host: str, port: int, *, allow_changes: bool) -> None:
-    from hubbub.web import serving  # noqa: PLC0415 - with the extra `web` only
+    from hubbub.web.console_app import serving  # noqa: PLC0415 - with the extra `web` only
 
     with _listen(host, port) as (listening, address):
         async with hub.open(settings) as chat:
-            await serving.serve_console(
+            await serving.serve(
                 chat,
                 listening,
                 allow_changes=allow_changes,
