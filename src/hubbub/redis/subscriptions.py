@@ -435,9 +435,10 @@ class Subscriptions(SubscriptionConnection):
     """One connection to Redis for subscriptions, with fan-out in memory.
 
     After a reconnect all channels are asked for again, and every subscriber gets a Gap. If the new connection is
-    to another server, a second one follows once other processes must have left the former one. A server that
-    refuses for now is asked again until it confirms, and the subscribers that stayed get a Gap then. After
-    `heartbeat_seconds` of silence the server is probed, and has the deadline of the settings to answer.
+    to another server, a second one follows once other processes must have left the former one, also for those that
+    subscribe in the meantime. A server that refuses for now is asked again until it confirms, and the subscribers
+    that stayed get a Gap then. After `heartbeat_seconds` of silence the server is probed, and has the deadline of
+    the settings to answer.
     """
 
     def __init__(
@@ -480,8 +481,10 @@ class Subscriptions(SubscriptionConnection):
     async def subscribe(self, channel: str, *, buffer: int = 1_000) -> Subscription:
         """Subscribe to a channel by an asynchronous iterator. It gets all that is published after this returned.
 
-        At most `buffer` messages wait unread. Raises: Unavailable (the server does not confirm by the deadline or,
-        while there is no connection, within the time that connecting may take), Invalid (the channel is empty).
+        A Gap stands where messages may have been lost. At most `buffer` messages wait unread.
+
+        Raises: Unavailable (the server does not confirm by the deadline or, while there is no connection, within
+        the time that connecting may take), Invalid (the channel is empty).
         """
         subscription = self._subscription(channel, buffer)
         await self._confirm(subscription)
