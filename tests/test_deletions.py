@@ -33,7 +33,7 @@ from hubbub import (
     deletions,
 )
 from hubbub.deletions import RECEIPTS_PER_STEP, ROWS_PER_STEP
-from hubbub.postgres import Executor, OpenTransaction, Pool, Statement, connect
+from hubbub.postgres import Executor, LockNotAvailable, OpenTransaction, Pool, Statement, connect
 from hubbub.repositories.users import DELETE_ATTEMPTS
 from log import log_of
 from plans import rows_read
@@ -413,9 +413,12 @@ async def test_user_who_goes_on_joining_rooms_is_deleted(
 ) -> None:
     fetch_one = OpenTransaction.fetch_one
     joined: list[Room] = []
+    conflicts = [LockNotAvailable("postgresql", "a lock was not available")] * (DELETE_ATTEMPTS - 1)
 
     async def joining(transaction: OpenTransaction, statement: Statement[Any], *args: object) -> object:
         if statement is deletions.LOCK_ACCOUNT:  # the rooms of the user were left before
+            if len(joined) == DELETE_ATTEMPTS - 1 and conflicts:  # before the attempt that hides the account
+                raise conflicts.pop()
             with suppress(NotFound):
                 joined.append(await hub.rooms.create("another", created_by=bob.id))
         return await fetch_one(transaction, statement, *args)
@@ -426,6 +429,29 @@ async def test_user_who_goes_on_joining_rooms_is_deleted(
     for room in joined:
         assert await log_of(pool, room.id) == ["joined", "left"]
     assert await pool.fetch_one(ROWS, bob.id) == NOTHING
+
+
+async def test_deletion_that_cannot_begin_says_why(
+    hub: Hub, pool: Pool, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_one = OpenTransaction.fetch_one
+
+    async def joining(transaction: OpenTransaction, statement: Statement[Any], *args: object) -> object:
+        if statement is deletions.LOCK_ACCOUNT:
+            await hub.rooms.create("another", created_by=bob.id)
+        return await fetch_one(transaction, statement, *args)
+
+    async def conflicting(transaction: OpenTransaction, statement: Statement[Any], *args: object) -> object:
+        raise LockNotAvailable("postgresql", "a lock was not available")
+
+    monkeypatch.setattr(OpenTransaction, "fetch_one", joining)
+    with pytest.raises(Unavailable, match="the user goes on joining rooms"):
+        async with hub.transaction() as tx:  # which hides no account
+            await tx.users.delete(bob.id)
+    monkeypatch.setattr(OpenTransaction, "fetch_one", conflicting)
+    with pytest.raises(Unavailable, match="a lock was not available"):
+        await hub.users.delete(bob.id)
+    assert await hub.users.get(bob.id) == bob
 
 
 async def test_account_in_more_rooms_than_a_step_takes_leaves_each_of_them(

@@ -35,8 +35,9 @@ PUBLIC_USER = readable(PublicUser)
 KEPT = not_deleted("users.id")
 
 DELETE_ATTEMPTS: Final = 5
-"""How often the deletion of an account is tried when the user joins a room meanwhile. The last attempt hides the
-account, which then joins none. Otherwise a user who goes on joining rooms could not be deleted."""
+"""How often the deletion of an account is tried when the user joins a room meanwhile, and how often when other
+transactions are in its way. Outside a transaction, an account whose user has joined rooms at all attempts but the
+last is then hidden, and joins none. Otherwise a user who goes on joining rooms could not be deleted."""
 
 
 _COLUMNS: Final = (
@@ -499,13 +500,7 @@ class Users(Repository):
         user_id, deadline = inputs.uuid("user_id", user_id), self._executor.deadline()
         await self._check_not_locked(key_of_account(user_id))
         try:
-            for attempts_left in reversed(range(DELETE_ATTEMPTS)):
-                hides = not attempts_left and not isinstance(self._executor, OpenTransaction)
-                begun = await self._try_to_delete(user_id, deadline, ended, hides=hides)
-                if begun is not None:
-                    break
-            else:
-                raise Unavailable("postgresql", "the user goes on joining rooms")
+            begun = await self._begin_to_delete(user_id, deadline, ended)
         finally:
             self._changed(UserChanged(user_id))  # also on a retry: the first attempt may not have reported it
         self._changed(UserDeleted(user_id))
@@ -517,22 +512,27 @@ class Users(Repository):
             deletion = Deletion(user_id, is_room=False)
             await finish(self._executor, deletion, self._on_commit, deadline=deadline, ended=ended)
 
-    async def _try_to_delete(
-        self, user_id: UUID, deadline: float, ended: list[str], *, hides: bool
-    ) -> tuple[list[UUID], bool] | None:
-        """The rooms that the user has left by it, and whether nothing of the account is left.
-
-        None, with nothing done, if the user joined a room meanwhile. With `hides` the account is hidden instead.
-        """
-        try:
-            async with self._executor.transaction(deadline=deadline) as part:
-                return await self._delete_in(part, user_id, ended, hides=hides)
-        except (_JoinedMeanwhile, LockNotAvailable):
-            return None
+    async def _begin_to_delete(self, user_id: UUID, deadline: float, ended: list[str]) -> tuple[list[UUID], bool]:
+        """The rooms that the user has left by it, and whether nothing of the account is left."""
+        joined = conflicts = 0
+        while True:
+            hides = joined == DELETE_ATTEMPTS - 1 and not isinstance(self._executor, OpenTransaction)
+            try:
+                async with self._executor.transaction(deadline=deadline) as part:
+                    return await self._delete_in(part, user_id, ended, hides=hides)
+            except _JoinedMeanwhile:
+                joined += 1
+                if joined == DELETE_ATTEMPTS:
+                    raise Unavailable("postgresql", "the user goes on joining rooms") from None
+            except LockNotAvailable:
+                conflicts += 1
+                if conflicts == DELETE_ATTEMPTS:
+                    raise
 
     async def _delete_in(
         self, part: Executor, user_id: UUID, ended: list[str], *, hides: bool
     ) -> tuple[list[UUID], bool]:
+        """With `hides` the account is hidden in any case. Raises: _JoinedMeanwhile, LockNotAvailable."""
         if part.is_distributed:  # one room per step, and a transaction for each
             require(await part.fetch_one(LOCK_ACCOUNT, user_id), NotFound, "user", user_id)
             check_outside_transaction(self._executor, "user_id")
