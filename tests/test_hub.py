@@ -4,13 +4,13 @@ import asyncio
 import inspect
 import math
 import pydoc
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-from uuid import UUID
+from typing import Any, TypeAlias
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -438,47 +438,156 @@ async def test_change_of_hub_in_room_that_own_transaction_has_locked_is_refused_
     assert [message.content for message in page.items] == ["first", "second"]
 
 
-async def test_change_of_hub_in_membership_or_account_that_own_transaction_has_locked_is_refused_at_once(
-    hub: Hub, room: Room, ada: User, bob: User
+Lock: TypeAlias = Callable[[Transaction], Awaitable[object]]
+Call: TypeAlias = Callable[[], Awaitable[object]]
+
+
+async def test_change_of_hub_that_would_wait_for_own_transaction_is_refused_at_once(
+    hub: Hub, room: Room, ada: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    carol = await hub.users.create("carol@example.org", "carol", "not a hash")
     await hub.room_users.add(room.id, bob.id)
     sent = await hub.messages.send(room.id, ada.id, "hello")
-    marked = (room.id, bob.id)
-    of_membership = (
-        lambda: hub.receipts.mark_read(*marked, up_to=sent.seq),
-        lambda: hub.receipts.mark_unread(*marked, from_seq=1),
-        lambda: hub.room_users.remove(*marked),
-    )
-    of_account = (
-        lambda: hub.users.update_profile(bob.id, display_name="Bob"),
-        lambda: hub.users.change_password_hash(bob.id, "!"),
-        lambda: hub.users.update_online_status(bob.id, False),
-        lambda: hub.users.delete(bob.id),
-        lambda: hub.delete_account(bob.id),
-    )
-    locks: list[tuple[Callable[[Transaction], Awaitable[object]], tuple[Callable[[], Awaitable[object]], ...]]]
-    locks = [
-        (lambda tx: tx.receipts.mark_read(*marked, up_to=1), of_membership),
-        (lambda tx: tx.receipts.mark_unread(*marked, from_seq=1), of_membership),
-        (lambda tx: tx.room_users.set_role(*marked, "moderator"), of_membership),
-        (lambda tx: tx.room_users.update(*marked, metadata={"a": 1}), of_membership),
-        (lambda tx: tx.users.update_profile(bob.id, display_name="Bobby"), of_account),
-        (lambda tx: tx.users.change_password_hash(bob.id, "?"), of_account),
-        (lambda tx: tx.users.update_online_status(bob.id, True), of_account),
+    token = await hub.sessions.create_session(bob.id)
+    hashed: list[object] = []
+    monkeypatch.setattr(Passwords, "hash", lambda *args, **_: hashed.append(args))
+    other = await hub.rooms.create("of bob", created_by=bob.id)
+    await hub.room_users.remove(other.id, bob.id)
+    of_bob, of_ada = (room.id, bob.id), (room.id, ada.id)
+
+    # By its first part a transaction locks a row, for which the second would wait.
+    membership: list[Lock] = [
+        lambda tx: tx.receipts.mark_read(*of_bob, up_to=1),
+        lambda tx: tx.receipts.mark_unread(*of_bob, from_seq=1),
+        lambda tx: tx.room_users.set_role(*of_bob, "moderator"),
+        lambda tx: tx.room_users.update(*of_bob, metadata={"a": 1}),
     ]
-    for lock, calls in locks:
-        async with hub.transaction() as tx:
-            await lock(tx)
-            for call in calls:
-                with pytest.raises(Invalid, match=r"membership or account, and would wait for its own COMMIT"):
-                    async with asyncio.timeout(5):
-                        await call()
-    async with hub.transaction() as tx:
-        await tx.receipts.mark_read(*marked, up_to=sent.seq)
-        await tx.users.update_profile(bob.id, display_name="Robert")
-        await hub.messages.send(room.id, bob.id, "locks neither")
-        await hub.receipts.mark_read(room.id, ada.id, up_to=sent.seq)
-    assert (await hub.users.get(bob.id)).display_name == "Robert"
+    account: list[Lock] = [
+        lambda tx: tx.users.update_profile(bob.id, display_name="Bobby"),
+        lambda tx: tx.users.change_password_hash(bob.id, "?"),
+        lambda tx: tx.users.update_online_status(bob.id, True),
+        lambda tx: tx.users.set_online_many({bob.id: True}),
+    ]
+    acting: list[Lock] = [
+        lambda tx: tx.receipts.mark_read(*of_ada, up_to=1),
+        lambda tx: tx.rooms.update(room.id, name="another", as_user=ada.id),
+        lambda tx: tx.room_users.add(room.id, carol.id, as_user=ada.id),
+        lambda tx: tx.room_users.remove(*of_bob, as_user=ada.id),
+        lambda tx: tx.room_users.set_role(*of_bob, "moderator", as_user=ada.id),
+    ]
+    cases: list[tuple[list[Lock], Call]] = [
+        (membership + acting[3:], lambda: hub.receipts.mark_read(*of_bob, up_to=sent.seq)),
+        (membership, lambda: hub.receipts.mark_unread(*of_bob, from_seq=1)),
+        (membership, lambda: hub.room_users.remove(*of_bob)),
+        (membership, lambda: hub.room_users.set_role(*of_bob, "moderator")),
+        (membership, lambda: hub.room_users.update(*of_bob, metadata={"a": 2})),
+        (account, lambda: hub.users.update_profile(bob.id, display_name="Bob")),
+        (account, lambda: hub.users.change_password_hash(bob.id, "!")),
+        (account, lambda: hub.users.update_online_status(bob.id, False)),
+        (account, lambda: hub.users.set_online_many({ada.id: True, bob.id: True})),
+        (account, lambda: hub.change_password(bob.id, "another")),
+        (acting, lambda: hub.receipts.mark_read(*of_ada, up_to=sent.seq)),
+        (acting, lambda: hub.room_users.add(room.id, carol.id, as_user=ada.id)),
+        (acting, lambda: hub.room_users.remove(*of_bob, as_user=ada.id)),
+        (acting, lambda: hub.room_users.set_role(*of_bob, "moderator", as_user=ada.id)),
+        (acting, lambda: hub.rooms.update(room.id, name="another", as_user=ada.id)),
+        (acting, lambda: hub.rooms.delete(room.id, as_user=ada.id)),
+        (acting + membership, lambda: hub.rooms.delete(room.id)),
+        (account + membership, lambda: hub.users.delete(bob.id)),
+        (account + membership, lambda: hub.delete_account(bob.id)),
+        ([lambda tx: tx.messages.send(*of_ada, "in a room of bob")], lambda: hub.users.delete(bob.id)),
+        ([lambda tx: tx.rooms.update(other.id, name="made by bob")], lambda: hub.users.delete(bob.id)),
+        ([lambda tx: tx.room_users.add(other.id, carol.id)], lambda: hub.users.delete(carol.id)),
+        ([lambda tx: tx.rooms.create("new", created_by=bob.id)], lambda: hub.users.delete(bob.id)),
+        ([lambda tx: tx.rooms.direct(bob.id, carol.id)], lambda: hub.users.delete(carol.id)),
+    ]
+    for locks, call in cases:
+        for lock in locks:
+            with suppress(Oops), described(lock, call):
+                async with hub.transaction() as tx:
+                    await lock(tx)
+                    with pytest.raises(Invalid, match=r"membership or account, and would wait for its own COMMIT"):
+                        async with asyncio.timeout(5):
+                            await call()
+                    raise Oops
+    assert not hashed
+    assert await hub.sessions.get_session(token) is not None
+    assert (await hub.users.get(bob.id)).display_name is None
+
+
+async def test_change_of_hub_that_does_not_wait_for_own_transaction_is_made(
+    hub: Hub, room: Room, ada: User, bob: User
+) -> None:
+    carol = await hub.users.create("carol@example.org", "carol", "not a hash")
+    dora = await hub.users.create("dora@example.org", "dora", "not a hash")
+    secret = await hub.rooms.create("secret", created_by=ada.id, is_private=True)
+    of_ada, of_bob = (room.id, ada.id), (room.id, bob.id)
+    for one in (room, secret):
+        await hub.room_users.add(one.id, bob.id)
+    marked: Lock = lambda tx: tx.receipts.mark_read(*of_bob, up_to=1)  # noqa: E731
+    cases: list[tuple[Lock, Call]] = [
+        (marked, lambda: hub.room_users.add(*of_bob)),
+        (marked, lambda: hub.room_users.add(*of_bob, as_user=bob.id)),
+        (
+            lambda tx: tx.receipts.mark_read(secret.id, bob.id, up_to=1),
+            lambda: hub.room_users.add(secret.id, bob.id, as_user=bob.id),
+        ),
+        (marked, lambda: hub.room_users.add(room.id, carol.id, as_user=ada.id)),
+        (marked, lambda: hub.rooms.update(room.id, name="another", as_user=ada.id)),
+        (marked, lambda: hub.rooms.update(room.id, name="yet another", by=bob.id)),
+        (marked, lambda: hub.messages.send(*of_bob, "hello")),
+        (marked, lambda: hub.receipts.mark_read(*of_ada, up_to=1)),
+        (marked, lambda: hub.users.update_profile(bob.id, display_name="Bob")),
+        (marked, lambda: hub.rooms.delete(secret.id)),
+        (
+            lambda tx: tx.users.update_profile(bob.id, display_name="Bobby"),
+            lambda: hub.room_users.set_role(*of_bob, "moderator"),
+        ),
+        (
+            lambda tx: tx.room_users.set_role(*of_bob, "moderator"),
+            lambda: hub.room_users.update(*of_bob, metadata={"a": 1}),
+        ),
+        (
+            lambda tx: tx.room_users.update(*of_bob, metadata={"a": 1}),
+            lambda: hub.receipts.mark_unread(*of_bob, from_seq=1),
+        ),
+        (lambda tx: tx.room_users.remove(room.id, uuid4()), lambda: hub.messages.send(*of_bob, "hello")),
+        (
+            lambda tx: tx.users.set_online_many({uuid4(): True, bob.id: False}),
+            lambda: hub.users.change_password_hash(bob.id, "!"),
+        ),
+        (lambda tx: tx.messages.send(*of_ada, "hello"), lambda: hub.users.delete(dora.id)),
+    ]
+    for lock, call in cases:
+        with described(lock, call):
+            async with hub.transaction() as tx:
+                await lock(tx)
+                async with asyncio.timeout(5):
+                    await call()
+
+
+async def test_login_in_own_transaction_that_has_locked_the_account_leaves_a_cheap_hash(
+    settings: Settings, hub: Hub
+) -> None:
+    cheap = await Passwords(cost=LEAST_COST).hash("secret")
+    ada = await hub.users.create("ada@example.org", "ada", cheap)
+    async with hub.transaction() as tx, asyncio.timeout(5):
+        await tx.users.update_profile(ada.id, display_name="Ada")
+        await hub.users.renew_password_hash(ada.id, "!", instead_of=cheap)
+        assert await hub.authenticate("ada", "secret") is not None
+    credentials = await hub.users.find_credentials("ada")
+    assert credentials is not None
+    assert credentials.password_hash == cheap
+
+
+@contextmanager
+def described(*lambdas: Callable[..., object]) -> Iterator[None]:
+    """Names the lines of the case that fails."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"lines {[one.__code__.co_firstlineno for one in lambdas]}")
+        raise
 
 
 async def test_hub_is_usable_in_transaction_where_it_does_not_wait_for_it(

@@ -496,7 +496,7 @@ class Hub(Repositories):
 
         A change by `hub`, instead of the transaction, of a room, membership or account that the transaction has
         changed would wait for the COMMIT. In the task of the block it is refused as `Invalid`. In another task it
-        waits.
+        waits, and so do the few changes that docs/transactions.md names.
 
         Raises: Unavailable (also in this case, and with `outcome_unknown` if the answer to the COMMIT was lost).
         """
@@ -519,7 +519,7 @@ class Hub(Repositories):
         Each statement has the deadline of `hub`. A statement that does not return by then ends the connection. A
         change by `hub` of a room, membership or account that the transaction has changed would wait for its
         COMMIT. In the task that has changed it, the change by `hub` is refused as `Invalid`. In another task it
-        waits.
+        waits, and so do the few changes that docs/transactions.md names.
 
         Raises: Invalid (`connection` is of another kind; a call raises it for one without a transaction).
         """
@@ -691,6 +691,7 @@ class Hub(Repositories):
         Raises: NotFound.
         """
         async with self._one_deadline():
+            await self.users._check_deletable(user_id)
             await self.sessions.revoke_all(user_id)
             ended: list[str] = []
             try:

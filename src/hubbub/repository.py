@@ -12,7 +12,16 @@ import msgspec
 
 from hubbub import inputs
 from hubbub.batching import PUT_BACK, Batcher, KeyedQueue, Outcome
-from hubbub.commits import Change, MembershipEnded, MessagesSent, OnCommit, RoomTouched, UserChanged, ignore
+from hubbub.commits import (
+    Change,
+    MembershipEnded,
+    MembersJoined,
+    MessagesSent,
+    OnCommit,
+    RoomTouched,
+    UserChanged,
+    ignore,
+)
 from hubbub.errors import Unavailable
 from hubbub.models import Message
 from hubbub.postgres import NOT_SUPPORTED, Executor, LockNotAvailable, Statement, key_of_account
@@ -128,10 +137,8 @@ class ChangeBatcher:
         A caller that is cancelled while the change waits has not made it. Once it is in flight, it is completed
         and reported as any other.
 
-        Raises: Invalid (the caller's own transaction has locked the row), Unavailable, and the refusal.
+        Raises: Unavailable, and the refusal.
         """
-        if self._executor.locked_by_caller():
-            await self._executor.check_not_locked_by_caller(key, id)
         result: T = await self._batcher.call(_Request(apply, item, key, alone), key, id, deadline=deadline)
         return result
 
@@ -207,6 +214,23 @@ IDS_PER_STATEMENT: Final = 1_000
 """Rows that are looked up in one statement. All are decoded in one step of the event loop."""
 
 
+def _locked_by(change: Change) -> Iterable[Hashable]:
+    """The keys of the rows that a transaction with this change has locked."""
+    match change:
+        case RoomTouched(room_id):
+            return (room_id,)
+        case MessagesSent(messages):
+            return {message.room_id for message in messages}
+        case UserChanged(user_id):
+            return (key_of_account(user_id),)
+        case MembersJoined(room_id, user_ids):
+            return [(room_id, user_id) for user_id in user_ids]
+        case MembershipEnded(room_id, user_id):
+            return ((room_id, user_id),)
+        case _:
+            return ()
+
+
 class Repository:
     """Runs statements on an executor, and reports each change after its COMMIT."""
 
@@ -218,22 +242,22 @@ class Repository:
         self._on_commit = on_commit
         self._changes = changes
 
-    def _changed(self, change: Change) -> None:
-        if isinstance(change, RoomTouched):
-            self._executor.note_locked(change.room_id)
-        elif isinstance(change, MessagesSent):
-            for room_id in {message.room_id for message in change.messages}:
-                self._executor.note_locked(room_id)
-        elif isinstance(change, UserChanged):
-            self._executor.note_locked(key_of_account(change.user_id))
-        elif isinstance(change, MembershipEnded):
-            self._executor.note_locked((change.room_id, change.user_id))
+    def _changed(self, change: Change, *, locks: bool = True) -> None:
+        """Report the change. `locks` is False where it may have been made before, and now no row was changed."""
+        if locks:
+            for key in _locked_by(change):
+                self._executor.note_locked(key)
         self._executor.after_commit(lambda: self._on_commit(change))
 
-    async def _check_not_locked(self, key: Hashable) -> None:
-        """Refuse a change of the row that would wait for a transaction of the same task. Raises: Invalid."""
-        if self._executor.locked_by_caller():
-            await self._executor.check_not_locked_by_caller(key)
+    async def _check_not_locked(self, *keys: Hashable, of: UUID | None = None) -> None:
+        """Refuse a change of these rows that would wait for a transaction of the same task.
+
+        With `of`, also one of the account or room with this id and of all its memberships. Raises: Invalid.
+        """
+        locked = self._executor.locked_by_caller()
+        if locked:
+            related = (key for key in locked if key == of or (isinstance(key, tuple) and of in key))
+            await self._executor.check_not_locked_by_caller(*keys, *related)
 
     async def _get_many(
         self, statement: Statement[M], ids: Iterable[UUID], *args: object, field: str
@@ -253,10 +277,18 @@ class Repository:
         *,
         key: Hashable,
         id: Hashable,
+        locks: tuple[Hashable, ...] = (),
         alone: bool = False,
         deadline: float,
     ) -> T:
-        """Make the change, in a batch if there are others. As `ChangeBatcher.call`."""
+        """Make the change, in a batch if there are others. As `ChangeBatcher.call`.
+
+        `locks` are the keys of the rows that it locks beside that of `key`.
+
+        Raises: Invalid (a transaction of the same task has locked one of them), and as `ChangeBatcher.call`.
+        """
         if self._changes is None:
             return single_result(await apply([item], None, deadline))
+        if self._executor.locked_by_caller():
+            await self._check_not_locked(key, *locks)
         return await self._changes.call(apply, item, key=key, id=id, alone=alone, deadline=deadline)

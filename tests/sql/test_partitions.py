@@ -37,7 +37,7 @@ EXCEPTIONS: Final = {
     "of all rooms": ("rooms.public", "rooms.search", "rooms.find_direct", "history.rooms_by_name"),
     "of rooms that a caller lists": (
         *("log.heads", "memberships.joined_after", "memberships.left_at", "replicas.heads"),
-        *("room_users.member_counts", "rooms.get_many"),
+        *("room_users.member_counts", "rooms.get_many", "users.rooms_among"),
     ),
     "of callers that share it, each with a room": (
         *("messages.delete_many", "messages.earlier_sends", "messages.edit_many", "messages.permissions"),

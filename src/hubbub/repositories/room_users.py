@@ -249,8 +249,12 @@ class RoomUsers(Repository):
         """
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         join, deadline = Join(key, inputs.role(role), inputs.viewer(as_user)), self._executor.deadline()
-        apply = self._add_by if join.needs_rights else self._add_each
-        return await self._change(apply, join, key=key.room_id, id=key, alone=join.needs_rights, deadline=deadline)
+        if join.by is None or not join.needs_rights:
+            return await self._change(self._add_each, join, key=key.room_id, id=key, deadline=deadline)
+        locks = (MemberKey(key.room_id, join.by),)
+        return await self._change(
+            self._add_by, join, key=key.room_id, id=key, locks=locks, alone=True, deadline=deadline
+        )
 
     async def _add_each(
         self, joins: Sequence[Join], lock_wait: str | None, deadline: float
@@ -272,6 +276,7 @@ class RoomUsers(Repository):
         actor = MemberKey(key.room_id, by or NO_USER)
         joined = await self._join([join], lock_wait, deadline)
         if joined:
+            self._executor.note_locked(actor)
             return [joined[key]]
         states = await self._states([actor, key], deadline)
         roles = (Role.ADMIN, Role.MODERATOR) if role is Role.MEMBER else (Role.ADMIN,)
@@ -581,15 +586,18 @@ class RoomUsers(Repository):
         viewer, force, deadline = inputs.viewer(as_user), inputs.flag("force", force), self._executor.deadline()
         if viewer is not None and viewer != key.user_id:
             removal = key, viewer
+            locks = key, MemberKey(key.room_id, viewer)
             return await self._change(
-                self._remove_by, removal, key=key.room_id, id=key, alone=True, deadline=deadline
+                self._remove_by, removal, key=key.room_id, id=key, locks=locks, alone=True, deadline=deadline
             )
         try:
             with suppress(_IsAdmin):
-                return await self._change(self._remove_each, key, key=key.room_id, id=key, deadline=deadline)
+                return await self._change(
+                    self._remove_each, key, key=key.room_id, id=key, locks=(key,), deadline=deadline
+                )
             admin = key, force and viewer is None
             return await self._change(
-                self._remove_admin, admin, key=key.room_id, id=key, alone=True, deadline=deadline
+                self._remove_admin, admin, key=key.room_id, id=key, locks=(key,), alone=True, deadline=deadline
             )
         except _Kept as refusal:
             raise refusal.for_caller(viewer, "leave this room") from None
@@ -609,8 +617,10 @@ class RoomUsers(Repository):
             refusal = states[actor].may_not("remove this member", *roles)
             if refusal is not None or member is not None:
                 return [refusal or Forbidden("remove this member", "a role was changed meanwhile")]
-        self._changed(MembershipEnded(*key))
-        self._changed(RoomTouched(key.room_id))
+        else:
+            self._executor.note_locked(MemberKey(key.room_id, by))
+        self._changed(MembershipEnded(*key), locks=bool(gone))
+        self._changed(RoomTouched(key.room_id), locks=bool(gone))
         return [bool(gone)]
 
     async def _remove_admin(
@@ -626,8 +636,8 @@ class RoomUsers(Repository):
                     gone = await part.fetch_all(self._REMOVE_LAST_MEMBER, key.room_id, key.user_id)
         if not gone and (await self._states([key], deadline))[key].is_admin:
             return [_Kept("user_id", LAST_ADMIN, ", or use force=True")]
-        self._changed(MembershipEnded(*key))
-        self._changed(RoomTouched(key.room_id))
+        self._changed(MembershipEnded(*key), locks=bool(gone))
+        self._changed(RoomTouched(key.room_id), locks=bool(gone))
         return [bool(gone)]
 
     async def _remove_each(
@@ -644,9 +654,10 @@ class RoomUsers(Repository):
         staying = {key for key, state in states.items() if state.is_kept or state.is_admin}
         ended = [key for key in keys if key not in staying]
         for key in ended:
-            self._changed(MembershipEnded(key.room_id, key.user_id))
+            self._changed(MembershipEnded(key.room_id, key.user_id), locks=key in found)
+        left = {key.room_id for key in found}
         for room_id in {key.room_id for key in ended}:
-            self._changed(RoomTouched(room_id))
+            self._changed(RoomTouched(room_id), locks=room_id in left)
         return [
             key not in states
             if key not in staying
@@ -704,11 +715,17 @@ class RoomUsers(Repository):
         key = MemberKey(inputs.uuid("room_id", room_id), inputs.uuid("user_id", user_id))
         change, viewer, deadline = (key, inputs.role(role)), inputs.viewer(as_user), self._executor.deadline()
         if viewer is not None:
-            by = (*change, viewer)
-            return await self._change(self._set_by, by, key=key.room_id, id=key, alone=True, deadline=deadline)
+            by, locks = (*change, viewer), (key, MemberKey(key.room_id, viewer))
+            return await self._change(
+                self._set_by, by, key=key.room_id, id=key, locks=locks, alone=True, deadline=deadline
+            )
         with suppress(_IsAdmin):
-            return await self._change(self._set_each, change, key=key.room_id, id=key, deadline=deadline)
-        return await self._change(self._demote, change, key=key.room_id, id=key, alone=True, deadline=deadline)
+            return await self._change(
+                self._set_each, change, key=key.room_id, id=key, locks=(key,), deadline=deadline
+            )
+        return await self._change(
+            self._demote, change, key=key.room_id, id=key, locks=(key,), alone=True, deadline=deadline
+        )
 
     async def _demote(
         self, changes: Sequence[tuple[MemberKey, Role]], lock_wait: str | None, deadline: float
@@ -718,8 +735,7 @@ class RoomUsers(Repository):
             self._DEMOTE, key.room_id, key.user_id, role, lock_wait, deadline=deadline
         )
         member = changed[0] if changed else (await self._states([key], deadline))[key].member
-        self._changed(RoomTouched(key.room_id))
-        self._executor.note_locked(key)
+        self._member_changed(bool(changed), key)
         if member is not None and member.role is not role:
             return [Invalid("role", LAST_ADMIN)]
         return [member or NotAMember(*key)]
@@ -736,11 +752,10 @@ class RoomUsers(Repository):
             changed = await self._executor.fetch_all(
                 self._SET_ROLE_BY, key.room_id, key.user_id, role, by, lock_wait, deadline=deadline
             )
-        self._changed(RoomTouched(key.room_id))  # also on a retry
-        self._executor.note_locked(key)
+        actor = MemberKey(key.room_id, by)
+        self._member_changed(bool(changed), key, actor)
         if changed:
             return [changed[0]]
-        actor = MemberKey(key.room_id, by)
         states = await self._states(list({actor, key}), deadline)
         refusal, member = states[actor].may_not("change a role", Role.ADMIN), states[key].member
         if refusal is None and member is not None and member.role is not role:
@@ -762,10 +777,11 @@ class RoomUsers(Repository):
             )
         changed = {MemberKey(member.room_id, member.user_id): member for member in members}
         states = await self._states([key for key in keys if key not in changed], deadline)
-        for room_id in set(rooms):
-            self._changed(RoomTouched(room_id))  # also on a retry
         for key in changed:
             self._executor.note_locked(key)
+        locked = {key.room_id for key in changed}
+        for room_id in set(rooms):
+            self._changed(RoomTouched(room_id), locks=room_id in locked)  # also on a retry
         return [
             changed.get(key)
             or (_IsAdmin() if states[key].is_admin and role is not Role.ADMIN else states[key].member)
@@ -807,11 +823,16 @@ class RoomUsers(Repository):
             changed = await self._executor.fetch_one(
                 self._UPDATE, key.room_id, key.user_id, encoded, lock_wait, deadline=deadline
             )
-            self._changed(RoomTouched(key.room_id))  # also on a retry
-            self._executor.note_locked(key)
+            self._member_changed(changed is not None, key)
             return [changed or (await self._states([key], deadline))[key].member or NotAMember(*key)]
 
-        return await self._change(apply, None, key=key.room_id, id=key, deadline=deadline)
+        return await self._change(apply, None, key=key.room_id, id=key, locks=(key,), deadline=deadline)
+
+    def _member_changed(self, is_changed: bool, *locked: MemberKey) -> None:
+        """Report it also if nothing was changed, as on a retry. `locked` are the memberships that it locks."""
+        for key in locked if is_changed else ():
+            self._executor.note_locked(key)
+        self._changed(RoomTouched(locked[0].room_id), locks=is_changed)
 
     # Without the subqueries PostgreSQL would replan it each time for a few members, as SEND_MANY.
     _GET_MANY = Statement(

@@ -285,10 +285,13 @@ class Rooms(Repository):
                 raise NotAMember(room_id, by)
             room = require(changed, NotFound, "room", room_id)
             self._changed(RoomTouched(room.id))
+            for key in locks:
+                self._executor.note_locked(key)
             return [room]
 
+        locks = () if viewer is None else ((room_id, viewer),)
         deadline = self._executor.deadline()
-        return await self._change(apply, None, key=room_id, id=apply, deadline=deadline)
+        return await self._change(apply, None, key=room_id, id=apply, locks=locks, deadline=deadline)
 
     _ROLE_OF = Statement(
         "rooms.role_of",
@@ -314,6 +317,7 @@ class Rooms(Repository):
             self._executor.deadline(),
             inputs.viewer(as_user),
         )
+        await self._check_not_locked(of=room_id)
         may_hide = not isinstance(self._executor, OpenTransaction)
         if self._executor.is_distributed:
             is_large = await self._delete_distributed(room_id, may_hide=may_hide, viewer=viewer, deadline=deadline)

@@ -412,10 +412,18 @@ class Users(Repository):
     )
 
     async def renew_password_hash(self, user_id: UUID, password_hash: str, *, instead_of: str) -> None:
-        """Replace the hash with another one of the same password, unless the password was changed meanwhile."""
+        """Replace the hash with another one of the same password, unless the password was changed meanwhile.
+
+        Nothing is done either while a transaction of the same task has changed the account.
+        """
         password_hash, instead_of = _hash("password_hash", password_hash), _hash("instead_of", instead_of)
         user_id = inputs.uuid("user_id", user_id)
-        await self._executor.execute(self._RENEW_PASSWORD_HASH, user_id, password_hash, instead_of)
+        if not self._is_locked_by_caller(user_id):
+            await self._executor.execute(self._RENEW_PASSWORD_HASH, user_id, password_hash, instead_of)
+
+    def _is_locked_by_caller(self, user_id: UUID) -> bool:
+        """Whether a transaction of the same task may have locked the account."""
+        return key_of_account(user_id) in self._executor.locked_by_caller()
 
     _UPDATE_ONLINE_STATUS = Statement(
         "users.update_online_status",
@@ -480,9 +488,10 @@ class Users(Repository):
         changes = inputs.mapping("changes", changes)
         users = [inputs.uuid("changes", user_id) for user_id in changes]
         flags = [inputs.flag("changes", is_online) for is_online in changes.values()]
-        await self._executor.execute(self._SET_ONLINE_MANY, users, flags)
+        await self._check_not_locked(*map(key_of_account, users))
+        count = await self._executor.execute(self._SET_ONLINE_MANY, users, flags)
         for user_id in users:
-            self._changed(UserChanged(user_id))
+            self._changed(UserChanged(user_id), locks=count > 0)
 
     async def delete(self, user_id: UUID) -> None:
         """Delete the account, its memberships and receipts. Its messages stay, without an author.
@@ -498,11 +507,12 @@ class Users(Repository):
     async def _delete(self, user_id: UUID, ended: list[str]) -> None:
         """As `delete`. `ended` gets the ids of the durable sessions that end with the account."""
         user_id, deadline = inputs.uuid("user_id", user_id), self._executor.deadline()
-        await self._check_not_locked(key_of_account(user_id))
+        await self._check_deletable(user_id)
+        begun = None
         try:
             begun = await self._begin_to_delete(user_id, deadline, ended)
-        finally:
-            self._changed(UserChanged(user_id))  # also on a retry: the first attempt may not have reported it
+        finally:  # also on a retry: the first attempt may not have reported it
+            self._changed(UserChanged(user_id), locks=begun is not None)
         self._changed(UserDeleted(user_id))
         rooms, is_over = begun
         for room_id in rooms:
@@ -511,6 +521,28 @@ class Users(Repository):
         if not is_over:
             deletion = Deletion(user_id, is_room=False)
             await finish(self._executor, deletion, self._on_commit, deadline=deadline, ended=ended)
+
+    # The rooms whose rows are changed when the account is deleted.
+    _ROOMS_AMONG = Statement(
+        "users.rooms_among",
+        lambda id: id,
+        """
+        SELECT id
+        FROM rooms
+        WHERE id = ANY($2::uuid[])
+            AND (
+                created_by = $1
+                OR EXISTS (SELECT 1 FROM room_users WHERE room_id = rooms.id AND user_id = $1)
+            )
+        """,
+    )
+
+    async def _check_deletable(self, user_id: UUID) -> None:
+        """Refuse the deletion if it would wait for a transaction of the same task. Raises: Invalid."""
+        user_id = inputs.uuid("user_id", user_id)
+        locked = [key for key in self._executor.locked_by_caller() if isinstance(key, UUID)]
+        rooms = await self._executor.fetch_all(self._ROOMS_AMONG, user_id, locked) if locked else []
+        await self._check_not_locked(*rooms, of=user_id)
 
     async def _begin_to_delete(self, user_id: UUID, deadline: float, ended: list[str]) -> tuple[list[UUID], bool]:
         """The rooms that the user has left by it, and whether nothing of the account is left."""

@@ -14,6 +14,7 @@ from hubbub import inputs
 from hubbub.errors import Invalid, NotFound, RateLimited, Unavailable
 from hubbub.models import Credentials, RateLimitResult, User
 from hubbub.passwords import Passwords
+from hubbub.postgres import key_of_account
 from hubbub.redis import Connection
 from hubbub.redis.replies import Part
 from hubbub.repositories import Users
@@ -151,6 +152,7 @@ class Accounts:
 
     async def change_password(self, user_id: UUID, password: str) -> None:
         """Set the password of the account. Raises: NotFound."""
+        await self._users._check_not_locked(key_of_account(inputs.uuid("user_id", user_id)))
         keys = [f"user {user_id}"]
         await self._users.change_password_hash(user_id, await self._passwords.hash(password, keys=keys))
 
@@ -161,7 +163,8 @@ class Accounts:
 
         A login succeeds even if this fails or takes too long. The next login tries again.
         """
-        if not self._passwords.needs_rehash(credentials.password_hash):
+        is_cheap = self._passwords.needs_rehash(credentials.password_hash)
+        if not is_cheap or self._users._is_locked_by_caller(credentials.user_id):
             return credentials
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout_at(None if deadline is None else deadline - READS_SECONDS):
