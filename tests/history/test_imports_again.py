@@ -370,12 +370,17 @@ async def test_import_reads_the_entries_of_others_once_and_then_those_at_the_tim
     ]
     imported = await load(pool, b"".join(lines))
     assert (imported.messages, imported.events) == (200, 400)
-    assert read == {"history.blocks": 20_002, "history.latest_entries": 20_002}  # with the joining and the message
-    read.clear()
+    once = range(
+        20_002, 2 * 20_002
+    )  # with the joining and the message; a batch that is repeated reads a page again
+    assert read.pop("history.blocks") in once
+    assert read.pop("history.latest_entries") in once
+    assert not read
     # Lines of an hour of the entries, which are a second apart.
     lines = [line("join", user=f"v{n}", at=f"2010-01-01T01:{n // 60:02}:{n % 60:02}Z") for n in range(600)]
     assert (await load(pool, b"".join(lines))).events == 600
-    assert read.pop("history.blocks") == read.pop("history.latest_entries") == 20_602
+    assert read.pop("history.blocks") in once
+    assert read.pop("history.latest_entries") in once
     assert 600 <= read.pop("history.events_at") <= 12 * 3 * 500
     assert not read
 

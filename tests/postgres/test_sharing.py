@@ -440,4 +440,4 @@ async def test_shared_statements_in_flight_are_bounded(pool: Recorder) -> None:
         *(ask(number) for number in range(2, 5) for _ in range(2)), *map(ask, range(5, 25))
     )
     assert len(found) == 26
-    assert 1 < most <= SHARED_WORKERS
+    assert 1 < most <= 2 * SHARED_WORKERS  # each of them may be late, and then allows another one

@@ -512,12 +512,14 @@ async def test_password_hash_and_login_appear_in_no_log_or_error(
     accounts: Accounts, users: Users, connection: Connection, ada: User, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    full = Passwords(cost=10)
+    full._max_waiting = 0
     printed: list[str] = [repr(ada), repr(await accounts.authenticate("ada", SECRET, address="192.0.2.1"))]
     for attempt in (
         accounts.register("ada@example.org", "other", SECRET),
         accounts.register("other@example.org", "other", SECRET + "x" * 72),
         accounts.register("other@example.org", "other", SECRET + "\ud800"),
-        limited(users, Passwords(cost=10, max_waiting=0), connection).authenticate("ada", SECRET),
+        limited(users, full, connection).authenticate("ada", SECRET),
     ):
         with pytest.raises((Conflict, Invalid, Unavailable)) as refusal:
             await attempt
