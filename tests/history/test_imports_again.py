@@ -370,9 +370,8 @@ async def test_import_reads_the_entries_of_others_once_and_then_those_at_the_tim
     ]
     imported = await load(pool, b"".join(lines))
     assert (imported.messages, imported.events) == (200, 400)
-    once = range(
-        20_002, 2 * 20_002
-    )  # with the joining and the message; a batch that is repeated reads a page again
+    # With the joining and the message. A batch that is repeated reads a page again.
+    once = range(20_002, 2 * 20_002)
     assert read.pop("history.blocks") in once
     assert read.pop("history.latest_entries") in once
     assert not read
