@@ -289,6 +289,5 @@ class Repository:
         """
         if self._changes is None:
             return single_result(await apply([item], None, deadline))
-        if self._executor.locked_by_caller():
-            await self._check_not_locked(key, *locks)
+        await self._check_not_locked(key, *locks)
         return await self._changes.call(apply, item, key=key, id=id, alone=alone, deadline=deadline)

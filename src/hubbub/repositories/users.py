@@ -360,10 +360,8 @@ class Users(Repository):
 
         Raises: NotFound, Conflict (the email or username is taken, in any case, or the external_id).
         """
-        user_id, username = (
-            inputs.uuid("user_id", user_id),
-            None if username is None else inputs.username(username),
-        )
+        user_id = inputs.uuid("user_id", user_id)
+        username = None if username is None else inputs.username(username)
         name = None if display_name is UNSET else inputs.display_name(display_name)
         await self._check_not_locked(key_of_account(user_id))
         changed = await self._executor.fetch_one(
