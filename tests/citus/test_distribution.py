@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from citus.stopping import Killed, stop_after
 from citus.talk import talk
 from commands import execute
-from diagnostics.sections import meanings, result_of, severities
+from diagnostics.sections import meanings, result_of, section_of, severities
 from hubbub import (
     Hub,
     Invalid,
@@ -30,7 +30,6 @@ from hubbub import (
 )
 from hubbub.cli import main
 from hubbub.diagnostics import postgresql
-from hubbub.diagnostics.report import Section
 from hubbub.migrations import distribution
 from hubbub.migrations.runner import LOCK_KEY
 from hubbub.postgres import Pool, connect
@@ -396,11 +395,7 @@ async def test_doctor_reports_a_distribution_that_is_not_complete(
     names = ("postgresql.distribution", "postgresql.indexes", "postgresql.foreign_keys")
 
     async def findings() -> dict[str, list[str]]:
-        pool = Pool(recorded)
-        try:
-            section = await postgresql.check(pool, recorded, 1)
-        finally:
-            await pool.close()
+        section = await section_of(recorded)
         return {name: severities(section, name) for name in names}
 
     assert await findings() == {name: [] for name in names}
@@ -412,20 +407,13 @@ async def test_doctor_reports_a_distribution_that_is_not_complete(
 
 
 async def test_doctor_reports_nodes_that_cannot_be_queried(recorded: PostgresSettings) -> None:
-    async def found() -> Section:
-        pool = Pool(recorded)
-        try:
-            return await postgresql.check(pool, recorded, 1)
-        finally:
-            await pool.close()
-
     name = "postgresql.nodes"
-    assert result_of(await found(), name).summary == "one server"
+    assert result_of(await section_of(recorded), name).summary == "one server"
     await distribution.distribute(recorded)
-    assert result_of(await found(), name).summary == "2 of 2 answer"
+    assert result_of(await section_of(recorded), name).summary == "2 of 2 answer"
     await execute(recorded, "UPDATE pg_dist_node SET nodeport = 1 WHERE groupid = 1")
     await execute(recorded, "UPDATE pg_dist_node SET isactive = false WHERE groupid = 2")
-    section = await found()
+    section = await section_of(recorded)
     assert severities(section, name) == ["error", "error"]
     assert "localhost:1 " in meanings(section, name)
     assert "localhost:5432 " in meanings(section, name)
@@ -436,11 +424,7 @@ async def test_nodes_that_hang_do_not_end_the_checks(recorded: PostgresSettings)
     await distribution.distribute(recorded)
     await execute(recorded, "UPDATE pg_dist_node SET nodeport = 2 WHERE groupid = 1", ADD_NODES)
     await execute(recorded, "UPDATE pg_dist_node SET nodeport = 2 WHERE groupid = 10")
-    pool = Pool(recorded)
-    try:
-        section = await postgresql.check(pool, recorded, 1)
-    finally:
-        await pool.close()
+    section = await section_of(recorded)
     assert section.out_of_reach is None
     assert result_of(section, "postgresql.nodes").summary == "8 of 10 answer"
     assert meanings(section, "postgresql.nodes").count("localhost:2 ") == 2
@@ -449,11 +433,7 @@ async def test_nodes_that_hang_do_not_end_the_checks(recorded: PostgresSettings)
 async def test_doctor_reports_forced_custom_plans_where_rooms_are_distributed(recorded: PostgresSettings) -> None:
     await distribution.distribute(recorded)
     await execute(recorded, f"ALTER DATABASE {recorded.database} SET plan_cache_mode = force_custom_plan")
-    pool = Pool(recorded)
-    try:
-        section = await postgresql.check(pool, recorded, 1)
-    finally:
-        await pool.close()
+    section = await section_of(recorded)
     assert severities(section, "postgresql.plans") == ["warning"]
     assert result_of(section, "postgresql.plans").summary == "force_custom_plan; rooms are distributed"
 

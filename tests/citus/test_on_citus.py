@@ -16,7 +16,7 @@ from citus.cluster import Cluster, Node
 from citus.stopping import Killed, stop_after
 from citus.talk import talk
 from commands import execute
-from diagnostics.sections import result_of
+from diagnostics.sections import result_of, section_of
 from faults import chat as chats
 from faults.chat import PAUSE_SECONDS
 from faults.figures import SCALE, Figures
@@ -30,11 +30,11 @@ from hubbub import (
     Unavailable,
     migrations,
 )
-from hubbub.diagnostics import postgresql, schema
+from hubbub.diagnostics import schema
 from hubbub.diagnostics.report import CheckResult
 from hubbub.events import LogEvent, MessageSent, Resync
 from hubbub.migrations import distribution
-from hubbub.postgres import Pool, connect
+from hubbub.postgres import connect
 from rights import ROLE, as_role
 from waiting import until, until_it_answers
 
@@ -116,11 +116,7 @@ async def test_doctor_reports_a_node_that_is_down_or_hangs(
     role = as_role(database)
 
     async def nodes() -> CheckResult:
-        pool = Pool(role)
-        try:
-            section = await postgresql.check(pool, role, 1)
-        finally:
-            await pool.close()
+        section = await section_of(role)
         assert section.out_of_reach is None
         return result_of(section, "postgresql.nodes")
 
@@ -149,11 +145,7 @@ async def test_doctor_does_not_read_the_plans_of_one_server(cluster: Cluster, da
         "SELECT gen_random_uuid(), true, now() FROM generate_series(1, 20000)",
         "ANALYZE hubbub_presence",
     )
-    pool = Pool(database)
-    try:
-        section = await postgresql.check(pool, database, 1)
-    finally:
-        await pool.close()
+    section = await section_of(database)
     assert result_of(section, "postgresql.plans").summary == "auto; rooms are distributed"
     assert result_of(section, "postgresql.distribution").summary == "rooms are distributed"
     assert not [one for one in section.checks if one.skipped]

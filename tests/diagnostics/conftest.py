@@ -12,12 +12,9 @@ import pytest
 import pytest_asyncio
 
 from commands import execute
-from diagnostics.sections import Look, Sql
+from diagnostics.sections import Look, Sql, section_of
 from hubbub import PostgresSettings, Settings, migrations
-from hubbub.diagnostics import postgresql
-from hubbub.diagnostics.report import Section
 from hubbub.embedded import Servers
-from hubbub.postgres import Pool
 from redis_server import Server, binaries
 from rights import superuser
 
@@ -78,18 +75,8 @@ async def role(own_server: OwnServer, database: PostgresSettings) -> AsyncIterat
 
 @pytest.fixture
 def look() -> Look:
-    """Runs the checks of PostgreSQL, by other settings than those it connects with where `pretended` are given."""
-
-    async def look(
-        settings: PostgresSettings, *, processes: int = 1, pretended: PostgresSettings | None = None
-    ) -> Section:
-        pool = Pool(settings)
-        try:
-            return await postgresql.check(pool, pretended or settings, processes)
-        finally:
-            await pool.close()
-
-    return look
+    """Runs the checks of PostgreSQL, as `section_of`."""
+    return section_of
 
 
 @pytest.fixture

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from hubbub import PostgresSettings
+from hubbub.diagnostics import postgresql
 from hubbub.diagnostics.report import CheckResult, Section, Severity
+from hubbub.postgres import Pool
 
 Sql = Callable[[str], Awaitable[None]]
 Look = Callable[..., Awaitable[Section]]
+
+
+async def section_of(
+    settings: PostgresSettings, *, processes: int = 1, pretended: PostgresSettings | None = None
+) -> Section:
+    """The section of PostgreSQL, by other settings than those of the connection where `pretended` are given."""
+    pool = Pool(settings)
+    try:
+        return await postgresql.check(pool, pretended or settings, processes)
+    finally:
+        await pool.close()
 
 
 def result_of(section: Section, name: str) -> CheckResult:

@@ -15,7 +15,7 @@ import pytest
 from commands import execute
 from faults.figures import IS_FULL, Figures
 from faults.standby import Pair
-from hubbub import Hub, MessageEdited, MessageSent, NotAMember, Settings, Unavailable
+from hubbub import Hub, Message, MessageEdited, MessageSent, NotAMember, Settings, Unavailable
 from hubbub.diagnostics.doctor import check_servers
 from hubbub.instrumentation import Instrumentation, Outcome
 from hubbub.postgres import replicas
@@ -191,23 +191,28 @@ async def test_replica_that_replays_nothing_is_left_and_used_again(pair: Pair) -
         assert (await hub.messages.page(room.id)).items == [sent]
 
 
+async def until_read_on_replica(hub: Hub, names: Names, sent: Message) -> None:
+    """Wait until the page with this message comes from a replica."""
+
+    async def is_read() -> bool:
+        names.counts.clear()
+        return (await hub.messages.page(sent.room_id)).items == [sent] and not names.counts["messages.page"]
+
+    await until_it_answers(is_read)
+
+
 async def test_replica_that_hangs_is_left_and_its_reads_end_on_the_primary(pair: Pair) -> None:
     names = Names()
     async with Hub(pair.replicated, instrumentation=names) as hub:
         user = await hub.users.create("ada@example.org", "ada", "!")
         room = await hub.rooms.create("room", created_by=user.id)
         sent = await hub.messages.send(room.id, user.id, "hello")
-
-        async def is_read_on_replica() -> bool:
-            names.counts.clear()
-            return (await hub.messages.page(room.id)).items == [sent] and not names.counts["messages.page"]
-
-        await until_it_answers(is_read_on_replica)
+        await until_read_on_replica(hub, names, sent)
         with pair.standby.frozen():
             for _ in range(20):
                 assert (await hub.messages.page(room.id)).items == [sent]
             await in_service(hub, 0)
-        await until_it_answers(is_read_on_replica)
+        await until_read_on_replica(hub, names, sent)
 
 
 async def test_cursor_of_another_process_is_read_on_the_primary_while_the_replica_does_not_have_it(
@@ -218,12 +223,7 @@ async def test_cursor_of_another_process_is_read_on_the_primary_while_the_replic
         user = await other.users.create("ada@example.org", "ada", "!")
         room = await other.rooms.create("room", created_by=user.id)
         sent = await other.messages.send(room.id, user.id, "0")
-
-        async def is_read_on_replica() -> bool:
-            names.counts.clear()
-            return (await hub.messages.page(room.id)).items == [sent] and not names.counts["messages.page"]
-
-        await until_it_answers(is_read_on_replica)
+        await until_read_on_replica(hub, names, sent)
         await pair.standby.pause()
         later = [await other.messages.send(room.id, user.id, text) for text in ("1", "2")]
         log = await hub.messages.since(room.id, later[0].cursor)
