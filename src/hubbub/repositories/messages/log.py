@@ -264,11 +264,14 @@ class Logs:
         Raises: NotFound (no such room), NotAMember.
         """
         head, deadline = 0, self._executor.deadline() if deadline is None else deadline
-        args = self._READ, room_id, after.seq, limit + 1, most_bytes, viewer
-        rows = await self._executor.fetch_all(*args, deadline=deadline)
+        rows = await self._executor.fetch_all(
+            self._READ, room_id, after.seq, limit + 1, most_bytes, viewer, deadline=deadline
+        )
         if not rows:  # purged, or no room; read again, for entries that came before the head was known
             head = (await self.head(room_id, viewer=viewer, deadline=deadline)).seq
-            rows = await self._executor.fetch_all(*args, deadline=deadline)
+            rows = await self._executor.fetch_all(
+                self._READ, room_id, after.seq, limit + 1, most_bytes, viewer, deadline=deadline
+            )
         return _slice_of(rows, room_id, after, limit, head)
 
     _READ_ON_REPLICA = Statement(
