@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from hubbub.postgres import Pool
 from hubbub.postgres.connection import now
 from hubbub.postgres.pool import LONGEST_RECONNECT_PAUSE_SECONDS, PacedReconnector
 from postgres.notes import ONE, Observer
-from waiting import until_it_answers
+from waiting import HANGS_AFTER_SECONDS, until_it_answers
 
 LONG_SECONDS = 10
 
@@ -135,6 +136,33 @@ async def test_callers_share_the_open_connections_while_the_server_gives_no_more
         assert await tx.fetch_one(ONE) == 1
     assert await asyncio.gather(*calls) == [1] * 5
     await pool.close()
+
+
+async def test_caller_that_gives_up_during_an_attempt_is_told_why_the_server_gives_no_connection(
+    small: PostgresSettings,
+) -> None:
+    """The attempt has the only place of the pool: nobody uses a connection."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host, port = silent.getsockname()
+        settings = replace(small, host=host, port=port, pool_size=1, connect_timeout_seconds=0.5)
+        pool = Pool(settings)
+        silent.setblocking(False)
+        refused = pytest.raises(Unavailable, match=f"no connection to {host}:{port} within")
+        with refused:
+            await pool.fetch_one(ONE)
+        patient = asyncio.create_task(pool.fetch_one(ONE))
+        attempts = [await _accepted(silent), await _accepted(silent)]  # the second one is of the reconnector
+        with refused:
+            await pool.fetch_one(ONE, deadline=now() + 0.02)
+        with refused:
+            await patient
+        await pool.close()
+        for attempt in attempts:
+            attempt.close()
+
+
+async def _accepted(listener: socket.socket) -> socket.socket:
+    return (await asyncio.wait_for(asyncio.get_running_loop().sock_accept(listener), HANGS_AFTER_SECONDS))[0]
 
 
 async def test_caller_with_too_little_time_to_connect_does_not_mark_the_server_unreachable(

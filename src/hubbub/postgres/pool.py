@@ -512,7 +512,11 @@ class Connections:
             async with asyncio.timeout_at(deadline):
                 await self._slots.acquire()
         except TimeoutError as error:
-            raise pool_busy(self._settings.pool_size, now() - since) from error
+            # The reconnector has a slot too while it connects.
+            failure = self._reconnector.failure
+            raise (
+                failure.for_another() if failure else pool_busy(self._settings.pool_size, now() - since)
+            ) from error
         finally:
             self.waiting -= 1
             self._instrumentation.waited(now() - since)
