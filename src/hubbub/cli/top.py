@@ -32,8 +32,11 @@ from hubbub.diagnostics.figures import (
     Typing,
     ask_postgres,
     ask_redis,
-    of_info,
-    share,
+    block_hits,
+    commands_per_second,
+    commits_per_second,
+    key_hits,
+    messages_per_second,
 )
 from hubbub.errors import Unavailable
 from hubbub.hub import find_settings
@@ -216,11 +219,10 @@ def _block(title: str, rows: Iterable[tuple[str, str | None]]) -> Table:
 
 def _chat(servers: Servers) -> Table:
     stored, live = servers.postgres.latest, servers.redis.latest
-    sent = servers.postgres.rate(lambda stored: stored.rows["messages"].inserted)
     rows = [(name, stored and f"about {stored.rows[name].rows:,}") for name in ("users", "rooms", "messages")]
     about = "about " if live and not live.sessions.is_exact else ""
     rows += [
-        ("messages per second", _rate(sent)),
+        ("messages per second", _rate(messages_per_second(servers.postgres))),
         ("users online", live and f"{live.online:,}"),
         ("members typing", live and _typing(live.typing)),
         ("sessions", live and f"{about}{live.sessions.number:,}"),
@@ -242,8 +244,6 @@ def _busiest(stored: StoredFigures | None) -> Table:
 
 
 def _postgres(poller: Poller[StoredFigures]) -> Table:
-    found = poller.growth(lambda stored: stored.server.blocks_found)
-    read = poller.growth(lambda stored: stored.server.blocks_read)
     server = poller.latest and poller.latest.server
     rows = [
         ("connections", server and f"{server.connections:,} of {server.max_connections:,}"),
@@ -251,21 +251,20 @@ def _postgres(poller: Poller[StoredFigures]) -> Table:
         ("active", server and f"{server.active:,}"),
         ("waiting for a lock", server and f"{server.waiting:,}"),
         ("longest transaction", server and f"{server.longest_seconds or 0:.1f} s"),
-        ("commits per second", _rate(poller.rate(lambda stored: stored.server.commits))),
-        ("block cache hits", _share(found, read)),
+        ("commits per second", _rate(commits_per_second(poller))),
+        ("block cache hits", _share(block_hits(poller))),
     ]
     return _block("PostgreSQL", rows)
 
 
 def _redis(poller: Poller[LiveFigures]) -> Table:
     info = poller.latest and poller.latest.server
-    hits = _share(poller.growth(*of_info("keyspace_hits")), poller.growth(*of_info("keyspace_misses")))
     rows = [
         ("clients", info and f"{info.number('connected_clients') - 1:,}"),
         ("keys evicted", info and f"{info.number('evicted_keys'):,}"),
         ("memory", info and _memory(info)),
-        ("commands per second", _rate(poller.rate(*of_info("total_commands_processed")))),
-        ("key lookup hits", hits),
+        ("commands per second", _rate(commands_per_second(poller))),
+        ("key lookup hits", _share(key_hits(poller))),
     ]
     return _block(info.name if info else "Redis", rows)
 
@@ -279,7 +278,5 @@ def _rate(per_second: float | None) -> str | None:
     return None if per_second is None else f"{per_second:,.0f}"
 
 
-def _share(found: int | None, missed: int | None) -> str | None:
-    """Of all lookups since the last poll."""
-    found_share = share(found, missed)
-    return None if found_share is None else f"{found_share:.1%}"
+def _share(found: float | None) -> str | None:
+    return None if found is None else f"{found:.1%}"

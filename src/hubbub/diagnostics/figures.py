@@ -383,11 +383,36 @@ async def _sessions(connection: Connection, prefix: str) -> Sessions:
     return Sessions(round(sessions / looked_at * total), is_exact=False)
 
 
-def of_info(field: str) -> tuple[Callable[[LiveFigures], int], Callable[[LiveFigures], int]]:
+# Since the last poll: None without two answers
+
+
+def messages_per_second(stored: Poller[StoredFigures]) -> float | None:
+    return stored.rate(lambda figures: figures.rows["messages"].inserted)
+
+
+def commits_per_second(stored: Poller[StoredFigures]) -> float | None:
+    return stored.rate(lambda figures: figures.server.commits)
+
+
+def block_hits(stored: Poller[StoredFigures]) -> float | None:
+    """The share of the blocks read that were in PostgreSQL's cache. None if none was read."""
+    found = stored.growth(lambda figures: figures.server.blocks_found)
+    return _share(found, stored.growth(lambda figures: figures.server.blocks_read))
+
+
+def commands_per_second(live: Poller[LiveFigures]) -> float | None:
+    return live.rate(*_of_info("total_commands_processed"))
+
+
+def key_hits(live: Poller[LiveFigures]) -> float | None:
+    """The share of the keys looked up that Redis had. None if none was looked up."""
+    return _share(live.growth(*_of_info("keyspace_hits")), live.growth(*_of_info("keyspace_misses")))
+
+
+def _of_info(field: str) -> tuple[Callable[[LiveFigures], int], Callable[[LiveFigures], int]]:
     """A figure of INFO, for `Poller.growth` and `Poller.rate`: the later and the earlier one."""
-    return lambda live: live.server.number(field), lambda live: live.afterwards.number(field)
+    return lambda figures: figures.server.number(field), lambda figures: figures.afterwards.number(field)
 
 
-def share(found: int | None, missed: int | None) -> float | None:
-    """The share of lookups that found something. None without lookups."""
+def _share(found: int | None, missed: int | None) -> float | None:
     return None if found is None or missed is None or not found + missed else found / (found + missed)

@@ -18,8 +18,11 @@ from hubbub.diagnostics.figures import (
     Typing,
     ask_postgres,
     ask_redis,
-    of_info,
-    share,
+    block_hits,
+    commands_per_second,
+    commits_per_second,
+    key_hits,
+    messages_per_second,
     slowest,
 )
 from hubbub.diagnostics.report import Report
@@ -108,7 +111,8 @@ class Monitor:
                 self._due = now + POLL_SECONDS
                 self._asked.append(self.hub._feed.figures())
                 self.hub._feed.ask_for_figures()
-                self._points.append(Point(time(), self._messages_per_second(), self._commands_per_second()))
+                rates = messages_per_second(self._stored), commands_per_second(self._live)
+                self._points.append(Point(time(), *rates))
             return self._figures()
 
     async def report(self) -> Report:
@@ -119,12 +123,6 @@ class Monitor:
                 self._report = await check_servers(self.hub.settings, processes=1)
                 self._report_due = now + REPORT_SECONDS
             return self._report
-
-    def _messages_per_second(self) -> float | None:
-        return self._stored.rate(lambda stored: stored.rows["messages"].inserted)
-
-    def _commands_per_second(self) -> float | None:
-        return self._live.rate(*of_info("total_commands_processed"))
 
     def _figures(self) -> Figures:
         live = self._live.latest
@@ -158,9 +156,7 @@ class Monitor:
         where = f"{settings.where}/{settings.database}"
         if stored is None:
             return Server("PostgreSQL", where, self._stored.reason, {})
-        server, rate = stored.server, self._stored.rate
-        found = self._stored.growth(lambda stored: stored.server.blocks_found)
-        read = self._stored.growth(lambda stored: stored.server.blocks_read)
+        server = stored.server
         state: dict[str, float | None] = {
             **{name: row.rows for name, row in stored.rows.items()},
             "connections": server.connections,
@@ -169,8 +165,8 @@ class Monitor:
             "active": server.active,
             "waiting": server.waiting,
             "longest_seconds": server.longest_seconds,
-            "commits_per_second": rate(lambda stored: stored.server.commits),
-            "hits": share(found, read),
+            "commits_per_second": commits_per_second(self._stored),
+            "hits": block_hits(self._stored),
         }
         return Server(f"PostgreSQL {server.version}", where, None, state)
 
@@ -178,8 +174,7 @@ class Monitor:
         where, live = self.hub.settings.redis.where, self._live.latest
         if live is None:
             return Server("Redis", where, self._live.reason, {})
-        growth, number = self._live.growth, live.server.number
-        hits = share(growth(*of_info("keyspace_hits")), growth(*of_info("keyspace_misses")))
+        number = live.server.number
         state: dict[str, float | None] = {
             "online": live.online,
             "sessions": live.sessions.number,
@@ -188,7 +183,7 @@ class Monitor:
             "memory": number("used_memory"),
             "maxmemory": number("maxmemory"),
             "evicted": number("evicted_keys"),
-            "commands_per_second": self._commands_per_second(),
-            "hits": hits,
+            "commands_per_second": commands_per_second(self._live),
+            "hits": key_hits(self._live),
         }
         return Server(f"{live.server.name} {live.server.version}", where, None, state)
