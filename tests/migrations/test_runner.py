@@ -57,11 +57,15 @@ async def test_up_on_current_database_does_not_wait_for_the_lock(postgres_settin
         assert await migrations.up(postgres_settings, timeouts=SHORT) == []
 
 
-async def test_waiting_too_long_for_another_process_is_unavailable(empty_database: PostgresSettings) -> None:
+async def test_waiting_too_long_for_another_process_is_logged_and_unavailable(
+    empty_database: PostgresSettings, caplog: pytest.LogCaptureFixture
+) -> None:
     async with connected(empty_database) as other:
         assert await other.fetchval(TRY_LOCK.sql, LOCK_KEY)
         with pytest.raises(Unavailable, match="other processes were migrating"):
             await migrations.up(empty_database, timeouts=SHORT)
+    [waits] = [record.getMessage() for record in caplog.records if record.name == "hubbub.migrations"]
+    assert waits.startswith("waiting for another `hubbub migrate`")
     assert await migrations.up(empty_database) == list(REVISIONS)
 
 

@@ -191,11 +191,11 @@ def distribute(
     """
     database = find_database()
     if drop_former_functions:
-        for function in asyncio.run(distribution.drop_former_functions(database, waiting=_waiting)):
+        for function in asyncio.run(distribution.drop_former_functions(database)):
             click.echo(f"dropped: {function}")
         return
     timeouts = migrations.Timeouts(migration_lock_seconds=database.deadline_seconds) if check else None
-    found = asyncio.run(distribution.plan(database, shards, timeouts=timeouts, waiting=_waiting))
+    found = asyncio.run(distribution.plan(database, shards, timeouts=timeouts))
     if not found.left:
         click.echo(f"rooms are distributed over {found.nodes} nodes, nothing left to do")
         return
@@ -208,17 +208,9 @@ def distribute(
         click.echo("A step locks its tables to the end of the step, and copies their rows. Nothing undoes it.")
         click.confirm("Continue?", abort=True)
     asyncio.run(
-        distribution.distribute(
-            database, shards=shards, waiting=_waiting, done=lambda step: click.echo(f"done: {step.title}")
-        )
+        distribution.distribute(database, shards=shards, done=lambda step: click.echo(f"done: {step.title}"))
     )
     click.echo(f"rooms are distributed over {found.nodes} nodes: start the application")
-
-
-def _waiting() -> None:
-    click.echo(
-        "waiting for another `hubbub migrate` or `hubbub distribute`, or the step of a killed one", err=True
-    )
 
 
 def find_database() -> PostgresSettings:

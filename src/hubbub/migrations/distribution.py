@@ -20,7 +20,7 @@ import msgspec
 
 from hubbub.errors import HubbubError, Invalid, SchemaMismatch, Unavailable
 from hubbub.migrations.revisions import HEAD, verify
-from hubbub.migrations.runner import LOCK_KEY, TRY_LOCK, Session, Timeouts, milliseconds, take_lock
+from hubbub.migrations.runner import Session, Timeouts, milliseconds, take_lock
 from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connect
 from hubbub.postgres.connection import Connection
 from hubbub.postgres.errors import FAILURES, to_error
@@ -407,16 +407,15 @@ async def plan(
     shards: int | None = None,
     *,
     timeouts: Timeouts | None = None,
-    waiting: Callable[[], None] = lambda: None,
 ) -> Plan:
     """The steps that are left. Changes nothing, and keeps other migrations waiting meanwhile.
 
-    It waits for the end of another run or migration, for `timeouts.migration_lock_seconds`. `waiting` is called
-    before. A run that was killed ends with the step that the server carries out, which may take minutes.
+    It waits for the end of another run or migration, for `timeouts.migration_lock_seconds`. A run that
+    was killed ends with the step that the server carries out, which may take minutes.
     Raises: Invalid (the database has no Citus with nodes, or something of an application stands in the way),
     SchemaMismatch (to be migrated first), Unavailable.
     """
-    async with _locked(settings, timeouts or Timeouts(), waiting) as (connection, _):
+    async with _locked(settings, timeouts or Timeouts()) as (connection, _):
         return await _plan(connection, settings, shards)
 
 
@@ -425,7 +424,6 @@ async def distribute(
     *,
     shards: int | None = None,
     timeouts: Timeouts | None = None,
-    waiting: Callable[[], None] = lambda: None,
     done: Callable[[Step], None] = lambda _: None,
 ) -> None:
     """Take the steps that are left, one by one. `done` is called after each.
@@ -433,10 +431,10 @@ async def distribute(
     `shards` is into how many parts the rooms are divided: by default four per node, and at least eight. It counts
     until rooms are distributed. A run that was interrupted is completed by the next call. No process of the
     application may be connected, unless all that is left is to show shards and to make functions of another
-    version of hubbub. `waiting` is as in `plan`.
+    version of hubbub.
     Raises: as `plan`, and Invalid (sessions may write), Unavailable (also if a lock is refused).
     """
-    async with _locked(settings, timeouts or Timeouts(), waiting) as (connection, session):
+    async with _locked(settings, timeouts or Timeouts()) as (connection, session):
         for step in (await _plan(connection, settings, shards)).left:
             async with session() as executor:
                 if step.needs_no_writers:
@@ -451,9 +449,7 @@ async def distribute(
 
 
 @asynccontextmanager
-async def _locked(
-    settings: PostgresSettings, timeouts: Timeouts, waiting: Callable[[], None]
-) -> AsyncIterator[tuple[Connection, Session]]:
+async def _locked(settings: PostgresSettings, timeouts: Timeouts) -> AsyncIterator[tuple[Connection, Session]]:
     """A connection that holds the lock of migrations, and its transactions."""
     connection = await _connect(settings, timeouts.lock_timeout_seconds)
 
@@ -461,11 +457,7 @@ async def _locked(
         return OpenTransaction.begin(connection, settings.deadline_seconds)
 
     try:
-        async with session() as executor:
-            is_taken = await executor.fetch_one(TRY_LOCK, LOCK_KEY)
-        if not is_taken:
-            waiting()
-            await take_lock(session, timeouts.migration_lock_seconds)
+        await take_lock(session, timeouts.migration_lock_seconds)
         yield connection, session
     finally:
         connection.terminate()
@@ -549,16 +541,13 @@ def _error_for(error: Exception, step: Step, *, lost: bool) -> HubbubError:
     return Unavailable("postgresql", f"could not {step.title}: {first_line}", retryable=False)
 
 
-async def drop_former_functions(
-    settings: PostgresSettings, *, timeouts: Timeouts | None = None, waiting: Callable[[], None] = lambda: None
-) -> list[str]:
+async def drop_former_functions(settings: PostgresSettings, *, timeouts: Timeouts | None = None) -> list[str]:
     """Drop the functions of other versions of hubbub, and return their names with their parameters.
 
-    `waiting` is as in `plan`.
     Raises: Invalid (rooms are not distributed, or sessions may write: one of them may call such a function),
     SchemaMismatch (not completely distributed), Unavailable.
     """
-    async with _locked(settings, timeouts or Timeouts(), waiting) as (connection, session):
+    async with _locked(settings, timeouts or Timeouts()) as (connection, session):
         async with session() as executor:
             await verify(executor)
             if not await is_distributed(executor, settings.schema):

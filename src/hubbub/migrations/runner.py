@@ -11,6 +11,7 @@ Each revision has a connection of its own that is terminated at its end: whateve
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ from hubbub.postgres import TABLES, Executor, OpenTransaction, Statement, connec
 from hubbub.postgres.connection import Connection
 from hubbub.postgres.errors import FAILURES, UNIQUE_CONSTRAINTS, to_error
 from hubbub.settings import PostgresSettings
+
+logger = logging.getLogger("hubbub.migrations")
 
 # "hubbub" in ASCII. PostgreSQL keeps the advisory locks of each database apart, so the key need not name it. A
 # name would not even do, because two names may lead to one database.
@@ -170,19 +173,26 @@ async def take_lock(session: Session, within_seconds: float) -> None:
     """Take the migration lock of the database. It is held until the session ends, however that ends.
 
     The lock is polled. A statement that waits for it would hold a snapshot, and CREATE INDEX CONCURRENTLY in the
-    process that has the lock waits for every snapshot older than its index.
+    process that has the lock waits for every snapshot older than its index. A warning says once that it waits.
     Raises: Unavailable (other processes held it for `within_seconds`).
     """
+    if await _has_taken_lock(session):
+        return
+    logger.warning("waiting for another `hubbub migrate` or `hubbub distribute`, or the step of a killed one")
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_seconds
     pause = 0.05
     while True:
-        async with session() as executor:
-            if await executor.fetch_one(TRY_LOCK, LOCK_KEY):
-                return
         if loop.time() + pause > deadline:
             raise Unavailable("postgresql", f"other processes were migrating it for {within_seconds:g} s")
         pause = await _sleep(pause, LONGEST_LOCK_PAUSE_SECONDS)
+        if await _has_taken_lock(session):
+            return
+
+
+async def _has_taken_lock(session: Session) -> bool:
+    async with session() as executor:
+        return bool(await executor.fetch_one(TRY_LOCK, LOCK_KEY))
 
 
 async def _give_to_owner(settings: PostgresSettings, timeouts: Timeouts) -> None:
